@@ -1,0 +1,90 @@
+"""Where rows come from: the built-in authors world, a local folder, or anything that `datasets` loads."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from unteach.data import authors
+from unteach.errors import AbsentData, UserError
+
+Row = dict[str, Any]
+
+
+def load_rows(hf_args: dict[str, Any]) -> list[Row]:
+    """The rows that `hf_args` (load_dataset's names: path, name, split, data_files, revision…) stand for.
+
+    path: `authors` or `authors:SEED` is the built-in world; a folder is read as <name>.jsonl, <name>.parquet or
+    <name>/<split>.jsonl; everything else goes to `datasets.load_dataset`.
+
+    Raises AbsentData if the place exists and the configuration or split does not, UserError if the place does not.
+    """
+    path, name = str(hf_args.get("path", "")), hf_args.get("name")
+    if world := re.fullmatch(r"authors(?::(\d+))?", path):
+        if name not in authors.NAMES:
+            raise AbsentData(f"the authors world has no {name!r}; it has {', '.join(authors.NAMES)}")
+        return [dict(row) for row in authors.rows(name, seed=int(world[1] or 0))]
+    if Path(path).is_dir() and "data_files" not in hf_args:
+        return _from_folder(Path(path), name, hf_args.get("split", "train"))
+    if "/" in path and path.startswith((".", "/", "~")):
+        raise UserError(f"{path}: there is no such folder; name a folder of <config name>.jsonl or .parquet files")
+    return _from_library(hf_args)
+
+
+def _from_folder(folder: Path, name: str | None, split: str) -> list[Row]:
+    stem = name or split
+    for file in (folder / f"{stem}.jsonl", folder / f"{stem}.parquet", folder / stem / f"{split}.jsonl"):
+        if file.exists():
+            return read_parquet(file) if file.suffix == ".parquet" else read_jsonl(file)
+    there = sorted({f.stem for f in folder.iterdir() if f.suffix in (".jsonl", ".parquet") or f.is_dir()})
+    raise AbsentData(f"{folder} has no {stem}.jsonl, {stem}.parquet or {stem}/{split}.jsonl; it has {', '.join(there)}")
+
+
+def read_jsonl(file: Path) -> list[Row]:
+    """The rows of a JSON-lines file; a line that is no JSON object is named."""
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{file}, line {number}: not JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{file}, line {number}: a row must be a JSON object, got {line[:60]!r}")
+            rows.append(row)
+    return rows
+
+
+def read_parquet(file: Path) -> list[Row]:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(file).to_pylist()
+
+
+def _from_library(hf_args: dict[str, Any]) -> list[Row]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(**hf_args)
+    except ValueError as error:
+        if "BuilderConfig" in str(error) or "Unknown split" in str(error):
+            raise AbsentData(f"{hf_args['path']}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{hf_args['path']}: {error}") from None
+    except (FileNotFoundError, ConnectionError, OSError, TypeError) as error:
+        raise UserError(
+            f"cannot load the rows {hf_args}: {str(error).splitlines()[0]}\n"
+            "  Without the network, point to local files: tofu_path=FOLDER of <config name>.jsonl, or tofu_path=authors"
+        ) from None
+    if isinstance(loaded, dict):
+        raise UserError(f"{hf_args['path']} has several splits ({', '.join(loaded)}): set hf_args.split")
+    return list(loaded)
+
+
+def column(rows: list[Row], key: str, where: str) -> list[Any]:
+    """One column of the rows, or an error that names the columns that there are."""
+    if not rows:
+        raise UserError(f"{where}: there are no rows")
+    for number, row in enumerate(rows):
+        if key not in row:
+            raise UserError(f"{where}: row {number} has no column {key!r}; its columns: {', '.join(row)}")
+    return [row[key] for row in rows]

@@ -1,0 +1,136 @@
+"""Streams and steps: which rows an optimiser step sees, as a pure function of (seed, epoch, step).
+
+The rows of a step are drawn first, then dealt to ranks and micro-batches; places left over are filled with rows of
+weight zero. The anchor stream sets the epoch and is visited once in it; every other stream runs through seeded
+permutations of its own, one after the other, without replacement. How a step is dealt changes nothing it computes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from unteach.data.datasets import Example
+from unteach.errors import UserError
+from unteach.seeds import permutation
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in a micro-batch: a row of a stream, and 0 as its weight where it only fills up."""
+
+    stream: str
+    row: int
+    epoch: int
+    weight: float
+
+
+class Stream:
+    """The examples of one or several datasets, one after the other."""
+
+    def __init__(self, name: str, parts: list[Any]):
+        self.name, self.parts = name, parts
+        self.where = [(part, row) for part in parts for row in range(len(part))]
+        if not self.where:
+            raise UserError(f"data.{name}: there are no rows")
+
+    def __len__(self) -> int:
+        return len(self.where)
+
+    def example(self, number: int, epoch: int = 0) -> Example:
+        part, row = self.where[number]
+        example = part.variant(row, epoch) if hasattr(part, "variant") else part[row]
+        if "input_ids" not in example and "original" not in example:
+            raise UserError(f"data.{self.name}: a row has several answers; training takes one (set answer_key)")
+        return example.get("original", example)
+
+
+class Steps:
+    """The optimiser steps of a run: `size` anchor rows a step, and as many of every other stream."""
+
+    def __init__(self, streams: dict[str, Stream], anchor: str, size: int, seed: int):
+        self.streams, self.anchor, self.size, self.seed = streams, anchor, size, seed
+        self._order = lru_cache(maxsize=4 * len(streams))(self._permutation)
+
+    def __len__(self) -> int:
+        """Steps in an epoch; the last one may be short."""
+        return -(-len(self.streams[self.anchor]) // self.size)
+
+    def _permutation(self, stream: str, epoch: int) -> list[int]:
+        return permutation(len(self.streams[stream]), self.seed, "data", stream, epoch)
+
+    def draw(self, epoch: int, step: int) -> dict[str, list[tuple[int, int]]]:
+        """The (row, epoch of that stream) pairs of one step, a stream."""
+        length = len(self.streams[self.anchor])
+        first, last = step * self.size, min((step + 1) * self.size, length)
+        drawn = {self.anchor: [(self._order(self.anchor, epoch)[i], epoch) for i in range(first, last)]}
+        for name, stream in self.streams.items():
+            if name != self.anchor:
+                places = [divmod(epoch * length + i, len(stream)) for i in range(first, last)]
+                drawn[name] = [(self._order(name, cycle)[i], cycle) for cycle, i in places]
+        return drawn
+
+    def deal(self, epoch: int, step: int, hands: int) -> list[list[Slot]]:
+        """A step's rows dealt round to `hands` micro-batches of equal size, filled up with rows of weight zero."""
+        dealt: list[list[Slot]] = [[] for _ in range(hands)]
+        per_hand = self.size // hands
+        for name, rows in self.draw(epoch, step).items():
+            for hand in range(hands):
+                mine = rows[hand::hands]
+                dealt[hand] += [Slot(name, row, cycle, 1.0) for row, cycle in mine]
+                row, cycle = rows[0]
+                dealt[hand] += [Slot(name, row, cycle, 0.0)] * (per_hand - len(mine))
+        return dealt
+
+
+class MicroBatches:
+    """A batch sampler: this rank's micro-batches of every step of an epoch, in order."""
+
+    def __init__(self, steps: Steps, accumulation: int, rank: int = 0, world: int = 1):
+        self.steps, self.accumulation, self.rank, self.world = steps, accumulation, rank, world
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[Slot]]:
+        for step in range(len(self.steps)):
+            hands = self.steps.deal(self.epoch, step, self.accumulation * self.world)
+            yield from hands[self.rank :: self.world]
+
+
+class Rows:
+    """What a DataLoader indexes: Slot -> (slot, example)."""
+
+    def __init__(self, streams: dict[str, Stream], anchor: str):
+        self.streams, self.anchor = streams, anchor
+
+    def __len__(self) -> int:
+        return len(self.streams[self.anchor])
+
+    def __getitem__(self, slot: Slot) -> tuple[Slot, Example]:
+        return slot, self.streams[slot.stream].example(slot.row, slot.epoch)
+
+
+def collate(items: list[tuple[Slot, Example]], collator: Any) -> dict[str, Any]:
+    """One micro-batch over all streams: padded tensors, each row's weight and number, and `rows`, each stream's slice.
+
+    Rows of weight zero keep their tokens and lose their labels, so that they count nowhere.
+    """
+    import torch
+
+    batch = collator([example for _, example in items])
+    weight = torch.tensor([slot.weight for slot, _ in items])
+    batch["labels"] = batch["labels"].masked_fill((weight == 0).unsqueeze(-1), -100)
+    batch["weight"], batch["number"] = weight, torch.tensor([slot.row for slot, _ in items])
+    names = [slot.stream for slot, _ in items]
+    batch["rows"] = {name: (names.index(name), names.index(name) + names.count(name)) for name in dict.fromkeys(names)}
+    return batch
+
+
+def in_batches(stream: Stream, size: int, collator: Any, rank: int = 0, world: int = 1) -> Iterator[dict[str, Any]]:
+    """Every row of a stream once, sorted by length: for passes that compute a table. Ranks share the batches out."""
+    order = sorted(range(len(stream)), key=lambda number: len(stream.example(number)["input_ids"]))
+    batches = [order[i : i + size] for i in range(0, len(order), size)]
+    for numbers in batches[rank::world]:
+        yield collate([(Slot(stream.name, n, 0, 1.0), stream.example(n)) for n in numbers], collator)

@@ -1,0 +1,139 @@
+"""The one object that turns a question and an answer into tokens: for training, evaluation and inference alike.
+
+The prompt and the answer are tokenised apart and joined, so the boundary is exact; BOS stands where the tokenizer puts
+one; the end-of-turn token stands once, at the end, and is learned.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unteach import runs
+from unteach.errors import UserError
+from unteach.schema import TemplateArgs
+
+FILE = "unteach_template.json"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a prompt and its answer; `cut` counts the answer tokens that did not fit."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    cut: int = 0
+
+    @property
+    def input_ids(self) -> list[int]:
+        return [*self.prompt, *self.answer]
+
+    @property
+    def labels(self) -> list[int]:
+        return [-100] * len(self.prompt) + list(self.answer)
+
+
+class Template:
+    """How this model is asked. Kinds: `chat` (the tokenizer's chat template), `qa` (tags round question and answer),
+    `raw` (the words as they are)."""
+
+    def __init__(self, tokenizer: Any, args: TemplateArgs | None = None):
+        self.tokenizer, self.args = tokenizer, args or TemplateArgs()
+        has_chat = bool(getattr(tokenizer, "chat_template", None))
+        kind = self.args.kind
+        if kind == "auto":
+            tagged = self.args.user_start_tag is not None or self.args.asst_start_tag is not None
+            chat = self.args.apply_chat_template
+            kind = "chat" if (has_chat and not tagged if chat is None else chat) else "qa"
+        if kind == "chat" and not has_chat:
+            raise UserError("this tokenizer has no chat template: set template=qa or template=raw")
+        self.kind = kind
+        if tokenizer.eos_token_id is None:
+            raise UserError("this tokenizer has no end-of-sequence token: set model.tokenizer_args.eos_token")
+        self.eos = tokenizer.eos_token_id
+        self._default_tags = self.args.user_start_tag is None and self.args.asst_start_tag is None
+
+    def prompt(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> str:
+        """The text that is asked, up to where the answer starts. `shots` are shown question-answer pairs."""
+        if self.kind == "chat":
+            return self._chat(question, shots, answer=None)
+        if self.kind == "raw":
+            return "".join(q + a for q, a in shots) + question
+        start, middle, end = self._tags
+        shown = "".join(f"{self._user(q)}{start}{a}{end}" for q, a in shots)
+        return f"{self.args.system_prompt_with_special_tokens or ''}{shown}{self._user(question)}{start}{middle}"
+
+    @property
+    def _tags(self) -> tuple[str, str, str]:
+        if self._default_tags:
+            return "Answer:\n", "", "\n\n"
+        return self.args.asst_start_tag or "", "", self.args.asst_end_tag or ""
+
+    def _user(self, question: str) -> str:
+        if self._default_tags:
+            return f"Question: {question}\n"
+        return f"{self.args.user_start_tag or ''}{question}{self.args.user_end_tag or ''}"
+
+    def _chat(self, question: str, shots: Sequence[tuple[str, str]], answer: str | None) -> str:
+        messages = [{"role": "system", "content": self.args.system_prompt}] if self.args.system_prompt else []
+        for shown_question, shown_answer in shots:
+            messages += [
+                {"role": "user", "content": shown_question},
+                {"role": "assistant", "content": shown_answer},
+            ]
+        messages.append({"role": "user", "content": question})
+        if answer is not None:
+            messages.append({"role": "assistant", "content": answer})
+        extra = {"date_string": self.args.date_string} if self.args.date_string else {}
+        return self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=answer is None, **extra
+        )
+
+    def encode_prompt(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> tuple[int, ...]:
+        text = self.prompt(question, shots)
+        if self.kind == "chat":  # the chat template writes BOS itself
+            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return self._with_bos(text)
+
+    def _with_bos(self, text: str) -> tuple[int, ...]:
+        ids = list(self.tokenizer(text, add_special_tokens=True)["input_ids"])
+        while ids and ids[-1] == self.eos and ids[-1] != self.tokenizer.bos_token_id:
+            ids.pop()
+        return tuple(ids)
+
+    def encode(
+        self, question: str, answer: str, shots: Sequence[tuple[str, str]] = (), max_length: int | None = None
+    ) -> Encoded:
+        """Prompt and answer as tokens; an answer that does not fit into `max_length` is cut, and says by how much."""
+        prompt = self.encode_prompt(question, shots)
+        if self.args.boundary == "joint" and self.kind != "chat":
+            whole = self._with_bos(self.prompt(question, shots) + answer)
+            prompt, learned = whole[: len(prompt)], (*whole[len(prompt) :], self.eos)
+        else:
+            learned = self._answer(question, answer, shots)
+        room = len(learned) if max_length is None else max(0, max_length - len(prompt))
+        return Encoded(prompt, learned[:room], max(0, len(learned) - room))
+
+    def _answer(self, question: str, answer: str, shots: Sequence[tuple[str, str]]) -> tuple[int, ...]:
+        if self.kind != "chat":
+            return (*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.eos)
+        asked, told = self._chat(question, shots, None), self._chat(question, shots, answer)
+        if not told.startswith(asked):
+            raise UserError("this chat template shows a question differently once it is answered: set template=qa")
+        ids = list(self.tokenizer(told[len(asked) :], add_special_tokens=False)["input_ids"])
+        special = set(self.tokenizer.all_special_ids)
+        ends = [i for i, token in enumerate(ids) if token in special]
+        return tuple(ids[: ends[-1] + 1]) if ends else (*ids, self.eos)
+
+    def text(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def save(self, folder: Path) -> None:
+        runs.write_text(folder / FILE, json.dumps({**asdict(self.args), "kind": self.kind}, indent=1) + "\n")
+
+
+def saved_args(folder: str) -> TemplateArgs | None:
+    """The template that a model was saved with, if it was."""
+    path = Path(folder) / FILE
+    return TemplateArgs(**runs.read_json(path, "the model's template")) if path.exists() else None

@@ -1,0 +1,107 @@
+"""The contract of a metric: it says what it needs, and is a pure function of it."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from unteach.engines.base import Score
+from unteach.errors import UserError
+from unteach.evals import stats
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Need: scores of the answers in one column of some rows (`rows.column`): list over rows of list over answers."""
+
+    of: str
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Need: greedy continuations of the rows' questions, beside the true answers: list of Generated."""
+
+    of: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """Need: another metric's Value."""
+
+    of: str
+
+
+@dataclass(frozen=True)
+class Retain:
+    """Need: another metric's entry in the retain model's log, as the JSON has it."""
+
+    of: str
+
+
+Need = Scores | Texts | Result | Retain
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """The answers of one row: their scores and their texts. `index` is the row's number in its set."""
+
+    index: int
+    scores: list[Score]
+    texts: list[str]
+    several: bool
+
+    @property
+    def losses(self) -> np.ndarray:
+        return np.array([score.avg_loss for score in self.scores])
+
+
+@dataclass(frozen=True)
+class Generated:
+    index: int
+    prompt: str
+    truth: str
+    text: str
+
+
+@dataclass
+class Value:
+    """A metric's value: the aggregate, its per-example values, and replicates of the aggregate for its interval."""
+
+    agg: float | None
+    by_index: dict[int, dict[str, Any]] | None = None
+    n: int = 0
+    replicates: np.ndarray | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        found: dict[str, Any] = dict(self.extra)
+        if self.by_index is not None:
+            found["value_by_index"] = {str(index): value for index, value in self.by_index.items()}
+        return {**found, "agg_value": self.agg, "n": self.n, "ci": stats.interval(self.replicates)}
+
+
+class Metric:
+    """A pure function from measurements to a Value. Subclasses are dataclasses: their fields are its configuration.
+
+    QUIRKS: values of the fields under `compat: openunlearning`.
+    """
+
+    QUIRKS: ClassVar[dict[str, Any]] = {}
+
+    def needs(self) -> dict[str, Need]:
+        """What compute() is called with, by argument name."""
+        raise NotImplementedError
+
+    def compute(self, name: str, **measured: Any) -> Value:
+        raise NotImplementedError
+
+
+def mean_of(name: str, by_index: dict[int, dict[str, Any]], key: str) -> Value:
+    """The mean of one per-example value over the examples that have it; a list of several counts by its own mean."""
+    values = np.array([np.mean(v[key]) for v in by_index.values() if v[key] is not None], dtype=float)
+    if not len(values):
+        return Value(None, by_index, 0)
+    if not np.isfinite(values).all():
+        bad = [index for index, v in by_index.items() if v[key] is None or not np.isfinite(v[key]).all()]
+        raise UserError(f"{name}: the model's values are not finite at rows {bad[:8]}; the model has diverged")
+    return Value(float(values.mean()), by_index, len(values), stats.of_mean(values, name))

@@ -1,0 +1,49 @@
+"""How probable the model finds given answers. Source: TOFU, arXiv:2401.06121."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unteach.evals.base import Metric, Need, Result, ScoredRow, Scores, Value, mean_of
+from unteach.registry import metric
+
+
+@metric("probability")
+@dataclass
+class Probability(Metric):
+    """prob = exp(-avg_loss), the geometric mean of the answer tokens' probabilities; over several answers their mean."""
+
+    answers: str
+
+    def needs(self) -> dict[str, Need]:
+        return {"rows": Scores(self.answers)}
+
+    def compute(self, name: str, rows: list[ScoredRow], **_: Any) -> Value:
+        by_index = {}
+        for row in rows:
+            losses = row.losses
+            value = {"prob": np.exp(-losses).tolist(), "avg_loss": losses.tolist()}
+            by_index[row.index] = value if row.several else {key: one[0] for key, one in value.items()}
+        return mean_of(name, by_index, "prob")
+
+
+@metric("probability_w_options")
+@dataclass
+class ProbabilityWithOptions(Metric):
+    """The true answer's share among the options: p / (p + sum of the wrong answers' p)."""
+
+    correct: str
+    wrong: str
+
+    def needs(self) -> dict[str, Need]:
+        return {"correct_value": Result(self.correct), "wrong_value": Result(self.wrong)}
+
+    def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: Any) -> Value:
+        right, wrong = correct_value.by_index or {}, wrong_value.by_index or {}
+        by_index = {
+            index: {"prob": value["prob"] / (value["prob"] + float(np.sum(wrong[index]["prob"])) + 1e-10)}
+            for index, value in right.items()
+            if index in wrong
+        }
+        return mean_of(name, by_index, "prob")

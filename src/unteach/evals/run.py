@@ -1,0 +1,59 @@
+"""Suites on a model that is loaded: the engine, the progress shown, the results told."""
+
+from pathlib import Path
+from typing import Any
+
+from unteach import runs
+from unteach.engines.hf import HFEngine
+from unteach.evals import suites
+from unteach.schema import SuiteConfig
+
+
+def evaluate_loaded(
+    configs: dict[str, SuiteConfig], loaded: Any, here: Any, folder: Path, tell: bool = True
+) -> dict[str, float]:
+    """Runs the suites on a Loaded model over the processes `here`; writes their files into `folder`.
+
+    Returns every value under <suite>_<metric>.
+    """
+    batch_size = min(suite.batch_size for suite in configs.values())
+    engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, here.rank, here.world, here.gather)
+    with PassProgress(shown=here.first) as progress, loaded.autocast():
+        values = suites.evaluate(configs, engine, loaded.template, progress, folder if here.first else None)
+    if here.first and tell:
+        for name in configs:
+            _tell(folder, name.upper())
+    found = {f"{suite}_{name}": value.agg for suite, metrics in values.items() for name, value in metrics.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _tell(folder: Path, suite: str) -> None:
+    summary = runs.read_json(folder / f"{suite}_SUMMARY.json", "the summary")
+    width = max((len(name) for name in summary), default=0)
+    for name, value in summary.items():
+        print(f"  {name:<{width}}  {'–' if value is None else f'{value:.4g}'}")
+    absent = folder / f"{suite}_ABSENT.json"
+    if absent.exists():
+        for name, reason in runs.read_json(absent, "the absent metrics").items():
+            print(f"  {name} is absent: {reason}")
+
+
+class PassProgress:
+    """One line a pass, with how much is done and the time left."""
+
+    def __init__(self, shown: bool):
+        self.shown = shown
+
+    def __enter__(self) -> "PassProgress":
+        from rich.progress import Progress
+
+        self.bars = Progress(transient=True, disable=not self.shown)
+        self.bars.start()
+        return self
+
+    def __call__(self, what: str, total: int) -> Any:
+        task = self.bars.add_task(what, total=total)
+        return lambda done: self.bars.advance(task, done)
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()

@@ -1,0 +1,1 @@
+"""Studies: expanding a file into runs, and carrying them out."""

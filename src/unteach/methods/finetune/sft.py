@@ -1,0 +1,34 @@
+"""Supervised fine-tuning and pretraining: the cross-entropy of what should be learned."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from unteach.methods.base import Method, Term, cross_entropy
+from unteach.models.forward import Answers, Want
+from unteach.registry import method
+
+
+@method("SFT", aliases=("Trainer", "FinetuneTrainer"), cost="1 forward", reference="none")
+@dataclass
+class SFT(Method):
+    """Supervised fine-tuning: the mean over answer tokens of -log p_t."""
+
+    loss_on: Literal["completion", "all"] = "completion"
+
+    def streams(self) -> tuple[str, ...]:
+        return ("train",)
+
+    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
+        return {"train": Want(over="answer" if self.loss_on == "completion" else "all")}
+
+    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+        units = "tokens" if self.loss_on == "completion" else "all_tokens"
+        return [cross_entropy("train", "train", policy["train"], units=units)]
+
+
+@method("Pretrain", cost="1 forward", reference="none")
+@dataclass
+class Pretrain(SFT):
+    """Pretraining: the mean over all tokens of -log p_t, prompts included."""
+
+    loss_on: Literal["completion", "all"] = "all"

@@ -1,0 +1,1 @@
+"""Models and tokenizers: loading, the one forward, the reference."""

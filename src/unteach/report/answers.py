@@ -1,0 +1,114 @@
+"""What every model answered, put beside the truth: question by question, for each set of questions."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from unteach.report.collect import RunResult, finite
+
+
+@dataclass(frozen=True)
+class Said:
+    """One model's answer and its ROUGE against the truth."""
+
+    text: str
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question; `said` has one entry for each run, None where that run was not asked."""
+
+    text: str
+    truth: str
+    said: list[Said | None]
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """The questions behind one metric; `score` names the ROUGE that is shown."""
+
+    metric: str
+    title: str
+    score: str
+    questions: list[Question]
+
+
+RECALL, F1 = "rougeL_recall", "rougeL_f1"
+SCORES = {RECALL: "ROUGE-L recall", F1: "ROUGE-L F1"}
+SETS = {
+    "forget_Q_A_ROUGE": ("Forget set", RECALL),
+    "retain_Q_A_ROUGE": ("Retain set", RECALL),
+    "ra_Q_A_ROUGE": ("Real authors", RECALL),
+    "wf_Q_A_ROUGE": ("World facts", RECALL),
+    "forget_verbmem_ROUGE": ("Forget texts, continued", F1),
+    "forget_knowmem_ROUGE": ("Forget texts, asked about", F1),
+    "retain_knowmem_ROUGE": ("Retain texts, asked about", F1),
+}
+ASKED = re.compile(r"Question:\s*((?:(?!Question:).)*?)\s*Answer:\s*$", re.DOTALL)
+CHAT = re.compile(r"(?:^|\n)user\s*\n(.*?)(?:\n?assistant\s*)?$", re.DOTALL)
+
+
+def question_sets(runs: list[RunResult]) -> list[QuestionSet]:
+    """Every set for which some run has generated text: the known ones first, then any other metric by its name."""
+    found = {metric for run in runs for metric in run.results if _rows(run, metric)}
+    ordered = [metric for metric in SETS if metric in found] + sorted(found - SETS.keys())
+    return [_question_set(runs, metric) for metric in ordered]
+
+
+def _question_set(runs: list[RunResult], metric: str) -> QuestionSet:
+    title, score = SETS.get(metric, (metric, RECALL))
+    questions: dict[tuple[str, int], Question] = {}
+    for number, run in enumerate(runs):
+        times: dict[str, int] = {}
+        for row in _rows(run, metric):
+            truth = _text(row.get("ground_truth"))
+            # not by index or prompt: other splits number the same questions otherwise, other templates word them so
+            key = truth, times.get(truth, 0)
+            times[truth] = key[1] + 1
+            if key not in questions:
+                questions[key] = Question(asked(_text(row.get("input"))), truth, [None] * len(runs))
+            questions[key].said[number] = Said(_text(row.get("generation")), finite(row.get(score)))
+    return QuestionSet(metric, title, SCORES[score], list(questions.values()))
+
+
+def asked(prompt: str) -> str:
+    """The question itself: without the template around it, and without the examples that stood before it."""
+    for pattern in (ASKED, CHAT):
+        if found := pattern.search(prompt):
+            return found.group(1).strip()
+    return prompt.strip()
+
+
+def as_data(sets: list[QuestionSet]) -> list[dict[str, Any]]:
+    """The sets as the page's script reads them; lists, as names repeated for every answer would double the file."""
+    return [
+        {
+            "title": one.title,
+            "score": one.score,
+            "questions": [
+                [question.text, question.truth, [_said(said) for said in question.said]] for question in one.questions
+            ],
+        }
+        for one in sets
+    ]
+
+
+def _said(said: Said | None) -> list[str | float | None] | None:
+    if said is None:
+        return None
+    return [said.text, None if said.score is None else round(said.score, 4)]
+
+
+def _rows(run: RunResult, metric: str) -> list[dict[str, Any]]:
+    entry = run.results.get(metric)
+    rows = entry.get("value_by_index") if isinstance(entry, dict) else None
+    if not isinstance(rows, dict):
+        return []
+    return [row for row in rows.values() if isinstance(row, dict) and "generation" in row]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return " / ".join(_text(item) for item in value)
+    return "" if value is None else str(value)

@@ -1,0 +1,128 @@
+"""Reads what evaluation wrote about several runs, so that they can be shown beside each other."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unteach.errors import UserError
+from unteach.runs import EVALS, read_json
+
+KINDS = ("base", "full", "retain", "forget", "eval", "")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One evaluated model: `kind` is its part in a study, "" where it has none.
+
+    `summary` holds the finite aggregates, `results` the whole `<SUITE>_EVAL.json` with its per-example values, and
+    `absent` says of each metric that is not there why it is not.
+    """
+
+    name: str
+    kind: str
+    folder: Path
+    summary: dict[str, float]
+    results: dict[str, Any]
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def value(self, metric: str) -> float | None:
+        """The metric's aggregate, or None where the run has none: never a number that was not measured."""
+        found = self.summary.get(metric)
+        return found if found is not None else finite(_entry(self.results, metric).get("agg_value"))
+
+    def interval(self, metric: str) -> tuple[float, float] | None:
+        """The metric's confidence interval, where the log that was read has one."""
+        given = _entry(self.results, metric).get("ci")
+        if not isinstance(given, list | tuple) or len(given) != 2:
+            return None
+        low, high = (finite(bound) for bound in given)
+        return None if low is None or high is None else (low, high)
+
+    def size(self, metric: str) -> int | None:
+        """How many examples the aggregate stands on, where the log says so or holds them."""
+        entry = _entry(self.results, metric)
+        counted = entry.get("n")
+        if isinstance(counted, int):
+            return counted
+        rows = entry.get("value_by_index")
+        return len(rows) if isinstance(rows, dict) else None
+
+
+def collect(folders: list[tuple[str, str, Path]], suite: str = "TOFU") -> list[RunResult]:
+    """Reads the results of (name, kind, folder) runs: training runs keep them under `evals/`, evaluation runs on top.
+
+    `<SUITE>_SUMMARY.json` and `<SUITE>_ABSENT.json` may be missing, as they are in foreign logs: the first repeats what
+    `<SUITE>_EVAL.json` holds, the second is there to explain gaps. Raises UserError where a run has no results or a
+    file cannot be read.
+    """
+    return [_read(name, kind, Path(folder), suite) for name, kind, folder in folders]
+
+
+def _read(name: str, kind: str, folder: Path, suite: str) -> RunResult:
+    assert kind in KINDS, f"a run's kind is one of {KINDS}, not {kind!r}"
+    where = _results_folder(name, folder, suite)
+    results = _mapping(name, where / f"{suite}_EVAL.json")
+    summary_file, absent_file = where / f"{suite}_SUMMARY.json", where / f"{suite}_ABSENT.json"
+    summary = _mapping(name, summary_file) if summary_file.exists() else _aggregates(results)
+    absent = _mapping(name, absent_file) if absent_file.exists() else {}
+    return RunResult(
+        name=name,
+        kind=kind,
+        folder=folder,
+        summary={key: number for key, value in summary.items() if (number := finite(value)) is not None},
+        results=results,
+        absent={key: str(reason) for key, reason in absent.items()},
+    )
+
+
+def _results_folder(name: str, folder: Path, suite: str) -> Path:
+    if not folder.is_dir():
+        raise UserError(f"run {name!r}: there is no folder {folder}; give the folder of a run that has been evaluated")
+    places = [folder / EVALS, folder]
+    for place in places:
+        if (place / f"{suite}_EVAL.json").exists():
+            return place
+    others = sorted({file.name.removesuffix("_EVAL.json") for place in places for file in place.glob("*_EVAL.json")})
+    if others:
+        mend = f"It has results of {', '.join(others)}: name that suite, or evaluate the run on {suite}"
+    else:
+        mend = f"Evaluate the run on {suite} first"
+    raise UserError(
+        f"run {name!r} has no {suite} results: neither {places[0] / f'{suite}_EVAL.json'} nor "
+        f"{places[1] / f'{suite}_EVAL.json'} is there. {mend}: unteach eval experiment=eval/{suite.lower()}/default "
+        f"model.model_args.pretrained_model_name_or_path={folder}"
+    )
+
+
+def _mapping(name: str, file: Path) -> dict[str, Any]:
+    what = f"run {name!r}"
+    try:
+        found = read_json(file, what)
+    except OSError as error:
+        raise UserError(
+            f"{what}: {file} cannot be read ({error.strerror}); check its permissions or evaluate the run again"
+        ) from None
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{what}: {file} holds {type(found).__name__} where a mapping of metrics is needed; "
+            "it is not a results file: evaluate the run again or name another folder"
+        )
+    return found
+
+
+def _aggregates(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {metric: entry.get("agg_value") for metric, entry in results.items() if isinstance(entry, dict)}
+
+
+def _entry(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    entry = results.get(metric)
+    return entry if isinstance(entry, dict) else {}
+
+
+def finite(value: object) -> float | None:
+    """The number, or None for what a log may hold where nothing could be measured: null, NaN, infinity."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -1,0 +1,174 @@
+"""A run's folder: what is in it, and how files come into it whole or not at all.
+
+    config.yaml        the resolved configuration
+    manifest.json      versions, git commit, seeds, fingerprints of data and weights
+    metrics.jsonl      one line per logged step
+    final_checkpoint/  the model, its tokenizer and template
+    evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.json
+    DONE.json          written last: the run is finished
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from unteach.errors import UserError
+
+FINAL, DONE, CONFIG, MANIFEST, METRICS, EVALS = (
+    "final_checkpoint", "DONE.json", "config.yaml", "manifest.json", "metrics.jsonl", "evals",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path in the same folder; on success it is synced to disk and takes `path`'s place at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all; NaN and infinity, which JSON does not have, become null."""
+    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return None
+    return value
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Reads a JSON file that the user named, or says what is wrong with it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{what}: there is no file {path}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{what}: {path} is not whole JSON ({error}); make it again or name another file") from None
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `folder`; on success it takes `folder`'s place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def model_folder(path: str) -> str:
+    """A run folder stands for the model it holds: gives its `final_checkpoint`; any other path or hub id as it is."""
+    final = Path(path) / FINAL
+    return str(final) if final.is_dir() and not (Path(path) / "config.json").exists() else path
+
+
+def is_done(folder: Path) -> bool:
+    return (folder / DONE).exists()
+
+
+def fingerprint(path: Path) -> str:
+    """sha256 of a file, or of a folder's files with their names."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def manifest(seed: int, **facts: Any) -> dict[str, Any]:
+    """What a run needs to be told apart from every other: versions, commit, seed, and the facts given."""
+    versions = {}
+    for package in ("unteach", "torch", "transformers", "accelerate", "peft", "datasets"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {"python": platform.python_version(), "versions": versions, "git": _git_commit(), "seed": seed, **facts}
+
+
+def _git_commit() -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        if asked.returncode == 0:
+            return asked.stdout.strip()
+    return None
+
+
+MAY_CHANGE = (
+    "resume", "retain_logs_path", "eval", "trainer.args.logging_steps", "trainer.args.logging_strategy", "trainer.args.report_to",
+    "trainer.args.run_name", "trainer.args.dataloader_num_workers", "trainer.args.dataloader_pin_memory", "trainer.args.do_eval",
+)  # fmt: skip
+"""Keys of a run's configuration that do not change what is learned."""
+
+
+def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
+    """Says how a run's folder stands: `new`, `again` (begun, not finished) or `done`.
+
+    resume=never moves an old folder aside. Raises UserError where the folder belongs to another configuration.
+    """
+    if resume not in ("auto", "never"):
+        raise UserError(f"resume={resume}: must be auto or never")
+    kept = folder / CONFIG
+    if resume == "never" and folder.exists():
+        aside = next(p for i in range(1, 10_000) if not (p := folder.with_name(f"{folder.name}.old{i}")).exists())
+        folder.rename(aside)
+        print(f"moved the old {folder} to {aside}")
+    if not kept.exists():
+        return "new"
+    changed = [key for key in _differences(_read_yaml(kept), tree) if not key.startswith(MAY_CHANGE)]
+    if changed:
+        raise UserError(
+            f"{folder} holds a run of another configuration; these keys differ: {', '.join(changed)}.\n"
+            "  Use another task_name, or resume=never to move the old folder aside."
+        )
+    return "done" if is_done(folder) else "again"
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The dotted keys at which two trees differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = dict.fromkeys([*old, *new])
+        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
+    return [] if old == new else [path]

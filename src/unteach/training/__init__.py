@@ -1,0 +1,1 @@
+"""The machinery of training, written once for all methods."""

@@ -1,0 +1,1 @@
+"""The verbs: what each command does, one file a verb, from top to bottom."""

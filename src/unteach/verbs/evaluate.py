@@ -1,0 +1,38 @@
+"""`unteach eval`: one model, any number of suites, one plan."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from unteach import compose, runs, schema
+from unteach.errors import UserError
+
+
+def evaluate(*overrides: str, config_name: str = "eval", config_dirs: Iterable[str] = ()) -> Path:
+    """Evaluates what `configs/eval.yaml` and the overrides say; returns the folder with the results."""
+    compose.environment()
+    return run(compose.compose(config_name, overrides, config_dirs))
+
+
+def run(config: schema.Config) -> Path:
+    """config -> model -> plan -> passes -> values."""
+    if not config.eval:
+        raise UserError("an evaluation needs a suite: set eval=tofu (see `unteach list suites`)")
+    folder = Path(config.paths.output_dir)
+    runs.open_run(folder, config.tree, config.resume)
+
+    from unteach.engines import processes
+    from unteach.evals.run import evaluate_loaded
+    from unteach.models import loading
+
+    here = processes.start()
+    loaded = loading.load(config.model, training=False)
+    loaded.model.to(here.device)
+    if here.first:
+        runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
+        runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, world=here.world))
+    evaluate_loaded(config.eval, loaded, here, folder)
+    if here.first:
+        runs.write_json(folder / runs.DONE, {})
+        print(f"results: {folder}")
+    here.wait()
+    return folder

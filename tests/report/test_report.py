@@ -1,0 +1,340 @@
+"""The report reads what evaluation writes, says nothing that was not measured, and gives pages that stand alone."""
+
+import io
+import json
+import re
+import struct
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from unteach.errors import UserError
+from unteach.report import answers, table, tradeoff
+from unteach.report.collect import RunResult, collect
+from unteach.report.page import write_page
+from unteach.report.plots import tradeoff_png
+
+NASTY = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & {{plotly}} \ud83d'
+
+
+def rouge(*generations: str, prompt: str = "Question: Who is number {}?\nAnswer:\n") -> dict[str, Any]:
+    rows = {
+        str(index): {
+            "input": prompt.format(index),
+            "ground_truth": f"truth {index}",
+            "generation": generation,
+            "rougeL_recall": 0.5,
+            "rouge1_recall": 0.5,
+            "rougeL_f1": 0.25,
+        }
+        for index, generation in enumerate(generations)
+    }
+    return {"agg_value": 0.5, "value_by_index": rows, "n": len(rows), "ci": [0.4, 0.6]}
+
+
+def results(prob: float, utility: float | None, quality: float | None, *generations: str) -> dict[str, Any]:
+    return {
+        "forget_Q_A_Prob": {
+            "agg_value": prob,
+            "value_by_index": {"0": {"prob": [prob, prob], "avg_loss": [1.0, 2.0]}},
+            "n": 24,
+            "ci": [prob / 2, prob],
+        },
+        "forget_Q_A_ROUGE": rouge(*generations),
+        "retain_Q_A_ROUGE": rouge("kept"),
+        "retain_Q_A_Prob": {"agg_value": 0.9},
+        "forget_quality": {"agg_value": quality},
+        "model_utility": {"agg_value": utility},
+        "mia_loss": {"forget": {}, "holdout": {}, "auc": 0.5, "agg_value": 0.5},
+    }
+
+
+def save(folder: Path, found: dict[str, Any], suite: str = "TOFU", absent: dict[str, str] | None = None) -> Path:
+    folder.mkdir(parents=True)
+    (folder / f"{suite}_EVAL.json").write_text(json.dumps(found))
+    summary = {metric: entry["agg_value"] for metric, entry in found.items() if entry["agg_value"] is not None}
+    (folder / f"{suite}_SUMMARY.json").write_text(json.dumps(summary))
+    if absent is not None:
+        (folder / f"{suite}_ABSENT.json").write_text(json.dumps(absent))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[RunResult]:
+    save(tmp_path / "full" / "evals", results(0.97, 0.65, 2e-5, "truth 0", "truth 1"))
+    absent = {"forget_quality": "no retain log <was> given"}
+    save(tmp_path / "retain" / "evals", results(0.1, 0.64, None, "no idea", "none"), absent=absent)
+    save(tmp_path / "NPO", results(0.2, 0.6, 0.3, NASTY, ""))
+    kinds = {"full": "full", "retain": "retain", "NPO": "forget"}
+    return collect([(name, kind, tmp_path / name) for name, kind in kinds.items()])
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes; texts of scripts and styles apart."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {"script": [], "style": []}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem in self.texts:
+            self.texts[self.cdata_elem].append(data)
+
+
+# collect
+
+
+def test_training_runs_and_evaluation_runs_are_read(runs: list[RunResult]) -> None:
+    full, retain, npo = runs
+    assert full.summary["forget_Q_A_Prob"] == 0.97
+    assert full.interval("forget_Q_A_Prob") == (0.485, 0.97)
+    assert full.size("forget_Q_A_Prob") == 24
+    assert retain.value("forget_quality") is None
+    assert retain.absent == {"forget_quality": "no retain log <was> given"}
+    assert npo.results["forget_Q_A_ROUGE"]["value_by_index"]["1"]["generation"] == ""
+    assert npo.absent == {}
+
+
+def test_foreign_logs_need_no_summary_no_counts_and_no_intervals(tmp_path: Path) -> None:
+    prob = {"agg_value": 0.5, "value_by_index": {"0": {"prob": 0.5}}}
+    text = json.dumps({"forget_Q_A_Prob": prob, "privleak": {"agg_value": float("nan")}})
+    (tmp_path / "TOFU_EVAL.json").write_text(text)
+    (run,) = collect([("theirs", "", tmp_path)])
+    assert run.summary == {"forget_Q_A_Prob": 0.5}
+    assert run.interval("forget_Q_A_Prob") is None
+    assert run.size("forget_Q_A_Prob") == 1
+    assert run.value("privleak") is None
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'NPO'.*no folder .*nowhere"):
+        collect([("NPO", "forget", tmp_path / "nowhere")])
+
+
+def test_missing_results_name_the_files_and_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        collect([("NPO", "forget", tmp_path)])
+    message = str(caught.value)
+    assert str(tmp_path / "evals" / "TOFU_EVAL.json") in message
+    assert str(tmp_path / "TOFU_EVAL.json") in message
+    assert "unteach eval experiment=eval/tofu/default" in message
+
+
+def test_results_of_another_suite_are_offered(tmp_path: Path) -> None:
+    save(tmp_path / "evals", {"privleak": {"agg_value": 1.0}}, suite="MUSE")
+    with pytest.raises(UserError, match="results of MUSE"):
+        collect([("NPO", "forget", tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["TOFU_EVAL.json", "TOFU_SUMMARY.json", "TOFU_ABSENT.json"])
+@pytest.mark.parametrize("content", ['{"cut": ', "[1, 2]", b"\xff\xfe\x00"])
+def test_an_unreadable_file_is_one_clear_error(tmp_path: Path, name: str, content: str | bytes) -> None:
+    save(tmp_path / "run", results(0.5, 0.5, 0.5, "a"), absent={})
+    (tmp_path / "run" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "run" / name))):
+        collect([("NPO", "forget", tmp_path / "run")])
+
+
+# table
+
+
+def test_a_column_is_there_if_any_run_has_it_and_a_missing_value_is_a_dash(runs: list[RunResult]) -> None:
+    made = table.make_table(runs)
+    labels = [column.label for column in made.columns]
+    assert labels == ["forget prob", "forget ROUGE", "forget quality", "utility", "retain prob"]
+    quality = [cells[labels.index("forget quality")] for _, cells in made.rows]
+    assert [cell.text for cell in quality] == ["2.0e-05", table.MISSING, "0.300"]
+    assert quality[1].value is None
+    assert made.rows[0][1][0].interval == "0.485 to 0.970"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0.000"), (-0.0, "0.000"), (1.0, "1.000"), (0.001, "0.001"), (0.00099, "9.9e-04"), (1e-29, "1.0e-29")],
+)
+def test_only_zero_is_shown_as_zero(value: float, text: str) -> None:
+    assert table.show(value) == text
+
+
+def test_an_unknown_suite_shows_every_metric() -> None:
+    run = RunResult("mine", "", Path("mine"), {"b": 1.0, "a": 2.0}, {})
+    assert [column.label for column in table.make_table([run]).columns] == ["a", "b"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_terminal_never_cuts_a_number(runs: list[RunResult], width: int) -> None:
+    long = RunResult("[red]a_run_with_quite_a_long_name", "forget", Path("x"), runs[0].summary, runs[0].results)
+    out = io.StringIO()
+    table.print_table([*runs, long], Console(file=out, width=width))
+    shown = out.getvalue()
+    assert shown.count("2.0e-05") == 2
+    assert "…" not in shown
+    assert "[red]a_run" in shown
+
+
+def test_markdown_has_one_line_a_run_and_plain_names(runs: list[RunResult]) -> None:
+    odd = RunResult("a|b\n*c*", "", Path("x"), {"model_utility": 0.5}, {})
+    lines = table.markdown([*runs, odd]).splitlines()
+    assert len(lines) == 2 + 4
+    assert lines[0] == "| run | forget prob | forget ROUGE | forget quality | utility | retain prob |"
+    assert lines[3] == "| retain | 0.100 | 0.500 | – | 0.640 | 0.900 |"
+    assert lines[5].startswith(r"| a\|b \*c\* | – |")
+
+
+# the picture
+
+
+def test_the_default_picture_has_the_gold_line_of_the_retain_model(runs: list[RunResult]) -> None:
+    default = tradeoff.views(runs)[0]
+    assert default.x.metric == "forget_Q_A_Prob"
+    assert default.y.metric == "model_utility"
+    assert default.gold_x == [0.1]
+    assert [(point.name, point.x, point.y) for point in default.points][0] == ("full", 0.97, 0.65)
+    assert default.x_range[0] <= 0
+    assert default.x_range[1] > 0.97
+
+
+def test_a_run_without_a_value_is_left_out_and_named(runs: list[RunResult]) -> None:
+    quality = next(view for view in tradeoff.views(runs) if view.x.metric == "forget_quality")
+    assert quality.left_out == ["retain"]
+    assert [point.name for point in quality.points] == ["full", "NPO"]
+
+
+def test_a_p_value_that_underflows_still_has_a_place() -> None:
+    run = RunResult("GA", "forget", Path("x"), {"forget_quality": 0.0, "model_utility": 0.0}, {})
+    (point,) = tradeoff.views([run])[0].points
+    assert (point.x, point.true_x) == (tradeoff.P_FLOOR, 0.0)
+
+
+def size(png: Path) -> tuple[int, ...]:
+    start = png.read_bytes()[:24]
+    assert start[:8] == b"\x89PNG\r\n\x1a\n"
+    return struct.unpack(">II", start[16:24])
+
+
+def test_a_png_is_written_whole(runs: list[RunResult], tmp_path: Path) -> None:
+    odd = RunResult("$x_1$ & <b>", "eval", Path("x"), {"forget_Q_A_Prob": 0.5, "model_utility": 0.5}, {})
+    path = tradeoff_png([*runs, odd], tmp_path / "pictures" / "tradeoff.png")
+    assert size(path) == (1200, 700)
+    assert [file.name for file in path.parent.iterdir()] == ["tradeoff.png"]
+
+
+def test_the_png_of_a_crowd_and_of_p_values(tmp_path: Path) -> None:
+    crowd = [
+        RunResult(f"run {n}", "forget", Path("x"), {"forget_quality": 10.0**-n, "model_utility": 0.5}, {})
+        for n in range(30)
+    ]
+    assert size(tradeoff_png(crowd, tmp_path / "crowd.png")) == (1200, 700)
+
+
+def test_a_png_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="model_utility"):
+        tradeoff_png([RunResult("a", "", Path("a"), {"privleak": 1.0}, {})], tmp_path / "t.png")
+    assert not (tmp_path / "t.png").exists()
+
+
+# answers
+
+
+def test_answers_stand_beside_each_other(runs: list[RunResult]) -> None:
+    forget, retain = answers.question_sets(runs)
+    assert (forget.title, retain.title) == ("Forget set", "Retain set")
+    first = forget.questions[0]
+    assert (first.text, first.truth) == ("Who is number 0?", "truth 0")
+    assert [said and said.text for said in first.said] == ["truth 0", "no idea", NASTY]
+
+
+def test_questions_meet_by_their_truth_whatever_the_template_and_the_order() -> None:
+    one, other = rouge("a", "b"), rouge("c", "d", prompt="system\n\nBe brief.user\n\nWho is number {}?assistant\n\n")
+    rows = other["value_by_index"]
+    other["value_by_index"] = {"7": rows["1"], "8": rows["0"], "9": {**rows["0"], "ground_truth": "elsewhere"}}
+    pair = [
+        RunResult(name, "", Path(name), {}, {"forget_Q_A_ROUGE": found}) for name, found in [("x", one), ("y", other)]
+    ]
+    (only,) = answers.question_sets(pair)
+    said = {question.truth: [one and one.text for one in question.said] for question in only.questions}
+    assert said == {"truth 0": ["a", "c"], "truth 1": ["b", "d"], "elsewhere": [None, "c"]}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Question: Who?\nAnswer:\n",
+        "Question: Else?\nAnswer:\nMe.\n\nQuestion: Who?\nAnswer:\n",
+        "system\n\nBe brief.\nuser\n\nWho?assistant\n\n",
+        "Who?",
+    ],
+)
+def test_the_question_is_shown_without_its_template(prompt: str) -> None:
+    assert answers.asked(prompt) == "Who?"
+
+
+# the page
+
+
+def test_the_page_stands_alone(runs: list[RunResult], tmp_path: Path) -> None:
+    path = write_page(runs, tmp_path / "out" / "report.html", "A study")
+    elements = Elements(path.read_text(encoding="utf-8"))
+    loads = [
+        (tag, name) for tag, given in elements.found for name in given if name in ("src", "href", "srcset", "data")
+    ]
+    assert loads == []
+    assert not any(tag in ("link", "iframe", "object", "embed", "img", "base") for tag, _ in elements.found)
+    assert not re.search(r"url\(|@import", "".join(elements.texts["style"]))
+    policy = next(
+        given["content"] for _, given in elements.found if given.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    assert sum(text.count("plotly.js v") for text in elements.texts["script"]) == 1
+    assert "prefers-color-scheme: dark" in "".join(elements.texts["style"])
+    assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_whatever_a_model_says_is_only_text(runs: list[RunResult], tmp_path: Path) -> None:
+    named = RunResult("<b>bold</b>", "eval", Path("a<i>"), runs[2].summary, runs[2].results, {"x<u>": "<s>why</s>"})
+    path = write_page([*runs, named], tmp_path / "report.html", "<script>alert(0)</script> {{data}}")
+    page = path.read_text(encoding="utf-8")
+    elements = Elements(page)
+    tags = [tag for tag, _ in elements.found]
+    assert tags.count("script") == 3
+    assert not {"b", "i", "u", "s", "img"} & set(tags)
+    assert "<script>alert" not in page
+    assert "<title>&lt;script&gt;alert(0)&lt;/script&gt; {{data}}</title>" in page
+    text = re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1)  # type: ignore[union-attr]
+    assert not set("<>&") & set(text)
+    data = json.loads(text)
+    assert data["sets"][0]["questions"][0][2][2] == [NASTY, 0.5]
+    assert data["runs"][3] == {"name": "<b>bold</b>", "kind": "eval"}
+
+
+def test_the_page_shows_intervals_dashes_and_reasons(runs: list[RunResult], tmp_path: Path) -> None:
+    page = write_page(runs, tmp_path / "report.html", "A study").read_text(encoding="utf-8")
+    assert "<small>0.485 to 0.970</small>" in page
+    assert 'title="over 24 examples"' in page
+    assert f'<td class="missing">{table.MISSING}</td>' in page
+    assert "no retain log &lt;was&gt; given (retain)" in page
+    assert "3 models beside each other" in page
+
+
+def test_a_page_of_runs_without_answers_and_without_a_trade_off(tmp_path: Path) -> None:
+    run = RunResult("mine", "", Path("mine"), {"accuracy": 0.5}, {})
+    page = write_page([run], tmp_path / "report.html", "One").read_text(encoding="utf-8")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
+    assert data == {"runs": [{"name": "mine", "kind": ""}], "views": [], "sets": []}
+    assert "no gold standard" in page
+
+
+def test_a_page_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no runs"):
+        write_page([], tmp_path / "report.html", "None")
+    assert not (tmp_path / "report.html").exists()
