@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.errors import UserError
-from unteach.models.forward import IGNORED, Answers, Want
+from unteach.models.forward import IGNORED, Answers, Want, within
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ class Method:
             found[f"{stream}.tokens"] = (labels[:, 1:] != IGNORED).sum()
             found[f"{stream}.all_tokens"] = ((mask[:, 1:] == 1) & (mask[:, :-1] == 1)).sum()
             found[f"{stream}.sequences"] = batch["weight"][start:stop].sum()
-            found[f"{stream}.positions"] = labels.new_tensor(labels.numel())
+            found[f"{stream}.positions"] = within(mask).sum()
         return found
 
 

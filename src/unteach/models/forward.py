@@ -31,7 +31,8 @@ class Want:
     of: (logits [n, V] in fp32, labels [n], *extra [n, …]) -> [n, …], computed chunk by chunk; None yields the last
         hidden states [n, d] instead.
     over: `answer`: positions whose next token is a label; `all`: positions whose next token is no padding;
-        `every`: all positions, padding and the last one too (label -100 where there is none).
+        `every`: all positions up to the stream's longest row, padding and the last one too (label -100 where there
+        is none).
     extra: tensors with one entry a position that `of` gets along.
     """
 
@@ -72,11 +73,16 @@ def positions(batch: dict[str, Any], rows: tuple[int, int], over: str) -> "tuple
     ids, mask = batch["input_ids"][start:stop], batch["attention_mask"][start:stop]
     labels = batch["labels"][start:stop] if over != "all" else ids.masked_fill(mask == 0, IGNORED)
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    asked = torch.ones_like(following, dtype=torch.bool) if over == "every" else following != IGNORED
+    asked = within(mask) if over == "every" else following != IGNORED
     if over == "all":  # a row's first token may follow left padding, which predicts nothing
         asked = asked & (mask == 1)
     row, column = asked.nonzero(as_tuple=True)
     return (row + start) * ids.shape[1] + column, following[asked], row
+
+
+def within(mask: "Tensor") -> "Tensor":
+    """All positions up to the stream's own longest row, padding included: [B, T] -> bool [B, T]."""
+    return mask.bool().any(0).expand(mask.shape)
 
 
 def extend(model: Any) -> Any:
@@ -115,8 +121,11 @@ def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want]) -> dict[st
 
 def _hidden(model: Any, input_ids: "Tensor", attention_mask: "Tensor") -> "Tensor":
     """The last hidden states [B, T, d]; positions count from each row's first real token, whichever side is padded."""
+    import torch
+
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+    leading = (attention_mask.cumsum(-1) == 0).sum(-1, keepdim=True)
+    position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) - leading).clamp(min=0)
     return causal.base_model(
         input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
     ).last_hidden_state

@@ -1,0 +1,233 @@
+"""What plugin authors and unteach's own tests call: a method's loss on given rows, and the conformance test.
+
+    loss, norm = method_loss("NPO", {"beta": 0.1}, policy, reference, forget, retain, template_args)
+    check_method("MyMethod")
+"""
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unteach import registry, schema
+from unteach.compose import environment
+from unteach.data.datasets import Example, example_of
+from unteach.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Row = dict[str, Any]
+TOLERANCE = 1e-5
+"""Relative L2 distance that two gradients of the same step may have, in fp32."""
+
+
+class Examples(list[Example]):
+    """A list of examples as a dataset of a stream."""
+
+
+def build_method(name: str, method_args: dict[str, Any] | None = None, compat: str | None = None) -> Any:
+    """The method of that name with checked arguments; compat="openunlearning" turns its published quirks on."""
+    cls: Any = registry.method.get(name)
+    reader = schema.Reader()
+    method = reader.record(cls, {**(cls.QUIRKS if compat else {}), **(method_args or {})}, "method_args")
+    if reader.problems:
+        raise UserError(schema.mistakes(reader.problems))
+    return method
+
+
+def method_loss(
+    name: str,
+    method_args: dict[str, Any],
+    policy: str | Path,
+    reference: str | Path,
+    forget: list[Row],
+    retain: list[Row],
+    template: dict[str, Any],
+    *,
+    all_tokens: bool = False,
+    alternate: list[Row] | None = None,
+    control_vector: "Tensor | None" = None,
+    compat: str | None = None,
+) -> tuple[float, float]:
+    """(loss, gradient norm) of one step over all given rows, in fp32, before clipping.
+
+    policy, reference: model folders. forget, retain: rows with question and answer; a method that teaches takes
+    `forget` as its stream `train`. template: template_args. all_tokens: every token is a label, prompts too.
+    alternate: rows with the other answers, control_vector: the steering vector, for methods that take them.
+    The norm is L2 over all parameters. Equals what a run with max_steps=1 learning_rate=0 logs.
+    """
+    environment()
+    import torch
+
+    from unteach.models import loading
+    from unteach.models.handlers import PATH
+
+    method = build_method(name, method_args, compat)
+    if control_vector is not None:
+        if not hasattr(method, "control_vector"):
+            raise UserError(f"{name} takes no control_vector")
+        method.control_vector = control_vector
+    given = {"forget": forget, "train": forget, "retain": retain, "alternate": alternate}
+    if alternate is not None and "alternate" not in method.streams():
+        raise UserError(f"{name} takes no alternate answers; its streams: {', '.join(method.streams())}")
+
+    def config(path: str | Path) -> schema.ModelConfig:
+        args: dict[str, Any] = {PATH: str(path), "dtype": "float32"}
+        return schema.ModelConfig(args, template_args=schema.TemplateArgs(**template))
+
+    loaded = loading.load(config(policy), training=True)
+    rows = {}
+    for stream in method.streams():
+        if not given.get(stream):
+            raise UserError(f"{name} trains on the stream {stream!r}, and no rows were given for it")
+        rows[stream] = _examples(loaded.template, given[stream] or [], all_tokens)
+    frozen = loading.load_frozen(config(reference)) if method.reference() else None
+    loaded.model.train()
+    gradient, loss = step_gradient(loaded, method, rows, frozen, hands=1)
+    return float(loss), float(torch.linalg.vector_norm(gradient))
+
+
+def _examples(template: Any, rows: list[Row], all_tokens: bool) -> Examples:
+    examples = Examples()
+    for index, row in enumerate(rows):
+        example = example_of(template.encode(row["question"], row["answer"]), index)
+        examples.append({**example, "labels": list(example["input_ids"])} if all_tokens else example)
+    return examples
+
+
+def step_gradient(
+    loaded: Any, method: Any, rows: dict[str, Examples], frozen: Any, hands: int, *,
+    size: int | None = None, step: int = 0, share: tuple[int, int] = (0, 1), wrapped: Any = None,
+) -> "tuple[Tensor, Tensor]":  # fmt: skip
+    """The gradient (flat) and the loss of one optimiser step, dealt to `hands` micro-batches.
+
+    share: (rank, world) of this process; wrapped: the model as wrapped for data parallelism.
+    """
+    import torch
+
+    from unteach.data.collators import DataCollatorForSupervisedDataset
+    from unteach.data.streams import Rows, Steps, Stream, collate, in_batches
+    from unteach.models.reference import Reference, compute_table
+    from unteach.training.step import count_step, micro_batch_loss
+
+    collator = DataCollatorForSupervisedDataset(loaded.tokenizer)
+    streams = {name: Stream(name, [examples]) for name, examples in rows.items()}
+    anchor = next(iter(streams))
+    needed, tables = method.reference(), {}
+    for name in (name for name, kind in needed.items() if kind == "logprobs"):
+        tables[name] = compute_table(frozen, in_batches(streams[name], 4, collator), name, len(streams[name]))
+    reference = Reference(needed, tables, frozen)
+
+    rank, world = share
+    total = hands * world
+    smallest = size or -(-max(len(stream) for stream in streams.values()) // total) * total
+    steps, source = Steps(streams, anchor, smallest, seed=0), Rows(streams, anchor)
+    dealt = steps.deal(0, step, total)[rank::world]
+    batches = [collate([source[slot] for slot in hand], collator) for hand in dealt]
+    counts = {name: count.float() for name, count in count_step(method, batches).items()}
+    if world > 1:
+        for count in counts.values():
+            torch.distributed.all_reduce(count)
+    loaded.model.zero_grad(set_to_none=True)
+    total_loss = torch.zeros(())
+    for batch in batches:
+        loss, _ = micro_batch_loss(wrapped or loaded.model, method, batch, reference, counts)
+        (loss * world).backward()
+        total_loss += loss.detach()
+    trained = [p for p in loaded.model.parameters() if p.requires_grad]
+    return torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in trained]), total_loss
+
+
+def check_method(name: str, method_args: dict[str, Any] | None = None, processes: bool = True) -> None:
+    """The conformance test of a method; raises AssertionError that says which law it breaks.
+
+    On a tiny model and rows of unequal lengths: losses are finite; gradients reach the parameters; the step is the
+    same for 8x1, 4x2, 2x4 and 1x8, for a number of rows that no batch divides, for a short last step, and
+    (`processes`) for two real processes under DistributedDataParallel.
+    """
+    environment()
+    import torch
+
+    method = build_method(name, method_args)
+    if reason := method.batch_level():
+        print(f"{name} depends on how a batch is split, and says why: {reason}")
+        return
+    loaded, frozen, rows = _tiny_world(method.streams())
+    compute = functools.partial(step_gradient, loaded, method, rows, frozen)
+    for step, label in ((0, "a full step"), (1, "the short last step")):
+        whole, loss = compute(1, size=8, step=step)
+        assert torch.isfinite(loss), f"{name}: the loss of {label} is not finite"
+        assert torch.isfinite(whole).all(), f"{name}: the gradient of {label} is not finite"
+        assert whole.abs().sum() > 0, f"{name}: no gradient reaches any parameter in {label}"
+        for hands in (2, 4, 8):
+            split, _ = compute(hands, size=8, step=step)
+            _same(whole, split, f"{name}: {label} dealt to {hands} micro-batches of {8 // hands} instead of 1 of 8")
+        if processes:
+            for rank, split in enumerate(_in_two_processes(loaded, method, rows, frozen, step)):
+                _same(whole, split, f"{name}: {label} on two processes (rank {rank})")
+
+
+def _same(expected: "Tensor", found: "Tensor", what: str) -> None:
+    distance = float((expected - found).norm() / expected.norm())
+    assert distance <= TOLERANCE, f"{what} changes the gradient by {distance:.2e} (relative L2)"
+
+
+def _tiny_world(streams: tuple[str, ...]) -> tuple[Any, Any, dict[str, Examples]]:
+    """A tiny model, a reference that differs from it, and 13 (anchor) or 9 rows of unequal lengths a stream."""
+    import torch
+    import transformers
+
+    from unteach.data import authors
+    from unteach.models.handlers import learn_tokenizer
+    from unteach.models.loading import finish
+
+    texts = [f"{row['question']} {row['answer']}" for row in authors.rows("full")]
+    tokenizer = learn_tokenizer(texts, 400)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+    )  # fmt: skip
+    models = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        models.append(finish(transformers.LlamaForCausalLM(config), tokenizer, schema.TemplateArgs(kind="qa"), "float32"))
+    policy, reference = models
+    reference.model.requires_grad_(False).eval()
+    full = authors.rows("full")
+    rows = {}
+    for k, stream in enumerate(streams):
+        taken = full[k * 20 : k * 20 + (13 if k == 0 else 9)]
+        longer = [{**row, "answer": " ".join([row["answer"]] * (1 + i % 4))} for i, row in enumerate(taken)]
+        rows[stream] = _examples(policy.template, longer, all_tokens=False)
+    return policy, reference.model, rows
+
+
+def _in_two_processes(loaded: Any, method: Any, rows: dict[str, Examples], frozen: Any, step: int) -> list["Tensor"]:
+    """The step's gradient as each of two forked processes has it after DistributedDataParallel's reduction."""
+    import torch
+
+    with tempfile.TemporaryDirectory() as folder:
+        context = torch.multiprocessing.get_context("fork")
+        workers = [
+            context.Process(target=_one_of_two, args=(rank, folder, loaded, method, rows, frozen, step)) for rank in (0, 1)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(120)
+        assert all(worker.exitcode == 0 for worker in workers), "a process of the two-process step failed"
+        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def _one_of_two(rank: int, folder: str, loaded: Any, method: Any, rows: Any, frozen: Any, step: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    wrapped = torch.nn.parallel.DistributedDataParallel(loaded.model)
+    gradient, _ = step_gradient(
+        loaded, method, rows, frozen, hands=2, size=8, step=step, share=(rank, 2), wrapped=wrapped
+    )
+    torch.save(gradient, Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
