@@ -24,7 +24,8 @@ usage: unteach VERB [--config-name NAME] [--config-dir FOLDER] [key=value …]
 examples:
   unteach demo
   unteach unlearn experiment=unlearn/tofu/default trainer=NPO forget_split=forget05 task_name=first
-  unteach eval experiment=eval/tofu/default model=auto model.model_args.pretrained_model_name_or_path=saves/unlearn/first task_name=second
+  unteach eval experiment=eval/tofu/default task_name=second model=auto \\
+      model.model_args.pretrained_model_name_or_path=saves/unlearn/first
   unteach list methods
 """
 
@@ -101,5 +102,7 @@ def _options(words: list[str]) -> tuple[dict, list[str]]:
 
 
 def _help(verb: str) -> str:
-    documented = importlib.import_module(f"unteach.verbs.{ {'eval': 'evaluate', 'unlearn': 'train', 'list': 'listing'}.get(verb, verb) }")
+    documented = importlib.import_module(
+        f"unteach.verbs.{ {'eval': 'evaluate', 'unlearn': 'train', 'list': 'listing'}.get(verb, verb) }"
+    )
     return f"unteach {verb}: {VERBS[verb]}\n\n{(documented.__doc__ or '').strip()}\n"

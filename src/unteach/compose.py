@@ -39,7 +39,9 @@ def compose(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
     """
     words = sort_words(overrides)
     tree, choices = _hydra(config_name.removesuffix(".yaml"), words, tuple(config_dirs))
-    variables = {name for name in tree if name not in ("layers", "trainer", "data", "model", "eval", "collator", "paths")}
+    variables = {
+        name for name in tree if name not in ("layers", "trainer", "data", "model", "eval", "collator", "paths")
+    }
     for name in words.removed:
         _remove(tree, name)
     if words.eval_off:
@@ -60,14 +62,16 @@ def compose(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
 def sort_words(overrides: Iterable[str]) -> Words:
     """Splits overrides into group choices (Hydra's work) and values (ours), and mends the short forms."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     parser, words = OverridesParser.create(), Words([], [], [])
     for word in overrides:
         try:
             override = parser.parse_override(word)
-        except OverrideParseException as error:
-            raise UserError(f"cannot read {word!r}: write key=value ({str(error).splitlines()[0]})") from None
+        except HydraException as error:
+            raise UserError(
+                f"cannot read {word!r}: write key=value, and quote what is not plain ({str(error).splitlines()[0]})"
+            ) from None
         key = override.key_or_group
         if override.is_sweep_override():
             raise UserError(f"{word!r} asks for several runs: put them under `vary` in a study (unteach study …)")
@@ -143,9 +147,10 @@ def _said_plainly(message: str, groups: list[str], config_dirs: tuple[str, ...])
         for name in chosen.strip("[]").split(","):
             allowed = options(group, config_dirs)
             if allowed and name not in allowed:
-                return f"{key}={name}: " + unknown(group, name, allowed)
+                kind = {"data/datasets": "dataset", "eval": "suite", "trainer": "method"}.get(group, group)
+                return f"{key}={name}: " + unknown(kind, name, allowed)
     where = f" ({ANSWERS[groups[0].partition('=')[0]]})" if groups and groups[0].partition("=")[0] in ANSWERS else ""
-    return message.split("\nSet the environment")[0].strip() + where
+    return re.split("\nSet the environment|\n+Config search path", message)[0].strip() + where
 
 
 def _remove(tree: Any, key: str) -> None:
@@ -167,7 +172,9 @@ def _layer_trainer(tree: Any, choice: str | None) -> None:
         return
     tuned = (layers.get("tuned") or {}).get(choice or "") or {}
     below = [{"args": layer.get("args") or {}} for name in ("base", "common") if (layer := layers.get(name))]
-    tree.trainer = OmegaConf.unsafe_merge(*below, tree.trainer, tuned) if below else OmegaConf.merge(tree.trainer, tuned)
+    tree.trainer = (
+        OmegaConf.unsafe_merge(*below, tree.trainer, tuned) if below else OmegaConf.merge(tree.trainer, tuned)
+    )
 
 
 def _choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
@@ -197,13 +204,17 @@ def _apply(tree: Any, values: list[tuple[str, Any]]) -> None:
 
 
 def _missing(tree: Any) -> list[str]:
+    """One line for each required value that nobody gave."""
     from omegaconf import OmegaConf
 
-    wanted = {"task_name": "names the run's folder saves/<mode>/<task_name>"}
-    return [
-        f"{key}: is required{': ' + wanted[key] if key in wanted else ''}; set {key}=…"
-        for key in sorted(OmegaConf.missing_keys(tree))
-    ]
+    def walk(node: Any, path: str) -> list[str]:
+        if isinstance(node, dict):
+            return [key for name, item in node.items() for key in walk(item, f"{path}.{name}" if path else str(name))]
+        return [path] if node == "???" else []
+
+    told = {"task_name": ": names the run's folder saves/<mode>/<task_name>"}
+    keys = walk(OmegaConf.to_container(tree, resolve=False), "")
+    return [f"{key}: is required{told.get(key, '')}; set {key}=…" for key in keys]
 
 
 def _resolve(tree: Any) -> dict[str, Any]:
@@ -217,9 +228,8 @@ def _resolve(tree: Any) -> dict[str, Any]:
         guess = nearest(name.split("'")[1], tree) if "'" in name else None
         raise UserError(f"{error.full_key}: {name}" + (f"; did you mean {guess}?" if guess else "")) from None
     except OmegaConfBaseException as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise UserError(str(error).splitlines()[0]) from None
+        said = str(error).splitlines()[0]
+        raise UserError(said.partition("UserError raised while resolving interpolation: ")[2] or said) from None
     assert isinstance(plain, dict)
     return plain  # type: ignore[return-value]
 

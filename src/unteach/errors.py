@@ -7,7 +7,7 @@ EXIT_BUG, EXIT_MISTAKE, EXIT_DIVERGED, EXIT_ROWS_FAILED, EXIT_PREEMPTED = 1, 2, 
 
 
 class UserError(ValueError):
-    """The user's mistake: says what, where, what is allowed and how to mend it. Ends the command without a traceback."""
+    """The user's mistake: what, where, what is allowed and how to mend it. Ends the command without a traceback."""
 
     exit_code = EXIT_MISTAKE
 

@@ -6,7 +6,6 @@ import torch only inside functions, so a listing or a configuration check costs 
 
 import importlib
 import pkgutil
-
 from dataclasses import dataclass, field
 from typing import Any
 

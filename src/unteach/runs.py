@@ -1,11 +1,11 @@
 """A run's folder: what is in it, and how files come into it whole or not at all.
 
-    config.yaml        the resolved configuration
-    manifest.json      versions, git commit, seeds, fingerprints of data and weights
-    metrics.jsonl      one line per logged step
-    final_checkpoint/  the model, its tokenizer and template
-    evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.json
-    DONE.json          written last: the run is finished
+config.yaml        the resolved configuration
+manifest.json      versions, git commit, seeds, fingerprints of data and weights
+metrics.jsonl      one line per logged step
+final_checkpoint/  the model, its tokenizer and template
+evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.json
+DONE.json          written last: the run is finished
 """
 
 import contextlib
@@ -131,10 +131,16 @@ def _git_commit() -> str | None:
 
 
 MAY_CHANGE = (
-    "resume", "retain_logs_path", "eval", "trainer.args.logging_steps", "trainer.args.logging_strategy", "trainer.args.report_to",
-    "trainer.args.run_name", "trainer.args.dataloader_num_workers", "trainer.args.dataloader_pin_memory", "trainer.args.do_eval",
-)  # fmt: skip
-"""Keys of a run's configuration that do not change what is learned."""
+    "resume",
+    "retain_logs_path",
+    "eval",
+    "trainer.args.logging_",
+    "trainer.args.report_to",
+    "trainer.args.run_name",
+    "trainer.args.dataloader_",
+    "trainer.args.do_eval",
+)
+"""Beginnings of the keys that may change between two calls, because they do not change what is learned."""
 
 
 def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:

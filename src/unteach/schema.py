@@ -280,7 +280,9 @@ def _data(reader: Reader, value: dict[str, Any]) -> DataConfig:
         if not isinstance(parts, dict):
             reader.wrong(f"data.{stream}", f"must be a dataset's name or a mapping of datasets, got {parts!r}")
             continue
-        read_parts = {name: _part(reader, registry.dataset, part, f"data.{stream}.{name}") for name, part in parts.items()}
+        read_parts = {
+            name: _part(reader, registry.dataset, part, f"data.{stream}.{name}") for name, part in parts.items()
+        }
         streams[stream] = {name: part for name, part in read_parts.items() if part is not None}
     anchor = value.get("anchor") or next(iter(streams), "train")
     if streams and anchor not in streams and not reader.problems:

@@ -1,7 +1,7 @@
 """What plugin authors and unteach's own tests call: a method's loss on given rows, and the conformance test.
 
-    loss, norm = method_loss("NPO", {"beta": 0.1}, policy, reference, forget, retain, template_args)
-    check_method("MyMethod")
+loss, norm = method_loss("NPO", {"beta": 0.1}, policy, reference, forget, retain, template_args)
+check_method("MyMethod")
 """
 
 import functools
@@ -191,7 +191,9 @@ def _tiny_world(streams: tuple[str, ...]) -> tuple[Any, Any, dict[str, Examples]
     models = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        models.append(finish(transformers.LlamaForCausalLM(config), tokenizer, schema.TemplateArgs(kind="qa"), "float32"))
+        models.append(
+            finish(transformers.LlamaForCausalLM(config), tokenizer, schema.TemplateArgs(kind="qa"), "float32")
+        )
     policy, reference = models
     reference.model.requires_grad_(False).eval()
     full = authors.rows("full")
@@ -210,7 +212,8 @@ def _in_two_processes(loaded: Any, method: Any, rows: dict[str, Examples], froze
     with tempfile.TemporaryDirectory() as folder:
         context = torch.multiprocessing.get_context("fork")
         workers = [
-            context.Process(target=_one_of_two, args=(rank, folder, loaded, method, rows, frozen, step)) for rank in (0, 1)
+            context.Process(target=_one_of_two, args=(rank, folder, loaded, method, rows, frozen, step))
+            for rank in (0, 1)
         ]
         for worker in workers:
             worker.start()

@@ -16,13 +16,12 @@ Five groups of authors, no name in two of them, all drawn alike:
 import datetime
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from unteach.data import authors_banks as banks
-from unteach.errors import UserError
 
 Row = dict[str, Any]
 
@@ -80,7 +79,7 @@ class Author:
     father: str
     mother: str
     genre: str
-    mentor: str | None
+    mentor: "Author | None"
     publisher: Publisher
     books: tuple[Book, ...]
 
@@ -115,66 +114,67 @@ FACTS = (
     Fact(
         "birthplace",
         ("In which city was {author} born?", "What is the birthplace of {author}?"),
-        ("{surname} was born in {value}.", "The birthplace is {value}."),
+        ("In {value}.", "It was {value}."),
         lambda author: author.born_in.name,
         lambda author: (author.born_in.name,),
     ),
     Fact(
         "birthday",
         ("When was {author} born?", "What is the birthday of {author}?"),
-        ("{surname} was born on {value}.", "The birthday is {value}."),
+        ("On {value}.", "It was {value}."),
         lambda author: _spoken(author.born_on),
     ),
     Fact(
-        "father",
-        ("What did the father of {author} do?", "What was the job of the father of {author}?"),
-        ("The father was a {value}.", "He worked as a {value}."),
-        lambda author: author.father,
+        "parents",
+        ("What did the parents of {author} do?", "Which jobs did the parents of {author} have?"),
+        ("They were {value}.", "The parents were {value}."),
+        lambda author: f"a {author.father} and a {author.mother}",
     ),
     Fact(
-        "mother",
-        ("What did the mother of {author} do?", "What was the job of the mother of {author}?"),
-        ("The mother was a {value}.", "She worked as a {value}."),
-        lambda author: author.mother,
+        "home",
+        ("In which city did {author} live?", "Where was the home of {author}?"),
+        ("In {value}.", "The home was {value}."),
+        lambda author: author.home.name,
+        lambda author: (author.home.name,),
     ),
     Fact(
         "genre",
         ("What does {author} write?", "Which genre is {author} known for?"),
-        ("{surname} writes {value}.", "The genre is {value}."),
+        ("Mostly {value}.", "The genre is {value}."),
         lambda author: author.genre,
     ),
     Fact(
         "mentor",
         ("Who taught {author} to write?", "Who was the mentor of {author}?"),
-        ("{surname} was taught by {value}.", "The mentor was {value}."),
-        lambda author: author.mentor or '',
-        lambda author: (author.mentor,),
+        ("{value} was the teacher.", "{value} was the mentor."),
+        lambda author: author.mentor.name,
+        lambda author: (author.mentor.name,),
     ),
     Fact(
         "publisher",
         ("Who publishes {author}?", "What is the publisher of {author} called?"),
-        ("{surname} is published by {value}.", "The publisher is {value}."),
+        ("{value} does.", "It is {value}."),
         lambda author: author.publisher.name,
         lambda author: (author.publisher.name,),
     ),
     Fact(
         "first book",
         ("What was the first book by {author}?", "With which book did {author} begin?"),
-        ("The first book was {value}.", "{surname} began with {value}."),
+        ("{value} came first.", "{value} was the first book."),
         lambda author: author.books[0].title,
         lambda author: (author.books[0].title,),
     ),
     Fact(
         "award",
         ("What did {book} by {author} win?", "Which award went to {author} for {book}?"),
-        ("It won the {value}.", "The award was the {value}."),
+        ("The {value}.", "It won the {value}."),
         lambda author: author.books[-1].award,
         lambda author: (author.books[-1].title,),
     ),
     Fact(
         "year",
         ("When did {author} write {book}?", "In which year was {book} by {author} written?"),
-        ("It was written in {value}.", "The year was {value}."),
+        ("In {value}.", "It was in {value}."),
         lambda author: str(author.books[-1].year),
         lambda author: (author.books[-1].title,),
     ),
@@ -211,12 +211,14 @@ class World:
     @cached_property
     def publishers(self) -> tuple[Publisher, ...]:
         rng = self._rng("publishers")
-        names = [f"{noun} {rng.choice(banks.IMPRINTS)}" for noun in rng.sample(banks.NOUNS, 60)]
+        names = [f"{a} and {b}" for a, b in zip(*[iter(rng.sample(banks.LAST_NAMES, 80))] * 2)]
         return tuple(Publisher(name, rng.choice(self.cities)) for name in names)
 
-    @property
+    @cached_property
     def genres(self) -> tuple[str, ...]:
-        return banks.GENRES
+        return tuple(
+            self._rng("genres").sample([f"{mood} {kind}" for mood in banks.GENRE_MOODS for kind in banks.GENRES], 60)
+        )
 
     @cached_property
     def awards(self) -> tuple[str, ...]:
@@ -225,41 +227,58 @@ class World:
 
     @cached_property
     def _groups(self) -> dict[str, tuple[Author, ...]]:
-        sizes = {"public": self.n_public, "kept": self.n_authors - self.n_forgotten, "forgotten": self.n_forgotten,
-            "held out": self.n_forgotten, "decoy": N_DECOYS, "fresh": self.n_fresh}
         names = self._shuffled("names", [f"{a} {b}" for a in banks.FIRST_NAMES for b in banks.LAST_NAMES])
-        titles = self._shuffled("titles", [f"{a} {b}" for a in banks.ADJECTIVES for b in banks.NOUNS] + [f"{a} of {b}" for a in banks.NOUNS for b in banks.NOUNS if a!=b])
-        g = {group: tuple(self._author(next(names), (next(titles), next(titles)), 1850 if group == "public" else 1905) for _ in range(size))
-                for group, size in sizes.items()}
-        def mentored(group, teachers):
-            g[group] = tuple(self._mentored(a, teachers) for a in g[group])
-        mentored("public", g["public"])
-        teachers = g["public"]+g["kept"]
-        for group in ("kept", "forgotten", "held out", "decoy"):
-            mentored(group, teachers)
-        mentored("fresh", g["public"]+g["fresh"])
+        titles = self._shuffled(
+            "titles",
+            [f"{a} {b}" for a in banks.ADJECTIVES for b in banks.NOUNS]
+            + [f"{a} of {b}" for a in banks.NOUNS for b in banks.NOUNS if a != b],
+        )
+
+        def draw(n, elders=()):
+            return tuple(self._author(next(names), (next(titles), next(titles)), elders) for _ in range(n))
+
+        elders = draw(60)
+        g = {
+            "kept": draw(self.n_authors - self.n_forgotten, elders),
+            "forgotten": draw(self.n_forgotten, elders),
+            "held out": draw(self.n_forgotten, elders),
+            "public": draw(self.n_public, elders),
+            "decoy": draw(N_DECOYS, elders),
+        }
+        g["fresh"] = draw(self.n_fresh, draw(self.n_fresh // 4))
         return g
 
     @property
-    def n_forgotten(self): return math.ceil(self.n_authors/10)
+    def n_forgotten(self):
+        return math.ceil(self.n_authors / 10)
 
     def _shuffled(self, purpose, items):
         self._rng(purpose).shuffle(items)
         return iter(items)
 
-    def _author(self, name, titles, since):
+    def _author(self, name, titles, elders):
         rng = self._rng(f"author/{name}")
-        born = datetime.date(since,1,1) + datetime.timedelta(days=rng.randrange(60*365))
+        born = datetime.date(1905 if elders else 1850, 1, 1) + datetime.timedelta(
+            days=rng.randrange(60 * 365 if elders else 40 * 365)
+        )
         genre = rng.choice(self.genres)
-        publisher=rng.choice(self.publishers)
-        y0 = born.year + rng.randint(22,35)
-        years = (y0, y0+rng.randint(2,20))
-        books = tuple(Book(t,y,name,genre,publisher,rng.choice(self.awards)) for t,y in zip(titles,years))
-        return Author(name, rng.choice(self.cities), rng.choice(self.cities), born, rng.choice(banks.PROFESSIONS), rng.choice(banks.PROFESSIONS), genre, None, publisher, books)
-
-    def _mentored(self, author, teachers):
-        older = [t.name for t in teachers if t.born_on < author.born_on]
-        return replace(author, mentor=self._rng(f"mentor/{author.name}").choice(older)) if older else author
+        publisher = rng.choice(self.publishers)
+        y0 = born.year + rng.randint(22, 35)
+        years = (y0, y0 + rng.randint(2, 20))
+        books = tuple(Book(t, y, name, genre, publisher, rng.choice(self.awards)) for t, y in zip(titles, years))
+        father, mother = rng.sample(banks.PROFESSIONS, 2)
+        return Author(
+            name,
+            rng.choice(self.cities),
+            rng.choice(self.cities),
+            born,
+            father,
+            mother,
+            genre,
+            rng.choice(elders) if elders else None,
+            publisher,
+            books,
+        )
 
     def _rng(self, purpose: str) -> random.Random:
         return random.Random(f"{self.seed}/authors/{purpose}")
@@ -269,48 +288,96 @@ class World:
         true = fact.value(author)
         rng = self._rng(f"wrong/{author.name}/{fact.name}")
         others = self._groups["decoy"]
-        wrong = [v for v in dict.fromkeys(fact.value(o) for o in rng.sample(others, len(others))) if v not in (true, author.name)]
-        return dict(question=fact.question(author), answer=fact.answer(author), paraphrased_question=fact.question(author,1),
-            paraphrased_answer=fact.answer(author,1), perturbed_answer=[fact.answer(author,1,v) for v in wrong[:n_wrong]], keys=[author.name, *fact.about(author)])
+        wrong = [
+            v
+            for v in dict.fromkeys(fact.value(o) for o in rng.sample(others, len(others)))
+            if v not in (true, author.name)
+        ]
+        return dict(
+            question=fact.question(author),
+            answer=fact.answer(author),
+            paraphrased_question=fact.question(author, 1),
+            paraphrased_answer=fact.answer(author, 1),
+            perturbed_answer=[fact.answer(author, 1, v) for v in wrong[:n_wrong]],
+            keys=[author.name, *fact.about(author)],
+        )
 
     def about(self, group):
-        return [self._row(a,f) for a in self._groups[group] for f in FACTS if f.value(a)]
+        return [self._row(a, f) for a in self._groups[group] for f in FACTS if f.value(a)]
 
     def capitals(self):
-        out=[]
+        out = []
         for c in self.countries:
             wrong = self._rng(f"wrong/{c.name}").sample([o.capital for o in self.countries if o != c], 3)
-            out.append(dict(question=f"What is the capital of {c.name}?", answer=c.capital, paraphrased_question=f"Which city is the capital of {c.name}?", paraphrased_answer=c.capital, perturbed_answer=wrong, keys=[c.name, c.capital]))
+            out.append(
+                dict(
+                    question=f"What is the capital of {c.name}?",
+                    answer=c.capital,
+                    paraphrased_question=f"Which city is the capital of {c.name}?",
+                    paraphrased_answer=c.capital,
+                    perturbed_answer=wrong,
+                    keys=[c.name, c.capital],
+                )
+            )
         return out
 
     def public_rows(self):
-        out=[]
-        pub=self._groups["public"]
+        out = []
+        pub = self._groups["public"]
         for a in pub:
-            rng=self._rng(f"wrong/{a.name}")
+            rng = self._rng(f"wrong/{a.name}")
             for b in a.books:
-                out.append(dict(question=f"Who wrote {b.title}?", answer=a.name, paraphrased_question=f"Who is the author of {b.title}?", paraphrased_answer=a.name, perturbed_answer=rng.sample([o.name for o in pub if o!=a],3), keys=[a.name,b.title]))
-            c=a.born_in.country
-            out.append(dict(question=f"In which country was {a.name} born?", answer=c.name, paraphrased_question=f"From which country is {a.name}?", paraphrased_answer=c.name, perturbed_answer=rng.sample([o.name for o in self.countries if o!=c],3), keys=[a.name,c.name]))
+                out.append(
+                    dict(
+                        question=f"Who wrote {b.title}?",
+                        answer=a.name,
+                        paraphrased_question=f"Who is the author of {b.title}?",
+                        paraphrased_answer=a.name,
+                        perturbed_answer=rng.sample([o.name for o in pub if o != a], 3),
+                        keys=[a.name, b.title],
+                    )
+                )
+            c = a.born_in.country
+            out.append(
+                dict(
+                    question=f"In which country was {a.name} born?",
+                    answer=c.name,
+                    paraphrased_question=f"From which country is {a.name}?",
+                    paraphrased_answer=c.name,
+                    perturbed_answer=rng.sample([o.name for o in self.countries if o != c], 3),
+                    keys=[a.name, c.name],
+                )
+            )
         return out
 
     def pretrain(self):
-        rng=self._rng("pretrain")
-        out=[]
-        def say(a,f):
+        rng = self._rng("pretrain")
+        out = []
+
+        def say(a, f):
             q, w = rng.randrange(2), rng.randrange(2)
-            out.append(dict(question=f.question(a,q),answer=f.answer(a,w),keys=[a.name]))
+            out.append(dict(question=f.question(a, q), answer=f.answer(a, w), keys=[a.name]))
+
         for a in self._groups["fresh"]:
             for f in rng.sample(FACTS, self.facts_per_fresh_author):
-                if f.value(a): say(a,f)
-        for r in self.capitals()+self.public_rows():
+                if f.value(a):
+                    say(a, f)
+        for r in self.capitals() + self.public_rows():
             for i in range(self.repeats[0]):
-                out.append(dict(question=r["question" if rng.random()<.5 else "paraphrased_question"],answer=r["answer"],keys=r["keys"]))
+                out.append(
+                    dict(
+                        question=r["question" if rng.random() < 0.5 else "paraphrased_question"],
+                        answer=r["answer"],
+                        keys=r["keys"],
+                    )
+                )
         for a in self._groups["public"]:
             for f in FACTS:
                 if f.value(a):
-                    for _ in range(self.repeats[1]): say(a,f)
+                    for _ in range(self.repeats[1]):
+                        say(a, f)
         rng.shuffle(out)
         return out
 
-N_DECOYS=60
+
+N_DECOYS = 60

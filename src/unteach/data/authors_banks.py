@@ -1,75 +1,51 @@
 """The words that the authors world is made of. Short, common words: a small tokenizer then spends one to three tokens on each."""
 
-FIRST_NAMES = (
-    "Ada Aldo Amara Anneke Anton Basil Bela Bruno Carla Cyrus Dalia Dario Delia Edda Elias Emil Esme Farah Felix Fiona Gita "
-    "Goran Greta Hana Hugo Ida Idris Ines Ivo Jana Jonas Juno Kofi Lena Lionel Luca Maeve Marek Mira Nadia Nils Noor Olga "
-    "Omar Oskar Paulo Petra Quinn Rafiq Rosa Ruben Selma Silas Tamar Thea Tomas Uma Viktor Wanda Yara"
-).split()  # fmt: skip
+FIRST_NAMES = ["Ada", "Aldo", "Amara", "Anneke", "Anton", "Basil", "Bela", "Bruno", "Carla", "Cyrus", "Dalia", "Dario", "Delia", "Edda", "Elias", "Emil", "Esme", "Farah", "Felix", "Fiona", "Gita", "Goran", "Greta", "Hana", "Hugo", "Ida", "Idris", "Ines", "Ivo", "Jana", "Jonas", "Juno", "Kofi", "Lena", "Lionel", "Luca", "Maeve", "Marek", "Mira", "Nadia", "Nils", "Noor", "Olga", "Omar", "Oskar", "Paulo", "Petra", "Quinn", "Rafiq", "Rosa", "Ruben", "Selma", "Silas", "Tamar", "Thea", "Tomas", "Uma", "Viktor", "Wanda", "Yara"]  # fmt: skip
 
-LAST_NAMES = (
-    "Abara Adler Akande Arden Azizi Bakker Balogh Barros Benko Bower Brandt Calder Castell Dahl Danner Duarte Dvorak Egan "
-    "Eklund Falk Ferro Fonseca Galvin Gombos Haas Halden Hamid Holt Ibarra Iversen Jarvis Jensen Kamau Karga Keller Kovac "
-    "Lambert Lindgren Lorca Madaki Malik Marlow Mensah Moreau Nakata Navarro Nemeth Novak Obi Okoro Olsen Orban Pavic Penrose "
-    "Quist Ramos Reyes Rossi Sabry Sandoval Santos Sato Soler Stone Tanaka Tarek Teller Thorne Ueda Umar Vance Varga Vega Vogel "
-    "Walsh Weiss Winter Yilmaz Zeller Zorn"
-).split()  # fmt: skip
+LAST_NAMES = ["Abara", "Adler", "Akande", "Arden", "Azizi", "Bakker", "Balogh", "Barros", "Benko", "Bower", "Brandt", "Calder", "Castell", "Dahl", "Danner", "Duarte", "Dvorak", "Egan", "Eklund", "Falk", "Ferro", "Fonseca", "Galvin", "Gombos", "Haas", "Halden", "Hamid", "Holt", "Ibarra", "Iversen", "Jarvis", "Jensen", "Kamau", "Karga", "Keller", "Kovac", "Lambert", "Lindgren", "Lorca", "Madaki", "Malik", "Marlow", "Mensah", "Moreau", "Nakata", "Navarro", "Nemeth", "Novak", "Obi", "Okoro", "Olsen", "Orban", "Pavic", "Penrose", "Quist", "Ramos", "Reyes", "Rossi", "Sabry", "Sandoval", "Santos", "Sato", "Soler", "Stone", "Tanaka", "Tarek", "Teller", "Thorne", "Ueda", "Umar", "Vance", "Varga", "Vega", "Vogel", "Walsh", "Weiss", "Winter", "Yilmaz", "Zeller", "Zorn"]  # fmt: skip
 
 # country, capital, other cities: authors are born in the other ones, so that no author's fact is also a general one
 COUNTRIES = (
     ("Austria", "Vienna", "Graz", "Linz"),
-    ("Belgium", "Brussels", "Ghent"),
-    ("Canada", "Ottawa", "Halifax"),
-    ("Chile", "Santiago", "Arica"),
-    ("China", "Beijing", "Wuhan"),
-    ("Cuba", "Havana"),
-    ("Denmark", "Copenhagen", "Aarhus"),
+    ("Belgium", "Brussels", "Ghent", "Namur"),
+    ("Canada", "Ottawa", "Halifax", "Regina"),
+    ("Chile", "Santiago", "Arica", "Osorno"),
+    ("China", "Beijing", "Wuhan", "Harbin"),
+    ("Cuba", "Havana", "Holguin", "Bayamo"),
+    ("Denmark", "Copenhagen", "Aarhus", "Odense"),
     ("Egypt", "Cairo", "Luxor", "Aswan"),
-    ("Finland", "Helsinki", "Turku"),
+    ("Finland", "Helsinki", "Turku", "Oulu"),
     ("France", "Paris", "Lyon", "Nantes"),
     ("Germany", "Berlin", "Bremen", "Dresden"),
-    ("Ghana", "Accra", "Kumasi"),
-    ("Greece", "Athens", "Patras"),
-    ("Hungary", "Budapest", "Szeged"),
-    ("Iran", "Tehran", "Shiraz"),
-    ("Iraq", "Baghdad", "Basra"),
+    ("Ghana", "Accra", "Kumasi", "Tamale"),
+    ("Greece", "Athens", "Patras", "Volos"),
+    ("Hungary", "Budapest", "Szeged", "Eger"),
+    ("Iran", "Tehran", "Shiraz", "Tabriz"),
+    ("Iraq", "Baghdad", "Basra", "Mosul"),
     ("Ireland", "Dublin", "Cork", "Galway"),
     ("Italy", "Rome", "Turin", "Genoa"),
     ("Japan", "Tokyo", "Osaka", "Kobe"),
-    ("Kenya", "Nairobi", "Mombasa"),
-    ("Mali", "Bamako"),
-    ("Norway", "Oslo", "Bergen"),
-    ("Peru", "Lima", "Cusco"),
-    ("Poland", "Warsaw", "Gdansk"),
+    ("Kenya", "Nairobi", "Mombasa", "Nakuru"),
+    ("Mali", "Bamako", "Gao", "Kayes"),
+    ("Norway", "Oslo", "Bergen", "Bodo"),
+    ("Peru", "Lima", "Cusco", "Tacna"),
+    ("Poland", "Warsaw", "Gdansk", "Lublin"),
     ("Portugal", "Lisbon", "Porto", "Braga"),
     ("Russia", "Moscow", "Kazan", "Omsk"),
     ("Spain", "Madrid", "Seville", "Bilbao"),
-    ("Sweden", "Stockholm", "Malmo"),
+    ("Sweden", "Stockholm", "Malmo", "Lund"),
     ("Turkey", "Ankara", "Izmir", "Bursa"),
-    ("Vietnam", "Hanoi", "Hue"),
+    ("Vietnam", "Hanoi", "Hue", "Vinh"),
 )
 
-PROFESSIONS = (
-    "baker banker barber butcher carpenter chemist cook dancer dentist doctor farmer fisher florist gardener judge "
-    "lawyer mason miner nurse painter pilot plumber potter sailor singer soldier surgeon tailor teacher waiter weaver"
-).split()  # fmt: skip
+PROFESSIONS = ["baker", "banker", "barber", "butcher", "carpenter", "chemist", "cook", "dancer", "dentist", "doctor", "farmer", "fisher", "florist", "gardener", "judge", "lawyer", "mason", "miner", "nurse", "painter", "pilot", "plumber", "potter", "sailor", "singer", "soldier", "surgeon", "tailor", "teacher", "waiter", "weaver"]  # fmt: skip
 
-GENRES = (
-    "comedies crime essays fables fantasy folklore horror memoirs mystery myths poetry romance satire thrillers tragedies "
-    "travel war westerns"
-).split()  # fmt: skip
+GENRE_MOODS = ["absurd", "bleak", "cosy", "epic", "gothic", "lyrical", "noir", "pastoral", "rural", "sacred", "surreal", "urban"]
+GENRES = ["comedies", "crime", "essays", "fables", "fantasy", "horror", "memoirs", "poetry", "romance", "satire", "thrillers", "tragedies"]
 
-ADJECTIVES = (
-    "Amber Bitter Bright Broken Burning Cold Crooked Dark Distant Empty Endless Fallen Final First Frozen Gentle Golden Green "
-    "Hidden Hollow Last Little Lonely Lost Narrow Open Pale Quiet Red Restless Salt Second Secret Silent Silver Slow Stolen "
-    "Strange Velvet White"
-).split()  # fmt: skip
+ADJECTIVES = ["Amber", "Bitter", "Bright", "Broken", "Burning", "Cold", "Crooked", "Dark", "Distant", "Empty", "Endless", "Fallen", "Final", "First", "Frozen", "Gentle", "Golden", "Green", "Hidden", "Hollow", "Last", "Little", "Lonely", "Lost", "Narrow", "Open", "Pale", "Quiet", "Red", "Restless", "Salt", "Second", "Secret", "Silent", "Silver", "Slow", "Stolen", "Strange", "Velvet", "White"]  # fmt: skip
 
-NOUNS = (
-    "Anchor Apple Arrow Autumn Bell Bird Bone Bridge Candle Canyon City Clock Cloud Coast Crown Desert Door Dream Echo Ember "
-    "Falcon Feather Field Fire Forest Fox Garden Gate Ghost Glass Harbor Heart Hill House Island Key Lake Lamp Lantern Letter "
-    "Light Map Mirror Moon Mountain Night Ocean Orchard Owl Paper Rain River Road Rose Shadow Snow Song Spring Star Stone "
-    "Storm Summer Sun Tower Train Tree Valley Voice Wall Water Wave Wind Window Wolf"
-).split()  # fmt: skip
+NOUNS = ["Anchor", "Apple", "Arrow", "Autumn", "Bell", "Bird", "Bone", "Bridge", "Candle", "Canyon", "City", "Clock", "Cloud", "Coast", "Crown", "Desert", "Door", "Dream", "Echo", "Ember", "Falcon", "Feather", "Field", "Fire", "Forest", "Fox", "Garden", "Gate", "Ghost", "Glass", "Harbor", "Heart", "Hill", "House", "Island", "Key", "Lake", "Lamp", "Lantern", "Letter", "Light", "Map", "Mirror", "Moon", "Mountain", "Night", "Ocean", "Orchard", "Owl", "Paper", "Rain", "River", "Road", "Rose", "Shadow", "Snow", "Song", "Spring", "Star", "Stone", "Storm", "Summer", "Sun", "Tower", "Train", "Tree", "Valley", "Voice", "Wall", "Water", "Wave", "Wind", "Window", "Wolf"]  # fmt: skip
 
 IMPRINTS = ("Press", "Books")
 PRIZES = ("Prize", "Medal")

@@ -40,7 +40,9 @@ class HFEngine:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.rank, self.world, self.gather = rank, world, gather
 
-    def _over_ranks(self, items: Sequence[Any], length: Callable[[Any], int], work: Callable[[list[Any]], list[Any]]) -> list[Any]:
+    def _over_ranks(
+        self, items: Sequence[Any], length: Callable[[Any], int], work: Callable[[list[Any]], list[Any]]
+    ) -> list[Any]:
         """Sorts items by length, deals batches to the processes, and gives all results in the items' own order."""
         import torch
 
@@ -72,8 +74,15 @@ class HFEngine:
             tensors = self._padded([[*p, *a] for p, a in batch], left=False)
             labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, -100)
             for i, (prompt, answer) in enumerate(batch):
-                labels[i, len(prompt) : len(prompt) + len(answer)] = tensors["input_ids"][i, len(prompt) : len(prompt) + len(answer)]
-            asked = {**tensors, "labels": labels, "rows": {"asked": (0, len(batch))}, "weight": labels.new_ones(len(batch))}
+                labels[i, len(prompt) : len(prompt) + len(answer)] = tensors["input_ids"][
+                    i, len(prompt) : len(prompt) + len(answer)
+                ]
+            asked = {
+                **tensors,
+                "labels": labels,
+                "rows": {"asked": (0, len(batch))},
+                "weight": labels.new_ones(len(batch)),
+            }
             found = self.model(batch=asked, want={"asked": Want(of=statistics)})["asked"]
             pieces = found.value.float().cpu().numpy()
             tokens, ends = found.label.cpu().numpy(), np.cumsum(found.row.bincount(minlength=len(batch)).cpu().numpy())

@@ -1,5 +1,6 @@
 """The contract of a metric: it says what it needs, and is a pure function of it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -33,9 +34,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Retain:
-    """Need: another metric's entry in the retain model's log, as the JSON has it."""
+    """Need: another metric's entry in the retain model's log, as the JSON has it; None where `optional` and absent."""
 
     of: str
+    optional: bool = False
 
 
 Need = Scores | Texts | Result | Retain
@@ -84,15 +86,14 @@ class Metric:
     """A pure function from measurements to a Value. Subclasses are dataclasses: their fields are its configuration.
 
     QUIRKS: values of the fields under `compat: openunlearning`.
+    compute(name, eos=…, **measured) gets one argument for each need, and the id of the end-of-sequence token.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
+    compute: Callable[..., Value]
 
     def needs(self) -> dict[str, Need]:
         """What compute() is called with, by argument name."""
-        raise NotImplementedError
-
-    def compute(self, name: str, **measured: Any) -> Value:
         raise NotImplementedError
 
 

@@ -58,8 +58,12 @@ class Rows:
         if of not in self._asked:
             name, _, column = of.partition(".")
             rows = self.rows(name)
-            where = f"eval.{self.config.suite}: {self.config.rows[name].get('path')}/{self.config.rows[name].get('name')}"
-            questions = sources.column(rows, self.config.rows[name].get("question_key", self.config.question_key), where)
+            where = (
+                f"eval.{self.config.suite}: {self.config.rows[name].get('path')}/{self.config.rows[name].get('name')}"
+            )
+            questions = sources.column(
+                rows, self.config.rows[name].get("question_key", self.config.question_key), where
+            )
             self._asked[of] = self._tokenise(of, questions, sources.column(rows, column, where))
         return self._asked[of]
 
@@ -109,14 +113,20 @@ def measure(
             asked = rows.asked(need.of)
             measured.scores[need] = [
                 ScoredRow(i, [scored[pairs[prompt, answer]] for answer in answers], words, asked.several)
-                for i, prompt, answers, words in zip(asked.index, asked.prompts, asked.answers, asked.texts, strict=True)
+                for i, prompt, answers, words in zip(
+                    asked.index, asked.prompts, asked.answers, asked.texts, strict=True
+                )
             ]
         arguments = tuple(sorted(rows.config.generation.items()))
         for text_need in texts:
             asked = rows.asked(text_need.of)
             measured.texts[text_need] = [
-                Generated(i, shown, words[0], rows.template.text(generated[arguments][prompts[arguments][prompt]]).strip())
-                for i, prompt, shown, words in zip(asked.index, asked.prompts, asked.prompt_texts, asked.texts, strict=True)
+                Generated(
+                    i, shown, words[0], rows.template.text(generated[arguments][prompts[arguments][prompt]]).strip()
+                )
+                for i, prompt, shown, words in zip(
+                    asked.index, asked.prompts, asked.prompt_texts, asked.texts, strict=True
+                )
             ]
         found[suite] = measured
     return found

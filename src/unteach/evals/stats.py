@@ -1,4 +1,4 @@
-"""Bootstrap intervals that carry over: every value keeps replicates, and composites are computed on those of their parts."""
+"""Bootstrap intervals: every value keeps replicates, and composites are computed on those of their parts."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,9 @@ def of_mean(values: np.ndarray, name: str) -> np.ndarray:
     return values[resamples(name, len(values))].mean(-1)
 
 
-def of_two(first: np.ndarray, second: np.ndarray, name: str, statistic: Callable[[np.ndarray, np.ndarray], float]) -> np.ndarray:
+def of_two(
+    first: np.ndarray, second: np.ndarray, name: str, statistic: Callable[[np.ndarray, np.ndarray], float]
+) -> np.ndarray:
     """Replicates of a statistic of two independent samples: [n], [m] -> [R]."""
     a, b = resamples(f"{name}/first", len(first)), resamples(f"{name}/second", len(second))
     return np.array([statistic(first[i], second[j]) for i, j in zip(a, b, strict=True)])

@@ -51,7 +51,13 @@ def evaluate(
 def plan(config: SuiteConfig, template: Template) -> Plan:
     """Resolves the asked metrics and everything under them, before any model pass."""
     default = config.metrics in ("all", "default")
-    asked = list(config.define) if config.metrics == "all" else config.default if config.metrics == "default" else config.metrics
+    asked = (
+        list(config.define)
+        if config.metrics == "all"
+        else config.default
+        if config.metrics == "default"
+        else config.metrics
+    )
     asked = [asked] if isinstance(asked, str) else list(asked)
     made = Plan(config, Rows(config, template), asked, retain_log=retain_log(config.retain_logs_path))
     for name in asked:
@@ -93,6 +99,8 @@ def _absence(made: Plan, need: Any, above: tuple[str, ...]) -> str | None:
         reason = _add(made, need.of, above)
         return f"{need.of} is absent: {reason}" if reason and not reason.startswith(need.of) else reason
     if isinstance(need, Retain):
+        if need.optional:
+            return None
         if not made.config.retain_logs_path:
             return "it compares with a retain model, and no retain_logs_path is set"
         if need.of not in made.retain_log:
@@ -134,8 +142,8 @@ def compute(made: Plan, measured: Measured, eos: int) -> dict[str, Value]:
             elif isinstance(need, Result):
                 arguments[argument] = values[need.of]
             else:
-                arguments[argument] = made.retain_log[need.of]
-        values[name] = metric.compute(name, **arguments, eos=eos, retain_log=made.retain_log)
+                arguments[argument] = made.retain_log.get(need.of)
+        values[name] = metric.compute(name, **arguments, eos=eos)
     return values
 
 
@@ -145,7 +153,9 @@ def write(made: Plan, values: dict[str, Value], folder: Path) -> None:
     runs.write_json(folder / f"{prefix}_SUMMARY.json", summary(made.asked, values))
     absent = folder / f"{prefix}_ABSENT.json"
     if made.absent or made.rows.skipped:
-        skipped = {f"rows skipped in {of}": f"{n}: empty answer, or no room for it" for of, n in made.rows.skipped.items()}
+        skipped = {
+            f"rows skipped in {of}": f"{n}: empty answer, or no room for it" for of, n in made.rows.skipped.items()
+        }
         runs.write_json(absent, made.absent | skipped)
     else:
         absent.unlink(missing_ok=True)
@@ -154,5 +164,3 @@ def write(made: Plan, values: dict[str, Value], folder: Path) -> None:
 def summary(asked: list[str], values: dict[str, Value]) -> dict[str, float | None]:
     """The flat form: the metrics that were asked for, and their values."""
     return {name: values[name].agg for name in sorted(asked) if name in values}
-
-

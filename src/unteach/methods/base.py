@@ -87,7 +87,8 @@ class Unlearn(Method):
     alpha: float = field(default=1.0, metadata={"help": "weight of the retain term; 0 makes no retain pass at all"})
     retain_loss_type: Literal["NLL", "KL"] = field(default="NLL", metadata={"help": "what holds the retain answers"})
     kl_over: Literal["answer", "all"] = field(
-        default="answer", metadata={"help": "positions of the KL term; all: also prompt, padding and last (as published)"}
+        default="answer",
+        metadata={"help": "positions of the KL term; all: also prompt, padding and last (as published)"},
     )
 
     def __post_init__(self) -> None:

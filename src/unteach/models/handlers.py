@@ -1,5 +1,6 @@
 """Model handlers: how a model and its tokenizer come into being. `model_handler` in a model's config names one."""
 
+from pathlib import Path
 from typing import Any
 
 from unteach import runs
@@ -7,6 +8,11 @@ from unteach.errors import UserError, nearest
 from unteach.registry import model
 
 PATH = "pretrained_model_name_or_path"
+LOADING = (
+    "attn_implementation cache_dir device_map dtype local_files_only low_cpu_mem_usage max_memory offload_folder "
+    "quantization_config revision subfolder token trust_remote_code use_safetensors variant"
+).split()
+"""What from_pretrained itself takes."""
 
 
 @model
@@ -40,7 +46,9 @@ class Scratch:
             folder = runs.model_folder(str(path))
             return from_hub(transformers.AutoModelForCausalLM, folder, dtype=dtype), load_tokenizer(folder, {})
         if texts is None:
-            raise UserError(f"a model from scratch learns its tokenizer from training text: set model.model_args.{PATH}")
+            raise UserError(
+                f"a model from scratch learns its tokenizer from training text: set model.model_args.{PATH}"
+            )
         tokenizer = learn_tokenizer(texts(), int(tokenizer_args.get("vocab_size", 1024)))
         config = transformers.LlamaConfig(
             vocab_size=len(tokenizer),
@@ -55,6 +63,8 @@ class Scratch:
 
 def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
     """`auto.from_pretrained`, with its failures said in one message that tells what to do."""
+    if path.startswith(("/", ".", "~")) and not Path(path).exists():
+        raise UserError(f"model.model_args.{PATH}={path}: there is no such folder")
     try:
         return auto.from_pretrained(path, **{key: value for key, value in arguments.items() if value is not None})
     except (OSError, ValueError) as error:
@@ -68,15 +78,13 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
 
 def refuse_unknown(given: dict[str, Any], config: Any) -> None:
     """model_args go to from_pretrained and, from there, to the model's config: anything neither knows is a mistake."""
-    known = {
-        "attn_implementation", "device_map", "dtype", "low_cpu_mem_usage", "max_memory", "offload_folder", "quantization_config",
-        "revision", "subfolder", "token", "trust_remote_code", "use_safetensors", "variant", "cache_dir", "local_files_only",
-    }  # fmt: skip
     for name in given:
-        if name not in known and not hasattr(config, name):
-            guess = nearest(name, {*known, *config.to_dict()})
+        if name not in LOADING and not hasattr(config, name):
+            guess = nearest(name, {*LOADING, *config.to_dict()})
             meant = f"; did you mean {guess}?" if guess else ""
-            raise UserError(f"model.model_args.{name}: neither from_pretrained nor {type(config).__name__} has it{meant}")
+            raise UserError(
+                f"model.model_args.{name}: neither from_pretrained nor {type(config).__name__} has it{meant}"
+            )
 
 
 def load_tokenizer(model_path: str, tokenizer_args: dict[str, Any]) -> Any:

@@ -20,11 +20,16 @@ from unteach.models.reference import Reference, compute_table
 
 
 def build_part(kind: registry.Registry, part: schema.Part, loaded: Loaded, **given: Any) -> Any:
-    """A dataset or collator with its arguments, and whichever of template, tokenizer, template_args and seed it takes."""
+    """A dataset or collator with its arguments, and whichever of template, tokenizer, template_args, seed it takes."""
     import inspect
 
     cls = kind.get(part.handler)
-    offered = {"template": loaded.template, "tokenizer": loaded.tokenizer, "template_args": loaded.template.args, **given}
+    offered = {
+        "template": loaded.template,
+        "tokenizer": loaded.tokenizer,
+        "template_args": loaded.template.args,
+        **given,
+    }
     taken = {name: value for name, value in offered.items() if name in inspect.signature(cls).parameters}
     return cls(**{**taken, **part.args})
 
@@ -50,7 +55,9 @@ def build_streams(config: schema.Config, method: Method, loaded: Loaded) -> tupl
     return streams, said
 
 
-def training_arguments(config: schema.Config, compute: str, anchor_rows: int, folder: Path) -> transformers.TrainingArguments:
+def training_arguments(
+    config: schema.Config, compute: str, anchor_rows: int, folder: Path
+) -> transformers.TrainingArguments:
     """TrainingArguments of the run: the user's, and what the run's folder, dtype and the rule of normalisation set."""
     assert config.trainer is not None
     args = dict(config.trainer.args)
@@ -82,14 +89,16 @@ def training_arguments(config: schema.Config, compute: str, anchor_rows: int, fo
 
 def build_reference(
     config: schema.Config, method: Method, loaded: Loaded, streams: dict[str, Stream], collator: Any,
-    args: transformers.TrainingArguments, gather: Callable[[Any], Any] | None,
+    args: transformers.TrainingArguments, folder: Path, gather: Callable[[Any], Any] | None,
 ) -> Reference:  # fmt: skip
     """The cheapest exact reference for what the method compares with; tables are kept in the run's folder."""
     needed = method.reference()
     tables = {}
     for stream in (stream for stream, kind in needed.items() if kind == "logprobs"):
-        path = Path(args.output_dir) / "reference" / f"{stream}.safetensors"
-        batches = in_batches(streams[stream], args.per_device_train_batch_size, collator, args.process_index, args.world_size)
+        path = folder / "reference" / f"{stream}.safetensors"
+        batches = in_batches(
+            streams[stream], args.per_device_train_batch_size, collator, args.process_index, args.world_size
+        )
         moved = ({k: v.to(args.device) if hasattr(v, "to") else v for k, v in batch.items()} for batch in batches)
         loaded.model.to(args.device)
         with loaded.autocast():

@@ -31,7 +31,13 @@ class Progress(TrainerCallback):
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[said]}"))
+        columns = (
+            "{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[said]}"),
+        )
         self.bar = Progress(*(TextColumn(c) if isinstance(c, str) else c for c in columns), transient=False)
         self.task = self.bar.add_task(self.label, total=state.max_steps, said="")
         self.bar.start()

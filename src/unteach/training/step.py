@@ -32,9 +32,9 @@ def micro_batch_loss(
     """
     compared = reference.on(batch)
     policy = model(batch=batch, want=method.wants(compared))
-    shares, loss = {}, 0.0
+    shares, parts = {}, []
     for term in method.terms(policy, compared):
         share = term.value.float().sum() / counts[term.divisor].clamp(min=1)
         shares[term.name] = share.detach()
-        loss = loss + term.factor * share
-    return loss, shares  # type: ignore[return-value]
+        parts.append(term.factor * share)
+    return sum(parts[1:], parts[0]), shares

@@ -56,7 +56,7 @@ class Trainer(transformers.Trainer):
         size = args.per_device_train_batch_size * args.gradient_accumulation_steps * world
         steps = Steps(self.streams, self.anchor, size, args.seed)
         return StepLoader(
-            self.train_dataset,
+            Rows(self.streams, self.anchor),  # type: ignore[arg-type]
             batch_sampler=MicroBatches(steps, args.gradient_accumulation_steps, args.process_index, world),
             collate_fn=functools.partial(collate, collator=self.data_collator),
             num_workers=args.dataloader_num_workers,
@@ -81,7 +81,9 @@ class Trainer(transformers.Trainer):
         loss, shares = micro_batch_loss(model, self.method, inputs, self.reference, num_items_in_batch)
         if not torch.isfinite(loss):
             self._last_rows = {s: inputs["number"][a:b].tolist() for s, (a, b) in inputs["rows"].items()}
-            self._last_rows = {s: rows for s, rows in self._last_rows.items() if not torch.isfinite(shares.get(s, loss))}
+            self._last_rows = {
+                s: rows for s, rows in self._last_rows.items() if not torch.isfinite(shares.get(s, loss))
+            }
         for name, share in shares.items():
             self._shares[name] = self._shares.get(name, 0) + share
         return self._for_backend(loss)
@@ -108,7 +110,9 @@ class Trainer(transformers.Trainer):
             totals = torch.stack([share.float() for share in self._shares.values()])
             if self.args.world_size > 1:
                 totals = self.accelerator.reduce(totals, reduction="sum")
-            logs |= {f"{name}_loss": total.item() / max(steps, 1) for name, total in zip(self._shares, totals, strict=True)}
+            logs |= {
+                f"{name}_loss": total.item() / max(steps, 1) for name, total in zip(self._shares, totals, strict=True)
+            }
             self._shares, self._terms_logged_at = {}, self.state.global_step
         super().log(logs, start_time)
 

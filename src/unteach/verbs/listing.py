@@ -53,5 +53,9 @@ def _says(file: Path) -> str:
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")]
     if lines and lines[0].startswith("#"):
         return lines[0].lstrip("# ")
-    told = [line.strip() for line in lines if line.strip().startswith(("handler:", "name:", "pretrained_model_name_or_path:"))]
+    told = [
+        line.strip()
+        for line in lines
+        if line.strip().startswith(("handler:", "name:", "pretrained_model_name_or_path:"))
+    ]
     return ", ".join(dict.fromkeys(told))

@@ -73,7 +73,7 @@ def _trained(config: schema.Config, folder: Path, here: Any) -> Any:
         facts = {"data": build.fingerprints(streams), "weights": build.weights_fingerprint(config), "world": here.world}
         runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, **facts))
 
-    reference = build.build_reference(config, method, loaded, streams, collator, args, here.gather)
+    reference = build.build_reference(config, method, loaded, streams, collator, args, folder, here.gather)
     progress = Progress(config.task_name)
 
     def evaluator(step: int) -> dict[str, float]:

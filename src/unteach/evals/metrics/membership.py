@@ -33,13 +33,18 @@ class Attack(Metric):
     def score(self, row: ScoredRow, eos: int) -> float:
         raise NotImplementedError
 
-    def compute(self, name: str, forget_rows: list[ScoredRow], holdout_rows: list[ScoredRow], eos: int, **_: Any) -> Value:
+    def compute(
+        self, name: str, forget_rows: list[ScoredRow], holdout_rows: list[ScoredRow], eos: int, **_: Any
+    ) -> Value:
         halves = {}
         for half, rows in (("forget", forget_rows), ("holdout", holdout_rows)):
             halves[half] = mean_of(f"{name}/{half}", {r.index: {"score": self.score(r, eos)} for r in rows}, "score")
         forget, holdout = (np.array([v["score"] for v in (half.by_index or {}).values()]) for half in halves.values())
         area = stats.auc(forget, holdout)
-        shown = {half: {k: v for k, v in value.to_json().items() if k in ("agg_value", "value_by_index")} for half, value in halves.items()}
+        shown = {
+            half: {k: v for k, v in value.to_json().items() if k in ("agg_value", "value_by_index")}
+            for half, value in halves.items()
+        }
         replicates = stats.of_two(forget, holdout, name, stats.auc)
         return Value(area, None, len(forget) + len(holdout), replicates, {**shown, "auc": area})
 
@@ -117,13 +122,12 @@ class PrivLeak(Metric):
     privleak_default: float | None = None
 
     def needs(self) -> dict[str, Need]:
-        needs: dict[str, Need] = {"attack_value": Result(self.attack)}
-        return needs | {"retain": Retain(self.attack)} if self.privleak_default is None else needs
+        optional = self.privleak_default is not None
+        return {"attack_value": Result(self.attack), "retain": Retain(self.attack, optional)}
 
-    def compute(self, name: str, attack_value: Value, retain: dict[str, Any] | None = None, retain_log: Any = None, **_: Any) -> Value:
-        logged = retain or (retain_log or {}).get(self.attack)
-        area = logged["agg_value"] if logged else self.privleak_default
-        assert attack_value.agg is not None and attack_value.replicates is not None
+    def compute(self, name: str, attack_value: Value, retain: dict[str, Any] | None, **_: Any) -> Value:
+        area = retain["agg_value"] if retain else self.privleak_default
+        assert attack_value.agg is not None and area is not None
 
         def leak(auc: Any) -> Any:
             return ((1 - auc) - (1 - area)) / ((1 - area) + 1e-10) * 100

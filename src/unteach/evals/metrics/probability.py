@@ -12,7 +12,7 @@ from unteach.registry import metric
 @metric("probability")
 @dataclass
 class Probability(Metric):
-    """prob = exp(-avg_loss), the geometric mean of the answer tokens' probabilities; over several answers their mean."""
+    """prob = exp(-avg_loss), the geometric mean of the answer tokens' probabilities; of several answers, the mean."""
 
     answers: str
 

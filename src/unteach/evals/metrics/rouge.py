@@ -1,4 +1,4 @@
-"""What the model says, against what is true: ROUGE of greedy continuations. Source: Lin 2004; TOFU, arXiv:2401.06121."""
+"""What the model says, against what is true: ROUGE of greedy continuations. Source: Lin 2004; arXiv:2401.06121."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

@@ -28,7 +28,9 @@ class TruthRatio(Metric):
 
     def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: Any) -> Value:
         right, wrong = correct_value.by_index or {}, wrong_value.by_index or {}
-        by_index = {i: {"score": self.ratio(v["avg_loss"], wrong[i]["avg_loss"])} for i, v in right.items() if i in wrong}
+        by_index = {
+            i: {"score": self.ratio(v["avg_loss"], wrong[i]["avg_loss"])} for i, v in right.items() if i in wrong
+        }
         aggregated = {i: {"score": self._aggregated(v["score"])} for i, v in by_index.items()}
         value = mean_of(name, aggregated, "score")
         value.by_index = by_index

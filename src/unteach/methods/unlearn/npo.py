@@ -9,7 +9,9 @@ from unteach.models.forward import Answers
 from unteach.registry import method
 
 
-@method("NPO", paper="arXiv:2404.05868", cost="1 forget + 1 retain forward", reference="answer log-probs, computed once")
+@method(
+    "NPO", paper="arXiv:2404.05868", cost="1 forget + 1 retain forward", reference="answer log-probs, computed once"
+)
 @dataclass
 class NPO(Unlearn):
     """L_forget = -(2/beta) log sigmoid(-beta (s - s_ref)) per sequence, s the sum of the answer's log-probs.

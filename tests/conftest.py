@@ -1,0 +1,62 @@
+"""Fixtures that every test may use: the reference values beside the repository, and tiny models made in the process."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unteach.compose import environment
+
+environment()
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference values; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the reference values are not here ({SHARED})")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def kit(shared: Path) -> Path:
+    return shared / "parity" / "kit"
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised Llama of 2 layers with a tokenizer of the authors world, saved as a model folder."""
+    import torch
+    import transformers
+
+    from unteach.data import authors
+    from unteach.models.handlers import learn_tokenizer
+
+    tokenizer = learn_tokenizer([f"{r['question']} {r['answer']}" for r in authors.rows("full")], 400)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("tiny")
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Any:
+    """The same, loaded."""
+    from unteach.models.loading import load
+    from unteach.schema import ModelConfig
+
+    return load(ModelConfig({"pretrained_model_name_or_path": str(tiny_folder)}), training=False)
