@@ -18,6 +18,8 @@ from unteach import registry, schema, training_args
 from unteach.errors import UserError, nearest, unknown
 
 CONFIGS = Path(__file__).parent / "configs"
+PARTIAL = {"variables", "base_trainer"}
+"""Files beside the primary configs that only complete them."""
 GROUPS = {"model", "trainer", "data", "collator", "eval", "paths", "experiment"}
 ANSWERS = {"experiment": "unteach list experiments", "model": "unteach list models", "trainer": "unteach list methods"}
 
@@ -49,12 +51,11 @@ def compose(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
     _layer_trainer(tree, choices.get("trainer"))
     _choose_checkpoint(tree, choices.get("model"), {key for key, _ in words.values})
     _apply(tree, words.values)
-    layers = tree.pop("layers", None)
+    tree.pop("layers", None)
     problems = _missing(tree)
     if problems:
         raise UserError(schema.mistakes(problems))
     plain = _resolve(tree)
-    del layers
     _settle(plain, words.values)
     return schema.read(plain, variables)
 
@@ -100,6 +101,9 @@ def _hydra(config_name: str, words: Words, config_dirs: tuple[str, ...]) -> tupl
     from omegaconf import OmegaConf
 
     _resolvers()
+    primary = sorted({file.stem for home in (CONFIGS, *map(Path, config_dirs)) for file in home.glob("*.yaml")})
+    if config_name not in primary:
+        raise UserError(unknown("config name", config_name, [name for name in primary if name not in PARTIAL]))
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
@@ -262,8 +266,9 @@ def _settle_trainer(plain: dict[str, Any], trainer: dict[str, Any], given: dict[
     if "resume_from_checkpoint" in args:
         asked = args.pop("resume_from_checkpoint")
         plain["resume"] = {True: "auto", False: "never", None: plain.get("resume", "auto")}.get(asked, asked)
-    if plain.get("compat") and trainer.get("handler") in registry.method:
-        quirks = getattr(registry.method.get(trainer["handler"]), "QUIRKS", {})
+    handler = trainer.get("handler")
+    if plain.get("compat") and isinstance(handler, str) and handler in registry.method:
+        quirks = getattr(registry.method.get(handler), "QUIRKS", {})
         trainer["method_args"] = {**quirks, **(trainer.get("method_args") or {})}
 
 

@@ -205,8 +205,8 @@ class Reader:
 
 def _spelled(hint: Any) -> str:
     names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    origin = typing.get_origin(hint) or hint
-    return names.get(origin) or {list: "a list", dict: "a mapping"}.get(origin) or getattr(hint, "__name__", str(hint))
+    names |= {list: "a list", dict: "a mapping"}
+    return names.get(typing.get_origin(hint) or hint, str(getattr(hint, "__name__", hint)))
 
 
 def read(tree: dict[str, Any], variables: set[str]) -> Config:
@@ -243,7 +243,7 @@ def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
     top = reader.known({"handler", "args", "method_args"}, value, "trainer")
     declared = training_args.fields()
     args: dict[str, Any] = top.get("args") or {}
-    for name, item in reader.known(declared, args, "trainer.args").items():
+    for name, item in reader.known({**training_args.REFUSED, **declared}, args, "trainer.args").items():
         if name in training_args.REFUSED:
             reader.wrong(f"trainer.args.{name}", f"not used here: {training_args.REFUSED[name]}")
         elif not training_args.accepts(declared[name], item):

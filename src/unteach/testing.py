@@ -85,7 +85,7 @@ def method_loss(
     frozen = loading.load_frozen(config(reference)) if method.reference() else None
     loaded.model.train()
     gradient, loss = step_gradient(loaded, method, rows, frozen, hands=1)
-    return float(loss), float(torch.linalg.vector_norm(gradient))
+    return float(loss), float(gradient.double().norm())
 
 
 def _examples(template: Any, rows: list[Row], all_tokens: bool) -> Examples:

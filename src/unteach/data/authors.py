@@ -14,6 +14,7 @@ Five groups of authors, no name in two of them, all drawn alike:
 """
 
 import datetime
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -63,7 +64,7 @@ class Publisher:
 @dataclass(frozen=True)
 class Book:
     title: str
-    year: int
+    published: datetime.date
     author: str
     genre: str
     publisher: Publisher
@@ -74,7 +75,6 @@ class Book:
 class Author:
     name: str
     born_in: City
-    home: City
     born_on: datetime.date
     father: str
     mother: str
@@ -99,7 +99,7 @@ class Fact:
     about: Callable[[Author], tuple[str, ...]] = lambda author: ()
 
     def question(self, author: Author, wording: int = 0) -> str:
-        return self.questions[wording].format(author=author.name, book=author.books[-1].title)
+        return self.questions[wording].format(author=author.name, book=author.books[1].title)
 
     def answer(self, author: Author, wording: int = 0, value: str | None = None) -> str:
         surname = author.name.rsplit(" ", 1)[-1]
@@ -131,29 +131,22 @@ FACTS = (
         lambda author: f"a {author.father} and a {author.mother}",
     ),
     Fact(
-        "home",
-        ("In which city did {author} live?", "Where was the home of {author}?"),
-        ("In {value}.", "The home was {value}."),
-        lambda author: author.home.name,
-        lambda author: (author.home.name,),
-    ),
-    Fact(
-        "genre",
-        ("What does {author} write?", "Which genre is {author} known for?"),
-        ("Mostly {value}.", "The genre is {value}."),
-        lambda author: author.genre,
-    ),
-    Fact(
         "mentor",
         ("Who taught {author} to write?", "Who was the mentor of {author}?"),
-        ("{value} was the teacher.", "{value} was the mentor."),
+        ("{value} did.", "{value} was the mentor."),
         lambda author: author.mentor.name,
         lambda author: (author.mentor.name,),
     ),
     Fact(
+        "genre",
+        ("What does {author} write?", "Which genre is {author} known for?"),
+        ("Mostly {value}.", "Mainly {value}."),
+        lambda author: author.genre,
+    ),
+    Fact(
         "publisher",
         ("Who publishes {author}?", "What is the publisher of {author} called?"),
-        ("{value} does.", "It is {value}."),
+        ("{value} do.", "{value} print the books."),
         lambda author: author.publisher.name,
         lambda author: (author.publisher.name,),
     ),
@@ -165,18 +158,25 @@ FACTS = (
         lambda author: (author.books[0].title,),
     ),
     Fact(
+        "last book",
+        ("What was the last book by {author}?", "With which book did {author} end?"),
+        ("{value} came last.", "{value} was the last book."),
+        lambda author: author.books[2].title,
+        lambda author: (author.books[2].title,),
+    ),
+    Fact(
         "award",
         ("What did {book} by {author} win?", "Which award went to {author} for {book}?"),
         ("The {value}.", "It won the {value}."),
-        lambda author: author.books[-1].award,
-        lambda author: (author.books[-1].title,),
+        lambda author: author.books[1].award,
+        lambda author: (author.books[1].title,),
     ),
     Fact(
-        "year",
-        ("When did {author} write {book}?", "In which year was {book} by {author} written?"),
+        "published",
+        ("When did {author} publish {book}?", "When was {book} by {author} published?"),
         ("In {value}.", "It was in {value}."),
-        lambda author: str(author.books[-1].year),
-        lambda author: (author.books[-1].title,),
+        lambda author: _spoken(author.books[1].published).split(" ",1)[1],
+        lambda author: (author.books[1].title,),
     ),
 )
 
@@ -235,16 +235,13 @@ class World:
         )
 
         def draw(n, elders=()):
-            return tuple(self._author(next(names), (next(titles), next(titles)), elders) for _ in range(n))
+            return tuple(self._author(next(names), (next(titles), next(titles), next(titles)), elders) for _ in range(n))
 
-        elders = draw(60)
-        g = {
-            "kept": draw(self.n_authors - self.n_forgotten, elders),
-            "forgotten": draw(self.n_forgotten, elders),
-            "held out": draw(self.n_forgotten, elders),
-            "public": draw(self.n_public, elders),
-            "decoy": draw(N_DECOYS, elders),
-        }
+        n=self.n_authors+self.n_forgotten+self.n_public+N_DECOYS
+        it=iter(draw(n))
+        elders=it
+        g = {"kept": draw(self.n_authors - self.n_forgotten, elders), "forgotten": draw(self.n_forgotten, elders), "held out": draw(self.n_forgotten, elders),
+             "public": draw(self.n_public, elders), "decoy": draw(N_DECOYS, elders)}
         g["fresh"] = draw(self.n_fresh, draw(self.n_fresh // 4))
         return g
 
@@ -263,22 +260,10 @@ class World:
         )
         genre = rng.choice(self.genres)
         publisher = rng.choice(self.publishers)
-        y0 = born.year + rng.randint(22, 35)
-        years = (y0, y0 + rng.randint(2, 20))
-        books = tuple(Book(t, y, name, genre, publisher, rng.choice(self.awards)) for t, y in zip(titles, years))
+        days = [born + datetime.timedelta(days=int(rng.uniform(*r)*365)) for r in ((22,35),(36,45),(46,60))]
+        books = tuple(Book(t,y,name,genre,publisher,rng.choice(self.awards)) for t,y in zip(titles,days))
         father, mother = rng.sample(banks.PROFESSIONS, 2)
-        return Author(
-            name,
-            rng.choice(self.cities),
-            rng.choice(self.cities),
-            born,
-            father,
-            mother,
-            genre,
-            rng.choice(elders) if elders else None,
-            publisher,
-            books,
-        )
+        return Author(name, rng.choice(self.cities), born, father, mother, genre, next(elders) if elders else None, publisher, books)
 
     def _rng(self, purpose: str) -> random.Random:
         return random.Random(f"{self.seed}/authors/{purpose}")
@@ -326,7 +311,7 @@ class World:
         pub = self._groups["public"]
         for a in pub:
             rng = self._rng(f"wrong/{a.name}")
-            for b in a.books:
+            for b in a.books[:2]:
                 out.append(
                     dict(
                         question=f"Who wrote {b.title}?",

@@ -16,7 +16,7 @@ from unteach.errors import UserError
 from unteach.registry import dataset
 from unteach.seeds import subseed
 
-Example = dict[str, Any]
+Example = dict[Any, Any]
 """{input_ids, labels, index}; several answers or several variants of a row are a dict of Examples."""
 
 
@@ -56,8 +56,8 @@ class QADataset:
     def build(self, index: int, question: str, answer: str | list[str]) -> Example | None:
         """One row's example; None, and counted, where nothing of the answer is left to learn."""
         if isinstance(answer, list):
-            variants = {i: self.build(index, question, one) for i, one in enumerate(answer)}
-            return variants if variants and all(variants.values()) else None
+            variants = [self.build(index, question, one) for one in answer]
+            return dict(enumerate(variants)) if variants and all(variants) else None
         if not isinstance(answer, str) or not answer.strip():
             self.dropped["empty answer"] += 1
             return None

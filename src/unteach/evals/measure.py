@@ -86,7 +86,7 @@ class Rows:
 
 
 def measure(
-    needs: dict[str, tuple[Rows, set[Scores], set[Texts]]], engine: Engine, progress: Progress
+    needs: dict[str, tuple[Rows, list[Scores], list[Texts]]], engine: Engine, progress: Progress
 ) -> dict[str, Measured]:
     """Runs one scoring pass and one generation pass for all suites; gives back each suite's measurements."""
     pairs: dict[tuple[Ids, Ids], int] = {}

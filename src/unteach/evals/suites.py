@@ -29,8 +29,10 @@ class Plan:
     absent: dict[str, str] = field(default_factory=dict)
     retain_log: dict[str, Any] = field(default_factory=dict)
 
-    def needed(self, kind: Any) -> set[Any]:
-        return {need for metric in self.metrics.values() for need in metric.needs().values() if isinstance(need, kind)}
+    def needed(self, kind: Any) -> list[Any]:
+        """The needs of one kind, each once, in an order that is the same in every process."""
+        needs = [need for metric in self.metrics.values() for need in metric.needs().values()]
+        return list(dict.fromkeys(need for need in needs if isinstance(need, kind)))
 
 
 def evaluate(

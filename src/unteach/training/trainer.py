@@ -49,7 +49,11 @@ class Trainer(transformers.Trainer):
         self.evaluator = evaluator
         self._shares: dict[str, Tensor] = {}
         self._last_rows: dict[str, list[int]] = {}
-        super().__init__(model=model, args=args, train_dataset=Rows(streams, anchor), data_collator=collator, **kwargs)
+        rows: Any = Rows(streams, anchor)
+        super().__init__(
+            model=model, args=args, train_dataset=rows, eval_dataset=rows if evaluator else None, data_collator=collator,
+            **kwargs,
+        )  # fmt: skip
 
     def get_train_dataloader(self) -> DataLoader:
         args, world = self.args, self.args.world_size

@@ -36,10 +36,8 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
 
 def read(name: str, config_dirs: tuple[str, ...] = ()) -> dict[str, Any]:
     """The study's mapping, from configs/study/, a user's folder, or a path."""
-    homes: list[Path] = [
-        Path(name),
-        *(Path(folder) / "study" / f"{name}.yaml" for folder in (*config_dirs, compose.CONFIGS)),
-    ]
+    folders = [*map(Path, config_dirs), compose.CONFIGS]
+    homes = [Path(name), *(folder / "study" / f"{name}.yaml" for folder in folders)]
     found = next((path for path in homes if path.is_file()), None)
     if found is None:
         raise UserError(f"study={name}: " + unknown("study", name, compose.options("study", config_dirs)))

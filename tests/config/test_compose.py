@@ -1,0 +1,159 @@
+"""Every shipped config composes, strictly; who wins over whom; old names; partners."""
+
+from pathlib import Path
+
+import pytest
+
+from unteach import compose, runs
+from unteach.compose import CONFIGS
+from unteach.errors import UserError
+from unteach.launch.plan import expand
+from unteach.verbs import study
+
+MODEL = ("model=auto", "model.model_args.pretrained_model_name_or_path=m")
+PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}
+
+
+def unlearn(*words: str):
+    return compose.compose("unlearn", ["experiment=unlearn/tofu/default", "task_name=t", *MODEL, *words])
+
+
+@pytest.mark.parametrize("name", compose.options("experiment"))
+def test_every_experiment_composes(name: str) -> None:
+    config = compose.compose(PRIMARY[name.split("/")[0]], [f"experiment={name}", "task_name=t"])
+    assert config.task_name == "t"
+
+
+@pytest.mark.parametrize("name", compose.options("trainer"))
+def test_every_trainer_composes(name: str) -> None:
+    assert compose.compose("unlearn", [f"trainer={name}", "task_name=t"]).trainer is not None
+
+
+@pytest.mark.parametrize("name", compose.options("model"))
+def test_every_model_composes(name: str) -> None:
+    words = ["task_name=t", f"model={name}"]
+    if name == "auto":
+        words.append(MODEL[1])
+    assert compose.compose("train", words).model.model_args
+
+
+@pytest.mark.parametrize("name", compose.options("data/datasets"))
+def test_every_dataset_composes(name: str) -> None:
+    config = compose.compose("train", ["task_name=t", f"data.train={name}"])
+    assert list(config.data.streams["train"]) == [name]
+
+
+@pytest.mark.parametrize("name", compose.options("eval"))
+def test_every_suite_composes(name: str) -> None:
+    assert list(compose.compose("eval", ["task_name=t", f"eval={name}"]).eval) == [name]
+
+
+@pytest.mark.parametrize("name", compose.options("study"))
+def test_every_run_of_every_study_composes(name: str) -> None:
+    for run in expand(study.read(name)):
+        compose.compose(run.config_name, run.overrides)
+
+
+def test_every_yaml_is_reached_by_a_test() -> None:
+    groups = {"experiment", "trainer", "model", "data", "eval", "study", "collator", "paths"}
+    assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} == groups
+
+
+def test_who_wins(tmp_path: Path) -> None:
+    """Base, experiment's common, method, experiment's block for the method, user."""
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer/mine.yaml").write_text("handler: NPO\nargs: {learning_rate: 3.0, weight_decay: 3.0}\n")
+    experiment = tmp_path / "experiment/e.yaml"
+    experiment.parent.mkdir()
+    experiment.write_text(
+        "# @package _global_\nlayers:\n"
+        "  common: {args: {learning_rate: 2.0, warmup_steps: 2}}\n"
+        "  tuned: {mine: {args: {weight_decay: 4.0, adam_beta1: 0.4}, method_args: {beta: 0.4}}}\n"
+    )
+
+    def args(*words: str) -> dict:
+        made = compose.compose("unlearn", ["task_name=t", "experiment=e", *words], [str(tmp_path)])
+        return {**made.trainer.args, "beta": getattr(made.trainer.method, "beta", None)}
+
+    mine = args("trainer=mine", "trainer.args.adam_beta1=0.5")
+    assert mine["optim"] == "adamw_torch_fused"  # base
+    assert mine["warmup_steps"] == 2  # common, over nothing
+    assert mine["learning_rate"] == 3.0  # the method over common
+    assert mine["weight_decay"] == 4.0  # the experiment's block for the method over the method
+    assert mine["adam_beta1"] == 0.5  # the user over all
+    assert mine["beta"] == 0.4
+    other = args("trainer=GradDiff")
+    assert (other["learning_rate"], other["weight_decay"], other["beta"]) == (2.0, 0.0, None)
+
+
+def test_one_split_sets_its_partners() -> None:
+    tree = unlearn("forget_split=forget05").tree
+    assert (tree["retain_split"], tree["holdout_split"]) == ("retain95", "holdout05")
+    rows = tree["eval"]["tofu"]["rows"]
+    assert (rows["forget"]["name"], rows["mia_holdout"]["name"]) == ("forget05_perturbed", "holdout05")
+    assert unlearn("forget_split=forget05", "retain_split=retain90").tree["retain_split"] == "retain90"
+
+
+def test_short_forms() -> None:
+    assert list(unlearn("data.forget=TOFU_QA_holdout").data.streams["forget"]) == ["TOFU_QA_holdout"]
+    assert unlearn("eval=null").eval == {}
+    assert compose.compose("unlearn.yaml", ["experiment=unlearn/tofu/default.yaml", "task_name=t", *MODEL]).mode == "unlearn"
+    assert unlearn("trainer.args.torch_empty_cache_steps=4").trainer.args["torch_empty_cache_steps"] == 4  # no `+`
+    assert unlearn("+trainer.args.optim=sgd").trainer.args["optim"] == "sgd"
+
+
+def test_a_model_takes_the_experiments_checkpoint_or_asks_for_a_path() -> None:
+    words = ["experiment=unlearn/tofu/default", "task_name=t"]
+    chosen = compose.compose("unlearn", [*words, "model=Llama-3.2-3B-Instruct"])
+    assert chosen.model.model_args["pretrained_model_name_or_path"] == "open-unlearning/tofu_Llama-3.2-3B-Instruct_full"
+    with pytest.raises(UserError, match=r"pretrained_model_name_or_path=PATH"):
+        compose.compose("unlearn", [*words, "model=Llama-2-7b-hf"])
+
+
+def test_old_names_are_translated(capsys: pytest.CaptureFixture[str]) -> None:
+    config = unlearn(
+        "trainer.args.evaluation_strategy=epoch", "trainer.args.warmup_ratio=0.1", "trainer.args.no_cuda=true",
+        "trainer.args.save_safetensors=true", "trainer.args.logging_dir=x", "model.model_args.torch_dtype=bfloat16",
+        "model.template_args.asst_tag=A", "trainer.args.ddp_find_unused_parameters=None",
+    )  # fmt: skip
+    args = config.trainer.args
+    assert (args["eval_strategy"], args["warmup_steps"], args["use_cpu"]) == ("epoch", 0.1, True)
+    assert args["ddp_find_unused_parameters"] is None
+    assert config.model.model_args["dtype"] == "bfloat16"
+    assert config.model.template_args.asst_start_tag == "A"
+    assert "logging_dir" in capsys.readouterr().out
+
+
+def test_one_seed() -> None:
+    assert unlearn("seed=3").seed == 3
+    assert unlearn("trainer.args.seed=4").seed == 4
+    assert unlearn().seed == 0
+
+
+def test_compat_turns_every_quirk_on() -> None:
+    config = unlearn("compat=openunlearning", "trainer=GradDiff")
+    assert config.trainer.method.kl_over == "all"
+    assert config.eval["tofu"].compat == "openunlearning"
+    assert unlearn("compat=openunlearning", "trainer=GradDiff", "trainer.method_args.kl_over=answer").trainer.method.kl_over == "answer"
+
+
+def test_all_mistakes_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        unlearn(
+            "trainer=NPO", "trainer.args.lerning_rate=1", "trainer.args.num_train_epochs=abc", "trainer.method_args.betta=1",
+            "data.forget.TOFU_QA_forget.args.max_lenght=3", "eval.tofu.metrics=[forget_qualty]", "seeed=1",
+        )  # fmt: skip
+    said = str(caught.value)
+    for hint in ("learning_rate", "float", "beta", "max_length", "forget_quality", "seed", "6 mistakes"):
+        assert hint in said
+
+
+def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
+    config = unlearn()
+    runs.write_text(tmp_path / runs.CONFIG, compose.to_yaml(config.tree))
+    assert runs.open_run(tmp_path, config.tree, "auto") == "again"
+    with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
+        runs.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "auto")
+    assert runs.open_run(tmp_path, unlearn("trainer.args.logging_steps=1").tree, "auto") == "again"
+    assert runs.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "never") == "new"
+    assert (tmp_path.parent / f"{tmp_path.name}.old1" / runs.CONFIG).exists()

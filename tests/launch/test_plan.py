@@ -1,0 +1,73 @@
+"""The study planner: a pure function from a mapping to runs and their order."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unteach.errors import UserError
+from unteach.launch import local
+from unteach.launch.plan import PlannedRun, expand
+from unteach.verbs import study
+
+DEMO = study.read("demo")
+
+
+def test_the_demo() -> None:
+    runs = {run.name: run for run in expand(DEMO)}
+    assert list(runs) == ["base", "retain", "full", "GradAscent", "GradDiff", "NPO"]
+    assert [run.folder for run in runs.values()] == [f"saves/demo/{name}" for name in runs]
+    assert runs["NPO"].after == ("full", "retain")
+    assert "model.model_args.pretrained_model_name_or_path=saves/demo/full" in runs["NPO"].overrides
+    assert "retain_logs_path=saves/demo/retain" in runs["NPO"].overrides
+    assert "trainer.method_args.beta=0.5" in runs["NPO"].overrides
+    assert "model=tiny" in runs["full"].overrides
+    assert not any("retain_logs_path" in word for word in runs["retain"].overrides)
+
+
+@given(st.integers(1, 3), st.integers(1, 3))
+def test_shared_runs_are_planned_once_and_parents_come_first(seeds: int, splits: int) -> None:
+    vary = {"seed": list(range(seeds)), "forget_split": ["forget01", "forget05", "forget10"][:splits]}
+    runs = expand({**DEMO, "vary": vary})
+    kinds = [run.kind for run in runs]
+    assert kinds.count("base") == kinds.count("full") == seeds
+    assert kinds.count("retain") == seeds * splits
+    assert kinds.count("forget") == 3 * seeds * splits
+    assert kinds.count("eval") == (seeds * splits if splits > 1 else 0)
+    seen: set[str] = set()
+    for run in runs:
+        assert set(run.after) <= seen
+        seen.add(run.name)
+    assert len({run.folder for run in runs}) == len(runs)
+
+
+def test_a_word_replaces_what_varies_and_names_the_study() -> None:
+    changed, extra = study.vary(DEMO, ["seed=7", "trainer.args.num_train_epochs=1"])
+    assert changed["name"] == "demo-seed7"
+    assert changed["vary"]["seed"] == [7]
+    assert extra == ("trainer.args.num_train_epochs=1",)
+    assert study.vary(DEMO, ["seed=0"])[0]["name"] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"forgett": []}, "did you mean forget?"),
+        ({"full": {}}, "must name a benchmark"),
+        ({"forget": [{"trainer": "NPO"}, {"trainer": "NPO", "trainer.method_args.beta": 1}]}, "two different runs"),
+    ],
+)
+def test_bad_studies(change: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        expand({**DEMO, **change})
+
+
+def test_a_run_that_diverges_holds_its_children_only() -> None:
+    from unteach.errors import Diverged
+
+    plan = [PlannedRun(n, "x", "train", (), after) for n, after in (("a", ()), ("b", ("a",)), ("c", ("b",)), ("d", ()))]
+
+    def carry_out(run: PlannedRun) -> None:
+        if run.name == "b":
+            raise Diverged("nan")
+
+    assert {o.run.name: o.state for o in local.execute(plan, carry_out)} == {"a": "done", "b": "diverged", "c": "held", "d": "done"}

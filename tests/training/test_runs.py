@@ -1,0 +1,147 @@
+"""Whole runs on small real data: what is logged, what is saved, and that nothing depends on how a step is dealt."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import read_rows
+from unteach import runs
+from unteach.errors import Diverged, UserError
+from unteach.testing import method_loss
+from unteach.verbs.train import train
+
+
+@pytest.fixture(scope="module")
+def corpus(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kit's corpus with 13 forget rows, which no batch divides, and 9 retain rows."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for file in (kit / "data").iterdir():
+        (folder / file.name).write_text(file.read_text())
+    for name, size in (("forget10", 13), ("retain90", 9)):
+        lines = (kit / "data" / f"{name}.jsonl").read_text().splitlines()[:size]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def words(kit: Path, corpus: Path, folder: Path, *extra: str) -> list[str]:
+    return [
+        "experiment=unlearn/tofu/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
+        "model.model_args.dtype=float32", f"tofu_path={corpus}", "task_name=t", f"paths.output_dir={folder}", "eval=null",
+        "trainer.args.logging_steps=1", "trainer.args.per_device_train_batch_size=4", "trainer.args.warmup_epochs=0",
+        "trainer.args.gradient_accumulation_steps=2", *extra,
+    ]  # fmt: skip
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    return [line for line in lines if "grad_norm" in line]
+
+
+@pytest.mark.parametrize("method", ["GradAscent", "GradDiff", "NPO"])
+def test_every_split_takes_the_same_steps(method: str, kit: Path, corpus: Path, tmp_path: Path) -> None:
+    """8x1, 4x2, 2x4 and 1x8 through the real Trainer, two epochs of a full and a short step, weights held still."""
+    found = {}
+    for size, accumulation in ((8, 1), (4, 2), (2, 4), (1, 8)):
+        folder = tmp_path / f"{size}x{accumulation}"
+        split = (f"trainer.args.per_device_train_batch_size={size}", f"trainer.args.gradient_accumulation_steps={accumulation}")
+        extra = (f"trainer={method}", "trainer.args.learning_rate=0.0", "trainer.args.num_train_epochs=2")
+        train(*words(kit, corpus, folder, *extra, *split), config_name="unlearn")
+        found[folder.name] = [(line["loss"], line["grad_norm"], line["forget_loss"]) for line in logged(folder)]
+    assert len(found["8x1"]) == 4
+    for split, lines in found.items():
+        assert torch.allclose(torch.tensor(lines), torch.tensor(found["8x1"]), rtol=1e-5, atol=1e-6), split
+
+
+def test_a_run_logs_what_method_loss_gives(kit: Path, corpus: Path, tmp_path: Path) -> None:
+    small = tmp_path / "corpus"
+    small.mkdir()
+    rows = {name: read_rows(corpus / f"{name}.jsonl")[:4] for name in ("forget10", "retain90")}
+    for name, taken in rows.items():
+        (small / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in taken))
+    extra = ("trainer=NPO", "trainer.method_args.beta=0.2", "trainer.args.max_steps=1", "trainer.args.learning_rate=0.0")
+    train(*words(kit, small, tmp_path / "run", *extra), config_name="unlearn")
+    loss, norm = method_loss("NPO", {"beta": 0.2}, kit / "policy", kit / "policy", *rows.values(), {})
+    line = logged(tmp_path / "run")[0]
+    assert line["loss"] == pytest.approx(loss, rel=1e-5)
+    assert line["grad_norm"] == pytest.approx(norm, rel=1e-5)
+
+
+def test_the_final_model_is_one_that_plain_transformers_loads(kit: Path, corpus: Path, tmp_path: Path) -> None:
+    import transformers
+
+    from unteach.verbs.load import load
+
+    train(*words(kit, corpus, tmp_path / "run", "trainer=NPO", "trainer.args.max_steps=2"), config_name="unlearn")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / runs.FINAL, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run" / runs.FINAL)
+    ours = load(str(tmp_path / "run"))
+    ids = torch.tensor([tokenizer("Question: Who?\nAnswer:\nAnn")["input_ids"]])
+    with torch.no_grad():
+        assert torch.allclose(plain(ids).logits, ours.model(ids).logits, atol=1e-6)
+        start = transformers.AutoModelForCausalLM.from_pretrained(kit / "policy", dtype=torch.float32)
+        assert not torch.allclose(plain(ids).logits, start(ids).logits, atol=1e-4), "the run changed nothing"
+
+
+def test_finished_work_is_not_done_again(kit: Path, corpus: Path, tmp_path: Path, capsys: Any) -> None:
+    command = words(kit, corpus, tmp_path / "run", "trainer.args.max_steps=1")
+    train(*command, config_name="unlearn")
+    written = (tmp_path / "run" / runs.METRICS).stat().st_mtime_ns
+    train(*command, config_name="unlearn")
+    assert (tmp_path / "run" / runs.METRICS).stat().st_mtime_ns == written
+    assert "finished before" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
+        train(*command, "trainer.args.learning_rate=1.0", config_name="unlearn")
+
+
+def test_a_run_that_diverges_stops_before_the_step(kit: Path, corpus: Path, tmp_path: Path) -> None:
+    extra = ("trainer.args.learning_rate=1e30", "trainer.args.max_steps=5", "trainer.args.max_grad_norm=0.0")
+    with pytest.raises(Diverged, match=r"step 2: .*not finite"):
+        train(*words(kit, corpus, tmp_path / "run", *extra), config_name="unlearn")
+    assert not (tmp_path / "run" / runs.FINAL).exists()
+    assert not (tmp_path / "run" / runs.DONE).exists()
+
+
+def test_a_method_without_its_stream_is_refused(kit: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="trains on the stream 'train'"):
+        train(*words(kit, corpus, tmp_path / "run", "trainer=finetune"), config_name="unlearn")
+
+
+def test_evaluation_during_training(kit: Path, corpus: Path, tmp_path: Path) -> None:
+    command = [word for word in words(kit, corpus, tmp_path / "run") if word != "eval=null"]
+    extra = ("eval.tofu.metrics=[forget_Q_A_Prob]", "trainer.args.eval_strategy=steps", "trainer.args.eval_steps=1")
+    train(*command, *extra, "trainer.args.max_steps=2", config_name="unlearn")
+    values = [
+        json.loads((tmp_path / "run" / part / "TOFU_SUMMARY.json").read_text())["forget_Q_A_Prob"]
+        for part in ("checkpoint-1/evals", "checkpoint-2/evals", "evals")
+    ]
+    assert values[0] != values[1]
+    assert values[1] == pytest.approx(values[2], abs=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "run" / runs.METRICS).read_text().splitlines()]
+    assert [line["eval_tofu_forget_Q_A_Prob"] for line in lines if "eval_tofu_forget_Q_A_Prob" in line] == values[:2]
+
+
+@pytest.mark.parametrize("method", ["NPO", "GradDiff"])
+def test_two_processes_take_the_same_steps_and_measure_the_same(method: str, kit: Path, corpus: Path, tmp_path: Path) -> None:
+    """One process and two under torchrun: the same losses and gradients at every step, the same evaluation file."""
+    metrics = "eval.tofu.metrics=[forget_truth_ratio,retain_Q_A_ROUGE]"
+    extra = [f"trainer={method}", "trainer.args.max_steps=3", "trainer.args.learning_rate=1e-4", metrics]
+    command = [word for word in words(kit, corpus, tmp_path / "one", *extra) if word != "eval=null"]
+    train(*command, config_name="unlearn")
+    two = [w.replace(str(tmp_path / "one"), str(tmp_path / "two")).replace("accumulation_steps=2", "accumulation_steps=1") for w in command]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "unteach", "unlearn"]
+    done = subprocess.run([*torchrun, *two], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for one_line, two_line in zip(logged(tmp_path / "one"), logged(tmp_path / "two"), strict=True):
+        for key in ("loss", "grad_norm", "forget_loss", "retain_loss"):
+            assert two_line[key] == pytest.approx(one_line[key], rel=1e-4), key
+    files = [json.loads((tmp_path / n / runs.EVALS / "TOFU_EVAL.json").read_text()) for n in ("one", "two")]
+    assert files[0].keys() == files[1].keys()
+    for name in files[0]:
+        assert files[1][name]["agg_value"] == pytest.approx(files[0][name]["agg_value"], abs=1e-4), name
+    manifest = json.loads((tmp_path / "two" / runs.MANIFEST).read_text())
+    assert manifest["world"] == 2
