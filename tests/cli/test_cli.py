@@ -20,7 +20,15 @@ MISTAKES = {
     "experiment": (("train", "experiment=finetune/tofu/defalt", "task_name=x"), "did you mean finetune/tofu/default?"),
     "method": (("unlearn", "trainer=NPOO", "task_name=x"), "did you mean NPO?"),
     "keys": (
-        ("unlearn", TOFU, *AUTO, "trainer=NPO", "trainer.args.lerning_rate=1", "trainer.method_args.betta=1", "task_name=x"),
+        (
+            "unlearn",
+            TOFU,
+            *AUTO,
+            "trainer=NPO",
+            "trainer.args.lerning_rate=1",
+            "trainer.method_args.betta=1",
+            "task_name=x",
+        ),
         "2 mistakes",
     ),
     "type": (("unlearn", TOFU, *AUTO, "trainer.args.num_train_epochs=abc", "task_name=x"), "must be float, got 'abc'"),

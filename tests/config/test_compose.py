@@ -97,7 +97,10 @@ def test_one_split_sets_its_partners() -> None:
 def test_short_forms() -> None:
     assert list(unlearn("data.forget=TOFU_QA_holdout").data.streams["forget"]) == ["TOFU_QA_holdout"]
     assert unlearn("eval=null").eval == {}
-    assert compose.compose("unlearn.yaml", ["experiment=unlearn/tofu/default.yaml", "task_name=t", *MODEL]).mode == "unlearn"
+    assert (
+        compose.compose("unlearn.yaml", ["experiment=unlearn/tofu/default.yaml", "task_name=t", *MODEL]).mode
+        == "unlearn"
+    )
     assert unlearn("trainer.args.torch_empty_cache_steps=4").trainer.args["torch_empty_cache_steps"] == 4  # no `+`
     assert unlearn("+trainer.args.optim=sgd").trainer.args["optim"] == "sgd"
 
@@ -134,7 +137,12 @@ def test_compat_turns_every_quirk_on() -> None:
     config = unlearn("compat=openunlearning", "trainer=GradDiff")
     assert config.trainer.method.kl_over == "all"
     assert config.eval["tofu"].compat == "openunlearning"
-    assert unlearn("compat=openunlearning", "trainer=GradDiff", "trainer.method_args.kl_over=answer").trainer.method.kl_over == "answer"
+    assert (
+        unlearn(
+            "compat=openunlearning", "trainer=GradDiff", "trainer.method_args.kl_over=answer"
+        ).trainer.method.kl_over
+        == "answer"
+    )
 
 
 def test_all_mistakes_at_once() -> None:

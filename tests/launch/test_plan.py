@@ -70,4 +70,9 @@ def test_a_run_that_diverges_holds_its_children_only() -> None:
         if run.name == "b":
             raise Diverged("nan")
 
-    assert {o.run.name: o.state for o in local.execute(plan, carry_out)} == {"a": "done", "b": "diverged", "c": "held", "d": "done"}
+    assert {o.run.name: o.state for o in local.execute(plan, carry_out)} == {
+        "a": "done",
+        "b": "diverged",
+        "c": "held",
+        "d": "done",
+    }

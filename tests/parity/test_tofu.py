@@ -95,7 +95,11 @@ def utility(log: dict[str, Any]) -> float:
     """Model utility from a log of the TOFU paper's repository, through our own truth ratio and harmonic mean."""
     ratio = TruthRatio("", "", "true_better")
     values = []
-    for part, options in (("eval_log.json", False), ("eval_real_author_wo_options.json", True), ("eval_real_world_wo_options.json", True)):  # noqa: E501
+    for part, options in (
+        ("eval_log.json", False),
+        ("eval_real_author_wo_options.json", True),
+        ("eval_real_world_wo_options.json", True),
+    ):  # noqa: E501
         rows = log[part]
         right = np.exp(-np.array(list(rows["avg_gt_loss"].values())))
         wrong = np.exp(-np.array(list(rows["average_perturb_loss"].values()))).sum(-1)

@@ -48,7 +48,10 @@ def test_every_split_takes_the_same_steps(method: str, kit: Path, corpus: Path, 
     found = {}
     for size, accumulation in ((8, 1), (4, 2), (2, 4), (1, 8)):
         folder = tmp_path / f"{size}x{accumulation}"
-        split = (f"trainer.args.per_device_train_batch_size={size}", f"trainer.args.gradient_accumulation_steps={accumulation}")
+        split = (
+            f"trainer.args.per_device_train_batch_size={size}",
+            f"trainer.args.gradient_accumulation_steps={accumulation}",
+        )
         extra = (f"trainer={method}", "trainer.args.learning_rate=0.0", "trainer.args.num_train_epochs=2")
         train(*words(kit, corpus, folder, *extra, *split), config_name="unlearn")
         found[folder.name] = [(line["loss"], line["grad_norm"], line["forget_loss"]) for line in logged(folder)]
@@ -63,7 +66,12 @@ def test_a_run_logs_what_method_loss_gives(kit: Path, corpus: Path, tmp_path: Pa
     rows = {name: read_rows(corpus / f"{name}.jsonl")[:4] for name in ("forget10", "retain90")}
     for name, taken in rows.items():
         (small / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in taken))
-    extra = ("trainer=NPO", "trainer.method_args.beta=0.2", "trainer.args.max_steps=1", "trainer.args.learning_rate=0.0")
+    extra = (
+        "trainer=NPO",
+        "trainer.method_args.beta=0.2",
+        "trainer.args.max_steps=1",
+        "trainer.args.learning_rate=0.0",
+    )
     train(*words(kit, small, tmp_path / "run", *extra), config_name="unlearn")
     loss, norm = method_loss("NPO", {"beta": 0.2}, kit / "policy", kit / "policy", *rows.values(), {})
     line = logged(tmp_path / "run")[0]
@@ -126,14 +134,29 @@ def test_evaluation_during_training(kit: Path, corpus: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("method", ["NPO", "GradDiff"])
-def test_two_processes_take_the_same_steps_and_measure_the_same(method: str, kit: Path, corpus: Path, tmp_path: Path) -> None:
+def test_two_processes_take_the_same_steps_and_measure_the_same(
+    method: str, kit: Path, corpus: Path, tmp_path: Path
+) -> None:
     """One process and two under torchrun: the same losses and gradients at every step, the same evaluation file."""
     metrics = "eval.tofu.metrics=[forget_truth_ratio,retain_Q_A_ROUGE]"
     extra = [f"trainer={method}", "trainer.args.max_steps=3", "trainer.args.learning_rate=1e-4", metrics]
     command = [word for word in words(kit, corpus, tmp_path / "one", *extra) if word != "eval=null"]
     train(*command, config_name="unlearn")
-    two = [w.replace(str(tmp_path / "one"), str(tmp_path / "two")).replace("accumulation_steps=2", "accumulation_steps=1") for w in command]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "unteach", "unlearn"]
+    two = [
+        w.replace(str(tmp_path / "one"), str(tmp_path / "two")).replace("accumulation_steps=2", "accumulation_steps=1")
+        for w in command
+    ]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "unteach",
+        "unlearn",
+    ]
     done = subprocess.run([*torchrun, *two], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     for one_line, two_line in zip(logged(tmp_path / "one"), logged(tmp_path / "two"), strict=True):
