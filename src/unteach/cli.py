@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 
-from unteach.errors import EXIT_BUG, Diverged, UserError, unknown
+from unteach.errors import EXIT_BUG, Diverged, Preempted, UserError, unknown
 
 VERBS = {
     "train": "teach a model (or, with --config-name=unlearn, make it forget)",
@@ -31,11 +31,11 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command and exits with its code: 0; 1 a bug; 2 the user's mistake; 3 diverged."""
+    """Runs one command and exits with its code: 0; 1 a bug; 2 the user's mistake; 3 diverged; 75 preempted."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         _command(words)
-    except (UserError, Diverged) as error:
+    except (UserError, Diverged, Preempted) as error:
         print(f"unteach: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output left, as `head` does

@@ -22,6 +22,12 @@ class Diverged(RuntimeError):
     exit_code = EXIT_DIVERGED
 
 
+class Preempted(RuntimeError):
+    """The scheduler asked for the machine; all that was done is on disk, and the same command goes on from there."""
+
+    exit_code = EXIT_PREEMPTED
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The allowed name that `name` was most likely meant to be, or None."""
     by_folded = {option.lower(): option for option in allowed}

@@ -23,9 +23,8 @@ from typing import Any
 
 from unteach.errors import UserError
 
-FINAL, DONE, CONFIG, MANIFEST, METRICS, EVALS = (
-    "final_checkpoint", "DONE.json", "config.yaml", "manifest.json", "metrics.jsonl", "evals",
-)  # fmt: skip
+FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", "manifest.json"
+METRICS, EVALS, FINGERPRINTS = "metrics.jsonl", "evals", "fingerprints.json"
 
 
 @contextlib.contextmanager
@@ -97,6 +96,27 @@ def model_folder(path: str) -> str:
     return str(final) if final.is_dir() and not (Path(path) / "config.json").exists() else path
 
 
+def digest(value: Any) -> str:
+    """A short hash of a plain value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a killed process left half-written: temporary names that never took their place."""
+    for leftover in folder.glob(".*.????????"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+def keep_lines(path: Path, last_step: int) -> None:
+    """Drops the lines of a metrics file that are of later steps, or torn."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            if json.loads(line).get("step", 0) <= last_step:
+                kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
 def is_done(folder: Path) -> bool:
     return (folder / DONE).exists()
 
@@ -111,6 +131,23 @@ def fingerprint(path: Path) -> str:
             while block := opened.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def weights_fingerprint(path: Path, memory: Path) -> str:
+    """sha256 of a model folder's weight files, remembered by their size, time and inode in the file `memory`."""
+    files = sorted([*path.glob("*.safetensors"), *path.glob("*.bin"), path / "config.json"])
+    files = [file for file in files if file.exists()]
+    seen = [[str(file.resolve()), (s := file.stat()).st_size, s.st_mtime_ns, s.st_ino] for file in files]
+    name = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+    try:
+        remembered = json.loads(memory.read_text())
+    except (OSError, ValueError):
+        remembered = {}
+    if name not in remembered:
+        digest = hashlib.sha256("".join(fingerprint(file) for file in files).encode()).hexdigest()
+        remembered[name] = digest
+        write_json(memory, remembered)
+    return str(remembered[name])
 
 
 def manifest(seed: int, **facts: Any) -> dict[str, Any]:
@@ -148,8 +185,8 @@ def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
 
     resume=never moves an old folder aside. Raises UserError where the folder belongs to another configuration.
     """
-    if resume not in ("auto", "never"):
-        raise UserError(f"resume={resume}: must be auto or never")
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        raise UserError(f"resume={resume}: must be auto, never, or a checkpoint folder; there is no such folder")
     kept = folder / CONFIG
     if resume == "never" and folder.exists():
         aside = next(p for i in range(1, 10_000) if not (p := folder.with_name(f"{folder.name}.old{i}")).exists())

@@ -21,6 +21,7 @@ GIVEN = {"template", "template_args", "tokenizer", "self"}
 @dataclass
 class Paths:
     output_dir: str
+    cache_dir: str = "saves/.cache"
 
 
 @dataclass

@@ -10,8 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-OWN = {"warmup_epochs": "float | None"}
-"""Fields that unteach adds: warm-up in epochs of the anchor stream, as OpenUnlearning's experiments have it."""
+OWN = {"warmup_epochs": "float | None", "keep_checkpoints": "bool", "early_stopping_patience": "int | None"}
+"""Fields that unteach adds: warm-up in epochs of the anchor stream, as OpenUnlearning's experiments have it; whether
+checkpoints outlive the end of a run; evaluations without a better metric_for_best_model after which it stops."""
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",

@@ -93,6 +93,9 @@ class MicroBatches:
     def __len__(self) -> int:
         return len(self.steps) * self.accumulation
 
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
     def __iter__(self) -> Iterator[list[Slot]]:
         for step in range(len(self.steps)):
             hands = self.steps.deal(self.epoch, step, self.accumulation * self.world)

@@ -8,6 +8,8 @@ import numpy as np
 
 Ids = tuple[int, ...]
 Gather = Callable[[list[Any]], list[Any]]
+Said = Callable[[int], None] | None
+"""Told how many more items are done."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,19 @@ class Score:
         return float(-self.logprob.mean())
 
 
+class Store(Protocol):
+    """Keeps measurements of items by kind, so that none is made twice."""
+
+    def get(self, kind: str, item: Any) -> Any: ...
+
+    def put(self, kind: str, items: Sequence[Any], results: Sequence[Any]) -> None: ...
+
+
 class Engine(Protocol):
     """score() and generate() give one result for each item, in the order of the items."""
 
-    def score(self, pairs: Sequence[tuple[Ids, Ids]], said: Callable[[int], None] | None = None) -> list[Score]: ...
+    def score(self, pairs: Sequence[tuple[Ids, Ids]], said: Said = None) -> list[Score]: ...
 
     def generate(
-        self, prompts: Sequence[Ids], max_new_tokens: int, said: Callable[[int], None] | None = None, **sampling: Any
+        self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, **sampling: Any
     ) -> list[list[int]]: ...

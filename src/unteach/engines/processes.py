@@ -1,9 +1,22 @@
-"""The processes of this run, as torchrun or accelerate started them: rank, world size, and how they gather."""
+"""The processes of this run, as torchrun or accelerate started them, and how they agree to stop.
 
+SIGTERM and SIGUSR2 only set a flag in the process they reach. All processes look at it together, at the end of every
+optimiser step and between the batches of an evaluation, so all of them stop at the same place.
+"""
+
+import signal
 from dataclasses import dataclass
 from typing import Any
 
 from unteach.engines.base import Gather
+from unteach.errors import Preempted
+
+_asked = False
+
+
+def _ask(signum: int, frame: Any) -> None:
+    global _asked
+    _asked = True
 
 
 @dataclass(frozen=True)
@@ -24,13 +37,38 @@ class Processes:
 
             PartialState().wait_for_everyone()
 
+    def asked_to_stop(self) -> bool:
+        """Whether any process was asked to stop; every process gets the same answer, so all must ask."""
+        if self.world == 1:
+            return _asked
+        import torch
+
+        flag = torch.tensor([float(_asked)], device=self.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def pause_point(self) -> None:
+        """Raises Preempted, in every process at once, if any was asked to stop."""
+        if self.asked_to_stop():
+            raise Preempted("asked to stop; run the same command again to go on")
+
+
+ALONE = Processes(0, 1, None, None)
+
 
 def start() -> Processes:
-    """Joins the processes that were launched together; alone, it is a world of one."""
+    """Joins the processes that were launched together (alone, it is a world of one) and listens for signals."""
+    import threading
+
     import torch
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
+    global _asked
+    _asked = False
+    if threading.current_thread() is threading.main_thread():
+        for name in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(name, _ask)
     state = PartialState(cpu=not torch.cuda.is_available())
     gather = gather_object if state.num_processes > 1 else None
     return Processes(state.process_index, state.num_processes, gather, state.device)

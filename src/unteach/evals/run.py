@@ -6,18 +6,23 @@ from typing import Any
 from unteach import runs
 from unteach.engines.hf import HFEngine
 from unteach.evals import suites
+from unteach.evals.cache import Store
 from unteach.schema import SuiteConfig
 
 
 def evaluate_loaded(
-    configs: dict[str, SuiteConfig], loaded: Any, here: Any, folder: Path, tell: bool = True
+    configs: dict[str, SuiteConfig], loaded: Any, here: Any, folder: Path, cache: Path, weights: str, tell: bool = True
 ) -> dict[str, float]:
     """Runs the suites on a Loaded model over the processes `here`; writes their files into `folder`.
 
+    cache, weights: where measurements are kept, and what tells these weights from all others.
     Returns every value under <suite>_<metric>.
     """
     batch_size = min(suite.batch_size for suite in configs.values())
-    engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, here.rank, here.world, here.gather)
+    store = Store(cache, weights, loaded.compute, here.rank)
+    if store.damaged and here.first:
+        print(f"note: {store.damaged} damaged places in {store.folder}; what stood there is measured again")
+    engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, here, store)
     with PassProgress(shown=here.first) as progress, loaded.autocast():
         values = suites.evaluate(configs, engine, loaded.template, progress, folder if here.first else None)
     if here.first and tell:

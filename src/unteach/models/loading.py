@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unteach import registry, runs
@@ -23,6 +24,13 @@ class Loaded:
     tokenizer: Any
     template: Template
     compute: str
+    path: str | None = None
+
+    def identity(self, memory: Path) -> str:
+        """What tells these weights from all others: sha256 of local files, or a hub model's commit."""
+        if self.path and Path(self.path).is_dir():
+            return runs.weights_fingerprint(Path(self.path), memory)
+        return f"{self.path}@{getattr(self.model.config, '_commit_hash', None)}"
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision that passes run in; nothing to do where the weights are in it already."""
@@ -60,7 +68,10 @@ def load(config: ModelConfig, training: bool, texts: Callable[[], list[str]] | N
         args.pop("attn_implementation")
     handler: Any = registry.model.get(config.model_handler)
     model, tokenizer = handler.load({**args, "dtype": getattr(torch, held)}, config.tokenizer_args, texts)
-    return finish(model, tokenizer, _template_args(config), compute)
+    loaded = finish(model, tokenizer, _template_args(config), compute)
+    path = args.get(PATH)
+    loaded.path = runs.model_folder(str(path)) if path else None
+    return loaded
 
 
 def finish(model: Any, tokenizer: Any, template_args: TemplateArgs, compute: str) -> Loaded:

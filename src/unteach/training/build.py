@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import torch
 import transformers
 
-from unteach import registry, runs, schema
+from unteach import compose, registry, runs, schema
 from unteach.data import sources
 from unteach.data.streams import Stream, in_batches
 from unteach.errors import UserError
 from unteach.methods.base import Method
-from unteach.models.handlers import PATH
 from unteach.models.loading import Loaded, load_frozen
-from unteach.models.reference import Reference, compute_table
+from unteach.models.reference import Reference, Table, compute_table
+from unteach.training.trainer import Keeping
 
 
 def build_part(kind: registry.Registry, part: schema.Part, loaded: Loaded, **given: Any) -> Any:
@@ -61,7 +62,7 @@ def training_arguments(
     """TrainingArguments of the run: the user's, and what the run's folder, dtype and the rule of normalisation set."""
     assert config.trainer is not None
     args = dict(config.trainer.args)
-    for consumed in ("do_train", "do_eval"):
+    for consumed in ("do_train", "do_eval", "keep_checkpoints", "save_total_limit", "early_stopping_patience"):
         args.pop(consumed, None)
     warmup_epochs = args.pop("warmup_epochs", None)
     if not torch.cuda.is_available():
@@ -96,6 +97,9 @@ def build_reference(
     tables = {}
     for stream in (stream for stream, kind in needed.items() if kind == "logprobs"):
         path = folder / "reference" / f"{stream}.safetensors"
+        if path.exists():  # the policy is no longer what it was compared with
+            tables[stream] = Table.load(path)
+            continue
         batches = in_batches(
             streams[stream], args.per_device_train_batch_size, collator, args.process_index, args.world_size
         )
@@ -139,11 +143,26 @@ def fingerprints(streams: dict[str, Stream]) -> dict[str, str]:
     return found
 
 
-def weights_fingerprint(config: schema.Config) -> str | None:
-    """sha256 of the weight files that the run starts from, where they are local."""
-    path = Path(runs.model_folder(str(config.model.model_args.get(PATH))))
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else []
-    return hashlib.sha256("".join(map(runs.fingerprint, files)).encode()).hexdigest() if files else None
+def open_folder(
+    config: schema.Config, folder: Path, loaded: Loaded, streams: dict[str, Stream], here: Any, step: int
+) -> None:
+    """Makes the run's folder ready to start, or to go on after `step`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    runs.sweep(folder)
+    if step == 0:
+        shutil.rmtree(folder / "reference", ignore_errors=True)
+    runs.keep_lines(folder / runs.METRICS, step if step else -1)
+    runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
+    weights = loaded.identity(Path(config.paths.cache_dir) / runs.FINGERPRINTS)
+    facts = {"data": fingerprints(streams), "weights": weights, "world": here.world, "resumed_at": step}
+    runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, **facts))
+
+
+def keeping(config: schema.Config) -> Keeping:
+    """How many checkpoints are kept, and after how many evaluations without a better one the run stops."""
+    assert config.trainer is not None
+    args = config.trainer.args
+    return Keeping(args.get("save_total_limit") or 1, args.get("early_stopping_patience"))
 
 
 def save_final(model: Any, loaded: Loaded, folder: Path) -> None:

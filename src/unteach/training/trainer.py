@@ -2,6 +2,8 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,20 +11,30 @@ import transformers
 from torch.utils.data import DataLoader
 
 from unteach.data.streams import MicroBatches, Rows, Steps, Stream, collate
-from unteach.errors import Diverged
+from unteach.engines.processes import Processes
+from unteach.errors import Diverged, Preempted
 from unteach.methods.base import Method
 from unteach.models.reference import Reference
+from unteach.training import checkpoint
 from unteach.training.step import count_step, micro_batch_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """How many whole checkpoints are kept, and after how many evaluations without a better one training stops."""
+
+    limit: int = 1
+    patience: int | None = None
+
+
 class StepLoader(DataLoader):
     """A DataLoader whose batches are this rank's micro-batches of each step."""
 
     def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.epoch = epoch  # type: ignore[union-attr]
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
 class Trainer(transformers.Trainer):
@@ -42,18 +54,28 @@ class Trainer(transformers.Trainer):
         anchor: str,
         collator: Any,
         reference: Reference,
+        here: Processes,
+        keeping: Keeping,
         evaluator: Callable[[int], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
         self.method, self.streams, self.anchor, self.reference = method, streams, anchor, reference
-        self.evaluator = evaluator
+        self.here, self.keeping, self.evaluator = here, keeping, evaluator
+        self.preempted = False
+        self._evaluation_due = False
         self._shares: dict[str, Tensor] = {}
+        self._terms_logged_at = 0
+        self._resumed: dict[str, Any] = {}
         self._last_rows: dict[str, list[int]] = {}
         rows: Any = Rows(streams, anchor)
         super().__init__(
             model=model, args=args, train_dataset=rows, eval_dataset=rows if evaluator else None, data_collator=collator,
             **kwargs,
         )  # fmt: skip
+        self.remove_callback(transformers.PrinterCallback)
+        self.add_callback(_AtBoundaries(self))
+        if keeping.patience is not None:
+            self.add_callback(transformers.EarlyStoppingCallback(keeping.patience))
 
     def get_train_dataloader(self) -> DataLoader:
         args, world = self.args, self.args.world_size
@@ -110,7 +132,7 @@ class Trainer(transformers.Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each term of the loss, averaged over the steps since the last line, summed over processes."""
         if "loss" in logs and self._shares:
-            steps = self.state.global_step - getattr(self, "_terms_logged_at", 0)
+            steps = self.state.global_step - self._terms_logged_at
             totals = torch.stack([share.float() for share in self._shares.values()])
             if self.args.world_size > 1:
                 totals = self.accelerator.reduce(totals, reduction="sum")
@@ -122,7 +144,78 @@ class Trainer(transformers.Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Runs the suites; their values are logged under eval_<suite>_<metric>."""
-        metrics = self.evaluator(self.state.global_step) if self.evaluator else {}
+        assert self.evaluator is not None
+        try:
+            metrics = self.evaluator(self.state.global_step)
+        except Preempted:
+            if self.state.global_step:
+                self._evaluation_due = True
+                self._save_checkpoint(self.model_wrapped, None)
+            raise
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        if skip_scheduler and self.state.global_step:  # eval_on_start of a run that goes on: it was made at its start
+            return {}
+        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint that counts only when it is whole, then lets older ones go."""
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.here.first:
+            checkpoint.begin(folder)
+        super()._save_checkpoint(model, trial)
+        state = {
+            "evaluation_due": self._evaluation_due,
+            "loss_since_log": self._tr_loss.item(),
+            "logged_at": self._globalstep_last_logged,
+            "shares": {name: float(share) for name, share in self._shares.items()},
+        }
+        if self.args.world_size > 1:  # sums over processes, restored on the first one
+            sums = self.accelerator.reduce(
+                torch.tensor([state["loss_since_log"], *state["shares"].values()]), "sum"
+            ).tolist()
+            state |= {"loss_since_log": sums[0], "shares": dict(zip(state["shares"], sums[1:], strict=True))}
+        self.here.wait()
+        if self.here.first:
+            checkpoint.write_state(folder, state)
+            checkpoint.complete(folder)
+            checkpoint.rotate(folder.parent, self.keeping.limit, self.state.best_model_checkpoint)
+        self.here.wait()
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        self._resumed = checkpoint.read_state(Path(resume_from_checkpoint)) if resume_from_checkpoint else {}
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def restore(self) -> None:
+        """Brings back what is not in the library's own checkpoint, once training has begun again."""
+        if not self._resumed:
+            return
+        if self.here.first:
+            self._tr_loss += self._resumed["loss_since_log"]
+            self._shares = {
+                name: torch.tensor(share, device=self.args.device) for name, share in self._resumed["shares"].items()
+            }
+        else:
+            self._shares = {name: torch.zeros((), device=self.args.device) for name in self._resumed["shares"]}
+        self._globalstep_last_logged = self._terms_logged_at = self._resumed["logged_at"]
+        if self._resumed["evaluation_due"]:
+            self._determine_best_metric(self.evaluate(), trial=None)
+
+
+class _AtBoundaries(transformers.TrainerCallback):
+    """Restores at the beginning; stops between two steps, on all processes at once, when one was asked to."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.restore()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.here.asked_to_stop():
+            self.trainer._evaluation_due = control.should_evaluate
+            control.should_evaluate, control.should_save, control.should_training_stop = False, True, True
+            self.trainer.preempted = True

@@ -30,7 +30,8 @@ def run(config: schema.Config) -> Path:
     if here.first:
         runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
         runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, world=here.world))
-    evaluate_loaded(config.eval, loaded, here, folder)
+    cache = Path(config.paths.cache_dir)
+    evaluate_loaded(config.eval, loaded, here, folder, cache, loaded.identity(cache / runs.FINGERPRINTS))
     if here.first:
         runs.write_json(folder / runs.DONE, {})
         print(f"results: {folder}")

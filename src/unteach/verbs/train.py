@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import compose, runs, schema
-from unteach.errors import UserError
+from unteach.errors import Preempted, UserError
 
 
 def train(*overrides: str, config_name: str = "train", config_dirs: Iterable[str] = ()) -> Path:
@@ -18,7 +18,7 @@ def train(*overrides: str, config_name: str = "train", config_dirs: Iterable[str
 
 
 def run(config: schema.Config) -> Path:
-    """config -> seed -> model -> data -> method -> train -> save -> evaluate."""
+    """config -> seed -> model -> data -> method -> train -> save -> evaluate. The same command again goes on."""
     if config.trainer is None or config.data is None:
         raise UserError("a training run needs a trainer and data; `unteach eval` evaluates without training")
     folder = Path(config.paths.output_dir)
@@ -31,13 +31,15 @@ def run(config: schema.Config) -> Path:
     from unteach.engines import processes
 
     here = processes.start()
-    loaded = _trained(config, folder, here) if not (folder / runs.FINAL).exists() else _reloaded(config, folder, here)
-
+    if not (folder / runs.FINAL).exists():
+        _train(config, folder, here)
     if config.eval and config.trainer.args.get("do_eval", True):
-        from unteach.evals.run import evaluate_loaded
-
-        evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS)
+        _evaluate(config, folder, here)
     if here.first:
+        from unteach.training import checkpoint
+
+        if not config.trainer.args.get("keep_checkpoints"):
+            checkpoint.clear_all(folder)
         runs.write_json(folder / runs.DONE, {"evaluated": evaluated})
         print(f"model: {folder / runs.FINAL}")
         print(f"results: {folder / runs.EVALS if config.eval else folder / runs.METRICS}")
@@ -45,14 +47,14 @@ def run(config: schema.Config) -> Path:
     return folder
 
 
-def _trained(config: schema.Config, folder: Path, here: Any) -> Any:
-    """Builds everything, trains, and writes the model; returns it as loaded for evaluation."""
+def _train(config: schema.Config, folder: Path, here: Any) -> None:
+    """Builds everything, trains from where the run stands, and writes the final model."""
     import transformers
 
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
     from unteach.seeds import subseed
-    from unteach.training import build
+    from unteach.training import build, checkpoint
     from unteach.training.callbacks import MetricsFile, Progress
     from unteach.training.trainer import Trainer
 
@@ -65,45 +67,50 @@ def _trained(config: schema.Config, folder: Path, here: Any) -> Any:
     anchor = config.data.anchor if config.data.anchor in streams else next(iter(streams))
     collator = build.build_collator(config, loaded)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
+    start, skipped = checkpoint.start_of(folder, config.resume)
     if here.first:
-        for sentence in said:
+        for sentence in [*said, *skipped]:
             print(f"note: {sentence}")
-        (folder / runs.METRICS).unlink(missing_ok=True)
-        runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
-        facts = {"data": build.fingerprints(streams), "weights": build.weights_fingerprint(config), "world": here.world}
-        runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, **facts))
+        build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
+    here.wait()
 
     reference = build.build_reference(config, method, loaded, streams, collator, args, folder, here.gather)
     progress = Progress(config.task_name)
 
     def evaluator(step: int) -> dict[str, float]:
-        found = evaluate_loaded(config.eval, loaded, here, folder / f"checkpoint-{step}" / runs.EVALS, tell=False)
+        weights = f"{folder.resolve()} step {step} of {runs.digest(config.tree)}"
+        target = folder / f"checkpoint-{step}" / runs.EVALS
+        found = evaluate_loaded(config.eval, loaded, here, target, Path(config.paths.cache_dir), weights, tell=False)
         return {f"eval_{name}": value for name, value in found.items()}
 
     trainer = Trainer(
-        loaded.model, args, method, streams, anchor, collator, reference,
+        loaded.model, args, method, streams, anchor, collator, reference, here, build.keeping(config),
         evaluator=evaluator if config.eval else None,
         callbacks=[MetricsFile(folder / runs.METRICS), progress],
     )  # fmt: skip
-    trainer.remove_callback(transformers.PrinterCallback)
     try:
         if config.trainer.args.get("do_train", True):
-            trainer.train()
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
     finally:
         progress.close()
+    if trainer.preempted:
+        raise Preempted(f"stopped at step {trainer.state.global_step}; run the same command again to go on")
     if here.first:
         build.save_final(trainer.accelerator.unwrap_model(loaded.model), loaded, folder)
     here.wait()
-    return loaded
 
 
-def _reloaded(config: schema.Config, folder: Path, here: Any) -> Any:
-    """The run's own final model, for an evaluation that is still to be made."""
+def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
+    """Evaluates the model as it was saved, exactly as `unteach eval` would."""
+    from dataclasses import replace
+
+    from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
     from unteach.models.handlers import PATH
 
     args = {**config.model.model_args, PATH: str(folder / runs.FINAL)}
-    config.model.model_args, config.model.tokenizer_args = args, {}
-    loaded = loading.load(config.model, training=False)
+    loaded = loading.load(replace(config.model, model_args=args, tokenizer_args={}), training=False)
     loaded.model.to(here.device)
-    return loaded
+    cache = Path(config.paths.cache_dir)
+    weights = loaded.identity(cache / runs.FINGERPRINTS)
+    evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights)

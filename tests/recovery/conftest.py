@@ -1,0 +1,66 @@
+"""Runs in forked children that can be killed at any moment; the libraries are imported once, in the parent."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+def spawn(work: Callable[[], object], log: Path) -> int:
+    """Runs `work` in a forked child as the command line would; gives its process id."""
+    import torch
+
+    import unteach.verbs.train  # noqa: F401
+
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    torch.set_num_threads(1)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    from unteach import cli
+
+    code = 1
+    try:
+        cli_main(cli, work)
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        os._exit(code)
+    raise AssertionError
+
+
+def cli_main(cli: object, work: Callable[[], object]) -> None:
+    cli._command = lambda words: work()  # type: ignore[attr-defined]
+    cli.main([])  # type: ignore[attr-defined]
+
+
+def after(pid: int, seconds: float, signum: int = signal.SIGKILL) -> int | None:
+    """Sends a signal after some time; the exit code, negative for a signal."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signum)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.fixture
+def corpus(kit: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for file in (kit / "data").iterdir():
+        (folder / file.name).write_text(file.read_text())
+    for name, size in (("forget10", 13), ("retain90", 9), ("retain_perturbed", 4), ("forget10_perturbed", 13)):
+        lines = (kit / "data" / f"{name}.jsonl").read_text().splitlines()[:size]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
