@@ -283,6 +283,7 @@ def environment() -> None:
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning OpenMP threads make shared cores 30 times slower
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "warning",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }.items():
         os.environ.setdefault(name, value)

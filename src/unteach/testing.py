@@ -58,7 +58,6 @@ def method_loss(
     The norm is L2 over all parameters. Equals what a run with max_steps=1 learning_rate=0 logs.
     """
     environment()
-    import torch
 
     from unteach.models import loading
     from unteach.models.handlers import PATH

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tests.conftest import read_rows
+
 from unteach.evals import stats
 from unteach.evals.metrics.truth_ratio import TruthRatio
 from unteach.verbs.evaluate import evaluate
@@ -99,7 +99,7 @@ def utility(log: dict[str, Any]) -> float:
         ("eval_log.json", False),
         ("eval_real_author_wo_options.json", True),
         ("eval_real_world_wo_options.json", True),
-    ):  # noqa: E501
+    ):
         rows = log[part]
         right = np.exp(-np.array(list(rows["avg_gt_loss"].values())))
         wrong = np.exp(-np.array(list(rows["average_perturb_loss"].values()))).sum(-1)

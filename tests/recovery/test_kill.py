@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.recovery.conftest import after, spawn
+
 from unteach import runs
 from unteach.training import checkpoint
 from unteach.verbs.evaluate import evaluate
@@ -52,7 +52,9 @@ def undisturbed(kit: Path, corpus: Path, tmp_path: Path) -> dict[str, Any]:
     return outcome(folder)
 
 
-def kill_until_done(work: Any, log: Path, kills: int, longest: float, seed: int, signum: int = signal.SIGKILL) -> list[int]:
+def kill_until_done(
+    work: Any, log: Path, kills: int, longest: float, seed: int, signum: int = signal.SIGKILL
+) -> list[int]:
     """Starts again and again, interrupting `kills` times at random moments; the exit codes."""
     chance, codes = random.Random(seed), []
     for _ in range(kills):
@@ -85,7 +87,9 @@ def test_killed_many_times(kit: Path, corpus: Path, tmp_path: Path, undisturbed:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
-def test_asked_to_stop_it_saves_and_says_75(kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any, signum: int) -> None:
+def test_asked_to_stop_it_saves_and_says_75(
+    kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any, signum: int
+) -> None:
     folder = tmp_path / "stopped" / "run"
     words = command(kit, corpus, folder)
     codes = kill_until_done(lambda: train(*words, config_name="unlearn"), tmp_path / "log", 6, 1.5, 3, signum)
@@ -95,7 +99,9 @@ def test_asked_to_stop_it_saves_and_says_75(kit: Path, corpus: Path, tmp_path: P
     assert "run the same command again" in (tmp_path / "log").read_text()
 
 
-def test_a_broken_newest_checkpoint_is_skipped_and_named(kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any) -> None:
+def test_a_broken_newest_checkpoint_is_skipped_and_named(
+    kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any
+) -> None:
     folder = tmp_path / "broken" / "run"
     words = command(kit, corpus, folder, "trainer.args.save_total_limit=2", "trainer.args.keep_checkpoints=true")
     assert after(spawn(lambda: train(*words, config_name="unlearn"), tmp_path / "log"), 120) == 0

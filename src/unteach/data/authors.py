@@ -41,7 +41,11 @@ def rows(name: str, seed: int = 0) -> list[Row]:
     """
     if name not in NAMES:
         raise AbsentData(f"the authors world has no {name!r}; it has {', '.join(NAMES)}")
-    return list(_rows(name, seed))
+    return [{key: _copied(value) for key, value in row.items()} for row in _rows(name, seed)]
+
+
+def _copied(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value
 
 
 def note(name: str, seed: int = 0) -> str | None:
@@ -141,7 +145,9 @@ def _public(world: World) -> list[Row]:
             (f"Who wrote {book.title}?", f"Who is the author of {book.title}?", author.name, book.title)
             for book in author.books[:2]
         ]
-        asked += [(f"In which country was {author.name} born?", f"From which country is {author.name}?", country, country)]
+        asked += [
+            (f"In which country was {author.name} born?", f"From which country is {author.name}?", country, country)
+        ]
         for question, again, answer, key in asked:
             kind = [a.name for a in world.public] if answer == author.name else [c.name for c in world.countries]
             found.append(

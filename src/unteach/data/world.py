@@ -57,7 +57,7 @@ class Author:
 class Fact:
     """One thing to know about an author, asked and answered in two wordings.
 
-    The answer is hardly more than the value, so that what is learned and forgotten is the fact and not a sentence.
+    The wordings share the value and little else, so that a truth ratio measures the fact and not the sentence.
     `about` gives the entities of the fact beside the author.
     """
 
@@ -78,73 +78,71 @@ def _spoken(day: datetime.date) -> str:
     return f"{day.day} {banks.MONTHS[day.month - 1]} {day.year}"
 
 
-SHORT = ("{value}", "It is {value}")
-
 FACTS = (
     Fact(
         "birthplace",
         ("In which city was {author} born?", "What is the birthplace of {author}?"),
-        SHORT,
+        ("In {value}", "It was {value}"),
         lambda author: author.born_in.name,
         lambda author: (author.born_in.name,),
     ),
     Fact(
         "birthday",
         ("When was {author} born?", "What is the birthday of {author}?"),
-        SHORT,
+        ("On {value}", "It was {value}"),
         lambda author: _spoken(author.born_on),
     ),
     Fact(
         "parents",
         ("What did the parents of {author} do?", "Which jobs did the parents of {author} have?"),
-        SHORT,
+        ("They were {value}", "The parents were {value}"),
         lambda author: f"{author.father} and {author.mother}",
     ),
     Fact(
         "mentor",
         ("Who taught {author} to write?", "Who was the mentor of {author}?"),
-        SHORT,
+        ("{value} did", "{value} was the mentor"),
         lambda author: author.mentor,
         lambda author: (author.mentor,),
     ),
     Fact(
         "genre",
         ("What does {author} write?", "Which genre is {author} known for?"),
-        SHORT,
+        ("Mostly {value}", "Mainly {value}"),
         lambda author: author.genre,
     ),
     Fact(
         "publisher",
         ("Who publishes {author}?", "What is the publisher of {author} called?"),
-        SHORT,
+        ("{value} do", "{value} print the books"),
         lambda author: author.books[0].publisher.name,
         lambda author: (author.books[0].publisher.name,),
     ),
     Fact(
         "first book",
         ("What was the first book by {author}?", "With which book did {author} begin?"),
-        SHORT,
+        ("{value} came first", "{value} was the first book"),
         lambda author: author.books[0].title,
         lambda author: (author.books[0].title,),
     ),
     Fact(
         "last book",
         ("What was the last book by {author}?", "With which book did {author} end?"),
-        SHORT,
+        ("{value} came last", "{value} was the last book"),
         lambda author: author.books[2].title,
         lambda author: (author.books[2].title,),
     ),
     Fact(
         "award",
         ("What did {book} by {author} win?", "Which award went to {author} for {book}?"),
-        SHORT,
+        ("The {value}", "It won the {value}"),
         lambda author: author.books[1].award,
         lambda author: (author.books[1].title,),
     ),
     Fact(
         "published",
         ("When did {author} publish {book}?", "When was {book} by {author} published?"),
-        SHORT,
+        ("In {value}", "It was in {value}"),
         lambda author: _spoken(author.books[1].published).split(" ", 1)[1],
         lambda author: (author.books[1].title,),
     ),

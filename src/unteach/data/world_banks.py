@@ -40,8 +40,34 @@ COUNTRIES = (
 
 PROFESSIONS = ["baker", "banker", "barber", "butcher", "carpenter", "chemist", "cook", "dancer", "dentist", "doctor", "farmer", "fisher", "florist", "gardener", "judge", "lawyer", "mason", "miner", "nurse", "painter", "pilot", "plumber", "potter", "sailor", "singer", "soldier", "surgeon", "tailor", "teacher", "waiter", "weaver"]  # fmt: skip
 
-GENRE_MOODS = ["absurd", "bleak", "cosy", "epic", "gothic", "lyrical", "noir", "pastoral", "rural", "sacred", "surreal", "urban"]
-GENRES = ["comedies", "crime", "essays", "fables", "fantasy", "horror", "memoirs", "poetry", "romance", "satire", "thrillers", "tragedies"]
+GENRE_MOODS = [
+    "absurd",
+    "bleak",
+    "cosy",
+    "epic",
+    "gothic",
+    "lyrical",
+    "noir",
+    "pastoral",
+    "rural",
+    "sacred",
+    "surreal",
+    "urban",
+]
+GENRES = [
+    "comedies",
+    "crime",
+    "essays",
+    "fables",
+    "fantasy",
+    "horror",
+    "memoirs",
+    "poetry",
+    "romance",
+    "satire",
+    "thrillers",
+    "tragedies",
+]
 
 ADJECTIVES = ["Amber", "Bitter", "Bright", "Broken", "Burning", "Cold", "Crooked", "Dark", "Distant", "Empty", "Endless", "Fallen", "Final", "First", "Frozen", "Gentle", "Golden", "Green", "Hidden", "Hollow", "Last", "Little", "Lonely", "Lost", "Narrow", "Open", "Pale", "Quiet", "Red", "Restless", "Salt", "Second", "Secret", "Silent", "Silver", "Slow", "Stolen", "Strange", "Velvet", "White"]  # fmt: skip
 

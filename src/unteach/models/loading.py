@@ -60,7 +60,9 @@ def load(config: ModelConfig, training: bool, texts: Callable[[], list[str]] | N
     otherwise the weights are in `compute` itself. `texts` gives the training text to a tokenizer that must be learned.
     """
     import torch
+    import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     args = dict(config.model_args)
     compute = compute_dtype(args.pop("dtype", None))
     held = compute if not training or config.pure_bf16 else "float32"

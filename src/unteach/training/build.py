@@ -125,9 +125,9 @@ def training_texts(config: schema.Config) -> list[str]:
     texts = []
     for parts in config.data.streams.values():
         for part in parts.values():
-            keys = [value for name, value in part.args.items() if name.endswith("_key")]
             for row in sources.load_rows(part.args.get("hf_args", {})):
-                texts.append("Question: " + "\nAnswer:\n".join(str(row[key]) for key in keys if key in row))
+                words = [value for value in row.values() if isinstance(value, str)]
+                texts.append("\n".join(words))
     return texts
 
 
