@@ -117,6 +117,19 @@ def keep_lines(path: Path, last_step: int) -> None:
     write_text(path, "".join(kept))
 
 
+def last_metrics(folder: Path) -> dict[str, Any] | None:
+    """The last whole line of a run's metrics file, if there is one."""
+    try:
+        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            found: dict[str, Any] = json.loads(line)
+            return found
+    return None
+
+
 def is_done(folder: Path) -> bool:
     return (folder / DONE).exists()
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import read_rows
 
+from tests.conftest import read_rows
 from unteach import registry
 from unteach.testing import build_method, check_method, method_loss, step_gradient
 

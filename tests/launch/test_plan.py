@@ -1,10 +1,12 @@
 """The study planner: a pure function from a mapping to runs and their order."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unteach.errors import UserError
+from unteach.errors import Diverged, UserError
 from unteach.launch import local
 from unteach.launch.plan import PlannedRun, expand
 from unteach.verbs import study
@@ -61,18 +63,49 @@ def test_bad_studies(change: dict, said: str) -> None:
         expand({**DEMO, **change})
 
 
-def test_a_run_that_diverges_holds_its_children_only() -> None:
-    from unteach.errors import Diverged
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_diverges_holds_its_children_only(jobs: int, tmp_path: Path) -> None:
+    """In this process and in forked children."""
 
-    plan = [PlannedRun(n, "x", "train", (), after) for n, after in (("a", ()), ("b", ("a",)), ("c", ("b",)), ("d", ()))]
+    def planned(name: str, *after: str) -> PlannedRun:
+        return PlannedRun(name, "x", "train", (f"paths.output_dir={tmp_path / name}",), after)
 
     def carry_out(run: PlannedRun) -> None:
         if run.name == "b":
-            raise Diverged("nan")
+            raise Diverged("not finite")
+        (tmp_path / run.name).write_text("done")
 
-    assert {o.run.name: o.state for o in local.execute(plan, carry_out)} == {
+    plan = [planned("a"), planned("b", "a"), planned("c", "b"), planned("d")]
+    outcomes = {outcome.run.name: outcome for outcome in local.execute(plan, carry_out, jobs)}
+    assert {name: outcome.state for name, outcome in outcomes.items()} == {
         "a": "done",
         "b": "diverged",
         "c": "held",
         "d": "done",
+    }
+    assert "not finite" in outcomes["b"].reason
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["a", "d"]
+
+
+def test_a_child_that_fails_says_where_it_said_why(tmp_path: Path) -> None:
+    run = PlannedRun("a", "x", "train", (f"paths.output_dir={tmp_path / 'a'}",))
+
+    def carry_out(run: PlannedRun) -> None:
+        raise UserError("no such thing")
+
+    (outcome,) = local.execute([run], carry_out, jobs=2)
+    assert outcome.state == "failed"
+    assert "no such thing" in outcome.reason
+    assert "a.log" in outcome.reason
+
+
+def test_threads_follow_from_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert local._threads(expand(DEMO), 2) == {
+        "base": 4,
+        "retain": 4,
+        "full": 4,
+        "GradAscent": 2,
+        "GradDiff": 2,
+        "NPO": 2,
     }

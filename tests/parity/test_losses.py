@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.conftest import read_rows
 
+from tests.conftest import read_rows
 from unteach import registry
 from unteach.testing import method_loss
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import read_rows
 
+from tests.conftest import read_rows
 from unteach.evals import stats
 from unteach.evals.metrics.truth_ratio import TruthRatio
 from unteach.verbs.evaluate import evaluate

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.recovery.conftest import after, spawn
 
+from tests.recovery.conftest import after, spawn
 from unteach import runs
 from unteach.training import checkpoint
 from unteach.verbs.evaluate import evaluate

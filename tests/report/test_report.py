@@ -197,7 +197,7 @@ def test_the_default_picture_has_the_gold_line_of_the_retain_model(runs: list[Ru
     assert default.x.metric == "forget_Q_A_Prob"
     assert default.y.metric == "model_utility"
     assert default.gold_x == [0.1]
-    assert [(point.name, point.x, point.y) for point in default.points][0] == ("full", 0.97, 0.65)
+    assert next((point.name, point.x, point.y) for point in default.points) == ("full", 0.97, 0.65)
     assert default.x_range[0] <= 0
     assert default.x_range[1] > 0.97
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import read_rows
 
+from tests.conftest import read_rows
 from unteach import runs
 from unteach.errors import Diverged, UserError
 from unteach.testing import method_loss

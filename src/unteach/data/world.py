@@ -1,9 +1,9 @@
 """The graph of the authors world: countries, cities, publishers, genres, awards, authors, books, and what links them.
 
-A pure function of a seed. Six groups of authors, no name in two of them: those that are taught (the last of them are the
-ones to forget), held-out ones drawn in the same way, public ones that every base model has read about, fresh ones by the
-thousand from whom a base model learns how such questions are answered, decoys that lend their facts to wrong answers,
-and elders who were the mentors of the others.
+A pure function of a seed. Groups of authors, no name in two of them: those that are taught (the last of them are the
+ones to forget), held-out ones drawn in the same way, public ones that every base model has read about, fresh ones by
+the thousand from whom a base model learns how such questions are answered, and decoys that lend their facts to wrong
+answers. Mentors are elders of whom nothing else is told.
 """
 
 import datetime

@@ -8,7 +8,10 @@ from unteach.errors import UserError, nearest
 from unteach.registry import model
 
 PATH = "pretrained_model_name_or_path"
-LOADING = ["attn_implementation", "cache_dir", "device_map", "dtype", "local_files_only", "low_cpu_mem_usage", "max_memory", "offload_folder", "quantization_config", "revision", "subfolder", "token", "trust_remote_code", "use_safetensors", "variant"]
+LOADING = (
+    "attn_implementation cache_dir device_map dtype local_files_only low_cpu_mem_usage max_memory offload_folder "
+    "quantization_config revision subfolder token trust_remote_code use_safetensors variant"
+).split()
 """What from_pretrained itself takes."""
 
 

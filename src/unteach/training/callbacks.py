@@ -15,8 +15,10 @@ class MetricsFile(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
+            progress = state.global_step / state.max_steps if state.max_steps else None
+            line = {"step": state.global_step, "epoch": state.epoch, "progress": progress, **logs}
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, "epoch": state.epoch, **logs}) + "\n")
+                file.write(json.dumps(line) + "\n")
 
 
 class Progress(TrainerCallback):

@@ -67,7 +67,7 @@ def of_run(folder: Path) -> list[tuple[int, Path]]:
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest whole checkpoint of a run, and a sentence for each newer one that is skipped."""
-    skipped = []
+    skipped: list[str] = []
     for _, path in of_run(folder):
         reason = fault(path)
         if reason is None:

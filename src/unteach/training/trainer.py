@@ -69,9 +69,13 @@ class Trainer(transformers.Trainer):
         self._last_rows: dict[str, list[int]] = {}
         rows: Any = Rows(streams, anchor)
         super().__init__(
-            model=model, args=args, train_dataset=rows, eval_dataset=rows if evaluator else None, data_collator=collator,
+            model=model,
+            args=args,
+            train_dataset=rows,
+            eval_dataset=rows if evaluator else None,
+            data_collator=collator,
             **kwargs,
-        )  # fmt: skip
+        )
         self.remove_callback(transformers.PrinterCallback)
         self.add_callback(_AtBoundaries(self))
         if keeping.patience is not None:
@@ -163,21 +167,20 @@ class Trainer(transformers.Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Writes a checkpoint that counts only when it is whole, then lets older ones go."""
-        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.here.first:
             checkpoint.begin(folder)
         super()._save_checkpoint(model, trial)
+        since_log = torch.stack([self._tr_loss, *(share.to(self._tr_loss) for share in self._shares.values())])
+        if self.args.world_size > 1:  # sums over processes; the first one takes them back
+            since_log = self.accelerator.reduce(since_log, "sum")
+        loss, *shares = since_log.tolist()
         state = {
             "evaluation_due": self._evaluation_due,
-            "loss_since_log": self._tr_loss.item(),
             "logged_at": self._globalstep_last_logged,
-            "shares": {name: float(share) for name, share in self._shares.items()},
+            "loss_since_log": loss,
+            "shares": dict(zip(self._shares, shares, strict=True)),
         }
-        if self.args.world_size > 1:  # sums over processes, restored on the first one
-            sums = self.accelerator.reduce(
-                torch.tensor([state["loss_since_log"], *state["shares"].values()]), "sum"
-            ).tolist()
-            state |= {"loss_since_log": sums[0], "shares": dict(zip(state["shares"], sums[1:], strict=True))}
         self.here.wait()
         if self.here.first:
             checkpoint.write_state(folder, state)
@@ -185,9 +188,10 @@ class Trainer(transformers.Trainer):
             checkpoint.rotate(folder.parent, self.keeping.limit, self.state.best_model_checkpoint)
         self.here.wait()
 
-    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
-        self._resumed = checkpoint.read_state(Path(resume_from_checkpoint)) if resume_from_checkpoint else {}
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+    def train_from(self, start: Path | None) -> None:
+        """Trains from a checkpoint, or from the beginning."""
+        self._resumed = checkpoint.read_state(start) if start else {}
+        self.train(resume_from_checkpoint=str(start) if start else None)
 
     def restore(self) -> None:
         """Brings back what is not in the library's own checkpoint, once training has begun again."""

@@ -1,7 +1,7 @@
 """`unteach study plan|run study=NAME [key=value …]`: many runs, the order between them, one table and one page.
 
 A study is a file in configs/study/ (yours: --config-dir FOLDER with study/NAME.yaml), or study=PATH.yaml. Words that
-name something under `vary` replace its values; all others go to every run.
+name something under `vary` replace its values; all others go to every run. jobs=N carries out N runs at a time.
 """
 
 from collections.abc import Iterable
@@ -25,13 +25,16 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     chosen = [word.partition("=")[2] for word in words if word.startswith("study=")]
     if len(chosen) != 1:
         raise UserError(f"name one study: study=NAME; there are {', '.join(compose.options('study', dirs))}")
-    study, extra = vary(read(chosen[0], dirs), overrides)
+    jobs = [word.partition("=")[2] for word in overrides if word.startswith("jobs=")]
+    if jobs and not jobs[-1].isdigit():
+        raise UserError(f"jobs={jobs[-1]}: must be a whole number, how many runs at a time")
+    study, extra = vary(read(chosen[0], dirs), [word for word in overrides if not word.startswith("jobs=")])
     plan = expand(study, extra=extra)
     if asked == ["plan"]:
         for run in plan:
             print(f"{run.name}  ({run.kind}{', after ' + ', '.join(run.after) if run.after else ''})")
         return
-    carry_out(study["name"], plan, dirs)
+    carry_out(study["name"], plan, dirs, int(jobs[-1]) if jobs else 1)
 
 
 def read(name: str, config_dirs: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -63,13 +66,15 @@ def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], t
     return {**study, "name": "-".join([study["name"], *changed]), "vary": varied}, tuple(extra)
 
 
-def carry_out(name: str, plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> Path:
+def carry_out(name: str, plan: list[PlannedRun], config_dirs: tuple[str, ...] = (), jobs: int = 1) -> Path:
     """Composes every run before the first starts, runs them, prints the table and writes the page."""
     compose.environment()
     configs = {run.name: compose.compose(run.config_name, run.overrides, config_dirs) for run in plan}
+    import unteach.evals.run
+    import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
     from unteach.verbs import evaluate, train
 
-    outcomes = local.execute(plan, lambda run: (evaluate if run.kind == "eval" else train).run(configs[run.name]))
+    outcomes = local.execute(plan, lambda run: (evaluate if run.kind == "eval" else train).run(configs[run.name]), jobs)
     page = report(name, plan, {outcome.run.name for outcome in outcomes if outcome.state == "done"})
     for outcome in outcomes:
         if outcome.state != "done":

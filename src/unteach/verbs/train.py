@@ -90,7 +90,7 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
     )  # fmt: skip
     try:
         if config.trainer.args.get("do_train", True):
-            trainer.train(resume_from_checkpoint=str(start) if start else None)
+            trainer.train_from(start)
     finally:
         progress.close()
     if trainer.preempted:
