@@ -218,7 +218,10 @@ def _in_two_processes(loaded: Any, method: Any, rows: dict[str, Examples], froze
             worker.start()
         for worker in workers:
             worker.join(120)
-        assert all(worker.exitcode == 0 for worker in workers), "a process of the two-process step failed"
+        codes = [worker.exitcode for worker in workers]
+        for worker in workers:
+            worker.kill()
+        assert codes == [0, 0], f"the two-process step failed: exit codes {codes} (None: it hung)"
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

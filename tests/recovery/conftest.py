@@ -24,6 +24,7 @@ def spawn(work: Callable[[], object], log: Path) -> int:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     from unteach import cli
 
     code = 1
@@ -33,6 +34,8 @@ def spawn(work: Callable[[], object], log: Path) -> int:
     except SystemExit as ended:
         code = int(ended.code or 0)
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
     raise AssertionError
 
@@ -42,8 +45,11 @@ def cli_main(cli: object, work: Callable[[], object]) -> None:
     cli.main([])  # type: ignore[attr-defined]
 
 
-def after(pid: int, seconds: float, signum: int = signal.SIGKILL) -> int | None:
-    """Sends a signal after some time; the exit code, negative for a signal."""
+def after(pid: int, seconds: float, signum: int = signal.SIGKILL, once: Path | None = None) -> int | None:
+    """Sends a signal some time after the file `once` is there; the exit code, negative for a signal."""
+    started = time.monotonic()
+    while once is not None and not once.exists() and time.monotonic() - started < 60:
+        time.sleep(0.005)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)

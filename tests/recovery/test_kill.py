@@ -53,12 +53,12 @@ def undisturbed(kit: Path, corpus: Path, tmp_path: Path) -> dict[str, Any]:
 
 
 def kill_until_done(
-    work: Any, log: Path, kills: int, longest: float, seed: int, signum: int = signal.SIGKILL
+    work: Any, log: Path, kills: int, longest: float, seed: int, signum: int = signal.SIGKILL, once: Path | None = None
 ) -> list[int]:
     """Starts again and again, interrupting `kills` times at random moments; the exit codes."""
     chance, codes = random.Random(seed), []
     for _ in range(kills):
-        codes.append(after(spawn(work, log), chance.uniform(0.05, longest), signum))
+        codes.append(after(spawn(work, log), chance.uniform(0.05, longest), signum, once))
         if codes[-1] == 0:
             return codes
     codes.append(after(spawn(work, log), 120))
@@ -92,7 +92,7 @@ def test_asked_to_stop_it_saves_and_says_75(
 ) -> None:
     folder = tmp_path / "stopped" / "run"
     words = command(kit, corpus, folder)
-    codes = kill_until_done(lambda: train(*words, config_name="unlearn"), tmp_path / "log", 6, 1.5, 3, signum)
+    codes = kill_until_done(lambda: train(*words, config_name="unlearn"), tmp_path / "log", 6, 1.5, 3, signum, folder / runs.MANIFEST)
     assert 75 in codes
     assert set(codes) <= {0, 75, -signum}, "before it listens, a signal ends it as it ends any program"
     assert outcome(folder) == undisturbed

@@ -1,4 +1,4 @@
-"""The words that the authors world is made of: short and common, so that a small tokenizer spends few tokens on them."""
+"""The words that the authors world is made of: short and common, so that a small tokenizer spends few tokens."""
 
 FIRST_NAMES = (
     "Ada Aldo Amara Anneke Anton Basil Bela Bruno Carla Cyrus Dalia Dario Delia Edda Elias Emil Esme Farah Felix "
