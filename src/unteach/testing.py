@@ -6,6 +6,7 @@ check_method("MyMethod")
 
 import functools
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,13 +217,16 @@ def _in_two_processes(loaded: Any, method: Any, rows: dict[str, Examples], froze
         ]
         for worker in workers:
             worker.start()
-        for worker in workers:
-            worker.join(120)
-        codes = [worker.exitcode for worker in workers]
+        found = [Path(folder) / f"{rank}.pt" for rank in (0, 1)]
+        deadline = time.monotonic() + 60
+        while not all(map(Path.exists, found)) and time.monotonic() < deadline:
+            assert not any(worker.exitcode for worker in workers), "a process of the two-process step failed"
+            time.sleep(0.02)
         for worker in workers:
             worker.kill()
-        assert codes == [0, 0], f"the two-process step failed: exit codes {codes} (None: it hung)"
-        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+            worker.join()
+        assert all(map(Path.exists, found)), "a process of the two-process step hung"
+        return [torch.load(path, weights_only=True) for path in found]
 
 
 def _one_of_two(rank: int, folder: str, loaded: Any, method: Any, rows: Any, frozen: Any, step: int) -> None:
@@ -234,5 +238,6 @@ def _one_of_two(rank: int, folder: str, loaded: Any, method: Any, rows: Any, fro
     gradient, _ = step_gradient(
         loaded, method, rows, frozen, hands=2, size=8, step=step, share=(rank, 2), wrapped=wrapped
     )
-    torch.save(gradient, Path(folder) / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.save(gradient, Path(folder) / f"{rank}.part")
+    (Path(folder) / f"{rank}.part").rename(Path(folder) / f"{rank}.pt")
+    time.sleep(60)  # the parent ends both: taking a group apart while the other is still in it can hang
