@@ -117,6 +117,12 @@ def test_sources(tmp_path: Path) -> None:
         sources.load_rows({"path": "./nowhere", "name": "full"})
 
 
+def test_a_share_under_one_author_is_said() -> None:
+    assert "taken by question" in (sources.note({"path": "authors", "name": "forget01"}) or "")
+    assert sources.note({"path": "authors:3", "name": "forget10"}) is None
+    assert sources.note({"path": "elsewhere", "name": "forget01"}) is None
+
+
 def test_a_file_through_the_datasets_library(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"question": "q", "answer": "a"}\n')
     rows = sources.load_rows({"path": "json", "data_files": str(tmp_path / "x.jsonl"), "split": "train"})

@@ -92,7 +92,9 @@ def test_asked_to_stop_it_saves_and_says_75(
 ) -> None:
     folder = tmp_path / "stopped" / "run"
     words = command(kit, corpus, folder)
-    codes = kill_until_done(lambda: train(*words, config_name="unlearn"), tmp_path / "log", 6, 1.5, 3, signum, folder / runs.MANIFEST)
+    codes = kill_until_done(
+        lambda: train(*words, config_name="unlearn"), tmp_path / "log", 6, 1.5, 3, signum, folder / runs.MANIFEST
+    )
     assert 75 in codes
     assert set(codes) <= {0, 75, -signum}, "before it listens, a signal ends it as it ends any program"
     assert outcome(folder) == undisturbed

@@ -31,6 +31,12 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     return _from_library(hf_args)
 
 
+def note(hf_args: dict[str, Any]) -> str | None:
+    """What must be said of a source before its rows are used, if anything."""
+    world = re.fullmatch(r"authors(?::(\d+))?", str(hf_args.get("path", "")))
+    return authors.note(str(hf_args.get("name")), seed=int(world[1] or 0)) if world else None
+
+
 def _from_folder(folder: Path, name: str | None, split: str) -> list[Row]:
     stem = name or split
     for file in (folder / f"{stem}.jsonl", folder / f"{stem}.parquet", folder / stem / f"{split}.jsonl"):

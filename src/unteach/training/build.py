@@ -48,6 +48,8 @@ def build_streams(config: schema.Config, method: Method, loaded: Loaded) -> tupl
                 f"Set data.{name}=DATASET (see `unteach list datasets`)"
             )
         built = [build_part(registry.dataset, part, loaded, seed=config.seed) for part in parts.values()]
+        notes = [sources.note(part.args.get("hf_args") or {}) for part in parts.values()]
+        said += [note for note in notes if note]
         for label, part in zip(parts, built, strict=True):
             dropped, cut = getattr(part, "dropped", {}), getattr(part, "cut", 0)
             said += [f"data.{name}.{label}: {count} rows dropped, {why}" for why, count in dropped.items()]
