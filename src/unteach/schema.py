@@ -55,7 +55,6 @@ class Part:
 
     handler: str
     args: dict[str, Any] = field(default_factory=dict)
-    access_key: str | None = None
 
 
 @dataclass

@@ -38,6 +38,8 @@ REFUSED = {
     "batch_eval_metrics": "evaluation is done by suites: set eval",
     "remove_unused_columns": "batches are built from streams",
     "output_dir": "set paths.output_dir",
+    "logging_nan_inf_filter": "a loss that is not finite ends the run and is never hidden",
+    "disable_tqdm": "progress is shown by the run itself",
 }
 
 

@@ -74,7 +74,7 @@ def training_arguments(
         args["bf16" if compute == "bfloat16" else "fp16"] = True
     if args.get("ddp_find_unused_parameters") is None:
         args["ddp_find_unused_parameters"] = False
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "logs"))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "logs")  # of this run, whichever ran before in this process
     try:
         built = transformers.TrainingArguments(
             output_dir=str(folder), seed=config.seed, remove_unused_columns=False, logging_nan_inf_filter=False,
