@@ -157,12 +157,18 @@ def test_forget_quality_of_the_same_model_is_one() -> None:
 
 
 def test_rouge() -> None:
-    found = rouge.Rouge("x").compute("r", [Generated(0, "Q", "the cat sat down", "the cats sat")])
-    assert found.agg == pytest.approx(3 / 4)  # stemmed
-    assert (
-        rouge.Rouge("x", stemmer=False).compute("r", [Generated(0, "Q", "the cat sat down", "the cats sat")]).agg == 0.5
-    )
-    assert rouge.Rouge("x").compute("r", [Generated(0, "Q", "the cat", "")]).agg == 0
+    one = Generated(0, "Q", ["the cat sat down"], "the cats sat")
+    assert rouge.Rouge("x").compute("r", [one]).agg == pytest.approx(3 / 4)  # stemmed
+    assert rouge.Rouge("x", rouge_stemmer=False).compute("r", [one]).agg == 0.5
+    assert rouge.Rouge("x").compute("r", [Generated(0, "Q", ["the cat"], "")]).agg == 0
+    assert rouge.KnowMem("x").compute("k", [one]).agg == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
+
+
+def test_rouge_of_several_answers_counts_by_its_mean() -> None:
+    several = Generated(0, "Q", ["the cat", "a dog"], "the cat", several=True)
+    value = rouge.Rouge("x").compute("r", [several])
+    assert value.by_index[0]["rougeL_recall"] == [1.0, 0.0]
+    assert value.agg == 0.5
 
 
 def test_values_that_are_not_finite_are_named() -> None:
@@ -176,3 +182,23 @@ def test_intervals_hold_the_value_and_repeat(values: list[float]) -> None:
     low, high = stats.interval(replicates) or (1, 0)
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
     assert np.array_equal(replicates, stats.of_mean(np.array(values), "x"))
+
+
+def test_the_reference_attack_subtracts_the_reference_models_loss() -> None:
+    forget, holdout = ([row(0, score([-x]))] for x in (1.0, 3.0))
+    forget_reference, holdout_reference = ([row(0, score([-x]))] for x in (4.0, 2.5))
+    value = membership.ReferenceAttack("a", "b").compute("m", forget, holdout, forget_reference, holdout_reference)
+    halves = [value.to_json()[half]["value_by_index"]["0"]["score"] for half in ("forget", "holdout")]
+    assert halves == pytest.approx([-3.0, 0.5])
+    assert value.agg == 1.0
+
+
+def test_relative_difference() -> None:
+    attack = Value(0.9, None, 4, np.array([0.9, 0.9]))
+    assert membership.RelativeDifference("a").compute("r", attack, {"agg_value": 0.6}).agg == pytest.approx(50)
+
+
+def test_lowest_tokens_do_not_hide_what_is_not_finite() -> None:
+    rows = [row(i, score([-1.0, float("nan"), -2.0, -3.0, -4.0])) for i in range(2)]
+    with pytest.raises(UserError, match=r"m/forget.*not finite at rows \[0, 1\]"):
+        membership.MinK("a", "b").compute("m", rows, rows, eos=EOS)

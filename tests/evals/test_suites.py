@@ -21,6 +21,7 @@ class Counting(HFEngine):
 
     scored: int = 0
     generated: int = 0
+    normed: int = 0
     passes: int = 0
 
     def score(self, pairs: Any, said: Any = None) -> Any:
@@ -33,16 +34,21 @@ class Counting(HFEngine):
         self.generated += len(prompts)
         return super().generate(prompts, *args, **kwargs)
 
+    def grad_norms(self, pairs: Any, *args: Any, **kwargs: Any) -> Any:
+        self.passes += 1
+        self.normed += len(pairs)
+        return super().grad_norms(pairs, *args, **kwargs)
+
 
 def tofu(*words: str, path: str = "authors") -> dict[str, Any]:
     base = ["task_name=t", "model=tiny", f"tofu_path={path}", "eval.tofu.generation.max_new_tokens=4"]
     return compose.compose("eval", [*base, *words]).eval
 
 
-def test_all_metrics_take_one_scoring_and_one_generation_pass(tiny: Any, tmp_path: Path) -> None:
+def test_all_metrics_take_one_pass_of_each_kind(tiny: Any, tmp_path: Path) -> None:
     engine = Counting(tiny.model, tiny.tokenizer, 16)
     values = suites.evaluate(tofu("eval.tofu.metrics=all"), engine, tiny.template, silent, tmp_path)["tofu"]
-    assert engine.passes == 2
+    assert engine.passes == 3
     from unteach.data import authors
 
     forget, retain = authors.rows("forget10_perturbed"), authors.rows("retain_perturbed")
@@ -58,6 +64,7 @@ def test_all_metrics_take_one_scoring_and_one_generation_pass(tiny: Any, tmp_pat
         ]
     }
     assert engine.scored == len(unique), "an answer that several metrics need is scored once"
+    assert engine.normed == len(authors.rows("forget10")) + len(holdout)
     assert engine.generated == len({r["question"] for r in [*forget, *retain, *others]})
     assert set(json.loads((tmp_path / "TOFU_EVAL.json").read_text())) == set(values)
 
@@ -86,7 +93,7 @@ def test_what_is_absent_says_why(tiny: Any, tmp_path: Path) -> None:
 
 def test_a_corpus_without_holdout(tiny: Any, shared: Path, tmp_path: Path) -> None:
     made = suites.plan(tofu(path=str(shared / "data/tofu"))["tofu"], tiny.template)
-    assert "has no holdout10.jsonl" in made.absent["mia_min_k"]
+    assert "has no holdout10" in made.absent["mia_min_k"]
     assert "mia_min_k is absent" in made.absent["privleak"]
 
 
@@ -113,3 +120,40 @@ def test_our_own_log_is_a_retain_log(tiny: Any, tmp_path: Path) -> None:
     values = suites.evaluate(tofu(f"retain_logs_path={tmp_path}"), engine, tiny.template, silent, None)["tofu"]
     assert values["forget_quality"].agg == pytest.approx(1.0)
     assert values["privleak"].agg == pytest.approx(0.0)
+
+
+def test_logits_that_are_not_finite_name_the_metric_and_the_rows(tiny: Any) -> None:
+    class Broken(HFEngine):
+        def score(self, pairs: Any, said: Any = None) -> Any:
+            scores = super().score(pairs, said)
+            scores[3].logprob[:] = float("nan")
+            return scores
+
+    engine = Broken(tiny.model, tiny.tokenizer, 64)
+    with pytest.raises(UserError, match=r"exact_memorization: .*not finite at rows \[3\] of forget.answer"):
+        suites.evaluate(tofu("eval.tofu.metrics=[exact_memorization]"), engine, tiny.template, silent, None)
+
+
+def test_rows_that_are_skipped_or_cut_are_counted(tiny: Any, tmp_path: Path) -> None:
+    (tmp_path / "forget10.jsonl").write_text(
+        "\n".join(json.dumps({"question": "Q", "answer": a}) for a in ("", "word " * 60, "one"))
+    )
+    (tmp_path / "holdout10.jsonl").write_text(json.dumps({"question": "Q", "answer": "two"}))
+    engine = HFEngine(tiny.model, tiny.tokenizer, 64)
+    config = tofu("eval.tofu.metrics=[mia_loss]", "eval.tofu.max_length=40", path=str(tmp_path))
+    values = suites.evaluate(config, engine, tiny.template, silent, tmp_path)["tofu"]
+    absent = json.loads((tmp_path / "TOFU_ABSENT.json").read_text())
+    assert values["mia_loss"].extra["forget"]["value_by_index"].keys() == {"1", "2"}
+    assert "1:" in absent["rows skipped in mia_forget.answer"]
+    assert "1:" in absent["answers cut in mia_forget.answer"]
+
+
+def test_generation_arguments_are_checked() -> None:
+    with pytest.raises(UserError, match=r"generation.max_new_token: no such key; did you mean max_new_tokens\?"):
+        tofu("eval.tofu.generation.max_new_token=4")
+
+
+def test_texts_need_a_length(tiny: Any) -> None:
+    config = tofu("eval.tofu.generation.max_new_tokens=null", "eval.tofu.metrics=[forget_Q_A_ROUGE]")
+    with pytest.raises(UserError, match=r"max_new_tokens: is required for the texts of forget.answer"):
+        suites.evaluate(config, Counting(tiny.model, tiny.tokenizer, 64), tiny.template, silent, None)

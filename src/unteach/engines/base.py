@@ -1,4 +1,4 @@
-"""What every engine offers: scores of given answers, and generated text."""
+"""What every engine offers: scores of given answers, generated text, and gradient norms where it can."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,10 +41,12 @@ class Store(Protocol):
 
 
 class Engine(Protocol):
-    """score() and generate() give one result for each item, in the order of the items."""
+    """Every pass gives one result for each item, in the order of the items."""
 
     def score(self, pairs: Sequence[tuple[Ids, Ids]], said: Said = None) -> list[Score]: ...
 
     def generate(
         self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, **sampling: Any
     ) -> list[list[int]]: ...
+
+    def grad_norms(self, pairs: Sequence[tuple[Ids, Ids]], p: float, said: Said = None) -> list[float]: ...

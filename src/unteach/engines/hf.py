@@ -1,14 +1,15 @@
 """The Hugging Face engine: length-sorted batches under a token budget, over any number of processes."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unteach.engines.base import Ids, Said, Score, Store
 from unteach.engines.processes import ALONE, Processes
-from unteach.models.forward import Want
+from unteach.models.forward import IGNORED, Answers, Want
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +27,7 @@ def statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
     picked = logp.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     hit = (logits.argmax(-1) == labels).to(logp.dtype)
     mean = (p * logp).sum(-1)
-    variance = (p * logp.square()).sum(-1) - mean.square()
+    variance = (p * (logp - mean.unsqueeze(-1)).square()).sum(-1)  # not E[x²] - E[x]², which cancels
     return torch.stack([picked, hit, mean, variance], dim=-1)
 
 
@@ -34,12 +35,15 @@ class HFEngine:
     """A transformers model as an engine. Batch size and process count change no value beyond rounding.
 
     here: the processes that share the work. store: what was measured before, and where each batch is kept.
+    stops: the ids at which a continuation is over; without them, the tokenizer's end of sequence.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, batch_size: int, here: Processes = ALONE, store: Store | None = None
-    ):
+        self, model: Any, tokenizer: Any, batch_size: int, here: Processes = ALONE, store: Store | None = None,
+        stops: Sequence[int] = (),
+    ):  # fmt: skip
         self.model, self.tokenizer, self.batch_size, self.here, self.store = model, tokenizer, batch_size, here, store
+        self.stops = list(stops) or [tokenizer.eos_token_id]
 
     def _measured(
         self,
@@ -98,19 +102,7 @@ class HFEngine:
         """Scores (prompt, answer) pairs of token ids: one teacher-forced pass, the head on answer positions only."""
 
         def work(batch: list[tuple[Ids, Ids]]) -> list[Score]:
-            tensors = self._padded([[*p, *a] for p, a in batch], left=False)
-            labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, -100)
-            for i, (prompt, answer) in enumerate(batch):
-                labels[i, len(prompt) : len(prompt) + len(answer)] = tensors["input_ids"][
-                    i, len(prompt) : len(prompt) + len(answer)
-                ]
-            asked = {
-                **tensors,
-                "labels": labels,
-                "rows": {"asked": (0, len(batch))},
-                "weight": labels.new_ones(len(batch)),
-            }
-            found = self.model(batch=asked, want={"asked": Want(of=statistics)})["asked"]
+            found = self._answers(batch, Want(of=statistics))
             pieces = found.value.float().cpu().numpy()
             tokens, ends = found.label.cpu().numpy(), np.cumsum(found.row.bincount(minlength=len(batch)).cpu().numpy())
             return [
@@ -118,24 +110,56 @@ class HFEngine:
                 for t, v in zip(np.split(tokens, ends[:-1]), np.split(pieces, ends[:-1]), strict=True)
             ]
 
-        return self._measured("score", pairs, lambda pair: len(pair[0]) + len(pair[1]), work, said)
+        return self._measured("score", pairs, _tokens, work, said)
+
+    def grad_norms(self, pairs: Sequence[tuple[Ids, Ids]], p: float, said: Said = None) -> list[float]:
+        """Of each (prompt, answer), the mean over the parameter tensors of |grad avg_loss|_p; no `.grad` is touched.
+
+        One backward pass a pair: a batch only says how often the results are kept and the processes look up.
+        """
+        import torch
+
+        def norm(pair: tuple[Ids, Ids], weights: "list[Tensor]") -> "Tensor":
+            loss = -self._answers([pair], Want()).value.mean()
+            found = torch.autograd.grad(loss, weights, allow_unused=True)
+            return torch.stack([g.float().norm(p) for g in found if g is not None]).mean()
+
+        def work(batch: list[tuple[Ids, Ids]]) -> list[float]:
+            torch.clear_autocast_cache()  # older torch reuses casts made without gradients, which hide the weights
+            with torch.enable_grad(), _requiring_grad(self.model) as weights:
+                return torch.stack([norm(pair, weights) for pair in batch]).tolist()
+
+        return self._measured(f"grad_norms {float(p)}", pairs, _tokens, work, said)
+
+    def _answers(self, pairs: list[tuple[Ids, Ids]], want: Want) -> Answers:
+        """One teacher-forced pass over a batch of (prompt, answer), asked about the positions of the answers."""
+        tensors = self._padded([[*p, *a] for p, a in pairs], left=False)
+        labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, IGNORED)
+        for i, (prompt, answer) in enumerate(pairs):
+            there = slice(len(prompt), len(prompt) + len(answer))
+            labels[i, there] = tensors["input_ids"][i, there]
+        rows, weight = {"asked": (0, len(pairs))}, labels.new_ones(len(pairs))
+        batch = {**tensors, "labels": labels, "rows": rows, "weight": weight}
+        answers: Answers = self.model(batch=batch, want={"asked": want})["asked"]
+        return answers
 
     def generate(
         self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, **sampling: Any
     ) -> list[list[int]]:
-        """Continues prompts of token ids; the ids of each continuation, up to and without EOS."""
-        eos = self.tokenizer.eos_token_id
+        """Continues prompts of token ids; the ids of each continuation, up to and without a stop."""
 
         def work(batch: list[Ids]) -> list[list[int]]:
             tensors = self._padded([list(prompt) for prompt in batch], left=True)
             made = self.model.generate(
-                **tensors, max_new_tokens=max_new_tokens, pad_token_id=self.tokenizer.pad_token_id, eos_token_id=eos,
+                **tensors, max_new_tokens=max_new_tokens, pad_token_id=self.tokenizer.pad_token_id, eos_token_id=self.stops,
                 **{"do_sample": False, **sampling},
             )  # fmt: skip
             rows = made[:, tensors["input_ids"].shape[1] :].tolist()
-            return [row[: row.index(eos)] if eos in row else row for row in rows]
+            ends = [next((i for i, token in enumerate(row) if token in self.stops), len(row)) for row in rows]
+            return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
-        kind = f"generate {json.dumps([max_new_tokens, eos, sampling], sort_keys=True)}"
+        settings = self.model.generation_config.to_diff_dict()  # a model's own file of them may change what it says
+        kind = f"generate {json.dumps([max_new_tokens, self.stops, sampling, settings], sort_keys=True, default=str)}"
         return self._measured(kind, prompts, len, work, said)
 
     def _padded(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
@@ -153,3 +177,21 @@ class HFEngine:
             "input_ids": torch.tensor([fill(row, pad) for row in rows], device=device),
             "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows], device=device),
         }
+
+
+def _tokens(pair: tuple[Ids, Ids]) -> int:
+    return len(pair[0]) + len(pair[1])
+
+
+@contextlib.contextmanager
+def _requiring_grad(model: Any) -> "Iterator[list[Tensor]]":
+    """All parameters, each of which requires a gradient meanwhile, whether or not it is being trained."""
+    weights = [weight for weight in model.parameters() if weight.is_floating_point()]
+    before = [weight.requires_grad for weight in weights]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield weights
+    finally:
+        for weight, required in zip(weights, before, strict=True):
+            weight.requires_grad_(required)

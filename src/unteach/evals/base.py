@@ -13,16 +13,42 @@ from unteach.evals import stats
 
 @dataclass(frozen=True)
 class Scores:
-    """Need: scores of the answers in one column of some rows (`rows.column`): list over rows of list over answers."""
+    """Need: scores of the answers in one column of some rows (`rows.column`): list of ScoredRow."""
 
     of: str
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Need: greedy continuations of the rows' questions, beside the true answers: list of Generated."""
+class ReferenceScores:
+    """Need: the same of the suite's reference model, over the same tokens: list of ScoredRow."""
 
     of: str
+
+
+@dataclass(frozen=True)
+class GradNorms:
+    """Need: the mean over parameter tensors of the p-norm of grad avg_loss, of each row's answer: list of NormedRow.
+
+    drop_last_label: the loss is over all tokens of the answer but the last.
+    """
+
+    of: str
+    p: float = 2.0
+    drop_last_label: bool = False
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Need: greedy continuations of the rows' prompts, beside the true answers: list of Generated.
+
+    truth_tokens: how many tokens of a true answer are kept, None for all.
+    """
+
+    of: str
+    truth_tokens: int | None = None
+
+
+Measurement = Scores | ReferenceScores | GradNorms | Texts
 
 
 @dataclass(frozen=True)
@@ -34,13 +60,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Retain:
-    """Need: another metric's entry in the retain model's log, as the JSON has it; None where `optional` and absent."""
+    """Need: another metric's entry in the retain model's log, as the JSON has it; None where `optional` and no log."""
 
     of: str
     optional: bool = False
 
 
-Need = Scores | Texts | Result | Retain
+Need = Measurement | Result | Retain
 
 
 @dataclass(frozen=True)
@@ -56,13 +82,34 @@ class ScoredRow:
     def losses(self) -> np.ndarray:
         return np.array([score.avg_loss for score in self.scores])
 
+    @property
+    def finite(self) -> bool:
+        return all(np.isfinite(score.logprob).all() for score in self.scores)
+
+
+@dataclass(frozen=True)
+class NormedRow:
+    """The gradient norm of one row's answer."""
+
+    index: int
+    norm: float
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.norm))
+
 
 @dataclass(frozen=True)
 class Generated:
+    """What the model says to one row's prompt, and what is true: one text, or several."""
+
     index: int
     prompt: str
-    truth: str
+    truths: list[str]
     text: str
+    several: bool = False
+
+    finite = True
 
 
 @dataclass

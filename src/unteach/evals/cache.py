@@ -2,14 +2,15 @@
 
 A store belongs to one set of weights in one precision; a record in it to one item: the token ids of a prompt and an
 answer, or of a prompt and the generation arguments. So other weights, another tokenizer, template, data or arguments
-never find an old number. Every process appends to a file of its own; a record carries a checksum, and a torn or damaged
-one is measured again.
+never find an old number. Every store writes a file of its own. A record carries a checksum of all that is in it; one
+that is torn or damaged is passed over and measured again.
 """
 
 import hashlib
 import json
 import os
-import zlib
+import secrets
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,11 @@ import numpy as np
 
 from unteach.engines.base import Score
 
-FORMAT = 1
+FORMAT = 2
+START = b"\x89unteach"
+"""What every record starts with; the next one is looked for by it where one is damaged."""
+LENGTHS = struct.Struct("<II")
+CHECKSUM = 16
 
 
 def store_key(weights: str, precision: str) -> str:
@@ -30,30 +35,28 @@ def item_key(kind: str, item: Any) -> str:
 
 
 class Store:
-    """The measurements of one model. get() and put() work on items of one kind, `score` or `generate …`."""
+    """The measurements of one model. get() and put() take items of one kind: `score`, `generate …`, `grad_norms …`."""
 
     def __init__(self, folder: Path, weights: str, precision: str, rank: int = 0):
         self.folder = folder / store_key(weights, precision)
         self.damaged = 0
         self._records: dict[str, list[np.ndarray]] = {}
         for file in sorted(self.folder.glob("*.records")):
-            self._records.update(self._read(file))
-        self._own = self.folder / f"{rank}-{os.getpid()}.records"
+            self._records.update(self._read(file.read_bytes()))
+        self._own = self.folder / f"{rank}-{secrets.token_hex(8)}.records"
 
-    def _read(self, file: Path) -> Iterator[tuple[str, list[np.ndarray]]]:
-        content, place = file.read_bytes(), 0
+    def _read(self, content: bytes) -> Iterator[tuple[str, list[np.ndarray]]]:
+        place, whole = 0, True
         while place < len(content):
-            end = content.find(b"\n", place)
             try:
-                header = json.loads(content[place:end] if end >= 0 else b"")
-                body = content[end + 1 : end + 1 + header["bytes"]]
-                if len(body) != header["bytes"] or zlib.crc32(body) != header["crc"]:
-                    raise ValueError
-            except (ValueError, KeyError, TypeError):
-                self.damaged += 1
-                return  # what follows a damaged record cannot be told apart from it
-            yield header["key"], list(_unpacked(header["arrays"], body))
-            place = end + 1 + header["bytes"]
+                key, arrays, place = _record(content, place)
+                whole = True
+                yield key, arrays
+            except ValueError:
+                self.damaged += whole  # one place, however many starts are found in it
+                whole = False
+                following = content.find(START, place + 1)
+                place = following if following >= 0 else len(content)
 
     def get(self, kind: str, item: Any) -> Any:
         """What was measured of an item, or None."""
@@ -67,15 +70,11 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         written = bytearray()
         for item, result in zip(items, results, strict=True):
-            arrays = list(vars(result).values()) if kind == "score" else [np.array(result, dtype=np.int64)]
-            key, body = item_key(kind, item), b"".join(array.tobytes() for array in arrays)
-            header = {
-                "key": key,
-                "arrays": [[str(a.dtype), len(a)] for a in arrays],
-                "bytes": len(body),
-                "crc": zlib.crc32(body),
-            }
-            written += json.dumps(header).encode() + b"\n" + body
+            key, arrays = item_key(kind, item), _arrays(result)
+            header = json.dumps([key, *((str(a.dtype), a.shape) for a in arrays)]).encode()
+            body = b"".join(array.tobytes() for array in arrays)
+            content = LENGTHS.pack(len(header), len(body)) + header + body
+            written += START + _checksum(content) + content
             self._records[key] = arrays
         with self._own.open("ab") as file:
             file.write(written)
@@ -83,9 +82,29 @@ class Store:
             os.fsync(file.fileno())
 
 
-def _unpacked(shapes: list[list[Any]], body: bytes) -> Iterator[np.ndarray]:
-    place = 0
-    for dtype, length in shapes:
-        array = np.frombuffer(body, dtype, length, place)
-        place += array.nbytes
-        yield array
+def _arrays(result: Score | list[int] | float) -> list[np.ndarray]:
+    if isinstance(result, Score):
+        return list(vars(result).values())
+    return [np.array(result, dtype=np.float64 if isinstance(result, float) else np.int64)]
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=CHECKSUM).digest()
+
+
+def _record(content: bytes, place: int) -> tuple[str, list[np.ndarray], int]:
+    """The record that starts at `place` and where it ends; ValueError if it is not exactly what was written."""
+    lengths = place + len(START) + CHECKSUM
+    header = lengths + LENGTHS.size
+    if not content.startswith(START, place) or header > len(content):
+        raise ValueError
+    in_header, in_body = LENGTHS.unpack_from(content, lengths)
+    end = header + in_header + in_body
+    if end > len(content) or _checksum(content[lengths:end]) != content[place + len(START) : lengths]:
+        raise ValueError
+    key, *shapes = json.loads(content[header : header + in_header])
+    arrays, at = [], header + in_header
+    for dtype, shape in shapes:
+        arrays.append(np.frombuffer(content, dtype, int(np.prod(shape)), at).reshape(shape))
+        at += arrays[-1].nbytes
+    return key, arrays, end

@@ -1,132 +1,125 @@
 """The plan of a whole evaluation: the union of what all metrics need, without duplicates, in one pass of each kind."""
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from unteach.data import sources
-from unteach.data.template import Template
-from unteach.engines.base import Engine, Ids
-from unteach.errors import UserError
-from unteach.evals.base import Generated, ScoredRow, Scores, Texts
-from unteach.schema import SuiteConfig
+from unteach.engines.base import Engine, Ids, Said, Score
+from unteach.evals.base import Generated, GradNorms, Measurement, NormedRow, ReferenceScores, ScoredRow, Scores, Texts
+from unteach.evals.rows import Rows
 
 Progress = Callable[[str, int], Callable[[int], None]]
 """progress(what, total) -> a function told how many more are done."""
+Pass = tuple[str, Any]
+"""What all items of one pass share: its kind, and the argument that tells it from others of that kind."""
+Measured = dict[Measurement, list[Any]]
 
 
-@dataclass
-class Asked:
-    """One column of one set of rows, tokenised: per row its number, its prompt, and its answers."""
+class References(Protocol):
+    """Scores by other models, named by their path."""
 
-    index: list[int]
-    prompts: list[Ids]
-    prompt_texts: list[str]
-    answers: list[list[Ids]]
-    texts: list[list[str]]
-    several: bool
-
-
-@dataclass
-class Measured:
-    """The measurements of one suite: by need."""
-
-    scores: dict[Scores, list[ScoredRow]] = field(default_factory=dict)
-    texts: dict[Texts, list[Generated]] = field(default_factory=dict)
-
-
-class Rows:
-    """The rows of one suite, loaded when first asked for, tokenised once a column."""
-
-    def __init__(self, config: SuiteConfig, template: Template):
-        self.config, self.template = config, template
-        self._rows: dict[str, list[sources.Row]] = {}
-        self._asked: dict[str, Asked] = {}
-        self.skipped: dict[str, int] = {}
-
-    def rows(self, name: str) -> list[sources.Row]:
-        """Raises AbsentData where the corpus does not have them."""
-        if name not in self._rows:
-            if name not in self.config.rows:
-                raise UserError(f"eval.{self.config.suite}.rows has no {name!r}; it has {', '.join(self.config.rows)}")
-            hf_args = {k: v for k, v in self.config.rows[name].items() if k != "question_key"}
-            self._rows[name] = sources.load_rows(hf_args)
-        return self._rows[name]
-
-    def asked(self, of: str) -> Asked:
-        """`rows.column` tokenised; rows whose answer is empty or does not fit are skipped and counted."""
-        if of not in self._asked:
-            name, _, column = of.partition(".")
-            rows = self.rows(name)
-            where = (
-                f"eval.{self.config.suite}: {self.config.rows[name].get('path')}/{self.config.rows[name].get('name')}"
-            )
-            questions = sources.column(
-                rows, self.config.rows[name].get("question_key", self.config.question_key), where
-            )
-            self._asked[of] = self._tokenise(of, questions, sources.column(rows, column, where))
-        return self._asked[of]
-
-    def _tokenise(self, of: str, questions: list[str], answers: list[Any]) -> Asked:
-        asked = Asked([], [], [], [], [], any(isinstance(answer, list) for answer in answers))
-        for index, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-            texts = answer if isinstance(answer, list) else [answer]
-            encoded = [self.template.encode(question, text, max_length=self.config.max_length) for text in texts]
-            if not texts or any(not text.strip() or not one.answer for text, one in zip(texts, encoded, strict=True)):
-                self.skipped[of] = self.skipped.get(of, 0) + 1
-                continue
-            asked.index.append(index)
-            asked.prompts.append(encoded[0].prompt)
-            asked.prompt_texts.append(self.template.prompt(question))
-            asked.answers.append([one.answer for one in encoded])
-            asked.texts.append(texts)
-        if not asked.index:
-            raise UserError(f"eval.{self.config.suite}: {of}: every answer is empty or does not fit into max_length")
-        return asked
+    def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]: ...
 
 
 def measure(
-    needs: dict[str, tuple[Rows, list[Scores], list[Texts]]], engine: Engine, progress: Progress
+    asking: dict[str, tuple[Rows, list[Measurement]]],
+    engine: Engine,
+    references: References | None,
+    progress: Progress,
 ) -> dict[str, Measured]:
-    """Runs one scoring pass and one generation pass for all suites; gives back each suite's measurements."""
-    pairs: dict[tuple[Ids, Ids], int] = {}
-    prompts: dict[tuple[tuple[str, Any], ...], dict[Ids, int]] = {}
-    for rows, scores, texts in needs.values():
-        for need in scores:
-            asked = rows.asked(need.of)
-            for prompt, answers in zip(asked.prompts, asked.answers, strict=True):
-                for answer in answers:
-                    pairs.setdefault((prompt, answer), len(pairs))
-        for text_need in texts:
-            generation = prompts.setdefault(tuple(sorted(rows.config.generation.items())), {})
-            for prompt in rows.asked(text_need.of).prompts:
-                generation.setdefault(prompt, len(generation))
-    scored = engine.score(list(pairs), progress("scoring", len(pairs))) if pairs else []
-    generated = {
-        arguments: engine.generate(list(wanted), said=progress("generating", len(wanted)), **dict(arguments))
-        for arguments, wanted in prompts.items()
+    """Runs one pass of each kind for all suites; gives back each suite's measurements by need."""
+    items: dict[Pass, dict[Any, None]] = {}
+    for rows, needs in asking.values():
+        for need in needs:
+            items.setdefault(_pass(rows, need), {}).update(dict.fromkeys(_items(rows, need)))
+    results = {
+        key: dict(zip(wanted, _run(key, list(wanted), engine, references, progress), strict=True))
+        for key, wanted in items.items()
     }
-    found = {}
-    for suite, (rows, scores, texts) in needs.items():
-        measured = Measured()
-        for need in scores:
-            asked = rows.asked(need.of)
-            measured.scores[need] = [
-                ScoredRow(i, [scored[pairs[prompt, answer]] for answer in answers], words, asked.several)
-                for i, prompt, answers, words in zip(
+    return {
+        suite: {need: _measurement(rows, need, results[_pass(rows, need)]) for need in needs}
+        for suite, (rows, needs) in asking.items()
+    }
+
+
+def _pass(rows: Rows, need: Measurement) -> Pass:
+    match need:
+        case Scores():
+            return "scoring", None
+        case ReferenceScores():
+            return "scoring by the reference model", rows.config.reference_model_path
+        case GradNorms():
+            return "gradient norms", need.p
+        case Texts():
+            return "generating", json.dumps(rows.generation(need.of), sort_keys=True)
+
+
+def _items(rows: Rows, need: Measurement) -> list[Any]:
+    asked = rows.asked(need.of)
+    match need:
+        case Texts():
+            return asked.prompts
+        case GradNorms():
+            return [pair for pair in _first_answers(rows, need) if pair[1]]
+        case _:
+            return [
+                (prompt, answer)
+                for prompt, answers in zip(asked.prompts, asked.answers, strict=True)
+                for answer in answers
+            ]
+
+
+def _first_answers(rows: Rows, need: GradNorms) -> list[tuple[Ids, Ids]]:
+    asked = rows.asked(need.of)
+    end = -1 if need.drop_last_label else None
+    return [(prompt, answers[0][:end]) for prompt, answers in zip(asked.prompts, asked.answers, strict=True)]
+
+
+def _run(key: Pass, items: list[Any], engine: Engine, references: References | None, progress: Progress) -> list[Any]:
+    kind, argument = key
+    said = progress(kind, len(items))
+    match kind:
+        case "scoring":
+            return engine.score(items, said)
+        case "gradient norms":
+            return engine.grad_norms(items, argument, said)
+        case "generating":
+            return engine.generate(items, said=said, **json.loads(argument))
+        case _:
+            assert references is not None
+            return references.score(argument, items, said)
+
+
+def _measurement(rows: Rows, need: Measurement, results: dict[Any, Any]) -> list[Any]:
+    """What a need asked for, row by row."""
+    asked = rows.asked(need.of)
+    match need:
+        case GradNorms():
+            pairs = zip(asked.index, _first_answers(rows, need), strict=True)
+            return [NormedRow(index, results[pair] if pair[1] else 0.0) for index, pair in pairs]
+        case Texts():
+            return _generated(rows, need, results)
+        case _:
+            return [
+                ScoredRow(index, [results[prompt, answer] for answer in answers], texts, asked.several)
+                for index, prompt, answers, texts in zip(
                     asked.index, asked.prompts, asked.answers, asked.texts, strict=True
                 )
             ]
-        arguments = tuple(sorted(rows.config.generation.items()))
-        for text_need in texts:
-            asked = rows.asked(text_need.of)
-            measured.texts[text_need] = [
-                Generated(
-                    i, shown, words[0], rows.template.text(generated[arguments][prompts[arguments][prompt]]).strip()
-                )
-                for i, prompt, shown, words in zip(
-                    asked.index, asked.prompts, asked.prompt_texts, asked.texts, strict=True
-                )
-            ]
-        found[suite] = measured
-    return found
+
+
+def _generated(rows: Rows, need: Texts, results: dict[Ids, list[int]]) -> list[Generated]:
+    asked, stops, text = rows.asked(need.of), rows.settings(need.of).stop, rows.template.text
+    made = []
+    for i, index in enumerate(asked.index):
+        truths = asked.texts[i]
+        if need.truth_tokens is not None:
+            truths = [text(answer[: need.truth_tokens]).strip() for answer in asked.answers[i]]
+        said = _until(text(results[asked.prompts[i]]), stops).strip()
+        made.append(Generated(index, asked.prompt_texts[i], truths, said, asked.several))
+    return made
+
+
+def _until(text: str, stops: list[str]) -> str:
+    """The text up to the first of the stop strings in it."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]

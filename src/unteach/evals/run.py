@@ -7,6 +7,7 @@ from unteach import runs
 from unteach.engines.hf import HFEngine
 from unteach.evals import suites
 from unteach.evals.cache import Store
+from unteach.evals.reference import ReferenceModels
 from unteach.schema import SuiteConfig
 
 
@@ -22,9 +23,10 @@ def evaluate_loaded(
     store = Store(cache, weights, loaded.compute, here.rank)
     if store.damaged and here.first:
         print(f"note: {store.damaged} damaged places in {store.folder}; what stood there is measured again")
-    engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, here, store)
+    engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, here, store, loaded.template.stops)
     with PassProgress(shown=here.first) as progress, loaded.autocast():
-        values = suites.evaluate(configs, engine, loaded.template, progress, folder if here.first else None)
+        target, references = folder if here.first else None, ReferenceModels(loaded, batch_size, here, cache)
+        values = suites.evaluate(configs, engine, loaded.template, progress, target, references)
     if here.first and tell:
         for name in configs:
             _tell(folder, name.upper())
@@ -40,7 +42,7 @@ def _tell(folder: Path, suite: str) -> None:
     absent = folder / f"{suite}_ABSENT.json"
     if absent.exists():
         for name, reason in runs.read_json(absent, "the absent metrics").items():
-            print(f"  {name} is absent: {reason}")
+            print(f"  {name}: {reason}")
 
 
 class PassProgress:

@@ -1,10 +1,12 @@
 """Suites: which metrics are asked for, what they need, and the files that their values are written to.
 
-<SUITE>_EVAL.json has every value with its examples, <SUITE>_SUMMARY.json the values that were asked for, and
-<SUITE>_ABSENT.json why a metric is not there. A metric that came from a default list is absent with a reason where its
-data or the retain log is; one asked for by name is an error.
+<SUITE>_EVAL.json has every value with its examples, <SUITE>_SUMMARY.json the values that were asked for,
+<SUITE>_ROWS.json the rows they are of, and <SUITE>_ABSENT.json why a metric is not there. A metric that came from a
+default list is absent with a reason where its data, the retain log or the reference model is; one asked for by name is
+an error.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ from unteach import registry, runs
 from unteach.data.template import Template
 from unteach.engines.base import Engine
 from unteach.errors import AbsentData, UserError
-from unteach.evals.base import Metric, Result, Retain, Scores, Texts, Value
-from unteach.evals.measure import Measured, Progress, Rows, measure
+from unteach.evals import retain
+from unteach.evals.base import Measurement, Metric, ReferenceScores, Result, Retain, Value
+from unteach.evals.measure import Measured, Progress, References, measure
+from unteach.evals.retain import RetainLog
+from unteach.evals.rows import Asked, Rows
 from unteach.schema import SuiteConfig
 
 
@@ -25,23 +30,35 @@ class Plan:
     config: SuiteConfig
     rows: Rows
     asked: list[str]
+    retain_log: RetainLog
     metrics: dict[str, Metric] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
-    retain_log: dict[str, Any] = field(default_factory=dict)
 
-    def needed(self, kind: Any) -> list[Any]:
-        """The needs of one kind, each once, in an order that is the same in every process."""
+    def measurements(self) -> list[Measurement]:
+        """What must be measured, each need once, in an order that is the same in every process."""
         needs = [need for metric in self.metrics.values() for need in metric.needs().values()]
-        return list(dict.fromkeys(need for need in needs if isinstance(need, kind)))
+        return list(dict.fromkeys(need for need in needs if isinstance(need, Measurement)))
+
+    def rows_under(self, metric: str) -> Iterator[tuple[str, str, Asked]]:
+        """Every column that a metric and those it is made of are measured on: (half of an attack, column, rows)."""
+        for argument, need in self.metrics[metric].needs().items():
+            if isinstance(need, Measurement):
+                yield argument.partition("_")[0], need.of, self.rows.asked(need.of)
+            elif isinstance(need, Result):
+                yield from self.rows_under(need.of)
 
 
 def evaluate(
-    configs: dict[str, SuiteConfig], engine: Engine, template: Template, progress: Progress, folder: Path | None
+    configs: dict[str, SuiteConfig],
+    engine: Engine,
+    template: Template,
+    progress: Progress,
+    folder: Path | None,
+    references: References | None = None,
 ) -> dict[str, dict[str, Value]]:
     """Runs every suite in one plan; writes each suite's files into `folder` (None: this process does not write)."""
     plans = {name: plan(config, template) for name, config in configs.items()}
-    needs = {name: (p.rows, p.needed(Scores), p.needed(Texts)) for name, p in plans.items()}
-    measured = measure(needs, engine, progress)
+    measured = measure({name: (p.rows, p.measurements()) for name, p in plans.items()}, engine, references, progress)
     results = {}
     for name, one in plans.items():
         results[name] = compute(one, measured[name], template.eos)
@@ -52,16 +69,8 @@ def evaluate(
 
 def plan(config: SuiteConfig, template: Template) -> Plan:
     """Resolves the asked metrics and everything under them, before any model pass."""
-    default = config.metrics in ("all", "default")
-    asked = (
-        list(config.define)
-        if config.metrics == "all"
-        else config.default
-        if config.metrics == "default"
-        else config.metrics
-    )
-    asked = [asked] if isinstance(asked, str) else list(asked)
-    made = Plan(config, Rows(config, template), asked, retain_log=retain_log(config.retain_logs_path))
+    default, asked = config.metrics in ("all", "default"), config.asked()
+    made = Plan(config, Rows(config, template), asked, retain.read(config))
     for name in asked:
         reason = _add(made, name, ())
         if reason:
@@ -101,34 +110,19 @@ def _absence(made: Plan, need: Any, above: tuple[str, ...]) -> str | None:
         reason = _add(made, need.of, above)
         return f"{need.of} is absent: {reason}" if reason and not reason.startswith(need.of) else reason
     if isinstance(need, Retain):
-        if need.optional:
+        if need.optional and not made.config.retain_logs_path:
             return None
-        if not made.config.retain_logs_path:
-            return "it compares with a retain model, and no retain_logs_path is set"
-        if need.of not in made.retain_log:
-            return f"the retain log {made.config.retain_logs_path} has no {need.of}"
-        return None
+        reason = made.retain_log.lacks(need.of)
+        if not reason and need.of in made.metrics:
+            made.retain_log.refuse_other_rows(need.of, made.rows_under(need.of))
+        return reason
+    if isinstance(need, ReferenceScores) and not made.config.reference_model_path:
+        return "it compares with a reference model, and no reference_model_path is set"
     try:
         made.rows.asked(need.of)
     except AbsentData as error:
         return f"its rows are absent: {error}"
     return None
-
-
-def retain_log(path: str | None) -> dict[str, Any]:
-    """A <SUITE>_EVAL.json of ours or OpenUnlearning's; a run's folder stands for the log in it."""
-    if not path:
-        return {}
-    file = Path(path)
-    if file.is_dir():
-        found = sorted([*file.glob("*_EVAL.json"), *(file / runs.EVALS).glob("*_EVAL.json")])
-        if not found:
-            raise UserError(f"retain_logs_path={path}: no *_EVAL.json in this folder; evaluate the retain model first")
-        file = found[0]
-    log = runs.read_json(file, "retain_logs_path")
-    if not isinstance(log, dict):
-        raise UserError(f"retain_logs_path={path}: not an evaluation log (a mapping of metrics)")
-    return log
 
 
 def compute(made: Plan, measured: Measured, eos: int) -> dict[str, Value]:
@@ -137,28 +131,35 @@ def compute(made: Plan, measured: Measured, eos: int) -> dict[str, Value]:
     for name, metric in made.metrics.items():
         arguments: dict[str, Any] = {}
         for argument, need in metric.needs().items():
-            if isinstance(need, Scores):
-                arguments[argument] = measured.scores[need]
-            elif isinstance(need, Texts):
-                arguments[argument] = measured.texts[need]
+            if isinstance(need, Measurement):
+                _refuse_infinite(name, need, measured[need])
+                arguments[argument] = measured[need]
             elif isinstance(need, Result):
                 arguments[argument] = values[need.of]
             else:
-                arguments[argument] = made.retain_log.get(need.of)
+                arguments[argument] = made.retain_log.values.get(need.of)
         values[name] = metric.compute(name, **arguments, eos=eos)
     return values
 
 
+def _refuse_infinite(name: str, need: Measurement, rows: list[Any]) -> None:
+    bad = [row.index for row in rows if not row.finite]
+    if bad:
+        raise UserError(f"{name}: the model's values are not finite at rows {bad[:8]} of {need.of}; it has diverged")
+
+
 def write(made: Plan, values: dict[str, Value], folder: Path) -> None:
-    prefix = made.config.suite.upper()
-    runs.write_json(folder / f"{prefix}_EVAL.json", {name: values[name].to_json() for name in sorted(values)})
+    prefix, rows = made.config.suite.upper(), made.rows
+    runs.write_json(folder / f"{prefix}{retain.EVAL}", {name: values[name].to_json() for name in sorted(values)})
     runs.write_json(folder / f"{prefix}_SUMMARY.json", summary(made.asked, values))
+    under = {column: asked for name in made.metrics for _, column, asked in made.rows_under(name)}
+    told = {column: {"of": a.where, "count": a.count, "digest": a.digest} for column, a in sorted(under.items())}
+    runs.write_json(folder / f"{prefix}{retain.ROWS}", told)
+    said = {f"rows skipped in {of}": f"{n}: empty answer, or no room for it" for of, n in rows.skipped.items()}
+    said |= {f"answers cut in {of}": f"{n}: longer than max_length allows" for of, n in rows.cut.items()}
     absent = folder / f"{prefix}_ABSENT.json"
-    if made.absent or made.rows.skipped:
-        skipped = {
-            f"rows skipped in {of}": f"{n}: empty answer, or no room for it" for of, n in made.rows.skipped.items()
-        }
-        runs.write_json(absent, made.absent | skipped)
+    if made.absent or said:
+        runs.write_json(absent, made.absent | said)
     else:
         absent.unlink(missing_ok=True)
 

@@ -13,11 +13,34 @@ import numpy as np
 
 from unteach.errors import UserError
 from unteach.evals import stats
-from unteach.evals.base import Metric, Need, Result, Retain, ScoredRow, Scores, Value, mean_of
+from unteach.evals.base import (
+    GradNorms,
+    Metric,
+    Need,
+    NormedRow,
+    ReferenceScores,
+    Result,
+    Retain,
+    ScoredRow,
+    Scores,
+    Value,
+    mean_of,
+)
 from unteach.evals.metrics.memorization import without_eos
 from unteach.registry import metric
 
 VARIANCE_FLOOR = 1e-6
+
+
+def area_of(name: str, forget: dict[int, float], holdout: dict[int, float]) -> Value:
+    """An attack's value from its scores by row: the AUC, with both halves beside it."""
+    shown: dict[str, Any] = {}
+    for half, scores in (("forget", forget), ("holdout", holdout)):
+        value = mean_of(f"{name}/{half}", {index: {"score": score} for index, score in scores.items()}, "score")
+        shown[half] = {key: value.to_json()[key] for key in ("agg_value", "value_by_index")}
+    first, second = (np.array(list(scores.values())) for scores in (forget, holdout))
+    area, replicates = stats.auc(first, second), stats.of_two(first, second, name, stats.auc)
+    return Value(area, None, len(first) + len(second), replicates, {**shown, "auc": area})
 
 
 @dataclass
@@ -36,17 +59,8 @@ class Attack(Metric):
     def compute(
         self, name: str, forget_rows: list[ScoredRow], holdout_rows: list[ScoredRow], eos: int, **_: Any
     ) -> Value:
-        halves = {}
-        for half, rows in (("forget", forget_rows), ("holdout", holdout_rows)):
-            halves[half] = mean_of(f"{name}/{half}", {r.index: {"score": self.score(r, eos)} for r in rows}, "score")
-        forget, holdout = (np.array([v["score"] for v in (half.by_index or {}).values()]) for half in halves.values())
-        area = stats.auc(forget, holdout)
-        shown = {
-            half: {k: v for k, v in value.to_json().items() if k in ("agg_value", "value_by_index")}
-            for half, value in halves.items()
-        }
-        replicates = stats.of_two(forget, holdout, name, stats.auc)
-        return Value(area, None, len(forget) + len(holdout), replicates, {**shown, "auc": area})
+        halves = ({row.index: self.score(row, eos) for row in rows} for rows in (forget_rows, holdout_rows))
+        return area_of(name, *halves)
 
 
 @metric("mia_loss")
@@ -67,6 +81,60 @@ class ZlibAttack(Attack):
         return row.scores[0].avg_loss / len(zlib.compress(row.texts[0].encode()))
 
 
+@metric("mia_reference")
+@dataclass
+class ReferenceAttack(Metric):
+    """Score: avg_loss minus that of the suite's reference model. Source: arXiv:2012.07805."""
+
+    forget: str
+    holdout: str
+
+    def needs(self) -> dict[str, Need]:
+        return {
+            "forget_rows": Scores(self.forget),
+            "holdout_rows": Scores(self.holdout),
+            "forget_reference": ReferenceScores(self.forget),
+            "holdout_reference": ReferenceScores(self.holdout),
+        }
+
+    def compute(
+        self,
+        name: str,
+        forget_rows: list[ScoredRow],
+        holdout_rows: list[ScoredRow],
+        forget_reference: list[ScoredRow],
+        holdout_reference: list[ScoredRow],
+        **_: Any,
+    ) -> Value:
+        halves = (
+            {row.index: row.scores[0].avg_loss - ref.scores[0].avg_loss for row, ref in zip(rows, refs, strict=True)}
+            for rows, refs in ((forget_rows, forget_reference), (holdout_rows, holdout_reference))
+        )
+        return area_of(name, *halves)
+
+
+@metric("mia_gradnorm")
+@dataclass
+class GradNormAttack(Metric):
+    """Score: the mean over parameter tensors of the gradient's p-norm; members lie flat. Source: arXiv:2402.17012."""
+
+    QUIRKS: ClassVar[dict[str, Any]] = {"drop_last_label": True}
+
+    forget: str
+    holdout: str
+    p: float = 2.0
+    drop_last_label: bool = False
+
+    def needs(self) -> dict[str, Need]:
+        return {
+            "forget_rows": GradNorms(self.forget, self.p, self.drop_last_label),
+            "holdout_rows": GradNorms(self.holdout, self.p, self.drop_last_label),
+        }
+
+    def compute(self, name: str, forget_rows: list[NormedRow], holdout_rows: list[NormedRow], **_: Any) -> Value:
+        return area_of(name, *({row.index: row.norm for row in rows} for rows in (forget_rows, holdout_rows)))
+
+
 @dataclass
 class LowestTokens(Attack):
     """Score: minus the mean of the lowest share k of per-token values; EOS is left out."""
@@ -85,6 +153,8 @@ class LowestTokens(Attack):
 
     def score(self, row: ScoredRow, eos: int) -> float:
         values = self.values(row)[without_eos(row.scores[0], eos, self.drop_last_label)]
+        if not np.isfinite(values).all():  # sorting would put them last, where nothing looks
+            return float("nan")
         lowest = np.sort(values)[: max(1, int(self.k * len(values)))]
         return float(-lowest.mean()) if len(values) else 0.0
 
@@ -108,10 +178,9 @@ class MinKPlusPlus(LowestTokens):
         return (score.logprob - score.mean) / np.sqrt(np.maximum(score.variance, VARIANCE_FLOOR))
 
 
-@metric("privleak")
 @dataclass
-class PrivLeak(Metric):
-    """((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain) * 100: 0 is the retain model, below it under-unlearned.
+class AgainstRetain(Metric):
+    """An attack's AUC against that of the retain model.
 
     privleak_default: the AUC assumed where there is no retain log; null, and the metric is absent without one.
     """
@@ -127,9 +196,27 @@ class PrivLeak(Metric):
 
     def compute(self, name: str, attack_value: Value, retain: dict[str, Any] | None, **_: Any) -> Value:
         area = retain["agg_value"] if retain else self.privleak_default
-        assert attack_value.agg is not None and area is not None
+        assert attack_value.agg is not None and attack_value.replicates is not None and area is not None
+        replicates = self.percent(attack_value.replicates, area)
+        return Value(float(self.percent(attack_value.agg, area)), None, attack_value.n, replicates)
 
-        def leak(auc: Any) -> Any:
-            return ((1 - auc) - (1 - area)) / ((1 - area) + 1e-10) * 100
+    def percent(self, auc: Any, retain: float) -> Any:
+        raise NotImplementedError
 
-        return Value(float(leak(attack_value.agg)), None, attack_value.n, leak(attack_value.replicates))
+
+@metric("privleak")
+@dataclass
+class PrivLeak(AgainstRetain):
+    """((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain) * 100: 0 is the retain model, below it under-unlearned."""
+
+    def percent(self, auc: Any, retain: float) -> Any:
+        return ((1 - auc) - (1 - retain)) / ((1 - retain) + 1e-10) * 100
+
+
+@metric("rel_diff")
+@dataclass
+class RelativeDifference(AgainstRetain):
+    """(AUC - AUC_retain) / AUC_retain * 100."""
+
+    def percent(self, auc: Any, retain: float) -> Any:
+        return (auc - retain) / (retain + 1e-10) * 100

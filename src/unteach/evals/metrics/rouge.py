@@ -1,7 +1,7 @@
-"""What the model says, against what is true: ROUGE of greedy continuations. Source: Lin 2004; arXiv:2401.06121."""
+"""What the model says, against what is true: ROUGE of greedy continuations. Source: Lin 2004."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unteach.evals.base import Generated, Metric, Need, Texts, Value, mean_of
 from unteach.registry import metric
@@ -10,11 +10,11 @@ from unteach.registry import metric
 @metric("rouge")
 @dataclass
 class Rouge(Metric):
-    """ROUGE-1 and ROUGE-L of the continuation against the answer; the mean of `rouge_type`."""
+    """ROUGE-1 and ROUGE-L of the continuation against the answer; the mean of `rouge_type`. Source: TOFU."""
 
     texts: str
     rouge_type: Literal["rougeL_recall", "rougeL_f1", "rouge1_recall"] = "rougeL_recall"
-    stemmer: bool = True
+    rouge_stemmer: bool = True
 
     def needs(self) -> dict[str, Need]:
         return {"generated": Texts(self.texts)}
@@ -22,16 +22,40 @@ class Rouge(Metric):
     def compute(self, name: str, generated: list[Generated], **_: Any) -> Value:
         from rouge_score import rouge_scorer
 
-        scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=self.stemmer)
+        scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=self.rouge_stemmer)
         by_index = {}
         for one in generated:
-            scores = scorer.score(one.truth, one.text)
-            by_index[one.index] = {
-                "rouge1_recall": scores["rouge1"].recall,
-                "rougeL_f1": scores["rougeL"].fmeasure,
-                "rougeL_recall": scores["rougeL"].recall,
-                "input": one.prompt,
-                "ground_truth": one.truth,
-                "generation": one.text,
+            scores = [scorer.score(truth, one.text) for truth in one.truths]
+            value: dict[str, list[Any]] = {
+                "rouge1_recall": [score["rouge1"].recall for score in scores],
+                "rougeL_f1": [score["rougeL"].fmeasure for score in scores],
+                "rougeL_recall": [score["rougeL"].recall for score in scores],
+                "ground_truth": one.truths,
             }
+            shown = value if one.several else {key: found[0] for key, found in value.items()}
+            by_index[one.index] = {**shown, "input": one.prompt, "generation": one.text}
         return mean_of(name, by_index, self.rouge_type)
+
+
+@metric("knowmem")
+@dataclass
+class KnowMem(Rouge):
+    """ROUGE-L F1, without stemmer, of short answers to questions about the text. Source: MUSE, arXiv:2407.06460."""
+
+    QUIRKS: ClassVar[dict[str, Any]] = {"rouge_stemmer": True}
+
+    rouge_type: Literal["rougeL_recall", "rougeL_f1", "rouge1_recall"] = "rougeL_f1"
+    rouge_stemmer: bool = False
+
+
+@metric("verbmem")
+@dataclass
+class VerbMem(KnowMem):
+    """As knowmem, of how the text goes on after its opening; of the truth the first `verbmem_truncate` tokens count."""
+
+    QUIRKS: ClassVar[dict[str, Any]] = {"rouge_stemmer": True, "verbmem_truncate": None}
+
+    verbmem_truncate: int | None = 128
+
+    def needs(self) -> dict[str, Need]:
+        return {"generated": Texts(self.texts, self.verbmem_truncate)}

@@ -1,0 +1,100 @@
+"""The retain model's log: a <SUITE>_EVAL.json of ours or OpenUnlearning's, and whether it may be compared with.
+
+Beside our own logs lies <SUITE>_ROWS.json, which says what each column of rows was made of, so a log of other rows is
+told by their content. Of a log without it, the metrics' names and the rows' numbers are compared.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unteach import runs
+from unteach.errors import UserError
+from unteach.evals.rows import Asked
+from unteach.schema import SuiteConfig
+
+EVAL, ROWS = "_EVAL.json", "_ROWS.json"
+
+
+@dataclass
+class RetainLog:
+    """The values of a log, by metric; and of our own ones the rows under them, by column."""
+
+    path: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, dict[str, Any]] | None = None
+
+    def lacks(self, metric: str) -> str | None:
+        """Why a metric of this log cannot be compared with; None if it can."""
+        if not self.path:
+            return "it compares with a retain model, and no retain_logs_path is set"
+        if not isinstance(self.values.get(metric), dict):
+            return f"the retain log {self.path} has no {metric}; it holds {_some(self.values)}"
+        if self.values[metric].get("agg_value") is None:
+            return f"the retain log {self.path} has no value of {metric}"
+        return None
+
+    def refuse_other_rows(self, metric: str, columns: Iterable[tuple[str, str, Asked]]) -> None:
+        """Raises UserError if the log's metric was measured on other rows than these (half, column, rows)."""
+        for half, column, asked in columns:
+            if self.rows is not None:
+                kept = self.rows.get(column, {})
+                if kept.get("digest") != asked.digest:
+                    raise UserError(self._other(metric, self._kept(kept, asked), column, asked))
+                continue
+            entry = self.values[metric]
+            index = (entry.get(half) or entry).get("value_by_index")
+            logged = {int(i) for i in index} if index else None
+            if logged is not None and not set(asked.index) <= logged <= set(range(asked.count)):
+                raise UserError(self._other(metric, f"{len(logged)} rows", column, asked))
+
+    def _kept(self, kept: dict[str, Any], asked: Asked) -> str:
+        if not kept:
+            return f"other columns ({_some(self.rows or {})})"
+        same = " whose words are others" if (kept["of"], kept["count"]) == (asked.where, asked.count) else ""
+        return f"{kept['of']} ({kept['count']} rows{same})"
+
+    def _other(self, metric: str, logged: str, column: str, asked: Asked) -> str:
+        return (
+            f"retain_logs_path={self.path}: its {metric} was measured on {logged}, and this run measures {column} on "
+            f"{asked.where} ({asked.count} rows); evaluate the retain model on the same split and name that log"
+        )
+
+
+def read(config: SuiteConfig) -> RetainLog:
+    """The log that retain_logs_path names; a run's folder stands for the log in it."""
+    path = config.retain_logs_path
+    if not path:
+        return RetainLog()
+    file = _file(Path(path), config.suite)
+    values = runs.read_json(file, "retain_logs_path")
+    if not isinstance(values, dict):
+        raise UserError(f"retain_logs_path={path}: not an evaluation log (a mapping of metrics)")
+    foreign = [name for name in values if name not in config.define]
+    if 2 * len(foreign) > len(values):
+        raise UserError(
+            f"retain_logs_path={path}: it holds {_some(values)}, and eval.{config.suite} knows "
+            f"{len(values) - len(foreign)} of them: is it the log of another suite? "
+            f"Set eval.{config.suite}.retain_logs_path to a {config.suite.upper()}{EVAL}"
+        )
+    beside = file.with_name(file.name.replace(EVAL, ROWS))
+    rows = runs.read_json(beside, "retain_logs_path") if file.name.endswith(EVAL) and beside.exists() else None
+    return RetainLog(path, values, rows)
+
+
+def _file(path: Path, suite: str) -> Path:
+    if not path.is_dir():
+        return path
+    name = f"{suite.upper()}{EVAL}"
+    for folder in (path, path / runs.EVALS):
+        if (folder / name).exists():
+            return folder / name
+    there = sorted({file.name for folder in (path, path / runs.EVALS) for file in folder.glob(f"*{EVAL}")})
+    holds = f"it holds {', '.join(there)}" if there else f"no *{EVAL} in this folder"
+    raise UserError(f"retain_logs_path={path}: {holds}, and eval.{suite} compares with a {name}; evaluate it first")
+
+
+def _some(names: Iterable[str], most: int = 6) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "") or "nothing"

@@ -1,0 +1,76 @@
+"""How rows become tokens: the template's questions, shown pairs before them, and plain text that goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unteach.evals.measure import _until
+from unteach.evals.rows import Rows
+from unteach.schema import RowsConfig, SuiteConfig
+
+ROWS = {
+    "qa": [{"question": "Who?", "answer": "Mara"}],
+    "shown": [{"question": "Where?", "answer": "Here"}, {"question": "When?", "answer": "Now"}],
+    "text": [{"opening": "In the town", "rest": "of Vess there was"}, {"opening": "alone", "rest": " "}],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, rows in ROWS.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path
+
+
+def rows(folder: Path, tiny: Any, name: str, **settings: Any) -> Rows:
+    limits = {key: settings.pop(key) for key in ("max_length", "compat") if key in settings}
+    config = RowsConfig({"path": str(folder), "name": name}, **settings)
+    return Rows(SuiteConfig("s", {"r": config}, {}, [], **limits), tiny.template)
+
+
+def test_shown_pairs_stand_before_the_question(folder: Path, tiny: Any) -> None:
+    asked = rows(folder, tiny, "qa", few_shot_dataset_hf_args={"path": str(folder), "name": "shown"}).asked("r.answer")
+    wanted = "Question: Where?\nAnswer:\nHere\n\nQuestion: When?\nAnswer:\nNow\n\nQuestion: Who?\nAnswer:\n"
+    assert asked.prompt_texts == [wanted]
+    assert asked.prompts == [tuple(tiny.tokenizer(wanted)["input_ids"])]
+
+
+def test_a_completion_is_one_text_without_eos(folder: Path, tiny: Any) -> None:
+    asked = rows(folder, tiny, "text", kind="completion", question_key="opening").asked("r.rest")
+    assert (asked.index, asked.count) == ([0], 2)
+    assert tiny.tokenizer.decode([*asked.prompts[0], *asked.answers[0][0]]) == "In the town of Vess there was"
+    assert tiny.tokenizer.decode(asked.prompts[0]) == "In the town"
+    assert asked.texts == [["of Vess there was"]]
+
+
+def test_published_code_scores_an_empty_rest(folder: Path, tiny: Any) -> None:
+    made = rows(folder, tiny, "text", kind="completion", question_key="opening", compat="openunlearning")
+    assert made.asked("r.rest").index == [0, 1]
+    assert made.skipped == {}
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_text_is_asked_from_its_first_token_on(folder: Path, tiny: Any, bos: bool, monkeypatch: Any) -> None:
+    made = rows(folder, tiny, "text", kind="text")
+    ids = tuple(tiny.tokenizer("In the town")["input_ids"])
+    if bos:
+        monkeypatch.setattr(made.plain, "encode_prompt", lambda text: (1, *tiny.tokenizer(text)["input_ids"]))
+    asked = made.asked("r.opening")
+    start = (1,) if bos else ids[:1]
+    assert (asked.prompts[0], asked.answers[0][0]) == (start, ids if bos else ids[1:])
+    assert asked.texts[0] == [tiny.tokenizer.decode(asked.answers[0][0])]
+
+
+def test_max_length_counts_from_where_a_text_goes_on(folder: Path, tiny: Any) -> None:
+    made = rows(folder, tiny, "text", kind="completion", question_key="opening", max_length=3)
+    assert len(made.asked("r.rest").answers[0][0]) == 3
+    assert made.cut == {"r.rest": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("a\n\nb", "a"), ("a\nQuestion: b", "a"), ("a", "a"), ("Question: a\n\n", "")]
+)
+def test_a_continuation_ends_at_the_first_stop_string(text: str, kept: str) -> None:
+    assert _until(text, ["\n\n", "\nQuestion", "Question:"]) == kept
