@@ -78,3 +78,19 @@ def test_a_cut_answer_says_by_how_much(tokenizer: Any) -> None:
 def test_chat_without_a_chat_template_is_refused(tokenizer: Any) -> None:
     with pytest.raises(UserError, match="no chat template"):
         Template(tokenizer, TemplateArgs(kind="chat"))
+
+
+def test_an_answer_ends_with_its_turn_even_where_that_is_not_the_end_of_sequence(tiny: Any) -> None:
+    """As Gemma's <end_of_turn> or Phi's <|end|>: it is learned, and generation stops there too."""
+    import copy
+
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    template = Template(tokenizer)
+    turn = tokenizer.convert_tokens_to_ids("<turn>")
+    assert template.encode("Who?", "She.").answer[-1] == turn == template.eos
+    assert template.stops == (turn, tokenizer.eos_token_id)

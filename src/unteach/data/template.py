@@ -36,7 +36,11 @@ class Encoded:
 
 class Template:
     """How this model is asked. Kinds: `chat` (the tokenizer's chat template), `qa` (tags round question and answer),
-    `raw` (the words as they are)."""
+    `raw` (the words as they are).
+
+    eos: the id that ends an answer, and is learned; after a chat template, the end of the turn. stops: the ids at which
+    a generated answer is over.
+    """
 
     def __init__(self, tokenizer: Any, args: TemplateArgs | None = None):
         self.tokenizer, self.args = tokenizer, args or TemplateArgs()
@@ -51,8 +55,9 @@ class Template:
         self.kind = kind
         if tokenizer.eos_token_id is None:
             raise UserError("this tokenizer has no end-of-sequence token: set model.tokenizer_args.eos_token")
-        self.eos = tokenizer.eos_token_id
         self._default_tags = self.args.user_start_tag is None and self.args.asst_start_tag is None
+        self.eos: int = self._answer("?", "!", ())[-1] if kind == "chat" else tokenizer.eos_token_id
+        self.stops = tuple(dict.fromkeys((self.eos, tokenizer.eos_token_id)))
 
     def prompt(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> str:
         """The text that is asked, up to where the answer starts. `shots` are shown question-answer pairs."""
@@ -60,15 +65,15 @@ class Template:
             return self._chat(question, shots, answer=None)
         if self.kind == "raw":
             return "".join(q + a for q, a in shots) + question
-        start, middle, end = self._tags
+        start, end = self._tags
         shown = "".join(f"{self._user(q)}{start}{a}{end}" for q, a in shots)
-        return f"{self.args.system_prompt_with_special_tokens or ''}{shown}{self._user(question)}{start}{middle}"
+        return f"{self.args.system_prompt_with_special_tokens or ''}{shown}{self._user(question)}{start}"
 
     @property
-    def _tags(self) -> tuple[str, str, str]:
+    def _tags(self) -> tuple[str, str]:
         if self._default_tags:
-            return "Answer:\n", "", "\n\n"
-        return self.args.asst_start_tag or "", "", self.args.asst_end_tag or ""
+            return "Answer:\n", "\n\n"
+        return self.args.asst_start_tag or "", self.args.asst_end_tag or ""
 
     def _user(self, question: str) -> str:
         if self._default_tags:
@@ -122,9 +127,9 @@ class Template:
         if not told.startswith(asked):
             raise UserError("this chat template shows a question differently once it is answered: set template=qa")
         ids = list(self.tokenizer(told[len(asked) :], add_special_tokens=False)["input_ids"])
-        special = set(self.tokenizer.all_special_ids)
+        special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
         ends = [i for i, token in enumerate(ids) if token in special]
-        return tuple(ids[: ends[-1] + 1]) if ends else (*ids, self.eos)
+        return tuple(ids[: ends[0] + 1]) if ends else (*ids, self.tokenizer.eos_token_id)
 
     def text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
