@@ -1,0 +1,1 @@
+"""An example of what can be added to unteach from outside."""

@@ -1,0 +1,22 @@
+"""How unsure the model is while it is led through given answers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from unteach.evals.base import Metric, Need, ScoredRow, Scores, Value, mean_of
+from unteach.registry import metric
+
+
+@metric("answer_entropy")
+@dataclass
+class AnswerEntropy(Metric):
+    """Mean entropy, in nats, of the next-token distribution over the answer's positions."""
+
+    answers: str
+
+    def needs(self) -> dict[str, Need]:
+        return {"rows": Scores(self.answers)}
+
+    def compute(self, name: str, rows: list[ScoredRow], **_: Any) -> Value:
+        by_index = {row.index: {"entropy": float(-row.scores[0].mean.mean())} for row in rows}
+        return mean_of(name, by_index, "entropy")
