@@ -4,22 +4,38 @@ import importlib
 import os
 import sys
 import traceback
+from dataclasses import dataclass
 
-from unteach.errors import EXIT_BUG, Diverged, Preempted, UserError, unknown
+from unteach.errors import EXIT_BUG, Diverged, Preempted, UserError, outside, unknown
 
+
+@dataclass(frozen=True)
+class Verb:
+    """What a verb does, the module of `unteach.verbs` whose `command` does it, and the options it takes."""
+
+    what: str
+    module: str
+    options: tuple[str, ...] = ("config_dirs",)
+    config_name: str | None = None
+
+
+RUN = ("config_dirs", "config_name")
 VERBS = {
-    "train": "teach a model (or, with --config-name=unlearn, make it forget)",
-    "unlearn": "make a model forget: train --config-name=unlearn",
-    "eval": "measure what a model knows",
-    "study": "many runs and the order between them",
-    "demo": "teach, unlearn and evaluate a tiny model, offline, in under two minutes",
-    "list": "methods, metrics, datasets, models, suites, experiments",
+    "train": Verb("teach a model (or, with --config-name=unlearn, make it forget)", "train", RUN, "train"),
+    "unlearn": Verb("make a model forget: train --config-name=unlearn", "train", RUN, "unlearn"),
+    "eval": Verb("measure what a model knows", "evaluate", RUN, "eval"),
+    "check": Verb("all about a run but the run: check unlearn key=value … [--print]", "check", (*RUN, "printed")),
+    "study": Verb("many runs and the order between them", "study"),
+    "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in under two minutes", "demo"),
+    "list": Verb("methods, metrics, datasets, models, suites, experiments", "listing"),
 }
+OPTIONS = {"--config-name": "config_name", "-cn": "config_name", "--config-dir": "config_dirs", "-cd": "config_dirs"}
+FLAGS = {"--print": "printed"}
 HELP = f"""unteach: teach language models, make them forget, and prove what they still know
 
 usage: unteach VERB [--config-name NAME] [--config-dir FOLDER] [key=value …]
 
-{chr(10).join(f"  {verb:<9}{what}" for verb, what in VERBS.items())}
+{chr(10).join(f"  {name:<9}{verb.what}" for name, verb in VERBS.items())}
 
 examples:
   unteach demo
@@ -43,7 +59,10 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("unteach: interrupted", file=sys.stderr)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        if known := outside(error):
+            print(f"unteach: {known[0]}", file=sys.stderr)
+            sys.exit(known[1])
         traceback.print_exc()
         print("unteach: this is a bug, not your mistake; please report it with the lines above", file=sys.stderr)
         sys.exit(EXIT_BUG)
@@ -53,56 +72,51 @@ def _command(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)
         return
-    verb, rest = words[0], words[1:]
-    if verb == "--version":
+    name, rest = words[0], words[1:]
+    if name == "--version":
         from unteach import __version__
 
         print(__version__)
         return
-    if verb not in VERBS:
-        raise UserError(unknown("verb", verb, VERBS))
+    if name not in VERBS:
+        raise UserError(unknown("verb", name, VERBS))
+    verb = VERBS[name]
+    module = importlib.import_module(f"unteach.verbs.{verb.module}")
     if "-h" in rest or "--help" in rest:
-        print(_help(verb))
+        print(f"unteach {name}: {verb.what}\n\n{(module.__doc__ or '').strip()}")
         return
     options, overrides = _options(rest)
-    if verb in ("list", "study", "demo"):
-        if "config_name" in options:
-            raise UserError(f"unteach {verb} takes no --config-name")
-        importlib.import_module(f"unteach.verbs.{verb if verb != 'list' else 'listing'}").command(overrides, **options)
-        return
-    default = {"train": "train", "unlearn": "unlearn", "eval": "eval"}[verb]
-    module = importlib.import_module(f"unteach.verbs.{'evaluate' if verb == 'eval' else 'train'}")
-    function = module.evaluate if verb == "eval" else module.train
-    function(*overrides, **{"config_name": default, **options})
+    for option in options:
+        if option not in verb.options:
+            word = next(word for word, meant in {**OPTIONS, **FLAGS}.items() if meant == option)
+            takers = [other for other, one in VERBS.items() if option in one.options]
+            raise UserError(f"unteach {name} takes no {word}; these do: {', '.join(takers)}")
+    if verb.config_name:
+        options.setdefault("config_name", verb.config_name)
+    module.command(overrides, **options)
 
 
 def _options(words: list[str]) -> tuple[dict, list[str]]:
-    """Splits off --config-name, --config-dir (may be repeated) from the overrides."""
+    """Splits off --config-name, --config-dir (may be repeated) and --print from the overrides."""
     options: dict = {}
     overrides, queue = [], list(words)
     while queue:
         word = queue.pop(0)
+        name, equals, value = word.partition("=")
         if not word.startswith("-"):
             overrides.append(word)
-            continue
-        name, equals, value = word.partition("=")
-        if name in ("-m", "--multirun"):
+        elif name in ("-m", "--multirun"):
             raise UserError(f"{name}: several runs are a study; put what varies under `vary` (unteach study --help)")
-        if name not in ("--config-name", "-cn", "--config-dir", "-cd"):
-            raise UserError(unknown("option", name, ("--config-name", "--config-dir", "--help")))
-        if not equals:
-            if not queue:
+        elif name in FLAGS:
+            options[FLAGS[name]] = True
+        elif name in OPTIONS:
+            if not equals and not queue:
                 raise UserError(f"{name} needs a value")
-            value = queue.pop(0)
-        if name in ("--config-name", "-cn"):
-            options["config_name"] = value
+            value = value if equals else queue.pop(0)
+            if OPTIONS[name] == "config_dirs":
+                options.setdefault("config_dirs", []).append(value)
+            else:
+                options["config_name"] = value
         else:
-            options.setdefault("config_dirs", []).append(value)
+            raise UserError(unknown("option", name, (*OPTIONS, *FLAGS, "--help")))
     return options, overrides
-
-
-def _help(verb: str) -> str:
-    documented = importlib.import_module(
-        f"unteach.verbs.{ {'eval': 'evaluate', 'unlearn': 'train', 'list': 'listing'}.get(verb, verb) }"
-    )
-    return f"unteach {verb}: {VERBS[verb]}\n\n{(documented.__doc__ or '').strip()}\n"

@@ -1,0 +1,92 @@
+"""Where each value of a composed configuration came from: a file of a group, or the command line."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from unteach import compose, plugins
+
+COMMAND_LINE = "command line"
+
+
+def origins(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterable[str] = ()) -> dict[str, str]:
+    """Dotted key -> the file that set it last, or `command line`; for keys as the files and the user wrote them.
+
+    The layers of the trainer are looked up in the order in which they win; see `compose`.
+    """
+    words = compose.sort_words(overrides)
+    homes = (*config_dirs, *map(str, plugins.config_folders()))
+    found: dict[str, str] = {}
+    chosen: dict[str, str] = {}
+    for file, package, content in _files(config_name.removesuffix(".yaml"), words.groups, homes):
+        found |= dict.fromkeys(_leaves(content, package), file)
+        chosen[package] = Path(file).stem
+    layered: dict[str, str] = {}
+    for layer in ("layers.base", "layers.common", "trainer", f"layers.tuned.{chosen.get('trainer')}"):
+        inside = {key: file for key, file in found.items() if key.startswith(f"{layer}.")}
+        layered |= {f"trainer{key.removeprefix(layer)}": file for key, file in inside.items()}
+    if checkpoint := found.get(f"layers.checkpoints.{chosen.get('model')}"):
+        layered["model.model_args.pretrained_model_name_or_path"] = checkpoint
+    found = {key: file for key, file in found.items() if not key.startswith(("layers.", "trainer."))}
+    return found | layered | dict.fromkeys((key for key, _ in words.values), COMMAND_LINE)
+
+
+def of(key: str, known: dict[str, str]) -> str | None:
+    """The origin of a key, or of the nearest mapping or list above it that was set as a whole."""
+    while key:
+        if key in known:
+            return known[key]
+        key = key.rpartition(".")[0]
+    return None
+
+
+def annotated(tree: dict[str, Any], known: dict[str, str]) -> list[tuple[str, str]]:
+    """The tree as lines of YAML, each with where its value came from (empty for a mapping's own line)."""
+    return list(_lines(tree, "", 0, known))
+
+
+def _lines(node: Any, path: str, depth: int, known: dict[str, str]) -> Iterator[tuple[str, str]]:
+    import yaml
+
+    indent = "  " * depth
+    for name, value in node.items():
+        key = f"{path}.{name}" if path else str(name)
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}:", ""
+            yield from _lines(value, key, depth + 1, known)
+        else:
+            style = '"' if isinstance(value, str) and "\n" in value else None
+            text = yaml.safe_dump(value, default_flow_style=True, default_style=style, allow_unicode=True, width=10_000)
+            yield f"{indent}{name}: {text.strip().removesuffix('...').strip()}", of(key, known) or "derived"
+
+
+def _files(config_name: str, groups: list[str], homes: tuple[str, ...]) -> Iterator[tuple[str, str, Any]]:
+    """(file, package, content) of every configuration file that takes part, in the order in which they are merged."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(compose.CONFIGS), version_base="1.3"):
+        loader: Any = GlobalHydra.instance().config_loader()
+        search = compose.search_path(homes)
+        listed = loader.compute_defaults_list(config_name, [*groups, *search], RunMode.RUN)
+        repository = loader.repository
+        for one in listed.defaults:
+            if one.config_path is None or one.config_path.startswith("hydra"):
+                continue
+            loaded = repository.load_config(one.config_path)
+            if loaded is None:
+                continue
+            content = OmegaConf.to_container(loaded.config, resolve=False)
+            yield f"{one.config_path}.yaml", "" if one.package in (None, "_global_") else one.package, content
+
+
+def _leaves(node: Any, path: str) -> Iterator[str]:
+    if isinstance(node, dict) and node:
+        for name, value in node.items():
+            if name != "defaults" or path:
+                yield from _leaves(value, f"{path}.{name}" if path else str(name))
+    elif path:
+        yield path

@@ -1,0 +1,61 @@
+"""What a run will take, told before it starts: rows and tokens, steps, memory."""
+
+from typing import Any
+
+from unteach import schema
+
+GIB = 2**30
+OPTIMIZER_BYTES = {"adafactor": 0, "sgd": 0, "8bit": 2, "lion": 4}
+"""Bytes a trained parameter that an optimiser keeps, by a part of its name; Adam's 8 otherwise."""
+
+
+def said_of_stream(stream: Any) -> str:
+    """Rows, tokens, how many of them are learned, and the longest row."""
+    lengths, learned = [], 0
+    for number in range(len(stream)):
+        example = stream.example(number)
+        lengths.append(len(example["input_ids"]))
+        learned += sum(label != -100 for label in example["labels"])
+    return f"{len(lengths):,} rows, {sum(lengths):,} tokens, {learned:,} of them learned, longest {max(lengths)}"
+
+
+def said_of_steps(args: Any, steps_an_epoch: int) -> str:
+    """Optimiser steps, epochs, and how the rows of one are dealt."""
+    total = args.max_steps if args.max_steps > 0 else int(-(-steps_an_epoch * args.num_train_epochs // 1))
+    epochs = total / steps_an_epoch
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    dealt = f"{args.per_device_train_batch_size} a micro-batch x {args.gradient_accumulation_steps} x {args.world_size}"
+    return f"{total:,} ({epochs:g} epochs of {steps_an_epoch:,}); {rows} rows a step: {dealt} processes"
+
+
+def said_of_memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any]) -> str:
+    """An estimate, a process, without sharding: weights, gradients, optimiser, reference copy, activations."""
+    parts = memory(loaded, args, method, streams)
+    total = sum(parts.values())
+    listed = " + ".join(f"{name} {size / GIB:.2g}" for name, size in parts.items() if size)
+    return f"about {total / GIB:.2g} GiB a process ({listed})"
+
+
+def memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any]) -> dict[str, float]:
+    """Bytes by what they are for.
+
+    Activations: 34 bytes a token, layer and hidden unit in half precision (Korthikanti et al. 2022, arXiv:2205.05198,
+    without attention matrices), twice that in fp32, 2 bytes with gradient checkpointing; and three chunks of logits.
+    """
+    from unteach.models.forward import CHUNK_ELEMENTS
+
+    weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
+    trained = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
+    width = 4 if loaded.compute == "float32" else 2
+    kept = next((size for part, size in OPTIMIZER_BYTES.items() if part in str(args.optim)), 8)
+    config = loaded.model.config
+    longest = sum(max(len(s.example(i)["input_ids"]) for i in range(len(s))) for s in streams.values())
+    a_token = config.num_hidden_layers * config.hidden_size * (2 if args.gradient_checkpointing else 17 * width)
+    copies = not isinstance(method, schema.TheirTrainer) and any(k != "logprobs" for k in method.reference().values())
+    return {
+        "weights": weights,
+        "gradients": trained * 4,
+        "optimiser": trained * kept,
+        "reference": weights * width / 4 if copies else 0,
+        "activations": args.per_device_train_batch_size * longest * a_token + 3 * 4 * CHUNK_ELEMENTS,
+    }
