@@ -3,6 +3,7 @@
 config.yaml        the resolved configuration
 manifest.json      versions, git commit, seeds, fingerprints of data and weights
 metrics.jsonl      one line per logged step
+method.json        what a method had of its own: RMU's control vector, PDU's multiplier
 final_checkpoint/  the model, its tokenizer and template
 evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.json
 DONE.json          written last: the run is finished
@@ -24,7 +25,7 @@ from typing import Any
 from unteach.errors import UserError
 
 FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", "manifest.json"
-METRICS, EVALS, FINGERPRINTS = "metrics.jsonl", "evals", "fingerprints.json"
+METRICS, EVALS, FINGERPRINTS, METHOD = "metrics.jsonl", "evals", "fingerprints.json", "method.json"
 
 
 @contextlib.contextmanager
@@ -194,26 +195,41 @@ MAY_CHANGE = (
 
 
 def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
-    """Says how a run's folder stands: `new`, `again` (begun, not finished) or `done`.
+    """Says how a run's folder stands: `new`, `again` (begun, not finished), `done`, or `back`.
 
-    resume=never moves an old folder aside. Raises UserError where the folder belongs to another configuration.
+    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old folder aside.
+    Raises UserError where the folder, or the checkpoint, belongs to another configuration.
     """
-    if resume not in ("auto", "never") and not Path(resume).is_dir():
+    named = resume not in ("auto", "never")
+    if named and not Path(resume).is_dir():
         raise UserError(f"resume={resume}: must be auto, never, or a checkpoint folder; there is no such folder")
-    kept = folder / CONFIG
     if resume == "never" and folder.exists():
-        aside = next(p for i in range(1, 10_000) if not (p := folder.with_name(f"{folder.name}.old{i}")).exists())
-        folder.rename(aside)
-        print(f"moved the old {folder} to {aside}")
+        print(f"moved the old {folder} to {move_aside(folder)}")
+    if named and (owner := Path(resume).parent / CONFIG).exists():
+        _refuse_another(Path(resume), _read_yaml(owner), tree, (*MAY_CHANGE, "task_name", "paths."))
+    kept = folder / CONFIG
     if not kept.exists():
         return "new"
-    changed = [key for key in _differences(_read_yaml(kept), tree) if not key.startswith(MAY_CHANGE)]
+    old = _read_yaml(kept)
+    _refuse_another(folder, old, tree, MAY_CHANGE)
+    if named and old.get("resume") != resume:
+        return "back"
+    return "done" if is_done(folder) else "again"
+
+
+def _refuse_another(folder: Path, old: Any, new: Any, may_change: tuple[str, ...]) -> None:
+    changed = [key for key in _differences(old, new) if not key.startswith(may_change)]
     if changed:
         raise UserError(
             f"{folder} holds a run of another configuration; these keys differ: {', '.join(changed)}.\n"
             "  Use another task_name, or resume=never to move the old folder aside."
         )
-    return "done" if is_done(folder) else "again"
+
+
+def move_aside(path: Path) -> Path:
+    """Gives a file or folder the first free name of the form <name>.oldN; returns it."""
+    aside = next(p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}.old{i}")).exists())
+    return path.rename(aside)
 
 
 def _read_yaml(path: Path) -> Any:

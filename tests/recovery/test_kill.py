@@ -43,8 +43,9 @@ def tidy(folder: Path) -> None:
     assert not checkpoint.of_run(folder), "the rolling checkpoint of a finished run is deleted"
 
 
-@pytest.fixture
-def undisturbed(kit: Path, corpus: Path, tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def undisturbed(kit: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    tmp_path = tmp_path_factory.mktemp("undisturbed")
     folder = tmp_path / "undisturbed" / "run"
     pid = spawn(lambda: train(*command(kit, corpus, folder), config_name="unlearn"), tmp_path / "undisturbed.log")
     assert after(pid, 120) == 0, (tmp_path / "undisturbed.log").read_text()

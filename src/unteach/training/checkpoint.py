@@ -66,19 +66,39 @@ def of_run(folder: Path) -> list[tuple[int, Path]]:
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint of a run, and a sentence for each newer one that is skipped."""
+    """The newest checkpoint of a run that can be gone on from, and a sentence for each newer one that is skipped."""
     skipped: list[str] = []
     for _, path in of_run(folder):
-        reason = fault(path)
+        reason = fault(path) or unresumable(path)
         if reason is None:
             return path, skipped
         skipped.append(f"skipping the checkpoint {path}: {reason}")
     return None, skipped
 
 
+def unresumable(folder: Path) -> str | None:
+    """Why a whole checkpoint has too little in it to go on from; None where it has all."""
+    return None if read_state(folder).get("resumable", True) else "it holds the model only (save_only_model)"
+
+
 def start_of(folder: Path, resume: str) -> tuple[Path | None, list[str]]:
-    """The checkpoint a run goes on from by its `resume`, and what is said of those that are skipped."""
-    return newest(folder) if resume in ("auto", "never") else (chosen(resume), [])
+    """The checkpoint a run goes on from, and what is said of those that are skipped.
+
+    A checkpoint that `resume` names is where the run starts; interrupted after that, it goes on from its own newest.
+    """
+    own, skipped = newest(folder)
+    return (own or chosen(resume) if resume not in ("auto", "never") else own), skipped
+
+
+def go_back(folder: Path, start: Path) -> None:
+    """Takes a run back to the checkpoint `start`: its later checkpoints go, its final model is moved aside."""
+    (folder / runs.DONE).unlink(missing_ok=True)
+    if (folder / runs.FINAL).exists():
+        print(f"going back to {start}: the model made before is now {runs.move_aside(folder / runs.FINAL)}")
+    inside = start.resolve().parent == folder.resolve()
+    for step, path in of_run(folder):
+        if not inside or step > step_of(start):
+            clear(path)
 
 
 def step_of(folder: Path | None) -> int:
@@ -90,7 +110,7 @@ def chosen(path: str) -> Path:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"resume={path}: must be auto, never, or a checkpoint folder; there is no such folder")
-    if reason := fault(folder):
+    if reason := fault(folder) or unresumable(folder):
         raise UserError(f"resume={path}: this checkpoint cannot be used, {reason}")
     return folder
 

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from unteach import compose, runs, schema
 from unteach.errors import UserError
+
+
+def command(words: list[str], **options: Any) -> None:
+    evaluate(*words, **options)
 
 
 def evaluate(*overrides: str, config_name: str = "eval", config_dirs: Iterable[str] = ()) -> Path:

@@ -1,12 +1,12 @@
-"""`unteach list methods|metrics|datasets|models|suites|experiments`: name, one line, origin."""
+"""`unteach list methods|metrics|collators|datasets|models|suites|experiments`: name, one line, origin."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from unteach import registry
+from unteach import plugins, registry
 from unteach.errors import UserError, unknown
 
-REGISTRIES = {"methods": registry.method, "metrics": registry.metric}
+REGISTRIES = {"methods": registry.method, "metrics": registry.metric, "collators": registry.collator}
 GROUPS = {"models": "model", "suites": "eval", "experiments": "experiment", "datasets": "data/datasets"}
 KINDS = sorted([*REGISTRIES, *GROUPS])
 
@@ -20,6 +20,8 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     width = min(48, max(len(name) for name, _, _ in lines))
     for name, line, origin in lines:
         print(f"{name:<{width}}  {line}  [{origin}]")
+    for sentence in REGISTRIES[words[0]].broken() if words[0] in REGISTRIES else ():
+        print(f"note: {sentence}")
 
 
 def listed(kind: str, config_dirs: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
@@ -41,7 +43,7 @@ def _configs(group: str, config_dirs: tuple[str, ...]) -> list[tuple[str, str, s
     from unteach.compose import CONFIGS
 
     found = []
-    for home in (CONFIGS, *map(Path, config_dirs)):
+    for home in (CONFIGS, *plugins.config_folders(), *map(Path, config_dirs)):
         for file in sorted((home / group).rglob("*.yaml")):
             origin = f"unteach/configs/{file.relative_to(home)}" if home == CONFIGS else str(file)
             found.append((str(file.relative_to(home / group).with_suffix("")), _says(file), origin))

@@ -1,11 +1,15 @@
 """`unteach train` and `unteach unlearn`: one run, from its configuration to an evaluated model."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from unteach import compose, runs, schema
 from unteach.errors import Preempted, UserError
+
+
+def command(words: list[str], **options: Any) -> None:
+    train(*words, **options)
 
 
 def train(*overrides: str, config_name: str = "train", config_dirs: Iterable[str] = ()) -> Path:
@@ -31,6 +35,11 @@ def run(config: schema.Config) -> Path:
     from unteach.engines import processes
 
     here = processes.start()
+    if state == "back" and here.first:
+        from unteach.training import checkpoint
+
+        checkpoint.go_back(folder, checkpoint.chosen(config.resume))
+    here.wait()
     if not (folder / runs.FINAL).exists():
         _train(config, folder, here)
     if config.eval and config.trainer.args.get("do_eval", True):
@@ -51,21 +60,17 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
     """Builds everything, trains from where the run stands, and writes the final model."""
     import transformers
 
-    from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
     from unteach.seeds import subseed
     from unteach.training import build, checkpoint
     from unteach.training.callbacks import MetricsFile, Progress
-    from unteach.training.trainer import Trainer
 
     assert config.trainer is not None and config.data is not None
     transformers.set_seed(subseed(config.seed, "init") % 2**32)
     loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config))
 
-    method = config.trainer.method
-    streams, said = build.build_streams(config, method, loaded)
+    streams, said = build.build_streams(config, loaded, here)
     anchor = config.data.anchor if config.data.anchor in streams else next(iter(streams))
-    collator = build.build_collator(config, loaded)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
     if here.first:
@@ -74,18 +79,11 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
         build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
     here.wait()
 
-    reference = build.build_reference(config, method, loaded, streams, collator, args, folder, here.gather)
     progress = Progress(config.task_name)
-
-    def evaluator(step: int) -> dict[str, float]:
-        weights = f"{folder.resolve()} step {step} of {runs.digest(config.tree)}"
-        target = folder / f"checkpoint-{step}" / runs.EVALS
-        found = evaluate_loaded(config.eval, loaded, here, target, Path(config.paths.cache_dir), weights, tell=False)
-        return {f"eval_{name}": value for name, value in found.items()}
-
-    trainer = Trainer(
-        loaded.model, args, method, streams, anchor, collator, reference, here, build.keeping(config),
-        evaluator=evaluator if config.eval else None,
+    trainer = build.build_trainer(
+        config, loaded, streams, anchor, folder, here,
+        args=args,
+        evaluator=_evaluator(config, loaded, folder, here) if config.eval else None,
         callbacks=[MetricsFile(folder / runs.METRICS), progress],
     )  # fmt: skip
     try:
@@ -96,8 +94,24 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
     if trainer.preempted:
         raise Preempted(f"stopped at step {trainer.state.global_step}; run the same command again to go on")
     if here.first:
-        build.save_final(trainer.accelerator.unwrap_model(loaded.model), loaded, folder)
+        build.save_final(trainer.accelerator.unwrap_model(loaded.model), loaded, folder, config.trainer.method)
     here.wait()
+
+
+def _evaluator(config: schema.Config, loaded: Any, folder: Path, here: Any) -> Callable[[int], dict[str, float]]:
+    """Runs the suites on the model as it stands at a step; the results go to checkpoint-<step>/evals."""
+    from unteach.evals.run import evaluate_loaded
+
+    known = runs.read_json(folder / runs.MANIFEST, "the run's manifest")
+    began = runs.digest([config.tree, known["data"], known["weights"]])
+
+    def evaluator(step: int) -> dict[str, float]:
+        weights = f"{folder.resolve()} step {step} of {began}"
+        target = folder / f"checkpoint-{step}" / runs.EVALS
+        found = evaluate_loaded(config.eval, loaded, here, target, Path(config.paths.cache_dir), weights, tell=False)
+        return {f"eval_{name}": value for name, value in found.items()}
+
+    return evaluator
 
 
 def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
@@ -106,9 +120,9 @@ def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
 
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
-    from unteach.models.handlers import PATH
+    from unteach.models.handlers import PATH, SOURCE
 
-    args = {**config.model.model_args, PATH: str(folder / runs.FINAL)}
+    args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / runs.FINAL)}
     loaded = loading.load(replace(config.model, model_args=args, tokenizer_args={}), training=False)
     loaded.model.to(here.device)
     cache = Path(config.paths.cache_dir)

@@ -1,0 +1,162 @@
+"""What every run does round its training loop, whosever loss it is: whole checkpoints, exact resume, suites, stopping.
+
+Mixed in before a transformers.Trainer: `class Trainer(Resumable, transformers.Trainer)`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from unteach.engines.processes import Processes
+from unteach.errors import Preempted, UserError
+from unteach.training import checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How many whole checkpoints are kept, and after how many evaluations without a better one training stops."""
+
+    limit: int = 1
+    patience: int | None = None
+
+
+class Resumable(transformers.Trainer):
+    """Checkpoints that count only when whole, with all that the library's own leave out; evaluation by suites.
+
+    here: the processes of this run. evaluator: called with the global step, returns metrics under `eval_…`; runs
+    wherever `eval_strategy` says.
+    """
+
+    def __init__(
+        self, *args: Any, here: Processes, keeping: Keeping, evaluator: Callable[[int], dict[str, float]] | None = None,
+        **kwargs: Any,
+    ):  # fmt: skip
+        self.here, self.keeping, self.evaluator = here, keeping, evaluator
+        self.preempted = False
+        self._evaluation_due = False
+        self._resumed: dict[str, Any] = {}
+        super().__init__(*args, **kwargs)
+        self.remove_callback(transformers.PrinterCallback)
+        self.add_callback(_AtBoundaries(self))
+        self._stopping = transformers.EarlyStoppingCallback(keeping.patience) if keeping.patience is not None else None
+        if self._stopping:
+            self.add_callback(self._stopping)
+
+    def more_state(self) -> dict[str, Any]:
+        """What else a checkpoint must hold, as JSON; called in every process."""
+        return {}
+
+    def restore_more(self, state: dict[str, Any]) -> None:
+        """Takes back what `more_state` gave."""
+
+    def of_each(self, values: "list[Tensor]") -> list[list[float]]:
+        """Running numbers of every process, in the order of ranks: what they add up to must not depend on a restart."""
+        own = torch.stack([value.float() for value in values])[None] if values else torch.zeros(1, 0)
+        found: list[list[float]] = self.accelerator.gather(own.to(self.args.device)).tolist()
+        return found
+
+    def mine(self, of_each: list[list[float]]) -> list[float]:
+        """This process's numbers again; where there are more or fewer processes now, the first has the sums."""
+        if len(of_each) == self.here.world:
+            return of_each[self.here.rank]
+        return [sum(column) * self.here.first for column in zip(*of_each, strict=True)]
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Runs the suites; their values are logged under eval_<suite>_<metric>."""
+        assert self.evaluator is not None
+        try:
+            metrics = self.evaluator(self.state.global_step)
+        except Preempted:
+            if self.state.global_step:
+                self._evaluation_due = True
+                self._save_checkpoint(self.model_wrapped, None)
+            raise
+        self._evaluation_due = False
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        if skip_scheduler and self.state.global_step:  # eval_on_start of a run that goes on: it was made at its start
+            return {}
+        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        best = self.args.metric_for_best_model
+        if best is not None and f"eval_{best.removeprefix('eval_')}" not in metrics:
+            there = ", ".join(name.removeprefix("eval_") for name in metrics)
+            raise UserError(
+                f"trainer.args.metric_for_best_model={best}: step {self.state.global_step} has no such value "
+                f"(its ABSENT file says why). With a value: {there}"
+            )
+        return super()._determine_best_metric(metrics, trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Writes a checkpoint that counts only when it is whole, then lets older ones go."""
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if self.here.first:
+            checkpoint.begin(folder)
+        super()._save_checkpoint(model, trial)
+        state = {
+            "resumable": not self.args.save_only_model,
+            "evaluation_due": self._evaluation_due,
+            "logged_at": self._globalstep_last_logged,
+            "loss_since_log": self.of_each([self._tr_loss]),
+            "without_better": self._stopping.early_stopping_patience_counter if self._stopping else 0,
+            **self.more_state(),
+        }
+        self.here.wait()
+        if self.here.first:
+            checkpoint.write_state(folder, state)
+            checkpoint.complete(folder)
+            checkpoint.rotate(folder.parent, self.keeping.limit, self.state.best_model_checkpoint)
+        self.here.wait()
+
+    def train_from(self, start: Path | None) -> None:
+        """Trains from a checkpoint, or from the beginning."""
+        self._resumed = checkpoint.read_state(start) if start else {}
+        if start and self._stopping and self._resumed["without_better"] >= self._stopping.early_stopping_patience:
+            self._end_as_stopped(start)
+            return
+        self.train(resume_from_checkpoint=str(start) if start else None)
+
+    def _end_as_stopped(self, start: Path) -> None:
+        """Training had stopped early when this checkpoint was written: only its model, or the best, is left to take."""
+        self.state = transformers.TrainerState.load_from_json(str(start / "trainer_state.json"))
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self._load_from_checkpoint(best or str(start))
+
+    def restore(self) -> None:
+        """Brings back what is not in the library's own checkpoint, once training has begun again."""
+        if not self._resumed:
+            return
+        self._tr_loss += self.mine(self._resumed["loss_since_log"])[0]
+        self._globalstep_last_logged = self._resumed["logged_at"]
+        if self._stopping:
+            self._stopping.early_stopping_patience_counter = self._resumed["without_better"]
+        self.restore_more(self._resumed)
+        if self._resumed["evaluation_due"]:
+            self._determine_best_metric(self.evaluate(), trial=None)
+
+
+class _AtBoundaries(transformers.TrainerCallback):
+    """Restores at the beginning; stops between two steps, on all processes at once, when one was asked to."""
+
+    def __init__(self, trainer: Resumable):
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.restore()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.here.asked_to_stop():
+            self.trainer._evaluation_due = control.should_evaluate
+            control.should_evaluate, control.should_save, control.should_training_stop = False, True, True
+            self.trainer.preempted = True
