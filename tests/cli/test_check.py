@@ -60,7 +60,7 @@ def test_each_value_is_shown_with_where_it_came_from(
 
 
 def test_it_finds_what_the_run_would_find(kit: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="forget99_perturbed"):
+    with pytest.raises(UserError, match="forget99"):
         check.command(words(kit, tmp_path / "run", "forget_split=forget99", "eval.tofu.metrics=[forget_Q_A_Prob]"))
     with pytest.raises(UserError, match="did you mean unlearn"):
         check.command(["unlern", "task_name=t"])

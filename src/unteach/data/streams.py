@@ -25,11 +25,18 @@ class Slot:
     weight: float
 
 
-class Stream:
-    """The examples of one or several datasets, one after the other."""
+ALTERNATE = "alternate"
+"""The stream of other answers: of each row, its example's `alternate` where every other stream takes its `original`."""
 
-    def __init__(self, name: str, parts: list[Any]):
-        self.name, self.parts = name, parts
+
+class Stream:
+    """The examples of one or several datasets, one after the other.
+
+    follows: the stream whose draws are its own too, so that the two stand in pairs.
+    """
+
+    def __init__(self, name: str, parts: list[Any], follows: str | None = None):
+        self.name, self.parts, self.follows = name, parts, follows
         self.where = [(part, row) for part in parts for row in range(len(part))]
         if not self.where:
             raise UserError(f"data.{name}: there are no rows")
@@ -37,12 +44,36 @@ class Stream:
     def __len__(self) -> int:
         return len(self.where)
 
+    def __getitem__(self, number: int) -> Any:
+        """A row as its dataset gives it."""
+        part, row = self.where[number]
+        return part[row]
+
     def example(self, number: int, epoch: int = 0) -> Example:
         part, row = self.where[number]
         example = part.variant(row, epoch) if hasattr(part, "variant") else part[row]
+        if self.name == ALTERNATE:
+            if ALTERNATE not in example:
+                raise UserError(
+                    "this method needs another answer for each row of data.forget, and its dataset gives none; set "
+                    "data.forget=TOFU_QA_forget_idk, or a dataset of QAwithIdkDataset or QAwithAlternateDataset with "
+                    "return_original=true"
+                )
+            return example[ALTERNATE]
         if "input_ids" not in example and "original" not in example:
             raise UserError(f"data.{self.name}: a row has several answers; training takes one (set answer_key)")
         return example.get("original", example)
+
+    def distinct(self, draws: list[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
+        """For each (row, epoch), the first one that has the same tokens; epoch 0 alone where no row changes with it."""
+        varies = any(hasattr(part, "variant") for part in self.parts)
+        first: dict[Any, tuple[int, int]] = {}
+        same = {}
+        for row, epoch in draws if varies else {(row, 0) for row, _ in draws}:
+            example = self.example(row, epoch)
+            tokens = (tuple(example["input_ids"]), tuple(example["labels"]))
+            same[row, epoch] = first.setdefault(tokens, (row, epoch))
+        return same
 
 
 class Steps:
@@ -65,10 +96,20 @@ class Steps:
         first, last = step * self.size, min((step + 1) * self.size, length)
         drawn = {self.anchor: [(self._order(self.anchor, epoch)[i], epoch) for i in range(first, last)]}
         for name, stream in self.streams.items():
-            if name != self.anchor:
+            if stream.follows:
+                drawn[name] = drawn[stream.follows]
+            elif name != self.anchor:
                 places = [divmod(epoch * length + i, len(stream)) for i in range(first, last)]
                 drawn[name] = [(self._order(name, cycle)[i], cycle) for cycle, i in places]
         return drawn
+
+    def seen(self, count: int) -> dict[str, list[tuple[int, int]]]:
+        """The (row, epoch of that stream) pairs of the first `count` steps, each once, a stream."""
+        found: dict[str, dict[tuple[int, int], None]] = {name: {} for name in self.streams}
+        for step in range(count):
+            for name, rows in self.draw(*divmod(step, len(self))).items():
+                found[name].update(dict.fromkeys(rows))
+        return {name: list(rows) for name, rows in found.items()}
 
     def deal(self, epoch: int, step: int, hands: int) -> list[list[Slot]]:
         """A step's rows dealt round to `hands` micro-batches of equal size, filled up with rows of weight zero."""
@@ -116,24 +157,29 @@ class Rows:
 
 
 def collate(items: list[tuple[Slot, Example]], collator: Any) -> dict[str, Any]:
-    """One micro-batch over all streams: padded tensors, each row's weight and number, and `rows`, each stream's slice.
+    """One micro-batch over all streams: padded tensors, each row's weight, number and epoch, and `rows`, each stream's
+    slice.
 
-    Rows of weight zero keep their tokens and lose their labels, so that they count nowhere.
+    Rows of weight zero keep their tokens and lose their labels, so that they count nowhere. An example's own weight
+    (-1: its loss is ascended) is its row's.
     """
     import torch
 
     batch = collator([example for _, example in items])
-    weight = torch.tensor([slot.weight for slot, _ in items])
+    weight = torch.tensor([slot.weight * example.get("weight", 1.0) for slot, example in items])
     batch["labels"] = batch["labels"].masked_fill((weight == 0).unsqueeze(-1), -100)
     batch["weight"], batch["number"] = weight, torch.tensor([slot.row for slot, _ in items])
+    batch["epoch"] = torch.tensor([slot.epoch for slot, _ in items])
     names = [slot.stream for slot, _ in items]
     batch["rows"] = {name: (names.index(name), names.index(name) + names.count(name)) for name in dict.fromkeys(names)}
     return batch
 
 
-def in_batches(stream: Stream, size: int, collator: Any, rank: int = 0, world: int = 1) -> Iterator[dict[str, Any]]:
-    """Every row of a stream once, sorted by length: for passes that compute a table. Ranks share the batches out."""
-    order = sorted(range(len(stream)), key=lambda number: len(stream.example(number)["input_ids"]))
+def in_batches(
+    stream: Stream, draws: list[tuple[int, int]], size: int, collator: Any, rank: int = 0, world: int = 1
+) -> Iterator[dict[str, Any]]:
+    """The rows (row, epoch) of a stream, sorted by length: for passes that compute a table. Ranks share them out."""
+    order = sorted(draws, key=lambda draw: len(stream.example(*draw)["input_ids"]))
     batches = [order[i : i + size] for i in range(0, len(order), size)]
-    for numbers in batches[rank::world]:
-        yield collate([(Slot(stream.name, n, 0, 1.0), stream.example(n)) for n in numbers], collator)
+    for batch in batches[rank::world]:
+        yield collate([(Slot(stream.name, *draw, 1.0), stream.example(*draw)) for draw in batch], collator)

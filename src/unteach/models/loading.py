@@ -1,6 +1,7 @@
 """A model, its tokenizer and its template from a ModelConfig, in the dtype that the machine and the config call for."""
 
 import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from unteach import registry, runs
 from unteach.data.template import Template, saved_args
 from unteach.errors import UserError
+from unteach.models import adapters
 from unteach.models.forward import extend
 from unteach.models.handlers import PATH
 from unteach.schema import ModelConfig, TemplateArgs
@@ -18,19 +20,29 @@ DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16
 
 @dataclass
 class Loaded:
-    """A model with the one forward, and what it is asked through. `compute` is the dtype that passes run in."""
+    """A model with the one forward, and what it is asked through.
+
+    compute: the dtype that passes run in. path: where the weights are from. adapter: the folder that the adapter on
+    them is from, "" for a fresh one, None where there is none.
+    """
 
     model: Any
     tokenizer: Any
     template: Template
     compute: str
     path: str | None = None
+    adapter: str | None = None
 
     def identity(self, memory: Path) -> str:
-        """What tells these weights from all others: sha256 of local files, or a hub model's commit."""
-        if self.path and Path(self.path).is_dir():
-            return runs.weights_fingerprint(Path(self.path), memory)
-        return f"{self.path}@{getattr(self.model.config, '_commit_hash', None)}"
+        """What tells these weights from all others."""
+        base = identity(self.path, self.model.config, memory)
+        if self.adapter is None:
+            return base
+        return f"{base} + {runs.weights_fingerprint(Path(self.adapter), memory) if self.adapter else 'a fresh adapter'}"
+
+    def base_weights(self, memory: Path) -> str:
+        """What tells the weights under the adapter from all others."""
+        return weights_of(self.path, self.model.config, memory)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision that passes run in; nothing to do where the weights are in it already."""
@@ -40,6 +52,19 @@ class Loaded:
         if self.compute == "float32" or parameter.dtype == getattr(torch, self.compute):
             return contextlib.nullcontext()
         return torch.autocast(parameter.device.type, getattr(torch, self.compute))
+
+
+def identity(path: str | None, config: Any, memory: Path) -> str:
+    """What tells a model from all others: its weights and its configuration, which model_args may have changed."""
+    settings = {k: v for k, v in config.to_dict().items() if k not in ("dtype", "_name_or_path")}
+    return f"{weights_of(path, config, memory)} {runs.digest(settings)}"
+
+
+def weights_of(path: str | None, config: Any, memory: Path) -> str:
+    """sha256 of a local folder's weights, or a hub model's commit."""
+    if path and Path(path).is_dir():
+        return runs.weights_fingerprint(Path(path), memory)
+    return f"{path}@{getattr(config, '_commit_hash', None)}"
 
 
 def compute_dtype(asked: str | None) -> str:
@@ -56,8 +81,9 @@ def compute_dtype(asked: str | None) -> str:
 def load(config: ModelConfig, training: bool, texts: Callable[[], list[str]] | None = None) -> Loaded:
     """Loads what a ModelConfig names.
 
-    For training the weights are fp32 masters and `compute` says the autocast dtype (`pure_bf16` keeps them in it);
-    otherwise the weights are in `compute` itself. `texts` gives the training text to a tokenizer that must be learned.
+    For training the weights are fp32 masters and `compute` says the autocast dtype (`pure_bf16` keeps them in it, and
+    under an adapter only the adapter is fp32); otherwise the weights are in `compute` itself. `texts` gives the
+    training text to a tokenizer that must be learned.
     """
     import torch
     import transformers
@@ -65,15 +91,45 @@ def load(config: ModelConfig, training: bool, texts: Callable[[], list[str]] | N
     transformers.utils.logging.disable_progress_bar()
     args = dict(config.model_args)
     compute = compute_dtype(args.pop("dtype", None))
-    held = compute if not training or config.pure_bf16 else "float32"
     if args.get("attn_implementation") == "auto":
         args.pop("attn_implementation")
+    path = runs.model_folder(str(args[PATH])) if args.get(PATH) else None
+    adapter, tokenizer_args = ("" if config.peft_args else None), config.tokenizer_args
+    if adapters.is_adapter(path):
+        if config.peft_args:
+            raise UserError(f"model.peft_args: {path} holds an adapter already, and goes on with that; leave them out")
+        assert path is not None
+        adapter, tokenizer_args = path, {PATH: path, **tokenizer_args}
+        args[PATH] = path = runs.model_folder(config.base_path or adapters.base_of(adapter))
+    elif config.base_path:
+        raise UserError(f"model.base_path is for an adapter, and {path} is a whole model; leave it out")
+    masters = training and not config.pure_bf16 and adapter is None  # what is frozen needs none
+    held = "float32" if masters else compute
     handler: Any = registry.model.get(config.model_handler)
-    model, tokenizer = handler.load({**args, "dtype": getattr(torch, held)}, config.tokenizer_args, texts)
+    model, tokenizer = handler.load({**args, "dtype": getattr(torch, held)}, tokenizer_args, texts)
+    if adapter:
+        adapters.refuse_another_base(adapter, str(path), weights_of(path, model.config, memory()))
+        model = adapters.put_back(model, adapter, training)
+    elif config.peft_args:
+        model = adapters.attach(model, config.peft_args)
+    elif training and getattr(model, "is_quantized", False):
+        raise UserError("quantised weights do not train: set model.peft_args to train an adapter over them")
     loaded = finish(model, tokenizer, _template_args(config), compute)
-    path = args.get(PATH)
-    loaded.path = runs.model_folder(str(path)) if path else None
+    loaded.path, loaded.adapter = path, adapter
     return loaded
+
+
+def memory() -> Path:
+    """The user's own file of fingerprints, for what no run's folder or cache is at hand."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unteach" / runs.FINGERPRINTS
+
+
+def load_empty(config: ModelConfig, texts: Callable[[], list[str]] | None = None) -> Loaded:
+    """The same with no weights, on torch's meta device: for a look at a run before it starts."""
+    import torch
+
+    with torch.device("meta"):
+        return load(config, training=True, texts=texts)
 
 
 def finish(model: Any, tokenizer: Any, template_args: TemplateArgs, compute: str) -> Loaded:

@@ -1,0 +1,138 @@
+"""LoRA adapters: put on a model, saved with what they were trained on, put back on that and on nothing else.
+
+Source: LoRA, arXiv:2106.09685; QLoRA (the same over NF4 weights), arXiv:2305.14314.
+"""
+
+import contextlib
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unteach import runs
+from unteach.errors import UserError, nearest
+
+CONFIG, BASE = "adapter_config.json", "unteach_base.json"
+TRAINED, FIRST = "default", "first"
+"""Names of adapters inside a model: the one that trains, and the frozen copy of one that training started from."""
+
+
+def is_adapter(path: str | None) -> bool:
+    """Whether a folder holds an adapter and not a model."""
+    return path is not None and (Path(path) / CONFIG).exists() and not (Path(path) / "config.json").exists()
+
+
+def attach(model: Any, peft_args: dict[str, Any]) -> Any:
+    """Puts a fresh adapter on a model. `peft_args` are LoraConfig's own names; only the adapter trains."""
+    import peft
+
+    known = set(inspect.signature(peft.LoraConfig).parameters)
+    for name in peft_args:
+        if name not in known:
+            guess = nearest(name, known)
+            raise UserError(
+                f"model.peft_args.{name}: LoraConfig has no such field" + (f"; did you mean {guess}?" if guess else "")
+            )
+    given = {"task_type": "CAUSAL_LM", **peft_args}
+    targets = given.get("target_modules")
+    if isinstance(targets, str) and "," in targets:
+        given["target_modules"] = [name.strip() for name in targets.split(",") if name.strip()]
+    try:
+        return peft.get_peft_model(_ready(model), peft.LoraConfig(**given))
+    except (ValueError, TypeError) as error:
+        kinds = ("Linear", "Conv1D")
+        linear = {name.rpartition(".")[2] for name, m in model.named_modules() if type(m).__name__.startswith(kinds)}
+        raise UserError(
+            f"model.peft_args: {str(error).splitlines()[0]}\n  target_modules takes some of this model's linear layers "
+            f"({', '.join(sorted(linear))}), as a list or with commas between, or all-linear"
+        ) from None
+
+
+def put_back(model: Any, folder: str, trainable: bool) -> Any:
+    """Puts a saved adapter on its base."""
+    import peft
+    import torch
+
+    if torch.get_default_device().type == "meta":
+        return peft.get_peft_model(model, peft.PeftConfig.from_pretrained(folder, inference_mode=not trainable))
+    try:
+        return peft.PeftModel.from_pretrained(_ready(model) if trainable else model, folder, is_trainable=trainable)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the adapter {folder} does not fit its base: {str(error).splitlines()[0]}") from None
+
+
+def _ready(model: Any) -> Any:
+    """A quantised model made ready to be trained through: norms in fp32, gradients that reach the first layer."""
+    import peft
+
+    if not getattr(model, "is_quantized", False):
+        return model
+    return peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def base_of(folder: str) -> str:
+    """The path or hub id of the model that an adapter was trained on."""
+    told = runs.read_json(Path(folder) / CONFIG, "the adapter's configuration").get("base_model_name_or_path")
+    if not told:
+        raise UserError(f"{folder}: this adapter does not say what it was trained on; set model.base_path")
+    return str(told)
+
+
+def remember_base(folder: Path, identity: str) -> None:
+    """Notes beside a saved adapter exactly which weights it was trained on."""
+    runs.write_json(folder / BASE, {"weights": identity})
+
+
+def refuse_another_base(folder: str, base: str, identity: str) -> None:
+    """Raises UserError where an adapter would be put on weights that it was not trained on."""
+    noted = Path(folder) / BASE
+    if noted.exists() and json.loads(noted.read_text())["weights"] != identity:
+        raise UserError(
+            f"the adapter {folder} was trained on other weights than {base} holds now; set model.base_path to those "
+            "that it was trained on"
+        )
+
+
+class AsItBegan:
+    """A model with adapters standing for the frozen copy of itself: what it was before training, and no second model.
+
+    It runs without its adapters or, where training went on from a saved one, with a frozen second copy of that.
+    """
+
+    def __init__(self, model: Any, adapter: str):
+        self.model = model
+        if adapter:
+            model.load_adapter(adapter, adapter_name=FIRST, is_trainable=False)
+        head = model.get_base_model().get_output_embeddings()
+        self.head_is_adapted = len(list(head.parameters())) != len(list(getattr(head, "base_layer", head).parameters()))
+
+    def get_base_model(self) -> Any:
+        return self.model.get_base_model()
+
+    def __call__(self, **asked: Any) -> Any:
+        was_training = self.model.training
+        self.model.eval()
+        with self.back():
+            found = self.model(**asked)
+        self.model.train(was_training)
+        return found
+
+    def reading(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, the head is what it was."""
+        return self.back() if self.head_is_adapted else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def back(self) -> Iterator[None]:
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        try:
+            if FIRST in self.model.peft_config:
+                self.model.base_model.set_adapter(FIRST)
+                yield
+                self.model.base_model.set_adapter(TRAINED)
+            else:
+                with self.model.disable_adapter():
+                    yield
+        finally:
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(name in trained)

@@ -1,0 +1,74 @@
+"""`unteach fetch retain-logs|wmdp [to=FOLDER]`: what others published and evaluations or experiments need.
+
+retain-logs: OpenUnlearning's evaluation logs of retain models, to <to>/<name>/<SUITE>_EVAL.json (default saves/eval).
+wmdp: the corpora that WMDP's unlearning starts from, to <to>/<name>.jsonl (default data/wmdp/wmdp-corpora). The
+bio-forget corpus is gated: ask for it on its page, `hf auth login`, and fetch again.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from unteach import runs
+from unteach.errors import UserError, unknown
+
+LOGS = "open-unlearning/eval"
+CORPORA = {
+    "bio-retain-corpus": ("cais/wmdp-corpora", "bio-retain-corpus"),
+    "cyber-forget-corpus": ("cais/wmdp-corpora", "cyber-forget-corpus"),
+    "cyber-retain-corpus": ("cais/wmdp-corpora", "cyber-retain-corpus"),
+    "bio-forget-corpus": ("cais/wmdp-bio-forget-corpus", None),
+}
+WHERE = {"retain-logs": "saves/eval", "wmdp": "data/wmdp/wmdp-corpora"}
+
+
+def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
+    named = [word for word in words if "=" not in word]
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    if len(named) != 1 or named[0] not in WHERE:
+        raise UserError(unknown("thing to fetch", " ".join(named), WHERE))
+    if strange := given.keys() - {"to"}:
+        raise UserError(unknown("key of fetch", strange.pop(), ["to"]))
+    folder = Path(given.get("to", WHERE[named[0]]))
+    retain_logs(folder) if named[0] == "retain-logs" else wmdp(folder)
+    print(f"results: {folder}")
+
+
+def retain_logs(folder: Path) -> None:
+    """Every JSON file of the published logs; those that are there already are not fetched again."""
+    import huggingface_hub
+
+    try:
+        huggingface_hub.snapshot_download(LOGS, repo_type="dataset", allow_patterns="*.json", local_dir=folder)
+    except Exception as error:
+        raise _unreachable(LOGS, error) from None
+
+
+def wmdp(folder: Path) -> None:
+    """Each corpus as JSON lines, whole or not at all; a gated one that is not open to the user is said, not fatal."""
+    import datasets
+
+    fetched = 0
+    for name, (repository, config) in CORPORA.items():
+        target = folder / f"{name}.jsonl"
+        if target.exists():
+            print(f"there already: {target}")
+            continue
+        try:
+            rows = datasets.load_dataset(repository, config, split="train")
+        except Exception as error:
+            print(f"not fetched: {_unreachable(repository, error)}")
+            continue
+        with runs.replacing(target) as temporary:
+            rows.to_json(temporary, lines=True, force_ascii=False)
+        fetched += 1
+        print(f"fetched: {target} ({len(rows):,} rows)")
+    if not fetched and not any(folder.glob("*.jsonl")):
+        raise UserError("nothing could be fetched; the lines above say why")
+
+
+def _unreachable(repository: str, error: Exception) -> UserError:
+    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return UserError(
+        f"cannot fetch {repository} ({said.strip()}). It needs the network; where it is gated, ask for access at "
+        f"https://huggingface.co/datasets/{repository} and run `hf auth login`"
+    )
