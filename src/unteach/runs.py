@@ -149,7 +149,8 @@ def fingerprint(path: Path) -> str:
 
 def weights_fingerprint(path: Path, memory: Path) -> str:
     """sha256 of a model folder's weight files, remembered by their size, time and inode in the file `memory`."""
-    files = sorted([*path.glob("*.safetensors"), *path.glob("*.bin"), path / "config.json"])
+    told = [path / "config.json", path / "adapter_config.json"]
+    files = sorted([*path.glob("*.safetensors"), *path.glob("*.bin"), *told])
     files = [file for file in files if file.exists()]
     seen = [[str(file.resolve()), (s := file.stat()).st_size, s.st_mtime_ns, s.st_ino] for file in files]
     name = hashlib.sha256(json.dumps(seen).encode()).hexdigest()

@@ -14,6 +14,7 @@ import transformers
 from unteach.engines.processes import Processes
 from unteach.errors import Preempted, UserError
 from unteach.training import checkpoint
+from unteach.training.guard import CollapseGuard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,9 +37,9 @@ class Resumable(transformers.Trainer):
 
     def __init__(
         self, *args: Any, here: Processes, keeping: Keeping, evaluator: Callable[[int], dict[str, float]] | None = None,
-        **kwargs: Any,
+        guard: CollapseGuard | None = None, **kwargs: Any,
     ):  # fmt: skip
-        self.here, self.keeping, self.evaluator = here, keeping, evaluator
+        self.here, self.keeping, self.evaluator, self.guard = here, keeping, evaluator, guard
         self.preempted = False
         self._evaluation_due = False
         self._resumed: dict[str, Any] = {}
@@ -48,6 +49,8 @@ class Resumable(transformers.Trainer):
         self._stopping = transformers.EarlyStoppingCallback(keeping.patience) if keeping.patience is not None else None
         if self._stopping:
             self.add_callback(self._stopping)
+        if guard:
+            self.add_callback(guard)
 
     def more_state(self) -> dict[str, Any]:
         """What else a checkpoint must hold, as JSON; called in every process."""
@@ -110,6 +113,7 @@ class Resumable(transformers.Trainer):
             "logged_at": self._globalstep_last_logged,
             "loss_since_log": self.of_each([self._tr_loss]),
             "without_better": self._stopping.early_stopping_patience_counter if self._stopping else 0,
+            "guard": self.guard.state() if self.guard else {},
             **self.more_state(),
         }
         self.here.wait()
@@ -122,15 +126,29 @@ class Resumable(transformers.Trainer):
     def train_from(self, start: Path | None) -> None:
         """Trains from a checkpoint, or from the beginning."""
         self._resumed = checkpoint.read_state(start) if start else {}
-        if start and self._stopping and self._resumed["without_better"] >= self._stopping.early_stopping_patience:
-            self._end_as_stopped(start)
+        if self.guard and self._resumed:
+            self.guard.load_state(self._resumed["guard"])
+        if start and self._trained(checkpoint.step_of(start)):
+            self._end_as_trained(start)
             return
         self.train(resume_from_checkpoint=str(start) if start else None)
+        if self.guard and self.guard.goes_back and not self.preempted:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
-    def _end_as_stopped(self, start: Path) -> None:
-        """Training had stopped early when this checkpoint was written: only its model, or the best, is left to take."""
+    def _trained(self, step: int) -> bool:
+        """Whether training was over when the checkpoint of this step was written."""
+        patience = self._stopping.early_stopping_patience if self._stopping else None
+        stopped = patience is not None and self._resumed["without_better"] >= patience
+        return stopped or bool(self.guard and self.guard.ended) or 0 < self.args.max_steps <= step
+
+    def _end_as_trained(self, start: Path) -> None:
+        """Training was over when this checkpoint was written: only its model, or the best, is left to take.
+
+        The library would train one more step where max_steps ends within an epoch.
+        """
         self.state = transformers.TrainerState.load_from_json(str(start / "trainer_state.json"))
-        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        takes_best = self.args.load_best_model_at_end or (self.guard and self.guard.goes_back)
+        best = self.state.best_model_checkpoint if takes_best else None
         self._load_from_checkpoint(best or str(start))
 
     def restore(self) -> None:
