@@ -5,14 +5,16 @@ check_method("MyMethod")
 """
 
 import functools
+import re
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import registry, schema
+from unteach import reading, registry, schema
 from unteach.compose import environment
 from unteach.data.datasets import Example, example_of
+from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,10 +32,10 @@ class Examples(list[Example]):
 def build_method(name: str, method_args: dict[str, Any] | None = None, compat: str | None = None) -> Any:
     """The method of that name with checked arguments; compat="openunlearning" turns its published quirks on."""
     cls: Any = registry.method.get(name)
-    reader = schema.Reader()
+    reader = reading.Reader()
     method = reader.record(cls, {**(cls.QUIRKS if compat else {}), **(method_args or {})}, "method_args")
     if reader.problems:
-        raise UserError(schema.mistakes(reader.problems))
+        raise UserError(reading.mistakes(reader.problems))
     return method
 
 
@@ -55,13 +57,15 @@ def method_loss(
 
     policy, reference: model folders. forget, retain: rows with question and answer; a method that teaches takes
     `forget` as its stream `train`. template: template_args. all_tokens: every token is a label, prompts too.
-    alternate: rows with the other answers, control_vector: the steering vector, for methods that take them.
+    alternate: rows with the other answers (their column alternate, or else answer), in the order of `forget`;
+    control_vector: the direction to steer to, whose length counts for nothing; for methods that take them.
     The norm is L2 over all parameters. Equals what a run with max_steps=1 learning_rate=0 logs.
     """
     environment()
 
     from unteach.models import loading
     from unteach.models.handlers import PATH
+    from unteach.training.step import make_ready
 
     method = build_method(name, method_args, compat)
     if control_vector is not None:
@@ -69,7 +73,7 @@ def method_loss(
             raise UserError(f"{name} takes no control_vector")
         method.control_vector = control_vector
     given = {"forget": forget, "train": forget, "retain": retain, "alternate": alternate}
-    if alternate is not None and "alternate" not in method.streams():
+    if alternate is not None and ALTERNATE not in method.streams():
         raise UserError(f"{name} takes no alternate answers; its streams: {', '.join(method.streams())}")
 
     def config(path: str | Path) -> schema.ModelConfig:
@@ -81,18 +85,25 @@ def method_loss(
     for stream in method.streams():
         if not given.get(stream):
             raise UserError(f"{name} trains on the stream {stream!r}, and no rows were given for it")
-        rows[stream] = _examples(loaded.template, given[stream] or [], all_tokens)
+        rows[stream] = _examples(loaded.template, given[stream] or [], all_tokens, stream)
     frozen = loading.load_frozen(config(reference)) if method.reference() else None
     loaded.model.train()
+    make_ready(loaded.model, method, seed=0)
     gradient, loss = step_gradient(loaded, method, rows, frozen, hands=1)
     return float(loss), float(gradient.double().norm())
 
 
-def _examples(template: Any, rows: list[Row], all_tokens: bool) -> Examples:
+def _examples(template: Any, rows: list[Row], all_tokens: bool, stream: str = "train") -> Examples:
+    """Rows as examples of a stream; those whose `forget` is 1 weigh -1."""
     examples = Examples()
     for index, row in enumerate(rows):
-        example = example_of(template.encode(row["question"], row["answer"]), index)
-        examples.append({**example, "labels": list(example["input_ids"])} if all_tokens else example)
+        answer = row.get("alternate", row["answer"]) if stream == ALTERNATE else row["answer"]
+        example = example_of(template.encode(row["question"], answer), index)
+        if all_tokens:
+            example["labels"] = list(example["input_ids"])
+        if row.get("forget"):
+            example["weight"] = -1.0
+        examples.append({ALTERNATE: example} if stream == ALTERNATE else example)
     return examples
 
 
@@ -107,22 +118,25 @@ def step_gradient(
     import torch
 
     from unteach.data.collators import DataCollatorForSupervisedDataset
-    from unteach.data.streams import Rows, Steps, Stream, collate, in_batches
+    from unteach.data.streams import Rows, Steps, Stream, collate
     from unteach.models.reference import Reference, compute_table
     from unteach.training.step import count_step, micro_batch_loss
 
     collator = DataCollatorForSupervisedDataset(loaded.tokenizer)
-    streams = {name: Stream(name, [examples]) for name, examples in rows.items()}
+    pairs = {ALTERNATE: "forget"} if "forget" in rows else {}
+    streams = {name: Stream(name, [examples], pairs.get(name)) for name, examples in rows.items()}
     anchor = next(iter(streams))
-    needed, tables = method.reference(), {}
-    for name in (name for name, kind in needed.items() if kind == "logprobs"):
-        tables[name] = compute_table(frozen, in_batches(streams[name], 4, collator), name, len(streams[name]))
-    reference = Reference(needed, tables, frozen)
-
     rank, world = share
     total = hands * world
     smallest = size or -(-max(len(stream) for stream in streams.values()) // total) * total
     steps, source = Steps(streams, anchor, smallest, seed=0), Rows(streams, anchor)
+    needed, seen = method.reference(), steps.seen(step + 1)
+    tables = {
+        name: compute_table(frozen, streams[name], seen[name], collator, size=4)
+        for name, kind in needed.items()
+        if kind == "logprobs"
+    }
+    reference = Reference(needed, tables, frozen)
     dealt = steps.deal(0, step, total)[rank::world]
     batches = [collate([source[slot] for slot in hand], collator) for hand in dealt]
     counts = {name: count.float() for name, count in count_step(method, batches).items()}
@@ -149,11 +163,14 @@ def check_method(name: str, method_args: dict[str, Any] | None = None, processes
     environment()
     import torch
 
+    from unteach.training.step import make_ready
+
     method = build_method(name, method_args)
     if reason := method.batch_level():
         print(f"{name} depends on how a batch is split, and says why: {reason}")
         return
-    loaded, frozen, rows = _tiny_world(method.streams())
+    loaded, frozen, rows = _tiny_world(method)
+    make_ready(loaded.model, method, seed=0)
     compute = functools.partial(step_gradient, loaded, method, rows, frozen)
     for step, label in ((0, "a full step"), (1, "the short last step")):
         whole, loss = compute(1, size=8, step=step)
@@ -173,8 +190,9 @@ def _same(expected: "Tensor", found: "Tensor", what: str) -> None:
     assert distance <= TOLERANCE, f"{what} changes the gradient by {distance:.2e} (relative L2)"
 
 
-def _tiny_world(streams: tuple[str, ...]) -> tuple[Any, Any, dict[str, Examples]]:
-    """A tiny model, a reference that differs from it, and 13 (anchor) or 9 rows of unequal lengths a stream."""
+def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
+    """A tiny model as deep as the method needs, a reference that differs from it, and 13 (anchor and its alternates)
+    or 9 rows of unequal lengths a stream."""
     import torch
     import transformers
 
@@ -184,9 +202,11 @@ def _tiny_world(streams: tuple[str, ...]) -> tuple[Any, Any, dict[str, Examples]
 
     texts = [f"{row['question']} {row['answer']}" for row in authors.rows("full")]
     tokenizer = learn_tokenizer(texts, 400)
+    named = [int(number) for layer in method.layers().values() for number in re.findall(r"\d+", layer)]
     config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=max([1, *named]) + 1,
+        num_attention_heads=4, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
     )  # fmt: skip
     models = []
     for seed in (0, 1):
@@ -198,10 +218,13 @@ def _tiny_world(streams: tuple[str, ...]) -> tuple[Any, Any, dict[str, Examples]
     reference.model.requires_grad_(False).eval()
     full = authors.rows("full")
     rows = {}
-    for k, stream in enumerate(streams):
-        taken = full[k * 20 : k * 20 + (13 if k == 0 else 9)]
-        longer = [{**row, "answer": " ".join([row["answer"]] * (1 + i % 4))} for i, row in enumerate(taken)]
-        rows[stream] = _examples(policy.template, longer, all_tokens=False)
+    for k, stream in enumerate(method.streams()):
+        taken = full[k * 20 : k * 20 + (13 if k == 0 or stream == ALTERNATE else 9)]
+        longer = [
+            {**row, "answer": " ".join([row["answer"]] * (1 + (i + k) % 4)), "forget": i % 3 == 0}
+            for i, row in enumerate(taken)
+        ]
+        rows[stream] = _examples(policy.template, longer, False, stream)
     return policy, reference.model, rows
 
 

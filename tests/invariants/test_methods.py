@@ -1,5 +1,6 @@
 """The same step everywhere, and the algebra that holds between methods."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import torch
 
 from tests.conftest import read_rows
 from unteach import registry
+from unteach.errors import UserError
+from unteach.methods.base import Context
 from unteach.testing import build_method, check_method, method_loss, step_gradient
 
 NAMES = [entry.name for entry in registry.method.entries()]
@@ -15,12 +18,31 @@ NAMES = [entry.name for entry in registry.method.entries()]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_conforms(name: str) -> None:
-    check_method(name)
+    check_method(name, {"retain_loss_eps": 0.3} if name == "PDU" else {})
 
 
-@pytest.mark.parametrize("name", ["GradDiff", "NPO"])
-def test_kl_retain_conforms(name: str) -> None:
-    check_method(name, {"retain_loss_type": "KL"})
+@pytest.mark.parametrize("term", ["NLL", "KL", "EMBED_DIFF"])
+@pytest.mark.parametrize("name", ["GradDiff", "DPO", "RMU"])
+def test_every_retain_term_conforms(name: str, term: str) -> None:
+    layers = {"retain_layer": r"model\.layers\.0", **({"module_regex": r"model\.layers\.1"} if name == "RMU" else {})}
+    check_method(name, {"retain_loss_type": term, "alpha": 1.5, **layers}, processes=term == "EMBED_DIFF")
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("RMU", {"adaptive": True, "beta": 5.0, "module_regex": r"model\.layers\.1"}),
+        ("RMU", {"alpha": 0, "module_regex": r"model\.layers\.0"}),
+        ("GradDiff", {"loss_on": "all"}),
+        ("GradDiff", {"loss_on": "all", "retain_loss_type": "KL"}),
+        ("SimNPO", {"simnpo_length": "labels", "delta": 0.7}),
+        ("PDU", {"pdu_shift": False, "retain_loss_eps": 0.3}),
+        ("CEU", {"ignore_first_n_answer_tokens": 3}),
+    ],
+    ids=str,
+)
+def test_options_conform(name: str, args: dict[str, Any]) -> None:
+    check_method(name, args, processes=False)
 
 
 def test_the_conformance_test_can_fail() -> None:
@@ -45,7 +67,7 @@ def test_the_conformance_test_can_fail() -> None:
 
 @pytest.fixture(scope="module")
 def batch(kit: Path) -> tuple[list[dict], list[dict]]:
-    return tuple(read_rows(kit / "data" / f"{name}.jsonl")[:4] for name in ("forget10", "retain90"))  # type: ignore
+    return tuple(read_rows(kit / "data" / f"{name}.jsonl")[:4] for name in ("forget10_idk", "retain90"))  # type: ignore
 
 
 def gradient(name: str, args: dict[str, Any], kit: Path, batch: Any, policy: str = "policy") -> torch.Tensor:
@@ -53,12 +75,14 @@ def gradient(name: str, args: dict[str, Any], kit: Path, batch: Any, policy: str
     from unteach import testing
     from unteach.models import loading
     from unteach.schema import ModelConfig
+    from unteach.training.step import make_ready
 
     method = build_method(name, args)
     loaded = loading.load(ModelConfig({"pretrained_model_name_or_path": str(kit / policy)}), training=True)
     frozen = loading.load_frozen(ModelConfig({"pretrained_model_name_or_path": str(kit / "reference")}))
-    streams = dict(zip(("forget", "retain"), batch, strict=True))
-    rows = {s: testing._examples(loaded.template, streams[s], False) for s in method.streams()}
+    given = {"forget": batch[0], "train": batch[0], "alternate": batch[0], "retain": batch[1]}
+    rows = {s: testing._examples(loaded.template, given[s], False, s) for s in method.streams()}
+    make_ready(loaded.model, method, seed=0)
     return step_gradient(loaded, method, rows, frozen, hands=1)[0]
 
 
@@ -89,50 +113,144 @@ def test_kl_retain_is_zero_at_the_reference(kit: Path, batch: Any) -> None:
     assert norm == pytest.approx(0, abs=1e-4)
 
 
-def test_kl_is_that_of_its_formula(kit: Path, batch: Any) -> None:
-    """Mean over answer tokens of KL(ref || policy), written out with the library's own full logits."""
-    import transformers
-
-    from unteach.data.template import Template
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(kit / "policy")
-    models = [transformers.AutoModelForCausalLM.from_pretrained(kit / name) for name in ("policy", "reference")]
-    total, tokens = 0.0, 0
-    for row in batch[1]:
-        encoded = Template(tokenizer).encode(row["question"], row["answer"])
-        with torch.no_grad():
-            policy, reference = (m(torch.tensor([encoded.input_ids])).logits[0].log_softmax(-1) for m in models)
-        answer = slice(len(encoded.prompt) - 1, len(encoded.input_ids) - 1)
-        total += float((reference[answer].exp() * (reference[answer] - policy[answer])).sum())
-        tokens += len(encoded.answer)
-    loss, _ = method_loss(
-        "GradDiff", {"gamma": 0.0, "retain_loss_type": "KL"}, kit / "policy", kit / "reference", *batch, {}
-    )
-    assert loss == pytest.approx(total / tokens, rel=1e-5)
+def test_embed_diff_is_zero_at_the_reference(kit: Path, batch: Any) -> None:
+    args = {"gamma": 0.0, "module_regex": r"model\.layers\.1"}
+    loss, norm = method_loss("RMU", args, kit / "reference", kit / "reference", *batch, {})
+    assert loss == pytest.approx(0, abs=1e-6)
+    assert norm == pytest.approx(0, abs=1e-4)
 
 
-def test_npo_is_that_of_its_formula(kit: Path, batch: Any) -> None:
-    """-(2/beta) mean log sigmoid(-beta (s - s_ref)), with other hyperparameters than the published ones."""
-    import transformers
+@pytest.mark.parametrize("beta", [0.1, 2.0])
+def test_dpo_at_the_reference_is_two_log_two_over_beta(beta: float, kit: Path, batch: Any) -> None:
+    args = {"beta": beta, "alpha": 0}
+    loss, _ = method_loss("DPO", args, kit / "reference", kit / "reference", *batch, {}, alternate=batch[0])
+    assert loss == pytest.approx(2 / beta * math.log(2), rel=1e-5)
 
-    from unteach.data.template import Template
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(kit / "policy")
-    sums = []
-    for name in ("policy", "reference"):
-        model = transformers.AutoModelForCausalLM.from_pretrained(kit / name)
-        rows = []
-        for row in batch[0]:
-            encoded = Template(tokenizer).encode(row["question"], row["answer"])
-            with torch.no_grad():
-                logp = model(torch.tensor([encoded.input_ids])).logits[0].log_softmax(-1)
-            start = len(encoded.prompt)
-            rows.append(sum(logp[start - 1 + i, token] for i, token in enumerate(encoded.answer)))
-        sums.append(torch.stack(rows))
-    beta = 0.37
-    expected = (-2 / beta * torch.nn.functional.logsigmoid(-beta * (sums[0] - sums[1]))).mean()
-    loss, _ = method_loss("NPO", {"beta": beta, "alpha": 0}, kit / "policy", kit / "reference", *batch, {})
-    assert loss == pytest.approx(float(expected), rel=1e-5)
+def test_undial_with_beta_zero_stands_still_at_the_reference(kit: Path, batch: Any) -> None:
+    _, norm = method_loss("UNDIAL", {"beta": 0.0}, kit / "reference", kit / "reference", *batch, {})
+    assert norm == pytest.approx(0, abs=1e-4)
+    _, norm = method_loss("UNDIAL", {"beta": 0.0}, kit / "policy", kit / "reference", *batch, {})
+    assert norm > 0.1, "away from the reference it pulls back"
+
+
+def test_ceu_is_the_limit_of_undial(kit: Path, batch: Any) -> None:
+    undial = gradient("UNDIAL", {"beta": 1e4}, kit, batch, policy="reference")
+    ceu = gradient("CEU", {"ignore_first_n_answer_tokens": 0}, kit, batch, policy="reference")
+    assert float((undial - ceu).norm() / ceu.norm()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "args"), [("WGA", {"beta": 0, "alpha": 0}), ("SatImp", {"beta1": 0, "beta2": 0, "gamma": 1, "alpha": 0})]
+)
+def test_unweighted_it_is_ascent(name: str, args: dict[str, Any], kit: Path, batch: Any) -> None:
+    assert torch.allclose(gradient(name, args, kit, batch), gradient("GradAscent", {}, kit, batch), atol=1e-6)
+
+
+def test_signed_sft_is_sft_where_nothing_is_forgotten(kit: Path, batch: Any) -> None:
+    forget, retain = batch
+    marked = [{**row, "forget": i in (1, 3)} for i, row in enumerate(forget)]
+    kept, gone = ([row for row in marked if row["forget"] == flag] for flag in (False, True))
+    plain = gradient("SFT", {}, kit, (forget, retain))
+    assert torch.equal(gradient("SignedSFT", {}, kit, (forget, retain)), plain)
+    assert torch.allclose(gradient("SignedSFT", {}, kit, ([{**r, "forget": 1} for r in forget], retain)), -plain)
+    tokens = [_tokens(rows, kit) for rows in (kept, gone)]
+    learned, unlearned = (gradient("SFT", {}, kit, (rows, retain)) for rows in (kept, gone))
+    expected = (tokens[0] * learned - tokens[1] * unlearned) / sum(tokens)
+    assert torch.allclose(gradient("SignedSFT", {}, kit, (marked, retain)), expected, atol=1e-5)
+
+
+def test_arc_idk_is_half_sft_on_the_other_answer_and_half_on_the_retain_rows(kit: Path, batch: Any) -> None:
+    forget, retain = batch
+    swapped = [{**row, "answer": row["alternate"]} for row in forget]
+    args = {"gamma": 0.5, "alpha": 0.5, "loss_on": "all"}
+    sft = [gradient("SFT", {"loss_on": "all"}, kit, (rows, retain)) for rows in (swapped, retain)]
+    assert torch.allclose(gradient("IdkSFT", args, kit, batch), sum(sft) / 2, atol=1e-5)
+
+
+def _tokens(rows: list[dict], kit: Path) -> int:
+    """Answer tokens of rows, EOS included."""
+    from unteach.models import loading
+    from unteach.schema import ModelConfig
+
+    template = loading.load(
+        ModelConfig({"pretrained_model_name_or_path": str(kit / "policy")}), training=False
+    ).template
+    return sum(len(template.encode(row["question"], row["answer"]).answer) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("UNDIAL", {}),
+        ("RMU", {"module_regex": r"model\.layers\.2"}),
+        ("GradDiff", {"retain_loss_type": "KL"}),
+    ],
+)
+def test_published_quirks_are_off_by_default(name: str, args: dict[str, Any], kit: Path, batch: Any) -> None:
+    """On answers of unequal lengths they change the loss, and such a method says that batches matter to it then."""
+
+    def loss(compat: str | None) -> float:
+        return method_loss(name, args, kit / "policy", kit / "reference", *batch, {}, compat=compat)[0]
+
+    assert abs(loss(None) - loss("openunlearning")) > 1e-4
+    assert build_method(name, args).batch_level() == ""
+    assert build_method(name, args, "openunlearning").batch_level()
+
+
+def test_pdu_moves_its_multiplier_once_a_step_after_the_warm_up() -> None:
+    pdu = build_method("PDU", {"retain_loss_eps": 0.5, "dual_step_size": 2.0, "dual_warmup_epochs": 1.0, "alpha": 3.0})
+    pdu.after_step({"forget": 9.0, "retain": 0.25}, epoch=1.0)
+    assert pdu.multiplier == 3.0, "the warm-up is not over"
+    pdu.after_step({"forget": 9.0, "retain": 0.25}, epoch=1.5)
+    assert pdu.multiplier == 3.5
+    pdu.after_step({"forget": 9.0, "retain": -4.0}, epoch=2.0)
+    assert pdu.multiplier == 0.0, "it is never negative"
+
+
+def test_pdu_moves_its_multiplier_once_an_epoch_by_the_epochs_mean() -> None:
+    args = {"retain_loss_eps": 0.5, "dual_update_upon": "epoch", "dual_warmup_epochs": 0.0, "alpha": 1.0}
+    pdu = build_method("PDU", args)
+    pdu.after_step({"retain": 1.0}, epoch=0.5)
+    again = build_method("PDU", args)
+    again.load_state(pdu.state())
+    again.after_step({"retain": 3.0}, epoch=1.0)
+    assert again.multiplier == 3.0
+    held = build_method("PDU", {**args, "primal_dual": False})
+    held.after_step({"retain": 1.0}, epoch=1.0)
+    assert held.multiplier == 1.0
+
+
+def test_the_control_vector_follows_the_seed_alone() -> None:
+    def drawn(seed: int) -> Any:
+        method = build_method("RMU")
+        method.prepare(Context(seed, 16))
+        return method
+
+    assert torch.equal(drawn(0).control_vector, drawn(0).control_vector)
+    assert not torch.equal(drawn(0).control_vector, drawn(1).control_vector)
+    assert (drawn(0).control_vector >= 0).all()
+    restored = drawn(1)
+    restored.load_state(drawn(0).state())
+    assert torch.equal(restored.control_vector, drawn(0).control_vector)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said"),
+    [
+        ("NPO", {"beta": 0}, "beta must be above 0"),
+        ("GradDiff", {"alpha": -1}, "alpha must not be negative"),
+        ("PDU", {}, "retain_loss_eps: is required"),
+        ("PDU", {"retain_loss_eps": 1, "loss_names": ["a"]}, "two different names"),
+        ("PDU", {"retain_loss_eps": 1, "alpha": 0}, "alpha must be above 0"),
+        ("RMU", {"beta": 5.0}, "adaptive"),
+        ("AltPO", {"prompt": "Say it"}, "{question}"),
+        ("SimNPO", {"retain_loss_type": "MSE"}, "NLL, KL, EMBED_DIFF"),
+    ],
+)
+def test_mistakes_are_said(name: str, args: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build_method(name, args)
 
 
 def test_alpha_zero_makes_no_retain_pass() -> None:

@@ -1,28 +1,27 @@
 """The contract of a method: streams in, unreduced terms out. The trainer does everything else, once for all methods."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.errors import UserError
+from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
+from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
 from unteach.models.forward import IGNORED, Answers, Want, within
+from unteach.models.reference import Needed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["UNITS", "Method", "Term", "Unlearn", "cross_entropy", "mean_of_rows"]
 
-@dataclass
-class Term:
-    """One summand of the loss, not yet reduced.
 
-    value: one number per unit (token or sequence) of this micro-batch.
-    divisor: the name of the count, over the whole optimiser step, that the sum is divided by (`forget.tokens`…).
-    factor: what the term is multiplied by in the loss.
-    """
+@dataclass(frozen=True)
+class Context:
+    """What a method may know before the first step. seed: the run's; width: the size of the model's hidden states."""
 
-    name: str
-    value: "Tensor"
-    divisor: str
-    factor: float = 1.0
+    seed: int
+    width: int
 
 
 class Method:
@@ -34,19 +33,34 @@ class Method:
     QUIRKS: ClassVar[dict[str, Any]] = {}
 
     def streams(self) -> tuple[str, ...]:
-        """The names of the streams it trains on."""
+        """The names of the streams it trains on. `alternate` is the other answer of each row of `forget`."""
         raise NotImplementedError
 
-    def reference(self) -> dict[str, Literal["logprobs"] | Want]:
+    def reference(self) -> Needed:
         """What it compares with, a stream: the reference's answer log-probs, or what a pass of a frozen model yields.
 
         Empty: no reference is held or computed.
         """
         return {}
 
+    def layers(self) -> dict[str, str]:
+        """The streams whose pass ends at a layer, and that layer's name (a regex)."""
+        return {}
+
+    def trainable(self) -> Sequence[str]:
+        """Regexes of the names of the parameters that it trains; those that no pass reaches stay frozen anyway."""
+        return (".*",)
+
     def batch_level(self) -> str:
         """Why a step of this method depends on how its rows are dealt to micro-batches; empty: it does not."""
         return ""
+
+    def ask(self, question: str, answer: str) -> str | None:
+        """What the model is asked so that it invents the row's alternate itself; None: the data has alternates."""
+        return None
+
+    def prepare(self, context: Context) -> None:
+        """Called once, before anything is trained or restored."""
 
     def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
         """What the policy's pass should yield for each stream."""
@@ -56,36 +70,45 @@ class Method:
         """The terms of one micro-batch."""
         raise NotImplementedError
 
+    def after_step(self, terms: dict[str, float], epoch: float) -> None:
+        """Called after each optimiser step with the step's terms, reduced over micro-batches and processes, before
+        their factors. epoch: how many are done, the current one's done part included."""
+
+    def state(self) -> dict[str, Any]:
+        """What changes while it trains, as numbers and lists of them; it goes into every checkpoint."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `state` gave."""
+
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
         """The units in one micro-batch by name: what divisors refer to. Known before any forward, from labels alone."""
         found = {}
         for stream, (start, stop) in batch["rows"].items():
             labels, mask = batch["labels"][start:stop], batch["attention_mask"][start:stop]
+            weight = batch["weight"][start:stop]
             found[f"{stream}.tokens"] = (labels[:, 1:] != IGNORED).sum()
-            found[f"{stream}.all_tokens"] = ((mask[:, 1:] == 1) & (mask[:, :-1] == 1)).sum()
-            found[f"{stream}.sequences"] = batch["weight"][start:stop].sum()
-            found[f"{stream}.positions"] = within(mask).sum()
+            found[f"{stream}.labels"] = (labels != IGNORED).sum()
+            found[f"{stream}.all_tokens"] = ((mask[:, 1:] == 1) & (mask[:, :-1] == 1) & (weight != 0)[:, None]).sum()
+            found[f"{stream}.sequences"] = (weight != 0).sum()
+            found[f"{stream}.positions"] = within(mask, weight).sum()
         return found
-
-
-def cross_entropy(name: str, stream: str, answers: Answers, factor: float = 1.0, units: str = "tokens") -> Term:
-    """CE: the mean over answer tokens of -log p_t."""
-    return Term(name, -answers.value, f"{stream}.{units}", factor)
 
 
 @dataclass
 class Unlearn(Method):
-    """gamma * L_forget + alpha * L_retain, where a method writes L_forget and any retain term goes with it.
-
-    Retain terms: NLL, the cross-entropy of the retain answers; KL, the mean over their tokens of KL(ref || policy)
-    over the whole vocabulary.
-    """
+    """gamma * L_forget + alpha * L_retain, where a method writes L_forget and any retain term goes with it."""
 
     QUIRKS: ClassVar[dict[str, Any]] = {"kl_over": "all"}
 
     gamma: float = field(default=1.0, metadata={"help": "weight of the forget term"})
     alpha: float = field(default=1.0, metadata={"help": "weight of the retain term; 0 makes no retain pass at all"})
-    retain_loss_type: Literal["NLL", "KL"] = field(default="NLL", metadata={"help": "what holds the retain answers"})
+    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF"] = field(
+        default="NLL", metadata={"help": "what holds the retain answers"}
+    )
+    retain_layer: str = field(
+        default=r"model\.layers\.7", metadata={"help": "EMBED_DIFF: the layer whose output is held, by regex"}
+    )
     kl_over: Literal["answer", "all"] = field(
         default="answer",
         metadata={"help": "positions of the KL term; all: also prompt, padding and last (as published)"},
@@ -100,53 +123,55 @@ class Unlearn(Method):
         """The forget term; its factor is set by the caller."""
         raise NotImplementedError
 
+    def forget_term(self, policy: dict[str, Answers], reference: dict[str, Any]) -> Term:
+        """The same, for a method that sees more streams than `forget` in it."""
+        return self.forget(policy["forget"], reference.get("forget"))
+
     def forget_want(self, reference: Any) -> Want:
-        return Want()
+        return Want(over=self.over())
 
     def forget_reference(self) -> Literal["logprobs"] | Want | None:
         """What the forget term needs of the reference."""
         return None
 
+    def over(self) -> Over:
+        """The positions that its cross-entropies are over."""
+        return "answer"
+
+    def retain(self) -> Retain:
+        if self.retain_loss_type == "EMBED_DIFF":
+            return EmbedDiff(self.retain_layer)
+        if self.retain_loss_type == "KL":
+            return KL("every" if self.kl_over == "all" else self.over())
+        return NLL(self.over())
+
     def streams(self) -> tuple[str, ...]:
         return ("forget", "retain") if self.alpha else ("forget",)
 
-    def reference(self) -> dict[str, Literal["logprobs"] | Want]:
-        needed: dict[str, Literal["logprobs"] | Want] = {}
-        if kind := self.forget_reference():
-            needed["forget"] = kind
-        if self._kl:
-            needed["retain"] = Want(of=None, over=self._kl_positions)
-        return needed
+    def reference(self) -> Needed:
+        kinds = {"forget": self.forget_reference(), "retain": self.retain().reference() if self.alpha else None}
+        return {stream: kind for stream, kind in kinds.items() if kind is not None}
+
+    def layers(self) -> dict[str, str]:
+        layer = self.retain().layer if self.alpha else None
+        return {"retain": layer} if layer else {}
 
     def batch_level(self) -> str:
-        if self._kl and self.kl_over == "all":
+        if self.alpha and self.retain_loss_type == "KL" and self.kl_over == "all":
             return "kl_over=all averages over padding, and padding depends on the micro-batch"
         return ""
 
     def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
         wants = {"forget": self.forget_want(reference.get("forget"))}
         if self.alpha:
-            wants["retain"] = self._kl_want(reference["retain"]) if self._kl else Want()
+            wants["retain"] = self.retain().want(reference.get("retain"))
         return wants
 
     def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
-        forget = self.forget(policy["forget"], reference.get("forget"))
+        forget = self.forget_term(policy, reference)
         forget.factor = self.gamma
         if not self.alpha:
             return [forget]
-        retain = policy["retain"]
-        if self._kl:
-            units = "tokens" if self.kl_over == "answer" else "positions"
-            return [forget, Term("retain", retain.value, f"retain.{units}", self.alpha)]
-        return [forget, cross_entropy("retain", "retain", retain, self.alpha)]
-
-    @property
-    def _kl(self) -> bool:
-        return bool(self.alpha) and self.retain_loss_type == "KL"
-
-    @property
-    def _kl_positions(self) -> Literal["answer", "every"]:
-        return "answer" if self.kl_over == "answer" else "every"
-
-    def _kl_want(self, reference: Any) -> Want:
-        return Want(of=reference.kl_to, over=self._kl_positions, extra=(reference.hidden,))
+        retain = self.retain().term(policy["retain"], reference.get("retain"))
+        retain.factor = self.alpha
+        return [forget, retain]

@@ -2,13 +2,16 @@
 
 `extend` gives a model's own `forward` one more keyword, `want=`, before anything wraps the model. A pass with it runs
 the backbone once over all streams of a batch, picks the positions that are asked about, and applies the head to them
-in chunks, so that no [batch, length, vocabulary] tensor exists. Without it the forward is the library's.
+in chunks, so that no [batch, length, vocabulary] tensor exists. A stream that wants the hidden states of a layer has a
+pass that ends there: no layer above it is run, and no head. Without `want` the forward is the library's.
 """
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from unteach.models.layers import Depth, causal_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,30 +31,34 @@ def logprob(logits: "Tensor", labels: "Tensor") -> "Tensor":
 class Want:
     """What a pass should yield for one stream.
 
-    of: (logits [n, V] in fp32, labels [n], *extra [n, …]) -> [n, …], computed chunk by chunk; None yields the last
-        hidden states [n, d] instead.
+    of: (logits [n, V] in fp32, labels [n], *extra [n, …]) -> [n, …], computed chunk by chunk; None yields hidden
+        states [n, d] instead: the last ones, as the head gets them, or those of `at`.
     over: `answer`: positions whose next token is a label; `all`: positions whose next token is no padding;
-        `every`: all positions up to the stream's longest row, padding and the last one too (label -100 where there
-        is none).
+        `labels`: positions whose own token is a label; `every`: all positions up to the stream's longest row, padding
+        and the last one too (label -100 where there is none).
     extra: tensors with one entry a position that `of` gets along.
+    at: the layer whose output is taken, a regex of its name; the pass ends there.
     """
 
     of: "Callable[..., Tensor] | None" = logprob
-    over: Literal["answer", "all", "every"] = "answer"
+    over: Literal["answer", "all", "labels", "every"] = "answer"
     extra: "tuple[Tensor, ...]" = ()
+    at: str | None = None
 
 
 @dataclass
 class Answers:
     """What a pass says about one stream: one entry a position, in the order of rows and tokens.
 
-    value [N, …]; label [N], the token that follows; row [N], whose position it is; weight [B], 0 for filler rows.
+    value [N, …]; label [N], the token that follows; row [N], whose position it is; weight [B], 0 for filler rows;
+    labelled [B], how many labels a row has, its first token's too, which nothing predicts.
     """
 
     value: "Tensor"
     label: "Tensor"
     row: "Tensor"
     weight: "Tensor"
+    labelled: "Tensor"
 
     def per_row(self, value: "Tensor | None" = None) -> "Tensor":
         """Sums over the positions of each row: [N] -> [B]."""
@@ -64,25 +71,44 @@ class Answers:
 
         return self.per_row(torch.ones_like(self.row, dtype=self.weight.dtype))
 
+    def place(self) -> "Tensor":
+        """The place of each position among those of its row, from 0: [N]."""
+        return places(self.row)
 
-def positions(batch: dict[str, Any], rows: tuple[int, int], over: str) -> "tuple[Tensor, Tensor, Tensor]":
-    """Where a stream is asked: (flat position in the batch [N], the label that follows [N], row in the stream [N])."""
+
+def places(row: "Tensor") -> "Tensor":
+    """The place of each entry among those of its row, from 0; entries come in the order of rows: [N] -> [N]."""
     import torch
 
-    start, stop = rows
+    return torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+
+
+def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, Tensor, Tensor]":
+    """Where a stream is asked: (row in the stream [N], column [N], the label that follows [N])."""
+    import torch
+
+    start, stop = batch["rows"][stream]
     ids, mask = batch["input_ids"][start:stop], batch["attention_mask"][start:stop]
+    weight = batch["weight"][start:stop]
     labels = batch["labels"][start:stop] if over != "all" else ids.masked_fill(mask == 0, IGNORED)
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    asked = within(mask) if over == "every" else following != IGNORED
+    asked = within(mask, weight) if over == "every" else (labels if over == "labels" else following) != IGNORED
     if over == "all":  # a row's first token may follow left padding, which predicts nothing
-        asked = asked & (mask == 1)
+        asked = asked & (mask == 1) & (weight != 0)[:, None]
     row, column = asked.nonzero(as_tuple=True)
-    return (row + start) * ids.shape[1] + column, following[asked], row
+    return row, column, following[asked]
 
 
-def within(mask: "Tensor") -> "Tensor":
-    """All positions up to the stream's own longest row, padding included: [B, T] -> bool [B, T]."""
-    return mask.bool().any(0).expand(mask.shape)
+def within(mask: "Tensor", weight: "Tensor") -> "Tensor":
+    """All positions of real rows up to the stream's longest row, padding included: [B, T], [B] -> bool [B, T]."""
+    return mask.bool().any(0) & (weight != 0)[:, None]
+
+
+def answers_of(batch: dict[str, Any], stream: str, value: "Tensor", label: "Tensor", row: "Tensor") -> Answers:
+    """`value` at the positions of a stream of a batch, as Answers."""
+    start, stop = batch["rows"][stream]
+    labelled = (batch["labels"][start:stop] != IGNORED).sum(-1)
+    return Answers(value, label, row, batch["weight"][start:stop], labelled)
 
 
 def extend(model: Any) -> Any:
@@ -104,34 +130,43 @@ def extend(model: Any) -> Any:
 
 
 def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want]) -> dict[str, Answers]:
-    first = min(batch["rows"][stream][0] for stream in want)
-    last = max(batch["rows"][stream][1] for stream in want)
-    hidden = _hidden(model, batch["input_ids"][first:last], batch["attention_mask"][first:last])
-    hidden = hidden.flatten(0, 1)
-    offset = first * batch["input_ids"].shape[1]
+    """Answers all streams: those that end at the same depth share one pass, and no row is in two."""
     answers = {}
-    for stream, asked in want.items():
-        rows = batch["rows"][stream]
-        where, label, row = positions(batch, rows, asked.over)
-        picked = hidden[where - offset]
-        value = picked if asked.of is None else through_head(lambda h: head_logits(model, h), asked, picked, label)
-        answers[stream] = Answers(value, label, row, batch["weight"][rows[0] : rows[1]])
+    for at in dict.fromkeys(asked.at for asked in want.values()):
+        streams = {stream: asked for stream, asked in want.items() if asked.at == at}
+        hidden = _hidden(model, batch, list(streams), at)
+        for stream, asked in streams.items():
+            row, column, label = positions(batch, stream, asked.over)
+            value = hidden[stream][row, column]
+            if asked.of is not None:
+                value = through_head(functools.partial(head_logits, model), asked, value, label, _vocabulary(model))
+            answers[stream] = answers_of(batch, stream, value, label, row)
     return answers
 
 
-def _hidden(model: Any, input_ids: "Tensor", attention_mask: "Tensor") -> "Tensor":
-    """The last hidden states [B, T, d]; positions count from each row's first real token, whichever side is padded."""
+def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | None) -> "dict[str, Tensor]":
+    """Hidden states [B, T, d] of each stream; positions count from each row's first real token, whichever side is
+    padded."""
     import torch
 
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    leading = (attention_mask.cumsum(-1) == 0).sum(-1, keepdim=True)
+    slices = [batch["rows"][stream] for stream in streams]
+    input_ids, mask = (torch.cat([batch[key][a:b] for a, b in slices]) for key in ("input_ids", "attention_mask"))
+    leading = (mask.cumsum(-1) == 0).sum(-1, keepdim=True)
     position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) - leading).clamp(min=0)
-    return causal.base_model(
-        input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
-    ).last_hidden_state
+    given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids, "use_cache": False}
+    causal = causal_of(model)
+    if at is None:
+        hidden = causal.base_model(**given).last_hidden_state
+    else:
+        with Depth(causal, at) as depth:
+            causal.base_model(**given)
+        hidden = depth.output
+    return dict(zip(streams, hidden.split([b - a for a, b in slices]), strict=True))
 
 
-def through_head(logits_of: "Callable[[Tensor], Tensor]", want: Want, hidden: "Tensor", label: "Tensor") -> "Tensor":
+def through_head(
+    logits_of: "Callable[[Tensor], Tensor]", want: Want, hidden: "Tensor", label: "Tensor", vocabulary: int
+) -> "Tensor":
     """Applies head and `want.of` to hidden states [N, d] in chunks, recomputed in the backward pass if several."""
     import torch
     from torch.utils.checkpoint import checkpoint
@@ -140,7 +175,6 @@ def through_head(logits_of: "Callable[[Tensor], Tensor]", want: Want, hidden: "T
         assert want.of is not None
         return want.of(logits_of(h).float(), y, *extra)
 
-    vocabulary = max(1, _vocabulary(logits_of, hidden))
     size = max(1, CHUNK_ELEMENTS // vocabulary)
     if len(hidden) <= size:
         return one(hidden, label, *want.extra)
@@ -149,18 +183,15 @@ def through_head(logits_of: "Callable[[Tensor], Tensor]", want: Want, hidden: "T
     return torch.cat([run(*piece) for piece in pieces])
 
 
-def _vocabulary(logits_of: "Callable[[Tensor], Tensor]", hidden: "Tensor") -> int:
-    import torch
-
-    with torch.no_grad():
-        return logits_of(hidden[:1]).shape[-1] if len(hidden) else 1
+def _vocabulary(model: Any) -> int:
+    return int(causal_of(model).config.get_text_config().vocab_size)
 
 
 def head_logits(model: Any, hidden: "Tensor") -> "Tensor":
     """The logits [n, V] that the model's own forward would give for these hidden states."""
     import torch
 
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal = causal_of(model)
     config = causal.config
     logits = causal.get_output_embeddings()(hidden)
     if (scale := getattr(config, "logit_scale", None)) is not None:

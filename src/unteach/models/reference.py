@@ -1,16 +1,21 @@
 """The reference: the frozen policy that a method compares with, in the cheapest form that is exact.
 
 Answer log-probs are computed once, before the first step, with the policy itself, and kept in a table: no second model
-is held. Logits need a frozen copy, which gives its last hidden states; its head makes the logits chunk by chunk.
+is held. Logits need a frozen copy, which gives its last hidden states; its head makes the logits chunk by chunk. Hidden
+states at a layer need a frozen copy up to that layer. Where an adapter trains, the model without it is that copy.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach import runs
-from unteach.models.forward import Answers, Want, head_logits, positions
+from unteach.data.streams import Stream, in_batches
+from unteach.models.adapters import AsItBegan
+from unteach.models.forward import Answers, Want, answers_of, head_logits, places, positions
+from unteach.models.layers import causal_of, cut_above
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
 
 Needed = dict[str, Literal["logprobs"] | Want]
 """What a method compares with, a stream: answer log-probs, or what a pass of the frozen model should yield."""
+Draw = tuple[int, int]
+"""(row, epoch): a row's answer may be another in every epoch."""
 
 
 @dataclass
@@ -27,40 +34,46 @@ class Logits:
     hidden: "Tensor"
     model: Any
 
-    def kl_to(self, logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
-        """KL(reference || policy) over the vocabulary, at each position: [n, V], [n, d] -> [n]."""
+    def logits(self, hidden: "Tensor") -> "Tensor":
+        """The reference's logits for some of its hidden states: [n, d] -> [n, V] in fp32, no gradient."""
         import torch
 
-        with torch.no_grad():
-            own = head_logits(self.model, hidden).float().log_softmax(-1)
-        return (own.exp() * (own - logits.log_softmax(-1))).sum(-1)
+        reading = self.model.reading() if isinstance(self.model, AsItBegan) else contextlib.nullcontext()
+        with torch.no_grad(), reading:
+            return head_logits(self.model, hidden).float()
 
 
 class Table:
-    """Answer log-probs of every row of a stream, flat, with where each row starts."""
+    """Answer log-probs of a stream's rows, flat, with where each row starts in each epoch: [epochs, rows].
+
+    Where a stream's answers are the same in every epoch there is one epoch in the table, and it stands for all.
+    """
 
     def __init__(self, values: "Tensor", starts: "Tensor"):
         self.values, self.starts = values, starts
 
     @classmethod
-    def of_rows(cls, rows: "list[Tensor]") -> "Table":
+    def of_draws(cls, found: "dict[Draw, Tensor]", same: dict[Draw, Draw], size: int) -> "Table":
+        """found: the log-probs of each draw that was scored; same: for every draw, the scored one that equals it."""
         import torch
 
-        lengths = torch.tensor([len(row) for row in rows])
-        return cls(torch.cat(rows) if rows else torch.zeros(0), torch.cat([torch.zeros(1).long(), lengths.cumsum(0)]))
+        places, length = {}, 0
+        for draw, values in found.items():
+            places[draw] = length
+            length += len(values)
+        starts = torch.full((1 + max(epoch for _, epoch in same), size), length)
+        for (row, epoch), draw in same.items():
+            starts[epoch, row] = places[draw]
+        return cls(torch.cat(list(found.values())), starts)
 
     def look_up(self, batch: dict[str, Any], stream: str) -> Answers:
         """The table's entries for the answer tokens of a batch, in the order in which a pass would give them."""
-        import torch
-
-        rows = batch["rows"][stream]
-        _, label, row = positions(batch, rows, "answer")
-        device = label.device
-        order = torch.arange(len(row), device=device)
-        first_of_row = torch.searchsorted(row, row)  # rows come in order, so this is where each position's row begins
-        numbers = batch["number"][rows[0] : rows[1]]
-        where = self.starts.to(device)[numbers[row]] + order - first_of_row
-        return Answers(self.values.to(device)[where], label, row, batch["weight"][rows[0] : rows[1]])
+        row, _, label = positions(batch, stream, "answer")
+        start, stop = batch["rows"][stream]
+        number, epoch = (batch[key][start:stop] for key in ("number", "epoch"))
+        starts = self.starts.to(row.device)
+        first = starts[epoch if len(starts) > 1 else 0, number]
+        return answers_of(batch, stream, self.values.to(row.device)[first[row] + places(row)], label, row)
 
     def save(self, path: Path) -> None:
         from safetensors.torch import save_file
@@ -76,45 +89,58 @@ class Table:
         return cls(kept["values"], kept["starts"])
 
 
-def compute_table(model: Any, batches: Iterable[dict[str, Any]], stream: str, size: int, gather: Any = None) -> Table:
-    """Runs the model over a stream once, without gradients, and keeps the log-prob of every answer token.
+def compute_table(
+    model: Any, stream: Stream, draws: list[Draw], collator: Any, size: int,
+    rank: int = 0, world: int = 1, gather: Callable[[Any], Any] | None = None,
+) -> Table:  # fmt: skip
+    """Scores each distinct draw of a stream once, in batches of `size`: no gradients, no dropout.
 
-    `batches` are this process's; `gather` collects the (row, log-probs) pairs of all processes.
+    This process takes its share; `gather` collects the (draw, log-probs) pairs of all.
     """
     import torch
 
-    pairs: list[tuple[int, Tensor]] = []
-    was_training = model.training
+    same = stream.distinct(draws)
+    pairs: list[tuple[Draw, Tensor]] = []
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
     with torch.no_grad():
-        for batch in batches:
-            found = model(batch=batch, want={stream: Want()})[stream]
-            start, stop = batch["rows"][stream]
-            for i, number in enumerate(batch["number"][start:stop].tolist()):
-                pairs.append((number, found.value[found.row == i].float().cpu()))
+        for batch in in_batches(stream, sorted(set(same.values())), size, collator, rank, world):
+            scored = list(zip(batch["number"].tolist(), batch["epoch"].tolist(), strict=True))
+            moved = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
+            found = model(batch=moved, want={stream.name: Want()})[stream.name]
+            pairs += [(draw, found.value[found.row == i].float().cpu()) for i, draw in enumerate(scored)]
     model.train(was_training)
-    if gather is not None:
-        pairs = gather(pairs)
-    rows: list[Tensor] = [torch.zeros(0)] * size
-    for number, values in pairs:
-        rows[number] = values
-    return Table.of_rows(rows)
+    return Table.of_draws(dict(gather(pairs) if gather else pairs), same, len(stream))
+
+
+def needs_copy(needed: Needed) -> bool:
+    """Whether a frozen copy of the model must be held."""
+    return any(kind != "logprobs" for kind in needed.values())
+
+
+def trimmed(frozen: Any, needed: Needed) -> Any:
+    """The frozen copy without what none of its passes will run."""
+    ends = [kind.at for kind in needed.values() if isinstance(kind, Want)]
+    if all(ends):
+        cut_above(causal_of(frozen), ends)
+    return frozen
 
 
 class Reference:
     """Answers, for each batch, what a method's `reference()` declares: tables and at most one frozen model."""
 
     def __init__(self, needed: Needed, tables: dict[str, Table] | None = None, frozen: Any = None):
-        self.needed, self.tables, self.frozen = needed, tables or {}, frozen
+        self.tables, self.frozen = tables or {}, frozen
+        self.wants = {stream: kind for stream, kind in needed.items() if isinstance(kind, Want)}
 
     def on(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The reference's side of a batch: a stream's log-probs as Answers, or its Logits."""
+        """The reference's side of a batch, a stream: log-probs or hidden states as Answers, or its Logits."""
         import torch
 
-        found: dict[str, Any] = {s: self.tables[s].look_up(batch, s) for s in self.needed if s in self.tables}
-        want = {stream: kind for stream, kind in self.needed.items() if isinstance(kind, Want)}
-        if want:
+        found: dict[str, Any] = {stream: table.look_up(batch, stream) for stream, table in self.tables.items()}
+        if self.wants:
             with torch.no_grad():
-                answers = self.frozen(batch=batch, want=want)
-            found |= {stream: Logits(answer.value, self.frozen) for stream, answer in answers.items()}
+                answers = self.frozen(batch=batch, want=self.wants)
+            for stream, want in self.wants.items():
+                found[stream] = answers[stream] if want.at else Logits(answers[stream].value, self.frozen)
         return found

@@ -1,6 +1,8 @@
 """From a checked Config to what a Trainer is made of: datasets, streams, TrainingArguments, the reference."""
 
+import dataclasses
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -10,51 +12,74 @@ from typing import Any
 import torch
 import transformers
 
-from unteach import compose, registry, runs, schema
+from unteach import compose, runs, schema
 from unteach.data import sources
-from unteach.data.streams import Stream, in_batches
+from unteach.data.collators import DataCollatorForSupervisedDataset
+from unteach.data.streams import ALTERNATE, Steps, Stream
+from unteach.data.template import Template
+from unteach.engines.processes import Processes
 from unteach.errors import UserError
 from unteach.methods.base import Method
-from unteach.models.loading import Loaded, load_frozen
-from unteach.models.reference import Reference, Table, compute_table
-from unteach.training.trainer import Keeping
+from unteach.models import adapters
+from unteach.models.loading import Loaded, load_frozen, memory
+from unteach.models.reference import Reference, Table, compute_table, needs_copy, trimmed
+from unteach.training.alternates import invent
+from unteach.training.guard import CollapseGuard
+from unteach.training.resumable import Keeping, Resumable
+from unteach.training.theirs import their_trainer
+from unteach.training.trainer import Trainer
 
 
-def build_part(kind: registry.Registry, part: schema.Part, loaded: Loaded, **given: Any) -> Any:
+def build_part(part: schema.Part, loaded: Loaded, **given: Any) -> Any:
     """A dataset or collator with its arguments, and whichever of template, tokenizer, template_args, seed it takes."""
     import inspect
 
-    cls = kind.get(part.handler)
     offered = {
         "template": loaded.template,
         "tokenizer": loaded.tokenizer,
-        "template_args": loaded.template.args,
+        "template_args": as_published(loaded.template),
         **given,
     }
-    taken = {name: value for name, value in offered.items() if name in inspect.signature(cls).parameters}
-    return cls(**{**taken, **part.args})
+    taken = {name: value for name, value in offered.items() if name in inspect.signature(part.cls).parameters}
+    return part.cls(**{**taken, **part.args})
 
 
-def build_streams(config: schema.Config, method: Method, loaded: Loaded) -> tuple[dict[str, Stream], list[str]]:
-    """The streams that the method trains on, and what there is to say about rows dropped and answers cut."""
-    assert config.data is not None
+def as_published(template: Template) -> Any:
+    """The template's arguments as OpenUnlearning's datasets take them: what is set, by key or by attribute."""
+    from omegaconf import OmegaConf
+
+    given = {name: value for name, value in dataclasses.asdict(template.args).items() if value is not None}
+    return OmegaConf.create({**given, "apply_chat_template": template.kind == "chat"})
+
+
+def build_streams(
+    config: schema.Config, loaded: Loaded, here: Processes | None = None
+) -> tuple[dict[str, Stream], list[str]]:
+    """The streams that the run trains on, and what there is to say about rows dropped and answers cut.
+
+    here: the processes that share the work where the model itself invents answers; None: it must not, and the stream
+    is left out.
+    """
+    assert config.data is not None and config.trainer is not None
+    method = config.trainer.method
     streams, said = {}, []
-    for name in method.streams():
-        parts = config.data.streams.get(name)
-        if not parts:
-            there = ", ".join(config.data.streams) or "none"
-            raise UserError(
-                f"trainer.handler={type(method).__name__} trains on the stream {name!r}; this run has {there}. "
-                f"Set data.{name}=DATASET (see `unteach list datasets`)"
-            )
-        built = [build_part(registry.dataset, part, loaded, seed=config.seed) for part in parts.values()]
+    for name in method.streams() or config.data.streams:
+        paired = name == ALTERNATE and ALTERNATE not in config.data.streams  # the other answers stand beside the rows
+        parts = config.data.streams["forget" if paired else name]
+        built = [build_part(part, loaded, seed=config.seed) for part in parts.values()]
         notes = [sources.note(part.args.get("hf_args") or {}) for part in parts.values()]
         said += [note for note in notes if note]
         for label, part in zip(parts, built, strict=True):
             dropped, cut = getattr(part, "dropped", {}), getattr(part, "cut", 0)
             said += [f"data.{name}.{label}: {count} rows dropped, {why}" for why, count in dropped.items()]
             said += [f"data.{name}.{label}: {cut} answers cut at max_length"] if cut else []
-        streams[name] = Stream(name, built)
+        if paired and method.ask("", "") is not None:
+            if here is None:
+                said.append(f"data.{name}: the model invents these answers itself when the run starts")
+                continue
+            rows = Stream("forget", built)
+            built = [invent(method, loaded, rows, config.seed, Path(config.paths.cache_dir), here)]
+        streams[name] = Stream(name, built, follows="forget" if paired and "forget" in streams else None)
     return streams, said
 
 
@@ -82,6 +107,8 @@ def training_arguments(
         )  # fmt: skip
     except (ValueError, TypeError) as error:
         raise UserError(f"trainer.args: {error}") from None
+    if built.fp16 and built.device.type == "cpu":  # accelerate would take float32 and say nothing
+        raise UserError("float16 (model.model_args.dtype, trainer.args.fp16) needs a GPU; take bfloat16 or float32")
     if built.n_gpu > 1:
         built._n_gpu = 1  # nn.DataParallel would split a step by a rule of its own
     if warmup_epochs is not None:
@@ -90,35 +117,82 @@ def training_arguments(
     return built
 
 
+def build_trainer(
+    config: schema.Config, loaded: Loaded, streams: dict[str, Stream], anchor: str, folder: Path, here: Any,
+    args: transformers.TrainingArguments, **given: Any,
+) -> Resumable:  # fmt: skip
+    """The trainer of the run's method, or a plugin's own subclass of transformers.Trainer."""
+    assert config.trainer is not None
+    collator, method = build_collator(config, loaded), config.trainer.method
+    watching = build_guard(config, loaded, streams)
+    common = {
+        "model": loaded.model, "args": args, "here": here, "keeping": keeping(config), "guard": watching, **given
+    }  # fmt: skip
+    if isinstance(method, schema.TheirTrainer):
+        if here.first:
+            print(f"note: {config.trainer.handler} is a transformers.Trainer with a loss of its own: our rule of "
+                  "normalisation does not hold for it, and its steps change with how a batch is split")  # fmt: skip
+        tokenizer = loaded.tokenizer
+        return their_trainer(method, streams, anchor, data_collator=collator, processing_class=tokenizer, **common)
+    reference = build_reference(config, method, loaded, streams, anchor, collator, args, folder, here.gather)
+    return Trainer(
+        method=method, streams=streams, anchor=anchor, collator=collator, reference=reference, **common
+    )  # fmt: skip
+
+
+def build_guard(config: schema.Config, loaded: Loaded, streams: dict[str, Stream]) -> CollapseGuard | None:
+    """The collapse guard, on the retain rows: those that the method trains on, or that it leaves aside."""
+    assert config.data is not None and config.trainer is not None
+    if config.trainer.guard is None:
+        return None
+    if "retain" not in config.data.streams:
+        raise UserError("trainer.guard looks at what should be retained: set data.retain=DATASET")
+    parts = config.data.streams["retain"].values()
+    rows = streams.get("retain") or Stream("retain", [build_part(part, loaded, seed=config.seed) for part in parts])
+    return CollapseGuard(config.trainer.guard, loaded, rows)
+
+
 def build_reference(
-    config: schema.Config, method: Method, loaded: Loaded, streams: dict[str, Stream], collator: Any,
+    config: schema.Config, method: Method, loaded: Loaded, streams: dict[str, Stream], anchor: str, collator: Any,
     args: transformers.TrainingArguments, folder: Path, gather: Callable[[Any], Any] | None,
 ) -> Reference:  # fmt: skip
-    """The cheapest exact reference for what the method compares with; tables are kept in the run's folder."""
+    """The cheapest exact reference for what the method compares with; tables are kept in the run's folder.
+
+    A table has the rows that the run will draw, and no others.
+    """
     needed = method.reference()
+    steps = Steps(streams, anchor, step_size(args), args.seed)
     tables = {}
     for stream in (stream for stream, kind in needed.items() if kind == "logprobs"):
         path = folder / "reference" / f"{stream}.safetensors"
         if path.exists():  # the policy is no longer what it was compared with
             tables[stream] = Table.load(path)
             continue
-        batches = in_batches(
-            streams[stream], args.per_device_train_batch_size, collator, args.process_index, args.world_size
-        )
-        moved = ({k: v.to(args.device) if hasattr(v, "to") else v for k, v in batch.items()} for batch in batches)
+        count = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(steps))
         loaded.model.to(args.device)
         with loaded.autocast():
-            tables[stream] = compute_table(loaded.model, moved, stream, len(streams[stream]), gather)
+            tables[stream] = compute_table(
+                loaded.model, streams[stream], steps.seen(count)[stream], collator, args.per_device_train_batch_size,
+                args.process_index, args.world_size, gather,
+            )  # fmt: skip
         if args.process_index == 0:
             tables[stream].save(path)
-    compares_passes = any(kind != "logprobs" for kind in needed.values())
-    frozen = load_frozen(config.model).to(args.device) if compares_passes else None
-    return Reference(needed, tables, frozen)
+    if not needs_copy(needed):
+        return Reference(needed, tables)
+    if loaded.adapter is not None:
+        return Reference(needed, tables, adapters.AsItBegan(loaded.model.to(args.device), loaded.adapter))
+    return Reference(needed, tables, trimmed(load_frozen(config.model), needed).to(args.device))
+
+
+def step_size(args: transformers.TrainingArguments) -> int:
+    """Anchor rows of an optimiser step, over all micro-batches and processes."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def build_collator(config: schema.Config, loaded: Loaded) -> Any:
-    part = config.collator or schema.Part("DataCollatorForSupervisedDataset")
-    return build_part(registry.collator, part, loaded)
+    if config.collator is None:
+        return DataCollatorForSupervisedDataset(loaded.tokenizer)
+    return build_part(config.collator, loaded)
 
 
 def training_texts(config: schema.Config) -> list[str]:
@@ -167,9 +241,19 @@ def keeping(config: schema.Config) -> Keeping:
     return Keeping(args.get("save_total_limit") or 1, args.get("early_stopping_patience"))
 
 
-def save_final(model: Any, loaded: Loaded, folder: Path) -> None:
-    """Writes the model, its tokenizer and its template as `final_checkpoint`, whole or not at all."""
+METHOD = "unteach_method.json"
+
+
+def save_final(model: Any, loaded: Loaded, folder: Path, method: Any) -> None:
+    """Writes the model, or its adapter, with tokenizer, template and the method's state as `final_checkpoint`, whole or
+    not at all."""
     with runs.replacing_folder(folder / runs.FINAL) as temporary:
-        model.save_pretrained(temporary)
+        if loaded.adapter is None:
+            model.save_pretrained(temporary)
+        else:
+            model.save_pretrained(temporary, selected_adapters=[adapters.TRAINED])
+            adapters.remember_base(temporary, loaded.base_weights(memory()))
         loaded.tokenizer.save_pretrained(temporary)
         loaded.template.save(temporary)
+        if isinstance(method, Method) and (state := method.state()):
+            runs.write_json(temporary / METHOD, state)

@@ -7,11 +7,20 @@ process. So the gradient of a step does not depend on how its rows were dealt.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from unteach.methods.base import Method
+from unteach.methods.base import Context, Method
+from unteach.models.layers import causal_of, train_only
 from unteach.models.reference import Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def make_ready(model: Any, method: Method, seed: int) -> None:
+    """Prepares a method and freezes what it does not train, before anything wraps the model: DistributedDataParallel
+    waits for the gradient of every parameter that is not frozen."""
+    method.prepare(Context(seed, causal_of(model).config.get_text_config().hidden_size))
+    ends = method.layers()
+    train_only(model, method.trainable(), list(ends.values()) if set(ends) == set(method.streams()) else ())
 
 
 def count_step(method: Method, batches: Iterable[dict[str, Any]]) -> "dict[str, Tensor]":

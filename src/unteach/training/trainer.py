@@ -1,9 +1,7 @@
 """The one subclass of transformers.Trainer: streams in, any method's terms, the one rule of normalisation."""
 
 import functools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,23 +9,14 @@ import transformers
 from torch.utils.data import DataLoader
 
 from unteach.data.streams import MicroBatches, Rows, Steps, Stream, collate
-from unteach.engines.processes import Processes
-from unteach.errors import Diverged, Preempted
+from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
 from unteach.models.reference import Reference
-from unteach.training import checkpoint
-from unteach.training.step import count_step, micro_batch_loss
+from unteach.training.resumable import Resumable
+from unteach.training.step import count_step, make_ready, micro_batch_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Keeping:
-    """How many whole checkpoints are kept, and after how many evaluations without a better one training stops."""
-
-    limit: int = 1
-    patience: int | None = None
 
 
 class StepLoader(DataLoader):
@@ -37,11 +26,8 @@ class StepLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-class Trainer(transformers.Trainer):
-    """Trains a method on streams.
-
-    evaluator: called with the global step, returns metrics; runs wherever `eval_strategy` says.
-    """
+class Trainer(Resumable):
+    """Trains a method on streams. `here`, `keeping` and `evaluator` are those of Resumable."""
 
     loss_is_scaled_for_ga = True  # micro_batch_loss already divides by the counts of the whole step
 
@@ -54,32 +40,21 @@ class Trainer(transformers.Trainer):
         anchor: str,
         collator: Any,
         reference: Reference,
-        here: Processes,
-        keeping: Keeping,
-        evaluator: Callable[[int], dict[str, float]] | None = None,
         **kwargs: Any,
     ):
         self.method, self.streams, self.anchor, self.reference = method, streams, anchor, reference
-        self.here, self.keeping, self.evaluator = here, keeping, evaluator
-        self.preempted = False
-        self._evaluation_due = False
         self._shares: dict[str, Tensor] = {}
         self._terms_logged_at = 0
-        self._resumed: dict[str, Any] = {}
         self._last_rows: dict[str, list[int]] = {}
+        self._step_shares: dict[str, Tensor] = {}
+        make_ready(model, method, args.seed)
         rows: Any = Rows(streams, anchor)
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=rows,
-            eval_dataset=rows if evaluator else None,
-            data_collator=collator,
-            **kwargs,
-        )
-        self.remove_callback(transformers.PrinterCallback)
-        self.add_callback(_AtBoundaries(self))
-        if keeping.patience is not None:
-            self.add_callback(transformers.EarlyStoppingCallback(keeping.patience))
+        given = {"train_dataset": rows, "eval_dataset": rows if kwargs.get("evaluator") else None}
+        try:
+            super().__init__(model=model, args=args, data_collator=collator, **given, **kwargs)
+        except ValueError as error:  # arguments that do not go together, or not on this machine
+            raise UserError(f"trainer.args: {error}") from error
+        self.add_callback(_TellMethod(self))
 
     def get_train_dataloader(self) -> DataLoader:
         args, world = self.args, self.args.world_size
@@ -93,6 +68,7 @@ class Trainer(transformers.Trainer):
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
         )
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
@@ -116,6 +92,7 @@ class Trainer(transformers.Trainer):
             }
         for name, share in shares.items():
             self._shares[name] = self._shares.get(name, 0) + share
+            self._step_shares[name] = self._step_shares.get(name, 0) + share
         return self._for_backend(loss)
 
     def _for_backend(self, loss: "Tensor") -> "Tensor":
@@ -137,89 +114,42 @@ class Trainer(transformers.Trainer):
         """Adds each term of the loss, averaged over the steps since the last line, summed over processes."""
         if "loss" in logs and self._shares:
             steps = self.state.global_step - self._terms_logged_at
-            totals = torch.stack([share.float() for share in self._shares.values()])
-            if self.args.world_size > 1:
-                totals = self.accelerator.reduce(totals, reduction="sum")
-            logs |= {
-                f"{name}_loss": total.item() / max(steps, 1) for name, total in zip(self._shares, totals, strict=True)
-            }
+            totals = self._over_processes(self._shares)
+            logs |= {f"{name}_loss": total / max(steps, 1) for name, total in totals.items()}
             self._shares, self._terms_logged_at = {}, self.state.global_step
         super().log(logs, start_time)
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Runs the suites; their values are logged under eval_<suite>_<metric>."""
-        assert self.evaluator is not None
-        try:
-            metrics = self.evaluator(self.state.global_step)
-        except Preempted:
-            if self.state.global_step:
-                self._evaluation_due = True
-                self._save_checkpoint(self.model_wrapped, None)
-            raise
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+    def more_state(self) -> dict[str, Any]:
+        of_each = self.of_each(list(self._shares.values()))
+        return {"terms": list(self._shares), "shares": of_each, "method": self.method.state()}
 
-    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
-        if skip_scheduler and self.state.global_step:  # eval_on_start of a run that goes on: it was made at its start
+    def _over_processes(self, shares: "dict[str, Tensor]") -> dict[str, float]:
+        """Sums over all processes."""
+        if not shares:
             return {}
-        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        totals = torch.stack([share.float() for share in shares.values()])
+        if self.args.world_size > 1:
+            totals = self.accelerator.reduce(totals, reduction="sum")
+        return dict(zip(shares, totals.tolist(), strict=True))
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Writes a checkpoint that counts only when it is whole, then lets older ones go."""
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        if self.here.first:
-            checkpoint.begin(folder)
-        super()._save_checkpoint(model, trial)
-        since_log = torch.stack([self._tr_loss, *(share.to(self._tr_loss) for share in self._shares.values())])
-        if self.args.world_size > 1:  # sums over processes; the first one takes them back
-            since_log = self.accelerator.reduce(since_log, "sum")
-        loss, *shares = since_log.tolist()
-        state = {
-            "evaluation_due": self._evaluation_due,
-            "logged_at": self._globalstep_last_logged,
-            "loss_since_log": loss,
-            "shares": dict(zip(self._shares, shares, strict=True)),
-        }
-        self.here.wait()
-        if self.here.first:
-            checkpoint.write_state(folder, state)
-            checkpoint.complete(folder)
-            checkpoint.rotate(folder.parent, self.keeping.limit, self.state.best_model_checkpoint)
-        self.here.wait()
+    def end_step(self) -> None:
+        """Tells the method the reduced terms of the step that ended."""
+        terms, self._step_shares = self._step_shares, {}
+        if type(self.method).after_step is not Method.after_step:
+            self.method.after_step(self._over_processes(terms), self.state.epoch or 0.0)
 
-    def train_from(self, start: Path | None) -> None:
-        """Trains from a checkpoint, or from the beginning."""
-        self._resumed = checkpoint.read_state(start) if start else {}
-        self.train(resume_from_checkpoint=str(start) if start else None)
-
-    def restore(self) -> None:
-        """Brings back what is not in the library's own checkpoint, once training has begun again."""
-        if not self._resumed:
-            return
-        if self.here.first:
-            self._tr_loss += self._resumed["loss_since_log"]
-            self._shares = {
-                name: torch.tensor(share, device=self.args.device) for name, share in self._resumed["shares"].items()
-            }
-        else:
-            self._shares = {name: torch.zeros((), device=self.args.device) for name in self._resumed["shares"]}
-        self._globalstep_last_logged = self._terms_logged_at = self._resumed["logged_at"]
-        if self._resumed["evaluation_due"]:
-            self._determine_best_metric(self.evaluate(), trial=None)
+    def restore_more(self, state: dict[str, Any]) -> None:
+        mine = [torch.tensor(share, device=self.args.device) for share in self.mine(state["shares"])]
+        self._shares = dict(zip(state["terms"], mine, strict=True))
+        self._terms_logged_at = state["logged_at"]
+        self.method.load_state(state["method"])
 
 
-class _AtBoundaries(transformers.TrainerCallback):
-    """Restores at the beginning; stops between two steps, on all processes at once, when one was asked to."""
+class _TellMethod(transformers.TrainerCallback):
+    """Ends each optimiser step for the method, before anything saves it."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.trainer.restore()
-
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.trainer.here.asked_to_stop():
-            self.trainer._evaluation_due = control.should_evaluate
-            control.should_evaluate, control.should_save, control.should_training_stop = False, True, True
-            self.trainer.preempted = True
+        self.trainer.end_step()

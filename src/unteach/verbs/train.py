@@ -123,7 +123,7 @@ def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
     from unteach.models.handlers import PATH, SOURCE
 
     args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / runs.FINAL)}
-    loaded = loading.load(replace(config.model, model_args=args, tokenizer_args={}), training=False)
+    loaded = loading.load(replace(config.model, model_args=args, tokenizer_args={}, peft_args=None), training=False)
     loaded.model.to(here.device)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)

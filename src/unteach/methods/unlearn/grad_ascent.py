@@ -1,9 +1,10 @@
 """Gradient ascent: the plainest way to forget, and the plainest way to ruin a model."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from unteach.methods.base import Term, Unlearn, cross_entropy
+from unteach.methods.base import UNITS, Term, Unlearn, cross_entropy
+from unteach.methods.terms import Over
 from unteach.models.forward import Answers
 from unteach.registry import method
 
@@ -14,8 +15,14 @@ class GradAscent(Unlearn):
     """Ascend the loss of the forget answers: L = -CE_f. Unbounded: it goes on until nothing is left."""
 
     alpha: float = 0.0
+    loss_on: Literal["completion", "all"] = field(
+        default="completion", metadata={"help": "all: the questions too, of both streams"}
+    )
+
+    def over(self) -> Over:
+        return "answer" if self.loss_on == "completion" else "all"
 
     def forget(self, policy: Answers, reference: Any) -> Term:
-        term = cross_entropy("forget", "forget", policy)
+        term = cross_entropy("forget", "forget", policy, units=UNITS[self.over()])
         term.value = -term.value
         return term

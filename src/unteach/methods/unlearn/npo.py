@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unteach.errors import UserError
-from unteach.methods.base import Term, Unlearn
+from unteach.methods.base import Term, Unlearn, mean_of_rows
 from unteach.models.forward import Answers
 from unteach.registry import method
 
@@ -34,4 +34,4 @@ class NPO(Unlearn):
 
         ratio = policy.per_row() - reference.per_row()
         loss = -(2 / self.beta) * logsigmoid(-self.beta * ratio)
-        return Term("forget", loss * policy.weight, "forget.sequences")
+        return mean_of_rows("forget", "forget", loss, policy)

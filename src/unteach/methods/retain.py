@@ -1,0 +1,97 @@
+"""What holds the retain answers while others are unlearned: three terms, each usable with every unlearning method."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
+from unteach.models.forward import Answers, Want
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Retain(Protocol):
+    """A retain term; `layer` names where its pass ends, None where it runs to the head."""
+
+    @property
+    def layer(self) -> str | None: ...
+
+    def reference(self) -> Want | None:
+        """What it compares with."""
+
+    def want(self, reference: Any) -> Want:
+        """What it asks of the policy, given the reference's side."""
+
+    def term(self, answers: Answers, reference: Any) -> Term: ...
+
+
+@dataclass(frozen=True)
+class NLL:
+    """The cross-entropy of the retain answers."""
+
+    over: Over = "answer"
+    layer = None
+
+    def reference(self) -> None:
+        return None
+
+    def want(self, reference: Any) -> Want:
+        return Want(over=self.over)
+
+    def term(self, answers: Answers, reference: Any) -> Term:
+        return cross_entropy("retain", "retain", answers, units=UNITS[self.over])
+
+
+@dataclass(frozen=True)
+class KL:
+    """The mean over positions of KL(reference || policy), over the whole vocabulary."""
+
+    over: Over = "answer"
+    layer = None
+
+    def reference(self) -> Want:
+        return Want(of=None, over=self.over)
+
+    def want(self, reference: Any) -> Want:
+        def divergence(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
+            own = reference.logits(hidden).log_softmax(-1)
+            return (own.exp() * (own - logits.log_softmax(-1))).sum(-1)
+
+        return Want(of=divergence, over=self.over, extra=(reference.hidden,))
+
+    def term(self, answers: Answers, reference: Any) -> Term:
+        return Term("retain", answers.value, f"retain.{UNITS[self.over]}")
+
+
+@dataclass(frozen=True)
+class EmbedDiff:
+    """||h - h_ref||^2 at a layer: mean over hidden size, over each sequence's answer tokens, over sequences."""
+
+    layer: str
+    broadcast: bool = False
+
+    def reference(self) -> Want:
+        return activations(self.layer)
+
+    def want(self, reference: Any) -> Want:
+        return activations(self.layer)
+
+    def term(self, answers: Answers, reference: Any) -> Term:
+        return distance("retain", "retain", answers, reference.value, self.broadcast)
+
+
+def activations(layer: str) -> Want:
+    """The output of a layer at the answer tokens, from a pass that ends there."""
+    return Want(of=None, over="labels", at=layer)
+
+
+def distance(name: str, stream: str, answers: Answers, target: "Tensor", broadcast: bool) -> Term:
+    """(h - target)^2, averaged over hidden size and over each sequence's tokens: [N, d], [N, d] or [d] -> a term.
+
+    broadcast: each sequence's sum is divided by the length of every sequence of the micro-batch in turn, as published.
+    """
+    squared = (answers.value.float() - target.float()).square().mean(-1)
+    shares = 1 / answers.lengths().clamp(min=1)
+    if broadcast:
+        shares = shares[answers.weight != 0].mean()
+    return mean_of_rows(name, stream, answers.per_row(squared) * shares, answers)

@@ -1,0 +1,51 @@
+"""CE-U: learn the model's own next-token distribution with the true token taken out."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unteach.errors import UserError
+from unteach.methods.base import Term, Unlearn
+from unteach.models.forward import IGNORED, Answers, Want
+from unteach.registry import method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@method("CEU", paper="arXiv:2503.01224", cost="1 forget forward", reference="none")
+@dataclass
+class CEU(Unlearn):
+    """L_forget = CE(softmax(sg(z) with z_{y_t} = -inf), policy), the mean over answer tokens but the first few.
+
+    Its gradient in the logits is p - q, which is bounded, so it needs neither a reference nor a retain term.
+    """
+
+    alpha: float = 0.0
+    ignore_first_n_answer_tokens: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ignore_first_n_answer_tokens < 0:
+            raise UserError(
+                f"ignore_first_n_answer_tokens must not be negative, got {self.ignore_first_n_answer_tokens}"
+            )
+
+    def forget_want(self, reference: Any) -> Want:
+        return Want(of=without_the_label)
+
+    def forget(self, policy: Answers, reference: Any) -> Term:
+        unpredicted = policy.labelled - policy.lengths()  # a row's first token, where it is a label, is one of the n
+        later = policy.place() + unpredicted[policy.row] >= self.ignore_first_n_answer_tokens
+        return Term("forget", policy.value[later], "forget.later_tokens")
+
+    def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
+        start, stop = batch["rows"]["forget"]
+        labelled = batch["labels"][start:stop] != IGNORED
+        later = labelled & (labelled.cumsum(-1) > self.ignore_first_n_answer_tokens)
+        return {**super().counts(batch), "forget.later_tokens": later[:, 1:].sum()}
+
+
+def without_the_label(logits: "Tensor", labels: "Tensor") -> "Tensor":
+    """CE(q, p) with q = softmax of the logits, detached, without the label: [n, V], [n] -> [n]."""
+    target = logits.detach().scatter(-1, labels.unsqueeze(-1), float("-inf")).softmax(-1)
+    return -(target * logits.log_softmax(-1)).sum(-1)

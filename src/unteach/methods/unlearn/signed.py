@@ -1,0 +1,24 @@
+"""Learning and unlearning from one file, row by row."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from unteach.methods.base import Term
+from unteach.methods.finetune.sft import SFT
+from unteach.models.forward import Answers
+from unteach.registry import method
+
+
+@method("SignedSFT", paper="arXiv:2210.01504", cost="1 forward", reference="none")
+@dataclass
+class SignedSFT(SFT):
+    """The mean over answer tokens of w CE_t, w = -1 for rows that are to be forgotten and 1 for all others.
+
+    Rows say so in the column that the dataset's forget_key names; where none is to be forgotten this is SFT.
+    """
+
+    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+        (term,) = super().terms(policy, reference)
+        answers = policy["train"]
+        term.value = term.value * answers.weight[answers.row]
+        return [term]

@@ -1,0 +1,69 @@
+"""The other answers that a method lets the model itself invent, once, before anything is trained."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unteach import runs
+from unteach.data.datasets import Example, example_of
+from unteach.data.streams import ALTERNATE, Stream
+from unteach.data.template import Template
+from unteach.engines.hf import HFEngine
+from unteach.errors import UserError
+from unteach.models.loading import Loaded
+from unteach.seeds import permutation, subseed
+
+BATCH = 32
+
+
+@dataclass
+class Invented:
+    """A dataset of other answers: `texts` of each row, of which every epoch takes another until all were taken."""
+
+    template: Template
+    questions: list[str]
+    texts: list[list[str]]
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def variant(self, row: int, epoch: int) -> dict[str, Example]:
+        texts = self.texts[row]
+        round_, turn = divmod(epoch, len(texts))
+        chosen = texts[permutation(len(texts), self.seed, "alternates", row, round_)[turn]]
+        return {ALTERNATE: example_of(self.template.encode(self.questions[row], chosen), row)}
+
+
+def invent(method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, here: Any) -> Invented:
+    """Samples `n_alternates` answers to what `method.ask` asks about each row; `cache` keeps them for the next run."""
+    if odd := [type(part).__name__ for part in forget.parts if not hasattr(part, "text")]:
+        raise UserError(f"data.forget: {odd[0]} has no questions and answers to invent other answers to")
+    rows = [part.text(row) for part, row in forget.where]
+    asked = [loaded.template.encode_prompt(method.ask(*row)) for row in rows]
+    weights = loaded.identity(cache / runs.FINGERPRINTS)
+    settings = [method.n_alternates, method.temperature, method.max_new_tokens, seed, loaded.compute]
+    path = cache / "alternates" / f"{runs.digest([weights, settings, asked])}.json"
+    if not path.exists():
+        if here.first:
+            print(f"the model invents {method.n_alternates} other answers to each of {len(rows)} rows", flush=True)
+        texts = _sampled(method, loaded, asked, seed, here)
+        if here.first:
+            runs.write_json(path, texts)
+        here.wait()
+    kept = runs.read_json(path, "the invented answers")
+    return Invented(loaded.template, [question for question, _ in rows], kept, seed)
+
+
+def _sampled(method: Any, loaded: Loaded, asked: list[Any], seed: int, here: Any) -> list[list[str]]:
+    """The first paragraph of each sample, a list a row."""
+    engine = HFEngine(loaded.model.to(here.device), loaded.tokenizer, BATCH, here)
+    prompts = [prompt for prompt in asked for _ in range(method.n_alternates)]
+    with torch.random.fork_rng(), loaded.autocast():
+        torch.manual_seed(subseed(seed, "alternates", here.rank))
+        sampling = {"do_sample": True, "temperature": method.temperature, "top_k": 0, "top_p": 1.0}
+        made = engine.generate(prompts, method.max_new_tokens, **sampling)
+    texts = [loaded.template.text(ids).strip().split("\n\n")[0] for ids in made]
+    return [texts[i : i + method.n_alternates] for i in range(0, len(texts), method.n_alternates)]
