@@ -27,6 +27,7 @@ VERBS = {
     "check": Verb("all about a run but the run: check unlearn key=value … [--print]", "check", (*RUN, "printed")),
     "study": Verb("many runs and the order between them", "study"),
     "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in under two minutes", "demo"),
+    "fetch": Verb("published retain logs, or the WMDP corpora", "fetch"),
     "list": Verb("methods, metrics, datasets, models, suites, experiments", "listing"),
 }
 OPTIONS = {"--config-name": "config_name", "-cn": "config_name", "--config-dir": "config_dirs", "-cd": "config_dirs"}

@@ -8,20 +8,28 @@ Values are applied after composition, so a key of the schema never needs `+`.
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from unteach import registry, schema, training_args
+from unteach import plugins, reading, registry, schema, training_args
 from unteach.errors import UserError, nearest, unknown
 
 CONFIGS = Path(__file__).parent / "configs"
 PARTIAL = {"variables", "base_trainer"}
 """Files beside the primary configs that only complete them."""
 GROUPS = {"model", "trainer", "data", "collator", "eval", "paths", "experiment"}
+RENAMED = {
+    "model.model_args.torch_dtype": "model.model_args.dtype",
+    "model.template_args.asst_tag": "model.template_args.asst_start_tag",
+}
 ANSWERS = {"experiment": "unteach list experiments", "model": "unteach list models", "trainer": "unteach list methods"}
+
+
+FOLDERS = ("output_dir", "logging_dir")
+"""As OpenUnlearning's files have them among trainer.args; ours is paths.output_dir."""
 
 
 @dataclass
@@ -32,6 +40,11 @@ class Words:
     values: list[tuple[str, Any]]
     removed: list[str]
     eval_off: bool = False
+    said: list[str] = field(default_factory=list)
+    """a sentence for each old name among the values"""
+
+    def keys(self) -> set[str]:
+        return {key for key, _ in self.values}
 
 
 def compose(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterable[str] = ()) -> schema.Config:
@@ -40,24 +53,43 @@ def compose(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
     Raises UserError with every mistake found. Needs no torch.
     """
     words = sort_words(overrides)
-    tree, choices = _hydra(config_name.removesuffix(".yaml"), words, tuple(config_dirs))
+    homes = (*config_dirs, *map(str, plugins.config_folders()))
+    with plugins.of_files(path for key, value in words.values if key == "plugins" for path in plugins.named(value)):
+        bare = _bare_method(words, homes)
+    tree, choices = _hydra(config_name.removesuffix(".yaml"), words, homes)
+    if bare:
+        tree.trainer, choices["trainer"] = {"handler": bare}, bare
     variables = {
         name for name in tree if name not in ("layers", "trainer", "data", "model", "eval", "collator", "paths")
     }
-    for name in words.removed:
-        _remove(tree, name)
     if words.eval_off:
         tree.eval = {}
-    _layer_trainer(tree, choices.get("trainer"))
-    _choose_checkpoint(tree, choices.get("model"), {key for key, _ in words.values})
-    _apply(tree, words.values)
+    said = _layer_trainer(tree, choices.get("trainer")) + words.said
+    _choose_checkpoint(tree, choices.get("model"), words.keys())
     tree.pop("layers", None)
+    for name in words.removed:
+        _remove(tree, name)
+    _one_warmup(tree, words.keys())
+    _apply(tree, words.values)
     problems = _missing(tree)
     if problems:
-        raise UserError(schema.mistakes(problems))
+        raise UserError(reading.mistakes(problems))
     plain = _resolve(tree)
-    _settle(plain, words.values)
-    return schema.read(plain, variables)
+    for sentence in dict.fromkeys(said):
+        print(f"note: {sentence}")
+    with plugins.of_files(plugins.named(plain.get("plugins"))):
+        _settle(plain, words.values)
+        return reading.read(plain, variables)
+
+
+def _bare_method(words: Words, homes: tuple[str, ...]) -> str | None:
+    """`trainer=X` where no file says more of X than that it is a method: its name, taken out of the words."""
+    for word in words.groups:
+        key, _, name = word.partition("=")
+        if key == "trainer" and name not in options("trainer", homes) and name in registry.method:
+            words.groups.remove(word)
+            return name
+    return None
 
 
 def sort_words(overrides: Iterable[str]) -> Words:
@@ -69,28 +101,62 @@ def sort_words(overrides: Iterable[str]) -> Words:
     for word in overrides:
         try:
             override = parser.parse_override(word)
-        except HydraException as error:
-            raise UserError(
-                f"cannot read {word!r}: write key=value, and quote what is not plain ({str(error).splitlines()[0]})"
-            ) from None
+        except HydraException:
+            raise UserError(_unreadable(word)) from None
         key = override.key_or_group
         if override.is_sweep_override():
             raise UserError(f"{word!r} asks for several runs: put them under `vary` in a study (unteach study …)")
         value = None if override.is_delete() else override.value()
         stream = re.fullmatch(r"data\.(\w+)", key)
-        if override.is_delete():
-            words.removed.append(key)
-        elif key == "eval" and value is None:
-            words.eval_off = True
-        elif stream and isinstance(value, str) and stream[1] != "anchor":
-            words.groups.append(f"data/datasets@data.{stream[1]}={value}")
-        elif override.package is not None or key in GROUPS or "/" in key:
-            words.groups.append(re.sub(r"\.yaml$", "", word.lstrip("+")))
-        elif key.startswith("hydra."):
+        if not key:
+            raise UserError(_unreadable(word))
+        if key.startswith(("hydra.", "hydra/")):
             raise UserError(f"{word!r}: a run's folder is paths.output_dir; unteach uses Hydra for composition only")
+        if key.partition(".")[0] == "layers":
+            raise UserError(
+                f"{word!r}: layers are for configuration files; set trainer.args.… or trainer.method_args.…"
+            )
+        if key == "eval" and value is None and not override.is_delete():
+            words.eval_off = True
+        elif key == "experiment" and value is None:
+            continue
+        elif value is None and (override.is_delete() or key in GROUPS):
+            words.removed.append(key)
+        elif stream and _names(value) and stream[1] != "anchor":
+            words.groups.append(f"data/datasets@data.{stream[1]}={str(value).replace(chr(39), '')}")
+        elif override.package is not None or key in GROUPS or "/" in key:
+            if not _names(value):
+                raise UserError(f"{word}: takes a name, of {', '.join(options(key)) or 'a file of that group'}")
+            words.groups.append(re.sub(r"\.yaml$", "", word.lstrip("+")))
         else:
-            words.values.append((key, value))
+            _add_value(words, key, value)
     return words
+
+
+def _names(value: Any) -> bool:
+    """Whether a value names a file of a group, or several."""
+    many = value if isinstance(value, list) else [value]
+    return bool(many) and all(isinstance(name, str) for name in many)
+
+
+def _unreadable(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if equals and re.fullmatch(r"[\w.@/+]+", key) and not re.search(r"^[\[{]|['\"]", value):
+        return f"cannot read {word!r}: put the value in quotes, and all of it in others: \"{key}='{value}'\""
+    return f"cannot read {word!r}: write key=value, with every bracket and quote closed"
+
+
+def _add_value(words: Words, key: str, value: Any) -> None:
+    """Adds a value under today's name of its key."""
+    section, _, name = key.rpartition(".")
+    if section == "trainer.args":
+        current, said = training_args.modernise({name: value})
+        words.values += [(f"trainer.args.{new}", item) for new, item in current.items()]
+        words.said += said
+        return
+    if key in RENAMED:
+        words.said.append(f"{key} is called {RENAMED[key].rpartition('.')[2]} now")
+    words.values.append((RENAMED.get(key, key), value))
 
 
 def _hydra(config_name: str, words: Words, config_dirs: tuple[str, ...]) -> tuple[Any, dict[str, str]]:
@@ -99,6 +165,7 @@ def _hydra(config_name: str, words: Words, config_dirs: tuple[str, ...]) -> tupl
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
+    from yaml import YAMLError
 
     _resolvers()
     primary = sorted({file.stem for home in (CONFIGS, *map(Path, config_dirs)) for file in home.glob("*.yaml")})
@@ -107,19 +174,30 @@ def _hydra(config_name: str, words: Words, config_dirs: tuple[str, ...]) -> tupl
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
-    search = [f"hydra.searchpath=[{','.join(f'file://{Path(folder).resolve()}' for folder in config_dirs)}]"]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             composed = hydra_compose(
-                config_name, overrides=[*words.groups, *(search if config_dirs else [])], return_hydra_config=True
+                config_name, overrides=[*words.groups, *search_path(config_dirs)], return_hydra_config=True
             )
     except HydraException as error:
+        absent = re.match(r"Could not override '(data/datasets@data\.\w+)'", str(error))
+        if absent and f"+{absent[1]}" not in "".join(words.groups):  # a stream that no file has
+            groups = [f"+{word}" if word.startswith(f"{absent[1]}=") else word for word in words.groups]
+            return _hydra(config_name, replace(words, groups=groups), config_dirs)
         raise UserError(_said_plainly(str(error), words.groups, config_dirs)) from None
+    except (YAMLError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"a configuration file cannot be read: {' '.join(str(error).split())}") from None
     choices = dict(composed.hydra.runtime.choices)
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]
     return composed, choices
+
+
+def search_path(config_dirs: tuple[str, ...]) -> list[str]:
+    """Hydra's word for folders that join the shipped groups."""
+    folders = ",".join(f"file://{Path(folder).resolve()}" for folder in config_dirs)
+    return [f"hydra.searchpath=[{folders}]"] if folders else []
 
 
 def _resolvers() -> None:
@@ -128,9 +206,9 @@ def _resolvers() -> None:
     OmegaConf.register_new_resolver("partner", partner, replace=True)
 
 
-def partner(kind: str, forget_split: str) -> str:
+def partner(kind: str, forget_split: Any) -> str:
     """The partner of a TOFU forget split: partner("retain", "forget05") is "retain95", "holdout" gives "holdout05"."""
-    found = re.fullmatch(r"forget(\d\d)", forget_split)
+    found = re.fullmatch(r"forget(\d\d)", str(forget_split))
     if not found:
         raise UserError(f"forget_split={forget_split}: it has no known partner; set {kind}_split as well")
     share = int(found[1])
@@ -158,32 +236,66 @@ def _said_plainly(message: str, groups: list[str], config_dirs: tuple[str, ...])
 
 
 def _remove(tree: Any, key: str) -> None:
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(tree, parent) if parent else tree
-    if node is None or leaf not in node:
+    if not isinstance(node, DictConfig) or leaf not in node:
         raise UserError(f"~{key}: there is no such key to remove")
     del node[leaf]
 
 
-def _layer_trainer(tree: Any, choice: str | None) -> None:
-    """Puts the layers of the trainer on one another, weakest first."""
+def _layer_trainer(tree: Any, choice: str | None) -> list[str]:
+    """Puts the layers of the trainer on one another, weakest first; gives a sentence for each old name in them."""
     from omegaconf import OmegaConf
 
-    layers = tree.get("layers") or {}
     if "trainer" not in tree:
-        return
-    tuned = (layers.get("tuned") or {}).get(choice or "") or {}
-    below = [{"args": layer.get("args") or {}} for name in ("base", "common") if (layer := layers.get(name))]
-    tree.trainer = (
-        OmegaConf.unsafe_merge(*below, tree.trainer, tuned) if below else OmegaConf.merge(tree.trainer, tuned)
-    )
+        return []
+    layers = {name: _mapping(tree, f"layers.{name}") for name in ("base", "common", "tuned")}
+    below = [{"args": layers["base"].get("args") or {}}, {"args": layers["common"].get("args") or {}}]
+    merged, said = OmegaConf.create({"args": {}}), []
+    for layer in (*below, _mapping(tree, "trainer"), layers["tuned"].get(choice or "") or {}):
+        args = _mapping(OmegaConf.create(layer), "args", "trainer.args")
+        args = {name: value for name, value in args.items() if name not in FOLDERS}
+        args, notes = training_args.modernise(args)
+        said += notes
+        if not args.keys().isdisjoint(training_args.WARMUPS):
+            for name in training_args.WARMUPS:
+                merged.args.pop(name, None)
+        merged = OmegaConf.merge(merged, {**layer, "args": args})
+    tree.trainer = merged
+    return said
+
+
+def _mapping(tree: Any, key: str, called: str | None = None) -> dict[str, Any]:
+    """The mapping at a key as plain values with their interpolations; empty where there is none."""
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        node = OmegaConf.select(tree, key)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{called or key}: {str(error).splitlines()[0]}") from None
+    if node is not None and not isinstance(node, DictConfig):
+        raise UserError(f"{called or key}: must be a mapping, got {node!r}")
+    return OmegaConf.to_container(node, resolve=False) if node else {}  # type: ignore[return-value]
+
+
+def _one_warmup(tree: Any, given: set[str]) -> None:
+    """What the user says of warm-up replaces what the files say of it in another way."""
+    said = [name for name in training_args.WARMUPS if f"trainer.args.{name}" in given]
+    if len(said) > 1:
+        raise UserError(f"trainer.args: {' and '.join(said)} say one thing in two ways; give one")
+    if said and "trainer" in tree:
+        for name in training_args.WARMUPS:
+            tree.trainer.args.pop(name, None)
 
 
 def _choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
     """A benchmark starts from its own checkpoint of the chosen model; one it does not know needs a path."""
-    checkpoints = (tree.get("layers") or {}).get("checkpoints")
+    from omegaconf import OmegaConf
+
+    checkpoints = _mapping(tree, "layers.checkpoints")  # ${data_split} is the user's, applied after this
     key = "model.model_args.pretrained_model_name_or_path"
     if not checkpoints or choice in (None, "auto", "tiny") or key in given:
         return
@@ -193,18 +305,21 @@ def _choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
             f"model={choice}: this experiment starts from a model that was taught its data and knows such a checkpoint "
             f"only for {known}; set {key}=PATH to yours"
         )
-    tree.model.model_args.pretrained_model_name_or_path = checkpoints[choice]
+    OmegaConf.update(tree, key, checkpoints[choice], force_add=True)
 
 
 def _apply(tree: Any, values: list[tuple[str, Any]]) -> None:
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, ListConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     for key, value in values:
         try:
             OmegaConf.update(tree, key, value, merge=True, force_add=True)
         except (OmegaConfBaseException, AttributeError, TypeError) as error:
-            raise UserError(f"{key}={value}: cannot be set ({str(error).splitlines()[0]})") from None
+            there = OmegaConf.select(tree, key, throw_on_missing=False)
+            kind = {DictConfig: "must be a mapping", ListConfig: "must be a list"}.get(type(there))
+            why = kind or f"cannot be set ({str(error).splitlines()[0]})"
+            raise UserError(f"{key}: {why}, got {value}") from None
 
 
 def _missing(tree: Any) -> list[str]:
@@ -227,49 +342,66 @@ def _resolve(tree: Any) -> dict[str, Any]:
 
     try:
         plain = OmegaConf.to_container(tree, resolve=True)
-    except InterpolationKeyError as error:
-        name = str(error.msg if hasattr(error, "msg") else error).splitlines()[0]
-        guess = nearest(name.split("'")[1], tree) if "'" in name else None
-        raise UserError(f"{error.full_key}: {name}" + (f"; did you mean {guess}?" if guess else "")) from None
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         said = str(error).splitlines()[0]
-        raise UserError(said.partition("UserError raised while resolving interpolation: ")[2] or said) from None
+        of_ours, _, refused = said.rpartition("UserError raised while resolving interpolation: ")
+        if of_ours or refused != said:
+            raise UserError(refused) from None
+        absent = re.search(r"'(.*)'", said) if isinstance(error, InterpolationKeyError) else None
+        guess = nearest(absent[1], map(str, tree)) if absent else None
+        key = getattr(error, "full_key", None)
+        said = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", said)
+        raise UserError((f"{key}: " if key else "") + said + (f"; did you mean {guess}?" if guess else "")) from None
     assert isinstance(plain, dict)
     return plain  # type: ignore[return-value]
 
 
 def _settle(plain: dict[str, Any], values: list[tuple[str, Any]]) -> None:
     """Brings old names, the one seed, the template's kind and `compat` to where they are read."""
-    if template := plain.get("template"):
-        plain["model"].setdefault("template_args", {})["kind"] = template
-    template_args = (plain.get("model") or {}).get("template_args") or {}
-    if "asst_tag" in template_args:
-        template_args["asst_start_tag"] = template_args.pop("asst_tag")
-    model_args = (plain.get("model") or {}).get("model_args") or {}
-    if "torch_dtype" in model_args:
-        model_args["dtype"] = model_args.pop("torch_dtype")
+    model = plain.get("model")
+    if isinstance(model, dict):
+        _settle_model(model, plain.get("template"))
+    if plain.get("compat") not in (None, "openunlearning"):
+        raise UserError(f"compat: must be openunlearning (the published quirks) or null, got {plain['compat']!r}")
     trainer = plain.get("trainer")
-    if isinstance(trainer, dict):
+    if isinstance(trainer, dict) and isinstance(trainer.get("args"), dict | None):
         _settle_trainer(plain, trainer, dict(values))
 
 
+def _settle_model(model: dict[str, Any], template: Any) -> None:
+    if template and isinstance(model.setdefault("template_args", {}), dict):
+        model["template_args"]["kind"] = template
+    for old, new in RENAMED.items():
+        section = model.get(old.split(".")[1])
+        if isinstance(section, dict) and (name := old.split(".")[2]) in section:
+            section.setdefault(new.split(".")[2], section[name])
+            del section[name]
+
+
 def _settle_trainer(plain: dict[str, Any], trainer: dict[str, Any], given: dict[str, Any]) -> None:
-    trainer["args"], said = training_args.modernise(trainer.get("args") or {})
-    for sentence in said:
-        print(f"note: {sentence}")
-    args = trainer["args"]
-    if "seed" in given and given.get("trainer.args.seed", given["seed"]) != given["seed"]:
-        raise UserError("seed and trainer.args.seed are one value, and two different ones were given; give one")
+    args = trainer["args"] = trainer.get("args") or {}
+    if not plain.get("eval"):
+        if args.get("eval_strategy", "no") != "no" and "trainer.args.eval_strategy" in given:
+            print("note: trainer.args.eval_strategy has nothing to run: this run has no suite (eval=null)")
+        args |= {"eval_strategy": "no", "eval_on_start": False}
     if "seed" in args:
-        plain["seed"] = given.get("seed", args.pop("seed"))
-        args.pop("seed", None)
+        asked = args.pop("seed")
+        if {"seed", "trainer.args.seed"} <= given.keys() and asked != plain.get("seed"):
+            raise UserError("seed and trainer.args.seed are one value, and two different ones were given; give one")
+        plain["seed"] = given.get("seed", asked)
     if "resume_from_checkpoint" in args:
         asked = args.pop("resume_from_checkpoint")
-        plain["resume"] = {True: "auto", False: "never", None: plain.get("resume", "auto")}.get(asked, asked)
-    handler = trainer.get("handler")
-    if plain.get("compat") and isinstance(handler, str) and handler in registry.method:
+        meant = {True: "auto", False: "never"}.get(asked, asked) if isinstance(asked, bool) else asked
+        plain["resume"] = plain.get("resume", "auto") if meant is None else meant
+    handler, method_args = trainer.get("handler"), trainer.get("method_args") or {}
+    if (
+        plain.get("compat")
+        and isinstance(handler, str)
+        and handler in registry.method
+        and isinstance(method_args, dict)
+    ):
         quirks = getattr(registry.method.get(handler), "QUIRKS", {})
-        trainer["method_args"] = {**quirks, **(trainer.get("method_args") or {})}
+        trainer["method_args"] = {**quirks, **method_args}
 
 
 def to_yaml(tree: dict[str, Any]) -> str:

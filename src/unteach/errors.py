@@ -1,6 +1,7 @@
 """What a user, a run and a scheduler are told when something stops: one clear message and one exit code each."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 EXIT_BUG, EXIT_MISTAKE, EXIT_DIVERGED, EXIT_ROWS_FAILED, EXIT_PREEMPTED = 1, 2, 3, 4, 75
@@ -26,6 +27,76 @@ class Preempted(RuntimeError):
     """The scheduler asked for the machine; all that was done is on disk, and the same command goes on from there."""
 
     exit_code = EXIT_PREEMPTED
+
+
+NO_ROOM = ("no space left on device", "file too large", "disk quota exceeded", "pytorchstreamwriter failed writing")
+NO_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "can't allocate memory", "not enough memory")
+NOT_INSTALLED = ("need to install", "to be installed", "is required by this application", "pip install")
+NETWORK = {"HfHubHTTPError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "RequestException", "TransportError"}
+NETWORK |= {"ConnectTimeout", "ReadTimeout", "ConnectError", "ClientError", "URLError", "gaierror"}
+"""What the libraries that talk to the hub raise where it does not answer, by name."""
+LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "communicator was aborted", "gloo")
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """An error and what it came from, step by step."""
+    links = [error]
+    while (cause := links[-1].__cause__ or links[-1].__context__) and cause not in links:
+        links.append(cause)
+    return links
+
+
+def outside(error: BaseException) -> tuple[str, int] | None:
+    """What to say, and the exit code, where the machine failed and not the code: memory, disk, network, a process."""
+    links = chain(error)
+    said = " ".join(f"{type(link).__name__} {link}" for link in links).lower()
+    names = {kind.__name__ for link in links for kind in type(link).__mro__}
+    if any(sign in said for sign in NO_ROOM):
+        where = next((f" ({link.filename})" for link in links if isinstance(link, OSError) and link.filename), "")
+        return (
+            f"the disk is full{where}. What was whole before is still there: make room and run the same command again, "
+            "it goes on from the last whole checkpoint",
+            EXIT_MISTAKE,
+        )
+    if any(sign in said for sign in NO_MEMORY):
+        return (
+            "out of memory. Halve trainer.args.per_device_train_batch_size and double gradient_accumulation_steps (the "
+            "step stays the same), set trainer.args.gradient_checkpointing=true or model.pure_bf16=true; in an "
+            "evaluation lower eval.<suite>.batch_size or max_length. `unteach check` tells the memory of a run",
+            EXIT_MISTAKE,
+        )
+    if names & NETWORK:
+        return (
+            f"the network or the hub failed ({_first_line(error)}). Run the same command again; what was downloaded "
+            "stays. Without a network, name local folders (model.model_args.pretrained_model_name_or_path, tofu_path)",
+            EXIT_MISTAKE,
+        )
+    if isinstance(error, ImportError | RuntimeError) and any(sign in said for sign in NOT_INSTALLED):
+        return f"a package that this asks for is not here: {_first_line(error)}", EXIT_MISTAKE
+    if isinstance(error, RuntimeError | OSError) and any(sign in said for sign in LOST):
+        return (
+            "another process of this run is gone (killed, or out of memory: its own output says more). Run the same "
+            "command again; it goes on from the last whole checkpoint",
+            EXIT_PREEMPTED,
+        )
+    if isinstance(error, OSError) and error.filename and (remedy := REMEDIES.get(error.errno or 0)):
+        return f"{error.filename}: {remedy}", EXIT_MISTAKE
+    return None
+
+
+REMEDIES = {
+    errno.EACCES: "this user may not read or write it; mend its rights, or name another place (paths.output_dir, "
+    "paths.cache_dir)",
+    errno.EROFS: "nothing can be written there; name another place (paths.output_dir, paths.cache_dir)",
+    errno.EISDIR: "it is a folder, and a file is expected there",
+    errno.ENOTDIR: "a file stands where a folder is expected; name another place, or move that file",
+    errno.EEXIST: "a file stands where a folder is expected; name another place, or move that file",
+}
+REMEDIES[errno.EPERM] = REMEDIES[errno.EACCES]
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

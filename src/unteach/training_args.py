@@ -6,9 +6,12 @@ Also here: their old names, and those that have no meaning in unteach because it
 import ast
 import functools
 import importlib.util
+import math
 import re
 from pathlib import Path
 from typing import Any
+
+from unteach.errors import nearest
 
 OWN = {"warmup_epochs": "float | None", "keep_checkpoints": "bool", "early_stopping_patience": "int | None"}
 """Fields that unteach adds: warm-up in epochs of the anchor stream, as OpenUnlearning's experiments have it; whether
@@ -23,33 +26,74 @@ DROPPED = {
     "save_safetensors": "weights are always written as safetensors",
     "overwrite_output_dir": "set resume=never to move an old folder aside",
     "logging_dir": "TensorBoard files go to <run>/logs",
+    "bf16_full_eval": "suites run in model.model_args.dtype",
+    "fp16_full_eval": "suites run in model.model_args.dtype",
+    "per_device_eval_batch_size": "suites choose their batches by length, up to eval.<suite>.batch_size",
 }
+ROWS = "the rows of a step are drawn from (seed, epoch, step) alone"
+SUITES = "evaluation is done by suites: set eval"
+HUB = "upload the finished model: hf upload REPO <run>/final_checkpoint"
+STARTED = "the processes have joined before the configuration reaches them"
 REFUSED = {
-    "group_by_length": "the rows of a step are drawn from (seed, epoch, step) alone",
-    "train_sampling_strategy": "the rows of a step are drawn from (seed, epoch, step) alone",
-    "data_seed": "one seed rules a run: set seed",
+    "group_by_length": ROWS,
+    "train_sampling_strategy": ROWS,
+    "length_column_name": ROWS,
+    "accelerator_config": ROWS,
+    "dataloader_in_order": ROWS,
+    "ignore_data_skip": "a run always goes on with the rows that come next",
     "dataloader_drop_last": "no row is dropped: a short step is filled with rows of weight zero",
+    "data_seed": "one seed rules a run: set seed",
     "auto_find_batch_size": "set per_device_train_batch_size; the step is the same for every split of it",
     "label_smoothing_factor": "a method says its own loss",
     "label_names": "a method says its own loss",
-    "prediction_loss_only": "evaluation is done by suites: set eval",
-    "include_for_metrics": "evaluation is done by suites: set eval",
+    "average_tokens_across_devices": "a term is always divided by its count over all processes",
+    "use_liger_kernel": "its forward would take the place of ours, which makes logits in chunks already",
+    "liger_kernel_config": "its forward would take the place of ours, which makes logits in chunks already",
+    "use_cache": "training keeps no keys and values; generation always does",
+    "prediction_loss_only": SUITES,
+    "include_for_metrics": SUITES,
     "eval_accumulation_steps": "evaluation is done by suites: set eval.<suite>.batch_size",
-    "batch_eval_metrics": "evaluation is done by suites: set eval",
+    "batch_eval_metrics": SUITES,
+    "eval_use_gather_object": SUITES,
+    "eval_do_concat_batches": SUITES,
+    "do_predict": "evaluation and generation are done by suites: set eval",
     "remove_unused_columns": "batches are built from streams",
     "output_dir": "set paths.output_dir",
+    "save_on_each_node": "all processes of a run share its folder",
+    "enable_jit_checkpoint": "asked to stop (SIGTERM), a run always saves itself between two steps",
+    "restore_callback_states_from_checkpoint": "all that a run needs to go on is always restored",
     "logging_nan_inf_filter": "a loss that is not finite ends the run and is never hidden",
     "disable_tqdm": "progress is shown by the run itself",
+    "parallelism_config": "it is an object of accelerate, and a configuration cannot hold one",
+    "local_rank": "the launcher says it to each process",
+    "ddp_backend": STARTED,
+    "ddp_timeout": STARTED,
+    "push_to_hub": HUB,
+    "hub_model_id": HUB,
+    "hub_strategy": HUB,
+    "hub_token": HUB,
+    "hub_private_repo": HUB,
+    "hub_always_push": HUB,
+    "hub_revision": HUB,
 }
+
+LEAST = {
+    **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"), 1),
+    **dict.fromkeys(("early_stopping_patience", "dataloader_prefetch_factor", "torch_empty_cache_steps"), 1),
+    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "warmup_epochs"), 0),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "eval_delay", "dataloader_num_workers"), 0),
+}
+ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "neftune_noise_alpha")
+BELOW_ONE = ("adam_beta1", "adam_beta2")
+OF_WORKERS = ("dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context")
+WARMUPS = ("warmup_steps", "warmup_epochs")
+"""Two ways to say one thing: where a stronger layer says it in one, the other does not reach the run."""
 
 
 @functools.cache
 def fields() -> dict[str, str]:
     """Name -> annotation of every field of TrainingArguments, and of unteach's own."""
-    found = importlib.util.find_spec("transformers")
-    assert found is not None and found.origin is not None, "transformers is a dependency of unteach"
-    tree = ast.parse((Path(found.origin).parent / "training_args.py").read_text(encoding="utf-8"))
-    for node in tree.body:
+    for node in ast.parse(_source("training_args.py")).body:
         if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments":
             declared = {
                 line.target.id: ast.unparse(line.annotation)
@@ -58,6 +102,31 @@ def fields() -> dict[str, str]:
             }
             return {name: kind for name, kind in declared.items() if not name.startswith("_")} | OWN
     raise AssertionError("transformers has no TrainingArguments where it used to be")
+
+
+def _source(file: str) -> str:
+    found = importlib.util.find_spec("transformers")
+    assert found is not None and found.origin is not None, "transformers is a dependency of unteach"
+    return (Path(found.origin).parent / file).read_text(encoding="utf-8")
+
+
+@functools.cache
+def enums() -> dict[str, list[str]]:
+    """Name -> values of the enums that annotate fields of TrainingArguments."""
+    nodes = [node for file in ("training_args.py", "trainer_utils.py") for node in ast.parse(_source(file)).body]
+    return {
+        node.name: [line.value.value for line in node.body if isinstance(line, ast.Assign)]  # type: ignore[attr-defined]
+        for node in nodes
+        if isinstance(node, ast.ClassDef) and [ast.unparse(base) for base in node.bases] == ["ExplicitEnum"]
+    }
+
+
+@functools.cache
+def trackers() -> list[str]:
+    """What `report_to` may name."""
+    found = re.search(r"INTEGRATION_TO_CALLBACK = \{(.*?)\}", _source("integrations/integration_utils.py"), re.DOTALL)
+    assert found is not None, "transformers has no INTEGRATION_TO_CALLBACK where it used to be"
+    return [*re.findall(r'"(\w+)":', found[1]), "none", "all"]
 
 
 def accepts(annotation: str, value: Any) -> bool:
@@ -76,17 +145,63 @@ def accepts(annotation: str, value: Any) -> bool:
     return bool(kinds & {"dict", "list", "Dict", "List"})
 
 
+def fault(name: str, value: Any) -> str | None:
+    """What is wrong with the value of one argument; None where it may stand."""
+    kind = fields()[name]
+    if not accepts(kind, value):
+        return f"must be {kind}, got {value!r}"
+    allowed = (
+        trackers() if name == "report_to" else [one for enum in kind.split(" | ") for one in enums().get(enum, ())]
+    )
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, str) and allowed and one not in allowed:
+            guess = nearest(one, allowed)
+            return f"there is no {one!r}{f'; did you mean {guess}?' if guess else '.'} Allowed: {', '.join(allowed)}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if not math.isfinite(value):
+        return f"must be a finite number, got {value}"
+    if name in LEAST and value < LEAST[name]:
+        return f"must be {LEAST[name]} or more, got {value}"
+    if name in ABOVE_ZERO and value <= 0:
+        return f"must be above 0, got {value}"
+    if name in BELOW_ONE and value >= 1:
+        return f"must be below 1, got {value}"
+    if name == "max_steps" and value != -1 and value < 1:
+        return f"must be 1 or more, or -1 where num_train_epochs counts, got {value}"
+    return None
+
+
+def clashes(args: dict[str, Any]) -> list[tuple[str, str]]:
+    """(argument, what is wrong with it) where two arguments cannot stand together."""
+    found = []
+    for name in OF_WORKERS:
+        if args.get(name) and not args.get("dataloader_num_workers"):
+            found.append((name, "needs dataloader_num_workers above 0"))
+    if args.get("bf16") and args.get("fp16"):
+        found.append(("fp16", "bf16 is set too, and there is one precision: leave one out"))
+    evaluated, saved = args.get("eval_strategy", "no"), args.get("save_strategy", "steps")
+    if args.get("load_best_model_at_end") and saved != "best" and evaluated != saved:
+        found.append(
+            ("load_best_model_at_end", f"needs eval_strategy={saved}, as save_strategy, or save_strategy=best")
+        )
+    return found
+
+
 def modernise(args: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Translates old names; gives the new mapping and one sentence for each translation."""
+    """Translates old names and spellings; gives the new mapping and one sentence for each old name."""
     current, said = {}, []
     for name, value in args.items():
         if name in RENAMED:
             said.append(f"trainer.args.{name} is called {RENAMED[name]} now")
-            current[RENAMED[name]] = value
-        elif name in DROPPED:
+        if name in DROPPED:
             said.append(f"trainer.args.{name} has no effect any more: {DROPPED[name]}")
-        elif value == "None":
-            current[name] = None
         else:
-            current[name] = value
+            current[RENAMED.get(name, name)] = _spelled(RENAMED.get(name, name), value)
     return current, said
+
+
+def _spelled(name: str, value: Any) -> Any:
+    if value is False and name.endswith("_strategy"):  # what YAML makes of a bare `no`
+        return "no"
+    return None if value == "None" else value

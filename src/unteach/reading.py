@@ -1,0 +1,342 @@
+"""The strict reading of a composed tree into the dataclasses of schema.py.
+
+Reading collects every problem (unknown keys, wrong types, unknown names) instead of stopping at the first.
+"""
+
+import dataclasses
+import inspect
+import math
+import reprlib
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal
+
+from unteach import registry, training_args
+from unteach.errors import UserError, nearest
+from unteach.schema import (
+    Config,
+    DataConfig,
+    Guard,
+    ModelConfig,
+    Part,
+    Paths,
+    SuiteConfig,
+    TheirTrainer,
+    TrainerConfig,
+)
+
+GIVEN = {"template", "template_args", "tokenizer", "self"}
+"""What unteach hands to a dataset or a collator itself; never a key of the configuration."""
+PATH = "pretrained_model_name_or_path"
+STREAMS = ("train", "forget", "retain", "alternate")
+
+
+class Reader:
+    """Turns plain values into dataclasses and keeps a list of everything that is wrong."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def wrong(self, path: str, what: str) -> None:
+        self.problems.append(f"{path}: {what}")
+
+    def record(self, cls: type, value: Any, path: str, drop: tuple[str, ...] = ()) -> Any:
+        """Reads a mapping into the dataclass `cls`; None where it could not be built."""
+        if not isinstance(value, dict):
+            self.wrong(path, f"must be a mapping, got {_shown(value)}")
+            return None
+        before = len(self.problems)
+        hints = typing.get_type_hints(cls)
+        declared = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in drop}
+        kept = {
+            name: self.value(hints[name], item, f"{path}.{name}" if path else name)
+            for name, item in self.known(declared, value, path).items()
+        }
+        for name, declaration in declared.items():
+            required = declaration.default is dataclasses.MISSING and declaration.default_factory is dataclasses.MISSING
+            if required and name not in value:
+                self.wrong(f"{path}.{name}" if path else name, "is required")
+        if len(self.problems) > before:
+            return None
+        try:
+            return cls(**kept)
+        except UserError as error:
+            self.wrong(path, str(error))
+            return None
+
+    def known(self, allowed: Any, value: dict[str, Any], path: str) -> dict[str, Any]:
+        """The items of `value` whose keys are allowed; the others are reported with the nearest right name."""
+        for name in value:
+            if name not in allowed:
+                guess = nearest(str(name), allowed)
+                hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(sorted(allowed)) or '(nothing)'}"
+                self.wrong(f"{path}.{name}" if path else str(name), f"no such key; {hint}")
+        return {name: item for name, item in value.items() if name in allowed}
+
+    def value(self, hint: Any, value: Any, path: str) -> Any:
+        """Reads one value of the annotated type, or reports it."""
+        origin, inner = typing.get_origin(hint), typing.get_args(hint)
+        if hint is Any:
+            return value
+        if dataclasses.is_dataclass(hint):
+            return self.record(typing.cast(type, hint), value, path)
+        if origin in (typing.Union, types.UnionType):
+            return self._union(inner, value, path)
+        if origin is Literal:
+            if not any(value == one and type(value) is type(one) for one in inner):
+                self.wrong(path, f"must be one of {', '.join(map(str, inner))}, got {_shown(value)}")
+            return value
+        if (origin or hint) in (list, tuple) and isinstance(value, list):
+            return (origin or hint)(
+                self.value(inner[0] if inner else Any, item, f"{path}[{i}]") for i, item in enumerate(value)
+            )
+        if (origin or hint) is dict and isinstance(value, dict):
+            for key in (key for key in value if inner and inner[0] is str and not isinstance(key, str)):
+                self.wrong(path, f"its keys must be text, got {_shown(key)}")
+            return {k: self.value(inner[1] if inner else Any, item, f"{path}.{k}") for k, item in value.items()}
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, origin or hint) and not (isinstance(value, bool) and hint in (int, float)):
+            if isinstance(value, float) and not math.isfinite(value):
+                self.wrong(path, f"must be a finite number, got {value}")
+            return value
+        quoted = hint is str and isinstance(value, int | float)
+        mend = f"; as text, it is written \"{path}='{str(value).lower()}'\"" if quoted else ""
+        self.wrong(path, f"must be {_spelled(hint)}, got {_shown(value)}{mend}")
+        return None
+
+    def _union(self, options: tuple[Any, ...], value: Any, path: str) -> Any:
+        if value is None and type(None) in options:
+            return None
+        real = [option for option in options if option is not type(None)]
+        for option in real:
+            attempt = Reader()
+            result = attempt.value(option, value, path)
+            if not attempt.problems:
+                return result
+        if len(real) == 1:
+            return self.value(real[0], value, path)
+        self.wrong(path, f"must be {' or '.join(map(_spelled, real))}, got {_shown(value)}")
+        return None
+
+    def arguments(self, cls: type, value: dict[str, Any], path: str) -> None:
+        """Checks a mapping against the constructor that it will be handed to."""
+        parameters = dict(inspect.signature(cls).parameters)
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        allowed = {name: p for name, p in parameters.items() if name not in GIVEN}
+        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+        for name, item in self.known(allowed, value, path).items():
+            self.value(hints.get(name, Any), item, f"{path}.{name}")
+        for name, parameter in allowed.items():
+            if parameter.default is parameter.empty and name not in value:
+                self.wrong(f"{path}.{name}", "is required")
+
+
+def _shown(value: Any) -> str:
+    return reprlib.repr(value)
+
+
+def _spelled(hint: Any) -> str:
+    names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names |= {list: "a list", dict: "a mapping"}
+    return names.get(typing.get_origin(hint) or hint, str(getattr(hint, "__name__", hint)))
+
+
+def read(tree: dict[str, Any], variables: set[str]) -> Config:
+    """The composed, resolved tree as a Config, or one UserError with every problem in it.
+
+    `variables` are the top-level names that configuration files declare for their own interpolations.
+    """
+    reader = Reader()
+    sections: dict[str, Callable[[Reader, Any], Any]] = {
+        "model": _model,
+        "paths": lambda r, v: r.record(Paths, v, "paths"),
+        "trainer": _trainer,
+        "data": _data,
+        "collator": _collator,
+        "eval": _suites,
+    }
+    plain = {"mode": str, "task_name": str, "seed": int, "resume": str, "plugins": list[str]}
+    top = reader.known({*sections, *plain, *variables}, tree, "")
+    given = {name: value for name in sections if (value := top.get(name)) not in (None, {})}
+    for name in [name for name in given if not isinstance(given[name], dict)]:
+        reader.wrong(name, f"must be a mapping, got {_shown(given.pop(name))}")
+    for name in ("model", "paths", "mode", "task_name", "seed"):
+        if name not in top:
+            reader.wrong(name, "is required, and was removed")
+    built = {name: sections[name](reader, value) for name, value in given.items()}
+    built |= {name: reader.value(hint, top[name], name) for name, hint in plain.items() if name in top}
+    _names_and_seed(reader, built)
+    if built.get("trainer"):
+        _best(reader, built["trainer"].args, built.get("eval") or {})
+        _streams(reader, built["trainer"], built.get("data"))
+    if reader.problems:
+        raise UserError(mistakes(reader.problems))
+    return Config(**built, tree=tree)
+
+
+def _names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
+    """What names a folder must name one of its own, and a seed must fit every generator of random numbers."""
+    name, paths, seed = built.get("task_name"), built.get("paths"), built.get("seed")
+    if isinstance(name, str) and (not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/"))):
+        reader.wrong("task_name", f"names the run's folder saves/<mode>/<task_name>; {name!r} cannot")
+    if paths and not (paths.output_dir.strip() and paths.output_dir.isprintable()):
+        reader.wrong("paths.output_dir", f"must name a folder, got {paths.output_dir!r}")
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        reader.wrong("seed", f"must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def _streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
+    """A method that lacks a stream cannot run, and a stream that nothing knows is a name misspelled.
+
+    The other answers of `alternate` may stand beside the rows of `forget`.
+    """
+    wanted = trainer.method.streams() if trainer.method else ()
+    if data is None or not wanted:
+        return
+    there = {name for name, parts in data.streams.items() if parts}
+    there |= {"alternate"} if "forget" in there else set()
+    for name in wanted:
+        if name not in there:
+            reader.wrong(
+                f"data.{name}",
+                f"trainer.handler={trainer.handler} trains on the stream {name!r}; this run has "
+                f"{', '.join(sorted(there - {'alternate'})) or 'none'}. Set data.{name}=DATASET (see `unteach list datasets`)",
+            )
+    reader.known({*STREAMS, *wanted}, data.streams, "data")
+
+
+def _best(reader: Reader, args: dict[str, Any], suites: dict[str, SuiteConfig]) -> None:
+    """Keeping the best and stopping early go by a metric that is measured while training."""
+    best, needed = args.get("metric_for_best_model"), []
+    needed += ["load_best_model_at_end"] if args.get("load_best_model_at_end") else []
+    needed += ["save_strategy"] if args.get("save_strategy") == "best" else []
+    needed += ["early_stopping_patience"] if args.get("early_stopping_patience") is not None else []
+    measured = [f"{name}_{metric}" for name, suite in suites.items() for metric in suite.asked()]
+    if best is None and needed:
+        reader.wrong(f"trainer.args.{needed[0]}", "needs metric_for_best_model, one of what eval measures")
+    if best is None:
+        return
+    if not measured or args.get("eval_strategy", "no") == "no":
+        reader.wrong(
+            "trainer.args.metric_for_best_model", "nothing is measured while training: set eval_strategy, eval"
+        )
+    elif isinstance(best, str) and best.removeprefix("eval_") not in measured:
+        guess = nearest(best, measured)
+        hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(measured)}"
+        reader.wrong("trainer.args.metric_for_best_model", f"{best!r} is not measured; {hint}")
+
+
+def mistakes(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} mistakes in this configuration:\n" + "\n".join(f"  {problem}" for problem in problems)
+
+
+def _model(reader: Reader, value: dict[str, Any]) -> ModelConfig | None:
+    model: ModelConfig | None = reader.record(ModelConfig, value, "model")
+    if model is None:
+        return None
+    try:
+        registry.model.get(model.model_handler)
+    except UserError as error:
+        reader.wrong("model.model_handler", str(error))
+    for section, name in (("model_args", "dtype"), ("model_args", PATH), ("tokenizer_args", PATH)):
+        reader.value(str | None, getattr(model, section).get(name), f"model.{section}.{name}")
+    return model
+
+
+def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
+    top = reader.known({"handler", "args", "method_args", "guard"}, value, "trainer")
+    declared = training_args.fields()
+    args = reader.value(dict[str, Any], {} if top.get("args") is None else top["args"], "trainer.args") or {}
+    known = reader.known({**training_args.REFUSED, **declared}, args, "trainer.args")
+    for name, item in known.items():
+        if name in training_args.REFUSED:
+            reader.wrong(f"trainer.args.{name}", f"not used here: {training_args.REFUSED[name]}")
+        elif said := training_args.fault(name, item):
+            reader.wrong(f"trainer.args.{name}", said)
+    for name, said in training_args.clashes(known):
+        reader.wrong(f"trainer.args.{name}", said)
+    handler = top.get("handler")
+    if not isinstance(handler, str):
+        reader.wrong("trainer.handler", "is required: the name of a method; `unteach list methods` shows them")
+        return None
+    try:
+        cls = registry.method.get(handler)
+    except UserError as error:
+        reader.wrong("trainer.handler", str(error))
+        return None
+    guard = reader.record(Guard, top["guard"], "trainer.guard") if top.get("guard") is not None else None
+    given = {} if top.get("method_args") is None else top["method_args"]
+    if registry.is_trainer(cls):
+        given = reader.value(dict[str, Any], given, "trainer.method_args") or {}
+        reader.arguments(cls, given, "trainer.method_args")
+        return TrainerConfig(handler, TheirTrainer(cls, given), args, guard)
+    return TrainerConfig(handler, reader.record(cls, given, "trainer.method_args"), args, guard)
+
+
+def _part(reader: Reader, kind: registry.Registry, value: Any, path: str) -> Part | None:
+    part: Part | None = reader.record(Part, value, path)
+    if part is None:
+        return None
+    try:
+        part.cls = kind.get(part.handler)
+        reader.arguments(part.cls, part.args, f"{path}.args")
+    except UserError as error:
+        reader.wrong(f"{path}.handler", str(error))
+    return part
+
+
+def _data(reader: Reader, value: dict[str, Any]) -> DataConfig:
+    streams: dict[str, dict[str, Part]] = {}
+    for stream, parts in value.items():
+        if stream == "anchor" or parts is None:
+            continue
+        if not isinstance(parts, dict):
+            reader.wrong(f"data.{stream}", f"must be a dataset's name or a mapping of datasets, got {parts!r}")
+            continue
+        read_parts = {
+            name: _part(reader, registry.dataset, part, f"data.{stream}.{name}") for name, part in parts.items()
+        }
+        streams[stream] = {name: part for name, part in read_parts.items() if part is not None}
+    anchor = reader.value(str | None, value.get("anchor"), "data.anchor") or next(iter(streams), "train")
+    if streams and anchor not in streams and not reader.problems:
+        reader.wrong("data.anchor", f"{anchor!r} is not a stream of this run; its streams: {', '.join(streams)}")
+    return DataConfig(streams, anchor)
+
+
+def _collator(reader: Reader, value: dict[str, Any]) -> Part | None:
+    parts = [_part(reader, registry.collator, part, f"collator.{name}") for name, part in value.items()]
+    if len(parts) > 1:
+        reader.wrong("collator", f"one collator, got {', '.join(value)}")
+    return parts[0]
+
+
+def _suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfig]:
+    read_suites = {name: reader.record(SuiteConfig, suite, f"eval.{name}") for name, suite in value.items()}
+    for name, suite in read_suites.items():
+        if suite is None:
+            continue
+        asked = [suite.metrics] if isinstance(suite.metrics, str) else suite.metrics
+        if not asked:
+            reader.wrong(f"eval.{name}.metrics", "asks for nothing; eval=null measures nothing")
+        for metric in asked:
+            if metric not in suite.define and metric not in ("all", "default"):
+                guess = nearest(metric, suite.define)
+                hint = f"did you mean {guess}?" if guess else f"allowed: all, {', '.join(sorted(suite.define))}"
+                reader.wrong(f"eval.{name}.metrics", f"no metric called {metric!r}; {hint}")
+        for metric, definition in suite.define.items():
+            path = f"eval.{name}.define.{metric}"
+            if not isinstance(definition.get("metric"), str):
+                reader.wrong(f"{path}.metric", "is required: the name of a metric; `unteach list metrics` shows them")
+                continue
+            try:
+                cls = registry.metric.get(definition["metric"])
+            except UserError as error:
+                reader.wrong(path, str(error))
+                continue
+            reader.record(cls, {key: item for key, item in definition.items() if key != "metric"}, path)
+    return {name: suite for name, suite in read_suites.items() if suite is not None}
