@@ -198,13 +198,13 @@ def _streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) ->
         return
     there = {name for name, parts in data.streams.items() if parts}
     there |= {"alternate"} if "forget" in there else set()
-    for name in wanted:
-        if name not in there:
-            reader.wrong(
-                f"data.{name}",
-                f"trainer.handler={trainer.handler} trains on the stream {name!r}; this run has "
-                f"{', '.join(sorted(there - {'alternate'})) or 'none'}. Set data.{name}=DATASET (see `unteach list datasets`)",
-            )
+    given = ", ".join(sorted(there - {"alternate"})) or "none"
+    for name in (name for name in wanted if name not in there):
+        reader.wrong(
+            f"data.{name}",
+            f"trainer.handler={trainer.handler} trains on the stream {name!r}; this run has {given}. "
+            f"Set data.{name}=DATASET (see `unteach list datasets`)",
+        )
     reader.known({*STREAMS, *wanted}, data.streams, "data")
 
 

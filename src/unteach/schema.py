@@ -35,6 +35,8 @@ class ModelConfig:
     template_args: TemplateArgs = field(default_factory=TemplateArgs)
     model_handler: str = "AutoModelForCausalLM"
     pure_bf16: bool = False
+    packed: bool = False
+    """rows go through the model end to end, without padding: for FlashAttention, and rows of very unequal lengths"""
     peft_args: dict[str, Any] | None = None
     """LoraConfig's own names: only an adapter trains"""
     base_path: str | None = None

@@ -4,6 +4,7 @@ loss, norm = method_loss("NPO", {"beta": 0.1}, policy, reference, forget, retain
 check_method("MyMethod")
 """
 
+import contextlib
 import functools
 import re
 import tempfile
@@ -18,6 +19,8 @@ from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 Row = dict[str, Any]
@@ -157,8 +160,8 @@ def check_method(name: str, method_args: dict[str, Any] | None = None, processes
     """The conformance test of a method; raises AssertionError that says which law it breaks.
 
     On a tiny model and rows of unequal lengths: losses are finite; gradients reach the parameters; the step is the
-    same for 8x1, 4x2, 2x4 and 1x8, for a number of rows that no batch divides, for a short last step, and
-    (`processes`) for two real processes under DistributedDataParallel.
+    same for 8x1, 4x2, 2x4 and 1x8, for a number of rows that no batch divides, for a short last step, with rows laid
+    end to end, with gradient checkpointing, and (`processes`) for two real processes under DistributedDataParallel.
     """
     environment()
     import torch
@@ -180,9 +183,30 @@ def check_method(name: str, method_args: dict[str, Any] | None = None, processes
         for hands in (2, 4, 8):
             split, _ = compute(hands, size=8, step=step)
             _same(whole, split, f"{name}: {label} dealt to {hands} micro-batches of {8 // hands} instead of 1 of 8")
+        for variant in (_packed, _checkpointed):
+            with variant(loaded.model):
+                _same(whole, compute(2, size=8, step=step)[0], f"{name}: {label} {variant.__doc__}")
         if processes:
             for rank, split in enumerate(_in_two_processes(loaded, method, rows, frozen, step)):
                 _same(whole, split, f"{name}: {label} on two processes (rank {rank})")
+
+
+@contextlib.contextmanager
+def _packed(model: Any) -> "Iterator[None]":
+    """with rows laid end to end"""
+    from unteach.models.forward import extend
+
+    extend(model, packed=True)
+    yield
+    extend(model)
+
+
+@contextlib.contextmanager
+def _checkpointed(model: Any) -> "Iterator[None]":
+    """with gradient checkpointing"""
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    yield
+    model.gradient_checkpointing_disable()
 
 
 def _same(expected: "Tensor", found: "Tensor", what: str) -> None:

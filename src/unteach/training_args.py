@@ -86,6 +86,7 @@ LEAST = {
 ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "neftune_noise_alpha")
 BELOW_ONE = ("adam_beta1", "adam_beta2")
 OF_WORKERS = ("dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context")
+WITHOUT_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor", "lomo")
 WARMUPS = ("warmup_steps", "warmup_epochs")
 """Two ways to say one thing: where a stronger layer says it in one, the other does not reach the run."""
 
@@ -180,6 +181,11 @@ def clashes(args: dict[str, Any]) -> list[tuple[str, str]]:
             found.append((name, "needs dataloader_num_workers above 0"))
     if args.get("bf16") and args.get("fp16"):
         found.append(("fp16", "bf16 is set too, and there is one precision: leave one out"))
+    optim = args.get("optim", "adamw_torch_fused")
+    if args.get("optim_args") and optim in WITHOUT_ARGS:
+        found.append(("optim_args", f"{optim} takes none; betas and epsilon are adam_beta1, adam_beta2, adam_epsilon"))
+    if args.get("optim_target_modules") and not str(optim).startswith(("galore", "apollo")):
+        found.append(("optim_target_modules", f"{optim} has no use for it; galore_… and apollo_… have"))
     evaluated, saved = args.get("eval_strategy", "no"), args.get("save_strategy", "steps")
     if args.get("load_best_model_at_end") and saved != "best" and evaluated != saved:
         found.append(

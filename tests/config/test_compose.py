@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unteach import compose, runs
+from unteach import compose, runs, training_args
 from unteach.compose import CONFIGS
 from unteach.errors import UserError
 from unteach.launch.plan import expand
@@ -127,7 +127,61 @@ def test_old_names_are_translated(capsys: pytest.CaptureFixture[str]) -> None:
     assert args["ddp_find_unused_parameters"] is None
     assert config.model.model_args["dtype"] == "bfloat16"
     assert config.model.template_args.asst_start_tag == "A"
-    assert "logging_dir" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    for name in (
+        "evaluation_strategy",
+        "warmup_ratio",
+        "no_cuda",
+        "save_safetensors",
+        "logging_dir",
+        "torch_dtype",
+        "asst_tag",
+    ):
+        assert said.count(name) == 1, f"{name} is said once"
+
+
+def test_who_wins_under_an_old_name_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer/old.yaml").write_text(
+        "handler: GradDiff\nargs: {evaluation_strategy: epoch, no_cuda: true, logging_dir: x, save_strategy: no}\n"
+    )
+    words = ["experiment=unlearn/tofu/default", "task_name=t", "trainer=old", *MODEL]
+    args = compose.compose("unlearn", words, [str(tmp_path)]).trainer.args
+    assert (args["eval_strategy"], args["use_cpu"], args["save_strategy"]) == ("epoch", True, "no")
+    assert "output_dir" not in args and "logging_dir" not in capsys.readouterr().out, (
+        "a file of OpenUnlearning's has it"
+    )
+    args = compose.compose("unlearn", [*words, "trainer.args.eval_strategy=steps"], [str(tmp_path)]).trainer.args
+    assert args["eval_strategy"] == "steps", "the user over the file, whatever each calls it"
+
+
+@pytest.mark.parametrize("word", ["warmup_steps=7", "warmup_ratio=0.1", "warmup_epochs=2.0"])
+def test_one_warmup(word: str) -> None:
+    """The experiment says it in epochs; the user's way replaces it, and does not stand beside it unheard."""
+    args = unlearn(f"trainer.args.{word}").trainer.args
+    said = {name: value for name, value in args.items() if name.startswith("warmup")}
+    name = word.partition("=")[0].replace("ratio", "steps")
+    assert said == {name: float(word.partition("=")[2])}
+    assert not [name for name in unlearn("~trainer.args.warmup_epochs").trainer.args if name.startswith("warmup")]
+
+
+def test_resume_from_checkpoint_acts() -> None:
+    assert unlearn("trainer.args.resume_from_checkpoint=true").resume == "auto"
+    assert unlearn("trainer.args.resume_from_checkpoint=false").resume == "never"
+    assert unlearn("trainer.args.resume_from_checkpoint=a/checkpoint-3").resume == "a/checkpoint-3"
+
+
+def test_a_stream_of_several_datasets_and_one_that_no_file_has() -> None:
+    streams = unlearn("data.forget=[TOFU_QA_forget,TOFU_QA_ra]", "data.train=TOFU_QA_full").data.streams
+    assert list(streams["forget"]) == ["TOFU_QA_forget", "TOFU_QA_ra"]
+    assert list(streams["train"]) == ["TOFU_QA_full"]
+
+
+def test_every_refused_argument_says_why() -> None:
+    with pytest.raises(UserError) as caught:
+        unlearn(*(f"trainer.args.{name}=true" for name in training_args.REFUSED))
+    for name, reason in training_args.REFUSED.items():
+        assert f"trainer.args.{name}: not used here: {reason}" in str(caught.value)
 
 
 def test_one_seed() -> None:

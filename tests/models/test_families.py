@@ -14,7 +14,7 @@ from tests.models.test_forward import ROWS, batch_of
 from unteach import runs
 from unteach.compose import CONFIGS, compose
 from unteach.data import authors
-from unteach.models.forward import Want, head_logits
+from unteach.models.forward import Want, extend, head_logits
 from unteach.models.handlers import PATH, learn_tokenizer
 from unteach.models.loading import load
 from unteach.schema import ModelConfig
@@ -172,7 +172,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_log_probs_are_the_librarys_on_each_row_alone(name: str, folder_of: Callable[[str], Path]) -> None:
-    """Padded on either side, unequal lengths: what each row gets alone, without padding, on full logits."""
+    """Padded on either side or laid end to end: what each row gets alone, without padding, on full logits."""
     loaded = load(ModelConfig({PATH: str(folder_of(name))}), training=False)
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder_of(name), dtype=torch.float32).eval()
     with torch.no_grad():
@@ -182,7 +182,8 @@ def test_log_probs_are_the_librarys_on_each_row_alone(name: str, folder_of: Call
             for logits, row in zip(alone, ROWS, strict=True)
         ]
         assert torch.cat(expected).std() > 0.1, "the model says the same everywhere"
-        for left in (False, True):
+        for left, packed in ((False, False), (True, False), (False, True)):
+            extend(loaded.model, packed)
             batch = batch_of(ROWS, 2, left)
             found = loaded.model(batch=batch, want={"a": Want(), "b": Want()})
             values = [found["a"].value, *(found["b"].value[found["b"].row == i] for i in (0, 1))]

@@ -4,6 +4,7 @@ The prompt and the answer are tokenised apart and joined, so the boundary is exa
 one; the end-of-turn token stands once, at the end, and is learned.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -36,11 +37,7 @@ class Encoded:
 
 class Template:
     """How this model is asked. Kinds: `chat` (the tokenizer's chat template), `qa` (tags round question and answer),
-    `raw` (the words as they are).
-
-    eos: the id that ends an answer, and is learned; after a chat template, the end of the turn. stops: the ids at which
-    a generated answer is over.
-    """
+    `raw` (the words as they are)."""
 
     def __init__(self, tokenizer: Any, args: TemplateArgs | None = None):
         self.tokenizer, self.args = tokenizer, args or TemplateArgs()
@@ -56,8 +53,16 @@ class Template:
         if tokenizer.eos_token_id is None:
             raise UserError("this tokenizer has no end-of-sequence token: set model.tokenizer_args.eos_token")
         self._default_tags = self.args.user_start_tag is None and self.args.asst_start_tag is None
-        self.eos: int = self._answer("?", "!", ())[-1] if kind == "chat" else tokenizer.eos_token_id
-        self.stops = tuple(dict.fromkeys((self.eos, tokenizer.eos_token_id)))
+
+    @functools.cached_property
+    def eos(self) -> int:
+        """The id that ends an answer, and is learned; after a chat template, the end of the turn."""
+        return self._answer("?", "!", ())[-1] if self.kind == "chat" else int(self.tokenizer.eos_token_id)
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The ids at which a generated answer is over."""
+        return tuple(dict.fromkeys((self.eos, int(self.tokenizer.eos_token_id))))
 
     def prompt(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> str:
         """The text that is asked, up to where the answer starts. `shots` are shown question-answer pairs."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from unteach.errors import UserError
 from unteach.models.layers import Depth, causal_of
 
 if TYPE_CHECKING:
@@ -111,11 +112,11 @@ def answers_of(batch: dict[str, Any], stream: str, value: "Tensor", label: "Tens
     return Answers(value, label, row, batch["weight"][start:stop], labelled)
 
 
-def extend(model: Any) -> Any:
+def extend(model: Any, packed: bool = False) -> Any:
     """Gives `model.forward` the keyword `want: dict[stream, Want]`; returns the model.
 
     With it, forward(batch=…, want=…) -> dict[stream, Answers], where batch holds input_ids, attention_mask, labels,
-    weight and `rows`, the slice of each stream.
+    weight and `rows`, the slice of each stream. packed: the rows go through the backbone end to end, without padding.
     """
     plain = model.forward
 
@@ -123,18 +124,20 @@ def extend(model: Any) -> Any:
     def forward(*args: Any, want: dict[str, Want] | None = None, batch: Any = None, **kwargs: Any) -> Any:
         if want is None:
             return plain(*args, **kwargs)
-        return _answer(model, batch, want)
+        return _answer(model, batch, want, packed)
 
     model.forward = forward
     return model
 
 
-def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want]) -> dict[str, Answers]:
+def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want], packed: bool) -> dict[str, Answers]:
     """Answers all streams: those that end at the same depth share one pass, and no row is in two."""
+    if packed and any(asked.over == "every" for asked in want.values()):
+        raise UserError("this method is asked about padding too (a published quirk): it needs model.packed=false")
     answers = {}
     for at in dict.fromkeys(asked.at for asked in want.values()):
         streams = {stream: asked for stream, asked in want.items() if asked.at == at}
-        hidden = _hidden(model, batch, list(streams), at)
+        hidden = _hidden(model, batch, list(streams), at, packed)
         for stream, asked in streams.items():
             row, column, label = positions(batch, stream, asked.over)
             value = hidden[stream][row, column]
@@ -144,7 +147,9 @@ def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want]) -> dict[st
     return answers
 
 
-def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | None) -> "dict[str, Tensor]":
+def _hidden(
+    model: Any, batch: dict[str, Any], streams: list[str], at: str | None, packed: bool
+) -> "dict[str, Tensor]":
     """Hidden states [B, T, d] of each stream; positions count from each row's first real token, whichever side is
     padded."""
     import torch
@@ -153,15 +158,24 @@ def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | Non
     input_ids, mask = (torch.cat([batch[key][a:b] for a, b in slices]) for key in ("input_ids", "attention_mask"))
     leading = (mask.cumsum(-1) == 0).sum(-1, keepdim=True)
     position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) - leading).clamp(min=0)
-    given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids, "use_cache": False}
-    causal = causal_of(model)
-    if at is None:
-        hidden = causal.base_model(**given).last_hidden_state
-    else:
-        with Depth(causal, at) as depth:
-            causal.base_model(**given)
-        hidden = depth.output
+    given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+    if packed:  # where positions begin again, a new row begins: the library keeps rows from seeing each other
+        real = mask.bool()
+        given = {"input_ids": input_ids[real][None], "attention_mask": None, "position_ids": position_ids[real][None]}
+    hidden = _through_layers(causal_of(model), at, {**given, "use_cache": False})
+    if packed:
+        hidden = hidden.new_zeros(*mask.shape, hidden.shape[-1]).masked_scatter(real.unsqueeze(-1), hidden)
     return dict(zip(streams, hidden.split([b - a for a, b in slices]), strict=True))
+
+
+def _through_layers(causal: Any, at: str | None, given: dict[str, Any]) -> "Tensor":
+    """What the head would get or, where the pass ends at a layer, what that gave: [B, T, d]."""
+    if at is None:
+        hidden: Tensor = causal.base_model(**given).last_hidden_state
+        return hidden
+    with Depth(causal, at) as depth:
+        causal.base_model(**given)
+    return depth.output
 
 
 def through_head(

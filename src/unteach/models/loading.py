@@ -114,7 +114,7 @@ def load(config: ModelConfig, training: bool, texts: Callable[[], list[str]] | N
         model = adapters.attach(model, config.peft_args)
     elif training and getattr(model, "is_quantized", False):
         raise UserError("quantised weights do not train: set model.peft_args to train an adapter over them")
-    loaded = finish(model, tokenizer, _template_args(config), compute)
+    loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
     loaded.path, loaded.adapter = path, adapter
     return loaded
 
@@ -132,12 +132,12 @@ def load_empty(config: ModelConfig, texts: Callable[[], list[str]] | None = None
         return load(config, training=True, texts=texts)
 
 
-def finish(model: Any, tokenizer: Any, template_args: TemplateArgs, compute: str) -> Loaded:
+def finish(model: Any, tokenizer: Any, template_args: TemplateArgs, compute: str, packed: bool = False) -> Loaded:
     """Gives a model the one forward and its tokenizer a padding token that is not EOS in any mask."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # masks come from lengths, so padding is never confused with EOS
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return Loaded(extend(model), tokenizer, Template(tokenizer, template_args), compute)
+    return Loaded(extend(model, packed), tokenizer, Template(tokenizer, template_args), compute)
 
 
 def _template_args(config: ModelConfig) -> TemplateArgs:
