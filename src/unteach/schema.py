@@ -132,7 +132,10 @@ class RowsConfig:
 
 @dataclass
 class SuiteConfig:
-    """The metrics of one benchmark: the rows it reads, what each metric is, and which are asked for."""
+    """The metrics of one benchmark: the rows it reads, what each metric is, and which are asked for.
+
+    tokens: the `rows.column` whose answers are kept token by token, for reports, where a metric measures it.
+    """
 
     suite: str
     rows: dict[str, RowsConfig]
@@ -145,6 +148,7 @@ class SuiteConfig:
     generation: GenerationArgs = field(default_factory=GenerationArgs)
     retain_logs_path: str | None = None
     reference_model_path: str | None = None
+    tokens: str | None = None
     forget_split: str | None = None
     holdout_split: str | None = None
     question_key: str = "question"

@@ -72,3 +72,15 @@ def test_signals_that_reach_the_ranks_apart(
     assert json.loads((folder / runs.MANIFEST).read_text())["world"] == 2
     assert outcome(folder) == two
     tidy(folder)
+
+
+def test_an_old_folder_is_moved_aside_once_and_a_refusal_reaches_both(kit: Path, corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again" / "run"
+    quick = [w for w in words(kit, corpus, folder, 2) if "eval" not in w or w.startswith("experiment")]
+    quick += ["eval=null", "trainer.args.max_steps=1"]
+    assert run_two(quick, tmp_path / "log") == [0, 0], (tmp_path / "log.0").read_text()
+    assert run_two([*quick, "resume=never"], tmp_path / "log") == [0, 0], (tmp_path / "log.0").read_text()
+    assert [path.name for path in folder.parent.iterdir() if "old" in path.name] == ["run.old1"]
+    assert run_two([*quick, "trainer.args.learning_rate=1e-4"], tmp_path / "refused") == [2, 2]
+    for rank in (0, 1):
+        assert "trainer.args.learning_rate" in (tmp_path / f"refused.{rank}").read_text()

@@ -4,12 +4,14 @@ SIGTERM and SIGUSR2 only set a flag in the process they reach. All processes loo
 optimiser step and between the batches of an evaluation, so all of them stop at the same place.
 """
 
+import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from unteach.engines.base import Gather
-from unteach.errors import Preempted
+from unteach.errors import Preempted, UserError
 
 _asked = False
 
@@ -54,6 +56,25 @@ class Processes:
 
 
 ALONE = Processes(0, 1, None, None)
+
+
+def once(work: Callable[[], Any]) -> Any:
+    """What the first of the processes that were launched together finds, or is refused, in all of them."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return work()
+    import torch
+    from accelerate import PartialState
+
+    found: list[Any] = [None, None]
+    if PartialState(cpu=not torch.cuda.is_available()).is_main_process:
+        try:
+            found[0] = work()
+        except UserError as error:
+            found[1] = str(error)
+    torch.distributed.broadcast_object_list(found)
+    if found[1] is not None:
+        raise UserError(found[1])
+    return found[0]
 
 
 def start() -> Processes:

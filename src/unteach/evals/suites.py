@@ -1,7 +1,8 @@
 """Suites: which metrics are asked for, what they need, and the files that their values are written to.
 
 <SUITE>_EVAL.json has every value with its examples, <SUITE>_SUMMARY.json the values that were asked for,
-<SUITE>_ROWS.json the rows they are of, and <SUITE>_ABSENT.json why a metric is not there. A metric that came from a
+<SUITE>_ROWS.json the rows they are of, <SUITE>_TOKENS.json the answers of `tokens` token by token, and
+<SUITE>_ABSENT.json why a metric is not there. A metric that came from a
 default list is absent with a reason where its data, the retain log or the reference model is; one asked for by name is
 an error.
 """
@@ -15,8 +16,8 @@ from unteach import registry, runs
 from unteach.data.template import Template
 from unteach.engines.base import Engine
 from unteach.errors import AbsentData, UserError
-from unteach.evals import retain
-from unteach.evals.base import Measurement, Metric, ReferenceScores, Result, Retain, Value
+from unteach.evals import retain, tokens
+from unteach.evals.base import Measurement, Metric, ReferenceScores, Result, Retain, Scores, Value
 from unteach.evals.measure import Measured, Progress, References, measure
 from unteach.evals.retain import RetainLog
 from unteach.evals.rows import Asked, Rows
@@ -64,6 +65,7 @@ def evaluate(
         results[name] = compute(one, measured[name], template.eos)
         if folder is not None:
             write(one, results[name], folder)
+            write_tokens(one, measured[name], folder)
     return results
 
 
@@ -162,6 +164,16 @@ def write(made: Plan, values: dict[str, Value], folder: Path) -> None:
         runs.write_json(absent, made.absent | said)
     else:
         absent.unlink(missing_ok=True)
+
+
+def write_tokens(made: Plan, measured: Measured, folder: Path) -> None:
+    """What the model thinks of each token of the column that `tokens` names, where some metric measured it."""
+    file, need = folder / f"{made.config.suite.upper()}_TOKENS.json", Scores(made.config.tokens or "")
+    if need in measured:
+        asked = made.rows.asked(need.of)
+        runs.write_json(file, tokens.listed(need.of, asked, measured[need], made.rows.template.tokenizer))
+    else:
+        file.unlink(missing_ok=True)
 
 
 def summary(asked: list[str], values: dict[str, Value]) -> dict[str, float | None]:

@@ -22,10 +22,11 @@ def run(config: schema.Config) -> Path:
     """config -> model -> plan -> passes -> values."""
     if not config.eval:
         raise UserError("an evaluation needs a suite: set eval=tofu (see `unteach list suites`)")
-    folder = Path(config.paths.output_dir)
-    runs.open_run(folder, config.tree, config.resume)
-
     from unteach.engines import processes
+
+    folder = Path(config.paths.output_dir)
+    processes.once(lambda: runs.open_run(folder, config.tree, config.resume))
+
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
 

@@ -1,5 +1,7 @@
-"""`unteach list methods|metrics|collators|datasets|models|suites|experiments`: name, one line, origin."""
+"""`unteach list methods|metrics|collators|datasets|models|suites|experiments|studies`: name, one line, origin."""
 
+import itertools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,8 +9,10 @@ from unteach import plugins, registry
 from unteach.errors import UserError, unknown
 
 REGISTRIES = {"methods": registry.method, "metrics": registry.metric, "collators": registry.collator}
-GROUPS = {"models": "model", "suites": "eval", "experiments": "experiment", "datasets": "data/datasets"}
-KINDS = sorted([*REGISTRIES, *GROUPS])
+REGISTRIES |= {"datasets": registry.dataset}
+GROUPS = {"models": "model", "suites": "eval", "experiments": "experiment", "studies": "study"}
+GROUPS |= {"methods": "trainer", "datasets": "data/datasets"}
+KINDS = sorted({*REGISTRIES, *GROUPS})
 
 
 def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
@@ -25,13 +29,12 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
 
 
 def listed(kind: str, config_dirs: tuple[str, ...] = ()) -> list[tuple[str, str, str]]:
-    """(name, one line, origin) of everything of a kind."""
-    if kind in REGISTRIES:
-        return [(entry.name, _with_facts(entry), entry.origin) for entry in REGISTRIES[kind].entries()]
-    lines = _configs(GROUPS[kind], config_dirs)
-    if kind == "datasets":
-        lines += [(entry.name, entry.line, entry.origin) for entry in registry.dataset.entries()]
-    return lines
+    """(name, one line, origin) of everything of a kind: classes, then files that say more than a class's name."""
+    entries = REGISTRIES[kind].entries() if kind in REGISTRIES else []
+    classes = [(entry.name, _with_facts(entry), entry.origin) for entry in entries]
+    files = _configs(GROUPS[kind], config_dirs) if kind in GROUPS else []
+    named = {entry.name for entry in entries}
+    return classes + [line for line in files if line[0] not in named]
 
 
 def _with_facts(entry: registry.Entry) -> str:
@@ -51,10 +54,11 @@ def _configs(group: str, config_dirs: tuple[str, ...]) -> list[tuple[str, str, s
 
 
 def _says(file: Path) -> str:
-    """What a YAML file says of itself in its first comment, or the handler and place it names."""
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")]
-    if lines and lines[0].startswith("#"):
-        return lines[0].lstrip("# ")
+    """The first sentence that a YAML file says of itself in its first comment, or the handler and place it names."""
+    lines = re.sub(r"\A# @package .*\n", "", file.read_text(encoding="utf-8")).splitlines()
+    comment = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+    if comment:
+        return re.split(r"(?<=\.) (?=[A-Z])", " ".join(comment))[0]
     told = [
         line.strip()
         for line in lines

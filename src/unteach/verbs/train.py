@@ -25,14 +25,14 @@ def run(config: schema.Config) -> Path:
     """config -> seed -> model -> data -> method -> train -> save -> evaluate. The same command again goes on."""
     if config.trainer is None or config.data is None:
         raise UserError("a training run needs a trainer and data; `unteach eval` evaluates without training")
+    from unteach.engines import processes
+
     folder = Path(config.paths.output_dir)
-    state = runs.open_run(folder, config.tree, config.resume)
+    state = processes.once(lambda: runs.open_run(folder, config.tree, config.resume))
     evaluated = {"eval": config.tree.get("eval"), "retain_logs_path": config.tree.get("retain_logs_path")}
     if state == "done" and runs.read_json(folder / runs.DONE, "the run's marker").get("evaluated") == evaluated:
         print(f"finished before: {folder}")
         return folder
-
-    from unteach.engines import processes
 
     here = processes.start()
     if state == "back" and here.first:
