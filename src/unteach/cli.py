@@ -26,6 +26,8 @@ VERBS = {
     "eval": Verb("measure what a model knows", "evaluate", RUN, "eval"),
     "check": Verb("all about a run but the run: check unlearn key=value … [--print]", "check", (*RUN, "printed")),
     "study": Verb("many runs and the order between them", "study"),
+    "report": Verb("runs beside each other: a table, and one page with everything", "report", ()),
+    "compare": Verb("what changed between two runs", "compare", ()),
     "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in under two minutes", "demo"),
     "fetch": Verb("published retain logs, or the WMDP corpora", "fetch"),
     "list": Verb("methods, metrics, datasets, models, suites, experiments", "listing"),

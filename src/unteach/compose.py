@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from unteach import plugins, reading, registry, schema, training_args
+from unteach import layering, plugins, reading, registry, schema, training_args
 from unteach.errors import UserError, nearest, unknown
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -26,10 +26,6 @@ RENAMED = {
     "model.template_args.asst_tag": "model.template_args.asst_start_tag",
 }
 ANSWERS = {"experiment": "unteach list experiments", "model": "unteach list models", "trainer": "unteach list methods"}
-
-
-FOLDERS = ("output_dir", "logging_dir")
-"""As OpenUnlearning's files have them among trainer.args; ours is paths.output_dir."""
 
 
 @dataclass
@@ -64,12 +60,12 @@ def compose(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
     }
     if words.eval_off:
         tree.eval = {}
-    said = _layer_trainer(tree, choices.get("trainer")) + words.said
-    _choose_checkpoint(tree, choices.get("model"), words.keys())
+    said = layering.layer_trainer(tree, choices.get("trainer")) + words.said
+    layering.choose_checkpoint(tree, choices.get("model"), words.keys())
     tree.pop("layers", None)
     for name in words.removed:
         _remove(tree, name)
-    _one_warmup(tree, words.keys())
+    layering.one_warmup(tree, words.keys())
     _apply(tree, words.values)
     problems = _missing(tree)
     if problems:
@@ -243,72 +239,6 @@ def _remove(tree: Any, key: str) -> None:
     if not isinstance(node, DictConfig) or leaf not in node:
         raise UserError(f"~{key}: there is no such key to remove")
     del node[leaf]
-
-
-def _layer_trainer(tree: Any, choice: str | None) -> list[str]:
-    """Puts the layers of the trainer on one another, weakest first; gives a sentence for each old name in them."""
-    from omegaconf import OmegaConf
-
-    if "trainer" not in tree:
-        return []
-    layers = {name: _mapping(tree, f"layers.{name}") for name in ("base", "common", "tuned")}
-    below = [{"args": layers["base"].get("args") or {}}, {"args": layers["common"].get("args") or {}}]
-    merged: Any = OmegaConf.create({"args": {}})
-    said: list[str] = []
-    tuned = OmegaConf.create({"tuned": layers["tuned"].get(choice)})
-    above = [_mapping(tree, "trainer"), _mapping(tuned, "tuned", f"layers.tuned.{choice}")]
-    for layer in [*below, *above]:
-        args = _mapping(OmegaConf.create(layer), "args", "trainer.args")
-        args = {name: value for name, value in args.items() if name not in FOLDERS}
-        args, notes = training_args.modernise(args)
-        said += notes
-        if not args.keys().isdisjoint(training_args.WARMUPS):
-            for name in training_args.WARMUPS:
-                merged.args.pop(name, None)
-        merged = OmegaConf.merge(merged, {**layer, "args": args})
-    tree.trainer = merged
-    return said
-
-
-def _mapping(tree: Any, key: str, called: str | None = None) -> dict[str, Any]:
-    """The mapping at a key as plain values with their interpolations; empty where there is none."""
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        node = OmegaConf.select(tree, key)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{called or key}: {str(error).splitlines()[0]}") from None
-    if node is not None and not isinstance(node, DictConfig):
-        raise UserError(f"{called or key}: must be a mapping, got {node!r}")
-    return OmegaConf.to_container(node, resolve=False) if node else {}  # type: ignore[return-value]
-
-
-def _one_warmup(tree: Any, given: set[str]) -> None:
-    """What the user says of warm-up replaces what the files say of it in another way."""
-    said = [name for name in training_args.WARMUPS if f"trainer.args.{name}" in given]
-    if len(said) > 1:
-        raise UserError(f"trainer.args: {' and '.join(said)} say one thing in two ways; give one")
-    if said and "trainer" in tree:
-        for name in training_args.WARMUPS:
-            tree.trainer.args.pop(name, None)
-
-
-def _choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
-    """A benchmark starts from its own checkpoint of the chosen model; one it does not know needs a path."""
-    from omegaconf import OmegaConf
-
-    checkpoints = _mapping(tree, "layers.checkpoints")  # ${data_split} is the user's, applied after this
-    key = "model.model_args.pretrained_model_name_or_path"
-    if not checkpoints or choice in (None, "auto", "tiny") or key in given:
-        return
-    if choice not in checkpoints:
-        known = ", ".join(checkpoints)
-        raise UserError(
-            f"model={choice}: this experiment starts from a model that was taught its data and knows such a checkpoint "
-            f"only for {known}; set {key}=PATH to yours"
-        )
-    OmegaConf.update(tree, key, checkpoints[choice], force_add=True)
 
 
 def _apply(tree: Any, values: list[tuple[str, Any]]) -> None:

@@ -67,7 +67,7 @@ def method_loss(
     environment()
 
     from unteach.models import loading
-    from unteach.models.handlers import PATH
+    from unteach.models.hub import PATH
     from unteach.training.step import make_ready
 
     method = build_method(name, method_args, compat)

@@ -2,20 +2,22 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unteach.engines import sharing
 from unteach.engines.base import Ids, Said, Score, Store
+from unteach.engines.batches import Batches, Row
+from unteach.engines.continuing import Continuation
 from unteach.engines.processes import ALONE, Processes
+from unteach.engines.sharing import Pair
 from unteach.models.forward import IGNORED, Answers, Want
+from unteach.models.layers import causal_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-TOKENS_PER_BATCH = 16384
-"""Padded tokens of one scoring batch at most, whatever batch_size allows."""
 
 
 def statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
@@ -31,107 +33,117 @@ def statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
     return torch.stack([picked, hit, mean, variance], dim=-1)
 
 
-class HFEngine:
+class HFEngine(Batches):
     """A transformers model as an engine. Batch size and process count change no value beyond rounding.
 
-    here: the processes that share the work. store: what was measured before, and where each batch is kept.
     stops: the ids at which a continuation is over; without them, the tokenizer's end of sequence.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, batch_size: int, here: Processes = ALONE, store: Store | None = None,
-        stops: Sequence[int] = (),
+        self, model: Any, tokenizer: Any, batch_size: int | None = None, here: Processes = ALONE,
+        store: Store | None = None, stops: Sequence[int] = (),
     ):  # fmt: skip
-        self.model, self.tokenizer, self.batch_size, self.here, self.store = model, tokenizer, batch_size, here, store
-        self.stops = list(stops) or [tokenizer.eos_token_id]
+        super().__init__(model, batch_size, here, store)
+        self.tokenizer, self.stops = tokenizer, list(stops) or [tokenizer.eos_token_id]
+        self._shares: list[int | None] = []
 
-    def _measured(
-        self,
-        kind: str,
-        items: Sequence[Any],
-        length: Callable[[Any], int],
-        work: Callable[[list[Any]], list[Any]],
-        said: Said,
-    ) -> list[Any]:
-        """All results in the items' own order: those in the store, and the others batch by batch over the processes."""
-        results = [self.store.get(kind, item) if self.store else None for item in items]
-        missing = [i for i, result in enumerate(results) if result is None]
-        if self.here.gather:  # what any process lacks is measured again, so that all plan the same batches
-            missing = sorted(set(self.here.gather(missing)))
-        if said and len(items) > len(missing):
-            said(len(items) - len(missing))
-        batches = self._batches(missing, items, length)
-        was_training = self.model.training
-        self.model.eval()
-        found: list[tuple[int, Any]] = []
-        try:
-            for first in range(0, len(batches), self.here.world):
-                self.here.pause_point()
-                if first + self.here.rank < len(batches):
-                    batch = batches[first + self.here.rank]
-                    found += zip(batch, self._one(kind, [items[i] for i in batch], work, said), strict=True)
-        finally:
-            self.model.train(was_training)
-        for i, result in self.here.gather(found) if self.here.gather else found:
-            results[i] = result
-        return results
+    @property
+    def context(self) -> int | None:
+        """How many tokens the model can read."""
+        found = getattr(causal_of(self.model).config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) else None
 
-    def _one(self, kind: str, batch: list[Any], work: Callable[[list[Any]], list[Any]], said: Said) -> list[Any]:
+    def score(self, pairs: Sequence[Pair], said: Said = None) -> list[Score]:
+        """Scores (prompt, answer) pairs of token ids: one teacher-forced pass, the head on answer positions only."""
+        batching = sharing.ByPrompt(pairs, self.batch_size, self.budget("score"), lambda: self._widest(pairs))
+
+        def work(batch: list[Row]) -> list[Score]:
+            return self._scored([[pairs[i] for i in row] for row in batch])
+
+        return self._measured("score", batching, work, said)
+
+    def _scored(self, rows: list[list[Pair]]) -> list[Score]:
+        """One pass over rows of pairs of one prompt each; a Score for each pair.
+
+        Without a prompt, nothing predicts an answer's first token, and it is not scored.
+        """
+        rows = [[pair if pair[0] else (pair[1][:1], pair[1][1:]) for pair in row] for row in rows]
+        if all(len(row) == 1 for row in rows):
+            value = self._answers([row[0] for row in rows], Want(of=statistics)).value
+        else:
+            value = self._shared([(row[0][0], [answer for _, answer in row]) for row in rows]).value
+        found = value.float().cpu().numpy()
+        answers = [answer for row in rows for _, answer in row]
+        pieces = np.split(found, np.cumsum([len(answer) for answer in answers])[:-1])
+        return [
+            Score(np.array(answer, dtype=np.int64), v[:, 0], v[:, 1] > 0.5, v[:, 2], v[:, 3])
+            for answer, v in zip(answers, pieces, strict=True)
+        ]
+
+    def _shared(self, rows: list[tuple[Ids, list[Ids]]]) -> Answers:
+        """One pass over rows of a prompt and several answers each."""
+        ids = [[*prompt, *(token for answer in answers for token in answer[:-1])] for prompt, answers in rows]
+        tensors = self._padded(ids, left=False)
+        longest = tensors["input_ids"].shape[1]
+        layout = sharing.layout(rows, longest, next(self.model.parameters()))
+        labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, IGNORED)
+        batch = {**tensors, "labels": labels, "rows": {"asked": (0, len(rows))}, "weight": labels.new_ones(len(rows))}
+        answers: Answers = self.model(batch={**batch, "shared": layout}, want={"asked": Want(of=statistics)})["asked"]
+        return answers
+
+    def _widest(self, pairs: Sequence[Pair]) -> int | None:
+        """How wide a row of several answers may be; None where there are none to share, or the model does not take it.
+
+        Two short answers to the first prompt that has several are scored both ways; the same in every process.
+        """
+        first = dict[Ids, Ids]()
+        for prompt, answer in pairs:
+            if prompt and answer and first.setdefault(prompt, answer) != answer:
+                break
+        else:
+            return None
+        if not self._shares:
+            widest = sharing.windows(self.model)
+            two = [(prompt, first[prompt][:3]), (prompt, answer[:3])]
+            self._shares = [widest if widest and not self.here.any(not self._agree(two)) else None]
+        return self._shares[0]
+
+    def _agree(self, pairs: list[Pair]) -> bool:
         import torch
 
-        with torch.no_grad():
-            results = work(batch)
-        if self.store:
-            self.store.put(kind, batch, results)
-        if said:
-            said(len(batch) * self.here.world)
-        return results
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                plain, shared = self._scored([[pair] for pair in pairs]), self._scored([pairs])
+        finally:
+            self.model.train(was_training)
+        dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        near = sharing.CLOSE_HALF if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda") else None
+        near = near or sharing.CLOSE.get(dtype, sharing.CLOSE_HALF)
+        return all(np.allclose(a.logprob, b.logprob, atol=near, rtol=0) for a, b in zip(plain, shared, strict=True))
 
-    def _batches(self, missing: list[int], items: Sequence[Any], length: Callable[[Any], int]) -> list[list[int]]:
-        """Longest first, at most batch_size items and TOKENS_PER_BATCH padded tokens each."""
-        batches, current = [], list[int]()
-        for i in sorted(missing, key=lambda i: -length(items[i])):
-            widest = length(items[current[0]]) if current else 0
-            if current and (len(current) == self.batch_size or widest * (len(current) + 1) > TOKENS_PER_BATCH):
-                batches.append(current)
-                current = []
-            current.append(i)
-        return batches + ([current] if current else [])
-
-    def score(self, pairs: Sequence[tuple[Ids, Ids]], said: Said = None) -> list[Score]:
-        """Scores (prompt, answer) pairs of token ids: one teacher-forced pass, the head on answer positions only."""
-
-        def work(batch: list[tuple[Ids, Ids]]) -> list[Score]:
-            found = self._answers(batch, Want(of=statistics))
-            pieces = found.value.float().cpu().numpy()
-            tokens, ends = found.label.cpu().numpy(), np.cumsum(found.row.bincount(minlength=len(batch)).cpu().numpy())
-            return [
-                Score(t, v[:, 0], v[:, 1] > 0.5, v[:, 2], v[:, 3])
-                for t, v in zip(np.split(tokens, ends[:-1]), np.split(pieces, ends[:-1]), strict=True)
-            ]
-
-        return self._measured("score", pairs, _tokens, work, said)
-
-    def grad_norms(self, pairs: Sequence[tuple[Ids, Ids]], p: float, said: Said = None) -> list[float]:
+    def grad_norms(self, pairs: Sequence[Pair], p: float, said: Said = None) -> list[float]:
         """Of each (prompt, answer), the mean over the parameter tensors of |grad avg_loss|_p; no `.grad` is touched.
 
         One backward pass a pair: a batch only says how often the results are kept and the processes look up.
         """
         import torch
 
-        def norm(pair: tuple[Ids, Ids], weights: "list[Tensor]") -> "Tensor":
+        def norm(pair: Pair, weights: "list[Tensor]") -> "Tensor":
             loss = -self._answers([pair], Want()).value.mean()
             found = torch.autograd.grad(loss, weights, allow_unused=True)
             return torch.stack([g.float().norm(p) for g in found if g is not None]).mean()
 
-        def work(batch: list[tuple[Ids, Ids]]) -> list[float]:
+        def work(batch: list[Row]) -> list[float]:
             torch.clear_autocast_cache()  # older torch reuses casts made without gradients, which hide the weights
             with torch.enable_grad(), _requiring_grad(self.model) as weights:
-                return torch.stack([norm(pair, weights) for pair in batch]).tolist()
+                return torch.stack([norm(pairs[i], weights) for [i] in batch]).tolist()
 
-        return self._measured(f"grad_norms {float(p)}", pairs, _tokens, work, said)
+        kind = f"grad_norms {float(p)}"
+        return self._measured(kind, self.batching("grad_norms", pairs, sharing.tokens), work, said)
 
-    def _answers(self, pairs: list[tuple[Ids, Ids]], want: Want) -> Answers:
+    def _answers(self, pairs: list[Pair], want: Want) -> Answers:
         """One teacher-forced pass over a batch of (prompt, answer), asked about the positions of the answers."""
         tensors = self._padded([[*p, *a] for p, a in pairs], left=False)
         labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, IGNORED)
@@ -144,23 +156,21 @@ class HFEngine:
         return answers
 
     def generate(
-        self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, **sampling: Any
+        self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, until: Sequence[str] = (), **sampling: Any
     ) -> list[list[int]]:
-        """Continues prompts of token ids; the ids of each continuation, up to and without a stop."""
+        """Continues prompts of token ids; the ids of each continuation, up to and without a stop.
 
-        def work(batch: list[Ids]) -> list[list[int]]:
-            tensors = self._padded([list(prompt) for prompt in batch], left=True)
-            made = self.model.generate(
-                **tensors, max_new_tokens=max_new_tokens, pad_token_id=self.tokenizer.pad_token_id, eos_token_id=self.stops,
-                **{"do_sample": False, **sampling},
-            )  # fmt: skip
-            rows = made[:, tensors["input_ids"].shape[1] :].tolist()
-            ends = [next((i for i, token in enumerate(row) if token in self.stops), len(row)) for row in rows]
-            return [row[:end] for row, end in zip(rows, ends, strict=True)]
-
+        until: strings after which no more is asked for; what follows the first of them is not cut off.
+        """
         settings = self.model.generation_config.to_diff_dict()  # a model's own file of them may change what it says
-        kind = f"generate {json.dumps([max_new_tokens, self.stops, sampling, settings], sort_keys=True, default=str)}"
-        return self._measured(kind, prompts, len, work, said)
+        given = [max_new_tokens, self.stops, sampling, settings, *([list(until)] if until else [])]
+        kind = f"generate {json.dumps(given, sort_keys=True, default=str)}"
+        batching = self.batching("generate", prompts, lambda prompt: len(prompt) + max_new_tokens)
+
+        def work(batch: list[Row]) -> list[list[int]]:
+            return Continuation(self, max_new_tokens, list(until), sampling).of([prompts[i] for [i] in batch])
+
+        return self._measured(kind, batching, work, said)
 
     def _padded(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
         import torch
@@ -177,10 +187,6 @@ class HFEngine:
             "input_ids": torch.tensor([fill(row, pad) for row in rows], device=device),
             "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows], device=device),
         }
-
-
-def _tokens(pair: tuple[Ids, Ids]) -> int:
-    return len(pair[0]) + len(pair[1])
 
 
 @contextlib.contextmanager

@@ -39,15 +39,19 @@ class Processes:
 
             PartialState().wait_for_everyone()
 
-    def asked_to_stop(self) -> bool:
-        """Whether any process was asked to stop; every process gets the same answer, so all must ask."""
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process; every process gets the same answer, so all must ask."""
         if self.world == 1:
-            return _asked
+            return flag
         import torch
 
-        flag = torch.tensor([float(_asked)], device=self.device)
-        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
-        return bool(flag.item())
+        found = torch.tensor([float(flag)], device=self.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return bool(found.item())
+
+    def asked_to_stop(self) -> bool:
+        """Whether any process was asked to stop."""
+        return self.any(_asked)
 
     def pause_point(self) -> None:
         """Raises Preempted, in every process at once, if any was asked to stop."""

@@ -34,7 +34,7 @@ def _row(row: ScoredRow, prompt: str, tokenizer: Any) -> dict[str, Any]:
 
 
 def pieces(ids: Ids, tokenizer: Any) -> list[str]:
-    """Each token's own text: what it adds to the one before it, as some tokenizers drop the space a text begins with."""
+    """Each token's own text: what it adds to the one before it, as some tokenizers drop a text's first space."""
     if not ids:
         return []
     alone = tokenizer.batch_decode([[one] for one in ids])

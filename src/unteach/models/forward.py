@@ -22,6 +22,19 @@ CHUNK_ELEMENTS = 1 << 24
 """Entries of one chunk of logits: 64 MiB in fp32."""
 
 
+@dataclass(frozen=True)
+class Shared:
+    """Rows in which several answers follow one prompt, none of which sees another.
+
+    asked: (row [N], column [N], label [N]), where the model is asked and what follows there. position_ids [B, T] count
+    each answer from the prompt's end. sees [B, 1, T, T] is added to the attention scores: 0 where a token is seen.
+    """
+
+    asked: "tuple[Tensor, Tensor, Tensor]"
+    position_ids: "Tensor"
+    sees: "Tensor"
+
+
 def logprob(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """log p(label) at each position: [n, V], [n] -> [n]."""
     picked = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
@@ -116,7 +129,8 @@ def extend(model: Any, packed: bool = False) -> Any:
     """Gives `model.forward` the keyword `want: dict[stream, Want]`; returns the model.
 
     With it, forward(batch=…, want=…) -> dict[stream, Answers], where batch holds input_ids, attention_mask, labels,
-    weight and `rows`, the slice of each stream. packed: the rows go through the backbone end to end, without padding.
+    weight and `rows`, the slice of each stream; and `shared`, where its one stream has rows of several answers.
+    packed: the rows go through the backbone end to end, without padding.
     """
     plain = model.forward
 
@@ -139,7 +153,8 @@ def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want], packed: bo
         streams = {stream: asked for stream, asked in want.items() if asked.at == at}
         hidden = _hidden(model, batch, list(streams), at, packed)
         for stream, asked in streams.items():
-            row, column, label = positions(batch, stream, asked.over)
+            shared = batch.get("shared")
+            row, column, label = shared.asked if shared else positions(batch, stream, asked.over)
             value = hidden[stream][row, column]
             if asked.of is not None:
                 value = through_head(functools.partial(head_logits, model), asked, value, label, _vocabulary(model))
@@ -147,9 +162,7 @@ def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want], packed: bo
     return answers
 
 
-def _hidden(
-    model: Any, batch: dict[str, Any], streams: list[str], at: str | None, packed: bool
-) -> "dict[str, Tensor]":
+def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | None, packed: bool) -> "dict[str, Tensor]":
     """Hidden states [B, T, d] of each stream; positions count from each row's first real token, whichever side is
     padded."""
     import torch
@@ -159,6 +172,10 @@ def _hidden(
     leading = (mask.cumsum(-1) == 0).sum(-1, keepdim=True)
     position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) - leading).clamp(min=0)
     given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+    shared = batch.get("shared")
+    packed = packed and not shared
+    if shared:
+        given |= {"attention_mask": shared.sees, "position_ids": shared.position_ids}
     if packed:  # where positions begin again, a new row begins: the library keeps rows from seeing each other
         real = mask.bool()
         given = {"input_ids": input_ids[real][None], "attention_mask": None, "position_ids": position_ids[real][None]}

@@ -1,45 +1,17 @@
 """Model handlers: how a model and its tokenizer come into being. `model_handler` in a model's config names one."""
 
-from pathlib import Path
 from typing import Any
 
 from unteach import runs
-from unteach.errors import UserError, chain, nearest
+from unteach.errors import UserError, nearest
+from unteach.models.hub import NO_TOKENIZER, PATH, SOURCE, from_hub
 from unteach.registry import model
 
-PATH = "pretrained_model_name_or_path"
-SOURCE = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
-"""What says where a repository's files come from; its config, weights and tokenizer share it."""
 LOADING = (
     *SOURCE, "attn_implementation", "device_map", "dtype", "low_cpu_mem_usage", "max_memory", "offload_folder",
     "quantization_config", "use_safetensors", "variant",
 )  # fmt: skip
 """What from_pretrained itself takes."""
-
-NOWHERE = "there is no such folder here and no such model on the hub. Mend {key}; a private model needs `hf auth login`"
-UNREACHED = (
-    "there is no such folder here, it was not downloaded before, and the hub cannot be reached (no network, or "
-    "HF_HUB_OFFLINE is set). Set {key} to a folder, or run `hf download {path}` where there is a network"
-)
-NO_TOKENIZER = (
-    "it holds no tokenizer. Set model.tokenizer_args.{name} to the folder or hub model that has its tokenizer"
-)
-REMEDIES = {
-    "GatedRepoError": "it is gated. Ask for access at https://huggingface.co/{path}, log in with `hf auth login`, run "
-    "the same command again; or set {key} to a folder that holds it",
-    "RevisionNotFoundError": "it has no such revision; mend {args}.revision (a branch, a tag or a commit)",
-    "RepositoryNotFoundError": NOWHERE,
-    "HFValidationError": NOWHERE,
-    "LocalEntryNotFoundError": UNREACHED,
-    "OfflineModeIsEnabled": UNREACHED,
-    "trust_remote_code": "it runs on code of its own repository, and unteach runs nobody's code unasked. Read that "
-    "code, pin it with {args}.revision=COMMIT, and set {args}.trust_remote_code=true",
-    "model.safetensors": "it holds no weights as *.safetensors. Pickled ones (*.bin) can run code when they are read: "
-    "convert them, or set {args}.use_safetensors=false if you trust who made them; or set {key} to another model",
-    "backend tokenizer": NO_TOKENIZER,
-    "ImportError": "{said} Install what is missing, or leave out what asks for it in {args}",
-}
-"""How each failure of from_pretrained is mended, by a sign of it: the name of an error, or words of the message."""
 
 
 @model
@@ -106,43 +78,6 @@ def causal(path: str, **arguments: Any) -> Any:
         return from_hub(transformers.AutoModelForCausalLM, path, **arguments)
     config = from_hub(transformers.AutoConfig, path, **{k: v for k, v in arguments.items() if k in SOURCE})
     return transformers.AutoModelForCausalLM.from_config(config, dtype=arguments.get("dtype"))
-
-
-def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
-    """`auto.from_pretrained`, with its failures said in one message that tells what to do.
-
-    A repository's own code runs only where `trust_remote_code` says so; unset, transformers would stop and ask.
-    """
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    args = "model.tokenizer_args" if auto.__name__ == "AutoTokenizer" else "model.model_args"
-    if path.startswith(("/", ".", "~")) or Path(path).is_dir():
-        _refuse_no_folder(Path(path), f"{args}.{PATH}", needs_config=args == "model.model_args")
-    given = {name: value for name, value in arguments.items() if value is not None}
-    try:
-        return auto.from_pretrained(path, **{"trust_remote_code": False, **given})
-    except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"cannot load {path}: {_remedy(error, path, args)}") from None
-
-
-def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:
-    if not folder.is_dir():
-        home = "; write the home folder out in full" if str(folder).startswith("~") else ""
-        raise UserError(f"{key}={folder}: there is no such folder{home}")
-    if needs_config and not (folder / "config.json").exists():
-        if (folder / runs.CONFIG).exists():
-            raise UserError(f"{key}={folder}: this run holds no {runs.FINAL}/ yet; run its command again to finish it")
-        raise UserError(f"{key}={folder}: no model is in this folder; one holds config.json and *.safetensors")
-
-
-def _remedy(error: Exception, path: str, args: str) -> str:
-    """What to do about a failed from_pretrained, or else what it said itself."""
-    names = " ".join(kind.__name__ for link in chain(error) for kind in type(link).__mro__)
-    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
-    otherwise = "{said}\n  A model folder holds config.json, *.safetensors and a tokenizer. Mend it, or set {key}"
-    remedy = next((text for sign, text in REMEDIES.items() if sign in f"{error} {names}"), otherwise)
-    return remedy.format(path=path, args=args, key=f"{args}.{PATH}", name=PATH, said=said)
 
 
 def refuse_unknown(given: dict[str, Any], config: Any, loading: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ from unteach.data.template import Template, saved_args
 from unteach.errors import UserError
 from unteach.models import adapters
 from unteach.models.forward import extend
-from unteach.models.handlers import PATH
+from unteach.models.hub import PATH
 from unteach.schema import ModelConfig, TemplateArgs
 
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16"}

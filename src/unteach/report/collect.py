@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from unteach.errors import UserError
+from unteach.evals.retain import EVAL, ROWS
 from unteach.runs import EVALS, read_json
 
 KINDS = ("base", "full", "retain", "forget", "eval", "")
+REFERENCES = ("base", "full", "retain")
 
 
 @dataclass(frozen=True)
 class RunResult:
     """One evaluated model: `kind` is its part in a study, "" where it has none.
 
-    `summary` holds the finite aggregates, `results` the whole `<SUITE>_EVAL.json` with its per-example values, and
-    `absent` says of each metric that is not there why it is not.
+    `summary` holds the finite aggregates, `results` the whole `<SUITE>_EVAL.json` with its per-example values,
+    `absent` says of each metric that is not there why it is not, `tokens` are the rows of `<SUITE>_TOKENS.json`, and
+    `rows` says what each column that was measured is made of.
     """
 
     name: str
@@ -26,6 +29,12 @@ class RunResult:
     summary: dict[str, float]
     results: dict[str, Any]
     absent: dict[str, str] = field(default_factory=dict)
+    tokens: list[dict[str, Any]] = field(default_factory=list)
+    rows: dict[str, Any] = field(default_factory=dict)
+
+    def metrics(self) -> list[str]:
+        """Every metric that has a value, by name."""
+        return sorted(metric for metric in {*self.summary, *self.results} if self.value(metric) is not None)
 
     def value(self, metric: str) -> float | None:
         """The metric's aggregate, or None where the run has none: never a number that was not measured."""
@@ -53,20 +62,27 @@ class RunResult:
 def collect(folders: list[tuple[str, str, Path]], suite: str = "TOFU") -> list[RunResult]:
     """Reads the results of (name, kind, folder) runs: training runs keep them under `evals/`, evaluation runs on top.
 
-    `<SUITE>_SUMMARY.json` and `<SUITE>_ABSENT.json` may be missing, as they are in foreign logs: the first repeats what
-    `<SUITE>_EVAL.json` holds, the second is there to explain gaps. Raises UserError where a run has no results or a
+    All but `<SUITE>_EVAL.json` may be missing, as it is in foreign logs: the summary repeats what that file holds,
+    the others are there to explain gaps and to look at tokens. Raises UserError where a run has no results or a
     file cannot be read.
     """
     return [_read(name, kind, Path(folder), suite) for name, kind, folder in folders]
 
 
+def results_of(folder: Path) -> tuple[str, ...]:
+    """The suites that a run's folder has results of."""
+    files = [file for place in (folder / EVALS, folder) for file in place.glob(f"*{EVAL}")]
+    return tuple(sorted({file.name.removesuffix(EVAL) for file in files}))
+
+
 def _read(name: str, kind: str, folder: Path, suite: str) -> RunResult:
     assert kind in KINDS, f"a run's kind is one of {KINDS}, not {kind!r}"
     where = _results_folder(name, folder, suite)
-    results = _mapping(name, where / f"{suite}_EVAL.json")
+    results = _mapping(name, where / f"{suite}{EVAL}")
     summary_file, absent_file = where / f"{suite}_SUMMARY.json", where / f"{suite}_ABSENT.json"
     summary = _mapping(name, summary_file) if summary_file.exists() else _aggregates(results)
     absent = _mapping(name, absent_file) if absent_file.exists() else {}
+    rows_file = where / f"{suite}{ROWS}"
     return RunResult(
         name=name,
         kind=kind,
@@ -74,7 +90,19 @@ def _read(name: str, kind: str, folder: Path, suite: str) -> RunResult:
         summary={key: number for key, value in summary.items() if (number := finite(value)) is not None},
         results=results,
         absent={key: str(reason) for key, reason in absent.items()},
+        tokens=_tokens(name, where / f"{suite}_TOKENS.json"),
+        rows=_mapping(name, rows_file) if rows_file.exists() else {},
     )
+
+
+def _tokens(name: str, file: Path) -> list[dict[str, Any]]:
+    rows = _mapping(name, file).get("rows") if file.exists() else []
+    whole = {"tokens": list, "logprob": list, "length": int}
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in whole.items()) for row in rows
+    ):
+        raise UserError(f"run {name!r}: {file} does not list answers token by token; evaluate the run again")
+    return rows
 
 
 def _results_folder(name: str, folder: Path, suite: str) -> Path:
@@ -82,16 +110,15 @@ def _results_folder(name: str, folder: Path, suite: str) -> Path:
         raise UserError(f"run {name!r}: there is no folder {folder}; give the folder of a run that has been evaluated")
     places = [folder / EVALS, folder]
     for place in places:
-        if (place / f"{suite}_EVAL.json").exists():
+        if (place / f"{suite}{EVAL}").exists():
             return place
-    others = sorted({file.name.removesuffix("_EVAL.json") for place in places for file in place.glob("*_EVAL.json")})
-    if others:
+    if others := results_of(folder):
         mend = f"It has results of {', '.join(others)}: name that suite, or evaluate the run on {suite}"
     else:
         mend = f"Evaluate the run on {suite} first"
     raise UserError(
-        f"run {name!r} has no {suite} results: neither {places[0] / f'{suite}_EVAL.json'} nor "
-        f"{places[1] / f'{suite}_EVAL.json'} is there. {mend}: unteach eval experiment=eval/{suite.lower()}/default "
+        f"run {name!r} has no {suite} results: neither {places[0] / f'{suite}{EVAL}'} nor "
+        f"{places[1] / f'{suite}{EVAL}'} is there. {mend}: unteach eval experiment=eval/{suite.lower()}/default "
         f"model.model_args.pretrained_model_name_or_path={folder}"
     )
 
@@ -119,6 +146,15 @@ def _aggregates(results: Mapping[str, Any]) -> dict[str, Any]:
 def _entry(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
     entry = results.get(metric)
     return entry if isinstance(entry, dict) else {}
+
+
+def scores_of(entry: object, key: str = "score") -> dict[str, float]:
+    """A metric's per-example numbers by row, those that are numbers; none where the log has none."""
+    rows = entry.get("value_by_index") if isinstance(entry, dict) else None
+    numbers = (
+        {i: finite(row.get(key)) for i, row in rows.items() if isinstance(row, dict)} if isinstance(rows, dict) else {}
+    )
+    return {index: number for index, number in numbers.items() if number is not None}
 
 
 def finite(value: object) -> float | None:

@@ -1,4 +1,4 @@
-"""One HTML file that shows a whole study and needs nothing but itself."""
+"""One HTML file that shows many runs, suite by suite, and needs nothing but itself."""
 
 import html
 import json
@@ -8,32 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from unteach.errors import UserError
-from unteach.report import answers, tradeoff
+from unteach.report import answers, distributions, heat, tradeoff
 from unteach.report.collect import RunResult
 from unteach.report.table import MISSING, Cell, Column, Table, all_metrics, make_cell, make_table
 from unteach.runs import write_text
 
 ROLES = {"retain": "gold standard", "base": "before training", "full": "knows everything", "forget": "unlearned"}
+SCRIPTS = ("page.js", "picture.js", "curves.js", "tokens.js", "answers.js", "start.js")
 
 
-def write_page(runs: list[RunResult], path: Path, title: str) -> Path:
-    """Writes the report of `runs` to `path`, whole or not at all, and gives `path` back.
+def write_page(suites: dict[str, list[RunResult]], path: Path, title: str) -> Path:
+    """Writes the report of each suite's runs to `path`, whole or not at all, and gives `path` back.
 
     The page loads nothing: scripts, styles and data are inside it, and its own policy forbids it to ask the network.
     Raises UserError where there is nothing to show.
     """
-    if not runs:
+    if not any(suites.values()):
         raise UserError("there are no runs to report; name at least one evaluated run")
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped,unused-ignore]
 
+    runs = {run.folder: run for shown in suites.values() for run in shown}
     parts = {
         "title": html.escape(title),
-        "lead": html.escape(lead(runs)),
+        "lead": html.escape(lead(list(runs.values()))),
         "style": _shipped("page.css"),
-        "table": _main_table(make_table(runs)),
-        "details": _meanings(make_table(runs)) + _everything(runs) + _absences(runs),
-        "data": _data(runs),
-        "script": _shipped("page.js"),
+        "numbers": "".join(_suite_numbers(shown, first=not n) for n, shown in enumerate(suites.values())),
+        "data": _data(suites),
+        "script": "\n".join(_shipped(name) for name in SCRIPTS),
         "plotly": get_plotlyjs(),
     }
     # in one pass, so that a title or an answer that looks like a slot is never filled in
@@ -45,27 +46,45 @@ def write_page(runs: list[RunResult], path: Path, title: str) -> Path:
 
 def lead(runs: list[RunResult]) -> str:
     """One sentence: what the page shows."""
-    many = "One model" if len(runs) == 1 else f"{len(runs)} models beside each other"
+    one = len(runs) == 1
+    many = "One model: what it" if one else f"{len(runs)} models beside each other: what each"
     if any(run.kind == "retain" for run in runs):
         gold = "the gold standard is the retain model, which never saw the forget set."
     else:
-        gold = "there is no retain model among them, so no gold standard to compare with."
-    return f"{many}: what each still knows of what it should forget, and what it kept of the rest; {gold}"
+        among = "beside it" if one else "among them"
+        gold = f"there is no retain model {among}, so no gold standard to compare with."
+    return f"{many} still knows of what it should forget, and what it kept of the rest; {gold}"
 
 
 def _shipped(name: str) -> str:
     return resources.files("unteach.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _data(runs: list[RunResult]) -> str:
-    data: dict[str, Any] = {
-        "runs": [{"name": run.name, "kind": run.kind} for run in runs],
-        "views": [tradeoff.as_data(view) for view in tradeoff.views(runs)],
-        "sets": answers.as_data(answers.question_sets(runs)),
-    }
+def _data(suites: dict[str, list[RunResult]]) -> str:
+    data = [_suite_data(name, runs) for name, runs in suites.items()]
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     # inside a script element only these could end it or begin another
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _suite_data(name: str, runs: list[RunResult]) -> dict[str, Any]:
+    ratios = distributions.truth_ratios(runs)
+    return {
+        "name": name,
+        "runs": [{"name": run.name, "kind": run.kind} for run in runs],
+        "views": [tradeoff.as_data(view) for view in tradeoff.views(runs)],
+        "ratios": distributions.as_data(ratios) if ratios else None,
+        "attacks": [distributions.as_data(shown) for shown in distributions.attacks(runs)],
+        "heat": heat.as_data(heat.heat(runs)),
+        "sets": answers.as_data(answers.question_sets(runs)),
+    }
+
+
+def _suite_numbers(runs: list[RunResult], first: bool) -> str:
+    """One suite's table and what explains it; all but the first suite's wait for their tab."""
+    table = make_table(runs)
+    details = _legend(table) + _meanings(table) + _everything(runs) + _absences(runs)
+    return f'<div class="numbers"{"" if first else " hidden"}>{_main_table(table)}\n{details}</div>\n'
 
 
 def _main_table(table: Table) -> str:
@@ -100,7 +119,14 @@ def _number(cell: Cell, reason: str = "") -> str:
         return f'<td class="missing"{title}>{MISSING}</td>'
     stands_on = f' title="over {cell.size} examples"' if cell.size else ""
     interval = f"<small>{html.escape(cell.interval)}</small>" if cell.interval else ""
-    return f'<td data-value="{cell.value!r}"{stands_on}>{html.escape(cell.text)}{interval}</td>'
+    best = ' class="best"' if cell.best else ""
+    return f'<td{best} data-value="{cell.value!r}"{stands_on}>{html.escape(cell.text)}{interval}</td>'
+
+
+def _legend(table: Table) -> str:
+    if not any(cell.best for _, cells in table.rows for cell in cells):
+        return ""
+    return '<p class="note">In colour: the best of the models that are no reference, column by column.</p>\n'
 
 
 def _meanings(table: Table) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError
-from unteach.report.collect import RunResult
+from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.tradeoff import P_LINE, Point, View, views
 from unteach.runs import replacing
 
@@ -102,9 +102,15 @@ def _points(axes: Axes, view: View) -> None:
                 facecolors="white" if kind == "base" else colour, edgecolors=colour, clip_on=False,
                 linewidths=2 if kind == "base" else 0,
             )  # fmt: skip
+    front = view.front
+    if len(front) > 1:
+        axes.plot(
+            [point.x for point in front], [point.y for point in front], color=ACCENT, linewidth=1.3, alpha=0.55,
+            linestyle=(0, (4, 3)), zorder=2.5, label=" Pareto front",
+        )  # fmt: skip
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.008, 1.035), ncols=len(MARKS), frameon=False, labelcolor=SOFT, fontsize=12,
-        handletextpad=0.1, columnspacing=1.2,
+        loc="lower left", bbox_to_anchor=(-0.008, 1.035), ncols=len(MARKS) + 1, frameon=False, labelcolor=SOFT,
+        fontsize=12, handletextpad=0.1, columnspacing=1.2,
     )  # fmt: skip
 
 
@@ -122,9 +128,8 @@ def _labels(axes: Axes, view: View) -> None:
     for value in view.gold_y:
         y = _pixels(axes, 1, value)[1]
         taken.append((bounds.x0, y - 2, bounds.x1, y + 2))
-    references = ("base", "full", "retain")
-    for point in sorted(view.points, key=lambda point: point.kind not in references):
-        _label(axes, point, frame, taken, len(view.points) > MANY and point.kind not in references)
+    for point in sorted(view.points, key=lambda point: point.kind not in REFERENCES):
+        _label(axes, point, frame, taken, len(view.points) > MANY and point.kind not in REFERENCES)
 
 
 def _label(axes: Axes, point: Point, frame: Box, taken: list[Box], may_go: bool) -> None:

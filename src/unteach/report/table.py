@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from unteach.report.collect import RunResult
+from unteach.report.collect import REFERENCES, RunResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,12 +28,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as it is shown, with what it stands on; `text` is an en dash where the run has no such value."""
+    """One number as it is shown, with what it stands on; `text` is an en dash where the run has no such value.
+
+    `best`: no other unlearned model of the table is better in this column.
+    """
 
     text: str
     value: float | None = None
     interval: str = ""
     size: int | None = None
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,28 @@ def make_table(runs: list[RunResult]) -> Table:
     columns = [column for column in COLUMNS if any(run.value(column.metric) is not None for run in runs)]
     if not columns:
         columns = [Column(metric, metric) for metric in all_metrics(runs)]
-    return Table(columns, [(run, [make_cell(run, column) for column in columns]) for run in runs])
+    best = {column.metric: best_of(runs, column) for column in columns}
+    rows = [(run, [make_cell(run, column) for column in columns]) for run in runs]
+    return Table(
+        columns, [(run, [_marked(run, *one, best) for one in zip(columns, cells, strict=True)]) for run, cells in rows]
+    )
+
+
+def best_of(runs: list[RunResult], column: Column) -> float | None:
+    """The value that is best in a column among the unlearned models; None where there are not two to choose from."""
+    judged = [value for run in runs if run.kind not in REFERENCES and (value := run.value(column.metric)) is not None]
+    gold = [value for run in runs if run.kind == "retain" and (value := run.value(column.metric)) is not None]
+    if len(judged) < 2 or not column.better or (column.better == NEAR and not gold):
+        return None
+    if column.better == HIGH:
+        return max(judged)
+    aims = gold if column.better == NEAR else [0.0]
+    return min(judged, key=lambda value: min(abs(value - aim) for aim in aims))
+
+
+def _marked(run: RunResult, column: Column, cell: Cell, best: dict[str, float | None]) -> Cell:
+    is_best = cell.value is not None and cell.value == best[column.metric] and run.kind not in REFERENCES
+    return replace(cell, best=is_best)
 
 
 def all_metrics(runs: list[RunResult]) -> list[str]:
@@ -122,9 +147,13 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
         head = Text("\n".join([*column.label.split(), ""])).append("\n".join(column.better.split()), "not bold dim")
         drawn.add_column(head, justify="right", width=width, no_wrap=True, vertical="bottom")
     for run, cells in table.rows:
-        shown = [Text(run.name), *(Text(cell.text, style="" if cell.value is not None else "dim") for cell in cells)]
+        shown = [Text(run.name), *(Text(cell.text, style=_style(cell)) for cell in cells)]
         drawn.add_row(*shown, style="yellow" if run.kind == "retain" else None)
     console.print(drawn, crop=False, no_wrap=True, overflow="ignore")
+
+
+def _style(cell: Cell) -> str:
+    return "dim" if cell.value is None else "bold" if cell.best else ""
 
 
 def markdown(runs: list[RunResult]) -> str:
@@ -133,16 +162,20 @@ def markdown(runs: list[RunResult]) -> str:
     lines = [
         _line(["run", *(column.label for column in table.columns)]),
         _line(["---", *("---:" for _ in table.columns)]),
-        *(_line([_plain(run.name), *(cell.text for cell in cells)]) for run, cells in table.rows),
+        *(_line([plain(run.name), *(_bold(cell) for cell in cells)]) for run, cells in table.rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _bold(cell: Cell) -> str:
+    return f"**{cell.text}**" if cell.best else cell.text
 
 
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """The name as markdown prints it letter by letter."""
     flat = " ".join(name.split())
     return "".join(f"\\{letter}" if letter in "\\`*[]<>|" else letter for letter in flat)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.report.collect import RunResult
+from unteach.report.collect import REFERENCES, RunResult
 
 # p-values run down to 1e-300; below this they all say the same, and a longer axis would hide every other point
 P_FLOOR = 1e-20
@@ -50,6 +50,23 @@ class View:
         if not self.x.to_gold:
             return "better: up and to the right"
         return "better: up, and nearer the gold line" if self.gold_x else "better: up, and nearer a retain model"
+
+    @property
+    def front(self) -> list[Point]:
+        """Pareto's front of the unlearned models, from left to right: no other is as good at both and better at one."""
+        judged = [(point, self._remembered(point), point.y) for point in self.points if point.kind not in REFERENCES]
+        best = [
+            point
+            for point, known, kept in judged
+            if not any(k <= known and y >= kept and (k, y) != (known, kept) for _, k, y in judged)
+        ]
+        return sorted(best, key=lambda point: (point.x, point.y))
+
+    def _remembered(self, point: Point) -> float:
+        """How far a model is from having forgotten: from the retain model, or from nothing where there is none."""
+        if not self.x.to_gold:
+            return -point.true_x
+        return min((abs(point.x - gold) for gold in self.gold_x), default=point.x)
 
     @property
     def x_range(self) -> tuple[float, float]:
@@ -107,6 +124,7 @@ def as_data(view: View) -> dict[str, Any]:
         "x": {"label": view.x.label, "short": view.x.short, "log": view.x.log, "range": view.x_range},
         "y": {"label": view.y.label, "short": view.y.short, "range": view.y_range},
         "points": [[point.run, point.x, point.y, point.true_x] for point in view.points],
+        "front": [point.run for point in view.front],
         "goldX": view.gold_x,
         "goldY": view.gold_y,
         "pLine": P_LINE if view.x.log else None,

@@ -14,6 +14,7 @@ from unteach import compose
 from unteach.errors import EXIT_DIVERGED, Diverged, UserError, unknown
 from unteach.launch import local
 from unteach.launch.plan import PlannedRun, expand
+from unteach.verbs.report import write
 
 
 def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
@@ -85,14 +86,9 @@ def carry_out(name: str, plan: list[PlannedRun], config_dirs: tuple[str, ...] = 
 
 
 def report(name: str, plan: list[PlannedRun], done: set[str]) -> Path:
-    """The table in the terminal and the page in the study's folder, over all runs that were evaluated."""
-    from unteach.report import collect, page, plots, table
+    """The tables in the terminal and the report in the study's folder, over all runs that were evaluated."""
+    from unteach.report import collect, find
 
     judged = [run for run in plan if run.name in done and "eval=null" not in run.overrides]
-    folder = Path(plan[0].folder).parent
-    results = collect.collect([(run.name, run.kind, Path(run.folder)) for run in judged])
-    table.print_table(results)
-    plots.tradeoff_png(results, folder / "report.png")
-    written = page.write_page(results, folder / "report.html", title=f"Study {name}")
-    print(f"report: {written}")
-    return written
+    found = [find.Found(run.name, run.kind, f := Path(run.folder), collect.results_of(f)) for run in judged]
+    return write(found, Path(plan[0].folder).parent, f"Study {name}")

@@ -120,7 +120,7 @@ def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
 
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
-    from unteach.models.handlers import PATH, SOURCE
+    from unteach.models.hub import PATH, SOURCE
 
     args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / runs.FINAL)}
     loaded = loading.load(replace(config.model, model_args=args, tokenizer_args={}, peft_args=None), training=False)

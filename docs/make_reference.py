@@ -1,0 +1,331 @@
+"""Writes docs/reference.md from the dataclasses, registries and files that a configuration is read with.
+
+python docs/make_reference.py
+"""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import re
+import sys
+import textwrap
+import typing
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unteach import compose, errors, registry, schema, training_args
+from unteach.cli import OPTIONS, VERBS
+from unteach.launch.plan import KEYS
+from unteach.models.handlers import LOADING
+
+PAGE = Path(__file__).with_name("reference.md")
+HEAD = """\
+# Reference
+
+Every key of a configuration: what it is called, what it takes, its default. This page is written by
+`docs/make_reference.py` from the code itself; [experiments.md](experiments.md) says how to use it,
+[methods.md](methods.md) explains the methods. `unteach check … --print` shows the values of one command and where each
+came from.
+"""
+DATA = """\
+`data.<stream>=NAME` puts a file of `configs/data/datasets/`, or a list of them, into a stream (`train`, `forget`,
+`retain`, `alternate`). `data.anchor` names the stream that sets the epoch. Each dataset has `handler` and `args`;
+`template`, or `tokenizer` and `template_args`, are handed over. `hf_args` are `datasets.load_dataset`'s; a `path` that
+is a folder holds `<name>` or `<name>/<split>` as .jsonl, .parquet or .txt; `authors` is the built-in world.
+"""
+STUDY = {
+    "name": "the study's folder, `saves/<name>`",
+    "base": "overrides of a first run that `full` and `retain` start from; may be left out",
+    "full": "overrides of the run that is taught everything; its experiment, `finetune/<benchmark>/…`, names the rest",
+    "retain": "overrides of the run without what is to be forgotten; its log is every forget run's retain log",
+    "forget": "a list of overrides, one an unlearning run; each starts from `full`; `name` gives it another name",
+    "vary": "key -> list of values; the study has the runs of every combination",
+    "eval": "the suites that every run is judged by",
+}
+CODES = {
+    0: "done",
+    errors.EXIT_BUG: "a bug of unteach",
+    errors.EXIT_MISTAKE: "a mistake in the command, its files or its data, or a machine that lacks something",
+    errors.EXIT_DIVERGED: "a loss or gradient stopped being finite, or runs of a study did not finish",
+    errors.EXIT_PREEMPTED: "asked to stop (SIGTERM, SIGUSR2), or a process was lost: the same command goes on",
+    130: "interrupted with Ctrl-C",
+}
+
+
+def page() -> str:
+    """The whole page."""
+    sections = [command_line, variables, paths, model, trainer, methods, datasets, suites, metrics, study]
+    return "\n".join([HEAD, *(line for section in sections for line in section())])
+
+
+def command_line() -> Iterator[str]:
+    yield "## Command line\n"
+    options = {meant: " or ".join(f"`{o}`" for o, m in OPTIONS.items() if m == meant) for meant in OPTIONS.values()}
+    options |= {"printed": "`--print`"}
+    told = [(f"`{name}`", verb.what, ", ".join(options[o] for o in verb.options)) for name, verb in VERBS.items()]
+    yield from table(("verb", "does", "options"), told)
+    yield from table(("exit code", "means"), [(str(code), said) for code, said in CODES.items()])
+
+
+def variables() -> Iterator[str]:
+    yield "## Top level\n"
+    yield "`configs/variables.yaml`; other files refer to these names, and a file of yours may declare more.\n"
+    rows = [("`task_name`", "required", "names the run's folder")]
+    rows += [("`mode`", "by the verb", "`train`, `unlearn` or `eval`; part of the run's folder")]
+    yield from table(("key", "default", ""), rows + commented(compose.CONFIGS / "variables.yaml"))
+
+
+def paths() -> Iterator[str]:
+    yield "## paths\n"
+    yield from table(("key", "default", ""), commented(compose.CONFIGS / "paths" / "default.yaml"))
+
+
+def model() -> Iterator[str]:
+    yield "## model\n"
+    yield "`model=NAME` takes a file of `configs/model/` (`unteach list models`).\n"
+    yield from fields(schema.ModelConfig)
+    names = ", ".join(f"`{name}`" for name in LOADING)
+    yield f"`model_args` go to `from_pretrained` ({names}) and, from there, to the model's config; `tokenizer_args` to"
+    yield "`AutoTokenizer.from_pretrained`; `peft_args` to `peft.LoraConfig`. Names that they lack are refused.\n"
+    yield "### model.template_args\n"
+    yield f"{paragraphs(schema.TemplateArgs)}\n"
+    yield from fields(schema.TemplateArgs)
+
+
+def trainer() -> Iterator[str]:
+    yield "## trainer\n"
+    rows = [
+        ("`handler`", "the method's name, or a class of yours (`trainer=NAME` sets it)"),
+        ("`args`", "`transformers.TrainingArguments`, and the fields below"),
+        ("`method_args`", "the method's own fields, below"),
+        ("`guard`", "null, or the collapse guard, below"),
+    ]
+    yield from table(("key", ""), rows)
+    yield "### trainer.args\n"
+    yield "Defaults, under every experiment and method; all others are the library's:\n"
+    base = yaml.safe_load((compose.CONFIGS / "base_trainer.yaml").read_text())["layers"]["base"]["args"]
+    yield from table(("field", "default"), [(f"`{name}`", code(value)) for name, value in base.items()])
+    own = [(f"`{name}`", spelled(eval(kind))) for name, kind in training_args.OWN.items()]
+    yield f"{documented(training_args)['OWN']}\n"
+    yield from table(("field", "takes"), own)
+    yield "Old names that are translated, and said once:\n"
+    both = training_args.RENAMED | compose.RENAMED
+    yield from table(("old", "now"), [(f"`{old}`", f"`{new}`") for old, new in both.items()])
+    yield "Fields that have no effect any more, which is said once:\n"
+    yield from table(("field", "because"), [(f"`{n}`", why) for n, why in training_args.DROPPED.items()])
+    yield "Fields that are refused:\n"
+    by_reason: dict[str, list[str]] = {}
+    for name, why in training_args.REFUSED.items():
+        by_reason.setdefault(why, []).append(f"`{name}`")
+    yield from table(("fields", "because"), [(", ".join(names), why) for why, names in by_reason.items()])
+    yield "### trainer.guard\n"
+    yield f"{paragraphs(schema.Guard)}\n"
+    yield from fields(schema.Guard)
+
+
+def methods() -> Iterator[str]:
+    yield "## trainer.method_args\n"
+    yield "`compat` is what `compat=openunlearning` sets a field to.\n"
+    for entry in ours(registry.method):
+        yield f"### {entry.name}\n"
+        yield f"{paragraphs(entry.target)}\n"
+        yield from fields(entry.target, quirks=True)
+    yield "### trainer=NAME\n"
+    yield "The files of `configs/trainer/` that set more than a method's name, or have another:\n"
+    rows = []
+    for name in compose.options("trainer"):
+        file = yaml.safe_load((compose.CONFIGS / "trainer" / f"{name}.yaml").read_text())
+        handler = file.pop("handler")
+        if file or handler != name:
+            rows.append((f"`trainer={name}`", f"`{handler}`", flat(file)))
+    yield from table(("file", "method", "sets"), rows)
+
+
+def datasets() -> Iterator[str]:
+    yield "## data\n"
+    yield DATA
+    for entry in ours(registry.dataset):
+        yield f"### {entry.name}\n"
+        yield f"{paragraphs(entry.target)}\n"
+        yield from fields(entry.target, leave_out=("template",))
+    files = [(f"`{name}`", *place(name)) for name in compose.options("data/datasets")]
+    yield from table(("file", "handler", "rows"), files)
+    yield "## collator\n"
+    for entry in ours(registry.collator):
+        yield f"`collator.{entry.name}.args`: {paragraphs(entry.target)}\n"
+        yield from fields(entry.target, leave_out=("tokenizer",))
+
+
+def suites() -> Iterator[str]:
+    yield "## eval\n"
+    yield "`eval=NAME`, a list of names, or null. Below `eval.<suite>`:\n"
+    yield f"{paragraphs(schema.SuiteConfig)}\n"
+    yield from fields(schema.SuiteConfig)
+    yield "### eval.<suite>.rows.<name>\n"
+    yield f"{paragraphs(schema.RowsConfig)}\n"
+    yield from fields(schema.RowsConfig)
+    yield "### generation\n"
+    yield f"{paragraphs(schema.GenerationArgs)}\n"
+    yield from fields(schema.GenerationArgs)
+    for name in compose.options("eval"):
+        suite = yaml.safe_load((compose.CONFIGS / "eval" / f"{name}.yaml").read_text())
+        yield f"### The metrics of `{name}`\n"
+        yield "Those in bold are asked for by default; `eval.<suite>.metrics` takes a list, `default` or `all`.\n"
+        rows = []
+        for metric, definition in suite["define"].items():
+            shown = f"**{metric}**" if metric in suite["default"] else metric
+            rows.append((shown, f"`{definition.pop('metric')}`", flat(definition)))
+        yield from table(("name", "metric", "fields"), rows)
+
+
+def metrics() -> Iterator[str]:
+    yield "## eval.<suite>.define.<name>\n"
+    yield "`metric` names one of these; the other keys are its fields. `compat`: under `compat=openunlearning`.\n"
+    for entry in ours(registry.metric):
+        yield f"### {entry.name}\n"
+        yield f"{paragraphs(entry.target)}\n"
+        yield from fields(entry.target, quirks=True)
+
+
+def study() -> Iterator[str]:
+    assert set(STUDY) == KEYS, "STUDY describes every key of a study"
+    yield "## Study files\n"
+    yield "`unteach study run study=NAME` reads `configs/study/NAME.yaml`, a file of yours, or a path.\n"
+    yield from table(("key", ""), [(f"`{key}`", said) for key, said in STUDY.items()])
+
+
+def ours(kind: registry.Registry) -> list[registry.Entry]:
+    """The members of a registry that ship with unteach."""
+    return [entry for entry in kind.entries() if entry.origin.startswith("unteach.")]
+
+
+def place(name: str) -> tuple[str, str]:
+    """(handler, where its rows are) of a dataset's file."""
+    (part,) = yaml.safe_load((compose.CONFIGS / "data" / "datasets" / f"{name}.yaml").read_text()).values()
+    where = "/".join(
+        str(part["args"]["hf_args"][key]) for key in ("path", "name", "split") if key in part["args"]["hf_args"]
+    )
+    return part["handler"], f"`{where}`"
+
+
+def fields(cls: Any, leave_out: tuple[str, ...] = (), quirks: bool = False) -> Iterator[str]:
+    """A table of a dataclass's fields: name, what it takes, default, help."""
+    said, hints, odd = described(cls), typing.get_type_hints(cls), getattr(cls, "QUIRKS", {}) if quirks else {}
+    rows = []
+    for one in dataclasses.fields(cls):
+        if not one.init or one.name in leave_out:
+            continue
+        compat = f"compat: {code(odd[one.name])}" if one.name in odd else ""
+        told = "; ".join(filter(None, (said.get(one.name), compat)))
+        rows.append((f"`{one.name}`", spelled(hints[one.name]), default_of(one), told))
+    if rows:
+        yield from table(("field", "takes", "default", ""), rows)
+    else:
+        yield "It has no fields.\n"
+
+
+def described(cls: Any) -> dict[str, str]:
+    """Field -> its help, or the docstring under it, in the class and those it derives from."""
+    found: dict[str, str] = {}
+    for base in reversed([c for c in cls.__mro__ if c.__module__.startswith("unteach.")]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(body, ast.ClassDef)
+        helped = {one.name: one.metadata.get("help") for one in base.__dict__.get("__dataclass_fields__", {}).values()}
+        found |= {name: said for name, said in helped.items() if said} | strings_under(body.body)
+    return found
+
+
+def documented(module: Any) -> dict[str, str]:
+    """Name -> the docstring under a module's assignment."""
+    return strings_under(ast.parse(inspect.getsource(module)).body)
+
+
+def strings_under(body: list[ast.stmt]) -> dict[str, str]:
+    found = {}
+    for line, below in itertools.pairwise(body):
+        target = (
+            line.target
+            if isinstance(line, ast.AnnAssign)
+            else line.targets[0]
+            if isinstance(line, ast.Assign)
+            else None
+        )
+        if isinstance(target, ast.Name) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            found[target.id] = " ".join(str(below.value.value).split())
+    return found
+
+
+def paragraphs(cls: type) -> str:
+    return escaped(inspect.cleandoc(cls.__doc__ or "").strip())
+
+
+def escaped(text: str) -> str:
+    """Text whose angle brackets, outside code, are no HTML."""
+    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(text.split("`")))
+
+
+def spelled(hint: Any) -> str:
+    """A type in plain words."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return " or ".join(f"`{one}`" for one in inner)
+    if inner and type(None) in inner:
+        return f"{spelled(typing.Union[tuple(one for one in inner if one is not type(None))])} or null"  # noqa: UP007
+    if origin in (list, tuple):
+        return f"list of {spelled(inner[0])}"
+    if origin is dict:
+        return "mapping"
+    if inner:
+        return " or ".join(spelled(one) for one in inner)
+    words = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "anything", dict: "mapping"}
+    return words.get(hint) or f"mapping ({hint.__name__})"
+
+
+def default_of(one: Any) -> str:
+    if one.default is not dataclasses.MISSING:
+        return code(one.default)
+    return "required" if one.default_factory is dataclasses.MISSING else code(one.default_factory())
+
+
+def code(value: Any) -> str:
+    """A value as YAML would have it."""
+    if dataclasses.is_dataclass(value) or value in ([], {}):
+        return ""
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(value, str):
+        text = value if "\n" not in value else f"{value.splitlines()[0]} …"
+        return f"`{text}`" if text else '`""`'
+    return f"`{yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix('...').strip()}`"
+
+
+def flat(value: Any, path: str = "") -> str:
+    """A mapping on one line, with dotted keys."""
+    if isinstance(value, dict):
+        return ", ".join(flat(item, f"{path}.{key}" if path else str(key)) for key, item in value.items())
+    return f"{path}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+
+
+def commented(file: Path) -> list[tuple[str, str, str]]:
+    """(key, default, comment) of each line of a flat YAML file."""
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if found := re.fullmatch(r"(\w+): (.*?)(?:\s+# (.*))?", line):
+            rows.append((f"`{found[1]}`", f"`{found[2]}`", found[3] or ""))
+    return rows
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield "| " + " | ".join(escaped(cell).replace("|", "\\|") for cell in row) + " |"
+    yield ""
+
+
+if __name__ == "__main__":
+    sys.exit(PAGE.write_text(page(), encoding="utf-8") == 0)

@@ -1,0 +1,153 @@
+"""How every pass runs: what the store has is taken from it, and the rest goes batch by batch over the processes.
+
+The size of a batch is found by a budget of padded tokens. Where a batch does not fit into memory in any process, all of
+them lower the budget together and go on with what is left, so that they keep planning the same batches.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from unteach.engines.base import Said, Store
+from unteach.engines.processes import Processes
+from unteach.errors import NO_MEMORY
+
+TOKENS_PER_BATCH = 16384
+"""Padded tokens of one batch at most, until memory says otherwise."""
+Row = list[int]
+"""The numbers of the items that go through the model as one row."""
+
+
+class Batching:
+    """Which items make a row, and which rows a batch: longest first, none wider than the budget allows.
+
+    length: tokens of an item's row. most: items of one batch at most.
+    """
+
+    def __init__(self, items: Sequence[Any], length: Callable[[Any], int], most: int | None, budget: int):
+        self.items, self.length, self.most, self.budget = items, length, most or len(items), budget
+
+    def rows(self, numbers: Sequence[int]) -> list[Row]:
+        return [[number] for number in numbers]
+
+    def width(self, row: Row) -> int:
+        return self.length(self.items[row[0]])
+
+    def batches(self, numbers: Sequence[int]) -> list[list[Row]]:
+        batches, current = [], list[Row]()
+        for row in sorted(self.rows(numbers), key=lambda row: -self.width(row)):
+            full = sum(map(len, current)) + len(row) > self.most
+            if current and (full or self.cost([*current, row]) > self.budget):
+                batches.append(current)
+                current = []
+            current.append(row)
+        return batches + ([current] if current else [])
+
+    def cost(self, batch: list[Row]) -> int:
+        """Tokens of a batch, whose first row is the widest, with its padding."""
+        return self.width(batch[0]) * len(batch)
+
+    def lower(self, failed: list[list[Row]]) -> bool:
+        """Lowers the budget to half of the smallest batch that failed; False where that was a single item."""
+        self.budget = min(map(self.cost, failed)) // 2
+        return all(sum(map(len, batch)) > 1 for batch in failed)
+
+
+class Batches:
+    """A model that measures items in batches. here: the processes that share the work. store: what was measured before.
+
+    batch_size: items of a batch at most; None leaves it to the budget.
+    """
+
+    def __init__(self, model: Any, batch_size: int | None, here: Processes, store: Store | None):
+        self.model, self.batch_size, self.here, self.store = model, batch_size, here, store
+        self.budgets: dict[str, int] = {}
+
+    def budget(self, what: str) -> int:
+        return self.budgets.get(what, TOKENS_PER_BATCH)
+
+    def batching(self, what: str, items: Sequence[Any], length: Callable[[Any], int]) -> Batching:
+        return Batching(items, length, self.batch_size, self.budget(what))
+
+    def _measured(
+        self, kind: str, batching: Batching, work: Callable[[list[Row]], list[Any]], said: Said
+    ) -> list[Any]:
+        """All results in the items' own order: those in the store, and the others batch by batch over the processes.
+
+        work: gives the results of a batch's items in the order in which its rows name them.
+        """
+        items, here = batching.items, self.here
+        results = [self.store.get(kind, item) if self.store else None for item in items]
+        missing = [i for i, result in enumerate(results) if result is None]
+        if here.gather:  # what any process lacks is measured again, so that all plan the same batches
+            missing = sorted(set(here.gather(missing)))
+        if said and len(items) > len(missing):
+            said(len(items) - len(missing))
+        if not missing:
+            return results
+        found: list[tuple[int, Any]] = []
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            waiting = batching.batches(missing)
+            while waiting:
+                here.pause_point()
+                now, waiting = waiting[: here.world], waiting[here.world :]
+                mine = now[here.rank] if here.rank < len(now) else None
+                done, said_of_memory = self._attempt(kind, batching, mine, work, said)
+                found += done
+                if here.any(said_of_memory is not None):
+                    failed = self._failed(now, said_of_memory)
+                    if not batching.lower(failed):
+                        raise RuntimeError(said_of_memory or "another process of this run is out of memory")
+                    self.budgets[kind.partition(" ")[0]] = batching.budget
+                    waiting = batching.batches([i for batch in (*failed, *waiting) for row in batch for i in row])
+        finally:
+            self.model.train(was_training)
+        for i, result in here.gather(found) if here.gather else found:
+            results[i] = result
+        return results
+
+    def _attempt(
+        self, kind: str, batching: Batching, batch: list[Row] | None, work: Callable[[list[Row]], list[Any]], said: Said
+    ) -> tuple[list[tuple[int, Any]], str | None]:
+        """One batch of this process: its results, or what was said of memory."""
+        if batch is None:
+            return [], None
+        try:
+            numbers = [i for row in batch for i in row]
+            results = self._one(kind, [batching.items[i] for i in numbers], batch, work)
+        except (RuntimeError, MemoryError) as error:
+            words = f"{type(error).__name__} {error}"
+            if not any(sign in words.lower() for sign in NO_MEMORY):
+                raise
+        else:
+            if said:
+                said(len(numbers) * self.here.world)
+            return list(zip(numbers, results, strict=True)), None
+        _free()  # the error is gone by now, and with it what it held
+        return [], words
+
+    def _one(self, kind: str, items: list[Any], batch: list[Row], work: Callable[[list[Row]], list[Any]]) -> list[Any]:
+        import torch
+
+        with torch.no_grad():
+            results = work(batch)
+        if self.store:
+            self.store.put(kind, items, results)
+        return results
+
+    def _failed(self, now: list[list[Row]], said_of_memory: str | None) -> list[list[Row]]:
+        """Which batches of this round did not fit, as every process knows it."""
+        mine = [said_of_memory is not None]
+        flags = self.here.gather(mine) if self.here.gather else mine
+        return [batch for batch, failed in zip(now, flags, strict=False) if failed]
+
+
+def _free() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

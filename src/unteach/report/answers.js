@@ -1,0 +1,72 @@
+/* the answers */
+const PAGE = 8;
+let set = 0, page = 0;
+
+const words = (text) => [...text.matchAll(/[\p{L}\p{N}]+/gu)].slice(0, 400).map((m) => ({ word: m[0].toLowerCase(), from: m.index, to: m.index + m[0].length }));
+
+// The words of `said` on a longest common subsequence with `truth`: what ROUGE-L counts.
+function shared(truth, said) {
+  const a = words(truth), b = words(said);
+  const table = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
+  for (let i = a.length - 1; i >= 0; i--) {
+    for (let j = b.length - 1; j >= 0; j--) {
+      table[i][j] = a[i].word === b[j].word ? table[i + 1][j + 1] + 1 : Math.max(table[i + 1][j], table[i][j + 1]);
+    }
+  }
+  const found = [];
+  for (let i = 0, j = 0; i < a.length && j < b.length;) {
+    if (a[i].word === b[j].word) { found.push(b[j]); i++; j++; }
+    else if (table[i + 1][j] >= table[i][j + 1]) i++;
+    else j++;
+  }
+  return found;
+}
+
+function tinted(truth, said) {
+  const parts = [];
+  let end = 0, open = null;
+  for (const { from, to } of shared(truth, said)) {
+    if (open && !/\S/.test(said.slice(end, from))) open.append(said.slice(end, to));
+    else { parts.push(said.slice(end, from)); open = make("mark", "", said.slice(from, to)); parts.push(open); }
+    end = to;
+  }
+  parts.push(said.slice(end));
+  return parts;
+}
+
+function answer(run, truth, said) {
+  const [text, score] = said || ["", null];
+  const bar = make("b");
+  bar.style.width = `${Math.round(100 * (score || 0))}%`;
+  const rouge = score === null ? make("div", "rouge") : make("div", "rouge", score.toFixed(2), make("i", "", bar));
+  rouge.title = here.sets[set].score;
+  const body = text.trim() ? make("div", "said", ...tinted(truth, text)) : make("div", "said none", said ? "(nothing)" : "(not asked)");
+  return make("div", "row", who(run), rouge, make("div", "", ...clamp(body, text.length)));
+}
+
+function card([question, truth, said], position) {
+  const head = make("h3", "", make("span", "", String(position + 1)), question);
+  const truthRow = make("div", "row truth", make("div", "who", "true answer"), make("div"), make("div", "", ...clamp(make("div", "said", truth), truth.length)));
+  const rows = beside(here.runs.map((_, run) => run)).map((run) => answer(run, truth, said[run]));
+  return make("article", "card", ...clamp(head, question.length), truthRow, ...rows);
+}
+
+function answers() {
+  const { questions, score } = here.sets[set], sought = at("filter").value.trim().toLowerCase();
+  const holds = ([question, truth, said]) => [question, truth, ...said.map((one) => (one ? one[0] : ""))].some((text) => text.toLowerCase().includes(sought));
+  const found = questions.map((_, position) => position).filter((position) => !sought || holds(questions[position]));
+  at("score").textContent = score;
+  chips(at("chips"), here.runs.map((_, run) => run), beginBeside);
+  at("cards").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map((position) => card(questions[position], position)));
+  pager(at("pager"), found.length, PAGE, page, at("answers"), (to) => { page = to; answers(); });
+}
+
+function startAnswers() {
+  at("answers-section").hidden = !here.sets.length;
+  if (!here.sets.length) return;
+  [set, page] = [0, 0];
+  const labels = here.sets.map((one) => [one.title, make("small", "", String(one.questions.length))]);
+  choices(at("sets"), labels, 0, (chosen) => { set = chosen; page = 0; answers(); });
+  answers();
+}
+at("filter").addEventListener("input", () => { page = 0; answers(); });

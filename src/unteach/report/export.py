@@ -1,0 +1,61 @@
+"""A report's numbers for other programs: every value of every run, as JSON and as CSV."""
+
+import csv
+import io
+from typing import Any
+
+from unteach.report import table, tradeoff
+from unteach.report.collect import RunResult
+
+FIELDS = ("suite", "run", "kind", "metric", "value", "low", "high", "n", "folder")
+
+
+def as_rows(suites: dict[str, list[RunResult]]) -> list[dict[str, Any]]:
+    """One row a value; low and high are the ends of its interval, None where the log has none."""
+    return [
+        dict(zip(FIELDS, (suite, run.name, run.kind, metric, *_numbers(run, metric), str(run.folder)), strict=True))
+        for suite, runs in suites.items()
+        for run in runs
+        for metric in run.metrics()
+    ]
+
+
+def _numbers(run: RunResult, metric: str) -> tuple[float | None, float | None, float | None, int | None]:
+    low, high = run.interval(metric) or (None, None)
+    return run.value(metric), low, high, run.size(metric)
+
+
+def as_csv(suites: dict[str, list[RunResult]]) -> str:
+    """The rows as CSV, numbers to their last digit, an empty field where there is no number."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(as_rows(suites))
+    return out.getvalue()
+
+
+def as_json(suites: dict[str, list[RunResult]]) -> dict[str, Any]:
+    """The rows, why metrics are absent, and each picture's Pareto front by the names of its runs."""
+    return {
+        "values": as_rows(suites),
+        "absent": [
+            {"suite": suite, "run": run.name, "metric": metric, "reason": reason}
+            for suite, runs in suites.items()
+            for run in runs
+            for metric, reason in run.absent.items()
+        ],
+        "fronts": [
+            {"suite": suite, "x": view.x.metric, "y": view.y.metric, "runs": [point.name for point in view.front]}
+            for suite, runs in suites.items()
+            for view in tradeoff.views(runs)
+        ],
+    }
+
+
+def as_markdown(suites: dict[str, list[RunResult]], title: str) -> str:
+    """The tables with their headings."""
+    parts = [f"# {table.plain(title)}\n"]
+    for suite, runs in suites.items():
+        parts += [f"## {table.plain(suite)}\n"] if len(suites) > 1 else []
+        parts.append(table.markdown(runs))
+    return "\n".join(parts)

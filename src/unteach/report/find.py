@@ -1,0 +1,149 @@
+"""Finds the runs that a user's words mean: run folders, folders of runs, patterns, logs; and what each run was."""
+
+import glob
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unteach import runs
+from unteach.errors import UserError
+from unteach.report.collect import EVAL, KINDS, results_of
+
+CONFIGS = (runs.CONFIG, ".hydra/config.yaml")
+NAMED = {
+    "forget": re.compile(r"unlearn(ed)?|forget\d*"),
+    "retain": re.compile(r"retain(ed)?\d*|retrain(ed)?"),
+    "full": re.compile(r"full|target"),
+    "base": re.compile(r"base|pretrain(ed)?"),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One evaluated run: `suites` are those that it has results of (of a log named alone, the log's)."""
+
+    name: str
+    kind: str
+    folder: Path
+    suites: tuple[str, ...]
+
+
+def runs_in(words: Iterable[str]) -> tuple[list[Found], list[str]]:
+    """The runs that the words mean, each once, references first; and one sentence on what has no results.
+
+    A folder without results of its own stands for the runs below it. Raises UserError for a word that means no run.
+    """
+    there: dict[Path, tuple[str, ...]] = {}
+    empty: list[Path] = []
+    for word in words:
+        for path in _paths(word):
+            for folder, suites in _results_at(path, empty, pattern=not Path(word).exists()):
+                there[folder] = tuple(dict.fromkeys((*there.get(folder, ()), *suites)))
+    if not there:
+        raise UserError("none of these has been evaluated; `unteach eval` does that")
+    names = short_names(list(there))
+    found = [Found(names[folder], kind_of(folder), folder, suites) for folder, suites in there.items()]
+    passed = sorted({str(path) for path in empty})
+    notes = [f"not evaluated, so not shown: {', '.join(passed)}"] if passed else []
+    return sorted(found, key=lambda one: KINDS.index(one.kind)), notes
+
+
+def _paths(word: str) -> list[Path]:
+    if Path(word).exists() or not glob.has_magic(word):
+        return [Path(word)]
+    matching = sorted(map(Path, glob.glob(word)))
+    if not matching:
+        raise UserError(f"{word}: nothing matches this pattern; name run folders, or a pattern that some match")
+    return matching
+
+
+def _results_at(path: Path, empty: list[Path], pattern: bool) -> list[tuple[Path, tuple[str, ...]]]:
+    """(run's folder, suites) at a path or below it; what matched a pattern may have none and is noted in `empty`."""
+    if path.is_file() and path.name.endswith(EVAL):
+        suite, folder = path.name.removesuffix(EVAL), path.parent
+        return [(folder.parent if folder.name == runs.EVALS else folder, (suite,))]
+    if path.is_dir():
+        if found := _below(path, empty, set()):
+            return found
+    elif not path.exists():
+        raise UserError(f"{path}: there is no such run; give run folders, folders of runs, or <SUITE>{EVAL} files")
+    if not pattern:
+        what = "in it or below it" if path.is_dir() else "as its name says"
+        raise UserError(
+            f"{path}: there are no results {what} (<SUITE>{EVAL}). Evaluate the run first: unteach eval "
+            f"experiment=eval/tofu/default model.model_args.pretrained_model_name_or_path={path}"
+        )
+    if path.is_dir():
+        empty.append(path)
+    return []
+
+
+def _below(folder: Path, empty: list[Path], seen: set[Path]) -> list[tuple[Path, tuple[str, ...]]]:
+    if folder.resolve() in seen:  # a link that leads back up
+        return []
+    seen.add(folder.resolve())
+    if suites := results_of(folder):
+        return [(folder.parent if folder.name == runs.EVALS else folder, suites)]
+    children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    found = [one for child in children for one in _below(child, empty, seen)]
+    if not found and (folder / runs.CONFIG).exists():
+        empty.append(folder)
+    return found
+
+
+def short_names(folders: list[Path]) -> dict[Path, str]:
+    """The shortest ends of the paths that tell them apart; a checkpoint also says whose it is."""
+    whole = {folder: folder.absolute().parts for folder in folders}
+    length = {folder: 2 if folder.name.startswith("checkpoint-") else 1 for folder in folders}
+    while True:
+        names = {folder: "/".join(parts[-length[folder] :]) for folder, parts in whole.items()}
+        taken = list(names.values())
+        grown = [folder for folder in folders if taken.count(names[folder]) > 1 and length[folder] < len(whole[folder])]
+        if not grown:
+            return names
+        length.update({folder: length[folder] + 1 for folder in grown})
+
+
+def kind_of(folder: Path) -> str:
+    """A run's part: from its configuration; where it has none, or that is silent, from the words of its name."""
+    config = read_config(folder)
+    if not config:
+        return _kind_by_name(folder.absolute().name)
+    if config.get("mode") == "unlearn":
+        return "forget"
+    if config.get("mode") == "eval":
+        model = _at(config, "model", "model_args", "pretrained_model_name_or_path")
+        source = Path(str(model))
+        known = kind_of(source) if read_config(source) else _kind_by_name(source.name)
+        return known or _kind_by_name(str(config.get("task_name"))) or "eval"
+    train = _at(config, "data", "train")
+    splits = [_at(one, "args", "hf_args", "name") for one in train.values()] if isinstance(train, dict) else []
+    return next((kind for split in splits if (kind := _kind_by_name(str(split)))), "")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run, ours or OpenUnlearning's; of a checkpoint, its run's. Empty where there is none."""
+    import yaml
+
+    homes = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
+    file = next((home / name for home in homes for name in CONFIGS if (home / name).is_file()), None)
+    if file is None:
+        return {}
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not whole YAML ({' '.join(str(error).split())}); mend it or remove it") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _kind_by_name(name: str) -> str:
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return next((kind for kind, said in NAMED.items() if any(said.fullmatch(word) for word in words)), "")
+
+
+def _at(tree: Any, *keys: str) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree

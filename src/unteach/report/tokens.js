@@ -1,0 +1,42 @@
+/* token by token: the darker a token, the more probable the model finds it */
+const ANSWERS = 5;
+let heatPage = 0;
+
+function token(text, probability) {
+  const made = make("span", "token", text.replace(/\n/g, "↵"));
+  if (probability === null) return made;
+  made.style.setProperty("--p", `${Math.round(100 * probability)}%`);
+  made.title = `${text}  p = ${number(probability)}`;
+  return made;
+}
+
+function heatRow(run, seen) {
+  if (!seen) return make("div", "row", who(run), make("div", "rouge"), make("div", "said none", "(not measured)"));
+  const [texts, probabilities, cut, mean] = seen;
+  const body = make("div", "said tokens", ...texts.map((text, place) => token(text, probabilities[place])));
+  if (cut) body.append(make("span", "cut", ` … ${cut} more tokens`));
+  const figure = make("div", "rouge", mean === null ? "–" : number(mean));
+  figure.title = "geometric mean of the probabilities";
+  return make("div", "row", who(run), figure, make("div", "", ...clamp(body, texts.join("").length)));
+}
+
+function heatCard([question, answer, seen], position, runs) {
+  const head = make("h3", "", make("span", "", String(position + 1)), question || short(answer));
+  return make("article", "card", ...clamp(head, question.length), ...runs.map((run) => heatRow(run, seen[run])));
+}
+
+function drawTokens() {
+  const measured = here.runs.map((_, run) => run).filter((run) => here.heat.some(([, , seen]) => seen[run]));
+  chips(at("heat-chips"), measured, beginBeside);
+  const shown = here.heat.slice(heatPage * ANSWERS, (heatPage + 1) * ANSWERS);
+  const runs = beside(measured);
+  at("heat-cards").replaceChildren(...shown.map((one, place) => heatCard(one, heatPage * ANSWERS + place, runs)));
+  pager(at("heat-pager"), here.heat.length, ANSWERS, heatPage, at("tokens"), (to) => { heatPage = to; drawTokens(); });
+}
+
+function startTokens() {
+  at("tokens-section").hidden = !here.heat.length;
+  if (!here.heat.length) return;
+  heatPage = 0;
+  drawTokens();
+}

@@ -1,0 +1,112 @@
+"""`unteach compare A B [suite=SUITE]`: what changed between two evaluated runs.
+
+Prints each metric in A and in B with the difference and its 95 % interval (a star where zero lies outside it), the
+settings that differ, and the answers that changed most. Where both were measured on the same rows, the interval is a
+bootstrap over pairs of rows; elsewhere it comes from the two values' own intervals.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from unteach.errors import UserError
+from unteach.report import find
+from unteach.report.find import Found
+from unteach.verbs.report import split, suite_of
+
+EXPECTED = ("task_name", "paths", "mode", "resume", "eval")
+"""Keys that differ between any two runs, or say only what was measured."""
+LONGEST = 300
+
+
+def command(words: list[str]) -> None:
+    places, options = split(words, ("suite",))
+    if len(places) != 2:
+        raise UserError(f"compare takes two runs, got {len(places)}: unteach compare A B [suite=SUITE]")
+    a, b = (_one(place) for place in places)
+    if a.folder.resolve() == b.folder.resolve():
+        raise UserError(f"{places[0]} and {places[1]} are the same run; name two")
+    names = find.short_names([a.folder, b.folder])
+    a, b = (replace(one, name=names[one.folder]) for one in (a, b))
+    asked = suite_of(options.get("suite"), [a, b])
+    suites = [asked] if asked else [name for name in a.suites if name in b.suites]
+    if not suites:
+        raise UserError(
+            f"{a.name} has results of {', '.join(a.suites)} and {b.name} of {', '.join(b.suites)}: they have no suite "
+            "in common; evaluate both on one"
+        )
+    print(f"A: {a.folder}\nB: {b.folder}")
+    for suite in suites:
+        _compare(a, b, suite)
+    _print_settings(find.read_config(a.folder), find.read_config(b.folder))
+
+
+def _one(word: str) -> Found:
+    found, _ = find.runs_in([word])
+    if len(found) > 1:
+        raise UserError(f"{word} holds {len(found)} runs; name one: {', '.join(str(one.folder) for one in found)}")
+    return found[0]
+
+
+def _compare(a: Found, b: Found, suite: str) -> None:
+    from unteach.report import changes, collect
+
+    first, second = collect.collect([(one.name, one.kind, one.folder) for one in (a, b)], suite)
+    print(f"\n{suite}")
+    if others := changes.other_rows(first, second):
+        print(f"note: not the same rows in {', '.join(others)}; differences are not taken row by row")
+    _print_values(changes.changes(first, second))
+    for changed in changes.most_changed(first, second):
+        _print_answer(changed)
+
+
+def _print_values(found: list[Any]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from unteach.report.table import MISSING, show
+
+    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
+    for name, side in (
+        ("metric", "left"),
+        ("A", "right"),
+        ("B", "right"),
+        ("B − A", "right"),
+        ("95 % interval", "left"),
+    ):
+        drawn.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for one in found:
+        numbers = [MISSING if value is None else show(value) for value in (one.a, one.b, one.difference)]
+        interval = f"{show(one.low)} to {show(one.high)}{' *' if one.beyond else ''}" if one.how else MISSING
+        drawn.add_row(*map(Text, [one.metric, *numbers, interval]), style="bold" if one.beyond else None)
+    Console().print(drawn, crop=False, no_wrap=True, overflow="ignore")
+    ways = {one.how for one in found if one.how}
+    if ways:
+        print(f"* zero lies outside the interval, which was taken {' or '.join(sorted(ways, reverse=True))}")
+
+
+def _print_answer(changed: Any) -> None:
+    first, second = changed.question.said
+    print(f"\n{changed.title}: {_clipped(changed.question.text)}  ({first.score:.2f} -> {second.score:.2f})")
+    for name, text in (("true", changed.question.truth), ("A", first.text), ("B", second.text)):
+        print(f"  {name:<4}  {_clipped(text) or '(nothing)'}")
+
+
+def _clipped(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= LONGEST else f"{flat[:LONGEST]}… ({len(flat) - LONGEST} more characters)"
+
+
+def _print_settings(a: dict[str, Any], b: dict[str, Any]) -> None:
+    from unteach.report import changes
+
+    if not a or not b:
+        print(
+            f"\nsettings: {'neither run has' if not (a or b) else 'A has' if b else 'B has'} no configuration to read"
+        )
+        return
+    told = [one for one in changes.settings(a, b) if one[0].partition(".")[0] not in EXPECTED]
+    print("\nsettings that differ:" if told else "\nno setting differs")
+    for key, one, other in told:
+        print(f"  {key}: {_clipped(str(one))} -> {_clipped(str(other))}")

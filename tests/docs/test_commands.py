@@ -1,0 +1,158 @@
+"""What the pages say works: commands compose, examples run, links lead somewhere.
+
+A fenced block with `title=NAME` after its language is a file, written into a folder of its own beside `MODEL`, a tiny
+model; the page's commands are composed in that folder and its other Python blocks are executed there. A line that ends
+with `# not checked` is left out.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from unteach import cli, compose, runs
+from unteach.launch.plan import PlannedRun
+from unteach.verbs import check, compare, evaluate, fetch, report, study, train
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = {"src/train.py": "train", "src/eval.py": "eval"}
+UNCHECKED = "# not checked"
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    title: str | None
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page."""
+    found = re.findall(
+        r"^```(\w*)(?: title=(\S+))?\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return [Block(language, title or None, text) for language, title, text in found]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words after `unteach` of every such command, also as `-m unteach` or OpenUnlearning's scripts."""
+    for block in blocks(page):
+        if block.language not in ("", "bash") or block.title:
+            continue
+        for line in block.text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True) if not line.rstrip().endswith(UNCHECKED) else []
+            for place, word in enumerate(words):
+                if word == "unteach" and place + 1 < len(words):
+                    yield words[place + 1 :]
+                    break
+                if word in SCRIPTS:
+                    yield [SCRIPTS[word], *words[place + 1 :]]
+                    break
+
+
+@pytest.fixture
+def workplace(
+    request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The folder that a page's commands are given in: its files, and a model."""
+    page: Path = request.param
+    for block in blocks(page):
+        if block.title:
+            file = tmp_path / block.title
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block.text, encoding="utf-8")
+    (tmp_path / "MODEL").symlink_to(tiny_folder)
+    monkeypatch.chdir(tmp_path)
+    return page
+
+
+def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every verb does what it does up to where a run, or a download, would start."""
+    for verb in (train, evaluate):
+        monkeypatch.setattr(verb, "run", lambda config: None)
+    monkeypatch.setattr(check, "check", lambda config: None)
+    for reader in (compare, report):
+        monkeypatch.setattr(reader, "command", lambda words, **_: None)
+    for name in ("retain_logs", "wmdp"):
+        monkeypatch.setattr(fetch, name, lambda folder: None)
+
+    def compose_each_kind(name: str, plan: list[PlannedRun], config_dirs: tuple[str, ...] = (), jobs: int = 1) -> None:
+        for run in {run.kind: run for run in plan}.values():
+            compose.compose(run.config_name, run.overrides, config_dirs)
+
+    monkeypatch.setattr(study, "carry_out", compose_each_kind)
+
+
+@pytest.mark.parametrize("workplace", PAGES, indirect=True, ids=lambda page: page.name)
+def test_every_command_composes(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_compose(monkeypatch)
+    for words in {tuple(words): None for words in commands(workplace)}:
+        try:
+            cli._command(list(words))
+        except Exception as error:
+            pytest.fail(f"{workplace.name}: unteach {shlex.join(words)}\n{error}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: ({target}) leads nowhere"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{page.name}: {path} has no heading #{anchor}"
+
+
+COMPONENTS = ROOT / "docs" / "components.md"
+
+
+@pytest.mark.parametrize("workplace", [COMPONENTS], indirect=True)
+def test_the_python_of_components_runs(workplace: Path) -> None:
+    scripts = [block.text for block in blocks(workplace) if block.language == "python" and not block.title]
+    assert scripts
+    for script in scripts:
+        exec(compile(script, str(workplace), "exec"), {})
+
+
+@pytest.mark.parametrize("workplace", [COMPONENTS], indirect=True)
+def test_the_components_train_and_measure(workplace: Path) -> None:
+    """One run with the page's method, collator, dataset, metric, model handler, suite and experiment."""
+    names = ("my_method", "my_collator", "my_dataset", "my_metric", "my_model")
+    words = [
+        f"plugins=[{','.join(f'{name}.py' for name in names)}]", "experiment=unlearn/facts/default", "trainer=ToUniform",
+        "collator=PaddedTo", "data.forget=my_dialogue", "model=auto", "model.model_handler=FirstLayers", "task_name=all",
+        "model.model_args.n_layers=1", "model.model_args.pretrained_model_name_or_path=MODEL", "template=qa",
+        "eval.facts.define.refused={metric: refusal_rate, texts: facts.answer}", "eval.facts.metrics=[known,said,refused]",
+        "trainer.args.max_steps=2", "trainer.args.learning_rate=1e-3",
+    ]  # fmt: skip
+    folder = train.train(*words, config_name="unlearn", config_dirs=["mine"])
+    summary = runs.read_json(folder / runs.EVALS / "FACTS_SUMMARY.json", "the summary")
+    assert set(summary) == {"known", "said", "refused"} and 0 < summary["known"] < 1
+    assert runs.read_json(folder / runs.FINAL / "config.json", "the model")["num_hidden_layers"] == 1
+
+
+@pytest.mark.parametrize("workplace", [COMPONENTS], indirect=True)
+def test_their_trainer_trains(workplace: Path) -> None:
+    folder = train.train(
+        "plugins=[theirs.py]", "experiment=unlearn/facts/default", "trainer=DoubleAscent", "model=auto", "task_name=theirs",
+        "model.model_args.pretrained_model_name_or_path=MODEL", "template=qa", "trainer.args.max_steps=2", "eval=null",
+        config_name="unlearn", config_dirs=["mine"],
+    )  # fmt: skip
+    assert runs.is_done(folder)
+
+
+def test_a_wrong_command_would_be_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```bash\nunteach train task_nam=x  # said\nunteach list x  # not checked\ntorchrun -m unteach eval a=b\n```\n"
+    )
+    assert list(commands(page)) == [["train", "task_nam=x"], ["eval", "a=b"]]

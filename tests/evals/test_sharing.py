@@ -1,0 +1,98 @@
+"""Several answers to one prompt in one row: what each gets alone, on every family, or a row of its own."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.test_families import FAMILIES, folder_of  # noqa: F401
+from unteach.engines import sharing
+from unteach.engines.hf import HFEngine
+from unteach.models.handlers import PATH
+from unteach.models.loading import load
+from unteach.schema import ModelConfig
+
+WINDOWS = {"Phi-3.5-mini-instruct", "auto", "zephyr-7b-beta"}
+"""Families that look back three tokens here, which is less than any row."""
+
+
+def pairs() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Prompts with one, two and six answers, of one token and more, one of them twice; and one without a prompt."""
+    draw = random.Random(0)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(draw.randrange(10, 200) for _ in range(n))
+
+    found = [(ids(9 + i), ids(1 + i)) for i in range(3)]
+    for answers in (2, 6):
+        prompt = ids(8 + answers)
+        found += [(prompt, ids(1 + i)) for i in range(answers)]
+    return [*found, found[-1], ((), ids(4))]
+
+
+def scores(engine: HFEngine) -> list[np.ndarray]:
+    """Log-probs, means and variances of each pair."""
+    return [np.stack([s.logprob, s.mean, s.variance]) for s in engine.score(pairs())]
+
+
+def alone(model: Any, tokenizer: Any) -> list[np.ndarray]:
+    engine = HFEngine(model, tokenizer, 1)
+    engine._shares = [None]
+    return scores(engine)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_what_each_answer_gets_alone(name: str, folder_of: Callable[[str], Path]) -> None:  # noqa: F811
+    loaded = load(ModelConfig({PATH: str(folder_of(name))}), training=False)
+    engine = HFEngine(loaded.model, loaded.tokenizer)
+    found = scores(engine)
+    for ours, theirs in zip(found, alone(loaded.model, loaded.tokenizer), strict=True):
+        assert np.allclose(ours, theirs, atol=1e-5)
+    widest = engine._shares[0]
+    assert widest == 3 if name in WINDOWS else (widest or 0) > 100
+    batching = sharing.ByPrompt(pairs(), None, 10**6, lambda: widest)
+    rows = [len(row) for row in batching.rows(range(len(pairs())))]
+    assert sorted(rows) == ([1] * 13 if name in WINDOWS else [1, 1, 1, 1, 2, 7])
+
+
+def test_a_model_that_does_not_take_such_rows_has_each_alone(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that heeds no mask is found out by its values."""
+    seeing = sharing.layout
+
+    def blind(*args: Any) -> Any:
+        layout = seeing(*args)
+        layout.sees.fill_(0)
+        return layout
+
+    monkeypatch.setattr(sharing, "layout", blind)
+    engine = HFEngine(tiny.model, tiny.tokenizer)
+    for ours, theirs in zip(scores(engine), alone(tiny.model, tiny.tokenizer), strict=True):
+        assert np.allclose(ours, theirs, atol=1e-5)
+    assert engine._shares == [None]
+
+
+def test_a_row_is_no_wider_than_it_is_worth() -> None:
+    prompt = tuple(range(4))
+    wide = [(prompt, (i, *range(20))) for i in range(12)]
+    rows = sharing.ByPrompt(wide, None, 10**6, lambda: 4096).rows(range(12))
+    assert [len(row) for row in rows] == [3, 3, 3, 3]  # 4 + 3 * 20 = 64, sixteen times the prompt
+    assert [len(row) for row in sharing.ByPrompt(wide, 2, 10**6, lambda: 4096).rows(range(12))] == [2] * 6
+
+
+def test_shared_rows_under_autocast_and_training(tiny: Any) -> None:
+    model = tiny.model
+    model.train()
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            engine = HFEngine(model, tiny.tokenizer)
+            found = scores(engine)
+            assert engine._shares[0]
+            for ours, theirs in zip(found, alone(model, tiny.tokenizer), strict=True):
+                assert np.allclose(ours, theirs, atol=0.1)
+        assert model.training
+    finally:
+        model.eval()
