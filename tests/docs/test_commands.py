@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from unteach import cli, compose, runs
+from unteach.errors import UserError
 from unteach.launch.plan import PlannedRun
 from unteach.verbs import check, compare, evaluate, fetch, report, study, train
 
@@ -110,6 +111,30 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in anchors, f"{page.name}: {path} has no heading #{anchor}"
+
+
+MIGRANTS = ROOT / "docs" / "coming-from-openunlearning.md"
+
+
+def test_what_is_said_of_their_keys_is_so() -> None:
+    """Each `key=value` of the tables: accepted, or refused, as its row says."""
+    rows = re.findall(r"^\| `([^`]*=[^`]*|~[^`]*)` \| (\w+)", MIGRANTS.read_text(encoding="utf-8"), re.MULTILINE)
+    accepted = {word: None for word, verdict in rows if verdict in ("same", "renamed", "no")}
+    refused = [word for word, verdict in rows if verdict == "refused"]
+    assert len(accepted) > 50 and len(refused) > 20
+    start = ("experiment=unlearn/tofu/default", "task_name=t")
+    alone = {"experiment", "data", "eval", "mode", "seed", "trainer.args.seed", "data/datasets@data.forget"}
+    together = [word for word in accepted if word.partition("=")[0] not in alone]
+    compose.compose("unlearn", (*start, *together))
+    for word in accepted.keys() - set(together):
+        mode, _, rest = word.removeprefix("experiment=").partition("/")
+        name = (
+            {"finetune": "train", "eval": "eval"}.get(mode, "unlearn") if rest and "experiment" in word else "unlearn"
+        )
+        compose.compose(name, ("task_name=t", *([word] if "experiment" in word else [start[0], word])))
+    for word in refused:
+        with pytest.raises(UserError):
+            compose.compose("unlearn", ("task_name=t", *([] if "experiment" in word else [start[0]]), word))
 
 
 COMPONENTS = ROOT / "docs" / "components.md"

@@ -116,6 +116,7 @@ def test_a_run_that_goes_on_takes_the_same_steps(
         assert state["multiplier"] != 1.0
 
 
+@pytest.mark.long
 def test_two_processes_move_pdus_multiplier_alike(kit: Path, corpus: Path, tmp_path: Path) -> None:
     extra = ("trainer.method_args.retain_loss_eps=0.01", "trainer.method_args.dual_warmup_epochs=0.0",
              "trainer.args.keep_checkpoints=true", "trainer.args.max_steps=3", "trainer.args.learning_rate=1e-4")  # fmt: skip

@@ -281,7 +281,7 @@ def test_the_question_is_shown_without_its_template(prompt: str) -> None:
 
 
 def test_the_page_stands_alone(runs: list[RunResult], tmp_path: Path) -> None:
-    path = write_page(runs, tmp_path / "out" / "report.html", "A study")
+    path = write_page({"TOFU": runs}, tmp_path / "out" / "report.html", "A study")
     elements = Elements(path.read_text(encoding="utf-8"))
     loads = [
         (tag, name) for tag, given in elements.found for name in given if name in ("src", "href", "srcset", "data")
@@ -302,7 +302,7 @@ def test_the_page_stands_alone(runs: list[RunResult], tmp_path: Path) -> None:
 
 def test_whatever_a_model_says_is_only_text(runs: list[RunResult], tmp_path: Path) -> None:
     named = RunResult("<b>bold</b>", "eval", Path("a<i>"), runs[2].summary, runs[2].results, {"x<u>": "<s>why</s>"})
-    path = write_page([*runs, named], tmp_path / "report.html", "<script>alert(0)</script> {{data}}")
+    path = write_page({"TOFU": [*runs, named]}, tmp_path / "report.html", "<script>alert(0)</script> {{data}}")
     page = path.read_text(encoding="utf-8")
     elements = Elements(page)
     tags = [tag for tag, _ in elements.found]
@@ -313,12 +313,12 @@ def test_whatever_a_model_says_is_only_text(runs: list[RunResult], tmp_path: Pat
     text = re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1)  # type: ignore[union-attr]
     assert not set("<>&") & set(text)
     data = json.loads(text)
-    assert data["sets"][0]["questions"][0][2][2] == [NASTY, 0.5]
-    assert data["runs"][3] == {"name": "<b>bold</b>", "kind": "eval"}
+    assert data[0]["sets"][0]["questions"][0][2][2] == [NASTY, 0.5]
+    assert data[0]["runs"][3] == {"name": "<b>bold</b>", "kind": "eval"}
 
 
 def test_the_page_shows_intervals_dashes_and_reasons(runs: list[RunResult], tmp_path: Path) -> None:
-    page = write_page(runs, tmp_path / "report.html", "A study").read_text(encoding="utf-8")
+    page = write_page({"TOFU": runs}, tmp_path / "report.html", "A study").read_text(encoding="utf-8")
     assert "<small>0.485 to 0.970</small>" in page
     assert 'title="over 24 examples"' in page
     assert f'<td class="missing">{table.MISSING}</td>' in page
@@ -328,13 +328,15 @@ def test_the_page_shows_intervals_dashes_and_reasons(runs: list[RunResult], tmp_
 
 def test_a_page_of_runs_without_answers_and_without_a_trade_off(tmp_path: Path) -> None:
     run = RunResult("mine", "", Path("mine"), {"accuracy": 0.5}, {})
-    page = write_page([run], tmp_path / "report.html", "One").read_text(encoding="utf-8")
+    page = write_page({"MINE": [run]}, tmp_path / "report.html", "One").read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
-    assert data == {"runs": [{"name": "mine", "kind": ""}], "views": [], "sets": []}
+    (only,) = data
+    assert only["runs"] == [{"name": "mine", "kind": ""}]
+    assert not any(only[key] for key in ("views", "ratios", "attacks", "heat", "sets"))
     assert "no gold standard" in page
 
 
 def test_a_page_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no runs"):
-        write_page([], tmp_path / "report.html", "None")
+        write_page({}, tmp_path / "report.html", "None")
     assert not (tmp_path / "report.html").exists()

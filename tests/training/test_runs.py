@@ -42,7 +42,10 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "grad_norm" in line]
 
 
-@pytest.mark.parametrize("method", ["GradAscent", "GradDiff", "NPO"])
+LONG = [pytest.param(name, marks=pytest.mark.long) for name in ("GradAscent", "GradDiff")]
+
+
+@pytest.mark.parametrize("method", ["NPO", *LONG])
 def test_every_split_takes_the_same_steps(method: str, kit: Path, corpus: Path, tmp_path: Path) -> None:
     """8x1, 4x2, 2x4 and 1x8 through the real Trainer, two epochs of a full and a short step, weights held still."""
     found = {}
@@ -133,7 +136,7 @@ def test_evaluation_during_training(kit: Path, corpus: Path, tmp_path: Path) -> 
     assert [line["eval_tofu_forget_Q_A_Prob"] for line in lines if "eval_tofu_forget_Q_A_Prob" in line] == values[:2]
 
 
-@pytest.mark.parametrize("method", ["NPO", "GradDiff"])
+@pytest.mark.parametrize("method", ["NPO", pytest.param("GradDiff", marks=pytest.mark.long)])
 def test_two_processes_take_the_same_steps_and_measure_the_same(
     method: str, kit: Path, corpus: Path, tmp_path: Path
 ) -> None:

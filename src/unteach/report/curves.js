@@ -4,10 +4,10 @@ const AS_KIND = ["base", "full", "retain"];
 let attack = 0;
 
 function lines(shown, shape) {
-  let other = 0;
+  const isReference = (run) => AS_KIND.includes(here.runs[run].kind);
+  const others = here.runs.map((_, run) => run).filter((run) => !isReference(run));
   return shown.curves.map(([run, x, y, figure]) => {
-    const { name, kind } = here.runs[run], known = AS_KIND.includes(kind);
-    const turn = known ? 0 : other++;
+    const { name, kind } = here.runs[run], known = isReference(run), turn = Math.max(0, others.indexOf(run));
     const told = figure === null ? "" : `<br>${shown.figure} ${number(figure)}`;
     const key = figure === null ? "" : `  ${number(figure)}`;
     return { type: "scatter", mode: "lines", name: plain(short(name)) + key, x, y, hoverinfo: "text", text: `<b>${plain(name)}</b>${told}`,
@@ -26,6 +26,7 @@ function drawCurves(place, shown, shape, x, y, shapes) {
     xaxis: axis(x), yaxis: axis(y), shapes, hoverlabel: hover(), showlegend: true,
     legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 12, color: soft }, bgcolor: "rgba(0,0,0,0)", entrywidth: 0.5, entrywidthmode: "fraction" },
   };
+  layout.width = at(place).clientWidth;
   layout.height = 330 + layout.margin.b + layout.margin.t;
   layout.legend.y = -48 / 330;
   Plotly.react(place, traces, layout, { displayModeBar: false, displaylogo: false });

@@ -112,7 +112,7 @@ function drawPicture() {
     tickfont: { color: soft, size: 12 }, linecolor: grid, tickcolor: grid, automargin: false });
   const log = shown.x.log;
   const layout = {
-    margin: MARGIN, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: family(), color: ink, size: FONT },
+    margin: MARGIN, width: at("plot").clientWidth, height: at("plot").clientHeight, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: family(), color: ink, size: FONT },
     xaxis: { ...axis(shown.x), range: log ? shown.x.range.map(Math.log10) : shown.x.range, type: log ? "log" : "linear",
       ...(log ? { dtick: 4, exponentformat: "power" } : {}) },
     yaxis: { ...axis(shown.y), range: shown.y.range }, shapes, annotations: annotations(shown, ink, soft, gold),

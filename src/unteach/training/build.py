@@ -83,6 +83,20 @@ def build_streams(
     return streams, said
 
 
+def anchor_of(config: schema.Config, streams: dict[str, Stream]) -> str:
+    """The stream whose length is an epoch; `alternate` stands for `forget` where only the other answers are trained."""
+    assert config.data is not None and config.trainer is not None
+    anchor = config.data.anchor
+    if anchor == "forget" and anchor not in streams and ALTERNATE in streams:
+        return ALTERNATE
+    if anchor not in streams:
+        raise UserError(
+            f"data.anchor={anchor}: {config.trainer.handler} with these method_args does not train on that stream; it "
+            f"trains on {', '.join(streams)}"
+        )
+    return anchor
+
+
 def training_arguments(
     config: schema.Config, compute: str, anchor_rows: int, folder: Path
 ) -> transformers.TrainingArguments:

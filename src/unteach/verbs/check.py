@@ -81,7 +81,7 @@ def check_training(config: schema.Config, folder: Path) -> None:
     assert config.trainer is not None and config.data is not None
     loaded = loading.load_empty(config.model, lambda: build.training_texts(config))
     streams, said = build.build_streams(config, loaded)
-    anchor = config.data.anchor if config.data.anchor in streams else next(iter(streams))
+    anchor = build.anchor_of(config, streams)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     if not isinstance(config.trainer.method, schema.TheirTrainer):
         make_ready(loaded.model, config.trainer.method, config.seed)

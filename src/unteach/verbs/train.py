@@ -70,7 +70,7 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
     loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config))
 
     streams, said = build.build_streams(config, loaded, here)
-    anchor = config.data.anchor if config.data.anchor in streams else next(iter(streams))
+    anchor = build.anchor_of(config, streams)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
     if here.first:

@@ -1,0 +1,147 @@
+"""Curves against what is counted by hand, and the token probabilities that a page shows."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unteach import compose
+from unteach.engines.base import Score
+from unteach.engines.hf import HFEngine
+from unteach.errors import UserError
+from unteach.evals import stats, suites, tokens
+from unteach.evals.base import ScoredRow
+from unteach.evals.rows import Asked
+from unteach.report import distributions, heat
+from unteach.report.collect import RunResult, collect
+
+
+def scored(*values: float | None) -> dict[str, Any]:
+    return {"agg_value": 0.5, "value_by_index": {str(i): {"score": value} for i, value in enumerate(values)}}
+
+
+def run(name: str, kind: str = "forget", **results: Any) -> RunResult:
+    return RunResult(name, kind, Path(name), {}, results)
+
+
+def test_a_cdf_steps_at_each_value_and_counts_what_lies_beyond_the_axis() -> None:
+    x, y = distributions.cdf(np.array([0.0, 0.5, 0.5, 2.0, 1e9]))
+    assert x == [1e-4, 0.5, 2.0, 1e4]
+    assert y == [0.2, pytest.approx(0.6), pytest.approx(0.8), 0.8]
+
+
+def test_truth_ratios_are_compared_with_the_retain_model(tmp_path: Path) -> None:
+    runs = [
+        run("retain", "retain", forget_truth_ratio=scored(1.0, 2.0, 3.0, 4.0)),
+        run("near", forget_truth_ratio=scored(1.0, 2.0, 3.0, float("nan"), 3.5)),
+        run("far", forget_truth_ratio=scored(0.1, 0.2)),
+        run("none"),
+    ]
+    shown = distributions.truth_ratios(runs)
+    assert shown is not None
+    assert [(curve.run, curve.figure) for curve in shown.curves] == [(0, None), (1, 0.25), (2, 1.0)]
+    assert shown.left_out == ["none"]
+    assert distributions.truth_ratios([run("none")]) is None
+
+
+def test_a_roc_curve_by_hand_ties_slanted() -> None:
+    forget, holdout = np.array([1.0, 2.0, 2.0, 5.0]), np.array([2.0, 3.0, 4.0, 4.0])
+    # at 1: one member of four; at 2: three members, one other; 3 and 4: the others; 5: all
+    x, y = distributions.roc(forget, holdout)
+    assert list(zip(x, y, strict=True)) == [(0, 0), (0, 0.25), (0.25, 0.75), (1, 0.75), (1, 1)]
+    assert np.trapezoid(y, x) == pytest.approx(stats.auc(forget, holdout)) == 0.6875
+
+
+def test_the_area_under_every_roc_curve_is_the_logs_auc() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        forget, holdout = generator.integers(0, 9, 13).astype(float), generator.integers(2, 11, 7).astype(float)
+        x, y = distributions.roc(forget, holdout)
+        assert np.trapezoid(y, x) == pytest.approx(stats.auc(forget, holdout))
+
+
+def test_attacks_that_more_runs_have_come_first() -> None:
+    both = {"forget": scored(1.0, 2.0), "holdout": scored(3.0, 4.0), "agg_value": 1.0}
+    found = distributions.attacks(
+        [run("a", mia_loss=both, mia_min_k=both), run("b", mia_min_k=both), run("c", mia_loss={"auc": 1})]
+    )
+    assert [(one.title, [curve.run for curve in one.curves], one.left_out) for one in found] == [
+        ("min-k", [0, 1], ["c"]),
+        ("loss", [0], ["b", "c"]),
+    ]
+    assert found[0].curves[0].figure == 1.0
+
+
+# tokens
+
+
+def score(ids: list[int], logs: list[float]) -> Score:
+    many = np.array(logs)
+    return Score(np.array(ids), many, many > -1, many, many)
+
+
+def test_token_texts_put_together_are_the_answer(tiny: Any) -> None:
+    text = "She wrote 12 books, and won.\nTwice"
+    ids = tiny.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert "".join(tokens.pieces(tuple(ids), tiny.tokenizer)).strip() == text
+    assert tokens.pieces((), tiny.tokenizer) == []
+
+
+def test_long_answers_and_many_are_cut_and_counted(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MOST_TOKENS", 2)
+    monkeypatch.setattr(tokens, "MOST_ROWS", 1)
+    ids = tiny.tokenizer("one two three four", add_special_tokens=False)["input_ids"]
+    rows = [ScoredRow(i, [score(ids, [-0.12345] * len(ids))], ["one two three four"], False) for i in (3, 4)]
+    asked = Asked(False, 2, "d", "w", index=[3, 4], prompt_texts=["Question: A?\nAnswer:\n", "B"])
+    listed = tokens.listed("forget.answer", asked, rows, tiny.tokenizer)
+    assert (listed["of"], listed["count"], len(listed["rows"])) == ("forget.answer", 2, 1)
+    row = listed["rows"][0]
+    assert (row["index"], row["length"], row["logprob"]) == (3, len(ids), [-0.123, -0.123])
+    assert "".join(row["tokens"]).strip() and len(row["tokens"]) == 2
+
+
+def test_the_answers_of_two_logs_stand_beside_each_other() -> None:
+    def row(prompt: str, answer: str, *logs: float | None) -> dict[str, Any]:
+        return {
+            "prompt": prompt,
+            "answer": answer,
+            "tokens": ["a", "b"][: len(logs)],
+            "logprob": list(logs),
+            "length": 3,
+        }
+
+    one, other = run("one"), run("other")
+    one.tokens.extend([row("Question: A?\nAnswer:\n", "x", math.log(0.5), math.log(0.125)), row("B?", "y", None)])
+    other.tokens.append(row("A?", "x", 0.0))
+    first, second = heat.heat([one, other])
+    assert (first.question, first.text) == ("A?", "x")
+    left, right = first.seen
+    assert left is not None and right is not None
+    assert left.probabilities == [pytest.approx(0.5), pytest.approx(0.125)]
+    assert left.mean == pytest.approx(0.25)
+    assert (left.cut, right.cut) == (1, 2)
+    assert second.seen[1] is None and second.seen[0] is not None and second.seen[0].mean is None
+    assert heat.as_data([first])[0][2][0] == [["a", "b"], [0.5, 0.125], 1, 0.25]
+
+
+def test_a_suite_writes_the_tokens_that_a_metric_measured(tiny: Any, tmp_path: Path) -> None:
+    words = ["task_name=t", "model=tiny", "tofu_path=authors", "eval.tofu.generation.max_new_tokens=4"]
+    engine = HFEngine(tiny.model, tiny.tokenizer, 16)
+
+    def evaluate(metric: str) -> None:
+        suite = compose.compose("eval", [*words, f"eval.tofu.metrics=[{metric}]"]).eval
+        suites.evaluate(suite, engine, tiny.template, lambda what, total: lambda done: None, tmp_path)
+
+    evaluate("forget_Q_A_Prob")
+    (read,) = collect([("one", "", tmp_path)])
+    probs = read.results["forget_Q_A_Prob"]["value_by_index"]
+    assert len(read.tokens) == len(probs)
+    for row in read.tokens:
+        assert -np.mean(row["logprob"]) == pytest.approx(probs[str(row["index"])]["avg_loss"], abs=1e-3)
+    (tmp_path / "TOFU_TOKENS.json").write_text('{"rows": [{"tokens": ["a"]}]}')
+    with pytest.raises(UserError, match=r"TOFU_TOKENS\.json does not list answers token by token"):
+        collect([("one", "", tmp_path)])
+    evaluate("ra_Q_A_Prob")  # no forget answers: the old file does not stay
+    assert not (tmp_path / "TOFU_TOKENS.json").exists()

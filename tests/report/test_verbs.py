@@ -1,0 +1,115 @@
+"""`unteach report` and `unteach compare` as they are called: files, tables, and what they say of mistakes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.report.test_report import Elements, results, save
+from unteach.cli import main
+from unteach.errors import UserError
+from unteach.launch.plan import PlannedRun
+from unteach.verbs import compare, report
+from unteach.verbs import study as verbs_study
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    save(tmp_path / "study" / "retain" / "evals", results(0.1, 0.64, None, "no idea"))
+    save(tmp_path / "study" / "NPO" / "evals", results(0.2, 0.6, 0.3, "truth 0"))
+    (tmp_path / "study" / "NPO" / "config.yaml").write_text("mode: unlearn\nseed: 0\ntrainer: {handler: NPO}\n")
+    return tmp_path / "study"
+
+
+def test_a_study_becomes_five_files_of_the_same_numbers(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = study.parent / "out"
+    report.command([str(study), f"out={out}"])
+    assert sorted(file.name for file in out.iterdir()) == [
+        "report.csv", "report.html", "report.json", "report.md", "report.png",
+    ]  # fmt: skip
+    said = capsys.readouterr().out
+    assert "NPO" in said and f"report: {out / 'report.html'}" in said
+    assert "# Report on study" in (out / "report.md").read_text()
+    values = json.loads((out / "report.json").read_text())["values"]
+    assert {(row["run"], row["kind"]) for row in values} == {("retain", "retain"), ("NPO", "forget")}
+
+
+def test_suites_share_a_page_and_a_run_may_have_one_only(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    muse = {"privleak": {"agg_value": -50.0}}
+    (study / "NPO" / "evals" / "MUSE_EVAL.json").write_text(json.dumps(muse))
+    out = study.parent / "out"
+    report.command([str(study), f"out={out}"])
+    said = capsys.readouterr().out
+    assert "MUSE (1 of 2 runs have it)" in said
+    assert "note: MUSE: there is no trade-off to draw" in said
+    page = (out / "report.html").read_text()
+    elements = Elements(page)
+    assert [given.get("class") for tag, given in elements.found if given.get("class") == "numbers"] == ["numbers"] * 2
+    assert not any(name in given for _, given in elements.found for name in ("src", "href", "srcset"))
+    assert [one["name"] for one in json.loads(elements.texts["script"][0])] == ["MUSE", "TOFU"]
+    # one suite alone: a picture of another report does not stay
+    report.command([str(study / "NPO"), f"out={out}", "suite=muse"])
+    assert not (out / "report.png").exists()
+
+
+def test_a_suite_that_a_run_lacks_is_said(study: Path) -> None:
+    with pytest.raises(UserError, match="no suite among these results called 'MUZE'"):
+        report.command([str(study), "suite=MUZE"])
+    save(study.parent / "other", {"privleak": {"agg_value": 1.0}}, suite="MUSE")
+    with pytest.raises(UserError, match=r"'other' has no TOFU results.*results of MUSE"):
+        report.command([str(study), str(study.parent / "other"), "suite=tofu"])
+    with pytest.raises(UserError, match="no suite in common"):
+        compare.command([str(study / "NPO"), str(study.parent / "other")])
+
+
+def test_mistakes_are_one_message_and_exit_code_two(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study / "NPO" / "evals" / "TOFU_EVAL.json").write_text('{"forget_Q_A_Prob": {"agg_val')
+    words = [
+        (["report", str(study)], "is not whole JSON"),
+        (["report"], "name the runs to report"),
+        (["report", str(study), "ouput=x"], "did you mean out?"),
+        (["report", str(study), "out="], "out= needs a value"),
+        (["compare", str(study)], "compare takes two runs, got 1"),
+        (["compare", str(study), str(study)], "holds 2 runs; name one"),
+        (["compare", str(study / "retain"), str(study / "retain" / "evals")], "are the same run"),
+    ]
+    for command, message in words:
+        with pytest.raises(SystemExit) as stopped:
+            main(command)
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_compare_shows_values_settings_and_answers(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(study / "RMU" / "evals", results(0.4, 0.6, 0.3, "something else"))
+    (study / "RMU" / "config.yaml").write_text("mode: unlearn\nseed: 0\ntrainer: {handler: RMU}\ntask_name: x\n")
+    log = study / "RMU" / "evals" / "TOFU_EVAL.json"
+    found = json.loads(log.read_text())
+    found["forget_Q_A_ROUGE"]["value_by_index"]["0"]["rougeL_recall"] = 0.0
+    log.write_text(json.dumps(found))
+    compare.command([str(study / "NPO"), str(study / "RMU")])
+    said = capsys.readouterr().out
+    line = next(line.split() for line in said.splitlines() if line.startswith("forget_Q_A_Prob"))
+    assert line == ["forget_Q_A_Prob", "0.200", "0.400", "0.200", "0.200", "to", "0.200", "*"]
+    assert "Forget set: Who is number 0?  (0.50 -> 0.00)" in said
+    assert "B     something else" in said
+    assert "trainer.handler: NPO -> RMU" in said
+    assert "task_name" not in said
+
+
+def test_a_folder_whose_name_holds_an_equals_sign_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "lr=1e-5", results(0.2, 0.6, 0.3, "truth 0"))
+    monkeypatch.chdir(tmp_path)
+    report.command(["lr=1e-5"])
+    assert (tmp_path / "saves" / "report" / "report.html").exists()
+
+
+def test_a_finished_study_writes_the_same_report(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def planned(name: str, kind: str, *words: str) -> PlannedRun:
+        return PlannedRun(name, kind, "train", (f"paths.output_dir={study / name}", *words))
+
+    plan = [planned("base", "base", "eval=null"), planned("retain", "retain"), planned("NPO", "forget")]
+    written = verbs_study.report("mine", [*plan, planned("broken", "forget")], {"base", "retain", "NPO"})
+    assert written == study / "report.html"
+    assert "Study mine" in (study / "report.md").read_text()
+    assert {row["run"] for row in json.loads((study / "report.json").read_text())["values"]} == {"retain", "NPO"}
