@@ -119,7 +119,9 @@ class RowsConfig:
 
     kind: `qa`, the question in the model's template, with shown pairs before it where few-shot rows are named;
     `completion`, plain text that goes on, after one space, with the asked column; `text`, plain text from its first
-    token on. stop: what ends a continuation beside EOS.
+    token on. stop: what ends a continuation beside EOS. idk_path: a file of refusals, one a line, of which each row gets
+    one in the column `idk`; null for those that ship with unteach. keys_shared_with, keys_apart_from: other rows by
+    their name; of these only the rows that share an entry of the column `keys` with one of those, or none.
     """
 
     hf_args: dict[str, Any]
@@ -155,8 +157,11 @@ class SuiteConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be 1 or more, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UserError(f"{name} must be 1 or more, got {value}")
+        if self.retain_logs_path and self.retain_model:
+            raise UserError("retain_logs_path and retain_model both say what to compare with; give one")
+        self.define = {**{task: {"metric": "lm_eval", "task": task} for task in self.tasks}, **self.define}
 
     def asked(self) -> list[str]:
         """The names of the metrics that are asked for."""

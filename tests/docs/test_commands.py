@@ -16,7 +16,7 @@ import pytest
 from unteach import cli, compose, runs
 from unteach.errors import UserError
 from unteach.launch.plan import PlannedRun
-from unteach.verbs import check, compare, evaluate, fetch, report, study, train
+from unteach.verbs import check, compare, evaluate, fetch, listing, report, study, train
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -111,6 +111,16 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in anchors, f"{page.name}: {path} has no heading #{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_list_there_is_said_to_be_is_there(page: Path) -> None:
+    words = re.findall(r"unteach list (\w+)", page.read_text(encoding="utf-8"))
+    assert set(words) <= set(listing.KINDS)
+
+
+def test_each_kind_has_members() -> None:
+    assert all(name and line for kind in listing.KINDS for name, line, _ in listing.listed(kind))
 
 
 MIGRANTS = ROOT / "docs" / "coming-from-openunlearning.md"

@@ -80,7 +80,7 @@ def test_processes_lower_the_budget_together(tiny: Any, tmp_path: Path) -> None:
     def work() -> None:
         here: Processes = processes.start()
         engine = Small(tiny.model, tiny.tokenizer, 8, here)
-        engine.room = 40 if here.rank else 10**9
+        engine.room = 20 if here.rank else 10**9
         values = [float(score.avg_loss) for score in engine.score(PAIRS)]
         runs.write_json(tmp_path / f"{here.rank}.json", [values, engine.budgets])
 

@@ -179,3 +179,8 @@ def test_what_a_model_from_scratch_does_not_know(tmp_path: Path) -> None:
         scratch(hiden_size=64)
     with pytest.raises(UserError, match=r"hidden size \(64\) is not a multiple of the number of attention heads \(3\)"):
         scratch(hidden_size=64, num_attention_heads=3)
+
+
+def test_no_path_is_said() -> None:
+    with pytest.raises(UserError, match=r"pretrained_model_name_or_path: is required"):
+        load(ModelConfig({}), training=False)

@@ -123,7 +123,8 @@ def test_a_broken_newest_checkpoint_is_skipped_and_named(
     assert outcome(folder)["weights"] == undisturbed["weights"]
 
 
-def test_eval_killed_anywhere(kit: Path, corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [5, *(pytest.param(seed, marks=pytest.mark.long) for seed in (6, 7, 8))])
+def test_eval_killed_anywhere(kit: Path, corpus: Path, tmp_path: Path, seed: int) -> None:
     def words(name: str) -> list[str]:
         return [
             "experiment=eval/tofu/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={kit / 'retain'}",
@@ -132,7 +133,7 @@ def test_eval_killed_anywhere(kit: Path, corpus: Path, tmp_path: Path) -> None:
         ]  # fmt: skip
 
     assert after(spawn(lambda: evaluate(*words("whole")), tmp_path / "log"), 120) == 0
-    codes = kill_until_done(lambda: evaluate(*words("killed")), tmp_path / "log", 8, 1.5, seed=5)
+    codes = kill_until_done(lambda: evaluate(*words("killed")), tmp_path / "log", 10, 1.5, seed=seed)
     assert -9 in codes
     files = [(tmp_path / name / "run/TOFU_EVAL.json").read_bytes() for name in ("whole", "killed")]
     assert files[0] == files[1]

@@ -117,9 +117,9 @@ class Batches:
             numbers = [i for row in batch for i in row]
             results = self._one(kind, [batching.items[i] for i in numbers], batch, work)
         except (RuntimeError, MemoryError) as error:
-            words = f"{type(error).__name__} {error}"
-            if not any(sign in words.lower() for sign in NO_MEMORY):
+            if not of_memory(error):
                 raise
+            words = f"{type(error).__name__}: {error}"
         else:
             if said:
                 said(len(numbers) * self.here.world)
@@ -141,6 +141,12 @@ class Batches:
         mine = [said_of_memory is not None]
         flags = self.here.gather(mine) if self.here.gather else mine
         return [batch for batch, failed in zip(now, flags, strict=False) if failed]
+
+
+def of_memory(error: Exception) -> bool:
+    """Whether an error says that there is no memory left."""
+    said = f"{type(error).__name__} {error}".lower()
+    return any(sign in said for sign in NO_MEMORY)
 
 
 def _free() -> None:

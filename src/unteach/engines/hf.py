@@ -9,7 +9,7 @@ import numpy as np
 
 from unteach.engines import sharing
 from unteach.engines.base import Ids, Said, Score, Store
-from unteach.engines.batches import Batches, Row
+from unteach.engines.batches import Batches, Row, of_memory
 from unteach.engines.continuing import Continuation
 from unteach.engines.processes import ALONE, Processes
 from unteach.engines.sharing import Pair
@@ -109,6 +109,7 @@ class HFEngine(Batches):
         return self._shares[0]
 
     def _agree(self, pairs: list[Pair]) -> bool:
+        """Whether a row of two answers gives what each gets alone."""
         import torch
 
         was_training = self.model.training
@@ -116,6 +117,10 @@ class HFEngine(Batches):
         try:
             with torch.no_grad():
                 plain, shared = self._scored([[pair] for pair in pairs]), self._scored([pairs])
+        except RuntimeError as error:
+            if not of_memory(error):
+                raise
+            return False
         finally:
             self.model.train(was_training)
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")

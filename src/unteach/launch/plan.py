@@ -16,6 +16,7 @@ KEYS = {"name", "base", "full", "retain", "forget", "vary", "eval"}
 CONFIG_NAMES = {"forget": "unlearn", "eval": "eval"}
 SPLIT = "forget_split"
 PATH = "model.model_args.pretrained_model_name_or_path"
+TOKENIZER = "model.tokenizer_args.pretrained_model_name_or_path"
 
 
 @dataclass(frozen=True)
@@ -109,11 +110,11 @@ def _branch(study: dict[str, Any], chosen: dict[str, Any], root: str, extra: tup
 
 
 def _started(start: PlannedRun | None) -> dict[str, Any]:
-    """A child keeps its parent's model and starts from its folder."""
+    """A child keeps its parent's model and starts from its folder, where the tokenizer is too."""
     if start is None:
         return {}
     model = next((word.partition("=")[2] for word in start.overrides if word.startswith("model=")), None)
-    return ({"model": model} if model else {}) | {PATH: start.folder}
+    return ({"model": model} if model else {}) | {PATH: start.folder, TOKENIZER: start.folder}
 
 
 def _benchmark(full: dict[str, Any]) -> str:

@@ -23,6 +23,8 @@ class AutoModelForCausalLM:
         import transformers
 
         given = dict(model_args)
+        if not given.get(PATH):
+            raise UserError(f"model.model_args.{PATH}: is required; a folder, a run's folder, or a hub id")
         path = runs.model_folder(str(given.pop(PATH)))
         source = {name: given[name] for name in SOURCE if name in given}
         refuse_absent_attention(given)
