@@ -33,9 +33,6 @@ from unteach.schema import ModelConfig  # noqa: E402
 class PlainEngine(HFEngine):
     """Batches in the order of the data; a forward with the logits of every position."""
 
-    def _batches(self, missing: list[int], *_: Any) -> list[list[int]]:
-        return [missing[i : i + self.batch_size] for i in range(0, len(missing), self.batch_size)]
-
     def score(self, pairs: Any, said: Any = None) -> list[Score]:
         found = []
         with torch.no_grad():
@@ -46,6 +43,18 @@ class PlainEngine(HFEngine):
                     label = torch.tensor(answer, device=row.device)
                     v = statistics(row[len(prompt) - 1 : len(prompt) - 1 + len(answer)], label).cpu().numpy()
                     found.append(Score(label.cpu().numpy(), v[:, 0], v[:, 1] > 0.5, v[:, 2], v[:, 3]))
+        return found
+
+    def generate(self, prompts: Any, max_new_tokens: int, said: Any = None, **_: Any) -> list[list[int]]:
+        found = []
+        for first in range(0, len(prompts), self.batch_size):
+            given = self._padded([list(prompt) for prompt in prompts[first : first + self.batch_size]], left=True)
+            made = self.model.generate(
+                **given, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=self.stops,
+            )  # fmt: skip
+            for row in made[:, given["input_ids"].shape[1] :].tolist():
+                found.append(row[: next((i for i, token in enumerate(row) if token in self.stops), len(row))])
         return found
 
 

@@ -174,6 +174,9 @@ def suites() -> Iterator[str]:
     for name in compose.options("eval"):
         suite = yaml.safe_load((compose.CONFIGS / "eval" / f"{name}.yaml").read_text())
         yield f"### The metrics of `{name}`\n"
+        if "define" not in suite:
+            yield f"Those of lm-evaluation-harness's tasks: `eval.{name}.tasks`, by default {', '.join(suite['tasks'])}.\n"
+            continue
         yield "Those in bold are asked for by default; `eval.<suite>.metrics` takes a list, `default` or `all`.\n"
         rows = []
         for metric, definition in suite["define"].items():

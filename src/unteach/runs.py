@@ -185,6 +185,9 @@ def _git_commit() -> str | None:
 MAY_CHANGE = (
     "resume",
     "retain_logs_path",
+    "retain_model",
+    "before_logs_path",
+    "classifier_path",
     "eval",
     "trainer.args.logging_",
     "trainer.args.report_to",

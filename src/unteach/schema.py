@@ -130,26 +130,49 @@ class RowsConfig:
     few_shot_dataset_hf_args: dict[str, Any] | None = None
     generation: GenerationArgs = field(default_factory=GenerationArgs)
     stop: list[str] = field(default_factory=list)
+    idk_path: str | None = None
+    keys_shared_with: str | None = None
+    keys_apart_from: str | None = None
+
+
+@dataclass
+class HarnessArgs:
+    """How lm-evaluation-harness asks its tasks, by its own names; include_path: a folder of more tasks."""
+
+    num_fewshot: int | None = None
+    limit: int | float | None = None
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool = False
+    system_instruction: str | None = None
+    include_path: str | None = None
 
 
 @dataclass
 class SuiteConfig:
     """The metrics of one benchmark: the rows it reads, what each metric is, and which are asked for.
 
+    tasks: of lm-evaluation-harness, each a metric under its own name. batch_size: an upper bound; null leaves it to the
+    memory. retain_model: a model that is evaluated first for its log, where there is no retain_logs_path.
+    before_logs_path: the log of the model that unlearning started from. classifier_path: what tells clean text.
     tokens: the `rows.column` whose answers are kept token by token, for reports, where a metric measures it.
     """
 
     suite: str
-    rows: dict[str, RowsConfig]
-    define: dict[str, dict[str, Any]]
     metrics: list[str] | str
+    rows: dict[str, RowsConfig] = field(default_factory=dict)
+    define: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: list[str] = field(default_factory=list)
+    simple_evaluate_args: HarnessArgs = field(default_factory=HarnessArgs)
     default: list[str] = field(default_factory=list)
     compat: Literal["openunlearning"] | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     max_length: int = 512
     generation: GenerationArgs = field(default_factory=GenerationArgs)
     retain_logs_path: str | None = None
+    retain_model: str | None = None
+    before_logs_path: str | None = None
     reference_model_path: str | None = None
+    classifier_path: str | None = None
     tokens: str | None = None
     forget_split: str | None = None
     holdout_split: str | None = None

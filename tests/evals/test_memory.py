@@ -51,7 +51,9 @@ def test_one_item_that_does_not_fit_is_said(tiny: Any) -> None:
     assert not tiny.model.training
 
 
-@pytest.mark.parametrize("words", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory", "shape mismatch"])
+@pytest.mark.parametrize(
+    "words", ["CUDA out of memory", "DefaultCPUAllocator: can't allocate memory", "shape mismatch"]
+)
 def test_only_memory_is_tried_again(tiny: Any, words: str) -> None:
     calls = 0
 

@@ -13,7 +13,7 @@ from unteach.engines.base import Score
 from unteach.errors import UserError
 from unteach.evals import stats
 from unteach.evals.base import Generated, ScoredRow, Value
-from unteach.evals.metrics import aggregate, membership, memorization, probability, rouge, truth_ratio
+from unteach.evals.metrics import aggregate, kolmogorov, membership, memorization, probability, rouge, truth_ratio
 
 EOS = 2
 
@@ -153,7 +153,7 @@ def test_harmonic_mean() -> None:
 def test_forget_quality_of_the_same_model_is_one() -> None:
     by_index = {i: {"score": i / 7} for i in range(20)}
     retain = {"value_by_index": {str(i): v for i, v in by_index.items()}}
-    assert aggregate.ForgetQuality("t").compute("q", Value(None, by_index), retain).agg == pytest.approx(1.0)
+    assert kolmogorov.ForgetQuality("t").compute("q", Value(None, by_index), retain).agg == pytest.approx(1.0)
 
 
 def test_rouge() -> None:

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def rows(folder: Path, tiny: Any, name: str, **settings: Any) -> Rows:
     limits = {key: settings.pop(key) for key in ("max_length", "compat") if key in settings}
     config = RowsConfig({"path": str(folder), "name": name}, **settings)
-    return Rows(SuiteConfig("s", {"r": config}, {}, [], **limits), tiny.template)
+    return Rows(SuiteConfig("s", [], {"r": config}, **limits), tiny.template)
 
 
 def test_shown_pairs_stand_before_the_question(folder: Path, tiny: Any) -> None:
@@ -40,7 +40,7 @@ def test_shown_pairs_stand_before_the_question(folder: Path, tiny: Any) -> None:
 def test_a_completion_is_one_text_without_eos(folder: Path, tiny: Any) -> None:
     asked = rows(folder, tiny, "text", kind="completion", question_key="opening").asked("r.rest")
     assert (asked.index, asked.count) == ([0], 2)
-    assert tiny.tokenizer.decode([*asked.prompts[0], *asked.answers[0][0]]) == "In the town of Vess there was"
+    assert tiny.tokenizer.decode([*asked.prompts[0], *asked.pairs[0][0][1]]) == "In the town of Vess there was"
     assert tiny.tokenizer.decode(asked.prompts[0]) == "In the town"
     assert asked.texts == [["of Vess there was"]]
 
@@ -59,13 +59,13 @@ def test_a_text_is_asked_from_its_first_token_on(folder: Path, tiny: Any, bos: b
         monkeypatch.setattr(made.plain, "encode_prompt", lambda text: (1, *tiny.tokenizer(text)["input_ids"]))
     asked = made.asked("r.opening")
     start = (1,) if bos else ids[:1]
-    assert (asked.prompts[0], asked.answers[0][0]) == (start, ids if bos else ids[1:])
-    assert asked.texts[0] == [tiny.tokenizer.decode(asked.answers[0][0])]
+    assert (asked.prompts[0], asked.pairs[0][0][1]) == (start, ids if bos else ids[1:])
+    assert asked.texts[0] == [tiny.tokenizer.decode(asked.pairs[0][0][1])]
 
 
 def test_max_length_counts_from_where_a_text_goes_on(folder: Path, tiny: Any) -> None:
     made = rows(folder, tiny, "text", kind="completion", question_key="opening", max_length=3)
-    assert len(made.asked("r.rest").answers[0][0]) == 3
+    assert len(made.asked("r.rest").pairs[0][0][1]) == 3
     assert made.cut == {"r.rest": 1}
 
 

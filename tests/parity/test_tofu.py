@@ -120,7 +120,7 @@ def test_published_model_utility(shared: Path) -> None:
 
 def test_published_forget_quality(shared: Path) -> None:
     from unteach.evals.base import Value
-    from unteach.evals.metrics.aggregate import ForgetQuality
+    from unteach.evals.metrics.kolmogorov import ForgetQuality
 
     def ratios(run: str) -> dict[int, dict[str, float]]:
         rows = published(shared, run)["eval_log_forget.json"]

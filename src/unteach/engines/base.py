@@ -41,12 +41,15 @@ class Store(Protocol):
 
 
 class Engine(Protocol):
-    """Every pass gives one result for each item, in the order of the items."""
+    """Every pass gives one result for each item, in the order of the items. context: how many tokens it reads."""
+
+    @property
+    def context(self) -> int | None: ...
 
     def score(self, pairs: Sequence[tuple[Ids, Ids]], said: Said = None) -> list[Score]: ...
 
     def generate(
-        self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, **sampling: Any
+        self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, until: Sequence[str] = (), **sampling: Any
     ) -> list[list[int]]: ...
 
     def grad_norms(self, pairs: Sequence[tuple[Ids, Ids]], p: float, said: Said = None) -> list[float]: ...

@@ -11,8 +11,8 @@ from unteach.engines.base import Said, Store
 from unteach.engines.processes import Processes
 from unteach.errors import NO_MEMORY
 
-TOKENS_PER_BATCH = 16384
-"""Padded tokens of one batch at most, until memory says otherwise."""
+TOKENS_PER_BATCH = {"cuda": 16384, "cpu": 2048}
+"""Padded tokens of one batch at most, until memory says otherwise; more gains a CPU nothing and costs its caches."""
 Row = list[int]
 """The numbers of the items that go through the model as one row."""
 
@@ -63,14 +63,14 @@ class Batches:
         self.budgets: dict[str, int] = {}
 
     def budget(self, what: str) -> int:
-        return self.budgets.get(what, TOKENS_PER_BATCH)
+        import torch
+
+        return self.budgets.get(what, TOKENS_PER_BATCH["cuda" if torch.cuda.is_available() else "cpu"])
 
     def batching(self, what: str, items: Sequence[Any], length: Callable[[Any], int]) -> Batching:
         return Batching(items, length, self.batch_size, self.budget(what))
 
-    def _measured(
-        self, kind: str, batching: Batching, work: Callable[[list[Row]], list[Any]], said: Said
-    ) -> list[Any]:
+    def _measured(self, kind: str, batching: Batching, work: Callable[[list[Row]], list[Any]], said: Said) -> list[Any]:
         """All results in the items' own order: those in the store, and the others batch by batch over the processes.
 
         work: gives the results of a batch's items in the order in which its rows name them.

@@ -1,4 +1,4 @@
-"""Continuing a batch of prompts piece by piece: a row that is over leaves the batch, and the others go on without it."""
+"""Continuing a batch of prompts piece by piece: a row that is over leaves the batch, and the others go on."""
 
 from typing import TYPE_CHECKING, Any, Protocol
 

@@ -33,6 +33,12 @@ def statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
     return torch.stack([picked, hit, mean, variance], dim=-1)
 
 
+def context_of(model: Any) -> int | None:
+    """How many tokens a model can read."""
+    found = getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
+
+
 class HFEngine(Batches):
     """A transformers model as an engine. Batch size and process count change no value beyond rounding.
 
@@ -49,9 +55,7 @@ class HFEngine(Batches):
 
     @property
     def context(self) -> int | None:
-        """How many tokens the model can read."""
-        found = getattr(causal_of(self.model).config.get_text_config(), "max_position_embeddings", None)
-        return found if isinstance(found, int) else None
+        return context_of(self.model)
 
     def score(self, pairs: Sequence[Pair], said: Said = None) -> list[Score]:
         """Scores (prompt, answer) pairs of token ids: one teacher-forced pass, the head on answer positions only."""

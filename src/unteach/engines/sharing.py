@@ -2,7 +2,7 @@
 
 A row is the prompt and then its answers without their last tokens, which predict nothing. Each answer's positions go on
 from the prompt's end, and it sees the prompt and itself. A model whose attention does not take such a row (windows
-narrower than it, FlashAttention, positions of its own) is found out beforehand and gets each answer in a row of its own.
+narrower than it, FlashAttention, positions of its own) is found out beforehand; there each answer has its own row.
 """
 
 from collections.abc import Callable, Sequence

@@ -41,14 +41,30 @@ class GradNorms:
 class Texts:
     """Need: greedy continuations of the rows' prompts, beside the true answers: list of Generated.
 
-    truth_tokens: how many tokens of a true answer are kept, None for all.
+    truth_tokens: how many tokens of a true answer are kept, None for all. adaptive: a continuation is cut where it has
+    ten tokens more than the longest true answer, but not before fifty.
     """
 
     of: str
     truth_tokens: int | None = None
+    adaptive: bool = False
 
 
-Measurement = Scores | ReferenceScores | GradNorms | Texts
+@dataclass(frozen=True)
+class Classes:
+    """Need: what the suite's classifier says of the continuations that Texts(of) gives: list of Classed."""
+
+    of: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """Need: what lm-evaluation-harness finds on one of its tasks or groups: list of one TaskResult."""
+
+    name: str
+
+
+Measurement = Scores | ReferenceScores | GradNorms | Texts | Classes | Task
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,16 @@ class Retain:
     optional: bool = False
 
 
-Need = Measurement | Result | Retain
+@dataclass(frozen=True)
+class Before:
+    """Need: the same of the log of the model that unlearning started from (before_logs_path)."""
+
+    of: str
+    optional: ClassVar[bool] = False
+
+
+Logged = Retain | Before
+Need = Measurement | Result | Logged
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,33 @@ class Generated:
     several: bool = False
 
     finite = True
+
+
+@dataclass(frozen=True)
+class Classed:
+    """A continuation and the probability of each class."""
+
+    index: int
+    text: str
+    probabilities: dict[str, float]
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(list(self.probabilities.values())).all())
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The values of a task by metric, and those of each of its documents; of a group, of all its tasks.
+
+    cut: how many prompts lost their beginning to the model's context, in all tasks that were asked together.
+    """
+
+    values: dict[str, float]
+    documents: list[dict[str, Any]]
+    cut: int = 0
+
+    index, finite = 0, True
 
 
 @dataclass

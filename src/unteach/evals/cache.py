@@ -82,10 +82,12 @@ class Store:
             os.fsync(file.fileno())
 
 
-def _arrays(result: Score | list[int] | float) -> list[np.ndarray]:
+def _arrays(result: Score | list[int] | list[float] | float) -> list[np.ndarray]:
     if isinstance(result, Score):
         return list(vars(result).values())
-    return [np.array(result, dtype=np.float64 if isinstance(result, float) else np.int64)]
+    numbers = result if isinstance(result, list) else [result]
+    real = any(isinstance(number, float) for number in numbers)
+    return [np.array(result, dtype=np.float64 if real else np.int64)]
 
 
 def _checksum(content: bytes) -> bytes:

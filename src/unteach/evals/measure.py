@@ -1,45 +1,66 @@
 """The plan of a whole evaluation: the union of what all metrics need, without duplicates, in one pass of each kind."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from unteach.engines.base import Engine, Ids, Said, Score
-from unteach.evals.base import Generated, GradNorms, Measurement, NormedRow, ReferenceScores, ScoredRow, Scores, Texts
+from unteach.evals import harness
+from unteach.evals.base import (
+    Classed,
+    Classes,
+    Generated,
+    GradNorms,
+    Measurement,
+    NormedRow,
+    ReferenceScores,
+    ScoredRow,
+    Scores,
+    Task,
+    Texts,
+)
 from unteach.evals.rows import Rows
 
-Progress = Callable[[str, int], Callable[[int], None]]
+Progress = harness.Progress
 """progress(what, total) -> a function told how many more are done."""
 Pass = tuple[str, Any]
 """What all items of one pass share: its kind, and the argument that tells it from others of that kind."""
+Results = dict[Any, Any]
+"""What a pass found, by item."""
 Measured = dict[Measurement, list[Any]]
+LEAST, MORE = 50, 10
+"""Tokens of an adaptive continuation: LEAST, or MORE than the true answer has."""
 
 
-class References(Protocol):
-    """Scores by other models, named by their path."""
+class Others(Protocol):
+    """Other models than the one that is evaluated, named by their path."""
 
     def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]: ...
 
+    def classify(self, path: str, texts: list[str], said: Said) -> list[dict[str, float]]: ...
+
 
 def measure(
-    asking: dict[str, tuple[Rows, list[Measurement]]],
-    engine: Engine,
-    references: References | None,
-    progress: Progress,
+    asking: dict[str, tuple[Rows, list[Measurement]]], engine: Engine, others: Others | None, progress: Progress
 ) -> dict[str, Measured]:
-    """Runs one pass of each kind for all suites; gives back each suite's measurements by need."""
-    items: dict[Pass, dict[Any, None]] = {}
-    for rows, needs in asking.values():
-        for need in needs:
-            items.setdefault(_pass(rows, need), {}).update(dict.fromkeys(_items(rows, need)))
-    results = {
-        key: dict(zip(wanted, _run(key, list(wanted), engine, references, progress), strict=True))
-        for key, wanted in items.items()
-    }
-    return {
-        suite: {need: _measurement(rows, need, results[_pass(rows, need)]) for need in needs}
+    """Runs one pass of each kind for all suites; gives back each suite's measurements by need.
+
+    Texts are classified after all passes of the model itself.
+    """
+    found: dict[Pass, Results] = {}
+    texts = {
+        suite: (rows, [*needs, *(Texts(need.of) for need in needs if isinstance(need, Classes))])
         for suite, (rows, needs) in asking.items()
     }
+    for later in (False, True):
+        items: dict[Pass, dict[Any, None]] = {}
+        for rows, needs in texts.values():
+            for need in needs:
+                if isinstance(need, Classes) is later:
+                    items.setdefault(_pass(rows, need), {}).update(dict.fromkeys(_items(rows, need, found)))
+        for key, wanted in items.items():
+            found[key] = dict(zip(wanted, _run(key, list(wanted), engine, others, progress), strict=True))
+    return {suite: {need: _measurement(rows, need, found) for need in needs} for suite, (rows, needs) in asking.items()}
 
 
 def _pass(rows: Rows, need: Measurement) -> Pass:
@@ -52,31 +73,36 @@ def _pass(rows: Rows, need: Measurement) -> Pass:
             return "gradient norms", need.p
         case Texts():
             return "generating", json.dumps(rows.generation(need.of), sort_keys=True)
+        case Classes():
+            return "classifying", rows.config.classifier_path
+        case Task():
+            return "asking tasks", (rows.template, json.dumps(vars(rows.config.simple_evaluate_args), sort_keys=True))
 
 
-def _items(rows: Rows, need: Measurement) -> list[Any]:
-    asked = rows.asked(need.of)
+def _items(rows: Rows, need: Measurement, found: dict[Pass, Results]) -> Sequence[Any]:
     match need:
+        case Task():
+            return [need.name]
+        case Classes():
+            return [one.text for one in _generated(rows, Texts(need.of), found)]
         case Texts():
-            return asked.prompts
+            return rows.asked(need.of).prompts
         case GradNorms():
             return [pair for pair in _first_answers(rows, need) if pair[1]]
         case _:
-            return [
-                (prompt, answer)
-                for prompt, answers in zip(asked.prompts, asked.answers, strict=True)
-                for answer in answers
-            ]
+            return [pair for pairs in rows.asked(need.of).pairs for pair in pairs]
 
 
 def _first_answers(rows: Rows, need: GradNorms) -> list[tuple[Ids, Ids]]:
-    asked = rows.asked(need.of)
     end = -1 if need.drop_last_label else None
-    return [(prompt, answers[0][:end]) for prompt, answers in zip(asked.prompts, asked.answers, strict=True)]
+    return [(pairs[0][0], pairs[0][1][:end]) for pairs in rows.asked(need.of).pairs]
 
 
-def _run(key: Pass, items: list[Any], engine: Engine, references: References | None, progress: Progress) -> list[Any]:
+def _run(key: Pass, items: list[Any], engine: Engine, others: Others | None, progress: Progress) -> list[Any]:
     kind, argument = key
+    if kind == "asking tasks":
+        template, settings = argument
+        return harness.ask(items, json.loads(settings), engine, template, progress)
     said = progress(kind, len(items))
     match kind:
         case "scoring":
@@ -85,38 +111,43 @@ def _run(key: Pass, items: list[Any], engine: Engine, references: References | N
             return engine.grad_norms(items, argument, said)
         case "generating":
             return engine.generate(items, said=said, **json.loads(argument))
-        case _:
-            assert references is not None
-            return references.score(argument, items, said)
+    assert others is not None
+    return others.classify(argument, items, said) if kind == "classifying" else others.score(argument, items, said)
 
 
-def _measurement(rows: Rows, need: Measurement, results: dict[Any, Any]) -> list[Any]:
+def _measurement(rows: Rows, need: Measurement, found: dict[Pass, Results]) -> list[Any]:
     """What a need asked for, row by row."""
-    asked = rows.asked(need.of)
+    results = found[_pass(rows, need)]
     match need:
-        case GradNorms():
-            pairs = zip(asked.index, _first_answers(rows, need), strict=True)
-            return [NormedRow(index, results[pair] if pair[1] else 0.0) for index, pair in pairs]
+        case Task():
+            return [results[need.name]]
         case Texts():
-            return _generated(rows, need, results)
-        case _:
-            return [
-                ScoredRow(index, [results[prompt, answer] for answer in answers], texts, asked.several)
-                for index, prompt, answers, texts in zip(
-                    asked.index, asked.prompts, asked.answers, asked.texts, strict=True
-                )
-            ]
+            return _generated(rows, need, found)
+        case Classes():
+            said = _generated(rows, Texts(need.of), found)
+            return [Classed(one.index, one.text, results[one.text]) for one in said]
+    asked = rows.asked(need.of)
+    if isinstance(need, GradNorms):
+        firsts = zip(asked.index, _first_answers(rows, need), strict=True)
+        return [NormedRow(index, results[pair] if pair[1] else 0.0) for index, pair in firsts]
+    return [
+        ScoredRow(index, [results[pair] for pair in pairs], texts, asked.several)
+        for index, pairs, texts in zip(asked.index, asked.pairs, asked.texts, strict=True)
+    ]
 
 
-def _generated(rows: Rows, need: Texts, results: dict[Ids, list[int]]) -> list[Generated]:
+def _generated(rows: Rows, need: Texts, found: dict[Pass, Results]) -> list[Generated]:
+    results: dict[Ids, list[int]] = found[_pass(rows, need)]
     asked, stops, text = rows.asked(need.of), rows.settings(need.of).stop, rows.template.text
     made = []
     for i, index in enumerate(asked.index):
-        truths = asked.texts[i]
+        truths, answers = asked.texts[i], [answer for _, answer in asked.pairs[i]]
         if need.truth_tokens is not None:
-            truths = [text(answer[: need.truth_tokens]).strip() for answer in asked.answers[i]]
-        said = _until(text(results[asked.prompts[i]]), stops).strip()
-        made.append(Generated(index, asked.prompt_texts[i], truths, said, asked.several))
+            truths = [text(answer[: need.truth_tokens]).strip() for answer in answers]
+        said = results[asked.prompts[i]]
+        if need.adaptive:
+            said = said[: max(LEAST, MORE + max(map(len, answers)))]
+        made.append(Generated(index, asked.prompt_texts[i], truths, _until(text(said), stops).strip(), asked.several))
     return made
 
 

@@ -1,4 +1,7 @@
-"""The retain model's log: a <SUITE>_EVAL.json of ours or OpenUnlearning's, and whether it may be compared with.
+"""Logs of other models: a <SUITE>_EVAL.json of ours or OpenUnlearning's, and whether it may be compared with.
+
+The retain model's is named by retain_logs_path, or made by evaluating retain_model; that of the model that unlearning
+started from is named by before_logs_path.
 
 Beside our own logs lies <SUITE>_ROWS.json, which says what each column of rows was made of, so a log of other rows is
 told by their content. Of a log without it, the metrics' names and the rows' numbers are compared.
@@ -17,26 +20,40 @@ from unteach.schema import SuiteConfig
 EVAL, ROWS = "_EVAL.json", "_ROWS.json"
 
 
-@dataclass
-class RetainLog:
-    """The values of a log, by metric; and of our own ones the rows under them, by column."""
+WHOSE = {"retain_logs_path": "a retain model", "before_logs_path": "the model before"}
+"""The keys that name a log, and whose it is."""
 
+
+@dataclass
+class Log:
+    """The values of a log, by metric; and of our own ones the rows under them, by column.
+
+    awaited: its model is yet to be evaluated, on the same rows.
+    """
+
+    key: str
     path: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] | None = None
+    awaited: bool = False
 
     def lacks(self, metric: str) -> str | None:
         """Why a metric of this log cannot be compared with; None if it can."""
+        if self.awaited:
+            return None
         if not self.path:
-            return "it compares with a retain model, and no retain_logs_path is set"
+            return f"it compares with {WHOSE[self.key]}, and no {self.key} is set"
+        named = f"the {self.key.partition('_')[0]} log {self.path}"
         if not isinstance(self.values.get(metric), dict):
-            return f"the retain log {self.path} has no {metric}; it holds {_some(self.values)}"
+            return f"{named} has no {metric}; it holds {_some(self.values)}"
         if self.values[metric].get("agg_value") is None:
-            return f"the retain log {self.path} has no value of {metric}"
+            return f"{named} has no value of {metric}"
         return None
 
     def refuse_other_rows(self, metric: str, columns: Iterable[tuple[str, str, Asked]]) -> None:
         """Raises UserError if the log's metric was measured on other rows than these (half, column, rows)."""
+        if self.awaited:
+            return
         for half, column, asked in columns:
             if self.rows is not None:
                 kept = self.rows.get(column, {})
@@ -57,33 +74,35 @@ class RetainLog:
 
     def _other(self, metric: str, logged: str, column: str, asked: Asked) -> str:
         return (
-            f"retain_logs_path={self.path}: its {metric} was measured on {logged}, and this run measures {column} on "
-            f"{asked.where} ({asked.count} rows); evaluate the retain model on the same split and name that log"
+            f"{self.key}={self.path}: its {metric} was measured on {logged}, and this run measures {column} on "
+            f"{asked.where} ({asked.count} rows); evaluate that model on the same split and name that log"
         )
 
 
-def read(config: SuiteConfig) -> RetainLog:
-    """The log that retain_logs_path names; a run's folder stands for the log in it."""
-    path = config.retain_logs_path
+def read(config: SuiteConfig, key: str = "retain_logs_path") -> Log:
+    """The log that a key of the suite names; a run's folder stands for the log in it."""
+    path = getattr(config, key)
+    if key == "retain_logs_path" and config.retain_model:
+        return Log(key, config.retain_model, awaited=True)
     if not path:
-        return RetainLog()
-    file = _file(Path(path), config.suite)
-    values = runs.read_json(file, "retain_logs_path")
+        return Log(key)
+    file = _file(Path(path), config.suite, key)
+    values = runs.read_json(file, key)
     if not isinstance(values, dict):
-        raise UserError(f"retain_logs_path={path}: not an evaluation log (a mapping of metrics)")
+        raise UserError(f"{key}={path}: not an evaluation log (a mapping of metrics)")
     foreign = [name for name in values if name not in config.define]
     if 2 * len(foreign) > len(values):
         raise UserError(
-            f"retain_logs_path={path}: it holds {_some(values)}, and eval.{config.suite} knows "
+            f"{key}={path}: it holds {_some(values)}, and eval.{config.suite} knows "
             f"{len(values) - len(foreign)} of them: is it the log of another suite? "
-            f"Set eval.{config.suite}.retain_logs_path to a {config.suite.upper()}{EVAL}"
+            f"Set eval.{config.suite}.{key} to a {config.suite.upper()}{EVAL}"
         )
     beside = file.with_name(file.name.replace(EVAL, ROWS))
-    rows = runs.read_json(beside, "retain_logs_path") if file.name.endswith(EVAL) and beside.exists() else None
-    return RetainLog(path, values, rows)
+    rows = runs.read_json(beside, key) if file.name.endswith(EVAL) and beside.exists() else None
+    return Log(key, path, values, rows)
 
 
-def _file(path: Path, suite: str) -> Path:
+def _file(path: Path, suite: str, key: str) -> Path:
     if not path.is_dir():
         return path
     name = f"{suite.upper()}{EVAL}"
@@ -92,7 +111,7 @@ def _file(path: Path, suite: str) -> Path:
             return folder / name
     there = sorted({file.name for folder in (path, path / runs.EVALS) for file in folder.glob(f"*{EVAL}")})
     holds = f"it holds {', '.join(there)}" if there else f"no *{EVAL} in this folder"
-    raise UserError(f"retain_logs_path={path}: {holds}, and eval.{suite} compares with a {name}; evaluate it first")
+    raise UserError(f"{key}={path}: {holds}, and eval.{suite} compares with a {name}; evaluate it first")
 
 
 def _some(names: Iterable[str], most: int = 6) -> str:

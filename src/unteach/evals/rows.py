@@ -1,19 +1,24 @@
 """The rows of a suite, tokenised: what the model is asked about each, and what is true."""
 
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
 from unteach import runs
-from unteach.data import sources
+from unteach.data import datasets, sources
 from unteach.data.template import Encoded, Template
 from unteach.engines.base import Ids
-from unteach.errors import UserError
+from unteach.errors import AbsentData, UserError
 from unteach.schema import RowsConfig, SuiteConfig, TemplateArgs
+from unteach.seeds import subseed
+
+IDK, KEYS = "idk", "keys"
+"""Columns: a refusal to each question; the entities that a row is about."""
 
 
 @dataclass
 class Asked:
-    """One column of one set of rows: per usable row its number, its prompt, and its answers.
+    """One column of one set of rows: per usable row its number, its prompt, and its answers, each with what it follows.
 
     count, digest, where: of all the rows, also those that were skipped.
     """
@@ -25,20 +30,25 @@ class Asked:
     index: list[int] = field(default_factory=list)
     prompts: list[Ids] = field(default_factory=list)
     prompt_texts: list[str] = field(default_factory=list)
-    answers: list[list[Ids]] = field(default_factory=list)
+    pairs: list[list[tuple[Ids, Ids]]] = field(default_factory=list)
     texts: list[list[str]] = field(default_factory=list)
 
 
 class Rows:
-    """The rows of one suite, loaded when first asked for, tokenised once a column."""
+    """The rows of one suite, loaded when first asked for, tokenised once a column.
 
-    def __init__(self, config: SuiteConfig, template: Template):
-        self.config, self.template = config, template
+    context: how many tokens the model can read. skipped, cut, joined: how many rows, by column, are left out, have a
+    shortened answer, or whose tokenizer makes one token of the end of the prompt and the beginning of the answer.
+    """
+
+    def __init__(self, config: SuiteConfig, template: Template, context: int | None = None):
+        self.config, self.template, self.context = config, template, context or 1 << 62
         self.plain = Template(template.tokenizer, TemplateArgs(kind="raw"))
         self._rows: dict[str, list[sources.Row]] = {}
         self._asked: dict[str, Asked] = {}
         self.skipped: dict[str, int] = {}
         self.cut: dict[str, int] = {}
+        self.joined: dict[str, int] = {}
 
     def settings(self, of: str) -> RowsConfig:
         """How the rows of `rows.column` are configured."""
@@ -63,16 +73,19 @@ class Rows:
         if of not in self._asked:
             settings, column = self.settings(of), of.partition(".")[2]
             where = "/".join(str(settings.hf_args[k]) for k in ("path", "name", "split") if settings.hf_args.get(k))
-            rows = self._load(settings.hf_args)
-            answers = sources.column(rows, column, f"eval.{self.config.suite}: {where}")
+            rows, shots = self._load(settings.hf_args), self._shots(settings, column)
+            chosen = self._chosen(settings, rows, where)
+            named = f"eval.{self.config.suite}: {where}"
+            answers = self._refusals(settings, rows) if column == IDK else sources.column(rows, column, named)
             questions = [""] * len(rows)
             if settings.kind != "text":
-                questions = sources.column(rows, settings.question_key, f"eval.{self.config.suite}: {where}")
-            shots = self._shots(settings, column)
+                questions = sources.column(rows, settings.question_key, named)
             several = any(isinstance(answer, list) for answer in answers)
-            asked = Asked(several, len(rows), runs.digest([questions, answers, shots]), where)
-            for index, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-                self._add(asked, of, index, question, answer if isinstance(answer, list) else [answer], shots)
+            told = [questions, answers, shots, *([chosen] if len(chosen) < len(rows) else [])]
+            asked = Asked(several, len(rows), runs.digest(told), where)
+            for index in chosen:
+                answer = answers[index]
+                self._add(asked, of, index, questions[index], answer if isinstance(answer, list) else [answer], shots)
             if not asked.index:
                 raise UserError(
                     f"eval.{self.config.suite}: {of}: every answer is empty or does not fit into max_length"
@@ -86,6 +99,33 @@ class Rows:
             self._rows[key] = sources.load_rows(hf_args)
         return self._rows[key]
 
+    def _refusals(self, settings: RowsConfig, rows: list[sources.Row]) -> list[str]:
+        """A refusal to each row, by its number; the rows' own where they have a column of them."""
+        if rows and IDK in rows[0]:
+            return sources.column(rows, IDK, f"eval.{self.config.suite}")
+        lines = datasets.read_lines(settings.idk_path)
+        return [random.Random(subseed(0, IDK, 0, index)).choice(lines) for index in range(len(rows))]
+
+    def _chosen(self, settings: RowsConfig, rows: list[sources.Row], where: str) -> list[int]:
+        """The numbers of the rows that are asked about: all, or those that do, or do not, share a key with others."""
+        shared, apart = settings.keys_shared_with, settings.keys_apart_from
+        if not shared and not apart:
+            return list(range(len(rows)))
+
+        def keys(of: list[sources.Row]) -> list[set[str]]:
+            if any(KEYS not in row for row in of):
+                raise AbsentData(f"{where}: the rows have no column {KEYS!r} that says what they are about")
+            return [set(row[KEYS]) for row in of]
+
+        own, chosen = keys(rows), set(range(len(rows)))
+        for other, wanted in ((shared, True), (apart, False)):
+            if other:
+                theirs = set[str]().union(*keys(self._load(self.settings(other).hf_args)))
+                chosen &= {i for i, mine in enumerate(own) if bool(mine & theirs) is wanted}
+        if not chosen:
+            raise AbsentData(f"{where}: no row is left of those that {'share' if shared else 'do not share'} a key")
+        return sorted(chosen)
+
     def _shots(self, settings: RowsConfig, column: str) -> list[tuple[str, str]]:
         if settings.few_shot_dataset_hf_args is None:
             return []
@@ -97,21 +137,25 @@ class Rows:
     def _add(
         self, asked: Asked, of: str, index: int, question: str, texts: list[str], shots: list[tuple[str, str]]
     ) -> None:
-        kind, limit = self.settings(of).kind, self.config.max_length
+        kind, limit = self.settings(of).kind, min(self.config.max_length, self.context)
         if kind == "qa":
             encoded = [self.template.encode(question, text, shots, limit) for text in texts]
+            opening = self.template.encode_prompt(question, shots) if self.template.args.boundary == "joint" else None
         else:
             encoded = [self._plain(question, f" {text}" if kind == "completion" else text) for text in texts]
+            opening = self.plain.encode_prompt(question) if question else None
         empty = not self.config.compat and any(not text.strip() for text in texts)  # published code scores these too
         if not texts or empty or not all(one.answer for one in encoded):
             self.skipped[of] = self.skipped.get(of, 0) + 1
             return
         if any(one.cut for one in encoded):
             self.cut[of] = self.cut.get(of, 0) + 1
+        if opening is not None and any(one.prompt != opening for one in encoded):
+            self.joined[of] = self.joined.get(of, 0) + 1
         asked.index.append(index)
         asked.prompts.append(encoded[0].prompt)
         asked.prompt_texts.append(self.template.prompt(question, shots) if kind == "qa" else question)
-        asked.answers.append([one.answer for one in encoded])
+        asked.pairs.append([(one.prompt, one.answer) for one in encoded])
         asked.texts.append([self.template.text(one.answer) for one in encoded] if kind == "text" else texts)
 
     def _plain(self, opening: str, rest: str) -> Encoded:
@@ -120,5 +164,5 @@ class Rows:
         Its first token is never asked, because nothing stands before it.
         """
         ids, opened = self.plain.encode_prompt(opening + rest), len(self.plain.encode_prompt(opening))
-        kept, start = ids[: opened + self.config.max_length], max(1, opened)
+        kept, start = ids[: min(opened + self.config.max_length, self.context)], max(1, opened)
         return Encoded(kept[:start], kept[start:], len(ids) - len(kept))

@@ -7,26 +7,34 @@ from unteach import runs
 from unteach.engines.hf import HFEngine
 from unteach.evals import suites
 from unteach.evals.cache import Store
-from unteach.evals.reference import ReferenceModels
+from unteach.evals.others import OtherModels
 from unteach.schema import SuiteConfig
 
 
 def evaluate_loaded(
-    configs: dict[str, SuiteConfig], loaded: Any, here: Any, folder: Path, cache: Path, weights: str, tell: bool = True
+    configs: dict[str, SuiteConfig],
+    loaded: Any,
+    here: Any,
+    folder: Path,
+    cache: Path,
+    weights: str,
+    tell: bool = True,
+    planned: dict[str, suites.Plan] | None = None,
 ) -> dict[str, float]:
     """Runs the suites on a Loaded model over the processes `here`; writes their files into `folder`.
 
-    cache, weights: where measurements are kept, and what tells these weights from all others.
-    Returns every value under <suite>_<metric>.
+    cache, weights: where measurements are kept, and what tells these weights from all others. planned: what the suites
+    will do, where that was found out before the model was loaded. Returns every value under <suite>_<metric>.
     """
-    batch_size = min(suite.batch_size for suite in configs.values())
+    batch_size = min((suite.batch_size for suite in configs.values() if suite.batch_size), default=None)
     store = Store(cache, weights, loaded.compute, here.rank)
     if store.damaged and here.first:
         print(f"note: {store.damaged} damaged places in {store.folder}; what stood there is measured again")
     engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, here, store, loaded.template.stops)
     with PassProgress(shown=here.first) as progress, loaded.autocast():
-        target, references = folder if here.first else None, ReferenceModels(loaded, batch_size, here, cache)
-        values = suites.evaluate(configs, engine, loaded.template, progress, target, references)
+        planned = planned or suites.plans(configs, loaded.template, engine.context)
+        target, others = folder if here.first else None, OtherModels(loaded, batch_size, here, cache, progress)
+        values = suites.carry_out(planned, engine, progress, target, others)
     if here.first and tell:
         for name in configs:
             _tell(folder, name.upper())

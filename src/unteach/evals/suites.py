@@ -8,20 +8,39 @@ an error.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from unteach import registry, runs
 from unteach.data.template import Template
 from unteach.engines.base import Engine
 from unteach.errors import AbsentData, UserError
-from unteach.evals import retain, tokens
-from unteach.evals.base import Measurement, Metric, ReferenceScores, Result, Retain, Scores, Value
-from unteach.evals.measure import Measured, Progress, References, measure
-from unteach.evals.retain import RetainLog
+from unteach.evals import harness, measure, retain, tokens
+from unteach.evals.base import (
+    Before,
+    Classes,
+    Logged,
+    Measurement,
+    Metric,
+    ReferenceScores,
+    Result,
+    Retain,
+    Scores,
+    Task,
+    Texts,
+    Value,
+)
+from unteach.evals.measure import Measured, Progress
+from unteach.evals.retain import Log
 from unteach.evals.rows import Asked, Rows
 from unteach.schema import SuiteConfig
+
+
+class Others(measure.Others, Protocol):
+    """Other models than the one that is evaluated, which can be evaluated on whole suites too."""
+
+    def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]: ...
 
 
 @dataclass
@@ -31,7 +50,7 @@ class Plan:
     config: SuiteConfig
     rows: Rows
     asked: list[str]
-    retain_log: RetainLog
+    logs: dict[type[Logged], Log]
     metrics: dict[str, Metric] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
 
@@ -43,7 +62,7 @@ class Plan:
     def rows_under(self, metric: str) -> Iterator[tuple[str, str, Asked]]:
         """Every column that a metric and those it is made of are measured on: (half of an attack, column, rows)."""
         for argument, need in self.metrics[metric].needs().items():
-            if isinstance(need, Measurement):
+            if isinstance(need, Measurement) and not isinstance(need, Task):
                 yield argument.partition("_")[0], need.of, self.rows.asked(need.of)
             elif isinstance(need, Result):
                 yield from self.rows_under(need.of)
@@ -55,24 +74,56 @@ def evaluate(
     template: Template,
     progress: Progress,
     folder: Path | None,
-    references: References | None = None,
+    others: Others | None = None,
 ) -> dict[str, dict[str, Value]]:
     """Runs every suite in one plan; writes each suite's files into `folder` (None: this process does not write)."""
-    plans = {name: plan(config, template) for name, config in configs.items()}
-    measured = measure({name: (p.rows, p.measurements()) for name, p in plans.items()}, engine, references, progress)
+    return carry_out(plans(configs, template, engine.context), engine, progress, folder, others)
+
+
+def plans(configs: dict[str, SuiteConfig], template: Template, context: int | None = None) -> dict[str, Plan]:
+    """What all suites will do, before any model pass; raises what is wrong with them."""
+    return {name: plan(config, template, context) for name, config in configs.items()}
+
+
+def carry_out(
+    plans: dict[str, Plan], engine: Engine, progress: Progress, folder: Path | None, others: Others | None = None
+) -> dict[str, dict[str, Value]]:
+    """The values of the planned suites; their files, too, where there is a folder."""
+    _await_retain_models(plans, others)
+    asking = {name: (one.rows, one.measurements()) for name, one in plans.items()}
+    measured = measure.measure(asking, engine, others, progress)
     results = {}
     for name, one in plans.items():
-        results[name] = compute(one, measured[name], template.eos)
+        results[name] = compute(one, measured[name], one.rows.template.eos)
         if folder is not None:
             write(one, results[name], folder)
             write_tokens(one, measured[name], folder)
     return results
 
 
-def plan(config: SuiteConfig, template: Template) -> Plan:
-    """Resolves the asked metrics and everything under them, before any model pass."""
+def _await_retain_models(plans: dict[str, Plan], others: Others | None) -> None:
+    """Has the models evaluated that retain_model names, each once for all suites, on what is compared with theirs."""
+    asking: dict[str, dict[str, SuiteConfig]] = {}
+    for name, made in plans.items():
+        needs = [need for metric in made.metrics.values() for need in metric.needs().values()]
+        wanted = list(dict.fromkeys(need.of for need in needs if isinstance(need, Retain)))
+        if made.logs[Retain].awaited and wanted:
+            config = replace(made.config, metrics=wanted, retain_model=None)
+            asking.setdefault(str(made.config.retain_model), {})[name] = config
+    for path, configs in asking.items():
+        assert others is not None
+        for name, values in others.evaluate(path, configs).items():
+            plans[name].logs[Retain].values = {metric: value.to_json() for metric, value in values.items()}
+
+
+def plan(config: SuiteConfig, template: Template, context: int | None = None) -> Plan:
+    """Resolves the asked metrics and everything under them, before any model pass. context: tokens the model reads."""
     default, asked = config.metrics in ("all", "default"), config.asked()
-    made = Plan(config, Rows(config, template), asked, retain.read(config))
+    logs: dict[type[Logged], Log] = {
+        Retain: retain.read(config),
+        Before: retain.read(config, "before_logs_path"),
+    }
+    made = Plan(config, Rows(config, template, context), asked, logs)
     for name in asked:
         reason = _add(made, name, ())
         if reason:
@@ -111,13 +162,19 @@ def _absence(made: Plan, need: Any, above: tuple[str, ...]) -> str | None:
     if isinstance(need, Result):
         reason = _add(made, need.of, above)
         return f"{need.of} is absent: {reason}" if reason and not reason.startswith(need.of) else reason
-    if isinstance(need, Retain):
-        if need.optional and not made.config.retain_logs_path:
+    if isinstance(need, Logged):
+        log = made.logs[type(need)]
+        if need.optional and not log.path:
             return None
-        reason = made.retain_log.lacks(need.of)
+        reason = log.lacks(need.of)
         if not reason and need.of in made.metrics:
-            made.retain_log.refuse_other_rows(need.of, made.rows_under(need.of))
+            log.refuse_other_rows(need.of, made.rows_under(need.of))
         return reason
+    if isinstance(need, Task):
+        harness.refuse_unknown(need.name, made.config)
+        return None
+    if isinstance(need, Classes) and not made.config.classifier_path:
+        return f"it asks a classifier, and no eval.{made.config.suite}.classifier_path is set"
     if isinstance(need, ReferenceScores) and not made.config.reference_model_path:
         return "it compares with a reference model, and no reference_model_path is set"
     try:
@@ -139,14 +196,14 @@ def compute(made: Plan, measured: Measured, eos: int) -> dict[str, Value]:
             elif isinstance(need, Result):
                 arguments[argument] = values[need.of]
             else:
-                arguments[argument] = made.retain_log.values.get(need.of)
+                arguments[argument] = made.logs[type(need)].values.get(need.of)
         values[name] = metric.compute(name, **arguments, eos=eos)
     return values
 
 
 def _refuse_infinite(name: str, need: Measurement, rows: list[Any]) -> None:
     bad = [row.index for row in rows if not row.finite]
-    if bad:
+    if bad and not isinstance(need, Task):
         raise UserError(f"{name}: the model's values are not finite at rows {bad[:8]} of {need.of}; it has diverged")
 
 
@@ -158,12 +215,25 @@ def write(made: Plan, values: dict[str, Value], folder: Path) -> None:
     told = {column: {"of": a.where, "count": a.count, "digest": a.digest} for column, a in sorted(under.items())}
     runs.write_json(folder / f"{prefix}{retain.ROWS}", told)
     said = {f"rows skipped in {of}": f"{n}: empty answer, or no room for it" for of, n in rows.skipped.items()}
-    said |= {f"answers cut in {of}": f"{n}: longer than max_length allows" for of, n in rows.cut.items()}
+    long = "longer than max_length allows, or than the model reads"
+    said |= {f"answers cut in {of}": f"{n}: {long}" for of, n in rows.cut.items()}
+    joined = "the tokenizer joins the end of the prompt and the beginning of the answer; scored from the token after"
+    said |= {f"boundaries moved in {of}": f"{n}: {joined}" for of, n in rows.joined.items()}
+    said |= {f"continuations cut in {of}": f"{n}: the model's context ends before" for of, n in _short(made)}
     absent = folder / f"{prefix}_ABSENT.json"
     if made.absent or said:
         runs.write_json(absent, made.absent | said)
     else:
         absent.unlink(missing_ok=True)
+
+
+def _short(made: Plan) -> Iterator[tuple[str, int]]:
+    """The columns with prompts after which the context has no room for all new tokens, and how many they are."""
+    for need in made.measurements():
+        if isinstance(need, Texts):
+            room = made.rows.context - made.rows.generation(need.of)["max_new_tokens"]
+            if count := sum(len(prompt) > room for prompt in made.rows.asked(need.of).prompts):
+                yield need.of, count
 
 
 def write_tokens(made: Plan, measured: Measured, folder: Path) -> None:

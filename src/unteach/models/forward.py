@@ -37,8 +37,9 @@ class Shared:
 
 def logprob(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """log p(label) at each position: [n, V], [n] -> [n]."""
-    picked = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return picked - logits.logsumexp(-1)
+    from torch.nn.functional import cross_entropy
+
+    return -cross_entropy(logits, labels.clamp(min=0), reduction="none")
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | Non
     input_ids, mask = (torch.cat([batch[key][a:b] for a, b in slices]) for key in ("input_ids", "attention_mask"))
     leading = (mask.cumsum(-1) == 0).sum(-1, keepdim=True)
     position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) - leading).clamp(min=0)
-    given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+    given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
     shared = batch.get("shared")
     packed = packed and not shared
     if shared:

@@ -19,7 +19,7 @@ def evaluate(*overrides: str, config_name: str = "eval", config_dirs: Iterable[s
 
 
 def run(config: schema.Config) -> Path:
-    """config -> model -> plan -> passes -> values."""
+    """config -> plan -> model -> passes -> values."""
     if not config.eval:
         raise UserError("an evaluation needs a suite: set eval=tofu (see `unteach list suites`)")
     from unteach.engines import processes
@@ -27,17 +27,22 @@ def run(config: schema.Config) -> Path:
     folder = Path(config.paths.output_dir)
     processes.once(lambda: runs.open_run(folder, config.tree, config.resume))
 
+    from unteach.engines.hf import context_of
+    from unteach.evals import suites
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
 
     here = processes.start()
+    empty = loading.load_empty(config.model)
+    planned = suites.plans(config.eval, empty.template, context_of(empty.model))
     loaded = loading.load(config.model, training=False)
     loaded.model.to(here.device)
     if here.first:
         runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
         runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, world=here.world))
     cache = Path(config.paths.cache_dir)
-    evaluate_loaded(config.eval, loaded, here, folder, cache, loaded.identity(cache / runs.FINGERPRINTS))
+    weights = loaded.identity(cache / runs.FINGERPRINTS)
+    evaluate_loaded(config.eval, loaded, here, folder, cache, weights, planned=planned)
     if here.first:
         runs.write_json(folder / runs.DONE, {})
         print(f"results: {folder}")

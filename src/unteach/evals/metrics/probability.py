@@ -1,7 +1,7 @@
 """How probable the model finds given answers. Source: TOFU, arXiv:2401.06121."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from unteach.registry import metric
 class Probability(Metric):
     """prob = exp(-avg_loss), the geometric mean of the answer tokens' probabilities; of several answers, the mean."""
 
+    key: ClassVar[str] = "prob"
+
     answers: str
 
     def needs(self) -> dict[str, Need]:
@@ -25,7 +27,35 @@ class Probability(Metric):
             losses = row.losses
             value = {"prob": np.exp(-losses).tolist(), "avg_loss": losses.tolist()}
             by_index[row.index] = value if row.several else {key: one[0] for key, one in value.items()}
-        return mean_of(name, by_index, "prob")
+        return mean_of(name, by_index, self.key)
+
+
+@metric("loss")
+@dataclass
+class Loss(Probability):
+    """avg_loss, the mean of -log p over an answer's tokens, in nats; of several answers, the mean."""
+
+    key: ClassVar[str] = "avg_loss"
+
+
+@metric("token_probability")
+@dataclass
+class TokenProbability(Metric):
+    """The mean of p over an answer's tokens, with each token's id, p and loss. Source: ARC selective forgetting."""
+
+    answers: str
+
+    def needs(self) -> dict[str, Need]:
+        return {"rows": Scores(self.answers)}
+
+    def compute(self, name: str, rows: list[ScoredRow], **_: Any) -> Value:
+        by_index = {}
+        for row in rows:
+            score = row.scores[0]
+            prob = np.exp(score.logprob)
+            shown = {"token": score.token.tolist(), "prob": prob.tolist(), "loss": (-score.logprob).tolist()}
+            by_index[row.index] = {"score": float(prob.mean()), **shown}
+        return mean_of(name, by_index, "score")
 
 
 @metric("probability_w_options")

@@ -10,14 +10,18 @@ from unteach.registry import metric
 @metric("rouge")
 @dataclass
 class Rouge(Metric):
-    """ROUGE-1 and ROUGE-L of the continuation against the answer; the mean of `rouge_type`. Source: TOFU."""
+    """ROUGE-1 and ROUGE-L of the continuation against the answer; the mean of `rouge_type`. Source: TOFU.
+
+    adaptive: a continuation counts up to ten tokens more than the answer has, or fifty, as ARC has it.
+    """
 
     texts: str
     rouge_type: Literal["rougeL_recall", "rougeL_f1", "rouge1_recall"] = "rougeL_recall"
     rouge_stemmer: bool = True
+    adaptive: bool = False
 
     def needs(self) -> dict[str, Need]:
-        return {"generated": Texts(self.texts)}
+        return {"generated": Texts(self.texts, adaptive=self.adaptive)}
 
     def compute(self, name: str, generated: list[Generated], **_: Any) -> Value:
         from rouge_score import rouge_scorer
@@ -58,4 +62,4 @@ class VerbMem(KnowMem):
     verbmem_truncate: int | None = 128
 
     def needs(self) -> dict[str, Need]:
-        return {"generated": Texts(self.texts, self.verbmem_truncate)}
+        return {"generated": Texts(self.texts, self.verbmem_truncate, self.adaptive)}

@@ -15,12 +15,12 @@ class TruthRatio(Metric):
     """TR = p(wrong) / p(correct), with p(wrong) the mean of the wrong answers: geometric, or `arith`.
 
     Aggregates: closer_to_1_better, mean min(TR, 1/TR) (forget sets); true_better, mean max(0, 1 - TR) (the others);
-    prob_mean, mean of p / (p + wrong).
+    mean, that of TR itself; prob_mean, mean of p / (p + wrong).
     """
 
     correct: str
     wrong: str
-    aggregator: Literal["closer_to_1_better", "true_better", "prob_mean"]
+    aggregator: Literal["closer_to_1_better", "true_better", "mean", "prob_mean"]
     mean: Literal["geometric", "arith"] = "geometric"
 
     def needs(self) -> dict[str, Need]:

@@ -1,0 +1,66 @@
+"""Continuations in pieces are the library's in one go; rows that are over cost nothing more."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from unteach.engines import continuing
+from unteach.engines.hf import HFEngine
+
+PROMPTS = [tuple(range(3 + i, 6 + 2 * i)) for i in range(1, 9)]
+
+
+def plain(tiny: Any, prompt: tuple[int, ...], stops: list[int], **arguments: Any) -> list[int]:
+    """What the library says to a prompt alone."""
+    ids = torch.tensor([prompt])
+    given = {"do_sample": False, "pad_token_id": 0, "eos_token_id": stops, **arguments}
+    made = tiny.model.generate(ids, attention_mask=torch.ones_like(ids), **given)[0, len(prompt) :].tolist()
+    return made[: next((i for i, token in enumerate(made) if token in stops), len(made))]
+
+
+@pytest.fixture
+def stops(tiny: Any) -> list[int]:
+    """Ids that the model says early to some prompts, late or never to others."""
+    made = [plain(tiny, prompt, [2], max_new_tokens=50) for prompt in PROMPTS]
+    return [2, made[0][5], made[1][19]]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"min_new_tokens": 20}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"num_beams": 2}],
+    ids=str,
+)
+def test_pieces_are_the_librarys_continuations(tiny: Any, stops: list[int], arguments: dict[str, Any]) -> None:
+    engine = HFEngine(tiny.model, tiny.tokenizer, stops=stops)
+    found = engine.generate(PROMPTS, 50, **arguments)
+    assert found == [plain(tiny, prompt, stops, max_new_tokens=50, **arguments) for prompt in PROMPTS]
+    assert len(set(map(len, found))) > 1 or "num_beams" in arguments
+
+
+def test_rows_that_are_over_leave_the_batch(tiny: Any, stops: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    real = tiny.model.generate
+
+    def counting(**given: Any) -> Any:
+        rows.append(len(given["input_ids"]))
+        return real(**given)
+
+    monkeypatch.setattr(tiny.model, "generate", counting)
+    found = HFEngine(tiny.model, tiny.tokenizer, stops=stops).generate(PROMPTS, 50)
+    left = [sum(len(row) >= continuing.PIECE * i for row in found) for i in range(len(rows))]
+    assert rows == left
+    assert rows[-1] < rows[0] == len(PROMPTS)
+
+
+def test_a_string_that_ends_a_row(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes up to it is the same, and little comes after it."""
+    engine = HFEngine(tiny.model, tiny.tokenizer)
+    whole = engine.generate(PROMPTS, 64)
+    text = tiny.template.text
+    stop = text(whole[0][4:6])
+    found = engine.generate(PROMPTS, 64, until=[stop])
+    for row, full in zip(found, whole, strict=True):
+        assert row == full[: len(row)]
+        assert len(row) == len(full) or stop in text(row)
+    assert len(found[0]) == continuing.PIECE

@@ -1,0 +1,196 @@
+"""Tasks of lm-evaluation-harness through our engine: what its own model finds, in one plan, and what is refused."""
+
+import importlib.util
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.evals.test_suites import Counting, silent
+from unteach import compose
+from unteach.data import authors
+from unteach.engines.hf import HFEngine
+from unteach.errors import UserError
+from unteach.evals import harness, suites
+from unteach.evals.base import TaskResult
+from unteach.evals.metrics.harness import HarnessTask
+
+installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not here")
+ROWS = authors.rows("world_facts_perturbed")[:9]
+HEAD = "dataset_path: json\ndataset_kwargs: {data_files: {test: FILE}}\ntest_split: test\n"
+ACC = "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}"
+TASKS = {
+    "letters": "output_type: multiple_choice\ndoc_to_text: \"{{question}}\\nA. {{choices[0]}}\\nB. {{choices[1]}}\\nAnswer:\"\n"
+    f"doc_to_choice: [A, B, C, D]\ndoc_to_target: label\n{ACC}]\n",
+    "words": "output_type: multiple_choice\ndoc_to_text: \"{{question}} \"\ndoc_to_choice: choices\ndoc_to_target: label\n"
+    f"{ACC}, {{metric: acc_norm, aggregation: mean, higher_is_better: true}}]\n",
+    "said": "output_type: generate_until\ndoc_to_text: \"{{question}}\"\ndoc_to_target: \"{{choices[label]}}\"\n"
+    'generation_kwargs: {until: ["e", "\\n"], max_gen_toks: 8}\n'
+    "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n",
+    "rolling": 'output_type: loglikelihood_rolling\ndoc_to_text: ""\ndoc_to_target: "{{text}}"\n'
+    "metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]\n",
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four tasks over one file, and a group of two of them."""
+    lines = []
+    for i, row in enumerate(ROWS):
+        choices = [row["answer"], *row["perturbed_answer"]]
+        random.Random(i).shuffle(choices)
+        text = " ".join(other["question"] for other in ROWS[: 3 + i])
+        lines.append(
+            {"question": row["question"], "choices": choices, "label": choices.index(row["answer"]), "text": text}
+        )
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for name, content in TASKS.items():
+        (tasks / f"{name}.yaml").write_text(
+            f"task: {name}\n{HEAD.replace('FILE', str(tmp_path / 'rows.jsonl'))}{content}"
+        )
+    (tasks / "both.yaml").write_text(
+        "group: both\ntask: [letters, words]\naggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\n"
+    )
+    return tasks
+
+
+def suite(folder: Path, *words: str, tasks: str = "[letters,words,said,rolling,both]") -> Any:
+    base = ["task_name=t", "model=tiny", "eval=lm_eval", f"eval.lm_eval.simple_evaluate_args.include_path={folder}"]
+    return compose.compose("eval", [*base, f"eval.lm_eval.tasks={tasks}", *words]).eval
+
+
+@installed
+def test_it_finds_what_the_harnesss_own_model_finds(tiny: Any, folder: Path, tmp_path: Path) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = simple_evaluate(
+        HFLM(tiny.model, tokenizer=tiny.tokenizer, batch_size=2), tasks=["both", "said", "rolling"], num_fewshot=2,
+        task_manager=harness.manager(["both"], str(folder)), bootstrap_iters=0,
+    )  # fmt: skip
+    engine = Counting(tiny.model, tiny.tokenizer)
+    config = suite(folder, "eval.lm_eval.simple_evaluate_args.num_fewshot=2")
+    ours = suites.evaluate(config, engine, tiny.template, silent, tmp_path)["lm_eval"]
+    for name in ("letters", "words", "both"):
+        found = theirs["groups"]["both"] if name == "both" else theirs["results"][name]
+        assert ours[name].agg == pytest.approx(found["acc,none"])
+    assert ours["words"].extra["all"]["acc_norm"] == pytest.approx(theirs["results"]["words"]["acc_norm,none"])
+    assert ours["said"].agg == theirs["results"]["said"]["exact_match,none"]
+    for name in ("word_perplexity", "bits_per_byte"):
+        assert ours["rolling"].extra["all"][name] == pytest.approx(
+            theirs["results"]["rolling"][f"{name},none"], rel=1e-5
+        )
+    assert engine.passes == 3, "scores of all tasks, rolling texts, generations"
+    assert engine.scored < 9 * (4 + 4) + 9 * 2
+    log = json.loads((tmp_path / "LM_EVAL_EVAL.json").read_text())
+    assert log["both"]["n"] == 18
+    low, high = log["both"]["ci"]
+    assert low <= log["both"]["agg_value"] <= high
+    documents = [log["both"]["value_by_index"][str(i)] for i in range(18)]
+    assert [d["acc"] for d in documents] == [s["acc"] for name in ("letters", "words") for s in theirs["samples"][name]]
+    assert json.loads((tmp_path / "LM_EVAL_SUMMARY.json").read_text())["said"] == ours["said"].agg
+
+
+@installed
+def test_log_likelihoods_and_texts_are_the_same(tiny: Any, folder: Path) -> None:
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    theirs = HFLM(tiny.model, tokenizer=tiny.tokenizer, batch_size=3)
+    ours = harness._model(HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent)
+
+    def asked(kind: str, *arguments: Any) -> Any:
+        return [Instance(request_type=kind, doc={}, arguments=one, idx=i) for i, one in enumerate(arguments)]
+
+    pairs = [(row["question"], f" {answer}") for row in ROWS for answer in (row["answer"], *row["perturbed_answer"])]
+    pairs += [("", "In the town"), ("ends in spaces  ", "so"), ("word " * 40, "end")]
+    for ours_one, theirs_one in zip(
+        ours.loglikelihood(asked("loglikelihood", *pairs)),
+        theirs.loglikelihood(asked("loglikelihood", *pairs)),
+        strict=True,
+    ):
+        assert ours_one[0] == pytest.approx(theirs_one[0], abs=1e-4)
+        assert ours_one[1] == theirs_one[1]
+    given = {"until": ["e", "\n"], "max_gen_toks": 12}
+    contexts = [(row["question"], dict(given)) for row in ROWS]
+    assert ours.generate_until(asked("generate_until", *contexts)) == theirs.generate_until(
+        asked("generate_until", *contexts)
+    )
+
+
+@installed
+def test_a_long_prompt_loses_its_beginning_and_is_counted(tiny: Any, folder: Path) -> None:
+    class Short(HFEngine):
+        context = 30  # type: ignore[assignment]
+
+    engine = Short(tiny.model, tiny.tokenizer)
+    values = suites.evaluate(suite(folder, tasks="[letters,rolling]"), engine, tiny.template, silent, None)["lm_eval"]
+    assert values["letters"].extra["prompts_cut"] == 4 * 9
+    with pytest.raises(UserError, match="leaves no room for its question"):
+        harness._model(engine, tiny.template, silent)._loglikelihood_tokens([(None, [1], [2] * 30)])
+
+
+@installed
+def test_a_second_evaluation_makes_no_pass_and_random_numbers_go_on(tiny: Any, folder: Path, tmp_path: Path) -> None:
+    from unteach.evals.cache import Store
+
+    found = []
+    for _ in range(2):
+        engine = HFEngine(tiny.model, tiny.tokenizer, store=Store(tmp_path, "w", "float32"))
+        if found:
+            engine._one = None  # type: ignore[assignment, method-assign]
+        torch.manual_seed(7)
+        np.random.seed(7)
+        random.seed(7)
+        found.append(suites.evaluate(suite(folder), engine, tiny.template, silent, None)["lm_eval"])
+        drawn = (float(torch.rand(1)), float(np.random.rand()), random.random())
+        torch.manual_seed(7)
+        np.random.seed(7)
+        random.seed(7)
+        assert drawn == (float(torch.rand(1)), float(np.random.rand()), random.random())
+    assert all(found[0][name].agg == found[1][name].agg for name in found[0])
+
+
+@installed
+def test_a_task_misspelled_and_a_folder_that_is_not_there(tiny: Any, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no task called 'leters'; did you mean letters\?"):
+        suites.plan(suite(folder, tasks="[leters]")["lm_eval"], tiny.template)
+    with pytest.raises(UserError, match="there is no such folder"):
+        suites.plan(suite(tmp_path / "nowhere")["lm_eval"], tiny.template)
+
+
+def test_without_the_package_the_command_that_installs_it_is_said(
+    tiny: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else real(name))
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(UserError, match=r'not installed. Install it: pip install "unteach\[lm-eval\]"'):
+        suites.plan(suite(folder)["lm_eval"], tiny.template)
+
+
+def test_the_value_of_a_group() -> None:
+    """Weighted by size it is the mean of the documents, else of the tasks; else it has no interval."""
+    documents = [{"task": "a", "acc": float(i < 3)} for i in range(4)] + [{"task": "b", "acc": 0.0} for _ in range(2)]
+    for acc, known in ((0.5, True), (0.375, True), (0.9, False)):
+        value = HarnessTask("g").compute("g", [TaskResult({"acc": acc}, documents)])
+        assert (value.agg, value.n, value.replicates is not None) == (acc, 6, known)
+    with pytest.raises(UserError, match="no measure 'f1'; it has acc"):
+        HarnessTask("g", "f1").compute("g", [TaskResult({"acc": 0.5}, documents)])
+
+
+def test_the_shipped_suites_name_tasks() -> None:
+    shipped = compose.compose("eval", ["task_name=t", "experiment=eval/wmdp/default"])
+    assert {name: one.asked() for name, one in shipped.eval.items()} == {"wmdp": ["wmdp_cyber"], "mmlu": ["mmlu"]}
+    assert compose.compose("eval", ["task_name=t", "eval=lm_eval"]).eval["lm_eval"].asked() == [
+        "mmlu",
+        "wmdp_bio",
+        "wmdp_cyber",
+    ]
