@@ -119,7 +119,7 @@ class RowsConfig:
 
     kind: `qa`, the question in the model's template, with shown pairs before it where few-shot rows are named;
     `completion`, plain text that goes on, after one space, with the asked column; `text`, plain text from its first
-    token on. stop: what ends a continuation beside EOS. idk_path: a file of refusals, one a line, of which each row gets
+    token on. stop: what ends a continuation beside EOS. idk_path: a file of refusals, one a line, of which each row has
     one in the column `idk`; null for those that ship with unteach. keys_shared_with, keys_apart_from: other rows by
     their name; of these only the rows that share an entry of the column `keys` with one of those, or none.
     """

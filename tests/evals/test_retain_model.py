@@ -52,7 +52,7 @@ def test_a_run_that_compares_nothing_does_not_evaluate_it(tiny: Any, tmp_path: P
 
 
 def test_a_model_that_cannot_be_loaded_names_the_key(tiny: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="retain_model=/nowhere: .*there is no such folder"):
+    with pytest.raises(UserError, match=r"retain_model=/nowhere: .*there is no such folder"):
         values(tiny, tmp_path, METRICS, "retain_model=/nowhere")
 
 

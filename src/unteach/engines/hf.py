@@ -15,6 +15,7 @@ from unteach.engines.processes import ALONE, Processes
 from unteach.engines.sharing import Pair
 from unteach.models.forward import IGNORED, Answers, Want
 from unteach.models.layers import causal_of
+from unteach.seeds import subseed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,19 +166,27 @@ class HFEngine(Batches):
         return answers
 
     def generate(
-        self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, until: Sequence[str] = (), **sampling: Any
-    ) -> list[list[int]]:
+        self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, until: Sequence[str] = (),
+        seed: int | None = None, **sampling: Any,
+    ) -> list[list[int]]:  # fmt: skip
         """Continues prompts of token ids; the ids of each continuation, up to and without a stop.
 
-        until: strings after which no more is asked for; what follows the first of them is not cut off.
+        until: strings after which no more is asked for; what follows the first of them is not cut off. seed: of what is
+        sampled, batch by batch, so that it does not depend on how many processes share the batches.
         """
         settings = self.model.generation_config.to_diff_dict()  # a model's own file of them may change what it says
         given = [max_new_tokens, self.stops, sampling, settings, *([list(until)] if until else [])]
+        given += [] if seed is None else [seed]
         kind = f"generate {json.dumps(given, sort_keys=True, default=str)}"
         batching = self.batching("generate", prompts, lambda prompt: len(prompt) + max_new_tokens)
 
         def work(batch: list[Row]) -> list[list[int]]:
-            return Continuation(self, max_new_tokens, list(until), sampling).of([prompts[i] for [i] in batch])
+            asked = [prompts[i] for [i] in batch]
+            if seed is not None:
+                import torch
+
+                torch.manual_seed(subseed(seed, *batch))
+            return Continuation(self, max_new_tokens, list(until), sampling).of(asked)
 
         return self._measured(kind, batching, work, said)
 

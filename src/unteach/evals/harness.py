@@ -42,9 +42,7 @@ def refuse_unknown(task: str, config: SuiteConfig) -> None:
         meant = f"; did you mean {guess}?" if guess else ""
         raise UserError(f"eval.{config.suite}: lm-evaluation-harness has no task called {task!r}{meant}")
     if task in manager([task], path).all_tags:
-        raise UserError(
-            f"eval.{config.suite}: {task} is a tag, which has no value of its own; name its tasks, or a group"
-        )
+        raise UserError(f"eval.{config.suite}: {task} is a tag, without a value of its own; name its tasks, or a group")
 
 
 def manager(tasks: list[str], include_path: str | None) -> Any:

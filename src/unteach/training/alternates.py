@@ -59,11 +59,10 @@ def invent(method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, 
 
 def _sampled(method: Any, loaded: Loaded, asked: list[Any], seed: int, here: Any) -> list[list[str]]:
     """The first paragraph of each sample, a list a row."""
-    engine = HFEngine(loaded.model.to(here.device), loaded.tokenizer, BATCH, here)
+    engine = HFEngine(loaded.model.to(here.device), loaded.tokenizer, BATCH, here, stops=loaded.template.stops)
     prompts = [prompt for prompt in asked for _ in range(method.n_alternates)]
+    sampling = {"do_sample": True, "temperature": method.temperature, "top_k": 0, "top_p": 1.0}
     with torch.random.fork_rng(), loaded.autocast():
-        torch.manual_seed(subseed(seed, "alternates", here.rank))
-        sampling = {"do_sample": True, "temperature": method.temperature, "top_k": 0, "top_p": 1.0}
-        made = engine.generate(prompts, method.max_new_tokens, **sampling)
+        made = engine.generate(prompts, method.max_new_tokens, seed=subseed(seed, "alternates"), **sampling)
     texts = [loaded.template.text(ids).strip().split("\n\n")[0] for ids in made]
     return [texts[i : i + method.n_alternates] for i in range(0, len(texts), method.n_alternates)]
