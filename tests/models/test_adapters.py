@@ -63,7 +63,7 @@ def test_it_is_what_plain_peft_loads(taught: Path, base: Path) -> None:
         assert torch.allclose(plain(ids).logits, load(str(taught)).model(ids).logits, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["GradDiff", "UNDIAL", "RMU"])
+@pytest.mark.parametrize("method", ["GradDiff", "RMU", pytest.param("UNDIAL", marks=pytest.mark.long)])
 def test_the_model_without_its_adapter_is_the_copy_of_what_it_was(
     method: str, base: Path, kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,7 +102,7 @@ def test_training_goes_on_from_an_adapter_and_compares_with_it(taught: Path, kit
     assert "first" not in files and "adapter_model.safetensors" in files
 
 
-@pytest.mark.parametrize("start", ["fresh", "saved"])
+@pytest.mark.parametrize("start", ["fresh", pytest.param("saved", marks=pytest.mark.long)])
 def test_an_adapter_resumes_exactly(start: str, taught: Path, base: Path, kit: Path, tmp_path: Path) -> None:
     def command(folder: str, steps: int) -> list[str]:
         extra = [LORA] if start == "fresh" else []

@@ -62,6 +62,7 @@ def stopped(kit: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -
     return outcome(folder)
 
 
+@pytest.mark.long
 def test_stopping_early_survives_being_killed(kit: Path, corpus: Path, tmp_path: Path, stopped: dict[str, Any]) -> None:
     folder = tmp_path / "killed" / "run"
     work = lambda: train(*stopping(kit, corpus, folder), config_name="unlearn")  # noqa: E731
@@ -71,6 +72,7 @@ def test_stopping_early_survives_being_killed(kit: Path, corpus: Path, tmp_path:
     tidy(folder)
 
 
+@pytest.mark.long
 def test_killed_after_the_last_evaluation_it_does_not_train_on(
     kit: Path, corpus: Path, tmp_path: Path, stopped: dict[str, Any]
 ) -> None:
@@ -115,6 +117,7 @@ def test_going_back_to_a_named_checkpoint(kit: Path, corpus: Path, tmp_path: Pat
     assert (folder / runs.DONE).stat().st_mtime_ns == marker, "the same command once more has nothing to do"
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_another_run_can_be_gone_on_from_only_with_its_configuration(
     kit: Path, corpus: Path, tmp_path: Path
 ) -> None:

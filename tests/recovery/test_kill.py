@@ -87,7 +87,7 @@ def test_killed_many_times(kit: Path, corpus: Path, tmp_path: Path, undisturbed:
     tidy(folder)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.long)])
 def test_asked_to_stop_it_saves_and_says_75(
     kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any, signum: int
 ) -> None:

@@ -64,6 +64,7 @@ def test_best_takes_the_last_healthy_model(kit: Path, tmp_path: Path, kept: tupl
     assert weights(tmp_path / "plain") == found
 
 
+@pytest.mark.long
 def test_killed_it_ends_the_same(kit: Path, tmp_path: Path, kept: tuple[int, str]) -> None:
     folder = tmp_path / "run"
     command = words(kit, folder, "trainer.guard.action=best")
