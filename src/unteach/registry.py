@@ -1,4 +1,4 @@
-"""Names to classes: methods, metrics, datasets, collators and models register here, ours and other people's alike.
+"""Names to classes: methods, metrics, datasets, collators, models, backends register here, ours and other people's.
 
 A registry imports the package that holds its built-in members the first time it is asked for a name. Those modules
 import torch only inside functions, so a listing or a configuration check costs no model library. An installed package
@@ -162,3 +162,4 @@ metric = Registry("metric", "unteach.evals.metrics")
 dataset = Registry("dataset", "unteach.data.datasets")
 collator = Registry("collator", "unteach.data.collators")
 model = Registry("model", "unteach.models.handlers")
+backend = Registry("backend", "unteach.engines.backends")

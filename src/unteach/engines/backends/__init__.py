@@ -1,0 +1,1 @@
+"""What answers the rows of a table, one backend a file; `backend=NAME` names one."""
