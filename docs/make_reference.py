@@ -35,7 +35,7 @@ DATA = """\
 `data.<stream>=NAME` puts a file of `configs/data/datasets/`, or a list of them, into a stream (`train`, `forget`,
 `retain`, `alternate`). `data.anchor` names the stream that sets the epoch. Each dataset has `handler` and `args`;
 `template`, or `tokenizer` and `template_args`, are handed over. `hf_args` are `datasets.load_dataset`'s; a `path` that
-is a folder holds `<name>` or `<name>/<split>` as .jsonl, .parquet or .txt; `authors` is the built-in world.
+is a folder holds `<name>` or `<name>/<split>` as .jsonl, .csv, .parquet, .txt…; `authors` is the built-in world.
 """
 STUDY = {
     "name": "the study's folder, `saves/<name>`",

@@ -168,9 +168,9 @@ def nothing_half_written(folder: Path) -> None:
 
 
 DATA = {
-    "missing column": (lambda rows: [{"question": row["question"]} for row in rows], "row 0 has no column 'answer'; its columns: question"),
-    "column missing in one row": (lambda rows: [*rows[:3], {"question": "?"}], "row 3 has no column 'answer'"),
-    "no rows": (lambda rows: [], "there are no rows"),
+    "missing column": (lambda rows: [{"question": row["question"]} for row in rows], "line 1: no column 'answer'; its columns: question"),
+    "column missing in one row": (lambda rows: [*rows[:3], {"question": "?"}], "line 4: no column 'answer'"),
+    "no rows": (lambda rows: [], "the file is empty"),
     "only empty answers": (lambda rows: [{**row, "answer": " "} for row in rows], "no row can be used ({'empty answer': 9})"),
 }  # fmt: skip
 

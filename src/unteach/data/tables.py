@@ -1,0 +1,366 @@
+"""Rows of any file: csv, tsv, jsonl, json, parquet, arrow, txt; a folder of such files, or what `datasets` loads.
+
+One function, `open_table`. Rows come one after the other, never all at once, each with the place where it stands, so
+that a message can name the file and the line. A csv cell is always text; other formats give the types they hold.
+"""
+
+import contextlib
+import csv
+import json
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unteach.errors import AbsentData, UserError, nearest
+
+Row = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Where a row stands: the file, `line` or `row`, and which one, counted from 1; number 0 is the whole file."""
+
+    file: str
+    unit: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, {self.unit} {self.number}" if self.number else self.file
+
+
+Placed = tuple[Place, Row]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Iterating gives (place, row). columns: the first row's. files: what it is read from, none for a hub set."""
+
+    where: str
+    columns: tuple[str, ...]
+    files: tuple[Path, ...]
+    read: Callable[[], Generator[Placed]]
+
+    def __iter__(self) -> Generator[Placed]:
+        return self.read()
+
+    def named(self, column: str) -> str:
+        """`column`, if there is one of that name; otherwise an error with the nearest one."""
+        if column not in self.columns:
+            raise UserError(no_column(self.where, column, self.columns))
+        return column
+
+
+def open_table(source: str | Path | dict[str, Any], by_line: bool = False) -> Table:
+    """The rows of a file, of a folder's files in the order of their names, or of a set that `datasets` loads.
+
+    source: a path, a hub id (its split `train`), or load_dataset's own arguments (path, name, split, data_files…).
+    by_line: a text file is one row a line, where otherwise it is one row; the column is `text` either way.
+
+    Raises UserError, which names the file and the line, for what is no such file, is empty or cannot be read.
+    """
+    if isinstance(source, dict):
+        if set(source) != {"path"}:
+            return _of_set(source)
+        source = str(source["path"])
+    path = Path(source).expanduser()
+    if path.is_dir() and (path / "state.json").exists() and (path / "dataset_info.json").exists():
+        return _of_set({"path": str(path)})
+    files = _files_of(path) if path.is_dir() else [path]
+    if not path.exists():
+        if _is_hub_id(str(source)):
+            return _of_set({"path": str(source), "split": "train"})
+        raise UserError(_no_file(path))
+
+    def read() -> Generator[Placed]:
+        for file in files:
+            yield from _read_file(file, by_line)
+
+    return _opened(str(source), tuple(files), read)
+
+
+def missing(value: Any) -> bool:
+    """Whether a cell holds nothing: null, NaN, or no more than white space."""
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def text(row: Row, column: str, place: Place | str) -> str:
+    """A cell as text; "" where it holds nothing. Raises UserError for a number, a list or no such cell."""
+    if column not in row:
+        raise UserError(no_column(str(place), column, row))
+    value = row[column]
+    if missing(value):
+        return ""
+    if not isinstance(value, str):
+        kind = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a mapping"}
+        held = f"{kind.get(type(value), type(value).__name__)} ({str(value)[:40]})"
+        raise UserError(f"{place}: the column {column!r} holds {held} where text is expected")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{place}: the column {column!r} holds half a character (a lone surrogate)") from None
+    return value
+
+
+def no_column(where: str, column: str, there: Iterable[str]) -> str:
+    """What is said of a column that is not there."""
+    there = [str(name) for name in there]
+    guess = nearest(column, there)
+    return (
+        f"{where}: no column {column!r}; its columns: {', '.join(there)}{f'; did you mean {guess}?' if guess else ''}"
+    )
+
+
+def _opened(where: str, files: tuple[Path, ...], read: Callable[[], Generator[Placed]]) -> Table:
+    """A table whose first row was seen; without one it is an error."""
+    with contextlib.closing(read()) as reading:
+        first = next(reading, None)
+    if first is None:
+        raise UserError(f"{where}: there are no rows in it")
+    return Table(where, tuple(map(str, first[1])), files, read)
+
+
+def _is_hub_id(source: str) -> bool:
+    """`name` or `owner/name`, and no file's name."""
+    plain = not source.startswith((".", "/", "~")) and source.count("/") < 2
+    return plain and Path(source).suffix.lower() not in FORMATS and "\\" not in source
+
+
+def _no_file(path: Path) -> str:
+    beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    guess = nearest(path.name, beside)
+    if not path.parent.is_dir():
+        return f"{path}: there is no such file, and no folder {path.parent}"
+    return f"{path}: there is no such file{f'; did you mean {path.with_name(guess)}?' if guess else ''}"
+
+
+SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files of a folder that can be read, in the order of their names; of one format, and not of several splits."""
+    found = sorted(f for f in folder.iterdir() if f.suffix.lower() in FORMATS and not f.name.startswith("."))
+    suffixes = sorted({file.suffix.lower() for file in found})
+    if not found:
+        raise UserError(f"{folder}: no {', '.join(FORMATS)} file is in this folder")
+    if len(suffixes) > 1:
+        raise UserError(f"{folder}: holds {' and '.join(suffixes)} files; name one file, or a folder of one format")
+    if len(found) > 1 and (splits := [file.name for file in found if file.stem.lower() in SPLITS]):
+        raise UserError(f"{folder}: holds the files of several splits ({', '.join(splits)}); name one file")
+    return found
+
+
+def _read_file(file: Path, by_line: bool) -> Generator[Placed]:
+    """The rows of one file by its name's ending."""
+    suffix = file.suffix.lower()
+    if suffix not in FORMATS:
+        raise UserError(f"{file}: its name must end in one of {', '.join(FORMATS)}")
+    if not file.stat().st_size:
+        raise UserError(f"{file}: the file is empty")
+    try:
+        yield from _lines_of_text(file) if suffix == ".txt" and by_line else FORMATS[suffix](file)
+    except UnicodeDecodeError:
+        raise UserError(_not_utf8(file)) from None
+
+
+def _not_utf8(file: Path) -> str:
+    mend = "save it as UTF-8 (`iconv -f ENCODING -t UTF-8`)"
+    with file.open("rb") as raw:
+        if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            return f"{file}: this is UTF-16, not UTF-8; {mend.replace('ENCODING', 'UTF-16')}"
+        raw.seek(0)
+        for number, line in enumerate(raw, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                return f"{file}, line {number}: not UTF-8 (byte 0x{byte:02x} at character {error.start + 1}); {mend}"
+    return f"{file}: not UTF-8; {mend}"
+
+
+def _csv(file: Path) -> Generator[Placed]:
+    """Comma-separated, or with semicolons where the header has these and no comma; every cell is text."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        header = lines.readline()
+    return _separated(file, ";" if ";" in header and "," not in header else ",")
+
+
+def _tsv(file: Path) -> Generator[Placed]:
+    return _separated(file, "\t")
+
+
+def _separated(file: Path, delimiter: str) -> Generator[Placed]:
+    csv.field_size_limit(2**31 - 1)  # a cell may hold a document
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        header: list[str] | None = None
+        while True:
+            start = reader.line_num + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                raise UserError(_broken_quotes(file, start, reader.line_num, str(error))) from None
+            if cells is None:
+                return
+            if not cells:  # an empty line is no row
+                continue
+            if header is None:
+                header = cells
+                if twice := sorted({name for name in header if header.count(name) > 1}):
+                    raise UserError(f"{file}: the header names {', '.join(map(repr, twice))} twice")
+                continue
+            if len(cells) != len(header):
+                said = (
+                    f"{file}, line {start}: {len(cells)} cells where the header has {len(header)} ({', '.join(header)})"
+                )
+                raise UserError(f"{said}; a cell with {delimiter!r}, a quote or a line end in it needs quotes round it")
+            yield Place(str(file), "line", start), dict(zip(header, cells, strict=True))
+
+
+def _broken_quotes(file: Path, start: int, stop: int, said: str) -> str:
+    lines = f"line {start}" if stop <= start else f"lines {start} to {stop}"
+    what = "a quote is opened and never closed" if "end of data" in said else said
+    return f'{file}, {lines}: broken quoting ({what}); a quote within a quoted cell is written twice: ""'
+
+
+def _json_lines(file: Path) -> Generator[Placed]:
+    with file.open(encoding="utf-8-sig") as lines:  # not splitlines(), which also splits at U+2028 inside a text
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            place = Place(str(file), "line", number)
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                torn = "" if line.endswith("\n") else "; the last line is torn: was the file written to its end?"
+                raise UserError(f"{place}: not JSON ({error}){torn}") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{place}: a row must be a JSON object, got {line[:60]!r}")
+            yield place, row
+
+
+def _json(file: Path) -> Generator[Placed]:
+    """One array of objects, or JSON lines."""
+    with file.open(encoding="utf-8-sig") as opened:
+        start = next((line.lstrip() for line in opened if line.strip()), "")
+        if start.startswith("{"):
+            yield from _json_lines(file)
+            return
+        opened.seek(0)
+        try:
+            rows = json.load(opened)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{file}: must be an array of objects, or one object a line")
+    for number, row in enumerate(rows, 1):
+        place = Place(str(file), "row", number)
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: a row must be a JSON object, got {str(row)[:60]!r}")
+        yield place, row
+
+
+def _parquet(file: Path) -> Generator[Placed]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file, memory_map=True) as opened:
+            yield from _batches(file, opened.iter_batches(batch_size=1024))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file}: no whole parquet file ({_first(error)})") from None
+
+
+def _arrow(file: Path) -> Generator[Placed]:
+    import pyarrow
+
+    try:
+        with pyarrow.memory_map(str(file)) as mapped:
+            yield from _batches(file, record_batches(mapped))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file}: no whole Arrow file ({_first(error)})") from None
+
+
+def record_batches(mapped: Any) -> Iterator[Any]:
+    """The record batches of an open Arrow file, of IPC's file form or its stream form."""
+    import pyarrow
+
+    try:
+        opened = pyarrow.ipc.open_file(mapped)
+    except pyarrow.ArrowInvalid:
+        mapped.seek(0)
+        return iter(pyarrow.ipc.open_stream(mapped))
+    return (opened.get_batch(number) for number in range(opened.num_record_batches))
+
+
+def _batches(file: Path, batches: Iterable[Any]) -> Generator[Placed]:
+    rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+    for number, row in enumerate(rows, 1):
+        yield Place(str(file), "row", number), row
+
+
+def _document(file: Path) -> Generator[Placed]:
+    """A text file is one document."""
+    yield Place(str(file), "line", 0), {"text": file.read_text(encoding="utf-8-sig")}
+
+
+def _lines_of_text(file: Path) -> Generator[Placed]:
+    with file.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, 1):
+            yield Place(str(file), "line", number), {"text": line.rstrip("\n")}
+
+
+FORMATS: dict[str, Callable[[Path], Generator[Placed]]] = {
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".jsonl": _json_lines,
+    ".json": _json,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+    ".txt": _document,
+}
+
+
+def _of_set(hf_args: dict[str, Any]) -> Table:
+    loaded = load_set(hf_args)
+    where = "/".join(str(hf_args[key]) for key in ("path", "name", "split") if hf_args.get(key))
+    files = tuple(Path(file["filename"]) for file in loaded.cache_files) if Path(hf_args["path"]).is_dir() else ()
+
+    def read() -> Generator[Placed]:
+        return ((Place(where, "row", number), row) for number, row in enumerate(loaded, 1))
+
+    return _opened(where, files, read)
+
+
+def load_set(hf_args: dict[str, Any]) -> Any:
+    """What `datasets.load_dataset`, or load_from_disk for a folder that save_to_disk made, gives for these arguments.
+
+    Raises AbsentData if the place exists and the configuration or split does not, UserError if the place does not.
+    """
+    import datasets
+
+    try:
+        if set(hf_args) == {"path"} and Path(hf_args["path"]).is_dir():
+            loaded = datasets.load_from_disk(hf_args["path"])
+        else:
+            loaded = datasets.load_dataset(**hf_args)
+    except ValueError as error:
+        if "BuilderConfig" in str(error) or "Unknown split" in str(error):
+            raise AbsentData(f"{hf_args['path']}: {_first(error)}") from None
+        raise UserError(f"{hf_args['path']}: {error}") from None
+    except (FileNotFoundError, ConnectionError, OSError, TypeError) as error:
+        raise UserError(
+            f"cannot load the rows {hf_args}: {_first(error)}\n"
+            "  Without the network, point to local files: data=files data.train_file=FILE; or tofu_path, muse_path, "
+            "wmdp_path=FOLDER of <config name>.jsonl or <config name>/<split>.jsonl, or tofu_path=authors"
+        ) from None
+    if isinstance(loaded, dict):
+        raise UserError(f"{hf_args['path']} has several splits ({', '.join(loaded)}): set hf_args.split")
+    return loaded
+
+
+def _first(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
