@@ -4,9 +4,11 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from dataclasses import dataclass
 
-from unteach.errors import EXIT_BUG, Diverged, Preempted, UserError, outside, unknown
+from unteach import launched
+from unteach.errors import EXIT_BUG, Diverged, Ended, Preempted, UserError, outside, unknown
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ VERBS = {
     "compare": Verb("what changed between two runs", "compare", ()),
     "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in under two minutes", "demo"),
     "fetch": Verb("published retain logs, or the WMDP corpora", "fetch"),
-    "list": Verb("methods, metrics, datasets, models, suites, experiments", "listing"),
+    "list": Verb("methods, metrics, datasets, models, suites, experiments, launch files", "listing"),
 }
 OPTIONS = {"--config-name": "config_name", "-cn": "config_name", "--config-dir": "config_dirs", "-cd": "config_dirs"}
 FLAGS = {"--print": "printed"}
@@ -50,12 +52,20 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command and exits with its code: 0; 1 a bug; 2 the user's mistake; 3 diverged; 75 preempted."""
+    """Runs one command and exits with its code: 0; 1 a bug; 2 the user's mistake; 3 diverged; 75 preempted.
+
+    Of processes that were launched together, the first speaks for all.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    if launched.rank():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        warnings.simplefilter("ignore")
     try:
         _command(words)
-    except (UserError, Diverged, Preempted) as error:
-        print(f"unteach: {error}", file=sys.stderr)
+    except (UserError, Diverged, Preempted, Ended) as error:
+        of_all = isinstance(error, Diverged | Preempted) or getattr(error, "of_all", False)
+        if not (launched.rank() and of_all):
+            print(f"unteach{_which()}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,11 +74,19 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(130)
     except Exception as error:
         if known := outside(error):
-            print(f"unteach: {known[0]}", file=sys.stderr)
+            print(f"unteach{_which()}: {known[0]}", file=sys.stderr)
             sys.exit(known[1])
         traceback.print_exc()
-        print("unteach: this is a bug, not your mistake; please report it with the lines above", file=sys.stderr)
+        print(
+            f"unteach{_which()}: this is a bug, not your mistake; please report it with the lines above",
+            file=sys.stderr,
+        )
         sys.exit(EXIT_BUG)
+
+
+def _which() -> str:
+    """Which of the processes speaks, where it is not the first."""
+    return f" (process {launched.rank()})" if launched.rank() else ""
 
 
 def _command(words: list[str]) -> None:

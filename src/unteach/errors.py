@@ -11,6 +11,8 @@ class UserError(ValueError):
     """The user's mistake: what, where, what is allowed and how to mend it. Ends the command without a traceback."""
 
     exit_code = EXIT_MISTAKE
+    of_all = False
+    """whether every process of the run has it, so that the first may say it for all"""
 
 
 class AbsentData(UserError):
@@ -27,6 +29,14 @@ class Preempted(RuntimeError):
     """The scheduler asked for the machine; all that was done is on disk, and the same command goes on from there."""
 
     exit_code = EXIT_PREEMPTED
+
+
+class Ended(RuntimeError):
+    """The processes that a command started ended badly, and said themselves why; theirs is the exit code."""
+
+    def __init__(self, said: str, exit_code: int):
+        super().__init__(said)
+        self.exit_code = exit_code
 
 
 NO_ROOM = ("no space left on device", "file too large", "disk quota exceeded", "pytorchstreamwriter failed writing")

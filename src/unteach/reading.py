@@ -158,7 +158,8 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
         "collator": _collator,
         "eval": _suites,
     }
-    plain = {"mode": str, "task_name": str, "seed": int, "resume": str, "plugins": list[str]}
+    plain: dict[str, Any] = {"mode": str, "task_name": str, "seed": int, "resume": str, "plugins": list[str]}
+    plain |= {"launch": str | None, "nproc": int | None}
     top = reader.known({*sections, *plain, *variables}, tree, "")
     given = {name: value for name in sections if (value := top.get(name)) not in (None, {})}
     for name in [name for name in given if not isinstance(given[name], dict)]:
@@ -178,12 +179,17 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
 
 
 def _names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
-    """What names a folder must name one of its own, and a seed must fit every generator of random numbers."""
+    """What names a folder must name one of its own, a seed must fit every generator, nproc must have its launch."""
     name, paths, seed = built.get("task_name"), built.get("paths"), built.get("seed")
     if isinstance(name, str) and (not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/"))):
         reader.wrong("task_name", f"names the run's folder saves/<mode>/<task_name>; {name!r} cannot")
     if paths and not (paths.output_dir.strip() and paths.output_dir.isprintable()):
         reader.wrong("paths.output_dir", f"must name a folder, got {paths.output_dir!r}")
+    nproc = built.get("nproc")
+    if nproc is not None and built.get("launch") is None:
+        reader.wrong("nproc", "says how many processes launch starts: set launch too (`unteach list launch`)")
+    elif isinstance(nproc, int) and nproc < 1:
+        reader.wrong("nproc", f"must be 1 or more, got {nproc}")
     if isinstance(seed, int) and not 0 <= seed < 2**32:
         reader.wrong("seed", f"must be from 0 to {2**32 - 1}, got {seed}")
 

@@ -184,6 +184,8 @@ def _git_commit() -> str | None:
 
 MAY_CHANGE = (
     "resume",
+    "launch",
+    "nproc",
     "retain_logs_path",
     "retain_model",
     "before_logs_path",

@@ -204,6 +204,8 @@ class Config:
     collator: Part | None = None
     eval: dict[str, SuiteConfig] = field(default_factory=dict)
     resume: str = "auto"
+    launch: str | None = None
+    nproc: int | None = None
     plugins: list[str] = field(default_factory=list)
     tree: dict[str, Any] = field(default_factory=dict)
     """the whole resolved tree as plain values, as it is written into the run's folder"""

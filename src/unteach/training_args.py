@@ -33,7 +33,7 @@ DROPPED = {
 ROWS = "the rows of a step are drawn from (seed, epoch, step) alone"
 SUITES = "evaluation is done by suites: set eval"
 HUB = "upload the finished model: hf upload REPO <run>/final_checkpoint"
-STARTED = "the processes have joined before the configuration reaches them"
+SPREAD = "how a run is spread is said when it is started: launch=fsdp2|zero2|zero3, or your own accelerate file"
 REFUSED = {
     "group_by_length": ROWS,
     "train_sampling_strategy": ROWS,
@@ -66,8 +66,9 @@ REFUSED = {
     "disable_tqdm": "progress is shown by the run itself",
     "parallelism_config": "it is an object of accelerate, and a configuration cannot hold one",
     "local_rank": "the launcher says it to each process",
-    "ddp_backend": STARTED,
-    "ddp_timeout": STARTED,
+    "fsdp": SPREAD,
+    "fsdp_config": f"{SPREAD} with an fsdp_config",
+    "deepspeed": f"{SPREAD} with a deepspeed_config_file",
     "push_to_hub": HUB,
     "hub_model_id": HUB,
     "hub_strategy": HUB,
@@ -83,7 +84,7 @@ LEAST = {
     **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "warmup_epochs"), 0),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "eval_delay", "dataloader_num_workers"), 0),
 }
-ABOVE_ZERO = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps", "neftune_noise_alpha")
+ABOVE_ZERO = ("ddp_timeout", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "neftune_noise_alpha")
 BELOW_ONE = ("adam_beta1", "adam_beta2")
 OF_WORKERS = ("dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context")
 WITHOUT_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor", "lomo")

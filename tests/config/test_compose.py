@@ -57,7 +57,7 @@ def test_every_run_of_every_study_composes(name: str) -> None:
 
 
 def test_every_yaml_is_reached_by_a_test() -> None:
-    groups = {"experiment", "trainer", "model", "data", "eval", "study", "collator", "paths"}
+    groups = {"experiment", "trainer", "model", "data", "eval", "study", "collator", "paths", "launch"}
     assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} == groups
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from unteach import launched
 from unteach.engines.base import Gather
 from unteach.errors import Preempted, UserError
 
@@ -27,6 +28,13 @@ class Processes:
     world: int
     gather: Gather | None
     device: Any
+    mode: str = "one"
+    """how the run is spread over them, in the words of `launched`"""
+
+    @property
+    def sharded(self) -> bool:
+        """Whether no process holds all weights, so that every pass must be made by all of them together."""
+        return self.mode in ("fsdp2", "zero3")
 
     @property
     def first(self) -> bool:
@@ -62,31 +70,40 @@ class Processes:
 ALONE = Processes(0, 1, None, None)
 
 
-def once(work: Callable[[], Any]) -> Any:
+@dataclass(frozen=True)
+class Joining:
+    """How processes join: on the CPU whatever GPUs there are; over which backend; and after how many silent seconds a
+    process gives the others up."""
+
+    cpu: bool = False
+    backend: str | None = None
+    timeout: int = 1800
+
+
+def once(work: Callable[[], Any], joining: Joining | None = None) -> Any:
     """What the first of the processes that were launched together finds, or is refused, in all of them."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if launched.mode() == "one":
         return work()
     import torch
-    from accelerate import PartialState
 
     found: list[Any] = [None, None]
-    if PartialState(cpu=not torch.cuda.is_available()).is_main_process:
+    if _state(joining or Joining()).is_main_process:
         try:
             found[0] = work()
         except UserError as error:
             found[1] = str(error)
     torch.distributed.broadcast_object_list(found)
     if found[1] is not None:
-        raise UserError(found[1])
+        refused = UserError(found[1])
+        refused.of_all = True
+        raise refused
     return found[0]
 
 
-def start() -> Processes:
+def start(joining: Joining | None = None) -> Processes:
     """Joins the processes that were launched together (alone, it is a world of one) and listens for signals."""
     import threading
 
-    import torch
-    from accelerate import PartialState
     from accelerate.utils import gather_object
 
     global _asked
@@ -94,6 +111,45 @@ def start() -> Processes:
     if threading.current_thread() is threading.main_thread():
         for name in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(name, _ask)
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = _state(joining or Joining())
     gather = gather_object if state.num_processes > 1 else None
-    return Processes(state.process_index, state.num_processes, gather, state.device)
+    return Processes(state.process_index, state.num_processes, gather, state.device, launched.mode())
+
+
+def _state(joining: Joining) -> Any:
+    """accelerate's state of these processes, joined as the launcher wants it or not at all.
+
+    On the CPU accelerate knows plain data parallelism only, and turns FSDP and DeepSpeed into it without a word. The
+    same group of processes, called by the name of its GPU kind once it has joined over gloo, is sharded there too:
+    accelerate asks for nothing else of a GPU.
+    """
+    from datetime import timedelta
+
+    import torch
+    from accelerate.state import DistributedType, PartialState
+
+    if PartialState._shared_state:
+        return PartialState()
+    mode = launched.mode()
+    cpu = joining.cpu or launched.flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    if cpu and mode.startswith("zero"):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _refuse_without_deepspeed(mode)
+    try:
+        state = PartialState(cpu=cpu, backend=joining.backend, timeout=timedelta(seconds=joining.timeout))
+    except ValueError as error:
+        raise UserError(f"trainer.args.ddp_backend={joining.backend}: {error}") from None
+    if state.num_processes != launched.world():
+        raise UserError(f"the launcher says {launched.world()} processes, and {state.num_processes} joined. "
+                        f"{launched.RIGHT}")  # fmt: skip
+    if cpu and mode not in ("one", "ddp"):
+        os.environ["ACCELERATE_USE_CPU"] = "false"
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return PartialState()
+
+
+def _refuse_without_deepspeed(mode: str) -> None:
+    import importlib.util
+
+    if mode.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        raise UserError('ZeRO is DeepSpeed\'s, and that is not installed: pip install "unteach[deepspeed]"')

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from unteach import compose, runs, schema
+from unteach import compose, launched, runs, schema
 from unteach.data import sources
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.streams import ALTERNATE, Steps, Stream
@@ -108,6 +108,8 @@ def training_arguments(
     warmup_epochs = args.pop("warmup_epochs", None)
     if not torch.cuda.is_available():
         args.setdefault("use_cpu", True)
+    if launched.by_launcher():  # joined and verified before: the library would join by a rule of its own
+        args["accelerator_config"] = {"use_configured_state": True}
     mixed = not config.model.pure_bf16 and "bf16" not in args and "fp16" not in args
     if mixed and compute in ("bfloat16", "float16"):
         args["bf16" if compute == "bfloat16" else "fp16"] = True
@@ -124,6 +126,9 @@ def training_arguments(
     if built.fp16 and built.device.type == "cpu":  # accelerate would take float32 and say nothing
         raise UserError("float16 (model.model_args.dtype, trainer.args.fp16) needs a GPU; take bfloat16 or float32")
     if built.n_gpu > 1:
+        if not config.model.model_args.get("device_map"):
+            print(f"note: {built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or fsdp2, zero2, zero3) "
+                  "uses all, model.model_args.device_map=auto spreads one model over them")  # fmt: skip
         built._n_gpu = 1  # nn.DataParallel would split a step by a rule of its own
     if warmup_epochs is not None:
         size = built.per_device_train_batch_size * built.gradient_accumulation_steps * built.world_size

@@ -1,4 +1,4 @@
-"""`unteach list methods|metrics|collators|datasets|models|suites|experiments|studies`: name, one line, origin."""
+"""`unteach list methods|metrics|collators|datasets|models|suites|experiments|studies|launch`: name, line, origin."""
 
 import itertools
 import re
@@ -11,7 +11,7 @@ from unteach.errors import UserError, unknown
 REGISTRIES = {"methods": registry.method, "metrics": registry.metric, "collators": registry.collator}
 REGISTRIES |= {"datasets": registry.dataset}
 GROUPS = {"models": "model", "suites": "eval", "experiments": "experiment", "studies": "study"}
-GROUPS |= {"methods": "trainer", "datasets": "data/datasets"}
+GROUPS |= {"methods": "trainer", "datasets": "data/datasets", "launch": "launch"}
 KINDS = sorted({*REGISTRIES, *GROUPS})
 
 
@@ -48,7 +48,8 @@ def _configs(group: str, config_dirs: tuple[str, ...]) -> list[tuple[str, str, s
     found = []
     for home in (CONFIGS, *plugins.config_folders(), *map(Path, config_dirs)):
         for file in sorted((home / group).rglob("*.yaml")):
-            origin = f"unteach/configs/{file.relative_to(home)}" if home == CONFIGS else str(file)
+            shipped = home == CONFIGS and group != "launch"  # accelerate and torchrun want the whole path
+            origin = f"unteach/configs/{file.relative_to(home)}" if shipped else str(file)
             found.append((str(file.relative_to(home / group).with_suffix("")), _says(file), origin))
     return found
 

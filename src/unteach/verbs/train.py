@@ -6,6 +6,7 @@ from typing import Any
 
 from unteach import compose, runs, schema
 from unteach.errors import Preempted, UserError
+from unteach.launch import accelerated
 
 
 def command(words: list[str], **options: Any) -> None:
@@ -18,7 +19,10 @@ def train(*overrides: str, config_name: str = "train", config_dirs: Iterable[str
     The Python form of the command: `unteach.train("experiment=finetune/tofu/default", "task_name=mine")`.
     """
     compose.environment()
-    return run(compose.compose(config_name, overrides, config_dirs))
+    config = compose.compose(config_name, overrides, config_dirs)
+    if accelerated.started("train", config, overrides, config_name, tuple(config_dirs)):
+        return Path(config.paths.output_dir)
+    return run(config)
 
 
 def run(config: schema.Config) -> Path:
@@ -28,13 +32,17 @@ def run(config: schema.Config) -> Path:
     from unteach.engines import processes
 
     folder = Path(config.paths.output_dir)
-    state = processes.once(lambda: runs.open_run(folder, config.tree, config.resume))
+    args = config.trainer.args
+    joining = processes.Joining(
+        bool(args.get("use_cpu")), args.get("ddp_backend"), args.get("ddp_timeout") or processes.Joining.timeout
+    )
+    state = processes.once(lambda: runs.open_run(folder, config.tree, config.resume), joining)
     evaluated = {"eval": config.tree.get("eval"), "retain_logs_path": config.tree.get("retain_logs_path")}
     if state == "done" and runs.read_json(folder / runs.DONE, "the run's marker").get("evaluated") == evaluated:
         print(f"finished before: {folder}")
         return folder
 
-    here = processes.start()
+    here = processes.start(joining)
     if state == "back" and here.first:
         from unteach.training import checkpoint
 

@@ -1,0 +1,162 @@
+"""`launch=NAME nproc=N`: a command once more in N processes, started by accelerate with a shipped file.
+
+The files are accelerate's own, so `accelerate launch --config_file` takes them as they are. Ranks that torchrun started
+find in the same file how their run is spread.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from unteach import compose, launched, plugins, schema
+from unteach.errors import (
+    EXIT_BUG,
+    EXIT_DIVERGED,
+    EXIT_MISTAKE,
+    EXIT_PREEMPTED,
+    Diverged,
+    Ended,
+    Preempted,
+    UserError,
+    unknown,
+)
+
+PATIENCE = 600
+"""Seconds that asked processes have for their checkpoint before they are killed; a scheduler's own limit is sooner."""
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2"
+"""What reaches the launcher and is passed on to all of its processes."""
+
+
+def files(config_dirs: Iterable[str] = ()) -> dict[str, Path]:
+    """The launch files by name: those that ship, and those in the folder `launch` of the user's configuration."""
+    homes = (compose.CONFIGS, *plugins.config_folders(), *map(Path, config_dirs))
+    return {file.stem: file for home in homes for file in sorted((home / "launch").glob("*.yaml"))}
+
+
+def find(name: str, config_dirs: Iterable[str] = ()) -> Path:
+    """The launch file of a name, or at a path."""
+    known = files(config_dirs)
+    if name in known:
+        return known[name]
+    if name.endswith((".yaml", ".yml", ".json")):
+        if not Path(name).is_file():
+            raise UserError(f"launch={name}: there is no such file")
+        return Path(name)
+    raise UserError(f"launch={name}: " + unknown("launch file", name, known))
+
+
+def started(
+    verb: str, config: schema.Config, overrides: Iterable[str], config_name: str, config_dirs: Iterable[str]
+) -> bool:
+    """Carries a command out in the processes that its `launch` asks for; False where it is to be done in this one.
+
+    In a process that a launcher started, `launch` says how the run is spread, if the launcher did not.
+    """
+    if config.launch is None:
+        return False
+    file = find(config.launch, config_dirs)
+    if launched.by_launcher():
+        _join(file, config)
+        return False
+    count = config.nproc or _gpus(config.launch)
+    words = [verb, f"--config-name={config_name}", *(f"--config-dir={folder}" for folder in config_dirs), *overrides]
+    _run(_arguments(file, count, words))
+    return True
+
+
+def _gpus(name: str) -> int:
+    import torch
+
+    found = torch.cuda.device_count()
+    if found < 2:
+        said = "one GPU" if found else "no GPU"
+        raise UserError(f"launch={name} needs nproc=N, how many processes: there is {said} to count them by")
+    return found
+
+
+def _arguments(file: Path, count: int, words: list[str]) -> Any:
+    """What accelerate's own command would read from its command line."""
+    from accelerate.commands.launch import launch_command_parser
+
+    given = ["--config_file", str(file), "--num_processes", str(count), "--main_process_port", "0"]
+    args = launch_command_parser().parse_args([*given, "-m", "unteach", *words])
+    args.shutdown_timeout, args.signals_to_handle = PATIENCE, SIGNALS
+    return args
+
+
+def _run(args: Any) -> None:
+    """Starts the processes and waits for them; how they ended is raised here."""
+    from accelerate.commands.launch import launch_command
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        with _quiet():
+            launch_command(args)
+    except SignalException as asked:
+        if asked.sigval.name == "SIGINT":
+            raise KeyboardInterrupt from None
+        raise Preempted(f"asked to stop ({asked.sigval.name}); run the same command again to go on") from None
+    except ChildFailedError as failed:
+        raise _ended({rank: one.exitcode for rank, one in failed.failures.items()}) from None
+    except ValueError as error:
+        raise UserError(f"launch: accelerate refuses {args.config_file} ({error})") from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the launcher's own log, which repeats at length what the processes say."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _ended(codes: dict[int, int]) -> Exception:
+    """The exception that stands for how processes ended, by rank; they said themselves what was wrong."""
+    import signal
+
+    for rank, code in sorted(codes.items()):
+        if code < 0:
+            name = signal.Signals(-code).name
+            lost = name in ("SIGKILL", "SIGTERM")
+            said = "run the same command again; it goes on from the last whole checkpoint" if lost else "it crashed"
+            return Ended(f"process {rank} was ended by {name}: {said}", EXIT_PREEMPTED if lost else EXIT_BUG)
+    rank, code = min(codes.items())
+    kinds = {EXIT_MISTAKE: UserError, EXIT_DIVERGED: Diverged, EXIT_PREEMPTED: Preempted}
+    said = f"process {rank} ended with code {code}; it said why, above"
+    return kinds[code](said) if code in kinds else Ended(said, code)
+
+
+def _join(file: Path, config: schema.Config) -> None:
+    """In a rank: what the file says of the way a run is spread, unless accelerate said it already."""
+    import yaml
+
+    told = yaml.safe_load(file.read_text(encoding="utf-8"))
+    spread = told.get("distributed_type")
+    if spread in ("FSDP", "DEEPSPEED") and launched.mode() in ("one", "ddp"):
+        os.environ.update(_environment(file))
+    stage = (told.get("deepspeed_config") or {}).get("zero_stage")
+    wanted = {"FSDP": "fsdp2", "DEEPSPEED": f"zero{stage}" if stage else launched.mode()}.get(str(spread), "ddp")
+    if launched.mode() not in (wanted, "one"):
+        raise UserError(f"launch={config.launch} and the launcher that started these processes disagree: the one says "
+                        f"{wanted}, the other {launched.mode()}; leave one of them out")  # fmt: skip
+    if config.nproc not in (None, launched.world()):
+        raise UserError(f"nproc={config.nproc}, and the launcher started {launched.world()} processes; leave nproc out")
+
+
+def _environment(file: Path) -> dict[str, str]:
+    """The variables by which accelerate tells its processes of FSDP or DeepSpeed."""
+    from accelerate.commands.launch import _validate_launch_command
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    with _quiet():
+        args, defaults, _ = _validate_launch_command(_arguments(file, max(launched.world(), 2), []))
+        args.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+        made = prepare_deepspeed_cmd_env(args)[1] if args.use_deepspeed else prepare_multi_gpu_env(args)
+    return {key: value for key, value in made.items() if key.startswith(("ACCELERATE_", "FSDP_"))}
