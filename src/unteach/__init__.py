@@ -5,8 +5,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"train": "unteach.verbs.train", "evaluate": "unteach.verbs.evaluate", "load": "unteach.verbs.load"}
-__all__ = ["evaluate", "load", "train"]
+_PUBLIC = {
+    "train": "unteach.verbs.train",
+    "evaluate": "unteach.verbs.evaluate",
+    "load": "unteach.verbs.load",
+    "get_history": "unteach.verbs.history",
+}
+__all__ = ["evaluate", "get_history", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -30,6 +30,8 @@ VERBS = {
     "study": Verb("many runs and the order between them", "study"),
     "report": Verb("runs beside each other: a table, and one page with everything", "report", ()),
     "compare": Verb("what changed between two runs", "compare", ()),
+    "export": Verb("a run, a checkpoint or an adapter as a plain model folder: export RUN to=FOLDER", "export", ()),
+    "history": Verb("what a run logged, as a table: history RUN [to=FILE.csv]", "history", ()),
     "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in under two minutes", "demo"),
     "fetch": Verb("published retain logs, or the WMDP corpora", "fetch"),
     "list": Verb("methods, metrics, datasets, models, suites, experiments, launch files", "listing"),

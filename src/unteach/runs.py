@@ -102,9 +102,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Path, name: str = "*") -> None:
     """Removes what a killed process left half-written: temporary names that never took their place."""
-    for leftover in folder.glob(".*.????????"):
+    for leftover in folder.glob(f".{name}.????????"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 

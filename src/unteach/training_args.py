@@ -32,7 +32,7 @@ DROPPED = {
 }
 ROWS = "the rows of a step are drawn from (seed, epoch, step) alone"
 SUITES = "evaluation is done by suites: set eval"
-HUB = "upload the finished model: hf upload REPO <run>/final_checkpoint"
+HUB = "upload the finished model: unteach export <run> push=REPO"
 SPREAD = "how a run is spread is said when it is started: launch=fsdp2|zero2|zero3, or your own accelerate file"
 REFUSED = {
     "group_by_length": ROWS,

@@ -1,6 +1,7 @@
 """From a checked Config to what a Trainer is made of: datasets, streams, TrainingArguments, the reference."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -145,7 +146,8 @@ def build_trainer(
     collator, method = build_collator(config, loaded), config.trainer.method
     watching = build_guard(config, loaded, streams)
     common = {
-        "model": loaded.model, "args": args, "here": here, "keeping": keeping(config), "guard": watching, **given
+        "model": loaded.model, "args": args, "here": here, "keeping": keeping(config), "guard": watching,
+        "accompany": functools.partial(accompany, loaded), **given
     }  # fmt: skip
     if isinstance(method, schema.TheirTrainer):
         if here.first:
@@ -271,8 +273,14 @@ def save_final(model: Any, loaded: Loaded, folder: Path, method: Any) -> None:
             model.save_pretrained(temporary)
         else:
             model.save_pretrained(temporary, selected_adapters=[adapters.TRAINED])
-            adapters.remember_base(temporary, loaded.base_weights(memory()))
-        loaded.tokenizer.save_pretrained(temporary)
-        loaded.template.save(temporary)
+        accompany(loaded, temporary)
         if isinstance(method, Method) and (state := method.state()):
             runs.write_json(temporary / METHOD, state)
+
+
+def accompany(loaded: Loaded, folder: Path) -> None:
+    """Writes beside weights what makes them a model that can be asked: tokenizer, template, what an adapter is of."""
+    if loaded.adapter is not None:
+        adapters.remember_base(folder, loaded.base_weights(memory()))
+    loaded.tokenizer.save_pretrained(folder)
+    loaded.template.save(folder)

@@ -32,13 +32,14 @@ class Resumable(transformers.Trainer):
     """Checkpoints that count only when whole, with all that the library's own leave out; evaluation by suites.
 
     here: the processes of this run. evaluator: called with the global step, returns metrics under `eval_…`; runs
-    wherever `eval_strategy` says.
+    wherever `eval_strategy` says. accompany: writes beside a checkpoint's weights what makes them a model folder.
     """
 
     def __init__(
         self, *args: Any, here: Processes, keeping: Keeping, evaluator: Callable[[int], dict[str, float]] | None = None,
-        guard: CollapseGuard | None = None, **kwargs: Any,
+        guard: CollapseGuard | None = None, accompany: Callable[[Path], None] | None = None, **kwargs: Any,
     ):  # fmt: skip
+        self.accompany = accompany
         self.here, self.keeping, self.evaluator, self.guard = here, keeping, evaluator, guard
         self.preempted = False
         self._evaluation_due = False
@@ -118,6 +119,8 @@ class Resumable(transformers.Trainer):
         }
         self.here.wait()
         if self.here.first:
+            if self.accompany:
+                self.accompany(folder)
             checkpoint.write_state(folder, state)
             checkpoint.complete(folder)
             checkpoint.rotate(folder.parent, self.keeping.limit, self.state.best_model_checkpoint)

@@ -1,0 +1,186 @@
+"""Weights as a training left them, in whatever files: one mapping of names to tensors, on the CPU.
+
+Read are safetensors, pickled state dicts (`pytorch_model.bin`, whole or sharded, FSDP's full one), FSDP's sharded
+checkpoints (torch.distributed.checkpoint) and DeepSpeed's. Nothing is unpickled that is not a tensor or a name known to
+be harmless: a file that holds anything else is refused, because reading it could run code.
+"""
+
+import contextlib
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unteach import runs
+from unteach.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WHOLE = (
+    "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors", "pytorch_model.bin",
+    "pytorch_model.bin.index.json", "adapter_model.bin", "pytorch_model_fsdp.bin",
+)  # fmt: skip
+"""Files that hold all weights, or name the shards that do, the likeliest first."""
+DEEPSPEED, DCP = "latest", ".metadata"
+"""What marks a checkpoint of DeepSpeed's, and one of torch.distributed.checkpoint's."""
+WRAPPERS = r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+"""What torch.compile, FSDP 1 and activation checkpointing put into the names of weights."""
+INDEX = (
+    r"torch\.(Size|device|bool|strided|(b?float|u?int|complex)\d+|float8_\w+|serialization\._get_layout)",
+    r"torch\.distributed\.checkpoint\.metadata\.\w+",
+    r"torch\.distributed\.checkpoint\.filesystem\._StorageInfo",
+    r"collections\.(OrderedDict|defaultdict)",
+    r"pathlib\.(_local\.)?(Pure)?(Posix|Windows)?Path",
+)
+"""Names, as regular expressions, that the pickled index of a sharded checkpoint needs; all of them only hold values."""
+OF_DEEPSPEED = (
+    r"deepspeed\.runtime\.zero\.config\.ZeroStageEnum",
+    r"deepspeed\.runtime\.fp16\.loss_scaler\.(Dynamic)?LossScaler",
+    r"deepspeed\.utils\.tensor_fragment\.(fragment_address|tensor_fragment)",
+)
+"""The same of DeepSpeed's checkpoints, beside what torch takes for weights anyway."""
+
+
+def find(place: Path) -> Path | None:
+    """The file or folder in `place` that holds its weights; None where there are none."""
+    if place.is_file():
+        return place
+    for name in WHOLE:
+        if (place / name).exists():
+            return place / name
+    sharded = [place, *sorted(p for p in place.glob("pytorch_model*_0") if p.is_dir())]
+    if found := next((folder for folder in sharded if (folder / DCP).exists()), None):
+        return found
+    return place if (place / DEEPSPEED).exists() else None
+
+
+def read(place: Path) -> "dict[str, Tensor]":
+    """Every weight of a checkpoint by the name that it has in the model, without what wrapped the model."""
+    found = find(place)
+    if found is None:
+        raise UserError(
+            f"{place}: no weights are in it; these would be: {', '.join(WHOLE)}, an FSDP folder with {DCP}, or "
+            f"DeepSpeed's with a file {DEEPSPEED}"
+        )
+    weights = _folder(found) if found.is_dir() else _file(found)
+    return {plain_name(name): tensor for name, tensor in weights.items()}
+
+
+def plain_name(name: str) -> str:
+    return re.sub(WRAPPERS, "", name.removeprefix("module."))
+
+
+def _file(file: Path) -> "dict[str, Tensor]":
+    if file.name.endswith(".index.json"):
+        shards = runs.read_json(file, "the index of the weights").get("weight_map", {})
+        absent = sorted({shard for shard in shards.values() if not (file.parent / shard).exists()})
+        if absent:
+            raise UserError(f"{file} names shards that are not there: {', '.join(absent)}")
+        return {
+            name: tensor for shard in sorted({*shards.values()}) for name, tensor in _file(file.parent / shard).items()
+        }
+    if file.suffix == ".safetensors":
+        return _safetensors(file)
+    return _tensors(_unpickled(file), file)
+
+
+def _safetensors(file: Path) -> "dict[str, Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file} cannot be read ({error}); it is damaged or was not finished") from None
+
+
+def _unpickled(file: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        said = next((line for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
+        raise UserError(
+            f"{file} holds more than weights ({said.strip() or 'unreadable'}), and reading that could run code. Save "
+            "its state_dict alone, or convert it to safetensors where it was made"
+        ) from None
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({str(error).splitlines()[0]}); it is damaged") from None
+
+
+def _tensors(value: Any, file: Path) -> "dict[str, Tensor]":
+    """The state dict in what a file held; some trainers put it under `model`, `state_dict` or `module`."""
+    import torch
+
+    for name in ("state_dict", "model_state_dict", "model", "module"):
+        if isinstance(value, dict) and isinstance(value.get(name), dict):
+            value = value[name]
+    tensors = {k: v for k, v in value.items() if isinstance(v, torch.Tensor)} if isinstance(value, dict) else {}
+    if not tensors:
+        raise UserError(f"{file} holds no state dict: it should map names to tensors")
+    return tensors
+
+
+def _folder(folder: Path) -> "dict[str, Tensor]":
+    return _sharded(folder) if (folder / DCP).exists() else _deepspeed(folder)
+
+
+class _Index(pickle.Unpickler):
+    """Unpickles nothing but names of INDEX."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if not _among(INDEX, f"{module}.{name}"):
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def _among(patterns: tuple[str, ...], name: str) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def _sharded(folder: Path) -> "dict[str, Tensor]":
+    """FSDP's sharded checkpoint put together again; its index is a pickle, and read as little else may be."""
+    import torch
+    from torch.distributed import checkpoint
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    try:
+        with (folder / DCP).open("rb") as file:
+            told = _Index(file).load()
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{folder / DCP} names {error}, which an index of weights has no use for; not read") from None
+    entries = {name: kind for name, kind in told.state_dict_metadata.items() if isinstance(kind, TensorStorageMetadata)}
+    weights = {name: torch.empty(kind.size, dtype=kind.properties.dtype) for name, kind in entries.items()}
+    absent = {s.relative_path for s in told.storage_data.values() if not (folder / s.relative_path).exists()}
+    if absent:
+        raise UserError(f"{folder}: shards are missing: {', '.join(sorted(absent))}")
+    checkpoint.load(weights, storage_reader=checkpoint.FileSystemReader(folder), no_dist=True)
+    nested = folder.name.startswith("pytorch_model")  # accelerate's: the model is under the name `model`
+    return {name.removeprefix("model.") if nested else name: tensor for name, tensor in weights.items()}
+
+
+def _deepspeed(folder: Path) -> "dict[str, Tensor]":
+    """fp32 weights out of DeepSpeed's checkpoint, stage 1 to 3, by its own code, after a look at what it unpickles."""
+    import torch
+
+    tag = folder / (folder / DEEPSPEED).read_text(encoding="utf-8").strip()
+    files = sorted(tag.glob("*_states.pt"))
+    if not files:
+        raise UserError(f"{folder / DEEPSPEED} names {tag.name}, and there are no *_states.pt in {tag}")
+    for file in files:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        if strange := [name for name in named if not _among(OF_DEEPSPEED, name)]:
+            raise UserError(f"{file} names {', '.join(strange)}, which weights have no use for; not read")
+    try:
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    except ImportError:
+        raise UserError("reading DeepSpeed's checkpoints needs deepspeed: pip install deepspeed") from None
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag.name)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from None
+    return weights

@@ -1,0 +1,128 @@
+"""Something trained: where its weights are, and what its files and its run say of it."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unteach import reading, registry, runs, schema
+from unteach.data import template
+from unteach.errors import UserError
+from unteach.models import adapters, convert, handlers, loading
+from unteach.models.hub import PATH
+from unteach.training import checkpoint
+
+
+@dataclass
+class Source:
+    """Something trained. place: its folder or file. told: its run's model section. adapter: of its own folder."""
+
+    place: Path
+    told: schema.ModelConfig | None
+    adapter: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        return str(self.place.parent if self.place.is_file() else self.place)
+
+    @property
+    def path(self) -> str | None:
+        """The model that its run started from."""
+        return self.told.model_args.get(PATH) if self.told else None
+
+
+def source_of(what: str) -> Source:
+    """A run's final model, a whole checkpoint, or a place that others wrote; with what its run says of it."""
+    place = Path(runs.model_folder(what))
+    if not place.exists():
+        raise UserError(f"{what}: there is no such file or folder")
+    if (place / runs.CONFIG).exists() and not (place / "config.json").exists():
+        checkpoints = sorted(path.name for path in place.glob("checkpoint-*"))
+        those = f"one of its checkpoints ({', '.join(checkpoints)})" if checkpoints else "nothing to export yet"
+        raise UserError(f"{what}: this run holds no {runs.FINAL}/; it has {those}")
+    run = next((folder for folder in (place, *place.parents[:2]) if (folder / runs.CONFIG).exists()), None)
+    ours = run is not None and re.fullmatch(r"checkpoint-\d+", place.name)
+    if ours and (reason := checkpoint.fault(place)):
+        raise UserError(f"{what}: this checkpoint cannot be used, {reason}")
+    adapter = place / "adapter_config.json"
+    said = runs.read_json(adapter, "the adapter's configuration") if adapter.exists() else {}
+    return Source(place, told_by(run) if run else None, said)
+
+
+def told_by(run: Path) -> schema.ModelConfig | None:
+    """The model section of a run's configuration."""
+    import yaml
+
+    reader = reading.Reader()
+    tree = yaml.safe_load((run / runs.CONFIG).read_text(encoding="utf-8"))
+    section = tree.get("model") if isinstance(tree, dict) else None
+    model: schema.ModelConfig | None = reader.record(schema.ModelConfig, section, "model")
+    return model
+
+
+def base_of(source: Source, asked: str | None) -> str:
+    """Where the model under an adapter is."""
+    path = asked or source.adapter.get("base_model_name_or_path")
+    if not path and source.told:
+        started = runs.model_folder(str(source.path)) if source.path else None
+        path = source.told.base_path or (
+            adapters.base_of(started) if started and adapters.is_adapter(started) else started
+        )
+    if not path:
+        raise UserError(
+            f"{source.place} holds an adapter, and nothing says what it was trained on; set model.base_path"
+        )
+    return runs.model_folder(str(path))
+
+
+def peft_args_of(source: Source) -> dict[str, Any] | None:
+    """LoraConfig's fields from the adapter's own file, or from its run."""
+    import inspect
+
+    import peft
+
+    known = set(inspect.signature(peft.LoraConfig).parameters) - {
+        "peft_type",
+        "base_model_name_or_path",
+        "inference_mode",
+    }
+    own = {name: value for name, value in source.adapter.items() if name in known and value is not None}
+    return own or (source.told.peft_args if source.told else None)
+
+
+def load_base(source: Source, base: str) -> tuple[Any, Any]:
+    """The model under an adapter in full precision, as its run made it, and the dtype that it is kept in."""
+    import torch
+
+    without = ("quantization_config", "attn_implementation", "device_map", "dtype", PATH)
+    args: dict[str, Any] = {"dtype": "auto"}
+    if source.told:
+        args |= {name: value for name, value in source.told.model_args.items() if name not in without}
+    handler: Any = registry.model.get(source.told.model_handler) if source.told else handlers.AutoModelForCausalLM
+    if handler in (handlers.AutoModelForCausalLM, handlers.Scratch):  # no tokenizer need be there
+        model = handlers.causal(base, **{"use_safetensors": True, **args})
+    else:
+        model, _ = handler.load({**args, PATH: base}, source.told.tokenizer_args if source.told else {}, None)
+    held = next(model.parameters()).dtype
+    return model.to(torch.float32), held
+
+
+def identity_of(base: str) -> str:
+    import transformers
+
+    return loading.weights_of(base, transformers.AutoConfig.from_pretrained(base), loading.memory())
+
+
+def save_words(source: Source, base: str | None, folder: Path) -> None:
+    """The tokenizer and the template: those beside the weights, or of their run, or of the model under them."""
+    named = source.told.tokenizer_args.get(PATH) if source.told else None
+    places = [source.folder, named, base, source.path]
+    tokenizer = convert.tokenizer_in([runs.model_folder(str(place)) if place else None for place in places])
+    if tokenizer is None:
+        print("note: no tokenizer was found beside these weights or their base; this folder has none")
+        return
+    tokenizer.save_pretrained(folder)
+    said = template.saved_args(source.folder) or (source.told.template_args if source.told else None)
+    said = said or (template.saved_args(base) if base else None)
+    if said:
+        template.Template(tokenizer, said).save(folder)

@@ -1,0 +1,138 @@
+"""`unteach history RUN [to=csv|FILE]`: everything that a run logged, one row a step.
+
+RUN is a run's folder (its metrics.jsonl; a running one too), a folder with another trainer's trainer_state.json, or
+wandb:ENTITY/PROJECT/ID, which is read whole from Weights & Biases. to=csv prints CSV; to=FILE.csv or FILE.jsonl writes
+it. `unteach.get_history(run)` gives the same as a pandas DataFrame.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from unteach import runs
+from unteach.errors import UserError, unknown
+
+WANDB = "wandb:"
+STATE = "trainer_state.json"
+FIRST = ("step", "epoch", "progress", "loss")
+"""Columns that come first, where they are there."""
+SHOWN = 8
+"""Columns that the printed table has; the others are named under it."""
+
+
+def command(words: list[str]) -> None:
+    places = [word for word in words if not word.startswith("to=")]
+    to = next((word.removeprefix("to=") for word in words if word.startswith("to=")), None)
+    if len(places) != 1:
+        strange = next((word for word in places if "=" in word and not Path(word).exists()), None)
+        raise UserError(
+            unknown("key of history", strange.partition("=")[0], ["to"])
+            if strange
+            else f"history takes one run, got {len(places)}: unteach history RUN [to=csv]"
+        )
+    if to is not None and to != "csv" and Path(to).suffix not in (".csv", ".jsonl"):
+        raise UserError(f"to={to}: must be csv (printed), or a file that ends with .csv or .jsonl")
+    table = get_history(places[0])
+    if to == "csv":
+        print(table.to_csv(index=False), end="")
+        return
+    if to is None:
+        _show(table)
+        return
+    with runs.replacing(Path(to)) as temporary:
+        if to.endswith(".csv"):
+            table.to_csv(temporary, index=False)
+        else:
+            table.to_json(temporary, orient="records", lines=True)
+    print(f"results: {to} ({len(table)} rows)")
+
+
+def get_history(run: str | Path) -> Any:
+    """Everything that a run logged, as a pandas DataFrame: one row a step, one column a value.
+
+    run: a run's folder, a folder with a trainer_state.json, or wandb:ENTITY/PROJECT/ID.
+    """
+    import pandas
+
+    lines = list(_from_wandb(str(run)) if str(run).startswith(WANDB) else _from_folder(Path(run)))
+    if not lines:
+        raise UserError(f"{run}: nothing was logged there")
+    steps: dict[Any, dict[str, Any]] = {}
+    for line in lines:
+        steps.setdefault(line.get("step"), {}).update(line)
+    columns = dict.fromkeys(key for line in lines for key in line)
+    ordered = [name for name in FIRST if name in columns] + [name for name in columns if name not in FIRST]
+    return pandas.DataFrame(list(steps.values()), columns=ordered)
+
+
+def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a run's metrics file or of another trainer's state; a line cut off by a kill is left out."""
+    if (folder / runs.METRICS).exists():
+        for line in (folder / runs.METRICS).read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                print(f"note: one torn line of {folder / runs.METRICS} is left out", file=sys.stderr)
+        return
+    states = [folder / STATE, *sorted(folder.glob(f"checkpoint-*/{STATE}"), key=lambda p: int(p.parent.name[11:]))]
+    there = [state for state in states if state.exists()]
+    if not there:
+        nearby = (
+            ""
+            if folder.is_dir()
+            else "; there is no such folder (a run of Weights & Biases is wandb:ENTITY/PROJECT/ID)"
+        )
+        raise UserError(f"{folder}: holds no {runs.METRICS} and no {STATE}{nearby}")
+    yield from runs.read_json(there[-1], "the trainer's state").get("log_history", [])
+
+
+def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
+    """Every line of a run there: `scan_history` pages through all of them, where `history` draws a sample of 500."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("reading runs of Weights & Biases needs wandb: pip install 'unteach[track]'") from None
+    path = run.removeprefix(WANDB)
+    if len(path.split("/")) not in (2, 3):
+        raise UserError(
+            f"{run}: say wandb:ENTITY/PROJECT/ID, or wandb:PROJECT/ID for your own entity (the id, not the name)"
+        )
+    try:
+        rows = list(wandb.Api().run(path).scan_history())
+    except Exception as error:
+        raise UserError(f"{run}: Weights & Biases did not give it ({str(error).splitlines()[0]}); `wandb login`, and "
+                        "take the run's id from its address") from None  # fmt: skip
+    for row in rows:
+        line = {key.removeprefix("train/"): value for key, value in row.items() if not key.startswith("_")}
+        line = {(f"eval_{key[5:]}" if key.startswith("eval/") else key): value for key, value in line.items()}
+        step = line.pop("global_step", row.get("_step"))
+        yield {"step": step, **{key: value for key, value in line.items() if value is not None}}
+
+
+def _show(table: Any) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from unteach.report.table import MISSING, show
+
+    columns: Iterable[str] = [name for name in table.columns if name != "progress"]
+    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
+    shown = list(columns)[:SHOWN]
+    for name in shown:
+        drawn.add_column(name, justify="right", no_wrap=True)
+    for row in table[shown].itertuples(index=False):
+        drawn.add_row(*(_cell(name, value, MISSING, show) for name, value in zip(shown, row, strict=True)))
+    Console().print(drawn, crop=False, no_wrap=True, overflow="ignore")
+    if left := list(columns)[SHOWN:]:
+        print(f"{len(left)} more columns (to=csv shows all): {', '.join(left)}")
+
+
+def _cell(name: str, value: Any, missing: str, show: Any) -> str:
+    if value is None or value != value:
+        return missing
+    if name in ("step", "epoch"):
+        return f"{value:g}"
+    return str(show(value)) if isinstance(value, int | float) else str(value)

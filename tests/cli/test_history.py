@@ -1,0 +1,103 @@
+"""The whole table of what a run logged: from its folder, from another trainer's state, from Weights & Biases."""
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+import unteach
+from unteach.errors import UserError
+from unteach.verbs.history import command
+
+LINES = [
+    {"step": 1, "epoch": 0.5, "progress": 0.5, "loss": 2.0, "grad_norm": 1.0},
+    {"step": 1, "epoch": 0.5, "progress": 0.5, "eval_tofu_forget_quality": 1e-9},
+    {"step": 2, "epoch": 1.0, "progress": 1.0, "loss": 1.5, "grad_norm": 0.9},
+]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    text = "".join(json.dumps(line) + "\n" for line in LINES)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"step": 3, "lo')
+    return tmp_path
+
+
+def test_one_row_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = unteach.get_history(run)
+    assert list(table.columns) == ["step", "epoch", "progress", "loss", "grad_norm", "eval_tofu_forget_quality"]
+    assert table["step"].tolist() == [1, 2] and table["loss"].tolist() == [2.0, 1.5]
+    assert table["eval_tofu_forget_quality"][0] == 1e-9 and table["eval_tofu_forget_quality"].isna()[1]
+    assert "one torn line" in capsys.readouterr().err
+
+
+def test_it_is_printed_and_written(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas
+
+    command([str(run), "to=csv"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [
+        "step,epoch,progress,loss,grad_norm,eval_tofu_forget_quality",
+        "1,0.5,0.5,2.0,1.0,1e-09",
+        "2,1.0,1.0,1.5,0.9,",
+    ]
+    command([str(run)])
+    shown = capsys.readouterr().out
+    assert "2.000" in shown and "1.0e-09" in shown and "–" in shown.replace("—", "–")
+    for name in ("t.csv", "t.jsonl"):
+        command([str(run), f"to={tmp_path / name}"])
+    assert pandas.read_csv(tmp_path / "t.csv")["loss"].tolist() == [2.0, 1.5]
+    assert [json.loads(line)["step"] for line in (tmp_path / "t.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_the_state_of_another_trainer(tmp_path: Path) -> None:
+    for step in (9, 10):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(json.dumps({"log_history": [{"step": step, "loss": 1.0}]}))
+    assert unteach.get_history(tmp_path)["step"].tolist() == [10]
+
+
+def test_a_run_of_wandb_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`history` would give a sample; `scan_history` gives every line."""
+    rows = [
+        {"_step": i, "train/global_step": i, "train/loss": 1 / (i + 1), "eval/x": None, "_runtime": 1.0}
+        for i in range(700)
+    ]
+    asked: list[str] = []
+
+    def run(path: str) -> Any:
+        asked.append(path)
+        return SimpleNamespace(scan_history=lambda: iter(rows))
+
+    wandb = ModuleType("wandb")
+    wandb.Api = lambda: SimpleNamespace(run=run)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    table = unteach.get_history("wandb:me/project/abc123")
+    assert asked == ["me/project/abc123"] and len(table) == 700
+    assert list(table.columns) == ["step", "loss"] and table["step"].tolist() == list(range(700))
+    with pytest.raises(UserError, match="say wandb:ENTITY/PROJECT/ID"):
+        unteach.get_history("wandb:abc123")
+    wandb.Api = lambda: (_ for _ in ()).throw(RuntimeError("not logged in"))  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"did not give it \(not logged in\)"):
+        unteach.get_history("wandb:me/project/abc123")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "takes one run"),
+        (["nowhere"], "there is no such folder"),
+        (["{run}", "too=csv"], "did you mean to"),
+        (["{run}", "to=table.xlsx"], r"\.csv or \.jsonl"),
+        (["{empty}"], "nothing was logged"),
+    ],
+)
+def test_mistakes(words: list[str], said: str, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match=said):
+        command([word.format(run=run, empty=tmp_path / "e") for word in words])
