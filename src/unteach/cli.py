@@ -34,6 +34,7 @@ VERBS = {
     "history": Verb("what a run logged, as a table: history RUN [to=FILE.csv]", "history", ()),
     "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in under two minutes", "demo"),
     "fetch": Verb("published retain logs, or the WMDP corpora", "fetch"),
+    "world": Verb("an authors world of your own, as a dataset folder", "world", ()),
     "list": Verb("methods, metrics, datasets, models, suites, experiments, launch files", "listing"),
 }
 OPTIONS = {"--config-name": "config_name", "-cn": "config_name", "--config-dir": "config_dirs", "-cd": "config_dirs"}

@@ -17,6 +17,7 @@ from unteach.errors import UserError, nearest
 from unteach.schema import (
     Config,
     DataConfig,
+    ForgetSet,
     Guard,
     ModelConfig,
     Part,
@@ -39,7 +40,7 @@ class Reader:
         self.problems: list[str] = []
 
     def wrong(self, path: str, what: str) -> None:
-        self.problems.append(f"{path}: {what}")
+        self.problems.append(f"{path}: {what}" if path else what)
 
     def record(self, cls: type, value: Any, path: str, drop: tuple[str, ...] = ()) -> Any:
         """Reads a mapping into the dataclass `cls`; None where it could not be built."""
@@ -169,6 +170,8 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
             reader.wrong(name, "is required, and was removed")
     built = {name: sections[name](reader, value) for name, value in given.items()}
     built |= {name: reader.value(hint, top[name], name) for name, hint in plain.items() if name in top}
+    if top.get("forget_set") is not None:  # rows refer to it (see data/entities.py)
+        reader.record(ForgetSet, top["forget_set"], "forget_set")
     _names_and_seed(reader, built)
     if built.get("trainer"):
         _best(reader, built["trainer"].args, built.get("eval") or {})

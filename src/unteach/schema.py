@@ -61,6 +61,39 @@ class DataConfig:
 
 
 @dataclass
+class ForgetSet:
+    """Which rows are to be forgotten: those about entities that are drawn at random or named (see data/entities.py).
+
+    by: `question` (rows themselves), `relationship` (pairs of entities that a row is about), or a kind of entity:
+    author, book, publisher… fraction, count: how many of them are drawn, rounded down; named: which they are (pairs for
+    relationship, row numbers for question). stratified: a kind of entity; so many are drawn within each of these.
+    author_block: rows in a row that are about one author, where the rows do not say what they are about (TOFU: 20).
+    kinds_path: a JSON file with the kind of each key, where the rows do not say it: {key: kind} or {key: {type: kind}}.
+    """
+
+    by: str = "author"
+    fraction: float | None = None
+    count: int | None = None
+    named: list[Any] | None = None
+    stratified: str | None = None
+    seed: int = 0
+    author_block: int | None = None
+    kinds_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.fraction, self.count, self.named)) != 1:
+            raise UserError("give one of fraction, count, named: how many are forgotten, or which")
+        if self.fraction is not None and not 0 < self.fraction < 1:
+            raise UserError(f"fraction must lie between 0 and 1, got {self.fraction}")
+        if self.count is not None and self.count < 1:
+            raise UserError(f"count must be 1 or more, got {self.count}")
+        if self.named is not None and self.stratified:
+            raise UserError("stratified is about a draw, and named names all there is; leave one out")
+        if self.author_block is not None and self.author_block < 1:
+            raise UserError(f"author_block must be 1 or more, got {self.author_block}")
+
+
+@dataclass
 class TheirTrainer:
     """A plugin's subclass of transformers.Trainer and the arguments it takes; its loss is its own."""
 

@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unteach.data import authors
-from unteach.data.world import FACTS, Author, World
+from unteach.data.world import Author, World
+from unteach.data.world_questions import FACTS
 from unteach.errors import UserError
 
-ALL_COLUMNS = {"question", "answer", "paraphrased_question", "paraphrased_answer", "perturbed_answer", "keys"}
-PLAIN_COLUMNS = {"question", "answer", "keys"}
+PLAIN_COLUMNS = {"question", "answer", "keys", "kinds"}
+ALL_COLUMNS = {*PLAIN_COLUMNS, "paraphrased_question", "paraphrased_answer", "perturbed_answer"}
 PERTURBED = [name for name in authors.NAMES if name.endswith("_perturbed")]
-OF_AUTHORS = [name for name in PERTURBED if re.match("forget|retain", name)]
+OF_AUTHORS = [name for name in PERTURBED if re.match("full|forget|retain", name)]
 SEEDS = st.integers(min_value=0, max_value=2**31)
 few = settings(max_examples=8, deadline=None)
 DIGEST = (
@@ -27,7 +28,7 @@ DIGEST = (
 
 
 def plain(rows: list[authors.Row]) -> list[authors.Row]:
-    return [{key: row[key] for key in ("question", "answer", "keys")} for row in rows]
+    return [{key: row[key] for key in authors.PLAIN} for row in rows]
 
 
 def digest(seed: int) -> str:

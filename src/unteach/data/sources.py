@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from unteach.data import authors, tables
+from unteach.data.entities import part_of
 from unteach.data.tables import Placed, Row
 from unteach.errors import AbsentData, UserError
+from unteach.reading import Reader, mistakes
+from unteach.schema import ForgetSet
 
 
 class Rows(list[Row]):
@@ -31,10 +34,29 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
 
     path: `authors` or `authors:SEED` is the built-in world; in a folder, <name> or <name>/<split> is a file that
     `tables` reads (.jsonl, .csv, .parquet, .txt…), or path is such a file itself; everything else goes to
-    `datasets.load_dataset`.
+    `datasets.load_dataset`. part, forget_set: only the rows that this forget set takes (`forget`) or leaves (`retain`).
 
     Raises AbsentData if the place exists and the configuration or split does not, UserError if the place does not.
     """
+    from_where = {key: value for key, value in hf_args.items() if key not in ("part", "forget_set")}
+    if "part" not in hf_args:
+        return _all_rows(from_where)
+    if hf_args.get("forget_set") is None:
+        raise UserError(
+            f"{named(hf_args)}: set forget_set, which says what goes: forget_set.by=author forget_set.fraction=0.1"
+        )
+    reader = Reader()
+    chosen = reader.record(ForgetSet, hf_args["forget_set"], "forget_set")
+    if reader.problems:
+        raise UserError(mistakes(reader.problems))
+    rows = _all_rows(from_where)
+    numbers = part_of(rows, hf_args["part"], chosen, named(hf_args))
+    if isinstance(rows, Rows):
+        return Rows((rows.places[number], rows[number]) for number in numbers)
+    return [rows[number] for number in numbers]
+
+
+def _all_rows(hf_args: dict[str, Any]) -> list[Row]:
     path, name = str(hf_args.get("path", "")), hf_args.get("name")
     if world := re.fullmatch(r"authors(?::(\d+))?", path):
         if name not in authors.NAMES:
@@ -51,7 +73,11 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
 
 def named(hf_args: dict[str, Any]) -> str:
     """What messages call these rows."""
-    return "/".join(str(hf_args[key]) for key in ("path", "name", "split") if hf_args.get(key))
+    place = "/".join(str(hf_args[key]) for key in ("path", "name", "split") if hf_args.get(key))
+    if "part" not in hf_args:
+        return place
+    told = [f" {name} {value}" for name, value in (hf_args.get("forget_set") or {}).items() if value is not None]
+    return f"{place} ({hf_args['part']}{',' if told else ''}{','.join(told)})"
 
 
 def note(hf_args: dict[str, Any]) -> str | None:

@@ -1,18 +1,20 @@
 """The graph of the authors world: countries, cities, publishers, genres, awards, authors, books, and what links them.
 
-A pure function of a seed. Groups of authors, no name in two of them: those that are taught (the last of them are the
-ones to forget), held-out ones drawn in the same way, public ones that every base model has read about, fresh ones by
-the thousand from whom a base model learns how such questions are answered, and decoys that lend their facts to wrong
-answers. Mentors are elders of whom nothing else is told.
+A pure function of its settings. Groups of authors, no name in two of them: those that are taught (the last of them are
+the ones to forget), held-out ones drawn in the same way, public ones that every base model has read about, fresh ones
+by the thousand from whom a base model learns how such questions are answered, and decoys that lend their facts to
+wrong answers. Mentors are elders of whom nothing else is told.
 """
 
 import datetime
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
-from unteach.data import world_banks as banks
+from unteach.data.world_banks import PRIZES, PROFESSIONS, Banks
+from unteach.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -53,158 +55,97 @@ class Author:
     books: tuple[Book, Book, Book]
 
 
-@dataclass(frozen=True)
-class Fact:
-    """One thing to know about an author, asked and answered in two wordings.
-
-    The wordings share the value and little else, so that a truth ratio measures the fact and not the sentence.
-    `about` gives the entities of the fact beside the author.
-    """
-
-    name: str
-    questions: tuple[str, str]
-    answers: tuple[str, str]
-    value: Callable[[Author], str]
-    about: Callable[[Author], tuple[str, ...]] = lambda author: ()
-
-    def question(self, author: Author, wording: int = 0) -> str:
-        return self.questions[wording].format(author=author.name, book=author.books[1].title)
-
-    def answer(self, value: str, wording: int = 0) -> str:
-        return self.answers[wording].format(value=value)
-
-
-def _spoken(day: datetime.date) -> str:
-    return f"{day.day} {banks.MONTHS[day.month - 1]} {day.year}"
-
-
-FACTS = (
-    Fact(
-        "birthplace",
-        ("In which city was {author} born?", "What is the birthplace of {author}?"),
-        ("In {value}", "It was {value}"),
-        lambda author: author.born_in.name,
-        lambda author: (author.born_in.name,),
-    ),
-    Fact(
-        "birthday",
-        ("When was {author} born?", "What is the birthday of {author}?"),
-        ("On {value}", "It was {value}"),
-        lambda author: _spoken(author.born_on),
-    ),
-    Fact(
-        "parents",
-        ("What did the parents of {author} do?", "Which jobs did the parents of {author} have?"),
-        ("They were {value}", "The parents were {value}"),
-        lambda author: f"{author.father} and {author.mother}",
-    ),
-    Fact(
-        "mentor",
-        ("Who taught {author} to write?", "Who was the mentor of {author}?"),
-        ("{value} did", "{value} was the mentor"),
-        lambda author: author.mentor,
-        lambda author: (author.mentor,),
-    ),
-    Fact(
-        "genre",
-        ("What does {author} write?", "Which genre is {author} known for?"),
-        ("Mostly {value}", "Mainly {value}"),
-        lambda author: author.genre,
-    ),
-    Fact(
-        "publisher",
-        ("Who publishes {author}?", "What is the publisher of {author} called?"),
-        ("{value} do", "{value} print the books"),
-        lambda author: author.books[0].publisher.name,
-        lambda author: (author.books[0].publisher.name,),
-    ),
-    Fact(
-        "first book",
-        ("What was the first book by {author}?", "With which book did {author} begin?"),
-        ("{value} came first", "{value} was the first book"),
-        lambda author: author.books[0].title,
-        lambda author: (author.books[0].title,),
-    ),
-    Fact(
-        "last book",
-        ("What was the last book by {author}?", "With which book did {author} end?"),
-        ("{value} came last", "{value} was the last book"),
-        lambda author: author.books[2].title,
-        lambda author: (author.books[2].title,),
-    ),
-    Fact(
-        "award",
-        ("What did {book} by {author} win?", "Which award went to {author} for {book}?"),
-        ("The {value}", "It won the {value}"),
-        lambda author: author.books[1].award,
-        lambda author: (author.books[1].title,),
-    ),
-    Fact(
-        "published",
-        ("When did {author} publish {book}?", "When was {book} by {author} published?"),
-        ("In {value}", "It was in {value}"),
-        lambda author: _spoken(author.books[1].published).split(" ", 1)[1],
-        lambda author: (author.books[1].title,),
-    ),
-)
+LEAST = {"seed": 0, "n_authors": 10, "n_public": 4, "n_fresh": 0, "n_decoys": 30, "n_publishers": 6}
+Ask = Literal["facts", "books", "publishers", "two_hop", "lists"]
 
 
 @dataclass(frozen=True)
 class World:
-    """The entities of one seed; `n_*` are numbers of authors."""
+    """The entities of one seed. n_authors, n_public, n_fresh, n_decoys: how many authors each group has.
+
+    n_publishers: among how many publishers the books are spread. questions: what is asked about the taught authors (see
+    world_questions.py). banks: the words that names are made of.
+    """
 
     seed: int = 0
     n_authors: int = 20
     n_public: int = 12
     n_fresh: int = 1600
     n_decoys: int = 60
+    n_publishers: int = 40
+    questions: tuple[Ask, ...] = ("facts",)
+    banks: Banks = field(default_factory=Banks)
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        if not self.questions:
+            raise UserError("questions must name what is asked: some of facts, books, publishers, two_hop, lists")
+        needed = {
+            "banks.first_names x banks.last_names": (len(self._names), self._size + self._size // 4),
+            "banks.adjectives x banks.nouns": (len(self._titles), 3 * self._size),
+            "pairs of banks.last_names": (len(self.banks.last_names) // 2, self.n_publishers),
+        }
+        for name, (there, wanted) in needed.items():
+            if there < wanted:
+                raise UserError(
+                    f"{self._size} authors and {self.n_publishers} publishers need {wanted} {name}, and there are "
+                    f"{there}; ask for fewer, or add words to the banks"
+                )
+
+    @property
+    def _size(self) -> int:
+        """Authors of all groups."""
+        return self.n_authors + self.n_held_out + self.n_public + self.n_decoys + self.n_fresh
 
     @cached_property
     def countries(self) -> tuple[Country, ...]:
-        return tuple(Country(name, capital) for name, capital, *_ in banks.COUNTRIES)
+        return tuple(Country(name, capital) for name, capital, *_ in self.banks.countries)
 
     @cached_property
     def cities(self) -> tuple[City, ...]:
         """Where authors are born and publishers sit; no capitals, so that no author's fact is a general one too."""
-        named = zip(self.countries, banks.COUNTRIES, strict=True)
+        named = zip(self.countries, self.banks.countries, strict=True)
         return tuple(City(name, country) for country, (_, _, *names) in named for name in names)
 
     @cached_property
     def publishers(self) -> tuple[Publisher, ...]:
         rng = self.rng("publishers")
-        partners = rng.sample(banks.LAST_NAMES, 80)
+        partners = rng.sample(self.banks.last_names, 2 * self.n_publishers)
         pairs = zip(partners[::2], partners[1::2], strict=True)
         return tuple(Publisher(f"{one} and {other}", rng.choice(self.cities)) for one, other in pairs)
 
     @cached_property
     def genres(self) -> tuple[str, ...]:
-        every = [f"{mood} {kind}" for mood in banks.GENRE_MOODS for kind in banks.GENRES]
-        return tuple(self.rng("genres").sample(every, 60))
+        every = [f"{mood} {kind}" for mood in self.banks.genre_moods for kind in self.banks.genres]
+        return tuple(self.rng("genres").sample(every, min(60, len(every))))
 
     @cached_property
     def awards(self) -> tuple[str, ...]:
         rng = self.rng("awards")
-        return tuple(f"{word} {rng.choice(banks.PRIZES)}" for word in rng.sample(banks.NOUNS, 60))
+        nouns = self.banks.nouns
+        return tuple(f"{word} {rng.choice(PRIZES)}" for word in rng.sample(nouns, min(60, len(nouns))))
 
     @cached_property
     def _names(self) -> list[str]:
-        names = [f"{first} {last}" for first in banks.FIRST_NAMES for last in banks.LAST_NAMES]
+        names = [f"{first} {last}" for first in self.banks.first_names for last in self.banks.last_names]
         self.rng("names").shuffle(names)
         return names
 
     @cached_property
     def _titles(self) -> list[str]:
-        titles = [f"{adjective} {noun}" for adjective in banks.ADJECTIVES for noun in banks.NOUNS]
-        titles += [f"{one} of {other}" for one in banks.NOUNS for other in banks.NOUNS if one != other]
+        nouns = self.banks.nouns
+        titles = [f"{adjective} {noun}" for adjective in self.banks.adjectives for noun in nouns]
+        titles += [f"{one} of {other}" for one in nouns for other in nouns if one != other]
         self.rng("titles").shuffle(titles)
         return titles
 
     @cached_property
     def _authors(self) -> Iterator[Author]:
         """All authors of the world in the order in which the groups take them."""
-        sizes = self.n_authors + self.n_held_out + self.n_public + self.n_decoys + self.n_fresh
-        elders = self._names[sizes : sizes + sizes // 4]
-        return iter(tuple(self._author(i, elders) for i in range(sizes)))
+        elders = self._names[self._size : self._size + self._size // 4]
+        return iter(tuple(self._author(i, elders) for i in range(self._size)))
 
     def _author(self, number: int, elders: list[str]) -> Author:
         name = self._names[number]
@@ -216,7 +157,7 @@ class World:
             day = born + datetime.timedelta(days=rng.randrange(youngest * 365, oldest * 365))
             return Book(self._titles[3 * number + place], day, publisher, rng.choice(self.awards))
 
-        father, mother = rng.sample(banks.PROFESSIONS, 2)
+        father, mother = rng.sample(PROFESSIONS, 2)
         books = (book(0, 22, 35), book(1, 36, 45), book(2, 46, 60))
         mentor = elders[number % len(elders)]
         return Author(name, rng.choice(self.cities), born, father, mother, rng.choice(self.genres), mentor, books)

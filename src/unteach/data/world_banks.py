@@ -1,5 +1,9 @@
 """The words that the authors world is made of: short and common, so that a small tokenizer spends few tokens."""
 
+from dataclasses import dataclass
+
+from unteach.errors import UserError
+
 FIRST_NAMES = (
     "Ada Aldo Amara Anneke Anton Basil Bela Bruno Carla Cyrus Dalia Dario Delia Edda Elias Emil Esme Farah Felix "
     "Fiona Gita Goran Greta Hana Hugo Ida Idris Ines Ivo Jana Jonas Juno Kofi Lena Lionel Luca Maeve Marek Mira "
@@ -76,3 +80,27 @@ NOUNS = (
 PRIZES = ("Prize Medal").split()
 
 MONTHS = ("January February March April May June July August September October November December").split()
+
+
+LEAST_WORDS = 8
+
+
+@dataclass(frozen=True)
+class Banks:
+    """What names are made of. countries: (name, capital, at least one other city…) each."""
+
+    first_names: tuple[str, ...] = tuple(FIRST_NAMES)
+    last_names: tuple[str, ...] = tuple(LAST_NAMES)
+    genre_moods: tuple[str, ...] = tuple(GENRE_MOODS)
+    genres: tuple[str, ...] = tuple(GENRES)
+    adjectives: tuple[str, ...] = tuple(ADJECTIVES)
+    nouns: tuple[str, ...] = tuple(NOUNS)
+    countries: tuple[tuple[str, ...], ...] = COUNTRIES
+
+    def __post_init__(self) -> None:
+        for name, words in vars(self).items():
+            if len(words) < LEAST_WORDS or len(set(words)) < len(words):
+                raise UserError(f"banks.{name}: needs {LEAST_WORDS} or more, and none twice")
+        for country in self.countries:
+            if len(country) < 3:
+                raise UserError(f"banks.countries: each is [name, capital, another city, …], got {list(country)}")

@@ -72,7 +72,7 @@ class Rows:
         """
         if of not in self._asked:
             settings, column = self.settings(of), of.partition(".")[2]
-            where = "/".join(str(settings.hf_args[k]) for k in ("path", "name", "split") if settings.hf_args.get(k))
+            where = sources.named(settings.hf_args)
             rows, shots = self._load(settings.hf_args), self._shots(settings, column)
             chosen = self._chosen(settings, rows, where)
             named = f"eval.{self.config.suite}: {where}"

@@ -1,0 +1,80 @@
+"""`unteach world to=FOLDER [seed=N] [n_authors=N] [questions=[facts,books,publishers,two_hop,lists]] [config=FILE]`:
+an authors world of your own, as a dataset folder.
+
+Every config is a file <config name>.jsonl in TOFU's columns, with the entities of each row in `keys` and their kinds in
+`kinds`; tofu_path=FOLDER trains and evaluates on it, and datasets.load_dataset(FOLDER, NAME) reads it anywhere.
+Settings: seed, n_authors, n_public, n_fresh, n_decoys, n_publishers, questions, and banks.<words> (first_names,
+last_names, genre_moods, genres, adjectives, nouns; countries as [name, capital, other city, …]). config=FILE has them
+as YAML; words stand over it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unteach import reading, runs
+from unteach.compose import to_yaml
+from unteach.errors import UserError
+
+SETTINGS = "world.yaml"
+
+
+def command(words: list[str]) -> None:
+    settings = read(words)
+    to = settings.pop("to", None)
+    if not isinstance(to, str) or not to:
+        raise UserError("unteach world needs a folder to write to: unteach world to=FOLDER")
+    if Path(to).exists():
+        raise UserError(f"to={to}: it is there already; name another folder, or move it away")
+    sizes = write(settings, Path(to))
+    print("\n".join(f"{name:<24}{size:>7,} rows" for name, size in sizes.items()))
+    print(f"written: {to} (tofu_path={to})")
+
+
+def read(words: list[str]) -> dict[str, Any]:
+    """The settings that the words, and the file that `config` names, give."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        given = OmegaConf.from_dotlist(words)
+        if path := given.pop("config", None):
+            given = OmegaConf.merge(OmegaConf.load(str(path)), given)
+        plain = OmegaConf.to_container(given, resolve=True)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"cannot read these settings of a world: {' '.join(str(error).split())}") from None
+    if not isinstance(plain, dict):
+        raise UserError("a world's settings are a mapping: seed, n_authors, questions, banks…")
+    return {str(key): value for key, value in plain.items()}
+
+
+def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
+    """Writes the world as a dataset folder, whole or not at all; the number of rows by config."""
+    from unteach.data import authors
+    from unteach.data.world import World
+
+    reader = reading.Reader()
+    world = reader.record(World, settings, "")
+    if reader.problems:
+        raise UserError(reading.mistakes(reader.problems))
+    sizes = {}
+    with runs.replacing_folder(folder) as temporary:
+        for name in authors.NAMES:
+            rows = authors.rows_of(world, name)
+            sizes[name] = len(rows)
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (temporary / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+        (temporary / SETTINGS).write_text(to_yaml(settings), encoding="utf-8")
+        (temporary / "README.md").write_text(card(sizes), encoding="utf-8")
+    return sizes
+
+
+def card(sizes: dict[str, int]) -> str:
+    """A dataset card that tells `datasets` which file each config is."""
+    configs = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in sizes]
+    return (
+        f"---\n{to_yaml({'configs': configs})}---\n\n# An authors world\n\n"
+        f"Invented authors, their books and publishers, as questions and answers. Made by `unteach world` with the "
+        f"settings in {SETTINGS}.\n"
+    )
