@@ -19,7 +19,7 @@ WORLD = World(
 ROWS = authors.rows_of(WORLD, "full")
 KINDS = ("question", "author", "book", "publisher", RELATIONSHIP)
 drawn = st.builds(
-    ForgetSet, by=st.sampled_from(KINDS), fraction=st.floats(0.15, 0.6), seed=st.integers(0, 99),
+    ForgetSet, by=st.sampled_from(KINDS), fraction=st.floats(0.2, 0.6), seed=st.integers(0, 99),
 )  # fmt: skip
 few = settings(max_examples=12, deadline=None)
 
