@@ -154,6 +154,9 @@ def datasets() -> Iterator[str]:
         yield from fields(entry.target, leave_out=("template",))
     files = [(f"`{name}`", *place(name)) for name in compose.options("data/datasets")]
     yield from table(("file", "handler", "rows"), files)
+    yield "### forget_set\n"
+    yield f"{paragraphs(schema.ForgetSet)}\n"
+    yield from fields(schema.ForgetSet)
     yield "## collator\n"
     for entry in ours(registry.collator):
         yield f"`collator.{entry.name}.args`: {paragraphs(entry.target)}\n"
@@ -174,6 +177,10 @@ def suites() -> Iterator[str]:
     for name in compose.options("eval"):
         suite = yaml.safe_load((compose.CONFIGS / "eval" / f"{name}.yaml").read_text())
         yield f"### The metrics of `{name}`\n"
+        if "defaults" in suite:
+            over = "; ".join(f"`{key}`: {flat(rows['hf_args'])}" for key, rows in suite["rows"].items())
+            yield f"Those of `{suite['defaults'][0].partition('@')[0]}`, on other rows ({over}).\n"
+            continue
         if "define" not in suite:
             yield f"Those of lm-evaluation-harness's tasks: `eval.{name}.tasks`, by default {', '.join(suite['tasks'])}.\n"
             continue

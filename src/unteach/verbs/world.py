@@ -38,7 +38,7 @@ def read(words: list[str]) -> dict[str, Any]:
     from yaml import YAMLError
 
     try:
-        given = OmegaConf.from_dotlist(words)
+        given: Any = OmegaConf.from_dotlist(words)
         if path := given.pop("config", None):
             given = OmegaConf.merge(OmegaConf.load(str(path)), given)
         plain = OmegaConf.to_container(given, resolve=True)
