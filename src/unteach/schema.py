@@ -39,6 +39,8 @@ class ModelConfig:
     """rows go through the model end to end, without padding: for FlashAttention, and rows of very unequal lengths"""
     peft_args: dict[str, Any] | None = None
     """LoraConfig's own names: only an adapter trains"""
+    added_tokens: list[str] = field(default_factory=list)
+    """special tokens that the tokenizer lacks: each gets a row of the embeddings, which trains under LoRA too"""
     base_path: str | None = None
     """where an adapter's base is, if not where it was trained"""
 

@@ -4,14 +4,15 @@ Source: LoRA, arXiv:2106.09685; QLoRA (the same over NF4 weights), arXiv:2305.14
 """
 
 import contextlib
+import functools
 import inspect
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from unteach import runs
 from unteach.errors import UserError, nearest
+from unteach.models import tokens
 
 CONFIG, BASE = "adapter_config.json", "unteach_base.json"
 TRAINED, FIRST = "default", "first"
@@ -23,8 +24,9 @@ def is_adapter(path: str | None) -> bool:
     return path is not None and (Path(path) / CONFIG).exists() and not (Path(path) / "config.json").exists()
 
 
-def attach(model: Any, peft_args: dict[str, Any]) -> Any:
-    """Puts a fresh adapter on a model. `peft_args` are LoraConfig's own names; only the adapter trains."""
+def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> Any:
+    """Puts a fresh adapter on a model. `peft_args` are LoraConfig's own names; only the adapter trains, and with it the
+    rows of added tokens."""
     import peft
 
     known = set(inspect.signature(peft.LoraConfig).parameters)
@@ -35,11 +37,13 @@ def attach(model: Any, peft_args: dict[str, Any]) -> Any:
                 f"model.peft_args.{name}: LoraConfig has no such field" + (f"; did you mean {guess}?" if guess else "")
             )
     given = {"task_type": "CAUSAL_LM", **peft_args}
+    if added and "trainable_token_indices" not in given and (rows := tokens.trained_rows(model, added, peft_args)):
+        given["trainable_token_indices"] = rows
     targets = given.get("target_modules")
     if isinstance(targets, str) and "," in targets:
         given["target_modules"] = [name.strip() for name in targets.split(",") if name.strip()]
     try:
-        return peft.get_peft_model(_ready(model), peft.LoraConfig(**given))
+        return _saves_no_tables(peft.get_peft_model(_ready(model), peft.LoraConfig(**given)), added)
     except (ValueError, TypeError) as error:
         kinds = ("Linear", "Conv1D")
         linear = {name.rpartition(".")[2] for name, m in model.named_modules() if type(m).__name__.startswith(kinds)}
@@ -49,15 +53,24 @@ def attach(model: Any, peft_args: dict[str, Any]) -> Any:
         ) from None
 
 
+def _saves_no_tables(model: Any, added: Sequence[int]) -> Any:
+    """An adapter holds the rows of added tokens; PEFT would save whole embeddings wherever they have grown."""
+    if added:
+        model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
+    return model
+
+
 def put_back(model: Any, folder: str, trainable: bool) -> Any:
-    """Puts a saved adapter on its base."""
+    """Puts a saved adapter on its base, which gets the rows of the tokens that were added for it first."""
     import peft
     import torch
 
+    tokens.grow(model, added_of(folder))
     if torch.get_default_device().type == "meta":
         return peft.get_peft_model(model, peft.PeftConfig.from_pretrained(folder, inference_mode=not trainable))
     try:
-        return peft.PeftModel.from_pretrained(_ready(model) if trainable else model, folder, is_trainable=trainable)
+        under = _ready(model) if trainable else model
+        return _saves_no_tables(peft.PeftModel.from_pretrained(under, folder, is_trainable=trainable), added_of(folder))
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the adapter {folder} does not fit its base: {str(error).splitlines()[0]}") from None
 
@@ -79,15 +92,24 @@ def base_of(folder: str) -> str:
     return str(told)
 
 
-def remember_base(folder: Path, identity: str) -> None:
-    """Notes beside a saved adapter exactly which weights it was trained on."""
-    runs.write_json(folder / BASE, {"weights": identity})
+def remember_base(folder: Path, identity: str, added: Sequence[int] = ()) -> None:
+    """Notes beside a saved adapter exactly which weights it was trained on, and the ids of tokens added to them."""
+    runs.write_json(folder / BASE, {"weights": identity, "added_tokens": list(added)})
+
+
+def _noted(folder: str) -> dict[str, Any]:
+    noted = Path(folder) / BASE
+    return runs.read_json(noted, "the adapter's note of its base") if noted.exists() else {}
+
+
+def added_of(folder: str) -> list[int]:
+    """The ids of the tokens that were added for a saved adapter."""
+    return list(_noted(folder).get("added_tokens", []))
 
 
 def refuse_another_base(folder: str, base: str, identity: str) -> None:
     """Raises UserError where an adapter would be put on weights that it was not trained on."""
-    noted = Path(folder) / BASE
-    if noted.exists() and json.loads(noted.read_text())["weights"] != identity:
+    if _noted(folder).get("weights", identity) != identity:
         raise UserError(
             f"the adapter {folder} was trained on other weights than {base} holds now; set model.base_path to those "
             "that it was trained on"
@@ -101,11 +123,14 @@ class AsItBegan:
     """
 
     def __init__(self, model: Any, adapter: str):
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
         self.model = model
         if adapter:
             model.load_adapter(adapter, adapter_name=FIRST, is_trainable=False)
         head = model.get_base_model().get_output_embeddings()
-        self.head_is_adapted = len(list(head.parameters())) != len(list(getattr(head, "base_layer", head).parameters()))
+        self.head_is_adapted = isinstance(head, BaseTunerLayer | AuxiliaryTrainingWrapper)
 
     def get_base_model(self) -> Any:
         return self.model.get_base_model()

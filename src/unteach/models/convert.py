@@ -5,7 +5,7 @@ read off the shapes and names, and are compared with what was said; its alpha is
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,18 +40,20 @@ def in_base(name: str) -> str:
     return re.sub(r"\.(base_layer|original_module|token_adapter)(?=\.)", "", name.removeprefix("base_model.model."))
 
 
-def take_adapter(base: Any, weights: Weights, peft_args: dict[str, Any], named: str) -> Any:
+def take_adapter(base: Any, weights: Weights, peft_args: dict[str, Any], named: str, added: Sequence[int] = ()) -> Any:
     """Puts the adapter that is in `weights` on its base; every other weight there is must be the base's own.
 
-    named: what the base is called in messages. Raises UserError where rank, targets or base are not those it had.
+    named: what the base is called in messages; added: the ids of tokens that were added to it. Raises UserError where
+    rank, targets or base are not those it had.
     """
     import torch
 
     found = {in_peft(name): tensor for name, tensor in weights.items() if re.search(OF_ADAPTER, name)}
     rest = {in_base(name): tensor for name, tensor in weights.items() if not re.search(OF_ADAPTER, name)}
     _refuse_other_base(rest, base.state_dict(), named)
-    model = adapters.attach(base, peft_args)
-    slots = {in_peft(name): tensor for name, tensor in model.state_dict().items() if re.search(OF_ADAPTER, name)}
+    model = adapters.attach(base, peft_args, added)
+    slots, twins = _slots(model)
+    found = {name: tensor for name, tensor in found.items() if name not in twins}
     for name in [name for name in slots if ".modules_to_save." in name and name not in found]:
         bare = in_base(name.replace(".modules_to_save.", "."))
         if bare in rest and not any(".modules_to_save." in other for other in found):  # an adapter's own file
@@ -64,6 +66,20 @@ def take_adapter(base: Any, weights: Weights, peft_args: dict[str, Any], named: 
         for name, slot in slots.items():
             slot.copy_(found[name])
     return model
+
+
+def _slots(model: Any) -> tuple[Weights, set[str]]:
+    """Where an adapter's weights go, by name; and the other names of those that are tied."""
+    slots: Weights = {}
+    first: dict[int, str] = {}
+    twins = set()
+    for name, tensor in model.state_dict().items():
+        if re.search(OF_ADAPTER, name):
+            if first.setdefault(tensor.data_ptr(), name) == name:
+                slots[in_peft(name)] = tensor
+            else:
+                twins.add(in_peft(name))
+    return slots, twins
 
 
 def _targets(names: Iterable[str]) -> set[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from unteach import registry, runs
 from unteach.data.template import Template, saved_args
 from unteach.errors import UserError
-from unteach.models import adapters
+from unteach.models import adapters, tokens
 from unteach.models.forward import extend
 from unteach.models.hub import PATH
 from unteach.schema import ModelConfig, TemplateArgs
@@ -23,7 +23,7 @@ class Loaded:
     """A model with the one forward, and what it is asked through.
 
     compute: the dtype that passes run in. path: where the weights are from. adapter: the folder that the adapter on
-    them is from, "" for a fresh one, None where there is none.
+    them is from, "" for a fresh one, None where there is none. added: ids of tokens that the weights at `path` lack.
     """
 
     model: Any
@@ -32,6 +32,7 @@ class Loaded:
     compute: str
     path: str | None = None
     adapter: str | None = None
+    added: tuple[int, ...] = ()
 
     def identity(self, memory: Path) -> str:
         """What tells these weights from all others."""
@@ -109,13 +110,18 @@ def load(config: ModelConfig, training: bool, texts: Callable[[], list[str]] | N
     model, tokenizer = handler.load({**args, "dtype": getattr(torch, held)}, tokenizer_args, texts)
     if adapter:
         adapters.refuse_another_base(adapter, str(path), weights_of(path, model.config, memory()))
-        model = adapters.put_back(model, adapter, training)
-    elif config.peft_args:
-        model = adapters.attach(model, config.peft_args)
-    elif training and getattr(model, "is_quantized", False):
-        raise UserError("quantised weights do not train: set model.peft_args to train an adapter over them")
+        if tokens.add(tokenizer, config.added_tokens):
+            raise UserError(f"model.added_tokens: the adapter {adapter} was trained without them; leave them out")
+        model, added = adapters.put_back(model, adapter, training), adapters.added_of(adapter)
+    else:
+        added = tokens.add(tokenizer, config.added_tokens)
+        tokens.grow(model, added)
+        if config.peft_args:
+            model = adapters.attach(model, config.peft_args, added)
+        elif training and getattr(model, "is_quantized", False):
+            raise UserError("quantised weights do not train: set model.peft_args to train an adapter over them")
     loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
-    loaded.path, loaded.adapter = path, adapter
+    loaded.path, loaded.adapter, loaded.added = path, adapter, tuple(added)
     return loaded
 
 

@@ -281,6 +281,6 @@ def save_final(model: Any, loaded: Loaded, folder: Path, method: Any) -> None:
 def accompany(loaded: Loaded, folder: Path) -> None:
     """Writes beside weights what makes them a model that can be asked: tokenizer, template, what an adapter is of."""
     if loaded.adapter is not None:
-        adapters.remember_base(folder, loaded.base_weights(memory()))
+        adapters.remember_base(folder, loaded.base_weights(memory()), loaded.added)
     loaded.tokenizer.save_pretrained(folder)
     loaded.template.save(folder)

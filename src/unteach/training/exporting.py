@@ -46,7 +46,7 @@ def write(source: Source, asked: Asked, folder: Path) -> None:
         model = convert.whole(runs.model_folder(place), found, _dtype(asked.dtype, "auto"))
     model.save_pretrained(folder)
     if asked.form == "adapter":
-        adapters.remember_base(folder, trained.identity_of(str(base)))
+        adapters.remember_base(folder, trained.identity_of(str(base)), adapters.added_of(source.folder))
     trained.save_words(source, base or asked.base, folder)
     _card(folder, base)
     told = f" ({sum(p.numel() for p in model.parameters()):,} parameters)" if asked.form == "model" else f" of {base}"
@@ -74,7 +74,7 @@ def _adapted(source: Source, asked: Asked, found: Any, base: str) -> Any:
         )
     under, held = trained.load_base(source, base)
     adapters.refuse_another_base(source.folder, base, trained.identity_of(base))
-    model = convert.take_adapter(under, found, peft_args, base)
+    model = convert.take_adapter(under, found, peft_args, base, adapters.added_of(source.folder))
     model.peft_config[adapters.TRAINED].base_model_name_or_path = base
     if asked.form == "model":
         return convert.merged(model, _dtype(asked.dtype, held))

@@ -8,7 +8,7 @@ from typing import Any
 from unteach import reading, registry, runs, schema
 from unteach.data import template
 from unteach.errors import UserError
-from unteach.models import adapters, convert, handlers, loading
+from unteach.models import adapters, convert, handlers, loading, tokens
 from unteach.models.hub import PATH
 from unteach.training import checkpoint
 
@@ -104,6 +104,7 @@ def load_base(source: Source, base: str) -> tuple[Any, Any]:
     else:
         model, _ = handler.load({**args, PATH: base}, source.told.tokenizer_args if source.told else {}, None)
     held = next(model.parameters()).dtype
+    tokens.grow(model, adapters.added_of(source.folder))
     return model.to(torch.float32), held
 
 
