@@ -19,6 +19,7 @@ import yaml
 
 from unteach import compose, errors, registry, schema, training_args
 from unteach.cli import OPTIONS, VERBS
+from unteach.launch import draws, settings
 from unteach.launch.plan import KEYS
 from unteach.models.handlers import LOADING
 
@@ -42,9 +43,14 @@ STUDY = {
     "base": "overrides of a first run that `full` and `retain` start from; may be left out",
     "full": "overrides of the run that is taught everything; its experiment, `finetune/<benchmark>/…`, names the rest",
     "retain": "overrides of the run without what is to be forgotten; its log is every forget run's retain log",
-    "forget": "a list of overrides, one an unlearning run; each starts from `full`; `name` gives it another name",
+    "forget": "a list of overrides, one an unlearning run; each starts from `full`, or from the forget run that `from` "
+    "names; `name` gives it another name, `vary` a grid of its own, `search` random draws",
     "vary": "key -> list of values; the study has the runs of every combination",
     "eval": "the suites that every run is judged by",
+    "evaluate": "`[base]`: the base model is evaluated too, once for all that share it",
+    "wandb": "every trained run goes to Weights & Biases: the group is the study, the job type the kind of run",
+    "local": "how it runs on this machine, below",
+    "slurm": "how it runs on a cluster, below",
 }
 CODES = {
     0: "done",
@@ -58,7 +64,7 @@ CODES = {
 
 def page() -> str:
     """The whole page."""
-    sections = [command_line, variables, paths, model, trainer, methods, datasets, suites, metrics, study]
+    sections = [command_line, variables, paths, model, trainer, methods, datasets, suites, metrics, wandb, study]
     return "\n".join([HEAD, *(line for section in sections for line in section())])
 
 
@@ -201,11 +207,25 @@ def metrics() -> Iterator[str]:
         yield from fields(entry.target, quirks=True)
 
 
+def wandb() -> Iterator[str]:
+    yield "## wandb\n"
+    yield f"{paragraphs(schema.Wandb)}\n"
+    yield from fields(schema.Wandb)
+
+
 def study() -> Iterator[str]:
     assert set(STUDY) == KEYS, "STUDY describes every key of a study"
     yield "## Study files\n"
     yield "`unteach study run study=NAME` reads `configs/study/NAME.yaml`, a file of yours, or a path.\n"
     yield from table(("key", ""), [(f"`{key}`", said) for key, said in STUDY.items()])
+    for title, cls in (("search", draws.Search), ("search.over.<key>", draws.Range)):
+        yield f"### {title}\n"
+        yield f"{paragraphs(cls)}\n"
+        yield from fields(cls)
+    for title, cls in (("local", settings.Local), ("slurm", settings.Slurm)):
+        yield f"### {title}\n"
+        yield f"{paragraphs(cls)}\n"
+        yield from fields(cls)
 
 
 def ours(kind: registry.Registry) -> list[registry.Entry]:

@@ -27,7 +27,7 @@ VERBS = {
     "unlearn": Verb("make a model forget: train --config-name=unlearn", "train", RUN, "unlearn"),
     "eval": Verb("measure what a model knows", "evaluate", RUN, "eval"),
     "check": Verb("all about a run but the run: check unlearn key=value … [--print]", "check", (*RUN, "printed")),
-    "study": Verb("many runs and the order between them", "study"),
+    "study": Verb("many runs and the order between them", "study", ("config_dirs", "write")),
     "report": Verb("runs beside each other: a table, and one page with everything", "report", ()),
     "compare": Verb("what changed between two runs", "compare", ()),
     "export": Verb("a run, a checkpoint or an adapter as a plain model folder: export RUN to=FOLDER", "export", ()),
@@ -38,6 +38,7 @@ VERBS = {
     "list": Verb("methods, metrics, datasets, models, suites, experiments, launch files", "listing"),
 }
 OPTIONS = {"--config-name": "config_name", "-cn": "config_name", "--config-dir": "config_dirs", "-cd": "config_dirs"}
+OPTIONS |= {"--write": "write"}
 FLAGS = {"--print": "printed"}
 HELP = f"""unteach: teach language models, make them forget, and prove what they still know
 

@@ -300,6 +300,26 @@ def _settle(plain: dict[str, Any], values: list[tuple[str, Any]]) -> None:
     trainer = plain.get("trainer")
     if isinstance(trainer, dict) and isinstance(trainer.get("args"), dict | None):
         _settle_trainer(plain, trainer, dict(values))
+    if isinstance(paths := plain.get("paths"), dict):
+        _settle_caches(plain, paths)
+
+
+def _settle_caches(plain: dict[str, Any], paths: dict[str, Any]) -> None:
+    """`paths.model_cache_dir` and `paths.data_cache_dir` reach whatever loads from the hub and says nothing else."""
+    model, name = plain.get("model"), "pretrained_model_name_or_path"
+    for section in (model.get("model_args"), model.get("tokenizer_args")) if isinstance(model, dict) else ():
+        if paths.get("model_cache_dir") and isinstance(section, dict) and section.get(name):
+            section.setdefault("cache_dir", paths["model_cache_dir"])
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            for key, item in node.items():
+                if key in ("hf_args", "few_shot_dataset_hf_args") and isinstance(item, dict):
+                    item.setdefault("cache_dir", paths["data_cache_dir"])
+                walk(item)
+
+    if paths.get("data_cache_dir"):
+        walk({key: plain.get(key) for key in ("data", "eval")})
 
 
 def _settle_model(model: dict[str, Any], template: Any) -> None:

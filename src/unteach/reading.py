@@ -25,6 +25,7 @@ from unteach.schema import (
     SuiteConfig,
     TheirTrainer,
     TrainerConfig,
+    Wandb,
 )
 
 GIVEN = {"template", "template_args", "tokenizer", "self"}
@@ -158,6 +159,7 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
         "data": _data,
         "collator": _collator,
         "eval": _suites,
+        "wandb": lambda r, v: r.record(Wandb, v, "wandb"),
     }
     plain: dict[str, Any] = {"mode": str, "task_name": str, "seed": int, "resume": str, "plugins": list[str]}
     plain |= {"launch": str | None, "nproc": int | None}
@@ -173,6 +175,8 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
     if top.get("forget_set") is not None:  # rows refer to it (see data/entities.py)
         reader.record(ForgetSet, top["forget_set"], "forget_set")
     _names_and_seed(reader, built)
+    if built.get("wandb") and not _reports_to(built.get("trainer"), "wandb"):
+        reader.wrong("wandb", "nothing is sent there: set trainer.args.report_to=wandb, or leave it out")
     if built.get("trainer"):
         _best(reader, built["trainer"].args, built.get("eval") or {})
         _streams(reader, built["trainer"], built.get("data"))
@@ -195,6 +199,11 @@ def _names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
         reader.wrong("nproc", f"must be 1 or more, got {nproc}")
     if isinstance(seed, int) and not 0 <= seed < 2**32:
         reader.wrong("seed", f"must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def _reports_to(trainer: TrainerConfig | None, tracker: str) -> bool:
+    asked = trainer.args.get("report_to") if trainer else None
+    return bool({tracker, "all"} & {*(asked if isinstance(asked, list) else [asked])})
 
 
 def _streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:

@@ -194,6 +194,11 @@ MAY_CHANGE = (
     "trainer.args.logging_",
     "trainer.args.report_to",
     "trainer.args.run_name",
+    "wandb",
+    "paths.model_cache_dir",
+    "paths.data_cache_dir",
+    "model.model_args.cache_dir",
+    "model.tokenizer_args.cache_dir",
     "trainer.args.dataloader_",
     "trainer.args.do_eval",
 )

@@ -10,6 +10,8 @@ from unteach.errors import UserError
 class Paths:
     output_dir: str
     cache_dir: str = "saves/.cache"
+    model_cache_dir: str | None = None
+    data_cache_dir: str | None = None
 
 
 @dataclass
@@ -25,6 +27,8 @@ class TemplateArgs:
     user_end_tag: str | None = None
     asst_start_tag: str | None = None
     asst_end_tag: str | None = None
+    answer_prefix: str | None = None
+    """stands before an answer and belongs to it: the space that a byte-level BPE learned its words with"""
     boundary: Literal["apart", "joint"] = "apart"
 
 
@@ -228,6 +232,19 @@ class SuiteConfig:
 
 
 @dataclass
+class Wandb:
+    """How a run is told to Weights & Biases (trainer.args.report_to=wandb). In a study the group is the study and the
+    job type the kind of run; a run that goes on is the same run there. dir: where its files are written."""
+
+    project: str | None = None
+    entity: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    log_model: Literal["false", "end", "checkpoint"] = "false"
+    dir: str | None = None
+
+
+@dataclass
 class Config:
     mode: str
     task_name: str
@@ -238,6 +255,7 @@ class Config:
     data: DataConfig | None = None
     collator: Part | None = None
     eval: dict[str, SuiteConfig] = field(default_factory=dict)
+    wandb: Wandb | None = None
     resume: str = "auto"
     launch: str | None = None
     nproc: int | None = None

@@ -13,9 +13,15 @@ from typing import Any
 
 from unteach.errors import nearest
 
-OWN = {"warmup_epochs": "float | None", "keep_checkpoints": "bool", "early_stopping_patience": "int | None"}
+OWN = {
+    "warmup_epochs": "float | None",
+    "keep_checkpoints": "bool",
+    "early_stopping_patience": "int | None",
+    "early_stopping_threshold": "float | None",
+}
 """Fields that unteach adds: warm-up in epochs of the anchor stream, as OpenUnlearning's experiments have it; whether
-checkpoints outlive the end of a run; evaluations without a better metric_for_best_model after which it stops."""
+checkpoints outlive the end of a run; evaluations without a better metric_for_best_model after which it stops, and by
+how much one must be better to count."""
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -83,6 +89,7 @@ LEAST = {
     **dict.fromkeys(("early_stopping_patience", "dataloader_prefetch_factor", "torch_empty_cache_steps"), 1),
     **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "warmup_epochs"), 0),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "eval_delay", "dataloader_num_workers"), 0),
+    "early_stopping_threshold": 0,
 }
 ABOVE_ZERO = ("ddp_timeout", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "neftune_noise_alpha")
 BELOW_ONE = ("adam_beta1", "adam_beta2")
@@ -192,6 +199,8 @@ def clashes(args: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(
             ("load_best_model_at_end", f"needs eval_strategy={saved}, as save_strategy, or save_strategy=best")
         )
+    if args.get("early_stopping_threshold") is not None and args.get("early_stopping_patience") is None:
+        found.append(("early_stopping_threshold", "needs early_stopping_patience"))
     return found
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from unteach import cli, compose, runs
 from unteach.errors import UserError
-from unteach.launch.plan import PlannedRun
+from unteach.launch.studyfile import Study
 from unteach.verbs import check, compare, evaluate, fetch, listing, report, study, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,9 +81,9 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("retain_logs", "wmdp"):
         monkeypatch.setattr(fetch, name, lambda folder: None)
 
-    def compose_each_kind(name: str, plan: list[PlannedRun], config_dirs: tuple[str, ...] = (), jobs: int = 1) -> None:
-        for run in {run.kind: run for run in plan}.values():
-            compose.compose(run.config_name, run.overrides, config_dirs)
+    def compose_each_kind(asked: Study) -> None:
+        for run in {run.kind: run for run in asked.plan}.values():
+            compose.compose(run.config_name, run.overrides, asked.config_dirs)
 
     monkeypatch.setattr(study, "carry_out", compose_each_kind)
 

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unteach.errors import Diverged, UserError
-from unteach.launch import local
+from unteach.launch import local, studyfile
 from unteach.launch.plan import PlannedRun, expand
-from unteach.verbs import study
+from unteach.launch.slots import Slots
 
-DEMO = study.read("demo")
+DEMO = studyfile.read("demo")
 
 
 def test_the_demo() -> None:
@@ -43,11 +43,11 @@ def test_shared_runs_are_planned_once_and_parents_come_first(seeds: int, splits:
 
 
 def test_a_word_replaces_what_varies_and_names_the_study() -> None:
-    changed, extra = study.vary(DEMO, ["seed=7", "trainer.args.num_train_epochs=1"])
+    changed, extra = studyfile.vary(DEMO, ["seed=7", "trainer.args.num_train_epochs=1"])
     assert changed["name"] == "demo-seed7"
     assert changed["vary"]["seed"] == [7]
     assert extra == ("trainer.args.num_train_epochs=1",)
-    assert study.vary(DEMO, ["seed=0"])[0]["name"] == "demo"
+    assert studyfile.vary(DEMO, ["seed=0"])[0]["name"] == "demo"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_run_that_diverges_holds_its_children_only(jobs: int, tmp_path: Path) 
         (tmp_path / run.name).write_text("done")
 
     plan = [planned("a"), planned("b", "a"), planned("c", "b"), planned("d")]
-    outcomes = {outcome.run.name: outcome for outcome in local.execute(plan, carry_out, jobs)}
+    outcomes = {outcome.run.name: outcome for outcome in local.execute(plan, carry_out, Slots(jobs))}
     assert {name: outcome.state for name, outcome in outcomes.items()} == {
         "a": "done",
         "b": "diverged",
@@ -93,7 +93,7 @@ def test_a_child_that_fails_says_where_it_said_why(tmp_path: Path) -> None:
     def carry_out(run: PlannedRun) -> None:
         raise UserError("no such thing")
 
-    (outcome,) = local.execute([run], carry_out, jobs=2)
+    (outcome,) = local.execute([run], carry_out, Slots(2))
     assert outcome.state == "failed"
     assert "no such thing" in outcome.reason
     assert "a.log" in outcome.reason

@@ -52,6 +52,8 @@ class Template:
         self.kind = kind
         if tokenizer.eos_token_id is None:
             raise UserError("this tokenizer has no end-of-sequence token: set model.tokenizer_args.eos_token")
+        if self.args.answer_prefix and kind != "qa":
+            raise UserError(f"model.template_args.answer_prefix is for tags (template=qa), not for template={kind}")
         self._default_tags = self.args.user_start_tag is None and self.args.asst_start_tag is None
 
     @functools.cached_property
@@ -71,7 +73,7 @@ class Template:
         if self.kind == "raw":
             return "".join(q + a for q, a in shots) + question
         start, end = self._tags
-        shown = "".join(f"{self._user(q)}{start}{a}{end}" for q, a in shots)
+        shown = "".join(f"{self._user(q)}{start}{self._prefix}{a}{end}" for q, a in shots)
         return f"{self.args.system_prompt_with_special_tokens or ''}{shown}{self._user(question)}{start}"
 
     @property
@@ -79,6 +81,10 @@ class Template:
         if self._default_tags:
             return "Answer:\n", "\n\n"
         return self.args.asst_start_tag or "", self.args.asst_end_tag or ""
+
+    @property
+    def _prefix(self) -> str:
+        return self.args.answer_prefix or ""
 
     def _user(self, question: str) -> str:
         if self._default_tags:
@@ -118,7 +124,7 @@ class Template:
         """Prompt and answer as tokens; an answer that does not fit into `max_length` is cut, and says by how much."""
         prompt = self.encode_prompt(question, shots)
         if self.args.boundary == "joint" and self.kind != "chat":
-            whole = self._with_bos(self.prompt(question, shots) + answer)
+            whole = self._with_bos(self.prompt(question, shots) + self._prefix + answer)
             prompt, learned = whole[: len(prompt)], (*whole[len(prompt) :], self.eos)
         else:
             learned = self._answer(question, answer, shots)
@@ -127,7 +133,7 @@ class Template:
 
     def _answer(self, question: str, answer: str, shots: Sequence[tuple[str, str]]) -> tuple[int, ...]:
         if self.kind != "chat":
-            return (*self.tokenizer(answer, add_special_tokens=False)["input_ids"], self.eos)
+            return (*self.tokenizer(self._prefix + answer, add_special_tokens=False)["input_ids"], self.eos)
         asked, told = self._chat(question, shots, None), self._chat(question, shots, answer)
         if not told.startswith(asked):
             raise UserError("this chat template shows a question differently once it is answered: set template=qa")

@@ -1,45 +1,59 @@
 """Carries a plan out on this machine: in this process, or several runs at a time in forked children.
 
 Either way the libraries are imported once. A run that diverged or failed holds the runs that wait for it; the others go
-on. With children, each run's words go to <study>/logs/<run>.log and one line a run shows how far it is.
+on. With children, each run's words go to <study>/logs/<run>.log and one line a run shows how far it is. Asked to stop
+(SIGTERM), or killed, the parent takes its children with it: they save themselves between two steps.
 """
 
+import contextlib
+import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unteach import runs
-from unteach.errors import EXIT_BUG, EXIT_DIVERGED, Diverged
+from unteach.errors import EXIT_BUG, EXIT_DIVERGED, EXIT_PREEMPTED, Preempted
+from unteach.launch import states
 from unteach.launch.plan import PlannedRun
+from unteach.launch.slots import Slots, seen
 
 CarryOut = Callable[[PlannedRun], object]
+BUSY = 76
+"""A child's exit code where another process carries its run out."""
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass
 class Outcome:
-    """How a run ended: `done`, `diverged`, `failed`, or `held` because a run it waits for did not finish."""
+    """How a run ended: `done`, `diverged`, `failed`, `stopped` (asked to, and saved), `busy` (another process has it),
+    or `held` because a run it waits for did not finish."""
 
     run: PlannedRun
     state: str
     reason: str = ""
 
 
-def execute(plan: list[PlannedRun], carry_out: CarryOut, jobs: int = 1) -> list[Outcome]:
-    """Runs a plan, parents first, `jobs` at a time; the outcomes in the order of the plan."""
+def execute(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots | None = None) -> list[Outcome]:
+    """Runs a plan, parents first, as many at a time as there are slots; the outcomes in the order of the plan.
+
+    Raises Preempted where this process was asked to stop.
+    """
+    slots = slots or Slots(1)
     outcomes: dict[str, Outcome] = {}
-    if jobs == 1:
+    if slots.jobs == 1 and slots.per_run is None:
         for number, run in enumerate(plan, 1):
             if not _held(run, outcomes):
                 print(f"[{number}/{len(plan)}] {run.name}", flush=True)
                 outcomes[run.name] = _here(run, carry_out)
     else:
-        _in_children(plan, carry_out, jobs, outcomes)
+        _in_children(plan, carry_out, slots, outcomes)
     return [outcomes[run.name] for run in plan]
 
 
@@ -52,37 +66,80 @@ def _held(run: PlannedRun, outcomes: dict[str, Outcome]) -> bool:
 
 def _here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
     try:
-        carry_out(run)
-    except Diverged as error:
-        print(f"  diverged: {error}")
-        return Outcome(run, "diverged", str(error))
+        with states.claim(run):
+            carry_out(run)
+    except states.Busy as error:
+        return Outcome(run, "busy", str(error))
+    except Preempted:
+        raise
+    except Exception as error:
+        state, reason = states.ended(error)
+        if not hasattr(error, "exit_code"):
+            traceback.print_exc()
+        print(f"  {state}: {reason}")
+        return Outcome(run, state, reason)
     return Outcome(run, "done")
 
 
-def _in_children(plan: list[PlannedRun], carry_out: CarryOut, jobs: int, outcomes: dict[str, Outcome]) -> None:
-    running: dict[int, PlannedRun] = {}
-    threads = _threads(plan, jobs)
-    with Board(len(plan)) as board:
+def _in_children(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outcomes: dict[str, Outcome]) -> None:
+    running: dict[int, tuple[PlannedRun, list[str] | None]] = {}
+    threads = _threads(plan, slots.jobs)
+    with _asked_to_stop() as asked, Board(len(plan)) as board:
         try:
-            while len(outcomes) < len(plan):
-                started = {run.name for run in running.values()}
-                for run in plan:
-                    if run.name in outcomes or run.name in started or _held(run, outcomes):
-                        continue
-                    if len(running) < jobs and all(parent in outcomes for parent in run.after):
-                        running[_fork(run, carry_out, threads[run.name])] = run
-                        board.started(run)
+            while len(outcomes) < len(plan) and (running or not asked):
+                if not asked:
+                    _start(plan, carry_out, slots, outcomes, running, threads, board)
                 pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
                 if pid in running:
-                    run = running.pop(pid)
+                    run, taken = running.pop(pid)
+                    slots.give_back(taken)
                     outcomes[run.name] = _outcome(run, os.waitstatus_to_exitcode(status))
                     board.ended(run, outcomes[run.name].state)
                 elif running:
                     board.look()
                     time.sleep(0.1)
+                for pid in running if len(asked) == 1 else ():
+                    os.kill(pid, signal.SIGTERM)
+                    asked.append(pid)
         finally:
             for pid in running:
                 os.kill(pid, signal.SIGTERM)
+    if asked and len(outcomes) < len(plan):
+        raise Preempted(f"asked to stop; {len(plan) - len(outcomes)} runs were not started. The same command goes on")
+
+
+def _start(
+    plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outcomes: dict[str, Outcome],
+    running: dict[int, tuple[PlannedRun, list[str] | None]], threads: dict[str, int], board: "Board",
+) -> None:  # fmt: skip
+    """Starts whatever may start now."""
+    started = {run.name for run, _ in running.values()}
+    for run in plan:
+        if run.name in outcomes or run.name in started or _held(run, outcomes):
+            continue
+        if slots.room(len(running)) and all(parent in outcomes or not _of(plan, parent) for parent in run.after):
+            taken = slots.take()
+            with seen(taken):
+                running[_fork(run, carry_out, threads[run.name])] = (run, taken)
+            board.started(run)
+
+
+def _of(plan: list[PlannedRun], name: str) -> bool:
+    return any(run.name == name for run in plan)
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that is not empty any more once SIGTERM came; Ctrl-C goes to the children by itself."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number) if not asked else None)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _threads(plan: list[PlannedRun], jobs: int) -> dict[str, int]:
@@ -90,7 +147,7 @@ def _threads(plan: list[PlannedRun], jobs: int) -> dict[str, int]:
     the same depth."""
     depth: dict[str, int] = {}
     for run in plan:
-        depth[run.name] = 1 + max((depth[parent] for parent in run.after), default=0)
+        depth[run.name] = 1 + max((depth.get(parent, 0) for parent in run.after), default=0)
     together = {name: sum(other == level for other in depth.values()) for name, level in depth.items()}
     return {name: max(1, (os.cpu_count() or 1) // min(jobs, size)) for name, size in together.items()}
 
@@ -104,20 +161,27 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
     log_of(run).parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     code = EXIT_BUG
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _die_with(parent)
         import torch
 
         torch.set_num_threads(threads)
-        log = os.open(log_of(run), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        log = os.open(log_of(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        carry_out(run)
+        with states.claim(run):
+            carry_out(run)
         code = 0
+    except states.Busy as error:
+        code = BUSY
+        print(error, file=sys.stderr)
     except BaseException as error:
         code = getattr(error, "exit_code", EXIT_BUG)
         print(f"unteach: {error}" if hasattr(error, "exit_code") else traceback.format_exc(), file=sys.stderr)
@@ -127,12 +191,24 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
         os._exit(code)
 
 
+def _die_with(parent: int) -> None:
+    """Has Linux ask this process to stop when its parent is gone, so that no run is ever carried out unseen."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(EXIT_PREEMPTED)
+
+
 def _outcome(run: PlannedRun, code: int) -> Outcome:
     if code == 0:
         return Outcome(run, "done")
     words = log_of(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     reason = words[-1] if words else f"ended with code {code}"
-    return Outcome(run, "diverged" if code == EXIT_DIVERGED else "failed", f"{reason} (see {log_of(run)})")
+    if code in (-signal.SIGTERM, -signal.SIGKILL, -signal.SIGINT):
+        reason = f"was killed by {signal.Signals(-code).name}"
+    stopped = EXIT_PREEMPTED, -signal.SIGTERM, -signal.SIGINT
+    state = {EXIT_DIVERGED: "diverged", BUSY: "busy"}.get(code, "stopped" if code in stopped else "failed")
+    return Outcome(run, state, f"{reason} (see {log_of(run)})")
 
 
 class Board:

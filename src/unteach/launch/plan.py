@@ -1,22 +1,28 @@
 """Expands a study into runs and the order between them: a pure function of the study's mapping.
 
 A study names what each kind of run is (`base`, `full`, `retain`, and a list of `forget` runs), what varies, and the
-suites. `base` and `full` do not depend on the forget split and are planned once for all of them. Every forget run
-starts from the full model and is judged by the log of the retain model of its split.
+suites. A run that several branches share is planned once: `base` and `full` do not depend on the forget split, and the
+base is evaluated once for all. Every forget run starts from the full model, or from another forget run (`from`), and is
+judged by the log of the retain model of its split.
 """
 
-import itertools
+import functools
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from unteach.errors import UserError, unknown
+import yaml
 
-KEYS = {"name", "base", "full", "retain", "forget", "vary", "eval"}
+from unteach.errors import UserError, unknown
+from unteach.launch import draws
+from unteach.launch.draws import Point, grid, of_entry
+
+KEYS = {"name", "base", "full", "retain", "forget", "vary", "eval", "evaluate", "wandb", "local", "slurm"}
 CONFIG_NAMES = {"forget": "unlearn", "eval": "eval"}
 SPLIT = "forget_split"
 PATH = "model.model_args.pretrained_model_name_or_path"
 TOKENIZER = "model.tokenizer_args.pretrained_model_name_or_path"
+OF_THE_ENTRY = ("name", "from")
 
 
 @dataclass(frozen=True)
@@ -38,75 +44,160 @@ class PlannedRun:
 def expand(study: dict[str, Any], root: str = "saves", extra: tuple[str, ...] = ()) -> list[PlannedRun]:
     """The runs of a study, parents before children. `extra` overrides go to every run.
 
-    Raises UserError for unknown keys, a missing parent, or two runs of one name.
+    Raises UserError for unknown keys, a missing parent, a cycle, or two runs of one name.
     """
     for key in study:
         if key not in KEYS:
             raise UserError(unknown("study key", key, KEYS))
     if "name" not in study or "full" not in study:
         raise UserError("a study needs `name` and `full`")
+    sections = {key: study[key] for key in ("base", "full", "retain") if study.get(key) is not None}
+    sections |= {f"forget[{number}]": entry for number, entry in enumerate(study.get("forget") or [])}
+    for key, value in sections.items():
+        if not isinstance(value, dict):
+            raise UserError(f"{key}: must be a mapping of overrides, got {value!r}")
+    for other in study.get("evaluate") or []:
+        if other != "base":
+            raise UserError(f"evaluate: {other!r} is evaluated anyway, or is no run of the study; it may be [base]")
+    found = []
+    for point in grid(study.get("vary") or {}):
+        for full, taught in of_entry(study["full"], "full"):
+            found += _Branch(study, point, full, taught, f"{root}/{study['name']}", extra).runs()
+    return ordered(study["name"], found)
+
+
+def ordered(study: str, found: list[PlannedRun]) -> list[PlannedRun]:
+    """The runs, each once, in the given order with parents moved before their children.
+
+    Raises UserError for two different runs of one name or folder, a parent that is no run, or a cycle.
+    """
     runs: dict[str, PlannedRun] = {}
-    for chosen in _grid(study.get("vary") or {}):
-        for run in _branch(study, chosen, f"{root}/{study['name']}", extra):
-            known = runs.setdefault(run.name, run)
-            if known != run:
-                raise UserError(f"study {study['name']}: two different runs are called {run.name}; give one a `name`")
-    return list(runs.values())
+    homes: dict[str, str] = {}
+    for run in found:
+        if runs.setdefault(run.name, run) != run:
+            raise UserError(f"study {study}: two different runs are called {run.name}; give one a `name`")
+        if homes.setdefault(run.folder, run.name) != run.name:
+            raise UserError(f"study {study}: {run.name} and {homes[run.folder]} share the folder {run.folder}")
+    sorted_runs: dict[str, PlannedRun] = {}
+
+    def place(run: PlannedRun, waiting: tuple[str, ...]) -> None:
+        if run.name in waiting:
+            circle = " after ".join([*waiting[waiting.index(run.name) :], run.name])
+            raise UserError(f"study {study}: these runs wait for each other, so none could start: {circle}")
+        for parent in run.after:
+            if parent not in runs:
+                raise UserError(f"study {study}: {run.name} waits for {unknown('run', parent, runs)}")
+            if parent not in sorted_runs:
+                place(runs[parent], (*waiting, run.name))
+        sorted_runs[run.name] = run
+
+    for run in runs.values():
+        if run.name not in sorted_runs:
+            place(run, ())
+    return list(sorted_runs.values())
 
 
-def _grid(vary: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    lists = {key: values if isinstance(values, list) else [values] for key, values in vary.items()}
-    return [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
+class _Branch:
+    """The runs of one point of the grid and one way to teach."""
 
+    def __init__(
+        self, study: dict[str, Any], point: Point, full: dict[str, Any], taught: str, root: str, extra: tuple[str, ...]
+    ):
+        self.study, self.point, self.full, self.taught, self.root, self.extra = study, point, full, taught, root, extra
+        varied = study.get("vary") or {}
+        self.several = {key for key, values in varied.items() if isinstance(values, list) and len(values) > 1}
+        self.benchmark = _benchmark(full)
+        suites = study.get("eval") or []
+        self.suites = [suites] if isinstance(suites, str) else suites
 
-def _branch(study: dict[str, Any], chosen: dict[str, Any], root: str, extra: tuple[str, ...]) -> list[PlannedRun]:
-    """The runs of one point of the grid."""
-    several = {key for key, values in (study.get("vary") or {}).items() if isinstance(values, list) and len(values) > 1}
-    shared = {key: value for key, value in chosen.items() if key != SPLIT}
-    benchmark = _benchmark(study["full"])
-    suites = study.get("eval") or []
-    judged = f"eval=[{','.join([suites] if isinstance(suites, str) else suites)}]" if suites else "eval=null"
+    def runs(self) -> list[PlannedRun]:
+        """base, retain, full, the evaluations of either that stand alone, and the forget runs."""
+        study, chosen, splits = self.study, self.point.values, SPLIT in self.several
+        shared = {key: value for key, value in chosen.items() if key != SPLIT}
+        base = self.run("base", study["base"], shared, None, judged=False) if study.get("base") else None
+        made = [base] if base else []
+        retain = None
+        if study.get("retain"):
+            drawn = {key: self.full[key] for key in _drawn_keys(study["full"])}  # taught alike
+            retain = self.run("retain", {**study["retain"], **drawn}, chosen, base, self.taught)
+            made.append(retain)
+        full = self.run(
+            "full", self.full, shared if splits else chosen, base, self.taught, retain=None if splits else retain,
+            judged=not splits,
+        )  # fmt: skip
+        made.append(full)
+        suite = {"experiment": f"eval/{self.benchmark}/default"}
+        if splits:
+            made.append(self.run("eval", {"name": "full", **suite}, chosen, full, self.taught, retain=retain))
+        if "base" in (study.get("evaluate") or []):
+            made.append(self.base_evaluation({"name": "base_eval", **suite}, base))
+        return made + self.forget_runs(full, retain)
 
-    def make(
-        kind: str, settings: dict[str, Any], point: dict[str, Any], start: PlannedRun | None, **more: Any
-    ) -> PlannedRun:
-        suffix = "".join(
-            f"_{key.split('.')[-1]}{value}" if key != SPLIT else f"_{value}"
-            for key, value in point.items()
-            if key in several
-        )
-        own = {key: value for key, value in settings.items() if key != "name"}
+    def base_evaluation(self, settings: dict[str, Any], base: PlannedRun | None) -> PlannedRun:
+        """What the base knows of the forget rows; where it is not trained here, one evaluation for all seeds."""
+        kept = {key: self.full[key] for key in self.full if key == "template" or key.startswith("model")}
+        chosen = self.point.values if base else {k: v for k, v in self.point.values.items() if k == SPLIT}
+        return self.run("eval", {**settings, **(kept if base is None else {})}, chosen, base)
+
+    def forget_runs(self, full: PlannedRun, retain: PlannedRun | None) -> list[PlannedRun]:
+        entries: dict[str, tuple[dict[str, Any], str]] = {}
+        for number, settings in enumerate(self.study.get("forget") or []):
+            for own, label in of_entry(settings, f"forget[{number}]"):
+                name = str(own.get("name") or own.get("trainer")) + label
+                if name in entries:
+                    raise UserError(
+                        f"study {self.study['name']}: two different runs are called {name}; give one a `name`"
+                    )
+                entries[name] = (own, label)
+        made: dict[str, PlannedRun] = {}
+
+        def make(name: str, waiting: tuple[str, ...]) -> PlannedRun:
+            own, label = entries[name]
+            start = full
+            if (before := own.get("from")) is not None:
+                if before not in entries:
+                    raise UserError(f"forget run {name}: from={before}: {unknown('forget run', str(before), entries)}")
+                if before in (*waiting, name):
+                    circle = " from ".join([*waiting, name, str(before)])
+                    raise UserError(f"these forget runs start from each other, so none could start: {circle}")
+                start = made.get(before) or make(before, (*waiting, name))
+            if name not in made:
+                settings = {"experiment": f"unlearn/{self.benchmark}/default", **own}
+                made[name] = self.run(
+                    "forget", settings, self.point.values, start, label + self.taught, retain=retain
+                )  # fmt: skip
+            return made[name]
+
+        return [make(name, ()) for name in entries]
+
+    def run(
+        self, kind: str, settings: dict[str, Any], point: dict[str, Any], start: PlannedRun | None, label: str = "",
+        retain: PlannedRun | None = None, judged: bool = True,
+    ) -> PlannedRun:  # fmt: skip
+        """One run with its words: what it starts from, its own settings, the point, the suites, its places."""
+        suffix = label + "".join(draws.label(key, value) for key, value in point.items() if key in self.several)
+        own = {key: value for key, value in settings.items() if key not in OF_THE_ENTRY}
         name = str(settings.get("name") or (own.get("trainer") if kind == "forget" else kind)) + suffix
-        words = [f"{key}={_word(value)}" for key, value in {**_started(start), **own, **point}.items()]
-        words += [more.get("judged", judged), f"task_name={_word(study['name'] + '/' + name)}"]
-        words += [f"paths.output_dir={_word(f'{root}/{name}')}", *extra]
-        words += [f"retain_logs_path={_word(retain.folder)}"] if (retain := more.get("retain")) else []
-        parents = tuple(run.name for run in (start, more.get("retain")) if run)
+        words = [f"{key}={word(value)}" for key, value in {**_started(start), **own, **point}.items()]
+        words += [f"eval=[{','.join(self.suites)}]" if self.suites and judged else "eval=null"]
+        words += tracking(self.study.get("wandb"), self.study["name"], kind)
+        words += [f"task_name={word(self.study['name'] + '/' + name)}"]
+        words += [f"paths.output_dir={word(f'{self.root}/{name}')}", *self.extra]
+        words += [f"retain_logs_path={word(retain.folder)}"] if retain else []
+        parents = tuple(run.name for run in (start, retain) if run)
         return PlannedRun(name, kind, CONFIG_NAMES.get(kind, "train"), tuple(words), parents)
 
-    base = make("base", study["base"], shared, None, judged="eval=null") if study.get("base") else None
-    made = [base] if base else []
-    retain = None
-    if study.get("retain"):
-        retain = make("retain", study["retain"], chosen, base)
-        made.append(retain)
-    splits = SPLIT in several
-    full = make(
-        "full",
-        study["full"],
-        shared if splits else chosen,
-        base,
-        retain=None if splits else retain,
-        judged="eval=null" if splits else judged,
-    )
-    made.append(full)
-    if splits:
-        experiment = f"eval/{benchmark}/default"
-        made.append(make("eval", {"name": "full", "experiment": experiment}, chosen, full, retain=retain))
-    for settings in study.get("forget") or []:
-        own = {"experiment": f"unlearn/{benchmark}/default", **settings}
-        made.append(make("forget", own, chosen, full, retain=retain))
-    return made
+
+def _drawn_keys(settings: dict[str, Any]) -> list[str]:
+    return [*(settings.get("vary") or {}), *((settings.get("search") or {}).get("over") or {})]
+
+
+def tracking(wandb: dict[str, Any] | None, study: str, kind: str) -> list[str]:
+    """A run that is trained is one of the study's group, and its kind is its job type."""
+    if wandb is None or kind == "eval":
+        return []
+    given = {"group": study, "job_type": kind, **wandb}
+    return ["trainer.args.report_to=wandb", *(f"wandb.{key}={word(value)}" for key, value in given.items())]
 
 
 def _started(start: PlannedRun | None) -> dict[str, Any]:
@@ -125,13 +216,22 @@ def _benchmark(full: dict[str, Any]) -> str:
     return parts[1]
 
 
-def _word(value: Any) -> str:
+@functools.cache
+def _is_plain(text: str) -> bool:
+    """Whether text is itself without quotes, and no number, truth value or null."""
+    return bool(re.fullmatch(r"[\w./:%-]+", text)) and isinstance(yaml.safe_load(text), str)
+
+
+def word(value: Any) -> str:
+    """A value as an override's right side."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(map(_word, value))}]"
-    if isinstance(value, str) and not re.fullmatch(r"[\w./:%-]+", value):
+        return f"[{','.join(map(word, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}: {word(item)}' for key, item in value.items())}}}"
+    if isinstance(value, str) and not _is_plain(value):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return str(value)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 
-from unteach import compose, launched, runs, schema
+from unteach import compose, launched, runs, schema, training_args
 from unteach.data import sources
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.streams import ALTERNATE, Steps, Stream
@@ -104,9 +104,9 @@ def training_arguments(
     """TrainingArguments of the run: the user's, and what the run's folder, dtype and the rule of normalisation set."""
     assert config.trainer is not None
     args = dict(config.trainer.args)
-    for consumed in ("do_train", "do_eval", "keep_checkpoints", "save_total_limit", "early_stopping_patience"):
+    warmup_epochs = args.get("warmup_epochs")
+    for consumed in (*training_args.OWN, "do_train", "do_eval", "save_total_limit"):
         args.pop(consumed, None)
-    warmup_epochs = args.pop("warmup_epochs", None)
     if not torch.cuda.is_available():
         args.setdefault("use_cpu", True)
     if launched.by_launcher():  # joined and verified before: the library would join by a rule of its own
@@ -259,7 +259,8 @@ def keeping(config: schema.Config) -> Keeping:
     """How many checkpoints are kept, and after how many evaluations without a better one the run stops."""
     assert config.trainer is not None
     args = config.trainer.args
-    return Keeping(args.get("save_total_limit") or 1, args.get("early_stopping_patience"))
+    least = args.get("early_stopping_threshold") or 0.0
+    return Keeping(args.get("save_total_limit") or 1, args.get("early_stopping_patience"), least)
 
 
 METHOD = "unteach_method.json"

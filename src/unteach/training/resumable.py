@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Keeping:
-    """How many whole checkpoints are kept, and after how many evaluations without a better one training stops."""
+    """How many whole checkpoints are kept, and after how many evaluations without one better by more than the threshold
+    training stops."""
 
     limit: int = 1
     patience: int | None = None
+    threshold: float = 0.0
 
 
 class Resumable(transformers.Trainer):
@@ -47,7 +49,8 @@ class Resumable(transformers.Trainer):
         super().__init__(*args, **kwargs)
         self.remove_callback(transformers.PrinterCallback)
         self.add_callback(_AtBoundaries(self))
-        self._stopping = transformers.EarlyStoppingCallback(keeping.patience) if keeping.patience is not None else None
+        patience, least = keeping.patience, keeping.threshold
+        self._stopping = transformers.EarlyStoppingCallback(patience, least) if patience is not None else None
         if self._stopping:
             self.add_callback(self._stopping)
         if guard:

@@ -8,12 +8,11 @@ import os
 import time
 from collections.abc import Iterable
 
-from unteach.launch.plan import expand
+from unteach.launch.studyfile import study_of
 from unteach.verbs import study
 
 
 def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     started = time.perf_counter()
-    read, extra = study.vary(study.read("demo"), words)
-    study.carry_out(read["name"], expand(read, extra=extra), tuple(config_dirs), jobs=os.cpu_count() or 1)
+    study.carry_out(study_of("demo", [f"jobs={os.cpu_count() or 1}", *words], tuple(config_dirs)))
     print(f"took {time.perf_counter() - started:.0f} s")

@@ -1,82 +1,105 @@
-"""`unteach study plan|run study=NAME [key=value …]`: many runs, the order between them, one table and one page.
+"""`unteach study plan|run|submit|status|retry|cancel|report NAME[/RUN] [key=value …]`: many runs and their order.
 
-A study is a file in configs/study/ (yours: --config-dir FOLDER with study/NAME.yaml), or study=PATH.yaml. Words that
-name something under `vary` replace its values; all others go to every run. jobs=N carries out N runs at a time.
+A study is a file in configs/study/ (yours: --config-dir FOLDER with study/NAME.yaml), a path, or one of ARC's top
+configurations; study=NAME says the same. Words that name something under `vary` replace its values, `local.…`
+(jobs=N: N runs at a time) and `slurm.…` set the executors, and all others go to every run.
+
+plan    the runs and their order; --write FOLDER: job scripts to submit by hand
+run     carries it out on this machine; NAME/RUN: that run alone
+submit  hands it to Slurm: again, it hands over what is not there yet
+status  how each run stands
+retry   failed, diverged and cancelled runs once more; after a change of the file, what it does not touch
+cancel  stops what runs or waits; the same command goes on with it later
+report  the table and the page of what is done
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unteach import compose
 from unteach.errors import EXIT_DIVERGED, Diverged, UserError, unknown
-from unteach.launch import local
-from unteach.launch.plan import PlannedRun, expand
-from unteach.verbs.report import write
+from unteach.launch import composing, kept, local, slots, states
+from unteach.launch.plan import PlannedRun
+from unteach.launch.studyfile import Study, study_of
+from unteach.verbs.report import write as write_report
+
+COMMANDS = ("plan", "run", "submit", "status", "retry", "cancel", "report")
+BEGUN = ("status", "cancel", "report")
+"""Commands about a study that was begun: its own plan is asked before its file."""
 
 
-def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
+def command(words: list[str], config_dirs: Iterable[str] = (), write: str | None = None) -> None:
     dirs = tuple(config_dirs)
-    asked = [word for word in words if "=" not in word] or ["run"]
-    if asked not in (["plan"], ["run"]):
-        raise UserError(unknown("study command", " ".join(asked), ("plan", "run")))
+    bare = [word for word in words if "=" not in word]
     overrides = [word for word in words if "=" in word and not word.startswith("study=")]
-    chosen = [word.partition("=")[2] for word in words if word.startswith("study=")]
-    if len(chosen) != 1:
+    asked = bare.pop(0) if bare else "run"
+    if asked not in COMMANDS:
+        raise UserError(unknown("study command", asked, COMMANDS))
+    named = [word.partition("=")[2] for word in words if word.startswith("study=")] + bare
+    if len(named) != 1:
         raise UserError(f"name one study: study=NAME; there are {', '.join(compose.options('study', dirs))}")
-    jobs = [word.partition("=")[2] for word in overrides if word.startswith("jobs=")]
-    if jobs and not jobs[-1].isdigit():
-        raise UserError(f"jobs={jobs[-1]}: must be a whole number, how many runs at a time")
-    study, extra = vary(read(chosen[0], dirs), [word for word in overrides if not word.startswith("jobs=")])
-    plan = expand(study, extra=extra)
-    if asked == ["plan"]:
-        for run in plan:
-            print(f"{run.name}  ({run.kind}{', after ' + ', '.join(run.after) if run.after else ''})")
-        return
-    carry_out(study["name"], plan, dirs, int(jobs[-1]) if jobs else 1)
+    if write is not None and asked != "plan":
+        raise UserError(f"--write goes with `unteach study plan`, not with {asked}")
+    study, only = load(named[0], overrides, dirs, kept_first=asked in BEGUN)
+    if only and asked not in ("run", "cancel"):
+        raise UserError(f"`unteach study {asked}` takes a whole study; {named[0]} is one run of it")
+    if asked == "plan":
+        plan(study, write)
+    elif asked == "run":
+        carry_out_one(study, only) if only else carry_out(study)
+    elif asked == "report":
+        report(study, {name for name, one in states.standings(study.plan).items() if one.state == "done"})
+    else:
+        from unteach.verbs import study_jobs
+
+        getattr(study_jobs, asked)(study, *([only] if asked == "cancel" else []))
 
 
-def read(name: str, config_dirs: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The study's mapping, from configs/study/, a user's folder, or a path."""
-    folders = [*map(Path, config_dirs), compose.CONFIGS]
-    homes = [Path(name), *(folder / "study" / f"{name}.yaml" for folder in folders)]
-    found = next((path for path in homes if path.is_file()), None)
-    if found is None:
-        raise UserError(f"study={name}: " + unknown("study", name, compose.options("study", config_dirs)))
-    study = yaml.safe_load(found.read_text(encoding="utf-8"))
-    if not isinstance(study, dict):
-        raise UserError(f"{found}: a study is a mapping with name, full, retain, forget, vary, eval")
-    return study
+def load(name: str, words: list[str], dirs: tuple[str, ...], kept_first: bool) -> tuple[Study, PlannedRun | None]:
+    """The study that a word names, and the one run of it where it names that too."""
+    head, _, tail = name.rpartition("/")
+    for study_name, run_name in ((name, ""), (head, tail)):
+        begun = kept.of_name(study_name) if study_name and not words else None
+        if begun and (kept_first or run_name):
+            return begun, _run_of(begun, run_name)
+        if Path(study_name).is_file() or study_name in compose.options("study", dirs):
+            study = study_of(study_name, words, dirs)
+            return study, _run_of(study, run_name)
+        if begun:
+            return begun, _run_of(begun, run_name)
+    return study_of(name, words, dirs), None
 
 
-def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Puts words on a study: a varied key takes the word's value, and the study a name that says so."""
-    varied, extra, changed = dict(study.get("vary") or {}), [], []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key in varied:
-            values = yaml.safe_load(value)
-            values = values if isinstance(values, list) else [values]
-            if values != varied[key]:
-                changed.append(f"{key.split('.')[-1]}{'+'.join(map(str, values))}")
-            varied[key] = values
-        else:
-            extra.append(word)
-    return {**study, "name": "-".join([study["name"], *changed]), "vary": varied}, tuple(extra)
+def _run_of(study: Study, name: str) -> PlannedRun | None:
+    by_name = {run.name: run for run in study.plan}
+    if name and name not in by_name:
+        raise UserError(f"study {study.name}: {unknown('run', name, by_name)}")
+    return by_name.get(name)
 
 
-def carry_out(name: str, plan: list[PlannedRun], config_dirs: tuple[str, ...] = (), jobs: int = 1) -> Path:
+def plan(study: Study, write: str | None) -> None:
+    for run in study.plan:
+        print(f"{run.name}  ({run.kind}{', after ' + ', '.join(run.after) if run.after else ''})")
+    print(f"{len(study.plan)} runs: {', '.join(f'{count} {kind}' for kind, count in kept.summary(study).items())}")
+    if write is not None:
+        from unteach.launch import scripts
+
+        composing.check(study.plan, study.config_dirs)
+        kept.open_study(study)
+        print(f"scripts: {scripts.write(study, Path(write))}")
+
+
+def carry_out(study: Study) -> Path:
     """Composes every run before the first starts, runs them, prints the table and writes the page."""
     compose.environment()
-    configs = {run.name: compose.compose(run.config_name, run.overrides, config_dirs) for run in plan}
+    composing.check(study.plan, study.config_dirs)
+    kept.open_study(study)
     import unteach.evals.run
     import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
-    from unteach.verbs import evaluate, train
 
-    outcomes = local.execute(plan, lambda run: (evaluate if run.kind == "eval" else train).run(configs[run.name]), jobs)
-    page = report(name, plan, {outcome.run.name for outcome in outcomes if outcome.state == "done"})
+    outcomes = local.execute(study.plan, lambda run: _run(run, study.config_dirs), slots.slots_of(study.local))
+    page = report(study, {outcome.run.name for outcome in outcomes if outcome.state == "done"})
     for outcome in outcomes:
         if outcome.state != "done":
             print(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
@@ -85,10 +108,28 @@ def carry_out(name: str, plan: list[PlannedRun], config_dirs: tuple[str, ...] = 
     return page
 
 
-def report(name: str, plan: list[PlannedRun], done: set[str]) -> Path:
+def carry_out_one(study: Study, run: PlannedRun) -> None:
+    """One run alone, whose parents are done; it ends with the run's own exit code."""
+    compose.environment()
+    before = states.standings(study.plan)
+    if waits := [f"{parent} ({before[parent].state})" for parent in run.after if before[parent].state != "done"]:
+        raise UserError(f"{run.name} waits for {', '.join(waits)}: carry those out first")
+    if kept.read(study.folder) is None:
+        kept.write(study)
+    with states.claim(run):
+        _run(run, study.config_dirs)
+
+
+def _run(run: PlannedRun, dirs: tuple[str, ...]) -> Any:
+    from unteach.verbs import evaluate, train
+
+    return (evaluate if run.kind == "eval" else train).run(compose.compose(run.config_name, run.overrides, dirs))
+
+
+def report(study: Study, done: set[str]) -> Path:
     """The tables in the terminal and the report in the study's folder, over all runs that were evaluated."""
     from unteach.report import collect, find
 
-    judged = [run for run in plan if run.name in done and "eval=null" not in run.overrides]
+    judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
     found = [find.Found(run.name, run.kind, f := Path(run.folder), collect.results_of(f)) for run in judged]
-    return write(found, Path(plan[0].folder).parent, f"Study {name}")
+    return write_report(found, study.folder, f"Study {study.name}")

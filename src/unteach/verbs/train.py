@@ -72,6 +72,7 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
     from unteach.seeds import subseed
     from unteach.training import build, checkpoint
     from unteach.training.callbacks import MetricsFile, Progress
+    from unteach.training.tracking import tracked
 
     assert config.trainer is not None and config.data is not None
     transformers.set_seed(subseed(config.seed, "init") % 2**32)
@@ -96,7 +97,8 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
     )  # fmt: skip
     try:
         if config.trainer.args.get("do_train", True):
-            trainer.train_from(start)
+            with tracked(config, folder):
+                trainer.train_from(start)
     finally:
         progress.close()
     if trainer.preempted:

@@ -1,0 +1,46 @@
+"""Reads the files that an ARC top configuration names, from the folders that ARC keeps them in.
+
+`<configs>/experiment/<top>.yaml` names `<configs>/data/<name>.yaml`, `<configs>/model/<m>/<m>.yaml` and
+`<configs>/model/<m>/hyperparameters/<h>.yaml`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unteach.errors import UserError
+from unteach.launch import arc
+
+
+def read_yaml(file: Path) -> Any:
+    """A YAML file's content, or UserError saying where it is broken."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
+
+
+def layers(top: arc.Top, file: Path) -> arc.Layers:
+    """The three lower layers of a top configuration; UserError names every file that is absent."""
+    home = file.resolve().parent
+    home = next((place for place in (home.parent, home) if (place / "model").is_dir()), home.parent)
+    found = arc.jobs(top)
+    model = home / "model" / top.model_config
+    data = {name: home / "data" / f"{name}.yaml" for name in dict.fromkeys(job.data for job in found)}
+    hyper = {
+        name: model / "hyperparameters" / f"{name}.yaml" for name in dict.fromkeys(job.hyperparameters for job in found)
+    }
+    base = model / f"{top.model_config}.yaml"
+    absent = [str(path) for path in (base, *data.values(), *hyper.values()) if not path.is_file()]
+    if absent:
+        counted = ", ".join(f"{count} {kind}" for kind, count in arc.counts(found).items())
+        raise UserError(
+            f"{file}: names {counted} jobs, but {len(absent)} of the files that it refers to are not there:\n"
+            + "\n".join(f"  {path}" for path in absent)
+        )
+    return arc.Layers(
+        read_yaml(base),
+        {name: read_yaml(path) for name, path in data.items()},
+        {name: read_yaml(path) for name, path in hyper.items()},
+    )

@@ -1,0 +1,136 @@
+"""ARC's data, model and hyperparameter layers, key by key, in the names of a run's configuration.
+
+Every key acts, or is refused by its name.
+"""
+
+import re
+from typing import Any
+
+from unteach.errors import UserError, nearest
+from unteach.launch.plan import PATH, TOKENIZER
+
+TOFU_KEYS = ("granularity", "stratified", "forget_random", "forgotten_author_fraction", "forgotten_fact_fraction")
+GEN_TOFU_KEYS = ("type", "granularity", "forget_fraction", "retain_subset", "find_forget")
+TRAINED_BY = {"gradient_accumulation_steps": 1, "learning_rate": 5e-5, "num_train_epochs": 3, "logging_steps": 500}
+"""What TrainingArguments take where ARC's file says nothing, and this project's base trainer would say otherwise."""
+BOS = ("<|begin_of_text|>", "<s>", "<bos>")
+LOSS = "train_set_retain_mean_loss_gt"
+
+
+def _known(mapping: Any, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
+    if not isinstance(mapping, dict):
+        raise UserError(f"{where}: must be a mapping, got {mapping!r}")
+    for key in mapping:
+        if key not in allowed:
+            guess = nearest(str(key), allowed)
+            hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(allowed)}"
+            raise UserError(f"{where}.{key}: no such key; {hint}")
+    return mapping
+
+
+def data_words(data: dict[str, Any], name: str, kind: str) -> dict[str, Any]:
+    """The rows of a job. `dataset_name: unteach` takes this project's own overrides as its data_kwargs."""
+    where = f"data/{name}.yaml"
+    given = _known(data, ("dataset_name", "data_kwargs"), where)
+    kwargs = given.get("data_kwargs") or {}
+    if given.get("dataset_name") == "unteach":
+        rows = _whole(kind) if kind in ("full", "retain") else {}
+        if not isinstance(kwargs, dict):
+            raise UserError(f"{where}.data_kwargs: must be a mapping of overrides, got {kwargs!r}")
+        return {**rows, **kwargs}
+    keys = {"tofu": TOFU_KEYS, "gen_tofu": GEN_TOFU_KEYS}.get(str(given.get("dataset_name")))
+    if keys is None:
+        raise UserError(f"{where}.dataset_name: must be tofu, gen_tofu or unteach, got {given.get('dataset_name')!r}")
+    kwargs = _known(kwargs, keys, f"{where}.data_kwargs")
+    shares = [value for key, value in kwargs.items() if key.endswith("fraction")]
+    if not any(shares):
+        if kind != "full":
+            raise UserError(f"{where}: its fractions are 0, so a {kind} job would have nothing to forget")
+        if given["dataset_name"] == "gen_tofu":
+            raise UserError(f"{where}: the rows of gen_tofu are not part of this project; {INSTEAD}")
+        return _whole(kind)
+    drawn = kwargs.get("type") if kwargs.get("type") == "relationship" else f"by {kwargs.get('granularity')}"
+    raise UserError(
+        f"{where}: forget sets drawn {drawn} ({given['dataset_name']}) are not read from ARC's files yet; {INSTEAD}"
+    )
+
+
+INSTEAD = "write `dataset_name: unteach` and, as data_kwargs, overrides such as forget_split: forget10"
+
+
+def _whole(kind: str) -> dict[str, Any]:
+    return {"data.train": "TOFU_QA_full" if kind == "full" else "TOFU_QA_retain"}
+
+
+def model_words(model: dict[str, Any], name: str) -> dict[str, Any]:
+    """The base model, how it is loaded, and how it is asked."""
+    where = f"model/{name}/{name}.yaml"
+    given = _known(model, ("model_id", "model_kwargs", "add_padding_token", "qa_formatter_kwargs"), where)
+    if not isinstance(given.get("model_id"), str):
+        raise UserError(f"{where}.model_id: is required, a hub id or a folder")
+    words: dict[str, Any] = {PATH: given["model_id"], TOKENIZER: given["model_id"]}
+    words |= {f"model.model_args.{key}": value for key, value in (given.get("model_kwargs") or {}).items()}
+    if not isinstance(given.get("add_padding_token", False), bool):  # either way padding is never taken for EOS here
+        raise UserError(f"{where}.add_padding_token: must be true or false, got {given['add_padding_token']!r}")
+    return words | _template(given.get("qa_formatter_kwargs") or {}, f"{where}.qa_formatter_kwargs")
+
+
+def _template(formatter: dict[str, Any], where: str) -> dict[str, Any]:
+    """ARC's two templates as tags. BOS stands where the tokenizer puts one; what ends an answer is its EOS."""
+    given = _known(formatter, ("question_template", "answer_template"), where)
+    asked, answered = (str(given.get(key, "")) for key in ("question_template", "answer_template"))
+    for key, text, field in (("question", asked, "{question}"), ("answer", answered, "{answer}")):
+        if text.count(field) != 1:
+            raise UserError(f"{where}.{key}_template: must hold {field} once, got {text!r}")
+    start, _, end = asked.partition("{question}")
+    for token in BOS:
+        start = start.removeprefix(token)
+    before, _, after = answered.partition("{answer}")
+    if after and not re.fullmatch(r"(<\|[^|]+\|>|</?\w+>)+\s*", after):
+        raise UserError(
+            f"{where}.answer_template: after {{answer}} only the tokens that end it may stand, got {after!r}"
+        )
+    tags = {"user_start_tag": start, "user_end_tag": end + before.rstrip(" "), "asst_start_tag": "", "asst_end_tag": ""}
+    space = before[len(before.rstrip(" ")) :]
+    words: dict[str, Any] = {f"model.template_args.{key}": value for key, value in tags.items()}
+    words |= {"model.template_args.answer_prefix": space} if space else {}
+    ends = re.findall(r"<[^>]+>", after)
+    return words | ({"model.tokenizer_args.eos_token": ends[0]} if ends else {})
+
+
+def hyperparameter_words(given: dict[str, Any], name: str, kind: str, taught: dict[str, Any]) -> dict[str, Any]:
+    """TrainingArguments, LoRA and early stopping. `taught`: those of the full job that a forget job starts from."""
+    where = f"hyperparameters/{name}.yaml"
+    given = _known(given, ("trainer_kwargs", "peft_kwargs", "early_stopping_kwargs"), where)
+    args = {**TRAINED_BY, **(given.get("trainer_kwargs") or {})}
+    args.pop("output_dir", None)  # a run's folder is the study's to say, as it was in ARC
+    if isinstance(rate := args["learning_rate"], str):
+        try:
+            args["learning_rate"] = float(rate)
+        except ValueError:
+            raise UserError(f"{where}.trainer_kwargs.learning_rate: must be a number, got {rate!r}") from None
+    if "logging_steps" in (given.get("trainer_kwargs") or {}):
+        args |= {"save_steps": args["logging_steps"], "eval_steps": args["logging_steps"]}
+    stopping = given.get("early_stopping_kwargs") or {}
+    args |= _known(stopping, ("early_stopping_patience", "early_stopping_threshold"), f"{where}.early_stopping_kwargs")
+    more = _by_loss(args) if kind == "full" else {}
+    return {f"trainer.args.{key}": value for key, value in args.items()} | more | _adapter(given, where, kind, taught)
+
+
+def _by_loss(args: dict[str, Any]) -> dict[str, Any]:
+    """A full job that keeps its best by `eval_loss`: the loss of rows that it was taught."""
+    if args.get("metric_for_best_model") not in ("eval_loss", "loss"):
+        return {}
+    args |= {"metric_for_best_model": f"arc_{LOSS}", "greater_is_better": False}
+    return {"eval": ["arc"], "eval.arc.metrics": [LOSS]}
+
+
+def _adapter(given: dict[str, Any], where: str, kind: str, taught: dict[str, Any]) -> dict[str, Any]:
+    """LoRA, fresh on the base; a forget job goes on with its full job's adapter."""
+    own, first = given.get("peft_kwargs"), taught.get("peft_kwargs")
+    if kind == "forget" and first:
+        if own != first:
+            raise UserError(f"{where}.peft_kwargs: this forget job goes on with the adapter of its full job, whose "
+                            "peft_kwargs are others; give both the same")  # fmt: skip
+        return {}
+    return {f"model.peft_args.{key}": value for key, value in (own or {}).items()}

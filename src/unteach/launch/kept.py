@@ -1,0 +1,106 @@
+"""The plan as it was when a study began: <study>/plan.json, against which a changed study file is held."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+from unteach import runs
+from unteach.errors import UserError
+from unteach.launch import settings, states
+from unteach.launch.plan import PlannedRun
+from unteach.launch.studyfile import ROOT, Study
+
+FILE = "plan.json"
+
+
+def write(study: Study) -> None:
+    value = {
+        "name": study.name,
+        "config_dirs": [str(Path(folder).resolve()) for folder in study.config_dirs],
+        "local": dataclasses.asdict(study.local),
+        "slurm": dataclasses.asdict(study.slurm),
+        "runs": [dataclasses.asdict(run) for run in study.plan],
+    }
+    runs.write_json(study.folder / FILE, value)
+
+
+def read(folder: Path) -> Study | None:
+    """The study that was begun in a folder; None where none was."""
+    if not (folder / FILE).exists():
+        return None
+    value = runs.read_json(folder / FILE, "the study's plan")
+    plan = [
+        PlannedRun(run["name"], run["kind"], run["config_name"], tuple(run["overrides"]), tuple(run["after"]))
+        for run in value["runs"]
+    ]
+    own = settings.read_local(value["local"]), settings.read_slurm(value["slurm"])
+    return Study(value["name"], plan, tuple(value["config_dirs"]), *own)
+
+
+def of_name(name: str) -> Study | None:
+    """The begun study of a name, or of its folder."""
+    return read(Path(ROOT) / name) or read(Path(name))
+
+
+def changes(old: list[PlannedRun], new: list[PlannedRun]) -> dict[str, str]:
+    """Run -> what a study file says of it now and did not before. A run that was added is no change."""
+    now = {run.name: run for run in new}
+    found = {}
+    for run in old:
+        if run.name not in now:
+            found[run.name] = "is gone"
+        elif told := _changed(run, now[run.name]):
+            found[run.name] = "; ".join(told)
+    return found
+
+
+def _changed(old: PlannedRun, new: PlannedRun) -> list[str]:
+    before, after = _words(old), _words(new)
+    told = [
+        f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) and not key.startswith(runs.MAY_CHANGE)
+    ]
+    told += [f"waits for {', '.join(new.after) or 'nothing'}"] if old.after != new.after else []
+    return told + ([f"kind: {old.kind} -> {new.kind}"] if old.kind != new.kind else [])
+
+
+def _words(run: PlannedRun) -> dict[str, str]:
+    return dict(word.partition("=")[::2] for word in run.overrides)
+
+
+def open_study(study: Study) -> None:
+    """Keeps the plan; refuses one that says something else of a run that has begun."""
+    before = read(study.folder)
+    if before is not None and not any(word == "resume=never" for run in study.plan for word in run.overrides):
+        begun = {run.name for run in before.plan if states.begun(run)}
+        changed = {name: what for name, what in changes(before.plan, study.plan).items() if name in begun}
+        if changed:
+            lines = "\n".join(f"  {name}: {what}" for name, what in changed.items())
+            raise UserError(
+                f"{study.folder} was begun with another study; these runs have begun and are said otherwise now:\n"
+                f"{lines}\n  Take the change back, give the study another name, or `unteach study retry {study.name}` "
+                "to go on with the runs that it does not touch."
+            )
+    write(study)
+
+
+def unaffected(study: Study) -> tuple[Study, dict[str, str]]:
+    """The study's runs that neither a change nor a changed parent touches, and why the others are left out."""
+    before = read(study.folder)
+    if before is None:
+        return study, {}
+    left_out = changes(before.plan, study.plan)
+    for run in study.plan:
+        lost = [parent for parent in run.after if parent in left_out]
+        if lost and run.name not in left_out:
+            left_out[run.name] = f"waits for {', '.join(lost)}"
+    plan = [run for run in study.plan if run.name not in left_out]
+    was = {run.name: run for run in before.plan if run.name in left_out}
+    write(dataclasses.replace(study, plan=plan + list(was.values())))
+    return dataclasses.replace(study, plan=plan), left_out
+
+
+def summary(study: Study) -> dict[str, int]:
+    """How many runs there are of each kind."""
+    return dict(Counter(run.kind for run in study.plan))

@@ -1,0 +1,109 @@
+"""A study from its file and the words of the command line: its runs, and how they are to be carried out.
+
+The file is this project's own, or an ARC top configuration, which is read with the files that it names.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unteach import compose
+from unteach.errors import UserError, unknown
+from unteach.launch import arc, arc_files, settings
+from unteach.launch.plan import PlannedRun, expand
+
+SECTIONS = ("local", "slurm")
+ROOT = "saves"
+
+
+@dataclass
+class Study:
+    """A study as it is carried out: its runs, where its configurations are, and the settings of its executors."""
+
+    name: str
+    plan: list[PlannedRun]
+    config_dirs: tuple[str, ...] = ()
+    local: settings.Local = field(default_factory=settings.Local)
+    slurm: settings.Slurm = field(default_factory=settings.Slurm)
+
+    @property
+    def folder(self) -> Path:
+        return Path(ROOT) / self.name
+
+
+def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] = ()) -> Study:
+    """The study that a file's name or path and words stand for."""
+    file = find(name, config_dirs)
+    mapping = of_file(file)
+    own, words = sections(words)
+    if arc.is_top(mapping):
+        top = arc.read_top(mapping)
+        plan = arc.expand(file.stem, top, arc_files.layers(top, file), ROOT, tuple(words))
+        mapping = {"name": file.stem, "slurm": arc.slurm(top)}
+    else:
+        mapping, extra = vary(mapping, words)
+        plan = expand(mapping, ROOT, extra)
+    parts = {key: {**(mapping.get(key) or {}), **own[key]} for key in SECTIONS}
+    local, slurm = settings.read_local(parts["local"]), settings.read_slurm(parts["slurm"])
+    return Study(mapping["name"], plan, config_dirs, local, slurm)
+
+
+def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
+    """A study's file: a path, or a name in configs/study/ or a user's folder."""
+    folders = [*map(Path, config_dirs), compose.CONFIGS]
+    homes = [Path(name), *(folder / "study" / f"{name}.yaml" for folder in folders)]
+    found = next((path for path in homes if path.is_file()), None)
+    if found is None:
+        raise UserError(f"study={name}: " + unknown("study", name, compose.options("study", config_dirs)))
+    return found
+
+
+def of_file(file: Path) -> dict[str, Any]:
+    study = arc_files.read_yaml(file)
+    if not isinstance(study, dict):
+        raise UserError(f"{file}: a study is a mapping with name, full, retain, forget, vary, eval")
+    return study
+
+
+def read(name: str, config_dirs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The study's mapping, from configs/study/, a user's folder, or a path."""
+    return of_file(find(name, config_dirs))
+
+
+def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Puts words on a study: a varied key takes the word's value, and the study a name that says so."""
+    varied, extra, changed = dict(study.get("vary") or {}), [], []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in varied:
+            values = yaml.safe_load(value)
+            values = values if isinstance(values, list) else [values]
+            if values != varied[key]:
+                changed.append(f"{key.split('.')[-1]}{'+'.join(map(str, values))}")
+            varied[key] = values
+        else:
+            extra.append(word)
+    if "name" not in study:
+        raise UserError("a study needs `name` and `full`")
+    return {**study, "name": "-".join([str(study["name"]), *changed]), "vary": varied}, tuple(extra)
+
+
+def sections(words: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Takes `jobs=N`, `local.…=` and `slurm.…=` out of the words; gives their values by section, and the rest."""
+    own: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    rest = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        section, _, name = ("local.jobs" if key == "jobs" else key).partition(".")
+        if not (section in own and name and equals):
+            rest.append(word)
+            continue
+        node, *deeper = name.split(".")
+        target = own[section]
+        for part in deeper:
+            target, node = target.setdefault(node, {}), part
+        target[node] = yaml.safe_load(value)
+    return own, rest

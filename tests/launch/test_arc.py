@@ -1,0 +1,178 @@
+"""ARC's studies: its counts and numbers, each key of its four layers, and a whole one."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.launch.conftest import LONG, MODEL, TOP, ArcConfigs
+from unteach import compose, runs
+from unteach.errors import UserError
+from unteach.launch import arc, composing
+from unteach.launch.studyfile import study_of
+from unteach.verbs import study
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    {"tofu_test": (2, 2, 16), "granularity_gpt2": (5, 100, 400), "relationships_gpt2": (10, 60, 240)}.items(),
+)
+def test_golden_counts(shared: Path, name: str, counts: tuple[int, int, int]) -> None:
+    top = arc.read_top(yaml.safe_load((shared / "parity" / "arc" / f"{name}.yaml").read_text()))
+    found = arc.counts(arc.jobs(top))
+    assert (found["full"], found["retain"], found["forget"], found["full_eval"]) == (*counts, counts[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(0, 3), st.integers(1, 3), st.booleans())
+def test_the_rule(data: int, train: int, forget: int, seeds: int, seed_first: bool) -> None:
+    """Counts multiply, names are unique, and each forget job stands under the retain job of its data and seed."""
+    combinations = {
+        "data_config": [f"d{i}" for i in range(data)],
+        "forget_config": [["ascent", f"h{i}"] for i in range(forget)],
+        **({"seed": list(range(seeds))} if seed_first else {}),
+        "train_config": [f"t{i}" for i in range(train)],
+        **({} if seed_first else {"seed": list(range(seeds))}),
+    }
+    found = arc.jobs(arc.read_top({**TOP, "combinations": combinations}))
+    assert arc.counts(found) == {
+        "full": train * seeds,
+        "retain": train * seeds * data,
+        "forget": train * seeds * data * forget,
+        "full_eval": train * seeds * data,
+    }
+    named = {job.name: job for job in found}
+    assert len(named) == len(found)
+    fulls = [(job.train, job.seed) for job in found if job.kind == "full"]
+    assert fulls[:2] == [("t0", 0), (("t1", 0) if seed_first else ("t0", 1))][: len(fulls)] or 1 in (train, seeds)
+    for job in found:
+        full = named[f"full_{job.full}"]
+        assert (job.train, job.seed) == (full.train, full.seed)
+        if job.kind == "forget":
+            retain = named[f"retain_{job.retain}"]
+            assert (retain.data, retain.seed, retain.full) == (job.data, job.seed, job.full)
+
+
+def test_the_runs(arc_configs: ArcConfigs) -> None:
+    planned = study_of(str(arc_configs.top), ["tofu_path=authors"])
+    named = {run.name: run for run in planned.plan}
+    assert planned.name == "mine"
+    assert (planned.slurm.minutes, planned.slurm.gpus) == (360, 1)
+    assert sum(name.startswith("forget_") for name in named) == 8
+    forget = named["forget_7"]
+    assert forget.after == ("full_3", "retain_3")
+    assert forget.folder == "saves/mine/forget_7"
+    assert {"seed=4", "trainer=arc_kl", "tofu_path=authors", "trainer.args.num_train_epochs=25"} <= set(
+        forget.overrides
+    )
+    assert "model.model_args.pretrained_model_name_or_path=saves/mine/full_3" in forget.overrides
+    assert "retain_logs_path=saves/mine/retain_3" in forget.overrides
+    assert "eval=null" in named["full_0"].overrides
+    config = compose.compose("train", named["retain_0"].overrides)
+    assert config.trainer is not None and config.trainer.method.loss_on == "all"
+    args = config.trainer.args
+    assert (args["learning_rate"], args["gradient_accumulation_steps"]) == (5e-5, 1)
+    assert args["eval_steps"] == args["save_steps"] == args["logging_steps"] == 0.2, "as ARC's ModelConfig has it"
+    template = config.model.template_args
+    assert (template.user_start_tag, template.user_end_tag, template.answer_prefix) == ("", "", " ")
+    composing.check([named["forget_7"], named["full_eval_0"], named["full_1"]])
+
+
+def test_lora_early_stopping_and_wandb(arc_configs: ArcConfigs) -> None:
+    lora = {"peft_kwargs": {"r": 8}}
+    stop = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "evaluation_strategy": "epoch"}
+    arc_configs.write(
+        "model/small/hyperparameters/long.yaml",
+        {"trainer_kwargs": {**stop, "save_strategy": "epoch"}, "early_stopping_kwargs": {"early_stopping_patience": 2}},
+    )
+    arc_configs.write("model/small/hyperparameters/short.yaml", {"trainer_kwargs": {}, **lora})
+    told = {"use_wandb": True, "wandb_config": {"entity": "us", "project": "p", "group": "g", "log_model": "false"}}
+    combinations = {"data_config": "tenth", "train_config": ["short"], "forget_config": [["idk", "short"]], "seed": [1]}
+    caches = {"model_cache_dir": "m", "data_cache_dir": "d", "wandb_cache_dir": "w"}
+    arc_configs.write("experiment/mine.yaml", {**TOP, "combinations": combinations, "wandb_kwargs": told, **caches})
+    full, _, _, forget = study_of(str(arc_configs.top)).plan
+    config = compose.compose("train", full.overrides)
+    assert config.model.peft_args == {"r": 8}
+    assert config.wandb is not None
+    assert (config.wandb.group, config.wandb.job_type, config.wandb.log_model, config.wandb.dir) == (
+        "g",
+        "full",
+        "false",
+        "w",
+    )
+    assert config.model.model_args["cache_dir"] == "m" == config.model.tokenizer_args["cache_dir"]
+    assert config.data is not None
+    assert config.data.streams["train"]["TOFU_QA_full"].args["hf_args"]["cache_dir"] == "d"
+    assert not any("peft" in word for word in forget.overrides), "it goes on with the adapter of its full model"
+    arc_configs.write(
+        "experiment/mine.yaml", {**TOP, "combinations": {**combinations, "train_config": ["long"], "forget_config": []}}
+    )
+    full = study_of(str(arc_configs.top)).plan[0]
+    args = compose.compose("train", full.overrides).trainer.args  # type: ignore[union-attr]
+    assert args["metric_for_best_model"] == "arc_train_set_retain_mean_loss_gt"
+    assert args["early_stopping_patience"] == 2
+
+
+BAD = {
+    "top key": ("experiment/mine.yaml", {**TOP, "model_confg": "x"}, "did you mean model_config?"),
+    "combination": ("experiment/mine.yaml", {**TOP, "combinations": {**TOP["combinations"], "sed": [1]}}, "did you mean seed?"),  # type: ignore[dict-item]
+    "method": ("experiment/mine.yaml", {**TOP, "combinations": {**TOP["combinations"], "forget_config": [["npo", "short"]]}}, "no ARC method 'npo'"),  # type: ignore[dict-item]
+    "nodes": ("experiment/mine.yaml", {**TOP, "bask": {"node_number": 2}}, "one node"),
+    "absent file": ("experiment/mine.yaml", {**TOP, "full_data_config": "absent"}, "data/absent.yaml"),
+    "entities": ("data/tenth.yaml", {"dataset_name": "gen_tofu", "data_kwargs": {"type": "granularity", "granularity": "author", "forget_fraction": 0.1}}, "drawn by author"),
+    "data key": ("data/tenth.yaml", {"dataset_name": "tofu", "data_kwargs": {"granularty": "author"}}, "did you mean granularity?"),
+    "nothing to forget": ("data/tenth.yaml", {"dataset_name": "tofu", "data_kwargs": {}}, "nothing to forget"),
+    "model key": ("model/small/small.yaml", {**MODEL, "peft_kwargs": {"r": 8}}, "peft_kwargs: no such key"),
+    "template": ("model/small/small.yaml", {**MODEL, "qa_formatter_kwargs": {"question_template": "?", "answer_template": "{answer}"}}, "must hold {question} once"),
+    "end": ("model/small/small.yaml", {**MODEL, "qa_formatter_kwargs": {"question_template": "{question}", "answer_template": "{answer} bye"}}, "after {answer} only"),
+    "hyperparameter key": ("model/small/hyperparameters/long.yaml", {**LONG, "trainer_kwarg": {}}, "did you mean trainer_kwargs?"),
+    "rate": ("model/small/hyperparameters/long.yaml", {"trainer_kwargs": {"learning_rate": "fast"}}, "must be a number"),
+    "stopping": ("model/small/hyperparameters/long.yaml", {**LONG, "early_stopping_kwargs": {"patience": 2}}, "patience: no such key; allowed: early_stopping_patience"),
+    "adapter": ("model/small/hyperparameters/long.yaml", {**LONG, "peft_kwargs": {"r": 4}}, "goes on with the adapter"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_by_name(case: str, arc_configs: ArcConfigs) -> None:
+    file, value, said = BAD[case]
+    arc_configs.write(file, value)
+    with pytest.raises(UserError, match=said):
+        study_of(str(arc_configs.top))
+
+
+def test_a_combination_that_cannot_compose_is_found_before_the_first_starts(
+    arc_configs: ArcConfigs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arc_configs.write("model/small/hyperparameters/short.yaml", {"trainer_kwargs": {"num_train_epoch": 5}})
+    with pytest.raises(UserError, match="num_train_epochs") as caught:
+        study.command(["run", str(arc_configs.top)])
+    assert "forget_0, forget_2" in str(caught.value) and "none was started" in str(caught.value)
+    assert not (tmp_path / "saves").exists()
+
+
+@pytest.mark.long
+def test_a_whole_study(
+    arc_configs: ArcConfigs, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    combinations = {
+        "data_config": ["tenth"],
+        "train_config": ["short"],
+        "forget_config": [["ascent", "short"], ["kl", "short"]],
+        "seed": [1],
+    }
+    arc_configs.write("experiment/mine.yaml", {**TOP, "combinations": combinations})
+    arc_configs.write("model/small/small.yaml", {**MODEL, "model_id": str(tiny_folder), "model_kwargs": {}, "qa_formatter_kwargs": {"question_template": "{question}", "answer_template": " {answer}"}})  # fmt: skip
+    arc_configs.write(
+        "model/small/hyperparameters/short.yaml",
+        {"trainer_kwargs": {"max_steps": 3, "logging_steps": 1, "learning_rate": 1e-3}},
+    )
+    study.command(["run", str(arc_configs.top), "tofu_path=authors", "max_new_tokens=8", "jobs=2"])
+    folder = tmp_path / "saves" / "mine"
+    for name in ("full_0", "retain_0", "forget_0", "forget_1", "full_eval_0"):
+        assert runs.is_done(folder / name)
+    assert runs.read_json(folder / "forget_1" / "evals" / "ARC_SUMMARY.json", "summary")["forget_quality_1"] <= 0
+    assert (folder / "report.html").exists()
