@@ -7,8 +7,8 @@ import pytest
 from unteach import compose, runs, training_args
 from unteach.compose import CONFIGS
 from unteach.errors import UserError
+from unteach.launch import studyfile
 from unteach.launch.plan import expand
-from unteach.verbs import study
 
 MODEL = ("model=auto", "model.model_args.pretrained_model_name_or_path=m")
 PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}
@@ -53,7 +53,7 @@ def test_every_suite_composes(name: str) -> None:
 
 @pytest.mark.parametrize("name", compose.options("study"))
 def test_every_run_of_every_study_composes(name: str) -> None:
-    for run in expand(study.read(name)):
+    for run in expand(studyfile.read(name)):
         compose.compose(run.config_name, run.overrides)
 
 

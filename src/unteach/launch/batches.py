@@ -1,5 +1,6 @@
 """Which runs go to the scheduler together: those of one kind that wait for the same parents, as one job array."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from unteach.launch.plan import PlannedRun
@@ -18,12 +19,12 @@ class Batch:
         return tuple(run.name for run in self.runs)
 
 
-def batches(plan: list[PlannedRun], largest: int) -> list[Batch]:
+def batches(plan: list[PlannedRun], largest: int, under_way: Iterable[str] = ()) -> list[Batch]:
     """The batches of a plan, parents' before children's, none of more than `largest` runs.
 
-    A parent that is not in the plan is done already, and nobody waits for it.
+    A parent that is neither in the plan nor under way is done already, and nobody waits for it.
     """
-    there = {run.name for run in plan}
+    there = {run.name for run in plan} | set(under_way)
     groups: dict[tuple[str, tuple[str, ...]], list[PlannedRun]] = {}
     for run in plan:
         after = tuple(parent for parent in run.after if parent in there)

@@ -60,7 +60,8 @@ class Slurm:
                 raise UserError(f"{name} must be {least} or more, got {value}")
         for name in OURS & {str(key).replace("_", "-").lstrip("-") for key in self.more}:
             raise UserError(f"more.{name}: unteach sets this option itself")
-        self.minutes  # noqa: B018  (answers a time that cannot be read)
+        if self.grace >= 60 * self.minutes:
+            raise UserError(f"grace={self.grace} seconds are no less than the time, so a run would be stopped at once")
 
     @property
     def minutes(self) -> int:

@@ -23,6 +23,10 @@ FOLDER = "states"
 STATES = ("done", "running", "queued", "stopped", "failed", "diverged", "cancelled", "held", "to do")
 
 
+LOST = ("failed", "diverged", "held")
+"""States that hold a run's children until it is tried again."""
+
+
 class Busy(UserError):
     """Another process carries this run out."""
 
@@ -122,7 +126,7 @@ def standings(plan: list[PlannedRun], queue: dict[str, Standing] | None = None) 
     found: dict[str, Standing] = {}
     for run in plan:
         found[run.name] = _standing(run, (queue or {}).get(run.name))
-        lost = [parent for parent in run.after if found[parent].state in ("failed", "diverged", "cancelled", "held")]
+        lost = [parent for parent in run.after if found[parent].state in LOST]
         if lost and found[run.name].state in ("to do", "queued", "cancelled", "stopped"):
             told = ", ".join(f"{parent} ({found[parent].state})" for parent in lost)
             found[run.name] = Standing("held", f"waits for {told}", found[run.name].job)

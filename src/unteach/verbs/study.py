@@ -15,7 +15,6 @@ report  the table and the page of what is done
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from unteach import compose
 from unteach.errors import EXIT_DIVERGED, Diverged, UserError, unknown
@@ -120,10 +119,14 @@ def carry_out_one(study: Study, run: PlannedRun) -> None:
         _run(run, study.config_dirs)
 
 
-def _run(run: PlannedRun, dirs: tuple[str, ...]) -> Any:
+def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
+    from unteach.launch import accelerated
     from unteach.verbs import evaluate, train
 
-    return (evaluate if run.kind == "eval" else train).run(compose.compose(run.config_name, run.overrides, dirs))
+    verb, module = ("eval", evaluate) if run.kind == "eval" else ("train", train)
+    config = compose.compose(run.config_name, run.overrides, dirs)
+    if not accelerated.started(verb, config, run.overrides, run.config_name, dirs):
+        module.run(config)
 
 
 def report(study: Study, done: set[str]) -> Path:
