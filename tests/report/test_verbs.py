@@ -9,6 +9,7 @@ from tests.report.test_report import Elements, results, save
 from unteach.cli import main
 from unteach.errors import UserError
 from unteach.launch.plan import PlannedRun
+from unteach.launch.studyfile import Study
 from unteach.verbs import compare, report
 from unteach.verbs import study as verbs_study
 
@@ -109,7 +110,7 @@ def test_a_finished_study_writes_the_same_report(study: Path, capsys: pytest.Cap
         return PlannedRun(name, kind, "train", (f"paths.output_dir={study / name}", *words))
 
     plan = [planned("base", "base", "eval=null"), planned("retain", "retain"), planned("NPO", "forget")]
-    written = verbs_study.report("mine", [*plan, planned("broken", "forget")], {"base", "retain", "NPO"})
+    written = verbs_study.report(Study("mine", [*plan, planned("broken", "forget")]), {"base", "retain", "NPO"})
     assert written == study / "report.html"
     assert "Study mine" in (study / "report.md").read_text()
     assert {row["run"] for row in json.loads((study / "report.json").read_text())["values"]} == {"retain", "NPO"}

@@ -31,7 +31,7 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        return Path(ROOT) / self.name
+        return Path(self.plan[0].folder).parent
 
 
 def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] = ()) -> Study:
