@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -17,6 +19,7 @@ def said(script: str, *words: str) -> str:
     return ran.stdout
 
 
+@pytest.mark.long
 def test_every_method_costs_what_it_costs_for_the_same_loss(tiny_folder: Path) -> None:
     printed = said("methods.py", f"model={tiny_folder}", "batch=2", "length=32", "steps=1")
     numbers = [re.findall(r"\| ([\d.]+)(?= )", line) for line in printed.splitlines() if line.startswith("| ")][1:]
@@ -25,6 +28,7 @@ def test_every_method_costs_what_it_costs_for_the_same_loss(tiny_folder: Path) -
     assert float(re.search(r"gradient norm: (\S+)", printed)[1]) < 1e-4
 
 
+@pytest.mark.long
 def test_shared_passes_give_the_values_of_one_pass_a_metric(tiny_folder: Path) -> None:
     printed = said("evaluation.py", f"model={tiny_folder}", "max_new_tokens=4")
     assert "| scoring |" in printed and "| generation |" in printed

@@ -22,7 +22,7 @@ def test_every_method_conforms(name: str) -> None:
 
 
 @pytest.mark.parametrize("term", ["NLL", "KL", "EMBED_DIFF"])
-@pytest.mark.parametrize("name", ["GradDiff", "DPO", "RMU"])
+@pytest.mark.parametrize("name", ["GradDiff", *(pytest.param(name, marks=pytest.mark.long) for name in ("DPO", "RMU"))])
 def test_every_retain_term_conforms(name: str, term: str) -> None:
     layers = {"retain_layer": r"model\.layers\.0", **({"module_regex": r"model\.layers\.1"} if name == "RMU" else {})}
     check_method(name, {"retain_loss_type": term, "alpha": 1.5, **layers}, processes=term == "EMBED_DIFF")

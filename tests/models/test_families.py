@@ -193,7 +193,10 @@ def test_log_probs_are_the_librarys_on_each_row_alone(name: str, folder_of: Call
             assert torch.allclose(head_logits(loaded.model, hidden), alone[0][:-1], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+QUICK = ("Llama-3.2-1B-Instruct", "gpt2", "auto")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in FAMILIES])
 def test_two_steps_of_npo(
     name: str, folder_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,7 @@ def suite(kit: Path, folder: Path, model: str, *extra: str) -> dict[str, Any]:
     return json.loads((folder / "MUSE_EVAL.json").read_text())
 
 
-@pytest.mark.parametrize("model", ["reference", "retain"])
+@pytest.mark.parametrize("model", ["reference", pytest.param("retain", marks=pytest.mark.long)])
 def test_every_example_is_that_of_the_published_code(model: str, kit: Path, shared: Path, tmp_path: Path) -> None:
     theirs = json.loads((shared / f"parity/muse_eval/{model}/MUSE_EVAL.json").read_text())
     log = shared / "parity/muse_eval/retain/MUSE_EVAL.json"
@@ -67,6 +67,7 @@ def test_the_truth_is_cut_to_what_may_be_said(kit: Path, tmp_path: Path) -> None
     assert any(value["ground_truth"] != rows[int(index)]["gt"] for index, value in ours.items())
 
 
+@pytest.mark.long
 def test_tofu_and_muse_share_their_passes(kit: Path, tmp_path: Path) -> None:
     """One command, both suites: the values of each alone, and one scoring and one generation pass for each length."""
     from tests.evals.test_suites import Counting, silent

@@ -27,7 +27,7 @@ def suite(kit: Path, shared: Path, folder: Path, model: str, *extra: str) -> dic
     return json.loads((folder / "TOFU_EVAL.json").read_text())
 
 
-@pytest.mark.parametrize("model", ["reference", "retain"])
+@pytest.mark.parametrize("model", ["reference", pytest.param("retain", marks=pytest.mark.long)])
 def test_every_example_is_that_of_the_published_code(model: str, kit: Path, shared: Path, tmp_path: Path) -> None:
     theirs = json.loads((shared / f"parity/tofu_eval/{model}/TOFU_EVAL.json").read_text())
     log = shared / "parity/tofu_eval/retain/TOFU_EVAL.json"
@@ -75,6 +75,7 @@ def test_our_log_probs_are_those_of_float64(kit: Path) -> None:
         assert score.avg_loss == pytest.approx(float(expected), abs=3e-6)
 
 
+@pytest.mark.long
 def test_the_corrected_values_differ_only_where_a_quirk_is_named(kit: Path, shared: Path, tmp_path: Path) -> None:
     theirs = json.loads((shared / "parity/tofu_eval/retain/TOFU_EVAL.json").read_text())
     ours = suite(kit, shared, tmp_path, "retain")

@@ -258,6 +258,7 @@ def test_an_installed_package_is_listed_and_a_broken_one_is_named(site: Path) ->
     assert "NPO" in listed.stdout
 
 
+@pytest.mark.long
 def test_an_installed_package_runs_with_its_yaml(site: Path, kit: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.tsv").write_text("Who wrote it?\tShe did.\nWhen?\tLong ago, in the spring.\n")
     words = command(
@@ -279,6 +280,7 @@ def test_a_broken_package_fails_only_where_it_is_asked_for(site: Path, kit: Path
     assert "Traceback" not in asked.stderr
 
 
+@pytest.mark.long
 def test_the_example_method_conforms(site: Path) -> None:
     code = "from unteach.testing import check_method; check_method('Unlikelihood', processes=False)"
     environment = {**os.environ, "PYTHONPATH": str(site)}

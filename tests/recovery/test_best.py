@@ -87,6 +87,7 @@ def test_killed_after_the_last_evaluation_it_does_not_train_on(
     assert outcome(folder)["log"] == stopped["log"]
 
 
+@pytest.mark.long
 def test_a_metric_that_is_absent_is_named(kit: Path, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tofu_forget_quality.*is not measured"):
         train(
@@ -141,6 +142,7 @@ def test_a_checkpoint_of_another_run_can_be_gone_on_from_only_with_its_configura
         )
 
 
+@pytest.mark.long
 def test_a_checkpoint_with_the_model_alone_is_not_gone_on_from(kit: Path, corpus: Path, tmp_path: Path) -> None:
     extra = (
         "trainer.args.save_only_model=true",

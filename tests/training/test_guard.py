@@ -44,6 +44,7 @@ def test_warn_changes_nothing_but_says_it(kit: Path, tmp_path: Path, capsys: pyt
     assert weights(tmp_path / "watched") == weights(tmp_path / "unwatched"), "looking draws no random number"
 
 
+@pytest.mark.long
 def test_stop_ends_it_there(kit: Path, tmp_path: Path) -> None:
     train(*words(kit, tmp_path / "run", "trainer.guard.action=stop"), config_name="unlearn")
     assert 3 < steps(tmp_path / "run") < 24 and steps(tmp_path / "run") % 3 == 0
@@ -74,6 +75,7 @@ def test_killed_it_ends_the_same(kit: Path, tmp_path: Path, kept: tuple[int, str
     assert after(spawn(work, tmp_path / "log"), 60) == 0
 
 
+@pytest.mark.long
 def test_never_healthy_is_divergence(kit: Path, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match="never seen healthy"):
         train(
