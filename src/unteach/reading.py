@@ -22,6 +22,8 @@ from unteach.schema import (
     ModelConfig,
     Part,
     Paths,
+    Profiler,
+    Samples,
     SuiteConfig,
     TheirTrainer,
     TrainerConfig,
@@ -31,6 +33,8 @@ from unteach.schema import (
 GIVEN = {"template", "template_args", "tokenizer", "self"}
 """What unteach hands to a dataset or a collator itself; never a key of the configuration."""
 PATH = "pretrained_model_name_or_path"
+BESIDE = {"guard": Guard, "samples": Samples, "profiler": Profiler}
+"""Sections of `trainer` that watch a run."""
 STREAMS = ("train", "forget", "retain", "alternate")
 
 
@@ -180,6 +184,7 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
     if built.get("trainer"):
         _best(reader, built["trainer"].args, built.get("eval") or {})
         _streams(reader, built["trainer"], built.get("data"))
+        _samples(reader, built["trainer"], built.get("data"))
     if reader.problems:
         raise UserError(mistakes(reader.problems))
     return Config(**built, tree=tree)
@@ -226,6 +231,18 @@ def _streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) ->
     reader.known({*STREAMS, *wanted}, data.streams, "data")
 
 
+def _samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
+    """Samples are of rows that the run trains on, and made at moments that it has."""
+    samples = trainer.samples
+    if samples is None or data is None:
+        return
+    trained = (trainer.method.streams() if trainer.method else ()) or tuple(data.streams)
+    if samples.stream is not None and samples.stream not in trained:
+        reader.wrong("trainer.samples.stream", f"must be one of {', '.join(trained)}, got {samples.stream}")
+    if samples.every is None and trainer.args.get("eval_strategy", "no") == "no":
+        reader.wrong("trainer.samples.every", "is required where no suite runs: the steps from one look to the next")
+
+
 def _best(reader: Reader, args: dict[str, Any], suites: dict[str, SuiteConfig]) -> None:
     """Keeping the best and stopping early go by a metric that is measured while training."""
     best, needed = args.get("metric_for_best_model"), []
@@ -267,7 +284,7 @@ def _model(reader: Reader, value: dict[str, Any]) -> ModelConfig | None:
 
 
 def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
-    top = reader.known({"handler", "args", "method_args", "guard"}, value, "trainer")
+    top = reader.known({"handler", "args", "method_args", *BESIDE}, value, "trainer")
     declared = training_args.fields()
     args = reader.value(dict[str, Any], {} if top.get("args") is None else top["args"], "trainer.args") or {}
     known = reader.known({**training_args.REFUSED, **declared}, args, "trainer.args")
@@ -287,13 +304,17 @@ def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
     except UserError as error:
         reader.wrong("trainer.handler", str(error))
         return None
-    guard = reader.record(Guard, top["guard"], "trainer.guard") if top.get("guard") is not None else None
+    beside = {
+        name: reader.record(cls, top[name], f"trainer.{name}")
+        for name, cls in BESIDE.items()
+        if top.get(name) is not None
+    }
     given = {} if top.get("method_args") is None else top["method_args"]
     if registry.is_trainer(cls):
         given = reader.value(dict[str, Any], given, "trainer.method_args") or {}
         reader.arguments(cls, given, "trainer.method_args")
-        return TrainerConfig(handler, TheirTrainer(cls, given), args, guard)
-    return TrainerConfig(handler, reader.record(cls, given, "trainer.method_args"), args, guard)
+        return TrainerConfig(handler, TheirTrainer(cls, given), args, **beside)
+    return TrainerConfig(handler, reader.record(cls, given, "trainer.method_args"), args, **beside)
 
 
 def _part(reader: Reader, kind: registry.Registry, value: Any, path: str) -> Part | None:

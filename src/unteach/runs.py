@@ -194,6 +194,8 @@ MAY_CHANGE = (
     "trainer.args.logging_",
     "trainer.args.report_to",
     "trainer.args.run_name",
+    "trainer.samples",
+    "trainer.profiler",
     "wandb",
     "paths.model_cache_dir",
     "paths.data_cache_dir",

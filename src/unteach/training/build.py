@@ -107,6 +107,7 @@ def training_arguments(
     warmup_epochs = args.get("warmup_epochs")
     for consumed in (*training_args.OWN, "do_train", "do_eval", "save_total_limit"):
         args.pop(consumed, None)
+    args["run_name"] = args.get("run_name") or config.task_name
     if not torch.cuda.is_available():
         args.setdefault("use_cpu", True)
     if launched.by_launcher():  # joined and verified before: the library would join by a rule of its own

@@ -7,7 +7,14 @@ from typing import Any
 from transformers import TrainerCallback
 
 
-class MetricsFile(TrainerCallback):
+class Watcher(TrainerCallback):
+    """Looks on while a model trains, and changes nothing of how it does."""
+
+    def close(self) -> None:
+        """Called once training is over, however it ended."""
+
+
+class MetricsFile(Watcher):
     """Appends every logged line to `metrics.jsonl`, flushed at once."""
 
     def __init__(self, path: Path):
@@ -21,7 +28,7 @@ class MetricsFile(TrainerCallback):
                 file.write(json.dumps(line) + "\n")
 
 
-class Progress(TrainerCallback):
+class Progress(Watcher):
     """One live line: step, loss and its terms, and the time left."""
 
     def __init__(self, label: str):

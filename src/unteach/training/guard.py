@@ -28,7 +28,7 @@ def repetition(tokens: list[int]) -> float:
     return 1 - len(set(pairs)) / len(pairs) if pairs else float(not tokens)
 
 
-class _Unasked(Processes):
+class Unasked(Processes):
     """Never stops between two batches: the step that a look belongs to is not over yet."""
 
     def pause_point(self) -> None:
@@ -40,7 +40,7 @@ class CollapseGuard(transformers.TrainerCallback):
 
     def __init__(self, guard: Guard, loaded: Loaded, stream: Stream):
         self.guard, self.loaded = guard, loaded
-        alone = _Unasked(0, 1, None, None)
+        alone = Unasked(0, 1, None, None)
         self.engine = HFEngine(loaded.model, loaded.tokenizer, guard.rows, alone, stops=loaded.template.stops)
         self.pairs = [_prompt_and_answer(stream.example(n)) for n in range(min(guard.rows, len(stream)))]
         self.began: float | None = None

@@ -17,15 +17,17 @@ def tracked(config: schema.Config, folder: Path) -> Iterator[None]:
     stand wherever the configuration says nothing.
     """
     told = config.wandb or schema.Wandb()
+    asked = config.trainer.args.get("report_to") if config.trainer else None
+    on = config.wandb is not None or "wandb" in (asked if isinstance(asked, list) else [asked])
     names = {
         "WANDB_PROJECT": told.project,
         "WANDB_ENTITY": told.entity,
         "WANDB_RUN_GROUP": told.group,
         "WANDB_JOB_TYPE": told.job_type,
         "WANDB_LOG_MODEL": told.log_model if config.wandb else None,
-        "WANDB_DIR": told.dir,
-        "WANDB_RUN_ID": runs.digest(str(folder.resolve())) if config.wandb else None,
-        "WANDB_RESUME": "allow" if config.wandb else None,
+        "WANDB_DIR": told.dir or (str(folder) if on else None),
+        "WANDB_RUN_ID": runs.digest(str(folder.resolve())) if on else None,
+        "WANDB_RESUME": "allow" if on else None,
     }
     before = {name: os.environ.get(name) for name in names}
     os.environ.update({name: value for name, value in names.items() if value is not None})

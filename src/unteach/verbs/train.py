@@ -71,8 +71,8 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
     from unteach.models import loading
     from unteach.seeds import subseed
     from unteach.training import build, checkpoint
-    from unteach.training.callbacks import MetricsFile, Progress
     from unteach.training.tracking import tracked
+    from unteach.training.watching import watchers
 
     assert config.trainer is not None and config.data is not None
     transformers.set_seed(subseed(config.seed, "init") % 2**32)
@@ -88,19 +88,20 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
         build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
     here.wait()
 
-    progress = Progress(config.task_name)
+    watching = watchers(config, loaded, streams, anchor, folder, here)
     trainer = build.build_trainer(
         config, loaded, streams, anchor, folder, here,
         args=args,
         evaluator=_evaluator(config, loaded, folder, here) if config.eval else None,
-        callbacks=[MetricsFile(folder / runs.METRICS), progress],
+        callbacks=watching,
     )  # fmt: skip
     try:
         if config.trainer.args.get("do_train", True):
             with tracked(config, folder):
                 trainer.train_from(start)
     finally:
-        progress.close()
+        for watcher in watching:
+            watcher.close()
     if trainer.preempted:
         raise Preempted(f"stopped at step {trainer.state.global_step}; run the same command again to go on")
     if here.first:

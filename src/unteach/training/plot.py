@@ -1,0 +1,71 @@
+"""The picture of a run: its loss, the terms of it, and what was evaluated on the way, by step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unteach import runs
+
+FILE = "loss.png"
+INK, SOFT, GRID = "#22262b", "#6a7178", "#efece6"
+COLOURS = ("#0f766e", "#b07d12", "#6d5bb0", "#b4453a", "#46515c", "#2f6db0", "#7a8f2a", "#98a0a8")
+INCHES, DPI = (9.0, 5.0), 100
+Curves = dict[str, list[tuple[float, float]]]
+
+
+def curves(metrics: Path) -> tuple[Curves, Curves]:
+    """(losses, evaluated values) of a metrics file by name, each a list of (step, value)."""
+    losses: Curves = {}
+    evaluated: Curves = {}
+    for text in metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:  # torn by a kill
+            continue
+        for name, value in line.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+                continue
+            if name == "loss" or (name.endswith("_loss") and not name.startswith(("train_", "eval_"))):
+                losses.setdefault(name, []).append((line["step"], value))
+            elif name.startswith("eval_") and not name.endswith(("_runtime", "_per_second")):
+                evaluated.setdefault(name.removeprefix("eval_"), []).append((line["step"], value))
+    return losses, evaluated
+
+
+def loss_png(folder: Path) -> Path | None:
+    """Draws a run's `loss.png` from its metrics file; None where nothing was logged yet."""
+    losses, evaluated = curves(folder / runs.METRICS)
+    if not losses:
+        return None
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = [("loss", losses), *([("evaluated", evaluated)] if evaluated else [])]
+    with rc_context({"font.family": "sans-serif", "font.size": 11, "text.parse_math": False}):
+        height = INCHES[1] * (1 if len(panels) == 1 else 1.6)
+        figure = Figure(figsize=(INCHES[0], height), dpi=DPI, facecolor="white")
+        FigureCanvasAgg(figure)
+        figure.subplots_adjust(left=0.08, right=0.98, bottom=0.1 if len(panels) == 1 else 0.07, top=0.94, hspace=0.3)
+        for axes, (title, shown) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+            _panel(axes, title, shown)
+        with runs.replacing(folder / FILE) as temporary:
+            figure.savefig(temporary, format="png")
+    return folder / FILE
+
+
+def _panel(axes: Any, title: str, shown: Curves) -> None:
+    for i, (name, points) in enumerate(shown.items()):
+        step, value = zip(*points, strict=True)
+        axes.plot(
+            step, value, label=name, color=COLOURS[i % len(COLOURS)], linewidth=2 if name == "loss" else 1.3,
+            marker="o" if len(points) < 30 else None, markersize=3, linestyle="-" if i < len(COLOURS) else "--",
+        )  # fmt: skip
+    axes.set_title(title, loc="left", color=INK, fontsize=12)
+    axes.set_xlabel("step", color=SOFT)
+    axes.grid(color=GRID)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=SOFT)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, ncols=1 if len(shown) < 8 else 2, labelcolor=INK)

@@ -1,0 +1,48 @@
+"""Where the time of a step goes: torch.profiler on a schedule of optimiser steps, a Chrome trace a stretch."""
+
+from pathlib import Path
+from typing import Any
+
+from unteach import runs, schema
+from unteach.training.callbacks import Watcher
+
+FOLDER = "profile"
+
+
+class ProfileTrace(Watcher):
+    """Writes `<run>/profile/step<N>-rank<R>.json` after each active stretch: for chrome://tracing or Perfetto."""
+
+    def __init__(self, asked: schema.Profiler, folder: Path):
+        self.asked, self.folder = asked, folder / FOLDER
+        self.profile: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        from torch import profiler
+
+        kinds = [profiler.ProfilerActivity.CPU]
+        if args.device.type == "cuda":
+            kinds.append(profiler.ProfilerActivity.CUDA)
+        asked = self.asked
+
+        def write(profile: Any) -> None:
+            path = self.folder / f"step{state.global_step}-rank{args.process_index}.json"
+            with runs.replacing(path) as temporary:
+                profile.export_chrome_trace(str(temporary))
+
+        self.profile = profiler.profile(
+            activities=kinds, on_trace_ready=write, with_stack=asked.stack, record_shapes=asked.shapes,
+            profile_memory=asked.memory,
+            schedule=profiler.schedule(
+                skip_first=asked.skip_first, wait=asked.wait, warmup=asked.warmup, active=asked.active,
+                repeat=asked.repeat,
+            ),
+        )  # fmt: skip
+        self.profile.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.profile.step()
+
+    def close(self) -> None:
+        if self.profile:
+            self.profile.stop()
+            self.profile = None
