@@ -57,6 +57,7 @@ CODES = {
     errors.EXIT_BUG: "a bug of unteach",
     errors.EXIT_MISTAKE: "a mistake in the command, its files or its data, or a machine that lacks something",
     errors.EXIT_DIVERGED: "a loss or gradient stopped being finite, or runs of a study did not finish",
+    errors.EXIT_ROWS_FAILED: "rows of `unteach infer` have an error in place of an answer: the same command asks those again",
     errors.EXIT_PREEMPTED: "asked to stop (SIGTERM, SIGUSR2), or a process was lost: the same command goes on",
     130: "interrupted with Ctrl-C",
 }
@@ -64,7 +65,20 @@ CODES = {
 
 def page() -> str:
     """The whole page."""
-    sections = [command_line, variables, paths, model, trainer, methods, datasets, suites, metrics, wandb, study]
+    sections = [
+        command_line,
+        variables,
+        paths,
+        model,
+        trainer,
+        methods,
+        datasets,
+        suites,
+        metrics,
+        inference,
+        wandb,
+        study,
+    ]
     return "\n".join([HEAD, *(line for section in sections for line in section())])
 
 
@@ -211,6 +225,16 @@ def wandb() -> Iterator[str]:
     yield "## wandb\n"
     yield f"{paragraphs(schema.Wandb)}\n"
     yield from fields(schema.Wandb)
+
+
+def inference() -> Iterator[str]:
+    yield "## unteach infer\n"
+    yield "`configs/infer.yaml`; [inference.md](inference.md) explains it. `model.…` is as above.\n"
+    yield from table(("key", "default", ""), commented(compose.CONFIGS / "infer.yaml"))
+    for entry in ours(registry.backend):
+        yield f"### backend={entry.name}\n"
+        yield f"{paragraphs(entry.target)}\n"
+        yield from fields(entry.target)
 
 
 def study() -> Iterator[str]:

@@ -8,10 +8,11 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "train": "unteach.verbs.train",
     "evaluate": "unteach.verbs.evaluate",
+    "infer": "unteach.verbs.infer",
     "load": "unteach.verbs.load",
     "get_history": "unteach.verbs.history",
 }
-__all__ = ["evaluate", "get_history", "load", "train"]
+__all__ = ["evaluate", "get_history", "infer", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass
 
 from unteach import launched
-from unteach.errors import EXIT_BUG, Diverged, Ended, Preempted, UserError, outside, unknown
+from unteach.errors import EXIT_BUG, Diverged, Ended, Preempted, RowsFailed, UserError, outside, unknown
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ VERBS = {
     "train": Verb("teach a model (or, with --config-name=unlearn, make it forget)", "train", RUN, "train"),
     "unlearn": Verb("make a model forget: train --config-name=unlearn", "train", RUN, "unlearn"),
     "eval": Verb("measure what a model knows", "evaluate", RUN, "eval"),
+    "infer": Verb("ask a model every row of a table, and lose none: infer model=… input_file=…", "infer"),
     "check": Verb("all about a run but the run: check unlearn key=value … [--print]", "check", (*RUN, "printed")),
     "study": Verb("many runs and the order between them", "study", ("config_dirs", "write")),
     "report": Verb("runs beside each other: a table, and one page with everything", "report", ()),
@@ -56,7 +57,7 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command and exits with its code: 0; 1 a bug; 2 the user's mistake; 3 diverged; 75 preempted.
+    """Runs one command and exits with its code: 0; 1 a bug; 2 a mistake; 3 diverged; 4 rows failed; 75 preempted.
 
     Of processes that were launched together, the first speaks for all.
     """
@@ -66,8 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         warnings.simplefilter("ignore")
     try:
         _command(words)
-    except (UserError, Diverged, Preempted, Ended) as error:
-        of_all = isinstance(error, Diverged | Preempted) or getattr(error, "of_all", False)
+    except (UserError, Diverged, RowsFailed, Preempted, Ended) as error:
+        of_all = isinstance(error, Diverged | RowsFailed | Preempted) or getattr(error, "of_all", False)
         if not (launched.rank() and of_all):
             print(f"unteach{_which()}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -7,10 +7,10 @@ Values are applied after composition, so a key of the schema never needs `+`.
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -25,6 +25,7 @@ RENAMED = {
     "model.model_args.torch_dtype": "model.model_args.dtype",
     "model.template_args.asst_tag": "model.template_args.asst_start_tag",
 }
+T = TypeVar("T")
 ANSWERS = {"experiment": "unteach list experiments", "model": "unteach list models", "trainer": "unteach list methods"}
 
 
@@ -48,6 +49,16 @@ def compose(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
 
     Raises UserError with every mistake found. Needs no torch.
     """
+    return composed(config_name, overrides, config_dirs, reading.read)
+
+
+def composed(
+    config_name: str,
+    overrides: Iterable[str],
+    config_dirs: Iterable[str],
+    read: Callable[[dict[str, Any], set[str]], T],
+) -> T:
+    """The same for a tree that `read` reads, given the resolved tree and the names that files declare for it."""
     words = sort_words(overrides)
     homes = (*config_dirs, *map(str, plugins.config_folders()))
     with plugins.of_files(path for key, value in words.values if key == "plugins" for path in plugins.named(value)):
@@ -75,7 +86,7 @@ def compose(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
         print(f"note: {sentence}")
     with plugins.of_files(plugins.named(plain.get("plugins"))):
         _settle(plain, words.values)
-        return reading.read(plain, variables)
+        return read(plain, variables)
 
 
 def _bare_method(words: Words, homes: tuple[str, ...]) -> str | None:

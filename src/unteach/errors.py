@@ -25,6 +25,12 @@ class Diverged(RuntimeError):
     exit_code = EXIT_DIVERGED
 
 
+class RowsFailed(RuntimeError):
+    """Some rows have no answer, and their error stands in its place; the same command asks just those again."""
+
+    exit_code = EXIT_ROWS_FAILED
+
+
 class Preempted(RuntimeError):
     """The scheduler asked for the machine; all that was done is on disk, and the same command goes on from there."""
 

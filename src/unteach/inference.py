@@ -1,9 +1,13 @@
 """What `unteach infer` is told: how text is continued, and all that a run of it needs to know."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_type_hints
 
+from unteach import registry
 from unteach.errors import UserError
+from unteach.reading import Reader, mistakes, read_model
+from unteach.schema import ModelConfig
 
 DRAWN = ("temperature", "top_p", "top_k", "min_p")
 """Options that say how a token is drawn; any of them means do_sample."""
@@ -36,10 +40,9 @@ class Sampling:
         return any(getattr(self, name) is not None for name in DRAWN) if self.do_sample is None else self.do_sample
 
     def asked(self) -> dict[str, Any]:
-        """The options that are not at their defaults: what a backend must be able to do."""
-        plain = Sampling()
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        changed = {name: value for name, value in given.items() if value != getattr(plain, name)}
+        """The options that are not at their defaults, and that not every backend has."""
+        names = [f.name for f in fields(self) if f.name not in ("max_new_tokens", "do_sample")]
+        changed = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(PLAIN, name)}
         return changed | ({"do_sample": True} if self.drawn else {})
 
     def __post_init__(self) -> None:
@@ -75,4 +78,106 @@ def _wrong(asked: Sampling) -> list[str]:
             f"num_return_sequences={several} would be one text {several} times: set do_sample=true, or num_beams "
             f"to {several} or more"
         )
+    return found
+
+
+PLAIN = Sampling()
+INPUTS = ("input", "messages", "prompt", "question", "text")
+ANSWERS = ("output", "answer", "completion", "generation")
+"""Columns that are found by themselves."""
+
+
+@dataclass
+class InferConfig:
+    """All that `unteach infer` is told (configs/infer.yaml says each in words).
+
+    backend: an object of the backend's own class. tree: the resolved configuration as plain values.
+    """
+
+    model: ModelConfig
+    input_file: str | dict[str, Any]
+    backend_name: str
+    backend: Any
+    sampling: Sampling
+    seed: int = 0
+    kind: Literal["generate", "score", "classify"] = "generate"
+    modality: Literal["lm", "vlm"] = "lm"
+    output_file: str | None = None
+    input_column: str | None = None
+    answer_column: str | None = None
+    image_column: str = "image"
+    id_column: str | None = None
+    output_column: str = "output"
+    keep_columns: list[str] | None = None
+    too_long: Literal["error", "truncate_left", "skip"] = "error"
+    quantization: Literal["4bit", "8bit"] | None = None
+    resume: Literal["auto", "never"] = "auto"
+    changed: Literal["refuse", "redo"] = "refuse"
+    launch: str | None = None
+    nproc: int | None = None
+    plugins: list[str] = field(default_factory=list)
+
+
+def read(tree: dict[str, Any], variables: set[str]) -> InferConfig:
+    """The composed, resolved tree of configs/infer.yaml, or one UserError with every mistake in it."""
+    reader = Reader()
+    drawn = {f.name for f in fields(Sampling)}
+    own = {f.name for f in fields(InferConfig)} - {"backend_name", "sampling"}
+    allowed = {*own, *drawn, "mode", "template", "backend_args"}
+    top = reader.known(allowed, tree, "")
+    model = read_model(reader, top.get("model") or {})
+    if isinstance(top.get("resume"), bool):  # resume=false is how the seed's users say it
+        top["resume"] = "auto" if top["resume"] else "never"
+    hints = get_type_hints(InferConfig)
+    plain = {name: reader.value(hints[name], top[name], name) for name in own - {"model", "backend"} if name in top}
+    sampling = reader.record(Sampling, {name: top[name] for name in drawn if name in top}, "")
+    backend = _backend(reader, top.get("backend"), top.get("backend_args") or {})
+    if not reader.problems and model and sampling:
+        config = InferConfig(model=model, backend_name=top["backend"], backend=backend, sampling=sampling, **plain)
+        reader.problems += _beyond(config)
+    if reader.problems:
+        raise UserError(mistakes(reader.problems))
+    return config
+
+
+def _backend(reader: Reader, name: Any, given: Any) -> Any:
+    try:
+        cls = registry.backend.get(str(name))
+    except UserError as error:
+        reader.wrong("backend", str(error))
+        return None
+    return reader.record(cls, given, "backend_args")
+
+
+def _beyond(config: InferConfig) -> list[str]:
+    """What the backend that was asked for cannot do, and which can; options that would be ignored."""
+    found, backend = [], config.backend
+
+    def others(can: Callable[[Any], bool]) -> str:
+        names = [entry.name for entry in registry.backend.entries() if can(entry.target)]
+        return f"; these can: {', '.join(f'backend={name}' for name in names)}" if names else ""
+
+    for what in ("kind", "modality"):
+        value, of = getattr(config, what), f"{what.upper().removesuffix('Y')}{'IES' if what == 'modality' else 'S'}"
+        if value not in getattr(backend, of):
+            can = others(lambda cls, of=of, value=value: value in getattr(cls, of))  # type: ignore[misc]
+            found.append(f"{what}={value}: backend={config.backend_name} cannot do it{can}")
+    asked = config.sampling.asked()
+    if config.kind == "generate":
+        for name in asked.keys() - backend.OPTIONS:
+            can = others(lambda cls, name=name: name in cls.OPTIONS)  # type: ignore[misc]
+            found.append(f"{name}: backend={config.backend_name} cannot do it{can}")
+    else:
+        given = sorted(asked) + ["max_new_tokens"] * (config.sampling.max_new_tokens != PLAIN.max_new_tokens)
+        found += [f"{name}: says how text is continued, and kind={config.kind} continues none" for name in given]
+    if config.answer_column is not None and config.kind != "score":
+        found.append(f"answer_column: is what kind=score scores; kind={config.kind} reads none")
+    if config.quantization and not backend.LOCAL:
+        found.append(f"quantization: backend={config.backend_name} asks a server, which loads its model itself")
+    if config.launch is not None and config.launch.startswith(("fsdp", "zero")):
+        found.append(f"launch={config.launch}: spreads what is trained; for inference, launch=ddp shares the rows")
+    if config.nproc is not None and config.launch is None:
+        found.append("nproc: says how many processes launch starts: set launch=ddp too")
+    if not 0 <= config.seed < 2**32:
+        found.append(f"seed: must be from 0 to {2**32 - 1}, got {config.seed}")
     return found

@@ -157,7 +157,7 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
     """
     reader = Reader()
     sections: dict[str, Callable[[Reader, Any], Any]] = {
-        "model": _model,
+        "model": read_model,
         "paths": lambda r, v: r.record(Paths, v, "paths"),
         "trainer": _trainer,
         "data": _data,
@@ -270,7 +270,7 @@ def mistakes(problems: list[str]) -> str:
     return f"{len(problems)} mistakes in this configuration:\n" + "\n".join(f"  {problem}" for problem in problems)
 
 
-def _model(reader: Reader, value: dict[str, Any]) -> ModelConfig | None:
+def read_model(reader: Reader, value: dict[str, Any]) -> ModelConfig | None:
     model: ModelConfig | None = reader.record(ModelConfig, value, "model")
     if model is None:
         return None

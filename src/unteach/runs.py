@@ -231,7 +231,7 @@ def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
 
 
 def _refuse_another(folder: Path, old: Any, new: Any, may_change: tuple[str, ...]) -> None:
-    changed = [key for key in _differences(old, new) if not key.startswith(may_change)]
+    changed = [key for key in differences(old, new) if not key.startswith(may_change)]
     if changed:
         raise UserError(
             f"{folder} holds a run of another configuration; these keys differ: {', '.join(changed)}.\n"
@@ -251,9 +251,9 @@ def _read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """The dotted keys at which two trees differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
+        return [d for key in keys for d in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
     return [] if old == new else [path]

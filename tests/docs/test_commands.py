@@ -16,7 +16,7 @@ import pytest
 from unteach import cli, compose, runs
 from unteach.errors import UserError
 from unteach.launch.studyfile import Study
-from unteach.verbs import check, compare, evaluate, fetch, listing, report, study, train
+from unteach.verbs import check, compare, evaluate, fetch, infer, listing, report, study, train
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,7 +73,7 @@ def workplace(
 
 def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb does what it does up to where a run, or a download, would start."""
-    for verb in (train, evaluate):
+    for verb in (train, evaluate, infer):
         monkeypatch.setattr(verb, "run", lambda config: None)
     monkeypatch.setattr(check, "check", lambda config: None)
     for reader in (compare, report):
@@ -150,8 +150,10 @@ def test_what_is_said_of_their_keys_is_so() -> None:
 COMPONENTS = ROOT / "docs" / "components.md"
 
 
-@pytest.mark.parametrize("workplace", [COMPONENTS], indirect=True)
-def test_the_python_of_components_runs(workplace: Path) -> None:
+@pytest.mark.parametrize(
+    "workplace", [COMPONENTS, ROOT / "docs" / "inference.md"], indirect=True, ids=lambda page: page.name
+)
+def test_the_python_of_a_page_runs(workplace: Path) -> None:
     scripts = [block.text for block in blocks(workplace) if block.language == "python" and not block.title]
     assert scripts
     for script in scripts:

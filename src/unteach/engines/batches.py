@@ -4,7 +4,7 @@ The size of a batch is found by a budget of padded tokens. Where a batch does no
 them lower the budget together and go on with what is left, so that they keep planning the same batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from unteach.engines.base import Said, Store
@@ -84,28 +84,40 @@ class Batches:
             said(len(items) - len(missing))
         if not missing:
             return results
-        found: list[tuple[int, Any]] = []
-        was_training = self.model.training
+        found = list(self.each(kind, batching, batching.batches(missing), work, said))
+        for i, result in here.gather(found) if here.gather else found:
+            results[i] = result
+        return results
+
+    def each(
+        self, kind: str, batching: Batching, waiting: list[list[Row]], work: Callable[[list[Row]], list[Any]],
+        said: Said = None, alone: Callable[[str], Any] | None = None,
+    ) -> Iterator[tuple[int, Any]]:  # fmt: skip
+        """The batches of this process as they are done: the number of each item, and its result.
+
+        alone: what stands for an item that does not fit into memory even alone; without it, such an item ends the pass.
+        """
+        here, was_training = self.here, self.model.training
         self.model.eval()
         try:
-            waiting = batching.batches(missing)
             while waiting:
                 here.pause_point()
                 now, waiting = waiting[: here.world], waiting[here.world :]
                 mine = now[here.rank] if here.rank < len(now) else None
                 done, said_of_memory = self._attempt(kind, batching, mine, work, said)
-                found += done
+                yield from done
                 if here.any(said_of_memory is not None):
                     failed = self._failed(now, said_of_memory)
                     if not batching.lower(failed):
-                        raise RuntimeError(said_of_memory or "another process of this run is out of memory")
+                        if alone is None:
+                            raise RuntimeError(said_of_memory or "another process of this run is out of memory")
+                        if said_of_memory and mine and sum(map(len, mine)) == 1:
+                            yield mine[0][0], alone(said_of_memory)
+                        failed = [batch for batch in failed if sum(map(len, batch)) > 1]
                     self.budgets[kind.partition(" ")[0]] = batching.budget
                     waiting = batching.batches([i for batch in (*failed, *waiting) for row in batch for i in row])
         finally:
             self.model.train(was_training)
-        for i, result in here.gather(found) if here.gather else found:
-            results[i] = result
-        return results
 
     def _attempt(
         self, kind: str, batching: Batching, batch: list[Row] | None, work: Callable[[list[Row]], list[Any]], said: Said

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any, Protocol
 
 from unteach.engines.base import Ids
+from unteach.engines.drawing import Draw
 from unteach.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Continuation:
     """The library's generate(), called for a few tokens at a time on its own cache.
 
     A row is over at a stop id, after one of the strings `until`, after max_new_tokens, or where the context is full.
+    draw: picks the tokens of the rows, where they are not the likeliest.
     """
 
     def __init__(self, engine: Asking, max_new_tokens: int, until: list[str], sampling: dict[str, Any]):
@@ -39,7 +41,7 @@ class Continuation:
         beams = self.sampling.get("num_beams") or own.num_beams or 1
         self.piece = max_new_tokens if beams > 1 or getattr(engine.model, "_is_stateful", False) else PIECE
 
-    def of(self, prompts: list[Ids]) -> list[list[int]]:
+    def of(self, prompts: list[Ids], draw: Draw | None = None) -> list[list[int]]:
         import torch
 
         model = self.engine.model
@@ -50,11 +52,13 @@ class Continuation:
         going, done = list(range(len(prompts))), 0
         while going:
             piece = min(self.piece, *(room[i] - done for i in going))
+            if draw:
+                draw.rows = going
             least = {"min_new_tokens": min(piece, self.least - done)} if self.least > done else {}
             told = model.generate(
                 input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=piece,
                 pad_token_id=self.engine.tokenizer.pad_token_id, eos_token_id=self.engine.stops,
-                return_dict_in_generate=True, **self.sampling, **least,
+                return_dict_in_generate=True, logits_processor=[draw] if draw else None, **self.sampling, **least,
             )  # fmt: skip
             for i, row in zip(going, told.sequences[:, ids.shape[1] :].tolist(), strict=True):
                 made[i] += row

@@ -2,17 +2,19 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unteach.engines import sharing
 from unteach.engines.base import Ids, Said, Score, Store
-from unteach.engines.batches import Batches, Row, of_memory
+from unteach.engines.batches import Batches, Batching, Row, of_memory
 from unteach.engines.continuing import Continuation
+from unteach.engines.drawing import Draw, warps
 from unteach.engines.processes import ALONE, Processes
 from unteach.engines.sharing import Pair
+from unteach.inference import DRAWN
 from unteach.models.forward import IGNORED, Answers, Want
 from unteach.models.layers import causal_of
 from unteach.seeds import subseed
@@ -60,14 +62,17 @@ class HFEngine(Batches):
 
     def score(self, pairs: Sequence[Pair], said: Said = None) -> list[Score]:
         """Scores (prompt, answer) pairs of token ids: one teacher-forced pass, the head on answer positions only."""
-        batching = sharing.ByPrompt(pairs, self.batch_size, self.budget("score"), lambda: self._widest(pairs))
+        return self._measured("score", *self.scoring(pairs), said)
+
+    def scoring(self, pairs: Sequence[Pair]) -> tuple[Batching, Callable[[list[Row]], list[Score]]]:
+        """How pairs are batched for their scores, and what scores a batch."""
 
         def work(batch: list[Row]) -> list[Score]:
-            return self._scored([[pairs[i] for i in row] for row in batch])
+            return self.scored([[pairs[i] for i in row] for row in batch])
 
-        return self._measured("score", batching, work, said)
+        return sharing.ByPrompt(pairs, self.batch_size, self.budget("score"), lambda: self._widest(pairs)), work
 
-    def _scored(self, rows: list[list[Pair]]) -> list[Score]:
+    def scored(self, rows: list[list[Pair]]) -> list[Score]:
         """One pass over rows of pairs of one prompt each; a Score for each pair.
 
         Without a prompt, nothing predicts an answer's first token, and it is not scored.
@@ -121,7 +126,7 @@ class HFEngine(Batches):
         self.model.eval()
         try:
             with torch.no_grad():
-                plain, shared = self._scored([[pair] for pair in pairs]), self._scored([pairs])
+                plain, shared = self.scored([[pair] for pair in pairs]), self.scored([pairs])
         except RuntimeError as error:
             if not of_memory(error):
                 raise
@@ -172,21 +177,20 @@ class HFEngine(Batches):
         """Continues prompts of token ids; the ids of each continuation, up to and without a stop.
 
         until: strings after which no more is asked for; what follows the first of them is not cut off. seed: of what is
-        sampled, batch by batch, so that it does not depend on how many processes share the batches.
+        sampled, each prompt by its place, so that nothing depends on how prompts are batched.
         """
         settings = self.model.generation_config.to_diff_dict()  # a model's own file of them may change what it says
         given = [max_new_tokens, self.stops, sampling, settings, *([list(until)] if until else [])]
         given += [] if seed is None else [seed]
         kind = f"generate {json.dumps(given, sort_keys=True, default=str)}"
         batching = self.batching("generate", prompts, lambda prompt: len(prompt) + max_new_tokens)
+        cuts = [] if seed is None else warps(**{name: sampling.pop(name) for name in DRAWN if name in sampling})
+        if seed is not None:
+            sampling["do_sample"] = False  # what is drawn, Draw draws
 
         def work(batch: list[Row]) -> list[list[int]]:
-            asked = [prompts[i] for [i] in batch]
-            if seed is not None:
-                import torch
-
-                torch.manual_seed(subseed(seed, *batch))
-            return Continuation(self, max_new_tokens, list(until), sampling).of(asked)
+            draw = None if seed is None else Draw(cuts, [subseed(seed, i) for [i] in batch])
+            return Continuation(self, max_new_tokens, list(until), sampling).of([prompts[i] for [i] in batch], draw)
 
         return self._measured(kind, batching, work, said)
 

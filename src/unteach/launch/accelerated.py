@@ -17,12 +17,15 @@ from unteach.errors import (
     EXIT_DIVERGED,
     EXIT_MISTAKE,
     EXIT_PREEMPTED,
+    EXIT_ROWS_FAILED,
     Diverged,
     Ended,
     Preempted,
+    RowsFailed,
     UserError,
     unknown,
 )
+from unteach.inference import InferConfig
 
 PATIENCE = 600
 """Seconds that asked processes have for their checkpoint before they are killed; a scheduler's own limit is sooner."""
@@ -49,7 +52,11 @@ def find(name: str, config_dirs: Iterable[str] = ()) -> Path:
 
 
 def started(
-    verb: str, config: schema.Config, overrides: Iterable[str], config_name: str, config_dirs: Iterable[str]
+    verb: str,
+    config: schema.Config | InferConfig,
+    overrides: Iterable[str],
+    config_name: str | None,
+    config_dirs: Iterable[str],
 ) -> bool:
     """Carries a command out in the processes that its `launch` asks for; False where it is to be done in this one.
 
@@ -62,7 +69,8 @@ def started(
         _join(file, config)
         return False
     count = config.nproc or _gpus(config.launch)
-    words = [verb, f"--config-name={config_name}", *(f"--config-dir={folder}" for folder in config_dirs), *overrides]
+    named = [f"--config-name={config_name}"] if config_name else []
+    words = [verb, *named, *(f"--config-dir={folder}" for folder in config_dirs), *overrides]
     _run(_arguments(file, count, words))
     return True
 
@@ -128,12 +136,13 @@ def _ended(codes: dict[int, int]) -> Exception:
             said = "run the same command again; it goes on from the last whole checkpoint" if lost else "it crashed"
             return Ended(f"process {rank} was ended by {name}: {said}", EXIT_PREEMPTED if lost else EXIT_BUG)
     rank, code = min(codes.items())
-    kinds = {EXIT_MISTAKE: UserError, EXIT_DIVERGED: Diverged, EXIT_PREEMPTED: Preempted}
+    kinds: dict[int, type[Exception]] = {EXIT_MISTAKE: UserError, EXIT_DIVERGED: Diverged}
+    kinds |= {EXIT_PREEMPTED: Preempted, EXIT_ROWS_FAILED: RowsFailed}
     said = f"process {rank} ended with code {code}; it said why, above"
     return kinds[code](said) if code in kinds else Ended(said, code)
 
 
-def _join(file: Path, config: schema.Config) -> None:
+def _join(file: Path, config: schema.Config | InferConfig) -> None:
     """In a rank: what the file says of the way a run is spread, unless accelerate said it already."""
     import yaml
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unteach import runs
 from unteach.data.datasets import Example, example_of
 from unteach.data.streams import ALTERNATE, Stream
@@ -61,8 +59,8 @@ def _sampled(method: Any, loaded: Loaded, asked: list[Any], seed: int, here: Any
     """The first paragraph of each sample, a list a row."""
     engine = HFEngine(loaded.model.to(here.device), loaded.tokenizer, BATCH, here, stops=loaded.template.stops)
     prompts = [prompt for prompt in asked for _ in range(method.n_alternates)]
-    sampling = {"do_sample": True, "temperature": method.temperature, "top_k": 0, "top_p": 1.0}
-    with torch.random.fork_rng(), loaded.autocast():
-        made = engine.generate(prompts, method.max_new_tokens, seed=subseed(seed, "alternates"), **sampling)
+    with loaded.autocast():
+        seeds = subseed(seed, "alternates")
+        made = engine.generate(prompts, method.max_new_tokens, seed=seeds, temperature=method.temperature)
     texts = [loaded.template.text(ids).strip().split("\n\n")[0] for ids in made]
     return [texts[i : i + method.n_alternates] for i in range(0, len(texts), method.n_alternates)]

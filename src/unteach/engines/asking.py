@@ -1,0 +1,205 @@
+"""From the rows of a table to what a model is asked, and why some rows are not."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from unteach.data import tables
+from unteach.data.template import Template
+from unteach.engines.answers import Skipped
+from unteach.engines.backends.base import Failure, Request
+from unteach.engines.base import Ids
+from unteach.engines.sheet import Columns, Sheet
+from unteach.errors import UserError
+from unteach.inference import InferConfig
+from unteach.seeds import subseed
+
+MESSAGES, IMAGE_PART = "messages", {"type": "image"}
+
+
+@dataclass
+class Asked:
+    """What is asked of each row. unasked: why nothing is asked of one. cut: tokens that prompts lost, by row."""
+
+    requests: list[Request] = field(default_factory=list)
+    unasked: dict[int, Failure | Skipped] = field(default_factory=dict)
+    cut: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def longest(self) -> int:
+        return max((len(request.prompt) + len(request.answer) for request in self.requests), default=0)
+
+
+class Asker:
+    """Builds the requests of rows.
+
+    template: the model's own; None for a server or a classifier without one. tokenizer: of a classifier. context: how
+    many tokens the model reads.
+    """
+
+    def __init__(
+        self, config: InferConfig, columns: Columns, template: Template | None, tokenizer: Any, context: int | None
+    ):
+        self.config, self.columns, self.template, self.tokenizer = config, columns, template, tokenizer
+        self.new = config.sampling.max_new_tokens if config.kind == "generate" else 0
+        self.context = context
+        if context is not None and self.new >= context:
+            raise UserError(f"max_new_tokens={self.new} leaves no room for a prompt: this model reads {context} tokens")
+
+    def ask(self, sheet: Sheet) -> Asked:
+        asked = Asked()
+        for number, ((place, row), line) in enumerate(zip(sheet.rows, sheet.lines, strict=True)):
+            try:
+                request = self._request(number, place, row, subseed(self.config.seed, "infer", line.id))
+            except UserError as error:
+                asked.unasked[number] = Failure(str(error))
+                continue
+            over = len(request.prompt) + len(request.answer) + self.new - (self.context or 1 << 62)
+            if over > 0 and self.config.too_long == "skip":
+                asked.unasked[number] = Skipped()
+            elif over > 0 and (self.config.too_long == "error" or over >= len(request.prompt)):
+                asked.unasked[number] = Failure(self._too_long(request))
+            else:
+                if over > 0:
+                    request, asked.cut[number] = self._shortened(request, over), over
+                asked.requests.append(request)
+        return asked
+
+    def _too_long(self, request: Request) -> str:
+        after = f"{self.new} new ones" if self.new else f"{len(request.answer)} of the answer"
+        beside = f" and {after}" if self.new or request.answer else ""
+        mend = ", or ask for fewer max_new_tokens" if self.new else ""
+        return (
+            f"a prompt of {len(request.prompt)} tokens{beside} are more than the {self.context} that the model reads; "
+            f"too_long=truncate_left shortens such prompts, too_long=skip leaves them out{mend}"
+        )
+
+    def _shortened(self, request: Request, over: int) -> Request:
+        """Without its first tokens; the beginning of sequence stays."""
+        tokenizer = self.template.tokenizer if self.template else self.tokenizer
+        first = request.prompt[:1] if request.prompt[0] == tokenizer.bos_token_id else ()
+        return replace(request, prompt=first + request.prompt[len(first) + over :])
+
+    def _request(self, number: int, place: tables.Place, row: tables.Row, seed: int) -> Request:
+        images = self._images(row) if self.columns.image else ()
+        cell = row.get(self.columns.input)
+        turns = _conversation(cell, place) if self._is_conversation(cell) else None
+        text = "" if turns else tables.text(row, self.columns.input, place)
+        if not turns and not text.strip():
+            raise UserError(f"{place}: the column {self.columns.input!r} is empty: there is nothing to ask")
+        if self.template is None and self.tokenizer is not None:
+            ids = tuple(self.tokenizer(text)["input_ids"])
+            return Request(number, ids, text, seed=seed)
+        if self.template is None or images or self.config.modality == "vlm":
+            return Request(number, (), text, self._turns(text, turns, images), images, seed=seed)
+        if self.config.kind == "score":
+            return self._scored(number, place, row, text, turns, seed)
+        if turns:
+            shown, prompt = self._chat(turns)
+            return Request(number, prompt, shown, tuple(turns), seed=seed)
+        messages = self._turns(text, None, ()) if self.template.kind == "chat" else None
+        return Request(number, self.template.encode_prompt(text), self.template.prompt(text), messages, seed=seed)
+
+    def _scored(
+        self,
+        number: int,
+        place: tables.Place,
+        row: tables.Row,
+        text: str,
+        turns: list[dict[str, Any]] | None,
+        seed: int,
+    ) -> Request:
+        assert self.columns.answer and self.template
+        answer = tables.text(row, self.columns.answer, place)
+        if not answer:
+            raise UserError(f"{place}: the column {self.columns.answer!r} is empty: there is no answer to score")
+        if turns:
+            raise UserError(f"{place}: kind=score takes a prompt and an answer as text, and this row is a conversation")
+        encoded = self.template.encode(text, answer)
+        return Request(number, encoded.prompt, self.template.prompt(text), None, (), encoded.answer, answer, seed)
+
+    def _is_conversation(self, cell: Any) -> bool:
+        listed = isinstance(cell, list)
+        return listed or (self.columns.input == MESSAGES and isinstance(cell, str) and cell.lstrip().startswith("["))
+
+    def _turns(
+        self, text: str, turns: list[dict[str, Any]] | None, images: Sequence[Any]
+    ) -> tuple[dict[str, Any], ...] | None:
+        """The row as a conversation; None where it is asked in plain words."""
+        args = self.config.model.template_args
+        if turns is None:
+            if self.template is None and args.kind == "raw" and not images:
+                return None
+            turns = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
+            turns.append({"role": "user", "content": text})
+        if images and not any(isinstance(turn["content"], list) for turn in turns):
+            first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
+            parts = [*([IMAGE_PART] * len(images)), {"type": "text", "text": turns[first]["content"]}]
+            turns = [{**turn, "content": parts} if i == first else turn for i, turn in enumerate(turns)]
+        return tuple(turns)
+
+    def _chat(self, turns: list[dict[str, Any]]) -> tuple[str, Ids]:
+        from jinja2 import TemplateError
+
+        assert self.template
+        if self.template.kind != "chat":
+            raise UserError(
+                "this row is a conversation, and the model is not asked by a chat template: set template=chat"
+            )
+        args = self.template.args
+        if args.system_prompt and turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": args.system_prompt}, *turns]
+        extra = {"date_string": args.date_string} if args.date_string else {}
+        try:
+            shown: str = self.template.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, **extra
+            )
+        except TemplateError as error:
+            raise UserError(f"the chat template cannot show this conversation: {error}") from None
+        return shown, tuple(self.template.tokenizer(shown, add_special_tokens=False)["input_ids"])
+
+    def _images(self, row: tables.Row) -> tuple[Any, ...]:
+        """What the image column holds, as a list; a path that is not there is looked for beside the input."""
+        cell = row.get(self.columns.image or "")
+        if isinstance(cell, str) and cell.lstrip().startswith("["):
+            cell = json.loads(cell)
+        if not isinstance(cell, list | tuple):
+            cell = [] if tables.missing(cell) else [cell]
+        return tuple(self._beside(one) for one in cell)
+
+    def _beside(self, image: Any) -> Any:
+        source = self.config.input_file
+        if not isinstance(image, str) or "://" in image or Path(image).exists() or not isinstance(source, str):
+            return image
+        beside = Path(source).parent / image
+        return str(beside) if beside.exists() else image
+
+
+def _conversation(cell: Any, place: tables.Place) -> list[dict[str, Any]]:
+    """The turns of a conversation that waits for an answer."""
+    try:
+        turns = json.loads(cell) if isinstance(cell, str) else cell
+    except ValueError:
+        raise UserError(f"{place}: the conversation is not JSON") from None
+    fine = isinstance(turns, list) and turns and all(_is_turn(turn) for turn in turns)
+    if not fine:
+        raise UserError(f'{place}: a conversation is a list of {{"role": …, "content": …}}, with one turn or more')
+    if turns[-1]["role"] == "assistant":
+        raise UserError(f"{place}: the conversation ends with the assistant's turn: there is nothing to answer")
+    if not any(turn["role"] == "user" for turn in turns):
+        raise UserError(f"{place}: nobody asks anything in this conversation: no turn is the user's")
+    return list(turns)
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str | list)
+
+
+def shown(requests: Iterable[Request]) -> str:
+    """The first prompt, as it is asked."""
+    first = next(iter(requests), None)
+    if first is None:
+        return "(no row can be asked)"
+    return first.text or json.dumps(first.messages, ensure_ascii=False)

@@ -1,0 +1,54 @@
+"""Tokens drawn at random, each row by chances of its own: no row changes what another one draws."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Warp = Callable[[Any, Any], Any]
+"""(ids [rows, T], logits [rows, V]) -> logits."""
+
+
+def warps(
+    temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None
+) -> list[Warp]:
+    """The library's own cuts of a distribution, in the library's order; what is null, or would cut nothing, is not in
+    it."""
+    from transformers.generation import logits_process as library
+
+    found: list[Warp] = []
+    if temperature not in (None, 1.0):
+        found.append(library.TemperatureLogitsWarper(float(temperature)))  # type: ignore[arg-type]
+    if top_k:
+        found.append(library.TopKLogitsWarper(top_k))
+    if top_p is not None and top_p < 1:
+        found.append(library.TopPLogitsWarper(top_p))
+    if min_p:
+        found.append(library.MinPLogitsWarper(min_p))
+    return found
+
+
+class Draw:
+    """The last of the processors of logits [rows, V]: leaves each row the one token that its next chance falls on.
+
+    A chance u in [0, 1) falls on the token at which the sum of the probabilities, in the order of the vocabulary, first
+    exceeds u. rows: which of the seeds the rows of this call have; whoever takes rows out of the batch sets it.
+    """
+
+    def __init__(self, cuts: Sequence[Warp], seeds: Sequence[int]):
+        self.cuts, self.chances = cuts, [random.Random(seed) for seed in seeds]
+        self.rows = list(range(len(seeds)))
+
+    def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+        import torch
+
+        kept = scores.float()
+        for cut in self.cuts:
+            kept = cut(input_ids, kept)
+        sums = kept.double().softmax(-1).cumsum(-1)
+        chance = [self.chances[row].random() for row in self.rows]
+        target = torch.tensor(chance, dtype=sums.dtype, device=sums.device) * sums[:, -1]
+        chosen = torch.searchsorted(sums, target.unsqueeze(-1), right=True).clamp(max=sums.shape[-1] - 1)
+        return torch.full_like(scores, float("-inf")).scatter(-1, chosen, 0.0)

@@ -1,0 +1,133 @@
+"""What a run of inference will ask, found out before any weights are loaded: prompts, and what answers depend on."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from unteach import runs
+from unteach.data.template import saved_args
+from unteach.engines.asking import MESSAGES, Asked, Asker, shown
+from unteach.engines.sheet import Columns, Sheet
+from unteach.errors import UserError
+from unteach.inference import InferConfig
+from unteach.models.hub import PATH
+from unteach.schema import ModelConfig, TemplateArgs
+
+FREE = (
+    PATH,
+    "token",
+    "cache_dir",
+    "local_files_only",
+    "device_map",
+    "max_memory",
+    "offload_folder",
+    "low_cpu_mem_usage",
+)
+"""model_args that change no answer, or that the model's identity stands for."""
+BITS: dict[str, dict[str, Any]] = {
+    "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
+    "8bit": {"load_in_8bit": True},
+}
+
+
+@dataclass
+class Plan:
+    """settings: all that an answer depends on beside its row. said: what the user should know before it starts."""
+
+    model: ModelConfig
+    asked: Asked
+    settings: dict[str, Any]
+    said: list[str]
+    longest: int
+
+
+def plan(config: InferConfig, columns: Columns, sheet: Sheet) -> Plan:
+    """Reads the tokenizer and the template, builds every prompt, and names what the answers depend on."""
+    model = _quantised(config)
+    said = [f"the columns {', '.join(sheet.not_kept)} hold no plain values and are not kept"] if sheet.not_kept else []
+    if config.backend.LOCAL:
+        model, by_column = _templated(model, columns.input)
+        asker, of_model = _local(replace(config, model=model), columns)
+        if by_column and asker.template:
+            said.append(_of_template(asker.template, columns.input))
+    else:
+        asker, of_model = _remote(config, columns)
+    asked = asker.ask(sheet)
+    said.append(f"the first prompt: {shown(asked.requests)!r}")
+    return Plan(model, asked, {**of_model, **_of_run(config, columns)}, said, asked.longest + asker.new)
+
+
+def _quantised(config: InferConfig) -> ModelConfig:
+    if config.quantization is None:
+        return config.model
+    if "quantization_config" in config.model.model_args:
+        raise UserError("quantization and model.model_args.quantization_config say one thing in two ways; give one")
+    bits: dict[str, Any] = {"quantization_config": {"quant_method": "bitsandbytes", **BITS[config.quantization]}}
+    return replace(config.model, model_args={**config.model.model_args, **bits})
+
+
+def _templated(model: ModelConfig, column: str) -> tuple[ModelConfig, bool]:
+    """The model's template: as it is configured or saved; else by the column, as everywhere. Whether it was by that."""
+    folder = runs.model_folder(str(model.model_args[PATH]))
+    if model.template_args != TemplateArgs() or saved_args(folder) is not None:
+        return model, False
+    kind = {MESSAGES: "chat", "question": "auto"}.get(column, "raw")
+    return replace(model, template_args=TemplateArgs(kind=kind)), True  # type: ignore[arg-type]
+
+
+def _of_template(template: Any, column: str) -> str:
+    chat = getattr(template.tokenizer, "chat_template", None) and template.kind != "chat"
+    said = f"no template was saved with this model: the column {column!r} is asked as {template.kind}"
+    return said + ("; it has a chat template, which template=chat takes" if chat else "")
+
+
+def _local(config: InferConfig, columns: Columns) -> tuple[Asker, dict[str, Any]]:
+    if config.kind == "classify":
+        from unteach.engines.backends.classifying import load_empty
+    else:
+        from unteach.models.loading import load_empty
+    from unteach.engines.hf import context_of
+    from unteach.models.loading import memory
+
+    empty = load_empty(config.model)
+    asker = Asker(config, columns, empty.template, empty.tokenizer, context_of(empty.model))
+    given = {name: value for name, value in config.model.model_args.items() if name not in FREE}
+    template = {**asdict(empty.template.args), "kind": empty.template.kind} if empty.template else None
+    return asker, {
+        "model": empty.identity(memory()),
+        "model_args": given,
+        "dtype": empty.compute,
+        "tokenizer": _of_tokenizer(empty.tokenizer),
+        "template": template,
+    }
+
+
+def _of_tokenizer(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    words = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    return runs.digest([words, getattr(tokenizer, "chat_template", None), tokenizer.special_tokens_map])
+
+
+def _remote(config: InferConfig, columns: Columns) -> tuple[Asker, dict[str, Any]]:
+    args = config.model.template_args
+    if args.kind == "qa":
+        raise UserError(
+            f"template=qa is read from a model's folder, and backend={config.backend_name} knows a server only: say "
+            "template=raw or template=chat"
+        )
+    return Asker(config, columns, None, None, None), {"model": config.model.model_args[PATH], "template": asdict(args)}
+
+
+def _of_run(config: InferConfig, columns: Columns) -> dict[str, Any]:
+    """What an answer depends on beside the row and the model, each under the key that sets it."""
+    backend = {name: value for name, value in vars(config.backend).items() if name not in config.backend.FREE}
+    sampling = asdict(config.sampling) if config.kind == "generate" else {}
+    return {
+        "kind": config.kind,
+        "modality": config.modality,
+        "backend": config.backend_name,
+        "backend_args": backend,
+        "seed": config.seed if config.sampling.drawn else 0,
+        **sampling,
+        **{f"{name}_column": value for name, value in vars(columns).items()},
+        **{name: getattr(config, name) for name in ("id_column", "output_column", "keep_columns", "too_long")},
+    }

@@ -1,0 +1,158 @@
+"""`unteach infer model=… input_file=… [backend=hf] [key=value …]`: a model's answer to every row of a table.
+
+    unteach infer model=saves/train/first input_file=questions.csv
+    unteach infer model=gpt2 input_file=a.jsonl temperature=0.7 num_return_sequences=3
+    unteach infer model=saves/train/first input_file=answered.csv kind=score
+
+The input is a csv, tsv, jsonl, json, parquet or arrow file, a folder of such files, or a hub set. The output is JSON
+lines, one a row, beside it (<input>_output.jsonl) or at output_file=. The same command again goes on where it was
+stopped, and asks failed rows again. configs/infer.yaml lists every option; docs/inference.md explains them.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from unteach import compose, inference
+from unteach.errors import RowsFailed, UserError
+from unteach.inference import InferConfig
+from unteach.launch import accelerated
+
+PATH = "model.model_args.pretrained_model_name_or_path"
+
+
+def command(words: list[str], **options: Any) -> None:
+    infer(*words, **options)
+
+
+def infer(*overrides: str, config_dirs: Iterable[str] = ()) -> Path:
+    """Answers what `configs/infer.yaml` and the overrides say; returns the output file.
+
+    Raises RowsFailed, once the file is whole, where rows have an error in place of an answer.
+    """
+    compose.environment()
+    words = name_model(list(overrides), tuple(config_dirs))
+    config = compose.composed("infer", words, config_dirs, inference.read)
+    if accelerated.started("infer", config, overrides, None, tuple(config_dirs)):
+        return output_of(config)
+    return run(config)
+
+
+def name_model(words: list[str], config_dirs: tuple[str, ...]) -> list[str]:
+    """`model=X` where X is no model's file in the configuration is a folder, a hub id, or what a server calls it."""
+    if not any(word.startswith(("model=", PATH)) for word in words):
+        raise UserError(
+            "model: is required: a run's folder, a model's folder, a hub id, or a name of `unteach list models`"
+        )
+    files, found = compose.options("model", config_dirs), list[str]()
+    for word in words:
+        key, _, value = word.partition("=")
+        named = value.strip("'\"")
+        if key == "model" and named not in files:
+            quoted = named.replace("\\", "\\\\").replace("'", "\\'")
+            found += ["model=auto", f"{PATH}='{quoted}'"]
+        else:
+            found.append(word)
+    return found
+
+
+def run(config: InferConfig) -> Path:
+    """config -> table -> prompts -> what is known already -> model -> answers -> the output, in order."""
+    from unteach.data import tables
+    from unteach.engines import answers, planning, processes, sheet
+    from unteach.engines.ledger import Ledger
+
+    config.backend.check()
+    table = tables.open_table(config.input_file)
+    output = output_of(config)
+    columns = sheet.find_columns(table, config)
+    added = answers.columns(config)
+    read = sheet.read_sheet(table, columns, config, added)
+    ledger = Ledger(output, added)
+    with contextlib.ExitStack() as held:
+        processes.once(lambda: held.enter_context(ledger.held()))
+        plan = planning.plan(config, columns, read)
+        said = processes.once(lambda: ledger.open(plan.settings, read.lines, config.resume, config.changed))
+        here = processes.start()
+        if here.first:
+            for sentence in (*said, *plan.said):
+                print(f"note: {sentence}")
+        return carry_out(config, plan, read, ledger, here)
+
+
+def output_of(config: InferConfig) -> Path:
+    """Where the answers go: output_file, or <input>_output.jsonl beside the input."""
+    source = config.input_file
+    if config.output_file is not None:
+        output = Path(config.output_file).expanduser()
+        if output.suffix != ".jsonl":
+            raise UserError(f"output_file={output}: its name must end in .jsonl, for it holds JSON lines")
+    elif isinstance(source, str) and Path(source).expanduser().exists():
+        path = Path(source).expanduser()
+        output = path.with_name(f"{path.stem if path.is_file() else path.name}_output.jsonl")
+    else:
+        raise UserError("output_file: is required where the rows come from no file here; set output_file=NAME.jsonl")
+    if isinstance(source, str) and output.resolve() == Path(source).expanduser().resolve():
+        raise UserError(f"output_file={output}: is the input itself; name another file")
+    return output
+
+
+def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any) -> Path:
+    """Asks what is not known, and writes the output when everything is."""
+    from unteach.engines.answers import record, tokens_of
+    from unteach.engines.pace import Pace
+
+    lines, output = read.lines, Path(ledger.output)
+    done = ledger.done(lines)
+    if len(done) == len(lines) and output.exists() and not ledger.parts.exists():
+        if here.first:
+            print(f"finished before: {output}")
+        return output
+    with ledger.writing(here.rank) as write, Pace(len(lines), len(done), here.world, here.first) as pace:
+        for number, why in plan.asked.unasked.items() if here.first else ():
+            write(lines[number], record(why, None, 0, config, ()))
+        if any(request.number not in done for request in plan.asked.requests):
+            for number, found in answered(config, plan, done, here):
+                write(lines[number], found)
+                pace(tokens_of(found))
+    here.wait()
+    failed = tell(ledger.finish(lines), plan, pace, output) if here.first else 0
+    if here.any(failed > 0):
+        raise RowsFailed(
+            f"{failed} of {len(lines)} rows have an error in place of an answer; run again to ask just those"
+        )
+    return output
+
+
+def answered(config: InferConfig, plan: Any, done: set[int], here: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    """What the backend says of every row that is not done, as it comes."""
+    from unteach.engines.answers import record
+    from unteach.engines.backends.base import Job
+
+    asked = plan.asked
+    requests = {request.number: request for request in asked.requests}
+    session = config.backend.open(Job(plan.model, config.kind, config.sampling, here, config.modality, plan.longest))
+    try:
+        given = (asked.requests, config.sampling, done) if config.kind == "generate" else (asked.requests, done)
+        for number, answer in getattr(session, config.kind)(*given):
+            yield number, record(answer, requests[number], asked.cut.get(number, 0), config, session.labels)
+            if here.world == 1:
+                here.pause_point()
+    finally:
+        session.close()
+
+
+def tell(known: dict[Any, dict[str, Any]], plan: Any, pace: Any, output: Path) -> int:
+    """Says what became of the rows; gives how many failed."""
+    from unteach.engines.answers import ERROR, SKIPPED
+
+    why = [answer[ERROR] for answer in known.values() if answer[ERROR] is not None]
+    skipped = sum(answer.get("finish_reason") == SKIPPED for answer in known.values())
+    counts = {"failed": len(why), "skipped as too long": skipped, "shortened from the left": len(plan.asked.cut)}
+    beside = "".join(f", {count} {what}" for what, count in counts.items() if count)
+    print(f"{len(known) - len(why) - skipped} of {len(known)} rows answered{beside}; {pace.rates}")
+    for sentence in list(dict.fromkeys(why))[:3]:
+        print(f"  {sentence}")
+    print(f"results: {output}")
+    return len(why)

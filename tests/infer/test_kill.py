@@ -1,0 +1,101 @@
+"""Killed at any moment and started again, a run of inference ends with the file of one that nobody disturbed."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.infer.conftest import questions, words, write_lines
+from tests.recovery.conftest import after, spawn, spawn_two
+from unteach.engines.ledger import Ledger
+from unteach.verbs.infer import infer
+
+DRAWN = ("temperature=0.9", "num_return_sequences=2")
+
+
+def kill_until_done(
+    model: Path, table: Path, kills: int, longest: float, *more: str, signum: int = signal.SIGKILL
+) -> list[int]:
+    """Starts again and again, killing `kills` times at random moments once rows are being answered; the exit codes."""
+    chance, codes = random.Random(kills), list[int]()
+    log, parts = table.with_suffix(".log"), table.with_name(f"{table.stem}_output.jsonl.parts")
+    for _ in range(kills):
+        codes.append(
+            after(spawn(lambda: infer(*words(model, table, *more)), log), chance.uniform(0.0, longest), signum, parts)
+        )
+        if codes[-1] == 0:
+            return codes
+    codes.append(after(spawn(lambda: infer(*words(model, table, *more)), log), 300))
+    assert codes[-1] == 0, log.read_text()[-3000:]
+    return codes
+
+
+def outcome(model: Path, rows: int, folder: Path, *more: str) -> bytes:
+    """The output of an undisturbed run."""
+    folder.mkdir()
+    table = write_lines(folder / "in.jsonl", questions(rows))
+    assert after(spawn(lambda: infer(*words(model, table, *more)), folder / "log"), 300) == 0, (
+        folder / "log"
+    ).read_text()
+    return (folder / "in_output.jsonl").read_bytes()
+
+
+def check_tidy(folder: Path) -> None:
+    names = {path.name for path in folder.iterdir()} - {"log", "in.log", "in.0", "in.1"}
+    assert names == {"in.jsonl", "in_output.jsonl", "in_output.meta.json"}
+
+
+def test_killed_anywhere(tiny_folder: Path, tmp_path: Path) -> None:
+    more = ("max_new_tokens=8", "backend_args.batch_size=2", "perplexity=true")
+    whole = outcome(tiny_folder, 60, tmp_path / "whole", *more)
+    (tmp_path / "killed").mkdir()
+    table = write_lines(tmp_path / "killed" / "in.jsonl", questions(60))
+    codes = kill_until_done(tiny_folder, table, 4, 0.5, *more)
+    assert -9 in codes
+    assert (tmp_path / "killed" / "in_output.jsonl").read_bytes() == whole
+    check_tidy(tmp_path / "killed")
+
+
+def test_asked_to_stop_it_says_75(tiny_folder: Path, tmp_path: Path) -> None:
+    table = write_lines(tmp_path / "in.jsonl", questions(12))
+    more = ("max_new_tokens=60", "backend_args.batch_size=1")
+    codes = kill_until_done(tiny_folder, table, 2, 0.3, *more, signum=signal.SIGTERM)
+    assert 75 in codes and set(codes) <= {0, 75}
+    assert "run the same command again" in table.with_suffix(".log").read_text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("more", [(), DRAWN], ids=str)
+def test_a_thousand_rows_killed_ten_times(tiny_folder: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    whole = outcome(tiny_folder, 1000, tmp_path / "whole", *more)
+    (tmp_path / "killed").mkdir()
+    table = write_lines(tmp_path / "killed" / "in.jsonl", questions(1000))
+    codes = kill_until_done(tiny_folder, table, 10, 3.0, *more)
+    print(codes)
+    assert codes.count(-9) == 10
+    assert (tmp_path / "killed" / "in_output.jsonl").read_bytes() == whole
+    check_tidy(tmp_path / "killed")
+
+
+def test_two_processes_share_the_rows(tiny_folder: Path, tmp_path: Path) -> None:
+    """One of which is killed; then two go on, and the file is that of one process."""
+    more = ("max_new_tokens=12", "backend_args.batch_size=2")
+    whole = outcome(tiny_folder, 30, tmp_path / "whole", *more)
+    (tmp_path / "two").mkdir()
+    table = write_lines(tmp_path / "two" / "in.jsonl", questions(30))
+    parts = tmp_path / "two" / "in_output.jsonl.parts"
+
+    def work() -> object:
+        return infer(*words(tiny_folder, table, *more))
+
+    pids = spawn_two(work, table)
+    assert after(pids[1], 0.3, once=parts) == -9
+    assert after(pids[0], 60) != 0, "the one that is left says so"
+    ledger = Ledger(tmp_path / "two" / "in_output.jsonl", ())
+    with ledger.held():
+        pass
+    pids = spawn_two(work, table)
+    assert [after(pid, 120) for pid in pids] == [0, 0], [table.with_suffix(f".{rank}").read_text() for rank in (0, 1)]
+    assert (tmp_path / "two" / "in_output.jsonl").read_bytes() == whole
+    check_tidy(tmp_path / "two")
