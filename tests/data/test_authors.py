@@ -196,6 +196,6 @@ def test_the_base_model_reads_every_general_fact_many_times():
 
 
 def test_a_share_of_less_than_an_author_is_said():
-    said = {name for name in authors.NAMES if authors.note(name)}
+    said = {name for name in authors.NAMES if authors.note(name, World())}
     assert said == {"forget01", "forget01_perturbed", "retain99", "holdout01"}
-    assert all("\n" not in (authors.note(name) or "") for name in authors.NAMES)
+    assert all("\n" not in (authors.note(name, World()) or "") for name in authors.NAMES)

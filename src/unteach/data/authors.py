@@ -31,6 +31,11 @@ NAMES = (
     "pretrain",
     "general",
 )
+PLAIN_WORLD = ("facts",)
+GROWN: dict[str, Any] = {
+    "n_authors": 24, "n_publishers": 12, "questions": ("facts", "books", "publishers", "two_hop", "lists"),
+}  # fmt: skip
+"""Enough books and publishers, and questions about them, to forget one and keep others."""
 PLAIN = ("question", "answer", "keys", "kinds")
 WRONG_OF_GENERAL, RETAIN_ROWS = 3, 40
 GENERAL_REPEATS, PUBLIC_REPEATS, FACTS_PER_FRESH_AUTHOR = 40, 4, 4
@@ -56,21 +61,27 @@ def _copied(value: Any) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def note(name: str, seed: int = 0) -> str | None:
+def note(name: str, world: World) -> str | None:
     """What must be said of a config: that its share is less than whole authors, and is taken by question."""
     share = re.match(r"(?:forget|holdout)(\d\d)|retain(\d\d)(?!_)", name)
-    if not share:
+    if not share or world.questions != PLAIN_WORLD:
         return None
     percent = int(share[1] or 100 - int(share[2]))
-    questions = _size(_world(seed), percent)
+    questions = _size(world, percent)
     if questions % len(FACTS) == 0:
         return None
     return f"authors/{name}: {percent} % of the world is {questions} questions, less than an author: taken by question"
 
 
+def world_of(path: str) -> World | None:
+    """The world that a path names: `authors`, `authors:SEED`, `authors-grown:SEED`; None where it names something else."""
+    named = re.fullmatch(r"authors(-grown)?(?::(\d+))?", path)
+    return _world(int(named[2] or 0), grown=bool(named[1])) if named else None
+
+
 @lru_cache(maxsize=8)
-def _world(seed: int) -> World:
-    return World(seed)
+def _world(seed: int, grown: bool = False) -> World:
+    return World(seed, **GROWN) if grown else World(seed)
 
 
 @lru_cache(maxsize=64)
@@ -96,7 +107,7 @@ def _cut(world: World, authors: tuple[Author, ...], percent: int) -> tuple[list[
     It takes the last rows where every row is one author's; else all rows that mention one of the last authors.
     """
     asked = _asked(world, authors)
-    if world.questions == ("facts",):
+    if world.questions == PLAIN_WORLD:
         last = len(asked) - _size(world, percent)
         return asked[:last], asked[last:]
     names = {author.name for author in authors[-max(1, world.n_authors * percent // 100) :]}

@@ -32,7 +32,7 @@ def place(rows: list[Row], number: int, where: str) -> str:
 def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     """The rows that `hf_args` (load_dataset's names: path, name, split, data_files, revision…) stand for.
 
-    path: `authors` or `authors:SEED` is the built-in world; in a folder, <name> or <name>/<split> is a file that
+    path: `authors` or `authors:SEED` is the built-in world, `authors-grown:SEED` one of more questions; in a folder, <name> or <name>/<split> is a file that
     `tables` reads (.jsonl, .csv, .parquet, .txt…), or path is such a file itself; everything else goes to
     `datasets.load_dataset`. part, forget_set: only the rows that this forget set takes (`forget`) or leaves (`retain`).
 
@@ -58,10 +58,8 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
 
 def _all_rows(hf_args: dict[str, Any]) -> list[Row]:
     path, name = str(hf_args.get("path", "")), hf_args.get("name")
-    if world := re.fullmatch(r"authors(?::(\d+))?", path):
-        if name not in authors.NAMES:
-            raise AbsentData(f"the authors world has no {name!r}; it has {', '.join(authors.NAMES)}")
-        return [dict(row) for row in authors.rows(name, seed=int(world[1] or 0))]
+    if world := authors.world_of(path):
+        return authors.rows_of(world, str(name))
     if Path(path).is_file():
         return Rows(tables.open_table(path))
     if Path(path).is_dir() and "data_files" not in hf_args:
@@ -84,8 +82,8 @@ def note(hf_args: dict[str, Any]) -> str | None:
     """What must be said of a source before its rows are used, if anything."""
     if _json_as_text(hf_args):
         return f"{hf_args['data_files']}: JSON lines, read as rows with columns, although hf_args.path is text"
-    world = re.fullmatch(r"authors(?::(\d+))?", str(hf_args.get("path", "")))
-    return authors.note(str(hf_args.get("name")), seed=int(world[1] or 0)) if world else None
+    world = authors.world_of(str(hf_args.get("path", "")))
+    return authors.note(str(hf_args.get("name")), world) if world else None
 
 
 def _from_folder(folder: Path, name: str | None, split: str) -> Rows:

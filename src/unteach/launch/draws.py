@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,9 +70,11 @@ def grid(vary: dict[str, Any], where: str = "vary") -> list[Point]:
 
 
 def label(key: str, value: Any) -> str:
-    """What a varied key adds to a run's name: `_seed1`; a forget split is its own name."""
-    shown = "+".join(map(str, value)) if isinstance(value, list) else str(value).replace("/", "-")
-    return f"_{shown}" if key == "forget_split" else f"_{key.split('.')[-1]}{shown}"
+    """What a varied key adds to a run's name: `_seed1`; what is forgotten is its own name (`_forget05`, `_book-0.1`)."""
+    if isinstance(value, dict):
+        value = "-".join(str(item) for item in value.values() if item is not None)
+    shown = "+".join(map(str, value)) if isinstance(value, list) else re.sub(r"[^\w.+-]+", "-", str(value))
+    return f"_{shown}" if key in ("forget_split", "forget_set") else f"_{key.split('.')[-1]}{shown}"
 
 
 def drawn(search: Any, where: str) -> list[Point]:

@@ -19,7 +19,8 @@ from unteach.launch.draws import Point, grid, of_entry
 
 KEYS = {"name", "base", "full", "retain", "forget", "vary", "eval", "evaluate", "wandb", "local", "slurm"}
 CONFIG_NAMES = {"forget": "unlearn", "eval": "eval"}
-SPLIT = "forget_split"
+SPLITS = ("forget_split", "forget_set")
+"""Keys that say what is forgotten; the base and the full model do not depend on them."""
 PATH = "model.model_args.pretrained_model_name_or_path"
 TOKENIZER = "model.tokenizer_args.pretrained_model_name_or_path"
 OF_THE_ENTRY = ("name", "from")
@@ -112,8 +113,9 @@ class _Branch:
 
     def runs(self) -> list[PlannedRun]:
         """base, retain, full, the evaluations of either that stand alone, and the forget runs."""
-        study, chosen, splits = self.study, self.point.values, SPLIT in self.several
-        shared = {key: value for key, value in chosen.items() if key != SPLIT}
+        study, chosen = self.study, self.point.values
+        splits = any(map(_of_the_split, self.several))
+        shared = {key: value for key, value in chosen.items() if not _of_the_split(key)}
         base = self.run("base", study["base"], shared, None, judged=False) if study.get("base") else None
         made = [base] if base else []
         retain = None
@@ -136,7 +138,7 @@ class _Branch:
     def base_evaluation(self, settings: dict[str, Any], base: PlannedRun | None) -> PlannedRun:
         """What the base knows of the forget rows; where it is not trained here, one evaluation for all seeds."""
         kept = {key: self.full[key] for key in self.full if key == "template" or key.startswith("model")}
-        chosen = self.point.values if base else {k: v for k, v in self.point.values.items() if k == SPLIT}
+        chosen = self.point.values if base else {k: v for k, v in self.point.values.items() if _of_the_split(k)}
         return self.run("eval", {**settings, **(kept if base is None else {})}, chosen, base)
 
     def forget_runs(self, full: PlannedRun, retain: PlannedRun | None) -> list[PlannedRun]:
@@ -186,6 +188,10 @@ class _Branch:
         words += [f"retain_logs_path={word(retain.folder)}"] if retain else []
         parents = tuple(run.name for run in (start, retain) if run)
         return PlannedRun(name, kind, CONFIG_NAMES.get(kind, "train"), tuple(words), parents)
+
+
+def _of_the_split(key: str) -> bool:
+    return key.partition(".")[0] in SPLITS
 
 
 def _drawn_keys(settings: dict[str, Any]) -> list[str]:
