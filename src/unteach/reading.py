@@ -15,6 +15,7 @@ from typing import Any, Literal
 from unteach import registry, training_args
 from unteach.errors import UserError, nearest
 from unteach.schema import (
+    BESIDE,
     Config,
     DataConfig,
     ForgetSet,
@@ -214,20 +215,20 @@ def _reports_to(trainer: TrainerConfig | None, tracker: str) -> bool:
 def _streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
     """A method that lacks a stream cannot run, and a stream that nothing knows is a name misspelled.
 
-    The other answers of `alternate` may stand beside the rows of `forget`.
+    A stream may stand beside others in the rows of one (schema.BESIDE).
     """
     wanted = trainer.method.streams() if trainer.method else ()
     if data is None or not wanted:
         return
     there = {name for name, parts in data.streams.items() if parts}
-    there |= {"alternate"} if "forget" in there else set()
-    given = ", ".join(sorted(there - {"alternate"})) or "none"
-    for name in (name for name in wanted if name not in there):
-        reader.wrong(
-            f"data.{name}",
-            f"trainer.handler={trainer.handler} trains on the stream {name!r}; this run has {given}. "
-            f"Set data.{name}=DATASET (see `unteach list datasets`)",
-        )
+    given = ", ".join(sorted(there)) or "none"
+    for name in dict.fromkeys(BESIDE.get(name, name) for name in wanted if name not in there):
+        if name not in there:
+            reader.wrong(
+                f"data.{name}",
+                f"trainer.handler={trainer.handler} trains on the stream {name!r}; this run has {given}. "
+                f"Set data.{name}=DATASET (see `unteach list datasets`)",
+            )
     reader.known({*STREAMS, *wanted}, data.streams, "data")
 
 

@@ -159,7 +159,7 @@ def is_trainer(cls: type) -> bool:
 
 method = Registry("method", "unteach.methods")
 metric = Registry("metric", "unteach.evals.metrics")
-dataset = Registry("dataset", "unteach.data.datasets")
+dataset = Registry("dataset", "unteach.data")
 collator = Registry("collator", "unteach.data.collators")
 model = Registry("model", "unteach.models.handlers")
 backend = Registry("backend", "unteach.engines.backends")

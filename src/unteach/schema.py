@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from unteach.errors import UserError
 
+BESIDE = {"alternate": "forget", "chosen": "train", "rejected": "train", "mismatched": "train"}
+"""Streams that stand beside one another in the rows of a stream of the configuration: each is a part of every row."""
+
 
 @dataclass
 class Paths:

@@ -17,11 +17,14 @@ from unteach.compose import environment
 from unteach.data.datasets import Example, example_of
 from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
+from unteach.schema import BESIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
+
+    from unteach.data.streams import Stream
 
 Row = dict[str, Any]
 TOLERANCE = 1e-5
@@ -59,7 +62,8 @@ def method_loss(
     """(loss, gradient norm) of one step over all given rows, in fp32, before clipping.
 
     policy, reference: model folders. forget, retain: rows with question and answer; a method that teaches takes
-    `forget` as its stream `train`. template: template_args. all_tokens: every token is a label, prompts too.
+    `forget` as its stream `train`, with `chosen` and `rejected` in place of `answer` where it learns preferences.
+    template: template_args. all_tokens: every token is a label, prompts too.
     alternate: rows with the other answers (their column alternate, or else answer), in the order of `forget`;
     control_vector: the direction to steer to, whose length counts for nothing; for methods that take them.
     The norm is L2 over all parameters. Equals what a run with max_steps=1 learning_rate=0 logs.
@@ -86,28 +90,51 @@ def method_loss(
     loaded = loading.load(config(policy), training=True)
     rows = {}
     for stream in method.streams():
-        if not given.get(stream):
+        taken = given.get(stream) or given.get(BESIDE.get(stream, stream))
+        if not taken:
             raise UserError(f"{name} trains on the stream {stream!r}, and no rows were given for it")
-        rows[stream] = _examples(loaded.template, given[stream] or [], all_tokens, stream)
+        rows[stream] = _examples(loaded.template, taken, all_tokens, stream)
     frozen = loading.load_frozen(config(reference)) if method.reference() else None
     loaded.model.train()
-    make_ready(loaded.model, method, seed=0)
+    make_ready(loaded.model, method, seed=0, streams=_streams(rows))
     gradient, loss = step_gradient(loaded, method, rows, frozen, hands=1)
     return float(loss), float(gradient.double().norm())
 
 
 def _examples(template: Any, rows: list[Row], all_tokens: bool, stream: str = "train") -> Examples:
-    """Rows as examples of a stream; those whose `forget` is 1 weigh -1."""
+    """Rows as examples of a stream; those whose `forget` is 1 weigh -1. A part that a row has not is its answer's."""
     examples = Examples()
     for index, row in enumerate(rows):
-        answer = row.get("alternate", row["answer"]) if stream == ALTERNATE else row["answer"]
+        answer = row[stream] if stream in BESIDE and stream in row else row["answer"]
         example = example_of(template.encode(row["question"], answer), index)
         if all_tokens:
             example["labels"] = list(example["input_ids"])
         if row.get("forget"):
             example["weight"] = -1.0
-        examples.append({ALTERNATE: example} if stream == ALTERNATE else example)
+        examples.append({stream: example} if stream in BESIDE else example)
     return examples
+
+
+def _told(template: Any, rows: list[Row], classes: int) -> Examples:
+    """Rows as examples of a classifier: question and answer are the text, and its class or number goes round."""
+    examples = Examples()
+    for index, row in enumerate(rows):
+        ids = template.tokenizer(f"{row['question']} {row['answer']}")["input_ids"]
+        label = index % classes
+        told = {"input_ids": ids, "labels": [-100] * (len(ids) - 1) + [label], "index": index}
+        examples.append({**told, "target": float(index % 5) - 2})
+    return examples
+
+
+def _streams(rows: dict[str, Examples]) -> "dict[str, Stream]":
+    """Rows as streams; those that stand beside one another are drawn together."""
+    from unteach.data.streams import Stream
+
+    streams: dict[str, Stream] = {}
+    for name, examples in rows.items():
+        beside = (other for other in streams if BESIDE.get(other, other) == BESIDE.get(name, name))
+        streams[name] = Stream(name, [examples], next(beside, None))
+    return streams
 
 
 def step_gradient(
@@ -121,13 +148,12 @@ def step_gradient(
     import torch
 
     from unteach.data.collators import DataCollatorForSupervisedDataset
-    from unteach.data.streams import Rows, Steps, Stream, collate
+    from unteach.data.streams import Rows, Steps, collate
     from unteach.models.reference import Reference, compute_table
-    from unteach.training.step import count_step, micro_batch_loss
+    from unteach.training.step import count_step, micro_batch_loss, survey_step
 
     collator = DataCollatorForSupervisedDataset(loaded.tokenizer)
-    pairs = {ALTERNATE: "forget"} if "forget" in rows else {}
-    streams = {name: Stream(name, [examples], pairs.get(name)) for name, examples in rows.items()}
+    streams = _streams(rows)
     anchor = next(iter(streams))
     rank, world = share
     total = hands * world
@@ -143,6 +169,7 @@ def step_gradient(
     dealt = steps.deal(0, step, total)[rank::world]
     batches = [collate([source[slot] for slot in hand], collator) for hand in dealt]
     counts = {name: count.float() for name, count in count_step(method, batches).items()}
+    counts |= survey_step(wrapped or loaded.model, method, batches, reference)
     if world > 1:
         for count in counts.values():
             torch.distributed.all_reduce(count)
@@ -173,7 +200,7 @@ def check_method(name: str, method_args: dict[str, Any] | None = None, processes
         print(f"{name} depends on how a batch is split, and says why: {reason}")
         return
     loaded, frozen, rows = _tiny_world(method)
-    make_ready(loaded.model, method, seed=0)
+    make_ready(loaded.model, method, seed=0, streams=_streams(rows))
     compute = functools.partial(step_gradient, loaded, method, rows, frozen)
     for step, label in ((0, "a full step"), (1, "the short last step")):
         whole, loss = compute(1, size=8, step=step)
@@ -215,13 +242,14 @@ def _same(expected: "Tensor", found: "Tensor", what: str) -> None:
 
 
 def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
-    """A tiny model as deep as the method needs, a reference that differs from it, and 13 (anchor and its alternates)
-    or 9 rows of unequal lengths a stream."""
+    """A tiny model as deep as the method needs, a reference that differs from it, and 13 (anchor and what stands beside
+    it) or 9 rows of unequal lengths a stream."""
     import torch
     import transformers
 
     from unteach.data import authors
     from unteach.models.handlers import learn_tokenizer
+    from unteach.models.heads import Head
     from unteach.models.loading import finish
 
     texts = [f"{row['question']} {row['answer']}" for row in authors.rows("full")]
@@ -232,23 +260,27 @@ def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
         num_attention_heads=4, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )  # fmt: skip
+    heads = {"classes": Head(("a", "b", "c")), "numbers": Head()}
+    head = heads.get(method.ROWS)
+    made = transformers.LlamaForSequenceClassification if head else transformers.LlamaForCausalLM
+    config.update(head.settings() if head else {})
     models = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        models.append(
-            finish(transformers.LlamaForCausalLM(config), tokenizer, schema.TemplateArgs(kind="qa"), "float32")
-        )
+        models.append(finish(made(config), tokenizer, schema.TemplateArgs(kind="qa"), "float32"))
     policy, reference = models
     reference.model.requires_grad_(False).eval()
     full = authors.rows("full")
     rows = {}
     for k, stream in enumerate(method.streams()):
-        taken = full[k * 20 : k * 20 + (13 if k == 0 or stream == ALTERNATE else 9)]
+        paired = k == 0 or BESIDE.get(stream, stream) == BESIDE.get(method.streams()[0], method.streams()[0])
+        taken = full[k * 20 : k * 20 + (13 if paired else 9)]
         longer = [
             {**row, "answer": " ".join([row["answer"]] * (1 + (i + k) % 4)), "forget": i % 3 == 0}
             for i, row in enumerate(taken)
         ]
-        rows[stream] = _examples(policy.template, longer, False, stream)
+        told = _told(policy.template, longer, max(1, len(head.labels))) if head else None
+        rows[stream] = told or _examples(policy.template, longer, False, stream)
     return policy, reference.model, rows
 
 

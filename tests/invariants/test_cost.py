@@ -49,7 +49,7 @@ def cost(kit: Path, name: str, args: dict[str, Any]) -> tuple[Counter, set[str],
         )
         for stream in method.streams()
     }
-    make_ready(loaded.model, method, seed=0)
+    make_ready(loaded.model, method, seed=0, streams={})
     seen: Counter = Counter()
     counting(loaded.model, seen, "policy")
     if reference.needs_copy(method.reference()):

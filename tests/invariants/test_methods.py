@@ -82,7 +82,7 @@ def gradient(name: str, args: dict[str, Any], kit: Path, batch: Any, policy: str
     frozen = loading.load_frozen(ModelConfig({"pretrained_model_name_or_path": str(kit / "reference")}))
     given = {"forget": batch[0], "train": batch[0], "alternate": batch[0], "retain": batch[1]}
     rows = {s: testing._examples(loaded.template, given[s], False, s) for s in method.streams()}
-    make_ready(loaded.model, method, seed=0)
+    make_ready(loaded.model, method, seed=0, streams={})
     return step_gradient(loaded, method, rows, frozen, hands=1)[0]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from unteach.data.datasets import Example
 from unteach.errors import UserError
+from unteach.schema import BESIDE
 from unteach.seeds import permutation
 
 
@@ -26,12 +27,24 @@ class Slot:
 
 
 ALTERNATE = "alternate"
-"""The stream of other answers: of each row, its example's `alternate` where every other stream takes its `original`."""
+"""The stream of other answers to the rows of data.forget."""
+ABSENT = {
+    ALTERNATE: "another answer for each row of data.forget, and its dataset gives none; set "
+    "data.forget=TOFU_QA_forget_idk, or a dataset of QAwithIdkDataset or QAwithAlternateDataset with "
+    "return_original=true",
+    "chosen": "a chosen and a rejected answer in each row of data.train, and its dataset gives none; take a dataset of "
+    "PreferenceDataset",
+    "mismatched": "rows of data.train that say whether their answer was liked, and its dataset has none; take a "
+    "dataset of FeedbackDataset",
+}
+ABSENT["rejected"] = ABSENT["chosen"]
+"""What a method needs that trains on a stream of schema.BESIDE, where the dataset's rows have no such part."""
 
 
 class Stream:
     """The examples of one or several datasets, one after the other.
 
+    A stream of schema.BESIDE takes its own part of each row's example, every other stream the row's `original`.
     follows: the stream whose draws are its own too, so that the two stand in pairs.
     """
 
@@ -52,14 +65,10 @@ class Stream:
     def example(self, number: int, epoch: int = 0) -> Example:
         part, row = self.where[number]
         example = part.variant(row, epoch) if hasattr(part, "variant") else part[row]
-        if self.name == ALTERNATE:
-            if ALTERNATE not in example:
-                raise UserError(
-                    "this method needs another answer for each row of data.forget, and its dataset gives none; set "
-                    "data.forget=TOFU_QA_forget_idk, or a dataset of QAwithIdkDataset or QAwithAlternateDataset with "
-                    "return_original=true"
-                )
-            return example[ALTERNATE]
+        if self.name in BESIDE:
+            if self.name not in example:
+                raise UserError(f"this method needs {ABSENT[self.name]}")
+            return example[self.name]
         if "input_ids" not in example and "original" not in example:
             raise UserError(f"data.{self.name}: a row has several answers; training takes one (set answer_key)")
         return example.get("original", example)
@@ -161,7 +170,7 @@ def collate(items: list[tuple[Slot, Example]], collator: Any) -> dict[str, Any]:
     slice.
 
     Rows of weight zero keep their tokens and lose their labels, so that they count nowhere. An example's own weight
-    (-1: its loss is ascended) is its row's.
+    (-1: its loss is ascended) is its row's, and so is a target, a number that stands for a label.
     """
     import torch
 
@@ -169,6 +178,8 @@ def collate(items: list[tuple[Slot, Example]], collator: Any) -> dict[str, Any]:
     weight = torch.tensor([slot.weight * example.get("weight", 1.0) for slot, example in items])
     batch["labels"] = batch["labels"].masked_fill((weight == 0).unsqueeze(-1), -100)
     batch["weight"], batch["number"] = weight, torch.tensor([slot.row for slot, _ in items])
+    if any("target" in example for _, example in items):
+        batch["target"] = torch.tensor([example.get("target", 0.0) for _, example in items])
     batch["epoch"] = torch.tensor([slot.epoch for slot, _ in items])
     names = [slot.stream for slot, _ in items]
     batch["rows"] = {name: (names.index(name), names.index(name) + names.count(name)) for name in dict.fromkeys(names)}

@@ -101,10 +101,7 @@ class Template:
         messages.append({"role": "user", "content": question})
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
-        extra = {"date_string": self.args.date_string} if self.args.date_string else {}
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=answer is None, **extra
-        )
+        return self.shown(messages, add_generation_prompt=answer is None)
 
     def encode_prompt(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> tuple[int, ...]:
         text = self.prompt(question, shots)
@@ -137,10 +134,32 @@ class Template:
         asked, told = self._chat(question, shots, None), self._chat(question, shots, answer)
         if not told.startswith(asked):
             raise UserError("this chat template shows a question differently once it is answered: set template=qa")
-        ids = list(self.tokenizer(told[len(asked) :], add_special_tokens=False)["input_ids"])
-        special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
+        return self.turn(told[len(asked) :])[0]
+
+    def turn(self, text: str) -> tuple[tuple[int, ...], str]:
+        """An answer as a chat template shows it: its tokens up to the end of the turn, and the text after that."""
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        special = {
+            token: added.content for token, added in self.tokenizer.added_tokens_decoder.items() if added.special
+        }
         ends = [i for i, token in enumerate(ids) if token in special]
-        return tuple(ids[: ends[0] + 1]) if ends else (*ids, self.tokenizer.eos_token_id)
+        if not ends:
+            return (*ids, self.tokenizer.eos_token_id), ""
+        _, _, after = text.partition(special[ids[ends[0]]])
+        return tuple(ids[: ends[0] + 1]), after
+
+    def shown(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
+        """A conversation as the tokenizer's chat template writes it."""
+        from jinja2 import TemplateError
+
+        extra = {"date_string": self.args.date_string} if self.args.date_string else {}
+        try:
+            shown: str = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **extra
+            )
+        except TemplateError as error:
+            raise UserError(f"the chat template cannot show this conversation: {error}") from None
+        return shown
 
     def text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -18,22 +18,30 @@ __all__ = ["UNITS", "Method", "Term", "Unlearn", "cross_entropy", "mean_of_rows"
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may know before the first step. seed: the run's; width: the size of the model's hidden states."""
+    """What a method may know before the first step.
+
+    seed: the run's; width: the size of the model's hidden states; labels: a classifier's, in order; streams: the rows.
+    """
 
     seed: int
     width: int
+    labels: tuple[str, ...] = ()
+    streams: dict[str, Any] = field(default_factory=dict)
 
 
 class Method:
     """A rule that turns a batch into a loss. Subclasses are dataclasses; their fields are `trainer.method_args`.
 
-    QUIRKS: values of the fields under `compat: openunlearning`.
+    QUIRKS: values of the fields under `compat: openunlearning`. ROWS: what a row of its data is: a prompt and its
+    answer (or a chat), plain text, a prompt with a chosen and a rejected answer, an answer that was liked or not, a
+    text with its class, or with a number.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
+    ROWS: ClassVar[Literal["answers", "text", "pairs", "feedback", "classes", "numbers"]] = "answers"
 
     def streams(self) -> tuple[str, ...]:
-        """The names of the streams it trains on. `alternate` is the other answer of each row of `forget`."""
+        """The names of the streams it trains on; those of schema.BESIDE stand beside one another in the same rows."""
         raise NotImplementedError
 
     def reference(self) -> Needed:
@@ -61,6 +69,15 @@ class Method:
 
     def prepare(self, context: Context) -> None:
         """Called once, before anything is trained or restored."""
+
+    def surveyed(self) -> dict[str, Want]:
+        """What a pass without gradient over a whole step should yield before any of its losses, a stream."""
+        return {}
+
+    def survey(self, policy: dict[str, Answers], reference: dict[str, Any]) -> "dict[str, Tensor]":
+        """What that pass says of one micro-batch, as sums by name; `terms` finds them, summed over the whole step, with
+        all counts in reference["step"]."""
+        raise NotImplementedError
 
     def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
         """What the policy's pass should yield for each stream."""

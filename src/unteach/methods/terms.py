@@ -19,13 +19,18 @@ class Term:
 
     value: one number per unit (token or sequence) of this micro-batch.
     divisor: the name of the count, over the whole optimiser step, that the sum is divided by (`forget.tokens`…).
-    factor: what the term is multiplied by in the loss.
+    factor: what the term is multiplied by in the loss; None: it is no part of the loss, and only told.
     """
 
     name: str
     value: "Tensor"
     divisor: str
-    factor: float = 1.0
+    factor: float | None = 1.0
+
+    @property
+    def logged(self) -> str:
+        """What it is called in the log."""
+        return self.name if self.factor is None else f"{self.name}_loss"
 
 
 def cross_entropy(name: str, stream: str, answers: Answers, factor: float = 1.0, units: str = "tokens") -> Term:

@@ -26,7 +26,7 @@ def is_adapter(path: str | None) -> bool:
 
 def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> Any:
     """Puts a fresh adapter on a model. `peft_args` are LoraConfig's own names; only the adapter trains, and with it the
-    rows of added tokens."""
+    rows of added tokens and a classifier's head."""
     import peft
 
     known = set(inspect.signature(peft.LoraConfig).parameters)
@@ -36,7 +36,7 @@ def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> 
             raise UserError(
                 f"model.peft_args.{name}: LoraConfig has no such field" + (f"; did you mean {guess}?" if guess else "")
             )
-    given = {"task_type": "CAUSAL_LM", **peft_args}
+    given = {"task_type": "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM", **peft_args}
     if added and "trainable_token_indices" not in given and (rows := tokens.trained_rows(model, added, peft_args)):
         given["trainable_token_indices"] = rows
     targets = given.get("target_modules")

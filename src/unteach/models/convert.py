@@ -50,7 +50,8 @@ def take_adapter(base: Any, weights: Weights, peft_args: dict[str, Any], named: 
 
     found = {in_peft(name): tensor for name, tensor in weights.items() if re.search(OF_ADAPTER, name)}
     rest = {in_base(name): tensor for name, tensor in weights.items() if not re.search(OF_ADAPTER, name)}
-    _refuse_other_base(rest, base.state_dict(), named)
+    head = "score." if hasattr(base, "score") else ()  # a classifier's head is trained with the adapter
+    _refuse_other_base({name: w for name, w in rest.items() if not name.startswith(head)}, base.state_dict(), named)
     model = adapters.attach(base, peft_args, added)
     slots, twins = _slots(model)
     found = {name: tensor for name, tensor in found.items() if name not in twins}

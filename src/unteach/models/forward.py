@@ -65,8 +65,9 @@ class Want:
 class Answers:
     """What a pass says about one stream: one entry a position, in the order of rows and tokens.
 
-    value [N, …]; label [N], the token that follows; row [N], whose position it is; weight [B], 0 for filler rows;
-    labelled [B], how many labels a row has, its first token's too, which nothing predicts.
+    value [N, …]; label [N], the token that follows (over `labels`: the one there); row [N], whose position it is;
+    weight [B], 0 for filler rows; labelled [B], how many labels a row has, its first token's too, which nothing
+    predicts; target [B], the number that a row has in place of a label.
     """
 
     value: "Tensor"
@@ -74,6 +75,7 @@ class Answers:
     row: "Tensor"
     weight: "Tensor"
     labelled: "Tensor"
+    target: "Tensor | None" = None
 
     def per_row(self, value: "Tensor | None" = None) -> "Tensor":
         """Sums over the positions of each row: [N] -> [B]."""
@@ -99,7 +101,8 @@ def places(row: "Tensor") -> "Tensor":
 
 
 def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, Tensor, Tensor]":
-    """Where a stream is asked: (row in the stream [N], column [N], the label that follows [N])."""
+    """Where a stream is asked: (row in the stream [N], column [N], the label that follows, or stands there where the
+    positions are those of `labels` [N])."""
     import torch
 
     start, stop = batch["rows"][stream]
@@ -111,7 +114,7 @@ def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, T
     if over == "all":  # a row's first token may follow left padding, which predicts nothing
         asked = asked & (mask == 1) & (weight != 0)[:, None]
     row, column = asked.nonzero(as_tuple=True)
-    return row, column, following[asked]
+    return row, column, (labels if over == "labels" else following)[asked]
 
 
 def within(mask: "Tensor", weight: "Tensor") -> "Tensor":
@@ -123,7 +126,8 @@ def answers_of(batch: dict[str, Any], stream: str, value: "Tensor", label: "Tens
     """`value` at the positions of a stream of a batch, as Answers."""
     start, stop = batch["rows"][stream]
     labelled = (batch["labels"][start:stop] != IGNORED).sum(-1)
-    return Answers(value, label, row, batch["weight"][start:stop], labelled)
+    target = batch["target"][start:stop] if "target" in batch else None
+    return Answers(value, label, row, batch["weight"][start:stop], labelled, target)
 
 
 def extend(model: Any, packed: bool = False) -> Any:
@@ -216,14 +220,18 @@ def through_head(
 
 
 def _vocabulary(model: Any) -> int:
-    return int(causal_of(model).config.get_text_config().vocab_size)
+    """The outputs of the head."""
+    causal = causal_of(model)
+    return int(causal.config.num_labels if hasattr(causal, "score") else causal.config.get_text_config().vocab_size)
 
 
 def head_logits(model: Any, hidden: "Tensor") -> "Tensor":
-    """The logits [n, V] that the model's own forward would give for these hidden states."""
+    """The logits that the model's own forward would give for these hidden states: [n, d] -> [n, V] or [n, classes]."""
     import torch
 
     causal = causal_of(model)
+    if hasattr(causal, "score"):
+        return causal.score(hidden)
     config = causal.config
     logits = causal.get_output_embeddings()(hidden)
     if (scale := getattr(config, "logit_scale", None)) is not None:

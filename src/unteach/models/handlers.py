@@ -4,6 +4,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.errors import UserError, nearest
+from unteach.models.heads import Head
 from unteach.models.hub import NO_TOKENIZER, PATH, SOURCE, from_hub
 from unteach.registry import model
 
@@ -19,7 +20,9 @@ class AutoModelForCausalLM:
     """A causal language model from the hub or a folder, as transformers loads it."""
 
     @staticmethod
-    def load(model_args: dict[str, Any], tokenizer_args: dict[str, Any], texts: Any) -> tuple[Any, Any]:
+    def load(
+        model_args: dict[str, Any], tokenizer_args: dict[str, Any], texts: Any, head: Head | None = None
+    ) -> tuple[Any, Any]:
         import transformers
 
         given = dict(model_args)
@@ -32,7 +35,8 @@ class AutoModelForCausalLM:
         refuse_unknown(given, config, LOADING)
         if flash_attention_fits(given, config):
             given["attn_implementation"] = "flash_attention_2"
-        return causal(path, **{"use_safetensors": True, **given}), load_tokenizer(path, tokenizer_args, source)
+        model = pretrained(path, head, **{"use_safetensors": True, **given})
+        return model, load_tokenizer(path, tokenizer_args, source)
 
 
 @model("scratch")
@@ -40,7 +44,9 @@ class Scratch:
     """A Llama made from scratch, its byte-level BPE learned from the training text; with a path, a saved one."""
 
     @staticmethod
-    def load(model_args: dict[str, Any], tokenizer_args: dict[str, Any], texts: Any) -> tuple[Any, Any]:
+    def load(
+        model_args: dict[str, Any], tokenizer_args: dict[str, Any], texts: Any, head: Head | None = None
+    ) -> tuple[Any, Any]:
         import transformers
         from huggingface_hub.errors import StrictDataclassError
 
@@ -51,7 +57,7 @@ class Scratch:
         refuse_unknown(given, transformers.LlamaConfig(), ("attn_implementation",))
         if path:
             folder = runs.model_folder(str(path))
-            return causal(folder, dtype=dtype), load_tokenizer(folder, {}, {})
+            return pretrained(folder, head, dtype=dtype), load_tokenizer(folder, {}, {})
         if texts is None:
             raise UserError(
                 f"a model from scratch learns its tokenizer from training text: set model.model_args.{PATH}"
@@ -65,21 +71,27 @@ class Scratch:
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
                 **given,
+                **(head.settings() if head else {}),
             )
         except StrictDataclassError as error:
             raise UserError(f"model.model_args: {str(error).splitlines()[-1].strip()}") from None
-        return transformers.LlamaForCausalLM(config), tokenizer
+        kind = transformers.LlamaForSequenceClassification if head else transformers.LlamaForCausalLM
+        return kind(config), tokenizer
 
 
-def causal(path: str, **arguments: Any) -> Any:
-    """A causal language model with its weights; on torch's meta device, one of its configuration alone."""
+def pretrained(path: str, head: Head | None, **arguments: Any) -> Any:
+    """A causal language model with its weights, or its body under a classifier's head, which is new unless it was saved
+    with one; on torch's meta device, one of its configuration alone."""
     import torch
     import transformers
 
+    kind = transformers.AutoModelForSequenceClassification if head else transformers.AutoModelForCausalLM
+    settings = head.settings() if head else {}
     if torch.get_default_device().type != "meta":
-        return from_hub(transformers.AutoModelForCausalLM, path, **arguments)
-    config = from_hub(transformers.AutoConfig, path, **{k: v for k, v in arguments.items() if k in SOURCE})
-    return transformers.AutoModelForCausalLM.from_config(config, dtype=arguments.get("dtype"))
+        return from_hub(kind, path, **arguments, **settings)
+    source = {k: v for k, v in arguments.items() if k in SOURCE}
+    config = from_hub(transformers.AutoConfig, path, **source, **settings)
+    return kind.from_config(config, dtype=arguments.get("dtype"))
 
 
 def refuse_unknown(given: dict[str, Any], config: Any, loading: tuple[str, ...]) -> None:

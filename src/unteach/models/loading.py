@@ -1,6 +1,7 @@
 """A model, its tokenizer and its template from a ModelConfig, in the dtype that the machine and the config call for."""
 
 import contextlib
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Any
 from unteach import registry, runs
 from unteach.data.template import Template, saved_args
 from unteach.errors import UserError
-from unteach.models import adapters, tokens
+from unteach.models import adapters, heads, tokens
 from unteach.models.forward import extend
+from unteach.models.heads import Head
 from unteach.models.hub import PATH
+from unteach.models.layers import causal_of
 from unteach.schema import ModelConfig, TemplateArgs
 
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16"}
@@ -24,6 +27,7 @@ class Loaded:
 
     compute: the dtype that passes run in. path: where the weights are from. adapter: the folder that the adapter on
     them is from, "" for a fresh one, None where there is none. added: ids of tokens that the weights at `path` lack.
+    head: a classifier's.
     """
 
     model: Any
@@ -33,6 +37,7 @@ class Loaded:
     path: str | None = None
     adapter: str | None = None
     added: tuple[int, ...] = ()
+    head: Head | None = None
 
     def identity(self, memory: Path) -> str:
         """What tells these weights from all others."""
@@ -79,8 +84,10 @@ def compute_dtype(asked: str | None) -> str:
     return DTYPES[str(asked)]
 
 
-def load(config: ModelConfig, training: bool, texts: Callable[[], list[str]] | None = None) -> Loaded:
-    """Loads what a ModelConfig names.
+def load(
+    config: ModelConfig, training: bool, texts: Callable[[], list[str]] | None = None, head: Head | None = None
+) -> Loaded:
+    """Loads what a ModelConfig names; with a head, as a classifier.
 
     For training the weights are fp32 masters and `compute` says the autocast dtype (`pure_bf16` keeps them in it, and
     under an adapter only the adapter is fp32); otherwise the weights are in `compute` itself. `texts` gives the
@@ -95,6 +102,7 @@ def load(config: ModelConfig, training: bool, texts: Callable[[], list[str]] | N
     if args.get("attn_implementation") == "auto":
         args.pop("attn_implementation")
     path = runs.model_folder(str(args[PATH])) if args.get(PATH) else None
+    heads.fitting(head, path)
     adapter, tokenizer_args = ("" if config.peft_args else None), config.tokenizer_args
     if adapters.is_adapter(path):
         if config.peft_args:
@@ -107,7 +115,12 @@ def load(config: ModelConfig, training: bool, texts: Callable[[], list[str]] | N
     masters = training and not config.pure_bf16 and adapter is None  # what is frozen needs none
     held = "float32" if masters else compute
     handler: Any = registry.model.get(config.model_handler)
-    model, tokenizer = handler.load({**args, "dtype": getattr(torch, held)}, tokenizer_args, texts)
+    if head and "head" not in inspect.signature(handler.load).parameters:
+        raise UserError(f"model.model_handler={config.model_handler} makes language models and no classifiers")
+    given = {"head": head} if head else {}
+    model, tokenizer = handler.load({**args, "dtype": getattr(torch, held)}, tokenizer_args, texts, **given)
+    if head:
+        heads.refuse_no_score(model)
     if adapter:
         adapters.refuse_another_base(adapter, str(path), weights_of(path, model.config, memory()))
         if tokens.add(tokenizer, config.added_tokens):
@@ -121,7 +134,7 @@ def load(config: ModelConfig, training: bool, texts: Callable[[], list[str]] | N
         elif training and getattr(model, "is_quantized", False):
             raise UserError("quantised weights do not train: set model.peft_args to train an adapter over them")
     loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
-    loaded.path, loaded.adapter, loaded.added = path, adapter, tuple(added)
+    loaded.path, loaded.adapter, loaded.added, loaded.head = path, adapter, tuple(added), head
     return loaded
 
 
@@ -130,19 +143,22 @@ def memory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unteach" / runs.FINGERPRINTS
 
 
-def load_empty(config: ModelConfig, texts: Callable[[], list[str]] | None = None) -> Loaded:
+def load_empty(config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None) -> Loaded:
     """The same with no weights, on torch's meta device: for a look at a run before it starts."""
     import torch
 
     with torch.device("meta"):
-        return load(config, training=True, texts=texts)
+        return load(config, training=True, texts=texts, head=head)
 
 
 def finish(model: Any, tokenizer: Any, template_args: TemplateArgs, compute: str, packed: bool = False) -> Loaded:
     """Gives a model the one forward and its tokenizer a padding token that is not EOS in any mask."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # masks come from lengths, so padding is never confused with EOS
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if hasattr(causal_of(model), "score"):
+        causal_of(model).config.pad_token_id = tokenizer.pad_token_id  # by which the library finds the last token
+    else:
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     return Loaded(extend(model, packed), tokenizer, Template(tokenizer, template_args), compute)
 
 

@@ -16,12 +16,15 @@ import transformers
 from unteach import compose, launched, runs, schema, training_args
 from unteach.data import sources
 from unteach.data.collators import DataCollatorForSupervisedDataset
+from unteach.data.labelled import labels_of_rows
 from unteach.data.streams import ALTERNATE, Steps, Stream
 from unteach.data.template import Template
 from unteach.engines.processes import Processes
 from unteach.errors import UserError
 from unteach.methods.base import Method
-from unteach.models import adapters
+from unteach.models import adapters, heads
+from unteach.models.heads import Head
+from unteach.models.hub import PATH
 from unteach.models.loading import Loaded, load_frozen, memory
 from unteach.models.reference import Reference, Table, compute_table, needs_copy, trimmed
 from unteach.training.alternates import invent
@@ -53,6 +56,22 @@ def as_published(template: Template) -> Any:
     return OmegaConf.create({**given, "apply_chat_template": template.kind == "chat"})
 
 
+def head_of(config: schema.Config) -> Head | None:
+    """The head of the classifier that the run's method trains; its labels are the method's, those that the model was
+    saved with, or those of the rows of data.train. None for a language model."""
+    assert config.data is not None and config.trainer is not None
+    kind = getattr(config.trainer.method, "ROWS", "answers")
+    if kind not in ("classes", "numbers"):
+        return None
+    if kind == "numbers":
+        return Head()
+    path = config.model.model_args.get(PATH)
+    kept = heads.saved(runs.model_folder(str(path)) if path else None)
+    given = config.trainer.method.labels or (kept.labels if kept else None)
+    parts = config.data.streams["train"].values()
+    return Head(tuple(given or labels_of_rows([(part.cls, part.args) for part in parts])))
+
+
 def build_streams(
     config: schema.Config, loaded: Loaded, here: Processes | None = None
 ) -> tuple[dict[str, Stream], list[str]]:
@@ -63,39 +82,57 @@ def build_streams(
     """
     assert config.data is not None and config.trainer is not None
     method = config.trainer.method
-    streams, said = {}, []
+    streams: dict[str, Stream] = {}
+    rows: dict[str, list[Any]] = {}
+    said: list[str] = []
     for name in method.streams() or config.data.streams:
-        paired = name == ALTERNATE and ALTERNATE not in config.data.streams  # the other answers stand beside the rows
-        parts = config.data.streams["forget" if paired else name]
-        built = [build_part(part, loaded, seed=config.seed) for part in parts.values()]
-        notes = [sources.note(part.args.get("hf_args") or {}) for part in parts.values()]
-        said += [note for note in notes if note]
-        for label, part in zip(parts, built, strict=True):
-            dropped, cut = getattr(part, "dropped", {}), getattr(part, "cut", 0)
-            said += [f"data.{name}.{label}: {count} rows dropped, {why}" for why, count in dropped.items()]
-            said += [f"data.{name}.{label}: {cut} answers cut at max_length"] if cut else []
-        if paired and method.ask("", "") is not None:
+        home = home_of(config.data, name)
+        if home not in rows:
+            rows[home], notes = build_rows(config, loaded, home)
+            said += notes
+        built = rows[home]
+        if name == ALTERNATE != home and method.ask("", "") is not None:
             if here is None:
                 said.append(f"data.{name}: the model invents these answers itself when the run starts")
                 continue
-            rows = Stream("forget", built)
-            built = [invent(method, loaded, rows, config.seed, Path(config.paths.cache_dir), here)]
-        streams[name] = Stream(name, built, follows="forget" if paired and "forget" in streams else None)
+            asked = Stream("forget", built)
+            built = [invent(method, loaded, asked, config.seed, Path(config.paths.cache_dir), here)]
+        follows = next((other for other in streams if home_of(config.data, other) == home), None)
+        streams[name] = Stream(name, built, follows)
     return streams, said
 
 
+def home_of(data: schema.DataConfig, name: str) -> str:
+    """The stream of the configuration whose rows a method's stream is read from: its own, or one it stands beside."""
+    return name if name in data.streams else schema.BESIDE.get(name, name)
+
+
+def build_rows(config: schema.Config, loaded: Loaded, name: str) -> tuple[list[Any], list[str]]:
+    """The datasets of a stream of the configuration, and what there is to say about their rows."""
+    assert config.data is not None
+    parts, said = config.data.streams[name], []
+    labels = list(loaded.head.labels) if loaded.head else None
+    built = [build_part(part, loaded, seed=config.seed, labels=labels) for part in parts.values()]
+    notes = [sources.note(part.args.get("hf_args") or {}) for part in parts.values()]
+    said += [note for note in notes if note]
+    for label, part in zip(parts, built, strict=True):
+        dropped, cut = getattr(part, "dropped", {}), getattr(part, "cut", 0)
+        said += [f"data.{name}.{label}: {count} rows dropped, {why}" for why, count in dropped.items()]
+        said += [f"data.{name}.{label}: {cut} answers cut at max_length"] if cut else []
+    return built, said
+
+
 def anchor_of(config: schema.Config, streams: dict[str, Stream]) -> str:
-    """The stream whose length is an epoch; `alternate` stands for `forget` where only the other answers are trained."""
+    """The stream whose length is an epoch: the one that data.anchor names, or the first that is read from its rows."""
     assert config.data is not None and config.trainer is not None
     anchor = config.data.anchor
-    if anchor == "forget" and anchor not in streams and ALTERNATE in streams:
-        return ALTERNATE
-    if anchor not in streams:
-        raise UserError(
-            f"data.anchor={anchor}: {config.trainer.handler} with these method_args does not train on that stream; it "
-            f"trains on {', '.join(streams)}"
-        )
-    return anchor
+    for name in streams:
+        if name == anchor or home_of(config.data, name) == anchor:
+            return name
+    raise UserError(
+        f"data.anchor={anchor}: {config.trainer.handler} with these method_args does not train on that stream; it "
+        f"trains on {', '.join(dict.fromkeys(home_of(config.data, name) for name in streams))}"
+    )
 
 
 def training_arguments(
@@ -284,5 +321,7 @@ def accompany(loaded: Loaded, folder: Path) -> None:
     """Writes beside weights what makes them a model that can be asked: tokenizer, template, what an adapter is of."""
     if loaded.adapter is not None:
         adapters.remember_base(folder, loaded.base_weights(memory()), loaded.added)
+        if loaded.head:
+            loaded.head.save(folder)
     loaded.tokenizer.save_pretrained(folder)
     loaded.template.save(folder)

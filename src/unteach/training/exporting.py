@@ -6,7 +6,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.errors import UserError, unknown
-from unteach.models import adapters, convert, weights
+from unteach.models import adapters, convert, heads, weights
 from unteach.models.loading import DTYPES
 from unteach.training import trained
 from unteach.training.trained import Source
@@ -47,6 +47,8 @@ def write(source: Source, asked: Asked, folder: Path) -> None:
     model.save_pretrained(folder)
     if asked.form == "adapter":
         adapters.remember_base(folder, trained.identity_of(str(base)), adapters.added_of(source.folder))
+        if head := heads.saved(source.folder):
+            head.save(folder)
     trained.save_words(source, base or asked.base, folder)
     _card(folder, base)
     told = f" ({sum(p.numel() for p in model.parameters()):,} parameters)" if asked.form == "model" else f" of {base}"

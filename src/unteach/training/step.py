@@ -7,7 +7,7 @@ process. So the gradient of a step does not depend on how its rows were dealt.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from unteach.methods.base import Context, Method
+from unteach.methods.base import Context, Method, Term
 from unteach.models.layers import causal_of, train_only
 from unteach.models.reference import Reference
 
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def make_ready(model: Any, method: Method, seed: int) -> None:
+def make_ready(model: Any, method: Method, seed: int, streams: dict[str, Any]) -> None:
     """Prepares a method and freezes what it does not train, before anything wraps the model: DistributedDataParallel
     waits for the gradient of every parameter that is not frozen."""
-    method.prepare(Context(seed, causal_of(model).config.get_text_config().hidden_size))
+    config = causal_of(model).config
+    labels = tuple(config.id2label[k] for k in sorted(config.id2label or {}))
+    method.prepare(Context(seed, config.get_text_config().hidden_size, labels, streams))
     ends = method.layers()
     train_only(model, method.trainable(), list(ends.values()) if set(ends) == set(method.streams()) else ())
 
@@ -32,18 +34,46 @@ def count_step(method: Method, batches: Iterable[dict[str, Any]]) -> "dict[str, 
     return totals
 
 
+def survey_step(
+    model: Any, method: Method, batches: Iterable[dict[str, Any]], reference: Reference
+) -> "dict[str, Tensor]":
+    """What the method must know of a whole step before its losses: the sums of this process's share, by name."""
+    import torch
+
+    totals: dict[str, Tensor] = {}
+    if wants := method.surveyed():
+        with torch.no_grad():
+            for batch in batches:
+                found = method.survey(model(batch=batch, want=wants), reference.on(batch))
+                totals |= {name: totals.get(name, 0) + value.float() for name, value in found.items()}
+    return totals
+
+
+def terms_of(
+    model: Any, method: Method, batch: dict[str, Any], reference: Reference, counts: "dict[str, Tensor]"
+) -> list[Term]:
+    """The terms of one micro-batch. counts: of the whole step, with what was surveyed of it."""
+    compared = {**reference.on(batch), "step": counts}
+    return method.terms(model(batch=batch, want=method.wants(compared)), compared)
+
+
+def share_of(term: Term, counts: "dict[str, Tensor]") -> "Tensor":
+    """A term's share of the step: its sum over the count that it is divided by, which may be a sum of weights."""
+    count = counts[term.divisor]
+    return term.value.float().sum() / count.masked_fill(count == 0, 1)
+
+
 def micro_batch_loss(
     model: Any, method: Method, batch: dict[str, Any], reference: Reference, counts: "dict[str, Tensor]"
 ) -> "tuple[Tensor, dict[str, Tensor]]":
-    """This micro-batch's share of the step's loss, and of each term by name (before its factor).
+    """This micro-batch's share of the step's loss, and of each term by the name it is logged under (before its factor).
 
     Sums over all micro-batches and processes give the loss and the terms of the step.
     """
-    compared = reference.on(batch)
-    policy = model(batch=batch, want=method.wants(compared))
     shares, parts = {}, []
-    for term in method.terms(policy, compared):
-        share = term.value.float().sum() / counts[term.divisor].clamp(min=1)
-        shares[term.name] = share.detach()
-        parts.append(term.factor * share)
+    for term in terms_of(model, method, batch, reference, counts):
+        share = share_of(term, counts)
+        shares[term.logged] = share.detach()
+        if term.factor is not None:
+            parts.append(term.factor * share)
     return sum(parts[1:], parts[0]), shares

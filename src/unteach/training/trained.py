@@ -8,7 +8,7 @@ from typing import Any
 from unteach import reading, registry, runs, schema
 from unteach.data import template
 from unteach.errors import UserError
-from unteach.models import adapters, convert, handlers, loading, tokens
+from unteach.models import adapters, convert, handlers, heads, loading, tokens
 from unteach.models.hub import PATH
 from unteach.training import checkpoint
 
@@ -100,7 +100,7 @@ def load_base(source: Source, base: str) -> tuple[Any, Any]:
         args |= {name: value for name, value in source.told.model_args.items() if name not in without}
     handler: Any = registry.model.get(source.told.model_handler) if source.told else handlers.AutoModelForCausalLM
     if handler in (handlers.AutoModelForCausalLM, handlers.Scratch):  # no tokenizer need be there
-        model = handlers.causal(base, **{"use_safetensors": True, **args})
+        model = handlers.pretrained(base, heads.saved(source.folder), **{"use_safetensors": True, **args})
     else:
         model, _ = handler.load({**args, PATH: base}, source.told.tokenizer_args if source.told else {}, None)
     held = next(model.parameters()).dtype

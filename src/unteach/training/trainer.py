@@ -13,7 +13,7 @@ from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
 from unteach.models.reference import Reference
 from unteach.training.resumable import Resumable
-from unteach.training.step import count_step, make_ready, micro_batch_loss
+from unteach.training.step import count_step, make_ready, micro_batch_loss, survey_step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +47,7 @@ class Trainer(Resumable):
         self._terms_logged_at = 0
         self._last_rows: dict[str, list[int]] = {}
         self._step_shares: dict[str, Tensor] = {}
-        make_ready(model, method, args.seed)
+        make_ready(model, method, args.seed, streams)
         rows: Any = Rows(streams, anchor)
         given = {"train_dataset": rows, "eval_dataset": rows if kwargs.get("evaluator") else None}
         try:
@@ -75,6 +75,8 @@ class Trainer(Resumable):
         """The micro-batches of one step, and how many units the whole step has, over all processes."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
         counts = {name: count.to(device).float() for name, count in count_step(self.method, batches).items()}
+        moved = map(self._prepare_inputs, batches)
+        counts |= survey_step(self.model_wrapped, self.method, moved, self.reference)  # type: ignore[arg-type]
         if self.args.world_size > 1:
             stacked = self.accelerator.reduce(torch.stack(list(counts.values())), reduction="sum")
             counts = dict(zip(counts, stacked, strict=True))
@@ -88,7 +90,7 @@ class Trainer(Resumable):
         if not torch.isfinite(loss):
             self._last_rows = {s: inputs["number"][a:b].tolist() for s, (a, b) in inputs["rows"].items()}
             self._last_rows = {
-                s: rows for s, rows in self._last_rows.items() if not torch.isfinite(shares.get(s, loss))
+                s: rows for s, rows in self._last_rows.items() if not torch.isfinite(shares.get(f"{s}_loss", loss))
             }
         for name, share in shares.items():
             self._shares[name] = self._shares.get(name, 0) + share
@@ -115,7 +117,7 @@ class Trainer(Resumable):
         if "loss" in logs and self._shares:
             steps = self.state.global_step - self._terms_logged_at
             totals = self._over_processes(self._shares)
-            logs |= {f"{name}_loss": total / max(steps, 1) for name, total in totals.items()}
+            logs |= {name: total / max(steps, 1) for name, total in totals.items()}
             self._shares, self._terms_logged_at = {}, self.state.global_step
         super().log(logs, start_time)
 
@@ -136,7 +138,8 @@ class Trainer(Resumable):
         """Tells the method the reduced terms of the step that ended."""
         terms, self._step_shares = self._step_shares, {}
         if type(self.method).after_step is not Method.after_step:
-            self.method.after_step(self._over_processes(terms), self.state.epoch or 0.0)
+            reduced = {name.removesuffix("_loss"): total for name, total in self._over_processes(terms).items()}
+            self.method.after_step(reduced, self.state.epoch or 0.0)
 
     def restore_more(self, state: dict[str, Any]) -> None:
         mine = [torch.tensor(share, device=self.args.device) for share in self.mine(state["shares"])]

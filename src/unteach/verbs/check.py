@@ -79,12 +79,13 @@ def check_training(config: schema.Config, folder: Path) -> None:
     from unteach.training.step import make_ready
 
     assert config.trainer is not None and config.data is not None
-    loaded = loading.load_empty(config.model, lambda: build.training_texts(config))
+    head = build.head_of(config)
+    loaded = loading.load_empty(config.model, lambda: build.training_texts(config), head)
     streams, said = build.build_streams(config, loaded)
     anchor = build.anchor_of(config, streams)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     if not isinstance(config.trainer.method, schema.TheirTrainer):
-        make_ready(loaded.model, config.trainer.method, config.seed)
+        make_ready(loaded.model, config.trainer.method, config.seed, streams)
     print(f"model       {said_of_model(loaded.model)}; passes in {loaded.compute}")
     print(f"method      {config.trainer.handler}: {said_of_method(config.trainer.method)}")
     for name, stream in streams.items():

@@ -76,7 +76,8 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
 
     assert config.trainer is not None and config.data is not None
     transformers.set_seed(subseed(config.seed, "init") % 2**32)
-    loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config))
+    head = build.head_of(config)
+    loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config), head=head)
 
     streams, said = build.build_streams(config, loaded, here)
     anchor = build.anchor_of(config, streams)

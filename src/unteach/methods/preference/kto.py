@@ -1,0 +1,76 @@
+"""KTO: answers that were liked or not, each for itself, weighed as people weigh gains and losses."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from unteach.errors import UserError
+from unteach.methods.base import Method, Term, mean_of_rows
+from unteach.models.forward import Answers, Want
+from unteach.models.reference import Needed
+from unteach.registry import method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GAIN = "mismatched.gain"
+
+
+@method(
+    "KTO",
+    paper="arXiv:2402.01306",
+    cost="1 forward; 1 without gradient of prompts with another row's answer",
+    reference="answer log-probs of both, computed once",
+)
+@dataclass
+class KTO(Method):
+    """w (1 - sigmoid(beta (r - z))) of a liked answer, w (1 - sigmoid(beta (z - r))) of another, r = s - s_ref.
+
+    z is max(0, the mean of r over the step's prompts with another row's answer), an estimate of the KL divergence; it
+    carries no gradient and is known before any loss of the step, so that a step is the same for every split.
+    """
+
+    ROWS: ClassVar = "feedback"
+
+    beta: float = 0.1
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise UserError(f"beta must be above 0, got {self.beta}")
+        if min(self.desirable_weight, self.undesirable_weight) < 0:
+            raise UserError("desirable_weight and undesirable_weight must not be negative")
+
+    def streams(self) -> tuple[str, ...]:
+        return ("train", "mismatched")
+
+    def reference(self) -> Needed:
+        return {"train": "logprobs", "mismatched": "logprobs"}
+
+    def surveyed(self) -> dict[str, Want]:
+        return {"mismatched": Want()}
+
+    def survey(self, policy: dict[str, Answers], reference: dict[str, Any]) -> "dict[str, Tensor]":
+        gain = policy["mismatched"].per_row() - reference["mismatched"].per_row()
+        return {GAIN: gain.sum()}
+
+    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
+        return {"train": Want()}
+
+    def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
+        weight = batch["weight"][slice(*batch["rows"]["train"])]
+        told = {"train.desirable": (weight > 0).sum(), "train.undesirable": (weight < 0).sum()}
+        return {**super().counts(batch), **told}
+
+    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+        answers, step = policy["train"], reference["step"]
+        base = (step[GAIN] / step["mismatched.sequences"].clamp(min=1)).clamp(min=0)
+        gain, sign = answers.per_row() - reference["train"].per_row(), answers.weight.sign()
+        weight = (sign > 0) * self.desirable_weight + (sign < 0) * self.undesirable_weight
+        loss = weight * (1 - (self.beta * sign * (gain - base)).sigmoid())
+        reward = self.beta * gain.detach()
+        told = {"desirable": reward[sign > 0], "undesirable": reward[sign < 0]}
+        rewards = [Term(f"reward_{name}", value, f"train.{name}", None) for name, value in told.items()]
+        kl = mean_of_rows("kl", "train", base.expand(len(gain)), answers)
+        kl.factor = None
+        return [mean_of_rows("train", "train", loss, answers), *rewards, kl]

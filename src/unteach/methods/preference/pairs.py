@@ -1,0 +1,72 @@
+"""What the preference methods share: rows with a chosen and a rejected answer, and how far apart the two are."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from unteach.errors import UserError
+from unteach.methods.base import Method, Term, mean_of_rows
+from unteach.models.forward import Answers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LossType = Literal["sigmoid", "hinge", "ipo"]
+
+
+@dataclass
+class Pairs(Method):
+    """Trains on the two answers of each row of data.train, which are drawn together."""
+
+    ROWS: ClassVar = "pairs"
+
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0:
+            raise UserError(f"beta must be above 0, got {self.beta}")
+
+    def streams(self) -> tuple[str, ...]:
+        return ("chosen", "rejected")
+
+    def preference(self, loss: "Tensor", chosen: "Tensor", rejected: "Tensor", answers: Answers) -> list[Term]:
+        """The loss of each pair as a term, with the rewards of both answers, their margin, and how often it is above 0.
+
+        All [B]; a reward is beta times what the method says of an answer.
+        """
+        told = {"reward_chosen": chosen, "reward_rejected": rejected, "margin": chosen - rejected}
+        told["preference_accuracy"] = (chosen > rejected).float()
+        terms = [mean_of_rows("preference", "chosen", loss, answers)]
+        for name, value in told.items():
+            term = mean_of_rows(name, "chosen", value.detach(), answers)
+            term.factor = None
+            terms.append(term)
+        return terms
+
+
+def smoothing_fits(loss_type: LossType, label_smoothing: float) -> None:
+    """Raises UserError unless the share of pairs that are labelled the wrong way can be what is said."""
+    if not 0 <= label_smoothing < 0.5:
+        raise UserError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
+    if label_smoothing and loss_type != "sigmoid":
+        raise UserError(f"label_smoothing is for loss_type=sigmoid; {loss_type} has no use for it")
+
+
+def pair_loss(loss_type: LossType, margin: "Tensor", beta: float, label_smoothing: float = 0.0) -> "Tensor":
+    """The loss of pairs whose answers are `margin` apart: [B] -> [B].
+
+    sigmoid: -(1 - e) log sigmoid(beta m) - e log sigmoid(-beta m), e the label smoothing (arXiv:2305.18290);
+    hinge: max(0, 1 - beta m) (SLiC, arXiv:2305.10425); ipo: (m - 1 / (2 beta))^2 (arXiv:2310.12036).
+    """
+    from torch.nn.functional import logsigmoid
+
+    if loss_type == "hinge":
+        return (1 - beta * margin).relu()
+    if loss_type == "ipo":
+        return (margin - 1 / (2 * beta)).square()
+    kept = -(1 - label_smoothing) * logsigmoid(beta * margin)
+    return kept - label_smoothing * logsigmoid(-beta * margin) if label_smoothing else kept
+
+
+def mean_per_row(answers: Answers) -> "Tensor":
+    """The mean log-prob of each row's answer tokens: [B]."""
+    return answers.per_row() / answers.lengths().clamp(min=1)

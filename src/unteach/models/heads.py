@@ -1,0 +1,71 @@
+"""The head of a classifier: what its outputs mean, and where that is kept."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unteach import runs
+from unteach.errors import UserError
+
+FILE = "unteach_head.json"
+"""Beside an adapter, which has no configuration of a model."""
+CLASSIFIER = "ForSequenceClassification"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands in the place of a language model's head: one output a label, or one number where there are none."""
+
+    labels: tuple[str, ...] = ()
+
+    def settings(self) -> dict[str, Any]:
+        """The same as a model's configuration says it."""
+        if not self.labels:
+            return {"num_labels": 1, "problem_type": "regression"}
+        numbers = dict(enumerate(self.labels))
+        return {
+            "num_labels": len(self.labels), "id2label": numbers, "label2id": {label: k for k, label in numbers.items()},
+            "problem_type": "single_label_classification",
+        }  # fmt: skip
+
+    def save(self, folder: Path) -> None:
+        runs.write_json(folder / FILE, {"labels": list(self.labels)})
+
+    def __str__(self) -> str:
+        return f"a classifier of {', '.join(self.labels)}" if self.labels else "a regression"
+
+
+def saved(path: str | None) -> Head | None:
+    """The head of the classifier in a folder; None where there is none."""
+    folder = Path(path or "")
+    if path and (folder / FILE).exists():
+        return Head(tuple(runs.read_json(folder / FILE, "the adapter's head")["labels"]))
+    if not path or not (folder / "config.json").exists():
+        return None
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not any(name.endswith(CLASSIFIER) for name in config.get("architectures") or ()):
+        return None
+    labels = config.get("id2label") or {}
+    regression = config.get("problem_type") == "regression" or len(labels) == 1
+    return Head(() if regression else tuple(labels[key] for key in sorted(labels, key=int)))
+
+
+def fitting(head: Head | None, path: str | None) -> None:
+    """Raises UserError where a folder holds a classifier and something else is asked for."""
+    kept = saved(path)
+    if kept is not None and head is None:
+        raise UserError(
+            f"{path} is {kept}, and a language model is needed here; trainer=classify or regress goes on with it"
+        )
+    if kept is not None and head != kept:
+        raise UserError(f"{path} is {kept}, and this run trains {head}; give it the same labels, or its base model")
+
+
+def refuse_no_score(model: Any) -> None:
+    """Raises UserError where the head does not read the last token's hidden state through one layer."""
+    if not hasattr(model, "score"):
+        raise UserError(
+            f"{type(model).__name__}: its head is not one layer on the last token; classifiers are trained on decoders "
+            "(Llama, Qwen, Gemma, Phi, GPT-2, GPT-NeoX and their like)"
+        )
