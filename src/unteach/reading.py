@@ -34,7 +34,7 @@ from unteach.schema import (
 GIVEN = {"template", "template_args", "tokenizer", "self"}
 """What unteach hands to a dataset or a collator itself; never a key of the configuration."""
 PATH = "pretrained_model_name_or_path"
-BESIDE = {"guard": Guard, "samples": Samples, "profiler": Profiler}
+WATCHERS = {"guard": Guard, "samples": Samples, "profiler": Profiler}
 """Sections of `trainer` that watch a run."""
 STREAMS = ("train", "forget", "retain", "alternate")
 
@@ -285,7 +285,7 @@ def read_model(reader: Reader, value: dict[str, Any]) -> ModelConfig | None:
 
 
 def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
-    top = reader.known({"handler", "args", "method_args", *BESIDE}, value, "trainer")
+    top = reader.known({"handler", "args", "method_args", *WATCHERS}, value, "trainer")
     declared = training_args.fields()
     args = reader.value(dict[str, Any], {} if top.get("args") is None else top["args"], "trainer.args") or {}
     known = reader.known({**training_args.REFUSED, **declared}, args, "trainer.args")
@@ -307,7 +307,7 @@ def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
         return None
     beside = {
         name: reader.record(cls, top[name], f"trainer.{name}")
-        for name, cls in BESIDE.items()
+        for name, cls in WATCHERS.items()
         if top.get(name) is not None
     }
     given = {} if top.get("method_args") is None else top["method_args"]
