@@ -74,7 +74,7 @@ def note(name: str, world: World) -> str | None:
 
 
 def world_of(path: str) -> World | None:
-    """The world that a path names: `authors`, `authors:SEED`, `authors-grown:SEED`; None where it names something else."""
+    """The world that a path names: `authors`, `authors:SEED`, `authors-grown:SEED`; None where it is no world's."""
     named = re.fullmatch(r"authors(-grown)?(?::(\d+))?", path)
     return _world(int(named[2] or 0), grown=bool(named[1])) if named else None
 

@@ -1,6 +1,5 @@
 """Where rows come from: the built-in authors world, a local folder, or anything that `datasets` loads."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,10 @@ def place(rows: list[Row], number: int, where: str) -> str:
 def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     """The rows that `hf_args` (load_dataset's names: path, name, split, data_files, revision…) stand for.
 
-    path: `authors` or `authors:SEED` is the built-in world, `authors-grown:SEED` one of more questions; in a folder, <name> or <name>/<split> is a file that
-    `tables` reads (.jsonl, .csv, .parquet, .txt…), or path is such a file itself; everything else goes to
-    `datasets.load_dataset`. part, forget_set: only the rows that this forget set takes (`forget`) or leaves (`retain`).
+    path: `authors` or `authors:SEED` is the built-in world, `authors-grown:SEED` one of more questions; in a folder,
+    <name> or <name>/<split> is a file that `tables` reads (.jsonl, .csv, .parquet, .txt…), or path is such a file
+    itself; everything else goes to `datasets.load_dataset`. part, forget_set: only the rows that this forget set takes
+    (`forget`) or leaves (`retain`).
 
     Raises AbsentData if the place exists and the configuration or split does not, UserError if the place does not.
     """

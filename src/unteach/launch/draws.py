@@ -70,7 +70,7 @@ def grid(vary: dict[str, Any], where: str = "vary") -> list[Point]:
 
 
 def label(key: str, value: Any) -> str:
-    """What a varied key adds to a run's name: `_seed1`; what is forgotten is its own name (`_forget05`, `_book-0.1`)."""
+    """What a varied key adds to a run's name: `_seed1`; what is forgotten only itself (`_forget05`, `_book-0.1`)."""
     if isinstance(value, dict):
         value = "-".join(str(item) for item in value.values() if item is not None)
     shown = "+".join(map(str, value)) if isinstance(value, list) else re.sub(r"[^\w.+-]+", "-", str(value))

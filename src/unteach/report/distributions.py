@@ -8,7 +8,8 @@ import numpy as np
 from unteach.evals import stats
 from unteach.report.collect import RunResult, scores_of
 
-RATIO = "forget_truth_ratio"
+RATIOS = ("forget_truth_ratio", "forget_mean_tr")
+"""The first of these that some run has: TOFU's, ARC's."""
 RATIO_RANGE = 1e-4, 1e4
 """Beyond these every ratio says the same; a longer axis would squeeze what lies between."""
 ATTACKS = {
@@ -43,7 +44,8 @@ class Curves:
 
 def truth_ratios(runs: list[RunResult]) -> Curves | None:
     """Each run's empirical CDF of the forget rows' truth ratios, with its largest distance to the retain model's."""
-    scores = [np.array(list(scores_of(run.results.get(RATIO)).values())) for run in runs]
+    ratio = next((name for name in RATIOS if any(scores_of(run.results.get(name)) for run in runs)), RATIOS[0])
+    scores = [np.array(list(scores_of(run.results.get(ratio)).values())) for run in runs]
     gold = next((found for run, found in zip(runs, scores, strict=True) if run.kind == "retain" and len(found)), None)
     curves = [Curve(n, *cdf(found), distance(found, gold)) for n, found in enumerate(scores) if len(found)]
     left_out = [run.name for run, found in zip(runs, scores, strict=True) if not len(found)]

@@ -4,7 +4,7 @@ import csv
 import io
 from typing import Any
 
-from unteach.report import table, tradeoff
+from unteach.report import crossed, table, tradeoff
 from unteach.report.collect import RunResult
 
 FIELDS = ("suite", "run", "kind", "metric", "value", "low", "high", "n", "folder")
@@ -58,4 +58,5 @@ def as_markdown(suites: dict[str, list[RunResult]], title: str) -> str:
     for suite, runs in suites.items():
         parts += [f"## {table.plain(suite)}\n"] if len(suites) > 1 else []
         parts.append(table.markdown(runs))
+        parts += [crossed.markdown(tables)] if (tables := crossed.crossed(runs)) else []
     return "\n".join(parts)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from unteach.errors import UserError
-from unteach.report import answers, distributions, heat, tradeoff
+from unteach.report import answers, crossed, distributions, heat, tradeoff, trajectories
 from unteach.report.collect import RunResult
 from unteach.report.table import MISSING, Cell, Column, Table, all_metrics, make_cell, make_table
 from unteach.runs import write_text
 
 ROLES = {"retain": "gold standard", "base": "before training", "full": "knows everything", "forget": "unlearned"}
-SCRIPTS = ("page.js", "picture.js", "curves.js", "tokens.js", "answers.js", "start.js")
+SCRIPTS = ("page.js", "picture.js", "curves.js", "beside.js", "tokens.js", "answers.js", "start.js")
 
 
 def write_page(suites: dict[str, list[RunResult]], path: Path, title: str) -> Path:
@@ -72,6 +72,8 @@ def _suite_data(name: str, runs: list[RunResult]) -> dict[str, Any]:
     return {
         "name": name,
         "runs": [{"name": run.name, "kind": run.kind} for run in runs],
+        "crossed": crossed.as_data(crossed.crossed(runs)),
+        "moved": trajectories.as_data(trajectories.trajectories(runs, name)),
         "views": [tradeoff.as_data(view) for view in tradeoff.views(runs)],
         "ratios": distributions.as_data(ratios) if ratios else None,
         "attacks": [distributions.as_data(shown) for shown in distributions.attacks(runs)],

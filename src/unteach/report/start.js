@@ -10,11 +10,12 @@ function show(number) {
   document.querySelectorAll(".numbers").forEach((one, place) => { one.hidden = place !== number; });
   startTokens();
   startAnswers();
-  if (window.Plotly) { startPicture(); startCurves(); }
+  if (window.Plotly) { startPicture(); startBeside(); startCurves(); }
 }
 
 function redraw() {
   if (here.views.length) drawPicture();
+  redrawBeside();
   redrawCurves();
 }
 
@@ -23,6 +24,7 @@ show(0);
 // the pictures wait for Plotly, which stands last so that the words are there first
 addEventListener("DOMContentLoaded", () => {
   startPicture();
+  startBeside();
   startCurves();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   let waiting = 0;

@@ -60,6 +60,16 @@ COLUMNS = (
     Column("retain_Q_A_Prob", "retain prob", HIGH, "Probability of the true answers of the retain set, by token"),
     Column("retain_knowmem_ROUGE", "retain knowmem", HIGH, "How well questions about the retain texts are answered"),
     Column("extraction_strength", "extraction strength", NEAR, "Share of an answer that its opening brings back whole"),
+    Column(
+        "forget_quality_2", "KS ln p", ZERO, "ln p of the KS test of the truth ratios against the retain model's", 2
+    ),
+    Column("forget_quality_1", "one-sided ln p", ZERO, "The same of the one-sided test", 2),
+    Column("forget_mean_tr", "forget TR", NEAR, "Mean truth ratio of the forget rows, phrased anew"),
+    Column("forget_mean_probability_gt", "forget prob", NEAR, "Probability of the true forget answers, phrased anew"),
+    Column("forget_rougeL_recall", "forget ROUGE", NEAR, "Share of the forget answers that the model says again"),
+    Column("retain_model_utility_3", "retain utility", HIGH, "Truth ratio, ROUGE and probability of the retain rows"),
+    Column("entity_retain_model_utility_3", "kin utility", HIGH, "The same of rows about an entity of a forgotten row"),
+    Column("non_entity_retain_model_utility_3", "others' utility", HIGH, "The same of all other retain rows"),
     Column("privleak", "privleak", ZERO, "Membership inference against the retain model's, in percent", decimals=1),
 )
 
@@ -69,14 +79,18 @@ def make_table(runs: list[RunResult]) -> Table:
 
     Results of a suite of which no column is known show every metric of their summaries.
     """
-    columns = [column for column in COLUMNS if any(run.value(column.metric) is not None for run in runs)]
-    if not columns:
-        columns = [Column(metric, metric) for metric in all_metrics(runs)]
+    columns = known_columns(runs)
     best = {column.metric: best_of(runs, column) for column in columns}
     rows = [(run, [make_cell(run, column) for column in columns]) for run in runs]
     return Table(
         columns, [(run, [_marked(run, *one, best) for one in zip(columns, cells, strict=True)]) for run, cells in rows]
     )
+
+
+def known_columns(runs: list[RunResult]) -> list[Column]:
+    """The columns that some run has a value of; every metric of the summaries where none of them is known."""
+    known = [column for column in COLUMNS if any(run.value(column.metric) is not None for run in runs)]
+    return known or [Column(metric, metric) for metric in all_metrics(runs)]
 
 
 def best_of(runs: list[RunResult], column: Column) -> float | None:

@@ -84,6 +84,9 @@ class View:
 X_AXES = (
     Axis("forget_Q_A_Prob", "probability of the true forget answers", "forget probability"),
     Axis("forget_quality", "forget quality (p-value, logarithmic)", "forget quality", to_gold=False, log=True),
+    Axis("forget_mean_probability_gt", "probability of the true forget answers, phrased anew", "forget probability"),
+    Axis("forget_mean_tr", "mean truth ratio of the forget rows", "forget truth ratio"),
+    Axis("forget_quality_2", "forget quality (ln p of the two-sided KS test)", "forget quality", to_gold=False),
     Axis("forget_Q_A_ROUGE", "ROUGE-L recall on the forget set", "forget ROUGE"),
     Axis("forget_verbmem_ROUGE", "verbatim memory of the forget texts", "forget verbmem"),
     Axis("forget_knowmem_ROUGE", "knowledge of the forget texts", "forget knowmem"),
@@ -93,6 +96,7 @@ Y_AXES = (
     Axis("model_utility", "model utility", "utility", to_gold=False),
     Axis("retain_Q_A_Prob", "probability of the true retain answers", "retain probability", to_gold=False),
     Axis("retain_knowmem_ROUGE", "knowledge of the retain texts", "retain knowmem", to_gold=False),
+    Axis("retain_model_utility_3", "utility on the retain rows", "retain utility", to_gold=False),
 )
 
 

@@ -50,7 +50,7 @@ def suite_of(asked: str | None, found: list[Found]) -> str | None:
 
 def write(found: list[Found], folder: Path, title: str, suite: str | None = None) -> Path:
     """Prints the table of each suite and writes the report's files; gives the page's path."""
-    from unteach.report import collect, files, table
+    from unteach.report import collect, families, files, table
 
     suites = [suite] if suite else sorted({name for one in found for name in one.suites})
     shown = {}
@@ -60,6 +60,10 @@ def write(found: list[Found], folder: Path, title: str, suite: str | None = None
         if len(suites) > 1:
             print(f"\n{name}" + (f" ({len(judged)} of {len(found)} runs have it)" if len(judged) < len(found) else ""))
         table.print_table(shown[name])
+        if means := families.over_seeds(shown[name]):
+            print(f"\n{name}: means over seeds")
+            shown[f"{name} over seeds"] = means
+            table.print_table(means)
     page, notes = files.write(shown, folder, title)
     for note in notes:
         print(f"note: {note}")

@@ -1,0 +1,103 @@
+"""Runs that differ in nothing but their seed, as one: what was forgotten, by which method, mean and deviation.
+
+Two runs are of one family if they were trained alike (method, arguments, adapter, template) on the same forget split or
+forget set; evaluations of one model, if their names are the same without the seed.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from unteach import runs as kept
+from unteach.report.collect import RunResult
+from unteach.report.find import read_config
+
+
+@dataclass(frozen=True)
+class Family:
+    """method: how it is called, without its seed and without what is forgotten; data: that, "" where nothing is."""
+
+    method: str
+    data: str
+    kind: str
+    runs: tuple[RunResult, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, {self.data}" if self.data else self.method
+
+    def mean(self, metric: str) -> float | None:
+        values = self._values(metric)
+        return mean(values) if values else None
+
+    def deviation(self, metric: str) -> float | None:
+        """The sample standard deviation over the runs; None of fewer than two."""
+        values = self._values(metric)
+        return stdev(values) if len(values) > 1 else None
+
+    def _values(self, metric: str) -> list[float]:
+        return [value for run in self.runs if (value := run.value(metric)) is not None]
+
+    def as_one(self) -> RunResult:
+        """A run whose values are the means; their intervals reach one deviation to either side, n counts the runs."""
+        results = {}
+        for metric in dict.fromkeys(metric for run in self.runs for metric in run.metrics()):
+            centre, spread = self.mean(metric), self.deviation(metric)
+            around = [centre - spread, centre + spread] if centre is not None and spread is not None else None
+            results[metric] = {"agg_value": centre, "n": len(self._values(metric)), "ci": around}
+        folder = Path(f"{len(self.runs)} runs: {', '.join(run.name for run in self.runs)}")
+        return RunResult(self.name, self.kind, folder, {}, results)
+
+
+def families(runs: list[RunResult]) -> list[Family]:
+    """The runs by family, in the order in which the first of each comes."""
+    grouped: dict[Any, list[tuple[RunResult, dict[str, Any]]]] = {}
+    for run in runs:
+        config = read_config(run.folder)
+        trained = {key: config.get(key) for key in ("trainer", "template", "compat")} if config.get("trainer") else None
+        if trained:
+            model = config.get("model") or {}
+            alike = kept.digest([trained, model.get("peft_args"), model.get("template_args")])
+        else:
+            alike = _without_seed(run.name, config) if config else str(run.folder)
+        grouped.setdefault((run.kind, what_goes(config), alike), []).append((run, config))
+    return [_family(kind, data, members) for (kind, data, _), members in grouped.items()]
+
+
+def over_seeds(runs: list[RunResult]) -> list[RunResult]:
+    """One run a family; empty where no family has two."""
+    found = families(runs)
+    return [family.as_one() for family in found] if any(len(family.runs) > 1 for family in found) else []
+
+
+def what_goes(config: dict[str, Any]) -> str:
+    """What a run is to forget, or is judged by: its forget set or split, shortly."""
+    chosen = config.get("forget_set")
+    if isinstance(chosen, dict):
+        told = [value for key, value in chosen.items() if value is not None and key not in ("seed", "kinds_path")]
+        return " ".join(map(_shortly, told))
+    return str(config.get("forget_split") or "")
+
+
+def _shortly(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _family(kind: str, data: str, members: list[tuple[RunResult, dict[str, Any]]]) -> Family:
+    names = {_without_seed(run.name, config) for run, config in members}
+    handler = (members[0][1].get("trainer") or {}).get("handler")
+    method = names.pop() if len(names) == 1 else str(handler or kind)
+    return Family(method, data, kind, tuple(run for run, _ in members))
+
+
+def _without_seed(name: str, config: dict[str, Any]) -> str:
+    """A run's name without its seed and what it forgets, as a study's plan writes them."""
+    told = [f"seed{config.get('seed')}", str(config.get("forget_split"))]
+    if isinstance(chosen := config.get("forget_set"), dict):
+        told.append("-".join(str(value) for value in chosen.values() if value is not None))
+    for one in told:
+        name = re.sub(rf"[_-]{re.escape(one)}(?![\w.])", "", name)
+        name = re.sub(rf"[_-]{re.escape(one)}(?=[_-])", "", name)
+    return name

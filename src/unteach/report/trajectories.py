@@ -1,0 +1,56 @@
+"""How values moved while models were trained: from the evaluations made at checkpoints to that of the final model."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unteach.report.collect import RunResult, finite
+from unteach.report.table import Column, known_columns
+from unteach.runs import EVALS, last_metrics, read_json
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One metric: for each run that was measured more than once, its number in the list, its steps, its values."""
+
+    column: Column
+    lines: list[tuple[int, list[int], list[float]]]
+
+
+def trajectories(runs: list[RunResult], suite: str) -> list[Moved]:
+    """A picture for each column of the leaderboard that some run has at two steps or more."""
+    looks = [_looks(run, suite) for run in runs]
+    found = []
+    for column in known_columns(runs):
+        lines = []
+        for number, of_run in enumerate(looks):
+            line = {step: value for step, at in of_run if (value := finite(at.get(column.metric))) is not None}
+            if len(line) > 1:
+                lines.append((number, list(line), list(line.values())))
+        if lines:
+            found.append(Moved(column, lines))
+    return found
+
+
+def _looks(run: RunResult, suite: str) -> list[tuple[int, dict[str, Any]]]:
+    """(step, values) of every evaluation of a run, in order; the final model's stand at its last step."""
+    looks = {}
+    for file in Path(run.folder).glob(f"checkpoint-*/{EVALS}/{suite}_SUMMARY.json"):
+        if step := re.fullmatch(r"checkpoint-(\d+)", file.parts[-3]):
+            looks[int(step[1])] = read_json(file, f"run {run.name!r}")
+    last = last_metrics(Path(run.folder))
+    if looks and last:
+        looks[int(last["step"])] = {metric: run.value(metric) for metric in run.metrics()}
+    return sorted(looks.items())
+
+
+def as_data(moved: list[Moved]) -> list[dict[str, Any]]:
+    """The pictures as the page's script reads them."""
+    return [
+        {
+            "label": one.column.label,
+            "lines": [[run, steps, [float(f"{y:.5g}") for y in values]] for run, steps, values in one.lines],
+        }
+        for one in moved
+    ]

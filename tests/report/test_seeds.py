@@ -1,0 +1,132 @@
+"""Runs over seeds and forget sets: which belong together, their means, and how they moved while training."""
+
+import json
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+import yaml
+
+from unteach.cli import main
+from unteach.report import charts, crossed, families, trajectories
+from unteach.report.collect import RunResult, collect
+
+SEEDS = (0, 1, 2)
+SETS = ({"by": "book", "fraction": 0.13}, {"by": "author", "fraction": 0.1})
+METHODS = {"retain": "SFT", "arc_ascent": "GradAscent", "arc_kl": "GradDiff"}
+METRICS = ("forget_mean_tr", "forget_quality_2", "retain_model_utility_3")
+
+
+def value(name: str, metric: str, seed: int, chosen: dict[str, Any]) -> float:
+    return list(METHODS).index(name) / 4 + METRICS.index(metric) / 100 + seed / 10 + chosen["fraction"]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for seed in SEEDS:
+        for chosen in SETS:
+            for name, handler in METHODS.items():
+                folder = tmp_path / f"{name}_seed{seed}_{chosen['by']}-{chosen['fraction']}"
+                found = {metric: value(name, metric, seed, chosen) for metric in METRICS}
+                write(folder / "evals" / "ARC_EVAL.json", {metric: {"agg_value": v} for metric, v in found.items()})
+                write(folder / "evals" / "ARC_SUMMARY.json", found)
+                for step in (10, 5):
+                    earlier = {metric: v + step for metric, v in found.items()}
+                    write(folder / f"checkpoint-{step}" / "evals" / "ARC_SUMMARY.json", earlier)
+                write(folder / "metrics.jsonl", {"step": 12, "loss": 1.0})
+                trainer = {"handler": handler, "method_args": {}, "args": {"learning_rate": 1e-4}}
+                mode = "train" if name == "retain" else "unlearn"
+                config = {
+                    "mode": mode,
+                    "seed": seed,
+                    "forget_set": chosen,
+                    "forget_split": "forget10",
+                    "trainer": trainer,
+                }
+                config["data"] = {"train": {"rows": {"args": {"hf_args": {"name": "retain90"}}}}}
+                (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path
+
+
+def write(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def runs(study: Path) -> list[RunResult]:
+    kinds = {"retain": "retain", "arc_ascent": "forget", "arc_kl": "forget"}
+    folders = sorted(study.iterdir())
+    return collect([(f.name, kinds[f.name.partition("_seed")[0]], f) for f in folders], "ARC")
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_family(runs: list[RunResult]) -> None:
+    found = families.families(runs)
+    assert {(one.method, one.data) for one in found} == {(m, d) for m in METHODS for d in ("book 0.13", "author 0.1")}
+    assert all(len(one.runs) == len(SEEDS) for one in found)
+
+
+def test_another_learning_rate_is_another_family(runs: list[RunResult]) -> None:
+    config = runs[0].folder / "config.yaml"
+    config.write_text(config.read_text().replace("0.0001", "0.001"))
+    assert sorted(len(one.runs) for one in families.families(runs)) == [1, 2, 3, 3, 3, 3, 3]
+
+
+def test_means_and_deviations_are_those_of_the_values(runs: list[RunResult]) -> None:
+    for one in families.families(runs):
+        chosen = next(chosen for chosen in SETS if one.data.startswith(chosen["by"]))
+        for metric in METRICS:
+            values = [value(one.method, metric, seed, chosen) for seed in SEEDS]
+            assert one.mean(metric) == pytest.approx(mean(values))
+            assert one.deviation(metric) == pytest.approx(stdev(values))
+            shown = one.as_one()
+            assert shown.value(metric) == pytest.approx(mean(values)) and shown.size(metric) == len(SEEDS)
+            assert shown.interval(metric) == pytest.approx((mean(values) - stdev(values), mean(values) + stdev(values)))
+
+
+def test_one_seed_has_no_means_to_show(runs: list[RunResult]) -> None:
+    assert families.over_seeds([run for run in runs if "seed0" in run.name]) == []
+
+
+def test_forget_sets_and_methods_are_crossed(runs: list[RunResult]) -> None:
+    tables = crossed.crossed(runs)
+    assert [table.column.metric for table in tables] == ["forget_quality_2", "forget_mean_tr", "retain_model_utility_3"]
+    ratio = tables[1]
+    assert set(ratio.data) == {"book 0.13", "author 0.1"} and {row[0] for row in ratio.rows} == set(METHODS)
+    [(_, _, cells)] = [row for row in ratio.rows if row[0] == "arc_kl"]
+    centre, spread = cells[ratio.data.index("book 0.13")]
+    assert (centre, spread) == pytest.approx((0.5 + 0.1 + 0.13, 0.1))
+    assert "| arc_kl | " in crossed.markdown(tables) and "0.730 ± 0.100" in crossed.markdown(tables)
+
+
+def test_one_forget_set_is_not_crossed(runs: list[RunResult]) -> None:
+    assert crossed.crossed([run for run in runs if "book" in run.name]) == []
+
+
+def test_values_are_followed_from_checkpoint_to_checkpoint_to_the_final_model(runs: list[RunResult]) -> None:
+    moved = trajectories.trajectories(runs, "ARC")
+    of_ratio = next(one for one in moved if one.column.metric == "forget_mean_tr")
+    assert len(of_ratio.lines) == len(runs)
+    for number, steps, values in of_ratio.lines:
+        final = runs[number].value("forget_mean_tr")
+        assert steps == [5, 10, 12] and values == pytest.approx([final + 5, final + 10, final])
+    assert trajectories.trajectories(runs, "TOFU") == []
+
+
+def test_charts_are_drawn_and_earlier_ones_removed(runs: list[RunResult], tmp_path: Path) -> None:
+    charts.write({"ARC": runs}, tmp_path, "report")
+    for name in ("forgotten", "training"):
+        assert (tmp_path / f"report-{name}.png").read_bytes().startswith(b"\x89PNG")
+    charts.write({"ARC": []}, tmp_path, "report")
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_the_report_of_a_study_shows_it_all(study: Path, tmp_path_factory: Any, capsys: Any) -> None:
+    out = tmp_path_factory.mktemp("report")
+    main(["report", str(study), f"out={out}"])
+    assert "means over seeds" in capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    assert '"ARC over seeds"' in page and '"crossed":[{"label"' in page and '"moved":[{"label"' in page
+    assert "arc_kl, book 0.13" in (out / "report.csv").read_text()
+    assert "by what is forgotten" in (out / "report.md").read_text()
