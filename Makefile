@@ -4,7 +4,7 @@ SMOLLM2 = saves/models/SmolLM2-135M-Instruct
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: venv demo demo-smollm2 test test-long check
+.PHONY: venv demo demo-smollm2 test test-long test-slurm check
 
 PIP = $(PY) -m pip install -q --disable-pip-version-check
 
@@ -40,6 +40,10 @@ test: .venv/ready-test
 
 test-long: .venv/ready-long
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m long $(ARGS)
+
+# On a real Slurm, which is installed (Debian, as root) and started here for as long as the tests take.
+test-slurm: .venv/ready-test
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m slurm tests/slurm $(ARGS)
 
 check: venv
 	.venv/bin/ruff check src tests

@@ -16,7 +16,7 @@ report  the table and the page of what is done
 from collections.abc import Iterable
 from pathlib import Path
 
-from unteach import compose
+from unteach import compose, runs
 from unteach.errors import EXIT_DIVERGED, Diverged, UserError, unknown
 from unteach.launch import composing, kept, local, slots, states
 from unteach.launch.plan import PlannedRun
@@ -48,7 +48,7 @@ def command(words: list[str], config_dirs: Iterable[str] = (), write: str | None
     elif asked == "run":
         carry_out_one(study, only) if only else carry_out(study)
     elif asked == "report":
-        report(study, {name for name, one in states.standings(study.plan).items() if one.state == "done"})
+        report(study, {run.name for run in study.plan if runs.is_done(Path(run.folder))})
     else:
         from unteach.verbs import study_jobs
 
@@ -89,11 +89,12 @@ def plan(study: Study, write: str | None) -> None:
         print(f"scripts: {scripts.write(study, Path(write))}")
 
 
-def carry_out(study: Study) -> Path:
+def carry_out(study: Study, opened: bool = False) -> Path:
     """Composes every run before the first starts, runs them, prints the table and writes the page."""
     compose.environment()
     composing.check(study.plan, study.config_dirs)
-    kept.open_study(study)
+    if not opened:
+        kept.open_study(study)
     import unteach.evals.run
     import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
 

@@ -1,10 +1,9 @@
 """What `unteach study` does about runs that are under way: submit, status, retry, cancel."""
 
 from collections import Counter
-from typing import Any
 
 from unteach import compose
-from unteach.launch import composing, kept, states
+from unteach.launch import composing, kept, slurm, states
 from unteach.launch.plan import PlannedRun
 from unteach.launch.studyfile import Study
 
@@ -12,9 +11,24 @@ TOLD = 200
 """Characters of a reason that a line of the status shows."""
 
 
+def submit(study: Study) -> None:
+    """Composes every run, keeps the plan, and hands over to Slurm what is not there yet."""
+    compose.environment()
+    composing.check(study.plan, study.config_dirs)
+    kept.open_study(study)
+    _hand_over(study, again=False)
+
+
+def _hand_over(study: Study, again: bool) -> None:
+    count, said = slurm.submit(study, again)
+    print(f"submitted {count} of {len(study.plan)} runs; `unteach study status {study.name}` says how they stand")
+    for sentence in said:
+        print(f"note: {sentence}")
+
+
 def status(study: Study) -> None:
-    """One line for all, and one for each run that is not done."""
-    found = standings(study)
+    """One line for all, and one for each run that is under way or in trouble."""
+    found = slurm.standings(study)
     counted = Counter(one.state for one in found.values())
     summary = ", ".join(f"{counted[state]} {state}" for state in states.STATES if counted[state])
     print(f"{study.name}: {len(study.plan)} runs: {summary}")
@@ -28,25 +42,23 @@ def status(study: Study) -> None:
         print(f"  {run.name}  {one.state}{far}{job}{': ' if reason else ''}{reason[:TOLD]}")
 
 
-def standings(study: Study) -> dict[str, states.Standing]:
-    return states.standings(study.plan)
-
-
 def retry(study: Study) -> None:
+    """What failed once more, where the study was carried out; after a change of its file, what that does not touch."""
     from unteach.verbs import study as verb
 
     study, left_out = kept.unaffected(study)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
-    verb.carry_out(study)
+    if slurm.handed_over(study):
+        compose.environment()
+        composing.check(study.plan, study.config_dirs)
+        _hand_over(study, again=True)
+    else:
+        verb.carry_out(study, opened=True)
 
 
 def cancel(study: Study, only: PlannedRun | None) -> None:
-    asked: list[Any] = states.stop([only] if only else study.plan)
-    print(f"asked to save and stop: {', '.join(asked)}" if asked else "nothing of it runs or waits")
-
-
-def submit(study: Study) -> None:
-    compose.environment()
-    composing.check(study.plan, study.config_dirs)
-    kept.open_study(study)
+    """Stops what runs or waits, here and in the queue."""
+    plan = [only] if only else study.plan
+    asked = slurm.cancel(study, plan) + states.stop(plan)
+    print(f"cancelled: {', '.join(asked)}" if asked else "nothing of it runs or waits")

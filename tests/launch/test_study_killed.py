@@ -1,0 +1,50 @@
+"""A study of twenty real runs, killed with everything in it at random moments, and continued."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.launch import twenty
+from unteach import runs
+from unteach.launch import slurm
+from unteach.launch.studyfile import study_of
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_twenty_runs_killed_and_continued(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = twenty.write(tmp_path, tiny_folder, steps=8)
+    command = [sys.executable, "-m", "unteach", "study", "run", str(file), "jobs=2", *twenty.WORDS]
+    study = study_of(str(file), twenty.WORDS)
+    assert len(study.plan) == 20
+    at = random.Random(os.urandom(8))
+    finished: dict[str, int] = {}
+    for _ in range(3):
+        begun = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        goal = min(len(finished) + at.randint(1, 6), 20)
+        while begun.poll() is None and sum(runs.is_done(Path(run.folder)) for run in study.plan) < goal:
+            time.sleep(at.random())
+        os.killpg(begun.pid, signal.SIGKILL)
+        begun.wait()
+        for name, when in finished.items():
+            assert (study.folder / name / runs.DONE).stat().st_mtime_ns == when, f"{name} was done, and was done again"
+        finished |= {
+            run.name: (Path(run.folder) / runs.DONE).stat().st_mtime_ns
+            for run in study.plan
+            if runs.is_done(Path(run.folder))
+        }
+        states = {one.state for one in slurm.standings(study).values()}
+        assert states <= {"done", "stopped", "to do"}
+    last = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stdout + last.stderr
+    assert {one.state for one in slurm.standings(study).values()} == {"done"}
+    assert all(run.name in last.stdout for run in study.plan if run.kind == "forget"), "all are in the table"
+    summary = runs.read_json(study.folder / "twice_seed1" / "evals" / "TOFU_SUMMARY.json", "summary")
+    assert 0 < summary["forget_Q_A_Prob"] < 1
