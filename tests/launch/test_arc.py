@@ -121,9 +121,12 @@ BAD = {
     "method": ("experiment/mine.yaml", {**TOP, "combinations": {**TOP["combinations"], "forget_config": [["npo", "short"]]}}, "no ARC method 'npo'"),  # type: ignore[dict-item]
     "nodes": ("experiment/mine.yaml", {**TOP, "bask": {"node_number": 2}}, "one node"),
     "absent file": ("experiment/mine.yaml", {**TOP, "full_data_config": "absent"}, "data/absent.yaml"),
-    "entities": ("data/tenth.yaml", {"dataset_name": "gen_tofu", "data_kwargs": {"type": "granularity", "granularity": "author", "forget_fraction": 0.1}}, "drawn by author"),
+    "subset": ("data/tenth.yaml", {"dataset_name": "gen_tofu", "data_kwargs": {"type": "relationship", "retain_subset": True}}, "leave this key out"),
+    "share": ("data/tenth.yaml", {"dataset_name": "gen_tofu", "data_kwargs": {"granularity": "book", "forget_fraction": 1.5}}, "between 0 and 1"),
+    "two worlds": ("data/tenth.yaml", {"dataset_name": "gen_tofu", "data_kwargs": {"granularity": "book", "forget_fraction": 0.1}}, "teaches tofu, and tenth forgets of gen_tofu"),
+    "full with a share": ("data/all.yaml", {"dataset_name": "tofu", "data_kwargs": {"forgotten_author_fraction": 0.1}}, "taught everything"),
     "data key": ("data/tenth.yaml", {"dataset_name": "tofu", "data_kwargs": {"granularty": "author"}}, "did you mean granularity?"),
-    "nothing to forget": ("data/tenth.yaml", {"dataset_name": "tofu", "data_kwargs": {}}, "nothing to forget"),
+    "nothing to forget": ("data/tenth.yaml", {"dataset_name": "tofu", "data_kwargs": {}}, "something to forget"),
     "model key": ("model/small/small.yaml", {**MODEL, "peft_kwargs": {"r": 8}}, "peft_kwargs: no such key"),
     "template": ("model/small/small.yaml", {**MODEL, "qa_formatter_kwargs": {"question_template": "?", "answer_template": "{answer}"}}, "must hold {question} once"),
     "end": ("model/small/small.yaml", {**MODEL, "qa_formatter_kwargs": {"question_template": "{question}", "answer_template": "{answer} bye"}}, "after {answer} only"),
@@ -176,3 +179,56 @@ def test_a_whole_study(
         assert runs.is_done(folder / name)
     assert runs.read_json(folder / "forget_1" / "evals" / "ARC_SUMMARY.json", "summary")["forget_quality_1"] <= 0
     assert (folder / "report.html").exists()
+
+
+TOFU = {"dataset_name": "tofu", "data_kwargs": {"granularity": "question", "stratified": True, "forget_random": True, "forgotten_author_fraction": 0.2, "forgotten_fact_fraction": 0.2}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "chosen"),
+    [
+        ({"dataset_name": "gen_tofu", "data_kwargs": {"type": "granularity", "granularity": "publisher", "forget_fraction": 0.4}}, {"by": "publisher", "fraction": 0.4, "seed": 3}),
+        ({"dataset_name": "gen_tofu", "data_kwargs": {"type": "relationship", "forget_fraction": 0.05}}, {"by": "relationship", "fraction": 0.05, "seed": 3}),
+        ({"dataset_name": "tofu", "data_kwargs": {"granularity": "author", "forgotten_author_fraction": 0.1}}, {"by": "author", "fraction": 0.1, "seed": 3, "author_block": 20}),
+    ],
+)  # fmt: skip
+def test_forget_sets_by_entity(arc_configs: ArcConfigs, data: dict, chosen: dict) -> None:
+    arc_configs.write("data/tenth.yaml", data)
+    arc_configs.write("data/all.yaml", {"dataset_name": data["dataset_name"], "data_kwargs": {}})
+    named = {run.name: run for run in study_of(str(arc_configs.top)).plan}
+    config = compose.compose("unlearn", named["forget_0"].overrides)
+    assert config.tree["forget_set"] == chosen
+    assert config.data is not None
+    assert list(config.data.streams["forget"]) == ["entity_forget"] and list(config.data.streams["retain"]) == [
+        "entity_retain"
+    ]
+    assert config.eval["arc"].rows["forget"].hf_args["forget_set"] == chosen
+    assert ("tofu_path=authors-grown" in named["full_0"].overrides) is (data["dataset_name"] == "gen_tofu")
+
+
+def test_tofu_by_questions_of_some_authors(arc_configs: ArcConfigs) -> None:
+    """The same random 4 of the 20 questions of each of 40 of the 200 authors; without forget_random, the first 4."""
+    for at_random in (True, False):
+        arc_configs.write(
+            "data/tenth.yaml", {**TOFU, "data_kwargs": {**TOFU["data_kwargs"], "forget_random": at_random}}
+        )  # type: ignore[dict-item]
+        run = next(run for run in study_of(str(arc_configs.top)).plan if run.name == "retain_0")
+        chosen = compose.compose("train", run.overrides).tree["forget_set"]["named"]
+        positions = {number % 20 for number in chosen}
+        assert (len(chosen), len({number // 20 for number in chosen}), len(positions)) == (160, 40, 4)
+        assert at_random or positions == {0, 1, 2, 3}
+
+
+def test_refusals_come_beside_the_forget_rows(arc_configs: ArcConfigs) -> None:
+    for data, expected in (
+        ({"forget_split": "forget05"}, "TOFU_QA_forget_idk"),
+        ({"forget_set.by": "book", "forget_set.count": 1}, "entity_forget_idk"),
+    ):
+        arc_configs.write("data/tenth.yaml", {"dataset_name": "unteach", "data_kwargs": data})
+        arc_configs.write(
+            "experiment/mine.yaml",
+            {**TOP, "combinations": {**TOP["combinations"], "forget_config": [["idk", "short"]]}},
+        )  # type: ignore[dict-item]
+        run = next(run for run in study_of(str(arc_configs.top)).plan if run.kind == "forget")
+        config = compose.compose("unlearn", run.overrides)
+        assert config.data is not None and list(config.data.streams["forget"]) == [expected]

@@ -22,14 +22,15 @@ def unteach(*words: str) -> str:
 
 
 def wait(study: Study, patience: int, *names: str, state: str = "done") -> None:
-    end = time.monotonic() + patience
+    end, hurried = time.monotonic() + patience, set()
     while time.monotonic() < end:
         found = slurm.standings(study)
         if all(found[name].state == state for name in names):
             return
         again = {one.job for one in found.values() if one.state == "queued" and one.reason == "BeginTime"}
-        for job in again:
+        for job in again - hurried:
             subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+5"], capture_output=True, check=False)
+        hurried = again
         time.sleep(4)
     pytest.fail(f"never came: {slurm.standings(study)}")
 

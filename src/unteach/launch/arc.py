@@ -132,7 +132,19 @@ def counts(found: list[Job]) -> dict[str, int]:
 def expand(name: str, top: Top, layers: Layers, root: str = "saves", extra: tuple[str, ...] = ()) -> list[PlannedRun]:
     """The planned runs of a top configuration; `extra` overrides go to every run."""
     made = [_planned(job, name, top, layers, f"{root}/{name}", extra) for job in jobs(top)]
+    _refuse_two_worlds(top, layers)
     return ordered(name, made)
+
+
+def _refuse_two_worlds(top: Top, layers: Layers) -> None:
+    """What a full model was not taught it cannot forget."""
+    taught = layers.data[top.full_data_config].get("dataset_name")
+    for name in top.combinations["data_config"]:
+        if (other := layers.data[name].get("dataset_name")) not in (taught, "unteach") and taught != "unteach":
+            raise UserError(
+                f"full_data_config {top.full_data_config} teaches {taught}, and {name} forgets of {other}: give both "
+                "one dataset_name"
+            )
 
 
 def _planned(
@@ -141,7 +153,7 @@ def _planned(
     full, retain = f"full_{job.full}", f"retain_{job.retain}"
     starts = job.kind in ("forget", "full_eval")
     values: dict[str, Any] = {"model": "auto", **model_words(layers.model, top.model_config), "seed": job.seed}
-    values |= data_words(layers.data[job.data], job.data, job.kind)
+    values |= data_words(layers.data[job.data], job.data, job.kind, job.seed, job.method)
     if job.kind != "full_eval":
         taught = layers.hyperparameters[job.train] if job.kind == "forget" else {}
         own = layers.hyperparameters[job.hyperparameters]
@@ -151,7 +163,7 @@ def _planned(
     values |= {PATH: f"{root}/{full}", TOKENIZER: f"{root}/{full}"} if starts else {}
     values |= {"paths.model_cache_dir": top.model_cache_dir} if top.model_cache_dir else {}
     values |= {"paths.data_cache_dir": top.data_cache_dir} if top.data_cache_dir else {}
-    values.setdefault("eval", None if job.kind == "full" else ["arc"])
+    values.setdefault("eval", None)
     words = [f"{key}={word(value)}" for key, value in values.items()]
     words += _tracked(job, name, top)
     words += [f"task_name={word(f'{name}/{job.name}')}", f"paths.output_dir={word(f'{root}/{job.name}')}", *extra]

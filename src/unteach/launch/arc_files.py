@@ -39,8 +39,12 @@ def layers(top: arc.Top, file: Path) -> arc.Layers:
             f"{file}: names {counted} jobs, but {len(absent)} of the files that it refers to are not there:\n"
             + "\n".join(f"  {path}" for path in absent)
         )
-    return arc.Layers(
-        read_yaml(base),
-        {name: read_yaml(path) for name, path in data.items()},
-        {name: read_yaml(path) for name, path in hyper.items()},
-    )
+    read_data = {name: _mapping(path) for name, path in data.items()}
+    return arc.Layers(_mapping(base), read_data, {name: _mapping(path) for name, path in hyper.items()})
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    value = read_yaml(file)
+    if not isinstance(value, dict):
+        raise UserError(f"{file}: must be a mapping, got {value!r}")
+    return value

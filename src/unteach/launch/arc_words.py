@@ -3,6 +3,7 @@
 Every key acts, or is refused by its name.
 """
 
+import random
 import re
 from typing import Any
 
@@ -11,6 +12,8 @@ from unteach.launch.plan import PATH, TOKENIZER
 
 TOFU_KEYS = ("granularity", "stratified", "forget_random", "forgotten_author_fraction", "forgotten_fact_fraction")
 GEN_TOFU_KEYS = ("type", "granularity", "forget_fraction", "retain_subset", "find_forget")
+AUTHORS, BLOCK, BIOGRAPHY = 200, 20, 4
+"""TOFU's authors, the questions about each, and how many of these tell the author's life."""
 TRAINED_BY = {"gradient_accumulation_steps": 1, "learning_rate": 5e-5, "num_train_epochs": 3, "logging_steps": 500}
 """What TrainingArguments take where ARC's file says nothing, and this project's base trainer would say otherwise."""
 BOS = ("<|begin_of_text|>", "<s>", "<bos>")
@@ -28,38 +31,92 @@ def _known(mapping: Any, allowed: tuple[str, ...], where: str) -> dict[str, Any]
     return mapping
 
 
-def data_words(data: dict[str, Any], name: str, kind: str) -> dict[str, Any]:
-    """The rows of a job. `dataset_name: unteach` takes this project's own overrides as its data_kwargs."""
+def data_words(data: dict[str, Any], name: str, kind: str, seed: int, method: str | None = None) -> dict[str, Any]:
+    """The rows of a job and the suite that measures them. `dataset_name: unteach` takes this project's own overrides.
+
+    A forget set is drawn as ARC says it is: the same kind and share, by the job's seed; which entities these are is
+    this project's draw, not ARC's.
+    """
     where = f"data/{name}.yaml"
     given = _known(data, ("dataset_name", "data_kwargs"), where)
     kwargs = given.get("data_kwargs") or {}
     if given.get("dataset_name") == "unteach":
-        rows = _whole(kind) if kind in ("full", "retain") else {}
         if not isinstance(kwargs, dict):
             raise UserError(f"{where}.data_kwargs: must be a mapping of overrides, got {kwargs!r}")
-        return {**rows, **kwargs}
+        by_entity = any(key.partition(".")[0] == "forget_set" for key in kwargs)
+        return {**_streams(kind, method, by_entity), **kwargs}
     keys = {"tofu": TOFU_KEYS, "gen_tofu": GEN_TOFU_KEYS}.get(str(given.get("dataset_name")))
     if keys is None:
         raise UserError(f"{where}.dataset_name: must be tofu, gen_tofu or unteach, got {given.get('dataset_name')!r}")
     kwargs = _known(kwargs, keys, f"{where}.data_kwargs")
-    shares = [value for key, value in kwargs.items() if key.endswith("fraction")]
-    if not any(shares):
-        if kind != "full":
-            raise UserError(f"{where}: its fractions are 0, so a {kind} job would have nothing to forget")
-        if given["dataset_name"] == "gen_tofu":
-            raise UserError(f"{where}: the rows of gen_tofu are not part of this project; {INSTEAD}")
-        return _whole(kind)
-    drawn = kwargs.get("type") if kwargs.get("type") == "relationship" else f"by {kwargs.get('granularity')}"
-    raise UserError(
-        f"{where}: forget sets drawn {drawn} ({given['dataset_name']}) are not read from ARC's files yet; {INSTEAD}"
-    )
+    place = {"tofu_path": "authors-grown"} if given["dataset_name"] == "gen_tofu" else {}
+    if kind == "full":
+        if any(value for key, value in kwargs.items() if key.endswith("fraction")):
+            raise UserError(f"{where}: a full job is taught everything: its fractions must be 0")
+        return _streams(kind, method, by_entity=True) | place
+    chosen = (_of_gen_tofu if given["dataset_name"] == "gen_tofu" else _of_tofu)(kwargs, where, seed)
+    return _streams(kind, method, by_entity=True) | place | {"forget_set": chosen}
 
 
-INSTEAD = "write `dataset_name: unteach` and, as data_kwargs, overrides such as forget_split: forget10"
+def _streams(kind: str, method: str | None, by_entity: bool) -> dict[str, Any]:
+    """The datasets of each stream of a job, and its suite."""
+    forget, retain = ("entity_forget", "entity_retain") if by_entity else ("TOFU_QA_forget", "TOFU_QA_retain")
+    suite = {"eval": ["arc_entities" if by_entity else "arc"]}
+    if kind == "full":
+        return {"data.train": "TOFU_QA_full"}
+    if kind == "retain":
+        return {"data.train": retain, **suite}
+    if kind == "forget":
+        return {"data.forget": f"{forget}_idk" if method == "idk" else forget, "data.retain": retain, **suite}
+    return suite
 
 
-def _whole(kind: str) -> dict[str, Any]:
-    return {"data.train": "TOFU_QA_full" if kind == "full" else "TOFU_QA_retain"}
+def _of_gen_tofu(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any]:
+    for key in ("retain_subset", "find_forget"):
+        if key in kwargs:
+            raise UserError(
+                f"{where}.data_kwargs.{key}: the kept rows about a forgotten entity, and the others, are measured "
+                "apart anyway: ask for entity_retain_… and non_entity_retain_… in eval.arc.metrics; leave this key out"
+            )
+    kind = kwargs.get("type", "granularity")
+    if kind not in ("granularity", "relationship"):
+        raise UserError(f"{where}.data_kwargs.type: must be granularity or relationship, got {kind!r}")
+    by = "relationship" if kind == "relationship" else kwargs.get("granularity", "question")
+    return {"by": by, "fraction": _share(kwargs, "forget_fraction", where), "seed": seed}
+
+
+def _of_tofu(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any]:
+    """TOFU's four ways: whole authors; any questions; of some authors the same random, or the first, questions."""
+    by = kwargs.get("granularity", "question")
+    if by == "author":
+        return {
+            "by": by,
+            "fraction": _share(kwargs, "forgotten_author_fraction", where),
+            "seed": seed,
+            "author_block": BLOCK,
+        }
+    if by != "question":
+        raise UserError(f"{where}.data_kwargs.granularity: must be author or question, got {by!r}")
+    if not kwargs.get("stratified"):
+        if not kwargs.get("forget_random", True):
+            raise UserError(f"{where}.data_kwargs: the first questions (forget_random: false) need stratified: true")
+        return {"by": by, "fraction": _share(kwargs, "forgotten_fact_fraction", where), "seed": seed}
+    draw = random.Random(f"arc {seed}")
+    authors = draw.sample(range(AUTHORS), int(AUTHORS * _share(kwargs, "forgotten_author_fraction", where, upto=1.0)))
+    facts = range(BIOGRAPHY)
+    if kwargs.get("forget_random", True):
+        share = _share(kwargs, "forgotten_fact_fraction", where, upto=1.0)
+        facts = draw.sample(range(BLOCK), int(BLOCK * share))  # type: ignore[assignment]
+    return {"by": by, "named": sorted(author * BLOCK + fact for author in authors for fact in facts)}
+
+
+def _share(kwargs: dict[str, Any], key: str, where: str, upto: float = 0.999999) -> float:
+    value = kwargs.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= upto:
+        raise UserError(
+            f"{where}.data_kwargs.{key}: must lie between 0 and 1 so that there is something to forget, got {value}"
+        )
+    return float(value)
 
 
 def model_words(model: dict[str, Any], name: str) -> dict[str, Any]:
