@@ -71,10 +71,17 @@ def grid(vary: dict[str, Any], where: str = "vary") -> list[Point]:
 
 def label(key: str, value: Any) -> str:
     """What a varied key adds to a run's name: `_seed1`; what is forgotten only itself (`_forget05`, `_book-0.1`)."""
+    name = "" if key in ("forget_split", "forget_set") else key.split(".")[-1]
+    return f"_{name}{shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """A value as part of a folder's name."""
+    if isinstance(value, list):
+        return "+".join(map(shown, value))
     if isinstance(value, dict):
-        value = "-".join(str(item) for item in value.values() if item is not None)
-    shown = "+".join(map(str, value)) if isinstance(value, list) else re.sub(r"[^\w.+-]+", "-", str(value))
-    return f"_{shown}" if key in ("forget_split", "forget_set") else f"_{key.split('.')[-1]}{shown}"
+        return "-".join(shown(item) for item in value.values() if item is not None)
+    return re.sub(r"[^\w.+-]+", "-", str(value))
 
 
 def drawn(search: Any, where: str) -> list[Point]:

@@ -12,7 +12,7 @@ import yaml
 
 from unteach import compose
 from unteach.errors import UserError, unknown
-from unteach.launch import arc, arc_files, settings
+from unteach.launch import arc, arc_files, draws, settings
 from unteach.launch.plan import PlannedRun, expand
 
 SECTIONS = ("local", "slurm")
@@ -82,7 +82,7 @@ def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], t
             values = yaml.safe_load(value)
             values = values if isinstance(values, list) else [values]
             if values != varied[key]:
-                changed.append(f"{key.split('.')[-1]}{'+'.join(map(str, values))}")
+                changed.append(f"{key.split('.')[-1]}{draws.shown(values)}")
             varied[key] = values
         else:
             extra.append(word)
