@@ -172,6 +172,11 @@ def _beyond(config: InferConfig) -> list[str]:
         found += [f"{name}: says how text is continued, and kind={config.kind} continues none" for name in given]
     if config.answer_column is not None and config.kind != "score":
         found.append(f"answer_column: is what kind=score scores; kind={config.kind} reads none")
+    if config.modality == "vlm" and config.kind != "generate":
+        found.append(f"kind={config.kind}: modality=vlm only continues conversations with images in them")
+    if config.too_long != "error" and (config.modality == "vlm" or not backend.LOCAL):
+        who = "modality=vlm" if backend.LOCAL else f"backend={config.backend_name}"
+        found.append(f"too_long={config.too_long}: with {who} the tokens of a prompt are not known beforehand")
     if config.quantization and not backend.LOCAL:
         found.append(f"quantization: backend={config.backend_name} asks a server, which loads its model itself")
     if config.launch is not None and config.launch.startswith(("fsdp", "zero")):

@@ -72,4 +72,4 @@ def _generated(answer: list[Completion], config: InferConfig) -> dict[str, Any]:
 def tokens_of(record: dict[str, Any]) -> int:
     """How many tokens were written or scored for a row."""
     made = record.get("output_tokens", record.get("answer_tokens"))
-    return sum(made) if isinstance(made, list) else made or 0
+    return sum(one or 0 for one in made) if isinstance(made, list) else made or 0

@@ -83,7 +83,7 @@ class Asker:
         return replace(request, prompt=first + request.prompt[len(first) + over :])
 
     def _request(self, number: int, place: tables.Place, row: tables.Row, seed: int) -> Request:
-        images = self._images(row) if self.columns.image else ()
+        images = self._images(row, place) if self.columns.image else ()
         cell = row.get(self.columns.input)
         turns = _conversation(cell, place) if self._is_conversation(cell) else None
         text = "" if turns else tables.text(row, self.columns.input, place)
@@ -160,13 +160,18 @@ class Asker:
             raise UserError(f"the chat template cannot show this conversation: {error}") from None
         return shown, tuple(self.template.tokenizer(shown, add_special_tokens=False)["input_ids"])
 
-    def _images(self, row: tables.Row) -> tuple[Any, ...]:
+    def _images(self, row: tables.Row, place: tables.Place) -> tuple[Any, ...]:
         """What the image column holds, as a list; a path that is not there is looked for beside the input."""
         cell = row.get(self.columns.image or "")
         if isinstance(cell, str) and cell.lstrip().startswith("["):
-            cell = json.loads(cell)
+            try:
+                cell = json.loads(cell)
+            except ValueError:
+                raise UserError(f"{place}: the column {self.columns.image!r} begins a list and is not JSON") from None
         if not isinstance(cell, list | tuple):
             cell = [] if tables.missing(cell) else [cell]
+        if not cell:
+            raise UserError(f"{place}: the column {self.columns.image!r} is empty: there is no image")
         return tuple(self._beside(one) for one in cell)
 
     def _beside(self, image: Any) -> Any:

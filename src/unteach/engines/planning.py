@@ -44,7 +44,9 @@ def plan(config: InferConfig, columns: Columns, sheet: Sheet) -> Plan:
     """Reads the tokenizer and the template, builds every prompt, and names what the answers depend on."""
     model = _quantised(config)
     said = [f"the columns {', '.join(sheet.not_kept)} hold no plain values and are not kept"] if sheet.not_kept else []
-    if config.backend.LOCAL:
+    if config.backend.LOCAL and config.modality == "vlm":
+        asker, of_model = _seeing(replace(config, model=model), columns)
+    elif config.backend.LOCAL:
         model, by_column = _templated(model, columns.input)
         asker, of_model = _local(replace(config, model=model), columns)
         if by_column and asker.template:
@@ -98,6 +100,23 @@ def _local(config: InferConfig, columns: Columns) -> tuple[Asker, dict[str, Any]
         "dtype": empty.compute,
         "tokenizer": _of_tokenizer(empty.tokenizer),
         "template": template,
+    }
+
+
+def _seeing(config: InferConfig, columns: Columns) -> tuple[Asker, dict[str, Any]]:
+    """Of a model that reads images; its prompts are made where its images are read."""
+    from unteach.models.loading import memory
+    from unteach.models.vision import load_empty
+
+    empty = load_empty(config.model)
+    given = {name: value for name, value in config.model.model_args.items() if name not in FREE}
+    return Asker(config, columns, None, None, None), {
+        "model": empty.identity(memory()),
+        "model_args": given,
+        "dtype": empty.compute,
+        "tokenizer": _of_tokenizer(empty.tokenizer),
+        "processor": runs.digest(empty.processor.to_dict()),
+        "template": runs.digest(empty.processor.chat_template),
     }
 
 

@@ -43,7 +43,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One continuation. text: up to a stop string and without it. tokens: of the text, without the end of sequence.
+    """One continuation. text: up to a stop string and without it. tokens: of the text, without the end of sequence;
+    None where a server does not tell, and where it tells, as it counts.
 
     finish: the model ended it (eos), a stop string did (stop), or it was out of room (length). logprobs: one a token,
     of the model itself, where Sampling.perplexity asks for them. prompt_tokens: where the backend made them itself.
@@ -51,7 +52,7 @@ class Completion:
 
     text: str
     finish: Literal["eos", "stop", "length"]
-    tokens: int
+    tokens: int | None
     logprobs: tuple[float, ...] | None = None
     prompt_tokens: int | None = None
 

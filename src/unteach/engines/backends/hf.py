@@ -31,7 +31,7 @@ class HuggingFace:
         (*DRAWN, "do_sample", "repetition_penalty", "num_beams", "num_return_sequences", "stop_strings", "perplexity")
     )
     KINDS: ClassVar[frozenset[str]] = frozenset({"generate", "score", "classify"})
-    MODALITIES: ClassVar[frozenset[str]] = frozenset({"lm"})
+    MODALITIES: ClassVar[frozenset[str]] = frozenset({"lm", "vlm"})
     LOCAL: ClassVar[bool] = True
     FREE: ClassVar[frozenset[str]] = frozenset({"batch_size", "tokens_per_batch"})
 
@@ -48,6 +48,10 @@ class HuggingFace:
             from unteach.engines.backends.classifying import Classifying
 
             return Classifying(job, self.batch_size, self.tokens_per_batch)
+        if job.modality == "vlm":
+            from unteach.engines.backends.seeing import SeeingRows
+
+            return SeeingRows(job, self.batch_size, self.tokens_per_batch)
         return Continuing(job, self.batch_size, self.tokens_per_batch)
 
 

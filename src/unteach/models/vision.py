@@ -1,0 +1,95 @@
+"""Vision-language models: loaded to be asked, through their own processor and its chat template."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unteach import runs
+from unteach.errors import UserError
+from unteach.models import adapters
+from unteach.models.hub import PATH, SOURCE, from_hub
+from unteach.models.loading import Loaded, compute_dtype
+from unteach.schema import ModelConfig, TemplateArgs
+
+
+@dataclass
+class Seeing(Loaded):
+    """A model that reads text and images. processor: makes its inputs of both; it holds the tokenizer.
+
+    There is no template of ours: the processor's chat template says where the images of a question stand.
+    """
+
+    processor: Any = None
+
+    @property
+    def stops(self) -> list[int]:
+        """The ids at which an answer is over: the tokenizer's, and those that the model's own settings name."""
+        own = self.model.generation_config.eos_token_id or []
+        own = [own] if isinstance(own, int) else own
+        eos = self.tokenizer.eos_token_id
+        return list(dict.fromkeys([*([] if eos is None else [eos]), *own]))
+
+    def shown(self, messages: Sequence[dict[str, Any]]) -> str:
+        """A conversation as the text that the model reads, a placeholder for each image. Raises UserError."""
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        except (TemplateError, KeyError, TypeError) as error:
+            raise UserError(f"the chat template cannot show this conversation: {error}") from None
+        return text
+
+    def adds_special(self, shown: str) -> bool:
+        """Whether the tokenizer still puts what begins a sequence: not where the chat template has written it."""
+        bos = self.tokenizer.bos_token
+        return bos is None or not shown.startswith(bos)
+
+    def text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def load(config: ModelConfig) -> Seeing:
+    """What a ModelConfig names, as transformers' AutoModelForImageTextToText and AutoProcessor load it.
+
+    Raises UserError where it is no such model, or is asked in a way that these models are not.
+    """
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    args = dict(config.model_args)
+    path = runs.model_folder(str(args.pop(PATH)))
+    if adapters.is_adapter(path):
+        raise UserError(f"{path}: holds an adapter, and modality=vlm asks whole models; merge it with its base")
+    if config.template_args != TemplateArgs():
+        raise UserError(
+            "template, model.template_args: modality=vlm asks by the chat template of the model's processor"
+        )
+    compute = compute_dtype(args.pop("dtype", None))
+    if args.get("attn_implementation") == "auto":
+        args.pop("attn_implementation")
+    source = {name: args[name] for name in SOURCE if name in args}
+    settings = from_hub(transformers.AutoConfig, path, **source)
+    auto = transformers.AutoModelForImageTextToText
+    if type(settings) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not hasattr(settings, "auto_map"):
+        raise UserError(f"{path}: a {settings.model_type} model reads no images; modality=lm asks it")
+    if torch.get_default_device().type == "meta":
+        model = auto.from_config(settings, dtype=getattr(torch, compute))
+    else:
+        model = from_hub(auto, path, dtype=getattr(torch, compute), **{"use_safetensors": True, **args})
+    processor = from_hub(transformers.AutoProcessor, path, **{**source, **config.tokenizer_args})
+    if not getattr(processor, "chat_template", None):
+        raise UserError(f"{path}: its processor has no chat template, which says how it is asked about an image")
+    tokenizer = processor.tokenizer
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    template: Any = None
+    return Seeing(model, tokenizer, template, compute, path, processor=processor)
+
+
+def load_empty(config: ModelConfig) -> Seeing:
+    """The same with no weights."""
+    import torch
+
+    with torch.device("meta"):
+        return load(config)
