@@ -5,6 +5,7 @@ weight zero. The anchor stream sets the epoch and is visited once in it; every o
 permutations of its own, one after the other, without replacement. How a step is dealt changes nothing it computes.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,10 +87,13 @@ class Stream:
 
 
 class Steps:
-    """The optimiser steps of a run: `size` anchor rows a step, and as many of every other stream."""
+    """The optimiser steps of a run: `size` anchor rows a step, and as many of every other stream.
 
-    def __init__(self, streams: dict[str, Stream], anchor: str, size: int, seed: int):
-        self.streams, self.anchor, self.size, self.seed = streams, anchor, size, seed
+    packed: whether rows go through the model end to end, without padding.
+    """
+
+    def __init__(self, streams: dict[str, Stream], anchor: str, size: int, seed: int, packed: bool = False):
+        self.streams, self.anchor, self.size, self.seed, self.packed = streams, anchor, size, seed, packed
         self._order = lru_cache(maxsize=4 * len(streams))(self._permutation)
 
     def __len__(self) -> int:
@@ -121,16 +125,37 @@ class Steps:
         return {name: list(rows) for name, rows in found.items()}
 
     def deal(self, epoch: int, step: int, hands: int) -> list[list[Slot]]:
-        """A step's rows dealt round to `hands` micro-batches of equal size, filled up with rows of weight zero."""
+        """A step's rows dealt to `hands` micro-batches of equal size, filled up with rows of weight zero.
+
+        Rows of near lengths come together, so that little is padded. Packed rows pad nothing: there each hand gets
+        about as many tokens as the others. Streams that stand in pairs are dealt as one.
+        """
+        drawn = self.draw(epoch, step)
         dealt: list[list[Slot]] = [[] for _ in range(hands)]
-        per_hand = self.size // hands
-        for name, rows in self.draw(epoch, step).items():
-            for hand in range(hands):
-                mine = rows[hand::hands]
-                dealt[hand] += [Slot(name, row, cycle, 1.0) for row, cycle in mine]
-                row, cycle = rows[0]
-                dealt[hand] += [Slot(name, row, cycle, 0.0)] * (per_hand - len(mine))
+        for name, rows in drawn.items():
+            order = self._longest_first(name, drawn) if hands > 1 else list(range(len(rows)))
+            for hand, places in zip(dealt, share_out(order, hands, self.packed), strict=True):
+                filler = Slot(name, *rows[(places or order)[-1]], 0.0)
+                hand += [Slot(name, *rows[place], 1.0) for place in places]
+                hand += [filler] * (self.size // hands - len(places))
         return dealt
+
+    def _longest_first(self, name: str, drawn: dict[str, list[tuple[int, int]]]) -> list[int]:
+        """The places of a stream's rows in a step by their length; of pairs, by that of the longer."""
+        leader = self.streams[name].follows or name
+        pairs = [self.streams[other] for other in drawn if leader in (other, self.streams[other].follows)]
+        lengths = [max(len(stream.example(*row)["input_ids"]) for stream in pairs) for row in drawn[leader]]
+        return sorted(range(len(lengths)), key=lambda place: -lengths[place])
+
+
+def share_out(order: list[int], hands: int, even: bool) -> list[list[int]]:
+    """Items in order to hands, whose counts differ by one at most: each a stretch of its own, or to and fro."""
+    if even:
+        there_and_back = [*range(hands), *reversed(range(hands))]
+        return [[item for place, item in enumerate(order) if there_and_back[place % (2 * hands)] == hand]
+                for hand in range(hands)]  # fmt: skip
+    ends = [len(order) // hands * hand + min(hand, len(order) % hands) for hand in range(hands + 1)]
+    return [order[start:end] for start, end in itertools.pairwise(ends)]
 
 
 class MicroBatches:

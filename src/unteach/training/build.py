@@ -195,7 +195,8 @@ def build_trainer(
         return their_trainer(method, streams, anchor, data_collator=collator, processing_class=tokenizer, **common)
     reference = build_reference(config, method, loaded, streams, anchor, collator, args, folder, here.gather)
     return Trainer(
-        method=method, streams=streams, anchor=anchor, collator=collator, reference=reference, **common
+        method=method, streams=streams, anchor=anchor, collator=collator, reference=reference,
+        packed=config.model.packed, **common,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class StepLoader(DataLoader):
 
 
 class Trainer(Resumable):
-    """Trains a method on streams. `here`, `keeping` and `evaluator` are those of Resumable."""
+    """Trains a method on streams. packed: rows go through the model end to end. What else is given is Resumable's."""
 
     loss_is_scaled_for_ga = True  # micro_batch_loss already divides by the counts of the whole step
 
@@ -40,9 +40,11 @@ class Trainer(Resumable):
         anchor: str,
         collator: Any,
         reference: Reference,
+        packed: bool = False,
         **kwargs: Any,
     ):
         self.method, self.streams, self.anchor, self.reference = method, streams, anchor, reference
+        self.packed = packed
         self._shares: dict[str, Tensor] = {}
         self._terms_logged_at = 0
         self._last_rows: dict[str, list[int]] = {}
@@ -59,7 +61,7 @@ class Trainer(Resumable):
     def get_train_dataloader(self) -> DataLoader:
         args, world = self.args, self.args.world_size
         size = args.per_device_train_batch_size * args.gradient_accumulation_steps * world
-        steps = Steps(self.streams, self.anchor, size, args.seed)
+        steps = Steps(self.streams, self.anchor, size, args.seed, self.packed)
         return StepLoader(
             Rows(self.streams, self.anchor),  # type: ignore[arg-type]
             batch_sampler=MicroBatches(steps, args.gradient_accumulation_steps, args.process_index, world),
