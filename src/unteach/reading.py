@@ -240,6 +240,8 @@ def _samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) ->
     trained = (trainer.method.streams() if trainer.method else ()) or tuple(data.streams)
     if samples.stream is not None and samples.stream not in trained:
         reader.wrong("trainer.samples.stream", f"must be one of {', '.join(trained)}, got {samples.stream}")
+    if getattr(trainer.method, "ROWS", None) in ("classes", "numbers"):
+        reader.wrong("trainer.samples", f"{trainer.handler} trains a classifier, which generates no text")
     if samples.every is None and trainer.args.get("eval_strategy", "no") == "no":
         reader.wrong("trainer.samples.every", "is required where no suite runs: the steps from one look to the next")
 

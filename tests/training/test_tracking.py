@@ -30,17 +30,20 @@ def shown(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_plot_shows_what_was_logged(shown: Path) -> None:
     assert (shown / plot.FILE).read_bytes().startswith(b"\x89PNG")
-    losses, evaluated = plot.curves(shown / "metrics.jsonl")
-    assert [step for step, _ in losses["loss"]] == [1, 2] and not evaluated
+    panels = plot.curves(shown / "metrics.jsonl")
+    assert list(panels) == ["loss"] and [step for step, _ in panels["loss"]["loss"]] == [1, 2]
 
 
 def test_evaluated_values_have_a_panel_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": 2.0, "forget_loss": 1.0}\n{"step": 1, "eval_tofu_x": 0.5, "eval_runtime": 3}\n'
+        '{"step": 1, "loss": 2.0, "forget_loss": 1.0, "margin": 3}\n{"step": 1, "eval_tofu_x": 0.5, "eval_runtime": 3}\n'
         '{"step": 2, "loss": NaN, "forget_loss": 0.5, "train_loss": 1}\n{"step": 3, "lo'
     )
-    losses, evaluated = plot.curves(tmp_path / "metrics.jsonl")
-    assert losses == {"loss": [(1, 2.0)], "forget_loss": [(1, 1.0), (2, 0.5)]} and evaluated == {"tofu_x": [(1, 0.5)]}
+    assert plot.curves(tmp_path / "metrics.jsonl") == {
+        "loss": {"loss": [(1, 2.0)], "forget_loss": [(1, 1.0), (2, 0.5)]},
+        "logged": {"margin": [(1, 3)]},
+        "evaluated": {"tofu_x": [(1, 0.5)]},
+    }
     assert plot.loss_png(tmp_path) == tmp_path / plot.FILE
     assert plot.loss_png(tmp_path / "nothing") is None
 
@@ -158,9 +161,10 @@ def test_an_interrupted_run_has_its_plot(tiny_folder: Path, tmp_path: Path, monk
         ("trainer.samples={every: 0}", "at least 1"),
         ("trainer.samples={every: 1, top_p: 0.9}", "for a temperature above 0"),
         ("trainer.samples={each: 1}", r"trainer\.samples\.each"),
+        ("trainer=classify trainer.samples={every: 1}", "a classifier, which generates no text"),
         ("trainer.profiler={active: 0}", "active and repeat must be at least 1"),
     ],
 )
 def test_mistakes(given: str, said: str, tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
-        run(tiny_folder, tmp_path / "run", given)
+        run(tiny_folder, tmp_path / "run", *given.split(" ", given.startswith("trainer=")))

@@ -10,44 +10,51 @@ FILE = "loss.png"
 INK, SOFT, GRID = "#22262b", "#6a7178", "#efece6"
 COLOURS = ("#0f766e", "#b07d12", "#6d5bb0", "#b4453a", "#46515c", "#2f6db0", "#7a8f2a", "#98a0a8")
 INCHES, DPI = (9.0, 5.0), 100
+ASIDE = {"step", "epoch", "progress", "grad_norm", "learning_rate", "total_flos", "num_input_tokens_seen"}
 Curves = dict[str, list[tuple[float, float]]]
 
 
-def curves(metrics: Path) -> tuple[Curves, Curves]:
-    """(losses, evaluated values) of a metrics file by name, each a list of (step, value)."""
-    losses: Curves = {}
-    evaluated: Curves = {}
+def curves(metrics: Path) -> dict[str, Curves]:
+    """What a metrics file holds, panel by panel: each value by name, as a list of (step, value).
+
+    loss: the loss and the terms of it; logged: what else a method tells, such as a margin; evaluated: what suites give.
+    """
+    panels: dict[str, Curves] = {"loss": {}, "logged": {}, "evaluated": {}}
     for text in metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []:
         try:
             line = json.loads(text)
         except ValueError:  # torn by a kill
             continue
         for name, value in line.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-                continue
-            if name == "loss" or (name.endswith("_loss") and not name.startswith(("train_", "eval_"))):
-                losses.setdefault(name, []).append((line["step"], value))
-            elif name.startswith("eval_") and not name.endswith(("_runtime", "_per_second")):
-                evaluated.setdefault(name.removeprefix("eval_"), []).append((line["step"], value))
-    return losses, evaluated
+            if isinstance(value, int | float) and value == value and (panel := _panel_of(name)):
+                panels[panel].setdefault(name.removeprefix("eval_"), []).append((line["step"], value))
+    return {title: shown for title, shown in panels.items() if shown}
+
+
+def _panel_of(name: str) -> str | None:
+    if name.startswith("eval_"):
+        return None if name.endswith(("_runtime", "_per_second")) else "evaluated"
+    if name in ASIDE or name.startswith("train_"):
+        return None
+    return "loss" if name == "loss" or name.endswith("_loss") else "logged"
 
 
 def loss_png(folder: Path) -> Path | None:
-    """Draws a run's `loss.png` from its metrics file; None where nothing was logged yet."""
-    losses, evaluated = curves(folder / runs.METRICS)
-    if not losses:
+    """Draws a run's `loss.png` from its metrics file; None where no loss was logged yet."""
+    panels = curves(folder / runs.METRICS)
+    if "loss" not in panels:
         return None
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = [("loss", losses), *([("evaluated", evaluated)] if evaluated else [])]
     with rc_context({"font.family": "sans-serif", "font.size": 11, "text.parse_math": False}):
-        height = INCHES[1] * (1 if len(panels) == 1 else 1.6)
+        height = INCHES[1] * (0.4 + 0.6 * len(panels))
         figure = Figure(figsize=(INCHES[0], height), dpi=DPI, facecolor="white")
         FigureCanvasAgg(figure)
-        figure.subplots_adjust(left=0.08, right=0.98, bottom=0.1 if len(panels) == 1 else 0.07, top=0.94, hspace=0.3)
-        for axes, (title, shown) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+        edge = 0.5 / height
+        figure.subplots_adjust(left=0.08, right=0.98, bottom=edge, top=1 - edge * 0.7, hspace=0.35)
+        for axes, (title, shown) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
             _panel(axes, title, shown)
         with runs.replacing(folder / FILE) as temporary:
             figure.savefig(temporary, format="png")

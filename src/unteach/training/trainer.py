@@ -47,7 +47,7 @@ class Trainer(Resumable):
         self.packed = packed
         self._shares: dict[str, Tensor] = {}
         self._terms_logged_at = 0
-        self._last_rows: dict[str, list[int]] = {}
+        self._seen: list[tuple[Tensor, dict[str, tuple[int, int]], Tensor, dict[str, Tensor]]] = []
         self._step_shares: dict[str, Tensor] = {}
         make_ready(model, method, args.seed, streams)
         rows: Any = Rows(streams, anchor)
@@ -89,11 +89,7 @@ class Trainer(Resumable):
     ) -> Any:
         assert not return_outputs, "evaluation is done by suites, never by the Trainer's own loop"
         loss, shares = micro_batch_loss(model, self.method, inputs, self.reference, num_items_in_batch)
-        if not torch.isfinite(loss):
-            self._last_rows = {s: inputs["number"][a:b].tolist() for s, (a, b) in inputs["rows"].items()}
-            self._last_rows = {
-                s: rows for s, rows in self._last_rows.items() if not torch.isfinite(shares.get(f"{s}_loss", loss))
-            }
+        self._seen.append((inputs["number"], inputs["rows"], loss.detach(), shares))
         for name, share in shares.items():
             self._shares[name] = self._shares.get(name, 0) + share
             self._step_shares[name] = self._step_shares.get(name, 0) + share
@@ -107,12 +103,24 @@ class Trainer(Resumable):
         """The gradient's norm before clipping; a run whose gradient is not finite ends here, before the step."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
-            rows = "; ".join(f"stream {s}, rows {r}" for s, r in self._last_rows.items()) or "its loss was still finite"
+            rows = "; ".join(f"stream {s}, rows {r}" for s, r in self._broken().items()) or "its loss was still finite"
             raise Diverged(
                 f"step {self.state.global_step + 1}: the gradient is not finite ({rows}). Nothing was updated with it. "
                 "Lower trainer.args.learning_rate, or look at those rows."
             )
         return norm
+
+    def _broken(self) -> dict[str, list[int]]:
+        """The rows of each stream in the micro-batches of this step whose loss is not finite.
+
+        It is asked for only then: to look at each loss as it comes would make a GPU wait for it.
+        """
+        found: dict[str, list[int]] = {}
+        for number, rows, loss, shares in self._seen:
+            for stream, (start, stop) in rows.items() if not torch.isfinite(loss) else ():
+                if not torch.isfinite(shares.get(f"{stream}_loss", loss)):
+                    found.setdefault(stream, []).extend(number[start:stop].tolist())
+        return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each term of the loss, averaged over the steps since the last line, summed over processes."""
@@ -138,7 +146,7 @@ class Trainer(Resumable):
 
     def end_step(self) -> None:
         """Tells the method the reduced terms of the step that ended."""
-        terms, self._step_shares = self._step_shares, {}
+        terms, self._step_shares, self._seen = self._step_shares, {}, []
         if type(self.method).after_step is not Method.after_step:
             reduced = {name.removesuffix("_loss"): total for name, total in self._over_processes(terms).items()}
             self.method.after_step(reduced, self.state.epoch or 0.0)
