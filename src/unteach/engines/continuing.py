@@ -1,9 +1,12 @@
-"""Continuing a batch of prompts piece by piece: a row that is over leaves the batch, and the others go on."""
+"""Continuing prompts piece by piece: a row that is over leaves the batch, and one that waits takes its place."""
 
+from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from unteach.engines import caches
 from unteach.engines.base import Ids
-from unteach.engines.drawing import Draw
+from unteach.engines.drawing import Draw, penalty
 from unteach.errors import UserError
 
 if TYPE_CHECKING:
@@ -11,6 +14,8 @@ if TYPE_CHECKING:
 
 PIECE = 16
 """New tokens between two looks at which rows are over."""
+REFILL = 4
+"""Rows that wait are taken in once one place in so many is free; to take them in costs a pass of its own."""
 
 
 class Asking(Protocol):
@@ -26,6 +31,16 @@ class Asking(Protocol):
     def _padded(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
 
 
+@dataclass
+class Going:
+    """Rows under way: the numbers of their prompts, ids and mask [rows, T], the library's cache (of T - 1 tokens)."""
+
+    rows: list[int]
+    ids: "Tensor"
+    mask: "Tensor"
+    cache: Any = None
+
+
 class Continuation:
     """The library's generate(), called for a few tokens at a time on its own cache.
 
@@ -38,38 +53,80 @@ class Continuation:
         own = engine.model.generation_config
         self.sampling = {"do_sample": False, **sampling}
         self.least = self.sampling.pop("min_new_tokens", None) or own.min_new_tokens or 0
+        given = self.sampling.pop("repetition_penalty", None) or own.repetition_penalty
+        self.penalty = penalty(given)
+        self.sampling["repetition_penalty"] = 1.0
         beams = self.sampling.get("num_beams") or own.num_beams or 1
         self.piece = max_new_tokens if beams > 1 or getattr(engine.model, "_is_stateful", False) else PIECE
 
-    def of(self, prompts: list[Ids], draw: Draw | None = None) -> list[list[int]]:
+    def of(self, prompts: list[Ids], draw: Draw | None = None, slots: int | None = None) -> list[list[int]]:
+        """The ids of each prompt's continuation. slots: how many rows go on at once; all, where it is not said."""
+        assert not (slots and self.least), "rows of one batch have said equally much where a least is asked for"
+        self.room, self.draw = [self._room(prompt) for prompt in prompts], draw
+        self.made: list[list[int]] = [[] for _ in prompts]
+        waiting, slots, going = deque(range(len(prompts))), slots or len(prompts), None
+        while waiting or going:
+            free = slots - len(going.rows) if going else slots
+            if going is None:
+                going = self._start(prompts, [waiting.popleft() for _ in range(min(free, len(waiting)))])
+            elif waiting and free * REFILL >= slots and caches.grows(going.cache):
+                fresh = self._start(prompts, [waiting.popleft() for _ in range(min(free, len(waiting)))])
+                going = self._joined(going, self._step(fresh, 1))
+            going = self._step(going, min(self.piece, *(self.room[i] - len(self.made[i]) for i in going.rows)))
+        return [self._cut(row) for row in self.made]
+
+    def _start(self, prompts: list[Ids], rows: list[int]) -> Going:
+        tensors = self.engine._padded([list(prompts[i]) for i in rows], left=True)
+        return Going(rows, tensors["input_ids"], tensors["attention_mask"])
+
+    def _step(self, going: Going, piece: int) -> Going | None:
+        """So many tokens more; the rows that are not over yet."""
         import torch
 
-        model = self.engine.model
-        tensors = self.engine._padded([list(prompt) for prompt in prompts], left=True)
-        ids, mask, cache = tensors["input_ids"], tensors["attention_mask"], None
-        room = [self._room(prompt) for prompt in prompts]
-        made: list[list[int]] = [[] for _ in prompts]
-        going, done = list(range(len(prompts))), 0
-        while going:
-            piece = min(self.piece, *(room[i] - done for i in going))
-            if draw:
-                draw.rows = going
-            least = {"min_new_tokens": min(piece, self.least - done)} if self.least > done else {}
-            told = model.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=piece,
-                pad_token_id=self.engine.tokenizer.pad_token_id, eos_token_id=self.engine.stops,
-                return_dict_in_generate=True, logits_processor=[draw] if draw else None, **self.sampling, **least,
-            )  # fmt: skip
-            for i, row in zip(going, told.sequences[:, ids.shape[1] :].tolist(), strict=True):
-                made[i] += row
-            done += piece
-            on = [place for place, i in enumerate(going) if not self._over(made[i], room[i])]
-            if on and len(on) < len(going):
-                told.past_key_values.batch_select_indices(torch.tensor(on, device=ids.device))
-            ids, cache = told.sequences[on], told.past_key_values
-            mask = torch.cat([mask, mask.new_ones(len(mask), ids.shape[1] - mask.shape[1])], dim=-1)[on]
-            going = [going[place] for place in on]
-        return [self._cut(row) for row in made]
+        done = len(self.made[going.rows[0]])
+        least = {"min_new_tokens": min(piece, self.least - done)} if self.least > done else {}
+        if self.draw:
+            self.draw.rows = going.rows
+        if self.penalty:
+            self.penalty.mask = going.mask
+        told = self.engine.model.generate(
+            input_ids=going.ids, attention_mask=going.mask, past_key_values=going.cache, max_new_tokens=piece,
+            pad_token_id=self.engine.tokenizer.pad_token_id, eos_token_id=self.engine.stops,
+            return_dict_in_generate=True, logits_processor=[one for one in (self.penalty, self.draw) if one],
+            **self.sampling, **least,
+        )  # fmt: skip
+        for i, row in zip(going.rows, told.sequences[:, going.ids.shape[1] :].tolist(), strict=True):
+            self.made[i] += row
+        on = [place for place, i in enumerate(going.rows) if not self._over(self.made[i], self.room[i])]
+        if not on:
+            return None
+        if len(on) < len(going.rows):
+            told.past_key_values.batch_select_indices(torch.tensor(on, device=going.ids.device))
+        new = told.sequences.shape[1] - going.ids.shape[1]
+        mask = torch.cat([going.mask, going.mask.new_ones(len(going.mask), new)], dim=-1)[on]
+        return self._trimmed(Going([going.rows[place] for place in on], told.sequences[on], mask, told.past_key_values))
+
+    def _trimmed(self, going: Going) -> Going:
+        """Without the padding that no row needs any more."""
+        lead = int((going.mask.cumsum(-1) == 0).sum(-1).min())
+        if lead and caches.grows(going.cache):
+            caches.trim(going.cache, lead)
+            going.ids, going.mask = going.ids[:, lead:], going.mask[:, lead:]
+        return going
+
+    def _joined(self, going: Going, fresh: Going | None) -> Going:
+        """Both, side by side."""
+        import torch
+        from torch.nn.functional import pad
+
+        if fresh is None:
+            return going
+        most, filler = max(going.ids.shape[1], fresh.ids.shape[1]), self.engine.tokenizer.pad_token_id
+        wide = [most - one.ids.shape[1] for one in (going, fresh)]
+        ids = [pad(one.ids, (n, 0), value=filler) for one, n in zip((going, fresh), wide, strict=True)]
+        mask = [pad(one.mask, (n, 0)) for one, n in zip((going, fresh), wide, strict=True)]
+        caches.join(going.cache, fresh.cache)
+        return Going(going.rows + fresh.rows, torch.cat(ids), torch.cat(mask), going.cache)
 
     def _room(self, prompt: Ids) -> int:
         context = self.engine.context

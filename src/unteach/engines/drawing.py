@@ -30,6 +30,33 @@ def warps(
     return found
 
 
+class Unpadded:
+    """One of the library's processors that read a row's ids, told of a row without its padding.
+
+    The library's own would count the padding among the tokens that a row has said, and so the company it keeps. mask:
+    [rows, T], of the ids that a call began with; whoever calls sets it.
+    """
+
+    def __init__(self, processor: Warp):
+        self.processor = processor
+        self.mask: Any = None
+
+    def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+        from torch.nn.functional import pad
+
+        mask = self.mask.repeat_interleave(len(input_ids) // len(self.mask), dim=0)  # a row has several beams
+        mask = pad(mask, (0, input_ids.shape[1] - mask.shape[1]), value=1)
+        said: Tensor = self.processor(input_ids.where(mask.bool(), input_ids[:, -1:]), scores)
+        return said
+
+
+def penalty(given: float | None) -> Unpadded | None:
+    """The repetition penalty (arXiv:1909.05858), over prompt and text."""
+    from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+
+    return None if given in (None, 1.0) else Unpadded(RepetitionPenaltyLogitsProcessor(float(given)))  # type: ignore[arg-type]
+
+
 class Draw:
     """The last of the processors of logits [rows, V]: leaves each row the one token that its next chance falls on.
 

@@ -7,12 +7,17 @@ from typing import Any, ClassVar, Literal
 from unteach.engines.backends.base import Answered, Completion, Failure, Job, Request, Scored, Session, cut
 from unteach.engines.batches import Batches, Batching, Row
 from unteach.engines.continuing import Continuation
-from unteach.engines.drawing import Draw, warps
+from unteach.engines.drawing import Draw, penalty, warps
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.inference import DRAWN, Sampling
 from unteach.registry import backend
 from unteach.seeds import subseed
+
+TOKENS = {"cuda": 32768, "cpu": 8192}
+"""Tokens of the rows that are continued at once, with those to come, until memory says otherwise."""
+TURNS, POOLS = 4, 8
+"""Rows of a pool to each of its places; pools at least, where there are rows enough."""
 
 
 @backend("hf")
@@ -55,15 +60,33 @@ class HuggingFace:
         return Continuing(job, self.batch_size, self.tokens_per_batch)
 
 
-class Samples(Batching):
-    """Rows of which each is continued several times at once."""
+class Pools(Batching):
+    """Batches of more rows than go on at once: one that is over leaves its place to one that waits.
 
-    def __init__(self, *args: Any, times: int):
+    A pool is the unit that is run whole, so it is small enough that a stop costs little, and that several processes
+    have several each. times: texts of a row. turns: rows to a place.
+    """
+
+    def __init__(self, *args: Any, times: int, turns: int = TURNS):
         super().__init__(*args)
-        self.times = times
+        self.times, self.turns = times, turns
+
+    def places(self, row: Row) -> int:
+        """How many rows go on at once, if none is longer than this one."""
+        return max(1, min(self.most, self.budget // (self.width(row) * self.times)))
+
+    def batches(self, numbers: Sequence[int]) -> list[list[Row]]:
+        rows, found = sorted(self.rows(numbers), key=lambda row: -self.width(row)), []
+        share = -(-len(rows) // POOLS)
+        while rows:
+            places = self.places(rows[0])
+            size = max(places, min(places * self.turns, share)) if places > 1 else 1
+            found.append(rows[:size])
+            rows = rows[size:]
+        return found
 
     def cost(self, batch: list[Row]) -> int:
-        return super().cost(batch) * self.times
+        return super().cost(batch[: self.places(batch[0])]) * self.times
 
 
 def answered(
@@ -140,40 +163,46 @@ class Continuing:
         plain = transformers.GenerationConfig(pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=stops)
         loaded.model.generation_config = causal_of(loaded.model).generation_config = plain
         self.engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, job.here, stops=stops)
+        self.engine.budgets["generate"] = (
+            tokens_per_batch or TOKENS["cuda" if job.here.device.type == "cuda" else "cpu"]
+        )
         if tokens_per_batch:
-            self.engine.budgets |= {"generate": tokens_per_batch, "score": tokens_per_batch}
+            self.engine.budgets["score"] = tokens_per_batch
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
         engine, beams = self.engine, sampling.num_beams or 1
-        batching = Samples(
+        batching = Pools(
             requests, lambda request: len(request.prompt) + sampling.max_new_tokens, engine.batch_size,
-            engine.budget("generate"), times=max(sampling.num_return_sequences, beams),
+            engine.budget("generate"), times=max(sampling.num_return_sequences, beams), turns=1 if beams > 1 else TURNS,
         )  # fmt: skip
 
         def work(batch: list[Row]) -> list[list[Completion]]:
-            asked = [requests[i] for [i] in batch]
+            asked, slots = [requests[i] for [i] in batch], batching.places(batch[0]) * batching.times
             with self.loaded.autocast():
-                made = self._beams(asked, sampling) if beams > 1 else self._continued(asked, sampling)
-                return self._completions(asked, made, sampling)
+                made = self._beams(asked, sampling) if beams > 1 else self._continued(asked, sampling, slots)
+                return self._completions(asked, made, sampling, slots)
 
         yield from answered(engine, "generate", requests, batching, work, done)
 
-    def _continued(self, asked: list[Request], sampling: Sampling) -> list[list[int]]:
-        """The ids of each request's continuations, one request after the other."""
+    def _continued(self, asked: list[Request], sampling: Sampling, slots: int) -> list[list[int]]:
+        """The ids of each request's continuations, one request after the other; so many go on at once."""
         times, draw = sampling.num_return_sequences, None
         if sampling.drawn:
             cuts = warps(**{name: getattr(sampling, name) for name in DRAWN})
             draw = Draw(cuts, [subseed(request.seed, turn) for request in asked for turn in range(times)])
         given = {"repetition_penalty": sampling.repetition_penalty} if sampling.repetition_penalty else {}
         continuation = Continuation(self.engine, sampling.max_new_tokens, sampling.stop_strings, given)
-        return continuation.of([request.prompt for request in asked for _ in range(times)], draw)
+        return continuation.of([request.prompt for request in asked for _ in range(times)], draw, slots)
 
     def _beams(self, asked: list[Request], sampling: Sampling) -> list[list[int]]:
         """The same by the library's beam search, in one go."""
-        given: dict[str, Any] = {"repetition_penalty": sampling.repetition_penalty or 1.0}
+        tensors = self.engine._padded([list(request.prompt) for request in asked], left=True)
+        given: dict[str, Any] = {}
         if sampling.stop_strings:
             given |= {"stop_strings": sampling.stop_strings, "tokenizer": self.engine.tokenizer}
-        tensors = self.engine._padded([list(request.prompt) for request in asked], left=True)
+        if repeated := penalty(sampling.repetition_penalty):
+            repeated.mask = tensors["attention_mask"]
+            given["logits_processor"] = [repeated]
         made = self.engine.model.generate(
             **tensors, **given, do_sample=False, max_new_tokens=sampling.max_new_tokens, num_beams=sampling.num_beams,
             num_return_sequences=sampling.num_return_sequences,
@@ -182,7 +211,9 @@ class Continuing:
         stops = set(self.engine.stops)
         return [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in rows]
 
-    def _completions(self, asked: list[Request], made: list[list[int]], sampling: Sampling) -> list[list[Completion]]:
+    def _completions(
+        self, asked: list[Request], made: list[list[int]], sampling: Sampling, slots: int
+    ) -> list[list[Completion]]:
         times, text, stop_strings = sampling.num_return_sequences, self.loaded.template.text, sampling.stop_strings
         cuts = [cut(ids, text, stop_strings) for ids in made]
         prompts = [request.prompt for request in asked for _ in range(times)]
@@ -190,7 +221,8 @@ class Continuing:
         logprobs: list[tuple[float, ...] | None] = [None] * len(made)
         if sampling.perplexity:
             said = [i for i, (_, answer) in enumerate(pairs) if answer]
-            scored = self.engine.scored([[pairs[i]] for i in said]) if said else []
+            parts = [said[i : i + slots] for i in range(0, len(said), slots)]
+            scored = [score for part in parts for score in self.engine.scored([[pairs[i]] for i in part])]
             logprobs = [()] * len(made)
             for i, score in zip(said, scored, strict=True):
                 logprobs[i] = tuple(map(float, score.logprob))
