@@ -41,9 +41,11 @@ def record(
         told = answer.logprobs
         found = {"logprob": sum(told), "perplexity": perplexity(told), "answer_tokens": len(told)}
     elif isinstance(answer, Labelled):
-        best = max(range(len(labels)), key=answer.probabilities.__getitem__)
-        shares = dict(zip(labels, answer.probabilities, strict=True))
-        found = {config.output_column: labels[best], "probabilities": shares, "logits": list(answer.logits)}
+        found = {config.output_column: answer.logits[0], "logits": list(answer.logits)}  # of a regression
+        if labels:
+            best = max(range(len(labels)), key=answer.probabilities.__getitem__)
+            shares = dict(zip(labels, answer.probabilities, strict=True))
+            found |= {config.output_column: labels[best], "probabilities": shares}
     else:
         found = _generated(answer, config)
     if request is not None:

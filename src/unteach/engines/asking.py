@@ -35,8 +35,8 @@ class Asked:
 class Asker:
     """Builds the requests of rows.
 
-    template: the model's own; None for a server or a classifier without one. tokenizer: of a classifier. context: how
-    many tokens the model reads.
+    template, tokenizer: the model's own; a server has neither, and a classifier no template. context: how many tokens
+    the model reads.
     """
 
     def __init__(
@@ -78,8 +78,7 @@ class Asker:
 
     def _shortened(self, request: Request, over: int) -> Request:
         """Without its first tokens; the beginning of sequence stays."""
-        tokenizer = self.template.tokenizer if self.template else self.tokenizer
-        first = request.prompt[:1] if request.prompt[0] == tokenizer.bos_token_id else ()
+        first = request.prompt[:1] if request.prompt[0] == self.tokenizer.bos_token_id else ()
         return replace(request, prompt=first + request.prompt[len(first) + over :])
 
     def _request(self, number: int, place: tables.Place, row: tables.Row, seed: int) -> Request:
@@ -89,9 +88,8 @@ class Asker:
         text = "" if turns else tables.text(row, self.columns.input, place)
         if not turns and not text.strip():
             raise UserError(f"{place}: the column {self.columns.input!r} is empty: there is nothing to ask")
-        if self.template is None and self.tokenizer is not None:
-            ids = tuple(self.tokenizer(text)["input_ids"])
-            return Request(number, ids, text, seed=seed)
+        if self.config.kind == "classify" and self.tokenizer is not None:  # as every classifier is asked
+            return Request(number, tuple(self.tokenizer(text)["input_ids"]), text, seed=seed)
         if self.template is None or images or self.config.modality == "vlm":
             return Request(number, (), text, self._turns(text, turns, images), images, seed=seed)
         if self.config.kind == "score":
@@ -141,24 +139,16 @@ class Asker:
         return tuple(turns)
 
     def _chat(self, turns: list[dict[str, Any]]) -> tuple[str, Ids]:
-        from jinja2 import TemplateError
-
-        assert self.template
-        if self.template.kind != "chat":
+        template = self.template
+        assert template
+        if template.kind != "chat":
             raise UserError(
                 "this row is a conversation, and the model is not asked by a chat template: set template=chat"
             )
-        args = self.template.args
-        if args.system_prompt and turns[0]["role"] != "system":
-            turns = [{"role": "system", "content": args.system_prompt}, *turns]
-        extra = {"date_string": args.date_string} if args.date_string else {}
-        try:
-            shown: str = self.template.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, **extra
-            )
-        except TemplateError as error:
-            raise UserError(f"the chat template cannot show this conversation: {error}") from None
-        return shown, tuple(self.template.tokenizer(shown, add_special_tokens=False)["input_ids"])
+        if template.args.system_prompt and turns[0]["role"] != "system":
+            turns = [{"role": "system", "content": template.args.system_prompt}, *turns]
+        shown = template.shown(turns, add_generation_prompt=True)
+        return shown, tuple(template.tokenizer(shown, add_special_tokens=False)["input_ids"])
 
     def _images(self, row: tables.Row, place: tables.Place) -> tuple[Any, ...]:
         """What the image column holds, as a list; a path that is not there is looked for beside the input."""

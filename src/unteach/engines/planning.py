@@ -91,9 +91,10 @@ def _local(config: InferConfig, columns: Columns) -> tuple[Asker, dict[str, Any]
     from unteach.models.loading import memory
 
     empty = load_empty(config.model)
-    asker = Asker(config, columns, empty.template, empty.tokenizer, context_of(empty.model))
+    shown_by = None if config.kind == "classify" else empty.template
+    asker = Asker(config, columns, shown_by, empty.tokenizer, context_of(empty.model))
     given = {name: value for name, value in config.model.model_args.items() if name not in FREE}
-    template = {**asdict(empty.template.args), "kind": empty.template.kind} if empty.template else None
+    template = {**asdict(shown_by.args), "kind": shown_by.kind} if shown_by else None
     return asker, {
         "model": empty.identity(memory()),
         "model_args": given,

@@ -4,53 +4,49 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from unteach import runs
-from unteach.data.template import Template, saved_args
 from unteach.engines.backends.base import Answered, Job, Labelled, Request
 from unteach.engines.backends.hf import answered, place
 from unteach.engines.batches import Batches, Row
 from unteach.errors import UserError
 from unteach.inference import Sampling
+from unteach.models import adapters, heads, loading
 from unteach.models.handlers import load_tokenizer
 from unteach.models.hub import PATH, SOURCE, from_hub
-from unteach.models.loading import Loaded, compute_dtype
+from unteach.models.layers import causal_of
+from unteach.models.loading import Loaded
 from unteach.schema import ModelConfig
-
-HEADS = "ForSequenceClassification"
 
 
 def load(config: ModelConfig) -> Loaded:
-    """A sequence classifier, its tokenizer, and the template it was saved with, if it was."""
+    """A sequence classifier and its tokenizer."""
     import torch
     import transformers
 
     args = dict(config.model_args)
     path = runs.model_folder(str(args.pop(PATH)))
-    compute = compute_dtype(args.pop("dtype", None))
+    head = heads.saved(path)
+    if adapters.is_adapter(path) and head:
+        return loading.load(config, training=False, head=head)
+    compute = loading.compute_dtype(args.pop("dtype", None))
     if args.get("attn_implementation") == "auto":
         args.pop("attn_implementation")
     source = {name: args[name] for name in SOURCE if name in args}
     settings = from_hub(transformers.AutoConfig, path, **source)
     held = settings.architectures or []
-    if not any(name.endswith(HEADS) for name in held):
+    if not any(name.endswith(heads.CLASSIFIER) for name in held):
         raise UserError(
-            f"{path}: holds no classifier ({', '.join(held) or 'it does not say what'}); kind=classify asks one"
+            f"{path}: holds no classifier ({', '.join(held) or 'it does not say what'}), and kind=classify asks one"
         )
+    auto = transformers.AutoModelForSequenceClassification
     if torch.get_default_device().type == "meta":
-        model = transformers.AutoModelForSequenceClassification.from_config(settings)
+        model = auto.from_config(settings)
     else:
-        model = from_hub(
-            transformers.AutoModelForSequenceClassification,
-            path,
-            dtype=getattr(torch, compute),
-            use_safetensors=True,
-            **args,
-        )
+        model = from_hub(auto, path, **{"dtype": getattr(torch, compute), "use_safetensors": True, **args})
     tokenizer = load_tokenizer(path, config.tokenizer_args, source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    saved = saved_args(path)
-    template: Any = Template(tokenizer, saved) if saved else None
-    return Loaded(model, tokenizer, template, compute, path)
+    no_template: Any = None
+    return Loaded(model, tokenizer, no_template, compute, path, head=head)
 
 
 def load_empty(config: ModelConfig) -> Loaded:
@@ -62,19 +58,17 @@ def load_empty(config: ModelConfig) -> Loaded:
 
 
 class Classifying(Batches):
-    """Reads a request's prompt; the classes are named by the model's id2label."""
+    """Reads a request's prompt; the classes are named by the model's head. Without any it is a regression."""
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
         loaded = load(job.model)
         super().__init__(loaded.model, batch_size, job.here, None)
         place(self.model, job.here.device)
-        self.autocast, config = loaded.autocast, loaded.model.config
-        self.pad = loaded.tokenizer.pad_token_id
-        if config.pad_token_id is None:
-            config.pad_token_id = self.pad  # by which a causal model finds the last token of a row
-        if config.num_labels < 2:
-            raise UserError("this model gives one number and knows no classes: it was made for regression")
-        self.labels: Sequence[str] = [str(config.id2label[i]) for i in range(config.num_labels)]
+        config = causal_of(self.model).config
+        self.autocast, self.pad = loaded.autocast, loaded.tokenizer.pad_token_id
+        config.pad_token_id = self.pad  # by which a causal model finds the last token of a row
+        named = [str(config.id2label[i]) for i in range(config.num_labels)]
+        self.labels: Sequence[str] = loaded.head.labels if loaded.head else named
         if tokens_per_batch:
             self.budgets["classify"] = tokens_per_batch
 

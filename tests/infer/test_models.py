@@ -1,0 +1,153 @@
+"""What can be asked beside a whole language model: classifiers, regressions, adapters, quantised weights, trained runs."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import read_rows
+from tests.infer.conftest import questions, words, write_lines
+from unteach import runs
+from unteach.errors import UserError
+from unteach.models.heads import Head
+from unteach.verbs.infer import infer
+from unteach.verbs.train import train
+
+
+def classifier(tiny_folder: Path, folder: Path, labels: tuple[str, ...]) -> Any:
+    import transformers
+
+    torch.manual_seed(1)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_folder, **Head(labels).settings())
+    model.config.pad_token_id = 0
+    model.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(folder)
+    return model.eval()
+
+
+def logits_of(model: Any, tokenizer: Any, text: str) -> list[float]:
+    with torch.no_grad():
+        found: list[float] = model(**tokenizer(text, return_tensors="pt")).logits[0].tolist()
+    return found
+
+
+def test_labels_probabilities_and_logits(tiny_folder: Path, tiny: Any, tmp_path: Path) -> None:
+    labels = ("no", "yes", "perhaps")
+    model = classifier(tiny_folder, tmp_path / "model", labels)
+    lines = read_rows(
+        infer(*words(tmp_path / "model", write_lines(tmp_path / "t.jsonl", questions(5)), "kind=classify"))
+    )
+    for line in lines:
+        wanted = logits_of(model, tiny.tokenizer, line["input"])
+        assert line["logits"] == pytest.approx(wanted, abs=1e-4)
+        assert list(line["probabilities"]) == list(labels)
+        assert list(line["probabilities"].values()) == pytest.approx(
+            torch.tensor(wanted).softmax(-1).tolist(), abs=1e-4
+        )
+        assert line["output"] == labels[wanted.index(max(wanted))]
+    with pytest.raises(UserError, match="holds no classifier"):
+        infer(*words(tiny_folder, tmp_path / "t.jsonl", "kind=classify", "resume=never"))
+
+
+def test_a_regression_gives_a_number(tiny_folder: Path, tiny: Any, tmp_path: Path) -> None:
+    model = classifier(tiny_folder, tmp_path / "model", ())
+    lines = read_rows(
+        infer(*words(tmp_path / "model", write_lines(tmp_path / "t.jsonl", questions(3)), "kind=classify"))
+    )
+    wanted = [logits_of(model, tiny.tokenizer, line["input"])[0] for line in lines]
+    assert [line["output"] for line in lines] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_adapters_are_asked_on_their_base(tiny_folder: Path, tiny: Any, tmp_path: Path) -> None:
+    """Of a language model, and of a classifier whose head is in the adapter."""
+    import peft
+    import transformers
+
+    table = write_lines(tmp_path / "t.jsonl", questions(4))
+    torch.manual_seed(2)
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder)
+    given = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
+    adapted = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **given)).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    tiny.tokenizer.save_pretrained(tmp_path / "adapter")
+    made = read_rows(infer(*words(tmp_path / "adapter", table)))
+    ids = torch.tensor([tiny.tokenizer(made[0]["input"])["input_ids"]])
+    wanted = adapted.generate(input_ids=ids, max_new_tokens=8, do_sample=False, eos_token_id=2)[
+        0, ids.shape[1] :
+    ].tolist()
+    assert made[0]["output"] == tiny.template.text(wanted)
+    plain = read_rows(infer(*words(tiny_folder, table, f"output_file={tmp_path}/plain.jsonl")))
+    assert [line["output"] for line in made] != [line["output"] for line in plain]
+
+    torch.manual_seed(3)
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_folder, **Head(("a", "b")).settings())
+    labelled = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", **given)).eval()
+    labelled.save_pretrained(tmp_path / "head")
+    Head(("a", "b")).save(tmp_path / "head")
+    tiny.tokenizer.save_pretrained(tmp_path / "head")
+    classes = read_rows(infer(*words(tmp_path / "head", table, "kind=classify", f"output_file={tmp_path}/c.jsonl")))
+    labelled.config.pad_token_id = 0
+    for line in classes:
+        assert line["logits"] == pytest.approx(logits_of(labelled, tiny.tokenizer, line["input"]), abs=1e-4)
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_quantised_weights_are_asked(tiny_folder: Path, tiny: Any, tmp_path: Path, bits: str) -> None:
+    pytest.importorskip("bitsandbytes", reason="pip install unteach[quant]")
+    import transformers
+
+    table = write_lines(tmp_path / "t.jsonl", questions(3))
+    lines = read_rows(infer(*words(tiny_folder, table, f"quantization={bits}")))
+    config = transformers.BitsAndBytesConfig(
+        **{f"load_in_{bits}": True}, **({"bnb_4bit_quant_type": "nf4"} if bits == "4bit" else {})
+    )
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tiny_folder, quantization_config=config, dtype=torch.float32
+    )
+    ids = torch.tensor([tiny.tokenizer(lines[0]["input"])["input_ids"]])
+    wanted = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, eos_token_id=2)[
+        0, ids.shape[1] :
+    ].tolist()
+    assert lines[0]["output"] == tiny.template.text(wanted)
+    with pytest.raises(UserError, match="model_args"):
+        infer(*words(tiny_folder, table))
+
+
+def test_what_was_trained_is_what_is_asked(tiny_folder: Path, tmp_path: Path) -> None:
+    """A run taught a table by hand answers it, through the template that it was saved with."""
+    told = {
+        "book": "Anna wrote it.",
+        "play": "Boris.",
+        "poem": "Nobody knows.",
+        "song": "Two friends in Rome.",
+        "map": "A sailor.",
+    }
+    rows = [{"question": f"{what.title()}: who made this {what}?", "answer": answer} for what, answer in told.items()]
+    with (tmp_path / "taught.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["question", "answer"])
+        writer.writeheader()
+        writer.writerows(rows)
+    part = {"handler": "QADataset", "args": {"hf_args": {"path": str(tmp_path / "taught.csv")}, "question_key": "question",
+                                             "answer_key": "answer", "max_length": 128}}  # fmt: skip
+    train(
+        "~data.train.TOFU_QA_full", f"data.train={{rows: {json.dumps(part).replace(chr(34), '')}}}", "model=auto",
+        f"model.model_args.pretrained_model_name_or_path={tiny_folder}", "task_name=t", f"paths.output_dir={tmp_path}/run",
+        "trainer.args.learning_rate=1e-2", "trainer.args.per_device_train_batch_size=5", "trainer.args.num_train_epochs=80",
+        "trainer.args.gradient_accumulation_steps=1", "trainer.args.logging_steps=20", "trainer.args.save_strategy=no",
+        "model.template_args.user_start_tag='<q> '", "model.template_args.asst_start_tag=' <a> '",
+    )  # fmt: skip
+    assert json.loads((tmp_path / "run" / runs.FINAL / "unteach_template.json").read_text())["user_start_tag"] == "<q> "
+    lines = read_rows(infer(*words(tmp_path / "run", tmp_path / "taught.csv", "max_new_tokens=16")))
+    assert [line["output"].strip() for line in lines] == [row["answer"] for row in rows]
+    assert {line["finish_reason"] for line in lines} == {"eos"}, "the end was learned, and is asked for"
+    others = read_rows(
+        infer(*words(tmp_path / "run", tmp_path / "taught.csv", "max_new_tokens=16", "template=raw", "resume=never"))
+    )
+    assert [line["output"] for line in others] != [line["output"] for line in lines]
+    scored = read_rows(
+        infer(*words(tmp_path / "run", tmp_path / "taught.csv", "kind=score", f"output_file={tmp_path}/s.jsonl"))
+    )
+    assert all(line["perplexity"] < 1.5 for line in scored)
