@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.data import images
 from unteach.engines.backends.base import Answer, Answered, Completion, Failure, Job, Request, cut
-from unteach.engines.backends.hf import Samples, answered, finish, place
+from unteach.engines.backends.hf import Pools, answered, finish, place
 from unteach.engines.batches import Batches, Row
 from unteach.engines.drawing import Draw, warps
 from unteach.errors import UserError
@@ -59,7 +59,8 @@ class SeeingRows:
             return text // CHARACTERS_PER_TOKEN + IMAGE_TOKENS * len(request.images) + sampling.max_new_tokens
 
         times = max(sampling.num_return_sequences, sampling.num_beams or 1)
-        batching = Samples(requests, length, self.engine.batch_size, self.engine.budget("generate"), times=times)
+        budget = self.engine.budget("generate")
+        batching = Pools(requests, length, self.engine.batch_size, budget, times=times, turns=1)
 
         def work(batch: list[Row]) -> list[Answer]:
             read = images.ahead([requests[i] for [i] in batch], lambda request: request.images)
