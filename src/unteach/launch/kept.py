@@ -8,7 +8,7 @@ from unteach import runs
 from unteach.errors import UserError
 from unteach.launch import settings, states
 from unteach.launch.plan import PlannedRun
-from unteach.launch.studyfile import ROOT, Study
+from unteach.launch.studyfile import ROOT, Study, study_of
 
 FILE = "plan.json"
 
@@ -16,6 +16,8 @@ FILE = "plan.json"
 def write(study: Study) -> None:
     value = {
         "name": study.name,
+        "source": study.source,
+        "words": study.words,
         "config_dirs": [str(Path(folder).resolve()) for folder in study.config_dirs],
         "local": dataclasses.asdict(study.local),
         "slurm": dataclasses.asdict(study.slurm),
@@ -34,12 +36,20 @@ def read(folder: Path) -> Study | None:
         for run in value["runs"]
     ]
     own = settings.read_local(value["local"]), settings.read_slurm(value["slurm"])
-    return Study(value["name"], plan, tuple(value["config_dirs"]), *own)
+    return Study(value["name"], plan, tuple(value["config_dirs"]), *own, value["source"], tuple(value["words"]))
 
 
 def of_name(name: str) -> Study | None:
     """The begun study of a name, or of its folder."""
     return read(Path(ROOT) / name) or read(Path(name))
+
+
+def as_begun(study: Study) -> Study:
+    """The study's file as it is now, with the words that the study was begun with."""
+    before = read(study.folder)
+    if before is None or not Path(before.source).is_file():
+        return before or study
+    return study_of(before.source, before.words, before.config_dirs)
 
 
 def changes(old: list[PlannedRun], new: list[PlannedRun]) -> dict[str, str]:
@@ -96,6 +106,9 @@ def unaffected(study: Study) -> tuple[Study, dict[str, str]]:
         if lost and run.name not in left_out:
             left_out[run.name] = f"waits for {', '.join(lost)}"
     plan = [run for run in study.plan if run.name not in left_out]
+    if not plan:
+        told = "\n".join(f"  {name}: {what}" for name, what in left_out.items())
+        raise UserError(f"{study.folder} was begun with another study, and the change touches every run:\n{told}")
     was = {run.name: run for run in before.plan if run.name in left_out}
     write(dataclasses.replace(study, plan=plan + list(was.values())))
     return dataclasses.replace(study, plan=plan), left_out

@@ -169,9 +169,10 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _die_with(parent)
-        import torch
-
-        torch.set_num_threads(threads)
+        if "torch" in sys.modules:  # loaded before any child was forked
+            sys.modules["torch"].set_num_threads(threads)
+        else:
+            os.environ["OMP_NUM_THREADS"] = str(threads)
         log = os.open(log_of(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)

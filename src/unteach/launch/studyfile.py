@@ -21,13 +21,18 @@ ROOT = "saves"
 
 @dataclass
 class Study:
-    """A study as it is carried out: its runs, where its configurations are, and the settings of its executors."""
+    """A study as it is carried out: its runs, where its configurations are, and the settings of its executors.
+
+    source, words: the file and the words that it was made of.
+    """
 
     name: str
     plan: list[PlannedRun]
     config_dirs: tuple[str, ...] = ()
     local: settings.Local = field(default_factory=settings.Local)
     slurm: settings.Slurm = field(default_factory=settings.Slurm)
+    source: str = ""
+    words: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -36,9 +41,9 @@ class Study:
 
 def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] = ()) -> Study:
     """The study that a file's name or path and words stand for."""
-    file = find(name, config_dirs)
+    file, given = find(name, config_dirs), tuple(words)
     mapping = of_file(file)
-    own, words = sections(words)
+    own, words = sections(given)
     if arc.is_top(mapping):
         top = arc.read_top(mapping)
         plan = arc.expand(file.stem, top, arc_files.layers(top, file), ROOT, tuple(words))
@@ -48,7 +53,7 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
         plan = expand(mapping, ROOT, extra)
     parts = {key: {**(mapping.get(key) or {}), **own[key]} for key in SECTIONS}
     local, slurm = settings.read_local(parts["local"]), settings.read_slurm(parts["slurm"])
-    return Study(mapping["name"], plan, config_dirs, local, slurm)
+    return Study(mapping["name"], plan, config_dirs, local, slurm, str(file.resolve()), given)
 
 
 def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:

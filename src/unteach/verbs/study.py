@@ -41,6 +41,8 @@ def command(words: list[str], config_dirs: Iterable[str] = (), write: str | None
     if write is not None and asked != "plan":
         raise UserError(f"--write goes with `unteach study plan`, not with {asked}")
     study, only = load(named[0], overrides, dirs, kept_first=asked in BEGUN)
+    if asked == "retry" and not overrides:
+        study = kept.as_begun(study)
     if only and asked not in ("run", "cancel"):
         raise UserError(f"`unteach study {asked}` takes a whole study; {named[0]} is one run of it")
     if asked == "plan":
@@ -136,4 +138,7 @@ def report(study: Study, done: set[str]) -> Path:
 
     judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
     found = [find.Found(run.name, run.kind, f := Path(run.folder), collect.results_of(f)) for run in judged]
+    if not found:
+        print("no run of it is finished and evaluated yet, so there is nothing to report")
+        return study.folder
     return write_report(found, study.folder, f"Study {study.name}")
