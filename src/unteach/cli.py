@@ -39,7 +39,7 @@ VERBS = {
     "list": Verb("methods, metrics, datasets, models, suites, experiments, launch files", "listing"),
 }
 OPTIONS = {"--config-name": "config_name", "-cn": "config_name", "--config-dir": "config_dirs", "-cd": "config_dirs"}
-OPTIONS |= {"--write": "write"}
+OPTIONS["--write"] = "write"
 FLAGS = {"--print": "printed"}
 HELP = f"""unteach: teach language models, make them forget, and prove what they still know
 
@@ -142,7 +142,7 @@ def _options(words: list[str]) -> tuple[dict, list[str]]:
             if OPTIONS[name] == "config_dirs":
                 options.setdefault("config_dirs", []).append(value)
             else:
-                options["config_name"] = value
+                options[OPTIONS[name]] = value
         else:
             raise UserError(unknown("option", name, (*OPTIONS, *FLAGS, "--help")))
     return options, overrides

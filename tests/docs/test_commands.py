@@ -15,8 +15,9 @@ import pytest
 
 from unteach import cli, compose, runs
 from unteach.errors import UserError
+from unteach.launch import composing, kept
 from unteach.launch.studyfile import Study
-from unteach.verbs import check, compare, evaluate, fetch, infer, listing, report, study, train
+from unteach.verbs import check, compare, evaluate, fetch, infer, listing, report, study, study_jobs, train
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -81,11 +82,15 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("retain_logs", "wmdp"):
         monkeypatch.setattr(fetch, name, lambda folder: None)
 
-    def compose_each_kind(asked: Study) -> None:
+    def compose_each_kind(asked: Study, opened: bool = False) -> None:
+        kept.write(asked)
         for run in {run.kind: run for run in asked.plan}.values():
             compose.compose(run.config_name, run.overrides, asked.config_dirs)
 
     monkeypatch.setattr(study, "carry_out", compose_each_kind)
+    monkeypatch.setattr(study, "carry_out_one", lambda asked, run: compose_each_kind(asked))
+    monkeypatch.setattr(study_jobs, "submit", compose_each_kind)
+    monkeypatch.setattr(composing, "check", lambda plan, dirs: None)
 
 
 @pytest.mark.parametrize("workplace", PAGES, indirect=True, ids=lambda page: page.name)

@@ -74,7 +74,7 @@ def test_a_search_is_the_same_for_the_same_seed(seed: int, runs: int) -> None:
         "runs": runs,
         "seed": seed,
         "over": {
-            "a": {"low": 1e-6, "high": 1e-2, "scale": "log"},
+            "a": {"low": "1e-6", "high": 1e-2, "scale": "log"},
             "b": [1, 2, 3],
             "c": {"low": 1, "high": 9, "whole": True},
         },

@@ -1,5 +1,6 @@
 """What varies: grids, and seeded random search, as lists of points {key: value}."""
 
+import contextlib
 import itertools
 import math
 import random
@@ -91,7 +92,7 @@ def drawn(search: Any, where: str) -> list[Point]:
     asked = reader.record(Search, search, where)
     ranges: dict[str, Any] = {}
     for key, values in (asked.over if asked else {}).items():
-        ranges[key] = reader.record(Range, values, f"{where}.over.{key}") if isinstance(values, dict) else values
+        ranges[key] = reader.record(Range, _read(values), f"{where}.over.{key}") if isinstance(values, dict) else values
         if not isinstance(values, dict | list) or values == []:
             reader.wrong(f"{where}.over.{key}", f"must be a list of values or a range {{low, high}}, got {values!r}")
     if reader.problems:
@@ -105,6 +106,15 @@ def drawn(search: Any, where: str) -> list[Point]:
         }
         points.append(Point(values, f"_{number}"))
     return points
+
+
+def _read(values: dict[str, Any]) -> dict[str, Any]:
+    """A range whose numbers may be written as 1e-5, which YAML takes for text."""
+    found = dict(values)
+    for key in ("low", "high"):
+        with contextlib.suppress(TypeError, ValueError):
+            found[key] = float(values[key]) if isinstance(values.get(key), str) else values.get(key)
+    return {key: value for key, value in found.items() if key in values}
 
 
 def of_entry(settings: dict[str, Any], where: str) -> list[tuple[dict[str, Any], str]]:
