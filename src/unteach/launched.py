@@ -17,6 +17,9 @@ RIGHT = (
 )
 
 
+SHARDED = ("fsdp2", "zero3")
+
+
 def _number(names: tuple[str, ...], default: int) -> int:
     return next((int(value) for name in names if (value := os.environ.get(name))), default)
 
@@ -61,8 +64,16 @@ def mode() -> str:
         if flag("FSDP_CPU_RAM_EFFICIENT_LOADING"):
             raise UserError("set fsdp_cpu_ram_efficient_loading: false in the launch file: every process reads the "
                             "weights itself, from one memory-mapped file")  # fmt: skip
+        if flag("FSDP_ACTIVATION_CHECKPOINTING"):
+            raise UserError("leave fsdp_activation_checkpointing out of the launch file, and set "
+                            "trainer.args.gradient_checkpointing=true")  # fmt: skip
         return "fsdp2"
     return "ddp" if world() > 1 else "one"
+
+
+def sharded() -> bool:
+    """Whether no process holds all weights."""
+    return mode() in SHARDED
 
 
 def _stage() -> int:

@@ -140,7 +140,9 @@ def test_without_launch_a_command_is_done_in_this_process(said: pytest.MonkeyPat
         ({1: 3}, Diverged, 3),
         ({0: 75}, Preempted, 75),
         ({0: 75, 1: -9}, Ended, 75),
-        ({0: -11}, Ended, 1),
+        ({0: 3, 1: -15}, Diverged, 3),
+        ({0: -15, 1: -15}, Ended, 75),
+        ({0: -11, 1: -15}, Ended, 1),
         ({0: 1, 1: 1}, Ended, 1),
     ],
 )

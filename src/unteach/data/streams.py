@@ -214,8 +214,10 @@ def collate(items: list[tuple[Slot, Example]], collator: Any) -> dict[str, Any]:
 def in_batches(
     stream: Stream, draws: list[tuple[int, int]], size: int, collator: Any, rank: int = 0, world: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """The rows (row, epoch) of a stream, sorted by length: for passes that compute a table. Ranks share them out."""
+    """The rows (row, epoch) of a stream, sorted by length: for passes that compute a table. Ranks share them out, and
+    get as many batches each: where weights are sharded, all must make each pass."""
     order = sorted(draws, key=lambda draw: len(stream.example(*draw)["input_ids"]))
     batches = [order[i : i + size] for i in range(0, len(order), size)]
+    batches += batches[:1] * (-len(batches) % world)
     for batch in batches[rank::world]:
         yield collate([(Slot(stream.name, *draw, 1.0), stream.example(*draw)) for draw in batch], collator)

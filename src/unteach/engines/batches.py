@@ -9,6 +9,7 @@ from typing import Any
 
 from unteach.engines.base import Said, Store
 from unteach.engines.processes import Processes
+from unteach.engines.sharded import settle
 from unteach.errors import NO_MEMORY
 
 TOKENS_PER_BATCH = {"cuda": 16384, "cpu": 2048}
@@ -62,6 +63,11 @@ class Batches:
         self.model, self.batch_size, self.here, self.store = model, batch_size, here, store
         self.budgets: dict[str, int] = {}
 
+    @property
+    def device(self) -> Any:
+        """Where a batch is put; weights that are sharded may rest elsewhere."""
+        return self.here.device if self.here.sharded else next(self.model.parameters()).device
+
     def budget(self, what: str) -> int:
         import torch
 
@@ -104,6 +110,8 @@ class Batches:
                 here.pause_point()
                 now, waiting = waiting[: here.world], waiting[here.world :]
                 mine = now[here.rank] if here.rank < len(now) else None
+                if mine is None and here.sharded:  # the others' pass needs this process's share of the weights
+                    self._attempt(kind, batching, now[0], work, None, keep=False)
                 done, said_of_memory = self._attempt(kind, batching, mine, work, said)
                 yield from done
                 if here.any(said_of_memory is not None):
@@ -118,18 +126,23 @@ class Batches:
                     waiting = batching.batches([i for batch in (*failed, *waiting) for row in batch for i in row])
         finally:
             self.model.train(was_training)
+            settle(self.model)
 
     def _attempt(
-        self, kind: str, batching: Batching, batch: list[Row] | None, work: Callable[[list[Row]], list[Any]], said: Said
-    ) -> tuple[list[tuple[int, Any]], str | None]:
-        """One batch of this process: its results, or what was said of memory."""
+        self, kind: str, batching: Batching, batch: list[Row] | None, work: Callable[[list[Row]], list[Any]],
+        said: Said, keep: bool = True,
+    ) -> tuple[list[tuple[int, Any]], str | None]:  # fmt: skip
+        """One batch of this process: its results, or what was said of memory. keep: whether the store keeps them.
+
+        Where weights are sharded the others wait in the middle of a pass that failed here: it cannot be made again.
+        """
         if batch is None:
             return [], None
         try:
             numbers = [i for row in batch for i in row]
-            results = self._one(kind, [batching.items[i] for i in numbers], batch, work)
+            results = self._one(kind, [batching.items[i] for i in numbers] if keep else [], batch, work)
         except (RuntimeError, MemoryError) as error:
-            if not of_memory(error):
+            if not of_memory(error) or self.here.sharded:
                 raise
             words = f"{type(error).__name__}: {error}"
         else:
@@ -144,7 +157,7 @@ class Batches:
 
         with torch.no_grad():
             results = work(batch)
-        if self.store:
+        if self.store and items:
             self.store.put(kind, items, results)
         return results
 

@@ -39,7 +39,7 @@ class Classifier(Batches):
         def work(batch: list[Row]) -> list[list[float]]:
             rows = [encoded[texts[i]] or [pad] for [i] in batch]  # an empty text may have no token at all
             most = max(map(len, rows))
-            device = next(self.model.parameters()).device
+            device = next(self.model.parameters()).device  # it is never sharded
             ids = torch.tensor([[*row, *[pad] * (most - len(row))] for row in rows], device=device)
             mask = torch.tensor([[1] * len(row) + [0] * (most - len(row)) for row in rows], device=device)
             logits = self.model(input_ids=ids, attention_mask=mask).logits.float()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from unteach.engines import caches
 from unteach.engines.base import Ids
 from unteach.engines.drawing import Draw, penalty
+from unteach.engines.processes import Processes
 from unteach.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,12 +19,20 @@ REFILL = 4
 """Rows that wait are taken in once one place in so many is free; to take them in costs a pass of its own."""
 
 
+NOTHING = 1 << 30
+"""The piece of a process whose rows are all over."""
+
+
 class Asking(Protocol):
     """What an engine has that a continuation needs."""
 
     model: Any
     tokenizer: Any
     stops: list[int]
+    here: Processes
+
+    @property
+    def device(self) -> Any: ...
 
     @property
     def context(self) -> int | None: ...
@@ -45,7 +54,8 @@ class Continuation:
     """The library's generate(), called for a few tokens at a time on its own cache.
 
     A row is over at a stop id, after one of the strings `until`, after max_new_tokens, or where the context is full.
-    draw: picks the tokens of the rows, where they are not the likeliest.
+    draw: picks the tokens of the rows, where they are not the likeliest. Where weights are sharded, each pass needs all
+    processes: they make pieces of one length, and those whose rows are over keep step with the others.
     """
 
     def __init__(self, engine: Asking, max_new_tokens: int, until: list[str], sampling: dict[str, Any]):
@@ -57,7 +67,8 @@ class Continuation:
         self.penalty = penalty(given)
         self.sampling["repetition_penalty"] = 1.0
         beams = self.sampling.get("num_beams") or own.num_beams or 1
-        self.piece = max_new_tokens if beams > 1 or getattr(engine.model, "_is_stateful", False) else PIECE
+        self.whole, self.synced = beams > 1 or getattr(engine.model, "_is_stateful", False), engine.here.sharded
+        self.piece = max_new_tokens if self.whole else PIECE
 
     def of(self, prompts: list[Ids], draw: Draw | None = None, slots: int | None = None) -> list[list[int]]:
         """The ids of each prompt's continuation. slots: how many rows go on at once; all, where it is not said."""
@@ -73,7 +84,26 @@ class Continuation:
                 fresh = self._start(prompts, [waiting.popleft() for _ in range(min(free, len(waiting)))])
                 going = self._joined(going, self._step(fresh, 1))
             going = self._step(going, min(self.piece, *(self.room[i] - len(self.made[i]) for i in going.rows)))
+        self._keep_step()
         return [self._cut(row) for row in self.made]
+
+    def _together(self, piece: int) -> int:
+        """The length of the next piece: the shortest that any process has left, unless pieces cannot be cut."""
+        if not self.synced:
+            return piece
+        least = self.engine.here.least(piece)
+        return piece if self.whole else least
+
+    def _keep_step(self) -> None:
+        """Continuations of nothing, until the rows of all processes are over."""
+        import torch
+
+        while self.synced and (piece := self.engine.here.least(NOTHING)) != NOTHING:
+            ids = torch.full((1, 1), self.engine.stops[0], device=self.engine.device)
+            self.engine.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=piece, do_sample=False,
+                synced_gpus=True, pad_token_id=self.engine.tokenizer.pad_token_id, eos_token_id=self.engine.stops,
+            )  # fmt: skip
 
     def _start(self, prompts: list[Ids], rows: list[int]) -> Going:
         tensors = self.engine._padded([list(prompts[i]) for i in rows], left=True)
@@ -83,7 +113,7 @@ class Continuation:
         """So many tokens more; the rows that are not over yet."""
         import torch
 
-        done = len(self.made[going.rows[0]])
+        piece, done = self._together(piece), len(self.made[going.rows[0]])
         least = {"min_new_tokens": min(piece, self.least - done)} if self.least > done else {}
         if self.draw:
             self.draw.rows = going.rows
@@ -93,7 +123,7 @@ class Continuation:
             input_ids=going.ids, attention_mask=going.mask, past_key_values=going.cache, max_new_tokens=piece,
             pad_token_id=self.engine.tokenizer.pad_token_id, eos_token_id=self.engine.stops,
             return_dict_in_generate=True, logits_processor=[one for one in (self.penalty, self.draw) if one],
-            **self.sampling, **least,
+            synced_gpus=self.synced, **self.sampling, **least,
         )  # fmt: skip
         for i, row in zip(going.rows, told.sequences[:, going.ids.shape[1] :].tolist(), strict=True):
             self.made[i] += row

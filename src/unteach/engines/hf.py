@@ -204,7 +204,7 @@ class HFEngine(Batches):
             padding = [filler] * (longest - len(row))
             return padding + row if left else row + padding
 
-        device = next(self.model.parameters()).device
+        device = self.device
         return {
             "input_ids": torch.tensor([fill(row, pad) for row in rows], device=device),
             "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows], device=device),

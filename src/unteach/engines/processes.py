@@ -34,7 +34,7 @@ class Processes:
     @property
     def sharded(self) -> bool:
         """Whether no process holds all weights, so that every pass must be made by all of them together."""
-        return self.mode in ("fsdp2", "zero3")
+        return self.mode in launched.SHARDED
 
     @property
     def first(self) -> bool:
@@ -56,6 +56,16 @@ class Processes:
         found = torch.tensor([float(flag)], device=self.device)
         torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
         return bool(found.item())
+
+    def least(self, number: int) -> int:
+        """The least of all processes' numbers; all must ask."""
+        if self.world == 1:
+            return number
+        import torch
+
+        found = torch.tensor(number, device=self.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MIN)
+        return int(found)
 
     def asked_to_stop(self) -> bool:
         """Whether any process was asked to stop."""

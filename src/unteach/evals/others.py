@@ -14,6 +14,7 @@ from unteach.engines.base import Ids, Said, Score
 from unteach.engines.classifier import Classifier
 from unteach.engines.hf import HFEngine, context_of
 from unteach.engines.processes import Processes
+from unteach.engines.sharded import place
 from unteach.errors import UserError
 from unteach.evals import suites
 from unteach.evals.base import Value
@@ -94,13 +95,13 @@ class OtherModels:
         asked.model_args["dtype"] = self.like.compute
 
         def load() -> Any:
-            return loading.load(asked, training=False).model.to(self._device())
+            return place(loading.load(asked, training=False).model, self.here)
 
         store = Store(self.cache, weights, self.like.compute, self.here.rank)
         return Deferred(load, tokenizer, self.batch_size, self.here, store, stops)
 
     def _device(self) -> Any:
-        return next(self.like.model.parameters()).device
+        return self.here.device if self.here.sharded else next(self.like.model.parameters()).device
 
     @contextlib.contextmanager
     def _plain(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from unteach import registry, runs
+from unteach import launched, registry, runs
 from unteach.data.template import Template
 from unteach.engines.base import Engine
 from unteach.errors import AbsentData, UserError
@@ -20,6 +20,7 @@ from unteach.evals import harness, measure, retain, tokens
 from unteach.evals.base import (
     Before,
     Classes,
+    GradNorms,
     Logged,
     Measurement,
     Metric,
@@ -173,6 +174,8 @@ def _absence(made: Plan, need: Any, above: tuple[str, ...]) -> str | None:
     if isinstance(need, Task):
         harness.refuse_unknown(need.name, made.config)
         return None
+    if isinstance(need, GradNorms) and launched.sharded():
+        return "it needs the gradients of all weights in one process, and this run shards them: evaluate without launch"
     if isinstance(need, Classes) and not made.config.classifier_path:
         return f"it asks a classifier, and no eval.{made.config.suite}.classifier_path is set"
     if isinstance(need, ReferenceScores) and not made.config.reference_model_path:

@@ -129,17 +129,21 @@ def _ended(codes: dict[int, int]) -> Exception:
     """The exception that stands for how processes ended, by rank; they said themselves what was wrong."""
     import signal
 
-    for rank, code in sorted(codes.items()):
-        if code < 0:
-            name = signal.Signals(-code).name
-            lost = name in ("SIGKILL", "SIGTERM")
-            said = "run the same command again; it goes on from the last whole checkpoint" if lost else "it crashed"
-            return Ended(f"process {rank} was ended by {name}: {said}", EXIT_PREEMPTED if lost else EXIT_BUG)
-    rank, code = min(codes.items())
-    kinds: dict[int, type[Exception]] = {EXIT_MISTAKE: UserError, EXIT_DIVERGED: Diverged}
-    kinds |= {EXIT_PREEMPTED: Preempted, EXIT_ROWS_FAILED: RowsFailed}
-    said = f"process {rank} ended with code {code}; it said why, above"
-    return kinds[code](said) if code in kinds else Ended(said, code)
+    signalled = {rank: code for rank, code in codes.items() if code < 0}
+    if own := {rank: code for rank, code in signalled.items() if -code != signal.SIGTERM}:
+        signalled, codes = own, own  # the others ended for want of it; the launcher itself sends SIGTERM
+    said = {rank: code for rank, code in codes.items() if code > 0}
+    if said:
+        rank, code = min(said.items())
+        kinds: dict[int, type[Exception]] = {EXIT_MISTAKE: UserError, EXIT_DIVERGED: Diverged}
+        kinds |= {EXIT_PREEMPTED: Preempted, EXIT_ROWS_FAILED: RowsFailed}
+        words = f"process {rank} ended with code {code}; it said why, above"
+        return kinds[code](words) if code in kinds else Ended(words, code)
+    rank, code = min(signalled.items())
+    lost = -code in (signal.SIGKILL, signal.SIGTERM)
+    why = "run the same command again; it goes on from the last whole checkpoint" if lost else "it crashed"
+    words = f"process {rank} was ended by {signal.Signals(-code).name}: {why}"
+    return Ended(words, EXIT_PREEMPTED if lost else EXIT_BUG)
 
 
 def _join(file: Path, config: schema.Config | InferConfig) -> None:

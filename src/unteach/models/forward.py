@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from unteach import launched
 from unteach.errors import UserError
 from unteach.models.layers import Depth, causal_of
 
@@ -211,12 +212,27 @@ def through_head(
         assert want.of is not None
         return want.of(logits_of(h).float(), y, *extra)
 
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
-    if len(hidden) <= size:
+    chunks = _chunks(len(hidden), max(1, CHUNK_ELEMENTS // vocabulary), hidden.device)
+    if chunks == 1:
         return one(hidden, label, *want.extra)
-    pieces = zip(*(tensor.split(size) for tensor in (hidden, label, *want.extra)), strict=True)
+    pieces = zip(*(tensor.tensor_split(chunks) for tensor in (hidden, label, *want.extra)), strict=True)
     run = functools.partial(checkpoint, one, use_reentrant=False) if torch.is_grad_enabled() else one
     return torch.cat([run(*piece) for piece in pieces])
+
+
+def _chunks(count: int, size: int, device: Any) -> int:
+    """How many chunks of at most `size` hold `count` positions.
+
+    Under ZeRO-3 each call of the head gathers its weights from all processes, so all of them make as many.
+    """
+    import torch
+
+    chunks = max(1, -(-count // size))
+    if launched.mode() == "zero3":
+        most = torch.tensor(chunks, device=device)
+        torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        chunks = int(most)
+    return chunks
 
 
 def _vocabulary(model: Any) -> int:

@@ -38,6 +38,15 @@ def find_layer(causal: Any, pattern: str) -> tuple[Any, str, int]:
     return causal.get_submodule(owner), attribute, index
 
 
+def layers_of(causal: Any) -> list[Any]:
+    """The layers that follow one another: what is in the outermost lists of modules."""
+    from torch.nn import ModuleList
+
+    lists = {name: module for name, module in causal.named_modules() if isinstance(module, ModuleList)}
+    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    return [layer for name in outer for layer in lists[name]]
+
+
 class Depth:
     """A context in which the model's own forward ends at a layer: `output` [B, T, d] is what that layer gave.
 

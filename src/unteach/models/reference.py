@@ -91,17 +91,18 @@ class Table:
 
 def compute_table(
     model: Any, stream: Stream, draws: list[Draw], collator: Any, size: int,
-    rank: int = 0, world: int = 1, gather: Callable[[Any], Any] | None = None,
+    rank: int = 0, world: int = 1, gather: Callable[[Any], Any] | None = None, device: Any = None,
 ) -> Table:  # fmt: skip
     """Scores each distinct draw of a stream once, in batches of `size`: no gradients, no dropout.
 
-    This process takes its share; `gather` collects the (draw, log-probs) pairs of all.
+    This process takes its share; `gather` collects the (draw, log-probs) pairs of all. device: where a batch is put, if
+    not where the weights are.
     """
     import torch
 
     same = stream.distinct(draws)
     pairs: list[tuple[Draw, Tensor]] = []
-    was_training, device = model.training, next(model.parameters()).device
+    was_training, device = model.training, device or next(model.parameters()).device
     model.eval()
     with torch.no_grad():
         for batch in in_batches(stream, sorted(set(same.values())), size, collator, rank, world):

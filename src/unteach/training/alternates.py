@@ -1,6 +1,6 @@
 """The other answers that a method lets the model itself invent, once, before anything is trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from unteach.data.datasets import Example, example_of
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.data.template import Template
 from unteach.engines.hf import HFEngine
+from unteach.engines.sharded import placed_by_device_map
 from unteach.errors import UserError
 from unteach.models.loading import Loaded
 from unteach.seeds import permutation, subseed
@@ -57,7 +58,9 @@ def invent(method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, 
 
 def _sampled(method: Any, loaded: Loaded, asked: list[Any], seed: int, here: Any) -> list[list[str]]:
     """The first paragraph of each sample, a list a row."""
-    engine = HFEngine(loaded.model.to(here.device), loaded.tokenizer, BATCH, here, stops=loaded.template.stops)
+    alone = replace(here, mode="ddp")  # the model is not sharded yet
+    model = loaded.model if placed_by_device_map(loaded.model, here) else loaded.model.to(here.device)
+    engine = HFEngine(model, loaded.tokenizer, BATCH, alone, stops=loaded.template.stops)
     prompts = [prompt for prompt in asked for _ in range(method.n_alternates)]
     with loaded.autocast():
         seeds = subseed(seed, "alternates")

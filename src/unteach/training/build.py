@@ -6,7 +6,6 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from unteach.data.labelled import labels_of_rows
 from unteach.data.streams import ALTERNATE, Steps, Stream
 from unteach.data.template import Template
 from unteach.engines.processes import Processes
+from unteach.engines.sharded import place, settle
 from unteach.errors import UserError
 from unteach.methods.base import Method
 from unteach.models import adapters, heads
@@ -30,6 +30,7 @@ from unteach.models.reference import Reference, Table, compute_table, needs_copy
 from unteach.training.alternates import invent
 from unteach.training.guard import CollapseGuard
 from unteach.training.resumable import Keeping, Resumable
+from unteach.training.spread import step_size
 from unteach.training.theirs import their_trainer
 from unteach.training.trainer import Trainer
 
@@ -169,10 +170,31 @@ def training_arguments(
             print(f"note: {built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or fsdp2, zero2, zero3) "
                   "uses all, model.model_args.device_map=auto spreads one model over them")  # fmt: skip
         built._n_gpu = 1  # nn.DataParallel would split a step by a rule of its own
+    _agree_with_launch(config, compute, built)
     if warmup_epochs is not None:
         size = built.per_device_train_batch_size * built.gradient_accumulation_steps * built.world_size
         built.warmup_steps = int(warmup_epochs * -(-anchor_rows // size))
     return built
+
+
+def _agree_with_launch(config: schema.Config, compute: str, built: transformers.TrainingArguments) -> None:
+    """What the launch's file says must be what the run says; what it leaves open is the run's."""
+    assert config.trainer is not None
+    mode, given = launched.mode(), config.trainer.args
+    if mode not in ("one", "ddp"):
+        for name in (name for name in DDP if given.get(name) is not None):
+            raise UserError(f"trainer.args.{name} is for data parallelism, and this run is {mode}; leave it out")
+    if mode.startswith("zero") and config.model.pure_bf16:
+        raise UserError("model.pure_bf16: DeepSpeed keeps fp32 masters beside weights in bfloat16; leave it out")
+    precision = {"bf16": "bfloat16", "fp16": "float16"}.get(os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+    if precision and precision != compute:
+        raise UserError(f"the launch file says mixed_precision in {precision}, and this run computes in {compute}: set "
+                        f"model.model_args.dtype={precision}, or mixed_precision: no in the file")  # fmt: skip
+    if built.deepspeed_plugin is not None:
+        built.deepspeed_plugin.hf_ds_config.config.setdefault("gradient_clipping", "auto")
+
+
+DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph")
 
 
 def build_trainer(
@@ -193,9 +215,10 @@ def build_trainer(
                   "normalisation does not hold for it, and its steps change with how a batch is split")  # fmt: skip
         tokenizer = loaded.tokenizer
         return their_trainer(method, streams, anchor, data_collator=collator, processing_class=tokenizer, **common)
-    reference = build_reference(config, method, loaded, streams, anchor, collator, args, folder, here.gather)
+    reference = build_reference(config, method, loaded, here)
+    tables = functools.partial(build_tables, method, loaded, streams, anchor, collator, args, folder, here)
     return Trainer(
-        method=method, streams=streams, anchor=anchor, collator=collator, reference=reference,
+        method=method, streams=streams, anchor=anchor, collator=collator, reference=reference, tables=tables,
         packed=config.model.packed, **common,
     )  # fmt: skip
 
@@ -212,41 +235,42 @@ def build_guard(config: schema.Config, loaded: Loaded, streams: dict[str, Stream
     return CollapseGuard(config.trainer.guard, loaded, rows)
 
 
-def build_reference(
-    config: schema.Config, method: Method, loaded: Loaded, streams: dict[str, Stream], anchor: str, collator: Any,
-    args: transformers.TrainingArguments, folder: Path, gather: Callable[[Any], Any] | None,
-) -> Reference:  # fmt: skip
-    """The cheapest exact reference for what the method compares with; tables are kept in the run's folder.
-
-    A table has the rows that the run will draw, and no others.
-    """
+def build_reference(config: schema.Config, method: Method, loaded: Loaded, here: Processes) -> Reference:
+    """What a method compares with, but for its tables: a frozen copy only where nothing else is exact, and where an
+    adapter trains, the model as it was without it."""
     needed = method.reference()
-    steps = Steps(streams, anchor, step_size(args), args.seed)
-    tables = {}
-    for stream in (stream for stream, kind in needed.items() if kind == "logprobs"):
+    if not needs_copy(needed):
+        return Reference(needed)
+    if loaded.adapter is not None:
+        return Reference(needed, frozen=adapters.AsItBegan(loaded.model, loaded.adapter))
+    return Reference(needed, frozen=place(trimmed(load_frozen(config.model), needed), here))
+
+
+def build_tables(
+    method: Method, loaded: Loaded, streams: dict[str, Stream], anchor: str, collator: Any,
+    args: transformers.TrainingArguments, folder: Path, here: Processes,
+) -> dict[str, Table]:  # fmt: skip
+    """Tables of log-probs, computed by the policy itself before it is trained and kept in the run's folder.
+
+    A table has the rows that the run will draw, and no others. Called once the policy is spread as the run is.
+    """
+    steps, tables = Steps(streams, anchor, step_size(args), args.seed), {}
+    for stream in (stream for stream, kind in method.reference().items() if kind == "logprobs"):
         path = folder / "reference" / f"{stream}.safetensors"
         if path.exists():  # the policy is no longer what it was compared with
             tables[stream] = Table.load(path)
             continue
         count = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(steps))
-        loaded.model.to(args.device)
         with loaded.autocast():
             tables[stream] = compute_table(
                 loaded.model, streams[stream], steps.seen(count)[stream], collator, args.per_device_train_batch_size,
-                args.process_index, args.world_size, gather,
+                here.rank, here.world, here.gather, here.device if here.sharded else None,
             )  # fmt: skip
-        if args.process_index == 0:
+        settle(loaded.model)
+        here.wait()  # for all have looked whether the file is there
+        if here.first:
             tables[stream].save(path)
-    if not needs_copy(needed):
-        return Reference(needed, tables)
-    if loaded.adapter is not None:
-        return Reference(needed, tables, adapters.AsItBegan(loaded.model.to(args.device), loaded.adapter))
-    return Reference(needed, tables, trimmed(load_frozen(config.model), needed).to(args.device))
-
-
-def step_size(args: transformers.TrainingArguments) -> int:
-    """Anchor rows of an optimiser step, over all micro-batches and processes."""
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return tables
 
 
 def build_collator(config: schema.Config, loaded: Loaded) -> Any:
@@ -290,7 +314,8 @@ def open_folder(
     runs.keep_lines(folder / runs.METRICS, step if step else -1)
     runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
     weights = loaded.identity(Path(config.paths.cache_dir) / runs.FINGERPRINTS)
-    facts = {"data": fingerprints(streams), "weights": weights, "world": here.world, "resumed_at": step}
+    facts = {"data": fingerprints(streams), "weights": weights, "world": here.world, "mode": here.mode}
+    facts["resumed_at"] = step
     runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, **facts))
 
 
@@ -305,14 +330,14 @@ def keeping(config: schema.Config) -> Keeping:
 METHOD = "unteach_method.json"
 
 
-def save_final(model: Any, loaded: Loaded, folder: Path, method: Any) -> None:
+def save_final(model: Any, loaded: Loaded, folder: Path, method: Any, state_dict: dict[str, Any] | None = None) -> None:
     """Writes the model, or its adapter, with tokenizer, template and the method's state as `final_checkpoint`, whole or
-    not at all."""
+    not at all. state_dict: the weights, where the model in this process does not hold them all."""
     with runs.replacing_folder(folder / runs.FINAL) as temporary:
         if loaded.adapter is None:
-            model.save_pretrained(temporary)
+            model.save_pretrained(temporary, state_dict=state_dict)
         else:
-            model.save_pretrained(temporary, selected_adapters=[adapters.TRAINED])
+            model.save_pretrained(temporary, selected_adapters=[adapters.TRAINED], state_dict=state_dict)
         accompany(loaded, temporary)
         if isinstance(method, Method) and (state := method.state()):
             runs.write_json(temporary / METHOD, state)

@@ -3,6 +3,7 @@
 Mixed in before a transformers.Trainer: `class Trainer(Resumable, transformers.Trainer)`.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import transformers
 
 from unteach.engines.processes import Processes
 from unteach.errors import Preempted, UserError
-from unteach.training import checkpoint
+from unteach.training import checkpoint, spread
 from unteach.training.guard import CollapseGuard
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Resumable(transformers.Trainer):
         self._evaluation_due = False
         self._resumed: dict[str, Any] = {}
         super().__init__(*args, **kwargs)
+        spread.reduce_in_float32(self)
         self.remove_callback(transformers.PrinterCallback)
         self.add_callback(_AtBoundaries(self))
         patience, least = keeping.patience, keeping.threshold
@@ -55,6 +57,23 @@ class Resumable(transformers.Trainer):
             self.add_callback(self._stopping)
         if guard:
             self.add_callback(guard)
+
+    def _prepare_for_training(self, *given: Any) -> Any:
+        with spread.one_root(self.model) if self.here.mode == "fsdp2" else contextlib.nullcontext():
+            try:
+                prepared = super()._prepare_for_training(*given)
+            except ValueError as error:  # the launch's file and the run's arguments do not go together
+                raise UserError(f"launch: {error}") from error
+        spread.verify(self, self.here.mode)
+        return prepared
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Under ZeRO-3 the engine's own files hold the weights; they are gathered only where nothing else is kept."""
+        if self.here.mode != "zero3":
+            super().save_model(output_dir, _internal_call)
+        elif self.args.save_only_model:
+            state = spread.whole_state(self, self.here.mode)
+            self._save(output_dir, state_dict=state)
 
     def more_state(self) -> dict[str, Any]:
         """What else a checkpoint must hold, as JSON; called in every process."""
@@ -112,6 +131,7 @@ class Resumable(transformers.Trainer):
             checkpoint.begin(folder)
         super()._save_checkpoint(model, trial)
         state = {
+            "spread": {"mode": self.here.mode, "world": self.here.world, "rows": spread.step_size(self.args)},
             "resumable": not self.args.save_only_model,
             "evaluation_due": self._evaluation_due,
             "logged_at": self._globalstep_last_logged,
@@ -122,6 +142,7 @@ class Resumable(transformers.Trainer):
         }
         self.here.wait()
         if self.here.first:
+            spread.describe(self.model, folder)
             if self.accompany:
                 self.accompany(folder)
             checkpoint.write_state(folder, state)
@@ -139,7 +160,10 @@ class Resumable(transformers.Trainer):
             return
         self.train(resume_from_checkpoint=str(start) if start else None)
         if self.guard and self.guard.goes_back and not self.preempted:
-            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+            if self.here.mode not in ("one", "ddp"):
+                self._load_best_model()
+            else:
+                self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def _trained(self, step: int) -> bool:
         """Whether training was over when the checkpoint of this step was written."""
@@ -155,6 +179,11 @@ class Resumable(transformers.Trainer):
         self.state = transformers.TrainerState.load_from_json(str(start / "trainer_state.json"))
         takes_best = self.args.load_best_model_at_end or (self.guard and self.guard.goes_back)
         best = self.state.best_model_checkpoint if takes_best else None
+        if self.here.mode not in ("one", "ddp"):  # only what is spread can take its share of it
+            self._prepare_for_training(max(self.args.max_steps, 1), self.get_train_dataloader(), str(start))
+            if best:
+                self._load_best_model()
+            return
         self._load_from_checkpoint(best or str(start))
 
     def restore(self) -> None:

@@ -1,7 +1,7 @@
 """The one subclass of transformers.Trainer: streams in, any method's terms, the one rule of normalisation."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from unteach.data.streams import MicroBatches, Rows, Steps, Stream, collate
 from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
-from unteach.models.reference import Reference
+from unteach.models.reference import Reference, Table
 from unteach.training.resumable import Resumable
 from unteach.training.step import count_step, make_ready, micro_batch_loss, survey_step
 
@@ -27,7 +27,11 @@ class StepLoader(DataLoader):
 
 
 class Trainer(Resumable):
-    """Trains a method on streams. packed: rows go through the model end to end. What else is given is Resumable's."""
+    """Trains a method on streams. What else is given is Resumable's.
+
+    packed: rows go through the model end to end. tables: makes the reference's tables, once the policy is spread as the
+    run is.
+    """
 
     loss_is_scaled_for_ga = True  # micro_batch_loss already divides by the counts of the whole step
 
@@ -41,8 +45,10 @@ class Trainer(Resumable):
         collator: Any,
         reference: Reference,
         packed: bool = False,
+        tables: Callable[[], dict[str, Table]] = dict,
         **kwargs: Any,
     ):
+        self.tables = tables
         self.method, self.streams, self.anchor, self.reference = method, streams, anchor, reference
         self.packed = packed
         self._shares: dict[str, Tensor] = {}
@@ -159,10 +165,13 @@ class Trainer(Resumable):
 
 
 class _TellMethod(transformers.TrainerCallback):
-    """Ends each optimiser step for the method, before anything saves it."""
+    """Completes the reference; ends each optimiser step for the method, before anything saves it."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.reference.tables = self.trainer.tables()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.end_step()

@@ -32,6 +32,7 @@ def run(config: schema.Config) -> Path:
     processes.once(lambda: runs.open_run(folder, config.tree, config.resume))
 
     from unteach.engines.hf import context_of
+    from unteach.engines.sharded import place
     from unteach.evals import suites
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
@@ -40,10 +41,10 @@ def run(config: schema.Config) -> Path:
     empty = loading.load_empty(config.model)
     planned = suites.plans(config.eval, empty.template, context_of(empty.model))
     loaded = loading.load(config.model, training=False)
-    loaded.model.to(here.device)
+    loaded.model = place(loaded.model, here)
     if here.first:
         runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
-        runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, world=here.world))
+        runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, world=here.world, mode=here.mode))
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)
     evaluate_loaded(config.eval, loaded, here, folder, cache, weights, planned=planned)

@@ -70,7 +70,7 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
 
     from unteach.models import loading
     from unteach.seeds import subseed
-    from unteach.training import build, checkpoint
+    from unteach.training import build, checkpoint, spread
     from unteach.training.tracking import tracked
     from unteach.training.watching import watchers
 
@@ -83,6 +83,8 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
     anchor = build.anchor_of(config, streams)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
+    if start:
+        spread.refuse_another_spread(start, args, here.mode)
     if here.first:
         for sentence in [*said, *skipped]:
             print(f"note: {sentence}")
@@ -105,8 +107,9 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
             watcher.close()
     if trainer.preempted:
         raise Preempted(f"stopped at step {trainer.state.global_step}; run the same command again to go on")
+    state = spread.whole_state(trainer, here.mode)
     if here.first:
-        build.save_final(trainer.accelerator.unwrap_model(loaded.model), loaded, folder, config.trainer.method)
+        build.save_final(trainer.accelerator.unwrap_model(loaded.model), loaded, folder, config.trainer.method, state)
     here.wait()
 
 
@@ -130,13 +133,14 @@ def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
     """Evaluates the model as it was saved, exactly as `unteach eval` would."""
     from dataclasses import replace
 
+    from unteach.engines.sharded import place
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
     from unteach.models.hub import PATH, SOURCE
 
     args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / runs.FINAL)}
     loaded = loading.load(replace(config.model, model_args=args, tokenizer_args={}, peft_args=None), training=False)
-    loaded.model.to(here.device)
+    loaded.model = place(loaded.model, here)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)
     evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights)
