@@ -39,7 +39,7 @@ test: .venv/ready-test
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -n 2 -m "not long" $(ARGS)
 
 test-long: .venv/ready-long
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m long $(ARGS)
+	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m long $(ARGS)
 
 # On a real Slurm, which is installed (Debian, as root) and started here for as long as the tests take.
 test-slurm: .venv/ready-test

@@ -15,7 +15,7 @@ import pytest
 
 from unteach import cli, compose, runs
 from unteach.errors import UserError
-from unteach.launch import composing, kept
+from unteach.launch import accelerated, composing, kept
 from unteach.launch.studyfile import Study
 from unteach.verbs import check, compare, evaluate, fetch, infer, listing, report, study, study_jobs, train
 
@@ -76,6 +76,8 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb does what it does up to where a run, or a download, would start."""
     for verb in (train, evaluate, infer):
         monkeypatch.setattr(verb, "run", lambda config: None)
+    monkeypatch.setattr(accelerated, "_run", lambda arguments: None)
+    monkeypatch.setattr(accelerated, "_gpus", lambda name: 2)
     monkeypatch.setattr(check, "check", lambda config: None)
     for reader in (compare, report):
         monkeypatch.setattr(reader, "command", lambda words, **_: None)

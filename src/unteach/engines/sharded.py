@@ -13,7 +13,7 @@ from unteach.models.layers import causal_of, layers_of
 
 def place(model: Any, here: Processes) -> Any:
     """Puts a frozen model where this run makes passes, spread as the run is; returns it."""
-    if placed_by_device_map(model, here):
+    if placed_by_device_map(model, here) or getattr(model, "is_quantized", False):
         return model
     if here.mode == "fsdp2":
         return _fully_sharded(model, here)

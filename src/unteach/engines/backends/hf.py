@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from unteach.engines import sharded
 from unteach.engines.backends.base import Answered, Completion, Failure, Job, Request, Scored, Session, cut
 from unteach.engines.batches import Batches, Batching, Row
 from unteach.engines.continuing import Continuation
@@ -154,7 +155,7 @@ class Continuing:
         from unteach.models.layers import causal_of
 
         self.loaded = loaded = loading.load(job.model, training=False)
-        place(loaded.model, job.here.device)
+        loaded.model = sharded.place(loaded.model, job.here)
         own = loaded.model.generation_config
         if job.here.first and job.kind == "generate" and (unused := not_used(own)):
             print(f"note: the model's own generation settings are not used ({unused}); say what you want of them")
