@@ -78,12 +78,15 @@ def read_json(path: Path, what: str) -> Any:
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `folder`; on success it takes `folder`'s place."""
+    """Gives a temporary folder beside `folder`; on success it is synced to disk and takes `folder`'s place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
+        for file in (path for path in temporary.rglob("*") if path.is_file()):
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)

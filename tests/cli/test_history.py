@@ -17,6 +17,7 @@ LINES = [
     {"step": 1, "epoch": 0.5, "progress": 0.5, "eval_tofu_forget_quality": 1e-9},
     {"step": 2, "epoch": 1.0, "progress": 1.0, "loss": 1.5, "grad_norm": 0.9},
 ]
+ENDED = {"step": 2, "train_loss": 1.75, "train_runtime": 3.0}
 
 
 @pytest.fixture
@@ -34,7 +35,9 @@ def test_one_row_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "one torn line" in capsys.readouterr().err
 
 
-def test_it_is_printed_and_written(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_printed_and_written(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import pandas
 
     command([str(run), "to=csv"])
@@ -46,7 +49,10 @@ def test_it_is_printed_and_written(run: Path, tmp_path: Path, capsys: pytest.Cap
     ]
     command([str(run)])
     shown = capsys.readouterr().out
-    assert "2.000" in shown and "1.0e-09" in shown and "–" in shown.replace("—", "–")
+    assert "1e-09" in shown and "0.9" in shown and "–" in shown
+    monkeypatch.setenv("COLUMNS", "20")
+    command([str(run)])
+    assert "3 more columns (to=csv has all): grad_norm, eval_tofu_forget_quality, progress" in capsys.readouterr().out
     for name in ("t.csv", "t.jsonl"):
         command([str(run), f"to={tmp_path / name}"])
     assert pandas.read_csv(tmp_path / "t.csv")["loss"].tolist() == [2.0, 1.5]
@@ -101,3 +107,10 @@ def test_mistakes(words: list[str], said: str, run: Path, tmp_path: Path) -> Non
     (tmp_path / "e" / "metrics.jsonl").touch()
     with pytest.raises(UserError, match=said):
         command([word.format(run=run, empty=tmp_path / "e") for word in words])
+
+
+def test_the_mean_of_a_run_is_not_a_streams_loss(tmp_path: Path) -> None:
+    lines = [{"step": 2, "loss": 1.5, "train_loss": 1.4}, ENDED]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = unteach.get_history(tmp_path)
+    assert (table["train_loss"].tolist(), table["mean_loss"].tolist()) == ([1.4], [1.75])

@@ -11,13 +11,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas
 import pytest
 
 from unteach import cli, compose, runs
 from unteach.errors import UserError
 from unteach.launch import accelerated, composing, kept
 from unteach.launch.studyfile import Study
-from unteach.verbs import check, compare, evaluate, fetch, infer, listing, report, study, study_jobs, train
+from unteach.verbs import (
+    check,
+    compare,
+    evaluate,
+    export,
+    fetch,
+    history,
+    infer,
+    listing,
+    report,
+    study,
+    study_jobs,
+    train,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -81,6 +95,8 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "check", lambda config: None)
     for reader in (compare, report):
         monkeypatch.setattr(reader, "command", lambda words, **_: None)
+    monkeypatch.setattr(export, "export", lambda *_: None)
+    monkeypatch.setattr(history, "get_history", lambda run: pandas.DataFrame({"step": [1], "loss": [2.0]}))
     for name in ("retain_logs", "wmdp"):
         monkeypatch.setattr(fetch, name, lambda folder: None)
 

@@ -7,7 +7,7 @@ it. `unteach.get_history(run)` gives the same as a pandas DataFrame.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ WANDB = "wandb:"
 STATE = "trainer_state.json"
 FIRST = ("step", "epoch", "progress", "loss")
 """Columns that come first, where they are there."""
-SHOWN = 8
-"""Columns that the printed table has; the others are named under it."""
+LAST = ("progress", "mean_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
+"""Columns that come last in the printed table."""
 
 
 def command(words: list[str]) -> None:
@@ -61,6 +61,8 @@ def get_history(run: str | Path) -> Any:
         raise UserError(f"{run}: nothing was logged there")
     steps: dict[Any, dict[str, Any]] = {}
     for line in lines:
+        if "train_runtime" in line and "train_loss" in line:  # the last word of a run; a stream may be called train
+            line["mean_loss"] = line.pop("train_loss")
         steps.setdefault(line.get("step"), {}).update(line)
     columns = dict.fromkeys(key for line in lines for key in line)
     ordered = [name for name in FIRST if name in columns] + [name for name in columns if name not in FIRST]
@@ -112,27 +114,33 @@ def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
 
 
 def _show(table: Any) -> None:
+    """Prints as many columns as the terminal is wide, and names the others."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    from unteach.report.table import MISSING, show
+    from unteach.report.table import MISSING
 
-    columns: Iterable[str] = [name for name in table.columns if name != "progress"]
+    console = Console()
+    cells = {
+        name: [MISSING if value is None or value != value else _cell(value) for value in table[name]]
+        for name in [*(n for n in table.columns if n not in LAST), *(n for n in table.columns if n in LAST)]
+    }
     drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
-    shown = list(columns)[:SHOWN]
-    for name in shown:
+    shown: list[str] = []
+    room = console.width + 2
+    for name, column in cells.items():
+        room -= max(map(len, (name, *column))) + 2
+        if room < 0 and shown:
+            break
+        shown.append(name)
         drawn.add_column(name, justify="right", no_wrap=True)
-    for row in table[shown].itertuples(index=False):
-        drawn.add_row(*(_cell(name, value, MISSING, show) for name, value in zip(shown, row, strict=True)))
-    Console().print(drawn, crop=False, no_wrap=True, overflow="ignore")
-    if left := list(columns)[SHOWN:]:
-        print(f"{len(left)} more columns (to=csv shows all): {', '.join(left)}")
+    for row in zip(*(cells[name] for name in shown), strict=True):
+        drawn.add_row(*row)
+    console.print(drawn, crop=False, no_wrap=True, overflow="ignore")
+    if left := [name for name in cells if name not in shown]:
+        print(f"{len(left)} more columns (to=csv has all): {', '.join(left)}")
 
 
-def _cell(name: str, value: Any, missing: str, show: Any) -> str:
-    if value is None or value != value:
-        return missing
-    if name in ("step", "epoch"):
-        return f"{value:g}"
-    return str(show(value)) if isinstance(value, int | float) else str(value)
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
