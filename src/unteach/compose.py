@@ -345,9 +345,10 @@ def _settle_model(model: dict[str, Any], template: Any) -> None:
 
 def _settle_trainer(plain: dict[str, Any], trainer: dict[str, Any], given: dict[str, Any]) -> None:
     args = trainer["args"] = trainer.get("args") or {}
-    if not plain.get("eval"):
+    if not plain.get("eval") and not schema.holds_out(plain.get("data")):
         if args.get("eval_strategy", "no") != "no" and "trainer.args.eval_strategy" in given:
-            print("note: trainer.args.eval_strategy has nothing to run: this run has no suite (eval=null)")
+            print("note: trainer.args.eval_strategy has nothing to run: this run has no suite (eval=null) and no rows "
+                  "held out (data.validation)")  # fmt: skip
         args |= {"eval_strategy": "no", "eval_on_start": False}
     if "seed" in args:
         asked = args.pop("seed")

@@ -4,6 +4,7 @@ Reading collects every problem (unknown keys, wrong types, unknown names) instea
 """
 
 import dataclasses
+import fnmatch
 import inspect
 import math
 import reprlib
@@ -29,6 +30,7 @@ from unteach.schema import (
     TheirTrainer,
     TrainerConfig,
     Wandb,
+    holds_out,
 )
 
 GIVEN = {"template", "template_args", "tokenizer", "self"}
@@ -36,7 +38,7 @@ GIVEN = {"template", "template_args", "tokenizer", "self"}
 PATH = "pretrained_model_name_or_path"
 WATCHERS = {"guard": Guard, "samples": Samples, "profiler": Profiler}
 """Sections of `trainer` that watch a run."""
-STREAMS = ("train", "forget", "retain", "alternate")
+STREAMS = ("train", "validation", "forget", "retain", "alternate")
 
 
 class Reader:
@@ -183,7 +185,7 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
     if built.get("wandb") and not _reports_to(built.get("trainer"), "wandb"):
         reader.wrong("wandb", "nothing is sent there: set trainer.args.report_to=wandb, or leave it out")
     if built.get("trainer"):
-        _best(reader, built["trainer"].args, built.get("eval") or {})
+        _measured(reader, built["trainer"], built.get("eval") or {}, holds_out(tree.get("data")))
         _streams(reader, built["trainer"], built.get("data"))
         _samples(reader, built["trainer"], built.get("data"))
     if reader.problems:
@@ -246,22 +248,40 @@ def _samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) ->
         reader.wrong("trainer.samples.every", "is required where no suite runs: the steps from one look to the next")
 
 
-def _best(reader: Reader, args: dict[str, Any], suites: dict[str, SuiteConfig]) -> None:
+def _measured(reader: Reader, trainer: TrainerConfig, suites: dict[str, SuiteConfig], held_out: bool) -> None:
+    """What is measured while training must fit the method; keeping the best and stopping early go by it."""
+    method, handler = trainer.method, trainer.handler
+    measured = [f"{name}_{metric}" for name, suite in suites.items() for metric in suite.asked()]
+    if isinstance(method, TheirTrainer):
+        if held_out:
+            reader.wrong("data.validation", f"{handler} says its own loss; rows held out are measured by a method's")
+    elif method is not None:
+        measured += ["loss", *(method.measured() if method.learns() else ("perplexity",))] if held_out else []
+        if method.ROWS in ("classes", "numbers"):
+            asks = {"eval": suites, "trainer.guard": trainer.guard, "trainer.samples": trainer.samples}
+            for name in (name for name, given in asks.items() if given):
+                reader.wrong(name, f"asks a language model, and trainer.handler={handler} trains none; leave it out "
+                                   "(data.validation measures a classifier)")  # fmt: skip
+    _best(reader, trainer.args, measured)
+
+
+def _best(reader: Reader, args: dict[str, Any], measured: list[str]) -> None:
     """Keeping the best and stopping early go by a metric that is measured while training."""
     best, needed = args.get("metric_for_best_model"), []
     needed += ["load_best_model_at_end"] if args.get("load_best_model_at_end") else []
     needed += ["save_strategy"] if args.get("save_strategy") == "best" else []
     needed += ["early_stopping_patience"] if args.get("early_stopping_patience") is not None else []
-    measured = [f"{name}_{metric}" for name, suite in suites.items() for metric in suite.asked()]
     if best is None and needed:
-        reader.wrong(f"trainer.args.{needed[0]}", "needs metric_for_best_model, one of what eval measures")
+        hint = "one of what eval measures, or loss where rows are held out"
+        reader.wrong(f"trainer.args.{needed[0]}", f"needs metric_for_best_model, {hint}")
     if best is None:
         return
     if not measured or args.get("eval_strategy", "no") == "no":
         reader.wrong(
-            "trainer.args.metric_for_best_model", "nothing is measured while training: set eval_strategy, eval"
+            "trainer.args.metric_for_best_model",
+            "nothing is measured while training: set eval_strategy, and eval or data.validation",
         )
-    elif isinstance(best, str) and best.removeprefix("eval_") not in measured:
+    elif isinstance(best, str) and not any(fnmatch.fnmatchcase(best.removeprefix("eval_"), one) for one in measured):
         guess = nearest(best, measured)
         hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(measured)}"
         reader.wrong("trainer.args.metric_for_best_model", f"{best!r} is not measured; {hint}")

@@ -9,6 +9,11 @@ BESIDE = {"alternate": "forget", "chosen": "train", "rejected": "train", "mismat
 """Streams that stand beside one another in the rows of a stream of the configuration: each is a part of every row."""
 
 
+def holds_out(data: Any) -> bool:
+    """Whether `data` has rows that are held out and measured: a stream of them, or how they come from files."""
+    return isinstance(data, dict) and any(data.get(f"validation{kind}") for kind in ("", "_file", "_fraction"))
+
+
 @dataclass
 class Paths:
     output_dir: str

@@ -26,6 +26,7 @@ how much one must be better to count."""
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
     "no_cuda": "use_cpu",
+    "evaluate_before_training": "eval_on_start",
     "warmup_ratio": "warmup_steps",  # a float below 1 is a share of all steps
 }
 DROPPED = {
@@ -34,7 +35,8 @@ DROPPED = {
     "logging_dir": "TensorBoard files go to <run>/logs",
     "bf16_full_eval": "suites run in model.model_args.dtype",
     "fp16_full_eval": "suites run in model.model_args.dtype",
-    "per_device_eval_batch_size": "suites choose their batches by length, up to eval.<suite>.batch_size",
+    "per_device_eval_batch_size": "suites choose their batches by length, up to eval.<suite>.batch_size, and rows held "
+    "out are measured in batches of per_device_train_batch_size",
 }
 ROWS = "the rows of a step are drawn from (seed, epoch, step) alone"
 SUITES = "evaluation is done by suites: set eval"

@@ -9,6 +9,7 @@ from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
 from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
 from unteach.models.forward import IGNORED, Answers, Want, within
 from unteach.models.reference import Needed
+from unteach.schema import BESIDE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,10 @@ class Method:
     def streams(self) -> tuple[str, ...]:
         """The names of the streams it trains on; those of schema.BESIDE stand beside one another in the same rows."""
         raise NotImplementedError
+
+    def learns(self) -> bool:
+        """Whether all it trains on is rows of `train`, which it learns: then held-out rows are measured by its rule."""
+        return {BESIDE.get(name, name) for name in self.streams()} == {"train"}
 
     def reference(self) -> Needed:
         """What it compares with, a stream: the reference's answer log-probs, or what a pass of a frozen model yields.
@@ -86,6 +91,21 @@ class Method:
     def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
         """The terms of one micro-batch."""
         raise NotImplementedError
+
+    def measured(self) -> tuple[str, ...]:
+        """The names of what a validation tells of it beside `loss`; `*` stands for any label."""
+        return ()
+
+    def noted(self, policy: dict[str, Answers]) -> "dict[str, Tensor]":
+        """What a validation keeps of each row of a batch that counts, by name: [B, …]."""
+        return {}
+
+    def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
+        """What a validation tells beside its loss and the terms that are no part of it.
+
+        rows: what was noted of each, in their order. Numbers are logged; tables (lists of mappings) go to files.
+        """
+        return {}
 
     def after_step(self, terms: dict[str, float], epoch: float) -> None:
         """Called after each optimiser step with the step's terms, reduced over micro-batches and processes, before

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from unteach.models import adapters, heads
 from unteach.models.heads import Head
 from unteach.models.hub import PATH
 from unteach.models.loading import Loaded, load_frozen, memory
-from unteach.models.reference import Reference, Table, compute_table, needs_copy, trimmed
+from unteach.models.reference import Draw, Reference, Table, compute_table, needs_copy, trimmed
 from unteach.training.alternates import invent
 from unteach.training.guard import CollapseGuard
 from unteach.training.resumable import Keeping, Resumable
@@ -156,6 +157,8 @@ def training_arguments(
     if args.get("ddp_find_unused_parameters") is None:
         args["ddp_find_unused_parameters"] = False
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "logs")  # of this run, whichever ran before in this process
+    if str(args.get("metric_for_best_model")).removeprefix("eval_") in LESS_IS_BETTER:
+        args.setdefault("greater_is_better", False)
     try:
         built = transformers.TrainingArguments(
             output_dir=str(folder), seed=config.seed, remove_unused_columns=False, logging_nan_inf_filter=False,
@@ -195,6 +198,8 @@ def _agree_with_launch(config: schema.Config, compute: str, built: transformers.
 
 
 DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph")
+LESS_IS_BETTER = ("perplexity", "mae", "mse", "kl")
+"""Values of held-out rows of which the library, that knows only `loss`, would keep the largest."""
 
 
 def build_trainer(
@@ -216,7 +221,9 @@ def build_trainer(
         tokenizer = loaded.tokenizer
         return their_trainer(method, streams, anchor, data_collator=collator, processing_class=tokenizer, **common)
     reference = build_reference(config, method, loaded, here)
-    tables = functools.partial(build_tables, method, loaded, streams, anchor, collator, args, folder, here)
+    draws = functools.partial(drawn, streams, anchor, args)
+    kept = folder / "reference"
+    tables = functools.partial(build_tables, method, loaded, streams, draws, collator, args, kept, here)
     return Trainer(
         method=method, streams=streams, anchor=anchor, collator=collator, reference=reference, tables=tables,
         packed=config.model.packed, **common,
@@ -247,23 +254,22 @@ def build_reference(config: schema.Config, method: Method, loaded: Loaded, here:
 
 
 def build_tables(
-    method: Method, loaded: Loaded, streams: dict[str, Stream], anchor: str, collator: Any,
-    args: transformers.TrainingArguments, folder: Path, here: Processes,
+    method: Method, loaded: Loaded, streams: dict[str, Stream], draws: Callable[[], dict[str, list[Draw]]],
+    collator: Any, args: transformers.TrainingArguments, folder: Path, here: Processes,
 ) -> dict[str, Table]:  # fmt: skip
-    """Tables of log-probs, computed by the policy itself before it is trained and kept in the run's folder.
+    """Tables of log-probs, computed by the policy itself before it is trained and kept in a folder of the run.
 
-    A table has the rows that the run will draw, and no others. Called once the policy is spread as the run is.
+    A table has the rows that `draws` names, and no others. Called once the policy is spread as the run is.
     """
-    steps, tables = Steps(streams, anchor, step_size(args), args.seed), {}
+    tables = {}
     for stream in (stream for stream, kind in method.reference().items() if kind == "logprobs"):
-        path = folder / "reference" / f"{stream}.safetensors"
+        path = folder / f"{stream}.safetensors"
         if path.exists():  # the policy is no longer what it was compared with
             tables[stream] = Table.load(path)
             continue
-        count = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(steps))
         with loaded.autocast():
             tables[stream] = compute_table(
-                loaded.model, streams[stream], steps.seen(count)[stream], collator, args.per_device_train_batch_size,
+                loaded.model, streams[stream], draws()[stream], collator, args.per_device_train_batch_size,
                 here.rank, here.world, here.gather, here.device if here.sharded else None,
             )  # fmt: skip
         settle(loaded.model)
@@ -271,6 +277,12 @@ def build_tables(
         if here.first:
             tables[stream].save(path)
     return tables
+
+
+def drawn(streams: dict[str, Stream], anchor: str, args: transformers.TrainingArguments) -> dict[str, list[Draw]]:
+    """The rows that the run will draw, a stream."""
+    steps = Steps(streams, anchor, step_size(args), args.seed)
+    return steps.seen(args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(steps)))
 
 
 def build_collator(config: schema.Config, loaded: Loaded) -> Any:

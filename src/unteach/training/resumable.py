@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
+from unteach import runs
 from unteach.engines.processes import Processes
 from unteach.errors import Preempted, UserError
 from unteach.training import checkpoint, spread
@@ -32,17 +33,19 @@ class Keeping:
 
 
 class Resumable(transformers.Trainer):
-    """Checkpoints that count only when whole, with all that the library's own leave out; evaluation by suites.
+    """Checkpoints that count only when whole, with all that the library's own leave out; evaluation by rows that are
+    held out and by suites.
 
-    here: the processes of this run. evaluator: called with the global step, returns metrics under `eval_…`; runs
-    wherever `eval_strategy` says. accompany: writes beside a checkpoint's weights what makes them a model folder.
+    here: the processes of this run. validation, evaluator: run wherever `eval_strategy` says, and give metrics under
+    `eval_…`. accompany: writes beside a checkpoint's weights what makes them a model folder.
     """
 
     def __init__(
         self, *args: Any, here: Processes, keeping: Keeping, evaluator: Callable[[int], dict[str, float]] | None = None,
-        guard: CollapseGuard | None = None, accompany: Callable[[Path], None] | None = None, **kwargs: Any,
+        validation: Any = None, guard: CollapseGuard | None = None, accompany: Callable[[Path], None] | None = None,
+        **kwargs: Any,
     ):  # fmt: skip
-        self.accompany = accompany
+        self.accompany, self.validation = accompany, validation
         self.here, self.keeping, self.evaluator, self.guard = here, keeping, evaluator, guard
         self.preempted = False
         self._evaluation_due = False
@@ -95,10 +98,16 @@ class Resumable(transformers.Trainer):
         return [sum(column) * self.here.first for column in zip(*of_each, strict=True)]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Runs the suites; their values are logged under eval_<suite>_<metric>."""
-        assert self.evaluator is not None
+        """Measures the rows held out, and runs the suites; logged under eval_<name> and eval_<suite>_<metric>."""
+        metrics: dict[str, float] = {}
+        step = self.state.global_step
         try:
-            metrics = self.evaluator(self.state.global_step)
+            if self.validation:
+                place = Path(str(self.args.output_dir)) / f"checkpoint-{step}" / runs.EVALS
+                with self.accelerator.autocast():
+                    metrics |= self.validation.measure(self.model_wrapped, place)
+            if self.evaluator:
+                metrics |= self.evaluator(step)
         except Preempted:
             if self.state.global_step:
                 self._evaluation_due = True

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from unteach.methods.base import Context, Method, Term
+from unteach.models.forward import Answers
 from unteach.models.layers import causal_of, train_only
 from unteach.models.reference import Reference
 
@@ -49,12 +50,12 @@ def survey_step(
     return totals
 
 
-def terms_of(
+def both_sides(
     model: Any, method: Method, batch: dict[str, Any], reference: Reference, counts: "dict[str, Tensor]"
-) -> list[Term]:
-    """The terms of one micro-batch. counts: of the whole step, with what was surveyed of it."""
+) -> tuple[dict[str, Answers], dict[str, Any]]:
+    """What the policy says of one micro-batch, and the reference; counts: of the whole step, with what was surveyed."""
     compared = {**reference.on(batch), "step": counts}
-    return method.terms(model(batch=batch, want=method.wants(compared)), compared)
+    return model(batch=batch, want=method.wants(compared)), compared
 
 
 def share_of(term: Term, counts: "dict[str, Tensor]") -> "Tensor":
@@ -71,7 +72,7 @@ def micro_batch_loss(
     Sums over all micro-batches and processes give the loss and the terms of the step.
     """
     shares, parts = {}, []
-    for term in terms_of(model, method, batch, reference, counts):
+    for term in method.terms(*both_sides(model, method, batch, reference, counts)):
         share = share_of(term, counts)
         shares[term.logged] = share.detach()
         if term.factor is not None:

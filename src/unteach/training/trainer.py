@@ -57,7 +57,8 @@ class Trainer(Resumable):
         self._step_shares: dict[str, Tensor] = {}
         make_ready(model, method, args.seed, streams)
         rows: Any = Rows(streams, anchor)
-        given = {"train_dataset": rows, "eval_dataset": rows if kwargs.get("evaluator") else None}
+        evaluated = rows if kwargs.get("evaluator") or kwargs.get("validation") else None
+        given = {"train_dataset": rows, "eval_dataset": evaluated}
         try:
             super().__init__(model=model, args=args, data_collator=collator, **given, **kwargs)
         except ValueError as error:  # arguments that do not go together, or not on this machine
@@ -93,7 +94,7 @@ class Trainer(Resumable):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        assert not return_outputs, "evaluation is done by suites, never by the Trainer's own loop"
+        assert not return_outputs, "evaluation is done by suites and Validation, never by the Trainer's own loop"
         loss, shares = micro_batch_loss(model, self.method, inputs, self.reference, num_items_in_batch)
         self._seen.append((inputs["number"], inputs["rows"], loss.detach(), shares))
         for name, share in shares.items():
@@ -172,6 +173,8 @@ class _TellMethod(transformers.TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.reference.tables = self.trainer.tables()
+        if self.trainer.validation:
+            _ = self.trainer.validation.reference
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.trainer.end_step()

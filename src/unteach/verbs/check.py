@@ -90,6 +90,10 @@ def check_training(config: schema.Config, folder: Path) -> None:
     print(f"method      {config.trainer.handler}: {said_of_method(config.trainer.method)}")
     for name, stream in streams.items():
         print(f"stream      {name}: {forecast.said_of_stream(stream)}{' (sets the epoch)' if name == anchor else ''}")
+    if config.data.streams.get("validation"):
+        rows, told = build.build_rows(config, loaded, "validation")
+        print(f"validation  {sum(map(len, rows)):,} rows")
+        said += told
     for sentence in said:
         print(f"note        {sentence}")
     steps = Steps(streams, anchor, build.step_size(args), config.seed)

@@ -70,7 +70,7 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
 
     from unteach.models import loading
     from unteach.seeds import subseed
-    from unteach.training import build, checkpoint, spread
+    from unteach.training import build, checkpoint, spread, validation
     from unteach.training.tracking import tracked
     from unteach.training.watching import watchers
 
@@ -91,11 +91,14 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
         build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
     here.wait()
 
+    collator = build.build_collator(config, loaded)
+    held_out = validation.of_run(config, loaded, collator, args, folder, here)
     watching = watchers(config, loaded, streams, anchor, folder, here)
     trainer = build.build_trainer(
         config, loaded, streams, anchor, folder, here,
         args=args,
         evaluator=_evaluator(config, loaded, folder, here) if config.eval else None,
+        validation=held_out,
         callbacks=watching,
     )  # fmt: skip
     try:
@@ -107,6 +110,7 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
             watcher.close()
     if trainer.preempted:
         raise Preempted(f"stopped at step {trainer.state.global_step}; run the same command again to go on")
+    validation.at_the_end(trainer, folder)
     state = spread.whole_state(trainer, here.mode)
     if here.first:
         build.save_final(trainer.accelerator.unwrap_model(loaded.model), loaded, folder, config.trainer.method, state)

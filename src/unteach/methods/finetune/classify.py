@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.errors import UserError, unknown
 from unteach.methods.base import Context, Method, Term
+from unteach.methods.finetune import scores
 from unteach.models.forward import IGNORED, Answers, Want
 from unteach.registry import method
 
@@ -75,6 +76,15 @@ class Classify(Method):
         right = (answers.value.argmax(-1) == classes).float()
         return [Term("train", loss, "train.class_weights"), Term("accuracy", right, "train.labels", None)]
 
+    def measured(self) -> tuple[str, ...]:
+        return ("accuracy", "macro_f1", "precision_*", "recall_*")
+
+    def noted(self, policy: dict[str, Answers]) -> "dict[str, Tensor]":
+        return {"label": policy["train"].label, "probabilities": policy["train"].value.exp()}
+
+    def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
+        return scores.classification(rows["label"], rows["probabilities"], self.names)
+
 
 def class_logprobs(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """The log-probs of all classes: [n, C] -> [n, C]."""
@@ -98,6 +108,17 @@ class Regress(Method):
         answers = policy["train"]
         assert answers.target is not None, "ScoredDataset gives every row a target"
         return [Term("train", (answers.value - answers.target[answers.row]).square(), "train.labels")]
+
+    def measured(self) -> tuple[str, ...]:
+        return ("mae", "mse", "r2")
+
+    def noted(self, policy: dict[str, Answers]) -> "dict[str, Tensor]":
+        answers = policy["train"]
+        assert answers.target is not None, "ScoredDataset gives every row a target"
+        return {"target": answers.target[answers.row], "said": answers.value}
+
+    def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
+        return scores.regression(rows["target"], rows["said"])
 
 
 def only_output(logits: "Tensor", labels: "Tensor") -> "Tensor":

@@ -1,5 +1,6 @@
 """Supervised fine-tuning and pretraining: the cross-entropy of what should be learned."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +25,12 @@ class SFT(Method):
     def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
         units = "tokens" if self.loss_on == "completion" else "all_tokens"
         return [cross_entropy("train", "train", policy["train"], units=units)]
+
+    def measured(self) -> tuple[str, ...]:
+        return ("perplexity",)
+
+    def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
+        return {"perplexity": math.exp(loss) if loss < 700 else math.inf}
 
 
 @method("Pretrain", cost="1 forward", reference="none")

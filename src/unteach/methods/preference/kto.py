@@ -62,6 +62,9 @@ class KTO(Method):
         told = {"train.desirable": (weight > 0).sum(), "train.undesirable": (weight < 0).sum()}
         return {**super().counts(batch), **told}
 
+    def measured(self) -> tuple[str, ...]:
+        return ("reward_desirable", "reward_undesirable", "kl")
+
     def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
         answers, step = policy["train"], reference["step"]
         base = (step[GAIN] / step["mismatched.sequences"].clamp(min=1)).clamp(min=0)

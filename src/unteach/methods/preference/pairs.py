@@ -28,6 +28,9 @@ class Pairs(Method):
     def streams(self) -> tuple[str, ...]:
         return ("chosen", "rejected")
 
+    def measured(self) -> tuple[str, ...]:
+        return ("reward_chosen", "reward_rejected", "margin", "preference_accuracy")
+
     def preference(self, loss: "Tensor", chosen: "Tensor", rejected: "Tensor", answers: Answers) -> list[Term]:
         """The loss of each pair as a term, with the rewards of both answers, their margin, and how often it is above 0.
 

@@ -17,6 +17,12 @@ class SignedSFT(SFT):
     Rows say so in the column that the dataset's forget_key names; where none is to be forgotten this is SFT.
     """
 
+    def measured(self) -> tuple[str, ...]:
+        return ()
+
+    def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
+        return {}  # a loss with signs is no perplexity
+
     def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
         (term,) = super().terms(policy, reference)
         answers = policy["train"]
