@@ -26,7 +26,8 @@ def test_every_experiment_composes(name: str) -> None:
 
 @pytest.mark.parametrize("name", compose.options("trainer"))
 def test_every_trainer_composes(name: str) -> None:
-    required = {"PDU": ["trainer.method_args.retain_loss_eps=1"]}.get(name, [])
+    given = {"PDU": ["trainer.method_args.retain_loss_eps=1"], "classify": ["eval=null"], "regress": ["eval=null"]}
+    required = given.get(name, [])
     words = [f"trainer={name}", "task_name=t", "data.train=TOFU_QA_full", *required]  # a stream for whichever it is
     assert compose.compose("unlearn", words).trainer is not None
 
