@@ -180,6 +180,9 @@ def training_arguments(
     return built
 
 
+DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph")
+
+
 def _agree_with_launch(config: schema.Config, compute: str, built: transformers.TrainingArguments) -> None:
     """What the launch's file says must be what the run says; what it leaves open is the run's."""
     assert config.trainer is not None
@@ -197,7 +200,6 @@ def _agree_with_launch(config: schema.Config, compute: str, built: transformers.
         built.deepspeed_plugin.hf_ds_config.config.setdefault("gradient_clipping", "auto")
 
 
-DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph")
 LESS_IS_BETTER = ("perplexity", "mae", "mse", "kl")
 """Values of held-out rows of which the library, that knows only `loss`, would keep the largest."""
 

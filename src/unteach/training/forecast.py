@@ -19,12 +19,12 @@ def said_of_stream(stream: Any) -> str:
     return f"{len(lengths):,} rows, {sum(lengths):,} tokens, {learned:,} of them learned, longest {max(lengths)}"
 
 
-def said_of_steps(args: Any, steps_an_epoch: int) -> str:
+def said_of_steps(args: Any, steps_an_epoch: int, processes: int) -> str:
     """Optimiser steps, epochs, and how the rows of one are dealt."""
     total = args.max_steps if args.max_steps > 0 else int(-(-steps_an_epoch * args.num_train_epochs // 1))
     epochs = total / steps_an_epoch
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    dealt = f"{args.per_device_train_batch_size} a micro-batch x {args.gradient_accumulation_steps} x {args.world_size}"
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
+    dealt = f"{args.per_device_train_batch_size} a micro-batch x {args.gradient_accumulation_steps} x {processes}"
     return f"{total:,} ({epochs:g} epochs of {steps_an_epoch:,}); {rows} rows a step: {dealt} processes"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from unteach import compose, provenance, runs, schema
 from unteach.errors import UserError, unknown
+from unteach.launch import accelerated
 
 VERBS = {"train": "train", "unlearn": "unlearn", "eval": "eval"}
 SHOWN_ROWS = 2
@@ -96,8 +97,11 @@ def check_training(config: schema.Config, folder: Path) -> None:
         said += told
     for sentence in said:
         print(f"note        {sentence}")
-    steps = Steps(streams, anchor, build.step_size(args), config.seed)
-    print(f"steps       {forecast.said_of_steps(args, len(steps))}")
+    processes = config.nproc or args.world_size
+    if config.launch:
+        print(f"launch      {config.launch} ({accelerated.find(config.launch)})")
+    steps = Steps(streams, anchor, build.step_size(args) // args.world_size * processes, config.seed)
+    print(f"steps       {forecast.said_of_steps(args, len(steps), processes)}")
     print(f"memory      {forecast.said_of_memory(loaded, args, config.trainer.method, streams)}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)

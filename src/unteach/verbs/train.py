@@ -68,6 +68,8 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
     """Builds everything, trains from where the run stands, and writes the final model."""
     import transformers
 
+    from unteach.engines import processes
+    from unteach.engines.sharded import placed_by_device_map
     from unteach.models import loading
     from unteach.seeds import subseed
     from unteach.training import build, checkpoint, spread, validation
@@ -84,7 +86,8 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
     if start:
-        spread.refuse_another_spread(start, args, here.mode)
+        processes.once(lambda: spread.refuse_another_spread(start, args, here.mode))
+    placed_by_device_map(loaded.model, here)
     if here.first:
         for sentence in [*said, *skipped]:
             print(f"note: {sentence}")
