@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,8 @@ def test_a_classifier_learns_and_is_read_by_the_library(adapted: bool, tiny_fold
     else:
         model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / runs.FINAL)
         names = [model.config.id2label[k] for k in range(3)]
+        asked = transformers.pipeline("text-classification", str(folder / runs.FINAL), batch_size=4)
+        assert [one["label"] for one in asked([row["input"] for row in TEXTS])] == [row["output"] for row in TEXTS]
     assert names == ["bird", "fruit", "tool"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / runs.FINAL)
     if adapted:
@@ -125,3 +129,52 @@ def test_a_regression_learns(tiny_folder: Path, tmp_path: Path) -> None:
     loss = logged(tmp_path / "run", "loss")
     assert loss[-1] < 0.1 * loss[0]
     assert json.loads((tmp_path / "run" / runs.FINAL / "config.json").read_text())["problem_type"] == "regression"
+
+
+FEEDBACK = [
+    {"input": r["input"], "output": r[side], "label": int(side == "chosen")}
+    for r in PAIRS for side in ("chosen", "rejected")
+]  # fmt: skip
+LIKED = {**ASKED, "answer_key": "output"}
+
+
+def of_kind(name: str, folder: Path, tmp_path: Path, model: Path, *extra: str) -> list[str]:
+    """A run of three epochs, of 4 rows a step, with rows held out that are measured every third step."""
+    handler, rows, args = {
+        "PrefDPO": ("PreferenceDataset", PAIRS, ASKED), "KTO": ("FeedbackDataset", FEEDBACK, LIKED),
+        "classify": ("LabelledDataset", TEXTS, {}),
+    }[name]  # fmt: skip
+    files = [write(tmp_path / f"{part}.csv", taken) for part, taken in (("learned", rows[:-5]), ("held", rows[-5:]))]
+    return words(
+        folder, model, name, "trainer.args.num_train_epochs=3", "trainer.args.eval_strategy=steps", "trainer.args.eval_steps=3",
+        "trainer.args.save_strategy=steps", "trainer.args.save_steps=3", "trainer.args.keep_checkpoints=true",
+        "trainer.args.save_total_limit=9", *extra, train=(handler, files[0], args), validation=(handler, files[1], args),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["KTO", "PrefDPO", "classify"])
+def test_a_run_that_goes_on_takes_the_same_steps(name: str, tiny_folder: Path, tmp_path: Path) -> None:
+    """From the checkpoint of step 3 again: the same losses, of steps and of the rows held out."""
+    inferred = ["trainer.method_args.class_weights=inferred"] if name == "classify" else []
+    command = of_kind(name, tmp_path / "run", tmp_path, tiny_folder, *inferred)
+    train(*command)
+    first = [logged(tmp_path / "run", key) for key in ("loss", "grad_norm", "eval_loss")]
+    train(*command, f"resume={tmp_path / 'run' / 'checkpoint-3'}")
+    again = [logged(tmp_path / "run", key) for key in ("loss", "grad_norm", "eval_loss")]
+    assert len(first[0]) >= 3
+    for one, two in zip(first, again, strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("spread", ["ddp", "fsdp2", "zero3"])
+@pytest.mark.parametrize("name", ["KTO", "classify"])
+def test_two_processes_take_the_same_steps(name: str, spread: str, tiny_folder: Path, tmp_path: Path) -> None:
+    extra = ["trainer.method_args.class_weights=inferred"] if name == "classify" else []
+    train(*of_kind(name, tmp_path / "one", tmp_path, tiny_folder, *extra))
+    two = of_kind(name, tmp_path / "two", tmp_path, tiny_folder, *extra, "trainer.args.per_device_train_batch_size=2")
+    command = [sys.executable, "-m", "unteach", "train", *two, f"launch={spread}", "nproc=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for key in ("loss", "eval_loss"):
+        assert logged(tmp_path / "two", key) == pytest.approx(logged(tmp_path / "one", key), rel=1e-4)
