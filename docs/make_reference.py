@@ -78,6 +78,7 @@ def page() -> str:
         inference,
         wandb,
         study,
+        tokenize,
     ]
     return "\n".join([HEAD, *(line for section in sections for line in section())])
 
@@ -174,6 +175,9 @@ def datasets() -> Iterator[str]:
         yield from fields(entry.target, leave_out=("template",))
     files = [(f"`{name}`", *place(name)) for name in compose.options("data/datasets")]
     yield from table(("file", "handler", "rows"), files)
+    yield "### data=files\n"
+    yield f"{paragraphs(schema.Files)}\n"
+    yield from fields(schema.Files)
     yield "### forget_set\n"
     yield f"{paragraphs(schema.ForgetSet)}\n"
     yield from fields(schema.ForgetSet)
@@ -250,6 +254,12 @@ def study() -> Iterator[str]:
         yield f"### {title}\n"
         yield f"{paragraphs(cls)}\n"
         yield from fields(cls)
+
+
+def tokenize() -> Iterator[str]:
+    yield "## unteach tokenize\n"
+    yield f"{paragraphs(schema.TokenizeConfig)}\n"
+    yield from fields(schema.TokenizeConfig)
 
 
 def ours(kind: registry.Registry) -> list[registry.Entry]:

@@ -29,6 +29,7 @@ VERBS = {
     "infer": Verb("ask a model every row of a table, and lose none: infer model=… input_file=…", "infer"),
     "check": Verb("all about a run but the run: check unlearn key=value … [--print]", "check", (*RUN, "printed")),
     "study": Verb("many runs and the order between them", "study", ("config_dirs", "write")),
+    "tokenize": Verb("rows to memory-mapped tokens, once, for many runs", "tokenize", ()),
     "report": Verb("runs beside each other: a table, and one page with everything", "report", ()),
     "compare": Verb("what changed between two runs", "compare", ()),
     "export": Verb("a run, a checkpoint or an adapter as a plain model folder: export RUN to=FOLDER", "export", ()),

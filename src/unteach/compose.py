@@ -129,7 +129,7 @@ def sort_words(overrides: Iterable[str]) -> Words:
             continue
         elif value is None and (override.is_delete() or key in GROUPS):
             words.removed.append(key)
-        elif stream and _names(value) and stream[1] != "anchor":
+        elif stream and _names(value) and stream[1] not in ("anchor", *schema.FILE_KEYS, *schema.RENAMED_FILE_KEYS):
             words.groups.append(f"data/datasets@data.{stream[1]}={str(value).replace(chr(39), '')}")
         elif override.package is not None or key in GROUPS or "/" in key:
             if not _names(value):
@@ -232,14 +232,33 @@ def _said_plainly(message: str, groups: list[str], config_dirs: tuple[str, ...])
     """Hydra's composition error without its advice, and with the nearest right name."""
     for word in groups:
         key, _, chosen = word.partition("=")
+        key = key.lstrip("+")
         group = key.partition("@")[0]
         for name in chosen.strip("[]").split(","):
             allowed = options(group, config_dirs)
             if allowed and name not in allowed:
                 kind = {"data/datasets": "dataset", "eval": "suite", "trainer": "method"}.get(group, group)
-                return f"{key}={name}: " + unknown(kind, name, allowed)
+                file = nearest(key.rpartition("data.")[2], schema.FILE_KEYS) if kind == "dataset" else None
+                also = f"; or did you mean data.{file}?" if file else ""
+                return f"{key}={name}: " + unknown(kind, name, allowed) + also
     where = f" ({ANSWERS[groups[0].partition('=')[0]]})" if groups and groups[0].partition("=")[0] in ANSWERS else ""
     return re.split("\nSet the environment|\n+Config search path", message)[0].strip() + where
+
+
+def flat(cls: type, words: Iterable[str], where: str) -> Any:
+    """key=value words of a verb that composes nothing, as the dataclass `cls`; read as strictly as a configuration."""
+    from omegaconf import OmegaConf
+
+    told = sort_words(words)
+    if told.groups or told.removed:
+        raise UserError(f"{where}: takes key=value words, not {', '.join([*told.groups, *told.removed])}")
+    tree = OmegaConf.create({})
+    _apply(tree, told.values)
+    reader = reading.Reader()
+    read = reader.record(cls, OmegaConf.to_container(tree), "")
+    if reader.problems:
+        raise UserError(f"{where}: {reading.mistakes(reader.problems)}")
+    return read
 
 
 def _remove(tree: Any, key: str) -> None:

@@ -17,8 +17,11 @@ from unteach import registry, training_args
 from unteach.errors import UserError, nearest
 from unteach.schema import (
     BESIDE,
+    FILE_KEYS,
+    RENAMED_FILE_KEYS,
     Config,
     DataConfig,
+    Files,
     ForgetSet,
     Guard,
     ModelConfig,
@@ -223,6 +226,7 @@ def _streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) ->
     if data is None or not wanted:
         return
     there = {name for name, parts in data.streams.items() if parts}
+    there |= _of_files(data.files)
     given = ", ".join(sorted(there)) or "none"
     for name in dict.fromkeys(BESIDE.get(name, name) for name in wanted if name not in there):
         if name not in there:
@@ -246,6 +250,14 @@ def _samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) ->
         reader.wrong("trainer.samples", f"{trainer.handler} trains a classifier, which generates no text")
     if samples.every is None and trainer.args.get("eval_strategy", "no") == "no":
         reader.wrong("trainer.samples.every", "is required where no suite runs: the steps from one look to the next")
+
+
+def _of_files(files: Files | None) -> set[str]:
+    """The streams that files give; rows to forget, and to retain, may stand in train_file."""
+    if files is None:
+        return set()
+    given = {stream for stream in STREAMS if files.of(stream) is not None}
+    return given | ({"forget", "retain"} if "train" in given else set())
 
 
 def _measured(reader: Reader, trainer: TrainerConfig, suites: dict[str, SuiteConfig], held_out: bool) -> None:
@@ -352,19 +364,34 @@ def _part(reader: Reader, kind: registry.Registry, value: Any, path: str) -> Par
     return part
 
 
-def _data(reader: Reader, value: dict[str, Any]) -> DataConfig:
+def _data(reader: Reader, value: dict[str, Any]) -> DataConfig | None:
     streams: dict[str, dict[str, Part]] = {}
+    told = {name: item for name, item in value.items() if name in FILE_KEYS}
+    files: Files | None = reader.record(Files, told, "data") if told else None
+    if told and files is None:
+        return None
     for stream, parts in value.items():
-        if stream == "anchor" or parts is None:
+        if stream == "anchor" or stream in told or parts is None:
+            continue
+        if stream in RENAMED_FILE_KEYS:
+            reader.wrong(f"data.{stream}", f"is called data.{RENAMED_FILE_KEYS[stream]} now")
+            continue
+        if files is not None and (files.of(stream) is not None or (stream == "train" and files.train_file)):
+            reader.wrong(f"data.{stream}", f"both a dataset and data.{stream}_file are given; give one (data=files)")
             continue
         if not isinstance(parts, dict):
-            reader.wrong(f"data.{stream}", f"must be a dataset's name or a mapping of datasets, got {parts!r}")
+            guess = nearest(str(stream), (*FILE_KEYS, *STREAMS, "anchor"))
+            hint = f"; did you mean data.{guess}?" if guess and guess != stream else ""
+            reader.wrong(f"data.{stream}", f"must be a dataset's name or a mapping of datasets, got {parts!r}{hint}")
             continue
         read_parts = {
             name: _part(reader, registry.dataset, part, f"data.{stream}.{name}") for name, part in parts.items()
         }
         streams[stream] = {name: part for name, part in read_parts.items() if part is not None}
-    anchor = reader.value(str | None, value.get("anchor"), "data.anchor") or next(iter(streams), "train")
+    anchor = reader.value(str | None, value.get("anchor"), "data.anchor")
+    if files is not None:  # whose streams are not known yet
+        return DataConfig(streams, anchor or "", files)
+    anchor = anchor or next(iter(streams), "train")
     if streams and anchor not in streams and not reader.problems:
         reader.wrong("data.anchor", f"{anchor!r} is not a stream of this run; its streams: {', '.join(streams)}")
     return DataConfig(streams, anchor)

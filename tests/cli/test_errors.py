@@ -171,7 +171,7 @@ DATA = {
     "missing column": (lambda rows: [{"question": row["question"]} for row in rows], "line 1: no column 'answer'; its columns: question"),
     "column missing in one row": (lambda rows: [*rows[:3], {"question": "?"}], "line 4: no column 'answer'"),
     "no rows": (lambda rows: [], "the file is empty"),
-    "only empty answers": (lambda rows: [{**row, "answer": " "} for row in rows], "no row can be used ({'empty answer': 9})"),
+    "only empty answers": (lambda rows: [{**row, "answer": " "} for row in rows], "no row can be used ({'nothing in answer (lines 1, 2, 3, 4, 5, 6, 7, 8 and 1 more)': 9})"),
 }  # fmt: skip
 
 

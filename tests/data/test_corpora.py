@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unteach import runs
-from unteach.data.datasets import PretrainingDataset
+from unteach.data.pretraining import PretrainingDataset
 from unteach.verbs.load import load
 from unteach.verbs.train import train
 

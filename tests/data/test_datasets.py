@@ -28,7 +28,7 @@ def hf_args(tmp_path: Path) -> dict[str, Any]:
 def test_rows_that_teach_nothing_are_counted(tiny: Any, hf_args: dict) -> None:
     made = QADataset(tiny.template, hf_args)
     assert [example["index"] for example in made] == [0, 2]
-    assert made.dropped == {"empty answer": 1}
+    assert made.dropped == {"nothing in answer (line 2)": 1}
     assert tiny.template.text([t for t in made[1]["labels"] if t != -100]) == "Now."
 
 

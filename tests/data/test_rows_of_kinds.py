@@ -87,7 +87,7 @@ def test_conversations_that_cannot_be_learned(chat: Template, template: Template
     assert len(kept) == 2
     assert dict(kept.dropped) == {"no turn of the assistant (line 2)": 1}
     cut = ChatDataset(chat, rows(tmp_path, good, {"messages": turns("Who? " * 40, "Ann.")}), max_length=20)
-    assert (len(cut), cut.dropped["no room for an answer within max_length"]) == (1, 1)
+    assert (len(cut), dict(cut.dropped)) == (1, {"no room for an answer within max_length (line 2)": 1})
     with pytest.raises(UserError, match=r"rows\.jsonl: messages must be a list of \{role, content\}.* \(lines 1, 3\)"):
         ChatDataset(chat, rows(tmp_path, {"messages": "hello"}, good, {"messages": [{"role": "user"}]}))
     with pytest.raises(UserError, match="asked by template=qa"):
@@ -104,8 +104,8 @@ def test_preferences_share_their_prompt(template: Template, tmp_path: Path) -> N
     assert dict(kept.dropped) == {"nothing in chosen (line 1)": 1, "nothing in rejected (lines 2, 4)": 2}
     with pytest.raises(UserError) as caught:
         PreferenceDataset(template, rows(tmp_path, {**pair, "chosen": 4}, pair, {**pair, "prompt": True}))
-    assert "chosen must be text, and is int (line 1)" in str(caught.value)
-    assert "prompt must be text, and is bool (line 3)" in str(caught.value)
+    assert "chosen must be text, and is a number (line 1)" in str(caught.value)
+    assert "prompt must be text, and is true or false (line 3)" in str(caught.value)
 
 
 def test_preferences_may_be_conversations(chat: Template, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import read_rows
 from unteach.data import sources
-from unteach.data.datasets import CompletionDataset, PretrainingDataset
+from unteach.data.datasets import CompletionDataset
+from unteach.data.pretraining import PretrainingDataset
 from unteach.data.template import Template
 from unteach.errors import UserError
 from unteach.schema import TemplateArgs
@@ -42,18 +43,18 @@ def documents(template: Template) -> list[list[int]]:
     return [[*one, template.tokenizer.eos_token_id] for one in ids]
 
 
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("packing", ["chunked", "apart"])
 @pytest.mark.parametrize("max_length", [2, 5, 8, 1000])
-def test_every_token_is_learned_once(template: Template, tmp_path: Path, packed: bool, max_length: int) -> None:
+def test_every_token_is_learned_once(template: Template, tmp_path: Path, packing: str, max_length: int) -> None:
     """The labels of all pieces, one after the other, are the documents; each token but a first one has what leads in."""
     hf_args = write(tmp_path, "texts", [{"text": text} for text in TEXTS])
-    made = PretrainingDataset(template, hf_args, max_length=max_length, packed=packed)
+    made = PretrainingDataset(template, hf_args, max_length=max_length, packing=packing)
     bos = template.tokenizer.bos_token_id if template.encode_prompt("")[0] == template.tokenizer.bos_token_id else None
     wholes = documents(template)
-    if packed:
+    if packing == "chunked":
         wholes = [list(itertools.chain(*wholes))]
     assert len(made) == sum(-(-len(whole) // (max_length - 1)) for whole in wholes)
-    assert made.dropped == {"empty text": 2}
+    assert made.dropped == {"empty text (lines 2, 4)": 2}
     pieces = iter(range(len(made)))
     for whole in wholes:
         learned: list[int] = []
@@ -80,7 +81,7 @@ def test_a_document_is_closed_once(template: Template, tmp_path: Path) -> None:
 
 def test_text_that_cannot_be_used_is_an_error(tiny: Any, tmp_path: Path) -> None:
     hf_args = write(tmp_path, "texts", [{"text": ""}])
-    with pytest.raises(UserError, match=r"texts/train: no row can be used \(\{'empty text': 1\}\)"):
+    with pytest.raises(UserError, match=r"texts/train: no row can be used \(\{'empty text \(line 1\)': 1\}\)"):
         PretrainingDataset(tiny.template, hf_args)
     with pytest.raises(UserError, match="no column 'body'; its columns: text"):
         PretrainingDataset(tiny.template, hf_args, text_key="body")
@@ -122,7 +123,7 @@ def test_completions(template: Template, tmp_path: Path) -> None:
     hf_args = write(tmp_path, "texts", rows)
     made = CompletionDataset(template, hf_args, insert_space=True)
     assert [example["index"] for example in made] == [0, 3]
-    assert made.dropped == {"a prefix that is no text": 1, "empty completion": 1}
+    assert made.dropped == {"nothing in prompt (line 3)": 1, "nothing in text (line 2)": 1}
     tokenizer = template.tokenizer
     prefix = tokenizer("Ann lives")["input_ids"]
     answer = [*tokenizer(" in the north.", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]

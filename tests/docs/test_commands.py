@@ -30,6 +30,7 @@ from unteach.verbs import (
     report,
     study,
     study_jobs,
+    tokenize,
     train,
 )
 
@@ -93,6 +94,7 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accelerated, "_run", lambda arguments: None)
     monkeypatch.setattr(accelerated, "_gpus", lambda name: 2)
     monkeypatch.setattr(check, "check", lambda config: None)
+    monkeypatch.setattr(tokenize, "tokenize", lambda config: None)
     for reader in (compare, report):
         monkeypatch.setattr(reader, "command", lambda words, **_: None)
     monkeypatch.setattr(export, "export", lambda *_: None)
@@ -174,7 +176,10 @@ COMPONENTS = ROOT / "docs" / "components.md"
 
 
 @pytest.mark.parametrize(
-    "workplace", [COMPONENTS, ROOT / "docs" / "inference.md"], indirect=True, ids=lambda page: page.name
+    "workplace",
+    [COMPONENTS, *(ROOT / "docs" / f"{name}.md" for name in ("inference", "data"))],
+    indirect=True,
+    ids=lambda page: page.name,
 )
 def test_the_python_of_a_page_runs(workplace: Path) -> None:
     scripts = [block.text for block in blocks(workplace) if block.language == "python" and not block.title]

@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unteach.data import sources
+from unteach.data import tables
 from unteach.data.datasets import Example, RowDataset
-from unteach.data.faults import Faults
+from unteach.data.fitting import TooLong
 from unteach.data.template import Template
 from unteach.errors import UserError
 from unteach.registry import dataset
@@ -21,39 +21,34 @@ class ChatDataset(RowDataset):
     """Rows of `messages`, lists of {role, content} (in a csv, as JSON), shown by the model's chat template.
 
     turns: `all` learns every turn of the assistant, each with its end of turn; `last` only the last one, after all
-    others. What is longer than max_length loses its end.
+    others. too_long: what becomes of a conversation of more than max_length tokens (see data/fitting.py).
     """
 
     messages_key: str = "messages"
     max_length: int = 2048
     turns: Literal["all", "last"] = "all"
+    too_long: TooLong = "truncate_right"
 
     def __post_init__(self) -> None:
-        rows = sources.load_rows(self.hf_args)
-        faults = Faults(self.where, rows)
         told = []
-        for number, cell in enumerate(sources.column(rows, self.messages_key, self.where)):
-            messages = as_messages(cell)
-            if messages is None:
-                faults.add(f"{self.messages_key} must be a list of {{role, content}}, both text", number)
+        for number, (cell,) in enumerate(self.load(self.messages_key)):
+            messages = None if tables.missing(cell) else as_messages(cell)
+            if tables.missing(cell):
+                self.faults.drop(f"nothing in {self.messages_key}", number)
+            elif messages is None:
+                self.faults.add(f"{self.messages_key} must be a list of {{role, content}}, both text", number)
             elif not any(message["role"] == ASSISTANT for message in messages):
-                faults.empty.setdefault("no turn of the assistant", []).append(number)
+                self.faults.drop("no turn of the assistant", number)
             else:
                 told.append((number, messages))
-        faults.refuse()
-        self.dropped += faults.counted()
-        self.keep([self.build(*row) for row in told])
+        self.faults.refuse()
+        self.keep([example for row in told for example in self.build(*row)])
 
-    def build(self, number: int, messages: list[Message]) -> Example | None:
+    def build(self, number: int, messages: list[Message]) -> list[Example]:
         pieces = encode_chat(self.template, messages, last=self.turns == "last")
         ids = [token for tokens, _ in pieces for token in tokens]
         labels = [token if learned else -100 for tokens, learned in pieces for token in tokens]
-        kept = labels[: self.max_length]
-        if all(label == -100 for label in kept[1:]):
-            self.dropped["no room for an answer within max_length"] += 1
-            return None
-        self.cut += len(ids) > self.max_length
-        return {"input_ids": ids[: self.max_length], "labels": kept, "index": number}
+        return self.fitted(ids, labels, number, self.max_length, self.too_long)
 
 
 def as_messages(cell: Any) -> list[Message] | None:

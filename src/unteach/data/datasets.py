@@ -5,21 +5,25 @@ scored. `dropped` and `cut` count, by reason, the rows that cannot and the answe
 """
 
 import random
-from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unteach.data import sources
+from unteach.data.choice import flag
+from unteach.data.faults import Faults
+from unteach.data.fitting import TooLong, fit
 from unteach.data.template import Encoded, Template
 from unteach.errors import UserError
 from unteach.registry import dataset
-from unteach.schema import TemplateArgs
 from unteach.seeds import subseed
 
 Example = dict[Any, Any]
 """{input_ids, labels, index}; several answers or several variants of a row are a dict of Examples."""
+
+
+NO_ROOM = "no room for an answer within max_length"
 
 
 @dataclass
@@ -31,23 +35,54 @@ class RowDataset:
     examples: list[Example] = field(init=False)
     dropped: Counter[str] = field(init=False, default_factory=Counter)
     cut: int = field(init=False, default=0)
+    cut_rows: list[int] = field(init=False, default_factory=list)
+    faults: Faults = field(init=False)
+
+    def load(self, *keys: str) -> list[tuple[Any, ...]]:
+        """Columns of all rows, side by side; what is wrong with their cells is noted by `faults`."""
+        rows = sources.load_rows(self.hf_args)
+        self.faults = Faults(self.where, rows)
+        return list(zip(*(sources.column(rows, key, self.where) for key in keys), strict=True))
 
     @property
     def where(self) -> str:
         return sources.named(self.hf_args)
 
     def keep(self, built: list[Example | None]) -> None:
+        """Refuses what is wrong, counts what is dropped, keeps the rest."""
+        self.faults.refuse()
+        self.dropped += self.faults.counted()
         self.examples = [example for example in built if example is not None]
-        if not self.examples:
+        if not self.examples and "rows" not in self.hf_args:
             raise UserError(f"{self.where}: no row can be used ({dict(self.dropped)})")
 
     def usable(self, encoded: Encoded, index: int) -> Example | None:
         """A row's example; None, and counted, where nothing of its answer is left to learn."""
         if not encoded.answer or len(encoded.input_ids) < 2:
-            self.dropped["no room for an answer within max_length"] += 1
+            self.faults.drop(NO_ROOM, index)
             return None
-        self.cut += bool(encoded.cut)
+        self.count_cut(bool(encoded.cut), index)
         return example_of(encoded, index)
+
+    def fitted(
+        self, ids: list[int], labels: list[int], index: int, max_length: int, too_long: TooLong
+    ) -> list[Example]:
+        """A row's examples within max_length; none, and counted, where nothing of its answer is left to learn."""
+        pieces = fit(ids, labels, max_length, too_long)
+        longer = len(ids) > max_length
+        if not pieces:
+            self.faults.drop(f"more than {max_length} tokens" if longer and too_long == "drop" else NO_ROOM, index)
+        self.count_cut(longer and bool(pieces) and too_long != "split", index)
+        return [{"input_ids": ids, "labels": labels, "index": index} for ids, labels in pieces]
+
+    def count_cut(self, cut: bool, index: int) -> None:
+        self.cut += cut
+        self.cut_rows += [index] if cut else []
+
+    def notes(self) -> list[str]:
+        """What there is to say about rows dropped and answers cut."""
+        said = [f"{count} rows dropped, {why}" for why, count in self.dropped.items()]
+        return said + ([f"{self.cut} rows cut at max_length ({self.faults.listed(self.cut_rows)})"] if self.cut else [])
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -61,7 +96,8 @@ class RowDataset:
 class QADataset(RowDataset):
     """Questions and answers; the loss is on the answer. With shots: shown pairs stand before each question.
 
-    forget_key: a column of 0 and 1; rows with 1 weigh -1, so that SignedSFT unlearns them.
+    forget_key: a column of 0 and 1; rows with 1 weigh -1, so that SignedSFT unlearns them. too_long: what becomes of a
+    row of more than max_length tokens (see data/fitting.py).
     """
 
     question_key: str = "question"
@@ -69,22 +105,17 @@ class QADataset(RowDataset):
     few_shot_dataset_hf_args: dict[str, Any] | None = None
     max_length: int = 512
     forget_key: str | None = None
+    too_long: TooLong = "truncate_right"
 
     def __post_init__(self) -> None:
-        rows = sources.load_rows(self.hf_args)
-        questions = sources.column(rows, self.question_key, self.where)
-        answers = sources.column(rows, self.answer_key, self.where)
+        told = self.load(self.question_key, self.answer_key, *([self.forget_key] if self.forget_key else []))
         self.shots = self._shots()
-        self.texts = list(zip(questions, answers, strict=True))
-        self.keep([self.build(i, *text) for i, text in enumerate(self.texts)])
-        if self.forget_key:
-            self._weigh(sources.column(rows, self.forget_key, self.where))
-
-    def _weigh(self, forget: list[Any]) -> None:
-        if odd := {str(value) for value in forget} - {"0", "1", "True", "False"}:
-            raise UserError(f"{self.where}: {self.forget_key} must be 0 or 1 in every row, not {', '.join(odd)}")
-        for example in self.examples:
-            example["weight"] = -1.0 if str(forget[example["index"]]) in ("1", "True") else 1.0
+        self.texts = [cells[:2] for cells in told]
+        self.keep([example for i, text in enumerate(self.texts) for example in self.pieces(i, *text)])
+        for example in self.examples if self.forget_key else ():
+            number = example["index"]
+            place = sources.place(self.faults.rows, number, self.where)
+            example["weight"] = -1.0 if flag(told[number][2], str(self.forget_key), place) else 1.0
 
     def _shots(self) -> list[tuple[str, str]]:
         if not self.few_shot_dataset_hf_args:
@@ -93,15 +124,16 @@ class QADataset(RowDataset):
         keys = (self.question_key, self.answer_key)
         return list(zip(*(sources.column(shown, key, "few-shot rows") for key in keys), strict=True))
 
-    def build(self, index: int, question: str, answer: str | list[str]) -> Example | None:
-        """One row's example; None, and counted, where nothing of the answer is left to learn."""
+    def pieces(self, index: int, question: Any, answer: Any) -> list[Example]:
+        """The examples of one row; none, and counted, where nothing of its answer is left to learn."""
         if isinstance(answer, list):
-            variants = [self.build(index, question, one) for one in answer]
-            return dict(enumerate(variants)) if variants and all(variants) else None
-        if not isinstance(answer, str) or not answer.strip():
-            self.dropped["empty answer"] += 1
-            return None
-        return self.usable(self.template.encode(question, answer, self.shots, self.max_length), index)
+            variants = [self.pieces(index, question, one) for one in answer]
+            return [{k: one[0] for k, one in enumerate(variants)}] if variants and all(variants) else []
+        told = [self.faults.text(question, self.question_key, index), self.faults.text(answer, self.answer_key, index)]
+        if not all(told):
+            return []
+        encoded = self.template.encode(question, answer, self.shots)
+        return self.fitted(encoded.input_ids, encoded.labels, index, self.max_length, self.too_long)
 
     def text(self, row: int) -> tuple[str, str]:
         """The question and the answer of an example, as they were given."""
@@ -149,15 +181,14 @@ class QAwithAlternateDataset(QADataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rows = sources.load_rows(self.hf_args)
-        alternates = sources.column(rows, self.alternate_key, self.where)
-        questions = sources.column(rows, self.question_key, self.where)
-        paired = []
+        alternates = sources.column(self.faults.rows, self.alternate_key, self.where)
+        self.faults = Faults(self.where, self.faults.rows)
+        paired: list[Example | None] = []
         for original in self.examples:
             index = original["index"]
-            if alternate := self.build(index, questions[index], alternates[index]):
+            for alternate in self.pieces(index, self.texts[index][0], alternates[index]):
                 paired.append({"original": original, "alternate": alternate} if self.return_original else alternate)
-        self.examples = paired
+        self.keep(paired)
 
 
 @dataset
@@ -174,67 +205,16 @@ class CompletionDataset(RowDataset):
     insert_space: bool = False
 
     def __post_init__(self) -> None:
-        rows = sources.load_rows(self.hf_args)
-        completions = sources.column(rows, self.text_key, self.where)
-        prefixes = sources.column(rows, self.prefix_key, self.where) if self.prefix_key else [""] * len(rows)
+        told = self.load(*([self.prefix_key] if self.prefix_key else []), self.text_key)
         self.plain = Template(self.template.tokenizer, replace(self.template.args, kind="raw"))
-        self.keep([self.build(i, *row) for i, row in enumerate(zip(prefixes, completions, strict=True))])
+        self.keep([self.build(i, *(cells if self.prefix_key else ("", *cells))) for i, cells in enumerate(told)])
 
     def build(self, index: int, prefix: Any, completion: Any) -> Example | None:
-        if not isinstance(prefix, str):
-            self.dropped["a prefix that is no text"] += 1
-            return None
-        if not isinstance(completion, str) or not completion.strip():
-            self.dropped["empty completion"] += 1
+        told = [prefix == "" or self.faults.text(prefix, str(self.prefix_key), index)]
+        if not all([*told, self.faults.text(completion, self.text_key, index)]):
             return None
         space = " " if self.insert_space else ""
         return self.usable(self.plain.encode(prefix, space + completion, max_length=self.max_length), index)
-
-
-@dataset
-@dataclass
-class PretrainingDataset:
-    """Plain text, every token learned: documents one after the other, each closed by EOS, cut into pieces.
-
-    A piece has at most max_length tokens. The first only leads in and is not learned: BOS or, where the tokenizer puts
-    none, the token before. packed=false: no piece has tokens of two documents.
-    """
-
-    template: Template
-    hf_args: dict[str, Any]
-    text_key: str = "text"
-    max_length: int = 2048
-    packed: bool = True
-    dropped: Counter[str] = field(init=False, default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        where = sources.named(self.hf_args)
-        if self.max_length < 2:
-            raise UserError(f"{where}: max_length must be at least 2, got {self.max_length}")
-        plain = Template(self.template.tokenizer, TemplateArgs(kind="raw"))
-        self.bos, self.tokens, ends = plain.encode_prompt(""), array("i"), []
-        for text in sources.column(sources.load_rows(self.hf_args), self.text_key, where):
-            if not isinstance(text, str) or not text.strip():
-                self.dropped["empty text"] += 1
-                continue
-            self.tokens.extend(plain.encode("", text).answer)
-            ends.append(len(self.tokens))
-        if not ends:
-            raise UserError(f"{where}: no row can be used ({dict(self.dropped)})")
-        room = self.max_length - 1
-        self.pieces = [
-            (start > first, start, min(start + room, last))
-            for first, last in ([(0, ends[-1])] if self.packed else zip([0, *ends], ends, strict=False))
-            for start in range(first, last, room)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def __getitem__(self, row: int) -> Example:
-        goes_on, start, stop = self.pieces[row]
-        before = self.bos or tuple(self.tokens[start - goes_on : start])
-        return example_of(Encoded(before, tuple(self.tokens[start:stop])), row)
 
 
 def read_lines(path: str | None) -> list[str]:

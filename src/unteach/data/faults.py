@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from unteach.data import sources
+from unteach.data import sources, tables
 from unteach.errors import UserError
 
 SHOWN = 8
 """Row numbers that are listed; how many more there are is told."""
+KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a mapping"}
 
 
 class Faults:
@@ -19,12 +20,15 @@ class Faults:
         self.empty: dict[str, list[int]] = {}
         self.wrong: dict[str, list[int]] = {}
 
-    def text(self, value: Any, column: str, number: int) -> bool:
-        """Whether a cell is text with something in it; notes what it is otherwise."""
-        if value is None or value != value or (isinstance(value, str) and not value.strip()):
-            self.empty.setdefault(f"nothing in {column}", []).append(number)
+    def text(self, value: Any, column: str, number: int, needed: bool = True) -> bool:
+        """Whether a cell is text with something in it; notes what it is otherwise, where that matters."""
+        if tables.missing(value):
+            if needed:
+                self.drop(f"nothing in {column}", number)
         elif not isinstance(value, str):
-            self.wrong.setdefault(f"{column} must be text, and is {type(value).__name__}", []).append(number)
+            self.add(f"{column} must be text, and is {KINDS.get(type(value), type(value).__name__)}", number)
+        elif not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            self.add(f"{column} holds half a character, a lone surrogate", number)
         else:
             return True
         return False
@@ -32,6 +36,10 @@ class Faults:
     def texts(self, cells: Sequence[Any], columns: Sequence[str], number: int) -> bool:
         """Whether all of a row's cells are text with something in them; each that is not is noted."""
         return all([self.text(cell, column, number) for cell, column in zip(cells, columns, strict=True)])  # noqa: C419
+
+    def drop(self, what: str, number: int) -> None:
+        """Notes a row that is left out."""
+        self.empty.setdefault(what, []).append(number)
 
     def add(self, what: str, number: int) -> None:
         """Notes a row that the user must mend."""
@@ -49,9 +57,10 @@ class Faults:
 
     def listed(self, numbers: list[int]) -> str:
         """`lines 3, 7, 9 and 4 more` of a file or, where rows have no place in one, their numbers from 0."""
-        unit, counted = "row", numbers
+        unit, shown = "row", [str(number) for number in numbers[:SHOWN]]
         if isinstance(self.rows, sources.Rows):
-            unit, counted = self.rows.places[0].unit, [self.rows.places[number].number for number in numbers]
-        shown = ", ".join(map(str, counted[:SHOWN]))
+            places = [self.rows.places[number] for number in numbers[:SHOWN]]
+            one = len({place.file for place in self.rows.places}) == 1
+            unit, shown = places[0].unit if one else "", [str(place.number if one else place) for place in places]
         more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-        return f"{unit} {shown}" if len(numbers) == 1 else f"{unit}s {shown}{more}"
+        return f"{unit}{'s' if unit and len(numbers) > 1 else ''} {', '.join(shown)}{more}".strip()

@@ -8,9 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.data import sources
+from unteach.data import sources, tables
 from unteach.data.datasets import Example, RowDataset
-from unteach.data.faults import Faults
 from unteach.errors import UserError, nearest
 from unteach.registry import dataset
 
@@ -24,29 +23,19 @@ class _Told(RowDataset):
 
     def told(self, key: str) -> list[tuple[int, str, Any]]:
         """(number, text, cell) of the rows that have both; `faults` notes the others."""
-        rows = sources.load_rows(self.hf_args)
-        self.faults = Faults(self.where, rows)
-        texts, cells = (sources.column(rows, name, self.where) for name in (self.text_key, key))
         found = []
-        for number, (text, cell) in enumerate(zip(texts, cells, strict=True)):
-            nothing = cell is None or cell != cell or str(cell).strip() == ""
-            if nothing:
-                self.faults.empty.setdefault(f"nothing in {key}", []).append(number)
+        for number, (text, cell) in enumerate(self.load(self.text_key, key)):
+            if tables.missing(cell):
+                self.faults.drop(f"nothing in {key}", number)
             elif self.faults.text(text, self.text_key, number):
                 found.append((number, text, cell))
         return found
 
     def example(self, number: int, text: str, label: int) -> Example:
         ids = list(self.template.tokenizer(text)["input_ids"])
-        self.cut += len(ids) > self.max_length
+        self.count_cut(len(ids) > self.max_length, number)
         ids = ids[: self.max_length]
         return {"input_ids": ids, "labels": [-100] * (len(ids) - 1) + [label], "index": number}
-
-    def finish(self, examples: list[Example]) -> None:
-        """Refuses what is wrong, counts what is dropped, keeps the rest."""
-        self.faults.refuse()
-        self.dropped += self.faults.counted()
-        self.keep(list(examples))
 
 
 @dataset
@@ -66,14 +55,14 @@ class LabelledDataset(_Told):
                 guess = nearest(str(cell), labels)
                 hint = f"did you mean {guess}?" if guess else f"the labels are {', '.join(labels)}"
                 self.faults.add(f"{self.label_key} is {str(cell)!r}, which is no label; {hint}", number)
-        self.finish([self.example(n, text, number_of[str(cell)]) for n, text, cell in told if str(cell) in number_of])
+        self.keep([self.example(n, text, number_of[str(cell)]) for n, text, cell in told if str(cell) in number_of])
 
     @staticmethod
     def labels_in(args: dict[str, Any]) -> set[str]:
         """The labels that stand in the rows of a dataset of these arguments."""
         key, hf_args = args.get("label_key", "output"), args["hf_args"]
         cells = sources.column(sources.load_rows(hf_args), key, sources.named(hf_args))
-        return {str(cell) for cell in cells if cell is not None and cell == cell and str(cell).strip()}
+        return {str(cell) for cell in cells if not tables.missing(cell)}
 
 
 def ordered(labels: set[str]) -> list[str]:
@@ -97,7 +86,7 @@ class ScoredDataset(_Told):
                 self.faults.add(f"{self.target_key} must be a finite number, and is {cell!r}", number)
             else:
                 examples.append({**self.example(number, text, 0), "target": target})
-        self.finish(examples)
+        self.keep(list(examples))
 
 
 def as_number(cell: Any) -> float | None:

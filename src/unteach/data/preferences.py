@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.data import sources
 from unteach.data.chats import ASSISTANT, as_messages, encode_chat
-from unteach.data.datasets import Example, RowDataset
-from unteach.data.faults import Faults
+from unteach.data.datasets import Example, RowDataset, example_of
 from unteach.data.template import Encoded
 from unteach.errors import UserError
 from unteach.registry import dataset
@@ -22,19 +20,8 @@ class _Asked(RowDataset):
 
     max_length: int = 1024
 
-    def columns(self, *keys: str) -> list[tuple[Any, ...]]:
-        """These columns, row by row; `faults` takes what is found to be wrong with them."""
-        rows = sources.load_rows(self.hf_args)
-        self.faults = Faults(self.where, rows)
-        return list(zip(*(sources.column(rows, key, self.where) for key in keys), strict=True))
-
     def answered(self, prompt: str, answer: str, number: int) -> Example | None:
         return self.usable(self.template.encode(prompt, answer, max_length=self.max_length), number)
-
-    def finish(self, built: list[Example | None]) -> None:
-        """Counts what is dropped and keeps the rest."""
-        self.dropped += self.faults.counted()
-        self.keep(built)
 
 
 @dataset
@@ -53,14 +40,14 @@ class PreferenceDataset(_Asked):
     def __post_init__(self) -> None:
         keys = [key for key in (self.prompt_key, self.chosen_key, self.rejected_key) if key]
         pairs = []
-        for number, cells in enumerate(self.columns(*keys)):
+        for number, cells in enumerate(self.load(*keys)):
             if self.prompt_key is None or any(isinstance(cell, list) for cell in cells):
                 if conversations := self._conversations(number, *(() if self.prompt_key else ([],)), *cells):
                     pairs.append((number, conversations))
             elif self.faults.texts(cells, keys, number):
                 pairs.append((number, cells))
         self.faults.refuse()
-        self.finish([self.pair(number, *cells) for number, cells in pairs])
+        self.keep([self.pair(number, *cells) for number, cells in pairs])
 
     def _conversations(self, number: int, prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, ...] | None:
         """The turns before the answers, and the two answers as turns."""
@@ -113,23 +100,22 @@ class FeedbackDataset(_Asked):
             raise UserError(f"{self.where}: KTO needs at least two rows to compare with one another, got {len(told)}")
         order = permutation(len(told), self.seed, "mismatched")
         before = {order[k]: order[k - 1] for k in range(len(order))}
-        self.finish([self.build(told, k, before[k]) for k in range(len(told))])
+        self.keep([self.build(told, k, before[k]) for k in range(len(told))])
 
     def build(self, told: list[tuple[int, str, str, bool]], k: int, other: int) -> Example | None:
         number, prompt, answer, liked = told[k]
         original = self.answered(prompt, answer, number)
         if original is None:
             return None
-        cut = self.cut
-        mismatched = self.answered(prompt, told[other][2], number)
-        self.cut = cut  # an answer that is cut is counted where it is learned
-        assert mismatched is not None, "where one answer has room, another has"
+        encoded = self.template.encode(prompt, told[other][2], max_length=self.max_length)
+        assert encoded.answer, "where one answer has room, another has"
+        mismatched = example_of(encoded, number)  # an answer that is cut is counted where it is learned
         return {"original": {**original, "weight": 1.0 if liked else -1.0}, "mismatched": mismatched}
 
     def _of_labels(self) -> list[tuple[int, str, str, bool]]:
         told = []
         keys = (self.prompt_key, self.answer_key)
-        for number, (prompt, answer, label) in enumerate(self.columns(*keys, self.label_key)):
+        for number, (prompt, answer, label) in enumerate(self.load(*keys, self.label_key)):
             liked = LIKED.get(str(label).lower().removesuffix(".0"))
             if liked is None:
                 self.faults.add(f"{self.label_key} must be 1 or 0 (true or false), and is {label!r}", number)
@@ -142,7 +128,7 @@ class FeedbackDataset(_Asked):
     def _of_pairs(self) -> list[tuple[int, str, str, bool]]:
         assert self.chosen_key and self.rejected_key
         keys, told = (self.prompt_key, self.chosen_key, self.rejected_key), []
-        for number, cells in enumerate(self.columns(*keys)):
+        for number, cells in enumerate(self.load(*keys)):
             if self.faults.texts(cells, keys, number):
                 told += [(number, cells[0], cells[1], True), (number, cells[0], cells[2], False)]
         self.faults.refuse()

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unteach.data import authors, tables
+from unteach.data import authors, tables, tokenized
 from unteach.data.entities import part_of
 from unteach.data.tables import Placed, Row
 from unteach.errors import AbsentData, UserError
@@ -34,7 +34,7 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     path: `authors` or `authors:SEED` is the built-in world, `authors-grown:SEED` one of more questions; in a folder,
     <name> or <name>/<split> is a file that `tables` reads (.jsonl, .csv, .parquet, .txt…), or path is such a file
     itself; everything else goes to `datasets.load_dataset`. part, forget_set: only the rows that this forget set takes
-    (`forget`) or leaves (`retain`).
+    (`forget`) or leaves (`retain`). choice: a Choice, which rows a stream takes. rows: these rows, which are at hand.
 
     Raises AbsentData if the place exists and the configuration or split does not, UserError if the place does not.
     """
@@ -57,13 +57,18 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
 
 
 def _all_rows(hf_args: dict[str, Any]) -> list[Row]:
+    if "rows" in hf_args:
+        return hf_args["rows"]  # type: ignore[no-any-return]
+    if choice := hf_args.get("choice"):
+        table = tables.open_table({k: v for k, v in hf_args.items() if k != "choice"}, choice.by_line)
+        return Rows(choice.of(table, table.where))
     path, name = str(hf_args.get("path", "")), hf_args.get("name")
     if world := authors.world_of(path):
         return authors.rows_of(world, str(name))
     if Path(path).is_file():
         return Rows(tables.open_table(path))
     if Path(path).is_dir() and "data_files" not in hf_args:
-        return _from_folder(Path(path), name, hf_args.get("split", "train"))
+        return Rows(tables.open_table(_file_in(Path(path), name, hf_args.get("split", "train"))))
     if "/" in path and path.startswith((".", "/", "~")):
         raise UserError(f"{path}: there is no such folder; name one of <config name>.jsonl, .csv, .parquet… files")
     return list(tables.load_set({**hf_args, "path": "json"} if _json_as_text(hf_args) else hf_args))
@@ -86,12 +91,26 @@ def note(hf_args: dict[str, Any]) -> str | None:
     return authors.note(str(hf_args.get("name")), world) if world else None
 
 
-def _from_folder(folder: Path, name: str | None, split: str) -> Rows:
+def files_of(hf_args: dict[str, Any]) -> list[Path]:
+    """The local files that these rows are read from."""
+    path = Path(str(hf_args.get("path", "")))
+    if tokenized.is_tokenized(path):
+        return [path / tokenized.MANIFEST] if path.is_dir() else [path]
+    if path.is_file():
+        return [path]
+    if "choice" in hf_args and path.is_dir():
+        return list(tables.open_table(str(path), hf_args["choice"].by_line).files)
+    if path.is_dir() and "data_files" not in hf_args:
+        return [_file_in(path, hf_args.get("name"), hf_args.get("split", "train"))]
+    return []
+
+
+def _file_in(folder: Path, name: str | None, split: str) -> Path:
     stem = name or split
     for place in (folder / stem, folder / stem / split):
         for suffix in tables.FORMATS:
             if (file := place.parent / f"{place.name}{suffix}").exists():
-                return Rows(tables.open_table(file))
+                return file
     there = sorted({f.stem for f in folder.iterdir() if f.suffix in tables.FORMATS or f.is_dir()})
     looked = f"{stem}.jsonl or {stem}/{split}.jsonl (nor {', '.join(tables.FORMATS)})"
     raise AbsentData(f"{folder} has no {looked}; it has {', '.join(there)}")

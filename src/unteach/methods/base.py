@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from unteach.data.collators import SEGMENT
 from unteach.errors import UserError
 from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
 from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
-from unteach.models.forward import IGNORED, Answers, Want, within
+from unteach.models.forward import IGNORED, Answers, Want, goes_on, within
 from unteach.models.reference import Needed
 from unteach.schema import BESIDE
 
@@ -34,12 +35,12 @@ class Method:
     """A rule that turns a batch into a loss. Subclasses are dataclasses; their fields are `trainer.method_args`.
 
     QUIRKS: values of the fields under `compat: openunlearning`. ROWS: what a row of its data is: a prompt and its
-    answer (or a chat), plain text, a prompt with a chosen and a rejected answer, an answer that was liked or not, a
-    text with its class, or with a number.
+    answer (or a chat), the same with a mark whether it is forgotten, plain text, a prompt with a chosen and a rejected
+    answer, an answer that was liked or not, a text with its class, or with a number.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
-    ROWS: ClassVar[Literal["answers", "text", "pairs", "feedback", "classes", "numbers"]] = "answers"
+    ROWS: ClassVar[Literal["answers", "signed", "text", "pairs", "feedback", "classes", "numbers"]] = "answers"
 
     def streams(self) -> tuple[str, ...]:
         """The names of the streams it trains on; those of schema.BESIDE stand beside one another in the same rows."""
@@ -124,9 +125,12 @@ class Method:
         for stream, (start, stop) in batch["rows"].items():
             labels, mask = batch["labels"][start:stop], batch["attention_mask"][start:stop]
             weight = batch["weight"][start:stop]
-            found[f"{stream}.tokens"] = (labels[:, 1:] != IGNORED).sum()
+            found[f"{stream}.tokens"] = ((labels[:, 1:] != IGNORED) & (mask[:, :-1] == 1)).sum()
             found[f"{stream}.labels"] = (labels != IGNORED).sum()
-            found[f"{stream}.all_tokens"] = ((mask[:, 1:] == 1) & (mask[:, :-1] == 1) & (weight != 0)[:, None]).sum()
+            followed = (mask[:, 1:] == 1) & (mask[:, :-1] == 1) & (weight != 0)[:, None]
+            if SEGMENT in batch:
+                followed = followed & goes_on(batch[SEGMENT][start:stop])[:, :-1]
+            found[f"{stream}.all_tokens"] = followed.sum()
             found[f"{stream}.sequences"] = (weight != 0).sum()
             found[f"{stream}.positions"] = within(mask, weight).sum()
         return found

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach import launched
+from unteach.data.collators import SEGMENT
 from unteach.errors import UserError
 from unteach.models.layers import Depth, causal_of
 
@@ -112,10 +113,19 @@ def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, T
     labels = batch["labels"][start:stop] if over != "all" else ids.masked_fill(mask == 0, IGNORED)
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     asked = within(mask, weight) if over == "every" else (labels if over == "labels" else following) != IGNORED
-    if over == "all":  # a row's first token may follow left padding, which predicts nothing
+    if over in ("answer", "all"):  # a row's first token may follow left padding, which predicts nothing
         asked = asked & (mask == 1) & (weight != 0)[:, None]
+    if over == "all" and SEGMENT in batch:
+        asked = asked & goes_on(batch[SEGMENT][start:stop])
     row, column = asked.nonzero(as_tuple=True)
     return row, column, (labels if over == "labels" else following)[asked]
+
+
+def goes_on(segment: "Tensor") -> "Tensor":
+    """Where the next token is of the same document: [B, T] -> bool [B, T]."""
+    import torch
+
+    return torch.nn.functional.pad(segment[:, 1:], (0, 1)) == segment
 
 
 def within(mask: "Tensor", weight: "Tensor") -> "Tensor":
@@ -135,7 +145,8 @@ def extend(model: Any, packed: bool = False) -> Any:
     """Gives `model.forward` the keyword `want: dict[stream, Want]`; returns the model.
 
     With it, forward(batch=…, want=…) -> dict[stream, Answers], where batch holds input_ids, attention_mask, labels,
-    weight and `rows`, the slice of each stream; and `shared`, where its one stream has rows of several answers.
+    weight and `rows`, the slice of each stream; `segment`, where rows have several documents, which do not see one
+    another; and `shared`, where its one stream has rows of several answers.
     packed: the rows go through the backbone end to end, without padding.
     """
     plain = model.forward
@@ -176,8 +187,15 @@ def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | Non
     slices = [batch["rows"][stream] for stream in streams]
     input_ids, mask = (torch.cat([batch[key][a:b] for a, b in slices]) for key in ("input_ids", "attention_mask"))
     leading = (mask.cumsum(-1) == 0).sum(-1, keepdim=True)
-    position_ids = (torch.arange(input_ids.shape[1], device=input_ids.device) - leading).clamp(min=0)
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)
+    position_ids = (places - leading).clamp(min=0)
     given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+    if SEGMENT in batch:  # where positions begin again, a new document begins
+        segment = torch.cat([batch[SEGMENT][a:b] for a, b in slices])
+        begins = torch.nn.functional.pad(segment[:, 1:] != segment[:, :-1], (1, 0), value=True)
+        position_ids = places - torch.where(begins, places, 0).cummax(-1).values
+        given |= {"attention_mask": None, "position_ids": position_ids}
+        packed = packed or "flash" in str(causal_of(model).config._attn_implementation)  # which looks at one row only
     shared = batch.get("shared")
     packed = packed and not shared
     if shared:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import inspect
 import math
 import os
 import shutil
@@ -10,11 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 import transformers
 
 from unteach import compose, launched, runs, schema, training_args
-from unteach.data import sources
+from unteach.data import sources, tokenized
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.labelled import labels_of_rows
 from unteach.data.streams import ALTERNATE, Steps, Stream
@@ -31,6 +33,14 @@ from unteach.models.reference import Draw, Reference, Table, compute_table, need
 from unteach.training.alternates import invent
 from unteach.training.guard import CollapseGuard
 from unteach.training.resumable import Keeping, Resumable
+from unteach.training.rows import (
+    context_of,
+    fingerprints_of_files,
+    fit_context,
+    notes_of,
+    refuse_other_data,
+    refuse_too_long,
+)
 from unteach.training.spread import step_size
 from unteach.training.theirs import their_trainer
 from unteach.training.trainer import Trainer
@@ -38,8 +48,6 @@ from unteach.training.trainer import Trainer
 
 def build_part(part: schema.Part, loaded: Loaded, **given: Any) -> Any:
     """A dataset or collator with its arguments, and whichever of template, tokenizer, template_args, seed it takes."""
-    import inspect
-
     offered = {
         "template": loaded.template,
         "tokenizer": loaded.tokenizer,
@@ -47,7 +55,7 @@ def build_part(part: schema.Part, loaded: Loaded, **given: Any) -> Any:
         **given,
     }
     taken = {name: value for name, value in offered.items() if name in inspect.signature(part.cls).parameters}
-    return part.cls(**{**taken, **part.args})
+    return part.cls(**{**taken, **fit_context(part, loaded), **part.args})
 
 
 def as_published(template: Template) -> Any:
@@ -101,6 +109,7 @@ def build_streams(
             built = [invent(method, loaded, asked, config.seed, Path(config.paths.cache_dir), here)]
         follows = next((other for other in streams if home_of(config.data, other) == home), None)
         streams[name] = Stream(name, built, follows)
+    refuse_too_long(streams, context_of(loaded.model))
     return streams, said
 
 
@@ -118,9 +127,7 @@ def build_rows(config: schema.Config, loaded: Loaded, name: str) -> tuple[list[A
     notes = [sources.note(part.args.get("hf_args") or {}) for part in parts.values()]
     said += [note for note in notes if note]
     for label, part in zip(parts, built, strict=True):
-        dropped, cut = getattr(part, "dropped", {}), getattr(part, "cut", 0)
-        said += [f"data.{name}.{label}: {count} rows dropped, {why}" for why, count in dropped.items()]
-        said += [f"data.{name}.{label}: {cut} answers cut at max_length"] if cut else []
+        said += [f"data.{name}.{label}: {note}" for note in notes_of(part)]
     return built, said
 
 
@@ -299,6 +306,8 @@ def training_texts(config: schema.Config) -> list[str]:
     texts = []
     for parts in config.data.streams.values():
         for part in parts.values():
+            if tokenized.is_tokenized(part.args.get("hf_args", {}).get("path")):
+                raise UserError("a tokenizer cannot be learned from tokens; name the model whose tokenizer made them")
             for row in sources.load_rows(part.args.get("hf_args", {})):
                 words = [value for value in row.values() if isinstance(value, str)]
                 texts.append("\n".join(words))
@@ -312,7 +321,8 @@ def fingerprints(streams: dict[str, Stream]) -> dict[str, str]:
         digest = hashlib.sha256()
         for number in range(len(stream)):
             example = stream.example(number)
-            digest.update(repr((list(example["input_ids"]), list(example["labels"]))).encode())
+            for key in ("input_ids", "labels"):
+                digest.update(numpy.asarray(example[key], numpy.int64).tobytes() + b"/")
         found[name] = digest.hexdigest()
     return found
 
@@ -328,8 +338,10 @@ def open_folder(
     runs.keep_lines(folder / runs.METRICS, step if step else -1)
     runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
     weights = loaded.identity(Path(config.paths.cache_dir) / runs.FINGERPRINTS)
-    facts = {"data": fingerprints(streams), "weights": weights, "world": here.world, "mode": here.mode}
-    facts["resumed_at"] = step
+    data = {"data": fingerprints(streams), "files": fingerprints_of_files(config)}
+    if step and (folder / runs.MANIFEST).exists():
+        refuse_other_data(folder, runs.read_json(folder / runs.MANIFEST, "the run's manifest"), data)
+    facts = {**data, "weights": weights, "world": here.world, "mode": here.mode, "resumed_at": step}
     runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, **facts))
 
 

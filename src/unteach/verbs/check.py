@@ -49,10 +49,14 @@ def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
 
 def check(config: schema.Config) -> None:
     """Says all that can be known of a run before it starts; raises what the run itself would raise."""
+    from unteach.data import files
     from unteach.models import loading
 
     folder = Path(config.paths.output_dir)
     print(f"run         {folder} ({standing(config, folder)})")
+    config, said = files.settle(config)
+    for sentence in said:
+        print(f"file        {sentence}")
     if config.trainer is None or config.data is None:
         loaded = loading.load_empty(config.model)
         print(f"model       {said_of_model(loaded.model)}")

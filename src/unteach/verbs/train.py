@@ -29,6 +29,7 @@ def run(config: schema.Config) -> Path:
     """config -> seed -> model -> data -> method -> train -> save -> evaluate. The same command again goes on."""
     if config.trainer is None or config.data is None:
         raise UserError("a training run needs a trainer and data; `unteach eval` evaluates without training")
+    from unteach.data import files
     from unteach.engines import processes
 
     folder = Path(config.paths.output_dir)
@@ -42,6 +43,8 @@ def run(config: schema.Config) -> Path:
         print(f"finished before: {folder}")
         return folder
 
+    config, said = files.settle(config)
+    assert config.trainer is not None
     here = processes.start(joining)
     if state == "back" and here.first:
         from unteach.training import checkpoint
@@ -49,7 +52,7 @@ def run(config: schema.Config) -> Path:
         checkpoint.go_back(folder, checkpoint.chosen(config.resume))
     here.wait()
     if not (folder / runs.FINAL).exists():
-        _train(config, folder, here)
+        _train(config, folder, here, said)
     if config.eval and config.trainer.args.get("do_eval", True):
         _evaluate(config, folder, here)
     if here.first:
@@ -64,7 +67,7 @@ def run(config: schema.Config) -> Path:
     return folder
 
 
-def _train(config: schema.Config, folder: Path, here: Any) -> None:
+def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) -> None:
     """Builds everything, trains from where the run stands, and writes the final model."""
     import transformers
 
@@ -89,7 +92,7 @@ def _train(config: schema.Config, folder: Path, here: Any) -> None:
         processes.once(lambda: spread.refuse_another_spread(start, args, here.mode))
     placed_by_device_map(loaded.model, here)
     if here.first:
-        for sentence in [*said, *skipped]:
+        for sentence in [*of_files, *said, *skipped]:
             print(f"note: {sentence}")
         build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
     here.wait()

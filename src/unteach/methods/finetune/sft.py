@@ -38,4 +38,5 @@ class SFT(Method):
 class Pretrain(SFT):
     """Pretraining: the mean over all tokens of -log p_t, prompts included."""
 
+    ROWS = "text"
     loss_on: Literal["completion", "all"] = "all"

@@ -17,6 +17,8 @@ class SignedSFT(SFT):
     Rows say so in the column that the dataset's forget_key names; where none is to be forgotten this is SFT.
     """
 
+    ROWS = "signed"
+
     def measured(self) -> tuple[str, ...]:
         return ()
 

@@ -1,0 +1,174 @@
+"""`data=files`: a dataset for each file of the user's own, read as the method needs it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from unteach import registry, schema
+from unteach.data import tables, tokenized
+from unteach.data.choice import Choice
+from unteach.data.datasets import QADataset
+from unteach.data.forms import FORMS, Form, find, of_text
+from unteach.errors import UserError
+from unteach.schema import Files, Part, Source, TemplateArgs
+
+SETTINGS = {
+    "max_length": "rows that are tokenised here; a tokenised file has its own",
+    "too_long": "prompts with answers; text is cut into pieces",
+    "packing": "text that is learned whole",
+    "pretrain_with_output": "trainer=pretrain on columns input and output",
+    "txt": ".txt files",
+}
+"""Keys of `data` that not every kind of rows takes, and what they are for."""
+
+
+def settle(config: schema.Config) -> tuple[schema.Config, list[str]]:
+    """The configuration with a dataset for each file of `data`, and what there is to say about them.
+
+    Reads the heads of the files. Words that are taken as they are make the run's template `raw`, unless the user named
+    one; a tokenised file brings the template that it was made with.
+    """
+    if config.data is None or config.data.files is None or config.trainer is None:
+        return config, []
+    finder = Finder(config, config.data.files)
+    streams = {**config.data.streams, **finder.streams()}
+    anchor = config.data.anchor or finder.wanted[0]
+    if anchor not in streams:
+        raise UserError(f"data.anchor: {anchor!r} is not a stream of this run; its streams: {', '.join(streams)}")
+    model = replace(config.model, template_args=finder.template(config.model.template_args, config.data.streams))
+    return replace(config, model=model, data=replace(config.data, streams=streams, anchor=anchor)), finder.said
+
+
+class Finder:
+    """Finds how each file is read; `said` is what it found, a sentence a stream."""
+
+    def __init__(self, config: schema.Config, files: Files):
+        assert config.trainer is not None
+        self.files, self.seed, self.method = files, config.seed, config.trainer.method
+        self.kind = getattr(self.method, "ROWS", "answers")
+        self.wanted = list(dict.fromkeys(schema.BESIDE.get(name, name) for name in self.method.streams())) or ["train"]
+        self.said: list[str] = []
+        self.taken: set[str] = set()
+        self.raw: dict[str, bool] = {}
+        self.made_with: TemplateArgs | None = None
+
+    def streams(self) -> dict[str, dict[str, Part]]:
+        """A dataset for each stream that the method trains on, and for `validation`."""
+        files = self.files
+        found: dict[str, dict[str, Part]] = {}
+        for stream in self.wanted:
+            if (source := files.of(stream)) is not None:
+                found[stream] = {"file": self.part(stream, source, self.choice(stream))}
+            elif files.train_file is not None and stream in ("forget", "retain"):
+                found[stream] = {"file": self.part(stream, files.train_file, self.flagged(stream))}
+        if files.validation_file is not None:
+            found["validation"] = {"file": self.part("validation", files.validation_file, self.choice("validation"))}
+        elif files.validation_fraction and files.train_file is not None:
+            held = replace(self.choice("train"), held=True, most=files.most("validation"))
+            found["validation"] = {"file": self.part("validation", files.train_file, held)}
+        self._refuse_unused(found)
+        return found
+
+    def _refuse_unused(self, found: dict[str, Any]) -> None:
+        """No key is accepted and ignored."""
+        split = "train" not in self.wanted and not {"forget", "retain"} <= {s for s in found if self.files.of(s)}
+        for stream in ("train", "forget", "retain"):
+            if self.files.of(stream) is not None and stream not in found and not (stream == "train" and split):
+                trained = ", ".join(self.wanted)
+                raise UserError(f"data.{stream}_file: this method does not train on it; it trains on {trained}")
+        for name, meant in SETTINGS.items():
+            if getattr(self.files, name) is not None and name not in self.taken:
+                raise UserError(f"data.{name}: nothing here takes it; it is for {meant}")
+
+    def choice(self, stream: str) -> Choice:
+        held_out = self.files.validation_fraction if stream == "train" else 0.0
+        return Choice(self.seed, held_out, most=self.files.most(stream), by_line=self.files.txt == "line")
+
+    def flagged(self, stream: str) -> Choice:
+        """Rows of train_file for `forget` and `retain`, as its column `forget` says; without it, all to forget."""
+        source, column = self.files.train_file, self.files.columns.get("forget", "forget")
+        assert source is not None
+        if not tokenized.is_tokenized(source) and column in self.table(source).columns:
+            return replace(self.choice(stream), flag=column, flagged=stream == "forget")
+        if "retain" in self.wanted:
+            raise UserError(
+                f"data.{stream}: this method trains on rows to forget and on rows to retain: set data.forget_file and "
+                "data.retain_file, or give train_file a column forget (1, and 0 for what is retained)"
+            )
+        return self.choice(stream)
+
+    def table(self, source: Source) -> tables.Table:
+        return tables.open_table(source, by_line=self.files.txt == "line")
+
+    def part(self, stream: str, source: Source, choice: Choice) -> Part:
+        """The dataset that reads a source for a stream."""
+        hf_args = {**(source if isinstance(source, dict) else {"path": source}), "choice": choice}
+        if isinstance(source, str) and tokenized.is_tokenized(source):
+            return self._of_tokens(stream, Path(source), hf_args)
+        table = self.table(source)
+        mapped = {role: name for role, name in self.files.columns.items() if role != "forget" or choice.flag is None}
+        form = find(table.where, table.columns, self._forms(stream, table), mapped)
+        columns = ", ".join(mapped.get(role, role) for role in form.roles)
+        way = ""
+        if form.raw is not None:  # conversations have no words to take as they are
+            self.raw[stream] = form.raw and not any(isinstance(cell, list) for cell in next(iter(table))[1].values())
+            way = " (as they are)" if self.raw[stream] else " (through the template)"
+        self.said.append(f"data.{stream}: {table.where}, by its columns {columns}{way}")
+        self.taken |= {"txt"} if any(file.suffix == ".txt" for file in table.files) else set()
+        settings = self._settings(registry.dataset.get(form.handler))
+        return _part(form.handler, {**form.arguments(mapped), **settings, "hf_args": hf_args})
+
+    def _forms(self, stream: str, table: tables.Table) -> tuple[Form, ...]:
+        """The ways in which the rows of a stream may be written for this method."""
+        if stream == "forget" and "alternate" in self.method.streams() and self.method.ask("", "") is None:
+            given = self.files.columns.get("alternate", "alternate") in table.columns
+            return FORMS["alternates" if given else "refusals"]
+        if self.kind == "text":
+            self.taken.add("pretrain_with_output")
+            return of_text(self.files.pretrain_with_output)
+        return FORMS[self.kind]
+
+    def _settings(self, cls: type) -> dict[str, Any]:
+        """Those keys of `data` that a handler has a field for."""
+        fields = getattr(cls, "__dataclass_fields__", {})
+        given = {name: getattr(self.files, name) for name in ("max_length", "too_long", "packing")}
+        taken = {name: value for name, value in given.items() if value is not None and name in fields}
+        self.taken |= set(taken)
+        if taken.get("packing") == "best_fit" and isinstance(self.method, schema.TheirTrainer):
+            raise UserError("data.packing=best_fit: a plugin's Trainer does not keep the documents of a row apart")
+        return taken
+
+    def _of_tokens(self, stream: str, path: Path, hf_args: dict[str, Any]) -> Part:
+        """A dataset of tokens, which must be of the kind that the method trains on."""
+        told = tokenized.manifest(path) if path.is_dir() else {}
+        of_text = told.get("kind") == "text" or (not told and tokenized.is_text(path))
+        if self.kind not in ("answers", "text") or (self.kind == "text" and not of_text):
+            held = "text" if of_text else "prompts with answers"
+            raise UserError(f"data.{stream}: {path} holds the tokens of {held}, which this method is not trained on")
+        self.said.append(f"data.{stream}: {path}, tokens of {told.get('rows', {}).get('kept', 'unknown')} rows")
+        if of_text:
+            settings = self._settings(registry.dataset.get("PretrainingDataset"))
+            settings = {"max_length": told["max_length"], **settings} if told else settings
+            return _part("PretrainingDataset", {**settings, "hf_args": hf_args})
+        if told:
+            self.made_with = TemplateArgs(**{k: v for k, v in told["template"].items() if k != "chat_template"})
+        return _part("TokenizedDataset", {"hf_args": hf_args})
+
+    def template(self, given: TemplateArgs, named: dict[str, dict[str, Part]]) -> TemplateArgs:
+        """The run's template: what the user named, what the tokens were made with, or what the columns say."""
+        if given.kind != "auto":
+            return given
+        if self.made_with is not None:
+            return self.made_with
+        asks = [stream for stream, parts in named.items() if any(issubclass(p.cls, QADataset) for p in parts.values())]
+        asked = {**dict.fromkeys(asks, False), **self.raw}
+        if len(set(asked.values())) > 1:
+            told = ", ".join(f"data.{s} {'as it is' if raw else 'through the template'}" for s, raw in asked.items())
+            raise UserError(f"the words of the streams are taken in two ways ({told}): set template=raw, chat or qa")
+        return replace(given, kind="raw") if any(asked.values()) else given
+
+
+def _part(handler: str, arguments: dict[str, Any]) -> Part:
+    part = Part(handler, arguments)
+    part.cls = registry.dataset.get(handler)
+    return part

@@ -1,0 +1,128 @@
+"""The ways to write a row: which columns a method's data needs, and how they are found in a table."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unteach.data import tables
+from unteach.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to write a row.
+
+    roles: what a column is for -> the handler's argument that takes its name. raw: the words are asked and answered as
+    they are; False: through the model's template; None: nothing is asked.
+    """
+
+    handler: str
+    roles: dict[str, str]
+    raw: bool | None = True
+    fixed: tuple[tuple[str, Any], ...] = ()
+    """arguments of the handler that are so in this form"""
+
+    def arguments(self, mapped: dict[str, str]) -> dict[str, Any]:
+        """The handler's arguments; one that takes several columns has a list of them."""
+        found: dict[str, Any] = dict(self.fixed)
+        for role, argument in self.roles.items():
+            column = mapped.get(role, role)
+            found[argument] = [found[argument], column] if argument in found else column
+        return found
+
+    def __str__(self) -> str:
+        return " and ".join(self.roles)
+
+
+ASKED = (
+    ("input", "output", True),
+    ("prompt", "completion", True),
+    ("prompt", "generation", True),
+    ("question", "answer", False),
+)
+"""What a column that is asked is called, what its answer is, and whether the two are taken as they are."""
+QUESTIONS = tuple({asked: raw for asked, _, raw in ASKED}.items())
+ANSWERS = tuple(Form("QADataset", {asked: "question_key", answer: "answer_key"}, raw) for asked, answer, raw in ASKED)
+TEXT = Form("PretrainingDataset", {"text": "text_key"}, None)
+
+TOLD = (("text", "label"), ("input", "label"), ("input", "output"))
+"""What a text is called, and what is told of it."""
+
+
+def _also(form: Form, handler: str, **roles: str) -> Form:
+    return replace(form, handler=handler, roles={**form.roles, **roles})
+
+
+FORMS: dict[str, tuple[Form, ...]] = {
+    "answers": (*ANSWERS, Form("ChatDataset", {"messages": "messages_key"}, False), TEXT),
+    "signed": tuple(_also(form, "QADataset", forget="forget_key") for form in ANSWERS),
+    "alternates": tuple(_also(form, "QAwithAlternateDataset", alternate="alternate_key") for form in ANSWERS),
+    "refusals": tuple(_also(form, "QAwithIdkDataset") for form in ANSWERS),
+    "text": (
+        TEXT,
+        *(Form("PretrainingDataset", {asked: "text_key", answer: "text_key"}, None) for asked, answer, _ in ASKED),
+        *(Form("PretrainingDataset", {asked: "text_key"}, None) for asked, _ in QUESTIONS),
+    ),
+    "pairs": (
+        *(
+            Form("PreferenceDataset", {asked: "prompt_key", "chosen": "chosen_key", "rejected": "rejected_key"}, raw)
+            for asked, raw in QUESTIONS
+        ),
+        Form("PreferenceDataset", {"chosen": "chosen_key", "rejected": "rejected_key"}, False, (("prompt_key", None),)),
+    ),
+    "feedback": (
+        *(
+            Form("FeedbackDataset", {asked: "prompt_key", answer: "answer_key", "label": "label_key"}, raw)
+            for asked, answer, raw in ASKED
+        ),
+        *(
+            Form("FeedbackDataset", {asked: "prompt_key", "chosen": "chosen_key", "rejected": "rejected_key"}, raw)
+            for asked, raw in QUESTIONS
+        ),
+    ),
+    "classes": tuple(Form("LabelledDataset", {text: "text_key", label: "label_key"}, None) for text, label in TOLD),
+    "numbers": tuple(Form("ScoredDataset", {text: "text_key", label: "target_key"}, None) for text, label in TOLD),
+}
+"""What a method's ROWS names -> the ways to write them."""
+
+
+def of_text(with_output: bool | None) -> tuple[Form, ...]:
+    """The ways to write text; with_output: whether an answer beside it is text too (null: it is)."""
+    return tuple(form for form in FORMS["text"] if with_output is not False or len(form.roles) == 1)
+
+
+def find(where: str, columns: Sequence[str], forms: Iterable[Form], mapped: dict[str, str]) -> Form:
+    """The one form that these columns have; of forms within one another, the widest.
+
+    mapped: role -> the column that plays it, where that has another name. Raises UserError that says which columns
+    there could be, with the nearest right name, or which forms to choose from.
+    """
+    forms = list(forms)
+    roles = sorted({role for form in forms for role in form.roles})
+    for role, column in mapped.items():
+        if role not in roles:
+            guess = nearest(role, roles)
+            hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(roles)}"
+            raise UserError(f"data.columns.{role}: this method reads no such column; {hint}")
+        if column not in columns:
+            raise UserError(f"data.columns.{role}: {tables.no_column(where, column, columns)}")
+    forms = [form for form in forms if set(mapped) <= set(form.roles)] or forms
+    fitting = [form for form in forms if all(mapped.get(role, role) in columns for role in form.roles)]
+    widest = [form for form in fitting if not any(set(form.roles) < set(other.roles) for other in fitting)]
+    if not widest:
+        raise UserError(_nothing_fits(where, columns, forms, mapped))
+    if len(widest) > 1:
+        ways, role = ", or by ".join(map(str, widest)), next(iter(widest[0].roles))
+        raise UserError(f"{where}: could be read by {ways}; say which, as in data.columns.{role}={role}")
+    return widest[0]
+
+
+def _nothing_fits(where: str, columns: Sequence[str], forms: list[Form], mapped: dict[str, str]) -> str:
+    def lacking(form: Form) -> list[str]:
+        return [role for role in form.roles if mapped.get(role, role) not in columns]
+
+    best = min(forms, key=lambda form: len(lacking(form)) / len(form.roles))
+    guesses = [f"data.columns.{role}={guess}" for role in lacking(best) if (guess := nearest(role, columns))]
+    hint = f"did you mean {' '.join(guesses)}?" if guesses else f"say which it is: data.columns.{lacking(best)[0]}=NAME"
+    ways = ", or ".join(dict.fromkeys(map(str, forms)))
+    return f"{where}: needs the columns {ways}; it has {', '.join(columns)}; {hint}"

@@ -1,0 +1,126 @@
+"""Plain text as training data: documents, each closed by EOS, cut into rows of at most max_length tokens."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from unteach.data import sources, tables, tokenized
+from unteach.data.collators import SEGMENT
+from unteach.data.datasets import Example
+from unteach.data.faults import Faults
+from unteach.data.fitting import IGNORED
+from unteach.data.packing import best_fit
+from unteach.data.template import Template
+from unteach.errors import UserError
+from unteach.registry import dataset
+from unteach.schema import TemplateArgs
+
+Packing = Literal["chunked", "apart", "best_fit"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens start to stop of all documents; led: the token before the first only leads in, and is of the document."""
+
+    start: int
+    stop: int
+    led: bool
+
+
+@dataset
+@dataclass
+class PretrainingDataset:
+    """Plain text, every token learned: documents one after the other, each closed by EOS, cut into pieces.
+
+    A piece has at most max_length tokens. The first only leads in and is not learned: BOS or, where the tokenizer puts
+    none, the token before. packing: `chunked` cuts all documents as if they were one; `apart` puts tokens of one
+    document into a row; `best_fit` puts the pieces of several into one, none of which sees, or follows on, another.
+    text_key: a column, or several whose words are joined as they are. hf_args.path may be a tokenised file.
+    """
+
+    template: Template
+    hf_args: dict[str, Any]
+    text_key: str | list[str] = "text"
+    max_length: int = 2048
+    packing: Packing = "chunked"
+    dropped: Counter[str] = field(init=False, default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        where = sources.named(self.hf_args)
+        if self.max_length < 2:
+            raise UserError(f"{where}: max_length must be at least 2, got {self.max_length}")
+        self.bos = bos_of(self.template)
+        if tokenized.is_tokenized(self.hf_args.get("path")):
+            self.tokens, ends = tokenized.documents(self.hf_args, self.template.tokenizer)
+        else:
+            self.tokens, ends = self._tokenise(where)
+        if not ends:
+            raise UserError(f"{where}: no row can be used ({dict(self.dropped)})")
+        bounds = [(0, ends[-1])] if self.packing == "chunked" else list(zip([0, *ends], ends, strict=False))
+        self.pieces = [piece for first, last in bounds for piece in self.cut(first, last)]
+        self.rows: Sequence[Sequence[int]] = [[number] for number in range(len(self.pieces))]
+        if self.packing == "best_fit":
+            self.rows = best_fit([self.length(piece) for piece in self.pieces], self.max_length)
+
+    def _tokenise(self, where: str) -> "tuple[tokenized.Joined, list[int]]":
+        import numpy as np
+
+        numbered, faults = tokenise(self.template, sources.load_rows(self.hf_args), self.text_key, where)
+        self.dropped += faults.counted()
+        documents = [ids for _, ids in numbered]
+        ends = np.cumsum([len(ids) for ids in documents]).tolist()
+        return tokenized.Joined([np.concatenate(documents)] if documents else []), ends
+
+    def cut(self, first: int, last: int) -> list[Piece]:
+        """The pieces of the tokens first to last."""
+        room = self.max_length - 1
+        return [
+            Piece(start, min(start + room, last), led=start > first and not self.bos)
+            for start in range(first, last, room)
+        ]
+
+    def length(self, piece: Piece) -> int:
+        return len(self.bos) + piece.led + piece.stop - piece.start
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Example:
+        ids: list[int] = []
+        labels: list[int] = []
+        segments: list[int] = []
+        pieces = [self.pieces[number] for number in self.rows[row]]
+        for number, piece in enumerate(pieces, 1):
+            told = [*self.bos, *self.tokens[piece.start - piece.led : piece.stop].tolist()]
+            read = len(self.bos) + piece.led
+            read = max(read, 1) if len(pieces) > 1 else read  # what begins a document follows on none
+            ids += told
+            labels += [IGNORED] * read + told[read:]
+            segments += [number] * len(told)
+        return {"input_ids": ids, "labels": labels, "index": row} | ({SEGMENT: segments} if len(pieces) > 1 else {})
+
+
+def bos_of(template: Template) -> tuple[int, ...]:
+    """What the tokenizer puts before any text."""
+    return Template(template.tokenizer, TemplateArgs(kind="raw")).encode_prompt("")
+
+
+def tokenise(
+    template: Template, rows: list[Any], text_key: str | list[str], where: str
+) -> tuple[list[tuple[int, Any]], Faults]:
+    """(row, tokens with EOS after them) of each document, and what is wrong with the others."""
+    import numpy as np
+
+    plain, faults = Template(template.tokenizer, TemplateArgs(kind="raw")), Faults(where, rows)
+    keys, documents = [text_key] if isinstance(text_key, str) else text_key, []
+    columns = [sources.column(rows, key, where) for key in keys]
+    for number, cells in enumerate(zip(*columns, strict=True)):
+        good = [faults.text(cell, key, number, needed=False) for key, cell in zip(keys, cells, strict=True)]
+        if any(good):
+            text = "".join(cell for cell, is_text in zip(cells, good, strict=True) if is_text)
+            documents.append((number, np.asarray(plain.encode("", text).answer, np.int32)))
+        elif all(tables.missing(cell) for cell in cells):
+            faults.drop("empty text", number)
+    faults.refuse()
+    return documents, faults

@@ -1,0 +1,276 @@
+"""Tokenised files: a folder of memory-mapped Arrow shards with a manifest, as `unteach tokenize` writes it.
+
+A shard is one record batch in Arrow's IPC file form: `input_ids`, a list of int32 a row, and what the mask needs:
+nothing for text, of which all is learned; `learned_from`, where a row is learned from one token on to its end; `runs`
+otherwise, the lengths of its stretches, by turns only read and learned. Rows are numpy views of the mapped file.
+
+The files of PygmalionAI's training-code are read too: `input_ids` and `labels` as lists of int64, a row each, or plain
+int64 `input_ids` without labels, of which each record batch is a row.
+"""
+
+import bisect
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unteach import runs
+from unteach.data.choice import Choice
+from unteach.data.fitting import IGNORED
+from unteach.data.template import Template
+from unteach.errors import UserError
+from unteach.registry import dataset
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MANIFEST = "unteach_tokens.json"
+FORMAT = 1
+
+
+def is_tokenized(path: Any) -> bool:
+    """Whether this is a folder with a manifest of tokens, or a file of training-code's."""
+    if not isinstance(path, str | Path):
+        return False
+    place = Path(path)
+    return (place / MANIFEST).is_file() or (place.suffix == ".arrow" and place.is_file() and _is_theirs(place))
+
+
+class Joined:
+    """Arrays one after the other, sliced as if they were one; a slice within one of them is a view."""
+
+    def __init__(self, arrays: "Sequence[np.ndarray]"):
+        self.arrays = [array for array in arrays if len(array)]
+        self.ends: list[int] = []
+        for array in self.arrays:
+            self.ends.append((self.ends[-1] if self.ends else 0) + len(array))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    def __getitem__(self, part: slice) -> "np.ndarray":
+        import numpy as np
+
+        start, stop, _ = part.indices(len(self))
+        found = []
+        while start < stop:
+            place = bisect.bisect_right(self.ends, start)
+            first = self.ends[place - 1] if place else 0
+            found.append(self.arrays[place][start - first : stop - first])
+            start = self.ends[place]
+        return found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, np.int32)
+
+
+@dataclass
+class Shard:
+    """One mapped record batch. offsets: where each row of `values` starts, and the end of the last."""
+
+    values: "np.ndarray"
+    offsets: "np.ndarray"
+    mask: "dict[str, Any]"
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def ids(self, row: int) -> "np.ndarray":
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def labels(self, row: int) -> "np.ndarray":
+        """The row's tokens where they are learned, and -100 elsewhere."""
+        import numpy as np
+
+        if "labels" in self.mask:
+            values, offsets = self.mask["labels"]
+            return values[offsets[row] : offsets[row + 1]]
+        labels = self.ids(row).astype(np.int64)
+        if "learned_from" in self.mask:
+            labels[: self.mask["learned_from"][row]] = IGNORED
+        elif "runs" in self.mask:
+            values, offsets = self.mask["runs"]
+            start = 0
+            for turn, length in enumerate(values[offsets[row] : offsets[row + 1]]):
+                if turn % 2 == 0:
+                    labels[start : start + length] = IGNORED
+                start += length
+        return labels
+
+
+def read_shards(path: Path) -> list[Shard]:
+    """The shards of a tokenised folder or file, mapped and not read."""
+    if path.is_file():
+        return _theirs(path)
+    told = manifest(path)
+    shards = []
+    for one in told["shards"]:
+        file = path / one["file"]
+        if not file.is_file() or file.stat().st_size != one["bytes"]:
+            raise UserError(f"{file}: is not the shard that {MANIFEST} tells of; tokenise again (unteach tokenize …)")
+        shards += [_shard(batch) for batch in _batches(file)]
+    return shards
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = runs.read_json(folder / MANIFEST, "the tokenised files")
+    if told.get("format") != FORMAT:
+        raise UserError(
+            f"{folder}: tokenised in format {told.get('format')}, and this unteach reads {FORMAT}; do it again"
+        )
+    return told
+
+
+def _batches(file: Path) -> list[Any]:
+    import pyarrow
+
+    from unteach.data.tables import record_batches
+
+    try:
+        return list(record_batches(pyarrow.memory_map(str(file))))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file}: no whole Arrow file ({str(error).splitlines()[0]})") from None
+
+
+def _shard(batch: Any) -> Shard:
+    ids = batch.column("input_ids")
+    mask: dict[str, Any] = {}
+    for name in set(batch.schema.names) & {"learned_from", "runs", "labels"}:
+        column = batch.column(name)
+        mask[name] = column.to_numpy() if name == "learned_from" else _flat(column)
+    return Shard(*_flat(ids), mask)
+
+
+def _flat(column: Any) -> "tuple[np.ndarray, np.ndarray]":
+    """(values, offsets) of a list column, as views."""
+    return column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True)
+
+
+def _is_theirs(file: Path) -> bool:
+    import pyarrow
+
+    from unteach.data.tables import record_batches
+
+    try:
+        with pyarrow.memory_map(str(file)) as mapped:
+            first = next(iter(record_batches(mapped)), None)
+            return first is not None and "input_ids" in first.schema.names
+    except (pyarrow.ArrowException, OSError):
+        return False
+
+
+def _theirs(file: Path) -> list[Shard]:
+    """training-code's files. Without labels a record batch is a row, and all of it is learned."""
+    import numpy as np
+    import pyarrow
+
+    shards = []
+    for batch in _batches(file):
+        column = batch.column("input_ids")
+        if pyarrow.types.is_integer(column.type):
+            values = column.to_numpy()
+            shards.append(Shard(values, np.array([0, len(values)]), {}))
+        elif "labels" in batch.schema.names:
+            shards.append(_shard(batch))
+        else:
+            raise UserError(f"{file}: has lists of input_ids and no labels; unteach tokenize makes files that say both")
+    return shards
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """What tells how a tokenizer makes tokens from all others: its rules and its special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules: Any = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    if backend is not None:  # which other calls on the tokenizer change
+        rules = {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
+    ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return hashlib.sha256(json.dumps([rules, ends], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def template_facts(template: Template) -> dict[str, Any]:
+    """What tells how a template asks from all others."""
+    facts: dict[str, Any] = {**asdict(template.args), "kind": template.kind}
+    if template.kind == "chat":
+        facts["chat_template"] = runs.digest(template.tokenizer.chat_template)
+    return facts
+
+
+def is_text(file: Path) -> bool:
+    """Whether one of training-code's files is text, of which all is learned."""
+    return not any(shard.mask for shard in _theirs(file))
+
+
+def check(path: Path, tokenizer: Any, shards: Iterable[Shard]) -> None:
+    """Refuses tokens that another tokenizer made."""
+    if path.is_dir():
+        made = manifest(path)["tokenizer"]
+        if made["fingerprint"] != tokenizer_fingerprint(tokenizer):
+            raise UserError(
+                f"{path}: made with the tokenizer of {made['name']} ({made['vocabulary']} tokens), and this model's "
+                f"({getattr(tokenizer, 'name_or_path', '')}, {len(tokenizer)}) makes other tokens: tokenise again with "
+                "tokenizer_path=… of this model, or train that one"
+            )
+        return
+    highest = max((int(shard.values.max()) for shard in shards if len(shard.values)), default=0)
+    if highest >= len(tokenizer):
+        raise UserError(f"{path}: holds the token {highest}, and this model's tokenizer has {len(tokenizer)}")
+
+
+def documents(hf_args: dict[str, Any], tokenizer: Any) -> tuple[Joined, list[int]]:
+    """The tokens of tokenised text, and where each document ends."""
+    import numpy as np
+
+    path = Path(hf_args["path"])
+    shards = read_shards(path)
+    check(path, tokenizer, shards)
+    if any(shard.mask for shard in shards):
+        raise UserError(f"{path}: holds prompts and answers; text to pretrain on is made with kind=text")
+    lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
+    choice: Choice | None = hf_args.get("choice")
+    arrays = [shard.values[shard.offsets[0] : shard.offsets[-1]] for shard in shards]
+    if choice is not None and choice != choice.whole():
+        joined, ends = Joined(arrays), np.cumsum(lengths)
+        taken = choice.numbers(len(lengths))
+        arrays = [joined[int(ends[n] - lengths[n]) : int(ends[n])] for n in taken]
+        lengths = lengths[taken]
+    return Joined(arrays), np.cumsum(lengths).tolist()
+
+
+@dataset
+@dataclass
+class TokenizedDataset:
+    """Rows of a tokenised file of prompts and answers, as `unteach tokenize` made them."""
+
+    template: Template
+    hf_args: dict[str, Any]
+    shards: list[Shard] = field(init=False)
+    dropped: Counter[str] = field(init=False, default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        path = Path(self.hf_args["path"])
+        if not is_tokenized(path):
+            raise UserError(f"{path}: holds no {MANIFEST}; unteach tokenize makes such folders")
+        self.shards = read_shards(path)
+        check(path, self.template.tokenizer, self.shards)
+        if path.is_dir():
+            self._same_template(path)
+        self.ends: list[int] = []
+        for shard in self.shards:
+            self.ends.append((self.ends[-1] if self.ends else 0) + len(shard))
+        choice = self.hf_args.get("choice") or Choice()
+        self.numbers = choice.numbers(self.ends[-1])
+
+    def _same_template(self, path: Path) -> None:
+        made, here = manifest(path)["template"], template_facts(self.template)
+        if odd := sorted(name for name in {*made, *here} if made.get(name) != here.get(name)):
+            told = ", ".join(f"{name} was {made.get(name)!r} and is {here.get(name)!r}" for name in odd)
+            raise UserError(f"{path}: made with another template ({told}); tokenise again, or set model.template_args")
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        number = self.numbers[row]
+        place = bisect.bisect_right(self.ends, number)
+        shard, inside = self.shards[place], number - (self.ends[place - 1] if place else 0)
+        return {"input_ids": shard.ids(inside), "labels": shard.labels(inside), "index": number}

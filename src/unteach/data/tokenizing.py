@@ -1,0 +1,303 @@
+"""Rows to tokenised files: streamed in, tokenised by several processes, written shard by shard.
+
+Rows go through the handler that training reads them with, a chunk at a time, so that a tokenised file holds what
+training would have made. Shards that are whole stay in `.<name>.partial` beside the place where the files will be, and
+the same command goes on after them; the folder takes its place once its manifest is written.
+"""
+
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unteach import registry, runs
+from unteach.data import pretraining, tables, tokenized
+from unteach.data.faults import SHOWN
+from unteach.data.fitting import IGNORED, TooLong, fit
+from unteach.data.sources import Rows
+from unteach.data.template import Template
+from unteach.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CHUNK_ROWS = 512
+"""Rows that a process takes at a time."""
+SHARD_TOKENS = 1 << 24
+"""A shard is written once it has so many tokens: 64 MiB of ids."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How rows become tokens. columns: the handler's arguments that name the columns it reads."""
+
+    handler: str
+    columns: dict[str, Any]
+    template: Template
+    max_length: int
+    too_long: TooLong
+
+    @property
+    def of_text(self) -> bool:
+        return self.handler == "PretrainingDataset"
+
+    def __call__(self, rows: Rows, where: str) -> "Made":
+        """The tokens of a chunk of rows."""
+        return self._documents(rows, where) if self.of_text else self._answers(rows, where)
+
+    def _answers(self, rows: Rows, where: str) -> "Made":
+        cls: Any = registry.dataset.get(self.handler)
+        policy = {"too_long": self.too_long} if "too_long" in cls.__dataclass_fields__ else {}
+        handler = cls(
+            template=self.template, hf_args={"path": where, "rows": rows}, max_length=self.max_length,
+            **self.columns, **policy,
+        )  # fmt: skip
+        made = Made.of(rows, handler.faults, handler.cut_rows, {example["index"] for example in handler.examples})
+        for example in handler.examples:
+            made.add(example["input_ids"], runs_of(example["labels"]))
+        return made
+
+    def _documents(self, rows: Rows, where: str) -> "Made":
+        documents, faults = pretraining.tokenise(self.template, rows, self.columns["text_key"], where)
+        room = self.max_length - len(pretraining.bos_of(self.template))
+        whole = self.too_long == "split"  # training cuts documents into its rows
+        fitted = [
+            (n, len(ids) > room, [(ids, ids)] if whole else fit(ids, ids, room, self.too_long)) for n, ids in documents
+        ]
+        for number in (number for number, _, pieces in fitted if not pieces):
+            faults.drop(f"more than {room} tokens", number)
+        cut = [number for number, longer, pieces in fitted if longer and pieces and not whole]
+        made = Made.of(rows, faults, cut, {number for number, _, pieces in fitted if pieces})
+        for ids, _ in (piece for _, _, pieces in fitted for piece in pieces):
+            made.add(ids, None)
+        return made
+
+
+@dataclass
+class Made:
+    """The tokens of a chunk, and what became of its rows."""
+
+    counts: "Counts"
+    ids: "list[np.ndarray]" = field(default_factory=list)
+    runs: list[list[int]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: Rows, faults: Any, cut: list[int], kept: set[int]) -> "Made":
+        def told(numbers: list[int]) -> list[Any]:
+            return [len(numbers), [str(rows.places[number]) for number in numbers[:SHOWN]]]
+
+        dropped = {why: told(numbers) for why, numbers in faults.empty.items()}
+        return cls(Counts(len(rows), len(kept), told(cut), dropped))
+
+    def add(self, ids: Any, runs: list[int] | None) -> None:
+        import numpy as np
+
+        self.ids.append(np.asarray(ids, np.int32))
+        learned = len(ids) if runs is None else sum(runs[1::2])
+        self.runs += [] if runs is None else [runs]
+        self.counts.add(len(ids), learned)
+
+
+@dataclass
+class Counts:
+    """What became of rows, and how long what they gave is. cut, dropped: how many, and the first places."""
+
+    read: int = 0
+    kept: int = 0
+    cut: list[Any] = field(default_factory=lambda: [0, []])
+    dropped: dict[str, list[Any]] = field(default_factory=dict)
+    examples: int = 0
+    tokens: int = 0
+    learned: int = 0
+    longest: int = 0
+    lengths: dict[str, int] = field(default_factory=dict)
+    """how many have at most so many tokens, and more than half of them"""
+
+    def add(self, length: int, learned: int) -> None:
+        self.examples, self.tokens, self.learned = self.examples + 1, self.tokens + length, self.learned + learned
+        self.longest = max(self.longest, length)
+        upper = str(1 << (length - 1).bit_length())
+        self.lengths[upper] = self.lengths.get(upper, 0) + 1
+
+    def merge(self, other: "Counts") -> None:
+        for name in ("read", "kept", "examples", "tokens", "learned"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.longest = max(self.longest, other.longest)
+        for why, told in [("", other.cut), *other.dropped.items()]:
+            mine = self.dropped.setdefault(why, [0, []]) if why else self.cut
+            mine[:] = [mine[0] + told[0], [*mine[1], *told[1]][:SHOWN]]
+        for upper, count in other.lengths.items():
+            self.lengths[upper] = self.lengths.get(upper, 0) + count
+
+
+def runs_of(labels: Any) -> list[int]:
+    """The lengths of the stretches of a row, by turns only read and learned; the first may be 0."""
+    learned = [label != IGNORED for label in labels]
+    stretches = [(told, len(list(same))) for told, same in itertools.groupby(learned)]
+    return [*([0] if stretches[0][0] else []), *(length for _, length in stretches)]
+
+
+def facts(table: tables.Table, recipe: Recipe, tokenizer_path: str) -> dict[str, Any]:
+    """What tells these tokens from all others: the rows, the columns, the tokenizer, the template, the policy."""
+    tokenizer = recipe.template.tokenizer
+    return {
+        "kind": "text" if recipe.of_text else "answers",
+        "source": {str(file): runs.fingerprint(file) for file in table.files} or {table.where: None},
+        "columns": recipe.columns,
+        "tokenizer": {
+            "name": tokenizer_path,
+            "fingerprint": tokenized.tokenizer_fingerprint(tokenizer),
+            "vocabulary": len(tokenizer),
+            "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        },
+        "template": None if recipe.of_text else tokenized.template_facts(recipe.template),
+        "max_length": recipe.max_length,
+        "too_long": recipe.too_long,
+    }
+
+
+def write(table: tables.Table, recipe: Recipe, output: Path, processes: int, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes the tokenised files of a table to the folder `output`; gives the manifest.
+
+    facts: what stands in the manifest and, if it differs, makes shards of an earlier try worthless.
+    """
+    partial = output.with_name(f".{output.name}.partial")
+    head = partial / "head.json"
+    if not head.exists() or runs.read_json(head, "the unfinished files") != facts:
+        shutil.rmtree(partial, ignore_errors=True)
+        runs.write_json(head, facts)
+    shards = _whole_shards(partial)
+    total = Counts()
+    for shard in shards:
+        total.merge(Counts(**shard.pop("counts")))
+    chunks = _chunks(table, skip=total.read)
+    for made in _gathered(_in_order(chunks, lambda rows: recipe(rows, table.where), processes)):
+        shard = _write_shard(partial, len(shards), made)
+        total.merge(Counts(**shard.pop("counts")))
+        shards.append(shard)
+        print(f"{shard['file']}: {total.read:,} rows read, {total.tokens:,} tokens", flush=True)
+    shards = [shard for shard in shards if shard["rows"]]
+    if not shards:
+        raise UserError(
+            f"{table.where}: no row can be used ({ {why: told[0] for why, told in total.dropped.items()} })"
+        )
+    manifest = {"format": tokenized.FORMAT, **facts, **counted(total), "shards": shards}
+    with runs.replacing_folder(output) as folder:
+        for shard in shards:
+            (partial / shard["file"]).replace(folder / shard["file"])
+        runs.write_json(folder / tokenized.MANIFEST, manifest)
+    shutil.rmtree(partial, ignore_errors=True)
+    return manifest
+
+
+def counted(total: Counts) -> dict[str, Any]:
+    """The counts as the manifest has them."""
+    told = dataclasses.asdict(total)
+    rows = {name: told.pop(name) for name in ("read", "kept")}
+    (cut, cut_at), dropped = told.pop("cut"), told.pop("dropped")
+    rows |= {"cut": cut, "dropped": {why: count for why, (count, _) in dropped.items()}}
+    rows["first"] = {why: places for why, (_, places) in dropped.items()} | ({"cut": cut_at} if cut else {})
+    told["lengths"] = {upper: told["lengths"][upper] for upper in sorted(told["lengths"], key=int)}
+    return {"rows": rows, **told}
+
+
+def _chunks(table: tables.Table, skip: int) -> Iterator[Rows]:
+    placed = itertools.islice(table, skip, None)
+    while rows := Rows(itertools.islice(placed, CHUNK_ROWS)):
+        yield rows
+
+
+def _gathered(chunks: Iterable[Made]) -> Iterator[Made]:
+    """Chunks put together until they fill a shard."""
+    whole = Made(Counts())
+    for made in chunks:
+        whole.counts.merge(made.counts)
+        whole.ids += made.ids
+        whole.runs += made.runs
+        if whole.counts.tokens >= SHARD_TOKENS:
+            yield whole
+            whole = Made(Counts())
+    if whole.counts.read:
+        yield whole
+
+
+def _write_shard(folder: Path, number: int, made: Made) -> dict[str, Any]:
+    """Writes a shard and, after it, what is told of it: only then does it count."""
+    import numpy as np
+    import pyarrow
+
+    columns = {"input_ids": _lists(made.ids)}
+    if made.runs and all(len(runs) == 2 for runs in made.runs):
+        columns["learned_from"] = pyarrow.array([runs[0] for runs in made.runs], pyarrow.int32())
+    elif made.runs:
+        columns["runs"] = _lists([np.asarray(runs, np.int32) for runs in made.runs])
+    batch = pyarrow.record_batch(columns)
+    file = folder / f"tokens-{number:05d}.arrow"
+    with runs.replacing(file) as temporary, pyarrow.ipc.new_file(str(temporary), batch.schema) as writer:
+        writer.write_batch(batch)
+    told = {"file": file.name, "rows": len(made.ids), "tokens": made.counts.tokens, "bytes": file.stat().st_size}
+    told |= {"sha256": runs.fingerprint(file), "counts": dataclasses.asdict(made.counts)}
+    runs.write_json(file.with_suffix(".json"), told)
+    return told
+
+
+def _lists(arrays: "list[np.ndarray]") -> Any:
+    import numpy as np
+    import pyarrow
+
+    offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
+    values = np.concatenate(arrays) if arrays else np.empty(0, np.int32)
+    return pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(values))
+
+
+def _whole_shards(folder: Path) -> list[dict[str, Any]]:
+    """What is told of the shards that an earlier try finished, up to the first that is not there."""
+    found: list[dict[str, Any]] = []
+    while (told := folder / f"tokens-{len(found):05d}.json").exists():
+        found.append(runs.read_json(told, "a finished shard"))
+    return found
+
+
+def _in_order(chunks: Iterable[Rows], work: Callable[[Rows], Made], processes: int) -> Iterator[Made]:
+    """The work on each chunk, in the order of the chunks; never more of them at hand than keeps all processes busy."""
+    if processes == 1:
+        yield from map(work, chunks)
+        return
+    global _work
+    _work = work  # which a forked process has without its being sent
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _end_with_parent) as pool:
+        waiting: deque[Any] = deque()
+        for rows in chunks:
+            waiting.append(pool.submit(_at_work, rows))
+            if len(waiting) > 2 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+_work: Callable[[Rows], Made]
+
+
+def _at_work(rows: Rows) -> Made:
+    return _work(rows)
+
+
+def _end_with_parent() -> None:
+    """A process whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

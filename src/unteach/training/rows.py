@@ -1,0 +1,64 @@
+"""The rows of a run beside its model: how long they may be, what became of them, and that they stay what they were."""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from unteach import runs, schema
+from unteach.data import sources
+from unteach.data.streams import Stream
+from unteach.errors import UserError
+from unteach.models.loading import Loaded
+
+DEFAULT_LENGTH = 2048
+"""Tokens of a row of the user's files, where the model's context has as many and nobody says otherwise."""
+
+
+def notes_of(part: Any) -> list[str]:
+    """What a dataset has to say about rows dropped and rows cut."""
+    if hasattr(part, "notes"):
+        return list(part.notes())
+    return [f"{count} rows dropped, {why}" for why, count in getattr(part, "dropped", {}).items()]
+
+
+def fit_context(part: schema.Part, loaded: Loaded) -> dict[str, int]:
+    """max_length of a dataset of the user's files, where nobody says it: as many tokens as the context has."""
+    of_files = "choice" in (part.args.get("hf_args") or {})
+    if of_files and "max_length" in inspect.signature(part.cls).parameters:
+        return {"max_length": min(DEFAULT_LENGTH, context_of(loaded.model))}
+    return {}
+
+
+def context_of(model: Any) -> int:
+    """How many tokens a row may have at most: the positions that the model knows."""
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(known) if known else sys.maxsize
+
+
+def refuse_too_long(streams: dict[str, Stream], context: int) -> None:
+    for name, stream in streams.items():
+        for number in range(len(stream)):
+            if (length := len(stream.example(number)["input_ids"])) > context:
+                raise UserError(
+                    f"data.{name}: row {number} has {length} tokens, and the model's context {context}; set max_length "
+                    f"of its dataset to {context} or less (data.max_length with data=files)"
+                )
+
+
+def fingerprints_of_files(config: schema.Config) -> dict[str, str]:
+    """sha256 of each local file that rows are read from."""
+    assert config.data is not None
+    told = [part.args.get("hf_args") or {} for parts in config.data.streams.values() for part in parts.values()]
+    return {str(file): runs.fingerprint(file) for hf_args in told for file in sources.files_of(hf_args)}
+
+
+def refuse_other_data(folder: Path, began: dict[str, Any], now: dict[str, dict[str, str]]) -> None:
+    """A run goes on with the data that it began with."""
+    for kind, named in (("files", "{}"), ("data", "data.{}")):
+        for name, fingerprint in now[kind].items():
+            if began.get(kind, {}).get(name, fingerprint) != fingerprint:
+                raise UserError(
+                    f"{named.format(name)}: is not what it was when {folder} began to train on it; put it back, or "
+                    "start again with resume=never or another task_name"
+                )

@@ -1,0 +1,98 @@
+"""`unteach tokenize input_file=… output_file=… tokenizer_path=… max_length=…`: rows to tokens, once, for many runs.
+
+Reads any table that training reads, streaming and with num_proc processes, and writes a folder of memory-mapped Arrow
+shards with a manifest. `unteach train data=files data.train_file=<that folder>` trains on it, and gives the run that
+the rows themselves would have given. too_long: drop, truncate_left, truncate_right or split. columns.input=NAME maps a
+column; kind=text makes text to pretrain on. The same command again goes on where an interrupted one stopped.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from unteach import compose, runs
+from unteach.errors import UserError
+from unteach.schema import TemplateArgs, TokenizeConfig
+
+
+def command(words: list[str]) -> None:
+    compose.environment()
+    tokenize(compose.flat(TokenizeConfig, words, "unteach tokenize"))
+
+
+def tokenize(config: TokenizeConfig) -> Path:
+    """Writes what the config says; gives the folder. Raises UserError where it holds something else."""
+    from unteach.data import forms, tables, tokenizing
+    from unteach.data.template import Template
+
+    table = tables.open_table(config.input_file, by_line=config.txt == "line")
+    if config.kind != "text" and config.pretrain_with_output is not None:
+        raise UserError("pretrain_with_output: nothing here takes it; it is for kind=text")
+    ways = forms.of_text(config.pretrain_with_output) if config.kind == "text" else forms.FORMS["answers"]
+    form = forms.find(table.where, table.columns, ways, config.columns)
+    of_text = form.handler == "PretrainingDataset"
+    if config.kind == "answers" and of_text:
+        raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
+    template = Template(_tokenizer(config), template_args(config, form.raw))
+    recipe = tokenizing.Recipe(
+        form.handler, form.arguments(config.columns), template, config.max_length,
+        config.too_long or ("split" if of_text else "truncate_right"),
+    )  # fmt: skip
+    facts = tokenizing.facts(table, recipe, config.tokenizer_path)
+    output = Path(config.output_file)
+    if output.exists():
+        refuse_other(output, facts)
+        print(f"finished before: {output}")
+        return output
+    manifest = tokenizing.write(table, recipe, output, config.num_proc or len(os.sched_getaffinity(0)), facts)
+    for sentence in said(manifest):
+        print(sentence)
+    print(f"tokens: {output}")
+    return output
+
+
+def _tokenizer(config: TokenizeConfig) -> Any:
+    from unteach.models import tokens
+    from unteach.models.handlers import load_tokenizer
+
+    tokenizer = load_tokenizer(runs.model_folder(config.tokenizer_path), config.tokenizer_args, {})
+    tokens.add(tokenizer, config.added_tokens)
+    return tokenizer
+
+
+def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
+    """What training would ask with: what is said here, what the columns say, what the model was saved with."""
+    from dataclasses import replace
+
+    from unteach.data.template import saved_args
+
+    given = replace(config.template_args, kind=config.template) if config.template else config.template_args
+    if given.kind == "auto" and raw:
+        return replace(given, kind="raw")
+    return (saved_args(runs.model_folder(config.tokenizer_path)) or given) if given == TemplateArgs() else given
+
+
+def refuse_other(output: Path, facts: dict[str, Any]) -> None:
+    """A folder is written once; another command needs another folder."""
+    from unteach.data import tokenized
+
+    if not (output / tokenized.MANIFEST).is_file():
+        raise UserError(f"output_file={output}: is there already and holds no tokens; name another folder")
+    made = tokenized.manifest(output)
+    if odd := sorted(name for name in facts if made.get(name) != facts[name]):
+        raise UserError(f"output_file={output}: holds tokens made otherwise ({', '.join(odd)}); name another folder")
+
+
+def said(manifest: dict[str, Any]) -> list[str]:
+    """What became of the rows, in sentences."""
+    rows, size = manifest["rows"], sum(shard["bytes"] for shard in manifest["shards"])
+    told = [f"{rows['read']:,} rows read, {rows['kept']:,} kept"]
+    for why, count in rows["dropped"].items():
+        told.append(f"{count:,} rows dropped, {why} ({', '.join(rows['first'][why])}{' …' if count > 8 else ''})")
+    if rows["cut"]:
+        told.append(f"{rows['cut']:,} rows cut at max_length ({', '.join(rows['first']['cut'])})")
+    told.append(
+        f"{manifest['examples']:,} examples, {manifest['tokens']:,} tokens, {manifest['learned']:,} of them learned, "
+        f"longest {manifest['longest']:,}; {size / max(1, manifest['tokens']):.2f} bytes a token"
+    )
+    return told

@@ -1,0 +1,246 @@
+"""`data=files`: columns found for every method, rows held out, what is refused before anything is trained."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.data.test_tables import write
+from unteach import compose, schema
+from unteach.data import files, sources
+from unteach.data.choice import Choice
+from unteach.data.fitting import IGNORED, fit
+from unteach.data.template import Template
+from unteach.errors import UserError
+from unteach.training import build
+from unteach.verbs.train import train
+
+ROWS = [{"input": f"What is {i}?", "output": f" It is {i}."} for i in range(10)]
+WORDS = ("data=files", "task_name=t", "model=auto", "eval=null", "data.train_file=rows.csv")
+
+
+@pytest.fixture
+def raw(tiny: Any) -> Any:
+    """The tiny model, whose words are taken as they are."""
+    return replace(tiny, template=Template(tiny.tokenizer, schema.TemplateArgs(kind="raw")))
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "MODEL").symlink_to(tiny_folder)
+    write(tmp_path / "rows.csv", ROWS)
+    return tmp_path
+
+
+def settled(*words: str, name: str = "train") -> tuple[schema.Config, list[str]]:
+    path = "model.model_args.pretrained_model_name_or_path=MODEL"
+    return files.settle(compose.compose(name, (*WORDS, path, *words)))
+
+
+def parts(*words: str, name: str = "train") -> dict[str, schema.Part]:
+    config, _ = settled(*words, name=name)
+    assert config.data is not None
+    return {stream: next(iter(parts.values())) for stream, parts in config.data.streams.items()}
+
+
+FOUND = {
+    "input output": ("SFT", "QADataset", {"question_key": "input", "answer_key": "output"}, "raw"),
+    "prompt completion": ("SFT", "QADataset", {"question_key": "prompt", "answer_key": "completion"}, "raw"),
+    "prompt generation": ("SFT", "QADataset", {"question_key": "prompt", "answer_key": "generation"}, "raw"),
+    "question answer": ("SFT", "QADataset", {"question_key": "question", "answer_key": "answer"}, "auto"),
+    "text": ("SFT", "PretrainingDataset", {"text_key": "text"}, "auto"),
+    "text notes": ("Pretrain", "PretrainingDataset", {"text_key": "text"}, "auto"),
+    "input": ("Pretrain", "PretrainingDataset", {"text_key": "input"}, "auto"),
+    "output input": ("Pretrain", "PretrainingDataset", {"text_key": ["input", "output"]}, "auto"),
+    "input output forget": ("SignedSFT", "QADataset", {"question_key": "input", "answer_key": "output", "forget_key": "forget"}, "raw"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns", FOUND)
+def test_columns_are_found_by_their_names(place: Path, columns: str) -> None:
+    method, handler, keys, template = FOUND[columns]
+    write(place / "found.jsonl", [dict.fromkeys(columns.split(), "x")])
+    config, said = settled(f"trainer={method}", "data.train_file=found.jsonl")
+    assert config.data is not None
+    part = config.data.streams["train"]["file"]
+    assert part.handler == handler and {k: v for k, v in part.args.items() if k != "hf_args"} == keys
+    assert config.model.template_args.kind == template
+    assert said[0].startswith("data.train: found.jsonl, by its columns")
+
+
+def test_columns_are_mapped(place: Path) -> None:
+    write(place / "rows.csv", [{"Frage": "Wo?", "Antwort": "Hier."}])
+    made = parts("data.columns.question=Frage", "data.columns.answer=Antwort")["train"]
+    assert (made.args["question_key"], made.args["answer_key"]) == ("Frage", "Antwort")
+    config, _ = settled("data.columns.input=Frage", "data.columns.output=Antwort", "template=qa")
+    assert config.model.template_args.kind == "qa", "what the user names wins"
+
+
+def test_settings_reach_the_handler() -> None:
+    made = parts("data.max_length=7", "data.too_long=split")["train"]
+    assert (made.args["max_length"], made.args["too_long"]) == (7, "split")
+    made = parts("trainer=pretrain", "data.packing=best_fit", "data.pretrain_with_output=false")["train"]
+    assert (made.args["packing"], made.args["text_key"]) == ("best_fit", "input")
+
+
+def test_rows_to_forget_and_to_retain(place: Path) -> None:
+    one = ("data.train_file=null", "data.forget_file=rows.csv")
+    two = parts(*one, "data.retain_file=rows.csv", "trainer=GradDiff", name="unlearn")
+    assert list(two) == ["forget", "retain"] and two["forget"].args["hf_args"]["choice"].flag is None
+    assert (
+        parts(*one, "trainer=IdkSFT", "data.retain_file=rows.csv", name="unlearn")["forget"].handler
+        == "QAwithIdkDataset"
+    )
+    write(place / "rows.csv", [{**row, "alternate": "No."} for row in ROWS])
+    assert (
+        parts(*one, "trainer=DPO", "data.retain_file=rows.csv", name="unlearn")["forget"].args["alternate_key"]
+        == "alternate"
+    )
+    assert list(parts("trainer=csv_npo", name="unlearn")) == ["forget"], "all of train_file is to be forgotten"
+    write(place / "rows.csv", [{**row, "forget": int(i < 3)} for i, row in enumerate(ROWS)])
+    marked = parts("trainer=GradDiff", name="unlearn")
+    read = {stream: sources.load_rows(part.args["hf_args"]) for stream, part in marked.items()}
+    assert {stream: [row["input"] for row in rows] for stream, rows in read.items()} == {
+        "forget": [row["input"] for row in ROWS[:3]],
+        "retain": [row["input"] for row in ROWS[3:]],
+    }
+
+
+REFUSED = {
+    "columns.inptu": (["data.columns.inptu=x"], "data.columns.inptu: this method reads no such column; did you mean input"),
+    "columns to nothing": (["data.columns.input=Input"], r"rows.csv: no column 'Input'; its columns: input, output; did you mean input\?"),
+    "no forget column": (["trainer=csv_ga"], "needs the columns .*input and output and forget.* it has input, output"),
+    "no retain": (["trainer=GradDiff"], "data.forget: this method trains on rows to forget and on rows to retain"),
+    "packing": (["data.packing=best_fit"], "data.packing: nothing here takes it; it is for text"),
+    "too_long": (["trainer=pretrain", "data.too_long=drop"], "data.too_long: nothing here takes it"),
+    "txt": (["data.txt=line"], "data.txt: nothing here takes it; it is for .txt files"),
+    "output": (["data.pretrain_with_output=false"], "data.pretrain_with_output: nothing here takes it"),
+    "forget file": (["data.forget_file=rows.csv"], "data.forget_file: this method does not train on it; it trains on train"),
+    "no file": (["data.train_file=row.csv"], r"row.csv: there is no such file; did you mean rows.csv\?"),
+    "two ways": (["data.train_file=both.jsonl"], "could be read by input and output, or by question and answer; say which, as in data.columns"),
+    "two templates": (["trainer=GradDiff", "data.forget_file=rows.csv", "data.retain_file=qa.jsonl", "data.train_file=null"], "taken in two ways"),
+    "misspelt column": (["data.train_file=misspelt.jsonl"], r"needs the columns input and output.* it has input, outptu; did you mean data.columns.output=outptu\?"),
+    "anchor": (["data.anchor=forget"], "data.anchor: 'forget' is not a stream of this run; its streams: train"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_go_together(place: Path, case: str) -> None:
+    words, said = REFUSED[case]
+    write(place / "both.jsonl", [dict.fromkeys(("input", "output", "question", "answer"), "x")])
+    write(place / "qa.jsonl", [{"question": "a", "answer": "b"}])
+    write(place / "misspelt.jsonl", [{"input": "a", "outptu": "b"}])
+    with pytest.raises(UserError, match=said):
+        settled(*words, name="unlearn" if "trainer=GradDiff" in words else "train")
+
+
+COMPOSED = {
+    "data.train_fil=x.csv": r"did you mean data\.train_file\?",
+    "data.input_column=x": r"data\.input_column: is called data\.columns\.input now",
+    "data.train_validation_split=0.9": r"is called data\.validation_fraction, the share that is held out",
+    "data.max_train_samples=5": r"is called data\.max_rows\.train now",
+    "data.validation_fraction=1.5": "validation_fraction must be at least 0 and less than 1",
+    "data.max_rows=0": "max_rows must be at least 1",
+    "data.max_rows.test=4": r"max_rows\.test: there is no test_file",
+    "data.too_long=cut": r"data\.too_long: must be .*truncate_right",
+    "data.train=TOFU_QA_full": r"both a dataset and data\.train_file are given",
+}
+
+
+@pytest.mark.parametrize("word", COMPOSED)
+def test_keys_that_are_wrong_are_refused_with_the_right_ones(word: str) -> None:
+    with pytest.raises(UserError, match=COMPOSED[word]):
+        compose.compose("train", (*WORDS, "model=tiny", word))
+
+
+@given(st.integers(2, 60), st.floats(0.01, 0.9), st.integers(0, 5), st.none() | st.integers(1, 30))
+def test_rows_held_out_are_no_others(count: int, share: float, seed: int, most: int | None) -> None:
+    train, held = Choice(seed, share, most=most), Choice(seed, share, held=True)
+    kept, apart = train.numbers(count), held.numbers(count)
+    assert not set(kept) & set(apart)
+    assert len(apart) == min(count, max(1, round(share * count)))
+    assert len(kept) == min(count - len(apart), most or count) and kept == sorted(kept)
+    assert train.numbers(count) == kept, "a function of the seed"
+
+
+@given(
+    st.integers(1, 8),
+    st.integers(0, 8),
+    st.integers(2, 9),
+    st.sampled_from(["truncate_right", "truncate_left", "drop", "split"]),
+)
+def test_what_becomes_of_long_rows(prompt: int, answer: int, most: int, too_long: Any) -> None:
+    ids = list(range(prompt + answer))
+    labels = [IGNORED] * prompt + ids[prompt:]
+    made = fit(ids, labels, most, too_long)
+    assert all(len(row) <= most and len(row) == len(its) for row, its in made)
+    assert all(label in (IGNORED, token) for row, its in made for token, label in zip(row, its, strict=True))
+    learned = [label for _, its in made for label in its if label != IGNORED]
+    if len(ids) <= most or too_long == "split":
+        assert learned == ids[prompt:], "all of the answer, each token once"
+        assert all(row[0] == 0 or row[1] == row[0] + 1 for row, _ in made), (
+            "what is learned follows on the token before it"
+        )
+    elif too_long == "drop":
+        assert not made
+    elif too_long == "truncate_right":
+        assert learned == ids[prompt:most]
+    else:
+        assert learned == ids[max(prompt, len(ids) - most + 1) :] and (not made or made[0][0][0] == 0)
+
+
+def test_every_row_that_is_left_out_is_counted_with_its_line(place: Path, raw: Any) -> None:
+    (place / "rows.csv").write_text('input,output\na,b\n"c\nd", \ne,\nf,' + "word " * 40 + "\n,g\n")
+    config, _ = settled("data.max_length=12")
+    _, said = build.build_streams(config, raw)
+    assert said == [
+        "data.train.file: 2 rows dropped, nothing in output (lines 3, 5)",
+        "data.train.file: 1 rows dropped, nothing in input (line 7)",
+        "data.train.file: 1 rows cut at max_length (line 6)",
+    ]
+    config, _ = settled("data.max_length=12", "data.too_long=drop")
+    assert "data.train.file: 1 rows dropped, more than 12 tokens (line 6)" in build.build_streams(config, raw)[1]
+
+
+def test_cells_that_are_no_text_are_refused_with_their_lines(place: Path, raw: Any) -> None:
+    rows = [*ROWS[:2], {"input": "a", "output": 5}, {"input": "b", "output": None}, {"input": ["c"], "output": "d"}]
+    (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config, _ = settled("data.train_file=rows.jsonl")
+    with pytest.raises(UserError) as caught:
+        build.build_streams(config, raw)
+    assert "output must be text, and is a number (line 3)" in str(caught.value)
+    assert "input must be text, and is a list (line 5)" in str(caught.value)
+
+
+def test_a_row_longer_than_the_context_is_refused(place: Path, raw: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(raw.model.config, "max_position_embeddings", 16)
+    write(place / "rows.csv", [*ROWS, {"input": "a", "output": "word " * 40}])
+    config, _ = settled()
+    streams, said = build.build_streams(config, raw)
+    assert max(len(streams["train"].example(i)["input_ids"]) for i in range(11)) == 16 and "1 rows cut" in said[0]
+    config, _ = settled("data.max_length=40")
+    with pytest.raises(UserError, match=r"data\.train: row 10 has 40 tokens, and the model's context 16"):
+        build.build_streams(config, raw)
+
+
+def test_a_file_that_changed_does_not_go_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = "model.model_args.pretrained_model_name_or_path=MODEL"
+    words = (*WORDS, path, "trainer.args.max_steps=2", "trainer.args.save_strategy=steps", "trainer.args.save_steps=1")
+    words = (*words, "trainer.args.keep_checkpoints=true", "data.validation_fraction=0.2")
+    folder = train(*words)
+    assert "note: data.train: rows.csv, by its columns input, output (as they are)" in capsys.readouterr().out
+    (folder / "DONE.json").unlink()
+    for gone in sorted((folder / "final_checkpoint").iterdir()):
+        gone.unlink()
+    (folder / "final_checkpoint").rmdir()
+    with (place / "rows.csv").open("a") as file:
+        file.write("a,b\n")
+    with pytest.raises(UserError, match=r"rows\.csv: is not what it was when .* began to train on it"):
+        train(*words)
+    write(place / "rows.csv", ROWS)
+    assert train(*words) == folder
