@@ -1,7 +1,7 @@
 """Rows per second of `unteach infer` against a plain loop over model.generate and against transformers.pipeline.
 
-    python benchmarks/inference.py [model=FOLDER | layers=4 width=256] [rows=96] [max_new_tokens=96] [rounds=3]
-                                   [batches=[4,8,16,32]]
+    python benchmarks/inference.py [model=FOLDER | layers=4 width=256 ends=32] [rows=128] [max_new_tokens=128]
+                                   [rounds=3] [batches=[8,16,32,64]]
 
 The plain loop and the pipeline take the rows in the order of the file, at the best of the fixed batch sizes, which is
 found first. Then the three ways take turns. All are greedy and must say the same; loading is not counted.
@@ -33,12 +33,9 @@ from unteach.models.handlers import learn_tokenizer  # noqa: E402
 from unteach.schema import ModelConfig, TemplateArgs  # noqa: E402
 from unteach.seeds import subseed  # noqa: E402
 
-ENDS = 64
-"""One token in so many ends a text of the random model."""
 
-
-def random_model(folder: Path, layers: int, width: int) -> None:
-    """A random Llama whose texts end after very unequal lengths: many of its tokens are ends of sequence."""
+def random_model(folder: Path, layers: int, width: int, ends: int) -> None:
+    """A random Llama whose texts end after very unequal lengths: one token in `ends` is an end of sequence."""
     said = [f"{row['question']} {row['answer']}" for row in authors_rows("full")]
     tokenizer = learn_tokenizer(said, 4096)
     torch.manual_seed(0)
@@ -48,7 +45,7 @@ def random_model(folder: Path, layers: int, width: int) -> None:
         initializer_range=0.1,
     )  # fmt: skip
     model = transformers.LlamaForCausalLM(config)
-    model.generation_config.eos_token_id = list(range(2, len(tokenizer), ENDS))
+    model.generation_config.eos_token_id = list(range(2, len(tokenizer), ends))
     model.generation_config.pad_token_id = 0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -78,6 +75,7 @@ class Ways:
 
     def ours(self, batch: int) -> list[str]:
         answers: dict[int, Any] = dict(self.session.generate(self.requests, self.sampling, set()))
+        self.lengths = [answers[i][0].tokens for i in range(len(self.prompts))]
         return [answers[i][0].text for i in range(len(self.prompts))]
 
     def plain(self, batch: int) -> list[str]:
@@ -120,15 +118,16 @@ def timed(way: Callable[[int], list[str]], batch: int) -> tuple[float, float, li
 
 
 def main(given: dict[str, Any]) -> None:
-    rows, most, rounds = (int(given.get(n, d)) for n, d in (("rows", 96), ("max_new_tokens", 96), ("rounds", 3)))
-    batches = given.get("batches", [4, 8, 16, 32])
+    rows, most, rounds = (int(given.get(n, d)) for n, d in (("rows", 128), ("max_new_tokens", 128), ("rounds", 3)))
+    batches = given.get("batches", [8, 16, 32, 64])
     with tempfile.TemporaryDirectory() as made:
         folder = given.get("model") or made
         if not given.get("model"):
-            random_model(Path(folder), given.get("layers", 4), given.get("width", 256))
+            random_model(Path(folder), given.get("layers", 4), given.get("width", 256), given.get("ends", 32))
         ways = Ways(folder, prompts_of(rows), most)
-    ways.plain(batches[0])
-    best = min(batches, key=lambda batch: timed(ways.plain, batch)[1])
+    if len(batches) > 1:
+        ways.plain(batches[0])
+    best = min(batches, key=lambda batch: timed(ways.plain, batch)[1]) if len(batches) > 1 else batches[0]
     found: dict[str, list[tuple[float, float]]] = {"plain": [], "pipeline": [], "ours": []}
     texts: dict[str, list[str]] = {}
     for _ in range(rounds):
@@ -136,9 +135,8 @@ def main(given: dict[str, Any]) -> None:
             wall, cpu, texts[name] = timed(getattr(ways, name), best)
             found[name].append((wall, cpu))
     lengths = [len(request.prompt) for request in ways.requests]
-    new = [len(ways.tokenizer(text)["input_ids"]) for text in texts["ours"]]
     size = sum(parameter.numel() for parameter in ways.model.parameters())
-    told = [f"{min(n)} to {max(n)} tokens (median {statistics.median(n):.0f})" for n in (lengths, new)]
+    told = [f"{min(n)} to {max(n)} tokens (median {statistics.median(n):.0f})" for n in (lengths, ways.lengths)]
     print(f"{size:,} parameters, {rows} rows of {told[0]}, texts of {told[1]}")
     print(f"best fixed batch of {batches}: {best}; {rounds} rounds, medians\n")
     print("| way | rows/s | CPU s | clock s | CPU s against ours |\n|---|---:|---:|---:|---:|")

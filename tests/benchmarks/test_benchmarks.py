@@ -33,3 +33,12 @@ def test_shared_passes_give_the_values_of_one_pass_a_metric(tiny_folder: Path) -
     printed = said("evaluation.py", f"model={tiny_folder}", "max_new_tokens=4")
     assert "| scoring |" in printed and "| generation |" in printed
     assert float(re.search(r"largest difference of a value: (\S+)", printed)[1]) < 1e-5
+
+
+@pytest.mark.long
+def test_three_ways_of_asking_say_the_same(tiny_folder: Path) -> None:
+    printed = said("inference.py", f"model={tiny_folder}", "rows=6", "max_new_tokens=8", "rounds=1", "batches=[4]")
+    assert re.findall(r"rows whose text differs from ours, (\w+): (\d+)", printed) == [
+        ("plain", "0"),
+        ("pipeline", "0"),
+    ]

@@ -1,5 +1,6 @@
 """Continuations in pieces are the library's in one go; rows that are over cost nothing more."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -64,3 +65,48 @@ def test_a_string_that_ends_a_row(tiny: Any, monkeypatch: pytest.MonkeyPatch) ->
         assert row == full[: len(row)]
         assert len(row) == len(full) or stop in text(row)
     assert len(found[0]) == continuing.PIECE
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["joined", "in turn"])
+def test_rows_that_wait_take_free_places(
+    tiny: Any, stops: list[int], joined: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the cache cannot be joined, they come once all are over; either way each row says what it says alone."""
+    if not joined:
+        monkeypatch.setattr(continuing.caches, "grows", lambda cache: False)
+    rows: list[int] = []
+    real = tiny.model.generate
+
+    def counting(**given: Any) -> Any:
+        rows.append(len(given["input_ids"]))
+        return real(**given)
+
+    engine = HFEngine(tiny.model, tiny.tokenizer, stops=stops)
+    monkeypatch.setattr(tiny.model, "generate", counting)
+    found = continuing.Continuation(engine, 50, [], {}).of(PROMPTS, slots=3)
+    monkeypatch.undo()
+    assert found == [plain(tiny, prompt, stops, max_new_tokens=50) for prompt in PROMPTS]
+    assert max(rows) == 3
+    if joined:
+        assert sum(rows) < 3 * len(rows), "some passes take in a few rows beside those under way"
+
+
+def test_a_repetition_penalty_does_not_count_padding(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose padding is its end of sequence ends its texts where it would alone."""
+    tokenizer = copy.deepcopy(tiny.tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    engine = HFEngine(tiny.model, tokenizer)
+    given = {"max_new_tokens": 20, "repetition_penalty": 1.0001}
+    alone = [plain(tiny, prompt, [2], **given) for prompt in PROMPTS]
+    seen: list[Any] = []
+
+    def watching(ids: Any, scores: Any) -> Any:
+        seen.append(ids)
+        return real(ids, scores)
+
+    continuation = continuing.Continuation(engine, 20, [], {"repetition_penalty": 1.0001})
+    assert continuation.penalty
+    real = continuation.penalty.processor
+    monkeypatch.setattr(continuation.penalty, "processor", watching)
+    assert continuation.of(PROMPTS) == alone
+    assert not any(bool((ids == 2).any()) for ids in seen), "no padding is told to it"

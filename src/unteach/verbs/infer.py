@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import compose, inference
-from unteach.errors import RowsFailed, UserError
+from unteach.errors import RowsFailed, UserError, nearest
 from unteach.inference import InferConfig
 from unteach.launch import accelerated
 
@@ -50,6 +50,9 @@ def name_model(words: list[str], config_dirs: tuple[str, ...]) -> list[str]:
         key, _, value = word.partition("=")
         named = value.strip("'\"")
         if key == "model" and named not in files:
+            guess = None if "/" in named or Path(named).is_dir() else nearest(named, files)
+            if guess:
+                print(f"note: model={named} is taken for a hub id; `unteach list models` has {guess}")
             quoted = named.replace("\\", "\\\\").replace("'", "\\'")
             found += ["model=auto", f"{PATH}='{quoted}'"]
         else:

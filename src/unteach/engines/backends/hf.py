@@ -17,8 +17,8 @@ from unteach.seeds import subseed
 
 TOKENS = {"cuda": 32768, "cpu": 8192}
 """Tokens of the rows that are continued at once, with those to come, until memory says otherwise."""
-TURNS, POOLS = 4, 8
-"""Rows of a pool to each of its places; pools at least, where there are rows enough."""
+TURNS = 4
+"""Rows of a pool to each of its places."""
 
 
 @backend("hf")
@@ -64,13 +64,13 @@ class HuggingFace:
 class Pools(Batching):
     """Batches of more rows than go on at once: one that is over leaves its place to one that waits.
 
-    A pool is the unit that is run whole, so it is small enough that a stop costs little, and that several processes
-    have several each. times: texts of a row. turns: rows to a place.
+    A pool is the unit that is run whole, so it is small enough that a stop costs little, and that each of the processes
+    has one. times: texts of a row. turns: rows to a place.
     """
 
-    def __init__(self, *args: Any, times: int, turns: int = TURNS):
+    def __init__(self, *args: Any, times: int, turns: int = 1, world: int = 1):
         super().__init__(*args)
-        self.times, self.turns = times, turns
+        self.times, self.turns, self.world = times, turns, world
 
     def places(self, row: Row) -> int:
         """How many rows go on at once, if none is longer than this one."""
@@ -78,7 +78,7 @@ class Pools(Batching):
 
     def batches(self, numbers: Sequence[int]) -> list[list[Row]]:
         rows, found = sorted(self.rows(numbers), key=lambda row: -self.width(row)), []
-        share = -(-len(rows) // POOLS)
+        share = -(-len(rows) // self.world)
         while rows:
             places = self.places(rows[0])
             size = max(places, min(places * self.turns, share)) if places > 1 else 1
@@ -175,6 +175,7 @@ class Continuing:
         batching = Pools(
             requests, lambda request: len(request.prompt) + sampling.max_new_tokens, engine.batch_size,
             engine.budget("generate"), times=max(sampling.num_return_sequences, beams), turns=1 if beams > 1 else TURNS,
+            world=engine.here.world,
         )  # fmt: skip
 
         def work(batch: list[Row]) -> list[list[Completion]]:

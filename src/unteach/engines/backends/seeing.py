@@ -60,7 +60,7 @@ class SeeingRows:
 
         times = max(sampling.num_return_sequences, sampling.num_beams or 1)
         budget = self.engine.budget("generate")
-        batching = Pools(requests, length, self.engine.batch_size, budget, times=times, turns=1)
+        batching = Pools(requests, length, self.engine.batch_size, budget, times=times)
 
         def work(batch: list[Row]) -> list[Answer]:
             read = images.ahead([requests[i] for [i] in batch], lambda request: request.images)
