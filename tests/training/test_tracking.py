@@ -1,170 +1,88 @@
-"""What a run shows of itself: plot, samples, profile, TensorBoard and Weights & Biases without a network."""
+"""What a run is called in Weights & Biases: from its configuration, and the same again when it goes on."""
 
-import json
+import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.cli.test_export import run
+from unteach import schema
+from unteach.compose import compose
 from unteach.errors import UserError
-from unteach.training import plot
-from unteach.training.samples import halves
-
-SAMPLES = "trainer.samples={rows: 2, max_new_tokens: 5, every: 1}"
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+from unteach.launch.plan import expand
+from unteach.launch.studyfile import read
+from unteach.training.tracking import tracked
+from unteach.verbs import train
 
 
-@pytest.fixture(scope="module")
-def shown(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with everything but Weights & Biases."""
-    profiler = "trainer.profiler={skip_first: 0, wait: 0, warmup: 0, active: 1, repeat: 1}"
-    folder = tmp_path_factory.mktemp("shown") / "run"
-    return run(
-        tiny_folder, folder, SAMPLES, profiler, "trainer.args.report_to=tensorboard", "trainer.args.logging_steps=1"
+def asked(**wandb: Any) -> schema.Config:
+    return schema.Config(
+        "train",
+        "x",
+        0,
+        schema.Paths("x"),
+        schema.ModelConfig({}),
+        schema.TrainerConfig("SFT", None, {}),
+        wandb=schema.Wandb(**wandb),
     )
 
 
-def test_the_plot_shows_what_was_logged(shown: Path) -> None:
-    assert (shown / plot.FILE).read_bytes().startswith(b"\x89PNG")
-    panels = plot.curves(shown / "metrics.jsonl")
-    assert list(panels) == ["loss"] and [step for step, _ in panels["loss"]["loss"]] == [1, 2]
+def test_a_study_is_a_group_and_a_kind_a_job_type() -> None:
+    plan = {run.name: run for run in expand({**read("demo"), "wandb": {"project": "mine", "entity": "us"}})}
+    told = compose("unlearn", plan["NPO"].overrides).wandb
+    assert told == schema.Wandb(project="mine", entity="us", group="demo", job_type="forget")
+    assert not any("wandb" in word for word in expand(read("demo"))[0].overrides)
 
 
-def test_evaluated_values_have_a_panel_of_their_own(tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": 2.0, "forget_loss": 1.0, "margin": 3}\n{"step": 1, "eval_tofu_x": 0.5, "eval_runtime": 3}\n'
-        '{"step": 2, "loss": NaN, "forget_loss": 0.5, "train_loss": 1}\n{"step": 3, "lo'
-    )
-    assert plot.curves(tmp_path / "metrics.jsonl") == {
-        "loss": {"loss": [(1, 2.0)], "forget_loss": [(1, 1.0), (2, 0.5)]},
-        "logged": {"margin": [(1, 3)]},
-        "evaluated": {"tofu_x": [(1, 0.5)]},
-    }
-    assert plot.loss_png(tmp_path) == tmp_path / plot.FILE
-    assert plot.loss_png(tmp_path / "nothing") is None
-
-
-def test_samples_are_what_the_model_says(shown: Path) -> None:
-    from unteach.verbs.load import load
-
-    written = lines(shown / "samples.jsonl")
-    assert [(line["step"], line["row"]) for line in written] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
-    loaded = load(str(shown))
-    ids = loaded.template.tokenizer(written[-1]["prompt"], return_tensors="pt").input_ids
-    made = loaded.model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=list(loaded.template.stops))
-    assert loaded.template.text(made[0, ids.shape[1] :]) == written[-1]["said"]
-    assert written[0]["answer"] and written[0]["answer"] not in written[0]["prompt"]
-
-
-def test_samples_change_nothing_of_a_run(shown: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    """Drawn ones neither: training's own random numbers stay as they were."""
-    drawn = "trainer.samples={rows: 2, max_new_tokens: 5, every: 1, temperature: 1.0, top_k: 20}"
-    weights, texts = [], []
-    for name, extra in (("a", drawn), ("b", drawn), ("without", "trainer.samples=null")):
-        dropout = (
-            "model.peft_args={r: 2, lora_dropout: 0.5, target_modules: all-linear}",
-            "trainer.args.report_to=none",
+def test_wandb_where_nothing_is_sent_is_a_mistake() -> None:
+    with pytest.raises(UserError, match="report_to=wandb"):
+        compose("unlearn", ["experiment=unlearn/authors/default", "task_name=x", "wandb.group=g"])
+    with pytest.raises(UserError, match="did you mean group"):
+        compose(
+            "unlearn",
+            ["experiment=unlearn/authors/default", "task_name=x", "wandb.grup=g", "trainer.args.report_to=wandb"],
         )
-        folder = run(tiny_folder, tmp_path / name, extra, *dropout)
-        weights.append((folder / "final_checkpoint" / "adapter_model.safetensors").read_bytes())
-        texts.append((folder / "samples.jsonl").read_text() if name != "without" else "")
-    assert weights[0] == weights[1] == weights[2]
-    assert texts[0] == texts[1] and texts[0] != (shown / "samples.jsonl").read_text()
 
 
-def test_a_resumed_run_has_each_sample_once(tiny_folder: Path, tmp_path: Path) -> None:
-    folder = run(tiny_folder, tmp_path / "run", SAMPLES)
-    first = lines(folder / "samples.jsonl")
-    with (folder / "samples.jsonl").open("a") as file:
-        file.write('{"step": 7, "row": 0}\n{"st')
-    (folder / "DONE.json").unlink()
-    for path in (folder / "final_checkpoint", folder / "checkpoint-2"):
-        path.rename(tmp_path / path.name)
-    run(tiny_folder, folder, SAMPLES)
-    assert lines(folder / "samples.jsonl") == first
-
-
-def test_texts_without_a_prompt_are_halved() -> None:
-    assert halves({"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}) == ((1, 2), (3, 4))
-    assert halves({"input_ids": [1, 2, 3, 4, 5], "labels": [1, 2, 3, 4, 5]}) == ((1, 2), (3, 4, 5))
-
-
-def test_a_profile_is_a_chrome_trace(shown: Path) -> None:
-    [trace] = (shown / "profile").iterdir()
-    events = json.loads(trace.read_text())["traceEvents"]
-    assert trace.name == "step1-rank0.json" and any("aten::" in event.get("name", "") for event in events)
-
-
-def test_tensorboard_has_losses_and_samples(shown: Path) -> None:
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    found = accumulator.EventAccumulator(str(shown / "logs")).Reload()
-    assert [e.step for e in found.Scalars("train/loss")] == [1, 2]
-    assert "samples/0/text_summary" in found.Tags()["tensors"]
-
-
-def test_wandb_offline_goes_on_as_one_run(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb = pytest.importorskip("wandb", reason="pip install unteach[track]")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    begun: list[Any] = []
-    real = wandb.init
-
-    def init(*args: Any, **given: Any) -> Any:
-        started = real(*args, **given)
-        begun.append(started)
-        return started
-
-    monkeypatch.setattr(wandb, "init", init)
-    words = (
-        SAMPLES,
-        "trainer.args.report_to=wandb",
-        "trainer.args.logging_steps=1",
-        "wandb.group=mine",
-        "wandb.project=unteach",
+def test_one_run_there_for_one_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_LOG_MODEL", "the user's own")
+    opened: list[dict[str, Any]] = []
+    closed: list[int] = []
+    fake = SimpleNamespace(
+        init=lambda **given: opened.append(given), run=SimpleNamespace(finish=lambda: closed.append(1))
     )
-    folder = run(tiny_folder, tmp_path / "study" / "run", *words)
-    assert wandb.run is None, "it is over, and the next run is another"
-    (folder / "DONE.json").unlink()
-    for path in (folder / "final_checkpoint", folder / "checkpoint-2"):
-        path.rename(tmp_path / path.name)
-    run(tiny_folder, folder, *words)
-    first, second = begun
-    assert (first.name, first.group, first.project) == ("run", "mine", "unteach") and first.id == second.id
-    assert len(list((folder / "wandb").glob("offline-run-*"))) == 2
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for folder in ("a", "b", "a"):
+        with tracked(asked(project="p", group="g", job_type="forget", log_model="end"), tmp_path / folder, first=True):
+            assert os.environ["WANDB_LOG_MODEL"] == "end"
+    assert opened[0] == opened[2], "a run that goes on is the same run there"
+    assert opened[0]["id"] != opened[1]["id"]
+    assert {k: v for k, v in opened[0].items() if v and k != "id"} == {
+        "project": "p", "group": "g", "job_type": "forget", "name": "x", "resume": "allow"
+    }  # fmt: skip
+    assert os.environ["WANDB_LOG_MODEL"] == "the user's own"
+    assert len(closed) == 3, "the next run of this process must not go on in it"
+    with tracked(asked(), tmp_path / "a", first=False):
+        pass
+    assert len(opened) == 3, "one process opens it for all"
 
 
-def test_an_interrupted_run_has_its_plot(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from unteach.training.trainer import Trainer
-
-    real = Trainer.end_step
-
-    def interrupted(self: Any) -> None:
-        real(self)
-        if self.state.global_step == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "end_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(tiny_folder, tmp_path / "run", "trainer.args.logging_steps=1")
-    assert (tmp_path / "run" / plot.FILE).exists()
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ("trainer.samples={rows: 2}", r"trainer\.samples\.every: is required where no suite runs"),
-        ("trainer.samples={every: 1, stream: retain}", r"trainer\.samples\.stream: must be one of train"),
-        ("trainer.samples={every: 0}", "at least 1"),
-        ("trainer.samples={every: 1, top_p: 0.9}", "for a temperature above 0"),
-        ("trainer.samples={each: 1}", r"trainer\.samples\.each"),
-        ("trainer=classify trainer.samples={every: 1}", "a classifier, which generates no text"),
-        ("trainer.profiler={active: 0}", "active and repeat must be at least 1"),
-    ],
-)
-def test_mistakes(given: str, said: str, tiny_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=said):
-        run(tiny_folder, tmp_path / "run", *given.split(" ", given.startswith("trainer=")))
+@pytest.mark.long
+def test_two_runs_of_one_process_are_two_runs_there(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the library itself, which writes into a folder where it is offline."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "experiment=unlearn/authors/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={tiny_folder}",
+        "template=qa", "eval=null", "trainer.args.max_steps=2", "trainer.args.logging_steps=1", "trainer.args.report_to=wandb",
+        "wandb.group=g", "wandb.job_type=forget", "wandb.dir=w",
+    ]  # fmt: skip
+    for name in ("one", "two"):
+        train.train(*words, f"task_name={name}", config_name="unlearn")
+    there = sorted(folder.name.rpartition("-")[2] for folder in (tmp_path / "w" / "wandb").glob("offline-run-*"))
+    assert len(there) == len(set(there)) == 2

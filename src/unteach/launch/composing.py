@@ -17,6 +17,9 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
 
     Two runs of one shape differ in their places and in the value of their seed alone.
     """
+    shapes = {(run.config_name, tuple(map(_shape, run.overrides))) for run in plan}
+    if len(shapes) > SHOWN:
+        print(f"{len(plan)} runs are composed before the first starts ({len(shapes)} different ones)", flush=True)
     failed: dict[str, list[str]] = {}
     said: dict[str, None] = {}
     verdicts: dict[tuple[object, ...], str] = {}

@@ -7,39 +7,45 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from unteach import runs, schema
+from unteach.errors import UserError
+
+LOG_MODEL = "WANDB_LOG_MODEL"
+"""Where the library's callback reads whether to upload weights; all else it takes from the run that is open."""
 
 
 @contextlib.contextmanager
-def tracked(config: schema.Config, folder: Path) -> Iterator[None]:
-    """Puts `wandb` of the configuration where the library's callback reads it; afterwards closes the run there.
+def tracked(config: schema.Config, folder: Path, first: bool) -> Iterator[None]:
+    """Opens the run that `wandb` of the configuration names, in the first process, and closes it afterwards.
 
-    The same folder is the same run there: one that was stopped goes on with its curves. Variables that the user set
-    stand wherever the configuration says nothing.
+    The same folder is the same run there: one that was stopped goes on with its curves. Without a section `wandb` the
+    library's callback opens one by itself. The trainer must be built inside.
     """
-    told = config.wandb or schema.Wandb()
-    asked = config.trainer.args.get("report_to") if config.trainer else None
-    on = config.wandb is not None or "wandb" in (asked if isinstance(asked, list) else [asked])
-    names = {
-        "WANDB_PROJECT": told.project,
-        "WANDB_ENTITY": told.entity,
-        "WANDB_RUN_GROUP": told.group,
-        "WANDB_JOB_TYPE": told.job_type,
-        "WANDB_LOG_MODEL": told.log_model if config.wandb else None,
-        "WANDB_DIR": told.dir or (str(folder) if on else None),
-        "WANDB_RUN_ID": runs.digest(str(folder.resolve())) if on else None,
-        "WANDB_RESUME": "allow" if on else None,
-    }
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update({name: value for name, value in names.items() if value is not None})
-    if told.dir:
-        Path(told.dir).mkdir(parents=True, exist_ok=True)
+    before = os.environ.get(LOG_MODEL)
+    if config.wandb is not None:
+        os.environ[LOG_MODEL] = config.wandb.log_model
+        if first:
+            _open(config, config.wandb, folder)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        if "wandb" in sys.modules and (open_run := getattr(sys.modules["wandb"], "run", None)) is not None:
-            open_run.finish()
+        if before is None:
+            os.environ.pop(LOG_MODEL, None)
+        else:
+            os.environ[LOG_MODEL] = before
+        if "wandb" in sys.modules and (opened := getattr(sys.modules["wandb"], "run", None)) is not None:
+            opened.finish()  # the next run of this process is another
+
+
+def _open(config: schema.Config, told: schema.Wandb, folder: Path) -> None:
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("trainer.args.report_to=wandb: wandb is not here: pip install 'unteach[track]'") from None
+    if told.dir:
+        Path(told.dir).mkdir(parents=True, exist_ok=True)
+    assert config.trainer is not None
+    name = config.trainer.args.get("run_name") or config.task_name
+    wandb.init(
+        project=told.project, entity=told.entity, group=told.group, job_type=told.job_type, dir=told.dir, name=name,
+        id=runs.digest(str(folder.resolve())), resume="allow",
+    )  # fmt: skip

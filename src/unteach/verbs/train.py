@@ -100,23 +100,21 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     collator = build.build_collator(config, loaded)
     held_out = validation.of_run(config, loaded, collator, args, folder, here)
     watching = watchers(config, loaded, streams, anchor, folder, here)
-    trainer = build.build_trainer(
-        config, loaded, streams, anchor, folder, here,
-        args=args,
-        evaluator=_evaluator(config, loaded, folder, here) if config.eval else None,
-        validation=held_out,
-        callbacks=watching,
-    )  # fmt: skip
-    try:
-        if config.trainer.args.get("do_train", True):
-            with tracked(config, folder):
+    evaluator = _evaluator(config, loaded, folder, here) if config.eval else None
+    with tracked(config, folder, here.first):
+        trainer = build.build_trainer(
+            config, loaded, streams, anchor, folder, here,
+            args=args, evaluator=evaluator, validation=held_out, callbacks=watching,
+        )  # fmt: skip
+        try:
+            if config.trainer.args.get("do_train", True):
                 trainer.train_from(start)
-    finally:
-        for watcher in watching:
-            watcher.close()
-    if trainer.preempted:
-        raise Preempted(f"stopped at step {trainer.state.global_step}; run the same command again to go on")
-    validation.at_the_end(trainer, folder)
+        finally:
+            for watcher in watching:
+                watcher.close()
+        if trainer.preempted:
+            raise Preempted(f"stopped at step {trainer.state.global_step}; run the same command again to go on")
+        validation.at_the_end(trainer, folder)
     state = spread.whole_state(trainer, here.mode)
     if here.first:
         build.save_final(trainer.accelerator.unwrap_model(loaded.model), loaded, folder, config.trainer.method, state)
