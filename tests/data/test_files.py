@@ -119,6 +119,7 @@ REFUSED = {
     "packing": (["data.packing=best_fit"], "data.packing: nothing here takes it; it is for text"),
     "too_long": (["trainer=pretrain", "data.too_long=drop"], "data.too_long: nothing here takes it"),
     "txt": (["data.txt=line"], "data.txt: nothing here takes it; it is for .txt files"),
+    "output of text": (["trainer=pretrain", "data.train_file=text.jsonl", "data.pretrain_with_output=false"], "data.pretrain_with_output: nothing here takes it"),
     "output": (["data.pretrain_with_output=false"], "data.pretrain_with_output: nothing here takes it"),
     "forget file": (["data.forget_file=rows.csv"], "data.forget_file: this method does not train on it; it trains on train"),
     "no file": (["data.train_file=row.csv"], r"row.csv: there is no such file; did you mean rows.csv\?"),
@@ -134,6 +135,7 @@ def test_what_does_not_go_together(place: Path, case: str) -> None:
     words, said = REFUSED[case]
     write(place / "both.jsonl", [dict.fromkeys(("input", "output", "question", "answer"), "x")])
     write(place / "qa.jsonl", [{"question": "a", "answer": "b"}])
+    write(place / "text.jsonl", [{"text": "a"}])
     write(place / "misspelt.jsonl", [{"input": "a", "outptu": "b"}])
     with pytest.raises(UserError, match=said):
         settled(*words, name="unlearn" if "trainer=GradDiff" in words else "train")

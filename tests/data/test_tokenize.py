@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from tests.data.test_tables import write
 from unteach import compose, runs, schema
 from unteach.data import files, tokenized, tokenizing
+from unteach.data.template import Template
 from unteach.errors import UserError
 from unteach.training import build
 from unteach.verbs.tokenize import tokenize
@@ -42,7 +44,9 @@ def make(output: str = "tokens", **given: Any) -> Path:
 
 def examples(loaded: Any, *words: str) -> tuple[list[tuple[list[int], list[int]]], list[str]]:
     config, _ = files.settle(compose.compose("train", (*WORDS, "task_name=t", *words)))
-    loaded.template.kind, loaded.template.args.kind = config.model.template_args.kind, config.model.template_args.kind
+    kind = config.model.template_args.kind
+    if kind != "auto":
+        loaded.template.kind = loaded.template.args.kind = kind
     streams, said = build.build_streams(config, loaded)
     rows = (streams["train"].example(number) for number in range(len(streams["train"])))
     return [(list(map(int, row["input_ids"])), list(map(int, row["labels"]))) for row in rows], said
@@ -84,6 +88,26 @@ def test_text_is_packed_from_tokens_as_from_rows(place: Path, loaded: Any, packi
     held = ("data.validation_fraction=0.25", "data.max_rows.train=11")
     some, _ = examples(loaded, *words, *held, f"data.train_file={folder}")
     assert some == examples(loaded, *words, *held, "data.train_file=rows.jsonl", "data.max_length=32")[0] != from_tokens
+
+
+def test_conversations_keep_the_turns_that_are_learned(place: Path, loaded: Any) -> None:
+    loaded.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    loaded.tokenizer.save_pretrained(place / "CHAT")
+    turns = [
+        [("user", f"Who is {i}?"), ("assistant", "Ann."), ("user", "Where?"), ("assistant", "Here.")] for i in range(9)
+    ]
+    write(place / "rows.jsonl", [{"messages": [{"role": r, "content": c} for r, c in row]} for row in turns])
+    told = schema.TokenizeConfig("rows.jsonl", "tokens", "CHAT", 128, num_proc=1)
+    folder = tokenize(told)
+    assert tokenized.manifest(folder)["template"]["kind"] == "chat"
+    loaded = replace(loaded, template=Template(loaded.tokenizer, schema.TemplateArgs(kind="chat")))
+    from_tokens, _ = examples(loaded, f"data.train_file={folder}")
+    assert from_tokens == examples(loaded, "data.train_file=rows.jsonl", "data.max_length=128")[0]
+    learned = [label for label in from_tokens[0][1] if label != -100]
+    assert loaded.tokenizer.decode(learned) == "Ann.</s>Here.</s>"
 
 
 def test_rows_are_views_of_the_mapped_file_and_small(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

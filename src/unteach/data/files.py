@@ -115,6 +115,7 @@ class Finder:
             way = " (as they are)" if self.raw[stream] else " (through the template)"
         self.said.append(f"data.{stream}: {table.where}, by its columns {columns}{way}")
         self.taken |= {"txt"} if any(file.suffix == ".txt" for file in table.files) else set()
+        self.taken |= {"pretrain_with_output"} if self.kind == "text" and "text" not in form.roles else set()
         settings = self._settings(registry.dataset.get(form.handler))
         return _part(form.handler, {**form.arguments(mapped), **settings, "hf_args": hf_args})
 
@@ -123,10 +124,7 @@ class Finder:
         if stream == "forget" and "alternate" in self.method.streams() and self.method.ask("", "") is None:
             given = self.files.columns.get("alternate", "alternate") in table.columns
             return FORMS["alternates" if given else "refusals"]
-        if self.kind == "text":
-            self.taken.add("pretrain_with_output")
-            return of_text(self.files.pretrain_with_output)
-        return FORMS[self.kind]
+        return of_text(self.files.pretrain_with_output) if self.kind == "text" else FORMS[self.kind]
 
     def _settings(self, cls: type) -> dict[str, Any]:
         """Those keys of `data` that a handler has a field for."""
