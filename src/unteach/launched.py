@@ -55,7 +55,8 @@ def mode() -> str:
         if flag(f"ACCELERATE_USE_{name}"):
             raise UserError(f"accelerate was asked for {what}, which unteach does not know. {RIGHT}")
     if "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and not by_launcher():
-        raise UserError(f"accelerate was asked for several processes and started one (as it does with --cpu). {RIGHT}")
+        raise UserError("accelerate was asked for several processes and started one, as it does with --cpu (if it was "
+                        f"asked for one, MASTER_ADDR is left over in the environment: unset it). {RIGHT}")  # fmt: skip
     if flag("ACCELERATE_USE_DEEPSPEED"):
         return f"zero{_stage()}"
     if flag("ACCELERATE_USE_FSDP"):

@@ -32,6 +32,8 @@ def command(
     if printed:
         print_tree(config.tree, provenance.origins(name, overrides, config_dirs))
         return
+    if config.launch:
+        accelerated.find(config.launch, config_dirs)
     check(config)
 
 
@@ -103,7 +105,7 @@ def check_training(config: schema.Config, folder: Path) -> None:
         print(f"note        {sentence}")
     processes = config.nproc or args.world_size
     if config.launch:
-        print(f"launch      {config.launch} ({accelerated.find(config.launch)})")
+        print(f"launch      {config.launch}, {processes} processes")
     steps = Steps(streams, anchor, build.step_size(args) // args.world_size * processes, config.seed)
     print(f"steps       {forecast.said_of_steps(args, len(steps), processes)}")
     print(f"memory      {forecast.said_of_memory(loaded, args, config.trainer.method, streams)}")
