@@ -4,7 +4,7 @@ SMOLLM2 = saves/models/SmolLM2-135M-Instruct
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: venv demo demo-smollm2 test test-long test-slurm check
+.PHONY: venv demo demo-smollm2 test test-long test-slurm test-vllm check
 
 PIP = $(PY) -m pip install -q --disable-pip-version-check
 
@@ -44,6 +44,22 @@ test-long: .venv/ready-long
 # On a real Slurm, which is installed (Debian, as root) and started here for as long as the tests take.
 test-slurm: .venv/ready-test
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m slurm tests/slurm $(ARGS)
+
+# vLLM pins torch and transformers, and has an environment of its own (4 GB). The package index has torchvision built for
+# CUDA: its compiled operators, which no test calls, are let go.
+VLLM = .venv-vllm/bin/python
+VLLM_PIP = $(VLLM) -m pip install -q --disable-pip-version-check
+
+.venv-vllm/ready: requirements-vllm.lock
+	test -x $(VLLM) || python3 -m venv .venv-vllm
+	$(VLLM_PIP) $$(grep '^torch==' requirements-vllm.lock)
+	$(VLLM_PIP) --no-deps -r requirements-vllm.lock
+	sed -i '/register_fake("torchvision::q\?nms")/d' .venv-vllm/lib/python3*/site-packages/torchvision/_meta_registrations.py
+	$(VLLM_PIP) --no-deps -e .
+	touch $@
+
+test-vllm: .venv-vllm/ready
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM) -m pytest -m vllm tests/backends $(ARGS)
 
 check: venv
 	.venv/bin/ruff check src tests

@@ -36,7 +36,10 @@ def language_model(folder: Path, chat: bool = False) -> Path:
     if chat:
         tokenizer.chat_template = CHAT
     torch.manual_seed(0)
-    transformers.LlamaForCausalLM(text_config(tokenizer)).save_pretrained(folder)
+    model = transformers.LlamaForCausalLM(text_config(tokenizer))
+    with torch.no_grad():
+        model.lm_head.weight[tokenizer.eos_token_id] *= 1.5  # so that some texts end by themselves
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -1,9 +1,12 @@
 """Images from paths, addresses and data sets; those that cannot be read say why."""
 
+import contextlib
 import io
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.backends.conftest import Fake
@@ -57,6 +60,19 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, fake: Fake, monkeypatch: p
             images.read(source, most_bytes=4096)
     with pytest.raises(images.Unreadable, match="not int"):
         images.read(3)
+
+
+@settings(max_examples=100, deadline=None, database=None)
+@given(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF"]), st.data())
+def test_a_broken_file_is_unreadable_and_nothing_else(kind: str, data: st.DataObject) -> None:
+    held = io.BytesIO()
+    Image.new("RGB", (9, 7), "red").save(held, format=kind)
+    whole = bytearray(held.getvalue())
+    for place in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=6)):
+        whole[place] = data.draw(st.integers(0, 255))
+    torn = bytes(whole[: data.draw(st.integers(0, len(whole)))])
+    with contextlib.suppress(images.Unreadable):
+        assert images.read(torn).mode == "RGB"
 
 
 def test_rows_come_in_order_with_their_images_or_the_reason(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """backend=openai over a real socket, against a server that misbehaves on purpose."""
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -7,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.backends.conftest import KEY, Asked, Fake, Misdeed, answer
 from tests.conftest import read_rows
+from unteach.engines import processes
+from unteach.engines.backends import words
+from unteach.engines.backends.server import Refused
 from unteach.errors import Preempted, RowsFailed, UserError
+from unteach.inference import Sampling
 from unteach.verbs.infer import infer
 
 Infer = Callable[..., list[dict[str, Any]]]
@@ -224,6 +231,44 @@ def test_answers_that_are_not_what_was_asked_for(
     with pytest.raises(RowsFailed):
         ask("perplexity=true")
     assert said in output()[0]["error"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "usage", "message", "content", "text", "finish_reason", "logprobs", "index"]),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=100, deadline=None, database=None)
+@given(st.fixed_dictionaries({"choices": JSON | st.lists(JSON, min_size=1, max_size=1), "usage": JSON}) | JSON)
+def test_no_shape_of_an_answer_is_a_bug(told: Any) -> None:
+    with contextlib.suppress(ValueError, Refused):
+        words.answer(told, Sampling(perplexity=True))
+
+
+def test_a_run_that_is_asked_to_stop_waits_for_no_silent_server(
+    fake: Fake, ask: Infer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misdeed(asked: Asked, turn: int) -> Misdeed | None:
+        if asked.words != QUESTIONS[4]:
+            return None
+        monkeypatch.setattr(processes, "_asked", True)  # as the handler of SIGTERM does
+        return Misdeed(silent=True)
+
+    fake.misdeed = misdeed
+    with pytest.raises(Preempted):
+        ask("backend_args.concurrency=1")
+    fake.misdeed = lambda asked, turn: None
+    fake.asked.clear()
+    assert all(row["error"] is None for row in ask())
+    assert sorted(one.words for one in fake.asked) == sorted(QUESTIONS[4:])
 
 
 def test_no_more_questions_at_once_than_allowed(fake: Fake, ask: Infer) -> None:

@@ -42,11 +42,11 @@ def read(source: Any, most_bytes: int = MOST_BYTES, seconds: float = SECONDS) ->
         if opened.width * opened.height > MOST_PIXELS:
             raise Unreadable(f"{name} has {opened.width} x {opened.height} pixels; {MOST_PIXELS:,} at most")
         return ImageOps.exif_transpose(opened).convert("RGB")
+    except Unreadable:
+        raise
     except UnidentifiedImageError:
         raise Unreadable(f"{name} is not an image of a kind that Pillow reads") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, Unreadable):
-            raise
+    except Exception as error:  # what decoders raise of a broken file is not to be foreseen
         raise Unreadable(f"{name} cannot be read: {str(error) or type(error).__name__}") from None
 
 

@@ -15,7 +15,7 @@ from unteach.data import images
 from unteach.engines.backends import words
 from unteach.engines.backends.base import Answer, Answered, Completion, Failure, Job, Request
 from unteach.engines.backends.server import Pace, Refused, Server, Trouble, Unreached
-from unteach.errors import UserError
+from unteach.errors import Preempted, UserError
 from unteach.inference import Sampling
 from unteach.models.hub import PATH
 from unteach.registry import backend
@@ -135,8 +135,14 @@ class Asking:
                     going[self._start(self._answer(request, sampling))] = request.number
                 if not going:
                     return
+                stop: Exception | None = None
                 for one in futures.wait(going, LOOK_UP, futures.FIRST_COMPLETED).done:
-                    number, answer = going.pop(one), one.result()
+                    number = going.pop(one)
+                    try:
+                        answer = one.result()
+                    except (UserError, Preempted) as error:
+                        stop = error
+                        continue
                     lost = lost + 1 if isinstance(answer, Trouble) else 0
                     yield number, Failure(str(answer)) if isinstance(answer, Trouble) else answer
                     if lost >= GIVE_UP:
@@ -144,6 +150,8 @@ class Asking:
                             f"the last {lost} rows got no answer: {answer}\n  What was answered is kept; the same "
                             "command goes on from there"
                         )
+                if stop is not None:  # once what came with it is kept
+                    raise stop
                 self.here.pause_point()
         finally:
             for one in going:
@@ -164,20 +172,17 @@ class Asking:
         path, body = words.question(request, pictures, sampling)
         expected = len(request.text) / CHARACTERS_PER_TOKEN + sampling.max_new_tokens * sampling.num_return_sequences
 
-        def read(told: Any) -> tuple[list[Completion], float]:
-            return words.completions(told, sampling), words.cost(told, expected)
-
         while True:
             limit = self.limit
             asked = {"model": self.model, **body, limit: sampling.max_new_tokens, **self.asked.extra_body}
             try:
-                found, cost = await self.server.ask(path, asked, expected, read)
+                found, counted = await self.server.ask(path, asked, expected, lambda told: words.answer(told, sampling))
             except Refused as error:
                 if limit == words.LIMIT and words.NEWER_LIMIT in str(error):
                     self.limit = words.NEWER_LIMIT
                     continue
                 raise
-            self.server.tokens.spend(cost - expected)
+            self.server.tokens.spend((expected if counted is None else counted) - expected)
             return found
 
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:

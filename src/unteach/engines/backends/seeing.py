@@ -8,7 +8,7 @@ from unteach.data import images
 from unteach.engines.backends.base import Answer, Answered, Completion, Failure, Job, Request, cut
 from unteach.engines.backends.hf import Pools, answered, finish, place
 from unteach.engines.batches import Batches, Row
-from unteach.engines.drawing import Draw, warps
+from unteach.engines.drawing import Draw, penalty, warps
 from unteach.errors import UserError
 from unteach.inference import DRAWN, Sampling
 from unteach.models import vision
@@ -126,14 +126,13 @@ class SeeingRows:
 
     def _told(self, tensors: Any, asked: list[Request], sampling: Sampling) -> list[Answer]:
         """The library's generate(), in one go: what a model keeps between two steps is its own affair."""
-        from transformers.generation import logits_process
-
         times, processors = sampling.num_return_sequences, list[Any]()
         noted = Noted() if sampling.perplexity else None
         if noted:
             processors.append(noted)
-        if sampling.repetition_penalty:
-            processors.append(logits_process.RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+        if repeated := penalty(sampling.repetition_penalty):
+            repeated.mask = tensors["attention_mask"].to(self.loaded.model.device)
+            processors.append(repeated)
         if sampling.drawn:
             cuts = warps(**{name: getattr(sampling, name) for name in DRAWN})
             seeds = [subseed(request.seed, turn) for request in asked for turn in range(times)]

@@ -2,7 +2,9 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from unteach.engines.backends.base import Completion, Request
@@ -11,7 +13,6 @@ from unteach.inference import Sampling
 
 LIMIT, NEWER_LIMIT = "max_tokens", "max_completion_tokens"
 """How the most tokens are called; some of OpenAI's own models take only the newer name, and say so."""
-HALF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
 def question(request: Request, pictures: Sequence[Any], sampling: Sampling) -> tuple[str, dict[str, Any]]:
@@ -59,9 +60,20 @@ def _data_url(picture: Any) -> str:
     return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
 
 
-def completions(told: Any, sampling: Sampling) -> list[Completion]:
-    """The texts of one answer. Raises ValueError where it is not whole, Refused where it is not what was asked for."""
-    if not isinstance(told, dict) or not isinstance(told.get("choices"), list) or not told["choices"]:
+def answer(told: Any, sampling: Sampling) -> tuple[list[Completion], int | None]:
+    """The texts of one answer, and how many tokens the server counted for it and its question.
+
+    Raises ValueError where it is not whole, Refused where it is not what was asked for.
+    """
+    try:
+        completions, counted = _completions(told, sampling), (told.get("usage") or {}).get("total_tokens")
+        return completions, counted if isinstance(counted, int) else None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not of the protocol's shape: {error}") from None
+
+
+def _completions(told: Any, sampling: Sampling) -> list[Completion]:
+    if not told["choices"]:
         raise ValueError("no choices in it")
     choices = sorted(told["choices"], key=lambda choice: choice.get("index") or 0)
     asked = sampling.num_return_sequences
@@ -75,43 +87,55 @@ def _completion(choice: Any, usage: dict[str, Any], sampling: Sampling) -> Compl
     reason, message = choice.get("finish_reason"), choice.get("message") or {}
     if reason not in ("stop", "length"):
         raise Refused(f"the server ended its answer with {reason!r}")
-    text = message.get("content", choice.get("text")) or message.get("refusal") or ""
+    text = str(message.get("content", choice.get("text")) or message.get("refusal") or "")
     pieces = _pieces(choice.get("logprobs"))
     if sampling.perplexity and pieces is None:
         raise Refused("the server gives no log-probs, which perplexity is made of")
     if pieces is not None and reason == "stop":
-        pieces = _of_text(pieces, text)
+        pieces = _of_text(pieces, text, ended_itself="stop_reason" in choice and choice["stop_reason"] is None)
     stop = choice.get("stop_reason", "" if sampling.stop_strings else None)  # vLLM's own word; others say less
     ended: Literal["eos", "stop"] = "stop" if isinstance(stop, str) else "eos"
     counted = usage.get("completion_tokens") if sampling.num_return_sequences == 1 else None
+    known = None if pieces is None else tuple(piece.logprob for piece in pieces)
     return Completion(
         text,
         "length" if reason == "length" else ended,
-        len(pieces) if pieces is not None else counted,
-        tuple(logprob for _, logprob in pieces) if pieces is not None and sampling.perplexity else None,
+        counted if known is None else len(known),
+        known if sampling.perplexity else None,
         usage.get("prompt_tokens"),
     )
 
 
-def _pieces(logprobs: Any) -> list[tuple[str, float]] | None:
-    """(text, log p) of each token, from the shape of either endpoint."""
+@dataclass(frozen=True)
+class Piece:
+    """A token as a server tells it. size: of its part of the text, in bytes of UTF-8."""
+
+    logprob: float
+    size: int
+
+
+def _pieces(logprobs: Any) -> list[Piece] | None:
+    """The tokens of an answer, from the shape of either endpoint."""
     if not logprobs:
         return None
     if logprobs.get("content") is not None:
-        return [(one["token"], float(one["logprob"])) for one in logprobs["content"]]
+        return [
+            Piece(float(one["logprob"]), len(one["token"].encode() if one.get("bytes") is None else one["bytes"]))
+            for one in logprobs["content"]
+        ]
     if logprobs.get("token_logprobs") is None:
         return None
-    return list(zip(logprobs["tokens"], map(float, logprobs["token_logprobs"]), strict=True))
+    told = zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
+    return [Piece(float(logprob), len(token.encode())) for token, logprob in told]
 
 
-def _of_text(pieces: list[tuple[str, float]], text: str) -> list[tuple[str, float]]:
-    """The tokens that are in the text: what ended it (a stop string, the end of sequence) is told as tokens, too."""
-    kept = list(pieces)
-    while kept and HALF_CHARACTER not in kept[-1][0] and not (kept[-1][0] and text.endswith(kept[-1][0])):
-        kept.pop()
-    return kept
+def _of_text(pieces: list[Piece], text: str, ended_itself: bool) -> list[Piece]:
+    """Without what ended the text, a stop string or the end of sequence, which some servers tell as tokens, too.
 
-
-def cost(told: Any, otherwise: float) -> float:
-    """How many tokens the server counted for a question and its answer."""
-    return float((told.get("usage") or {}).get("total_tokens") or otherwise)
+    ended_itself: vLLM says so, and then it is the last token; otherwise those that begin where the text is over.
+    """
+    if ended_itself:
+        return pieces[:-1]
+    size = len(text.replace("\N{REPLACEMENT CHARACTER}", "").encode())  # half a character is no part of any token
+    begins = itertools.accumulate((piece.size for piece in pieces), initial=0)
+    return [piece for piece, begin in zip(pieces, begins, strict=False) if begin < size]
