@@ -50,12 +50,12 @@ def standings(jobs: Iterable[str]) -> dict[str, Standing]:
 
 def named(name: str) -> list[str]:
     """The jobs of a name that are in the queue, arrays by their own id."""
-    lines = run("squeue", "-h", "-n", name, "-o", "%F").split()
+    lines = run("squeue", "--me", "-h", "-n", name, "-o", "%F").split()
     return list(dict.fromkeys(lines))
 
 
 def _in_queue() -> list[tuple[str, str, str]]:
-    lines = run("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r").splitlines()
+    lines = run("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r").splitlines()
     return [tuple(line.split("|", 2)) for line in lines if line.count("|") >= 2]  # type: ignore[misc]
 
 
