@@ -130,10 +130,8 @@ def test_what_was_trained_is_what_is_asked(tiny_folder: Path, tmp_path: Path) ->
         writer = csv.DictWriter(file, ["question", "answer"])
         writer.writeheader()
         writer.writerows(rows)
-    part = {"handler": "QADataset", "args": {"hf_args": {"path": str(tmp_path / "taught.csv")}, "question_key": "question",
-                                             "answer_key": "answer", "max_length": 128}}  # fmt: skip
     train(
-        "~data.train.TOFU_QA_full", f"data.train={{rows: {json.dumps(part).replace(chr(34), '')}}}", "model=auto",
+        "data=files", f"data.train_file={tmp_path}/taught.csv", "model=auto",
         f"model.model_args.pretrained_model_name_or_path={tiny_folder}", "task_name=t", f"paths.output_dir={tmp_path}/run",
         "trainer.args.learning_rate=1e-2", "trainer.args.per_device_train_batch_size=5", "trainer.args.num_train_epochs=80",
         "trainer.args.gradient_accumulation_steps=1", "trainer.args.logging_steps=20", "trainer.args.save_strategy=no",
