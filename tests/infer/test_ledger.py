@@ -136,3 +136,16 @@ def test_a_finished_file_costs_nothing_and_only_what_failed_is_asked(
     capsys.readouterr()
     assert ask() == lines
     assert len(asked) == 2 and "finished before" in capsys.readouterr().out
+
+
+def test_a_torn_line_is_said_and_its_row_asked_again(
+    ask: Infer, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask()
+    output = table.parent / "in_output.jsonl"
+    whole = output.read_bytes()
+    output.write_bytes(whole[:-9])
+    capsys.readouterr()
+    ask()
+    assert "note: 1 torn or damaged lines are passed over" in capsys.readouterr().out
+    assert output.read_bytes() == whole

@@ -108,6 +108,8 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any)
 
     lines, output = read.lines, Path(ledger.output)
     done = ledger.done(lines)
+    if ledger.damaged and here.first:
+        print(f"note: {ledger.damaged} torn or damaged lines are passed over, and their rows asked again")
     if len(done) == len(lines) and output.exists() and not ledger.parts.exists():
         if here.first:
             print(f"finished before: {output}")
