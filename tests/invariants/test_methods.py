@@ -38,6 +38,9 @@ def test_every_retain_term_conforms(name: str, term: str) -> None:
         ("SimNPO", {"simnpo_length": "labels", "delta": 0.7}),
         ("PDU", {"pdu_shift": False, "retain_loss_eps": 0.3}),
         ("CEU", {"ignore_first_n_answer_tokens": 3}),
+        ("Classify", {"class_weights": "inferred"}),
+        ("PrefDPO", {"loss_type": "ipo"}),
+        ("ORPO", {"loss_on": "completion"}),
     ],
     ids=str,
 )

@@ -99,6 +99,10 @@ def test_classes_are_told_by_scikit_learn(tmp_path: Path) -> None:
     at = {row["threshold"]: row["accuracy"] for row in found["thresholds"]}
     assert (at[0.7], at[0.1], at[0.9]) == (1.0, 0.5, 0.5)
     assert list(at) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9]), "mean and median too"
+    apart = classification([0, 0], [[0.9, 0.1], [0.8, 0.2]], ("no", "yes"))
+    assert {key for key in apart if key.endswith("_yes")} == set(), "no row tells anything of it"
+    assert apart["classes"][1] == {"label": "yes", "precision": None, "recall": None, "f1": None, "rows": 0}
+    assert (apart["accuracy"], apart["macro_f1"]) == (1.0, 1.0)
     three = classification([0, 1, 2], [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.5, 0.3, 0.2]], ("a", "b", "c"))
     assert {"threshold": 0.6, "kept": pytest.approx(2 / 3), "accuracy": 1.0} in three["thresholds"]
 
@@ -180,3 +184,10 @@ def test_weights_are_of_known_labels(tiny_folder: Path, tmp_path: Path) -> None:
     for given, said in (("{fruit: 1.0, tol: 2.0, bird: 1.0}", "did you mean tool"), ("{fruit: 2}", "no weight for bird, tool")):  # fmt: skip
         with pytest.raises(UserError, match=said):
             train(*held_out(tiny_folder, tmp_path, f"trainer.method_args.class_weights={given}", "resume=never"))
+
+
+def test_held_out_rows_are_not_among_those_that_are_unlearned(tiny_folder: Path, tmp_path: Path) -> None:
+    rows = [{"input": f"Who {i}?", "output": "Ann.", "forget": i % 2} for i in range(8)]
+    command = ["data=files", f"data.train_file={write(tmp_path / 'rows.csv', rows)}", "trainer=csv_npo", "model=tiny"]
+    with pytest.raises(UserError, match=r"give data\.validation_file"):
+        train(*command, "task_name=t", f"paths.output_dir={tmp_path / 'run'}", "data.validation_fraction=0.5")

@@ -64,6 +64,11 @@ class Finder:
         if files.validation_file is not None:
             found["validation"] = {"file": self.part("validation", files.validation_file, self.choice("validation"))}
         elif files.validation_fraction and files.train_file is not None:
+            if "train" not in self.wanted:
+                raise UserError(
+                    "data.validation_fraction: rows are held out of what is learned, and this method unlearns rows of "
+                    "train_file; give data.validation_file"
+                )
             held = replace(self.choice("train"), held=True, most=files.most("validation"))
             found["validation"] = {"file": self.part("validation", files.train_file, held)}
         self._refuse_unused(found)

@@ -62,7 +62,7 @@ def run(config: schema.Config) -> Path:
             checkpoint.clear_all(folder)
         runs.write_json(folder / runs.DONE, {"evaluated": evaluated})
         print(f"model: {folder / runs.FINAL}")
-        print(f"results: {folder / runs.EVALS if config.eval else folder / runs.METRICS}")
+        print(f"results: {folder / runs.EVALS if (folder / runs.EVALS).exists() else folder / runs.METRICS}")
     here.wait()
     return folder
 

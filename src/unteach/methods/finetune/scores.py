@@ -1,5 +1,6 @@
 """What a classifier or a regression is worth on rows whose answer is known. By scikit-learn."""
 
+import math
 from typing import Any
 
 STEPS = [round(0.1 * k, 1) for k in range(1, 10)]
@@ -8,13 +9,14 @@ STEPS = [round(0.1 * k, 1) for k in range(1, 10)]
 def classification(labels: list[int], probabilities: list[list[float]], names: tuple[str, ...]) -> dict[str, Any]:
     """Accuracy, macro-F1 over the classes that occur, precision and recall of each class, and three tables.
 
+    What no row tells (the recall of a label that no row has, the precision of one that was never said) is left out.
     classes: a line a class. confusion: of the rows of a label, how many were taken for which. thresholds: see below.
     """
     from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
     said = [max(range(len(names)), key=row.__getitem__) for row in probabilities]
     numbers = list(range(len(names)))
-    columns = precision_recall_fscore_support(labels, said, labels=numbers, zero_division=0)
+    columns = precision_recall_fscore_support(labels, said, labels=numbers, zero_division=math.nan)
     of_each = [
         dict(zip(("precision", "recall", "f1", "rows"), map(float, row), strict=True))
         for row in zip(*columns, strict=True)
@@ -24,10 +26,18 @@ def classification(labels: list[int], probabilities: list[list[float]], names: t
         "macro_f1": float(f1_score(labels, said, average="macro", zero_division=0)),
     }
     for name, row in zip(names, of_each, strict=True):
-        found |= {f"precision_{name}": row["precision"], f"recall_{name}": row["recall"]}
+        told = {f"precision_{name}": row["precision"], f"recall_{name}": row["recall"]}
+        found |= {key: value for key, value in told.items() if not math.isnan(value)}
     taken = confusion_matrix(labels, said, labels=numbers)
     return found | {
-        "classes": [{"label": name, **row, "rows": int(row["rows"])} for name, row in zip(names, of_each, strict=True)],
+        "classes": [
+            {
+                "label": name,
+                **{k: None if math.isnan(value) else value for k, value in row.items()},
+                "rows": int(row["rows"]),
+            }
+            for name, row in zip(names, of_each, strict=True)
+        ],
         "confusion": [
             {"label": name, **{f"as {other}": int(n) for other, n in zip(names, row, strict=True)}}
             for name, row in zip(names, taken, strict=True)
