@@ -2,6 +2,7 @@
 
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -61,19 +62,44 @@ def test_asked_to_stop_it_says_75(tiny_folder: Path, tmp_path: Path) -> None:
     table = write_lines(tmp_path / "in.jsonl", questions(12))
     more = ("max_new_tokens=60", "backend_args.batch_size=1")
     codes = kill_until_done(tiny_folder, table, 2, 0.3, *more, signum=signal.SIGTERM)
-    assert 75 in codes and set(codes) <= {0, 75}
+    assert 75 in codes and set(codes) <= {0, 75, -signal.SIGTERM}, "before it listens, a signal ends it"
     assert "run the same command again" in table.with_suffix(".log").read_text()
+
+
+def answered(parts: Path) -> int:
+    """Bytes of answers on disk."""
+    return sum(part.stat().st_size for part in parts.glob("*.jsonl"))
+
+
+def killed_once_more_is_known(pid: int, parts: Path, seconds: float) -> int | None:
+    """Kills a run a moment after it has put more answers on disk than it found there."""
+    before, started = answered(parts), time.monotonic()
+    while answered(parts) <= before and time.monotonic() - started < 120:
+        time.sleep(0.002)
+    return after(pid, seconds)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("more", [(), DRAWN], ids=str)
 def test_a_thousand_rows_killed_ten_times(tiny_folder: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """Five times while answers are written, and five times at moments near the start."""
+    more = (*more, "backend_args.batch_size=8")
     whole = outcome(tiny_folder, 1000, tmp_path / "whole", *more)
     (tmp_path / "killed").mkdir()
     table = write_lines(tmp_path / "killed" / "in.jsonl", questions(1000))
-    codes = kill_until_done(tiny_folder, table, 10, 3.0, *more)
-    print(codes)
-    assert codes.count(-9) == 10
+    parts, chance, known = tmp_path / "killed" / "in_output.jsonl.parts", random.Random(10), [0]
+    for number in range(10):
+        pid = spawn(lambda: infer(*words(tiny_folder, table, *more)), tmp_path / "killed" / "log")
+        writing = number % 2 == 0
+        code = (
+            killed_once_more_is_known(pid, parts, chance.uniform(0, 0.1))
+            if writing
+            else after(pid, chance.uniform(0, 0.5))
+        )
+        assert code == -9
+        known.append(answered(parts))
+    assert known == sorted(known) and len(set(known)) >= 6, "what was known stays, and more comes"
+    assert after(spawn(lambda: infer(*words(tiny_folder, table, *more)), tmp_path / "killed" / "log"), 300) == 0
     assert (tmp_path / "killed" / "in_output.jsonl").read_bytes() == whole
     check_tidy(tmp_path / "killed")
 
