@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -160,6 +161,15 @@ def test_labels_of_held_out_rows_must_be_known(tiny_folder: Path, tmp_path: Path
     with pytest.raises(UserError, match=r"held\.csv: output is 'froot', .* did you mean fruit\? \(line 3\)"):
         train(*words(tmp_path / "run", tiny_folder, "classify", train=learned, validation=rows))
     assert not (tmp_path / "run" / runs.FINAL).exists()
+
+
+def test_a_check_shows_the_labels(tiny_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    from unteach.verbs.check import check
+
+    check(compose("train", held_out(tiny_folder, tmp_path)))
+    said = capsys.readouterr().out
+    assert "validation  6 rows" in said
+    assert re.search(r"row \d+: .*here is .* for you ⟦(fruit|tool|bird)⟧", said)
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,12 @@ def show_rows(loaded: Any, name: str, stream: Any, seed: int) -> None:
     for number in permutation(len(stream), seed, "data", name, 0)[:SHOWN_ROWS]:
         example = stream.example(number)
         shown = Text(f"  row {number}: ")
+        if loaded.head:
+            told = example.get("target") if not loaded.head.labels else loaded.head.labels[example["labels"][-1]]
+            console.print(
+                f"{shown}{loaded.tokenizer.decode(example['input_ids'])} {open_mark}{told}{close_mark}", markup=False
+            )
+            continue
         tokens = zip(example["input_ids"], example["labels"], strict=True)
         for learned, run in itertools.groupby(tokens, key=lambda pair: pair[1] != IGNORED):
             text = loaded.tokenizer.decode([token for token, _ in run]).replace("\n", "⏎\n    ")
