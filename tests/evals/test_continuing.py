@@ -40,18 +40,39 @@ def test_pieces_are_the_librarys_continuations(tiny: Any, stops: list[int], argu
 
 
 def test_rows_that_are_over_leave_the_batch(tiny: Any, stops: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
+    """Of eight rows each leaves at its stop, so that no step is made for a row that is over."""
+    steps: list[tuple[int, int]] = []
     real = tiny.model.generate
 
     def counting(**given: Any) -> Any:
-        rows.append(len(given["input_ids"]))
-        return real(**given)
+        told = real(**given)
+        steps.append((len(told.sequences), told.sequences.shape[1] - given["input_ids"].shape[1]))
+        return told
 
     monkeypatch.setattr(tiny.model, "generate", counting)
     found = HFEngine(tiny.model, tiny.tokenizer, stops=stops).generate(PROMPTS, 50)
-    left = [sum(len(row) >= continuing.PIECE * i for row in found) for i in range(len(rows))]
-    assert rows == left
-    assert rows[-1] < rows[0] == len(PROMPTS)
+    assert sum(rows * made for rows, made in steps) == sum(min(len(row) + 1, 50) for row in found)
+    assert steps[-1][0] < steps[0][0] == len(PROMPTS)
+
+
+def test_a_batch_has_as_many_rows_as_their_cache_has_room_for(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few padded tokens a scored batch may have."""
+    batches: list[int] = []
+    real = continuing.Continuation.of
+
+    def counting(self: continuing.Continuation, rows: Any, *rest: Any) -> Any:
+        batches.append(len(rows))
+        return real(self, rows, *rest)
+
+    monkeypatch.setattr(continuing.Continuation, "of", counting)
+    HFEngine(tiny.model, tiny.tokenizer).generate(PROMPTS * 5, 250)
+    HFEngine(tiny.model, tiny.tokenizer, 16).generate(PROMPTS * 5, 2)
+    assert batches == [40, 16, 16, 8]
+    layers, heads, width, bytes_ = 2, 4, 8, 4
+    monkeypatch.setitem(continuing.CACHE, "cpu", 2 * layers * heads * width * bytes_ * 20 * 14)
+    batches.clear()
+    HFEngine(tiny.model, tiny.tokenizer).generate(PROMPTS[:1] * 40, 20 - len(PROMPTS[0]))
+    assert batches == [14, 14, 12]
 
 
 def test_a_string_that_ends_a_row(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 
 from tests.models.test_families import FAMILIES, folder_of  # noqa: F401
 from unteach.engines import sharing
@@ -21,7 +23,8 @@ WINDOWS = {"Phi-3.5-mini-instruct", "auto", "zephyr-7b-beta"}
 
 
 def pairs() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Prompts with one, two and six answers, of one token and more, one of them twice; and one without a prompt."""
+    """Prompts with one, two and six answers, of one token and more, one of them twice; answers that begin alike; and one
+    without a prompt."""
     draw = random.Random(0)
 
     def ids(n: int) -> tuple[int, ...]:
@@ -31,7 +34,9 @@ def pairs() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     for answers in (2, 6):
         prompt = ids(8 + answers)
         found += [(prompt, ids(1 + i)) for i in range(answers)]
-    return [*found, found[-1], ((), ids(4))]
+    prompt, common = ids(9), ids(5)
+    alike = [(prompt, answer) for answer in (common, common[:3], (*common[:2], *ids(3)), (*common, *ids(2)))]
+    return [*found, found[-1], *alike, ((), ids(4))]
 
 
 def scores(engine: HFEngine) -> list[np.ndarray]:
@@ -56,7 +61,25 @@ def test_every_family_gives_what_each_answer_gets_alone(name: str, folder_of: Ca
     assert widest is None if name in WINDOWS else widest > 100
     batching = sharing.ByPrompt(pairs(), None, 10**6, lambda: widest)
     rows = [len(row) for row in batching.rows(range(len(pairs())))]
-    assert sorted(rows) == ([1] * 13 if name in WINDOWS else [1, 1, 1, 1, 2, 7])
+    assert sorted(rows) == ([1] * 17 if name in WINDOWS else [1, 1, 1, 1, 2, 4, 7])
+
+
+@hypothesis.given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple), min_size=1, max_size=8))
+def test_what_answers_begin_with_stands_in_a_row_once(answers: list[tuple[int, ...]]) -> None:
+    """A place for every different beginning after which another token comes; each answer is read along its places."""
+    tree = sharing.Tree()
+    for answer in answers:
+        places, more = len(tree.before), tree.more(answer)
+        tree.add(answer)
+        assert len(tree.before) == places + more
+    whole = sharing.Tree(answers)
+    beginnings = {answer[:n] for answer in answers for n in range(len(answer))}
+    assert len(whole.before) == len(beginnings) == len(whole.tokens()) + 1
+    above, asked = [0, *whole.above()], list(whole.asked)
+    for answer, path in zip(answers, whole.paths, strict=True):
+        assert tuple(asked[number - 1][1] for number in path) == answer
+        places = [asked[number - 1][0] for number in path]
+        assert [above[place] for place in places[1:]] == places[:-1]
 
 
 def test_a_model_that_does_not_take_such_rows_has_each_alone(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:

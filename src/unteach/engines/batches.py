@@ -69,9 +69,8 @@ class Batches:
         return self.here.device if self.here.sharded else next(self.model.parameters()).device
 
     def budget(self, what: str) -> int:
-        import torch
-
-        return self.budgets.get(what, TOKENS_PER_BATCH["cuda" if torch.cuda.is_available() else "cpu"])
+        """Padded tokens of a batch of one kind: what memory allowed before, or a first guess."""
+        return self.budgets.get(what) or TOKENS_PER_BATCH[device()]
 
     def batching(self, what: str, items: Sequence[Any], length: Callable[[Any], int]) -> Batching:
         return Batching(items, length, self.batch_size, self.budget(what))
@@ -166,6 +165,12 @@ class Batches:
         mine = [said_of_memory is not None]
         flags = self.here.gather(mine) if self.here.gather else mine
         return [batch for batch, failed in zip(now, flags, strict=False) if failed]
+
+
+def device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def of_memory(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""Continuing prompts piece by piece: a row that is over leaves the batch, and one that waits takes its place."""
+"""Continuing prompts: a row that is over leaves the batch, and one that waits takes its place."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -9,12 +9,19 @@ from unteach.engines.base import Ids
 from unteach.engines.drawing import Draw, penalty
 from unteach.engines.processes import Processes
 from unteach.errors import UserError
+from unteach.models.layers import causal_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+TOKENS = {"cuda": 65536, "cpu": 32768}
+"""Tokens that a batch of continuations may come to, with prompts: a step makes one token a row, so rows are cheap."""
+CACHE = {"cuda": 8 << 30, "cpu": 1 << 30}
+"""Bytes that the keys and values of so many tokens may take."""
+LEAVING = 1 / 8
+"""The share of the rows that are over at which they leave: sooner, the cache is copied too often for too little."""
 PIECE = 16
-"""New tokens between two looks at which rows are over."""
+"""New tokens between two looks at which rows are over, where rows do not tell by themselves: `until`, sharded weights."""
 REFILL = 4
 """Rows that wait are taken in once one place in so many is free; to take them in costs a pass of its own."""
 
@@ -40,6 +47,30 @@ class Asking(Protocol):
     def _padded(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
 
 
+def budget(model: Any, device: str) -> int | None:
+    """How many tokens a batch of continuations may come to; None where the cache is not of keys and values alone."""
+    config = causal_of(model).config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None)
+    if getattr(model, "_is_stateful", False) or not heads:
+        return None
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    numbers = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
+    return min(TOKENS[device], CACHE[device] // (numbers * next(model.parameters()).element_size()))
+
+
+class Enough:
+    """Ends a call of generate(), as its stopping criterion, once LEAVING of the rows have said a stop."""
+
+    def __init__(self, stops: list[int], ids: "Tensor"):
+        self.stops, self.over = ids.new_tensor(stops), ids.new_zeros(len(ids)).bool()
+
+    def __call__(self, ids: "Tensor", scores: Any, **_: Any) -> "Tensor":
+        import torch
+
+        self.over |= torch.isin(ids[:, -1], self.stops)
+        return (self.over.sum() >= LEAVING * len(ids)).expand(len(ids))
+
+
 @dataclass
 class Going:
     """Rows under way: the numbers of their prompts, ids and mask [rows, T], the library's cache (of T - 1 tokens)."""
@@ -51,7 +82,7 @@ class Going:
 
 
 class Continuation:
-    """The library's generate(), called for a few tokens at a time on its own cache.
+    """The library's generate(), called on its own cache until rows are over, again and again.
 
     A row is over at a stop id, after one of the strings `until`, after max_new_tokens, or where the context is full.
     draw: picks the tokens of the rows, where they are not the likeliest. Where weights are sharded, each pass needs all
@@ -68,7 +99,8 @@ class Continuation:
         self.sampling["repetition_penalty"] = 1.0
         beams = self.sampling.get("num_beams") or own.num_beams or 1
         self.whole, self.synced = beams > 1 or getattr(engine.model, "_is_stateful", False), engine.here.sharded
-        self.piece = max_new_tokens if self.whole else PIECE
+        self.leaving = not self.whole and not self.synced
+        self.piece = max_new_tokens if self.whole or (self.leaving and not until) else PIECE
 
     def of(self, prompts: list[Ids], draw: Draw | None = None, slots: int | None = None) -> list[list[int]]:
         """The ids of each prompt's continuation. slots: how many rows go on at once; all, where it is not said."""
@@ -123,7 +155,8 @@ class Continuation:
             input_ids=going.ids, attention_mask=going.mask, past_key_values=going.cache, max_new_tokens=piece,
             pad_token_id=self.engine.tokenizer.pad_token_id, eos_token_id=self.engine.stops,
             return_dict_in_generate=True, logits_processor=[one for one in (self.penalty, self.draw) if one],
-            synced_gpus=self.synced, **self.sampling, **least,
+            stopping_criteria=[Enough(self.engine.stops, going.ids)] if self.leaving else [], synced_gpus=self.synced,
+            **self.sampling, **least,
         )  # fmt: skip
         for i, row in zip(going.rows, told.sequences[:, going.ids.shape[1] :].tolist(), strict=True):
             self.made[i] += row

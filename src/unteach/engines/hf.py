@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unteach.engines import sharing
+from unteach.engines import continuing, sharing
 from unteach.engines.base import Ids, Said, Score, Store
-from unteach.engines.batches import Batches, Batching, Row, of_memory
+from unteach.engines.batches import Batches, Batching, Row, device, of_memory
 from unteach.engines.continuing import Continuation
 from unteach.engines.drawing import Draw, warps
 from unteach.engines.processes import ALONE, Processes
-from unteach.engines.sharing import Pair
+from unteach.engines.sharing import Pair, Tree
 from unteach.inference import DRAWN
 from unteach.models.forward import IGNORED, Answers, Want
 from unteach.models.layers import causal_of
@@ -23,10 +23,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+BLOCK = 1 << 16
+"""Logits that a CPU looks at in one go: what is made of them stays in its cache."""
+
+
 def statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """[n, V], [n] -> [n, 4]: log p of the label, argmax hit, mean and variance of log p over the vocabulary under p."""
     import torch
 
+    rows = max(1, BLOCK // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
+    if len(logits) > rows:
+        return torch.cat([statistics(*block) for block in zip(logits.split(rows), labels.split(rows), strict=True)])
     logp = logits.log_softmax(-1)
     p = logp.exp()
     picked = logp.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
@@ -60,6 +67,10 @@ class HFEngine(Batches):
     def context(self) -> int | None:
         return context_of(self.model)
 
+    def budget(self, what: str) -> int:
+        first = continuing.budget(self.model, device()) if what == "generate" else None
+        return self.budgets.get(what) or first or super().budget(what)
+
     def score(self, pairs: Sequence[Pair], said: Said = None) -> list[Score]:
         """Scores (prompt, answer) pairs of token ids: one teacher-forced pass, the head on answer positions only."""
         return self._measured("score", *self.scoring(pairs), said)
@@ -78,33 +89,32 @@ class HFEngine(Batches):
         Without a prompt, nothing predicts an answer's first token, and it is not scored.
         """
         rows = [[pair if pair[0] else (pair[1][:1], pair[1][1:]) for pair in row] for row in rows]
-        if all(len(row) == 1 for row in rows):
-            value = self._answers([row[0] for row in rows], Want(of=statistics)).value
-        else:
-            value = self._shared([(row[0][0], [answer for _, answer in row]) for row in rows]).value
-        found = value.float().cpu().numpy()
         answers = [answer for row in rows for _, answer in row]
-        pieces = np.split(found, np.cumsum([len(answer) for answer in answers])[:-1])
+        if all(len(row) == 1 for row in rows):
+            found = self._answers([row[0] for row in rows], Want(of=statistics)).value.float().cpu().numpy()
+            pieces = np.split(found, np.cumsum([len(answer) for answer in answers])[:-1])
+        else:
+            pieces = self._shared([row[0][0] for row in rows], [Tree([answer for _, answer in row]) for row in rows])
         return [
             Score(np.array(answer, dtype=np.int64), v[:, 0], v[:, 1] > 0.5, v[:, 2], v[:, 3])
             for answer, v in zip(answers, pieces, strict=True)
         ]
 
-    def _shared(self, rows: list[tuple[Ids, list[Ids]]]) -> Answers:
-        """One pass over rows of a prompt and several answers each."""
-        ids = [[*prompt, *(token for answer in answers for token in answer[:-1])] for prompt, answers in rows]
-        tensors = self._padded(ids, left=False)
-        longest = tensors["input_ids"].shape[1]
-        layout = sharing.layout(rows, longest, next(self.model.parameters()))
+    def _shared(self, prompts: list[Ids], trees: list[Tree]) -> list[np.ndarray]:
+        """One pass over rows of a prompt and a tree of answers each; the statistics [n, 4] of every answer."""
+        tensors = self._padded([[*p, *tree.tokens()] for p, tree in zip(prompts, trees, strict=True)], left=False)
+        layout = sharing.layout(prompts, trees, tensors["input_ids"].shape[1], next(self.model.parameters()))
         labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, IGNORED)
-        batch = {**tensors, "labels": labels, "rows": {"asked": (0, len(rows))}, "weight": labels.new_ones(len(rows))}
-        answers: Answers = self.model(batch={**batch, "shared": layout}, want={"asked": Want(of=statistics)})["asked"]
-        return answers
+        batch = {**tensors, "labels": labels, "rows": {"asked": (0, len(trees))}, "weight": labels.new_ones(len(trees))}
+        answers = self.model(batch={**batch, "shared": layout}, want={"asked": Want(of=statistics)})["asked"]
+        found = np.split(answers.value.float().cpu().numpy(), np.cumsum([len(tree.asked) for tree in trees])[:-1])
+        return [v[np.array(path) - 1] for v, tree in zip(found, trees, strict=True) for path in tree.paths]
 
     def _widest(self, pairs: Sequence[Pair]) -> int | None:
         """How wide a row of several answers may be; None where there are none to share, or the model does not take it.
 
-        Two short answers to the first prompt that has several are scored both ways; the same in every process.
+        Two short answers to the first prompt that has several are made up and scored both ways; the same in every
+        process.
         """
         first = dict[Ids, Ids]()
         for prompt, answer in pairs:
@@ -114,7 +124,9 @@ class HFEngine(Batches):
             return None
         if not self._shares:
             widest = sharing.windows(self.model)
-            two = [(prompt, first[prompt][:3]), (prompt, answer[:3])]
+            one = answer[0]
+            other = next(token for token in (*prompt, *answer, 0, 1) if token != one)
+            two: list[Pair] = [(prompt, (one, other, one)), (prompt, (other, one, other))]
             self._shares = [widest if widest and not self.here.any(not self._agree(two)) else None]
         return self._shares[0]
 
@@ -184,6 +196,7 @@ class HFEngine(Batches):
         given += [] if seed is None else [seed]
         kind = f"generate {json.dumps(given, sort_keys=True, default=str)}"
         batching = self.batching("generate", prompts, lambda prompt: len(prompt) + max_new_tokens)
+        batching.most = min(batching.most, -(-len(prompts) // self.here.world))  # something to do for every process
         cuts = [] if seed is None else warps(**{name: sampling.pop(name) for name in DRAWN if name in sampling})
         if seed is not None:
             sampling["do_sample"] = False  # what is drawn, Draw draws

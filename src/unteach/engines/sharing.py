@@ -1,12 +1,15 @@
-"""Answers to one prompt in one row: the prompt goes through the model once.
+"""Answers to one prompt in one row: the prompt goes through the model once, and what several of them begin with too.
 
-A row is the prompt and then its answers without their last tokens, which predict nothing. Each answer's positions go on
-from the prompt's end, and it sees the prompt and itself. A model whose attention does not take such a row (windows
-narrower than it, FlashAttention, positions of its own) is found out beforehand; there each answer has its own row.
+A row is the prompt and then a tree of the answers' tokens without those that end one, which predict nothing. Each token
+sees the prompt, what comes before it in its answers, and itself, and its position counts that. A model whose attention
+does not take such a row (windows narrower than it, FlashAttention, positions of its own) is found out beforehand; there
+each answer has its own row.
 """
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from unteach.engines.base import Ids
 from unteach.engines.batches import Batching, Row
@@ -38,6 +41,49 @@ def windows(model: Any) -> int | None:
     return min((window for window in narrow if isinstance(window, int)), default=WIDEST)
 
 
+class Tree:
+    """The answers to a prompt. asked: each different (place, token): what is asked where, from 0.
+
+    Places are 0, the end of the prompt, and one for each token after which another comes. place: that of an asked
+    token, by its number from 1; before: the number of the token at each place, and at 0 none.
+    """
+
+    def __init__(self, answers: Sequence[Ids] = ()):
+        self.asked: dict[tuple[int, int], int] = {}
+        self.place, self.before = {0: 0}, [0]
+        self.paths = [self.add(answer) for answer in answers]
+
+    def add(self, answer: Ids) -> list[int]:
+        """The numbers of the answer's tokens."""
+        path = [0]
+        for token in answer:
+            if path[-1] not in self.place:
+                self.place[path[-1]] = len(self.before)
+                self.before.append(path[-1])
+            path.append(self.asked.setdefault((self.place[path[-1]], token), len(self.asked) + 1))
+        return path[1:]
+
+    def more(self, answer: Ids) -> int:
+        """How many places an answer would add."""
+        at, found = 0, 0
+        for number, token in enumerate(answer):
+            found += at not in self.place
+            if at not in self.place or (self.place[at], token) not in self.asked:
+                return found + len(answer) - 1 - number
+            at = self.asked[self.place[at], token]
+        return found
+
+    def tokens(self) -> list[int]:
+        """The token of each place but the first."""
+        token = [token for _, token in self.asked]
+        return [token[number - 1] for number in self.before[1:]]
+
+    def above(self) -> list[int]:
+        """The place that each place but the first follows."""
+        place = [place for place, _ in self.asked]
+        return [place[number - 1] for number in self.before[1:]]
+
+
 class ByPrompt(Batching):
     """Rows of one prompt and several answers.
 
@@ -46,55 +92,52 @@ class ByPrompt(Batching):
 
     def __init__(self, pairs: Sequence[Pair], most: int | None, budget: int, widest: Callable[[], int | None]):
         super().__init__(pairs, tokens, most, budget)
-        self.ask_widest, self.widest = widest, 0
+        self.ask_widest = widest
+        self.trees: dict[int, Tree] = {}
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
         widest = self.ask_widest()
         if widest is None:
             return super().rows(numbers)
-        self.widest = widest
         rows, open_rows = list[Row](), dict[Ids, Row]()
         for number in numbers:
-            prompt, _ = self.items[number]
+            prompt, answer = self.items[number]
             row = open_rows.get(prompt)
-            if row is None or not self._fits(prompt, [*row, number]):
+            if row is None or not self._fits(row, number, min(widest, self.budget, WORTH * len(prompt))):
                 row = open_rows[prompt] = []
                 rows.append(row)
+                self.trees[number] = Tree()
             row.append(number)
+            self.trees[row[0]].add(answer)
         return rows
 
-    def _fits(self, prompt: Ids, row: Row) -> bool:
-        most = min(self.widest, self.budget, WORTH * len(prompt))
-        return len(row) <= self.most and self.width(row) <= most
+    def _fits(self, row: Row, number: int, most: int) -> bool:
+        prompt, answer = self.items[number]
+        tree = self.trees[row[0]]
+        return len(row) < min(most, self.most) and len(prompt) + len(tree.before) - 1 + tree.more(answer) <= most
 
     def width(self, row: Row) -> int:
-        prompt = len(self.items[row[0]][0])
-        return prompt + sum(len(self.items[number][1]) - (len(row) > 1) for number in row)
+        prompt, answer = self.items[row[0]]
+        return len(prompt) + (len(answer) if len(row) == 1 else len(self.trees[row[0]].before) - 1)
 
 
-def layout(rows: list[tuple[Ids, list[Ids]]], longest: int, like: "Tensor") -> Shared:
-    """How the rows (prompt, answers), padded to `longest`, are read; `like` has the dtype and device of the weights."""
+def layout(prompts: Sequence[Ids], trees: Sequence[Tree], longest: int, like: "Tensor") -> Shared:
+    """How rows of a prompt and a tree, padded to `longest`, are read; `like` has the weights' dtype and device."""
     import torch
 
-    # the part of the row that each token belongs to: 0 the prompt, 1… the answers, -1 padding
-    part = torch.full((len(rows), longest), -1)
-    places = torch.zeros(len(rows), longest, dtype=torch.long)
+    sees = np.zeros((len(trees), longest, longest), dtype=bool)
+    sees[:, range(longest), range(longest)] = True  # padding sees itself: no row is empty
+    places = np.zeros((len(trees), longest), dtype=np.int64)
     asked: list[tuple[int, int, int]] = []
-    for i, (prompt, answers) in enumerate(rows):
-        part[i, : len(prompt)] = 0
-        places[i, : len(prompt)] = torch.arange(len(prompt))
-        start = len(prompt)
-        for number, answer in enumerate(answers, 1):
-            end = start + len(answer) - 1
-            part[i, start:end] = number
-            places[i, start:end] = torch.arange(len(prompt), len(prompt) + len(answer) - 1)
-            columns = [len(prompt) - 1, *range(start, end)]
-            asked += [(i, column, token) for column, token in zip(columns, answer, strict=False)]
-            start = end
-    row, column, label = torch.tensor(asked, device=like.device).unbind(-1)
-    part = part.to(like.device)
-    earlier = torch.ones(longest, longest, dtype=torch.bool, device=like.device).tril()
-    seen = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])  # padding sees padding: no row is empty
-    sees = torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
-    sees.masked_fill_(~(seen & earlier), torch.finfo(like.dtype).min)
-    return Shared((row, column, label), places.to(like.device), sees[:, None])
+    for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
+        seen, place, end = sees[row], places[row], len(prompt) - 1
+        seen[: end + 1, : end + 1] = np.tri(end + 1, dtype=bool)
+        place[: end + 1] = range(end + 1)
+        for column, above in enumerate(tree.above(), end + 1):
+            seen[column] |= seen[end + above]
+            place[column] = place[end + above] + 1
+        asked += [(row, end + at, token) for at, token in tree.asked]
+    mask = torch.zeros(sees.shape, dtype=like.dtype, device=like.device)
+    mask.masked_fill_(~torch.from_numpy(sees).to(like.device), torch.finfo(like.dtype).min)
+    rows, columns, labels = torch.tensor(asked, device=like.device).unbind(-1)
+    return Shared((rows, columns, labels), torch.from_numpy(places).to(like.device), mask[:, None])
