@@ -88,7 +88,7 @@ def test_it_finds_what_the_harnesss_own_model_finds(tiny: Any, folder: Path, tmp
             theirs["results"]["rolling"][f"{name},none"], rel=1e-5
         )
     assert engine.passes == 3, "scores of all tasks, rolling texts, generations"
-    assert engine.scored < 9 * (4 + 4) + 9 * 2
+    assert engine.asked < 9 * (4 + 4) + 9 * 2
     log = json.loads((tmp_path / "LM_EVAL_EVAL.json").read_text())
     assert log["both"]["n"] == 18
     low, high = log["both"]["ci"]

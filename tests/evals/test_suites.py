@@ -19,14 +19,14 @@ def silent(what: str, total: int) -> Any:
 class Counting(HFEngine):
     """Counts the passes and what is in them."""
 
-    scored: int = 0
+    asked: int = 0
     generated: int = 0
     normed: int = 0
     passes: int = 0
 
     def score(self, pairs: Any, said: Any = None) -> Any:
         self.passes += 1
-        self.scored += len(pairs)
+        self.asked += len(pairs)
         return super().score(pairs, said)
 
     def generate(self, prompts: Any, *args: Any, **kwargs: Any) -> Any:
@@ -63,7 +63,7 @@ def test_all_metrics_take_one_pass_of_each_kind(tiny: Any, tmp_path: Path) -> No
             *r.get("perturbed_answer", []),
         ]
     }
-    assert engine.scored == len(unique), "an answer that several metrics need is scored once"
+    assert engine.asked == len(unique), "an answer that several metrics need is scored once"
     assert engine.normed == len(authors.rows("forget10")) + len(holdout)
     assert engine.generated == len({r["question"] for r in [*forget, *retain, *others]})
     assert set(json.loads((tmp_path / "TOFU_EVAL.json").read_text())) == set(values)
