@@ -109,17 +109,21 @@ def _document(one: dict[str, Any], values: dict[str, float]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """The harness seeds every generator of random numbers, and gives results only to the first local process."""
+    """The harness seeds every generator of random numbers, gives results only to the first local process, and asks git
+    for a commit, which complains where there is none."""
     import numpy as np
     import torch
+    from lm_eval import evaluator
 
     states, rank = (random.getstate(), np.random.get_state()), os.environ.get("LOCAL_RANK")
+    asked, evaluator.get_git_commit_hash = evaluator.get_git_commit_hash, lambda: None
     try:
         if rank:
             os.environ["LOCAL_RANK"] = "0"
         with torch.random.fork_rng():
             yield
     finally:
+        evaluator.get_git_commit_hash = asked
         random.setstate(states[0])
         np.random.set_state(states[1])
         if rank:

@@ -37,6 +37,8 @@ def evaluate_loaded(
         values = suites.carry_out(planned, engine, progress, target, others)
     if here.first and tell:
         for name in configs:
+            if len(configs) > 1:
+                print(f"{name}:")
             _tell(folder, name.upper())
     found = {f"{suite}_{name}": value.agg for suite, metrics in values.items() for name, value in metrics.items()}
     return {name: value for name, value in found.items() if value is not None}

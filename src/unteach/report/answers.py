@@ -41,6 +41,8 @@ SETS = {
     "retain_Q_A_ROUGE": ("Retain set", RECALL),
     "ra_Q_A_ROUGE": ("Real authors", RECALL),
     "wf_Q_A_ROUGE": ("World facts", RECALL),
+    "forget_Q_A_PARA_ROUGE": ("Forget set, beside the paraphrase", RECALL),
+    "forget_Q_A_PERT_ROUGE": ("Forget set, beside the false answers", RECALL),
     "forget_verbmem_ROUGE": ("Forget texts, continued", F1),
     "forget_knowmem_ROUGE": ("Forget texts, asked about", F1),
     "retain_knowmem_ROUGE": ("Retain texts, asked about", F1),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from unteach.report import crossed, distributions, trajectories
 from unteach.report.collect import REFERENCES, RunResult
-from unteach.report.plots import GRID, MARKS, SOFT
+from unteach.report.plots import GRID, MARKS, SOFT, logarithmic
 from unteach.runs import replacing
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _ratios(runs: list[RunResult], suite: str, file: Path) -> bool:
                 curve.x, curve.y, where="post", linewidth=2 if known else 1.4, label=runs[curve.run].name,
                 color=MARKS[runs[curve.run].kind][2] if known else next(tints),
             )  # fmt: skip
-        axes.set_xscale("log")
+        logarithmic(axes)
         axes.set_xlabel("truth ratio", color=SOFT)
         axes.set_title("share of forget rows below", loc="left", fontsize=12)
     return True

@@ -83,7 +83,7 @@ function annotations(shown, ink, soft, gold) {
       text: "gold standard: the retain model", font: { size: 12, color: gold } });
   }
   if (shown.pLine) labels.push({ ...above, x: Math.log10(shown.pLine), text: "p = 0.05", font: { size: 12, color: soft } });
-  labels.push({ ...above, xref: "paper", x: 1, xanchor: "right", yshift: 20, text: (left ? "↖ " : "↗ ") + shown.better,
+  labels.push({ ...above, xref: "paper", x: 1, xanchor: "right", yshift: 20, text: shown.better,
     font: { size: 12.5, color: colour("accent") } });
   return labels;
 }

@@ -27,6 +27,7 @@ MARKS = {
     "": ("other", "s", "#6d5bb0"),
 }
 INCHES, DPI = (12.0, 7.0), 100
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 LONGEST_NAME, MANY, LEADER_FROM = 30, 16, 4
 
 
@@ -62,7 +63,7 @@ def tradeoff_png(runs: list[RunResult], path: Path) -> Path:
 
 def _frame(axes: Axes, view: View) -> None:
     if view.x.log:
-        axes.set_xscale("log")
+        logarithmic(axes)
     axes.set_xlim(*view.x_range)
     axes.set_ylim(*view.y_range)
     axes.set_xlabel(view.x.label, color=SOFT, labelpad=10)
@@ -88,9 +89,14 @@ def _frame(axes: Axes, view: View) -> None:
         axes.annotate(
             f"p = {P_LINE}", (P_LINE, 1), (0, 5), color=SOFT, xycoords=axes.get_xaxis_transform(), ha="center", **above
         )
-    arrow = "↖" if left else "↗"
-    better = f"{arrow} {view.better}"
-    axes.annotate(better, (1, 1), (0, 26), color=ACCENT, xycoords="axes fraction", ha="right", **above)
+    axes.annotate(view.better, (1, 1), (0, 26), color=ACCENT, xycoords="axes fraction", ha="right", **above)
+
+
+def logarithmic(axes: Axes) -> None:
+    """A logarithmic x axis, whose powers of ten are written without the library's markup, which names may contain."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"10{str(round(math.log10(value))).translate(SUPERSCRIPT)}")
+    axes.minorticks_off()
 
 
 def _points(axes: Axes, view: View) -> None:

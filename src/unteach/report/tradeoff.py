@@ -48,8 +48,11 @@ class View:
     def better(self) -> str:
         """Which way is good, in words that need no legend."""
         if not self.x.to_gold:
-            return "better: up and to the right"
-        return "better: up, and nearer the gold line" if self.gold_x else "better: up, and nearer a retain model"
+            return "↗ better: up and to the right"
+        if not self.gold_x:
+            return "↑ better: up; only a retain model shows how far to forget"
+        left = min(self.gold_x) < sum(self.x_range) / 2
+        return f"{'↖' if left else '↗'} better: up, and nearer the gold line"
 
     @property
     def front(self) -> list[Point]:

@@ -6,6 +6,7 @@ suite= every suite that the runs have is shown. Which run is the retain model is
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from unteach.errors import UserError, unknown
@@ -52,7 +53,8 @@ def write(found: list[Found], folder: Path, title: str, suite: str | None = None
     """Prints the table of each suite and writes the report's files; gives the page's path."""
     from unteach.report import collect, families, files, table
 
-    suites = [suite] if suite else sorted({name for one in found for name in one.suites})
+    having = Counter(name for one in found for name in one.suites)
+    suites = [suite] if suite else sorted(having, key=lambda name: (-having[name], name))
     shown = {}
     for name in suites:
         judged = [one for one in found if suite or name in one.suites]

@@ -120,7 +120,10 @@ class Privacy(Metric):
 @metric("relative_utility")
 @dataclass
 class RelativeUtility(Metric):
-    """The harmonic mean of some values, divided by that of the model that unlearning started from."""
+    """The harmonic mean of some values, divided by that of the model that unlearning started from.
+
+    Above 1 where the model is the better one: it is not cut off there, which would hide by how much.
+    """
 
     of: list[str]
 
