@@ -21,7 +21,7 @@ CACHE = {"cuda": 8 << 30, "cpu": 1 << 30}
 LEAVING = 1 / 8
 """The share of the rows that are over at which they leave: sooner, the cache is copied too often for too little."""
 PIECE = 16
-"""New tokens between two looks at which rows are over, where rows do not tell by themselves: `until`, sharded weights."""
+"""New tokens between two looks at which rows are over, where they do not tell themselves: `until`, sharded weights."""
 REFILL = 4
 """Rows that wait are taken in once one place in so many is free; to take them in costs a pass of its own."""
 
