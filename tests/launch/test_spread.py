@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unteach import compose
+from unteach.engines import builds
 from unteach.engines.processes import ALONE, Processes
 from unteach.engines.sharded import place
 from unteach.errors import UserError
@@ -81,3 +82,18 @@ def test_what_the_libraries_made_of_it_is_verified(tiny: Any) -> None:
     spread.verify(trainer, "one")
     with pytest.raises(UserError, match=r"started as fsdp2, and the libraries made one of it"):
         spread.verify(trainer, "fsdp2")
+
+
+def test_only_a_lock_that_nobody_holds_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    left, held = tmp_path / "py" / "left" / "lock", tmp_path / "py" / "held" / "lock"
+    for lock in (left, held):
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+    with held.open():
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert builds.release_abandoned() == [], "of several machines: another may hold it"
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        assert builds.release_abandoned() == [left]
+        assert held.exists()
+        assert not left.exists()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.launch.test_modes import words
+from tests.launch.test_modes import deepspeed_is_built, words
 from tests.recovery.conftest import after, corpus, spawn, spawn_two  # noqa: F401
 from unteach import runs
 from unteach.launch import accelerated
@@ -45,6 +45,8 @@ STARTS = {
 @pytest.mark.parametrize("start", STARTS)
 def test_a_run_starts_and_the_first_process_speaks(start: str, command: list[str], tmp_path: Path) -> None:
     launcher, extra, mode = STARTS[start]
+    if mode.startswith("zero"):
+        deepspeed_is_built()
     done = subprocess.run([*launcher, *command, *extra], capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("model: ") == 1
@@ -97,6 +99,8 @@ def test_a_model_is_evaluated_while_it_is_sharded(mode: str, kit: Path, corpus: 
     def values(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "TOFU_EVAL.json").read_text())
 
+    if mode == "zero3":
+        deepspeed_is_built()
     one, two, log = tmp_path / "one", tmp_path / "two", tmp_path / "log"
     assert after(spawn(lambda: evaluate(*asked(one)), log), 250) == 0, log.read_text()[-3000:]
     pids = spawn_two(lambda: evaluate(*asked(two, f"launch={mode}")), log)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach import launched
+from unteach.engines import builds
 from unteach.engines.base import Gather
 from unteach.errors import Preempted, UserError
 
@@ -145,6 +146,9 @@ def _state(joining: Joining) -> Any:
     if cpu and mode.startswith("zero"):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     _refuse_without_deepspeed(mode)
+    if mode.startswith("zero") and os.environ.get("LOCAL_RANK", "0") == "0":
+        for lock in builds.release_abandoned():
+            print(f"note: removed {lock}, which a process that was killed had left")
     try:
         state = PartialState(cpu=cpu, backend=joining.backend, timeout=timedelta(seconds=joining.timeout))
     except ValueError as error:
