@@ -25,6 +25,9 @@ class Asked:
 
 def write(source: Source, asked: Asked, folder: Path) -> None:
     """Builds what was asked for, checks that the weights fit, and writes it with its tokenizer and template."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
     found = weights.read(source.place)
     base = None
     if convert.adapted(found) or source.adapter:
