@@ -132,4 +132,5 @@ def _named(key: str, path: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{key}={path}: {error}") from None
+        said = str(error).partition(f"={path}: ")[2]  # what is wrong, without the key of the model that is evaluated
+        raise UserError(f"{key}={path}: {said or error}") from None
