@@ -65,7 +65,7 @@ CONFIGURATIONS = {
     "two precisions": ((f"{ARGS}.bf16=true", f"{ARGS}.fp16=true"), "leave one out"),
     "two warm-ups": ((f"{ARGS}.warmup_steps=1", f"{ARGS}.warmup_epochs=1"), "say one thing in two ways"),
     "superseded": ((f"{ARGS}.group_by_length=true",), "not used here: the rows of a step are drawn"),
-    "hub": ((f"{ARGS}.push_to_hub=true",), "hf upload"),
+    "hub": ((f"{ARGS}.push_to_hub=true",), "unteach export <run> push=REPO"),
     "method": (("trainer=NPOO",), "there is no method called 'NPOO'; did you mean NPO?"),
     "handler": (("trainer.handler=npoo",), "did you mean NPO?"),
     "metric": ((f"{SUITE}.metrics=[forget_Q_A_Prb]",), "did you mean forget_Q_A_Prob?"),
@@ -189,7 +189,7 @@ PLACES = {
     "split": (("forget_split=forget05",), "corpus has no forget05"),
     "folder": (("tofu_path=./nothing",), "./nothing: there is no such folder"),
     "model": (("model.model_args.pretrained_model_name_or_path=./nothing",), "nothing: there is no such folder"),
-    "no room for an answer": ((f"{QA}.args.max_length=2",), "no row can be used ({'no room for an answer within max_length': 9})"),
+    "no room for an answer": ((f"{QA}.args.max_length=2",), "no row can be used ({'no room for an answer within max_length (lines 1, 2"),
     "model argument": (("model.model_args.attn_implementaton=eager",), "did you mean attn_implementation?"),
     "dtype": (("model.model_args.dtype=float8",), "must be auto or one of"),
     "no checkpoint": (("resume={tmp}/corpus",), "this checkpoint cannot be used, it was not finished"),
@@ -231,8 +231,8 @@ def test_rows_that_cannot_be_used_are_counted_and_named(
     write_rows(corpus / "forget10.jsonl", rows)
     cli.main(["unlearn", *words(kit, corpus.parent, f"{ARGS}.max_steps=1")])
     said = capsys.readouterr().out
-    assert "data.forget.TOFU_QA_forget: 1 rows dropped, empty answer" in said
-    assert "data.forget.TOFU_QA_forget: 1 answers cut at max_length" in said
+    assert "data.forget.TOFU_QA_forget: 1 rows dropped, nothing in answer (line 1)" in said
+    assert "data.forget.TOFU_QA_forget: 1 rows cut at max_length (line 2)" in said
 
 
 def test_retain_logs_that_cannot_be_compared_with(kit: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:

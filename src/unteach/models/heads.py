@@ -43,7 +43,10 @@ def saved(path: str | None) -> Head | None:
         return Head(tuple(runs.read_json(folder / FILE, "the adapter's head")["labels"]))
     if not path or not (folder / "config.json").exists():
         return None
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:  # loading says what is wrong with it
+        return None
     if not any(name.endswith(CLASSIFIER) for name in config.get("architectures") or ()):
         return None
     labels = config.get("id2label") or {}

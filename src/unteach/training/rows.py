@@ -49,8 +49,8 @@ def refuse_too_long(streams: dict[str, Stream], context: int) -> None:
 def fingerprints_of_files(config: schema.Config) -> dict[str, str]:
     """sha256 of each local file that rows are read from."""
     assert config.data is not None
-    told = [part.args.get("hf_args") or {} for parts in config.data.streams.values() for part in parts.values()]
-    return {str(file): runs.fingerprint(file) for hf_args in told for file in sources.files_of(hf_args)}
+    told = [part.args.get("hf_args") for parts in config.data.streams.values() for part in parts.values()]
+    return {str(file): runs.fingerprint(file) for hf_args in told if hf_args for file in sources.files_of(hf_args)}
 
 
 def refuse_other_data(folder: Path, began: dict[str, Any], now: dict[str, dict[str, str]]) -> None:
