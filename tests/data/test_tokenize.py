@@ -127,7 +127,7 @@ def test_rows_are_views_of_the_mapped_file_and_small(place: Path, monkeypatch: p
 
 
 def test_the_same_run_as_tokenising_on_the_fly(place: Path) -> None:
-    """Bit for bit; resumed too, after a checkpoint of the other."""
+    """Bit for bit."""
     folder = make()
     words = (*WORDS, "trainer.args.gradient_accumulation_steps=1")
     from_rows = train(*words, "data.train_file=rows.jsonl", "data.max_length=32", "task_name=rows")
