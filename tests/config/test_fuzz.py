@@ -171,7 +171,7 @@ def fuzz(experiment: str, data: Any) -> None:
 
 @pytest.mark.usefixtures("composed_once")
 class TestAnyCommandLine:
-    @settings(FUZZ, max_examples=50)
+    @settings(FUZZ, max_examples=100)
     @drawn
     def test_is_composed_or_refused(self, experiment: str, data: Any) -> None:
         fuzz(experiment, data)
