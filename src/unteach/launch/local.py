@@ -241,7 +241,11 @@ class Board:
                 self.bars.update(task, completed=line["step"], total=total, said=f"loss {line['loss']:.3f}")
 
     def ended(self, run: PlannedRun, state: str) -> None:
+        self.look()
         _, task = self.tasks.pop(run.name)
+        if state == "done":  # the last step that said a loss need not be the last
+            total = next(one.total for one in self.bars.tasks if one.id == task) or 1
+            self.bars.update(task, completed=total, total=total)
         self.bars.update(task, said=state)
         self.bars.stop_task(task)
         self.bars.advance(self.all)
