@@ -62,7 +62,7 @@ test-vllm: .venv-vllm/ready
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM) -m pytest -m vllm tests/backends $(ARGS)
 
 check: venv
-	.venv/bin/ruff check src tests
-	.venv/bin/ruff format --check src tests
+	.venv/bin/ruff check src tests benchmarks docs examples
+	.venv/bin/ruff format --check src tests benchmarks docs examples
 	.venv/bin/mypy
 	.venv/bin/lint-imports --config pyproject.toml

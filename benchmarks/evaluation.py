@@ -23,13 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unteach.compose import compose, environment
+from unteach.config.compose import compose, environment
 
 environment()
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+from unteach.config.schema import ModelConfig  # noqa: E402
+from unteach.config.suites import SuiteConfig  # noqa: E402
 from unteach.data.sources import load_rows  # noqa: E402
 from unteach.engines.base import Score  # noqa: E402
 from unteach.engines.hf import HFEngine, statistics  # noqa: E402
@@ -38,7 +40,6 @@ from unteach.evals import suites  # noqa: E402
 from unteach.evals.base import GradNorms, Scores, Texts  # noqa: E402
 from unteach.models.handlers import learn_tokenizer  # noqa: E402
 from unteach.models.loading import load  # noqa: E402
-from unteach.schema import ModelConfig, SuiteConfig  # noqa: E402
 
 PASSES = ("scoring", "generation")
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unteach.compose import environment
+from unteach.config.compose import environment
 
 environment()
 
@@ -23,14 +23,14 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 import yaml  # noqa: E402
 
+from unteach.config.inference import Sampling  # noqa: E402
+from unteach.config.schema import ModelConfig, TemplateArgs  # noqa: E402
 from unteach.data.authors import rows as authors_rows  # noqa: E402
 from unteach.data.template import Template  # noqa: E402
 from unteach.engines.backends.base import Job, Request  # noqa: E402
 from unteach.engines.backends.hf import Continuing, HuggingFace  # noqa: E402
 from unteach.engines.processes import start  # noqa: E402
-from unteach.inference import Sampling  # noqa: E402
 from unteach.models.handlers import learn_tokenizer  # noqa: E402
-from unteach.schema import ModelConfig, TemplateArgs  # noqa: E402
 from unteach.seeds import subseed  # noqa: E402
 
 

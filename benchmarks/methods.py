@@ -26,7 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from unteach.compose import environment
+from unteach.config.compose import environment
 
 environment()
 
@@ -36,7 +36,7 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig  # noqa: E402
 
-from unteach import reading  # noqa: E402
+from unteach.config.reader import Reader, mistakes  # noqa: E402
 from unteach.data.collators import DataCollatorForSupervisedDataset  # noqa: E402
 from unteach.data.streams import ALTERNATE, Rows, Steps, Stream, collate  # noqa: E402
 from unteach.errors import UserError, unknown  # noqa: E402
@@ -245,10 +245,10 @@ def read(words: list[str]) -> Settings:
     given = {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
     if "model" in given and (shape := [key for key in SHAPE if key in given]):
         raise UserError(f"{', '.join(shape)}: the shape of a random model; leave out, or leave out model=")
-    reader = reading.Reader()
+    reader = Reader()
     settings: Settings = reader.record(Settings, given, "")
     if reader.problems:
-        raise UserError(reading.mistakes(reader.problems))
+        raise UserError(mistakes(reader.problems))
     return settings
 
 

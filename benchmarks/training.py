@@ -19,19 +19,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach.compose import compose, environment
+from unteach.config.compose import compose, environment
 
 environment()
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
+from unteach.config.schema import ModelConfig  # noqa: E402
 from unteach.data.datasets import QADataset  # noqa: E402
 from unteach.data.sources import load_rows  # noqa: E402
 from unteach.data.streams import Steps, Stream  # noqa: E402
 from unteach.models.handlers import learn_tokenizer  # noqa: E402
 from unteach.models.loading import load  # noqa: E402
-from unteach.schema import ModelConfig  # noqa: E402
 from unteach.training.callbacks import Watcher  # noqa: E402
 
 TOLERANCE = {"float32": 2e-4, "bfloat16": 3e-2}
@@ -152,7 +152,8 @@ def ours(settings: Settings, folder: str, rows: Any, turns: Turns, packed: bool 
 def theirs(settings: Settings, folder: str, out: str) -> dict[str, Any]:
     """Training arguments of the two others: the same run, and nothing that we do not do either."""
     return {
-        "output_dir": out, "max_steps": settings.steps, "per_device_train_batch_size": settings.batch, "logging_steps": 1,
+        "output_dir": out, "max_steps": settings.steps, "logging_steps": 1,
+        "per_device_train_batch_size": settings.batch,
         "gradient_accumulation_steps": settings.accumulation, "learning_rate": 1e-4, "lr_scheduler_type": "constant",
         "save_strategy": "no", "report_to": "none", "train_sampling_strategy": "sequential", "disable_tqdm": True,
         "optim": "adamw_torch_fused", "max_grad_norm": 1.0, "use_cpu": not torch.cuda.is_available(), "seed": 0,
@@ -237,10 +238,12 @@ def main(given: dict[str, str]) -> None:
             for way, steps in running.items():
                 found[way].append(next(steps))
     print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {settings.dtype}; {count / 1e6:.1f} M parameters"
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {settings.dtype}; "
+        f"{count / 1e6:.1f} M parameters"
     )
-    print(f"{settings.size} rows a step ({settings.batch} x {settings.accumulation}), {statistics.mean(tokens):.0f} tokens a step, "
-          f"{padded_share(rows, settings):.0%} padding in the order of the rows; {settings.steps - 1} steps after the first\n")  # fmt: skip
+    print(f"{settings.size} rows a step ({settings.batch} x {settings.accumulation}), "
+          f"{statistics.mean(tokens):.0f} tokens a step, {padded_share(rows, settings):.0%} padding in the order of the "
+          f"rows; {settings.steps - 1} steps after the first\n")  # fmt: skip
     print("| way | tokens/s | tokens/CPU s | step/ours (wall) | step/ours (CPU) | peak, MiB |\n|---|" + "---:|" * 5)
     base = "ours" if "ours" in ways else ways[0]
     for way in ways:
@@ -253,7 +256,8 @@ def main(given: dict[str, str]) -> None:
         )
         peak = max(step.peak for step in found[way][1:]) / 2**20
         print(
-            f"| {way} | {sum(tokens[1:]) / wall:.0f} | {sum(tokens[1:]) / cpu:.0f} | {of_wall:.2f} | {of_cpu:.2f} | {peak:.0f} |"
+            f"| {way} | {sum(tokens[1:]) / wall:.0f} | {sum(tokens[1:]) / cpu:.0f} | {of_wall:.2f} | {of_cpu:.2f} "
+            f"| {peak:.0f} |"
         )
     worst = max(
         abs(step.loss - other.loss) / other.loss

@@ -17,8 +17,12 @@ from typing import Any
 
 import yaml
 
-from unteach import compose, errors, registry, schema, training_args
+from unteach import errors, registry
 from unteach.cli import OPTIONS, VERBS
+from unteach.config import groups, schema, training_args, watching, words
+from unteach.config.files import Files
+from unteach.config.suites import GenerationArgs, RowsConfig, SuiteConfig
+from unteach.config.tokenize import TokenizeConfig
 from unteach.launch import draws, settings
 from unteach.launch.plan import KEYS
 from unteach.models.handlers import LOADING
@@ -57,7 +61,8 @@ CODES = {
     errors.EXIT_BUG: "a bug of unteach",
     errors.EXIT_MISTAKE: "a mistake in the command, its files or its data, or a machine that lacks something",
     errors.EXIT_DIVERGED: "a loss or gradient stopped being finite, or runs of a study did not finish",
-    errors.EXIT_ROWS_FAILED: "rows of `unteach infer` have an error in place of an answer: the same command asks those again",
+    errors.EXIT_ROWS_FAILED: "rows of `unteach infer` have an error in place of an answer: the same command asks them "
+    "again",
     errors.EXIT_PREEMPTED: "asked to stop (SIGTERM, SIGUSR2), or a process was lost: the same command goes on",
     130: "interrupted with Ctrl-C",
 }
@@ -97,12 +102,12 @@ def variables() -> Iterator[str]:
     yield "`configs/variables.yaml`; other files refer to these names, and a file of yours may declare more.\n"
     rows = [("`task_name`", "required", "names the run's folder")]
     rows += [("`mode`", "by the verb", "`train`, `unlearn` or `eval`; part of the run's folder")]
-    yield from table(("key", "default", ""), rows + commented(compose.CONFIGS / "variables.yaml"))
+    yield from table(("key", "default", ""), rows + commented(groups.CONFIGS / "variables.yaml"))
 
 
 def paths() -> Iterator[str]:
     yield "## paths\n"
-    yield from table(("key", "default", ""), commented(compose.CONFIGS / "paths" / "default.yaml"))
+    yield from table(("key", "default", ""), commented(groups.CONFIGS / "paths" / "default.yaml"))
 
 
 def model() -> Iterator[str]:
@@ -128,13 +133,13 @@ def trainer() -> Iterator[str]:
     yield from table(("key", ""), rows)
     yield "### trainer.args\n"
     yield "Defaults, under every experiment and method; all others are the library's:\n"
-    base = yaml.safe_load((compose.CONFIGS / "base_trainer.yaml").read_text())["layers"]["base"]["args"]
+    base = yaml.safe_load((groups.CONFIGS / "base_trainer.yaml").read_text())["layers"]["base"]["args"]
     yield from table(("field", "default"), [(f"`{name}`", code(value)) for name, value in base.items()])
     own = [(f"`{name}`", spelled(eval(kind))) for name, kind in training_args.OWN.items()]
     yield f"{documented(training_args)['OWN']}\n"
     yield from table(("field", "takes"), own)
     yield "Old names that are translated, and said once:\n"
-    both = training_args.RENAMED | compose.RENAMED
+    both = training_args.RENAMED | words.RENAMED
     yield from table(("old", "now"), [(f"`{old}`", f"`{new}`") for old, new in both.items()])
     yield "Fields that have no effect any more, which is said once:\n"
     yield from table(("field", "because"), [(f"`{n}`", why) for n, why in training_args.DROPPED.items()])
@@ -144,8 +149,8 @@ def trainer() -> Iterator[str]:
         by_reason.setdefault(why, []).append(f"`{name}`")
     yield from table(("fields", "because"), [(", ".join(names), why) for why, names in by_reason.items()])
     yield "### trainer.guard\n"
-    yield f"{paragraphs(schema.Guard)}\n"
-    yield from fields(schema.Guard)
+    yield f"{paragraphs(watching.Guard)}\n"
+    yield from fields(watching.Guard)
 
 
 def methods() -> Iterator[str]:
@@ -158,8 +163,8 @@ def methods() -> Iterator[str]:
     yield "### trainer=NAME\n"
     yield "The files of `configs/trainer/` that set more than a method's name, or have another:\n"
     rows = []
-    for name in compose.options("trainer"):
-        file = yaml.safe_load((compose.CONFIGS / "trainer" / f"{name}.yaml").read_text())
+    for name in groups.options("trainer"):
+        file = yaml.safe_load((groups.CONFIGS / "trainer" / f"{name}.yaml").read_text())
         handler = file.pop("handler")
         if file or handler != name:
             rows.append((f"`trainer={name}`", f"`{handler}`", flat(file)))
@@ -173,11 +178,11 @@ def datasets() -> Iterator[str]:
         yield f"### {entry.name}\n"
         yield f"{paragraphs(entry.target)}\n"
         yield from fields(entry.target, leave_out=("template",))
-    files = [(f"`{name}`", *place(name)) for name in compose.options("data/datasets")]
+    files = [(f"`{name}`", *place(name)) for name in groups.options("data/datasets")]
     yield from table(("file", "handler", "rows"), files)
     yield "### data=files\n"
-    yield f"{paragraphs(schema.Files)}\n"
-    yield from fields(schema.Files)
+    yield f"{paragraphs(Files)}\n"
+    yield from fields(Files)
     yield "### forget_set\n"
     yield f"{paragraphs(schema.ForgetSet)}\n"
     yield from fields(schema.ForgetSet)
@@ -190,23 +195,24 @@ def datasets() -> Iterator[str]:
 def suites() -> Iterator[str]:
     yield "## eval\n"
     yield "`eval=NAME`, a list of names, or null. Below `eval.<suite>`:\n"
-    yield f"{paragraphs(schema.SuiteConfig)}\n"
-    yield from fields(schema.SuiteConfig)
+    yield f"{paragraphs(SuiteConfig)}\n"
+    yield from fields(SuiteConfig)
     yield "### eval.<suite>.rows.<name>\n"
-    yield f"{paragraphs(schema.RowsConfig)}\n"
-    yield from fields(schema.RowsConfig)
+    yield f"{paragraphs(RowsConfig)}\n"
+    yield from fields(RowsConfig)
     yield "### generation\n"
-    yield f"{paragraphs(schema.GenerationArgs)}\n"
-    yield from fields(schema.GenerationArgs)
-    for name in compose.options("eval"):
-        suite = yaml.safe_load((compose.CONFIGS / "eval" / f"{name}.yaml").read_text())
+    yield f"{paragraphs(GenerationArgs)}\n"
+    yield from fields(GenerationArgs)
+    for name in groups.options("eval"):
+        suite = yaml.safe_load((groups.CONFIGS / "eval" / f"{name}.yaml").read_text())
         yield f"### The metrics of `{name}`\n"
         if "defaults" in suite:
             over = "; ".join(f"`{key}`: {flat(rows['hf_args'])}" for key, rows in suite["rows"].items())
             yield f"Those of `{suite['defaults'][0].partition('@')[0]}`, on other rows ({over}).\n"
             continue
         if "define" not in suite:
-            yield f"Those of lm-evaluation-harness's tasks: `eval.{name}.tasks`, by default {', '.join(suite['tasks'])}.\n"
+            tasks = ", ".join(suite["tasks"])
+            yield f"Those of lm-evaluation-harness's tasks: `eval.{name}.tasks`, by default {tasks}.\n"
             continue
         yield "Those in bold are asked for by default; `eval.<suite>.metrics` takes a list, `default` or `all`.\n"
         rows = []
@@ -234,7 +240,7 @@ def wandb() -> Iterator[str]:
 def inference() -> Iterator[str]:
     yield "## unteach infer\n"
     yield "`configs/infer.yaml`; [inference.md](inference.md) explains it. `model.…` is as above.\n"
-    yield from table(("key", "default", ""), commented(compose.CONFIGS / "infer.yaml"))
+    yield from table(("key", "default", ""), commented(groups.CONFIGS / "infer.yaml"))
     for entry in ours(registry.backend):
         yield f"### backend={entry.name}\n"
         yield f"{paragraphs(entry.target)}\n"
@@ -258,8 +264,8 @@ def study() -> Iterator[str]:
 
 def tokenize() -> Iterator[str]:
     yield "## unteach tokenize\n"
-    yield f"{paragraphs(schema.TokenizeConfig)}\n"
-    yield from fields(schema.TokenizeConfig)
+    yield f"{paragraphs(TokenizeConfig)}\n"
+    yield from fields(TokenizeConfig)
 
 
 def ours(kind: registry.Registry) -> list[registry.Entry]:
@@ -269,7 +275,7 @@ def ours(kind: registry.Registry) -> list[registry.Entry]:
 
 def place(name: str) -> tuple[str, str]:
     """(handler, where its rows are) of a dataset's file."""
-    (part,) = yaml.safe_load((compose.CONFIGS / "data" / "datasets" / f"{name}.yaml").read_text()).values()
+    (part,) = yaml.safe_load((groups.CONFIGS / "data" / "datasets" / f"{name}.yaml").read_text()).values()
     where = "/".join(
         str(part["args"]["hf_args"][key]) for key in ("path", "name", "split") if key in part["args"]["hf_args"]
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from unteach.compose import environment
+from unteach.config.compose import environment
 
 environment()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -56,7 +56,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path) -> Any:
     """The same, loaded."""
+    from unteach.config.schema import ModelConfig
     from unteach.models.loading import load
-    from unteach.schema import ModelConfig
 
     return load(ModelConfig({"pretrained_model_name_or_path": str(tiny_folder)}), training=False)

@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import reading, registry, schema
-from unteach.compose import environment
+from unteach import registry
+from unteach.config import schema
+from unteach.config.compose import environment
+from unteach.config.reader import Reader, mistakes
+from unteach.config.schema import BESIDE
 from unteach.data.datasets import Example, example_of
 from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
-from unteach.schema import BESIDE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,10 +40,10 @@ class Examples(list[Example]):
 def build_method(name: str, method_args: dict[str, Any] | None = None, compat: str | None = None) -> Any:
     """The method of that name with checked arguments; compat="openunlearning" turns its published quirks on."""
     cls: Any = registry.method.get(name)
-    reader = reading.Reader()
+    reader = Reader()
     method = reader.record(cls, {**(cls.QUIRKS if compat else {}), **(method_args or {})}, "method_args")
     if reader.problems:
-        raise UserError(reading.mistakes(reader.problems))
+        raise UserError(mistakes(reader.problems))
     return method
 
 

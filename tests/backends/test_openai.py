@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from tests.backends.conftest import KEY, Asked, Fake, Misdeed, answer
 from tests.conftest import read_rows
+from unteach.config.inference import Sampling
 from unteach.engines import processes
 from unteach.engines.backends import words
 from unteach.engines.backends.server import Refused
 from unteach.errors import Preempted, RowsFailed, UserError
-from unteach.inference import Sampling
 from unteach.verbs.infer import infer
 
 Infer = Callable[..., list[dict[str, Any]]]

@@ -61,7 +61,7 @@ def test_a_mistake_is_one_clear_message(case: str, tmp_path: Path) -> None:
 
 def test_a_checked_command_never_imports_torch() -> None:
     code = (
-        "import sys; from unteach.compose import compose; from unteach.verbs import listing\n"
+        "import sys; from unteach.config.compose import compose; from unteach.verbs import listing\n"
         "compose('unlearn', ['experiment=unlearn/tofu/default', 'task_name=t'])\n"
         "[listing.listed(kind) for kind in listing.KINDS]\n"
         "import unteach.cli, unteach.verbs.train, unteach.verbs.evaluate, unteach.verbs.study\n"

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from unteach import compose, runs, training_args
-from unteach.compose import CONFIGS
+from unteach import runs
+from unteach.config import compose, groups, training_args
+from unteach.config.groups import CONFIGS
 from unteach.errors import UserError
 from unteach.launch import studyfile
 from unteach.launch.plan import expand
@@ -18,13 +19,13 @@ def unlearn(*words: str):
     return compose.compose("unlearn", ["experiment=unlearn/tofu/default", "task_name=t", *MODEL, *words])
 
 
-@pytest.mark.parametrize("name", compose.options("experiment"))
+@pytest.mark.parametrize("name", groups.options("experiment"))
 def test_every_experiment_composes(name: str) -> None:
     config = compose.compose(PRIMARY[name.split("/")[0]], [f"experiment={name}", "task_name=t"])
     assert config.task_name == "t"
 
 
-@pytest.mark.parametrize("name", compose.options("trainer"))
+@pytest.mark.parametrize("name", groups.options("trainer"))
 def test_every_trainer_composes(name: str) -> None:
     given = {"PDU": ["trainer.method_args.retain_loss_eps=1"], "classify": ["eval=null"], "regress": ["eval=null"]}
     required = given.get(name, [])
@@ -32,7 +33,7 @@ def test_every_trainer_composes(name: str) -> None:
     assert compose.compose("unlearn", words).trainer is not None
 
 
-@pytest.mark.parametrize("name", compose.options("model"))
+@pytest.mark.parametrize("name", groups.options("model"))
 def test_every_model_composes(name: str) -> None:
     words = ["task_name=t", f"model={name}"]
     if name == "auto":
@@ -40,19 +41,19 @@ def test_every_model_composes(name: str) -> None:
     assert compose.compose("train", words).model.model_args
 
 
-@pytest.mark.parametrize("name", compose.options("data/datasets"))
+@pytest.mark.parametrize("name", groups.options("data/datasets"))
 def test_every_dataset_composes(name: str) -> None:
     config = compose.compose("train", ["task_name=t", f"data.train={name}"])
     assert list(config.data.streams["train"]) == [name]
 
 
-@pytest.mark.parametrize("name", compose.options("eval"))
+@pytest.mark.parametrize("name", groups.options("eval"))
 def test_every_suite_composes(name: str) -> None:
     suite = {"arc_entities": "arc"}.get(name, name)
     assert list(compose.compose("eval", ["task_name=t", f"eval={name}"]).eval) == [suite]
 
 
-@pytest.mark.parametrize("name", compose.options("study"))
+@pytest.mark.parametrize("name", groups.options("study"))
 def test_every_run_of_every_study_composes(name: str) -> None:
     for run in expand(studyfile.read(name)):
         compose.compose(run.config_name, run.overrides)

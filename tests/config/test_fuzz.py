@@ -12,12 +12,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unteach import compose
+from unteach.config import compose, groups
+from unteach.config.schema import Config
 from unteach.errors import UserError
-from unteach.schema import Config
 
 PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}
-EXPERIMENTS = compose.options("experiment")
+EXPERIMENTS = groups.options("experiment")
 AUTO = ["model=auto", "model.model_args.pretrained_model_name_or_path=m"]
 TINY = ["model=tiny"]
 
@@ -132,15 +132,15 @@ KNOWN: dict[Any, Any] = {}
 @pytest.fixture
 def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra's own work on the same words is done once: it is 9 parts in 10 of the time, and no value reaches it."""
-    real = compose._hydra
+    real = groups.put_together
 
-    def hydra(config_name: str, words: compose.Words, homes: tuple[str, ...]) -> Any:
-        key = (config_name, tuple(words.groups), homes)
+    def once(config_name: str, chosen: list[str], homes: tuple[str, ...]) -> Any:
+        key = (config_name, tuple(chosen), homes)
         if key not in KNOWN:
-            KNOWN[key] = real(config_name, words, homes)
+            KNOWN[key] = real(config_name, chosen, homes)
         return copy.deepcopy(KNOWN[key])
 
-    monkeypatch.setattr(compose, "_hydra", hydra)
+    monkeypatch.setattr(groups, "put_together", once)
 
 
 def obeys_the_law(config_name: str, words: list[str], config_dirs: tuple[str, ...] = ()) -> str:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from unteach import cli, schema
+from unteach import cli
+from unteach.config import schema
 from unteach.verbs import evaluate, train
 
 COMMANDS = {

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unteach.config.schema import ForgetSet
 from unteach.data import authors, sources
 from unteach.data.entities import RELATIONSHIP, forgotten, part_of
 from unteach.data.world import World
 from unteach.errors import UserError
-from unteach.schema import ForgetSet
 
 WORLD = World(
     seed=1, n_authors=10, n_decoys=30, n_fresh=0, n_publishers=6, questions=("books", "publishers", "two_hop")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.test_tables import write
-from unteach import compose, schema
+from unteach.config import compose, schema
 from unteach.data import files, sources
 from unteach.data.choice import Choice
 from unteach.data.fitting import IGNORED, fit

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from unteach.config.schema import TemplateArgs
 from unteach.data.template import Template
 from unteach.errors import UserError
-from unteach.schema import TemplateArgs
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

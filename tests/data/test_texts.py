@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import read_rows
+from unteach.config.schema import TemplateArgs
 from unteach.data import sources
 from unteach.data.datasets import CompletionDataset
 from unteach.data.pretraining import PretrainingDataset
 from unteach.data.template import Template
 from unteach.errors import UserError
-from unteach.schema import TemplateArgs
 
 TEXTS = ["The river is long. " * 3, "  ", "Ann lives in the north, and writes.", None, "Short."]
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from tests.data.test_tables import write
-from unteach import compose, runs, schema
+from unteach import runs
+from unteach.config import compose, schema
+from unteach.config.tokenize import TokenizeConfig
 from unteach.data import files, tokenized, tokenizing
 from unteach.data.template import Template
 from unteach.errors import UserError
@@ -39,7 +41,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) ->
 
 def make(output: str = "tokens", **given: Any) -> Path:
     told = {"input_file": "rows.jsonl", "max_length": 32, "num_proc": 1, **given}
-    return tokenize(schema.TokenizeConfig(output_file=output, tokenizer_path="MODEL", **told))
+    return tokenize(TokenizeConfig(output_file=output, tokenizer_path="MODEL", **told))
 
 
 def examples(loaded: Any, *words: str) -> tuple[list[tuple[list[int], list[int]]], list[str]]:
@@ -54,8 +56,8 @@ def examples(loaded: Any, *words: str) -> tuple[list[tuple[list[int], list[int]]
 
 @pytest.fixture
 def loaded(tiny_folder: Path) -> Any:
+    from unteach.config.schema import ModelConfig
     from unteach.models.loading import load
-    from unteach.schema import ModelConfig
 
     return load(ModelConfig({"pretrained_model_name_or_path": str(tiny_folder)}), training=False)
 
@@ -100,7 +102,7 @@ def test_conversations_keep_the_turns_that_are_learned(place: Path, loaded: Any)
         [("user", f"Who is {i}?"), ("assistant", "Ann."), ("user", "Where?"), ("assistant", "Here.")] for i in range(9)
     ]
     write(place / "rows.jsonl", [{"messages": [{"role": r, "content": c} for r, c in row]} for row in turns])
-    told = schema.TokenizeConfig("rows.jsonl", "tokens", "CHAT", 128, num_proc=1)
+    told = TokenizeConfig("rows.jsonl", "tokens", "CHAT", 128, num_proc=1)
     folder = tokenize(told)
     assert tokenized.manifest(folder)["template"]["kind"] == "chat"
     loaded = replace(loaded, template=Template(loaded.tokenizer, schema.TemplateArgs(kind="chat")))

@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas
 import pytest
 
-from unteach import cli, compose, runs
+from unteach import cli, runs
+from unteach.config import compose
 from unteach.errors import UserError
 from unteach.launch import accelerated, composing, kept
 from unteach.launch.studyfile import Study

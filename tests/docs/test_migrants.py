@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from unteach import cli, schema, training_args
+from unteach import cli
+from unteach.config import files, schema, training_args, watching
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = ("coming-from-llm-utils.md", "coming-from-training-code.md", "models.md")
 SECTIONS = {
     "trainer.args": set(training_args.fields()) | set(training_args.REFUSED),
     "trainer": {f.name for f in dataclasses.fields(schema.TrainerConfig)} | {"args", "method_args"},
-    "trainer.samples": {f.name for f in dataclasses.fields(schema.Samples)},
-    "trainer.profiler": {f.name for f in dataclasses.fields(schema.Profiler)},
+    "trainer.samples": {f.name for f in dataclasses.fields(watching.Samples)},
+    "trainer.profiler": {f.name for f in dataclasses.fields(watching.Profiler)},
     "model": {f.name for f in dataclasses.fields(schema.ModelConfig)} | {"safetensors"},
-    "data": {f.name for f in dataclasses.fields(schema.Files)},
+    "data": {f.name for f in dataclasses.fields(files.Files)},
     "wandb": {f.name for f in dataclasses.fields(schema.Wandb)},
     "paths": {f.name for f in dataclasses.fields(schema.Paths)},
 }

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import hmean, ks_2samp
 
 from tests.evals.test_suites import silent
-from unteach import compose
+from unteach.config import compose
 from unteach.data import authors
 from unteach.data.datasets import read_lines
 from unteach.engines.hf import HFEngine

@@ -10,12 +10,13 @@ import torch
 import transformers
 
 from tests.evals.test_suites import silent, tofu
+from unteach.config.schema import TemplateArgs
+from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data.template import Template
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.evals import suites
 from unteach.evals.rows import Rows
-from unteach.schema import RowsConfig, SuiteConfig, TemplateArgs
 
 
 def test_weights_that_are_not_a_number_name_the_metric(tiny: Any) -> None:

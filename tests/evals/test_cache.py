@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from unteach import compose
+from unteach.config import compose
+from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.engines.hf import HFEngine
 from unteach.evals.cache import Store
 from unteach.evals.run import evaluate_loaded
 from unteach.models.loading import load
-from unteach.schema import ModelConfig, TemplateArgs
 
 WORDS = ["task_name=t", "model=tiny", "tofu_path=authors", "forget_split=forget01", "eval.tofu.batch_size=3", "eval.tofu.generation.max_new_tokens=3",
          "eval.tofu.metrics=[forget_truth_ratio,forget_Q_A_Prob,forget_Q_A_ROUGE,mia_gradnorm,mia_min_k_plus_plus]"]  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.evals.test_suites import Counting, silent
-from unteach import compose
+from unteach.config import compose
 from unteach.data import authors
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError

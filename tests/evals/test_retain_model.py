@@ -23,8 +23,8 @@ def values(tiny: Any, tmp_path: Path, *words: str) -> dict[str, Any]:
 
 
 def test_it_gives_what_its_log_gives(tiny: Any, other: Path, tmp_path: Path, loads: list[str]) -> None:  # noqa: F811
+    from unteach.config.schema import ModelConfig
     from unteach.models.loading import load
-    from unteach.schema import ModelConfig
 
     retain = load(ModelConfig({"pretrained_model_name_or_path": str(other)}), training=False)
     values(

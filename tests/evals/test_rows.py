@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.evals.measure import _until
 from unteach.evals.rows import Rows
-from unteach.schema import RowsConfig, SuiteConfig
 
 ROWS = {
     "qa": [{"question": "Who?", "answer": "Mara"}],

@@ -12,11 +12,11 @@ import torch
 from hypothesis import strategies as st
 
 from tests.models.test_families import FAMILIES, folder_of  # noqa: F401
+from unteach.config.schema import ModelConfig
 from unteach.engines import sharing
 from unteach.engines.hf import HFEngine
 from unteach.models.handlers import PATH
 from unteach.models.loading import load
-from unteach.schema import ModelConfig
 
 WINDOWS = {"Phi-3.5-mini-instruct", "auto", "zephyr-7b-beta"}
 """Families that look back three tokens here, which is less than any row."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unteach import compose
+from unteach.config import compose
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.evals import suites

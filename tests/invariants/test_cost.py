@@ -11,8 +11,8 @@ import torch
 
 from tests.conftest import read_rows
 from unteach import testing
+from unteach.config.schema import ModelConfig
 from unteach.models import loading, reference
-from unteach.schema import ModelConfig
 from unteach.training import build
 from unteach.training.step import make_ready
 from unteach.verbs.train import train

@@ -12,8 +12,8 @@ import transformers
 from torch.nn.functional import logsigmoid
 
 from tests.conftest import read_rows
+from unteach.config.schema import TemplateArgs
 from unteach.data.template import Template
-from unteach.schema import TemplateArgs
 from unteach.testing import method_loss
 
 LAYER = r"model\.layers\.2"

@@ -76,8 +76,8 @@ def batch(kit: Path) -> tuple[list[dict], list[dict]]:
 def gradient(name: str, args: dict[str, Any], kit: Path, batch: Any, policy: str = "policy") -> torch.Tensor:
     """The flat gradient of one step on the kit."""
     from unteach import testing
+    from unteach.config.schema import ModelConfig
     from unteach.models import loading
-    from unteach.schema import ModelConfig
     from unteach.training.step import make_ready
 
     method = build_method(name, args)
@@ -91,8 +91,8 @@ def gradient(name: str, args: dict[str, Any], kit: Path, batch: Any, policy: str
 
 def test_npo_tends_to_ascent_as_beta_vanishes(kit: Path, batch: Any) -> None:
     """grad NPO -> grad GradAscent * (answer tokens / sequences)."""
+    from unteach.config.schema import ModelConfig
     from unteach.models import loading
-    from unteach.schema import ModelConfig
 
     loaded = loading.load(ModelConfig({"pretrained_model_name_or_path": str(kit / "policy")}), training=False)
     tokens = sum(len(loaded.template.encode(r["question"], r["answer"]).answer) for r in batch[0])
@@ -173,8 +173,8 @@ def test_arc_idk_is_half_sft_on_the_other_answer_and_half_on_the_retain_rows(kit
 
 def _tokens(rows: list[dict], kit: Path) -> int:
     """Answer tokens of rows, EOS included."""
+    from unteach.config.schema import ModelConfig
     from unteach.models import loading
-    from unteach.schema import ModelConfig
 
     template = loading.load(
         ModelConfig({"pretrained_model_name_or_path": str(kit / "policy")}), training=False

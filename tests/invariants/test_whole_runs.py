@@ -147,7 +147,7 @@ def test_a_forget_set_without_alternates_is_refused(kit: Path, corpus: Path, tmp
     ],
 )
 def test_presets_are_what_they_say(preset: str, said: tuple, kit: Path, corpus: Path, tmp_path: Path) -> None:
-    from unteach.compose import compose
+    from unteach.config.compose import compose
 
     command = words(kit, corpus, tmp_path / "run", preset)
     if preset == "csv_ga":  # its rows are one stream, `train`

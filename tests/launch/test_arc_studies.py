@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.launch.conftest import LONG, MODEL, TOP, ArcConfigs
-from unteach import compose, runs
+from unteach import runs
+from unteach.config import compose
 from unteach.errors import UserError
 from unteach.launch import arc, composing
 from unteach.launch.studyfile import study_of

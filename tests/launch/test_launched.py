@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from unteach import cli, compose, launched
+from unteach import cli, launched
+from unteach.config import compose
 from unteach.engines import processes
 from unteach.errors import Diverged, Ended, Preempted, UserError
 from unteach.launch import accelerated

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from unteach import compose
+from unteach.config import compose
 from unteach.engines import builds
 from unteach.engines.processes import ALONE, Processes
 from unteach.engines.sharded import place

@@ -69,8 +69,8 @@ def test_it_is_what_plain_peft_loads(taught: Path, base: Path) -> None:
 def test_the_model_without_its_adapter_is_the_copy_of_what_it_was(
     method: str, base: Path, kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from unteach.config.schema import ModelConfig
     from unteach.models.loading import load_frozen
-    from unteach.schema import ModelConfig
 
     retain = {"GradDiff": "KL", "UNDIAL": "NLL", "RMU": "EMBED_DIFF"}[method]
     extra = [

@@ -12,12 +12,13 @@ import transformers
 
 from tests.models.test_forward import ROWS, batch_of
 from unteach import runs
-from unteach.compose import CONFIGS, compose
+from unteach.config.compose import compose
+from unteach.config.groups import CONFIGS
+from unteach.config.schema import ModelConfig
 from unteach.data import authors
 from unteach.models.forward import Want, extend, head_logits
 from unteach.models.handlers import PATH, learn_tokenizer
 from unteach.models.loading import load
-from unteach.schema import ModelConfig
 from unteach.verbs.listing import listed
 from unteach.verbs.train import train
 

@@ -12,12 +12,12 @@ import transformers
 from huggingface_hub import errors
 
 from unteach import runs
+from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
 from unteach.models import handlers
 from unteach.models.handlers import flash_attention_fits, load_tokenizer
 from unteach.models.hub import PATH
 from unteach.models.loading import load
-from unteach.schema import ModelConfig
 
 
 @pytest.fixture

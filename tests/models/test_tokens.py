@@ -10,10 +10,10 @@ import transformers
 
 from tests.cli.test_export import logits, run
 from unteach import runs
+from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
 from unteach.models import tokens
 from unteach.models.loading import load as load_config
-from unteach.schema import ModelConfig
 from unteach.verbs.export import export
 from unteach.verbs.load import load
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import read_rows
 from tests.parity.test_tofu import same_examples
-from unteach import compose
+from unteach.config import compose
 from unteach.errors import UserError
 from unteach.verbs.evaluate import evaluate
 
@@ -71,9 +71,9 @@ def test_the_truth_is_cut_to_what_may_be_said(kit: Path, tmp_path: Path) -> None
 def test_tofu_and_muse_share_their_passes(kit: Path, tmp_path: Path) -> None:
     """One command, both suites: the values of each alone, and one scoring and one generation pass for each length."""
     from tests.evals.test_suites import Counting, silent
+    from unteach.config.schema import ModelConfig
     from unteach.evals import suites
     from unteach.models.loading import load
-    from unteach.schema import ModelConfig
 
     words = [
         "task_name=t", "model=auto", f"model.model_args.pretrained_model_name_or_path={kit / 'retain'}", f"tofu_path={kit / 'data'}",

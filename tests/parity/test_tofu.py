@@ -60,9 +60,9 @@ def test_our_log_probs_are_those_of_float64(kit: Path) -> None:
     import torch
     import transformers
 
+    from unteach.config.schema import ModelConfig
     from unteach.engines.hf import HFEngine
     from unteach.models.loading import load
-    from unteach.schema import ModelConfig
 
     loaded = load(ModelConfig({"pretrained_model_name_or_path": str(kit / "retain")}), training=False)
     exact = transformers.AutoModelForCausalLM.from_pretrained(kit / "retain", dtype=torch.float64)

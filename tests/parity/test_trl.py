@@ -21,8 +21,8 @@ ROWS = [
 @pytest.fixture(scope="module")
 def models(tiny_folder: Path) -> tuple[Any, Any, Any]:
     """(loaded policy, a reference that differs from it, the tokenizer)."""
+    from unteach.config.schema import ModelConfig
     from unteach.models.loading import load
-    from unteach.schema import ModelConfig
 
     config = ModelConfig({"pretrained_model_name_or_path": str(tiny_folder), "dtype": "float32"})
     policy, reference = load(config, training=True), load(config, training=False)

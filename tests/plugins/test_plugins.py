@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from unteach import registry, runs
-from unteach.compose import compose
+from unteach.config.compose import compose
 from unteach.errors import UserError
 from unteach.verbs.train import train
 

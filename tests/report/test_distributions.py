@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unteach import compose
+from unteach.config import compose
 from unteach.engines.base import Score
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from unteach import schema
-from unteach.compose import compose
+from unteach.config import schema
+from unteach.config.compose import compose
 from unteach.errors import UserError
 from unteach.launch.plan import expand
 from unteach.launch.studyfile import read

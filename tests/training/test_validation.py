@@ -15,7 +15,7 @@ import torch
 
 from tests.training.test_kinds import ASKED, PAIRS, TEXTS, logged, words, write
 from unteach import runs
-from unteach.compose import compose
+from unteach.config.compose import compose
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.streams import Stream
 from unteach.engines.processes import ALONE, Processes

@@ -10,8 +10,8 @@ from random import Random
 from typing import Any, Literal
 
 from unteach import runs
+from unteach.config.schema import ForgetSet
 from unteach.errors import UserError, nearest, unknown
-from unteach.schema import ForgetSet
 from unteach.seeds import subseed
 
 Row = dict[str, Any]

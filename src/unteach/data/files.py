@@ -4,13 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from unteach import registry, schema
+from unteach import registry
+from unteach.config import schema
+from unteach.config.files import Files, Source
+from unteach.config.schema import Part, TemplateArgs
 from unteach.data import tables, tokenized
 from unteach.data.choice import Choice
 from unteach.data.datasets import QADataset
 from unteach.data.forms import FORMS, Form, find, of_text
 from unteach.errors import UserError
-from unteach.schema import Files, Part, Source, TemplateArgs
 
 SETTINGS = {
     "max_length": "rows that are tokenised here; a tokenised file has its own",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from unteach.config.schema import TemplateArgs
 from unteach.data import sources, tables, tokenized
 from unteach.data.collators import SEGMENT
 from unteach.data.datasets import Example
@@ -14,7 +15,6 @@ from unteach.data.packing import best_fit
 from unteach.data.template import Template
 from unteach.errors import UserError
 from unteach.registry import dataset
-from unteach.schema import TemplateArgs
 
 Packing = Literal["chunked", "apart", "best_fit"]
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from unteach.config.reader import Reader, mistakes
+from unteach.config.schema import ForgetSet
 from unteach.data import authors, tables, tokenized
 from unteach.data.entities import part_of
 from unteach.data.tables import Placed, Row
 from unteach.errors import AbsentData, UserError
-from unteach.reading import Reader, mistakes
-from unteach.schema import ForgetSet
 
 
 class Rows(list[Row]):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from unteach.config.schema import BESIDE
 from unteach.data.datasets import Example
 from unteach.errors import UserError
-from unteach.schema import BESIDE
 from unteach.seeds import permutation
 
 

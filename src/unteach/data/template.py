@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
+from unteach.config.schema import TemplateArgs
 from unteach.errors import UserError
-from unteach.schema import TemplateArgs
 
 FILE = "unteach_template.json"
 

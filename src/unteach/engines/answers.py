@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unteach.config.inference import InferConfig
 from unteach.engines.backends.base import Answer, Completion, Failure, Labelled, Request, Scored, perplexity
 from unteach.engines.ledger import ERROR as ERROR
-from unteach.inference import InferConfig
 
 SKIPPED = "skipped"
 

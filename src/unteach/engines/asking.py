@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from unteach.config.inference import InferConfig
 from unteach.data import tables
 from unteach.data.template import Template
 from unteach.engines.answers import Skipped
@@ -13,7 +14,6 @@ from unteach.engines.backends.base import Failure, Request
 from unteach.engines.base import Ids
 from unteach.engines.sheet import Columns, Sheet
 from unteach.errors import UserError
-from unteach.inference import InferConfig
 from unteach.seeds import subseed
 
 MESSAGES, IMAGE_PART = "messages", {"type": "image"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unteach.config.inference import DRAWN
 from unteach.engines import continuing, sharing
 from unteach.engines.base import Ids, Said, Score, Store
 from unteach.engines.batches import Batches, Batching, Row, device, of_memory
@@ -14,7 +15,6 @@ from unteach.engines.continuing import Continuation
 from unteach.engines.drawing import Draw, warps
 from unteach.engines.processes import ALONE, Processes
 from unteach.engines.sharing import Pair, Tree
-from unteach.inference import DRAWN
 from unteach.models.forward import IGNORED, Answers, Want
 from unteach.models.layers import causal_of
 from unteach.seeds import subseed

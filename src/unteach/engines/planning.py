@@ -4,13 +4,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unteach import runs
+from unteach.config.inference import InferConfig
+from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import saved_args
 from unteach.engines.asking import MESSAGES, Asked, Asker, shown
 from unteach.engines.sheet import Columns, Sheet
 from unteach.errors import UserError
-from unteach.inference import InferConfig
 from unteach.models.hub import PATH
-from unteach.schema import ModelConfig, TemplateArgs
 
 FREE = (
     PATH,

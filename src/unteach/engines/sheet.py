@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach import runs
+from unteach.config.inference import ANSWERS, INPUTS, InferConfig
 from unteach.data import tables
 from unteach.engines.ledger import ID, Line
 from unteach.errors import UserError
-from unteach.inference import ANSWERS, INPUTS, InferConfig
 
 Placed = tuple[tables.Place, tables.Row]
 

@@ -13,11 +13,11 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
 from unteach.engines.base import Engine, Ids
 from unteach.errors import UserError, nearest
 from unteach.evals.base import TaskResult
-from unteach.schema import SuiteConfig
 
 Progress = Callable[[str, int], Callable[[int], None]]
 WITHOUT_CONTEXT = 2048

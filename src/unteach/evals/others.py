@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
+from unteach.config.schema import ModelConfig
+from unteach.config.suites import SuiteConfig
 from unteach.engines.base import Ids, Said, Score
 from unteach.engines.classifier import Classifier
 from unteach.engines.hf import HFEngine, context_of
@@ -21,7 +23,6 @@ from unteach.evals.base import Value
 from unteach.evals.cache import Store
 from unteach.evals.measure import Progress
 from unteach.models import handlers, loading
-from unteach.schema import ModelConfig, SuiteConfig
 
 
 class Deferred(HFEngine):

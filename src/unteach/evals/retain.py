@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
+from unteach.config.suites import SuiteConfig
 from unteach.errors import UserError
 from unteach.evals.rows import Asked
-from unteach.schema import SuiteConfig
 
 EVAL, ROWS = "_EVAL.json", "_ROWS.json"
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unteach import runs
+from unteach.config.schema import TemplateArgs
+from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data import datasets, sources
 from unteach.data.template import Encoded, Template
 from unteach.engines.base import Ids
 from unteach.errors import AbsentData, UserError
-from unteach.schema import RowsConfig, SuiteConfig, TemplateArgs
 from unteach.seeds import subseed
 
 IDK, KEYS = "idk", "keys"

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
+from unteach.config.suites import SuiteConfig
 from unteach.engines.hf import HFEngine
 from unteach.evals import suites
 from unteach.evals.cache import Store
 from unteach.evals.others import OtherModels
-from unteach.schema import SuiteConfig
 
 
 def evaluate_loaded(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unteach import launched, registry, runs
+from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
 from unteach.engines.base import Engine
 from unteach.errors import AbsentData, UserError
@@ -35,7 +36,6 @@ from unteach.evals.base import (
 from unteach.evals.measure import Measured, Progress
 from unteach.evals.retain import Log
 from unteach.evals.rows import Asked, Rows
-from unteach.schema import SuiteConfig
 
 
 class Others(measure.Others, Protocol):

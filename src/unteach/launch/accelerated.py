@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import compose, launched, plugins, schema
+from unteach import launched, plugins
+from unteach.config import groups, schema
+from unteach.config.inference import InferConfig
 from unteach.errors import (
     EXIT_BUG,
     EXIT_DIVERGED,
@@ -25,7 +27,6 @@ from unteach.errors import (
     UserError,
     unknown,
 )
-from unteach.inference import InferConfig
 
 PATIENCE = 600
 """Seconds that asked processes have for their checkpoint before they are killed; a scheduler's own limit is sooner."""
@@ -35,7 +36,7 @@ SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2"
 
 def files(config_dirs: Iterable[str] = ()) -> dict[str, Path]:
     """The launch files by name: those that ship, and those in the folder `launch` of the user's configuration."""
-    homes = (compose.CONFIGS, *plugins.config_folders(), *map(Path, config_dirs))
+    homes = (groups.CONFIGS, *plugins.config_folders(), *map(Path, config_dirs))
     return {file.stem: file for home in homes for file in sorted((home / "launch").glob("*.yaml"))}
 
 

@@ -9,10 +9,10 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
+from unteach.config.reader import Reader, mistakes
 from unteach.errors import UserError
 from unteach.launch.arc_words import data_words, hyperparameter_words, model_words
 from unteach.launch.plan import PATH, TOKENIZER, PlannedRun, ordered, tracking, word
-from unteach.reading import Reader, mistakes
 
 METHODS = {"ascent": "arc_ascent", "difference": "arc_difference", "idk": "arc_idk", "kl": "arc_kl"}
 

@@ -3,7 +3,7 @@
 import contextlib
 import io
 
-from unteach import compose
+from unteach.config import compose
 from unteach.errors import UserError
 from unteach.launch.plan import PATH, TOKENIZER, PlannedRun
 

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from unteach.config.reader import Reader, mistakes
 from unteach.errors import UserError
-from unteach.reading import Reader, mistakes
 
 
 @dataclass

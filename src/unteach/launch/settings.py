@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from unteach.config.reader import Reader, mistakes
 from unteach.errors import UserError
-from unteach.reading import Reader, mistakes
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from unteach import compose
+from unteach.config import groups
 from unteach.errors import UserError, unknown
 from unteach.launch import arc, arc_files, draws, settings
 from unteach.launch.plan import PlannedRun, expand
@@ -58,11 +58,11 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
 
 def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
     """A study's file: a path, or a name in configs/study/ or a user's folder."""
-    folders = [*map(Path, config_dirs), compose.CONFIGS]
+    folders = [*map(Path, config_dirs), groups.CONFIGS]
     homes = [Path(name), *(folder / "study" / f"{name}.yaml" for folder in folders)]
     found = next((path for path in homes if path.is_file()), None)
     if found is None:
-        raise UserError(f"study={name}: " + unknown("study", name, compose.options("study", config_dirs)))
+        raise UserError(f"study={name}: " + unknown("study", name, groups.options("study", config_dirs)))
     return found
 
 

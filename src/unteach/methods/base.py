@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from unteach.config.schema import BESIDE
 from unteach.data.collators import SEGMENT
 from unteach.errors import UserError
 from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
 from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
 from unteach.models.forward import IGNORED, Answers, Want, goes_on, within
 from unteach.models.reference import Needed
-from unteach.schema import BESIDE
 
 if TYPE_CHECKING:
     from torch import Tensor

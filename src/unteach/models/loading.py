@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import registry, runs
+from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import Template, saved_args
 from unteach.errors import UserError
 from unteach.models import adapters, heads, tokens
@@ -16,7 +17,6 @@ from unteach.models.forward import extend
 from unteach.models.heads import Head
 from unteach.models.hub import PATH
 from unteach.models.layers import causal_of
-from unteach.schema import ModelConfig, TemplateArgs
 
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16"}
 

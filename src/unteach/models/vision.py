@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach import runs
+from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.errors import UserError
 from unteach.models import adapters
 from unteach.models.hub import PATH, SOURCE, from_hub
 from unteach.models.loading import Loaded, compute_dtype
-from unteach.schema import ModelConfig, TemplateArgs
 
 
 @dataclass

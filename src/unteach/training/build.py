@@ -15,7 +15,8 @@ import numpy
 import torch
 import transformers
 
-from unteach import compose, launched, runs, schema, training_args
+from unteach import launched, runs
+from unteach.config import compose, schema, training_args
 from unteach.data import sources, tokenized
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.labelled import labels_of_rows

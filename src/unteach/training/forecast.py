@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy
 
-from unteach import schema
+from unteach.config import schema
 
 GIB = 2**30
 OPTIMIZER_BYTES = {"adafactor": 0, "sgd": 0, "8bit": 2, "lion": 4}

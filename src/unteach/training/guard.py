@@ -9,6 +9,7 @@ from typing import Any
 
 import transformers
 
+from unteach.config.watching import Guard
 from unteach.data.streams import Stream
 from unteach.engines.base import Ids
 from unteach.engines.hf import HFEngine
@@ -16,7 +17,6 @@ from unteach.engines.processes import Processes
 from unteach.errors import Diverged
 from unteach.models.forward import IGNORED
 from unteach.models.loading import Loaded
-from unteach.schema import Guard
 
 NEW_TOKENS = 32
 """Of each continuation that is looked at."""

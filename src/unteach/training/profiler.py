@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from unteach import runs, schema
+from unteach import runs
+from unteach.config import watching
 from unteach.training.callbacks import Watcher
 
 FOLDER = "profile"
@@ -12,7 +13,7 @@ FOLDER = "profile"
 class ProfileTrace(Watcher):
     """Writes `<run>/profile/step<N>-rank<R>.json` after each active stretch: for chrome://tracing or Perfetto."""
 
-    def __init__(self, asked: schema.Profiler, folder: Path):
+    def __init__(self, asked: watching.Profiler, folder: Path):
         self.asked, self.folder = asked, folder / FOLDER
         self.profile: Any = None
 

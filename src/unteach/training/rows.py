@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from unteach import runs, schema
+from unteach import runs
+from unteach.config import schema
 from unteach.data import sources
 from unteach.data.streams import Stream
 from unteach.errors import UserError

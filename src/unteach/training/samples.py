@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unteach import runs, schema
+from unteach import runs
+from unteach.config import watching
 from unteach.data.streams import Stream
 from unteach.engines.hf import HFEngine
 from unteach.models.forward import IGNORED
@@ -22,7 +23,7 @@ class SampleFile(Watcher):
     numbers of training are left as they were.
     """
 
-    def __init__(self, samples: schema.Samples, loaded: Loaded, stream: Stream, folder: Path, seed: int):
+    def __init__(self, samples: watching.Samples, loaded: Loaded, stream: Stream, folder: Path, seed: int):
         self.samples, self.loaded, self.path, self.seed = samples, loaded, folder / FILE, seed
         alone = Unasked(0, 1, None, None)
         self.engine = HFEngine(loaded.model, loaded.tokenizer, samples.rows, alone, stops=loaded.template.stops)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from unteach.schema import TheirTrainer
+from unteach.config.schema import TheirTrainer
 from unteach.training.resumable import Resumable
 
 

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from unteach import runs, schema
+from unteach import runs
+from unteach.config import schema
 from unteach.errors import UserError
 
 LOG_MODEL = "WANDB_LOG_MODEL"

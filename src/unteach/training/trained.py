@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unteach import reading, registry, runs, schema
+from unteach import registry, runs
+from unteach.config import schema
+from unteach.config.reader import Reader
 from unteach.data import template
 from unteach.errors import UserError
 from unteach.models import adapters, convert, handlers, heads, loading, tokens
@@ -53,7 +55,7 @@ def told_by(run: Path) -> schema.ModelConfig | None:
     """The model section of a run's configuration."""
     import yaml
 
-    reader = reading.Reader()
+    reader = Reader()
     tree = yaml.safe_load((run / runs.CONFIG).read_text(encoding="utf-8"))
     section = tree.get("model") if isinstance(tree, dict) else None
     model: schema.ModelConfig | None = reader.record(schema.ModelConfig, section, "model")

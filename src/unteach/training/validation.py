@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from unteach import runs, schema
+from unteach import runs
+from unteach.config import schema
 from unteach.data.streams import Slot, Stream, collate
 from unteach.engines.processes import Processes
 from unteach.engines.sharded import settle

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from unteach import runs, schema
+from unteach import runs
+from unteach.config import schema
 from unteach.data.streams import Stream
 from unteach.engines.processes import Processes
 from unteach.models.loading import Loaded

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unteach import compose, provenance, runs, schema
+from unteach import runs
+from unteach.config import compose, provenance, schema
 from unteach.errors import UserError, unknown
 from unteach.launch import accelerated
 

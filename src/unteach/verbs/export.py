@@ -16,7 +16,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import compose, reading, runs
+from unteach import runs
+from unteach.config import compose
+from unteach.config.reader import Reader, mistakes
+from unteach.config.words import sort_words
 from unteach.errors import UserError, unknown
 
 FORMS = ("model", "adapter")
@@ -26,17 +29,17 @@ RECORD = "unteach_export.json"
 
 def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     places = [word for word in words if "=" not in word or Path(word).exists()]
-    given = dict(compose.sort_words(word for word in words if word not in places).values)
+    given = dict(sort_words(word for word in words if word not in places).values)
     for key in given:
         if key not in KEYS:
             raise UserError(unknown("key of export", key, KEYS))
     if len(places) != 1:
         raise UserError(f"name one thing to export, got {len(places)}: unteach export RUN to=FOLDER")
-    reader = reading.Reader()
+    reader = Reader()
     hints: dict[str, Any] = {"private": bool, "model.peft_args": dict[str, Any]}
     read = {key: reader.value(hints.get(key, str), value, key) for key, value in given.items()}
     if reader.problems:
-        raise UserError(reading.mistakes(reader.problems))
+        raise UserError(mistakes(reader.problems))
     export(
         places[0], read.get("to"), read.get("as", "model"), read.get("dtype"), read.get("model.base_path"),
         read.get("model.peft_args"), read.get("push"), read.get("private", True),

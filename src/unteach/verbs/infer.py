@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import compose, inference
+from unteach.config import compose, groups, inference
+from unteach.config.inference import InferConfig
 from unteach.errors import RowsFailed, UserError, nearest
-from unteach.inference import InferConfig
 from unteach.launch import accelerated
 
 PATH = "model.model_args.pretrained_model_name_or_path"
@@ -45,7 +45,7 @@ def name_model(words: list[str], config_dirs: tuple[str, ...]) -> list[str]:
         raise UserError(
             "model: is required: a run's folder, a model's folder, a hub id, or a name of `unteach list models`"
         )
-    files, found = compose.options("model", config_dirs), list[str]()
+    files, found = groups.options("model", config_dirs), list[str]()
     for word in words:
         key, _, value = word.partition("=")
         named = value.strip("'\"")

@@ -43,7 +43,7 @@ def _with_facts(entry: registry.Entry) -> str:
 
 
 def _configs(group: str, config_dirs: tuple[str, ...]) -> list[tuple[str, str, str]]:
-    from unteach.compose import CONFIGS
+    from unteach.config.groups import CONFIGS
 
     found = []
     for home in (CONFIGS, *plugins.config_folders(), *map(Path, config_dirs)):

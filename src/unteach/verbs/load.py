@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from unteach import compose, runs
-from unteach.schema import ModelConfig
+from unteach import runs
+from unteach.config import compose
+from unteach.config.schema import ModelConfig
 
 
 def load(run: str) -> Any:

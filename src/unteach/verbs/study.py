@@ -16,7 +16,8 @@ report  the table and the page of what is done
 from collections.abc import Iterable
 from pathlib import Path
 
-from unteach import compose, runs
+from unteach import runs
+from unteach.config import compose, groups
 from unteach.errors import EXIT_DIVERGED, Diverged, UserError, unknown
 from unteach.launch import composing, kept, local, slots, states
 from unteach.launch.plan import PlannedRun
@@ -37,7 +38,7 @@ def command(words: list[str], config_dirs: Iterable[str] = (), write: str | None
         raise UserError(unknown("study command", asked, COMMANDS))
     named = [word.partition("=")[2] for word in words if word.startswith("study=")] + bare
     if len(named) != 1:
-        raise UserError(f"name one study: study=NAME; there are {', '.join(compose.options('study', dirs))}")
+        raise UserError(f"name one study: study=NAME; there are {', '.join(groups.options('study', dirs))}")
     if write is not None and asked != "plan":
         raise UserError(f"--write goes with `unteach study plan`, not with {asked}")
     study, only = load(named[0], overrides, dirs, kept_first=asked in BEGUN)
@@ -64,7 +65,7 @@ def load(name: str, words: list[str], dirs: tuple[str, ...], kept_first: bool) -
         begun = kept.of_name(study_name) if study_name and not words else None
         if begun and (kept_first or run_name):
             return begun, _run_of(begun, run_name)
-        if Path(study_name).is_file() or study_name in compose.options("study", dirs):
+        if Path(study_name).is_file() or study_name in groups.options("study", dirs):
             study = study_of(study_name, words, dirs)
             return study, _run_of(study, run_name)
         if begun:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from unteach import compose
+from unteach.config import compose
 from unteach.launch import composing, kept, slurm, states
 from unteach.launch.plan import PlannedRun
 from unteach.launch.studyfile import Study

@@ -10,9 +10,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from unteach import compose, runs
+from unteach import runs
+from unteach.config import compose
+from unteach.config.schema import TemplateArgs
+from unteach.config.tokenize import TokenizeConfig
 from unteach.errors import UserError
-from unteach.schema import TemplateArgs, TokenizeConfig
 
 
 def command(words: list[str]) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from unteach import compose, runs, schema
+from unteach import runs
+from unteach.config import compose, schema
 from unteach.errors import Preempted, UserError
 from unteach.launch import accelerated
 

@@ -12,8 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unteach import reading, runs
-from unteach.compose import to_yaml
+from unteach import runs
+from unteach.config.compose import to_yaml
+from unteach.config.reader import Reader, mistakes
 from unteach.errors import UserError
 
 SETTINGS = "world.yaml"
@@ -54,10 +55,10 @@ def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
     from unteach.data import authors
     from unteach.data.world import World
 
-    reader = reading.Reader()
+    reader = Reader()
     world = reader.record(World, settings, "")
     if reader.problems:
-        raise UserError(reading.mistakes(reader.problems))
+        raise UserError(mistakes(reader.problems))
     sizes = {}
     with runs.replacing_folder(folder) as temporary:
         for name in authors.NAMES:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
+from unteach.config.inference import Sampling
+from unteach.config.schema import ModelConfig
 from unteach.engines.base import Ids
 from unteach.engines.processes import Processes
-from unteach.inference import Sampling
-from unteach.schema import ModelConfig
 
 Kind = Literal["generate", "score", "classify"]
 Modality = Literal["lm", "vlm"]

@@ -4,17 +4,17 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from unteach import runs
+from unteach.config.inference import Sampling
+from unteach.config.schema import ModelConfig
 from unteach.engines.backends.base import Answered, Job, Labelled, Request
 from unteach.engines.backends.hf import answered, place
 from unteach.engines.batches import Batches, Row
 from unteach.errors import UserError
-from unteach.inference import Sampling
 from unteach.models import adapters, heads, loading
 from unteach.models.handlers import load_tokenizer
 from unteach.models.hub import PATH, SOURCE, from_hub
 from unteach.models.layers import causal_of
 from unteach.models.loading import Loaded
-from unteach.schema import ModelConfig
 
 
 def load(config: ModelConfig) -> Loaded:

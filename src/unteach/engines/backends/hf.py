@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from unteach.config.inference import DRAWN, Sampling
 from unteach.engines import sharded
 from unteach.engines.backends.base import Answered, Completion, Failure, Job, Request, Scored, Session, cut
 from unteach.engines.batches import Batches, Batching, Row
@@ -11,7 +12,6 @@ from unteach.engines.continuing import Continuation
 from unteach.engines.drawing import Draw, penalty, warps
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.inference import DRAWN, Sampling
 from unteach.registry import backend
 from unteach.seeds import subseed
 

@@ -11,12 +11,12 @@ from itertools import islice
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
+from unteach.config.inference import Sampling
 from unteach.data import images
 from unteach.engines.backends import words
 from unteach.engines.backends.base import Answer, Answered, Completion, Failure, Job, Request
 from unteach.engines.backends.server import Pace, Refused, Server, Trouble, Unreached
 from unteach.errors import Preempted, UserError
-from unteach.inference import Sampling
 from unteach.models.hub import PATH
 from unteach.registry import backend
 

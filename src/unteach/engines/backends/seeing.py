@@ -4,13 +4,13 @@ import contextlib
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
+from unteach.config.inference import DRAWN, Sampling
 from unteach.data import images
 from unteach.engines.backends.base import Answer, Answered, Completion, Failure, Job, Request, cut
 from unteach.engines.backends.hf import Pools, answered, finish, place
 from unteach.engines.batches import Batches, Row
 from unteach.engines.drawing import Draw, penalty, warps
 from unteach.errors import UserError
-from unteach.inference import DRAWN, Sampling
 from unteach.models import vision
 from unteach.seeds import subseed
 

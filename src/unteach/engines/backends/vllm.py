@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from unteach.config.inference import Sampling
 from unteach.data import images
 from unteach.engines.backends.base import Answer, Answered, Completion, Failure, Job, Request, Scored, cut
 from unteach.errors import UserError, nearest
-from unteach.inference import Sampling
 from unteach.models.hub import PATH, SOURCE
 from unteach.registry import backend
 

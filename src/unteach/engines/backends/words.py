@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from unteach.config.inference import Sampling
 from unteach.engines.backends.base import Completion, Request
 from unteach.engines.backends.server import Refused
-from unteach.inference import Sampling
 
 LIMIT, NEWER_LIMIT = "max_tokens", "max_completion_tokens"
 """How the most tokens are called; some of OpenAI's own models take only the newer name, and say so."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
 from unteach import registry
+from unteach.config.reader import Reader, mistakes
+from unteach.config.reading import read_model
+from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
-from unteach.reading import Reader, mistakes, read_model
-from unteach.schema import ModelConfig
 
 DRAWN = ("temperature", "top_p", "top_k", "min_p")
 """Options that say how a token is drawn; any of them means do_sample."""

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import compose, plugins
+from unteach import plugins
+from unteach.config.groups import CONFIGS, search_path
+from unteach.config.words import sort_words
 
 COMMAND_LINE = "command line"
 
@@ -14,7 +16,7 @@ def origins(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
 
     The layers of the trainer are looked up in the order in which they win; see `compose`.
     """
-    words = compose.sort_words(overrides)
+    words = sort_words(overrides)
     homes = (*config_dirs, *map(str, plugins.config_folders()))
     found: dict[str, str] = {}
     chosen: dict[str, str] = {}
@@ -68,9 +70,9 @@ def _files(config_name: str, groups: list[str], homes: tuple[str, ...]) -> Itera
     from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(compose.CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         loader: Any = GlobalHydra.instance().config_loader()
-        search = compose.search_path(homes)
+        search = search_path(homes)
         listed = loader.compute_defaults_list(config_name, [*groups, *search], RunMode.RUN)
         repository = loader.repository
         for one in listed.defaults:

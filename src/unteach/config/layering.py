@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from unteach import training_args
+from unteach.config import training_args
 from unteach.errors import UserError
 
 FOLDERS = ("output_dir", "logging_dir")

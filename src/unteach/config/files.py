@@ -1,0 +1,86 @@
+"""Rows of one's own: what `data=files` is told about them and their columns."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from unteach.errors import UserError
+
+Source = str | dict[str, Any]
+"""A file or folder, a hub id, or the arguments of `datasets.load_dataset`."""
+
+
+@dataclass
+class Files:
+    """Rows of your own (`data=files`): for each stream a file (csv, tsv, jsonl, json, parquet, arrow, txt), a folder of
+    such files or of `unteach tokenize`, a hub id, or load_dataset's arguments.
+
+    Columns are found by the names of what they are for: input and output, prompt and completion (or generation),
+    question and answer, messages, text, chosen and rejected, label, forget, alternate.
+    """
+
+    train_file: Source | None = None
+    """a method that unlearns takes the rows with forget=1 of it, and retains the others; all, without such a column"""
+    validation_file: Source | None = None
+    forget_file: Source | None = None
+    retain_file: Source | None = None
+    validation_fraction: float = 0.0
+    """the share of train_file's rows that is held out, as a function of the seed"""
+    max_rows: int | dict[str, int] | None = None
+    """at most so many rows of each file, drawn by the seed; or a number for each stream"""
+    columns: dict[str, str] = field(default_factory=dict)
+    """what a column is for -> its name, where that is another: data.columns.input=Frage"""
+    max_length: int | None = None
+    """tokens of a row; null: as many as the model's context has, up to 2048"""
+    too_long: Literal["truncate_right", "truncate_left", "drop", "split"] | None = None
+    """what becomes of a longer row with an answer; null: truncate_right"""
+    packing: Literal["chunked", "apart", "best_fit"] | None = None
+    """how text is cut into rows; null: chunked"""
+    pretrain_with_output: bool | None = None
+    """whether pretraining learns the output column too; null: true"""
+    txt: Literal["document", "line"] | None = None
+    """what a .txt file holds; null: one document"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_fraction < 1:
+            raise UserError(f"validation_fraction must be at least 0 and less than 1, got {self.validation_fraction:g}")
+        if self.validation_fraction and self.validation_file is not None:
+            raise UserError("validation_file and validation_fraction both say what to validate on; give one")
+        if self.validation_fraction and self.train_file is None:
+            raise UserError("validation_fraction holds out rows of train_file, and there is none")
+        if self.max_length is not None and self.max_length < 2:
+            raise UserError(f"max_length must be at least 2, got {self.max_length}")
+        limits = self.max_rows if isinstance(self.max_rows, dict) else {"train": self.max_rows}
+        for stream, most in limits.items():
+            if self.of(stream) is None and most is not None and isinstance(self.max_rows, dict):
+                of_train = stream in ("forget", "retain") or (stream == "validation" and self.validation_fraction)
+                if not (of_train and self.train_file is not None):
+                    raise UserError(f"max_rows.{stream}: there is no {stream}_file")
+            if most is not None and most < 1:
+                raise UserError(f"max_rows must be at least 1, got {most}")
+
+    def of(self, stream: str) -> Source | None:
+        """The file of a stream."""
+        found: Source | None = getattr(self, f"{stream}_file", None)
+        return found
+
+    def most(self, stream: str) -> int | None:
+        return self.max_rows.get(stream) if isinstance(self.max_rows, dict) else self.max_rows
+
+
+FILE_KEYS = frozenset(one.name for one in fields(Files))
+RENAMED_FILE_KEYS = {
+    "eval_file": "validation_file",
+    "test_file": "validation_file; a file that is only measured is given to unteach eval",
+    "train_validation_split": "validation_fraction, the share that is held out (1 less what it was)",
+    "validation_test_split": "validation_fraction; rows that are only measured are given to unteach eval",
+    "max_train_samples": "max_rows.train",
+    "max_valid_samples": "max_rows.validation",
+    "max_test_samples": "max_rows.validation",
+    "max_input_length": "max_length",
+    "input_column": "columns.input",
+    "output_column": "columns.output",
+    "chosen_column": "columns.chosen",
+    "rejected_column": "columns.rejected",
+    "ga_forget_column": "columns.forget",
+}
+"""What llm-utils and training-code call these keys -> what they are called here."""

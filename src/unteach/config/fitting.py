@@ -1,0 +1,113 @@
+"""Whether the sections of a configuration fit one another: streams, what is measured, folders, seeds, processes."""
+
+import fnmatch
+from typing import Any
+
+from unteach.config.files import Files
+from unteach.config.reader import Reader
+from unteach.config.schema import BESIDE, STREAMS, DataConfig, TheirTrainer, TrainerConfig
+from unteach.config.suites import SuiteConfig
+from unteach.errors import nearest
+
+
+def names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
+    """What names a folder must name one of its own, a seed must fit every generator, nproc must have its launch."""
+    name, paths, seed = built.get("task_name"), built.get("paths"), built.get("seed")
+    if isinstance(name, str) and (not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/"))):
+        reader.wrong("task_name", f"names the run's folder saves/<mode>/<task_name>; {name!r} cannot")
+    if paths and not (paths.output_dir.strip() and paths.output_dir.isprintable()):
+        reader.wrong("paths.output_dir", f"must name a folder, got {paths.output_dir!r}")
+    nproc = built.get("nproc")
+    if nproc is not None and built.get("launch") is None:
+        reader.wrong("nproc", "says how many processes launch starts: set launch too (`unteach list launch`)")
+    elif isinstance(nproc, int) and nproc < 1:
+        reader.wrong("nproc", f"must be 1 or more, got {nproc}")
+    if isinstance(seed, int) and not 0 <= seed < 2**32:
+        reader.wrong("seed", f"must be from 0 to {2**32 - 1}, got {seed}")
+
+
+def reports_to(trainer: TrainerConfig | None, tracker: str) -> bool:
+    asked = trainer.args.get("report_to") if trainer else None
+    return bool({tracker, "all"} & {*(asked if isinstance(asked, list) else [asked])})
+
+
+def streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
+    """A method that lacks a stream cannot run, and a stream that nothing knows is a name misspelled.
+
+    A stream may stand beside others in the rows of one (schema.BESIDE).
+    """
+    wanted = trainer.method.streams() if trainer.method else ()
+    if data is None or not wanted:
+        return
+    there = {name for name, parts in data.streams.items() if parts}
+    there |= _of_files(data.files)
+    given = ", ".join(sorted(there)) or "none"
+    for name in dict.fromkeys(BESIDE.get(name, name) for name in wanted if name not in there):
+        if name not in there:
+            reader.wrong(
+                f"data.{name}",
+                f"trainer.handler={trainer.handler} trains on the stream {name!r}; this run has {given}. "
+                f"Set data.{name}=DATASET (see `unteach list datasets`)",
+            )
+    reader.known({*STREAMS, *wanted}, data.streams, "data")
+
+
+def samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
+    """Samples are of rows that the run trains on, and made at moments that it has."""
+    samples = trainer.samples
+    if samples is None or data is None:
+        return
+    trained = (trainer.method.streams() if trainer.method else ()) or tuple(data.streams)
+    if samples.stream is not None and samples.stream not in trained:
+        reader.wrong("trainer.samples.stream", f"must be one of {', '.join(trained)}, got {samples.stream}")
+    if getattr(trainer.method, "ROWS", None) in ("classes", "numbers"):
+        reader.wrong("trainer.samples", f"{trainer.handler} trains a classifier, which generates no text")
+    if samples.every is None and trainer.args.get("eval_strategy", "no") == "no":
+        reader.wrong("trainer.samples.every", "is required where no suite runs: the steps from one look to the next")
+
+
+def _of_files(files: Files | None) -> set[str]:
+    """The streams that files give; rows to forget, and to retain, may stand in train_file."""
+    if files is None:
+        return set()
+    given = {stream for stream in STREAMS if files.of(stream) is not None}
+    return given | ({"forget", "retain"} if "train" in given else set())
+
+
+def measured(reader: Reader, trainer: TrainerConfig, suites: dict[str, SuiteConfig], held_out: bool) -> None:
+    """What is measured while training must fit the method; keeping the best and stopping early go by it."""
+    method, handler = trainer.method, trainer.handler
+    measured = [f"{name}_{metric}" for name, suite in suites.items() for metric in suite.asked()]
+    if isinstance(method, TheirTrainer):
+        if held_out:
+            reader.wrong("data.validation", f"{handler} says its own loss; rows held out are measured by a method's")
+    elif method is not None:
+        measured += ["loss", *(method.measured() if method.learns() else ("perplexity",))] if held_out else []
+        if method.ROWS in ("classes", "numbers"):
+            asks = {"eval": suites, "trainer.guard": trainer.guard, "trainer.samples": trainer.samples}
+            for name in (name for name, given in asks.items() if given):
+                reader.wrong(name, f"asks a language model, and trainer.handler={handler} trains none; leave it out "
+                                   "(data.validation measures a classifier)")  # fmt: skip
+    _best(reader, trainer.args, measured)
+
+
+def _best(reader: Reader, args: dict[str, Any], measured: list[str]) -> None:
+    """Keeping the best and stopping early go by a metric that is measured while training."""
+    best, needed = args.get("metric_for_best_model"), []
+    needed += ["load_best_model_at_end"] if args.get("load_best_model_at_end") else []
+    needed += ["save_strategy"] if args.get("save_strategy") == "best" else []
+    needed += ["early_stopping_patience"] if args.get("early_stopping_patience") is not None else []
+    if best is None and needed:
+        hint = "one of what eval measures, or loss where rows are held out"
+        reader.wrong(f"trainer.args.{needed[0]}", f"needs metric_for_best_model, {hint}")
+    if best is None:
+        return
+    if not measured or args.get("eval_strategy", "no") == "no":
+        reader.wrong(
+            "trainer.args.metric_for_best_model",
+            "nothing is measured while training: set eval_strategy, and eval or data.validation",
+        )
+    elif isinstance(best, str) and not any(fnmatch.fnmatchcase(best.removeprefix("eval_"), one) for one in measured):
+        guess = nearest(best, measured)
+        hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(measured)}"
+        reader.wrong("trainer.args.metric_for_best_model", f"{best!r} is not measured; {hint}")

@@ -1,0 +1,174 @@
+"""The configuration as dataclasses: what a run is told, section by section."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from unteach.config.files import Files
+from unteach.config.suites import SuiteConfig
+from unteach.config.watching import Guard, Profiler, Samples
+from unteach.errors import UserError
+
+BESIDE = {"alternate": "forget", "chosen": "train", "rejected": "train", "mismatched": "train"}
+"""Streams that stand beside one another in the rows of a stream of the configuration: each is a part of every row."""
+
+
+STREAMS = ("train", "validation", "forget", "retain", "alternate")
+
+
+def holds_out(data: Any) -> bool:
+    """Whether `data` has rows that are held out and measured: a stream of them, or how they come from files."""
+    return isinstance(data, dict) and any(data.get(f"validation{kind}") for kind in ("", "_file", "_fraction"))
+
+
+@dataclass
+class Paths:
+    output_dir: str
+    cache_dir: str = "saves/.cache"
+    model_cache_dir: str | None = None
+    data_cache_dir: str | None = None
+
+
+@dataclass
+class TemplateArgs:
+    """How a question becomes a prompt. The tags are used where no chat template applies."""
+
+    kind: Literal["auto", "raw", "chat", "qa"] = "auto"
+    apply_chat_template: bool | None = None
+    system_prompt: str | None = None
+    system_prompt_with_special_tokens: str | None = None
+    date_string: str | None = None
+    user_start_tag: str | None = None
+    user_end_tag: str | None = None
+    asst_start_tag: str | None = None
+    asst_end_tag: str | None = None
+    answer_prefix: str | None = None
+    """stands before an answer and belongs to it: the space that a byte-level BPE learned its words with"""
+    boundary: Literal["apart", "joint"] = "apart"
+
+
+@dataclass
+class ModelConfig:
+    model_args: dict[str, Any]
+    tokenizer_args: dict[str, Any] = field(default_factory=dict)
+    template_args: TemplateArgs = field(default_factory=TemplateArgs)
+    model_handler: str = "AutoModelForCausalLM"
+    pure_bf16: bool = False
+    packed: bool = False
+    """rows go through the model end to end, without padding: for FlashAttention, and rows of very unequal lengths"""
+    peft_args: dict[str, Any] | None = None
+    """LoraConfig's own names: only an adapter trains"""
+    added_tokens: list[str] = field(default_factory=list)
+    """special tokens that the tokenizer lacks: each gets a row of the embeddings, which trains under LoRA too"""
+    base_path: str | None = None
+    """where an adapter's base is, if not where it was trained"""
+
+
+@dataclass
+class Part:
+    """One dataset of a stream, or a collator: a registered class and its arguments."""
+
+    handler: str
+    args: dict[str, Any] = field(default_factory=dict)
+    cls: Any = field(init=False, default=None)
+
+
+@dataclass
+class DataConfig:
+    """Streams by name, each of one dataset or several in a row. The anchor's length is an epoch.
+
+    files: the user's own, whose datasets are not among the streams before the heads of the files are read.
+    """
+
+    streams: dict[str, dict[str, Part]]
+    anchor: str = "train"
+    files: Files | None = None
+
+
+@dataclass
+class ForgetSet:
+    """Which rows are to be forgotten: those about entities that are drawn at random or named (see data/entities.py).
+
+    by: `question` (rows themselves), `relationship` (pairs of entities that a row is about), or a kind of entity:
+    author, book, publisher… fraction, count: how many of them are drawn, rounded down; named: which they are (pairs for
+    relationship, row numbers for question). stratified: a kind of entity; so many are drawn within each of these.
+    author_block: rows in a row that are about one author, where the rows do not say what they are about (TOFU: 20).
+    kinds_path: a JSON file with the kind of each key, where the rows do not say it: {key: kind} or {key: {type: kind}}.
+    """
+
+    by: str = "author"
+    fraction: float | None = None
+    count: int | None = None
+    named: list[Any] | None = None
+    stratified: str | None = None
+    seed: int = 0
+    author_block: int | None = None
+    kinds_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.fraction, self.count, self.named)) != 1:
+            raise UserError("give one of fraction, count, named: how many are forgotten, or which")
+        if self.fraction is not None and not 0 < self.fraction < 1:
+            raise UserError(f"fraction must lie between 0 and 1, got {self.fraction}")
+        if self.count is not None and self.count < 1:
+            raise UserError(f"count must be 1 or more, got {self.count}")
+        if self.named is not None and self.stratified:
+            raise UserError("stratified is about a draw, and named names all there is; leave one out")
+        if self.author_block is not None and self.author_block < 1:
+            raise UserError(f"author_block must be 1 or more, got {self.author_block}")
+
+
+@dataclass
+class TheirTrainer:
+    """A plugin's subclass of transformers.Trainer and the arguments it takes; its loss is its own."""
+
+    cls: type
+    arguments: dict[str, Any]
+
+    def streams(self) -> tuple[str, ...]:
+        """It does not say which streams it trains on: all that the configuration has."""
+        return ()
+
+
+@dataclass
+class TrainerConfig:
+    """A method by its registered name, with its fields checked, and the TrainingArguments of the run."""
+
+    handler: str
+    method: Any
+    args: dict[str, Any]
+    guard: Guard | None = None
+    samples: Samples | None = None
+    profiler: Profiler | None = None
+
+
+@dataclass
+class Wandb:
+    """How a run is told to Weights & Biases (trainer.args.report_to=wandb). In a study the group is the study and the
+    job type the kind of run; a run that goes on is the same run there. dir: where its files are written."""
+
+    project: str | None = None
+    entity: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    log_model: Literal["false", "end", "checkpoint"] = "false"
+    dir: str | None = None
+
+
+@dataclass
+class Config:
+    mode: str
+    task_name: str
+    seed: int
+    paths: Paths
+    model: ModelConfig
+    trainer: TrainerConfig | None = None
+    data: DataConfig | None = None
+    collator: Part | None = None
+    eval: dict[str, SuiteConfig] = field(default_factory=dict)
+    wandb: Wandb | None = None
+    resume: str = "auto"
+    launch: str | None = None
+    nproc: int | None = None
+    plugins: list[str] = field(default_factory=list)
+    tree: dict[str, Any] = field(default_factory=dict)
+    """the whole resolved tree as plain values, as it is written into the run's folder"""

@@ -1,0 +1,98 @@
+"""The words of a command line, sorted: choices of groups (Hydra's work), values (ours), removals."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from unteach.config import training_args
+from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS
+from unteach.config.groups import GROUPS, options
+from unteach.errors import UserError
+
+RENAMED = {
+    "model.model_args.torch_dtype": "model.model_args.dtype",
+    "model.template_args.asst_tag": "model.template_args.asst_start_tag",
+}
+
+
+@dataclass
+class Words:
+    """The words of a command line, sorted by what they do."""
+
+    groups: list[str]
+    values: list[tuple[str, Any]]
+    removed: list[str]
+    eval_off: bool = False
+    said: list[str] = field(default_factory=list)
+    """a sentence for each old name among the values"""
+
+    def keys(self) -> set[str]:
+        return {key for key, _ in self.values}
+
+
+def sort_words(overrides: Iterable[str]) -> Words:
+    """Splits overrides into group choices (Hydra's work) and values (ours), and mends the short forms."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser, words = OverridesParser.create(), Words([], [], [])
+    for word in overrides:
+        try:
+            override = parser.parse_override(word)
+        except HydraException:
+            raise UserError(_unreadable(word)) from None
+        key = override.key_or_group
+        if override.is_sweep_override():
+            raise UserError(f"{word!r} asks for several runs: put them under `vary` in a study (unteach study …)")
+        value = None if override.is_delete() else override.value()
+        stream = re.fullmatch(r"data\.(\w+)", key)
+        if not key:
+            raise UserError(_unreadable(word))
+        if key.startswith(("hydra.", "hydra/")):
+            raise UserError(f"{word!r}: a run's folder is paths.output_dir; unteach uses Hydra for composition only")
+        if key.partition(".")[0] == "layers":
+            raise UserError(
+                f"{word!r}: layers are for configuration files; set trainer.args.… or trainer.method_args.…"
+            )
+        if key == "eval" and value is None and not override.is_delete():
+            words.eval_off = True
+        elif key == "experiment" and value is None:
+            continue
+        elif value is None and (override.is_delete() or key in GROUPS):
+            words.removed.append(key)
+        elif stream and _names(value) and stream[1] not in ("anchor", *FILE_KEYS, *RENAMED_FILE_KEYS):
+            words.groups.append(f"data/datasets@data.{stream[1]}={str(value).replace(chr(39), '')}")
+        elif override.package is not None or key in GROUPS or "/" in key:
+            if not _names(value):
+                raise UserError(f"{word}: takes a name, of {', '.join(options(key)) or 'a file of that group'}")
+            words.groups.append(re.sub(r"\.yaml$", "", word.lstrip("+")))
+        else:
+            _add_value(words, key, value)
+    return words
+
+
+def _names(value: Any) -> bool:
+    """Whether a value names a file of a group, or several."""
+    many = value if isinstance(value, list) else [value]
+    return bool(many) and all(isinstance(name, str) for name in many)
+
+
+def _unreadable(word: str) -> str:
+    key, equals, value = word.partition("=")
+    if equals and re.fullmatch(r"[\w.@/+]+", key) and not re.search(r"^[\[{]|['\"]", value):
+        return f"cannot read {word!r}: put the value in quotes, and all of it in others: \"{key}='{value}'\""
+    return f"cannot read {word!r}: write key=value, with every bracket and quote closed"
+
+
+def _add_value(words: Words, key: str, value: Any) -> None:
+    """Adds a value under today's name of its key."""
+    section, _, name = key.rpartition(".")
+    if section == "trainer.args":
+        current, said = training_args.modernise({name: value})
+        words.values += [(f"trainer.args.{new}", item) for new, item in current.items()]
+        words.said += said
+        return
+    if key in RENAMED:
+        words.said.append(f"{key} is called {RENAMED[key].rpartition('.')[2]} now")
+    words.values.append((RENAMED.get(key, key), value))
