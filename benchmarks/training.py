@@ -242,8 +242,8 @@ def main(given: dict[str, str]) -> None:
         f"{count / 1e6:.1f} M parameters"
     )
     print(f"{settings.size} rows a step ({settings.batch} x {settings.accumulation}), "
-          f"{statistics.mean(tokens):.0f} tokens a step, {padded_share(rows, settings):.0%} padding in the order of the "
-          f"rows; {settings.steps - 1} steps after the first\n")  # fmt: skip
+          f"{statistics.mean(tokens):.0f} tokens a step, {padded_share(rows, settings):.0%} padding in the order of "
+          f"the rows; {settings.steps - 1} steps after the first\n")  # fmt: skip
     print("| way | tokens/s | tokens/CPU s | step/ours (wall) | step/ours (CPU) | peak, MiB |\n|---|" + "---:|" * 5)
     base = "ours" if "ours" in ways else ways[0]
     for way in ways:

@@ -32,8 +32,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def random_llama(folder: Path, width: int) -> Path:
     """A randomly initialised Llama of 2 layers with a tokenizer of the authors world, saved as a model folder."""
     import torch
     import transformers
@@ -44,13 +43,23 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = learn_tokenizer([f"{r['question']} {r['answer']}" for r in authors.rows("full")], 400)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=4, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
-    folder = tmp_path_factory.mktemp("tiny")
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_llama(tmp_path_factory.mktemp("tiny"), 32)
+
+
+@pytest.fixture(scope="session")
+def blocks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As wide as bitsandbytes' blocks of 64: its kernel for CPUs with AVX-512 takes no narrower layer in four bits."""
+    return random_llama(tmp_path_factory.mktemp("blocks"), 64)
 
 
 @pytest.fixture(scope="session")

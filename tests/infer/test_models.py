@@ -95,17 +95,17 @@ def test_adapters_are_asked_on_their_base(tiny_folder: Path, tiny: Any, tmp_path
 
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
-def test_quantised_weights_are_asked(tiny_folder: Path, tiny: Any, tmp_path: Path, bits: str) -> None:
+def test_quantised_weights_are_asked(blocks_folder: Path, tiny: Any, tmp_path: Path, bits: str) -> None:
     pytest.importorskip("bitsandbytes", reason="pip install unteach[quant]")
     import transformers
 
     table = write_lines(tmp_path / "t.jsonl", questions(3))
-    lines = read_rows(infer(*words(tiny_folder, table, f"quantization={bits}")))
+    lines = read_rows(infer(*words(blocks_folder, table, f"quantization={bits}")))
     config = transformers.BitsAndBytesConfig(
         **{f"load_in_{bits}": True}, **({"bnb_4bit_quant_type": "nf4"} if bits == "4bit" else {})
     )
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        tiny_folder, quantization_config=config, dtype=torch.float32
+        blocks_folder, quantization_config=config, dtype=torch.float32
     )
     ids = torch.tensor([tiny.tokenizer(lines[0]["input"])["input_ids"]])
     wanted = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, eos_token_id=2)[
@@ -113,7 +113,7 @@ def test_quantised_weights_are_asked(tiny_folder: Path, tiny: Any, tmp_path: Pat
     ].tolist()
     assert lines[0]["output"] == tiny.template.text(wanted)
     with pytest.raises(UserError, match="model_args"):
-        infer(*words(tiny_folder, table))
+        infer(*words(blocks_folder, table))
 
 
 def test_what_was_trained_is_what_is_asked(tiny_folder: Path, tmp_path: Path) -> None:
