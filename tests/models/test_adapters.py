@@ -187,12 +187,12 @@ def test_a_list_a_comma_string_and_all_linear_are_targets(base: Path, kit: Path,
     assert trained("all-linear") == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
-def test_qlora_trains_an_adapter_over_four_bit_weights(blocks_folder: Path, kit: Path, tmp_path: Path) -> None:
+def test_qlora_trains_an_adapter_over_four_bit_weights(base: Path, kit: Path, tmp_path: Path) -> None:
+    """The reference passes, without gradient, leave the weights in a form through which gradients pass."""
     pytest.importorskip("bitsandbytes", reason="pip install unteach[quant]")
     quantised = "model.model_args.quantization_config={load_in_4bit: true, bnb_4bit_quant_type: nf4}"
-    extra = (LORA, quantised, "trainer.method_args.retain_loss_type=KL", "trainer.args.gradient_checkpointing=true",
-             "trainer.args.learning_rate=0.1")  # fmt: skip
-    train(*words(blocks_folder, kit, tmp_path / "run", *extra), config_name="unlearn")
+    extra = (LORA, quantised, "trainer.method_args.retain_loss_type=KL", "trainer.args.gradient_checkpointing=true")
+    train(*words(base, kit, tmp_path / "run", *extra), config_name="unlearn")
     lines = logged(tmp_path / "run")
     assert lines[0]["retain_loss"] == pytest.approx(0, abs=1e-6)
     assert lines[2]["retain_loss"] > 0 and all(line["grad_norm"] > 0 for line in lines)

@@ -81,6 +81,9 @@ def _ready(model: Any) -> Any:
 
     if not getattr(model, "is_quantized", False):
         return model
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):  # a form of the weights that passes no gradient back
+            module.support_avx512bf16_for_cpu = False
     return peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
