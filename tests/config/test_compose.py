@@ -225,3 +225,8 @@ def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
     assert runs.open_run(tmp_path, unlearn("trainer.args.logging_steps=1").tree, "auto") == "again"
     assert runs.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "never") == "new"
     assert (tmp_path.parent / f"{tmp_path.name}.old1" / runs.CONFIG).exists()
+
+
+@pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", "é\n", "\x00", "名前"])
+def test_a_tree_is_read_as_it_was_written(text: str) -> None:
+    assert yaml.safe_load(compose.to_yaml({"key": text})) == {"key": text}

@@ -154,7 +154,10 @@ def _resolve(tree: Any) -> dict[str, Any]:
 
 def to_yaml(tree: dict[str, Any]) -> str:
     """The resolved tree as it is kept in a run's folder."""
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    if "\x85" not in text:
+        return text
+    return yaml.safe_dump(tree, sort_keys=False)  # escaped: a bare NEL would be read as a line's end
 
 
 def environment() -> None:

@@ -15,7 +15,7 @@ from unteach.errors import UserError
 from unteach.models import adapters, heads, tokens
 from unteach.models.forward import extend
 from unteach.models.heads import Head
-from unteach.models.hub import PATH
+from unteach.models.hub import PATH, SOURCE, from_hub
 from unteach.models.layers import causal_of
 
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16"}
@@ -136,6 +136,30 @@ def load(
     loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
     loaded.path, loaded.adapter, loaded.added, loaded.head = path, adapter, tuple(added), head
     return loaded
+
+
+def of_kind(
+    auto: Any, config: ModelConfig, path: str, refuse: Callable[[Any], None]
+) -> tuple[Any, str, dict[str, Any]]:
+    """A whole model as the class `auto` of transformers loads it, its dtype, and what says where it comes from.
+
+    refuse: raises UserError where the model's settings are of no such model.
+    """
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    args = {name: value for name, value in config.model_args.items() if name != PATH}
+    compute = compute_dtype(args.pop("dtype", None))
+    if args.get("attn_implementation") == "auto":
+        args.pop("attn_implementation")
+    source = {name: args[name] for name in SOURCE if name in args}
+    settings = from_hub(transformers.AutoConfig, path, **source)
+    refuse(settings)
+    dtype = getattr(torch, compute)
+    if torch.get_default_device().type == "meta":
+        return auto.from_config(settings, dtype=dtype), compute, source
+    return from_hub(auto, path, **{"dtype": dtype, "use_safetensors": True, **args}), compute, source
 
 
 def memory() -> Path:

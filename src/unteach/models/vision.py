@@ -8,8 +8,8 @@ from unteach import runs
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.errors import UserError
 from unteach.models import adapters
-from unteach.models.hub import PATH, SOURCE, from_hub
-from unteach.models.loading import Loaded, compute_dtype
+from unteach.models.hub import PATH, from_hub
+from unteach.models.loading import Loaded, of_kind
 
 
 @dataclass
@@ -53,30 +53,22 @@ def load(config: ModelConfig) -> Seeing:
 
     Raises UserError where it is no such model, or is asked in a way that these models are not.
     """
-    import torch
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
-    args = dict(config.model_args)
-    path = runs.model_folder(str(args.pop(PATH)))
+    path = runs.model_folder(str(config.model_args[PATH]))
     if adapters.is_adapter(path):
         raise UserError(f"{path}: holds an adapter, and modality=vlm asks whole models; merge it with its base")
     if config.template_args != TemplateArgs():
         raise UserError(
             "template, model.template_args: modality=vlm asks by the chat template of the model's processor"
         )
-    compute = compute_dtype(args.pop("dtype", None))
-    if args.get("attn_implementation") == "auto":
-        args.pop("attn_implementation")
-    source = {name: args[name] for name in SOURCE if name in args}
-    settings = from_hub(transformers.AutoConfig, path, **source)
-    auto = transformers.AutoModelForImageTextToText
-    if type(settings) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not hasattr(settings, "auto_map"):
-        raise UserError(f"{path}: a {settings.model_type} model reads no images; modality=lm asks it")
-    if torch.get_default_device().type == "meta":
-        model = auto.from_config(settings, dtype=getattr(torch, compute))
-    else:
-        model = from_hub(auto, path, dtype=getattr(torch, compute), **{"use_safetensors": True, **args})
+
+    def refuse(settings: Any) -> None:
+        known = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        if type(settings) not in known and not hasattr(settings, "auto_map"):
+            raise UserError(f"{path}: a {settings.model_type} model reads no images; modality=lm asks it")
+
+    model, compute, source = of_kind(transformers.AutoModelForImageTextToText, config, path, refuse)
     processor = from_hub(transformers.AutoProcessor, path, **{**source, **config.tokenizer_args})
     if not getattr(processor, "chat_template", None):
         raise UserError(f"{path}: its processor has no chat template, which says how it is asked about an image")

@@ -44,12 +44,12 @@ def run(config: schema.Config) -> Path:
         print(f"finished before: {folder}")
         return folder
 
+    from unteach.training import checkpoint
+
     config, said = files.settle(config)
     assert config.trainer is not None
     here = processes.start(joining)
     if state == "back" and here.first:
-        from unteach.training import checkpoint
-
         checkpoint.go_back(folder, checkpoint.chosen(config.resume))
     here.wait()
     if not (folder / runs.FINAL).exists():
@@ -57,13 +57,12 @@ def run(config: schema.Config) -> Path:
     if config.eval and config.trainer.args.get("do_eval", True):
         _evaluate(config, folder, here)
     if here.first:
-        from unteach.training import checkpoint
-
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
         runs.write_json(folder / runs.DONE, {"evaluated": evaluated})
         print(f"model: {folder / runs.FINAL}")
-        print(f"results: {folder / runs.EVALS if (folder / runs.EVALS).exists() else folder / runs.METRICS}")
+        results = runs.EVALS if (folder / runs.EVALS).exists() else runs.METRICS
+        print(f"results: {folder / results}")
     here.wait()
     return folder
 

@@ -12,36 +12,28 @@ from unteach.engines.batches import Batches, Row
 from unteach.errors import UserError
 from unteach.models import adapters, heads, loading
 from unteach.models.handlers import load_tokenizer
-from unteach.models.hub import PATH, SOURCE, from_hub
+from unteach.models.hub import PATH
 from unteach.models.layers import causal_of
 from unteach.models.loading import Loaded
 
 
 def load(config: ModelConfig) -> Loaded:
     """A sequence classifier and its tokenizer."""
-    import torch
     import transformers
 
-    args = dict(config.model_args)
-    path = runs.model_folder(str(args.pop(PATH)))
+    path = runs.model_folder(str(config.model_args[PATH]))
     head = heads.saved(path)
     if adapters.is_adapter(path) and head:
         return loading.load(config, training=False, head=head)
-    compute = loading.compute_dtype(args.pop("dtype", None))
-    if args.get("attn_implementation") == "auto":
-        args.pop("attn_implementation")
-    source = {name: args[name] for name in SOURCE if name in args}
-    settings = from_hub(transformers.AutoConfig, path, **source)
-    held = settings.architectures or []
-    if not any(name.endswith(heads.CLASSIFIER) for name in held):
-        raise UserError(
-            f"{path}: holds no classifier ({', '.join(held) or 'it does not say what'}), and kind=classify asks one"
-        )
-    auto = transformers.AutoModelForSequenceClassification
-    if torch.get_default_device().type == "meta":
-        model = auto.from_config(settings)
-    else:
-        model = from_hub(auto, path, **{"dtype": getattr(torch, compute), "use_safetensors": True, **args})
+
+    def refuse(settings: Any) -> None:
+        held = settings.architectures or []
+        if not any(name.endswith(heads.CLASSIFIER) for name in held):
+            raise UserError(
+                f"{path}: holds no classifier ({', '.join(held) or 'it does not say what'}), and kind=classify asks one"
+            )
+
+    model, compute, source = loading.of_kind(transformers.AutoModelForSequenceClassification, config, path, refuse)
     tokenizer = load_tokenizer(path, config.tokenizer_args, source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
