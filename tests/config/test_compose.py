@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from unteach import runs
 from unteach.config import compose, groups, training_args
