@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     Of processes that were launched together, the first speaks for all.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    warnings.simplefilter("ignore", FutureWarning)  # what libraries will rename is for us to follow, not for users
     if launched.rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         warnings.simplefilter("ignore")

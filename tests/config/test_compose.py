@@ -231,3 +231,14 @@ def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", "é\n", "\x00", "名前"])
 def test_a_tree_is_read_as_it_was_written(text: str) -> None:
     assert yaml.safe_load(compose.to_yaml({"key": text})) == {"key": text}
+
+
+def test_rows_of_ones_own_are_measured_by_a_benchmark_only_where_it_is_named(tmp_path: Path) -> None:
+    rows = ("data=files", f"data.train_file={tmp_path / 'rows.csv'}", "task_name=t", *MODEL)
+
+    def suites(*words: str) -> list[str]:
+        return list(compose.compose("unlearn", [*rows, *words]).eval)
+
+    assert suites() == []
+    assert suites("eval=tofu") == suites("eval.tofu.batch_size=4") == ["tofu"]
+    assert suites("experiment=unlearn/tofu/default") == ["tofu"]

@@ -171,3 +171,20 @@ def test_two_processes_take_the_same_steps_and_measure_the_same(
         assert files[1][name]["agg_value"] == pytest.approx(files[0][name]["agg_value"], abs=1e-4), name
     manifest = json.loads((tmp_path / "two" / runs.MANIFEST).read_text())
     assert manifest["world"] == 2
+
+
+def test_the_last_steps_are_logged_however_few(kit: Path, corpus: Path, tmp_path: Path) -> None:
+    steps = ("trainer.args.max_steps=3", "trainer.args.logging_steps=2", "trainer.args.learning_rate=0.0")
+    train(*words(kit, corpus, tmp_path / "run", *steps), config_name="unlearn")
+    assert [line["step"] for line in logged(tmp_path / "run")] == [2, 3]
+
+
+@pytest.mark.parametrize("wrong", ["retain_logs_path=nothing.json", "tofu_path=EMPTY"])
+def test_what_a_suite_lacks_is_said_before_training(wrong: str, kit: Path, corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for stream in ("forget10", "retain90"):
+        (tmp_path / "empty" / f"{stream}.jsonl").write_text((corpus / f"{stream}.jsonl").read_text())
+    asked = ("eval=tofu", "eval.tofu.metrics=[forget_quality]", wrong.replace("EMPTY", str(tmp_path / "empty")))
+    with pytest.raises(UserError):
+        train(*words(kit, corpus, tmp_path / "run", *asked), config_name="unlearn")
+    assert not (tmp_path / "run" / runs.MANIFEST).exists()

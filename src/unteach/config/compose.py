@@ -47,9 +47,12 @@ def composed(
     variables = {
         name for name in tree if name not in ("layers", "trainer", "data", "model", "eval", "collator", "paths")
     }
+    said = layering.layer_trainer(tree, choices.get("trainer")) + words.said
     if words.eval_off:
         tree.eval = {}
-    said = layering.layer_trainer(tree, choices.get("trainer")) + words.said
+    elif choices.get("data") == "files" and tree.get("eval") and not words.chooses("eval", "experiment"):
+        tree.eval = {}
+        said.append("rows of your own are measured by no benchmark unless it is named: eval=NAME, or eval.… keys")
     layering.choose_checkpoint(tree, choices.get("model"), words.keys())
     tree.pop("layers", None)
     for name in words.removed:

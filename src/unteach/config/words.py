@@ -30,6 +30,11 @@ class Words:
     def keys(self) -> set[str]:
         return {key for key, _ in self.values}
 
+    def chooses(self, *groups: str) -> bool:
+        """Whether the user says anything of these groups: which one, or a value within it."""
+        said = {word.partition("=")[0] for word in self.groups} | self.keys()
+        return any(key.lstrip("+").partition(".")[0] in groups for key in said)
+
 
 def sort_words(overrides: Iterable[str]) -> Words:
     """Splits overrides into group choices (Hydra's work) and values (ours), and mends the short forms."""

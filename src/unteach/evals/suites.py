@@ -114,7 +114,8 @@ def _await_retain_models(plans: dict[str, Plan], others: Others | None) -> None:
     for path, configs in asking.items():
         assert others is not None
         for name, values in others.evaluate(path, configs).items():
-            plans[name].logs[Retain].values = {metric: value.to_json() for metric, value in values.items()}
+            log = plans[name].logs[Retain]
+            log.values, log.awaited = {metric: value.to_json() for metric, value in values.items()}, False
 
 
 def plan(config: SuiteConfig, template: Template, context: int | None = None) -> Plan:

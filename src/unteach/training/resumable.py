@@ -209,7 +209,8 @@ class Resumable(transformers.Trainer):
 
 
 class _AtBoundaries(transformers.TrainerCallback):
-    """Restores at the beginning; stops between two steps, on all processes at once, when one was asked to."""
+    """Restores at the beginning; stops between two steps, on all processes at once, when one was asked to; sees that the
+    last steps are logged, however few they are."""
 
     def __init__(self, trainer: Resumable):
         self.trainer = trainer
@@ -218,6 +219,8 @@ class _AtBoundaries(transformers.TrainerCallback):
         self.trainer.restore()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps and args.logging_strategy == "steps":
+            control.should_log = True
         if self.trainer.here.asked_to_stop():
             self.trainer._evaluation_due = control.should_evaluate
             control.should_evaluate, control.should_save, control.should_training_stop = False, True, True

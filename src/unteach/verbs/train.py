@@ -72,7 +72,9 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     import transformers
 
     from unteach.engines import processes
+    from unteach.engines.hf import context_of
     from unteach.engines.sharded import placed_by_device_map
+    from unteach.evals import suites
     from unteach.models import loading
     from unteach.seeds import subseed
     from unteach.training import build, checkpoint, spread, validation
@@ -85,6 +87,7 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config), head=head)
 
     streams, said = build.build_streams(config, loaded, here)
+    planned = suites.plans(config.eval, loaded.template, context_of(loaded.model))
     anchor = build.anchor_of(config, streams)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
@@ -100,7 +103,7 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     collator = build.build_collator(config, loaded)
     held_out = validation.of_run(config, loaded, collator, args, folder, here)
     watching = watchers(config, loaded, streams, anchor, folder, here)
-    evaluator = _evaluator(config, loaded, folder, here) if config.eval else None
+    evaluator = _evaluator(config, loaded, planned, folder, here) if planned else None
     with tracked(config, folder, here.first):
         trainer = build.build_trainer(
             config, loaded, streams, anchor, folder, here,
@@ -121,7 +124,9 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     here.wait()
 
 
-def _evaluator(config: schema.Config, loaded: Any, folder: Path, here: Any) -> Callable[[int], dict[str, float]]:
+def _evaluator(
+    config: schema.Config, loaded: Any, planned: Any, folder: Path, here: Any
+) -> Callable[[int], dict[str, float]]:
     """Runs the suites on the model as it stands at a step; the results go to checkpoint-<step>/evals."""
     from unteach.evals.run import evaluate_loaded
 
@@ -130,8 +135,8 @@ def _evaluator(config: schema.Config, loaded: Any, folder: Path, here: Any) -> C
 
     def evaluator(step: int) -> dict[str, float]:
         weights = f"{folder.resolve()} step {step} of {began}"
-        target = folder / f"checkpoint-{step}" / runs.EVALS
-        found = evaluate_loaded(config.eval, loaded, here, target, Path(config.paths.cache_dir), weights, tell=False)
+        target, cache = folder / f"checkpoint-{step}" / runs.EVALS, Path(config.paths.cache_dir)
+        found = evaluate_loaded(config.eval, loaded, here, target, cache, weights, tell=False, planned=planned)
         return {f"eval_{name}": value for name, value in found.items()}
 
     return evaluator
