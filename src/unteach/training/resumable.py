@@ -209,8 +209,8 @@ class Resumable(transformers.Trainer):
 
 
 class _AtBoundaries(transformers.TrainerCallback):
-    """Restores at the beginning; stops between two steps, on all processes at once, when one was asked to; sees that the
-    last steps are logged, however few they are."""
+    """Restores at the beginning; stops between two steps, on all processes at once, when one was asked to; has the
+    last steps logged, however few they are."""
 
     def __init__(self, trainer: Resumable):
         self.trainer = trainer
