@@ -11,6 +11,7 @@ import yaml
 from unteach.cli import main
 from unteach.report import charts, crossed, families, trajectories
 from unteach.report.collect import RunResult, collect
+from unteach.report.table import Column
 
 SEEDS = (0, 1, 2)
 SETS = ({"by": "book", "fraction": 0.13}, {"by": "author", "fraction": 0.1})
@@ -130,3 +131,19 @@ def test_the_report_of_a_study_shows_it_all(study: Path, tmp_path_factory: Any, 
     assert '"ARC over seeds"' in page and '"crossed":[{"label"' in page and '"moved":[{"label"' in page
     assert "arc_kl, book 0.13" in (out / "report.csv").read_text()
     assert "by what is forgotten" in (out / "report.md").read_text()
+    assert "18 models beside each other" in page and "24 models" not in page
+    assert page.count(f"Every measured value ({len(METRICS)} metrics)") == 2
+
+
+def test_references_under_several_names_are_called_by_their_part(study: Path) -> None:
+    folders = [folder for folder in sorted(study.iterdir()) if folder.name.startswith("retain")]
+    named = [(f"run{number}", "retain", folder) for number, folder in enumerate(folders)]
+    assert {family.method for family in families.families(collect(named, "ARC"))} == {"retain"}
+
+
+def test_p_values_move_on_a_logarithmic_axis() -> None:
+    line = [(0, [5, 10], [1e-30, 0.5])]
+    quality, utility = (trajectories.Moved(Column(name, name), line) for name in ("forget_quality", "model_utility"))
+    shown = trajectories.as_data([quality, utility])
+    assert [one["log"] for one in shown] == [True, False]
+    assert [one["lines"][0][2] for one in shown] == [[1e-20, 0.5], [1e-30, 0.5]]

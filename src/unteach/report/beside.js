@@ -33,11 +33,17 @@ function drawMoved() {
   let turn = 0;
   const traces = shown.lines.map(([run, x, y]) => {
     const { name, kind } = here.runs[run];
-    return { type: "scatter", mode: "lines+markers", name: plain(short(name)), x, y, marker: { size: 6 },
+    return { type: "scatter", mode: "lines+markers", name: plain(short(name)), x, y, text: y.map(number), marker: { size: 6 },
       line: { width: 1.7, color: AS_KIND.includes(kind) ? tint(kind, 0) : tint(kind, turn++) },
-      hovertemplate: `<b>${plain(name)}</b><br>step %{x}: %{y:.3f}<extra></extra>` };
+      hovertemplate: `<b>${plain(name)}</b><br>step %{x}: %{text}<extra></extra>` };
   });
-  plotted("moved-plot", traces, { title: "optimiser step", rangemode: "tozero" }, { title: shown.label });
+  plotted("moved-plot", traces, { title: "optimiser step", rangemode: "tozero" }, { title: shown.label, ...(shown.log ? { type: "log", exponentformat: "power", dtick: spanned(shown.lines) > 8 ? 4 : 1 } : {}) });
+}
+
+// Powers of ten between the lowest and the highest value.
+function spanned(lines) {
+  const all = lines.flatMap(([, , values]) => values);
+  return Math.log10(Math.max(...all) / Math.min(...all));
 }
 
 function startBeside() {

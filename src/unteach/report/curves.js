@@ -1,5 +1,5 @@
 /* distributions: one line a run, in a colour of its own as runs of one kind are many */
-const INNER = { l: 58, r: 18, t: 14, b: 50 }, TINTS = 8, DASHES = ["solid", "dash", "dot", "dashdot"];
+const INNER = { l: 58, r: 18, t: 14, b: 50 }, TINTS = 8, TIGHT = 420, DASHES = ["solid", "dash", "dot", "dashdot"];
 const AS_KIND = ["base", "full", "retain"];
 let attack = 0;
 
@@ -20,11 +20,11 @@ function drawCurves(place, shown, shape, x, y, shapes) {
   const [ink, soft, grid] = ["ink", "soft", "grid"].map(colour);
   const axis = (of) => ({ gridcolor: grid, zeroline: false, tickfont: { color: soft, size: 11.5 }, ...of,
     title: { text: of.title, standoff: 10, font: { size: FONT, color: soft } } });
-  const traces = lines(shown, shape);
+  const traces = lines(shown, shape), across = at(place).clientWidth < TIGHT ? 1 : 2;
   const layout = {
-    margin: { ...INNER, b: INNER.b + 30 + 18 * Math.ceil(traces.length / 2) }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: family(), color: ink, size: FONT },
+    margin: { ...INNER, b: INNER.b + 30 + 18 * Math.ceil(traces.length / across) }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: family(), color: ink, size: FONT },
     xaxis: axis(x), yaxis: axis(y), shapes, hoverlabel: hover(), showlegend: true,
-    legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 12, color: soft }, bgcolor: "rgba(0,0,0,0)", entrywidth: 0.5, entrywidthmode: "fraction" },
+    legend: { orientation: "h", x: 0, y: -0.2, yanchor: "top", font: { size: 12, color: soft }, bgcolor: "rgba(0,0,0,0)", entrywidth: 1 / across, entrywidthmode: "fraction" },
   };
   layout.width = at(place).clientWidth;
   layout.height = 330 + layout.margin.b + layout.margin.t;
@@ -39,7 +39,7 @@ function drawRatios() {
   const low = Math.max(1e-4, Math.min(0.1, ...ends) / 1.5), high = Math.min(1e4, Math.max(10, ...ends) * 1.5);
   const even = { type: "line", layer: "below", x0: 1, x1: 1, yref: "paper", y0: 0, y1: 1, line: { color: colour("soft"), width: 1, dash: "dot" } };
   drawCurves("ratio-plot", shown, "hv",
-    { title: "truth ratio: how likely false answers are beside the true one", type: "log", range: [Math.log10(low), Math.log10(high)], dtick: 1, exponentformat: "power" },
+    { title: at("ratio-plot").clientWidth < TIGHT ? "truth ratio" : "truth ratio: how likely false answers are beside the true one", type: "log", range: [Math.log10(low), Math.log10(high)], dtick: 1, exponentformat: "power" },
     { title: "share of forget rows below", range: [-0.02, 1.02] }, [even]);
   const compared = shown.curves.some((curve) => curve[3] !== null);
   const figure = compared ? " The number is the largest gap to the retain model's curve: near 0, the two cannot be told apart." : "";

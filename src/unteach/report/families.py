@@ -11,8 +11,11 @@ from statistics import mean, stdev
 from typing import Any
 
 from unteach import runs as kept
-from unteach.report.collect import RunResult
+from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.find import read_config
+
+OVER_SEEDS = " over seeds"
+"""What is added to a suite's name where its runs are shown as families."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,11 @@ class Family:
             around = [centre - spread, centre + spread] if centre is not None and spread is not None else None
             results[metric] = {"agg_value": centre, "n": len(self._values(metric)), "ci": around}
         folder = Path(f"{len(self.runs)} runs: {', '.join(run.name for run in self.runs)}")
-        return RunResult(self.name, self.kind, folder, {}, results)
+        asked = {metric for run in self.runs for metric in run.summary}
+        summary = {
+            metric: centre for metric in results if metric in asked and (centre := self.mean(metric)) is not None
+        }
+        return RunResult(self.name, self.kind, folder, summary, results)
 
 
 def families(runs: list[RunResult]) -> list[Family]:
@@ -88,7 +95,7 @@ def _shortly(value: Any) -> str:
 def _family(kind: str, data: str, members: list[tuple[RunResult, dict[str, Any]]]) -> Family:
     names = {_without_seed(run.name, config) for run, config in members}
     handler = (members[0][1].get("trainer") or {}).get("handler")
-    method = names.pop() if len(names) == 1 else str(handler or kind)
+    method = names.pop() if len(names) == 1 else str(kind if kind in REFERENCES else handler or kind)
     return Family(method, data, kind, tuple(run for run, _ in members))
 
 

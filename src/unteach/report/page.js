@@ -56,7 +56,8 @@ for (const button of document.querySelectorAll("thead button")) {
 // Plotly reads a little HTML in its texts
 const plain = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
 const short = (text) => (text.length > 30 ? text.slice(0, 29) + "…" : text);
-const number = (value) => (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(1) : value.toFixed(3));
+const exponent = (value) => value.toExponential(1).replace(/([+-])(\d)$/, "$10$2"); // 1.0e-04, as in the table
+const number = (value) => (value !== 0 && Math.abs(value) < 0.001 ? exponent(value) : value.toFixed(3));
 
 const family = () => getComputedStyle(document.body).fontFamily;
 const hover = () => ({ bgcolor: colour("raised"), bordercolor: colour("faint"), font: { color: colour("ink"), family: family(), size: FONT }, align: "left" });

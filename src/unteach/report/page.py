@@ -10,6 +10,7 @@ from typing import Any
 from unteach.errors import UserError
 from unteach.report import answers, crossed, distributions, heat, tradeoff, trajectories
 from unteach.report.collect import RunResult
+from unteach.report.families import OVER_SEEDS
 from unteach.report.table import MISSING, Cell, Column, Table, all_metrics, make_cell, make_table
 from unteach.runs import write_text
 
@@ -27,7 +28,8 @@ def write_page(suites: dict[str, list[RunResult]], path: Path, title: str) -> Pa
         raise UserError("there are no runs to report; name at least one evaluated run")
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped,unused-ignore]
 
-    runs = {run.folder: run for shown in suites.values() for run in shown}
+    alone = (shown for name, shown in suites.items() if not name.endswith(OVER_SEEDS))
+    runs = {run.folder: run for shown in alone for run in shown}
     parts = {
         "title": html.escape(title),
         "lead": html.escape(lead(list(runs.values()))),

@@ -29,16 +29,29 @@ function crossings(p, dx, dy, taken) {
   return count;
 }
 
-// Puts each label where it covers no other label, no point and no gold line; one that must go far gets a leader.
-// Among many points, a label for which there is no room beside its point is left out: hovering still tells the name.
-function placeLabels(points, uprights, levels, width, height) {
+// Small boxes along a dashed line through points of the picture, in steps of a few pixels.
+function along(path) {
+  return path.slice(1).flatMap((to, number) => {
+    const from = path[number], steps = Math.ceil(Math.hypot(to.px - from.px, to.py - from.py) / 6);
+    return Array.from({ length: steps }, (_, step) => {
+      const [x, y] = [from.px + ((to.px - from.px) * step) / steps, from.py + ((to.py - from.py) * step) / steps];
+      return { left: x - 3, right: x + 3, top: y - 3, bottom: y + 3 };
+    });
+  });
+}
+
+// Puts each label where it covers no other label, no point, no gold line and not the front; one that must go far gets a leader.
+// Among many points, a label for which there is no room beside its point is left out, if it is not the only one of
+// its kind: hovering still tells the name.
+function placeLabels(points, front, uprights, levels, width, height) {
   const isReference = (p) => ["base", "full", "retain"].includes(here.runs[p.run].kind);
   const order = [...points].sort((a, b) => isReference(b) - isReference(a));
+  const only = (p) => isReference(p) && points.filter((other) => here.runs[other.run].kind === here.runs[p.run].kind).length === 1;
   const ruler = document.createElement("canvas").getContext("2d");
   ruler.font = `${FONT}px ${family()}`;
   const taken = points.map((p) => ({ left: p.px - 8, right: p.px + 8, top: p.py - 8, bottom: p.py + 8, of: p }));
   const lines = uprights.map((px) => ({ left: px - 2, right: px + 2, top: 0, bottom: height }))
-    .concat(levels.map((py) => ({ left: 0, right: width, top: py - 2, bottom: py + 2 })));
+    .concat(levels.map((py) => ({ left: 0, right: width, top: py - 2, bottom: py + 2 })), along(front));
   return order.flatMap((p) => {
     const wide = ruler.measureText(p.label).width + 8;
     let best = null;
@@ -50,7 +63,7 @@ function placeLabels(points, uprights, levels, width, height) {
       const cost = covered * 4 + outside * 60 + rank + Math.hypot(dx, dy) / 10 + (leader ? 40 * crossings(p, dx, dy, taken) : 0);
       if (!best || cost < best.cost) best = { cost, covered, box, dx, dy, leader, p };
     });
-    if (points.length > MANY && !isReference(p) && (best.leader || best.covered)) return [];
+    if (points.length > MANY && !only(p) && (best.leader || best.covered)) return [];
     taken.push(best.box);
     if (best.leader) {
       for (let step = 0.2; step < 0.9; step += 0.1) {
@@ -71,7 +84,8 @@ function annotations(shown, ink, soft, gold) {
   const toY = (value) => (1 - (value - y.range[0]) / (y.range[1] - y.range[0])) * height;
   const named = shown.points.map(([run, px, py]) => ({ run, x: px, y: py, px: toX(px), py: toY(py), label: short(here.runs[run].name) }));
   const uprights = shown.pLine ? [...shown.goldX, shown.pLine] : shown.goldX;
-  const labels = placeLabels(named, uprights.map(toX), shown.goldY.map(toY), width, height).map((place) => ({
+  const front = shown.front.map((run) => named.find((point) => point.run === run));
+  const labels = placeLabels(named, front, uprights.map(toX), shown.goldY.map(toY), width, height).map((place) => ({
     x: scale(place.p.x), y: place.p.y, ax: place.dx, ay: place.dy, text: plain(place.p.label), showarrow: true,
     arrowhead: 0, arrowwidth: 1, standoff: 7, borderpad: 2, arrowcolor: place.leader ? soft : "rgba(0,0,0,0)",
     xanchor: "center", yanchor: "middle", font: { size: FONT, color: ink },
@@ -124,7 +138,7 @@ function drawPicture() {
   Plotly.react("plot", traces, layout, { displayModeBar: false, displaylogo: false });
   const floor = log && shown.points.some((p) => p[1] !== p[3]) ? "Values below 1e-20 are drawn at 1e-20." : "";
   const level = shown.goldY.length ? `The dotted line is the retain model's ${shown.y.short}.` : "";
-  const edge = front.length > 1 ? "On the dashed line are the unlearned models that no other beats on both sides." : "";
+  const edge = front.length > 1 ? "On the dashed line are the models, references apart, that no other beats on both sides." : "";
   const left = shown.leftOut.length ? `Not in the picture, as a value is missing: ${shown.leftOut.join(", ")}.` : "";
   const hidden = shown.points.length > MANY ? "Hover over a point for its name." : "";
   at("plot-note").textContent = [level, edge, left, floor, hidden].filter(Boolean).join(" ");

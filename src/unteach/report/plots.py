@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from unteach.runs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 Box = tuple[float, float, float, float]
 
@@ -63,7 +65,7 @@ def tradeoff_png(runs: list[RunResult], path: Path) -> Path:
 
 def _frame(axes: Axes, view: View) -> None:
     if view.x.log:
-        logarithmic(axes)
+        logarithmic(axes, axes.xaxis)
     axes.set_xlim(*view.x_range)
     axes.set_ylim(*view.y_range)
     axes.set_xlabel(view.x.label, color=SOFT, labelpad=10)
@@ -92,10 +94,10 @@ def _frame(axes: Axes, view: View) -> None:
     axes.annotate(view.better, (1, 1), (0, 26), color=ACCENT, xycoords="axes fraction", ha="right", **above)
 
 
-def logarithmic(axes: Axes) -> None:
-    """A logarithmic x axis, whose powers of ten are written without the library's markup, which names may contain."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"10{str(round(math.log10(value))).translate(SUPERSCRIPT)}")
+def logarithmic(axes: Axes, axis: Axis) -> None:
+    """A logarithmic axis, whose powers of ten are written without the library's markup, which names may contain."""
+    axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter(lambda value, _: f"10{str(round(math.log10(value))).translate(SUPERSCRIPT)}")
     axes.minorticks_off()
 
 
@@ -121,9 +123,10 @@ def _points(axes: Axes, view: View) -> None:
 
 
 def _labels(axes: Axes, view: View) -> None:
-    """Writes each run's name where it covers no other name, no point and no gold line.
+    """Writes each run's name where it covers no other name, no point, no gold line and not the front.
 
-    Among many points, a name for which there is no room beside its point is left out.
+    Among many points, a name for which there is no room beside its point is left out, if it is not the only one of its
+    kind.
     """
     bounds = axes.get_window_extent()
     frame: Box = (bounds.x0, bounds.y0, bounds.x1, bounds.y1)
@@ -134,8 +137,21 @@ def _labels(axes: Axes, view: View) -> None:
     for value in view.gold_y:
         y = _pixels(axes, 1, value)[1]
         taken.append((bounds.x0, y - 2, bounds.x1, y + 2))
+    taken += _along_front(axes, view.front)
     for point in sorted(view.points, key=lambda point: point.kind not in REFERENCES):
-        _label(axes, point, frame, taken, len(view.points) > MANY and point.kind not in REFERENCES)
+        only = point.kind in REFERENCES and sum(other.kind == point.kind for other in view.points) == 1
+        _label(axes, point, frame, taken, len(view.points) > MANY and not only)
+
+
+def _along_front(axes: Axes, front: list[Point]) -> list[Box]:
+    """Small boxes along the dashed line, a few pixels apart."""
+    corners = [_pixels(axes, point.x, point.y) for point in front]
+    boxes = []
+    for start, end in itertools.pairwise(corners):
+        steps = math.ceil(math.dist(start, end) / 6)
+        shares = [step / steps for step in range(steps)]
+        boxes += [_around(*((1 - s) * a + s * b for a, b in zip(start, end, strict=True)), 3, 3) for s in shares]
+    return boxes
 
 
 def _label(axes: Axes, point: Point, frame: Box, taken: list[Box], may_go: bool) -> None:
@@ -154,7 +170,7 @@ def _label(axes: Axes, point: Point, frame: Box, taken: list[Box], may_go: bool)
         beyond = (frame[0] - box[0], frame[1] - box[1], box[2] - frame[2], box[3] - frame[3])
         outside = sum(max(0.0, over) for over in beyond)
         crossed = _crossings((x, y), shift, taken) if rank >= LEADER_FROM else 0
-        return covered * 4 + outside * 60 + rank + math.hypot(*shift) / 10 + crossed * 40
+        return covered * 4 + outside * 60 + 2 * rank + math.hypot(*shift) / 10 + crossed * 40
 
     shifts = _shifts(half_wide)
     rank, shift = min(enumerate(shifts), key=lambda numbered: cost(*numbered))

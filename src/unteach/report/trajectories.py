@@ -7,6 +7,7 @@ from typing import Any
 
 from unteach.report.collect import RunResult, finite
 from unteach.report.table import Column, known_columns
+from unteach.report.tradeoff import P_FLOOR, X_AXES
 from unteach.runs import EVALS, last_metrics, read_json
 
 
@@ -16,6 +17,14 @@ class Moved:
 
     column: Column
     lines: list[tuple[int, list[int], list[float]]]
+
+    @property
+    def log(self) -> bool:
+        """Whether the axis is logarithmic, as in the picture of the trade; lower values are drawn at its floor."""
+        return any(axis.log and axis.metric == self.column.metric for axis in X_AXES)
+
+    def drawn(self, values: list[float]) -> list[float]:
+        return [max(value, P_FLOOR) for value in values] if self.log else values
 
 
 def trajectories(runs: list[RunResult], suite: str) -> list[Moved]:
@@ -50,7 +59,8 @@ def as_data(moved: list[Moved]) -> list[dict[str, Any]]:
     return [
         {
             "label": one.column.label,
-            "lines": [[run, steps, [float(f"{y:.5g}") for y in values]] for run, steps, values in one.lines],
+            "log": one.log,
+            "lines": [[run, steps, [float(f"{y:.5g}") for y in one.drawn(values)]] for run, steps, values in one.lines],
         }
         for one in moved
     ]

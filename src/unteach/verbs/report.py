@@ -64,7 +64,7 @@ def write(found: list[Found], folder: Path, title: str, suite: str | None = None
         table.print_table(shown[name])
         if means := families.over_seeds(shown[name]):
             print(f"\n{name}: means over seeds")
-            shown[f"{name} over seeds"] = means
+            shown[name + families.OVER_SEEDS] = means
             table.print_table(means)
     page, notes = files.write(shown, folder, title)
     for note in notes:
