@@ -103,8 +103,10 @@ def test_log_likelihoods_and_texts_are_the_same(tiny: Any, folder: Path) -> None
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
+    from unteach.evals.harness_model import EngineModel
+
     theirs = HFLM(tiny.model, tokenizer=tiny.tokenizer, batch_size=3)
-    ours = harness._model(HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent)
+    ours = EngineModel(HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent)
 
     def asked(kind: str, *arguments: Any) -> Any:
         return [Instance(request_type=kind, doc={}, arguments=one, idx=i) for i, one in enumerate(arguments)]
@@ -127,6 +129,8 @@ def test_log_likelihoods_and_texts_are_the_same(tiny: Any, folder: Path) -> None
 
 @installed
 def test_a_long_prompt_loses_its_beginning_and_is_counted(tiny: Any, folder: Path) -> None:
+    from unteach.evals.harness_model import EngineModel
+
     class Short(HFEngine):
         context = 30  # type: ignore[assignment]
 
@@ -134,7 +138,7 @@ def test_a_long_prompt_loses_its_beginning_and_is_counted(tiny: Any, folder: Pat
     values = suites.evaluate(suite(folder, tasks="[letters,rolling]"), engine, tiny.template, silent, None)["lm_eval"]
     assert values["letters"].extra["prompts_cut"] == 4 * 9
     with pytest.raises(UserError, match="leaves no room for its question"):
-        harness._model(engine, tiny.template, silent)._loglikelihood_tokens([(None, [1], [2] * 30)])
+        EngineModel(engine, tiny.template, silent)._loglikelihood_tokens([(None, [1], [2] * 30)])
 
 
 @installed
@@ -198,3 +202,13 @@ def test_the_shipped_suites_name_tasks() -> None:
         "wmdp_bio",
         "wmdp_cyber",
     ]
+
+
+@installed
+def test_a_name_that_no_file_writes_is_refused_before_the_harness_reads_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "_manager", None)
+    with pytest.raises(UserError, match="no task called 'leters'; did you mean letters"):
+        harness.refuse_misspelled(suite(folder, tasks="[letters,leters]"))
+    harness.refuse_misspelled(suite(folder, tasks="[letters,both,mmlu]"))

@@ -12,6 +12,7 @@ import pytest
 from unteach.evals import stats
 from unteach.report import changes, export, table, tradeoff
 from unteach.report.collect import RunResult
+from unteach.verbs import compare
 
 
 def entry(values: list[float], key: str = "prob", **more: Any) -> dict[str, Any]:
@@ -170,3 +171,9 @@ def test_csv_and_json_keep_every_digit_and_every_gap() -> None:
     assert [row["value"] for row in told["values"]] == [float(row["value"]) for row in rows]
     assert told["absent"] == [{"suite": "TOFU", "run": 'a,"b"\nc', "metric": "privleak", "reason": "no log"}]
     assert told["fronts"][0] == {"suite": "TOFU", "x": "forget_Q_A_Prob", "y": "model_utility", "runs": ['a,"b"\nc']}
+
+
+def test_no_interval_is_cut_short_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    compare._print_values([changes.Change("forget_Q_A_PERT_Prob", 6.2e-4, 3.5e-4, -6.1e-4, -5.7e-5, "row by row")])
+    assert "-6.1e-04 to -5.7e-05 *" in capsys.readouterr().out

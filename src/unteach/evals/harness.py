@@ -10,24 +10,46 @@ import importlib.util
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
-from unteach.engines.base import Engine, Ids
+from unteach.engines.base import Engine
 from unteach.errors import UserError, nearest
 from unteach.evals.base import TaskResult
 
 Progress = Callable[[str, int], Callable[[int], None]]
-WITHOUT_CONTEXT = 2048
-"""Tokens that a model reads which does not say how many it does."""
-NEW_TOKENS = 256
-"""Of an answer to a task that does not say how many, as the harness has it."""
+METRIC = "lm_eval"
+"""How a suite's definition calls a metric that is a task of the harness."""
+NAMED = re.compile(rb"^(?:task|group):[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
+"""What a file of the harness calls the task or group that it defines."""
+
+
+def refuse_misspelled(configs: dict[str, SuiteConfig]) -> None:
+    """Raises UserError where a suite asks for a task that cannot be; neither torch nor the harness is imported."""
+    for config in configs.values():
+        for name in config.asked():
+            defined = config.define.get(name, {})
+            if defined.get("metric") == METRIC and isinstance(defined.get("task"), str):
+                _refuse_unwritten(defined["task"], config)
 
 
 def refuse_unknown(task: str, config: SuiteConfig) -> None:
     """Raises UserError where the harness is not installed, or has no such task."""
+    _refuse_unwritten(task, config)
+    path = config.simple_evaluate_args.include_path
+    known = manager([task], path).all_tasks
+    if task not in known:
+        _refuse(task, config, known)
+    if task in manager([task], path).all_tags:
+        raise UserError(f"eval.{config.suite}: {task} is a tag, without a value of its own; name its tasks, or a group")
+
+
+def _refuse_unwritten(task: str, config: SuiteConfig) -> None:
+    """Refuses a name that is in none of the files that define tasks."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(
             f"eval.{config.suite}: {task} is a task of lm-evaluation-harness, which is not installed. Install it: "
@@ -36,13 +58,27 @@ def refuse_unknown(task: str, config: SuiteConfig) -> None:
     path = config.simple_evaluate_args.include_path
     if path and not os.path.isdir(path):
         raise UserError(f"eval.{config.suite}.simple_evaluate_args.include_path={path}: there is no such folder")
-    known = manager([task], path).all_tasks
-    if task not in known:
-        guess = nearest(task, known)
-        meant = f"; did you mean {guess}?" if guess else ""
-        raise UserError(f"eval.{config.suite}: lm-evaluation-harness has no task called {task!r}{meant}")
-    if task in manager([task], path).all_tags:
-        raise UserError(f"eval.{config.suite}: {task} is a tag, without a value of its own; name its tasks, or a group")
+    if not re.search(rb"(?<![\w-])" + re.escape(task.encode()) + rb"(?![\w-])", _definitions(path)):
+        _refuse(task, config, (name.decode() for name in NAMED.findall(_definitions(path))))
+
+
+def _refuse(task: str, config: SuiteConfig, known: Iterable[str]) -> NoReturn:
+    guess = nearest(task, sorted(set(known)))
+    meant = f"; did you mean {guess}?" if guess else ""
+    raise UserError(f"eval.{config.suite}: lm-evaluation-harness has no task called {task!r}{meant}")
+
+
+@functools.lru_cache(maxsize=4)
+def _definitions(include_path: str | None) -> bytes:
+    """All files that may define tasks, one after the other: a name that is in none of them is no task's.
+
+    The harness itself takes ten times as long, since it parses each of 14,000 files and imports torch first.
+    """
+    package = importlib.util.find_spec("lm_eval")
+    assert package is not None and package.submodule_search_locations is not None
+    roots = [Path(package.submodule_search_locations[0], "tasks"), *([Path(include_path)] if include_path else [])]
+    files = (Path(folder, name) for root in roots for folder, _, names in os.walk(root) for name in names)
+    return b"\n".join(file.read_bytes() for file in files if file.suffix not in (".py", ".pyc", ".md"))
 
 
 def manager(tasks: list[str], include_path: str | None) -> Any:
@@ -65,9 +101,11 @@ def ask(
     """The results of tasks, all asked together; every process asks for all of them and the engine shares the passes."""
     from lm_eval import simple_evaluate
 
+    from unteach.evals.harness_model import EngineModel
+
     given = dict(settings)
     tasks_of = manager(tasks, given.pop("include_path"))
-    model = _model(engine, template, progress)
+    model = EngineModel(engine, template, progress)
     with _undisturbed():
         built = _each_once({task: tasks_of.load([task]) for task in tasks})
         found = simple_evaluate(model, tasks=built, task_manager=tasks_of, bootstrap_iters=0, **given)
@@ -128,92 +166,3 @@ def _undisturbed() -> Iterator[None]:
         np.random.set_state(states[1])
         if rank:
             os.environ["LOCAL_RANK"] = rank
-
-
-def _model(engine: Engine, template: Template, progress: Progress) -> Any:
-    """The engine as the harness sees a model. cut: how many prompts lost their beginning, to fit into the context."""
-    from lm_eval.api.model import TemplateLM
-    from lm_eval.models.utils import normalize_gen_kwargs
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-
-    class Asked(TemplateLM):
-        backend = "causal"
-        tokenizer = template.tokenizer
-        max_length = engine.context or WITHOUT_CONTEXT
-        cut = 0
-
-        @property
-        def eot_token_id(self) -> int:
-            return int(self.tokenizer.eos_token_id)
-
-        @property
-        def prefix_token_id(self) -> int:
-            begin = self.tokenizer.bos_token_id
-            return self.eot_token_id if begin is None else int(begin)
-
-        @property
-        def tokenizer_name(self) -> str:
-            return str(self.tokenizer.name_or_path).replace("/", "__")
-
-        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-            if add_special_tokens is None:
-                add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
-            return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
-
-        def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
-                    continue_final_message=not add_generation_prompt,
-                )
-            )  # fmt: skip
-
-        def fitted(self, prompt: list[int], room: int) -> Ids:
-            """The end of a prompt that `room` has place for."""
-            if room < 1:
-                raise UserError(
-                    f"lm-evaluation-harness: an answer leaves no room for its question in the {self.max_length} tokens "
-                    "that the model reads"
-                )
-            self.cut += len(prompt) > room
-            return tuple(prompt[-room:])
-
-        def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-            pairs = [(self.fitted(p, self.max_length - len(a)), tuple(a)) for _, p, a in requests]
-            wanted = list(dict.fromkeys(pairs))
-            scores = engine.score(wanted, progress("scoring the answers of tasks", len(wanted)))
-            found = {pair: (float(s.logprob.sum()), bool(s.hit.all())) for pair, s in zip(wanted, scores, strict=True)}
-            return [found[pair] for pair in pairs]
-
-        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
-            windows, owners = [], []
-            for number, request in enumerate(requests):
-                ids, begin = self.tok_encode(request.args[0]), self.prefix_token_id
-                for window in get_rolling_token_windows(ids, begin, self.max_length - 1, 1):
-                    windows.append((None, *make_disjoint_window(window)))
-                    owners.append(number)
-            totals = [0.0] * len(requests)
-            for number, (logprob, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
-                totals[number] += logprob
-            return totals
-
-        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
-            alike: dict[str, list[int]] = {}
-            for number, request in enumerate(requests):
-                alike.setdefault(repr(request.args[1]), []).append(number)
-            texts = [""] * len(requests)
-            for numbers in alike.values():
-                given = dict(normalize_gen_kwargs(requests[numbers[0]].args[1], NEW_TOKENS))
-                until, most = [one for one in given.pop("until", []) if one], given.pop("max_gen_toks")
-                if not given.get("do_sample"):
-                    given = {name: value for name, value in given.items() if name not in ("temperature", "do_sample")}
-                prompts = [self.fitted(self.tok_encode(requests[n].args[0]), self.max_length - most) for n in numbers]
-                wanted = list(dict.fromkeys(prompts))
-                said = progress("answering tasks", len(wanted))
-                made = dict(zip(wanted, engine.generate(wanted, most, said, until, **given), strict=True))
-                for number, prompt in zip(numbers, prompts, strict=True):
-                    text = template.text(made[prompt])
-                    texts[number] = text[: min((p for stop in until if (p := text.find(stop)) >= 0), default=None)]
-            return texts
-
-    return Asked()

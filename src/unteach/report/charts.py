@@ -65,7 +65,7 @@ def _training(runs: list[RunResult], suite: str, file: Path) -> bool:
                     steps, one.drawn(values), marker="o", markersize=4, linewidth=1.4, color=tint, label=runs[run].name
                 )
             if one.log:
-                logarithmic(axes, axes.yaxis)
+                logarithmic(axes, "y")
             axes.set_title(one.column.label, loc="left", fontsize=12)
             axes.set_xlabel("optimiser step", color=SOFT)
     return True
@@ -84,7 +84,7 @@ def _ratios(runs: list[RunResult], suite: str, file: Path) -> bool:
                 curve.x, curve.y, where="post", linewidth=2 if known else 1.4, label=runs[curve.run].name,
                 color=MARKS[runs[curve.run].kind][2] if known else next(tints),
             )  # fmt: skip
-        logarithmic(axes, axes.xaxis)
+        logarithmic(axes)
         axes.set_xlabel("truth ratio", color=SOFT)
         axes.set_title("share of forget rows below", loc="left", fontsize=12)
     return True

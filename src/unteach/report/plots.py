@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.errors import UserError
 from unteach.report.collect import REFERENCES, RunResult
@@ -14,7 +14,6 @@ from unteach.runs import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
 
 Box = tuple[float, float, float, float]
 
@@ -65,7 +64,7 @@ def tradeoff_png(runs: list[RunResult], path: Path) -> Path:
 
 def _frame(axes: Axes, view: View) -> None:
     if view.x.log:
-        logarithmic(axes, axes.xaxis)
+        logarithmic(axes)
     axes.set_xlim(*view.x_range)
     axes.set_ylim(*view.y_range)
     axes.set_xlabel(view.x.label, color=SOFT, labelpad=10)
@@ -94,10 +93,12 @@ def _frame(axes: Axes, view: View) -> None:
     axes.annotate(view.better, (1, 1), (0, 26), color=ACCENT, xycoords="axes fraction", ha="right", **above)
 
 
-def logarithmic(axes: Axes, axis: Axis) -> None:
+def logarithmic(axes: Axes, along: Literal["x", "y"] = "x") -> None:
     """A logarithmic axis, whose powers of ten are written without the library's markup, which names may contain."""
-    axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_major_formatter(lambda value, _: f"10{str(round(math.log10(value))).translate(SUPERSCRIPT)}")
+    axes.set(**{f"{along}scale": "log"})
+    getattr(axes, f"{along}axis").set_major_formatter(
+        lambda value, _: f"10{str(round(math.log10(value))).translate(SUPERSCRIPT)}"
+    )
     axes.minorticks_off()
 
 
@@ -149,8 +150,9 @@ def _along_front(axes: Axes, front: list[Point]) -> list[Box]:
     boxes = []
     for start, end in itertools.pairwise(corners):
         steps = math.ceil(math.dist(start, end) / 6)
-        shares = [step / steps for step in range(steps)]
-        boxes += [_around(*((1 - s) * a + s * b for a, b in zip(start, end, strict=True)), 3, 3) for s in shares]
+        for share in (step / steps for step in range(steps)):
+            x, y = ((1 - share) * a + share * b for a, b in zip(start, end, strict=True))
+            boxes.append(_around(x, y, 3, 3))
     return boxes
 
 

@@ -80,7 +80,8 @@ def _print_values(found: list[Any]) -> None:
         numbers = [MISSING if value is None else show(value) for value in (one.a, one.b, one.difference)]
         interval = f"{show(one.low)} to {show(one.high)}{' *' if one.beyond else ''}" if one.how else MISSING
         drawn.add_row(*map(Text, [one.metric, *numbers, interval]), style="bold" if one.beyond else None)
-    Console().print(drawn, crop=False, no_wrap=True, overflow="ignore")
+    wide = Console(width=1000).measure(drawn).maximum  # a number cut short is a wrong number: lines run over instead
+    Console(width=max(Console().width, wide)).print(drawn, crop=False, no_wrap=True, overflow="ignore")
     ways = {one.how for one in found if one.how}
     if ways:
         print(f"* zero lies outside the interval, which was taken {' or '.join(sorted(ways, reverse=True))}")

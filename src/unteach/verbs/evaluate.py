@@ -28,7 +28,9 @@ def run(config: schema.Config) -> Path:
     if not config.eval:
         raise UserError("an evaluation needs a suite: set eval=tofu (see `unteach list suites`)")
     from unteach.engines import processes
+    from unteach.evals import harness
 
+    harness.refuse_misspelled(config.eval)
     folder = Path(config.paths.output_dir)
     processes.once(lambda: runs.open_run(folder, config.tree, config.resume))
 
