@@ -71,6 +71,20 @@ class Enough:
         return (self.over.sum() >= LEAVING * len(ids)).expand(len(ids))
 
 
+class Finite:
+    """Refuses logits that are not a number, of which a token would be picked as of any others; looks at
+    the first only."""
+
+    def __init__(self) -> None:
+        self.looked = False
+
+    def __call__(self, ids: "Tensor", scores: "Tensor") -> "Tensor":
+        if not self.looked and bool(scores.isnan().any()):
+            raise UserError("generating: the model's logits are not a number; it has diverged")
+        self.looked = True
+        return scores
+
+
 @dataclass
 class Going:
     """Rows under way: the numbers of their prompts, ids and mask [rows, T], the library's cache (of T - 1 tokens)."""
@@ -85,12 +99,15 @@ class Continuation:
     """The library's generate(), called on its own cache until rows are over, again and again.
 
     A row is over at a stop id, after one of the strings `until`, after max_new_tokens, or where the context is full.
-    draw: picks the tokens of the rows, where they are not the likeliest. Where weights are sharded, each pass needs all
-    processes: they make pieces of one length, and those whose rows are over keep step with the others.
+    draw: picks the tokens of the rows, where they are not the likeliest. refusing: logits that are not a number raise
+    UserError. Where weights are sharded, each pass needs all processes: they make pieces of one length, and those whose
+    rows are over keep step with the others.
     """
 
-    def __init__(self, engine: Asking, max_new_tokens: int, until: list[str], sampling: dict[str, Any]):
-        self.engine, self.most, self.until = engine, max_new_tokens, until
+    def __init__(
+        self, engine: Asking, max_new_tokens: int, until: list[str], sampling: dict[str, Any], refusing: bool = False
+    ):  # fmt: skip
+        self.engine, self.most, self.until, self.refusing = engine, max_new_tokens, until, refusing
         own = engine.model.generation_config
         self.sampling = {"do_sample": False, **sampling}
         self.least = self.sampling.pop("min_new_tokens", None) or own.min_new_tokens or 0
@@ -151,10 +168,11 @@ class Continuation:
             self.draw.rows = going.rows
         if self.penalty:
             self.penalty.mask = going.mask
+        finite = Finite() if self.refusing else None
         told = self.engine.model.generate(
             input_ids=going.ids, attention_mask=going.mask, past_key_values=going.cache, max_new_tokens=piece,
             pad_token_id=self.engine.tokenizer.pad_token_id, eos_token_id=self.engine.stops,
-            return_dict_in_generate=True, logits_processor=[one for one in (self.penalty, self.draw) if one],
+            return_dict_in_generate=True, logits_processor=[one for one in (finite, self.penalty, self.draw) if one],
             stopping_criteria=[Enough(self.engine.stops, going.ids)] if self.leaving else [], synced_gpus=self.synced,
             **self.sampling, **least,
         )  # fmt: skip

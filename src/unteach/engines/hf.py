@@ -217,7 +217,8 @@ class HFEngine(Batches):
 
         def work(batch: list[Row]) -> list[list[int]]:
             draw = None if seed is None else Draw(cuts, [subseed(seed, i) for [i] in batch])
-            return Continuation(self, max_new_tokens, list(until), sampling).of([prompts[i] for [i] in batch], draw)
+            going = Continuation(self, max_new_tokens, list(until), sampling, refusing=True)
+            return going.of([prompts[i] for [i] in batch], draw)
 
         return self._measured(kind, batching, work, said)
 

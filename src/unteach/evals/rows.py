@@ -88,9 +88,10 @@ class Rows:
                 answer = answers[index]
                 self._add(asked, of, index, questions[index], answer if isinstance(answer, list) else [answer], shots)
             if not asked.index:
-                raise UserError(
-                    f"eval.{self.config.suite}: {of}: every answer is empty or does not fit into max_length"
-                )
+                room = f"max_length={self.config.max_length}"
+                if self.context < self.config.max_length:
+                    room = f"the {self.context} tokens that the model reads"
+                raise UserError(f"eval.{self.config.suite}: {of}: every answer is empty, or does not fit into {room}")
             self._asked[of] = asked
         return self._asked[of]
 
