@@ -12,7 +12,7 @@ from unteach.engines.processes import Processes
 from unteach.engines.sharded import settle
 from unteach.errors import NO_MEMORY
 
-TOKENS_PER_BATCH = {"cuda": 16384, "cpu": 1024}
+TOKENS_PER_BATCH = {"cuda": 16384, "cpu": 2048}
 """Padded tokens of one batch at most, until memory says otherwise; more gains a CPU nothing and costs its caches."""
 Row = list[int]
 """The numbers of the items that go through the model as one row."""
