@@ -13,9 +13,9 @@ from unteach.evals import stats
 from unteach.evals.metrics.truth_ratio import TruthRatio
 from unteach.verbs.evaluate import evaluate
 
-EXAMPLE = 1.5e-5
+EXAMPLE = 1.6e-5
 """Tolerance of one example: the reference sums exponentials over the vocabulary one by one in fp32, which loses the tail
-and makes its losses 2e-6 to 1.3e-5 too small; aggregates are compared to 1e-5."""
+and makes its losses 2e-6 to 1.57e-5 too small (ours is within 2e-7 of float64); aggregates are compared to 1e-5."""
 
 
 def suite(kit: Path, shared: Path, folder: Path, model: str, *extra: str) -> dict[str, Any]:
