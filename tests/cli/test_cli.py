@@ -71,6 +71,18 @@ def test_a_checked_command_never_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_what_libraries_say_for_being_installed_is_not_heard() -> None:
+    """DeepSpeed sets its logger up anew on import, which must not bring its voice back; all else it says is heard."""
+    code = (
+        "import importlib.util; from unteach.config.compose import environment; environment(); environment()\n"
+        "import logging; told = logging.getLogger('DeepSpeed'); told.addHandler(logging.StreamHandler())\n"
+        "told.warning('Setting accelerator to CPU. If you have GPU'); told.warning('overflow')\n"
+        "[__import__(name) for name in ('bitsandbytes', 'deepspeed') if importlib.util.find_spec(name)]"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "overflow\n")
+
+
 def test_help_imports_next_to_nothing() -> None:
     code = "import sys, unteach.cli; unteach.cli.main(['--help']); assert not {'hydra', 'yaml'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

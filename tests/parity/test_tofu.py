@@ -13,9 +13,10 @@ from unteach.evals import stats
 from unteach.evals.metrics.truth_ratio import TruthRatio
 from unteach.verbs.evaluate import evaluate
 
-EXAMPLE = 1.6e-5
+EXAMPLE = 2e-5
 """Tolerance of one example: the reference sums exponentials over the vocabulary one by one in fp32, which loses the tail
-and makes its losses 2e-6 to 1.57e-5 too small (ours is within 2e-7 of float64); aggregates are compared to 1e-5."""
+and makes its losses up to 1.7e-5 too small (world facts of the retain model, row 3: the exact value is 1.65e-5 above the
+reference's and 8e-7 above ours); aggregates are compared to 1e-5."""
 
 
 def suite(kit: Path, shared: Path, folder: Path, model: str, *extra: str) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def same_examples(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> No
                 assert np.allclose(found, value, atol=EXAMPLE, rtol=1e-5), f"{name}[{index}].{key}: {found} != {value}"
 
 
-def test_our_log_probs_are_those_of_float64(kit: Path) -> None:
+@pytest.mark.parametrize("table", ["real_authors_perturbed", "world_facts_perturbed"])
+def test_our_log_probs_are_those_of_float64(table: str, kit: Path) -> None:
     """Where we and the reference values part by 1e-5, the exact value is ours."""
     import torch
     import transformers
@@ -66,7 +68,7 @@ def test_our_log_probs_are_those_of_float64(kit: Path) -> None:
 
     loaded = load(ModelConfig({"pretrained_model_name_or_path": str(kit / "retain")}), training=False)
     exact = transformers.AutoModelForCausalLM.from_pretrained(kit / "retain", dtype=torch.float64)
-    rows = read_rows(kit / "data/real_authors_perturbed.jsonl")
+    rows = read_rows(kit / f"data/{table}.jsonl")
     pairs = [(e.prompt, e.answer) for r in rows if (e := loaded.template.encode(r["question"], r["answer"]))]
     for (prompt, answer), score in zip(pairs, HFEngine(loaded.model, loaded.tokenizer, 8).score(pairs), strict=True):
         with torch.no_grad():

@@ -5,6 +5,7 @@ method's own file (`trainer=`), the experiment's block for that method (`layers.
 Values are applied after composition, so a key of the schema never needs `+`.
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -173,3 +174,17 @@ def environment() -> None:
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }.items():
         os.environ.setdefault(name, value)
+    for logger in NOISE:
+        logging.getLogger(logger).addFilter(_is_news)
+
+
+NOISE = {
+    "DeepSpeed": "Setting accelerator to CPU",  # said as soon as a model is unwrapped, with DeepSpeed or without
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",  # an optional kernel, said on import
+    "accelerate.accelerator": "Gradient accumulation steps mismatch",  # DeepSpeed's are the run's: ours to hand over
+}
+"""By logger, what libraries say to everyone who has them installed and nobody can act on."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return NOISE[record.name] not in record.getMessage()
