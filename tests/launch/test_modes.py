@@ -84,7 +84,11 @@ def logged(folder: Path) -> list[dict[str, float]]:
 
 
 def same(one: Path, two: Path, start: Path | None = None) -> None:
-    """Losses, true gradient norms and final weights within fp32 rounding; and where they started, they are no longer."""
+    """Losses, true gradient norms and final weights within fp32 rounding; and where they started, they are no longer.
+
+    Adam makes a step of the same size of every gradient, of one that is mere rounding too: of a thousand weights one may
+    be further off, by a twentieth of what the others moved.
+    """
     for alone_, together_ in zip(logged(one), logged(two), strict=True):
         assert alone_.keys() == together_.keys()
         assert together_ == pytest.approx(alone_, rel=1e-4, abs=1e-5)
@@ -94,7 +98,8 @@ def same(one: Path, two: Path, start: Path | None = None) -> None:
     began = load_file(start / "model.safetensors") if start else {}
     for name, value in first.items():
         assert second[name].dtype == value.dtype == torch.float32
-        assert torch.allclose(second[name], value, atol=2e-6, rtol=1e-5), name
+        apart = (second[name] - value).abs()
+        assert (apart > 2e-6 + 1e-5 * value.abs()).double().mean() <= 1e-3 and apart.max() < 1e-4, name
         moved += float((value - began.get(name, 0)).abs().max())
     assert moved > 1e-4
     assert (one / runs.FINAL / "tokenizer.json").exists()
@@ -152,6 +157,7 @@ def stopping(kit: Path, rows: Path, folder: Path, mode: str, case: str) -> list[
 
 
 @LONG
+@pytest.mark.timeout(1200)  # five runs of two processes
 @pytest.mark.parametrize("case", ["a table and a frozen copy's head", "an adapter, and the model without it"])
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2", "zero2", "zero3"])
 def test_stopped_and_killed_it_ends_as_if_nothing_had_happened(
