@@ -231,12 +231,15 @@ def test_a_gradient_that_is_not_finite_ends_all_before_the_step(
 
 @LONG
 def test_bfloat16_is_computed_and_float32_kept(kit: Path, corpus: Path, tmp_path: Path) -> None:  # noqa: F811
-    extra = ("trainer=GradDiff", "eval=null", "model.model_args.dtype=bfloat16")
+    """By plain gradient descent, whose steps are as near as the gradients; Adam makes whole steps of rounding."""
+    extra = ("trainer=GradDiff", "trainer.args.optim=sgd", "eval=null", "model.model_args.dtype=bfloat16")
     alone(words(kit, corpus, tmp_path / "one", 2, *extra), tmp_path / "one.log")
+    began, one = load_file(kit / "policy" / "model.safetensors"), weights(tmp_path / "one")
+    moved = torch.cat([(one[name] - began[name]).flatten() for name in began])
     for mode in ("fsdp2", "zero2", "zero3"):
         log = tmp_path / f"{mode}.log"
         assert together(words(kit, corpus, tmp_path / mode, 1, *extra, f"launch={mode}"), log) == [0, 0], said(log)
-        one, two = weights(tmp_path / "one"), weights(tmp_path / mode)
-        for name in one:
-            assert two[name].dtype == torch.float32
-            assert torch.allclose(one[name], two[name], atol=3e-3), (mode, name)
+        two = weights(tmp_path / mode)
+        assert all(value.dtype == torch.float32 for value in two.values())
+        apart = torch.cat([(two[name] - one[name]).flatten() for name in began])
+        assert apart.norm() < 0.05 * moved.norm(), mode

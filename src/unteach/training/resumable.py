@@ -62,7 +62,8 @@ class Resumable(transformers.Trainer):
             self.add_callback(guard)
 
     def _prepare_for_training(self, *given: Any) -> Any:
-        with spread.one_root(self.model) if self.here.mode == "fsdp2" else contextlib.nullcontext():
+        one_root = spread.one_root(self.model) if self.here.mode == "fsdp2" else contextlib.nullcontext()
+        with one_root, spread.exact_masters(self, self.here.mode):
             try:
                 prepared = super()._prepare_for_training(*given)
             except ValueError as error:  # the launch's file and the run's arguments do not go together

@@ -80,6 +80,22 @@ def reduce_in_float32(trainer: Any) -> None:
         plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=policy.param_dtype, reduce_dtype=float32)
 
 
+@contextlib.contextmanager
+def exact_masters(trainer: Any, mode: str) -> Iterator[None]:
+    """Within it DeepSpeed makes fp32 masters of weights that it has rounded to half precision before; on leaving, they
+    get the values from before."""
+    if not (mode.startswith("zero") and (trainer.args.bf16 or trainer.args.fp16)):
+        yield
+        return
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    exact = {name: parameter.detach().to("cpu") for name, parameter in trained.items()}
+    yield
+    for name, parameter in trained.items():
+        safe_set_full_fp32_param(parameter, exact[name].to(parameter.device))
+
+
 def whole_state(trainer: Any, mode: str) -> dict[str, Any] | None:
     """The weights by name, in fp32 where they were trained in it; None where every process holds them anyway.
 
