@@ -16,7 +16,11 @@ wait_for() {  # seconds, command…
 }
 
 install() {
-  command -v slurmctld slurmdbd munged mariadbd >/dev/null && return
+  local needed absent=
+  for needed in slurmctld slurmd slurmdbd munged mariadbd; do  # `command -v` of several is content with one
+    command -v $needed >/dev/null || absent=1
+  done
+  [ $absent ] || return 0
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -qqy --no-install-recommends slurm-wlm munge slurmdbd mariadb-server
 }
