@@ -22,8 +22,8 @@ from unteach.verbs.tokenize import tokenize
 from unteach.verbs.train import train
 
 ROWS = [{"prompt": f"What is {i}?", "generation": f"It is {i}. " * (1 + i % 3)} for i in range(40)]
-TIMED = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "mean_loss"}
-"""What tells of the last process alone, mean_loss too: transformers sums the losses since it was started."""
+TIMED = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos"}
+"""What tells of the last process alone."""
 
 
 @pytest.fixture

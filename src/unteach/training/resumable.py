@@ -146,6 +146,7 @@ class Resumable(transformers.Trainer):
             "evaluation_due": self._evaluation_due,
             "logged_at": self._globalstep_last_logged,
             "loss_since_log": self.of_each([self._tr_loss]),
+            "loss_logged": self._total_loss_scalar,
             "without_better": self._stopping.early_stopping_patience_counter if self._stopping else 0,
             "guard": self.guard.state() if self.guard else {},
             **self.more_state(),
@@ -202,6 +203,8 @@ class Resumable(transformers.Trainer):
             return
         self._tr_loss += self.mine(self._resumed["loss_since_log"])[0]
         self._globalstep_last_logged = self._resumed["logged_at"]
+        if "loss_logged" in self._resumed:  # the mean loss of a run is that of all its steps
+            self._total_loss_scalar, self._initial_global_step = self._resumed["loss_logged"], 0
         if self._stopping:
             self._stopping.early_stopping_patience_counter = self._resumed["without_better"]
         self.restore_more(self._resumed)
