@@ -147,3 +147,21 @@ def test_p_values_move_on_a_logarithmic_axis() -> None:
     shown = trajectories.as_data([quality, utility])
     assert [one["log"] for one in shown] == [True, False]
     assert [one["lines"][0][2] for one in shown] == [[1e-20, 0.5], [1e-30, 0.5]]
+
+
+def test_full_evaluations_of_an_arc_study_are_one_over_seeds(tmp_path: Path) -> None:
+    """Numbers 0 and 1 differ in the seed of the full model alone; number 2 was taught otherwise."""
+    runs = []
+    for number, rate in enumerate((1e-4, 1e-4, 1e-3)):
+        taught = {"mode": "train", "seed": number, "trainer": {"handler": "SFT", "args": {"learning_rate": rate}}}
+        path = {"model_args": {"pretrained_model_name_or_path": f"saves/x/full_{number}"}}
+        for name, config in {
+            f"full_{number}": taught,
+            f"full_eval_{number}": {"mode": "eval", "seed": number, "forget_set": SETS[0], "model": path},
+        }.items():
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+        runs.append(RunResult(f"full_eval_{number}", "evaluated", tmp_path / f"full_eval_{number}", {}, {}))
+    found = families.families(runs)
+    assert [[run.name for run in family.runs] for family in found] == [["full_eval_0", "full_eval_1"], ["full_eval_2"]]
+    assert found[0].name == "full_eval, book 0.13"

@@ -17,6 +17,9 @@ from unteach.report.find import read_config
 OVER_SEEDS = " over seeds"
 """What is added to a suite's name where its runs are shown as families."""
 
+NUMBERED = re.compile(r"^(full_eval)_\d+$")
+"""An evaluation of a full model in one of ARC's studies, whose number says neither seed nor hyperparameters."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -68,9 +71,19 @@ def families(runs: list[RunResult]) -> list[Family]:
             model = config.get("model") or {}
             alike = kept.digest([trained, model.get("peft_args"), model.get("template_args")])
         else:
-            alike = _without_seed(run.name, config) if config else str(run.folder)
+            alike = _of_one_model(run, config) if config else str(run.folder)
         grouped.setdefault((run.kind, what_goes(config), alike), []).append((run, config))
     return [_family(kind, data, members) for (kind, data, _), members in grouped.items()]
+
+
+def _of_one_model(run: RunResult, config: dict[str, Any]) -> str:
+    """What evaluations of one model share: its name; where that is a number, how the model beside it was taught."""
+    if NUMBERED.match(run.name) is None:
+        return _without_seed(run.name, config)
+    path = ((config.get("model") or {}).get("model_args") or {}).get("pretrained_model_name_or_path")
+    taught = read_config(run.folder.parent / Path(str(path)).name)
+    own = taught.get("model") or {}
+    return kept.digest([taught["trainer"], own.get("peft_args")]) if taught.get("trainer") else run.name
 
 
 def over_seeds(runs: list[RunResult]) -> list[RunResult]:
@@ -93,7 +106,7 @@ def _shortly(value: Any) -> str:
 
 
 def _family(kind: str, data: str, members: list[tuple[RunResult, dict[str, Any]]]) -> Family:
-    names = {_without_seed(run.name, config) for run, config in members}
+    names = {NUMBERED.sub(r"\1", _without_seed(run.name, config)) for run, config in members}
     handler = (members[0][1].get("trainer") or {}).get("handler")
     method = names.pop() if len(names) == 1 else str(kind if kind in REFERENCES else handler or kind)
     return Family(method, data, kind, tuple(run for run, _ in members))
