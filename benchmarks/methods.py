@@ -324,7 +324,7 @@ def ours(work: Work, model: Any) -> Callable[[], Tensor]:
         for stream, kind in needed.items()
         if kind == "logprobs"
     }
-    make_ready(model, work.method, seed=0)
+    make_ready(model, work.method, seed=0, streams=work.streams)
     batch = work.batch(model.device)
     reference, counts = Reference(needed, tables, frozen), count_step(work.method, [batch])
     return lambda: micro_batch_loss(model, work.method, batch, reference, counts)[0]

@@ -40,7 +40,9 @@ def test_twenty_runs_killed_and_continued(tiny_folder: Path, tmp_path: Path, mon
             for run in study.plan
             if runs.is_done(Path(run.folder))
         }
-        states = {one.state for one in slurm.standings(study).values()}
+        states, deadline = {"running"}, time.monotonic() + 10  # the kernel takes a moment to end all of them
+        while "running" in states and time.monotonic() < deadline:
+            states = {one.state for one in slurm.standings(study).values()}
         assert states <= {"done", "stopped", "to do"}
     last = subprocess.run(command, capture_output=True, text=True, check=False)
     assert last.returncode == 0, last.stdout + last.stderr
