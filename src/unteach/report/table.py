@@ -67,6 +67,13 @@ COLUMNS = (
     Column("forget_mean_tr", "forget TR", NEAR, "Mean truth ratio of the forget rows, phrased anew"),
     Column("forget_mean_probability_gt", "forget prob", NEAR, "Probability of the true forget answers, phrased anew"),
     Column("forget_rougeL_recall", "forget ROUGE", NEAR, "Share of the forget answers that the model says again"),
+    Column(
+        "train_set_forget_mean_probability_gt", "taught forget prob", NEAR, "Of the forget answers, as they were taught"
+    ),
+    Column("train_set_forget_rougeL_recall", "taught forget ROUGE", NEAR, "Share of these that the model says again"),
+    Column(
+        "train_set_retain_mean_probability_gt", "taught retain prob", HIGH, "Of the retain answers, as they were taught"
+    ),
     Column("retain_model_utility_3", "retain utility", HIGH, "Truth ratio, ROUGE and probability of the retain rows"),
     Column("entity_retain_model_utility_3", "kin utility", HIGH, "The same of rows about an entity of a forgotten row"),
     Column("non_entity_retain_model_utility_3", "others' utility", HIGH, "The same of all other retain rows"),
