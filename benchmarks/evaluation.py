@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unteach.config.compose import compose, environment
+from unteach.config.compose import compose
+from unteach.config.environment import environment
 
 environment()
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unteach.config.compose import environment
+from unteach.config.environment import environment
 
 environment()
 

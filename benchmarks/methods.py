@@ -26,7 +26,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from unteach.config.compose import environment
+from unteach.config.environment import environment
 
 environment()
 

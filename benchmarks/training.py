@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach.config.compose import compose, environment
+from unteach.config.compose import compose
+from unteach.config.environment import environment
 
 environment()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from unteach.config.compose import environment
+from unteach.config.environment import environment
 
 environment()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

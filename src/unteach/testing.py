@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import registry
 from unteach.config import schema
-from unteach.config.compose import environment
+from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import BESIDE
 from unteach.data.datasets import Example, example_of

@@ -74,7 +74,7 @@ def test_a_checked_command_never_imports_torch() -> None:
 def test_what_libraries_say_for_being_installed_is_not_heard() -> None:
     """DeepSpeed sets its logger up anew on import, which must not bring its voice back; all else it says is heard."""
     code = (
-        "import importlib.util; from unteach.config.compose import environment; environment(); environment()\n"
+        "import importlib.util; from unteach.config.environment import environment; environment(); environment()\n"
         "import logging; told = logging.getLogger('DeepSpeed'); told.addHandler(logging.StreamHandler())\n"
         "told.warning('Setting accelerator to CPU. If you have GPU'); told.warning('overflow')\n"
         "[__import__(name) for name in ('bitsandbytes', 'deepspeed') if importlib.util.find_spec(name)]"

@@ -179,12 +179,19 @@ def test_the_last_steps_are_logged_however_few(kit: Path, corpus: Path, tmp_path
     assert [line["step"] for line in logged(tmp_path / "run")] == [2, 3]
 
 
-@pytest.mark.parametrize("wrong", ["retain_logs_path=nothing.json", "tofu_path=EMPTY"])
-def test_what_a_suite_lacks_is_said_before_training(wrong: str, kit: Path, corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "said"), [("retain_logs_path=nothing.json", "nothing.json"), ("tofu_path=EMPTY", "its rows are absent")]
+)
+def test_what_a_suite_lacks_is_said_before_training(
+    wrong: str, said: str, kit: Path, corpus: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     for stream in ("forget10", "retain90"):
         (tmp_path / "empty" / f"{stream}.jsonl").write_text((corpus / f"{stream}.jsonl").read_text())
-    asked = ("eval=tofu", "eval.tofu.metrics=[forget_quality]", wrong.replace("EMPTY", str(tmp_path / "empty")))
-    with pytest.raises(UserError):
-        train(*words(kit, corpus, tmp_path / "run", *asked), config_name="unlearn")
+    asked = ("eval.tofu.metrics=[forget_quality]", wrong.replace("EMPTY", str(tmp_path / "empty")))
+    command = [word for word in words(kit, corpus, tmp_path / "run", *asked) if word != "eval=null"]
+    with pytest.raises(UserError, match=said):
+        train(*command, config_name="unlearn")
     assert not (tmp_path / "run" / runs.MANIFEST).exists()
+    train(*command, "trainer.args.do_eval=false", "trainer.args.max_steps=1", config_name="unlearn")
+    assert (tmp_path / "run" / runs.FINAL).exists(), "what is not measured lacks nothing"

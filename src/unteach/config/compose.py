@@ -5,8 +5,6 @@ method's own file (`trainer=`), the experiment's block for that method (`layers.
 Values are applied after composition, so a key of the schema never needs `+`.
 """
 
-import logging
-import os
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -162,29 +160,3 @@ def to_yaml(tree: dict[str, Any]) -> str:
     if "\x85" not in text:
         return text
     return yaml.safe_dump(tree, sort_keys=False)  # escaped: a bare NEL would be read as a line's end
-
-
-def environment() -> None:
-    """What must stand in the environment before torch is imported; values that the user set are left alone."""
-    for name, value in {
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning OpenMP threads make shared cores 30 times slower
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    }.items():
-        os.environ.setdefault(name, value)
-    for logger in NOISE:
-        logging.getLogger(logger).addFilter(_is_news)
-
-
-NOISE = {
-    "DeepSpeed": "Setting accelerator to CPU",  # said as soon as a model is unwrapped, with DeepSpeed or without
-    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",  # an optional kernel, said on import
-    "accelerate.accelerator": "Gradient accumulation steps mismatch",  # DeepSpeed's are the run's: ours to hand over
-}
-"""By logger, what libraries say to everyone who has them installed and nobody can act on."""
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return NOISE[record.name] not in record.getMessage()

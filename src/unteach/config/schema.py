@@ -10,8 +10,6 @@ from unteach.errors import UserError
 
 BESIDE = {"alternate": "forget", "chosen": "train", "rejected": "train", "mismatched": "train"}
 """Streams that stand beside one another in the rows of a stream of the configuration: each is a part of every row."""
-
-
 STREAMS = ("train", "validation", "forget", "retain", "alternate")
 
 

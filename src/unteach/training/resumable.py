@@ -61,11 +61,12 @@ class Resumable(transformers.Trainer):
         if guard:
             self.add_callback(guard)
 
-    def _prepare_for_training(self, *given: Any) -> Any:
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         one_root = spread.one_root(self.model) if self.here.mode == "fsdp2" else contextlib.nullcontext()
-        with one_root, spread.exact_masters(self, self.here.mode):
+        fresh = contextlib.nullcontext() if resume_from_checkpoint else spread.exact_masters(self, self.here.mode)
+        with one_root, fresh:
             try:
-                prepared = super()._prepare_for_training(*given)
+                prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
             except ValueError as error:  # the launch's file and the run's arguments do not go together
                 raise UserError(f"launch: {error}") from error
         spread.verify(self, self.here.mode)

@@ -83,7 +83,7 @@ def reduce_in_float32(trainer: Any) -> None:
 @contextlib.contextmanager
 def exact_masters(trainer: Any, mode: str) -> Iterator[None]:
     """Within it DeepSpeed makes fp32 masters of weights that it has rounded to half precision before; on leaving, they
-    get the values from before."""
+    get the values from before. For a run that begins: a checkpoint holds its own masters."""
     if not (mode.startswith("zero") and (trainer.args.bf16 or trainer.args.fp16)):
         yield
         return

@@ -12,6 +12,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.config import compose, provenance, schema
+from unteach.config.environment import environment
 from unteach.errors import UserError, unknown
 from unteach.launch import accelerated
 
@@ -28,7 +29,7 @@ def command(
         raise UserError(unknown("verb to check", " ".join(named), VERBS))
     overrides = [word for word in words if word not in named]
     name = config_name or VERBS[named[0] if named else "train"]
-    compose.environment()
+    environment()
     config = compose.compose(name, overrides, config_dirs)
     if printed:
         print_tree(config.tree, provenance.origins(name, overrides, config_dirs))

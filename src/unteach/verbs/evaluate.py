@@ -6,6 +6,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.config import compose, schema
+from unteach.config.environment import environment
 from unteach.errors import UserError
 from unteach.launch import accelerated
 
@@ -16,7 +17,7 @@ def command(words: list[str], **options: Any) -> None:
 
 def evaluate(*overrides: str, config_name: str = "eval", config_dirs: Iterable[str] = ()) -> Path:
     """Evaluates what `configs/eval.yaml` and the overrides say; returns the folder with the results."""
-    compose.environment()
+    environment()
     config = compose.compose(config_name, overrides, config_dirs)
     if accelerated.started("eval", config, overrides, config_name, tuple(config_dirs)):
         return Path(config.paths.output_dir)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
-from unteach.config import compose
+from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.words import sort_words
 from unteach.errors import UserError, unknown
@@ -51,7 +51,7 @@ def export(
     peft_args: dict[str, Any] | None = None, push: str | None = None, private: bool = True,
 ) -> Path | None:  # fmt: skip
     """The Python form of the command; returns the folder that was written, None where it was only uploaded."""
-    compose.environment()
+    environment()
     if form not in FORMS:
         raise UserError(unknown("form of export", form, FORMS))
     if not (to or push):

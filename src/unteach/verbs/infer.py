@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach.config import compose, groups, inference
+from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
 from unteach.errors import RowsFailed, UserError, nearest
 from unteach.launch import accelerated
@@ -31,7 +32,7 @@ def infer(*overrides: str, config_dirs: Iterable[str] = ()) -> Path:
 
     Raises RowsFailed, once the file is whole, where rows have an error in place of an answer.
     """
-    compose.environment()
+    environment()
     words = name_model(list(overrides), tuple(config_dirs))
     config = compose.composed("infer", words, config_dirs, inference.read)
     if accelerated.started("infer", config, overrides, None, tuple(config_dirs)):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from unteach import runs
-from unteach.config import compose
+from unteach.config.environment import environment
 from unteach.config.schema import ModelConfig
 
 
@@ -12,7 +12,7 @@ def load(run: str) -> Any:
 
     Returns an object with `model`, `tokenizer` and `template`; the model is in evaluation mode.
     """
-    compose.environment()
+    environment()
     from unteach.models import loading
 
     loaded = loading.load(ModelConfig({"pretrained_model_name_or_path": runs.model_folder(run)}), training=False)

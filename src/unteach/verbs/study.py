@@ -18,6 +18,7 @@ from pathlib import Path
 
 from unteach import runs
 from unteach.config import compose, groups
+from unteach.config.environment import environment
 from unteach.errors import EXIT_DIVERGED, Diverged, UserError, unknown
 from unteach.launch import composing, kept, local, slots, states
 from unteach.launch.plan import PlannedRun
@@ -94,7 +95,7 @@ def plan(study: Study, write: str | None) -> None:
 
 def carry_out(study: Study, opened: bool = False) -> Path:
     """Composes every run before the first starts, runs them, prints the table and writes the page."""
-    compose.environment()
+    environment()
     composing.check(study.plan, study.config_dirs)
     if not opened:
         kept.open_study(study)
@@ -113,7 +114,7 @@ def carry_out(study: Study, opened: bool = False) -> Path:
 
 def carry_out_one(study: Study, run: PlannedRun) -> None:
     """One run alone, whose parents are done; it ends with the run's own exit code."""
-    compose.environment()
+    environment()
     before = states.standings(study.plan)
     if waits := [f"{parent} ({before[parent].state})" for parent in run.after if before[parent].state != "done"]:
         raise UserError(f"{run.name} waits for {', '.join(waits)}: carry those out first")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from unteach.config import compose
+from unteach.config.environment import environment
 from unteach.launch import composing, kept, slurm, states
 from unteach.launch.plan import PlannedRun
 from unteach.launch.studyfile import Study
@@ -13,7 +13,7 @@ TOLD = 200
 
 def submit(study: Study) -> None:
     """Composes every run, keeps the plan, and hands over to Slurm what is not there yet."""
-    compose.environment()
+    environment()
     composing.check(study.plan, study.config_dirs)
     kept.open_study(study)
     _hand_over(study, again=False)
@@ -50,7 +50,7 @@ def retry(study: Study) -> None:
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     if slurm.handed_over(study):
-        compose.environment()
+        environment()
         composing.check(study.plan, study.config_dirs)
         _hand_over(study, again=True)
     else:

@@ -12,13 +12,14 @@ from typing import Any
 
 from unteach import runs
 from unteach.config import compose
+from unteach.config.environment import environment
 from unteach.config.schema import TemplateArgs
 from unteach.config.tokenize import TokenizeConfig
 from unteach.errors import UserError
 
 
 def command(words: list[str]) -> None:
-    compose.environment()
+    environment()
     tokenize(compose.flat(TokenizeConfig, words, "unteach tokenize"))
 
 

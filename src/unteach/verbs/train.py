@@ -1,11 +1,12 @@
 """`unteach train` and `unteach unlearn`: one run, from its configuration to an evaluated model."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from unteach import runs
 from unteach.config import compose, schema
+from unteach.config.environment import environment
 from unteach.errors import Preempted, UserError
 from unteach.launch import accelerated
 
@@ -19,7 +20,7 @@ def train(*overrides: str, config_name: str = "train", config_dirs: Iterable[str
 
     The Python form of the command: `unteach.train("experiment=finetune/tofu/default", "task_name=mine")`.
     """
-    compose.environment()
+    environment()
     config = compose.compose(config_name, overrides, config_dirs)
     if accelerated.started("train", config, overrides, config_name, tuple(config_dirs)):
         return Path(config.paths.output_dir)
@@ -72,12 +73,10 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     import transformers
 
     from unteach.engines import processes
-    from unteach.engines.hf import context_of
     from unteach.engines.sharded import placed_by_device_map
-    from unteach.evals import suites
     from unteach.models import loading
     from unteach.seeds import subseed
-    from unteach.training import build, checkpoint, spread, validation
+    from unteach.training import build, checkpoint, evaluating, spread, validation
     from unteach.training.tracking import tracked
     from unteach.training.watching import watchers
 
@@ -87,7 +86,7 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config), head=head)
 
     streams, said = build.build_streams(config, loaded, here)
-    planned = suites.plans(config.eval, loaded.template, context_of(loaded.model))
+    planned = evaluating.planned(config, loaded)
     anchor = build.anchor_of(config, streams)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
@@ -103,7 +102,7 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     collator = build.build_collator(config, loaded)
     held_out = validation.of_run(config, loaded, collator, args, folder, here)
     watching = watchers(config, loaded, streams, anchor, folder, here)
-    evaluator = _evaluator(config, loaded, planned, folder, here) if planned else None
+    evaluator = evaluating.at_steps(config, loaded, planned, folder, here) if planned else None
     with tracked(config, folder, here.first):
         trainer = build.build_trainer(
             config, loaded, streams, anchor, folder, here,
@@ -122,24 +121,6 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     if here.first:
         build.save_final(trainer.accelerator.unwrap_model(loaded.model), loaded, folder, config.trainer.method, state)
     here.wait()
-
-
-def _evaluator(
-    config: schema.Config, loaded: Any, planned: Any, folder: Path, here: Any
-) -> Callable[[int], dict[str, float]]:
-    """Runs the suites on the model as it stands at a step; the results go to checkpoint-<step>/evals."""
-    from unteach.evals.run import evaluate_loaded
-
-    known = runs.read_json(folder / runs.MANIFEST, "the run's manifest")
-    began = runs.digest([config.tree, known["data"], known["weights"]])
-
-    def evaluator(step: int) -> dict[str, float]:
-        weights = f"{folder.resolve()} step {step} of {began}"
-        target, cache = folder / f"checkpoint-{step}" / runs.EVALS, Path(config.paths.cache_dir)
-        found = evaluate_loaded(config.eval, loaded, here, target, cache, weights, tell=False, planned=planned)
-        return {f"eval_{name}": value for name, value in found.items()}
-
-    return evaluator
 
 
 def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
