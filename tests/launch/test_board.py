@@ -1,4 +1,7 @@
+"""The live lines of a study on this machine."""
+
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,3 +21,10 @@ def test_a_done_run_shows_its_whole_count(tmp_path: Path, state: str, shown: tup
     task = board.bars.tasks[1]
     assert (task.completed, task.total) == shown
     assert board.bars.tasks[0].completed == 1
+
+
+def test_no_thread_stands_beside_the_one_that_forks() -> None:
+    """A lock that another thread held at the fork would never be given back in the child."""
+    before = threading.active_count()
+    with Board(1):
+        assert threading.active_count() == before

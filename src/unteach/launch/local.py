@@ -213,7 +213,11 @@ def _outcome(run: PlannedRun, code: int) -> Outcome:
 
 
 class Board:
-    """One live line for each run in work: its step and loss, read from its metrics file."""
+    """One live line for each run in work: its step and loss, read from its metrics file.
+
+    It is drawn when it is looked at, by no thread of its own: a child that is forked while a thread draws would wait
+    without end for what that thread had locked.
+    """
 
     def __init__(self, total: int):
         self.total = total
@@ -224,7 +228,7 @@ class Board:
 
         self.bars = Progress(
             TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}"), auto_refresh=False,
         )  # fmt: skip
         self.all = self.bars.add_task("runs", total=self.total, said="")
         self.bars.start()
@@ -239,6 +243,7 @@ class Board:
             if line and "loss" in line:
                 total = round(line["step"] / line["progress"]) if line.get("progress") else None
                 self.bars.update(task, completed=line["step"], total=total, said=f"loss {line['loss']:.3f}")
+        self.bars.refresh()
 
     def ended(self, run: PlannedRun, state: str) -> None:
         self.look()
