@@ -1,15 +1,17 @@
 """Killed at any moment and started again, a run of inference ends with the file of one that nobody disturbed."""
 
+import os
 import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.infer.conftest import questions, words, write_lines
 from tests.recovery.conftest import after, spawn, spawn_two
-from unteach.engines.ledger import Ledger
+from unteach.engines.ledger import Ledger, Line, Part, _part
 from unteach.verbs.infer import infer
 
 DRAWN = ("temperature=0.9", "num_return_sequences=2")
@@ -49,9 +51,9 @@ def check_tidy(folder: Path) -> None:
 
 def test_killed_anywhere(tiny_folder: Path, tmp_path: Path) -> None:
     more = ("max_new_tokens=8", "backend_args.batch_size=2", "perplexity=true")
-    whole = outcome(tiny_folder, 60, tmp_path / "whole", *more)
+    whole = outcome(tiny_folder, 150, tmp_path / "whole", *more)
     (tmp_path / "killed").mkdir()
-    table = write_lines(tmp_path / "killed" / "in.jsonl", questions(60))
+    table = write_lines(tmp_path / "killed" / "in.jsonl", questions(150))
     codes = kill_until_done(tiny_folder, table, 4, 0.5, *more)
     assert -9 in codes
     assert (tmp_path / "killed" / "in_output.jsonl").read_bytes() == whole
@@ -59,7 +61,7 @@ def test_killed_anywhere(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 def test_asked_to_stop_it_says_75(tiny_folder: Path, tmp_path: Path) -> None:
-    table = write_lines(tmp_path / "in.jsonl", questions(12))
+    table = write_lines(tmp_path / "in.jsonl", questions(24))
     more = ("max_new_tokens=60", "backend_args.batch_size=1")
     codes = kill_until_done(tiny_folder, table, 2, 0.3, *more, signum=signal.SIGTERM)
     assert 75 in codes and set(codes) <= {0, 75, -signal.SIGTERM}, "before it listens, a signal ends it"
@@ -104,20 +106,32 @@ def test_a_thousand_rows_killed_ten_times(tiny_folder: Path, tmp_path: Path, mor
     check_tidy(tmp_path / "killed")
 
 
-def test_two_processes_share_the_rows(tiny_folder: Path, tmp_path: Path) -> None:
-    """One of which is killed; then two go on, and the file is that of one process."""
+def killed_while_it_writes(part: Part, line: Line, answer: dict[str, Any]) -> None:
+    """In place of `Part.__call__`, in the second of two processes: its second answer ends in the middle, and it too."""
+    whole = _part(line.id, line.digest, answer).encode()
+    last = os.environ["RANK"] == "1" and part.file.tell() > 0
+    part.file.write(whole[:20] if last else whole)
+    part.file.flush()
+    if last:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_two_processes_share_the_rows(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of which is killed in the middle of a line; then two go on, and the file is that of one process."""
     more = ("max_new_tokens=12", "backend_args.batch_size=2")
     whole = outcome(tiny_folder, 30, tmp_path / "whole", *more)
     (tmp_path / "two").mkdir()
     table = write_lines(tmp_path / "two" / "in.jsonl", questions(30))
-    parts = tmp_path / "two" / "in_output.jsonl.parts"
 
     def work() -> object:
         return infer(*words(tiny_folder, table, *more))
 
-    pids = spawn_two(work, table)
-    assert after(pids[1], 0.3, once=parts) == -9
+    with monkeypatch.context() as dying:
+        dying.setattr(Part, "__call__", killed_while_it_writes)
+        pids = spawn_two(work, table)
+        assert after(pids[1], 60) == -9
     assert after(pids[0], 60) != 0, "the one that is left says so"
+    assert answered(table.with_name("in_output.jsonl.parts")) > 0
     ledger = Ledger(tmp_path / "two" / "in_output.jsonl", ())
     with ledger.held():
         pass
