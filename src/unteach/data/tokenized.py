@@ -1,8 +1,10 @@
 """Tokenised files: a folder of memory-mapped Arrow shards with a manifest, as `unteach tokenize` writes it.
 
-A shard is one record batch in Arrow's IPC file form: `input_ids`, a list of int32 a row, and what the mask needs:
-nothing for text, of which all is learned; `learned_from`, where a row is learned from one token on to its end; `runs`
-otherwise, the lengths of its stretches, by turns only read and learned. Rows are numpy views of the mapped file.
+A shard is an Arrow IPC file of one record batch with one row, of which each column is a list: `input_ids`, int32, the
+tokens of all its examples end to end; `lengths`, how many each example has; and what the mask needs: nothing for text,
+of which all is learned; `learned_from`, where an example is learned from one token on to its end; otherwise `turns`,
+how many stretches an example has, and `runs`, the lengths of all stretches, by turns only read and learned. A column of
+counts is of the least unsigned type that holds them. Examples are numpy views of the mapped file.
 
 The files of PygmalionAI's training-code are read too: `input_ids` and `labels` as lists of int64, a row each, or plain
 int64 `input_ids` without labels, of which each record batch is a row.
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MANIFEST = "unteach_tokens.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def is_tokenized(path: Any) -> bool:
@@ -66,7 +68,10 @@ class Joined:
 
 @dataclass
 class Shard:
-    """One mapped record batch. offsets: where each row of `values` starts, and the end of the last."""
+    """One mapped record batch. offsets: where each row of `values` starts, and the end of the last.
+
+    mask: `learned_from`, an array; or `runs` or `labels`, values and offsets; or nothing.
+    """
 
     values: "np.ndarray"
     offsets: "np.ndarray"
@@ -106,9 +111,10 @@ def read_shards(path: Path) -> list[Shard]:
     shards = []
     for one in told["shards"]:
         file = path / one["file"]
-        if not file.is_file() or file.stat().st_size != one["bytes"]:
+        if not file.is_file() or runs.fingerprint(file) != one["sha256"]:
             raise UserError(f"{file}: is not the shard that {MANIFEST} tells of; tokenise again (unteach tokenize …)")
-        shards += [_shard(batch) for batch in _batches(file)]
+        (batch,) = _batches(file)
+        shards.append(_shard(batch))
     return shards
 
 
@@ -133,12 +139,19 @@ def _batches(file: Path) -> list[Any]:
 
 
 def _shard(batch: Any) -> Shard:
-    ids = batch.column("input_ids")
+    columns = {name: _flat(batch.column(name))[0] for name in batch.schema.names}
     mask: dict[str, Any] = {}
-    for name in set(batch.schema.names) & {"learned_from", "runs", "labels"}:
-        column = batch.column(name)
-        mask[name] = column.to_numpy() if name == "learned_from" else _flat(column)
-    return Shard(*_flat(ids), mask)
+    if "learned_from" in columns:
+        mask["learned_from"] = columns["learned_from"]
+    elif "runs" in columns:
+        mask["runs"] = columns["runs"], _offsets(columns["turns"])
+    return Shard(columns["input_ids"], _offsets(columns["lengths"]), mask)
+
+
+def _offsets(lengths: "np.ndarray") -> "np.ndarray":
+    import numpy as np
+
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def _flat(column: Any) -> "tuple[np.ndarray, np.ndarray]":
@@ -171,7 +184,7 @@ def _theirs(file: Path) -> list[Shard]:
             values = column.to_numpy()
             shards.append(Shard(values, np.array([0, len(values)]), {}))
         elif "labels" in batch.schema.names:
-            shards.append(_shard(batch))
+            shards.append(Shard(*_flat(column), {"labels": _flat(batch.column("labels"))}))
         else:
             raise UserError(f"{file}: has lists of input_ids and no labels; unteach tokenize makes files that say both")
     return shards

@@ -235,12 +235,16 @@ def _write_shard(folder: Path, number: int, made: Made) -> dict[str, Any]:
     import numpy as np
     import pyarrow
 
-    columns = {"input_ids": _lists(made.ids)}
+    columns = {
+        "input_ids": np.concatenate(made.ids) if made.ids else np.empty(0, np.int32),
+        "lengths": _least([len(ids) for ids in made.ids]),
+    }
     if made.runs and all(len(runs) == 2 for runs in made.runs):
-        columns["learned_from"] = pyarrow.array([runs[0] for runs in made.runs], pyarrow.int32())
+        columns["learned_from"] = _least([runs[0] for runs in made.runs])
     elif made.runs:
-        columns["runs"] = _lists([np.asarray(runs, np.int32) for runs in made.runs])
-    batch = pyarrow.record_batch(columns)
+        columns["turns"] = _least([len(runs) for runs in made.runs])
+        columns["runs"] = _least(list(itertools.chain.from_iterable(made.runs)))
+    batch = pyarrow.record_batch({name: _one_list(values) for name, values in columns.items()})
     file = folder / f"tokens-{number:05d}.arrow"
     with runs.replacing(file) as temporary, pyarrow.ipc.new_file(str(temporary), batch.schema) as writer:
         writer.write_batch(batch)
@@ -250,13 +254,18 @@ def _write_shard(folder: Path, number: int, made: Made) -> dict[str, Any]:
     return told
 
 
-def _lists(arrays: "list[np.ndarray]") -> Any:
+def _least(counts: list[int]) -> "np.ndarray":
+    """As an array of the least unsigned type that holds them."""
     import numpy as np
+
+    return np.array(counts, np.min_scalar_type(max(counts, default=0)))
+
+
+def _one_list(values: "np.ndarray") -> Any:
+    """A column of one row, which is a list of all the values."""
     import pyarrow
 
-    offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
-    values = np.concatenate(arrays) if arrays else np.empty(0, np.int32)
-    return pyarrow.ListArray.from_arrays(pyarrow.array(offsets), pyarrow.array(values))
+    return pyarrow.ListArray.from_arrays(pyarrow.array([0, len(values)], pyarrow.int32()), pyarrow.array(values))
 
 
 def _whole_shards(folder: Path) -> list[dict[str, Any]]:
