@@ -85,6 +85,13 @@ def test_an_evaluation_is_of_the_kind_of_the_run_that_it_evaluated(tmp_path: Pat
     assert seen(ours, theirs, other) == {"ours": "forget", "theirs": "retain", "other": "eval"}
 
 
+def test_training_on_what_a_forget_set_leaves_makes_a_retain_model(tmp_path: Path) -> None:
+    told = "mode: train\ndata: {train: {rows: {args: {hf_args: {name: full, part: PART}}}}}"
+    left = log(tmp_path / "left" / "evals", config=told.replace("PART", "retain"))
+    whole = log(tmp_path / "whole" / "evals", config=told.replace("PART", "null"))
+    assert seen(left.parent, whole.parent) == {"left": "retain", "whole": "full"}
+
+
 def test_a_link_back_up_does_not_go_round_for_ever(tmp_path: Path) -> None:
     log(tmp_path / "run")
     (tmp_path / "again").symlink_to(tmp_path)

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from unteach.cli import main
-from unteach.report import charts, crossed, families, trajectories
+from unteach.report import charts, crossed, families, files, tradeoff, trajectories
 from unteach.report.collect import RunResult, collect
-from unteach.report.table import Column
+from unteach.report.table import Column, make_table
 
 SEEDS = (0, 1, 2)
 SETS = ({"by": "book", "fraction": 0.13}, {"by": "author", "fraction": 0.1})
@@ -132,7 +132,7 @@ def test_the_report_of_a_study_shows_it_all(study: Path, tmp_path_factory: Any, 
     assert "arc_kl, book 0.13" in (out / "report.csv").read_text()
     assert "by what is forgotten" in (out / "report.md").read_text()
     assert "18 models beside each other" in page and "24 models" not in page
-    assert page.count(f"Every measured value ({len(METRICS)} metrics)") == 2
+    assert page.count(f"Every measured value ({len(METRICS)} metrics)") == 6, "all and over seeds, and two sets of each"
 
 
 def test_references_under_several_names_are_called_by_their_part(study: Path) -> None:
@@ -161,7 +161,38 @@ def test_full_evaluations_of_an_arc_study_are_one_over_seeds(tmp_path: Path) -> 
         }.items():
             (tmp_path / name).mkdir()
             (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
-        runs.append(RunResult(f"full_eval_{number}", "evaluated", tmp_path / f"full_eval_{number}", {}, {}))
+        folder = tmp_path / f"full_eval_{number}"
+        runs.append(RunResult(folder.name, "evaluated", folder, {}, {}, forgets="book 0.13"))
     found = families.families(runs)
     assert [[run.name for run in family.runs] for family in found] == [["full_eval_0", "full_eval_1"], ["full_eval_2"]]
     assert found[0].name == "full_eval, book 0.13"
+
+
+def test_each_forget_set_is_shown_apart(runs: list[RunResult], tmp_path: Path) -> None:
+    """What forgets one set is no better than what forgets another: among all there is no front and no best."""
+    shown = families.apart({"ARC": runs, "ARC over seeds": families.over_seeds(runs)})
+    sets = ["author 0.1", "book 0.13"]
+    assert list(shown) == ["ARC", *(f"ARC: {data}" for data in sets), "ARC over seeds"] + [
+        f"ARC over seeds: {data}" for data in sets
+    ]
+    for name, of_one in shown.items():
+        single = ":" in name
+        assert len({run.forgets for run in of_one}) == (1 if single else 2)
+        assert all(bool(view.front) == single for view in tradeoff.views(of_one))
+        assert any(cell.best for _, cells in make_table(of_one).rows for cell in cells) == single
+    files.write({"ARC": runs}, tmp_path / "out", "sets")
+    assert {file.name for file in (tmp_path / "out").glob("*.png")} >= {
+        "report.png", "report-arc-author-0.1.png", "report-arc-book-0.13.png"
+    }  # fmt: skip
+    fronts = json.loads((tmp_path / "out" / "report.json").read_text())["fronts"]
+    assert {front["suite"] for front in fronts} == {f"ARC: {data}" for data in sets}
+    assert (tmp_path / "out" / "report.csv").read_text().count("ARC,arc_kl_seed0_book-0.13,") == len(METRICS)
+
+
+def test_families_of_one_name_say_how_each_was_trained(runs: list[RunResult]) -> None:
+    for run in runs:
+        if run.name.startswith("arc_kl_seed0"):
+            config = run.folder / "config.yaml"
+            config.write_text(config.read_text().replace("0.0001", "0.001"))
+    named = {one.method for one in families.families(runs) if one.method.startswith("arc_kl")}
+    assert named == {"arc_kl (learning_rate=0.001)", "arc_kl (learning_rate=0.0001)"}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from unteach.report import crossed, distributions, trajectories
 from unteach.report.collect import REFERENCES, RunResult
+from unteach.report.families import comparable, forgotten
 from unteach.report.plots import GRID, MARKS, SOFT, logarithmic
 from unteach.runs import replacing
 
@@ -73,7 +74,7 @@ def _training(runs: list[RunResult], suite: str, file: Path) -> bool:
 
 def _ratios(runs: list[RunResult], suite: str, file: Path) -> bool:
     """The distribution functions of the forget rows' truth ratios."""
-    shown = distributions.truth_ratios(runs)
+    shown = distributions.truth_ratios(runs) if comparable(runs) else None
     if shown is None:
         return False
     with _panels(1, file) as [axes]:
@@ -86,7 +87,7 @@ def _ratios(runs: list[RunResult], suite: str, file: Path) -> bool:
             )  # fmt: skip
         logarithmic(axes)
         axes.set_xlabel("truth ratio", color=SOFT)
-        axes.set_title("share of forget rows below", loc="left", fontsize=12)
+        axes.set_title(", ".join(["share of forget rows below", *forgotten(runs)]), loc="left", fontsize=12)
     return True
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from unteach.errors import UserError
 from unteach.evals.retain import EVAL, ROWS
+from unteach.report import origin
 from unteach.runs import EVALS, read_json
 
 KINDS = ("base", "full", "retain", "forget", "eval", "")
@@ -19,8 +20,9 @@ class RunResult:
     """One evaluated model: `kind` is its part in a study, "" where it has none.
 
     `summary` holds the finite aggregates, `results` the whole `<SUITE>_EVAL.json` with its per-example values,
-    `absent` says of each metric that is not there why it is not, `tokens` are the rows of `<SUITE>_TOKENS.json`, and
-    `rows` says what each column that was measured is made of.
+    `absent` says of each metric that is not there why it is not, `tokens` are the rows of `<SUITE>_TOKENS.json`,
+    `rows` says what each column that was measured is made of, and `forgets` which rows the run is to forget or is
+    judged by, "" where its configuration does not say.
     """
 
     name: str
@@ -31,6 +33,7 @@ class RunResult:
     absent: dict[str, str] = field(default_factory=dict)
     tokens: list[dict[str, Any]] = field(default_factory=list)
     rows: dict[str, Any] = field(default_factory=dict)
+    forgets: str = ""
 
     def metrics(self) -> list[str]:
         """Every metric that has a value, by name."""
@@ -92,6 +95,7 @@ def _read(name: str, kind: str, folder: Path, suite: str) -> RunResult:
         absent={key: str(reason) for key, reason in absent.items()},
         tokens=_tokens(name, where / f"{suite}_TOKENS.json"),
         rows=_mapping(name, rows_file) if rows_file.exists() else {},
+        forgets=origin.what_goes(origin.read_config(folder)),
     )
 
 

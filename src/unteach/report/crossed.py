@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach.report.collect import RunResult
-from unteach.report.families import Family, families
+from unteach.report.families import Family, comparable, families, forgotten
 from unteach.report.table import MISSING, Column, known_columns, plain, show
 
 Spread = tuple[float, float | None]
@@ -22,10 +22,9 @@ class Crossed:
 
 def crossed(runs: list[RunResult]) -> list[Crossed]:
     """A table for each column of the leaderboard; none where nothing, or only one thing, was forgotten."""
-    found = [family for family in families(runs) if family.data]
-    judged = {family.data: None for family in found if family.kind in ("forget", "retain")}
-    if len(judged) < 2:
+    if comparable(runs):
         return []
+    judged, found = forgotten(runs), families(runs)
     methods = list(dict.fromkeys((family.method, family.kind) for family in found if family.data in judged))
     cells = {(family.method, family.kind, family.data): family for family in found}
     tables = []
@@ -36,7 +35,7 @@ def crossed(runs: list[RunResult]) -> list[Crossed]:
         ]
         rows = [row for row in rows if sum(cell is not None for cell in row[2]) > 1]
         if rows:
-            tables.append(Crossed(column, list(judged), rows))
+            tables.append(Crossed(column, judged, rows))
     return tables
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from unteach.report import crossed, table, tradeoff
 from unteach.report.collect import RunResult
+from unteach.report.families import apart
 
 FIELDS = ("suite", "run", "kind", "metric", "value", "low", "high", "n", "folder")
 
@@ -46,8 +47,9 @@ def as_json(suites: dict[str, list[RunResult]]) -> dict[str, Any]:
         ],
         "fronts": [
             {"suite": suite, "x": view.x.metric, "y": view.y.metric, "runs": [point.name for point in view.front]}
-            for suite, runs in suites.items()
+            for suite, runs in apart(suites).items()
             for view in tradeoff.views(runs)
+            if view.comparable
         ],
     }
 

@@ -5,14 +5,14 @@ forget set; evaluations of one model, if their names are the same without the se
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from unteach import runs as kept
 from unteach.report.collect import REFERENCES, RunResult
-from unteach.report.find import read_config
+from unteach.report.origin import at, read_config
 
 OVER_SEEDS = " over seeds"
 """What is added to a suite's name where its runs are shown as families."""
@@ -58,7 +58,7 @@ class Family:
         summary = {
             metric: centre for metric in results if metric in asked and (centre := self.mean(metric)) is not None
         }
-        return RunResult(self.name, self.kind, folder, summary, results)
+        return RunResult(self.name, self.kind, folder, summary, results, forgets=self.data)
 
 
 def families(runs: list[RunResult]) -> list[Family]:
@@ -72,8 +72,20 @@ def families(runs: list[RunResult]) -> list[Family]:
             alike = kept.digest([trained, model.get("peft_args"), model.get("template_args")])
         else:
             alike = _of_one_model(run, config) if config else str(run.folder)
-        grouped.setdefault((run.kind, what_goes(config), alike), []).append((run, config))
-    return [_family(kind, data, members) for (kind, data, _), members in grouped.items()]
+        grouped.setdefault((run.kind, run.forgets, alike), []).append((run, config))
+    return _told_apart([(_family(kind, data, members), members[0][1]) for (kind, data, _), members in grouped.items()])
+
+
+def _told_apart(found: list[tuple[Family, dict[str, Any]]]) -> list[Family]:
+    """The families, each with its configuration; a name that several have says how each was trained."""
+    named = []
+    for family, config in found:
+        own = config.get("trainer") or {}
+        others = [other.get("trainer") or {} for same, other in found if same.name == family.name]
+        odd = dict.fromkeys(key for other in others for key in kept.differences(own, other))
+        told = ", ".join(f"{key.rpartition('.')[2]}={at(own, *key.split('.'))}" for key in odd)
+        named.append(replace(family, method=f"{family.method} ({told})") if told else family)
+    return named
 
 
 def _of_one_model(run: RunResult, config: dict[str, Any]) -> str:
@@ -86,23 +98,30 @@ def _of_one_model(run: RunResult, config: dict[str, Any]) -> str:
     return kept.digest([taught["trainer"], own.get("peft_args")]) if taught.get("trainer") else run.name
 
 
+def forgotten(runs: list[RunResult]) -> list[str]:
+    """What the runs forget, or what their retain models never saw, in the runs' order."""
+    return list(dict.fromkeys(run.forgets for run in runs if run.forgets and run.kind in ("forget", "retain")))
+
+
+def comparable(runs: list[RunResult]) -> bool:
+    """Whether all forget the same, so that one retain model is the gold standard of all."""
+    return len(forgotten(runs)) < 2
+
+
+def apart(suites: dict[str, list[RunResult]]) -> dict[str, list[RunResult]]:
+    """The suites, and after one whose runs forget several sets, the runs of each set with what belongs to none."""
+    found = {}
+    for name, runs in suites.items():
+        found[name] = runs
+        for data in [] if comparable(runs) else forgotten(runs):
+            found[f"{name}: {data}"] = [run for run in runs if run.forgets in (data, "")]
+    return found
+
+
 def over_seeds(runs: list[RunResult]) -> list[RunResult]:
     """One run a family; empty where no family has two."""
     found = families(runs)
     return [family.as_one() for family in found] if any(len(family.runs) > 1 for family in found) else []
-
-
-def what_goes(config: dict[str, Any]) -> str:
-    """What a run is to forget, or is judged by: its forget set or split, shortly."""
-    chosen = config.get("forget_set")
-    if isinstance(chosen, dict):
-        told = [value for key, value in chosen.items() if value is not None and key not in ("seed", "kinds_path")]
-        return " ".join(map(_shortly, told))
-    return str(config.get("forget_split") or "")
-
-
-def _shortly(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _family(kind: str, data: str, members: list[tuple[RunResult, dict[str, Any]]]) -> Family:

@@ -1,28 +1,31 @@
 """Writes a report: the same runs as markdown, CSV, JSON, a page and pictures, all into one folder."""
 
+import re
 from pathlib import Path
 
 from unteach.errors import UserError
 from unteach.report import charts, export, page, plots
 from unteach.report.collect import RunResult
+from unteach.report.families import apart
 from unteach.runs import write_json, write_text
 
 
 def write(suites: dict[str, list[RunResult]], folder: Path, title: str) -> tuple[Path, list[str]]:
     """Writes report.md, .csv, .json, .html and pictures; gives the page's path, and why one could not be drawn.
 
-    Of several suites, the first one's trade-off is report.png and the others' are report-<suite>.png.
+    Of several suites, the first one's trade-off is report.png and the others' are report-<suite>.png. Page and pictures
+    also show the runs of each forget set apart.
     """
     write_text(folder / "report.md", export.as_markdown(suites, title))
     write_text(folder / "report.csv", export.as_csv(suites))
     write_json(folder / "report.json", {"title": title, **export.as_json(suites)})
-    notes = []
-    for number, (suite, runs) in enumerate(suites.items()):
-        picture = folder / (f"report-{suite.lower().replace(' ', '-')}.png" if number else "report.png")
+    notes, shown = [], apart(suites)
+    for number, (suite, runs) in enumerate(shown.items()):
+        picture = folder / (f"report-{re.sub('[^a-z0-9.]+', '-', suite.lower())}.png" if number else "report.png")
         try:
             plots.tradeoff_png(runs, picture)
         except UserError as error:
             picture.unlink(missing_ok=True)  # an earlier report's
             notes.append(f"{suite}: {error}")
-    charts.write(suites, folder, "report")
-    return page.write_page(suites, folder / "report.html", title), notes
+    charts.write(shown, folder, "report")
+    return page.write_page(shown, folder / "report.html", title), notes

@@ -10,7 +10,7 @@ from typing import Any
 from unteach.errors import UserError
 from unteach.report import answers, crossed, distributions, heat, tradeoff, trajectories
 from unteach.report.collect import RunResult
-from unteach.report.families import OVER_SEEDS
+from unteach.report.families import OVER_SEEDS, comparable
 from unteach.report.table import MISSING, Cell, Column, Table, all_metrics, make_cell, make_table
 from unteach.runs import write_text
 
@@ -28,7 +28,7 @@ def write_page(suites: dict[str, list[RunResult]], path: Path, title: str) -> Pa
         raise UserError("there are no runs to report; name at least one evaluated run")
     from plotly.offline import get_plotlyjs  # type: ignore[import-untyped,unused-ignore]
 
-    alone = (shown for name, shown in suites.items() if not name.endswith(OVER_SEEDS))
+    alone = (shown for name, shown in suites.items() if OVER_SEEDS not in name)
     runs = {run.folder: run for shown in alone for run in shown}
     parts = {
         "title": html.escape(title),
@@ -70,7 +70,8 @@ def _data(suites: dict[str, list[RunResult]]) -> str:
 
 
 def _suite_data(name: str, runs: list[RunResult]) -> dict[str, Any]:
-    ratios = distributions.truth_ratios(runs)
+    alike = runs if comparable(runs) else []  # rows of different forget sets do not stand beside each other
+    ratios = distributions.truth_ratios(alike)
     return {
         "name": name,
         "runs": [{"name": run.name, "kind": run.kind} for run in runs],
@@ -78,9 +79,9 @@ def _suite_data(name: str, runs: list[RunResult]) -> dict[str, Any]:
         "moved": trajectories.as_data(trajectories.trajectories(runs, name)),
         "views": [tradeoff.as_data(view) for view in tradeoff.views(runs)],
         "ratios": distributions.as_data(ratios) if ratios else None,
-        "attacks": [distributions.as_data(shown) for shown in distributions.attacks(runs)],
-        "heat": heat.as_data(heat.heat(runs)),
-        "sets": answers.as_data(answers.question_sets(runs)),
+        "attacks": [distributions.as_data(shown) for shown in distributions.attacks(alike)],
+        "heat": heat.as_data(heat.heat(alike)),
+        "sets": answers.as_data(answers.question_sets(alike)),
     }
 
 

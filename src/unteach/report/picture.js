@@ -141,7 +141,8 @@ function drawPicture() {
   const edge = front.length > 1 ? "On the dashed line are the models, references apart, that no other beats on both sides." : "";
   const left = shown.leftOut.length ? `Not in the picture, as a value is missing: ${shown.leftOut.join(", ")}.` : "";
   const hidden = shown.points.length > MANY ? "Hover over a point for its name." : "";
-  at("plot-note").textContent = [level, edge, left, floor, hidden].filter(Boolean).join(" ");
+  const apart = shown.comparable ? "" : "These models forget different sets: fronts, distributions and answers are under each set's own tab.";
+  at("plot-note").textContent = [apart, level, edge, left, floor, hidden].filter(Boolean).join(" ");
 }
 
 function startPicture() {

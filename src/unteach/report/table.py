@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from unteach.report.collect import REFERENCES, RunResult
+from unteach.report.families import comparable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -101,10 +102,10 @@ def known_columns(runs: list[RunResult]) -> list[Column]:
 
 
 def best_of(runs: list[RunResult], column: Column) -> float | None:
-    """The value that is best in a column among the unlearned models; None where there are not two to choose from."""
+    """The value that is best in a column among the unlearned models; None where there are not two that can be told."""
     judged = [value for run in runs if run.kind not in REFERENCES and (value := run.value(column.metric)) is not None]
     gold = [value for run in runs if run.kind == "retain" and (value := run.value(column.metric)) is not None]
-    if len(judged) < 2 or not column.better or (column.better == NEAR and not gold):
+    if len(judged) < 2 or not comparable(runs) or not column.better or (column.better == NEAR and not gold):
         return None
     if column.better == HIGH:
         return max(judged)

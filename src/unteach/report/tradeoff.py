@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach.report.collect import REFERENCES, RunResult
+from unteach.report.families import comparable
 
 # p-values run down to 1e-300; below this they all say the same, and a longer axis would hide every other point
 P_FLOOR = 1e-20
@@ -43,6 +44,8 @@ class View:
     gold_x: list[float]
     gold_y: list[float]
     left_out: list[str]
+    comparable: bool
+    """whether all forget the same: what forgets one set is no better or worse than what forgets another"""
 
     @property
     def better(self) -> str:
@@ -56,7 +59,12 @@ class View:
 
     @property
     def front(self) -> list[Point]:
-        """Pareto's front of the unlearned models, from left to right: no other is as good at both and better at one."""
+        """Pareto's front of the unlearned models, from left to right: no other is as good at both and better at one.
+
+        Empty where they forget different sets.
+        """
+        if not self.comparable:
+            return []
         judged = [(point, self._remembered(point), point.y) for point in self.points if point.kind not in REFERENCES]
         best = [
             point
@@ -122,7 +130,7 @@ def _view(runs: list[RunResult], x: Axis, y: Axis) -> View:
     retain = [run for run in runs if run.kind == "retain"]
     gold_x = [value for run in retain if x.to_gold and (value := run.value(x.metric)) is not None]
     gold_y = [value for run in retain if (value := run.value(y.metric)) is not None]
-    return View(x, y, points, gold_x, gold_y, left_out)
+    return View(x, y, points, gold_x, gold_y, left_out, comparable(runs))
 
 
 def as_data(view: View) -> dict[str, Any]:
@@ -137,6 +145,7 @@ def as_data(view: View) -> dict[str, Any]:
         "pLine": P_LINE if view.x.log else None,
         "leftOut": view.left_out,
         "better": view.better,
+        "comparable": view.comparable,
     }
 
 

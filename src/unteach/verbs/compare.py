@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from unteach.errors import UserError
-from unteach.report import find
+from unteach.report import find, origin
 from unteach.report.find import Found
 from unteach.verbs.report import split, suite_of
 
@@ -37,7 +37,7 @@ def command(words: list[str]) -> None:
     print(f"A: {a.folder}\nB: {b.folder}")
     for suite in suites:
         _compare(a, b, suite)
-    _print_settings(find.read_config(a.folder), find.read_config(b.folder))
+    _print_settings(origin.read_config(a.folder), origin.read_config(b.folder))
 
 
 def _one(word: str) -> Found:

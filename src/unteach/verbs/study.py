@@ -136,10 +136,14 @@ def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
 
 def report(study: Study, done: set[str]) -> Path:
     """The tables in the terminal and the report in the study's folder, over all runs that were evaluated."""
-    from unteach.report import collect, find
+    from unteach.report import collect, find, origin
 
     judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
-    found = [find.Found(run.name, run.kind, f := Path(run.folder), collect.results_of(f)) for run in judged]
+    found = []
+    for run in judged:
+        folder = Path(run.folder)
+        kind = origin.kind_of(folder) if run.kind == "eval" else run.kind
+        found.append(find.Found(run.name, kind, folder, collect.results_of(folder)))
     if not found:
         print("no run of it is finished and evaluated yet, so there is nothing to report")
         return study.folder

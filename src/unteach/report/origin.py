@@ -1,0 +1,74 @@
+"""What a run was, by its configuration: its part in a comparison, and what it was to forget."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from unteach import runs
+from unteach.errors import UserError
+
+CONFIGS = (runs.CONFIG, ".hydra/config.yaml")
+NAMED = {
+    "forget": re.compile(r"unlearn(ed)?|forget\d*"),
+    "retain": re.compile(r"retain(ed)?\d*|retrain(ed)?"),
+    "full": re.compile(r"full|target"),
+    "base": re.compile(r"base|pretrain(ed)?"),
+}
+
+
+def kind_of(folder: Path) -> str:
+    """A run's part: from its configuration; where it has none, or that is silent, from the words of its name."""
+    config = read_config(folder)
+    if not config:
+        return _kind_by_name(folder.absolute().name)
+    if config.get("mode") == "unlearn":
+        return "forget"
+    if config.get("mode") == "eval":
+        model = at(config, "model", "model_args", "pretrained_model_name_or_path")
+        source = Path(str(model))
+        known = kind_of(source) if read_config(source) else _kind_by_name(source.name)
+        return known or _kind_by_name(str(config.get("task_name"))) or "eval"
+    train = at(config, "data", "train")
+    read = [at(one, "args", "hf_args") or {} for one in train.values()] if isinstance(train, dict) else []
+    splits = [one.get("part") or one.get("name") for one in read]
+    return next((kind for split in splits if (kind := _kind_by_name(str(split)))), "")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run, ours or OpenUnlearning's; of a checkpoint, its run's. Empty where there is none."""
+    import yaml
+
+    homes = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
+    file = next((home / name for home in homes for name in CONFIGS if (home / name).is_file()), None)
+    if file is None:
+        return {}
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not whole YAML ({' '.join(str(error).split())}); mend it or remove it") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _kind_by_name(name: str) -> str:
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return next((kind for kind, said in NAMED.items() if any(said.fullmatch(word) for word in words)), "")
+
+
+def at(tree: Any, *keys: str) -> Any:
+    """What lies in nested mappings under these keys; None where one is not there."""
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def what_goes(config: dict[str, Any]) -> str:
+    """What a run is to forget, or is judged by: its forget set or split, shortly."""
+    chosen = config.get("forget_set")
+    if isinstance(chosen, dict):
+        told = [value for key, value in chosen.items() if value is not None and key not in ("seed", "kinds_path")]
+        return " ".join(map(_shortly, told))
+    return str(config.get("forget_split") or "")
+
+
+def _shortly(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
