@@ -206,6 +206,31 @@ def test_a_stopped_parent_takes_its_children_with_it(tmp_path: Path, number: sig
     assert found["a"].reason == "saved"
 
 
+def test_asked_twice_a_parent_does_not_wait_for_a_run_that_does_not_hear(tmp_path: Path) -> None:
+    run = planned(tmp_path, "a")
+
+    def carry_out(run: PlannedRun) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        begin(run)
+        time.sleep(600)
+
+    parent = os.fork()
+    if parent == 0:
+        outcomes: list[local.Outcome] = []
+        try:
+            outcomes = local.execute([run], carry_out, slots.Slots(2))
+        finally:
+            os._exit(75 if [one.state for one in outcomes] == ["failed"] else 1)
+    while not (Path(run.folder) / runs.CONFIG).exists():
+        time.sleep(0.02)
+    while (ended := os.waitpid(parent, os.WNOHANG)) == (0, 0):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(parent, signal.SIGTERM)
+        time.sleep(0.3)
+    assert os.waitstatus_to_exitcode(ended[1]) == 75
+    assert states.standings([run])["a"].state == "stopped" and not states.held_now(run)
+
+
 def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     plan = [planned(tmp_path, name) for name in "abcdef"]

@@ -2,7 +2,8 @@
 
 Either way the libraries are imported once. A run that diverged or failed holds the runs that wait for it; the others go
 on. With children, each run's words go to <study>/logs/<run>.log and one line a run shows how far it is. Asked to stop
-(SIGTERM), or killed, the parent takes its children with it: they save themselves between two steps.
+(SIGTERM), or killed, the parent takes its children with it: they save themselves between two steps. Asked again, it
+waits for none of them.
 """
 
 import contextlib
@@ -83,7 +84,7 @@ def _here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
 
 def _in_children(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outcomes: dict[str, Outcome]) -> None:
     running: dict[int, tuple[PlannedRun, list[str] | None]] = {}
-    threads = _threads(plan, slots.jobs)
+    threads, told = _threads(plan, slots.jobs), 0
     with _asked_to_stop() as asked, Board(len(plan)) as board:
         try:
             while len(outcomes) < len(plan) and (running or not asked):
@@ -98,9 +99,9 @@ def _in_children(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outc
                 elif running:
                     board.look()
                     time.sleep(0.1)
-                for pid in running if len(asked) == 1 else ():
-                    os.kill(pid, signal.SIGTERM)
-                    asked.append(pid)
+                for pid in running if len(asked) > told else ():
+                    os.kill(pid, signal.SIGKILL if told else signal.SIGTERM)
+                told = len(asked)
         finally:
             for pid in running:
                 os.kill(pid, signal.SIGTERM)
@@ -130,12 +131,12 @@ def _of(plan: list[PlannedRun], name: str) -> bool:
 
 @contextlib.contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that is not empty any more once SIGTERM came; Ctrl-C goes to the children by itself."""
+    """A list of the SIGTERMs that came; Ctrl-C goes to the children by itself."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number) if not asked else None)
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:
         yield asked
     finally:
