@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from unteach.cli import main
-from unteach.report import charts, crossed, families, files, tradeoff, trajectories
+from unteach.report import charts, crossed, families, files, sets, tradeoff, trajectories
 from unteach.report.collect import RunResult, collect
 from unteach.report.table import Column, make_table
 
@@ -170,10 +170,10 @@ def test_full_evaluations_of_an_arc_study_are_one_over_seeds(tmp_path: Path) -> 
 
 def test_each_forget_set_is_shown_apart(runs: list[RunResult], tmp_path: Path) -> None:
     """What forgets one set is no better than what forgets another: among all there is no front and no best."""
-    shown = families.apart({"ARC": runs, "ARC over seeds": families.over_seeds(runs)})
-    sets = ["author 0.1", "book 0.13"]
-    assert list(shown) == ["ARC", *(f"ARC: {data}" for data in sets), "ARC over seeds"] + [
-        f"ARC over seeds: {data}" for data in sets
+    shown = sets.apart({"ARC": runs, "ARC over seeds": families.over_seeds(runs)})
+    both = ["author 0.1", "book 0.13"]
+    assert list(shown) == ["ARC", *(f"ARC: {data}" for data in both), "ARC over seeds"] + [
+        f"ARC over seeds: {data}" for data in both
     ]
     for name, of_one in shown.items():
         single = ":" in name
@@ -185,7 +185,7 @@ def test_each_forget_set_is_shown_apart(runs: list[RunResult], tmp_path: Path) -
         "report.png", "report-arc-author-0.1.png", "report-arc-book-0.13.png"
     }  # fmt: skip
     fronts = json.loads((tmp_path / "out" / "report.json").read_text())["fronts"]
-    assert {front["suite"] for front in fronts} == {f"ARC: {data}" for data in sets}
+    assert {front["suite"] for front in fronts} == {f"ARC: {data}" for data in both}
     assert (tmp_path / "out" / "report.csv").read_text().count("ARC,arc_kl_seed0_book-0.13,") == len(METRICS)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from unteach.report import crossed, distributions, trajectories
 from unteach.report.collect import REFERENCES, RunResult
-from unteach.report.families import comparable, forgotten
 from unteach.report.plots import GRID, MARKS, SOFT, logarithmic
+from unteach.report.sets import comparable, forgotten
 from unteach.runs import replacing
 
 if TYPE_CHECKING:

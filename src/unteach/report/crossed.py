@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach.report.collect import RunResult
-from unteach.report.families import Family, comparable, families, forgotten
+from unteach.report.families import Family, families
+from unteach.report.sets import comparable, forgotten
 from unteach.report.table import MISSING, Column, known_columns, plain, show
 
 Spread = tuple[float, float | None]

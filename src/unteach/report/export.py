@@ -6,7 +6,7 @@ from typing import Any
 
 from unteach.report import crossed, table, tradeoff
 from unteach.report.collect import RunResult
-from unteach.report.families import apart
+from unteach.report.sets import apart
 
 FIELDS = ("suite", "run", "kind", "metric", "value", "low", "high", "n", "folder")
 

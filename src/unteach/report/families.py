@@ -98,26 +98,6 @@ def _of_one_model(run: RunResult, config: dict[str, Any]) -> str:
     return kept.digest([taught["trainer"], own.get("peft_args")]) if taught.get("trainer") else run.name
 
 
-def forgotten(runs: list[RunResult]) -> list[str]:
-    """What the runs forget, or what their retain models never saw, in the runs' order."""
-    return list(dict.fromkeys(run.forgets for run in runs if run.forgets and run.kind in ("forget", "retain")))
-
-
-def comparable(runs: list[RunResult]) -> bool:
-    """Whether all forget the same, so that one retain model is the gold standard of all."""
-    return len(forgotten(runs)) < 2
-
-
-def apart(suites: dict[str, list[RunResult]]) -> dict[str, list[RunResult]]:
-    """The suites, and after one whose runs forget several sets, the runs of each set with what belongs to none."""
-    found = {}
-    for name, runs in suites.items():
-        found[name] = runs
-        for data in [] if comparable(runs) else forgotten(runs):
-            found[f"{name}: {data}"] = [run for run in runs if run.forgets in (data, "")]
-    return found
-
-
 def over_seeds(runs: list[RunResult]) -> list[RunResult]:
     """One run a family; empty where no family has two."""
     found = families(runs)

@@ -6,7 +6,7 @@ from pathlib import Path
 from unteach.errors import UserError
 from unteach.report import charts, export, page, plots
 from unteach.report.collect import RunResult
-from unteach.report.families import apart
+from unteach.report.sets import apart
 from unteach.runs import write_json, write_text
 
 

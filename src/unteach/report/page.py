@@ -10,7 +10,8 @@ from typing import Any
 from unteach.errors import UserError
 from unteach.report import answers, crossed, distributions, heat, tradeoff, trajectories
 from unteach.report.collect import RunResult
-from unteach.report.families import OVER_SEEDS, comparable
+from unteach.report.families import OVER_SEEDS
+from unteach.report.sets import comparable
 from unteach.report.table import MISSING, Cell, Column, Table, all_metrics, make_cell, make_table
 from unteach.runs import write_text
 

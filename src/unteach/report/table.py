@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from unteach.report.collect import REFERENCES, RunResult
-from unteach.report.families import comparable
+from unteach.report.sets import comparable
 
 if TYPE_CHECKING:
     from rich.console import Console

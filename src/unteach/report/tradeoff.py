@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach.report.collect import REFERENCES, RunResult
-from unteach.report.families import comparable
+from unteach.report.sets import comparable
 
 # p-values run down to 1e-300; below this they all say the same, and a longer axis would hide every other point
 P_FLOOR = 1e-20
