@@ -11,7 +11,7 @@ from unteach.errors import UserError
 from unteach.report import answers, crossed, distributions, heat, tradeoff, trajectories
 from unteach.report.collect import RunResult
 from unteach.report.families import OVER_SEEDS
-from unteach.report.sets import comparable
+from unteach.report.sets import comparable, suite_of
 from unteach.report.table import MISSING, Cell, Column, Table, all_metrics, make_cell, make_table
 from unteach.runs import write_text
 
@@ -77,7 +77,7 @@ def _suite_data(name: str, runs: list[RunResult]) -> dict[str, Any]:
         "name": name,
         "runs": [{"name": run.name, "kind": run.kind} for run in runs],
         "crossed": crossed.as_data(crossed.crossed(runs)),
-        "moved": trajectories.as_data(trajectories.trajectories(runs, name)),
+        "moved": trajectories.as_data(trajectories.trajectories(runs, suite_of(name))),
         "views": [tradeoff.as_data(view) for view in tradeoff.views(runs)],
         "ratios": distributions.as_data(ratios) if ratios else None,
         "attacks": [distributions.as_data(shown) for shown in distributions.attacks(alike)],

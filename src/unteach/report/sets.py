@@ -2,6 +2,9 @@
 
 from unteach.report.collect import RunResult
 
+OF = ": "
+"""Between a suite's name and the forget set whose runs alone are shown."""
+
 
 def forgotten(runs: list[RunResult]) -> list[str]:
     """What the runs forget, or what their retain models never saw, in the runs' order."""
@@ -19,5 +22,10 @@ def apart(suites: dict[str, list[RunResult]]) -> dict[str, list[RunResult]]:
     for name, runs in suites.items():
         found[name] = runs
         for data in [] if comparable(runs) else forgotten(runs):
-            found[f"{name}: {data}"] = [run for run in runs if run.forgets in (data, "")]
+            found[f"{name}{OF}{data}"] = [run for run in runs if run.forgets in (data, "")]
     return found
+
+
+def suite_of(name: str) -> str:
+    """The suite that wrote what is shown under a name of `apart`."""
+    return name.partition(OF)[0]
