@@ -230,6 +230,35 @@ class Spiteful:
         return print, ("this should never be printed",)
 
 
+class Called:
+    """Is pickled as the result of a call."""
+
+    def __init__(self, *call: Any):
+        self.call = call
+
+    def __reduce__(self) -> Any:
+        return self.call[0], self.call[1:]
+
+
+def test_of_getattr_an_index_gets_members_of_enumerations_alone() -> None:
+    """As Python up to 3.11.3 pickles them."""
+    import io
+    import pickle
+
+    from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, TensorProperties
+
+    def read(call: Called) -> Any:
+        return weights._Index(io.BytesIO(pickle.dumps(call))).load()
+
+    assert (
+        read(Called(getattr, _MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT"))
+        is _MEM_FORMAT_ENCODING.TORCH_CONTIGUOUS_FORMAT
+    )
+    for of, name in ((_MEM_FORMAT_ENCODING, "__init__"), (TensorProperties, "__init__"), (torch.Size, "numel")):
+        with pytest.raises(pickle.UnpicklingError, match="getattr"):
+            read(Called(getattr, of, name))
+
+
 def test_nothing_but_tensors_is_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pickle
 

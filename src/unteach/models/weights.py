@@ -6,6 +6,7 @@ be harmless: a file that holds anything else is refused, because reading it coul
 """
 
 import contextlib
+import enum
 import io
 import pickle
 import re
@@ -128,10 +129,19 @@ def _folder(folder: Path) -> "dict[str, Tensor]":
     return _sharded(folder) if (folder / DCP).exists() else _deepspeed(folder)
 
 
+def _member(of: Any, name: str) -> Any:
+    """A member of an enumeration, which Python up to 3.11.3 pickles as a call of getattr; nothing else."""
+    if not (isinstance(of, type) and issubclass(of, enum.Enum) and name in of.__members__):
+        raise pickle.UnpicklingError(f"builtins.getattr of {of!r}")
+    return of[name]
+
+
 class _Index(pickle.Unpickler):
     """Unpickles nothing but names of INDEX."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if not _among(INDEX, f"{module}.{name}"):
             raise pickle.UnpicklingError(f"{module}.{name}")
         return super().find_class(module, name)
