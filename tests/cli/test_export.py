@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -268,7 +269,9 @@ def test_nothing_but_tensors_is_unpickled(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "d" / "step1").mkdir(parents=True)
     (tmp_path / "d" / "latest").write_text("step1")
     torch.save({"b": Spiteful()}, tmp_path / "d" / "step1" / "mp_rank_00_model_states.pt")
-    for place in (tmp_path, tmp_path / "f", tmp_path / "d"):
+    shutil.copytree(tmp_path / "d", tmp_path / "g")
+    torch.save({"b": Called(getattr, OrderedDict, "fromkeys")}, tmp_path / "g" / "step1" / "mp_rank_00_model_states.pt")
+    for place in (tmp_path, tmp_path / "f", tmp_path / "d", tmp_path / "g"):
         with pytest.raises(UserError, match=r"(could run code|no use for)"):
             weights.read(place)
     assert "never" not in capsys.readouterr().out

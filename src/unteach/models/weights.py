@@ -9,6 +9,7 @@ import contextlib
 import enum
 import io
 import pickle
+import pkgutil
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,8 @@ OF_DEEPSPEED = (
     r"deepspeed\.utils\.tensor_fragment\.(fragment_address|tensor_fragment)",
 )
 """The same of DeepSpeed's checkpoints, beside what torch takes for weights anyway."""
+GETATTR = "builtins.getattr"
+"""What Python up to 3.11.3 pickles a member of an enumeration with."""
 
 
 def find(place: Path) -> Path | None:
@@ -130,9 +133,9 @@ def _folder(folder: Path) -> "dict[str, Tensor]":
 
 
 def _member(of: Any, name: str) -> Any:
-    """A member of an enumeration, which Python up to 3.11.3 pickles as a call of getattr; nothing else."""
+    """In place of getattr: a member of an enumeration, and nothing else."""
     if not (isinstance(of, type) and issubclass(of, enum.Enum) and name in of.__members__):
-        raise pickle.UnpicklingError(f"builtins.getattr of {of!r}")
+        raise pickle.UnpicklingError(f"{GETATTR} of {of!r}")
     return of[name]
 
 
@@ -140,7 +143,7 @@ class _Index(pickle.Unpickler):
     """Unpickles nothing but names of INDEX."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("builtins", "getattr"):
+        if f"{module}.{name}" == GETATTR:
             return _member
         if not _among(INDEX, f"{module}.{name}"):
             raise pickle.UnpicklingError(f"{module}.{name}")
@@ -172,6 +175,19 @@ def _sharded(folder: Path) -> "dict[str, Tensor]":
     return {name.removeprefix("model.") if nested else name: tensor for name, tensor in weights.items()}
 
 
+def _members(file: Path, known: list[str]) -> bool:
+    """Whether a file of DeepSpeed's calls getattr for members of enumerations alone; its tensors are not read."""
+    import torch
+
+    try:
+        safe = [*map(pkgutil.resolve_name, known), (_member, GETATTR)]
+        with torch.serialization.safe_globals(safe):
+            torch.load(file, map_location="meta", weights_only=True)
+    except (pickle.UnpicklingError, ImportError, AttributeError):
+        return False
+    return True
+
+
 def _deepspeed(folder: Path) -> "dict[str, Tensor]":
     """fp32 weights out of DeepSpeed's checkpoint, stage 1 to 3, by its own code, after a look at what it unpickles."""
     import torch
@@ -182,7 +198,8 @@ def _deepspeed(folder: Path) -> "dict[str, Tensor]":
         raise UserError(f"{folder / DEEPSPEED} names {tag.name}, and there are no *_states.pt in {tag}")
     for file in files:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        if strange := [name for name in named if not _among(OF_DEEPSPEED, name)]:
+        known = [name for name in named if _among(OF_DEEPSPEED, name)]
+        if strange := [name for name in named if name not in known and not (name == GETATTR and _members(file, known))]:
             raise UserError(f"{file} names {', '.join(strange)}, which weights have no use for; not read")
     try:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
