@@ -143,7 +143,8 @@ def fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in files:
-        digest.update(file.name.encode() if file != path else b"")
+        if file != path:
+            digest.update(file.name.encode())
         with file.open("rb") as opened:
             while block := opened.read(1 << 20):
                 digest.update(block)

@@ -209,9 +209,10 @@ def test_what_tokens_cannot_do(place: Path, loaded: Any) -> None:
         build.training_texts(files.settle(scratch)[0])
     shard = folder / "tokens-00000.arrow"
     whole = shard.read_bytes()
-    shard.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
-    with pytest.raises(UserError, match=r"tokens-00000.arrow: is not the shard that unteach_tokens.json tells of"):
-        examples(loaded, f"data.train_file={folder}")
+    for damaged in (whole[:-8], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]):
+        shard.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"tokens-00000.arrow: is not the shard that unteach_tokens.json tells of"):
+            examples(loaded, f"data.train_file={folder}")
 
 
 COMMANDS = {

@@ -104,7 +104,7 @@ class Shard:
 
 
 def read_shards(path: Path) -> list[Shard]:
-    """The shards of a tokenised folder or file, mapped and not read."""
+    """The shards of a tokenised folder or file, mapped; ours are first read through once, for their sha256."""
     if path.is_file():
         return _theirs(path)
     told = manifest(path)

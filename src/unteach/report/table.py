@@ -102,7 +102,7 @@ def known_columns(runs: list[RunResult]) -> list[Column]:
 
 
 def best_of(runs: list[RunResult], column: Column) -> float | None:
-    """The value that is best in a column among the unlearned models; None where there are not two that can be told."""
+    """The value that is best in a column among the unlearned models; None where there are no two to compare."""
     judged = [value for run in runs if run.kind not in REFERENCES and (value := run.value(column.metric)) is not None]
     gold = [value for run in runs if run.kind == "retain" and (value := run.value(column.metric)) is not None]
     if len(judged) < 2 or not comparable(runs) or not column.better or (column.better == NEAR and not gold):
