@@ -99,9 +99,10 @@ def _in_children(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outc
                 elif running:
                     board.look()
                     time.sleep(0.1)
-                for pid in running if len(asked) > told else ():
+                times = len(asked)
+                for pid in running if times > told else ():
                     os.kill(pid, signal.SIGKILL if told else signal.SIGTERM)
-                told = len(asked)
+                told = times
         finally:
             for pid in running:
                 os.kill(pid, signal.SIGTERM)
