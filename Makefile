@@ -1,30 +1,64 @@
 # Two commands: `make demo` and `make test`. Both make .venv first if it is not there.
+SHELL = bash -o pipefail
 PY = .venv/bin/python
 SMOLLM2 = saves/models/SmolLM2-135M-Instruct
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: venv demo demo-smollm2 test test-long test-slurm test-vllm check
+.PHONY: venv lock demo demo-smollm2 test test-long test-slurm test-vllm check
 
-PIP = $(PY) -m pip install -q --disable-pip-version-check
+PIP = $(PY) -m pip install --disable-pip-version-check
+
+# Where PyTorch comes from, if not from the package index: make venv TORCH_INDEX=ADDRESS
+TORCH = $$(grep '^torch==' requirements.lock) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+
+define SETUP
+Setting up .venv, once. It downloads PyTorch (about 3 GB on Linux with x86-64, where the package
+brings CUDA along; 100 to 200 MB elsewhere) and some 70 packages (about 300 MB).
+No NVIDIA GPU? Take the address for "Compute Platform: CPU" from https://pytorch.org/get-started/locally/
+(it follows --index-url there) and run instead:  make venv TORCH_INDEX=ADDRESS
+endef
+export SETUP
 
 venv: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
+	@echo "$$SETUP"
 	test -x $(PY) || python3 -m venv .venv
-	$(PIP) $$(grep '^torch==' requirements.lock)
+	$(PIP) $(TORCH)
 	$(PIP) -r requirements.lock
 	$(PIP) --no-deps -e .
 	touch $@
 
-# What only tests need: TRL to compare losses with, the harness, the trackers, submitit; for slow proofs, DeepSpeed too.
+# What only checks and tests need: pytest, ruff, mypy, TRL to compare losses with, the harness, the trackers, submitit.
 .venv/ready-test: .venv/ready requirements-test.lock
+	@echo "Adding what checks and tests need: some 70 packages, about 150 MB."
 	$(PIP) --no-deps -r requirements-test.lock
 	touch $@
 
+# For slow proofs, DeepSpeed and bitsandbytes too.
 .venv/ready-long: .venv/ready-test requirements-long.lock
 	DS_BUILD_OPS=0 $(PIP) --no-deps -r requirements-long.lock
 	touch $@
+
+# Pins the newest releases that pyproject.toml allows. `pip list` gives name==version for every package, however it was
+# installed; nothing is replaced before all three files are written.
+LOCK = .venv-lock/bin/python -m pip
+PINS = $(LOCK) list --format=freeze --exclude unteach --exclude pip --exclude setuptools --exclude wheel | sed 's/+.*//'
+
+lock:
+	rm -rf .venv-lock && python3 -m venv .venv-lock
+	$(LOCK) install $(TORCH)
+	$(LOCK) install .
+	$(PINS) > .venv-lock/run
+	$(LOCK) install -c .venv-lock/run ".[dev,track,slurm,lm-eval]"
+	$(PINS) | grep -vxFf .venv-lock/run > .venv-lock/test
+	DS_BUILD_OPS=0 $(LOCK) install -c .venv-lock/run ".[deepspeed,quant]"
+	$(PINS) | grep -vxF -f .venv-lock/run -f .venv-lock/test > .venv-lock/long
+	mv .venv-lock/run requirements.lock
+	mv .venv-lock/test requirements-test.lock
+	mv .venv-lock/long requirements-long.lock
+	rm -rf .venv-lock
 
 demo: venv
 	.venv/bin/unteach demo $(ARGS)
@@ -48,7 +82,7 @@ test-slurm: .venv/ready-test
 # vLLM pins torch and transformers, and has an environment of its own (4 GB). The package index has torchvision built for
 # CUDA: its compiled operators, which no test calls, are let go.
 VLLM = .venv-vllm/bin/python
-VLLM_PIP = $(VLLM) -m pip install -q --disable-pip-version-check
+VLLM_PIP = $(VLLM) -m pip install --disable-pip-version-check
 
 .venv-vllm/ready: requirements-vllm.lock
 	test -x $(VLLM) || python3 -m venv .venv-vllm
@@ -61,7 +95,7 @@ VLLM_PIP = $(VLLM) -m pip install -q --disable-pip-version-check
 test-vllm: .venv-vllm/ready
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM) -m pytest -m vllm tests/backends $(ARGS)
 
-check: venv
+check: .venv/ready-test
 	.venv/bin/ruff check src tests benchmarks docs examples
 	.venv/bin/ruff format --check src tests benchmarks docs examples
 	.venv/bin/mypy
