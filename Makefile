@@ -14,7 +14,7 @@ TORCH = $$(grep '^torch==' requirements.lock) $(if $(TORCH_INDEX),--index-url $(
 
 define SETUP
 Setting up .venv, once. It downloads PyTorch (about 3 GB on Linux with x86-64, where the package
-brings CUDA along; 100 to 200 MB elsewhere) and some 70 packages (about 300 MB).
+brings CUDA along; 100 to 200 MB elsewhere) and some 70 packages (about 200 MB).
 No NVIDIA GPU? Take the address for "Compute Platform: CPU" from https://pytorch.org/get-started/locally/
 (it follows --index-url there) and run instead:  make venv TORCH_INDEX=ADDRESS
 endef
@@ -32,7 +32,7 @@ venv: .venv/ready
 
 # What only checks and tests need: pytest, ruff, mypy, TRL to compare losses with, the harness, the trackers, submitit.
 .venv/ready-test: .venv/ready requirements-test.lock
-	@echo "Adding what checks and tests need: some 70 packages, about 150 MB."
+	@echo "Adding what checks and tests need: some 70 packages, about 100 MB."
 	$(PIP) --no-deps -r requirements-test.lock
 	touch $@
 
