@@ -178,7 +178,7 @@ class Value:
         found: dict[str, Any] = dict(self.extra)
         if self.by_index is not None:
             found["value_by_index"] = {str(index): value for index, value in self.by_index.items()}
-        return {**found, "agg_value": self.agg, "n": self.n, "ci": stats.interval(self.replicates)}
+        return {**found, "agg_value": self.agg, "n": self.n, "ci": stats.interval(self.replicates, self.agg)}
 
 
 class Metric:
