@@ -264,17 +264,14 @@ def test_questions_meet_by_their_truth_whatever_the_template_and_the_order() -> 
     assert said == {"truth 0": ["a", "c"], "truth 1": ["b", "d"], "elsewhere": [None, "c"]}
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "Question: Who?\nAnswer:\n",
-        "Question: Else?\nAnswer:\nMe.\n\nQuestion: Who?\nAnswer:\n",
-        "system\n\nBe brief.\nuser\n\nWho?assistant\n\n",
-        "Who?",
-    ],
-)
-def test_the_question_is_shown_without_its_template(prompt: str) -> None:
-    assert answers.asked(prompt) == "Who?"
+def test_the_question_is_the_one_of_the_data_where_the_log_has_it(tmp_path: Path) -> None:
+    """Not what a template makes of it, nor what the recognition of templates would: a question may look like one."""
+    asked = "Question: Who wrote [INST]?\nAnswer:"
+    found = rouge("a", prompt="<|im_start|>user\nWho is number {}?<|im_end|>\n<|im_start|>assistant\n")
+    old = RunResult("old", "", tmp_path, {}, {"forget_Q_A_ROUGE": found})
+    assert answers.question_sets([old])[0].questions[0].text == "Who is number 0?"
+    found["value_by_index"]["0"]["question"] = asked
+    assert answers.question_sets([old])[0].questions[0].text == asked
 
 
 # the page
