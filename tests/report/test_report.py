@@ -311,7 +311,7 @@ def test_whatever_a_model_says_is_only_text(runs: list[RunResult], tmp_path: Pat
     assert not set("<>&") & set(text)
     data = json.loads(text)
     assert data[0]["sets"][0]["questions"][0][2][2] == [NASTY, 0.5]
-    assert data[0]["runs"][3] == {"name": "<b>bold</b>", "kind": "eval"}
+    assert data[0]["runs"][3] == {"name": "<b>bold</b>", "kind": "eval", "tint": 1}
 
 
 def test_the_page_shows_intervals_dashes_and_reasons(runs: list[RunResult], tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_page_of_runs_without_answers_and_without_a_trade_off(tmp_path: Path) 
     page = write_page({"MINE": [run]}, tmp_path / "report.html", "One").read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
     (only,) = data
-    assert only["runs"] == [{"name": "mine", "kind": ""}]
+    assert only["runs"] == [{"name": "mine", "kind": "", "tint": 0}]
     assert not any(only[key] for key in ("views", "ratios", "attacks", "heat", "sets"))
     assert "no gold standard" in page
 

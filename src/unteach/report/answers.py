@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach.report.collect import RunResult, finite
+from unteach.report.judging import column_of
 from unteach.report.prompts import find_question
 
 
@@ -57,7 +58,7 @@ def question_sets(runs: list[RunResult]) -> list[QuestionSet]:
 
 
 def _question_set(runs: list[RunResult], metric: str) -> QuestionSet:
-    title, score = SETS.get(metric, (metric, RECALL))
+    title, score = SETS.get(metric, (column_of(runs, metric).label, RECALL))
     questions: dict[tuple[str, int], Question] = {}
     for number, run in enumerate(runs):
         times: dict[str, int] = {}
