@@ -14,6 +14,7 @@ from rich.console import Console
 from unteach.errors import UserError
 from unteach.report import answers, table, tradeoff
 from unteach.report.collect import RunResult, collect
+from unteach.report.colours import REFERENCE_TINTS, TINTS, assign_tints, tint_of
 from unteach.report.page import write_page
 from unteach.report.plots import tradeoff_png
 
@@ -114,6 +115,21 @@ def test_foreign_logs_need_no_summary_no_counts_and_no_intervals(tmp_path: Path)
     assert run.value("privleak") is None
 
 
+def test_an_interval_that_says_nothing_is_not_shown(tmp_path: Path) -> None:
+    """Older logs have intervals of p-values, and some that do not hold the value."""
+    given = {
+        "forget_quality": {"agg_value": 0.3, "ci": [0.02, 0.9]},
+        "privacy": {"agg_value": 1.0, "ci": [0.8, 0.99]},
+        "model_utility": {"agg_value": 0.5, "ci": [0.4, 0.5]},
+    }
+    (tmp_path / "TOFU_EVAL.json").write_text(json.dumps(given))
+    (run,) = collect([("old", "", tmp_path)])
+    assert {metric: run.interval(metric) for metric in given} == {
+        "forget_quality": None, "privacy": None, "model_utility": (0.4, 0.5),
+    }  # fmt: skip
+    assert table.make_cell(run, table.Column("forget_quality", "q")).interval == ""
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'NPO'.*no folder .*nowhere"):
         collect([("NPO", "forget", tmp_path / "nowhere")])
@@ -162,6 +178,12 @@ def test_a_column_is_there_if_any_run_has_it_and_a_missing_value_is_a_dash(runs:
 )
 def test_only_zero_is_shown_as_zero(value: float, text: str) -> None:
     assert table.show(value) == text
+
+
+def test_few_decimals_do_not_make_a_value_zero() -> None:
+    assert [table.show(value, 1) for value in (0.0, 0.04, 0.06, -0.04, -97.3)] == [
+        "0.0", "4.0e-02", "0.1", "-4.0e-02", "-97.3",
+    ]  # fmt: skip
 
 
 def test_an_unknown_suite_shows_every_metric() -> None:
@@ -331,6 +353,33 @@ def test_a_page_of_runs_without_answers_and_without_a_trade_off(tmp_path: Path) 
     assert only["runs"] == [{"name": "mine", "kind": "", "tint": 0}]
     assert not any(only[key] for key in ("views", "ratios", "attacks", "heat", "sets"))
     assert "no gold standard" in page
+
+
+def test_a_run_has_one_colour_in_all_suites_and_references_have_their_kinds(tmp_path: Path) -> None:
+    def run(name: str, kind: str) -> RunResult:
+        return RunResult(name, kind, tmp_path / name, {"model_utility": 0.5, "forget_Q_A_Prob": 0.2}, {})
+
+    many = [run(f"r{number}", "forget") for number in range(9)]
+    suites = {"A": [run("full", "full"), *many[1:]], "B": many, "B over seeds": [run("mean", "forget")]}
+    tints = assign_tints(suites)
+    assert tints == {**{f"r{number}": (number - 1) % 9 for number in range(9)}, "mean": 0}
+    assert [tint_of(one, tints) for one in (many[1], many[2])] == list(TINTS[:2])
+    assert tint_of(run("full", "full"), tints) == REFERENCE_TINTS["full"]
+    page = write_page(suites, tmp_path / "report.html", "Many").read_text(encoding="utf-8")
+    assert page.count('<span class="dot forget line1"></span><span class="name">r2</span>') == 2
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
+    told = {(one["name"], run["name"]): run["tint"] for one in data for run in one["runs"]}
+    assert (told["A", "r2"], told["B", "r2"], told["A", "full"]) == (1, 1, None)
+    style = "".join(Elements(page).texts["style"])
+    for number, tint in enumerate(TINTS):
+        assert f"--line{number}: {tint};" in style  # pictures in files and on the page are of the same colours
+
+
+def test_what_is_wide_says_so_and_what_is_hovered_can_be_tapped(runs: list[RunResult], tmp_path: Path) -> None:
+    page = write_page({"TOFU": runs}, tmp_path / "report.html", "A study").read_text(encoding="utf-8")
+    assert "<details open><summary>What the columns mean</summary>" in page
+    assert "The table goes on to the right: scroll or swipe it sideways." in page
+    assert "Hover over a token, or tap it, for its probability." in page
 
 
 def test_a_page_of_nothing_is_refused(tmp_path: Path) -> None:
