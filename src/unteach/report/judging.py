@@ -18,7 +18,8 @@ UTILITY_GONE = "utility gone"
 UTILITY_GONE_MEANS = (
     f"{UTILITY_GONE.capitalize()}: of what the model was to keep, less than half of what it had is left "
     "(what its own start had; else the full model; else the retain model; else the best of the models shown). Whoever "
-    "forgets everything also forgets what was asked, so none of its other values is marked as the best."
+    "forgets everything also forgets what was asked, so none of its other values is marked as the best, and it is on "
+    "no front."
 )
 
 

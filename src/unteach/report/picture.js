@@ -142,7 +142,7 @@ function drawPicture() {
   Plotly.react("plot", traces, layout, { displayModeBar: false, displaylogo: false });
   const floor = log && shown.points.some((p) => p[1] !== p[3]) ? "Values below 1e-20 are drawn at 1e-20." : "";
   const level = shown.goldY.length ? `The dotted line is the retain model's ${shown.y.short}.` : "";
-  const edge = front.length > 1 ? "On the dashed line are the models, references apart, that no other beats on both sides." : "";
+  const edge = front.length > 1 ? "On the dashed line are the models that no other beats on both sides, apart from references and those whose utility is gone." : "";
   const left = shown.leftOut.length ? `Not in the picture, as a value is missing: ${shown.leftOut.join(", ")}.` : "";
   const hidden = shown.points.length > MANY ? "Hover over a point, or tap it, for its name." : "";
   const apart = shown.comparable ? "" : "These models forget different sets: fronts, distributions and answers are under each set's own tab.";

@@ -15,7 +15,7 @@ from unteach.report.columns import (
     RETAIN,
     Column,
 )
-from unteach.report.judging import known_columns, shortfall, values_of
+from unteach.report.judging import find_gone, known_columns, shortfall, values_of
 from unteach.report.sets import comparable
 
 # p-values run down to 1e-300; below this they all say the same, and a longer axis would hide every other point
@@ -77,6 +77,8 @@ class View:
     left_out: list[str]
     comparable: bool
     """whether all forget the same: what forgets one set is no better or worse than what forgets another"""
+    gone: frozenset[int] = frozenset()
+    """the runs, by their places, that have lost what they were to keep"""
 
     @property
     def better(self) -> str:
@@ -111,11 +113,11 @@ class View:
     def front(self) -> list[Point]:
         """Pareto's front of the unlearned models, from left to right: no other is as good at both and better at one.
 
-        Empty where they forget different sets.
+        A model whose utility is gone stands beside it. Empty where they forget different sets.
         """
         if not self.comparable:
             return []
-        judged = [point for point in self.points if point.kind not in REFERENCES]
+        judged = [point for point in self.points if point.kind not in REFERENCES and point.run not in self.gone]
         best = [point for point in judged if not any(_beats(other, point) for other in judged)]
         return sorted(best, key=lambda point: (point.x, point.y))
 
@@ -155,8 +157,9 @@ def views(runs: list[RunResult]) -> list[View]:
 
     x is any metric of the forget rows, y any of the retain rows.
     """
+    gone = frozenset(find_gone(runs))
     pairs = [(x, y) for y in _axes(runs, RETAIN) for x in _axes(runs, FORGET)]
-    return [view for x, y in pairs if (view := _view(runs, x, y)).points]
+    return [view for x, y in pairs if (view := _view(runs, x, y, gone)).points]
 
 
 def _axes(runs: list[RunResult], role: str) -> list[Axis]:
@@ -172,7 +175,7 @@ def _axes(runs: list[RunResult], role: str) -> list[Axis]:
     return axes
 
 
-def _view(runs: list[RunResult], x: Axis, y: Axis) -> View:
+def _view(runs: list[RunResult], x: Axis, y: Axis, gone: frozenset[int]) -> View:
     points, left_out = [], []
     for number, run in enumerate(runs):
         at_x, at_y = run.value(x.metric), run.value(y.metric)
@@ -194,7 +197,7 @@ def _view(runs: list[RunResult], x: Axis, y: Axis) -> View:
             )
         )
     gold_x = values_of(runs, x.metric, "retain") if x.better == NEAR_RETAIN else []
-    return View(x, y, points, gold_x, values_of(runs, y.metric, "retain"), left_out, comparable(runs))
+    return View(x, y, points, gold_x, values_of(runs, y.metric, "retain"), left_out, comparable(runs), gone)
 
 
 def _beats(other: Point, point: Point) -> bool:
