@@ -1,7 +1,7 @@
 """A run's folder: what is in it, and how files come into it whole or not at all.
 
 config.yaml        the resolved configuration
-manifest.json      versions, git commit, seeds, fingerprints of data and weights
+manifest.json      command, date, versions, git commit, seeds, fingerprints of data and weights
 metrics.jsonl      one line per logged step
 method.json        what a method had of its own: RMU's control vector, PDU's multiplier
 final_checkpoint/  the model, its tokenizer and template
@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -170,12 +171,19 @@ def weights_fingerprint(path: Path, memory: Path) -> str:
 
 
 def manifest(seed: int, **facts: Any) -> dict[str, Any]:
-    """What a run needs to be told apart from every other: versions, commit, seed, and the facts given."""
+    """What a run needs to be told apart from every other: date, versions, commit, seed, and the facts given."""
     versions = {}
     for package in ("unteach", "torch", "transformers", "accelerate", "peft", "datasets"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    return {"python": platform.python_version(), "versions": versions, "git": _git_commit(), "seed": seed, **facts}
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": versions,
+        "git": _git_commit(),
+        "seed": seed,
+        **facts,
+    }
 
 
 def _git_commit() -> str | None:

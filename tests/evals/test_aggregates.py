@@ -92,8 +92,7 @@ def test_the_suites_own_aggregates(tiny: Any, tmp_path: Path) -> None:
     for name, value in found.items():
         shown = value.to_json()
         assert shown["n"] > 0, name
-        assert shown["ci"][0] <= value.agg + 1e-9, name
-        assert value.agg - 1e-9 <= shown["ci"][1] or name == "privacy", "none of its draws is above the most it can be"
+        assert shown["ci"][0] <= value.agg <= shown["ci"][1], name
     absent = json.loads((tmp_path / "TOFU_ABSENT.json").read_text())
     assert "no retain_logs_path is set" in absent["privacy"]
     assert "no eval.tofu.classifier_path is set" in absent["forget_Q_A_gibberish"]

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from unteach.engines.base import Score
 from unteach.errors import UserError
 from unteach.evals import stats
-from unteach.evals.base import Generated, ScoredRow, Value
+from unteach.evals.base import Generated, ScoredRow, Value, mean_of
 from unteach.evals.metrics import aggregate, kolmogorov, membership, memorization, probability, rouge, truth_ratio
 
 EOS = 2
@@ -171,6 +171,13 @@ def test_rouge_of_several_answers_counts_by_its_mean() -> None:
     assert value.agg == 0.5
 
 
+def test_an_answer_stands_beside_its_prompt_and_its_bare_question() -> None:
+    one = Generated(0, "<|user|>Who?<|assistant|>", ["Ann"], "Bo", question="Who?")
+    row = (rouge.Rouge("x").compute("r", [one]).by_index or {})[0]
+    assert (row["input"], row["question"]) == ("<|user|>Who?<|assistant|>", "Who?")
+    assert (row["ground_truth"], row["generation"]) == ("Ann", "Bo")
+
+
 def test_values_that_are_not_finite_are_named() -> None:
     with pytest.raises(UserError, match=r"not finite at rows \[7\]"):
         probability.Probability("x").compute("p", [row(7, score([float("nan")]))])
@@ -182,6 +189,35 @@ def test_intervals_hold_the_value_and_repeat(values: list[float]) -> None:
     low, high = stats.interval(replicates) or (1, 0)
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
     assert np.array_equal(replicates, stats.of_mean(np.array(values), "x"))
+
+
+@given(st.data())
+def test_every_interval_holds_its_value(data: st.DataObject) -> None:
+    """Of means, areas, distances from a bound and harmonic means alike; a p-value has none."""
+    numbers = st.lists(st.floats(0.01, 1), min_size=2, max_size=12)
+    first, second = data.draw(numbers), data.draw(numbers)
+
+    def part(name: str, values: list[float]) -> Value:
+        return mean_of(name, {i: {"score": value} for i, value in enumerate(values)}, "score")
+
+    halves = [dict(enumerate(values)) for values in (first, second)]
+    area = membership.area_of("mia", *halves)
+    one, two = part("one", first), part("two", second)
+    retain = {"agg_value": data.draw(st.sampled_from([area.agg, 0.5, 0.9]))}
+    made = [
+        one,
+        area,
+        membership.PrivLeak("mia").compute("p", area, retain),
+        aggregate.Privacy(["mia"]).compute("p", mia=area, **{"mia/retain": retain}),
+        aggregate.HarmonicMean(["one", "two"]).compute("h", one=one, two=two),
+        aggregate.Difference("one", "two").compute("d", one, two),
+    ]
+    for value in made:
+        low, high = value.to_json()["ci"]
+        assert value.agg is not None and low <= value.agg <= high
+    logged = {"value_by_index": {str(i): {"score": x} for i, x in halves[1].items()}}
+    scores = Value(None, {i: {"score": x} for i, x in halves[0].items()})
+    assert kolmogorov.ForgetQuality("t").compute("q", scores, logged).to_json()["ci"] is None
 
 
 def test_the_reference_attack_subtracts_the_reference_models_loss() -> None:

@@ -34,6 +34,7 @@ def test_shown_pairs_stand_before_the_question(folder: Path, tiny: Any) -> None:
     asked = rows(folder, tiny, "qa", few_shot_dataset_hf_args={"path": str(folder), "name": "shown"}).asked("r.answer")
     wanted = "Question: Where?\nAnswer:\nHere\n\nQuestion: When?\nAnswer:\nNow\n\nQuestion: Who?\nAnswer:\n"
     assert asked.prompt_texts == [wanted]
+    assert asked.questions == ["Who?"]
     assert asked.prompts == [tuple(tiny.tokenizer(wanted)["input_ids"])]
 
 
@@ -42,6 +43,7 @@ def test_a_completion_is_one_text_without_eos(folder: Path, tiny: Any) -> None:
     assert (asked.index, asked.count) == ([0], 2)
     assert tiny.tokenizer.decode([*asked.prompts[0], *asked.pairs[0][0][1]]) == "In the town of Vess there was"
     assert tiny.tokenizer.decode(asked.prompts[0]) == "In the town"
+    assert asked.questions == asked.prompt_texts == ["In the town"]
     assert asked.texts == [["of Vess there was"]]
 
 

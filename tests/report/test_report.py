@@ -14,6 +14,7 @@ from rich.console import Console
 from unteach.errors import UserError
 from unteach.report import answers, table, tradeoff
 from unteach.report.collect import RunResult, collect
+from unteach.report.colours import REFERENCE_TINTS, TINTS, assign_tints, tint_of
 from unteach.report.page import write_page
 from unteach.report.plots import tradeoff_png
 
@@ -114,6 +115,21 @@ def test_foreign_logs_need_no_summary_no_counts_and_no_intervals(tmp_path: Path)
     assert run.value("privleak") is None
 
 
+def test_an_interval_that_says_nothing_is_not_shown(tmp_path: Path) -> None:
+    """Older logs have intervals of p-values, and some that do not hold the value."""
+    given = {
+        "forget_quality": {"agg_value": 0.3, "ci": [0.02, 0.9]},
+        "privacy": {"agg_value": 1.0, "ci": [0.8, 0.99]},
+        "model_utility": {"agg_value": 0.5, "ci": [0.4, 0.5]},
+    }
+    (tmp_path / "TOFU_EVAL.json").write_text(json.dumps(given))
+    (run,) = collect([("old", "", tmp_path)])
+    assert {metric: run.interval(metric) for metric in given} == {
+        "forget_quality": None, "privacy": None, "model_utility": (0.4, 0.5),
+    }  # fmt: skip
+    assert table.make_cell(run, table.Column("forget_quality", "q")).interval == ""
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'NPO'.*no folder .*nowhere"):
         collect([("NPO", "forget", tmp_path / "nowhere")])
@@ -162,6 +178,12 @@ def test_a_column_is_there_if_any_run_has_it_and_a_missing_value_is_a_dash(runs:
 )
 def test_only_zero_is_shown_as_zero(value: float, text: str) -> None:
     assert table.show(value) == text
+
+
+def test_few_decimals_do_not_make_a_value_zero() -> None:
+    assert [table.show(value, 1) for value in (0.0, 0.04, 0.06, -0.04, -97.3)] == [
+        "0.0", "4.0e-02", "0.1", "-4.0e-02", "-97.3",
+    ]  # fmt: skip
 
 
 def test_an_unknown_suite_shows_every_metric() -> None:
@@ -264,17 +286,14 @@ def test_questions_meet_by_their_truth_whatever_the_template_and_the_order() -> 
     assert said == {"truth 0": ["a", "c"], "truth 1": ["b", "d"], "elsewhere": [None, "c"]}
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "Question: Who?\nAnswer:\n",
-        "Question: Else?\nAnswer:\nMe.\n\nQuestion: Who?\nAnswer:\n",
-        "system\n\nBe brief.\nuser\n\nWho?assistant\n\n",
-        "Who?",
-    ],
-)
-def test_the_question_is_shown_without_its_template(prompt: str) -> None:
-    assert answers.asked(prompt) == "Who?"
+def test_the_question_is_the_one_of_the_data_where_the_log_has_it(tmp_path: Path) -> None:
+    """Not what a template makes of it, nor what the recognition of templates would: a question may look like one."""
+    asked = "Question: Who wrote [INST]?\nAnswer:"
+    found = rouge("a", prompt="<|im_start|>user\nWho is number {}?<|im_end|>\n<|im_start|>assistant\n")
+    old = RunResult("old", "", tmp_path, {}, {"forget_Q_A_ROUGE": found})
+    assert answers.question_sets([old])[0].questions[0].text == "Who is number 0?"
+    found["value_by_index"]["0"]["question"] = asked
+    assert answers.question_sets([old])[0].questions[0].text == asked
 
 
 # the page
@@ -314,7 +333,7 @@ def test_whatever_a_model_says_is_only_text(runs: list[RunResult], tmp_path: Pat
     assert not set("<>&") & set(text)
     data = json.loads(text)
     assert data[0]["sets"][0]["questions"][0][2][2] == [NASTY, 0.5]
-    assert data[0]["runs"][3] == {"name": "<b>bold</b>", "kind": "eval"}
+    assert data[0]["runs"][3] == {"name": "<b>bold</b>", "kind": "eval", "tint": 1}
 
 
 def test_the_page_shows_intervals_dashes_and_reasons(runs: list[RunResult], tmp_path: Path) -> None:
@@ -331,9 +350,36 @@ def test_a_page_of_runs_without_answers_and_without_a_trade_off(tmp_path: Path) 
     page = write_page({"MINE": [run]}, tmp_path / "report.html", "One").read_text(encoding="utf-8")
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
     (only,) = data
-    assert only["runs"] == [{"name": "mine", "kind": ""}]
+    assert only["runs"] == [{"name": "mine", "kind": "", "tint": 0}]
     assert not any(only[key] for key in ("views", "ratios", "attacks", "heat", "sets"))
     assert "no gold standard" in page
+
+
+def test_a_run_has_one_colour_in_all_suites_and_references_have_their_kinds(tmp_path: Path) -> None:
+    def run(name: str, kind: str) -> RunResult:
+        return RunResult(name, kind, tmp_path / name, {"model_utility": 0.5, "forget_Q_A_Prob": 0.2}, {})
+
+    many = [run(f"r{number}", "forget") for number in range(9)]
+    suites = {"A": [run("full", "full"), *many[1:]], "B": many, "B over seeds": [run("mean", "forget")]}
+    tints = assign_tints(suites)
+    assert tints == {**{f"r{number}": (number - 1) % 9 for number in range(9)}, "mean": 0}
+    assert [tint_of(one, tints) for one in (many[1], many[2])] == list(TINTS[:2])
+    assert tint_of(run("full", "full"), tints) == REFERENCE_TINTS["full"]
+    page = write_page(suites, tmp_path / "report.html", "Many").read_text(encoding="utf-8")
+    assert page.count('<span class="dot forget line1"></span><span class="name">r2</span>') == 2
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
+    told = {(one["name"], run["name"]): run["tint"] for one in data for run in one["runs"]}
+    assert (told["A", "r2"], told["B", "r2"], told["A", "full"]) == (1, 1, None)
+    style = "".join(Elements(page).texts["style"])
+    for number, tint in enumerate(TINTS):
+        assert f"--line{number}: {tint};" in style  # pictures in files and on the page are of the same colours
+
+
+def test_what_is_wide_says_so_and_what_is_hovered_can_be_tapped(runs: list[RunResult], tmp_path: Path) -> None:
+    page = write_page({"TOFU": runs}, tmp_path / "report.html", "A study").read_text(encoding="utf-8")
+    assert "<details open><summary>What the columns mean</summary>" in page
+    assert "The table goes on to the right: scroll or swipe it sideways." in page
+    assert "Hover over a token, or tap it, for its probability." in page
 
 
 def test_a_page_of_nothing_is_refused(tmp_path: Path) -> None:

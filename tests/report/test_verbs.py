@@ -35,6 +35,29 @@ def test_a_study_becomes_five_files_of_the_same_numbers(study: Path, capsys: pyt
     assert {(row["run"], row["kind"]) for row in values} == {("retain", "retain"), ("NPO", "forget")}
 
 
+def test_a_report_is_called_after_what_was_found(
+    study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(study.parent / "lone" / "evals", results(0.2, 0.6, 0.3, "x"))
+    monkeypatch.chdir(study.parent)
+    titles = {
+        ("study",): "study",
+        ("study/NPO",): "NPO",
+        ("study/*",): "2 runs of study",
+        ("study/N*",): "NPO",
+        ("study/NPO", "study/retain"): "2 runs of study",
+        ("*/NPO", "lone"): "2 runs",
+        (str(study / "NPO"), str(study / "retain")): "2 runs of study",
+    }
+    for words, title in titles.items():
+        report.command([*words, "out=out"])
+        assert f"# Report on {title}\n" in (study.parent / "out" / "report.md").read_text(), words
+    monkeypatch.chdir(study.parent / "lone")
+    report.command([f"{study}/*", "out=out"])
+    capsys.readouterr()
+    assert f"# Report on 2 runs of {study}\n" in (study.parent / "lone/out/report.md").read_text()
+
+
 def test_suites_share_a_page_and_a_run_may_have_one_only(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     muse = {"privleak": {"agg_value": -50.0}}
     (study / "NPO" / "evals" / "MUSE_EVAL.json").write_text(json.dumps(muse))

@@ -13,6 +13,7 @@ import yaml
 
 from unteach import plugins, registry
 from unteach.config import groups, layering, reading, schema
+from unteach.config.command import command_line
 from unteach.config.reader import Reader, mistakes
 from unteach.config.settling import settle
 from unteach.config.words import Words, sort_words
@@ -26,7 +27,10 @@ def compose(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
 
     Raises UserError with every mistake found. Needs no torch.
     """
-    return composed(config_name, overrides, config_dirs, reading.read)
+    words, dirs = tuple(overrides), tuple(config_dirs)
+    config = composed(config_name, words, dirs, reading.read)
+    config.command = command_line(config_name.removesuffix(".yaml"), words, dirs)
+    return config
 
 
 def composed(

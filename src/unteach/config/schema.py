@@ -170,3 +170,5 @@ class Config:
     plugins: list[str] = field(default_factory=list)
     tree: dict[str, Any] = field(default_factory=dict)
     """the whole resolved tree as plain values, as it is written into the run's folder"""
+    command: str = ""
+    """the command line that composes it, without secrets"""

@@ -126,13 +126,17 @@ class NormedRow:
 
 @dataclass(frozen=True)
 class Generated:
-    """What the model says to one row's prompt, and what is true: one text, or several."""
+    """What the model says to one row's prompt, and what is true: one text, or several.
+
+    question: what the row itself asks, without the template and the examples that the prompt adds.
+    """
 
     index: int
     prompt: str
     truths: list[str]
     text: str
     several: bool = False
+    question: str = ""
 
     finite = True
 
@@ -178,7 +182,7 @@ class Value:
         found: dict[str, Any] = dict(self.extra)
         if self.by_index is not None:
             found["value_by_index"] = {str(index): value for index, value in self.by_index.items()}
-        return {**found, "agg_value": self.agg, "n": self.n, "ci": stats.interval(self.replicates)}
+        return {**found, "agg_value": self.agg, "n": self.n, "ci": stats.interval(self.replicates, self.agg)}
 
 
 class Metric:

@@ -147,7 +147,16 @@ def _generated(rows: Rows, need: Texts, found: dict[Pass, Results]) -> list[Gene
         said = results[asked.prompts[i]]
         if need.adaptive:
             said = said[: max(LEAST, MORE + max(map(len, answers)))]
-        made.append(Generated(index, asked.prompt_texts[i], truths, _until(text(said), stops).strip(), asked.several))
+        made.append(
+            Generated(
+                index,
+                asked.prompt_texts[i],
+                truths,
+                _until(text(said), stops).strip(),
+                several=asked.several,
+                question=asked.questions[i],
+            )
+        )
     return made
 
 

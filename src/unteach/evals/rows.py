@@ -21,6 +21,7 @@ IDK, KEYS = "idk", "keys"
 class Asked:
     """One column of one set of rows: per usable row its number, its prompt, and its answers, each with what it follows.
 
+    questions: the words of the rows themselves, without template and without examples shown before them.
     count, digest, where: of all the rows, also those that were skipped.
     """
 
@@ -31,6 +32,7 @@ class Asked:
     index: list[int] = field(default_factory=list)
     prompts: list[Ids] = field(default_factory=list)
     prompt_texts: list[str] = field(default_factory=list)
+    questions: list[str] = field(default_factory=list)
     pairs: list[list[tuple[Ids, Ids]]] = field(default_factory=list)
     texts: list[list[str]] = field(default_factory=list)
 
@@ -157,6 +159,7 @@ class Rows:
         asked.index.append(index)
         asked.prompts.append(encoded[0].prompt)
         asked.prompt_texts.append(self.template.prompt(question, shots) if kind == "qa" else question)
+        asked.questions.append(question)
         asked.pairs.append([(one.prompt, one.answer) for one in encoded])
         asked.texts.append([self.template.text(one.answer) for one in encoded] if kind == "text" else texts)
 

@@ -27,11 +27,17 @@ def of_two(
     return np.array([statistic(first[i], second[j]) for i, j in zip(a, b, strict=True)])
 
 
-def interval(replicates: np.ndarray | None) -> list[float] | None:
-    """The 95 % percentile interval of replicates."""
+def interval(replicates: np.ndarray | None, value: float | None = None) -> list[float] | None:
+    """Take the 95 % percentile interval of replicates, widened where needed to hold `value`.
+
+    Resampling moves a value that stands at a bound of what it can be (a distance of zero, a perfect agreement) to one
+    side only: every replicate may then lie below a value that is itself the best estimate.
+    """
     if replicates is None or not np.isfinite(replicates).any():
         return None
     low, high = np.nanpercentile(replicates, [2.5, 97.5])
+    if value is not None and np.isfinite(value):
+        low, high = min(low, value), max(high, value)
     return [float(low), float(high)]
 
 

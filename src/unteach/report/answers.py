@@ -1,10 +1,11 @@
 """What every model answered, put beside the truth: question by question, for each set of questions."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from unteach.report.collect import RunResult, finite
+from unteach.report.judging import column_of
+from unteach.report.prompts import find_question
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,6 @@ SETS = {
     "forget_knowmem_ROUGE": ("Forget texts, asked about", F1),
     "retain_knowmem_ROUGE": ("Retain texts, asked about", F1),
 }
-ASKED = re.compile(r"Question:\s*((?:(?!Question:).)*?)\s*Answer:\s*$", re.DOTALL)
-CHAT = re.compile(r"(?:^|\n)user\s*\n(.*?)(?:\n?assistant\s*)?$", re.DOTALL)
 
 
 def question_sets(runs: list[RunResult]) -> list[QuestionSet]:
@@ -59,7 +58,7 @@ def question_sets(runs: list[RunResult]) -> list[QuestionSet]:
 
 
 def _question_set(runs: list[RunResult], metric: str) -> QuestionSet:
-    title, score = SETS.get(metric, (metric, RECALL))
+    title, score = SETS.get(metric, (column_of(runs, metric).label, RECALL))
     questions: dict[tuple[str, int], Question] = {}
     for number, run in enumerate(runs):
         times: dict[str, int] = {}
@@ -69,17 +68,17 @@ def _question_set(runs: list[RunResult], metric: str) -> QuestionSet:
             key = truth, times.get(truth, 0)
             times[truth] = key[1] + 1
             if key not in questions:
-                questions[key] = Question(asked(_text(row.get("input"))), truth, [None] * len(runs))
+                questions[key] = Question(bare_question(row, "input"), truth, [None] * len(runs))
             questions[key].said[number] = Said(_text(row.get("generation")), finite(row.get(score)))
     return QuestionSet(metric, title, SCORES[score], list(questions.values()))
 
 
-def asked(prompt: str) -> str:
-    """The question itself: without the template around it, and without the examples that stood before it."""
-    for pattern in (ASKED, CHAT):
-        if found := pattern.search(prompt):
-            return found.group(1).strip()
-    return prompt.strip()
+def bare_question(row: dict[str, Any], prompt_key: str) -> str:
+    """Give the question as the data has it; of a log without it, what its prompt asks."""
+    question = row.get("question")
+    if isinstance(question, str):
+        return question.strip()
+    return find_question(_text(row.get(prompt_key)))
 
 
 def as_data(sets: list[QuestionSet]) -> list[dict[str, Any]]:

@@ -1,5 +1,5 @@
-/* what was forgotten against how, and how values moved while training */
-let crossed = 0, moved = 0;
+/* what was forgotten against how, how values moved while training, and the losses */
+let crossed = 0, moved = 0, loss = 0;
 
 function plotted(place, traces, x, y) {
   const below = 70 + 20 * Math.ceil(traces.length / 4);
@@ -28,16 +28,23 @@ function drawCrossed() {
   plotted("crossed-plot", traces, { title: "what is forgotten", type: "category" }, { title: shown.label + (shown.better ? ` (good: ${shown.better})` : "") });
 }
 
-function drawMoved() {
-  const shown = here.moved[moved];
-  let turn = 0;
-  const traces = shown.lines.map(([run, x, y]) => {
-    const { name, kind } = here.runs[run];
-    return { type: "scatter", mode: "lines+markers", name: plain(short(name)), x, y, text: y.map(number), marker: { size: 6 },
-      line: { width: 1.7, color: AS_KIND.includes(kind) ? tint(kind, 0) : tint(kind, turn++) },
+function overSteps(lines, mode) {
+  return lines.map(([run, x, y]) => {
+    const { name } = here.runs[run];
+    return { type: "scatter", mode, name: plain(short(name)), x, y, text: y.map(number), marker: { size: 6 },
+      line: { width: 1.7, color: tintOf(here.runs[run]), dash: dashOf(here.runs[run]) },
       hovertemplate: `<b>${plain(name)}</b><br>step %{x}: %{text}<extra></extra>` };
   });
-  plotted("moved-plot", traces, { title: "optimiser step", rangemode: "tozero" }, { title: shown.label, ...(shown.log ? { type: "log", exponentformat: "power", dtick: spanned(shown.lines) > 8 ? 4 : 1 } : {}) });
+}
+
+function drawLosses() {
+  const shown = here.losses[loss];
+  plotted("loss-plot", overSteps(shown.lines, "lines"), { title: "optimiser step", rangemode: "tozero" }, { title: shown.label });
+}
+
+function drawMoved() {
+  const shown = here.moved[moved];
+  plotted("moved-plot", overSteps(shown.lines, "lines+markers"), { title: "optimiser step", rangemode: "tozero" }, { title: shown.label, ...(shown.log ? { type: "log", exponentformat: "power", dtick: spanned(shown.lines) > 8 ? 4 : 1 } : {}) });
 }
 
 // Powers of ten between the lowest and the highest value.
@@ -49,13 +56,17 @@ function spanned(lines) {
 function startBeside() {
   at("crossed-section").hidden = !here.crossed.length;
   at("moved-section").hidden = !here.moved.length;
-  crossed = moved = 0;
+  at("making-section").hidden = !here.losses.length && !at("made").children.length;
+  at("loss-plot").hidden = at("loss-note").hidden = !here.losses.length;
+  crossed = moved = loss = 0;
   choices(at("crossed-choices"), here.crossed.map((one) => one.label), 0, (chosen) => { crossed = chosen; drawCrossed(); });
   choices(at("moved-choices"), here.moved.map((one) => one.label), 0, (chosen) => { moved = chosen; drawMoved(); });
+  choices(at("loss-choices"), here.losses.map((one) => one.label), 0, (chosen) => { loss = chosen; drawLosses(); });
   redrawBeside();
 }
 
 function redrawBeside() {
+  if (here.losses.length) drawLosses();
   if (here.crossed.length) drawCrossed();
   if (here.moved.length) drawMoved();
 }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from unteach.report import crossed, distributions, trajectories
 from unteach.report.collect import REFERENCES, RunResult
+from unteach.report.colours import REFERENCE_TINTS, TINTS, assign_tints, tint_of
 from unteach.report.plots import GRID, MARKS, SOFT, logarithmic
 from unteach.report.sets import comparable, forgotten
 from unteach.runs import replacing
@@ -18,7 +19,6 @@ from unteach.runs import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TINTS = ("#0f766e", "#c2572b", "#6d5bb0", "#2f6fb3", "#b0417f", "#6b7f1a", "#8a5a3c", "#2a9d5c")
 PANEL, DPI, MOST = (6.0, 4.2), 100, 6
 """Inches of one panel; panels of one picture at most."""
 
@@ -27,44 +27,46 @@ def write(suites: dict[str, list[RunResult]], folder: Path, stem: str) -> None:
     """Every chart that the suites have: <stem>-forgotten.png, -training.png, -ratios.png of the first suite that has
     it; an earlier report's is removed where there is none now."""
     drawn = {"forgotten": _forgotten, "training": _training, "ratios": _ratios}
+    tints = assign_tints(suites)
     for name, draw in drawn.items():
         file = folder / f"{stem}-{name}.png"
-        if not any(draw(runs, suite, file) for suite, runs in suites.items()):
+        if not any(draw(runs, suite, file, tints) for suite, runs in suites.items()):
             file.unlink(missing_ok=True)
 
 
-def _forgotten(runs: list[RunResult], suite: str, file: Path) -> bool:
+def _forgotten(runs: list[RunResult], suite: str, file: Path, tints: dict[str, int]) -> bool:
     """Each method's mean and deviation over the forget sets, a panel a metric."""
     tables = crossed.crossed(runs)[:MOST]
     if not tables:
         return False
     with _panels(len(tables), file) as panels:
         for axes, table in zip(panels, tables, strict=True):
-            tints = itertools.cycle(TINTS)
+            turns = itertools.cycle(TINTS)
             for method, kind, cells in table.rows:
                 there = [(place, *cell) for place, cell in enumerate(cells) if cell is not None]
                 bars = [spread or 0 for _, _, spread in there]
                 axes.errorbar(
                     [place for place, *_ in there], [centre for _, centre, _ in there], bars, label=method, capsize=4,
                     marker=MARKS[kind][1], linestyle=":" if kind in REFERENCES else "-", linewidth=1.4,
-                    color=MARKS[kind][2] if kind in REFERENCES else next(tints),
+                    color=REFERENCE_TINTS[kind] if kind in REFERENCES else next(turns),
                 )  # fmt: skip
             axes.set_xticks(range(len(table.data)), table.data, rotation=20, ha="right")
             axes.set_title(table.column.label, loc="left", fontsize=12)
     return True
 
 
-def _training(runs: list[RunResult], suite: str, file: Path) -> bool:
+def _training(runs: list[RunResult], suite: str, file: Path, tints: dict[str, int]) -> bool:
     """Each run's values over its steps, a panel a metric."""
     moved = trajectories.trajectories(runs, suite)[:MOST]
     if not moved:
         return False
     with _panels(len(moved), file) as panels:
         for axes, one in zip(panels, moved, strict=True):
-            for (run, steps, values), tint in zip(one.lines, itertools.cycle(TINTS), strict=False):
+            for run, steps, values in one.lines:
                 axes.plot(
-                    steps, one.drawn(values), marker="o", markersize=4, linewidth=1.4, color=tint, label=runs[run].name
-                )
+                    steps, one.drawn(values), marker="o", markersize=4, linewidth=1.4,
+                    color=tint_of(runs[run], tints), label=runs[run].name,
+                )  # fmt: skip
             if one.log:
                 logarithmic(axes, "y")
             axes.set_title(one.column.label, loc="left", fontsize=12)
@@ -72,18 +74,17 @@ def _training(runs: list[RunResult], suite: str, file: Path) -> bool:
     return True
 
 
-def _ratios(runs: list[RunResult], suite: str, file: Path) -> bool:
+def _ratios(runs: list[RunResult], suite: str, file: Path, tints: dict[str, int]) -> bool:
     """The distribution functions of the forget rows' truth ratios."""
     shown = distributions.truth_ratios(runs) if comparable(runs) else None
     if shown is None:
         return False
     with _panels(1, file) as [axes]:
-        tints = itertools.cycle(TINTS)
         for curve in shown.curves:
             known = runs[curve.run].kind in REFERENCES
             axes.step(
                 curve.x, curve.y, where="post", linewidth=2 if known else 1.4, label=runs[curve.run].name,
-                color=MARKS[runs[curve.run].kind][2] if known else next(tints),
+                color=tint_of(runs[curve.run], tints),
             )  # fmt: skip
         logarithmic(axes)
         axes.set_xlabel("truth ratio", color=SOFT)

@@ -1,18 +1,27 @@
 """Reads what evaluation wrote about several runs, so that they can be shown beside each other."""
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unteach.errors import UserError
 from unteach.evals.retain import EVAL, ROWS
 from unteach.report import origin
+from unteach.report.columns import Column, read_descriptions
 from unteach.runs import EVALS, read_json
 
-KINDS = ("base", "full", "retain", "forget", "eval", "")
-REFERENCES = ("base", "full", "retain")
+KINDS = ("base", "start", "full", "retain", "forget", "eval", "")
+REFERENCES = ("base", "start", "full", "retain")
+"""Kinds that unlearned models are compared with; `start` is what a run's weights were before it began."""
+BEFORE = "evals_before"
+"""Where a run keeps what was measured of the weights that it started from."""
+P_VALUES = ("forget_quality", "forget_quality_1", "forget_quality_2")
+"""Of these older results have intervals that say nothing: a p-value's bootstrap lies below it, whatever the rows."""
+COUNTED = re.compile(r"(rows skipped|answers cut|boundaries moved|continuations cut) in ")
+"""How older results name counts of rows among the metrics that are absent."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,8 @@ class RunResult:
     `summary` holds the finite aggregates, `results` the whole `<SUITE>_EVAL.json` with its per-example values,
     `absent` says of each metric that is not there why it is not, `tokens` are the rows of `<SUITE>_TOKENS.json`,
     `rows` says what each column that was measured is made of, and `forgets` which rows the run is to forget or is
-    judged by, "" where its configuration does not say.
+    judged by, "" where its configuration does not say. `described` are the columns that the suite itself describes,
+    `notes` what was left out or cut, and `before` is the same of the weights that the run started from.
     """
 
     name: str
@@ -34,6 +44,9 @@ class RunResult:
     tokens: list[dict[str, Any]] = field(default_factory=list)
     rows: dict[str, Any] = field(default_factory=dict)
     forgets: str = ""
+    described: dict[str, Column] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    before: "RunResult | None" = None
 
     def metrics(self) -> list[str]:
         """Every metric that has a value, by name."""
@@ -45,12 +58,20 @@ class RunResult:
         return found if found is not None else finite(_entry(self.results, metric).get("agg_value"))
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """The metric's confidence interval, where the log that was read has one."""
+        """The metric's confidence interval, where the log that was read has one.
+
+        Older logs have some that do not hold the value: those say nothing, and are not given.
+        """
+        value = self.value(metric)
+        if value is None:
+            return None
         given = _entry(self.results, metric).get("ci")
         if not isinstance(given, list | tuple) or len(given) != 2:
             return None
         low, high = (finite(bound) for bound in given)
-        return None if low is None or high is None else (low, high)
+        if low is None or high is None or not low <= value <= high:
+            return None
+        return low, high
 
     def size(self, metric: str) -> int | None:
         """How many examples the aggregate stands on, where the log says so or holds them."""
@@ -78,24 +99,53 @@ def results_of(folder: Path) -> tuple[str, ...]:
     return tuple(sorted({file.name.removesuffix(EVAL) for file in files}))
 
 
+def with_starts(runs: list[RunResult]) -> list[RunResult]:
+    """Put what each run started from before it, as a row of its own; one row for all that started from the same."""
+    shown: list[RunResult] = []
+    starts: list[dict[str, Any]] = []
+    for run in runs:
+        if run.before is not None and run.before.results not in starts:
+            starts.append(run.before.results)
+            sharing = sum(other.before is not None and other.before.results == run.before.results for other in runs)
+            shown.append(replace(run.before, name="before") if sharing > 1 else run.before)
+        shown.append(run)
+    return shown
+
+
 def _read(name: str, kind: str, folder: Path, suite: str) -> RunResult:
     assert kind in KINDS, f"a run's kind is one of {KINDS}, not {kind!r}"
-    where = _results_folder(name, folder, suite)
+    forgets = origin.what_goes(origin.read_config(folder))
+    run = _read_results(name, kind, folder, _results_folder(name, folder, suite), suite, forgets)
+    start = folder / BEFORE
+    if not (start / f"{suite}{EVAL}").exists():
+        return run
+    return replace(run, before=_read_results(f"{name}, before", "start", start, start, suite, forgets))
+
+
+def _read_results(name: str, kind: str, folder: Path, where: Path, suite: str, forgets: str) -> RunResult:
     results = _mapping(name, where / f"{suite}{EVAL}")
-    summary_file, absent_file = where / f"{suite}_SUMMARY.json", where / f"{suite}_ABSENT.json"
+    for metric in P_VALUES:
+        if _entry(results, metric):
+            results[metric] = {**results[metric], "ci": None}
+    summary_file, metrics_file = where / f"{suite}_SUMMARY.json", where / f"{suite}_METRICS.json"
     summary = _mapping(name, summary_file) if summary_file.exists() else _aggregates(results)
-    absent = _mapping(name, absent_file) if absent_file.exists() else {}
-    rows_file = where / f"{suite}{ROWS}"
+    absent = _optional_mapping(name, where / f"{suite}_ABSENT.json")
+    notes = {
+        **{key: value for key, value in absent.items() if COUNTED.match(key)},
+        **_optional_mapping(name, where / f"{suite}_NOTES.json"),
+    }
     return RunResult(
         name=name,
         kind=kind,
         folder=folder,
         summary={key: number for key, value in summary.items() if (number := finite(value)) is not None},
         results=results,
-        absent={key: str(reason) for key, reason in absent.items()},
+        absent={key: str(reason) for key, reason in absent.items() if key not in notes},
         tokens=_tokens(name, where / f"{suite}_TOKENS.json"),
-        rows=_mapping(name, rows_file) if rows_file.exists() else {},
-        forgets=origin.what_goes(origin.read_config(folder)),
+        rows=_optional_mapping(name, where / f"{suite}{ROWS}"),
+        forgets=forgets,
+        described=read_descriptions(_optional_mapping(name, metrics_file), f"run {name!r}", metrics_file),
+        notes={sentence: str(detail) for sentence, detail in notes.items()},
     )
 
 
@@ -125,6 +175,10 @@ def _results_folder(name: str, folder: Path, suite: str) -> Path:
         f"{places[1] / f'{suite}{EVAL}'} is there. {mend}: unteach eval experiment=eval/{suite.lower()}/default "
         f"model.model_args.pretrained_model_name_or_path={folder}"
     )
+
+
+def _optional_mapping(name: str, file: Path) -> dict[str, Any]:
+    return _mapping(name, file) if file.exists() else {}
 
 
 def _mapping(name: str, file: Path) -> dict[str, Any]:

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach.report.collect import RunResult
+from unteach.report.columns import Column
 from unteach.report.families import Family, families
+from unteach.report.judging import known_columns
 from unteach.report.sets import comparable, forgotten
-from unteach.report.table import MISSING, Column, known_columns, plain, show
+from unteach.report.table import MISSING, plain, show
 
 Spread = tuple[float, float | None]
 """(mean, sample standard deviation over seeds)."""

@@ -1,18 +1,14 @@
 /* distributions: one line a run, in a colour of its own as runs of one kind are many */
-const INNER = { l: 58, r: 18, t: 14, b: 50 }, TINTS = 8, TIGHT = 420, DASHES = ["solid", "dash", "dot", "dashdot"];
-const AS_KIND = ["base", "full", "retain"];
+const INNER = { l: 58, r: 18, t: 14, b: 50 }, TIGHT = 420;
 let attack = 0;
 
 function lines(shown, shape) {
-  const isReference = (run) => AS_KIND.includes(here.runs[run].kind);
-  const others = here.runs.map((_, run) => run).filter((run) => !isReference(run));
   return shown.curves.map(([run, x, y, figure]) => {
-    const { name, kind } = here.runs[run], known = isReference(run), turn = Math.max(0, others.indexOf(run));
+    const { name } = here.runs[run];
     const told = figure === null ? "" : `<br>${shown.figure} ${number(figure)}`;
     const key = figure === null ? "" : `  ${number(figure)}`;
     return { type: "scatter", mode: "lines", name: plain(short(name)) + key, x, y, hoverinfo: "text", text: `<b>${plain(name)}</b>${told}`,
-      line: { shape, width: known ? 2.5 : 1.7, color: known ? colour(kind) : colour("line" + (turn % TINTS)),
-        dash: known ? "solid" : DASHES[Math.floor(turn / TINTS) % DASHES.length] } };
+      line: { shape, width: isReference(here.runs[run]) ? 2.5 : 1.7, color: tintOf(here.runs[run]), dash: dashOf(here.runs[run]) } };
   });
 }
 

@@ -6,19 +6,24 @@ from typing import Any
 
 from unteach.report import crossed, table, tradeoff
 from unteach.report.collect import RunResult
+from unteach.report.judging import column_of
 from unteach.report.sets import apart
 
-FIELDS = ("suite", "run", "kind", "metric", "value", "low", "high", "n", "folder")
+FIELDS = ("suite", "run", "kind", "metric", "value", "low", "high", "n", "folder", "label", "role", "better")
 
 
 def as_rows(suites: dict[str, list[RunResult]]) -> list[dict[str, Any]]:
     """One row a value; low and high are the ends of its interval, None where the log has none."""
-    return [
-        dict(zip(FIELDS, (suite, run.name, run.kind, metric, *_numbers(run, metric), str(run.folder)), strict=True))
-        for suite, runs in suites.items()
-        for run in runs
-        for metric in run.metrics()
-    ]
+    rows = []
+    for suite, runs in suites.items():
+        for run in runs:
+            for metric in run.metrics():
+                column = column_of(runs, metric)
+                numbers = _numbers(run, metric)
+                told = (column.label, column.role, column.better)
+                values = (suite, run.name, run.kind, metric, *numbers, str(run.folder), *told)
+                rows.append(dict(zip(FIELDS, values, strict=True)))
+    return rows
 
 
 def _numbers(run: RunResult, metric: str) -> tuple[float | None, float | None, float | None, int | None]:
@@ -36,7 +41,7 @@ def as_csv(suites: dict[str, list[RunResult]]) -> str:
 
 
 def as_json(suites: dict[str, list[RunResult]]) -> dict[str, Any]:
-    """The rows, why metrics are absent, and each picture's Pareto front by the names of its runs."""
+    """The rows, why metrics are absent, what was left out, and each picture's Pareto front by the names of its runs."""
     return {
         "values": as_rows(suites),
         "absent": [
@@ -44,6 +49,12 @@ def as_json(suites: dict[str, list[RunResult]]) -> dict[str, Any]:
             for suite, runs in suites.items()
             for run in runs
             for metric, reason in run.absent.items()
+        ],
+        "notes": [
+            {"suite": suite, "run": run.name, "note": sentence, "detail": detail}
+            for suite, runs in suites.items()
+            for run in runs
+            for sentence, detail in run.notes.items()
         ],
         "fronts": [
             {"suite": suite, "x": view.x.metric, "y": view.y.metric, "runs": [point.name for point in view.front]}

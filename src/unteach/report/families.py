@@ -58,13 +58,22 @@ class Family:
         summary = {
             metric: centre for metric in results if metric in asked and (centre := self.mean(metric)) is not None
         }
-        return RunResult(self.name, self.kind, folder, summary, results, forgets=self.data)
+        starts = tuple(run.before for run in self.runs if run.before is not None)
+        before = None
+        if len(starts) == len(self.runs):
+            before = Family(f"{self.name}, before", "", "start", starts).as_one()
+        described = self.runs[0].described
+        return RunResult(
+            self.name, self.kind, folder, summary, results, forgets=self.data, described=described, before=before
+        )
 
 
 def families(runs: list[RunResult]) -> list[Family]:
     """The runs by family, in the order in which the first of each comes."""
     grouped: dict[Any, list[tuple[RunResult, dict[str, Any]]]] = {}
     for run in runs:
+        if run.kind == "start":  # it belongs to the run that started from it
+            continue
         config = read_config(run.folder)
         trained = {key: config.get(key) for key in ("trainer", "template", "compat")} if config.get("trainer") else None
         if trained:

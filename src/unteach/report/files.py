@@ -6,6 +6,7 @@ from pathlib import Path
 from unteach.errors import UserError
 from unteach.report import charts, export, page, plots
 from unteach.report.collect import RunResult
+from unteach.report.colours import assign_tints
 from unteach.report.sets import apart
 from unteach.runs import write_json, write_text
 
@@ -20,10 +21,11 @@ def write(suites: dict[str, list[RunResult]], folder: Path, title: str) -> tuple
     write_text(folder / "report.csv", export.as_csv(suites))
     write_json(folder / "report.json", {"title": title, **export.as_json(suites)})
     notes, shown = [], apart(suites)
+    tints = assign_tints(shown)
     for number, (suite, runs) in enumerate(shown.items()):
         picture = folder / (f"report-{re.sub('[^a-z0-9.]+', '-', suite.lower())}.png" if number else "report.png")
         try:
-            plots.tradeoff_png(runs, picture)
+            plots.tradeoff_png(runs, picture, tints)
         except UserError as error:
             picture.unlink(missing_ok=True)  # an earlier report's
             notes.append(f"{suite}: {error}")

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.report.answers import asked
+from unteach.report.answers import bare_question
 from unteach.report.collect import RunResult, finite
 
 MOST = 200
@@ -39,7 +39,7 @@ def heat(runs: list[RunResult]) -> list[Answer]:
     answers: dict[tuple[str, str], Answer] = {}
     for number, run in enumerate(runs):
         for row in run.tokens:
-            key = asked(str(row.get("prompt", ""))), str(row.get("answer", ""))
+            key = bare_question(row, "prompt"), str(row.get("answer", ""))
             if key not in answers and len(answers) < MOST:
                 answers[key] = Answer(*key, [None] * len(runs))
             if key in answers:

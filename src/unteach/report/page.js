@@ -4,12 +4,17 @@ const FONT = 13, LONG = 480, FIRST = 10;
 // the suite that is shown, and which of its runs stand beside each other; many at once are a wall of text
 let here = suites[0], shownRuns = new Set();
 const KINDS = {
-  base: { word: "base", symbol: "circle-open" }, full: { word: "full", symbol: "circle" },
+  base: { word: "base", symbol: "circle-open" }, start: { word: "before", symbol: "circle-open" }, full: { word: "full", symbol: "circle" },
   retain: { word: "retain", symbol: "diamond" }, forget: { word: "unlearned", symbol: "circle" },
   eval: { word: "evaluated", symbol: "square" }, "": { word: "other", symbol: "square" },
 };
 const at = (id) => document.getElementById(id);
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + (name || "other")).trim();
+// A run has one colour wherever it is shown; references have that of their kind.
+const TINTS = 8, DASHES = ["solid", "dash", "dot", "dashdot"], AS_KIND = ["base", "start", "full", "retain"];
+const isReference = (run) => run.tint === null;
+const tintOf = (run) => colour(isReference(run) ? run.kind : "line" + (run.tint % TINTS));
+const dashOf = (run) => (isReference(run) ? "solid" : DASHES[Math.floor(run.tint / TINTS) % DASHES.length]);
 
 // Every text of the user's becomes a text node here; nothing is ever parsed as HTML.
 function make(tag, className, ...children) {
@@ -52,7 +57,20 @@ for (const button of document.querySelectorAll("thead button")) {
   });
 }
 
+// A table that is wider than its place says so, until its end is reached.
+function markWide(place) {
+  const table = place.firstElementChild;
+  const left = table.scrollWidth - table.clientWidth - table.scrollLeft;
+  place.classList.toggle("more", left > 4);
+  place.nextElementSibling.hidden = table.scrollWidth - table.clientWidth <= 4;
+}
+const markAllWide = () => document.querySelectorAll(".wide").forEach(markWide);
+for (const place of document.querySelectorAll(".wide")) {
+  place.firstElementChild.addEventListener("scroll", () => markWide(place), { passive: true });
+}
+
 /* what the sections share */
+const dot = (run) => make("span", `dot ${run.kind}${isReference(run) ? "" : " line" + (run.tint % TINTS)}`);
 // Plotly reads a little HTML in its texts
 const plain = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
 const short = (text) => (text.length > 30 ? text.slice(0, 29) + "…" : text);
@@ -61,7 +79,7 @@ const number = (value) => (value !== 0 && Math.abs(value) < 0.001 ? exponent(val
 
 const family = () => getComputedStyle(document.body).fontFamily;
 const hover = () => ({ bgcolor: colour("raised"), bordercolor: colour("faint"), font: { color: colour("ink"), family: family(), size: FONT }, align: "left" });
-const who = (run) => make("div", "who", make("span", "dot " + here.runs[run].kind), here.runs[run].name);
+const who = (run) => make("div", "who", dot(here.runs[run]), here.runs[run].name);
 
 function clamp(element, length) {
   if (length <= LONG) return [element];
@@ -90,7 +108,7 @@ function pager(place, count, size, page, top, go) {
 // One button a run, to show or hide it; `act` draws the section again.
 function chips(place, runs, act) {
   place.replaceChildren(...runs.map((number) => {
-    const run = here.runs[number], chip = make("button", "", make("span", "dot " + run.kind), run.name);
+    const run = here.runs[number], chip = make("button", "", dot(run), run.name);
     chip.type = "button";
     chip.setAttribute("aria-pressed", shownRuns.has(number));
     chip.addEventListener("click", () => {

@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from unteach.errors import UserError
-from unteach.report import answers, crossed, distributions, heat, tradeoff, trajectories
+from unteach.report import answers, crossed, distributions, heat, making, tradeoff, trajectories
 from unteach.report.collect import RunResult
+from unteach.report.colours import assign_tints
+from unteach.report.columns import Column
 from unteach.report.families import OVER_SEEDS
+from unteach.report.judging import UTILITY_GONE, UTILITY_GONE_MEANS, all_metrics, column_of
 from unteach.report.sets import comparable, suite_of
-from unteach.report.table import MISSING, Cell, Column, Table, all_metrics, make_cell, make_table
+from unteach.report.table import MISSING, Cell, Table, make_cell, make_table
 from unteach.runs import write_text
 
-ROLES = {"retain": "gold standard", "base": "before training", "full": "knows everything", "forget": "unlearned"}
+KIND_WORDS = {
+    "retain": "gold standard",
+    "base": "before training",
+    "start": "where it started",
+    "full": "knows everything",
+    "forget": "unlearned",
+}
 SCRIPTS = ("page.js", "picture.js", "curves.js", "beside.js", "tokens.js", "answers.js", "start.js")
 
 
@@ -31,12 +40,14 @@ def write_page(suites: dict[str, list[RunResult]], path: Path, title: str) -> Pa
 
     alone = (shown for name, shown in suites.items() if OVER_SEEDS not in name)
     runs = {run.folder: run for shown in alone for run in shown}
+    tints = assign_tints(suites)
     parts = {
         "title": html.escape(title),
         "lead": html.escape(lead(list(runs.values()))),
         "style": _shipped("page.css"),
-        "numbers": "".join(_suite_numbers(shown, first=not n) for n, shown in enumerate(suites.values())),
-        "data": _data(suites),
+        "numbers": "".join(_suite_numbers(shown, tints, first=not n) for n, shown in enumerate(suites.values())),
+        "made": making.as_html([run for run in runs.values() if run.kind != "start"], tints, Path(path).parent),
+        "data": _data(suites, tints),
         "script": "\n".join(_shipped(name) for name in SCRIPTS),
         "plotly": get_plotlyjs(),
     }
@@ -63,21 +74,22 @@ def _shipped(name: str) -> str:
     return resources.files("unteach.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _data(suites: dict[str, list[RunResult]]) -> str:
-    data = [_suite_data(name, runs) for name, runs in suites.items()]
+def _data(suites: dict[str, list[RunResult]], tints: dict[str, int]) -> str:
+    data = [_suite_data(name, runs, tints) for name, runs in suites.items()]
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     # inside a script element only these could end it or begin another
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def _suite_data(name: str, runs: list[RunResult]) -> dict[str, Any]:
+def _suite_data(name: str, runs: list[RunResult], tints: dict[str, int]) -> dict[str, Any]:
     alike = runs if comparable(runs) else []  # rows of different forget sets do not stand beside each other
     ratios = distributions.truth_ratios(alike)
     return {
         "name": name,
-        "runs": [{"name": run.name, "kind": run.kind} for run in runs],
+        "runs": [{"name": run.name, "kind": run.kind, "tint": tints.get(run.name)} for run in runs],
         "crossed": crossed.as_data(crossed.crossed(runs)),
         "moved": trajectories.as_data(trajectories.trajectories(runs, suite_of(name))),
+        "losses": making.losses_as_data(runs),
         "views": [tradeoff.as_data(view) for view in tradeoff.views(runs)],
         "ratios": distributions.as_data(ratios) if ratios else None,
         "attacks": [distributions.as_data(shown) for shown in distributions.attacks(alike)],
@@ -86,22 +98,24 @@ def _suite_data(name: str, runs: list[RunResult]) -> dict[str, Any]:
     }
 
 
-def _suite_numbers(runs: list[RunResult], first: bool) -> str:
+def _suite_numbers(runs: list[RunResult], tints: dict[str, int], first: bool) -> str:
     """One suite's table and what explains it; all but the first suite's wait for their tab."""
     table = make_table(runs)
-    details = _legend(table) + _meanings(table) + _everything(runs) + _absences(runs)
-    return f'<div class="numbers"{"" if first else " hidden"}>{_main_table(table)}\n{details}</div>\n'
+    details = _legend(table) + _meanings(table) + _everything(runs) + _absences(runs) + _notes(runs)
+    return f'<div class="numbers"{"" if first else " hidden"}>{_main_table(table, tints)}\n{details}</div>\n'
 
 
-def _main_table(table: Table) -> str:
+def _main_table(table: Table, tints: dict[str, int]) -> str:
     heads = "".join(_head(column) for column in table.columns)
-    rows = "".join(
-        f'<tr class="{html.escape(run.kind)}">{_name(run)}{"".join(map(_number, cells))}</tr>\n'
-        for run, cells in table.rows
-    )
+    rows = ""
+    for place, (run, cells) in enumerate(table.rows):
+        numbers = "".join(map(_number, cells))
+        rows += f'<tr class="{html.escape(run.kind)}">{_name(run, tints, place in table.gone)}{numbers}</tr>\n'
     return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">run</th>{heads}</tr></thead>\n'
-        f"<tbody>\n{rows}</tbody></table></div>"
+        '<div class="wide"><div class="scroll" tabindex="0" role="region" aria-label="the numbers">'
+        f'<table><thead><tr><th scope="col">run</th>{heads}</tr></thead>\n'
+        f"<tbody>\n{rows}</tbody></table></div></div>"
+        '<p class="note" hidden>The table goes on to the right: scroll or swipe it sideways.</p>'
     )
 
 
@@ -111,10 +125,11 @@ def _head(column: Column) -> str:
     return f'<th scope="col"><button type="button" title="{title}">{label}</button><small>{better}</small></th>'
 
 
-def _name(run: RunResult) -> str:
-    role = ROLES.get(run.kind, "")
-    below = f"<small>{role}</small>" if role else ""
-    dot = f'<span class="dot {html.escape(run.kind)}"></span>'
+def _name(run: RunResult, tints: dict[str, int], gone: bool) -> str:
+    words = [KIND_WORDS.get(run.kind, ""), UTILITY_GONE if gone else ""]
+    below = ", ".join(word for word in words if word)
+    below = f"<small>{below}</small>" if below else ""
+    dot = making.dot(run, tints)
     named = f'<span class="named">{dot}<span class="name">{html.escape(run.name)}</span></span>'
     return f'<td title="{html.escape(str(run.folder))}">{named}{below}</td>'
 
@@ -130,21 +145,28 @@ def _number(cell: Cell, reason: str = "") -> str:
 
 
 def _legend(table: Table) -> str:
-    if not any(cell.best for _, cells in table.rows for cell in cells):
-        return ""
-    return '<p class="note">In colour: the best of the models that are no reference, column by column.</p>\n'
+    notes = []
+    if any(cell.best for _, cells in table.rows for cell in cells):
+        notes.append("In bold colour: the best of the models that are no reference, column by column.")
+    if table.gone:
+        notes.append(UTILITY_GONE_MEANS)
+    return "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
 
 
 def _meanings(table: Table) -> str:
-    known = [column for column in table.columns if column.meaning]
+    known = [column for column in table.columns if column.meaning or column.better]
     if not known:
         return ""
     lines = "".join(
         f"<dt>{html.escape(column.label)}</dt><dd>{html.escape(column.meaning)} "
-        f"(<code>{html.escape(column.metric)}</code>; good: {html.escape(column.better)})</dd>\n"
+        f"(<code>{html.escape(column.metric)}</code>{_good(column)})</dd>\n"
         for column in known
     )
-    return f"<details><summary>What the columns mean</summary><dl>{lines}</dl></details>\n"
+    return f"<details open><summary>What the columns mean</summary><dl>{lines}</dl></details>\n"
+
+
+def _good(column: Column) -> str:
+    return f"; good: {html.escape(column.better)}" if column.better else ""
 
 
 def _everything(runs: list[RunResult]) -> str:
@@ -152,7 +174,7 @@ def _everything(runs: list[RunResult]) -> str:
     heads = "".join(f'<th scope="col">{html.escape(run.name)}</th>' for run in runs)
     rows = "".join(
         f"<tr><td>{html.escape(metric)}</td>"
-        + "".join(_number(make_cell(run, Column(metric, metric)), run.absent.get(metric, "")) for run in runs)
+        + "".join(_number(make_cell(run, column_of(runs, metric)), run.absent.get(metric, "")) for run in runs)
         + "</tr>\n"
         for metric in metrics
     )
@@ -176,3 +198,18 @@ def _absences(runs: list[RunResult]) -> str:
         for (metric, reason), names in shared.items()
     )
     return f"<details><summary>What was not measured, and why</summary><dl>{lines}</dl></details>\n"
+
+
+def _notes(runs: list[RunResult]) -> str:
+    """What was left out of rows or cut, each sentence once for all the runs that share it."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for run in runs:
+        for sentence, detail in run.notes.items():
+            shared.setdefault((sentence, detail), []).append(run.name)
+    if not shared:
+        return ""
+    lines = "".join(
+        f"<dt>{html.escape(sentence)}</dt><dd>{html.escape(detail)} ({html.escape(', '.join(names))})</dd>\n"
+        for (sentence, detail), names in shared.items()
+    )
+    return f"<details><summary>What was left out or cut</summary><dl>{lines}</dl></details>\n"

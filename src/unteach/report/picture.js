@@ -105,14 +105,18 @@ function annotations(shown, ink, soft, gold) {
 function drawPicture() {
   const shown = here.views[view], [ink, soft, grid, gold] = ["ink", "soft", "grid", "gold"].map(colour);
   const kinds = Object.keys(KINDS).filter((kind) => shown.points.some(([run]) => here.runs[run].kind === kind));
+  // the legend says what a mark means; where runs have colours of their own, it has none
+  const keys = kinds.filter((kind) => !AS_KIND.includes(kind)).map((kind) => (
+    { type: "scatter", mode: "markers", name: KINDS[kind].word, x: [null], y: [null], marker: { size: 12, symbol: KINDS[kind].symbol, color: soft } }));
   const traces = kinds.map((kind) => {
     const points = shown.points.filter(([run]) => here.runs[run].kind === kind);
     return {
-      type: "scatter", mode: "markers", name: KINDS[kind].word, x: points.map((p) => p[1]), y: points.map((p) => p[2]), cliponaxis: false,
-      hoverinfo: "text", marker: { size: kind === "retain" ? 14 : 12, symbol: KINDS[kind].symbol, color: colour(kind), opacity: 0.92, line: { width: kind === "base" ? 2.5 : 0 } },
+      type: "scatter", mode: "markers", name: KINDS[kind].word, showlegend: AS_KIND.includes(kind), x: points.map((p) => p[1]), y: points.map((p) => p[2]), cliponaxis: false,
+      hoverinfo: "text", marker: { size: kind === "retain" ? 14 : 12, symbol: KINDS[kind].symbol, color: points.map(([run]) => tintOf(here.runs[run])), opacity: 0.92, line: { width: KINDS[kind].symbol.endsWith("open") ? 2.5 : 0 } },
       hovertext: points.map(([run, , y, x]) => `<b>${plain(here.runs[run].name)}</b><br>${shown.x.short} ${number(x)}<br>${shown.y.short} ${number(y)}`),
     };
   });
+  traces.push(...keys);
   const front = shown.front.map((run) => shown.points.find((point) => point[0] === run));
   if (front.length > 1) {
     traces.unshift({ type: "scatter", mode: "lines", name: "Pareto front", x: front.map((p) => p[1]), y: front.map((p) => p[2]), cliponaxis: false,
@@ -138,17 +142,32 @@ function drawPicture() {
   Plotly.react("plot", traces, layout, { displayModeBar: false, displaylogo: false });
   const floor = log && shown.points.some((p) => p[1] !== p[3]) ? "Values below 1e-20 are drawn at 1e-20." : "";
   const level = shown.goldY.length ? `The dotted line is the retain model's ${shown.y.short}.` : "";
-  const edge = front.length > 1 ? "On the dashed line are the models, references apart, that no other beats on both sides." : "";
+  const edge = front.length > 1 ? "On the dashed line are the models that no other beats on both sides, apart from references and those whose utility is gone." : "";
   const left = shown.leftOut.length ? `Not in the picture, as a value is missing: ${shown.leftOut.join(", ")}.` : "";
-  const hidden = shown.points.length > MANY ? "Hover over a point for its name." : "";
+  const hidden = shown.points.length > MANY ? "Hover over a point, or tap it, for its name." : "";
   const apart = shown.comparable ? "" : "These models forget different sets: fronts, distributions and answers are under each set's own tab.";
   at("plot-note").textContent = [apart, level, edge, left, floor, hidden].filter(Boolean).join(" ");
 }
+
+// The axes of one direction that the pictures have, each once.
+const byMetric = (side) => [...new Map(here.views.map((one) => [one[side].metric, one[side]])).values()];
 
 function startPicture() {
   at("trade-section").hidden = !here.views.length;
   if (!here.views.length) return;
   view = 0;
-  choices(at("axes"), here.views.map((one) => one.x.short), 0, (chosen) => { view = chosen; drawPicture(); });
-  drawPicture();
+  const sideways = byMetric("x"), upward = byMetric("y");
+  let [x, y] = [0, 0];
+  const turn = () => {
+    const wanted = here.views.findIndex((one) => one.x.metric === sideways[x].metric && one.y.metric === upward[y].metric);
+    at("plot").hidden = wanted < 0;
+    if (wanted < 0) { at("plot-note").textContent = "No run has both values."; return; }
+    view = wanted;
+    drawPicture();
+  };
+  choices(at("axes-x"), sideways.map((one) => one.short), 0, (chosen) => { x = chosen; turn(); });
+  choices(at("axes-y"), upward.map((one) => one.short), 0, (chosen) => { y = chosen; turn(); });
+  at("axes-x-row").hidden = sideways.length < 2;
+  at("axes-y-row").hidden = upward.length < 2;
+  turn();
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.errors import UserError
 from unteach.report.collect import REFERENCES, RunResult
+from unteach.report.colours import assign_tints, tint_of
 from unteach.report.tradeoff import P_LINE, Point, View, views
 from unteach.runs import replacing
 
@@ -18,31 +19,35 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 
 INK, SOFT, GRID, GOLD, ACCENT = "#22262b", "#6a7178", "#efece6", "#b07d12", "#0f766e"
-# kind: (word in the legend, marker, colour)
+# kind: (word in the legend, marker)
 MARKS = {
-    "base": ("base", "o", "#98a0a8"),
-    "full": ("full", "o", "#46515c"),
-    "retain": ("retain", "D", GOLD),
-    "forget": ("unlearned", "o", ACCENT),
-    "eval": ("evaluated", "s", "#6d5bb0"),
-    "": ("other", "s", "#6d5bb0"),
+    "base": ("base", "o"),
+    "start": ("before", "o"),
+    "full": ("full", "o"),
+    "retain": ("retain", "D"),
+    "forget": ("unlearned", "o"),
+    "eval": ("evaluated", "s"),
+    "": ("other", "s"),
 }
+HOLLOW = ("base", "start")
 INCHES, DPI = (12.0, 7.0), 100
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 LONGEST_NAME, MANY, LEADER_FROM = 30, 16, 4
 
 
-def tradeoff_png(runs: list[RunResult], path: Path) -> Path:
+def tradeoff_png(runs: list[RunResult], path: Path, tints: dict[str, int] | None = None) -> Path:
     """Draws what was forgotten against what was kept, 1200 by 700 pixels, and gives `path` back.
 
     x is the first forget metric that the runs have, with the retain model's value as a line; y is what they kept.
+    tints: the runs' numbers of colours, where other pictures show the same runs.
     Raises UserError where no run has both.
     """
     drawable = views(runs)
+    tints = tints or assign_tints({"": runs})
     if not drawable:
         raise UserError(
-            "there is no trade-off to draw: no run has both a forget metric (such as forget_Q_A_Prob) and one of what "
-            "is kept (such as model_utility); evaluate the runs with them"
+            "there is no trade-off to draw: no run has both a metric of role forget (such as forget_Q_A_Prob) and one "
+            "of role retain (such as model_utility); evaluate the runs with them, or say the roles of your own metrics"
         )
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -55,7 +60,7 @@ def tradeoff_png(runs: list[RunResult], path: Path) -> Path:
         FigureCanvasAgg(figure)
         axes = figure.add_axes((0.075, 0.105, 0.895, 0.775))
         _frame(axes, view)
-        _points(axes, view)
+        _points(axes, view, runs, tints)
         _labels(axes, view)
         with replacing(Path(path)) as temporary:
             figure.savefig(temporary, format="png")
@@ -102,14 +107,22 @@ def logarithmic(axes: Axes, along: Literal["x", "y"] = "x") -> None:
     axes.minorticks_off()
 
 
-def _points(axes: Axes, view: View) -> None:
-    for kind, (word, marker, colour) in MARKS.items():
+def _points(axes: Axes, view: View, runs: list[RunResult], tints: dict[str, int]) -> None:
+    for kind, (word, marker) in MARKS.items():
         points = [point for point in view.points if point.kind == kind]
         if points:
+            colours = [tint_of(runs[point.run], tints) for point in points]
+            hollow = kind in HOLLOW
             axes.scatter(
-                [point.x for point in points], [point.y for point in points], label=word, marker=marker, s=95, zorder=3,
-                facecolors="white" if kind == "base" else colour, edgecolors=colour, clip_on=False,
-                linewidths=2 if kind == "base" else 0,
+                [point.x for point in points], [point.y for point in points], marker=marker, s=95, zorder=3,
+                facecolors="white" if hollow else colours, edgecolors=colours, clip_on=False,
+                linewidths=2 if hollow else 0,
+            )  # fmt: skip
+            # runs have colours of their own: the legend says what the marker means, in the kind's colour if it has one
+            key = colours[0] if kind in REFERENCES else SOFT
+            axes.scatter(
+                [], [], label=word, marker=marker, s=95, facecolors="white" if hollow else key, edgecolors=key,
+                linewidths=2 if hollow else 0,
             )  # fmt: skip
     front = view.front
     if len(front) > 1:

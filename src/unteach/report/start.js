@@ -8,12 +8,14 @@ function show(number) {
   here = suites[number];
   shownRuns = new Set(here.runs.map((_, run) => run).slice(0, FIRST));
   document.querySelectorAll(".numbers").forEach((one, place) => { one.hidden = place !== number; });
+  markAllWide();
   startTokens();
   startAnswers();
   if (window.Plotly) { startPicture(); startBeside(); startCurves(); }
 }
 
 function redraw() {
+  markAllWide();
   if (here.views.length) drawPicture();
   redrawBeside();
   redrawCurves();

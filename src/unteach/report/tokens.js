@@ -7,8 +7,17 @@ function token(text, probability) {
   if (probability === null) return made;
   made.style.setProperty("--p", `${Math.round(100 * probability)}%`);
   made.title = `${text}  p = ${number(probability)}`;
+  made.dataset.told = `p = ${number(probability)}`;
   return made;
 }
+
+// A finger cannot hover: a tap shows what the pointer would, until the next tap.
+at("heat-cards").addEventListener("click", (event) => {
+  const chosen = event.target.closest(".token[data-told]");
+  const again = chosen && chosen.classList.contains("tapped");
+  for (const other of document.querySelectorAll(".token.tapped")) other.classList.remove("tapped");
+  if (chosen && !again) chosen.classList.add("tapped");
+});
 
 function heatRow(run, seen) {
   if (!seen) return make("div", "row", who(run), make("div", "rouge"), make("div", "said none", "(not measured)"));

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from unteach.report.collect import RunResult, finite
-from unteach.report.table import Column, known_columns
-from unteach.report.tradeoff import P_FLOOR, X_AXES
+from unteach.report.columns import Column
+from unteach.report.judging import known_columns
+from unteach.report.tradeoff import LOGARITHMIC, P_FLOOR
 from unteach.runs import EVALS, last_metrics, read_json
 
 
@@ -21,7 +22,7 @@ class Moved:
     @property
     def log(self) -> bool:
         """Whether the axis is logarithmic, as in the picture of the trade; lower values are drawn at its floor."""
-        return any(axis.log and axis.metric == self.column.metric for axis in X_AXES)
+        return self.column.metric in LOGARITHMIC
 
     def drawn(self, values: list[float]) -> list[float]:
         return [max(value, P_FLOOR) for value in values] if self.log else values
@@ -43,8 +44,10 @@ def trajectories(runs: list[RunResult], suite: str) -> list[Moved]:
 
 
 def _looks(run: RunResult, suite: str) -> list[tuple[int, dict[str, Any]]]:
-    """(step, values) of every evaluation of a run, in order; the final model's stand at its last step."""
+    """(step, values) of every evaluation of a run, in order: its start's at step 0, the final model's at its last."""
     looks = {}
+    if run.before is not None:
+        looks[0] = {metric: run.before.value(metric) for metric in run.before.metrics()}
     for file in Path(run.folder).glob(f"checkpoint-*/{EVALS}/{suite}_SUMMARY.json"):
         if step := re.fullmatch(r"checkpoint-(\d+)", file.parts[-3]):
             looks[int(step[1])] = read_json(file, f"run {run.name!r}")

@@ -343,7 +343,8 @@ def open_folder(
     if step and (folder / runs.MANIFEST).exists():
         refuse_other_data(folder, runs.read_json(folder / runs.MANIFEST, "the run's manifest"), data)
     facts = {**data, "weights": weights, "world": here.world, "mode": here.mode, "resumed_at": step}
-    runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, **facts))
+    made_by = runs.manifest(config.seed, command=config.command, **facts)
+    runs.write_json(folder / runs.MANIFEST, made_by)
 
 
 def keeping(config: schema.Config) -> Keeping:

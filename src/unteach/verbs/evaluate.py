@@ -48,7 +48,8 @@ def run(config: schema.Config) -> Path:
     loaded.model = place(loaded.model, here)
     if here.first:
         runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
-        runs.write_json(folder / runs.MANIFEST, runs.manifest(config.seed, world=here.world, mode=here.mode))
+        made_by = runs.manifest(config.seed, command=config.command, world=here.world, mode=here.mode)
+        runs.write_json(folder / runs.MANIFEST, made_by)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)
     evaluate_loaded(config.eval, loaded, here, folder, cache, weights, planned=planned)

@@ -5,6 +5,7 @@ A RUN is a run's folder, a folder of runs (a study), a pattern in quotes, an Ope
 suite= every suite that the runs have is shown. Which run is the retain model is read from its configuration or name.
 """
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -21,10 +22,21 @@ def command(words: list[str]) -> None:
     if not places:
         raise UserError("name the runs to report: unteach report RUN… [out=FOLDER] [suite=SUITE]")
     found, notes = find.runs_in(places)
-    title = f"Report on {Path(places[0]).resolve().name}" if len(places) == 1 else f"Report on {len(found)} runs"
     for note in notes:
         print(f"note: {note}")
-    write(found, Path(options.get("out", OUT)), title, suite_of(options.get("suite"), found))
+    write(found, Path(options.get("out", OUT)), title_of(places, found), suite_of(options.get("suite"), found))
+
+
+def title_of(places: list[str], found: list[Found]) -> str:
+    """Name a report after what was found: one folder by its name, several runs by the folder that they share."""
+    if len(places) == 1 and Path(places[0]).exists():
+        return f"Report on {Path(places[0]).resolve().name}"
+    if len(found) == 1:
+        return f"Report on {found[0].name}"
+    shared = Path(os.path.commonpath([one.folder.absolute() for one in found]))
+    within = shared.relative_to(Path.cwd()) if shared.is_relative_to(Path.cwd()) else shared
+    where = "" if within in (Path(), Path(shared.anchor)) else f" of {within}"
+    return f"Report on {len(found)} runs{where}"
 
 
 def split(words: list[str], allowed: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
@@ -58,11 +70,13 @@ def write(found: list[Found], folder: Path, title: str, suite: str | None = None
     shown = {}
     for name in suites:
         judged = [one for one in found if suite or name in one.suites]
-        shown[name] = collect.collect([(one.name, one.kind, one.folder) for one in judged], name)
+        measured = collect.collect([(one.name, one.kind, one.folder) for one in judged], name)
+        shown[name] = collect.with_starts(measured)
         if len(suites) > 1:
             print(f"\n{name}" + (f" ({len(judged)} of {len(found)} runs have it)" if len(judged) < len(found) else ""))
         table.print_table(shown[name])
-        if means := families.over_seeds(shown[name]):
+        if families_found := families.over_seeds(measured):
+            means = collect.with_starts(families_found)
             print(f"\n{name}: means over seeds")
             shown[name + families.OVER_SEEDS] = means
             table.print_table(means)

@@ -1,0 +1,52 @@
+"""The command that a run keeps is the one that makes it again, without what only its owner may know."""
+
+import shlex
+
+import pytest
+
+from unteach.config import compose
+from unteach.config.command import hide_secrets
+
+WORDS = ["experiment=unlearn/authors/default", "trainer=NPO", "task_name=a b", "model.model_args.token=abc"]
+
+
+def test_a_configuration_knows_its_command() -> None:
+    command = compose.compose("unlearn", WORDS).command
+    assert shlex.split(command) == ["unteach", "unlearn", *WORDS[:-1], "model.model_args.token=…"]
+    again = compose.compose("unlearn", shlex.split(command)[2:-1])
+    assert again.command == command.removesuffix(" 'model.model_args.token=…'")
+    assert compose.compose("eval", ["model=tiny", "task_name=x", "eval=tofu", "tofu_path=authors"]).command.startswith(
+        "unteach eval model=tiny "
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("model.model_args.token=hf_x", "model.model_args.token=…"),
+        ("a.hf_token=x", "a.hf_token=…"),
+        ("backend_args.api_key=x", "backend_args.api_key=…"),
+        ("model.model_args={token: abc, revision: main}", "model.model_args={token: …, revision: main}"),
+        ("data.train_file=https://me:pass@host/a.csv", "data.train_file=https://…@host/a.csv"),
+        ("task_name=hf_abcdefghijklmnopqrstuv", "task_name=…"),
+        ("model.model_args.token=null", "model.model_args.token=null"),
+    ],
+)
+def test_secrets_are_never_kept(word: str, kept: str) -> None:
+    assert hide_secrets(word) == kept
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "max_new_tokens=4",
+        "eval.tofu.tokens=forget.answer",
+        "question_key=question",
+        "model.tokenizer_args.pad_token=<pad>",
+        "model.tokenizer_args={eos_token: </s>}",
+        "backend_args.api_key_env=MY_KEY",
+        "tofu_path=data/tokens",
+    ],
+)
+def test_what_is_no_secret_is_kept(word: str) -> None:
+    assert hide_secrets(word) == word
