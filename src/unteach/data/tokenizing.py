@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import registry, runs
-from unteach.data import pretraining, tables, tokenized
-from unteach.data.faults import SHOWN
+from unteach.data import pretraining, repeats, tables, tokenized
+from unteach.data.faults import SHOWN, no_row_left
 from unteach.data.fitting import IGNORED, TooLong, fit
 from unteach.data.sources import Rows
 from unteach.data.template import Template
@@ -51,8 +51,14 @@ class Recipe:
         return self.handler == "PretrainingDataset"
 
     def __call__(self, rows: Rows, where: str) -> "Made":
-        """The tokens of a chunk of rows."""
+        """The tokens of a chunk of rows, none of which may have a column that other rows have."""
+        for row in rows:
+            for column in self._read_columns():
+                row.setdefault(column, None)
         return self._documents(rows, where) if self.of_text else self._answers(rows, where)
+
+    def _read_columns(self) -> list[str]:
+        return [name for columns in self.columns.values() if columns for name in repeats.as_list(columns)]
 
     def _answers(self, rows: Rows, where: str) -> "Made":
         cls: Any = registry.dataset.get(self.handler)
@@ -187,9 +193,7 @@ def write(table: tables.Table, recipe: Recipe, output: Path, processes: int, fac
         print(f"{shard['file']}: {total.read:,} rows read, {total.tokens:,} tokens", flush=True)
     shards = [shard for shard in shards if shard["rows"]]
     if not shards:
-        raise UserError(
-            f"{table.where}: no row can be used ({ {why: told[0] for why, told in total.dropped.items()} })"
-        )
+        raise UserError(no_row_left(table.where, _with_places(total.dropped)))
     manifest = {"format": tokenized.FORMAT, **facts, **counted(total), "shards": shards}
     with runs.replacing_folder(output) as folder:
         for shard in shards:
@@ -208,6 +212,13 @@ def counted(total: Counts) -> dict[str, Any]:
     rows["first"] = {why: places for why, (_, places) in dropped.items()} | ({"cut": cut_at} if cut else {})
     told["lengths"] = {upper: told["lengths"][upper] for upper in sorted(told["lengths"], key=int)}
     return {"rows": rows, **told}
+
+
+def _with_places(dropped: dict[str, list[Any]]) -> dict[str, int]:
+    """Why rows were dropped, with the first places -> how many."""
+    return {
+        f"{why} ({', '.join(places)}{' …' if count > SHOWN else ''})": count for why, (count, places) in dropped.items()
+    }
 
 
 def _chunks(table: tables.Table, skip: int) -> Iterator[Rows]:
