@@ -60,6 +60,7 @@ FOUND = {
     "instruction input output": ("SFT", "QADataset", {"question_key": "instruction", "answer_key": "output", "input_key": "input"}, "auto"),
     "output instruction history system": ("SFT", "QADataset", {"question_key": "instruction", "answer_key": "output", "system_key": "system", "history_key": "history"}, "auto"),
     "instruction input output forget": ("SignedSFT", "QADataset", {"question_key": "instruction", "answer_key": "output", "input_key": "input", "forget_key": "forget"}, "auto"),
+    "instruction input output text": ("SFT", "QADataset", {"question_key": "instruction", "answer_key": "output", "input_key": "input"}, "auto"),
     "messages tools": ("SFT", "ChatDataset", {"messages_key": "messages", "tools_key": "tools"}, "auto"),
     "conversations system": ("SFT", "ChatDataset", {"messages_key": "conversations", "system_key": "system"}, "auto"),
     "instruction input chosen rejected": ("PrefDPO", "PreferenceDataset", {"prompt_key": "instruction", "chosen_key": "chosen", "rejected_key": "rejected", "input_key": "input"}, "auto"),

@@ -23,6 +23,8 @@ class Form:
     """arguments of the handler that are so in this form"""
     optional: dict[str, str] = field(default_factory=dict)
     """the same as roles, for columns that a row may have"""
+    beside: tuple[str, ...] = ()
+    """columns that repeat what this form reads, so that they are no other way to read the rows"""
 
     def arguments(self, mapped: dict[str, str]) -> dict[str, Any]:
         """The handler's arguments; one that takes several columns has a list of them."""
@@ -35,7 +37,12 @@ class Form:
     def with_optional(self, columns: Sequence[str], mapped: dict[str, str]) -> "Form":
         """The form with those of its optional columns that are there."""
         there = {role: argument for role, argument in self.optional.items() if mapped.get(role, role) in columns}
-        return replace(self, roles={**self.roles, **there})
+        (first, argument), *others = self.roles.items()
+        return replace(self, roles={first: argument, **there, **dict(others)})
+
+    def holds(self, other: "Form") -> bool:
+        """Whether it reads all that another form reads, and more."""
+        return set(other.roles) != set(self.roles) and set(other.roles) <= {*self.roles, *self.beside}
 
     def columns(self, mapped: dict[str, str]) -> list[str]:
         """The columns that it reads."""
@@ -60,6 +67,7 @@ ALPACA = Form(
     {"instruction": "question_key", "output": "answer_key"},
     raw=False,
     optional={"input": "input_key", **BEFORE},
+    beside=("text",),  # Stanford's own file has the whole prompt there
 )
 ANSWERS = (
     *(Form("QADataset", {asked: "question_key", answer: "answer_key"}, raw) for asked, answer, raw in ASKED),
@@ -152,7 +160,7 @@ def find(where: str, columns: Sequence[str], forms: Iterable[Form], mapped: dict
     fitting = [form for form in forms if all(column in columns for column in form.columns(mapped))]
     fitting = [form for form in fitting if set(form.roles) == set(mapped)] or fitting
     fitting = [form.with_optional(columns, mapped) for form in fitting]
-    widest = [form for form in fitting if not any(set(form.roles) < set(other.roles) for other in fitting)]
+    widest = [form for form in fitting if not any(other.holds(form) for other in fitting)]
     if not widest:
         raise UserError(_nothing_fits(where, columns, forms, mapped))
     if len(widest) > 1:

@@ -99,6 +99,9 @@ def said(manifest: dict[str, Any]) -> list[str]:
         )
     if rows["cut"]:
         told.append(f"{counted(rows['cut'], 'row')} cut at max_length ({', '.join(rows['first']['cut'])})")
+    for key, (count, places) in rows.get("unshown", {}).items():
+        unshown = f"{counted(count, 'row')} with {key} in a turn, which the chat template does not show"
+        told.append(f"{unshown} ({', '.join(places)}{' …' if count > 8 else ''})")
     told.append(
         f"{manifest['examples']:,} examples, {manifest['tokens']:,} tokens, {manifest['learned']:,} of them learned, "
         f"longest {manifest['longest']:,}; {size / max(1, manifest['tokens']):.2f} bytes a token"
