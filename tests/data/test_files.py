@@ -132,9 +132,13 @@ def test_rows_may_lack_columns_that_others_have(place: Path, raw: Any) -> None:
     assert len(build.build_streams(marked, raw)[0]["forget"]) == 1, "none of those to forget has an input"
 
 
-def test_settings_reach_the_handler() -> None:
+def test_settings_reach_the_handler(place: Path) -> None:
     made = parts("data.max_length=7", "data.too_long=split")["train"]
     assert (made.args["max_length"], made.args["too_long"]) == (7, "split")
+    write(place / "earlier.jsonl", [{"instruction": "a", "output": "b", "history": [["c", "d"]]}])
+    write(place / "chat.jsonl", [{"messages": [{"role": "user", "content": "a"}]}])
+    for name in ("earlier", "chat"):
+        assert parts(f"data.train_file={name}.jsonl", "data.turns=last")["train"].args["turns"] == "last"
     made = parts("trainer=pretrain", "data.packing=best_fit", "data.pretrain_with_output=false")["train"]
     assert (made.args["packing"], made.args["text_key"]) == ("best_fit", "input")
 
@@ -169,6 +173,7 @@ REFUSED = {
     "columns to nothing": (["data.columns.input=Input"], r"rows.csv: no column 'Input'; its columns: input, output; did you mean input\?"),
     "no forget column": (["trainer=csv_ga"], "needs the columns .*input and output and forget.* it has input, output"),
     "no retain": (["trainer=GradDiff"], "data.forget: this method trains on rows to forget and on rows to retain"),
+    "turns": (["data.turns=last"], "data.turns: nothing here takes it; it is for conversations, and instructions with a history"),
     "packing": (["data.packing=best_fit"], "data.packing: nothing here takes it; it is for text"),
     "too_long": (["trainer=pretrain", "data.too_long=drop"], "data.too_long: nothing here takes it"),
     "txt": (["data.txt=line"], "data.txt: nothing here takes it; it is for .txt files"),

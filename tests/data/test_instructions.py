@@ -76,6 +76,8 @@ def test_earlier_turns_are_learned_in_a_chat(chat: Template, tmp_path: Path) -> 
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     shown = chat.shown(messages, add_generation_prompt=False).removesuffix("\n")
     assert chat.tokenizer.decode(example["input_ids"]) == shown
+    (last,) = read(chat, tmp_path, EARLIER, turns="last").examples
+    assert learned(chat, last) == "bonjour<|im_end|>" and last["input_ids"] == example["input_ids"]
     in_a_csv = {**EARLIER, "history": json.dumps(EARLIER["history"])}
     assert read(chat, tmp_path, in_a_csv).examples == [example]
 

@@ -34,6 +34,8 @@ class Files:
     """tokens of a row; null: as many as the model's context has, up to 2048"""
     too_long: Literal["truncate_right", "truncate_left", "drop", "split"] | None = None
     """what becomes of a longer row with an answer; null: truncate_right"""
+    turns: Literal["all", "last"] | None = None
+    """which turns of the assistant are learned where a row has several; null: all"""
     packing: Literal["chunked", "apart", "best_fit"] | None = None
     """how text is cut into rows; null: chunked"""
     pretrain_with_output: bool | None = None

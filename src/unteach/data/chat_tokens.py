@@ -79,7 +79,7 @@ def _after(shown: str, longer: str) -> str:
     """What a conversation that went on has more than was shown before."""
     if not longer.startswith(shown):
         raise UserError(
-            "this chat template shows earlier turns differently once a conversation goes on; set turns=last, which "
-            "learns the last turn of each conversation"
+            "this chat template shows earlier turns differently once a conversation goes on; set turns=last of the "
+            "dataset (data.turns=last for files), which learns the last turn of each conversation"
         )
     return longer[len(shown) :]

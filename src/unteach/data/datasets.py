@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unteach.data import repeats, sources
 from unteach.data.choice import flag
@@ -114,8 +114,8 @@ class QADataset(RowDataset):
 
     input_key, system_key, history_key: columns of Alpaca's rows. What stands in input_key follows the question on a
     line of its own; a system prompt and earlier turns ([question, answer] each) stand before it, and the answers of
-    earlier turns are learned too. forget_key: a column of 0 and 1; rows with 1 weigh -1, so that SignedSFT unlearns
-    them. too_long: what becomes of a row of more than max_length tokens (see data/fitting.py).
+    earlier turns are learned too, but with turns=last. forget_key: a column of 0 and 1; rows with 1 weigh -1, so that
+    SignedSFT unlearns them. too_long: what becomes of a row of more than max_length tokens (see data/fitting.py).
     """
 
     question_key: str = "question"
@@ -127,6 +127,7 @@ class QADataset(RowDataset):
     input_key: str | None = None
     system_key: str | None = None
     history_key: str | None = None
+    turns: Literal["all", "last"] = "all"
 
     def __post_init__(self) -> None:
         needed = [self.question_key, self.answer_key, *([self.forget_key] if self.forget_key else [])]
@@ -172,7 +173,10 @@ class QADataset(RowDataset):
 
     def encode(self, context: Context, question: str, answer: str) -> tuple[list[int], list[int]]:
         """input_ids and labels of a row."""
-        return encode_all(self.template, context, self.shots, question, answer)
+        if self.turns == "all":
+            return encode_all(self.template, context, self.shots, question, answer)
+        encoded = encode_last(self.template, context, self.shots, question, answer)
+        return encoded.input_ids, encoded.labels
 
     def text(self, row: int) -> tuple[str, str]:
         """The question and the answer of an example, as they were given."""
@@ -191,19 +195,15 @@ def example_of(encoded: Encoded, index: int) -> Example:
     return {"input_ids": encoded.input_ids, "labels": encoded.labels, "index": index}
 
 
-class _OneAnswer(QADataset):
-    """Questions with two answers, of which the last one alone is learned: turns before it are the same in both."""
-
-    def encode(self, context: Context, question: str, answer: str) -> tuple[list[int], list[int]]:
-        encoded = encode_last(self.template, context, self.shots, question, answer)
-        return encoded.input_ids, encoded.labels
-
-
 @dataset
 @dataclass
-class QAwithIdkDataset(_OneAnswer):
-    """Each question also with a refusal, drawn from a file of lines as a function of (seed, epoch, row)."""
+class QAwithIdkDataset(QADataset):
+    """Each question also with a refusal, drawn from a file of lines as a function of (seed, epoch, row).
 
+    Of both the last turn alone is learned: turns before it are the same.
+    """
+
+    turns: Literal["last"] = "last"
     idk_path: str | None = None
     return_original: bool = True
     seed: int = 0
@@ -229,9 +229,10 @@ class QAwithIdkDataset(_OneAnswer):
 
 @dataset
 @dataclass
-class QAwithAlternateDataset(_OneAnswer):
-    """Each question also with another answer, from a column of its own."""
+class QAwithAlternateDataset(QADataset):
+    """Each question also with another answer, from a column of its own; of both the last turn alone is learned."""
 
+    turns: Literal["last"] = "last"
     alternate_key: str = "alternate"
     return_original: bool = True
 

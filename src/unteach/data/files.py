@@ -18,6 +18,7 @@ from unteach.errors import UserError
 SETTINGS = {
     "max_length": "rows that are tokenised here; a tokenised file has its own",
     "too_long": "prompts with answers; text is cut into pieces",
+    "turns": "conversations, and instructions with a history",
     "packing": "text that is learned whole",
     "pretrain_with_output": "trainer=pretrain on columns input and output",
     "txt": ".txt files",
@@ -137,7 +138,8 @@ class Finder:
         self.said += [f"data.{stream}: {note}" for note in note_unread(table, read)]
         self.taken |= {"txt"} if any(file.suffix == ".txt" for file in table.files) else set()
         self.taken |= {"pretrain_with_output"} if self.kind == "text" and "text" not in form.roles else set()
-        settings = self._settings(registry.dataset.get(form.handler))
+        has_turns = form.handler == "ChatDataset" or (form.handler == "QADataset" and "history" in form.roles)
+        settings = self._settings(registry.dataset.get(form.handler), has_turns)
         return _part(form.handler, {**form.arguments(mapped), **settings, "hf_args": hf_args})
 
     def _forms(self, stream: str, table: tables.Table) -> tuple[Form, ...]:
@@ -147,10 +149,11 @@ class Finder:
             return FORMS["alternates" if given else "refusals"]
         return of_text(self.files.pretrain_with_output) if self.kind == "text" else FORMS[self.kind]
 
-    def _settings(self, cls: type) -> dict[str, Any]:
-        """Those keys of `data` that a handler has a field for."""
+    def _settings(self, cls: type, has_turns: bool = False) -> dict[str, Any]:
+        """Those keys of `data` that a handler has a field for; `turns` where a row may have several."""
         fields = getattr(cls, "__dataclass_fields__", {})
-        given = {name: getattr(self.files, name) for name in ("max_length", "too_long", "packing")}
+        names = ("max_length", "too_long", "packing", *(["turns"] if has_turns else []))
+        given = {name: getattr(self.files, name) for name in names}
         taken = {name: value for name, value in given.items() if value is not None and name in fields}
         self.taken |= set(taken)
         if taken.get("packing") == "best_fit" and isinstance(self.method, schema.TheirTrainer):
