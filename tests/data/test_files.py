@@ -115,21 +115,18 @@ def test_columns_of_words_that_nothing_reads_are_named(place: Path) -> None:
 
 
 def test_rows_may_lack_columns_that_others_have(place: Path, raw: Any) -> None:
-    """Columns are those of all first rows, and a row without one is as one with nothing in it."""
-    rows = [
-        {"instruction": "a", "output": "b"},
-        {"instruction": "c"},
-        {"instruction": "d", "input": "e", "output": "f"},
-    ]
+    """Columns are those of all first rows; one that a row needs must be in it."""
+    rows = [{"instruction": "a", "output": "b"}, {"instruction": "c", "input": "d", "output": "e"}]
     write(place / "rows.jsonl", rows)
-    config, _ = settled("data.train_file=rows.jsonl")
-    streams, said = build.build_streams(config, raw)
-    assert said == ["data.train.file: 1 row dropped, nothing in output (line 2)"]
+    streams, said = build.build_streams(settled("data.train_file=rows.jsonl")[0], raw)
     asked = [raw.tokenizer.decode(streams["train"].example(number)["input_ids"]) for number in range(2)]
-    assert asked[0].startswith("a") and asked[1].startswith("d\ne")
+    assert said == [] and asked[0].startswith("a") and asked[1].startswith("c\nd")
     write(place / "rows.jsonl", [{**row, "forget": int("input" not in row)} for row in rows])
     marked = settled("data.train_file=rows.jsonl", "trainer=GradDiff", name="unlearn")[0]
     assert len(build.build_streams(marked, raw)[0]["forget"]) == 1, "none of those to forget has an input"
+    write(place / "rows.jsonl", [*rows, {"instruction": "f"}])
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 3: no column 'output'; its columns: instruction"):
+        build.build_streams(settled("data.train_file=rows.jsonl")[0], raw)
 
 
 def test_settings_reach_the_handler(place: Path) -> None:

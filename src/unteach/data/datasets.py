@@ -52,7 +52,7 @@ class RowDataset:
         self.faults = Faults(self.where, rows)
         if "rows" not in self.hf_args:
             self.row_hashes = repeats.hash_rows(repeats.read_keys(type(self), vars(self)), rows)
-        columns = [sources.column_with_gaps(rows, key, self.where) for key in keys]
+        columns = [sources.column(rows, key, self.where) for key in keys]
         columns += [[row.get(key) if key is not None else None for row in rows] for key in gaps]
         return list(zip(*columns, strict=True))
 
@@ -238,7 +238,7 @@ class QAwithAlternateDataset(QADataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        alternates = sources.column_with_gaps(self.faults.rows, self.alternate_key, self.where)
+        alternates = sources.column(self.faults.rows, self.alternate_key, self.where)
         self.faults = Faults(self.where, self.faults.rows)
         paired: list[Example | None] = []
         for original in self.examples:

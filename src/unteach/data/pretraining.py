@@ -126,7 +126,7 @@ def tokenise(
 
     plain, faults = Template(template.tokenizer, TemplateArgs(kind="raw")), Faults(where, rows)
     keys, documents = [text_key] if isinstance(text_key, str) else text_key, []
-    columns = [sources.column_with_gaps(rows, key, where) for key in keys]
+    columns = [sources.column(rows, key, where) for key in keys]
     for number, cells in enumerate(zip(*columns, strict=True)):
         good = [faults.text(cell, key, number, needed=False) for key, cell in zip(keys, cells, strict=True)]
         if any(good):

@@ -131,10 +131,3 @@ def column(rows: list[Row], key: str, where: str) -> list[Any]:
         if key not in row:
             raise UserError(tables.no_column(place(rows, number, where), key, row))
     return [row[key] for row in rows]
-
-
-def column_with_gaps(rows: list[Row], key: str, where: str) -> list[Any]:
-    """One column, None in the rows that lack it; an error where all of them do."""
-    if any(key in row for row in rows):
-        return [row.get(key) for row in rows]
-    return column(rows, key, where)

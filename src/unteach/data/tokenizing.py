@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import registry, runs
-from unteach.data import pretraining, repeats, tables, tokenized
+from unteach.data import pretraining, tables, tokenized
 from unteach.data.faults import SHOWN, no_row_left
 from unteach.data.fitting import IGNORED, TooLong, fit
 from unteach.data.sources import Rows
@@ -51,14 +51,8 @@ class Recipe:
         return self.handler == "PretrainingDataset"
 
     def __call__(self, rows: Rows, where: str) -> "Made":
-        """The tokens of a chunk of rows, none of which may have a column that other rows have."""
-        for row in rows:
-            for column in self._read_columns():
-                row.setdefault(column, None)
+        """The tokens of a chunk of rows."""
         return self._documents(rows, where) if self.of_text else self._answers(rows, where)
-
-    def _read_columns(self) -> list[str]:
-        return [name for columns in self.columns.values() if columns for name in repeats.as_list(columns)]
 
     def _answers(self, rows: Rows, where: str) -> "Made":
         cls: Any = registry.dataset.get(self.handler)
