@@ -171,7 +171,7 @@ DATA = {
     "missing column": (lambda rows: [{"question": row["question"]} for row in rows], "line 1: no column 'answer'; its columns: question"),
     "column missing in one row": (lambda rows: [*rows[:3], {"question": "?"}], "line 4: no column 'answer'"),
     "no rows": (lambda rows: [], "the file is empty"),
-    "only empty answers": (lambda rows: [{**row, "answer": " "} for row in rows], "no row can be used ({'nothing in answer (lines 1, 2, 3, 4, 5, 6, 7, 8 and 1 more)': 9})"),
+    "only empty answers": (lambda rows: [{**row, "answer": " "} for row in rows], "no row can be used: 9 rows dropped, nothing in answer (lines 1, 2, 3, 4, 5, 6, 7, 8 and 1 more)"),
 }  # fmt: skip
 
 
@@ -231,8 +231,8 @@ def test_rows_that_cannot_be_used_are_counted_and_named(
     write_rows(corpus / "forget10.jsonl", rows)
     cli.main(["unlearn", *words(kit, corpus.parent, f"{ARGS}.max_steps=1")])
     said = capsys.readouterr().out
-    assert "data.forget.TOFU_QA_forget: 1 rows dropped, nothing in answer (line 1)" in said
-    assert "data.forget.TOFU_QA_forget: 1 rows cut at max_length (line 2)" in said
+    assert "data.forget.TOFU_QA_forget: 1 row dropped, nothing in answer (line 1)" in said
+    assert "data.forget.TOFU_QA_forget: 1 row cut at max_length (line 2)" in said
 
 
 def test_retain_logs_that_cannot_be_compared_with(kit: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,15 @@ FOUND = {
     "text notes": ("Pretrain", "PretrainingDataset", {"text_key": "text"}, "auto"),
     "input": ("Pretrain", "PretrainingDataset", {"text_key": "input"}, "auto"),
     "output input": ("Pretrain", "PretrainingDataset", {"text_key": ["input", "output"]}, "auto"),
+    "instruction input output": ("SFT", "QADataset", {"question_key": "instruction", "answer_key": "output", "input_key": "input"}, "auto"),
+    "output instruction history system": ("SFT", "QADataset", {"question_key": "instruction", "answer_key": "output", "system_key": "system", "history_key": "history"}, "auto"),
+    "instruction input output forget": ("SignedSFT", "QADataset", {"question_key": "instruction", "answer_key": "output", "input_key": "input", "forget_key": "forget"}, "auto"),
+    "instruction input output text": ("SFT", "QADataset", {"question_key": "instruction", "answer_key": "output", "input_key": "input"}, "auto"),
+    "messages tools": ("SFT", "ChatDataset", {"messages_key": "messages", "tools_key": "tools"}, "auto"),
+    "conversations system": ("SFT", "ChatDataset", {"messages_key": "conversations", "system_key": "system"}, "auto"),
+    "instruction input chosen rejected": ("PrefDPO", "PreferenceDataset", {"prompt_key": "instruction", "chosen_key": "chosen", "rejected_key": "rejected", "input_key": "input"}, "auto"),
+    "conversations chosen rejected": ("PrefDPO", "PreferenceDataset", {"prompt_key": "conversations", "chosen_key": "chosen", "rejected_key": "rejected"}, "auto"),
+    "instruction input output label": ("KTO", "FeedbackDataset", {"prompt_key": "instruction", "answer_key": "output", "label_key": "label", "input_key": "input"}, "auto"),
     "input output forget": ("SignedSFT", "QADataset", {"question_key": "input", "answer_key": "output", "forget_key": "forget"}, "raw"),
 }  # fmt: skip
 
@@ -64,7 +73,8 @@ FOUND = {
 @pytest.mark.parametrize("columns", FOUND)
 def test_columns_are_found_by_their_names(place: Path, columns: str) -> None:
     method, handler, keys, template = FOUND[columns]
-    write(place / "found.jsonl", [dict.fromkeys(columns.split(), "x")])
+    row = {column: 1 if column == "forget" else "x" for column in columns.split()}
+    write(place / "found.jsonl", [row])
     config, said = settled(f"trainer={method}", "data.train_file=found.jsonl")
     assert config.data is not None
     part = config.data.streams["train"]["file"]
@@ -81,24 +91,68 @@ def test_columns_are_mapped(place: Path) -> None:
     assert config.model.template_args.kind == "qa", "what the user names wins"
 
 
-def test_settings_reach_the_handler() -> None:
+def test_columns_that_are_all_named_are_the_ones(place: Path) -> None:
+    write(place / "rows.csv", [{"instruction": "Say it.", "input": "a", "output": "b"}])
+    assert parts()["train"].args["question_key"] == "instruction", "the widest"
+    config, said = settled("data.columns.input=input", "data.columns.output=output")
+    assert config.data is not None and config.data.streams["train"]["file"].args["question_key"] == "input"
+    assert said[-1] == "data.train: rows.csv: nothing reads its text column instruction"
+    mapped = parts("data.columns.instruction=instruction", "data.columns.output=output")["train"]
+    assert mapped.args["input_key"] == "input", "an input that is there belongs to its instruction"
+
+
+def test_columns_of_words_that_nothing_reads_are_named(place: Path) -> None:
+    rows = [{"id": 1, "input": "a", "output": "b", "source": "", "score": "0.5", "tags": []}]
+    rows += [{"id": 2, "input": "c", "output": "d", "source": "a book", "score": "1", "tags": ["old", "new"]}]
+    write(place / "rows.jsonl", rows)
+    _, said = settled("data.train_file=rows.jsonl")
+    assert said[1:] == ["data.train: rows.jsonl: nothing reads its text columns source, tags"]
+    write(place / "rows.jsonl", [{**row, "forget": "true" if row["id"] == 1 else "false"} for row in rows])
+    _, said = settled("data.train_file=rows.jsonl", "trainer=GradDiff", name="unlearn")
+    assert [note for note in said if "nothing reads" in note] == [
+        f"data.{stream}: rows.jsonl: nothing reads its text columns source, tags" for stream in ("forget", "retain")
+    ]
+
+
+def test_rows_may_lack_columns_that_others_have(place: Path, raw: Any) -> None:
+    """Columns are those of all first rows; one that a row needs must be in it."""
+    rows = [{"instruction": "a", "output": "b"}, {"instruction": "c", "input": "d", "output": "e"}]
+    write(place / "rows.jsonl", rows)
+    streams, said = build.build_streams(settled("data.train_file=rows.jsonl")[0], raw)
+    asked = [raw.tokenizer.decode(streams["train"].example(number)["input_ids"]) for number in range(2)]
+    assert said == [] and asked[0].startswith("a") and asked[1].startswith("c\nd")
+    write(place / "rows.jsonl", [{**row, "forget": int("input" not in row)} for row in rows])
+    marked = settled("data.train_file=rows.jsonl", "trainer=GradDiff", name="unlearn")[0]
+    assert len(build.build_streams(marked, raw)[0]["forget"]) == 1, "none of those to forget has an input"
+    write(place / "rows.jsonl", [*rows, {"instruction": "f"}])
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 3: no column 'output'; its columns: instruction"):
+        build.build_streams(settled("data.train_file=rows.jsonl")[0], raw)
+
+
+def test_settings_reach_the_handler(place: Path) -> None:
     made = parts("data.max_length=7", "data.too_long=split")["train"]
     assert (made.args["max_length"], made.args["too_long"]) == (7, "split")
+    write(place / "earlier.jsonl", [{"instruction": "a", "output": "b", "history": [["c", "d"]]}])
+    write(place / "chat.jsonl", [{"messages": [{"role": "user", "content": "a"}]}])
+    for name in ("earlier", "chat"):
+        assert parts(f"data.train_file={name}.jsonl", "data.turns=last")["train"].args["turns"] == "last"
     made = parts("trainer=pretrain", "data.packing=best_fit", "data.pretrain_with_output=false")["train"]
     assert (made.args["packing"], made.args["text_key"]) == ("best_fit", "input")
 
 
 def test_rows_to_forget_and_to_retain(place: Path) -> None:
+    kept = [{"input": f"Who is {i}?", "output": f" She is {i}."} for i in range(10)]
+    write(place / "kept.csv", kept)
     one = ("data.train_file=null", "data.forget_file=rows.csv")
-    two = parts(*one, "data.retain_file=rows.csv", "trainer=GradDiff", name="unlearn")
+    two = parts(*one, "data.retain_file=kept.csv", "trainer=GradDiff", name="unlearn")
     assert list(two) == ["forget", "retain"] and two["forget"].args["hf_args"]["choice"].flag is None
     assert (
-        parts(*one, "trainer=IdkSFT", "data.retain_file=rows.csv", name="unlearn")["forget"].handler
+        parts(*one, "trainer=IdkSFT", "data.retain_file=kept.csv", name="unlearn")["forget"].handler
         == "QAwithIdkDataset"
     )
     write(place / "rows.csv", [{**row, "alternate": "No."} for row in ROWS])
     assert (
-        parts(*one, "trainer=DPO", "data.retain_file=rows.csv", name="unlearn")["forget"].args["alternate_key"]
+        parts(*one, "trainer=DPO", "data.retain_file=kept.csv", name="unlearn")["forget"].args["alternate_key"]
         == "alternate"
     )
     assert list(parts("trainer=csv_npo", name="unlearn")) == ["forget"], "all of train_file is to be forgotten"
@@ -116,10 +170,12 @@ REFUSED = {
     "columns to nothing": (["data.columns.input=Input"], r"rows.csv: no column 'Input'; its columns: input, output; did you mean input\?"),
     "no forget column": (["trainer=csv_ga"], "needs the columns .*input and output and forget.* it has input, output"),
     "no retain": (["trainer=GradDiff"], "data.forget: this method trains on rows to forget and on rows to retain"),
+    "turns": (["data.turns=last"], "data.turns: nothing here takes it; it is for conversations, and instructions with a history"),
     "packing": (["data.packing=best_fit"], "data.packing: nothing here takes it; it is for text"),
     "too_long": (["trainer=pretrain", "data.too_long=drop"], "data.too_long: nothing here takes it"),
     "txt": (["data.txt=line"], "data.txt: nothing here takes it; it is for .txt files"),
     "output of text": (["trainer=pretrain", "data.train_file=text.jsonl", "data.pretrain_with_output=false"], "data.pretrain_with_output: nothing here takes it"),
+    "messages and answers": (["data.train_file=chat.jsonl"], "could be read by question and answer, or by messages; say which, as in data.columns.question=question"),
     "output": (["data.pretrain_with_output=false"], "data.pretrain_with_output: nothing here takes it"),
     "forget file": (["data.forget_file=rows.csv"], "data.forget_file: this method does not train on it; it trains on train"),
     "no file": (["data.train_file=row.csv"], r"row.csv: there is no such file; did you mean rows.csv\?"),
@@ -135,6 +191,7 @@ def test_what_does_not_go_together(place: Path, case: str) -> None:
     words, said = REFUSED[case]
     write(place / "both.jsonl", [dict.fromkeys(("input", "output", "question", "answer"), "x")])
     write(place / "qa.jsonl", [{"question": "a", "answer": "b"}])
+    write(place / "chat.jsonl", [{"question": "a", "answer": "b", "messages": "[]"}])
     write(place / "text.jsonl", [{"text": "a"}])
     write(place / "misspelt.jsonl", [{"input": "a", "outptu": "b"}])
     with pytest.raises(UserError, match=said):
@@ -202,11 +259,11 @@ def test_every_row_that_is_left_out_is_counted_with_its_line(place: Path, raw: A
     _, said = build.build_streams(config, raw)
     assert said == [
         "data.train.file: 2 rows dropped, nothing in output (lines 3, 5)",
-        "data.train.file: 1 rows dropped, nothing in input (line 7)",
-        "data.train.file: 1 rows cut at max_length (line 6)",
+        "data.train.file: 1 row dropped, nothing in input (line 7)",
+        "data.train.file: 1 row cut at max_length (line 6)",
     ]
     config, _ = settled("data.max_length=12", "data.too_long=drop")
-    assert "data.train.file: 1 rows dropped, more than 12 tokens (line 6)" in build.build_streams(config, raw)[1]
+    assert "data.train.file: 1 row dropped, more than 12 tokens (line 6)" in build.build_streams(config, raw)[1]
 
 
 def test_cells_that_are_no_text_are_refused_with_their_lines(place: Path, raw: Any) -> None:
@@ -224,7 +281,7 @@ def test_a_row_longer_than_the_context_is_refused(place: Path, raw: Any, monkeyp
     write(place / "rows.csv", [*ROWS, {"input": "a", "output": "word " * 40}])
     config, _ = settled()
     streams, said = build.build_streams(config, raw)
-    assert max(len(streams["train"].example(i)["input_ids"]) for i in range(11)) == 16 and "1 rows cut" in said[0]
+    assert max(len(streams["train"].example(i)["input_ids"]) for i in range(11)) == 16 and "1 row cut" in said[0]
     config, _ = settled("data.max_length=40")
     with pytest.raises(UserError, match=r"data\.train: row 10 has 40 tokens, and the model's context 16"):
         build.build_streams(config, raw)

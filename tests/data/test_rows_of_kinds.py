@@ -14,23 +14,6 @@ from unteach.data.template import Template
 from unteach.errors import UserError
 
 
-@pytest.fixture
-def template(tiny_folder: Path) -> Template:
-    import transformers
-
-    return Template(transformers.AutoTokenizer.from_pretrained(tiny_folder))
-
-
-@pytest.fixture
-def chat(tiny_folder: Path) -> Template:
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.chat_template = CHATML
-    return Template(tokenizer)
-
-
 def rows(path: Path, *found: dict[str, Any]) -> dict[str, Any]:
     path.mkdir(exist_ok=True)
     (path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))

@@ -175,3 +175,55 @@ def test_cells(tmp_path: Path) -> None:
         UserError, match=r"rows.csv: no column 'input'; its columns: Input, output; did you mean Input\?"
     ):
         tables.open_table(tmp_path / "rows.csv").named("input")
+
+
+def test_a_set_and_its_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`owner/name:split` is that split of a set of the hub, unless it is a path here."""
+    import datasets
+
+    asked: list[dict[str, Any]] = []
+
+    def load(**given: Any) -> Any:
+        asked.append(given)
+        if given["split"] == "tset":
+            raise ValueError("Unknown split \"tset\". Should be one of ['train', 'test'].")
+        return datasets.Dataset.from_list([{"input": "a", "output": "b"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.chdir(tmp_path)
+    for source, split in (
+        ("owner/name", "train"),
+        ("owner/name:test", "test"),
+        ("name:train[:10%]+test", "train[:10%]+test"),
+    ):
+        table = tables.open_table(source)
+        assert asked[-1] == {"path": source.partition(":")[0], "split": split}
+        assert [row for _, row in table] == [{"input": "a", "output": "b"}]
+    with pytest.raises(
+        UserError, match=r"owner/name: no split 'tset'; its splits: train, test; did you mean owner/name:test\?"
+    ):
+        tables.open_table("owner/name:tset")
+    (tmp_path / "owner").mkdir()
+    here = write(tmp_path / "owner" / "name:test.csv", [{"input": "c", "output": "d"}])
+    assert tables.open_table("owner/name:test.csv").files == (Path("owner/name:test.csv"),), here
+
+
+def test_a_folder_with_several_splits(tmp_path: Path) -> None:
+    import datasets
+
+    splits = {name: datasets.Dataset.from_list([{"input": name, "output": "b"}]) for name in ("train", "test")}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    table = tables.open_table(f"{tmp_path}/saved:test")
+    assert [row for _, row in table] == [{"input": "test", "output": "b"}]
+    with pytest.raises(UserError, match=r"saved has several splits \(train, test\): name one, as in .*saved:train"):
+        tables.open_table(tmp_path / "saved")
+    with pytest.raises(UserError, match=r"no split 'validation'; its splits: train, test"):
+        tables.open_table(f"{tmp_path}/saved:validation")
+
+
+def test_columns_are_those_of_the_first_rows(tmp_path: Path) -> None:
+    (file := tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 2, "b": "word"}\n{"c": {"d": ["word"]}}\n')
+    table = tables.open_table(file)
+    assert (table.columns, table.worded) == (("a", "b", "c"), ("b", "c"))
+    numbers = write(tmp_path / "rows.csv", [{"a": "1e-5", "b": "-3.5", "c": "true", "d": "x1"}])
+    assert tables.open_table(numbers).worded == ("d",)

@@ -81,7 +81,7 @@ def test_a_document_is_closed_once(template: Template, tmp_path: Path) -> None:
 
 def test_text_that_cannot_be_used_is_an_error(tiny: Any, tmp_path: Path) -> None:
     hf_args = write(tmp_path, "texts", [{"text": ""}])
-    with pytest.raises(UserError, match=r"texts/train: no row can be used \(\{'empty text \(line 1\)': 1\}\)"):
+    with pytest.raises(UserError, match=r"texts/train: no row can be used: 1 row dropped, empty text \(line 1\)"):
         PretrainingDataset(tiny.template, hf_args)
     with pytest.raises(UserError, match="no column 'body'; its columns: text"):
         PretrainingDataset(tiny.template, hf_args, text_key="body")

@@ -112,6 +112,37 @@ def test_conversations_keep_the_turns_that_are_learned(place: Path, loaded: Any)
     assert loaded.tokenizer.decode(learned) == "Ann.</s>Here.</s>"
 
 
+def test_alpaca_rows_are_those_of_training(place: Path, loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """In chunks too in which no row has an input."""
+    rows: list[dict[str, Any]] = [{"instruction": f"Say {i}.", "output": f"{i}."} for i in range(20)]
+    rows[2] |= {"input": "aloud", "source": "a book"}
+    for row in rows[7:14]:
+        row["output"] = None
+    write(place / "rows.jsonl", rows)
+    folder = make(max_length=128)
+    said = capsys.readouterr().out
+    assert "note: rows.jsonl: nothing reads its text column source" in said and "7 rows dropped" in said
+    from_tokens, _ = examples(loaded, f"data.train_file={folder}")
+    assert from_tokens == examples(loaded, "data.train_file=rows.jsonl", "data.max_length=128")[0]
+    shown = loaded.tokenizer.decode(from_tokens[2][0])
+    assert shown == "Question: Say 2.\naloud\nAnswer:\n2.</s>" and len(from_tokens) == 13
+
+
+def test_what_a_template_does_not_show_is_named(place: Path, loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded.tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    loaded.tokenizer.save_pretrained(place / "CHAT")
+    turns = [{"from": "human", "value": "Who?", "name": "Bert"}, {"from": "gpt", "value": "Ann."}]
+    write(place / "rows.jsonl", [{"conversations": turns}] * 10)
+    tokenize(TokenizeConfig("rows.jsonl", "tokens", "CHAT", 128, num_proc=1))
+    assert (
+        "10 rows with name in a turn, which the chat template does not show (rows.jsonl, line 1, "
+        in capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize("times", [1, 12], ids=["bytes", "two bytes"])
 def test_rows_are_views_of_the_mapped_file_and_small(place: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Short rows, whose lengths fit a byte, and some that need two."""

@@ -85,6 +85,25 @@ def test_rows_that_cannot_be_asked_fail_alone(ask: Infer, table: Path, capsys: p
     assert (table.parent / "in_output.jsonl").read_bytes() == before
 
 
+def test_an_instruction_is_asked_with_its_input(ask: Infer, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"instruction": "Say it.", "input": "aloud"},
+        {"instruction": "Say it.", "input": ""},
+        {"instruction": "Go."},
+    ]
+    write_lines(table, rows)
+    answers = [line["output"] for line in ask()]
+    said = capsys.readouterr().out
+    assert "the first prompt: 'Question: Say it.\\naloud\\nAnswer:\\n'" in said
+    joined = [{"question": text} for text in ("Say it.\naloud", "Say it.", "Go.")]
+    assert [line["output"] for line in ask(of=write_lines(table.with_name("joined.jsonl"), joined))] == answers
+    write_lines(table, [{**row, "system": "Be kind."} for row in rows])
+    with pytest.raises(
+        UserError, match="an instruction is asked with its input, and what stands in system would not be"
+    ):
+        ask("resume=never")
+
+
 def test_what_is_too_long(ask: Infer, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     long = "word " * 3000
     write_lines(table, [{"input": "Who?"}, {"input": long + "Who wrote it?"}])

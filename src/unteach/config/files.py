@@ -6,16 +6,17 @@ from typing import Any, Literal
 from unteach.errors import UserError
 
 Source = str | dict[str, Any]
-"""A file or folder, a hub id, or the arguments of `datasets.load_dataset`."""
+"""A file or folder, a hub id, either with a split (`owner/name:test`), or the arguments of `datasets.load_dataset`."""
 
 
 @dataclass
 class Files:
     """Rows of your own (`data=files`): for each stream a file (csv, tsv, jsonl, json, parquet, arrow, txt), a folder of
-    such files or of `unteach tokenize`, a hub id, or load_dataset's arguments.
+    such files or of `unteach tokenize`, a hub id (its split train) or `owner/name:split`, or load_dataset's arguments.
 
     Columns are found by the names of what they are for: input and output, prompt and completion (or generation),
-    question and answer, messages, text, chosen and rejected, label, forget, alternate.
+    question and answer, instruction (with input, system, history) and output, messages or conversations (with system
+    and tools), text, chosen and rejected, label, forget, alternate.
     """
 
     train_file: Source | None = None
@@ -33,12 +34,16 @@ class Files:
     """tokens of a row; null: as many as the model's context has, up to 2048"""
     too_long: Literal["truncate_right", "truncate_left", "drop", "split"] | None = None
     """what becomes of a longer row with an answer; null: truncate_right"""
+    turns: Literal["all", "last"] | None = None
+    """which turns of the assistant are learned where a row has several; null: all"""
     packing: Literal["chunked", "apart", "best_fit"] | None = None
     """how text is cut into rows; null: chunked"""
     pretrain_with_output: bool | None = None
     """whether pretraining learns the output column too; null: true"""
     txt: Literal["document", "line"] | None = None
     """what a .txt file holds; null: one document"""
+    allow_overlap: bool = False
+    """whether the same row may be forgotten and retained; it is trained on as both, and counted"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_fraction < 1:

@@ -84,6 +84,8 @@ def _wrong(asked: Sampling) -> list[str]:
 
 PLAIN = Sampling()
 INPUTS = ("input", "messages", "prompt", "question", "text")
+INSTRUCTION = "instruction"
+"""Alpaca's column, which the column input follows."""
 ANSWERS = ("output", "answer", "completion", "generation")
 """Columns that are found by themselves."""
 

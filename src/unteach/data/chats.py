@@ -1,109 +1,100 @@
 """Conversations: every turn of the assistant is learned, exactly as the model will be asked for it."""
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unteach.data import tables
+from unteach.data.chat_tokens import encode_chat, is_shown
+from unteach.data.conversations import (
+    ASSISTANT,
+    UNSHOWN,
+    BadConversation,
+    Message,
+    Tools,
+    is_learned,
+    read_conversation,
+    read_tools,
+)
 from unteach.data.datasets import Example, RowDataset
 from unteach.data.fitting import TooLong
-from unteach.data.template import Template
 from unteach.errors import UserError
 from unteach.registry import dataset
-
-Message = dict[str, Any]
-ASSISTANT = "assistant"
+from unteach.wording import counted
 
 
 @dataset
 @dataclass
 class ChatDataset(RowDataset):
-    """Rows of `messages`, lists of {role, content} (in a csv, as JSON), shown by the model's chat template.
+    """Conversations, shown by the model's chat template: lists of {role, content} (in a csv, as JSON), or ShareGPT's of
+    {from, value}. A turn of the assistant with `weight` 0 is read and not learned.
 
+    system_key, tools_key: columns of the system prompt, and of the tools that may be called, where rows have such.
     turns: `all` learns every turn of the assistant, each with its end of turn; `last` only the last one, after all
     others. too_long: what becomes of a conversation of more than max_length tokens (see data/fitting.py).
     """
 
     messages_key: str = "messages"
+    system_key: str | None = None
+    tools_key: str | None = None
     max_length: int = 2048
     turns: Literal["all", "last"] = "all"
     too_long: TooLong = "truncate_right"
+    unshown: dict[str, list[int]] = field(init=False, default_factory=dict)
+    """keys of turns that hold text which the chat template does not show -> their rows"""
 
     def __post_init__(self) -> None:
-        told = []
-        for number, (cell,) in enumerate(self.load(self.messages_key)):
-            messages = None if tables.missing(cell) else as_messages(cell)
-            if tables.missing(cell):
-                self.faults.drop(f"nothing in {self.messages_key}", number)
-            elif messages is None:
-                self.faults.add(f"{self.messages_key} must be a list of {{role, content}}, both text", number)
-            elif not any(message["role"] == ASSISTANT for message in messages):
-                self.faults.drop("no turn of the assistant", number)
-            else:
-                told.append((number, messages))
+        conversations = []
+        for number, (cell, system, tools) in enumerate(
+            self.load(self.messages_key, gaps=(self.system_key, self.tools_key))
+        ):
+            if read := self._read(number, cell, system, tools):
+                conversations.append((number, *read))
         self.faults.refuse()
-        self.keep([example for row in told for example in self.build(*row)])
+        self.keep([example for row in conversations for example in self.build(*row)])
 
-    def build(self, number: int, messages: list[Message]) -> list[Example]:
-        pieces = encode_chat(self.template, messages, last=self.turns == "last")
+    def _read(self, number: int, cell: Any, system: Any, tools: Any) -> tuple[list[Message], Tools] | None:
+        """The turns of a row and its tools; None, and noted, where it is none."""
+        if tables.missing(cell) or cell == []:
+            self.faults.drop(f"nothing in {self.messages_key}", number)
+            return None
+        column = self.messages_key
+        try:
+            messages = read_conversation(cell, system)
+            column = str(self.tools_key)
+            callable_tools = read_tools(tools)
+        except BadConversation as error:
+            self.faults.add(f"{column} {error}", number)
+            return None
+        if not any(is_learned(message) for message in messages):
+            all_read = any(message["role"] == ASSISTANT for message in messages)
+            self.faults.drop(f"no turn of the assistant{' has weight 1' if all_read else ''}", number)
+            return None
+        return messages, callable_tools
+
+    def build(self, number: int, messages: list[Message], tools: Tools) -> list[Example]:
+        try:
+            pieces = encode_chat(self.template, messages, last=self.turns == "last", tools=tools)
+        except UserError as error:
+            self.faults.add(str(error), number)
+            return []
+        self._note_unshown(number, messages, tools)
         ids = [token for tokens, _ in pieces for token in tokens]
         labels = [token if learned else -100 for tokens, learned in pieces for token in tokens]
         return self.fitted(ids, labels, number, self.max_length, self.too_long)
 
+    def _note_unshown(self, number: int, messages: list[Message], tools: Tools) -> None:
+        said = {key for message in messages for key in message if key not in UNSHOWN}
+        shown = self.template.shown(messages, add_generation_prompt=False, tools=tools) if said else ""
+        for key in sorted(said):
+            values = [message[key] for message in messages if key in message]
+            if not all(is_shown(value, shown) for value in values if isinstance(value, str)):
+                self.unshown.setdefault(key, []).append(number)
 
-def as_messages(cell: Any) -> list[Message] | None:
-    """A cell as a conversation, be it a list or JSON; None where it is none."""
-    try:
-        messages = json.loads(cell) if isinstance(cell, str) else cell
-    except ValueError:
-        return None
-    fine = isinstance(messages, list) and all(
-        isinstance(one, dict) and isinstance(one.get("role"), str) and isinstance(one.get("content"), str)
-        for one in messages
-    )
-    return messages if fine and messages else None
-
-
-def encode_chat(template: Template, messages: list[Message], last: bool = False) -> list[tuple[tuple[int, ...], bool]]:
-    """A conversation as pieces (token ids, whether they are learned).
-
-    Each turn of the assistant is a piece with its end of turn, tokenised apart from what is asked, as it is when the
-    model answers. last: only the last such turn is learned.
-
-    Raises UserError where the template shows earlier turns differently once the conversation goes on.
-    """
-    if template.kind != "chat":
-        raise UserError(
-            f"conversations are shown by a chat template, and this model is asked by template={template.kind}; take a "
-            "model whose tokenizer has one, or rows of prompts and answers"
-        )
-    if template.args.system_prompt and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": template.args.system_prompt}, *messages]
-    answers = [i for i, message in enumerate(messages) if message["role"] == ASSISTANT]
-    pieces: list[tuple[tuple[int, ...], bool]] = []
-    shown = ""
-    for i in answers[-1:] if last else answers:
-        asked = template.shown(messages[:i], add_generation_prompt=True)
-        pieces.append((_tokens(template, _after(shown, asked)), False))
-        told = template.shown(messages[: i + 1], add_generation_prompt=False)
-        learned, rest = template.turn(_after(asked, told))
-        pieces.append((learned, True))
-        shown = told.removesuffix(rest)
-    if messages[-1]["role"] != ASSISTANT:
-        whole = template.shown(messages, add_generation_prompt=False)
-        pieces.append((_tokens(template, _after(shown, whole)), False))
-    return pieces
-
-
-def _tokens(template: Template, text: str) -> tuple[int, ...]:
-    return tuple(template.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _after(shown: str, longer: str) -> str:
-    """What a conversation that went on has more than was shown before."""
-    if not longer.startswith(shown):
-        raise UserError(
-            "this chat template shows earlier turns differently once a conversation goes on; set turns=last, which "
-            "learns the last turn of each conversation"
-        )
-    return longer[len(shown) :]
+    def notes(self) -> list[str]:
+        told = super().notes()
+        for key, numbers in self.unshown.items():
+            rows = counted(len(numbers), "row")
+            told.append(
+                f"{rows} with {key} in a turn, which the chat template does not show ({self.faults.listed(numbers)})"
+            )
+        return told

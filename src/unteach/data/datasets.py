@@ -6,18 +6,21 @@ scored. `dropped` and `cut` count, by reason, the rows that cannot and the answe
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from unteach.data import sources
+from unteach.data import repeats, sources
 from unteach.data.choice import flag
-from unteach.data.faults import Faults
+from unteach.data.faults import Faults, no_row_left
 from unteach.data.fitting import TooLong, fit
+from unteach.data.instructions import NO_CONTEXT, Context, encode_all, encode_last, join_input, read_context
 from unteach.data.template import Encoded, Template
 from unteach.errors import UserError
 from unteach.registry import dataset
 from unteach.seeds import subseed
+from unteach.wording import counted
 
 Example = dict[Any, Any]
 """{input_ids, labels, index}; several answers or several variants of a row are a dict of Examples."""
@@ -37,12 +40,21 @@ class RowDataset:
     cut: int = field(init=False, default=0)
     cut_rows: list[int] = field(init=False, default_factory=list)
     faults: Faults = field(init=False)
+    row_hashes: Any = field(init=False, default=None)
+    """an array with a number for each row read, equal where rows say the same; None for rows that came from memory"""
 
-    def load(self, *keys: str) -> list[tuple[Any, ...]]:
-        """Columns of all rows, side by side; what is wrong with their cells is noted by `faults`."""
+    def load(self, *keys: str, gaps: Sequence[str | None] = ()) -> list[tuple[Any, ...]]:
+        """Columns of all rows, side by side; what is wrong with their cells is noted by `faults`.
+
+        gaps: further columns, None in every row that has none; of no column (None) all cells are.
+        """
         rows = sources.load_rows(self.hf_args)
         self.faults = Faults(self.where, rows)
-        return list(zip(*(sources.column(rows, key, self.where) for key in keys), strict=True))
+        if "rows" not in self.hf_args:
+            self.row_hashes = repeats.hash_rows(repeats.read_keys(type(self), vars(self)), rows)
+        columns = [sources.column(rows, key, self.where) for key in keys]
+        columns += [[row.get(key) if key is not None else None for row in rows] for key in gaps]
+        return list(zip(*columns, strict=True))
 
     @property
     def where(self) -> str:
@@ -54,7 +66,7 @@ class RowDataset:
         self.dropped += self.faults.counted()
         self.examples = [example for example in built if example is not None]
         if not self.examples and "rows" not in self.hf_args:
-            raise UserError(f"{self.where}: no row can be used ({dict(self.dropped)})")
+            raise UserError(no_row_left(self.where, self.dropped))
 
     def usable(self, encoded: Encoded, index: int) -> Example | None:
         """A row's example; None, and counted, where nothing of its answer is left to learn."""
@@ -80,9 +92,13 @@ class RowDataset:
         self.cut_rows += [index] if cut else []
 
     def notes(self) -> list[str]:
-        """What there is to say about rows dropped and answers cut."""
-        said = [f"{count} rows dropped, {why}" for why, count in self.dropped.items()]
-        return said + ([f"{self.cut} rows cut at max_length ({self.faults.listed(self.cut_rows)})"] if self.cut else [])
+        """What there is to say about rows dropped, answers cut, and rows of the user's that stand twice."""
+        said = [f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()]
+        if self.cut:
+            said.append(f"{counted(self.cut, 'row')} cut at max_length ({self.faults.listed(self.cut_rows)})")
+        if "choice" in self.hf_args and self.row_hashes is not None:
+            said += repeats.note(self.row_hashes, self.faults)
+        return said
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -96,8 +112,10 @@ class RowDataset:
 class QADataset(RowDataset):
     """Questions and answers; the loss is on the answer. With shots: shown pairs stand before each question.
 
-    forget_key: a column of 0 and 1; rows with 1 weigh -1, so that SignedSFT unlearns them. too_long: what becomes of a
-    row of more than max_length tokens (see data/fitting.py).
+    input_key, system_key, history_key: columns of Alpaca's rows. What stands in input_key follows the question on a
+    line of its own; a system prompt and earlier turns ([question, answer] each) stand before it, and the answers of
+    earlier turns are learned too, but with turns=last. forget_key: a column of 0 and 1; rows with 1 weigh -1, so that
+    SignedSFT unlearns them. too_long: what becomes of a row of more than max_length tokens (see data/fitting.py).
     """
 
     question_key: str = "question"
@@ -106,11 +124,22 @@ class QADataset(RowDataset):
     max_length: int = 512
     forget_key: str | None = None
     too_long: TooLong = "truncate_right"
+    input_key: str | None = None
+    system_key: str | None = None
+    history_key: str | None = None
+    turns: Literal["all", "last"] = "all"
 
     def __post_init__(self) -> None:
-        told = self.load(self.question_key, self.answer_key, *([self.forget_key] if self.forget_key else []))
+        needed = [self.question_key, self.answer_key, *([self.forget_key] if self.forget_key else [])]
+        told = self.load(*needed, gaps=(self.input_key, self.system_key, self.history_key))
         self.shots = self._shots()
-        self.texts = [cells[:2] for cells in told]
+        self.texts: list[tuple[Any, Any]] = []
+        self.contexts: dict[int, Context] = {}
+        for number, (question, answer, *_, given, system, history) in enumerate(told):
+            self.texts.append((join_input(question, given, str(self.input_key), number, self.faults), answer))
+            columns = str(self.system_key), str(self.history_key)
+            if context := read_context(system, history, columns, number, self.faults):
+                self.contexts[number] = context
         self.keep([example for i, text in enumerate(self.texts) for example in self.pieces(i, *text)])
         for example in self.examples if self.forget_key else ():
             number = example["index"]
@@ -132,13 +161,34 @@ class QADataset(RowDataset):
         told = [self.faults.text(question, self.question_key, index), self.faults.text(answer, self.answer_key, index)]
         if not all(told):
             return []
-        encoded = self.template.encode(question, answer, self.shots)
-        return self.fitted(encoded.input_ids, encoded.labels, index, self.max_length, self.too_long)
+        context = self.contexts.get(index, NO_CONTEXT)
+        try:
+            ids, labels = self.encode(context, question, answer)
+        except UserError as error:
+            if not context:  # it is about the template, not about this row
+                raise
+            self.faults.add(str(error), index)
+            return []
+        return self.fitted(ids, labels, index, self.max_length, self.too_long)
+
+    def encode(self, context: Context, question: str, answer: str) -> tuple[list[int], list[int]]:
+        """input_ids and labels of a row."""
+        if self.turns == "all":
+            return encode_all(self.template, context, self.shots, question, answer)
+        encoded = encode_last(self.template, context, self.shots, question, answer)
+        return encoded.input_ids, encoded.labels
 
     def text(self, row: int) -> tuple[str, str]:
         """The question and the answer of an example, as they were given."""
         example = self.examples[row]
-        return self.texts[example.get("original", example)["index"]]
+        index = example.get("original", example)["index"]
+        if index in self.contexts:
+            place = sources.place(self.faults.rows, index, self.where)
+            raise UserError(
+                f"{place}: other answers are invented to a question by itself, and this row has a system prompt or "
+                "earlier turns; leave them out, or give the other answers in a column alternate"
+            )
+        return self.texts[index]
 
 
 def example_of(encoded: Encoded, index: int) -> Example:
@@ -148,8 +198,12 @@ def example_of(encoded: Encoded, index: int) -> Example:
 @dataset
 @dataclass
 class QAwithIdkDataset(QADataset):
-    """Each question also with a refusal, drawn from a file of lines as a function of (seed, epoch, row)."""
+    """Each question also with a refusal, drawn from a file of lines as a function of (seed, epoch, row).
 
+    Of both the last turn alone is learned: turns before it are the same.
+    """
+
+    turns: Literal["last"] = "last"
     idk_path: str | None = None
     return_original: bool = True
     seed: int = 0
@@ -164,7 +218,9 @@ class QAwithIdkDataset(QADataset):
         index = original["index"]
         refusal = random.Random(subseed(self.seed, "idk", epoch, index)).choice(self.refusals)
         question, _ = self.texts[index]
-        alternate = example_of(self.template.encode(question, refusal, self.shots, self.max_length), index)
+        context = self.contexts.get(index, NO_CONTEXT)
+        encoded = encode_last(self.template, context, self.shots, question, refusal, self.max_length)
+        alternate = example_of(encoded, index)
         return {"original": original, "alternate": alternate} if self.return_original else alternate
 
     def __getitem__(self, row: int) -> Example:
@@ -174,8 +230,9 @@ class QAwithIdkDataset(QADataset):
 @dataset
 @dataclass
 class QAwithAlternateDataset(QADataset):
-    """Each question also with another answer, from a column of its own."""
+    """Each question also with another answer, from a column of its own; of both the last turn alone is learned."""
 
+    turns: Literal["last"] = "last"
     alternate_key: str = "alternate"
     return_original: bool = True
 

@@ -1,15 +1,22 @@
 """What is wrong with the rows of a source, all of it said at once and with row numbers, before anything is trained."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unteach.data import sources, tables
 from unteach.errors import UserError
+from unteach.wording import counted
 
 SHOWN = 8
 """Row numbers that are listed; how many more there are is told."""
 KINDS = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a mapping"}
+
+
+def no_row_left(where: str, dropped: Mapping[str, int]) -> str:
+    """What is said where every row of a source is left out. dropped: why -> how many rows."""
+    reasons = [f"{counted(number, 'row')} dropped, {why}" for why, number in dropped.items()]
+    return f"{where}: no row can be used: {'; '.join(reasons) or 'there are none'}"
 
 
 class Faults:

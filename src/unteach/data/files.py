@@ -11,12 +11,14 @@ from unteach.config.schema import Part, TemplateArgs
 from unteach.data import tables, tokenized
 from unteach.data.choice import Choice
 from unteach.data.datasets import QADataset
-from unteach.data.forms import FORMS, Form, find, of_text
+from unteach.data.forms import FORMS, Form, find, note_unread, of_text
+from unteach.data.overlap import overlap_in_files
 from unteach.errors import UserError
 
 SETTINGS = {
     "max_length": "rows that are tokenised here; a tokenised file has its own",
     "too_long": "prompts with answers; text is cut into pieces",
+    "turns": "conversations, and instructions with a history",
     "packing": "text that is learned whole",
     "pretrain_with_output": "trainer=pretrain on columns input and output",
     "txt": ".txt files",
@@ -74,7 +76,18 @@ class Finder:
             held = replace(self.choice("train"), held=True, most=files.most("validation"))
             found["validation"] = {"file": self.part("validation", files.train_file, held)}
         self._refuse_unused(found)
+        self._refuse_overlap(found)
         return found
+
+    def _refuse_overlap(self, found: dict[str, dict[str, Part]]) -> None:
+        """The same row cannot be meant to go and to stay, unless the user says so."""
+        overlap = overlap_in_files({stream: parts["file"] for stream, parts in found.items()})
+        if overlap is None and self.files.allow_overlap:
+            raise UserError("data.allow_overlap: nothing here takes it; it is for rows to forget and rows to retain")
+        if overlap and not self.files.allow_overlap:
+            mend = "take them out of one of the two, or set data.allow_overlap=true, which trains on them in both"
+            raise UserError(f"{overlap}; {mend}")
+        self.said += [overlap] if overlap else []
 
     def _refuse_unused(self, found: dict[str, Any]) -> None:
         """No key is accepted and ignored."""
@@ -115,15 +128,18 @@ class Finder:
         table = self.table(source)
         mapped = {role: name for role, name in self.files.columns.items() if role != "forget" or choice.flag is None}
         form = find(table.where, table.columns, self._forms(stream, table), mapped)
-        columns = ", ".join(mapped.get(role, role) for role in form.roles)
+        columns = ", ".join(form.columns(mapped))
         way = ""
         if form.raw is not None:  # conversations have no words to take as they are
             self.raw[stream] = form.raw and not any(isinstance(cell, list) for cell in next(iter(table))[1].values())
             way = " (as they are)" if self.raw[stream] else " (through the template)"
         self.said.append(f"data.{stream}: {table.where}, by its columns {columns}{way}")
+        read = [*form.columns(mapped), *([choice.flag] if choice.flag else [])]
+        self.said += [f"data.{stream}: {note}" for note in note_unread(table, read)]
         self.taken |= {"txt"} if any(file.suffix == ".txt" for file in table.files) else set()
         self.taken |= {"pretrain_with_output"} if self.kind == "text" and "text" not in form.roles else set()
-        settings = self._settings(registry.dataset.get(form.handler))
+        has_turns = form.handler == "ChatDataset" or (form.handler == "QADataset" and "history" in form.roles)
+        settings = self._settings(registry.dataset.get(form.handler), has_turns)
         return _part(form.handler, {**form.arguments(mapped), **settings, "hf_args": hf_args})
 
     def _forms(self, stream: str, table: tables.Table) -> tuple[Form, ...]:
@@ -133,10 +149,11 @@ class Finder:
             return FORMS["alternates" if given else "refusals"]
         return of_text(self.files.pretrain_with_output) if self.kind == "text" else FORMS[self.kind]
 
-    def _settings(self, cls: type) -> dict[str, Any]:
-        """Those keys of `data` that a handler has a field for."""
+    def _settings(self, cls: type, has_turns: bool = False) -> dict[str, Any]:
+        """Those keys of `data` that a handler has a field for; `turns` where a row may have several."""
         fields = getattr(cls, "__dataclass_fields__", {})
-        given = {name: getattr(self.files, name) for name in ("max_length", "too_long", "packing")}
+        names = ("max_length", "too_long", "packing", *(["turns"] if has_turns else []))
+        given = {name: getattr(self.files, name) for name in names}
         taken = {name: value for name, value in given.items() if value is not None and name in fields}
         self.taken |= set(taken)
         if taken.get("packing") == "best_fit" and isinstance(self.method, schema.TheirTrainer):

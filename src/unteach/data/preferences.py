@@ -3,8 +3,18 @@
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.data.chats import ASSISTANT, as_messages, encode_chat
+from unteach.data.chat_tokens import encode_chat
+from unteach.data.conversations import (
+    ASSISTANT,
+    BadConversation,
+    Message,
+    Tools,
+    read_conversation,
+    read_messages,
+    read_tools,
+)
 from unteach.data.datasets import Example, RowDataset, example_of
+from unteach.data.instructions import NO_CONTEXT, Context, encode_last, join_input, read_context
 from unteach.data.template import Encoded
 from unteach.errors import UserError
 from unteach.registry import dataset
@@ -24,55 +34,90 @@ class _Asked(RowDataset):
         return self.usable(self.template.encode(prompt, answer, max_length=self.max_length), number)
 
 
+@dataclass(frozen=True)
+class _Conversation:
+    """What is asked of both answers: turns, and the tools that may be called."""
+
+    messages: list[Message]
+    tools: Tools
+
+
 @dataset
 @dataclass
 class PreferenceDataset(_Asked):
     """Prompts, each with a chosen and a rejected answer: for PrefDPO, CPO, SimPO and ORPO.
 
-    All three are text, or lists of {role, content}. prompt_key null: chosen and rejected are whole conversations that
-    differ in their last turn.
+    All three are text, or turns: lists of {role, content} or of ShareGPT's {from, value}. prompt_key null: chosen and
+    rejected are whole conversations that differ in their last turn. input_key, system_key, history_key, tools_key:
+    columns of Alpaca's and ShareGPT's rows (see QADataset and ChatDataset).
     """
 
     prompt_key: str | None = "prompt"
     chosen_key: str = "chosen"
     rejected_key: str = "rejected"
+    input_key: str | None = None
+    system_key: str | None = None
+    history_key: str | None = None
+    tools_key: str | None = None
 
     def __post_init__(self) -> None:
         keys = [key for key in (self.prompt_key, self.chosen_key, self.rejected_key) if key]
+        gaps = (self.input_key, self.system_key, self.history_key, self.tools_key)
         pairs = []
-        for number, cells in enumerate(self.load(*keys)):
-            if self.prompt_key is None or any(isinstance(cell, list) for cell in cells):
-                if conversations := self._conversations(number, *(() if self.prompt_key else ([],)), *cells):
-                    pairs.append((number, conversations))
-            elif self.faults.texts(cells, keys, number):
-                pairs.append((number, cells))
+        for number, row in enumerate(self.load(*keys, gaps=gaps)):
+            cells, (given, system, history, tools) = row[: len(keys)], row[len(keys) :]
+            if self.prompt_key is None or any(isinstance(cell, list | dict) for cell in cells):
+                prompt = None if self.prompt_key is None else cells[0]
+                if pair := self._read_turns(number, prompt, cells[-2], cells[-1], system, tools):
+                    pairs.append((number, NO_CONTEXT, *pair))
+                continue
+            question = join_input(cells[0], given, str(self.input_key), number, self.faults)
+            columns = str(self.system_key), str(self.history_key)
+            context = read_context(system, history, columns, number, self.faults)
+            if self.faults.texts((question, *cells[1:]), keys, number):
+                pairs.append((number, context, question, *cells[1:]))
         self.faults.refuse()
-        self.keep([self.pair(number, *cells) for number, cells in pairs])
+        self.keep([self.pair(*pair) for pair in pairs])
 
-    def _conversations(self, number: int, prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, ...] | None:
-        """The turns before the answers, and the two answers as turns."""
-        best_of, worst_of = as_messages(chosen), as_messages(rejected)
-        before = [] if prompt == [] else as_messages(prompt)
-        if before is None or best_of is None or worst_of is None:
-            said = "where one of prompt, chosen and rejected is a list of {role, content}, all of them must be"
-            self.faults.add(f"{said} (a conversation that holds its own prompt needs prompt_key=null)", number)
+    def _read_turns(
+        self, number: int, prompt: Any, chosen: Any, rejected: Any, system: Any, tools: Any
+    ) -> tuple[_Conversation, Message, Message] | None:
+        """What is asked, and the two answers as turns; None, and noted, where the row is no such pair."""
+        try:
+            (*asked, best), (*others, worst) = read_messages(chosen), read_messages(rejected)
+            before = [] if prompt is None or prompt == [] else read_messages(prompt)
+            shown = read_conversation(before + asked, system) if before + asked else []
+            callable_tools = read_tools(tools)
+        except BadConversation as error:
+            self.faults.add(
+                f"where one of prompt, chosen and rejected is a list of turns, all of them must be, and one {error} "
+                "(a conversation that holds its own prompt needs prompt_key=null)",
+                number,
+            )
             return None
-        (*asked, best), (*others, worst) = best_of, worst_of
-        if asked != others or best["role"] != ASSISTANT or worst["role"] != ASSISTANT or not before + asked:
+        if asked != others or best["role"] != ASSISTANT or worst["role"] != ASSISTANT or not shown:
             self.faults.add("chosen and rejected must be one conversation up to a last turn of the assistant", number)
             return None
-        return before + asked, best, worst
+        answers = [{key: value for key, value in turn.items() if key != "weight"} for turn in (best, worst)]
+        return _Conversation(shown, callable_tools), answers[0], answers[1]
 
-    def pair(self, number: int, prompt: Any, chosen: Any, rejected: Any) -> Example | None:
-        built = {"chosen": self.answered(prompt, chosen, number), "rejected": self.answered(prompt, rejected, number)}
+    def pair(self, number: int, context: Context, prompt: Any, chosen: Any, rejected: Any) -> Example | None:
+        try:
+            built = {
+                "chosen": self.usable(self._encode(context, prompt, chosen), number),
+                "rejected": self.usable(self._encode(context, prompt, rejected), number),
+            }
+        except UserError as error:
+            self.faults.add(str(error), number)
+            return None
         return built if all(built.values()) else None
 
-    def answered(self, prompt: Any, answer: Any, number: int) -> Example | None:
-        if isinstance(prompt, str):
-            return super().answered(prompt, answer, number)
-        (asked, _), (learned, _) = encode_chat(self.template, [*prompt, answer], last=True)
+    def _encode(self, context: Context, prompt: Any, answer: Any) -> Encoded:
+        if not isinstance(prompt, _Conversation):
+            return encode_last(self.template, context, (), prompt, answer, self.max_length)
+        (asked, _), (learned, _) = encode_chat(self.template, [*prompt.messages, answer], True, prompt.tools)
         room = max(0, self.max_length - len(asked))
-        return self.usable(Encoded(asked, learned[:room], max(0, len(learned) - room)), number)
+        return Encoded(asked, learned[:room], max(0, len(learned) - room))
 
 
 @dataset
@@ -82,6 +127,7 @@ class FeedbackDataset(_Asked):
 
     Each row also has its prompt with another row's answer, by a seeded round through all rows, which KTO compares with.
     chosen_key, rejected_key: in place of answer and label, the columns of pairs, of which each gives two rows.
+    input_key: a column whose text follows the prompt on a line of its own.
     """
 
     prompt_key: str = "prompt"
@@ -90,6 +136,7 @@ class FeedbackDataset(_Asked):
     chosen_key: str | None = None
     rejected_key: str | None = None
     seed: int = 0
+    input_key: str | None = None
 
     def __post_init__(self) -> None:
         if (self.chosen_key is None) != (self.rejected_key is None):
@@ -115,7 +162,10 @@ class FeedbackDataset(_Asked):
     def _of_labels(self) -> list[tuple[int, str, str, bool]]:
         told = []
         keys = (self.prompt_key, self.answer_key)
-        for number, (prompt, answer, label) in enumerate(self.load(*keys, self.label_key)):
+        for number, (prompt, answer, label, given) in enumerate(
+            self.load(*keys, self.label_key, gaps=(self.input_key,))
+        ):
+            prompt = join_input(prompt, given, str(self.input_key), number, self.faults)
             liked = LIKED.get(str(label).lower().removesuffix(".0"))
             if liked is None:
                 self.faults.add(f"{self.label_key} must be 1 or 0 (true or false), and is {label!r}", number)
@@ -128,7 +178,8 @@ class FeedbackDataset(_Asked):
     def _of_pairs(self) -> list[tuple[int, str, str, bool]]:
         assert self.chosen_key and self.rejected_key
         keys, told = (self.prompt_key, self.chosen_key, self.rejected_key), []
-        for number, cells in enumerate(self.load(*keys)):
+        for number, (prompt, *answers, given) in enumerate(self.load(*keys, gaps=(self.input_key,))):
+            cells = (join_input(prompt, given, str(self.input_key), number, self.faults), *answers)
             if self.faults.texts(cells, keys, number):
                 told += [(number, cells[0], cells[1], True), (number, cells[0], cells[2], False)]
         self.faults.refuse()

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unteach.config.schema import TemplateArgs
-from unteach.data import sources, tables, tokenized
+from unteach.data import repeats, sources, tables, tokenized
 from unteach.data.collators import SEGMENT
 from unteach.data.datasets import Example
-from unteach.data.faults import Faults
+from unteach.data.faults import Faults, no_row_left
 from unteach.data.fitting import IGNORED
 from unteach.data.packing import best_fit
 from unteach.data.template import Template
 from unteach.errors import UserError
 from unteach.registry import dataset
+from unteach.wording import counted
 
 Packing = Literal["chunked", "apart", "best_fit"]
 
@@ -45,6 +46,9 @@ class PretrainingDataset:
     max_length: int = 2048
     packing: Packing = "chunked"
     dropped: Counter[str] = field(init=False, default_factory=Counter)
+    row_hashes: Any = field(init=False, default=None)
+    """an array with a number for each document, equal where two say the same; None for tokens"""
+    repeated: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         where = sources.named(self.hf_args)
@@ -56,7 +60,7 @@ class PretrainingDataset:
         else:
             self.tokens, ends = self._tokenise(where)
         if not ends:
-            raise UserError(f"{where}: no row can be used ({dict(self.dropped)})")
+            raise UserError(no_row_left(where, self.dropped))
         bounds = [(0, ends[-1])] if self.packing == "chunked" else list(zip([0, *ends], ends, strict=False))
         self.pieces = [piece for first, last in bounds for piece in self.cut(first, last)]
         self.rows: Sequence[Sequence[int]] = [[number] for number in range(len(self.pieces))]
@@ -66,11 +70,19 @@ class PretrainingDataset:
     def _tokenise(self, where: str) -> "tuple[tokenized.Joined, list[int]]":
         import numpy as np
 
-        numbered, faults = tokenise(self.template, sources.load_rows(self.hf_args), self.text_key, where)
+        rows = sources.load_rows(self.hf_args)
+        numbered, faults = tokenise(self.template, rows, self.text_key, where)
         self.dropped += faults.counted()
+        self.row_hashes = repeats.hash_rows({"text_key": self.text_key}, rows)
+        if "choice" in self.hf_args:
+            self.repeated = repeats.note(self.row_hashes, faults)
         documents = [ids for _, ids in numbered]
         ends = np.cumsum([len(ids) for ids in documents]).tolist()
         return tokenized.Joined([np.concatenate(documents)] if documents else []), ends
+
+    def notes(self) -> list[str]:
+        """What there is to say about documents that were left out or stand twice."""
+        return [f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()] + self.repeated
 
     def cut(self, first: int, last: int) -> list[Piece]:
         """The pieces of the tokens first to last."""

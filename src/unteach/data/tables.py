@@ -8,9 +8,10 @@ import contextlib
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,10 +36,15 @@ Placed = tuple[Place, Row]
 
 @dataclass(frozen=True)
 class Table:
-    """Iterating gives (place, row). columns: the first row's. files: what it is read from, none for a hub set."""
+    """Iterating gives (place, row).
+
+    columns: those of the first rows (20; of JSON, whose rows may each have other keys, 1000). worded: the columns
+    that hold words there. files: what it is read from, none for a hub set.
+    """
 
     where: str
     columns: tuple[str, ...]
+    worded: tuple[str, ...]
     files: tuple[Path, ...]
     read: Callable[[], Generator[Placed]]
 
@@ -55,7 +61,9 @@ class Table:
 def open_table(source: str | Path | dict[str, Any], by_line: bool = False) -> Table:
     """The rows of a file, of a folder's files in the order of their names, or of a set that `datasets` loads.
 
-    source: a path, a hub id (its split `train`), or load_dataset's own arguments (path, name, split, data_files…).
+    source: a path, a hub id (its split `train`) or a hub id or folder with a split (`owner/name:test`,
+    `owner/name:train[:100]`), or load_dataset's own arguments (path, name, split, data_files…). What is here as a path
+    is never taken for a hub id.
     by_line: a text file is one row a line, where otherwise it is one row; the column is `text` either way.
 
     Raises UserError, which names the file and the line, for what is no such file, is empty or cannot be read.
@@ -65,12 +73,15 @@ def open_table(source: str | Path | dict[str, Any], by_line: bool = False) -> Ta
             return _of_set(source)
         source = str(source["path"])
     path = Path(source).expanduser()
-    if path.is_dir() and (path / "state.json").exists() and (path / "dataset_info.json").exists():
+    if _is_saved_set(path) or (path / SEVERAL_SPLITS).exists():
         return _of_set({"path": str(path)})
     files = _files_of(path) if path.is_dir() else [path]
     if not path.exists():
-        if _is_hub_id(str(source)):
-            return _of_set({"path": str(source), "split": "train"})
+        name, split = _name_and_split(str(source))
+        if Path(name).expanduser().is_dir() and split:
+            return _of_set({"path": str(Path(name).expanduser()), "split": split})
+        if _is_hub_id(name):
+            return _of_set({"path": name, "split": split or "train"})
         raise UserError(_no_file(path))
 
     def read() -> Generator[Placed]:
@@ -115,12 +126,47 @@ def no_column(where: str, column: str, there: Iterable[str]) -> str:
 
 
 def _opened(where: str, files: tuple[Path, ...], read: Callable[[], Generator[Placed]]) -> Table:
-    """A table whose first row was seen; without one it is an error."""
+    """A table whose first rows were seen; without any it is an error."""
+    is_json = any(file.suffix.lower() in (".json", ".jsonl") for file in files)
+    is_text = any(file.suffix.lower() == ".txt" for file in files)  # a row may be a whole document
+    seen = 1000 if is_json else 20
     with contextlib.closing(read()) as reading:
-        first = next(reading, None)
-    if first is None:
+        head = [row for _, row in islice(reading, 1 if is_text else seen)]
+    if not head:
         raise UserError(f"{where}: there are no rows in it")
-    return Table(where, tuple(map(str, first[1])), files, read)
+    columns: dict[str, bool] = {}  # and whether it holds words
+    for row in head:
+        for name, cell in row.items():
+            columns[str(name)] = columns.get(str(name), False) or _holds_words(cell)
+    worded = tuple(name for name, is_worded in columns.items() if is_worded)
+    return Table(where, tuple(columns), worded, files, read)
+
+
+def _holds_words(cell: Any) -> bool:
+    """Whether a cell is text that is no number, or a list or mapping with such text in it."""
+    if isinstance(cell, str):
+        return bool(cell.strip()) and not NUMBER.fullmatch(cell.strip())
+    if isinstance(cell, dict):
+        return any(_holds_words(value) for value in cell.values())
+    return isinstance(cell, list) and any(_holds_words(value) for value in cell)
+
+
+NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?|nan|true|false", re.IGNORECASE)
+
+
+def _is_saved_set(path: Path) -> bool:
+    """Whether `datasets` saved one set of rows into this folder."""
+    return (path / "state.json").exists() and (path / "dataset_info.json").exists()
+
+
+SEVERAL_SPLITS = "dataset_dict.json"
+"""What `datasets` writes into a folder into which it saved several splits."""
+
+
+def _name_and_split(source: str) -> tuple[str, str | None]:
+    """`name:split` as the two, where the split may be a slice of one or a sum of such (train[:10%]+test)."""
+    found = re.fullmatch(r"([^:\[\]]+):(\w[\w.-]*(?:\[[^\]]*\])?(?:\+.+)?)", source)
+    return (found[1], found[2]) if found else (source, None)
 
 
 def _is_hub_id(source: str) -> bool:
@@ -342,12 +388,22 @@ def load_set(hf_args: dict[str, Any]) -> Any:
     """
     import datasets
 
+    path, split = str(hf_args["path"]), hf_args.get("split")
     try:
-        if set(hf_args) == {"path"} and Path(hf_args["path"]).is_dir():
-            loaded = datasets.load_from_disk(hf_args["path"])
+        if set(hf_args) <= {"path", "split"} and (_is_saved_set(Path(path)) or (Path(path) / SEVERAL_SPLITS).exists()):
+            loaded = datasets.load_from_disk(path)
+            if split and isinstance(loaded, dict):
+                if split not in loaded:
+                    raise AbsentData(_no_split(path, split, loaded))
+                loaded = loaded[split]
         else:
             loaded = datasets.load_dataset(**hf_args)
+    except AbsentData:
+        raise
     except ValueError as error:
+        if unknown := re.search(r'Unknown split "(.*)"\. Should be one of \[(.*)\]', str(error)):
+            splits = [name.strip("'\" ") for name in unknown[2].split(",")]
+            raise AbsentData(_no_split(path, unknown[1], splits)) from None
         if "BuilderConfig" in str(error) or "Unknown split" in str(error):
             raise AbsentData(f"{hf_args['path']}: {_first(error)}") from None
         raise UserError(f"{hf_args['path']}: {error}") from None
@@ -358,8 +414,19 @@ def load_set(hf_args: dict[str, Any]) -> Any:
             "wmdp_path=FOLDER of <config name>.jsonl or <config name>/<split>.jsonl, or tofu_path=authors"
         ) from None
     if isinstance(loaded, dict):
-        raise UserError(f"{hf_args['path']} has several splits ({', '.join(loaded)}): set hf_args.split")
+        raise UserError(
+            f"{path} has several splits ({', '.join(loaded)}): name one, as in {path}:{next(iter(loaded))} "
+            "(hf_args.split of a dataset)"
+        )
     return loaded
+
+
+def _no_split(path: str, split: str, there: Iterable[str]) -> str:
+    """What is said of a split that is not there."""
+    there = list(there)
+    guess = nearest(split, there)
+    hint = f"; did you mean {path}:{guess}?" if guess else f"; name one, as in {path}:{there[0]}" if there else ""
+    return f"{path}: no split {split!r}; its splits: {', '.join(there)}{hint}"
 
 
 def _first(error: BaseException) -> str:

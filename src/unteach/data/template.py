@@ -148,11 +148,21 @@ class Template:
         _, _, after = text.partition(special[ids[ends[0]]])
         return tuple(ids[: ends[0] + 1]), after
 
-    def shown(self, messages: list[dict[str, Any]], add_generation_prompt: bool) -> str:
-        """A conversation as the tokenizer's chat template writes it."""
+    def plain(self, text: str) -> tuple[int, ...]:
+        """The tokens of a text by itself, without BOS or EOS."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def shown(
+        self,
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> str:
+        """A conversation, with the tools that may be called in it, as the tokenizer's chat template writes it."""
         from jinja2 import TemplateError
 
-        extra = {"date_string": self.args.date_string} if self.args.date_string else {}
+        extra: dict[str, Any] = {"date_string": self.args.date_string} if self.args.date_string else {}
+        extra |= {"tools": tools} if tools else {}
         try:
             shown: str = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt, **extra

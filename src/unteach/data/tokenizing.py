@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import registry, runs
 from unteach.data import pretraining, tables, tokenized
-from unteach.data.faults import SHOWN
+from unteach.data.faults import SHOWN, no_row_left
 from unteach.data.fitting import IGNORED, TooLong, fit
 from unteach.data.sources import Rows
 from unteach.data.template import Template
@@ -62,6 +62,8 @@ class Recipe:
             **self.columns, **policy,
         )  # fmt: skip
         made = Made.of(rows, handler.faults, handler.cut_rows, {example["index"] for example in handler.examples})
+        for key, numbers in getattr(handler, "unshown", {}).items():
+            made.counts.unshown[key] = told_rows(rows, numbers)
         for example in handler.examples:
             made.add(example["input_ids"], runs_of(example["labels"]))
         return made
@@ -92,11 +94,8 @@ class Made:
 
     @classmethod
     def of(cls, rows: Rows, faults: Any, cut: list[int], kept: set[int]) -> "Made":
-        def told(numbers: list[int]) -> list[Any]:
-            return [len(numbers), [str(rows.places[number]) for number in numbers[:SHOWN]]]
-
-        dropped = {why: told(numbers) for why, numbers in faults.empty.items()}
-        return cls(Counts(len(rows), len(kept), told(cut), dropped))
+        dropped = {why: told_rows(rows, numbers) for why, numbers in faults.empty.items()}
+        return cls(Counts(len(rows), len(kept), told_rows(rows, cut), dropped))
 
     def add(self, ids: Any, runs: list[int] | None) -> None:
         import numpy as np
@@ -107,9 +106,15 @@ class Made:
         self.counts.add(len(ids), learned)
 
 
+def told_rows(rows: Rows, numbers: list[int]) -> list[Any]:
+    """How many rows, and the places of the first."""
+    return [len(numbers), [str(rows.places[number]) for number in numbers[:SHOWN]]]
+
+
 @dataclass
 class Counts:
-    """What became of rows, and how long what they gave is. cut, dropped: how many, and the first places."""
+    """What became of rows, and how long what they gave is. cut, dropped, unshown (by a key of conversations that the
+    chat template does not show): how many, and the first places."""
 
     read: int = 0
     kept: int = 0
@@ -121,6 +126,7 @@ class Counts:
     longest: int = 0
     lengths: dict[str, int] = field(default_factory=dict)
     """how many have at most so many tokens, and more than half of them"""
+    unshown: dict[str, list[Any]] = field(default_factory=dict)
 
     def add(self, length: int, learned: int) -> None:
         self.examples, self.tokens, self.learned = self.examples + 1, self.tokens + length, self.learned + learned
@@ -132,11 +138,17 @@ class Counts:
         for name in ("read", "kept", "examples", "tokens", "learned"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.longest = max(self.longest, other.longest)
-        for why, told in [("", other.cut), *other.dropped.items()]:
-            mine = self.dropped.setdefault(why, [0, []]) if why else self.cut
-            mine[:] = [mine[0] + told[0], [*mine[1], *told[1]][:SHOWN]]
+        self._add_places(self.cut, other.cut)
+        for why, told in other.dropped.items():
+            self._add_places(self.dropped.setdefault(why, [0, []]), told)
+        for key, told in other.unshown.items():
+            self._add_places(self.unshown.setdefault(key, [0, []]), told)
         for upper, count in other.lengths.items():
             self.lengths[upper] = self.lengths.get(upper, 0) + count
+
+    @staticmethod
+    def _add_places(mine: list[Any], other: list[Any]) -> None:
+        mine[:] = [mine[0] + other[0], [*mine[1], *other[1]][:SHOWN]]
 
 
 def runs_of(labels: Any) -> list[int]:
@@ -187,9 +199,7 @@ def write(table: tables.Table, recipe: Recipe, output: Path, processes: int, fac
         print(f"{shard['file']}: {total.read:,} rows read, {total.tokens:,} tokens", flush=True)
     shards = [shard for shard in shards if shard["rows"]]
     if not shards:
-        raise UserError(
-            f"{table.where}: no row can be used ({ {why: told[0] for why, told in total.dropped.items()} })"
-        )
+        raise UserError(no_row_left(table.where, _with_places(total.dropped)))
     manifest = {"format": tokenized.FORMAT, **facts, **counted(total), "shards": shards}
     with runs.replacing_folder(output) as folder:
         for shard in shards:
@@ -203,11 +213,19 @@ def counted(total: Counts) -> dict[str, Any]:
     """The counts as the manifest has them."""
     told = dataclasses.asdict(total)
     rows = {name: told.pop(name) for name in ("read", "kept")}
-    (cut, cut_at), dropped = told.pop("cut"), told.pop("dropped")
+    (cut, cut_at), dropped, unshown = told.pop("cut"), told.pop("dropped"), told.pop("unshown")
     rows |= {"cut": cut, "dropped": {why: count for why, (count, _) in dropped.items()}}
     rows["first"] = {why: places for why, (_, places) in dropped.items()} | ({"cut": cut_at} if cut else {})
+    rows |= {"unshown": unshown} if unshown else {}
     told["lengths"] = {upper: told["lengths"][upper] for upper in sorted(told["lengths"], key=int)}
     return {"rows": rows, **told}
+
+
+def _with_places(dropped: dict[str, list[Any]]) -> dict[str, int]:
+    """Why rows were dropped, with the first places -> how many."""
+    return {
+        f"{why} ({', '.join(places)}{' …' if count > SHOWN else ''})": count for why, (count, places) in dropped.items()
+    }
 
 
 def _chunks(table: tables.Table, skip: int) -> Iterator[Rows]:

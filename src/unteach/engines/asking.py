@@ -85,7 +85,7 @@ class Asker:
         images = self._images(row, place) if self.columns.image else ()
         cell = row.get(self.columns.input)
         turns = _conversation(cell, place) if self._is_conversation(cell) else None
-        text = "" if turns else tables.text(row, self.columns.input, place)
+        text = "" if turns else self._text(row, place)
         if not turns and not text.strip():
             raise UserError(f"{place}: the column {self.columns.input!r} is empty: there is nothing to ask")
         if self.config.kind == "classify" and self.tokenizer is not None:  # as every classifier is asked
@@ -99,6 +99,15 @@ class Asker:
             return Request(number, prompt, shown, tuple(turns), seed=seed)
         messages = self._turns(text, None, ()) if self.template.kind == "chat" else None
         return Request(number, self.template.encode_prompt(text), self.template.prompt(text), messages, seed=seed)
+
+    def _text(self, row: tables.Row, place: tables.Place) -> str:
+        """What is asked: a column, and on a line of its own what follows it."""
+        asked, following = tables.text(row, self.columns.input, place), self.columns.following
+        if following is None:
+            return asked
+        # A row of JSON may lack a column that others have.
+        texts = (asked, tables.text({following: None, **row}, following, place))
+        return "\n".join(text for text in texts if text)
 
     def _scored(
         self,

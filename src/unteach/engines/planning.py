@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from unteach import runs
-from unteach.config.inference import InferConfig
+from unteach.config.inference import INSTRUCTION, InferConfig
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import saved_args
 from unteach.engines.asking import MESSAGES, Asked, Asker, shown
@@ -72,7 +72,7 @@ def _templated(model: ModelConfig, column: str) -> tuple[ModelConfig, bool]:
     folder = runs.model_folder(str(model.model_args[PATH]))
     if model.template_args != TemplateArgs() or saved_args(folder) is not None:
         return model, False
-    kind = {MESSAGES: "chat", "question": "auto"}.get(column, "raw")
+    kind = {MESSAGES: "chat", "question": "auto", INSTRUCTION: "auto"}.get(column, "raw")
     return replace(model, template_args=TemplateArgs(kind=kind)), True  # type: ignore[arg-type]
 
 
@@ -148,6 +148,6 @@ def _of_run(config: InferConfig, columns: Columns) -> dict[str, Any]:
         "backend_args": backend,
         "seed": config.seed if config.sampling.drawn else 0,
         **sampling,
-        **{f"{name}_column": value for name, value in vars(columns).items()},
+        **{f"{name}_column": value for name, value in vars(columns).items() if name != "following" or value},
         **{name: getattr(config, name) for name in ("id_column", "output_column", "keep_columns", "too_long")},
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach import runs
-from unteach.config.inference import ANSWERS, INPUTS, InferConfig
+from unteach.config.inference import ANSWERS, INPUTS, INSTRUCTION, InferConfig
 from unteach.data import tables
 from unteach.engines.ledger import ID, Line
 from unteach.errors import UserError
@@ -19,21 +19,26 @@ Placed = tuple[tables.Place, tables.Row]
 
 @dataclass
 class Columns:
-    """Which columns are read: the prompt's, and where they are asked for the answer's and the images'."""
+    """Which columns are read: the prompt's, what follows it on a line of its own (the input of Alpaca's instruction),
+    and where they are asked for the answer's and the images'."""
 
     input: str
     answer: str | None = None
     image: str | None = None
+    following: str | None = None
 
     def all(self) -> list[str]:
-        return [name for name in (self.input, self.answer, self.image) if name]
+        return [name for name in (self.input, self.following, self.answer, self.image) if name]
 
 
 def find_columns(table: tables.Table, config: InferConfig) -> Columns:
     """The columns of a table that this run reads; those that are named must be there, others are found."""
     there = table.columns
-    asked = table.named(config.input_column) if config.input_column else _found(table, INPUTS, "input_column")
-    columns = Columns(asked)
+    if config.input_column is None and INSTRUCTION in there:
+        columns = _instruction_columns(table)
+    else:
+        asked = table.named(config.input_column) if config.input_column else _found(table, INPUTS, "input_column")
+        columns = Columns(asked)
     if config.kind == "score":
         named = config.answer_column
         columns.answer = table.named(named) if named else _found(table, ANSWERS, "answer_column")
@@ -43,6 +48,16 @@ def find_columns(table: tables.Table, config: InferConfig) -> Columns:
         if name not in there:
             table.named(name)
     return columns
+
+
+def _instruction_columns(table: tables.Table) -> Columns:
+    """Alpaca's columns, asked as they are trained on."""
+    if left := [name for name in ("system", "history") if name in table.worded]:
+        raise UserError(
+            f"{table.where}: an instruction is asked with its input, and what stands in {' and '.join(left)} would not "
+            "be; write such rows as messages, or set input_column=instruction to leave it out"
+        )
+    return Columns(INSTRUCTION, following="input" if "input" in table.columns else None)
 
 
 def _found(table: tables.Table, names: Sequence[str], key: str) -> str:

@@ -20,6 +20,7 @@ from unteach.config import compose, schema, training_args
 from unteach.data import sources, tokenized
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.labelled import labels_of_rows
+from unteach.data.overlap import note_overlap
 from unteach.data.streams import ALTERNATE, Steps, Stream
 from unteach.data.template import Template
 from unteach.engines.processes import Processes
@@ -111,6 +112,8 @@ def build_streams(
         follows = next((other for other in streams if home_of(config.data, other) == home), None)
         streams[name] = Stream(name, built, follows)
     refuse_too_long(streams, context_of(loaded.model))
+    if {"forget", "retain"} <= rows.keys():
+        said += note_overlap(rows["forget"], rows["retain"])
     return streams, said
 
 

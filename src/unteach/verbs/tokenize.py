@@ -16,6 +16,7 @@ from unteach.config.environment import environment
 from unteach.config.schema import TemplateArgs
 from unteach.config.tokenize import TokenizeConfig
 from unteach.errors import UserError
+from unteach.wording import counted
 
 
 def command(words: list[str]) -> None:
@@ -42,6 +43,8 @@ def tokenize(config: TokenizeConfig) -> Path:
         config.too_long or ("split" if of_text else "truncate_right"),
     )  # fmt: skip
     facts = tokenizing.facts(table, recipe, config.tokenizer_path)
+    for note in forms.note_unread(table, form.columns(config.columns)):
+        print(f"note: {note}")
     output = Path(config.output_file)
     if output.exists():
         refuse_other(output, facts)
@@ -89,11 +92,16 @@ def refuse_other(output: Path, facts: dict[str, Any]) -> None:
 def said(manifest: dict[str, Any]) -> list[str]:
     """What became of the rows, in sentences."""
     rows, size = manifest["rows"], sum(shard["bytes"] for shard in manifest["shards"])
-    told = [f"{rows['read']:,} rows read, {rows['kept']:,} kept"]
+    told = [f"{counted(rows['read'], 'row')} read, {rows['kept']:,} kept"]
     for why, count in rows["dropped"].items():
-        told.append(f"{count:,} rows dropped, {why} ({', '.join(rows['first'][why])}{' …' if count > 8 else ''})")
+        told.append(
+            f"{counted(count, 'row')} dropped, {why} ({', '.join(rows['first'][why])}{' …' if count > 8 else ''})"
+        )
     if rows["cut"]:
-        told.append(f"{rows['cut']:,} rows cut at max_length ({', '.join(rows['first']['cut'])})")
+        told.append(f"{counted(rows['cut'], 'row')} cut at max_length ({', '.join(rows['first']['cut'])})")
+    for key, (count, places) in rows.get("unshown", {}).items():
+        unshown = f"{counted(count, 'row')} with {key} in a turn, which the chat template does not show"
+        told.append(f"{unshown} ({', '.join(places)}{' …' if count > 8 else ''})")
     told.append(
         f"{manifest['examples']:,} examples, {manifest['tokens']:,} tokens, {manifest['learned']:,} of them learned, "
         f"longest {manifest['longest']:,}; {size / max(1, manifest['tokens']):.2f} bytes a token"

@@ -1,0 +1,85 @@
+"""Conversations to tokens, exactly as the model will be asked for each turn of the assistant."""
+
+import json
+
+from unteach.data.conversations import ASSISTANT, Message, Tools, is_learned, tool_names
+from unteach.data.template import Template
+from unteach.errors import UserError
+
+Piece = tuple[tuple[int, ...], bool]
+"""Token ids, and whether they are learned."""
+
+
+def encode_chat(
+    template: Template, messages: list[Message], last: bool = False, tools: Tools | None = None
+) -> list[Piece]:
+    """A conversation as pieces.
+
+    Each turn of the assistant is a piece with its end of turn, tokenised apart from what is asked, as it is when the
+    model answers. last: only the last turn that may be learned is.
+
+    Raises UserError where the template shows earlier turns differently once the conversation goes on, or does not show
+    what a turn says.
+    """
+    if template.kind != "chat":
+        raise UserError(
+            f"conversations are shown by a chat template, and this model is asked by template={template.kind}; take a "
+            "model whose tokenizer has one, or rows of prompts and answers"
+        )
+    if template.args.system_prompt and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": template.args.system_prompt}, *messages]
+    whole = template.shown(messages, add_generation_prompt=False, tools=tools)
+    _refuse_unshown(messages, tools or [], whole)
+    answers = [i for i, message in enumerate(messages) if message["role"] == ASSISTANT]
+    if last:
+        answers = [i for i in answers if is_learned(messages[i])][-1:]
+    pieces: list[Piece] = []
+    shown = ""
+    for i in answers:
+        if i == 0:
+            raise UserError("the conversation begins with a turn of the assistant, which answers nothing")
+        asked = template.shown(messages[:i], add_generation_prompt=True, tools=tools)
+        pieces.append((template.plain(_after(shown, asked)), False))
+        told = template.shown(messages[: i + 1], add_generation_prompt=False, tools=tools)
+        text = _after(asked, told)
+        _refuse_unshown_calls(messages[i], text)
+        answer, rest = template.turn(text)
+        pieces.append((answer, is_learned(messages[i])))
+        shown = told.removesuffix(rest)
+    if messages[-1]["role"] != ASSISTANT:
+        pieces.append((template.plain(_after(shown, whole)), False))
+    return pieces
+
+
+def _refuse_unshown(messages: list[Message], tools: Tools, whole: str) -> None:
+    """Refuses a conversation of which the chat template leaves something out: many know only user and assistant."""
+    for message in messages:
+        if message["role"] != ASSISTANT and not is_shown(message["content"], whole):
+            raise UserError(
+                f"the chat template does not show what a turn of {message['role']} says; take a model whose template "
+                "knows this role, or leave such rows out"
+            )
+        _refuse_unshown_calls(message, whole)
+    if not all(name in whole for name in tool_names(tools)):
+        raise UserError("the chat template does not show tools; take a model whose template knows them")
+
+
+def _refuse_unshown_calls(message: Message, text: str) -> None:
+    if not all(name in text for name in tool_names(message.get("tool_calls", []))):
+        raise UserError("the chat template does not show tool_calls; take a model whose template knows them")
+
+
+def is_shown(content: str, whole: str) -> bool:
+    """Whether a text stands in what a template shows; some templates write it as JSON."""
+    text = content.strip()
+    return text in whole or json.dumps(text, ensure_ascii=False)[1:-1] in whole
+
+
+def _after(shown: str, longer: str) -> str:
+    """What a conversation that went on has more than was shown before."""
+    if not longer.startswith(shown):
+        raise UserError(
+            "this chat template shows earlier turns differently once a conversation goes on; set turns=last of the "
+            "dataset (data.turns=last for files), which learns the last turn of each conversation"
+        )
+    return longer[len(shown) :]

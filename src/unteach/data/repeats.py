@@ -1,0 +1,108 @@
+"""Rows that say the same: those that stand twice in one stream, and those that are both forgotten and retained.
+
+Two rows say the same where all the texts that are read of them are equal, white space aside. A conversation of one
+question and its answer is the same as a row of the two.
+"""
+
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from unteach.data import conversations, tables
+from unteach.data.faults import Faults
+from unteach.wording import counted
+
+if TYPE_CHECKING:
+    import numpy as np
+
+EARLIER = ("system_key", "history_key")
+ASKED = ("question_key", "prompt_key", "input_key")
+NEEDED = ("messages_key", "answer_key", "chosen_key", "rejected_key", "text_key", "label_key", "target_key")
+KEYS = (*EARLIER, *ASKED, *NEEDED)
+"""Arguments of datasets that name the columns in which a row's texts stand."""
+
+
+def read_keys(dataset: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row's texts that a dataset of these arguments reads."""
+    fields = getattr(dataset, "__dataclass_fields__", {})
+    keys = {name: arguments.get(name, getattr(fields.get(name), "default", None)) for name in KEYS if name in fields}
+    return {name: column for name, column in keys.items() if isinstance(column, str | list)}
+
+
+def hash_rows(keys: Mapping[str, Any], rows: Sequence[tables.Row]) -> "np.ndarray":
+    """A number for each row, equal where rows say the same; 0 where a row lacks its answer and is dropped."""
+    import numpy as np
+
+    numbers = array("q")
+    for row in rows:
+        texts = _texts(keys, row)
+        numbers.append((hash(texts) or 1) if texts else 0)
+    return np.array(numbers, np.int64)
+
+
+def find_repeats(hashes: "np.ndarray") -> list[int]:
+    """The rows that say what an earlier one says."""
+    import numpy as np
+
+    _, first = np.unique(hashes, return_index=True)
+    later = np.ones(len(hashes), bool)
+    later[first] = False
+    return np.flatnonzero(later & (hashes != 0)).tolist()
+
+
+def note(hashes: "np.ndarray", faults: Faults) -> list[str]:
+    """What there is to say about rows that stand twice, if anything."""
+    if not (rows := find_repeats(hashes)):
+        return []
+    verb = "says" if len(rows) == 1 else "say"
+    return [f"{counted(len(rows), 'row')} {verb} what an earlier one says ({faults.listed(rows)})"]
+
+
+def find_shared(hashes: "np.ndarray", others: "np.ndarray") -> list[int]:
+    """The rows that say what one of the others says."""
+    import numpy as np
+
+    return np.flatnonzero(np.isin(hashes, others) & (hashes != 0)).tolist()
+
+
+def _texts(keys: Mapping[str, Any], row: tables.Row) -> tuple[str, ...]:
+    """What is read of a row, in the order in which it is shown; nothing where a text that it needs is missing."""
+    cells = {name: [row.get(column) for column in as_list(columns)] for name, columns in keys.items()}
+    texts: list[str] = []
+    for name in EARLIER:
+        texts += _words(cells.get(name))
+    # An instruction and its input are one question.
+    asked = [text for name in ASKED for text in _words(cells.get(name))]
+    texts += [" ".join(asked)] if asked else []
+    for name in NEEDED:
+        told = _turns(cells[name][0]) if name == "messages_key" and name in cells else _words(cells.get(name))
+        if name in cells and not told:
+            return ()
+        texts += told
+    return tuple(texts)
+
+
+def as_list(columns: Any) -> list[str]:
+    """Several columns, or one."""
+    return [columns] if isinstance(columns, str) else list(columns)
+
+
+def _turns(cell: Any) -> list[str]:
+    """The texts of a conversation; of what is none, as it is written (it is refused where it is read)."""
+    try:
+        messages = conversations.read_messages(cell)
+    except conversations.BadConversation:
+        return _words(cell)
+    texts: list[str] = []
+    for message in messages:
+        texts += [*_words(message["content"]), *_words(message.get("tool_calls"))]
+    return texts
+
+
+def _words(cell: Any) -> list[str]:
+    """The texts in a cell, each with its white space as single spaces."""
+    if isinstance(cell, list | tuple):
+        return [text for item in cell for text in _words(item)]
+    if isinstance(cell, dict):
+        return [text for item in cell.values() for text in _words(item)]
+    return [] if tables.missing(cell) else [" ".join(str(cell).split())]
