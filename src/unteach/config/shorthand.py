@@ -7,7 +7,6 @@ A name of a configuration always wins; `./name` is a path.
     forget=X, retain=X       data=files data.forget_file=X data.retain_file=X
 """
 
-import difflib
 import os
 import re
 from dataclasses import dataclass, field
@@ -119,8 +118,8 @@ def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...]
         if guess := nearest(name, files):
             print(f"note: model={name} is taken for a hub id; `unteach list models` has {guess}")
     elif not is_place(name):
-        near = difflib.get_close_matches(name, files, n=2, cutoff=0.65)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"Configurations: {', '.join(files)}."
+        guess = nearest(name, files)
+        hint = f"did you mean {guess}?" if guess else f"Configurations: {', '.join(files)}."
         raise UserError(f"model={name}: there is no model configuration and no folder of that name; {hint} "
                         f"A folder is written with its path (./{name}), a hub id as org/name")  # fmt: skip
     command.model = name
@@ -129,11 +128,11 @@ def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...]
 
 
 def _expand_data(config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command) -> list[str]:
-    if config_name in DATA_KEYS:
-        return [f"{DATA_KEYS[config_name]}={word.partition('=')[2]}"]
     files = groups.options("data", homes)
     if name.removesuffix(".yaml") in files:
         return [word]
+    if config_name in DATA_KEYS:
+        return [f"{DATA_KEYS[config_name]}={word.partition('=')[2]}"]
     if name.startswith("["):
         raise UserError(f"{word}: takes one file or folder; several are data.train_file, data.forget_file, "
                         "data.retain_file, data.validation_file")  # fmt: skip
