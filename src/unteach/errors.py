@@ -115,16 +115,16 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
+def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The allowed name that `name` was most likely meant to be, or None."""
     by_folded = {option.lower(): option for option in allowed}
-    found = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=cutoff)
     return by_folded[found[0]] if found else None
 
 
-def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
+def unknown(kind: str, name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
     """One line that refuses `name`, offers the nearest allowed one and lists the rest."""
     allowed = sorted(allowed)
-    guess = nearest(name, allowed)
+    guess = nearest(name, allowed, cutoff)
     meant = f"; did you mean {guess}?" if guess else "."
     return f"there is no {kind} called {name!r}{meant} Allowed: {', '.join(allowed) or '(none)'}"

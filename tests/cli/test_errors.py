@@ -91,7 +91,7 @@ CONFIGURATIONS = {
     ),
     "compat": (("compat=openunlearn",), "compat: must be openunlearning"),
     "template": (("template=chatml",), "must be one of auto, raw, chat, qa"),
-    "partner": (("forget_split=forget_7",), "no known partner; set retain_split as well"),
+    "partner": (("forget_split=forget_7",), "no known partner: set retain_split and holdout_split as well"),
     "two seeds": (("seed=1", f"{ARGS}.seed=2"), "one value"),
     "resume of no checkpoint": (("resume=saves/nothing",), "must be auto, never, or a checkpoint folder"),
     "config name": (("--config-name=unlern",), "did you mean unlearn?"),

@@ -15,7 +15,7 @@ import pandas
 import pytest
 
 from unteach import cli, runs
-from unteach.config import compose
+from unteach.config import compose, preflight
 from unteach.errors import UserError
 from unteach.launch import accelerated, composing, kept
 from unteach.launch.studyfile import Study
@@ -92,6 +92,7 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb does what it does up to where a run, or a download, would start."""
     for verb in (train, evaluate, infer):
         monkeypatch.setattr(verb, "run", lambda config: None)
+    monkeypatch.setattr(preflight, "absent", lambda plain, placed: [])  # what an earlier command of the page would make
     monkeypatch.setattr(accelerated, "_run", lambda arguments: None)
     monkeypatch.setattr(accelerated, "_gpus", lambda name: 2)
     monkeypatch.setattr(check, "check", lambda config: None)

@@ -49,7 +49,7 @@ def test_mistakes_about_files(tiny_folder: Path, tmp_path: Path) -> None:
         infer(*words(tiny_folder, tmp_path / "torn.jsonl"))
     with pytest.raises(UserError, match="input_file: is required"):
         infer(f"model={tiny_folder}")
-    with pytest.raises(UserError, match="model: is required"):
+    with pytest.raises(UserError, match="model: no model was named"):
         infer(f"input_file={tmp_path}/torn.jsonl")
     whole = write_lines(tmp_path / "whole.jsonl", questions(2))
     with pytest.raises(UserError, match="is the input itself"):
