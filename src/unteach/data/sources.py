@@ -6,7 +6,7 @@ from typing import Any
 
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import ForgetSet
-from unteach.data import authors, tables, tokenized
+from unteach.data import authors, hub_sets, tables, tokenized
 from unteach.data.entities import part_of
 from unteach.data.tables import Placed, Row
 from unteach.errors import AbsentData, UserError
@@ -71,7 +71,7 @@ def _all_rows(hf_args: dict[str, Any]) -> list[Row]:
         return Rows(tables.open_table(_file_in(Path(path), name, hf_args.get("split", "train"))))
     if "/" in path and path.startswith((".", "/", "~")):
         raise UserError(f"{path}: there is no such folder; name one of <config name>.jsonl, .csv, .parquet… files")
-    return list(tables.load_set({**hf_args, "path": "json"} if _json_as_text(hf_args) else hf_args))
+    return list(hub_sets.load_set({**hf_args, "path": "json"} if _json_as_text(hf_args) else hf_args))
 
 
 def named(hf_args: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unteach.errors import AbsentData, UserError, nearest
+from unteach.data.hub_sets import SEVERAL_SPLITS, first_line, is_saved_set, load_set, name_and_split
+from unteach.errors import UserError, nearest
 
 Row = dict[str, Any]
 
@@ -73,11 +74,11 @@ def open_table(source: str | Path | dict[str, Any], by_line: bool = False) -> Ta
             return _of_set(source)
         source = str(source["path"])
     path = Path(source).expanduser()
-    if _is_saved_set(path) or (path / SEVERAL_SPLITS).exists():
+    if is_saved_set(path) or (path / SEVERAL_SPLITS).exists():
         return _of_set({"path": str(path)})
     files = _files_of(path) if path.is_dir() else [path]
     if not path.exists():
-        name, split = _name_and_split(str(source))
+        name, split = name_and_split(str(source))
         if Path(name).expanduser().is_dir() and split:
             return _of_set({"path": str(Path(name).expanduser()), "split": split})
         if _is_hub_id(name):
@@ -152,21 +153,6 @@ def _holds_words(cell: Any) -> bool:
 
 
 NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?|nan|true|false", re.IGNORECASE)
-
-
-def _is_saved_set(path: Path) -> bool:
-    """Whether `datasets` saved one set of rows into this folder."""
-    return (path / "state.json").exists() and (path / "dataset_info.json").exists()
-
-
-SEVERAL_SPLITS = "dataset_dict.json"
-"""What `datasets` writes into a folder into which it saved several splits."""
-
-
-def _name_and_split(source: str) -> tuple[str, str | None]:
-    """`name:split` as the two, where the split may be a slice of one or a sum of such (train[:10%]+test)."""
-    found = re.fullmatch(r"([^:\[\]]+):(\w[\w.-]*(?:\[[^\]]*\])?(?:\+.+)?)", source)
-    return (found[1], found[2]) if found else (source, None)
 
 
 def _is_hub_id(source: str) -> bool:
@@ -317,7 +303,7 @@ def _parquet(file: Path) -> Generator[Placed]:
         with pyarrow.parquet.ParquetFile(file, memory_map=True) as opened:
             yield from _batches(file, opened.iter_batches(batch_size=1024))
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{file}: no whole parquet file ({_first(error)})") from None
+        raise UserError(f"{file}: no whole parquet file ({first_line(error)})") from None
 
 
 def _arrow(file: Path) -> Generator[Placed]:
@@ -327,7 +313,7 @@ def _arrow(file: Path) -> Generator[Placed]:
         with pyarrow.memory_map(str(file)) as mapped:
             yield from _batches(file, record_batches(mapped))
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{file}: no whole Arrow file ({_first(error)})") from None
+        raise UserError(f"{file}: no whole Arrow file ({first_line(error)})") from None
 
 
 def record_batches(mapped: Any) -> Iterator[Any]:
@@ -379,55 +365,3 @@ def _of_set(hf_args: dict[str, Any]) -> Table:
         return ((Place(where, "row", number), row) for number, row in enumerate(loaded, 1))
 
     return _opened(where, files, read)
-
-
-def load_set(hf_args: dict[str, Any]) -> Any:
-    """What `datasets.load_dataset`, or load_from_disk for a folder that save_to_disk made, gives for these arguments.
-
-    Raises AbsentData if the place exists and the configuration or split does not, UserError if the place does not.
-    """
-    import datasets
-
-    path, split = str(hf_args["path"]), hf_args.get("split")
-    try:
-        if set(hf_args) <= {"path", "split"} and (_is_saved_set(Path(path)) or (Path(path) / SEVERAL_SPLITS).exists()):
-            loaded = datasets.load_from_disk(path)
-            if split and isinstance(loaded, dict):
-                if split not in loaded:
-                    raise AbsentData(_no_split(path, split, loaded))
-                loaded = loaded[split]
-        else:
-            loaded = datasets.load_dataset(**hf_args)
-    except AbsentData:
-        raise
-    except ValueError as error:
-        if unknown := re.search(r'Unknown split "(.*)"\. Should be one of \[(.*)\]', str(error)):
-            splits = [name.strip("'\" ") for name in unknown[2].split(",")]
-            raise AbsentData(_no_split(path, unknown[1], splits)) from None
-        if "BuilderConfig" in str(error) or "Unknown split" in str(error):
-            raise AbsentData(f"{hf_args['path']}: {_first(error)}") from None
-        raise UserError(f"{hf_args['path']}: {error}") from None
-    except (FileNotFoundError, ConnectionError, OSError, TypeError) as error:
-        raise UserError(
-            f"cannot load the rows {hf_args}: {_first(error)}\n"
-            "  Without the network, point to local files: data=files data.train_file=FILE; or tofu_path, muse_path, "
-            "wmdp_path=FOLDER of <config name>.jsonl or <config name>/<split>.jsonl, or tofu_path=authors"
-        ) from None
-    if isinstance(loaded, dict):
-        raise UserError(
-            f"{path} has several splits ({', '.join(loaded)}): name one, as in {path}:{next(iter(loaded))} "
-            "(hf_args.split of a dataset)"
-        )
-    return loaded
-
-
-def _no_split(path: str, split: str, there: Iterable[str]) -> str:
-    """What is said of a split that is not there."""
-    there = list(there)
-    guess = nearest(split, there)
-    hint = f"; did you mean {path}:{guess}?" if guess else f"; name one, as in {path}:{there[0]}" if there else ""
-    return f"{path}: no split {split!r}; its splits: {', '.join(there)}{hint}"
-
-
-def _first(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
