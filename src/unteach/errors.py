@@ -5,6 +5,8 @@ import errno
 from collections.abc import Iterable
 
 EXIT_BUG, EXIT_MISTAKE, EXIT_DIVERGED, EXIT_ROWS_FAILED, EXIT_PREEMPTED = 1, 2, 3, 4, 75
+EXIT_INTERRUPTED = 130
+"""Ended at once by Ctrl-C, as a shell says it."""
 
 
 class UserError(ValueError):
@@ -32,7 +34,7 @@ class RowsFailed(RuntimeError):
 
 
 class Preempted(RuntimeError):
-    """The scheduler asked for the machine; all that was done is on disk, and the same command goes on from there."""
+    """It was asked to stop; all that was done is on disk, and the same command goes on from there."""
 
     exit_code = EXIT_PREEMPTED
 
