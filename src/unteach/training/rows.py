@@ -11,6 +11,7 @@ from unteach.data import sources
 from unteach.data.streams import Stream
 from unteach.errors import UserError
 from unteach.models.loading import Loaded
+from unteach.wording import counted
 
 DEFAULT_LENGTH = 2048
 """Tokens of a row of the user's files, where the model's context has as many and nobody says otherwise."""
@@ -20,7 +21,7 @@ def notes_of(part: Any) -> list[str]:
     """What a dataset has to say about rows dropped and rows cut."""
     if hasattr(part, "notes"):
         return list(part.notes())
-    return [f"{count} rows dropped, {why}" for why, count in getattr(part, "dropped", {}).items()]
+    return [f"{counted(count, 'row')} dropped, {why}" for why, count in getattr(part, "dropped", {}).items()]
 
 
 def fit_context(part: schema.Part, loaded: Loaded) -> dict[str, int]:
