@@ -43,6 +43,10 @@ def test_a_run_shows_its_phase(run: PlannedRun) -> None:
     written.write_text("step 60/60  loss 0.1\nscoring: 1,200 of 3,000, 0:45 left\n")
     assert read_phase(run) == Phase("scoring", 1200, 3000)
     assert str(read_phase(run)) == "scoring 1200/3000"
+    written.write_text(written.read_text() + "  forget_quality = 0.2\n")
+    (Path(run.folder) / "final_checkpoint").mkdir()
+    assert read_phase(run) == Phase("evaluating", 60, 60)
+    (Path(run.folder) / "final_checkpoint").rmdir()
     assert read_phase(run, log_start=written.stat().st_size).what == "training", "an earlier attempt's pass is over"
     with LiveBoard(1) as live:
         live.started(run)

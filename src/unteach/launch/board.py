@@ -38,7 +38,7 @@ class Phase:
 
 
 def read_phase(run: PlannedRun, log_start: int = 0) -> Phase:
-    """Say what a run is doing: a pass of an evaluation, if its log ends in one; else training; else starting.
+    """Say what a run is doing: a pass of an evaluation, if its log ends in one; else by what its folder holds.
 
     log_start: where in its log this attempt begins; what is before it is of an earlier one.
     """
@@ -48,7 +48,10 @@ def read_phase(run: PlannedRun, log_start: int = 0) -> Phase:
     line = runs.last_metrics(Path(run.folder)) or {}
     if not line.get("progress"):
         return Phase("starting")
-    return Phase("training", line["step"], round(line["step"] / line["progress"]), line.get("loss"))
+    steps = line["step"], round(line["step"] / line["progress"])
+    if (Path(run.folder) / runs.FINAL).exists():
+        return Phase("evaluating", *steps)
+    return Phase("training", *steps, line.get("loss"))
 
 
 def _last_line(path: Path, start: int) -> str:

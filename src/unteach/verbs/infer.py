@@ -132,7 +132,7 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any)
     failed = tell(ledger.finish(lines), plan, pace, output) if here.first else 0
     if here.any(failed > 0):
         raise RowsFailed(
-            f"{failed} of {counted(len(lines), 'row')} ended in an error, not an answer; run again to ask just those"
+            f"{failed} of {counted(len(lines), 'row')} have an error in place of an answer; run again to ask just those"
         )
     return output
 
