@@ -83,7 +83,7 @@ def test_commands_that_come_next_work_as_printed(
         ]  # fmt: skip
         train(*common, config_name="unlearn")
     said = capsys.readouterr().out
-    assert "  forget_Q_A_Prob = " in said
+    assert re.search(r"\n  forget_Q_A_Prob = \S+ +\(near retain\)\n", said)
     assert "evaluations made while training: saves/unlearn/two words/checkpoint-*/evals" in said
     assert list(Path("saves/unlearn/two words").glob("checkpoint-*/evals/TOFU_EVAL.json"))
     last = said.splitlines()[-3:]
@@ -219,8 +219,6 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_loaded(
     from unteach.errors import UserError
 
     monkeypatch.setattr("unteach.training.tracking.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(
-        UserError, match=r'report_to=tensorboard: tensorboard is not installed: pip install "\.\[track\]"'
-    ):
+    with pytest.raises(UserError, match=r'report_to=tensorboard needs .* pip install "\.\[track\]"'):
         run(tiny_folder, tmp_path / "run", "trainer.args.report_to=tensorboard")
     assert not (tmp_path / "run").exists()

@@ -2,7 +2,7 @@
 
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +45,36 @@ def evaluate_loaded(
         target, others = folder if here.first else None, OtherModels(loaded, batch_size, here, cache, progress)
         values = suites.carry_out(planned, engine, progress, target, others)
     if here.first and tell:
-        for name in configs:
-            if len(configs) > 1:
-                console.say(f"{name}:")
-            _tell(folder, name.upper())
+        tell_values(folder, list(configs), named=len(configs) > 1)
     found = {f"{suite}_{name}": value.agg for suite, metrics in values.items() for name, value in metrics.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _tell(folder: Path, suite: str) -> None:
-    """Prints each value of a suite; after them, in a line each, what is absent and why."""
+def tell_values(folder: Path, suite_names: list[str], named: bool, wanted: Mapping[str, str] | None = None) -> None:
+    """Print the values of suites from their files; after them, in a line each, what is absent and why.
+
+    Args:
+        named: whether each suite's name stands above its values.
+        wanted: by metric, which way is good, where that is known.
+    """
+    for name in suite_names:
+        if named:
+            console.say(f"{name}:")
+        _tell(folder, name.upper(), wanted or {})
+        tell_gaps(folder, name.upper())
+
+
+def _tell(folder: Path, suite: str, wanted: Mapping[str, str]) -> None:
     summary = runs.read_json(folder / f"{suite}_SUMMARY.json", "the summary")
     width = max((len(name) for name in summary), default=0)
     for name, value in summary.items():
-        console.say(f"  {name:<{width}} = {'–' if value is None else f'{value:.4g}'}")
+        shown = "–" if value is None else f"{value:.4g}"
+        aim = f"  ({wanted[name]})" if wanted.get(name) else ""
+        console.say(f"  {name:<{width}} = {f'{shown:<9}{aim}'.rstrip()}")
+
+
+def tell_gaps(folder: Path, suite: str) -> None:
+    """Print which metrics of a suite are absent and why, and what became of its rows, a short line each."""
     absent = folder / f"{suite}_ABSENT.json"
     if absent.exists():
         console.say(f"  not measured, skipped or cut (in full in {absent}):")

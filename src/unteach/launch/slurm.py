@@ -22,7 +22,6 @@ from unteach.launch.plan import PlannedRun
 from unteach.launch.scripts import options_of
 from unteach.launch.settings import Slurm
 from unteach.launch.studyfile import Study
-from unteach.wording import counted
 
 FULL = ("submit limit", "accounting/QOS policy", "temporarily unable", "queue is full", "MaxSubmitJob", "MaxJobCount")
 """What sbatch says when it takes no more jobs for now."""
@@ -131,7 +130,7 @@ def _submit(study: Study, batch: Batch, own: Slurm, after: list[str], before: li
     except Exception as error:
         record.unlink()
         said = " ".join(str(error).split())
-        raise UserError(f"Slurm refused {counted(len(batch.runs), f'{batch.kind} run')}: {said[-400:]}") from None
+        raise UserError(f"Slurm refused a batch of {batch.kind} runs ({len(batch.runs)}): {said[-400:]}") from None
     given = [str(job.job_id) for job in submitted]
     runs.write_json(record, {"name": name, "runs": batch.names, "jobs": given})
     return given

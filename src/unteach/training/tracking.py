@@ -13,7 +13,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.config import schema
-from unteach.errors import UserError
+from unteach.errors import UserError, missing_extra
 
 LOG_MODEL = "WANDB_LOG_MODEL"
 """Where the library's callback reads whether to upload weights; all else it takes from the run that is open."""
@@ -28,8 +28,7 @@ def refuse_missing(args: dict[str, Any]) -> None:
     for name in [asked] if isinstance(asked, str) else asked:
         packages = PACKAGES.get(name, ())
         if packages and not any(importlib.util.find_spec(package) for package in packages):
-            raise UserError(f"trainer.args.report_to={name}: {name} is not installed: pip install \".[track]\" in a "
-                            "clone of unteach")  # fmt: skip
+            raise UserError(missing_extra("track", f"trainer.args.report_to={name}"))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The last lines of a run: where its model and its results are, and commands to go on with."""
+"""The last lines of a run: its values, where its model and its results are, and commands to go on with."""
 
 import shlex
 from collections.abc import Sequence
@@ -8,6 +8,15 @@ from unteach import console, runs
 from unteach.config import schema
 
 PATH = "pretrained_model_name_or_path"
+
+
+def tell_values(config: schema.Config, folder: Path) -> None:
+    """Print the values of a run's suites, each with the way that is good, and what could not be measured."""
+    from unteach.evals import run
+    from unteach.report import table
+
+    wanted = {column.metric: column.better for column in table.COLUMNS}
+    run.tell_values(folder, list(config.eval), len(config.eval) > 1, wanted)
 
 
 def close_training(config: schema.Config, folder: Path) -> None:
@@ -21,7 +30,7 @@ def close_training(config: schema.Config, folder: Path) -> None:
     _say_next([*(_judging(folder, before) if is_judged else []), _asking(config, folder)])
 
 
-def close_evaluation(config: schema.Config, folder: Path) -> None:
+def close_evaluation(folder: Path) -> None:
     """Print where an evaluation left its results, and what can be done with them next."""
     console.say(f"results: {folder}")
     _say_next(_judging(folder, None))

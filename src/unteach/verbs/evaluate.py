@@ -53,9 +53,10 @@ def run(config: schema.Config) -> Path:
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)
     with processes.interruptible("stopping after this batch; what is measured is kept. Ctrl-C again ends now"):
-        evaluate_loaded(config.eval, loaded, here, folder, cache, weights, planned=planned)
+        evaluate_loaded(config.eval, loaded, here, folder, cache, weights, tell=False, planned=planned)
     if here.first:
         runs.write_json(folder / runs.DONE, {})
-        closing.close_evaluation(config, folder)
+        closing.tell_values(config, folder)
+        closing.close_evaluation(folder)
     here.wait()
     return folder

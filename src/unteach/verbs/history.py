@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, missing_extra, unknown
 from unteach.wording import counted
 
 WANDB = "wandb:"
@@ -96,8 +96,7 @@ def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
     try:
         import wandb
     except ImportError:
-        mend = 'pip install ".[track]" in a clone of unteach'
-        raise UserError(f"reading runs of Weights & Biases needs wandb: {mend}") from None
+        raise UserError(missing_extra("track", "reading runs of Weights & Biases")) from None
     path = run.removeprefix(WANDB)
     if len(path.split("/")) not in (2, 3):
         raise UserError(

@@ -16,7 +16,6 @@ from unteach.config.environment import environment
 from unteach.config.schema import TemplateArgs
 from unteach.config.tokenize import TokenizeConfig
 from unteach.errors import UserError
-from unteach.wording import counted
 
 
 def command(words: list[str]) -> None:
@@ -90,13 +89,11 @@ def refuse_other(output: Path, facts: dict[str, Any]) -> None:
 def said(manifest: dict[str, Any]) -> list[str]:
     """What became of the rows, in sentences."""
     rows, size = manifest["rows"], sum(shard["bytes"] for shard in manifest["shards"])
-    told = [f"{counted(rows['read'], 'row')} read, {rows['kept']:,} kept"]
+    told = [f"{rows['read']:,} rows read, {rows['kept']:,} kept"]
     for why, count in rows["dropped"].items():
-        told.append(
-            f"{counted(count, 'row')} dropped, {why} ({', '.join(rows['first'][why])}{' …' if count > 8 else ''})"
-        )
+        told.append(f"{count:,} rows dropped, {why} ({', '.join(rows['first'][why])}{' …' if count > 8 else ''})")
     if rows["cut"]:
-        told.append(f"{counted(rows['cut'], 'row')} cut at max_length ({', '.join(rows['first']['cut'])})")
+        told.append(f"{rows['cut']:,} rows cut at max_length ({', '.join(rows['first']['cut'])})")
     told.append(
         f"{manifest['examples']:,} examples, {manifest['tokens']:,} tokens, {manifest['learned']:,} of them learned, "
         f"longest {manifest['longest']:,}; {size / max(1, manifest['tokens']):.2f} bytes a token"

@@ -167,10 +167,13 @@ def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
     from unteach.models.hub import PATH, SOURCE
+    from unteach.verbs import closing
 
     args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / runs.FINAL)}
     loaded = loading.load(replace(config.model, model_args=args, tokenizer_args={}, peft_args=None), training=False)
     loaded.model = place(loaded.model, here)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)
-    evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights)
+    evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights, tell=False)
+    if here.first:
+        closing.tell_values(config, folder / runs.EVALS)
