@@ -63,8 +63,8 @@ CODES = {
     errors.EXIT_DIVERGED: "a loss or gradient stopped being finite, or runs of a study did not finish",
     errors.EXIT_ROWS_FAILED: "rows of `unteach infer` have an error in place of an answer: the same command asks them "
     "again",
-    errors.EXIT_PREEMPTED: "asked to stop (SIGTERM, SIGUSR2), or a process was lost: the same command goes on",
-    130: "interrupted with Ctrl-C",
+    errors.EXIT_PREEMPTED: "asked to stop (Ctrl-C, SIGTERM, SIGUSR2), or a process was lost: the same command goes on",
+    errors.EXIT_INTERRUPTED: "ended at once, by a second Ctrl-C or by one before its work began",
 }
 
 

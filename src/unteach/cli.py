@@ -1,6 +1,7 @@
 """The command line: a verb and its words. Imports nothing heavy, so that `--help` answers at once."""
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -8,7 +9,16 @@ import warnings
 from dataclasses import dataclass
 
 from unteach import launched
-from unteach.errors import EXIT_BUG, Diverged, Ended, Preempted, RowsFailed, UserError, outside
+from unteach.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    Diverged,
+    Ended,
+    Preempted,
+    RowsFailed,
+    UserError,
+    outside,
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,9 @@ examples:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command and exits with its code: 0; 1 a bug; 2 a mistake; 3 diverged; 4 rows failed; 75 preempted.
+    """Runs one command and exits with its code.
+
+    0; 1 a bug; 2 a mistake; 3 diverged; 4 rows failed; 75 stopped, and goes on when run again; 130 ended by Ctrl-C.
 
     Of processes that were launched together, the first speaks for all.
     """
@@ -67,6 +79,8 @@ def main(argv: list[str] | None = None) -> None:
     if launched.rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         warnings.simplefilter("ignore")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what is said is in a log file at once
     try:
         _command(words)
     except (UserError, Diverged, RowsFailed, Preempted, Ended) as error:
@@ -77,8 +91,9 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("unteach: interrupted", file=sys.stderr)
-        sys.exit(130)
+        if not launched.rank():
+            print("unteach: interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         if known := outside(error):
             print(f"unteach{_which()}: {known[0]}", file=sys.stderr)

@@ -5,6 +5,8 @@ import errno
 from collections.abc import Iterable
 
 EXIT_BUG, EXIT_MISTAKE, EXIT_DIVERGED, EXIT_ROWS_FAILED, EXIT_PREEMPTED = 1, 2, 3, 4, 75
+EXIT_INTERRUPTED = 130
+"""Ended at once by Ctrl-C, as a shell says it."""
 
 
 class UserError(ValueError):
@@ -32,7 +34,7 @@ class RowsFailed(RuntimeError):
 
 
 class Preempted(RuntimeError):
-    """The scheduler asked for the machine; all that was done is on disk, and the same command goes on from there."""
+    """It was asked to stop; all that was done is on disk, and the same command goes on from there."""
 
     exit_code = EXIT_PREEMPTED
 
@@ -113,6 +115,18 @@ REMEDIES[errno.EPERM] = REMEDIES[errno.EACCES]
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def missing_extra(extra: str, needed_for: str) -> str:
+    """Say which optional packages are missing and how to install them.
+
+    unteach is on no package index yet, so extras are installed from a clone.
+
+    Args:
+        extra: name under `[project.optional-dependencies]` in pyproject.toml.
+        needed_for: what the user asked for, as the subject of the sentence: "answering with vLLM".
+    """
+    return f'{needed_for} needs packages that are not installed. In a clone of unteach, run: pip install ".[{extra}]"'
 
 
 def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:

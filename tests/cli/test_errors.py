@@ -395,3 +395,37 @@ def test_a_rank_that_is_killed(kit: Path, corpus: Path, tmp_path: Path) -> None:
     assert [after(pid, 120) for pid in again] == [0, 0], (tmp_path / "again.0").read_text()
     assert json.loads((folder / runs.MANIFEST).read_text())["resumed_at"] >= 2
     tidy(folder)
+
+
+def test_load_says_what_is_wrong_in_its_own_words(tmp_path: Path) -> None:
+    import unteach
+
+    with pytest.raises(
+        errors.UserError, match=r"^unteach\.load: cannot load nope: .*Name a folder, or run `hf download nope`"
+    ):
+        unteach.load("nope")
+    with pytest.raises(errors.UserError, match=rf"^unteach\.load: run={tmp_path / 'nope'}: there is no such folder$"):
+        unteach.load(str(tmp_path / "nope"))
+
+
+def test_a_silent_hub_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library tells of each failed request and of each try that follows: ten lines, and as many for the next file."""
+    import logging
+
+    from unteach.config import environment
+
+    monkeypatch.setattr(environment, "_hub_was_silent", False)
+    environment.environment()
+    logger = logging.getLogger(environment.HUB)
+    monkeypatch.setattr(logger, "propagate", True)
+    logger.addHandler(caplog.handler)
+    try:
+        for _file in range(2):
+            for count in range(1, 6):
+                logger.warning("'[Errno -2] Name or service not known' thrown while requesting HEAD https://hub/x")
+                logger.warning(f"Retrying in 8s [Retry {count}/5].")
+        logger.warning("Rate limited. Waiting 60s before retry [Retry 1/5].")
+    finally:
+        logger.removeHandler(caplog.handler)
+    said = list(dict.fromkeys(record.getMessage() for record in caplog.records))
+    assert said == [environment.HUB_IS_SILENT, "Rate limited. Waiting 60s before retry [Retry 1/5]."]

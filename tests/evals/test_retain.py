@@ -77,7 +77,7 @@ def test_a_log_of_another_suite_is_refused(tiny: Any, tmp_path: Path) -> None:
     (tmp_path / "MUSE_EVAL.json").write_text(json.dumps({name: {"agg_value": 0.5} for name in names}))
     with pytest.raises(UserError, match=r"holds forget_knowmem_ROUGE, .*is it the log of another suite"):
         planned(tiny, tmp_path / "MUSE_EVAL.json")
-    with pytest.raises(UserError, match=r"holds MUSE_EVAL.json, and eval.tofu compares with a TOFU_EVAL.json"):
+    with pytest.raises(UserError, match=r"holds MUSE_EVAL.json, and eval.tofu compares with TOFU_EVAL.json"):
         planned(tiny, tmp_path)
 
 

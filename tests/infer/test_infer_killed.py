@@ -12,6 +12,8 @@ import pytest
 from tests.infer.conftest import questions, words, write_lines
 from tests.recovery.conftest import after, spawn, spawn_two
 from unteach.engines.ledger import Ledger, Line, Part, _part
+from unteach.engines.pace import Pace
+from unteach.errors import Preempted
 from unteach.verbs.infer import infer
 
 DRAWN = ("temperature=0.9", "num_return_sequences=2")
@@ -65,7 +67,34 @@ def test_asked_to_stop_it_says_75(tiny_folder: Path, tmp_path: Path) -> None:
     more = ("max_new_tokens=60", "backend_args.batch_size=1")
     codes = kill_until_done(tiny_folder, table, 2, 0.3, *more, signum=signal.SIGTERM)
     assert 75 in codes and set(codes) <= {0, 75, -signal.SIGTERM}, "before it listens, a signal ends it"
-    assert "run the same command again" in table.with_suffix(".log").read_text()
+    assert "the same command goes on" in table.with_suffix(".log").read_text()
+
+
+def test_the_first_ctrl_c_keeps_all_answers_and_leaves_python_as_it_was(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As in a notebook: the process lives on, and its own Ctrl-C is what it was."""
+    more = ("max_new_tokens=8", "backend_args.batch_size=1")
+    table = write_lines(tmp_path / "in.jsonl", questions(6))
+    handler, real, rows = signal.getsignal(signal.SIGINT), Pace.__call__, list[int]()
+
+    def count(pace: Pace, tokens: int) -> None:
+        real(pace, tokens)
+        rows.append(tokens)
+        if len(rows) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Pace, "__call__", count)
+    with pytest.raises(Preempted, match="the same command goes on"):
+        infer(*words(tiny_folder, table, *more))
+    said = capfd.readouterr()
+    assert "asking 6 rows\n" in said.out
+    assert "stopping after the rows at hand; all answers are kept. Ctrl-C again ends now" in said.err
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert answered(tmp_path / "in_output.jsonl.parts") > 0
+    infer(*words(tiny_folder, table, *more))
+    assert "asking 6 rows, 2 of them answered before\n" in capfd.readouterr().out
+    assert len(rows) == 6, "nothing is asked twice"
 
 
 def answered(parts: Path) -> int:

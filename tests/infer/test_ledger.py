@@ -75,7 +75,7 @@ def test_other_rows_are_refused_or_asked(ask: Infer, table: Path, monkeypatch: p
     with pytest.raises(UserError, match=r"7 rows changed \(0, 1, 2, 3, 4 and 2 more\)"):
         ask()
     write_lines(table, rows := [*questions(7)[:6], {"input": "And this?", "topic": 9}])
-    with pytest.raises(UserError, match=r"1 rows changed \(6\).*\n.*changed=redo"):
+    with pytest.raises(UserError, match=r"1 row changed \(6\).*\n.*changed=redo"):
         ask()
     seen: list[int] = []
     real = hf.Continuing.generate

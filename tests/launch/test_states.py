@@ -172,9 +172,12 @@ def test_one_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "nothing of it runs or waits" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_parent_takes_its_children_with_it(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGTERM is passed on and waited for; where the parent is killed, the operating system tells the children."""
+    """SIGTERM is passed on and waited for; where the parent is killed, the operating system tells the children.
+
+    Ctrl-C reaches children too: they leave it to the parent, and are asked once.
+    """
     plan = [planned(tmp_path, "a"), planned(tmp_path, "b"), planned(tmp_path, "c", "a")]
 
     def carry_out(run: PlannedRun) -> None:
@@ -188,6 +191,7 @@ def test_a_stopped_parent_takes_its_children_with_it(tmp_path: Path, number: sig
     parent = os.fork()
     if parent == 0:
         code = 1
+        os.setpgid(0, 0)
         try:
             local.execute(plan, carry_out, slots.Slots(2))
         except Preempted:
@@ -196,9 +200,9 @@ def test_a_stopped_parent_takes_its_children_with_it(tmp_path: Path, number: sig
             os._exit(code)
     while not all((Path(run.folder) / runs.CONFIG).exists() for run in plan[:2]):
         time.sleep(0.02)
-    os.kill(parent, number)
+    (os.killpg if number == signal.SIGINT else os.kill)(parent, number)
     _, status = os.waitpid(parent, 0)
-    assert os.waitstatus_to_exitcode(status) == (75 if number == signal.SIGTERM else -signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if number == signal.SIGKILL else 75)
     while any(map(states.held_now, plan)):
         time.sleep(0.02)
     found = states.standings(plan)
@@ -206,7 +210,10 @@ def test_a_stopped_parent_takes_its_children_with_it(tmp_path: Path, number: sig
     assert found["a"].reason == "saved"
 
 
-def test_asked_twice_a_parent_does_not_wait_for_a_run_that_does_not_hear(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_twice_a_parent_does_not_wait_for_a_run_that_does_not_hear(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     run = planned(tmp_path, "a")
 
     def carry_out(run: PlannedRun) -> None:
@@ -216,18 +223,21 @@ def test_asked_twice_a_parent_does_not_wait_for_a_run_that_does_not_hear(tmp_pat
 
     parent = os.fork()
     if parent == 0:
-        outcomes: list[local.Outcome] = []
+        code = 1
         try:
             outcomes = local.execute([run], carry_out, slots.Slots(2))
+            code = 75 if [one.state for one in outcomes] == ["failed"] else 1
+        except KeyboardInterrupt:
+            code = 130
         finally:
-            os._exit(75 if [one.state for one in outcomes] == ["failed"] else 1)
+            os._exit(code)
     while not (Path(run.folder) / runs.CONFIG).exists():
         time.sleep(0.02)
     while (ended := os.waitpid(parent, os.WNOHANG)) == (0, 0):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(parent, signal.SIGTERM)
+            os.kill(parent, number)
         time.sleep(0.3)
-    assert os.waitstatus_to_exitcode(ended[1]) == 75
+    assert os.waitstatus_to_exitcode(ended[1]) == (75 if number == signal.SIGTERM else 130)
     assert states.standings([run])["a"].state == "stopped" and not states.held_now(run)
 
 
@@ -286,3 +296,34 @@ def test_words_of_the_executors() -> None:
         "slurm": {"kinds": {"forget": {"time": 5}}, "setup": ["module load x"]},
     }
     assert rest == ["seed=1"]
+
+
+def test_a_study_that_is_done_says_so_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run whose evaluation is asked for otherwise now is started all the same."""
+    from unteach.config import compose
+    from unteach.launch import local as executor
+
+    monkeypatch.chdir(tmp_path)
+    study = studyfile.study_of("demo", [], ())
+    for run in study.plan:
+        config = compose.compose(run.config_name, run.overrides)
+        runs.write_text(Path(run.folder) / runs.CONFIG, compose.to_yaml(config.tree))
+        judged = {"eval": config.tree.get("eval"), "retain_logs_path": config.tree.get("retain_logs_path")}
+        runs.write_json(Path(run.folder) / runs.DONE, {"evaluated": judged})
+    started: list[str] = []
+    monkeypatch.setattr(
+        executor,
+        "execute",
+        lambda plan, *_: [started.append(run.name) or executor.Outcome(run, "done") for run in plan],
+    )
+    monkeypatch.setattr(verb, "report", lambda study, done: done)
+    capsys.readouterr()
+    assert verb.carry_out(study) == {run.name for run in study.plan} and started == []
+    said = capsys.readouterr().out
+    assert f"finished before: {len(study.plan)} runs in saves/demo; nothing of that is done again" in said
+    runs.write_json(Path(study.plan[-1].folder) / runs.DONE, {"evaluated": None})
+    verb.carry_out(study)
+    assert started == [study.plan[-1].name]
+    assert f"finished before: {len(study.plan) - 1} of {len(study.plan)} runs in saves/demo" in capsys.readouterr().out

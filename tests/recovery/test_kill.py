@@ -99,7 +99,7 @@ def test_asked_to_stop_it_saves_and_says_75(
     assert 75 in codes
     assert set(codes) <= {0, 75, -signum}, "before it listens, a signal ends it as it ends any program"
     assert outcome(folder) == undisturbed
-    assert "run the same command again" in (tmp_path / "log").read_text()
+    assert "the same command goes on" in (tmp_path / "log").read_text()
 
 
 def test_a_broken_newest_checkpoint_is_skipped_and_named(

@@ -69,6 +69,7 @@ def test_signals_that_reach_the_ranks_apart(
     os.kill(pids[1 - first], signal.SIGTERM)
     assert [after(pid, 60) for pid in pids] == [75, 75], (tmp_path / "log.0").read_text()
     assert run_two(command, tmp_path / "log") == [0, 0], (tmp_path / "log.0").read_text()
+    assert (tmp_path / "log.1").read_text() == "", "the first speaks for all, the libraries' warnings included"
     assert json.loads((folder / runs.MANIFEST).read_text())["world"] == 2
     assert outcome(folder) == two
     tidy(folder)

@@ -10,6 +10,10 @@ NOISE = {
 }
 """By logger, what libraries say to everyone who has them installed and nobody can act on."""
 
+HUB = "huggingface_hub.utils._http"
+"""The logger that tells of every request to the hub that failed and of every try that follows."""
+HUB_IS_SILENT = "note: the hub does not answer; trying again, for half a minute at most"
+
 
 def environment() -> None:
     """What must stand in the environment before torch is imported; values that the user set are left alone."""
@@ -23,7 +27,24 @@ def environment() -> None:
         os.environ.setdefault(name, value)
     for logger in NOISE:
         logging.getLogger(logger).addFilter(_is_news)
+    logging.getLogger(HUB).addFilter(_shorten_retries)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     return NOISE[record.name] not in record.getMessage()
+
+
+def _shorten_retries(record: logging.LogRecord) -> bool:
+    """Let one line stand for all tries of all requests: what failed in the end is said by whoever asked."""
+    global _hub_was_silent
+    said = record.getMessage()
+    if "thrown while requesting" in said:
+        return False
+    if not said.startswith("Retrying in"):
+        return True
+    is_first, _hub_was_silent = not _hub_was_silent, True
+    record.msg, record.args = HUB_IS_SILENT, ()
+    return is_first
+
+
+_hub_was_silent = False

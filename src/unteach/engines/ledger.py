@@ -22,6 +22,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.errors import UserError
+from unteach.wording import counted
 
 ID, ERROR = "row_id", "error"
 SYNC_EVERY = 1.0
@@ -254,7 +255,11 @@ def _among(before: dict[Any, str], after: dict[Any, str]) -> list[str]:
         "new": [id_ for id_ in after if id_ not in before],
         "gone": [id_ for id_ in before if id_ not in after],
     }
-    said = [f"{len(ids)} rows {'are ' * (how != 'changed')}{how} ({_few(ids)})" for how, ids in found.items() if ids]
+    said = []
+    for how, ids in found.items():
+        if ids:
+            verb = "" if how == "changed" else "is " if len(ids) == 1 else "are "
+            said.append(f"{counted(len(ids), 'row')} {verb}{how} ({_few(ids)})")
     return said or (["the rows are in another order"] if list(before) != list(after) else [])
 
 

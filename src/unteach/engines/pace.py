@@ -1,7 +1,11 @@
-"""How fast rows are answered, shown while it goes on: a bar on a terminal, a line now and then elsewhere."""
+"""How fast rows are answered, shown while it goes on: a bar on a terminal, a line now and then
+elsewhere."""
 
 import time
 from typing import Any
+
+from unteach import console
+from unteach.wording import counted
 
 SAY_EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
@@ -17,14 +21,15 @@ class Pace:
         self.bars: Any = None
 
     def __enter__(self) -> "Pace":
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        if self.shown and console.is_live():
+            from rich.progress import BarColumn, Progress, TextColumn
 
-        console = Console()
-        if self.shown and console.is_terminal:
-            self.bars = Progress(BarColumn(), TextColumn("{task.description}"), console=console, transient=True)
+            self.bars = Progress(BarColumn(), TextColumn("{task.description}"), transient=True)
             self.bars.start()
             self.bar = self.bars.add_task("", total=self.total, completed=self.before)
+        elif self.shown:
+            before = f", {self.before:,} of them answered before" if self.before else ""
+            console.say(f"asking {counted(self.total, 'row')}{before}")
         return self
 
     def __call__(self, tokens: int) -> None:
@@ -34,7 +39,7 @@ class Pace:
             self.bars.update(self.bar, completed=self.done, description=str(self))
         elif self.shown and time.monotonic() - self.said > SAY_EVERY:
             self.said = time.monotonic()
-            print(f"  {self}", flush=True)
+            console.say(f"  {self}")
 
     @property
     def done(self) -> int:
@@ -43,7 +48,7 @@ class Pace:
     def __str__(self) -> str:
         spent = max(time.monotonic() - self.started, 1e-9)
         left = (self.total - self.done) * spent / max(self.rows * self.world, 1)
-        return f"{self.done}/{self.total} rows, {self.rates}, {_clock(left)} left"
+        return f"{self.done}/{self.total} rows, {self.rates}, {console.format_duration(left)} left"
 
     @property
     def rates(self) -> str:
@@ -53,9 +58,3 @@ class Pace:
     def __exit__(self, *_: object) -> None:
         if self.bars:
             self.bars.stop()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

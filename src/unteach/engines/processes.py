@@ -1,12 +1,15 @@
 """The processes of this run, as torchrun or accelerate started them, and how they agree to stop.
 
 SIGTERM and SIGUSR2 only set a flag in the process they reach. All processes look at it together, at the end of every
-optimiser step and between the batches of an evaluation, so all of them stop at the same place.
+optimiser step and between the batches of an evaluation, so all of them stop at the same place. The first Ctrl-C does
+the same once the work is under way (`interruptible`); the second ends the process at once.
 """
 
+import contextlib
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +19,54 @@ from unteach.engines.base import Gather
 from unteach.errors import Preempted, UserError
 
 _asked = False
+_interrupted = False
+_listening_pid = 0
+_announcement = ""
 
 
 def _ask(signum: int, frame: Any) -> None:
-    global _asked
+    """Note the request to stop. After a Ctrl-C, another one ends the process at once.
+
+    So does a SIGTERM after it, because that is how torchrun passes on the second Ctrl-C.
+    """
+    global _asked, _interrupted
+    if os.getpid() != _listening_pid:  # a worker that was forked from the run: the run itself hears the same signal
+        return
+    if _interrupted and signum in (signal.SIGINT, signal.SIGTERM):
+        raise KeyboardInterrupt
     _asked = True
+    if signum == signal.SIGINT:
+        _interrupted = True
+        if launched.rank() == 0:  # print() may be what was interrupted, and cannot be entered twice
+            os.write(2, f"\n{_announcement}\n".encode())
+
+
+@contextlib.contextmanager
+def interruptible(announcement: str) -> Iterator[None]:
+    """Within it the first Ctrl-C asks the run to stop, as SIGTERM does, and the second ends it at once.
+
+    Where Ctrl-C is ignored, as in a background job or in a study's run, whose parent asks it, it stays ignored.
+
+    Args:
+        announcement: what is said at the first Ctrl-C: what happens now, and what the second would do.
+    """
+    global _announcement
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+        yield
+        return
+    _announcement = announcement
+    signal.signal(signal.SIGINT, _ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def end_at_first_interrupt() -> None:
+    """Have the first Ctrl-C end this process within `interruptible`, where others that share the work end at it."""
+    if signal.getsignal(signal.SIGINT) is _ask:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
@@ -75,7 +121,7 @@ class Processes:
     def pause_point(self) -> None:
         """Raises Preempted, in every process at once, if any was asked to stop."""
         if self.asked_to_stop():
-            raise Preempted("asked to stop; run the same command again to go on")
+            raise Preempted("asked to stop; what was done is kept, and the same command goes on")
 
 
 ALONE = Processes(0, 1, None, None)
@@ -113,12 +159,11 @@ def once(work: Callable[[], Any], joining: Joining | None = None) -> Any:
 
 def start(joining: Joining | None = None) -> Processes:
     """Joins the processes that were launched together (alone, it is a world of one) and listens for signals."""
-    import threading
-
     from accelerate.utils import gather_object
 
-    global _asked
-    _asked = False
+    global _asked, _interrupted, _listening_pid
+    _asked = _interrupted = False
+    _listening_pid = os.getpid()
     if threading.current_thread() is threading.main_thread():
         for name in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(name, _ask)

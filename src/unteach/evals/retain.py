@@ -16,6 +16,7 @@ from unteach import runs
 from unteach.config.suites import SuiteConfig
 from unteach.errors import UserError
 from unteach.evals.rows import Asked
+from unteach.wording import counted
 
 EVAL, ROWS = "_EVAL.json", "_ROWS.json"
 
@@ -64,18 +65,18 @@ class Log:
             index = (entry.get(half) or entry).get("value_by_index")
             logged = {int(i) for i in index} if index else None
             if logged is not None and not set(asked.index) <= logged <= set(range(asked.count)):
-                raise UserError(self._other(metric, f"{len(logged)} rows", column, asked))
+                raise UserError(self._other(metric, counted(len(logged), "row"), column, asked))
 
     def _kept(self, kept: dict[str, Any], asked: Asked) -> str:
         if not kept:
             return f"other columns ({_some(self.rows or {})})"
         same = " whose words are others" if (kept["of"], kept["count"]) == (asked.where, asked.count) else ""
-        return f"{kept['of']} ({kept['count']} rows{same})"
+        return f"{kept['of']} ({counted(kept['count'], 'row')}{same})"
 
     def _other(self, metric: str, logged: str, column: str, asked: Asked) -> str:
         return (
             f"{self.key}={self.path}: its {metric} was measured on {logged}, and this run measures {column} on "
-            f"{asked.where} ({asked.count} rows); evaluate that model on the same split and name that log"
+            f"{asked.where} ({counted(asked.count, 'row')}); evaluate that model on the same split and name that log"
         )
 
 
@@ -111,7 +112,7 @@ def _file(path: Path, suite: str, key: str) -> Path:
             return folder / name
     there = sorted({file.name for folder in (path, path / runs.EVALS) for file in folder.glob(f"*{EVAL}")})
     holds = f"it holds {', '.join(there)}" if there else f"no *{EVAL} in this folder"
-    raise UserError(f"{key}={path}: {holds}, and eval.{suite} compares with a {name}; evaluate it first")
+    raise UserError(f"{key}={path}: {holds}, and eval.{suite} compares with {name}; evaluate it first")
 
 
 def _some(names: Iterable[str], most: int = 6) -> str:

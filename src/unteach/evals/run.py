@@ -1,14 +1,23 @@
 """Suites on a model that is loaded: the engine, the progress shown, the results told."""
 
+import textwrap
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config.suites import SuiteConfig
+from unteach.console import format_duration
 from unteach.engines.hf import HFEngine
+from unteach.engines.pace import SAY_EVERY
 from unteach.evals import suites
 from unteach.evals.cache import Store
 from unteach.evals.others import OtherModels
+from unteach.wording import counted
+
+LONGEST_REASON = 100
+"""Letters of a line that says why a metric is absent."""
 
 
 def evaluate_loaded(
@@ -29,48 +38,94 @@ def evaluate_loaded(
     batch_size = min((suite.batch_size for suite in configs.values() if suite.batch_size), default=None)
     store = Store(cache, weights, loaded.compute, here.rank)
     if store.damaged and here.first:
-        print(f"note: {store.damaged} damaged places in {store.folder}; what stood there is measured again")
+        print(f"note: {counted(store.damaged, 'damaged place')} in {store.folder}; what stood there is measured again")
     engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, here, store, loaded.template.stops)
     with PassProgress(shown=here.first) as progress, loaded.autocast():
         planned = planned or suites.plans(configs, loaded.template, engine.context)
         target, others = folder if here.first else None, OtherModels(loaded, batch_size, here, cache, progress)
         values = suites.carry_out(planned, engine, progress, target, others)
     if here.first and tell:
-        for name in configs:
-            if len(configs) > 1:
-                print(f"{name}:")
-            _tell(folder, name.upper())
+        tell_values(folder, list(configs), named=len(configs) > 1)
     found = {f"{suite}_{name}": value.agg for suite, metrics in values.items() for name, value in metrics.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _tell(folder: Path, suite: str) -> None:
+def tell_values(folder: Path, suite_names: list[str], named: bool, wanted: Mapping[str, str] | None = None) -> None:
+    """Print the values of suites from their files; after them, in a line each, what is absent and why.
+
+    Args:
+        named: whether each suite's name stands above its values.
+        wanted: by metric, which way is good, where that is known.
+    """
+    for name in suite_names:
+        if named:
+            console.say(f"{name}:")
+        _tell(folder, name.upper(), wanted or {})
+        tell_gaps(folder, name.upper())
+
+
+def _tell(folder: Path, suite: str, wanted: Mapping[str, str]) -> None:
     summary = runs.read_json(folder / f"{suite}_SUMMARY.json", "the summary")
     width = max((len(name) for name in summary), default=0)
     for name, value in summary.items():
-        print(f"  {name:<{width}}  {'–' if value is None else f'{value:.4g}'}")
+        shown = "–" if value is None else f"{value:.4g}"
+        aim = f"  ({wanted[name]})" if wanted.get(name) else ""
+        console.say(f"  {name:<{width}} = {f'{shown:<9}{aim}'.rstrip()}")
+
+
+def tell_gaps(folder: Path, suite: str) -> None:
+    """Print which metrics of a suite are absent and why, and what became of its rows, a short line each."""
     absent = folder / f"{suite}_ABSENT.json"
     if absent.exists():
+        console.say(f"  not measured, skipped or cut (in full in {absent}):")
         for name, reason in runs.read_json(absent, "the absent metrics").items():
-            print(f"  {name}: {reason}")
+            console.say(f"    {textwrap.shorten(f'{name}: {reason}', LONGEST_REASON, placeholder=' …')}")
 
 
 class PassProgress:
-    """One line a pass, with how much is done and the time left."""
+    """One live line a pass, with how much is done and the time left; plain lines where the output cannot be redrawn."""
 
     def __init__(self, shown: bool):
         self.shown = shown
+        self.bars: Any = None
 
     def __enter__(self) -> "PassProgress":
-        from rich.progress import Progress
+        if self.shown and console.is_live():
+            from rich.progress import Progress
 
-        self.bars = Progress(transient=True, disable=not self.shown)
-        self.bars.start()
+            self.bars = Progress(transient=True, speed_estimate_period=console.EARLIEST_SPEED)
+            self.bars.start()
         return self
 
-    def __call__(self, what: str, total: int) -> Any:
-        task = self.bars.add_task(what, total=total)
-        return lambda done: self.bars.advance(task, done)
+    def __call__(self, what: str, total: int) -> Callable[[int], None]:
+        if self.bars:
+            task = self.bars.add_task(what, total=total)
+            return lambda done: self.bars.advance(task, done)
+        return PassLines(what, total) if self.shown else _say_nothing
 
     def __exit__(self, *_: object) -> None:
-        self.bars.stop()
+        if self.bars:
+            self.bars.stop()
+
+
+class PassLines:
+    """Says that a pass begins, how far it is every half minute, and that it ended."""
+
+    def __init__(self, what: str, total: int):
+        self.what, self.total, self.done = what, total, 0
+        self.began = self.said = time.monotonic()
+        console.say(f"{what}: 0 of {total:,}")
+
+    def __call__(self, done: int) -> None:
+        self.done += done
+        now = time.monotonic()
+        if self.done >= self.total:
+            console.say(f"{self.what}: {self.total:,} of {self.total:,}, took {format_duration(now - self.began)}")
+        elif now - self.said > SAY_EVERY:
+            self.said = now
+            left = (self.total - self.done) * (now - self.began) / self.done
+            console.say(f"{self.what}: {self.done:,} of {self.total:,}, {format_duration(left)} left")
+
+
+def _say_nothing(done: int) -> None:
+    pass

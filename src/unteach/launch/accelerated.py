@@ -7,6 +7,7 @@ find in the same file how their run is spread.
 import contextlib
 import logging
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from unteach.errors import (
 
 PATIENCE = 600
 """Seconds that asked processes have for their checkpoint before they are killed; a scheduler's own limit is sooner."""
-SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR2"
-"""What reaches the launcher and is passed on to all of its processes."""
+SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
+"""What reaches the launcher and is passed on to all of its processes, unless this process ignores it."""
 
 
 def files(config_dirs: Iterable[str] = ()) -> dict[str, Path]:
@@ -92,7 +93,8 @@ def _arguments(file: Path, count: int, words: list[str]) -> Any:
 
     given = ["--config_file", str(file), "--num_processes", str(count), "--main_process_port", "0"]
     args = launch_command_parser().parse_args([*given, "-m", "unteach", *words])
-    args.shutdown_timeout, args.signals_to_handle = PATIENCE, SIGNALS
+    heard = [name for name in SIGNALS if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN]
+    args.shutdown_timeout, args.signals_to_handle = PATIENCE, ",".join(heard)
     return args
 
 
@@ -106,7 +108,8 @@ def _run(args: Any) -> None:
         with _quiet():
             launch_command(args)
     except SignalException as asked:
-        if asked.sigval.name == "SIGINT":
+        again = isinstance(asked.__context__, SignalException)  # while it waited for what the first one asked
+        if asked.sigval == signal.SIGINT and again:
             raise KeyboardInterrupt from None
         raise Preempted(f"asked to stop ({asked.sigval.name}); run the same command again to go on") from None
     except ChildFailedError as failed:
@@ -128,8 +131,6 @@ def _quiet() -> Iterator[None]:
 
 def _ended(codes: dict[int, int]) -> Exception:
     """The exception that stands for how processes ended, by rank; they said themselves what was wrong."""
-    import signal
-
     signalled = {rank: code for rank, code in codes.items() if code < 0}
     if own := {rank: code for rank, code in signalled.items() if -code != signal.SIGTERM}:
         signalled, codes = own, own  # the others ended for want of it; the launcher itself sends SIGTERM

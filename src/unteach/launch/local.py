@@ -2,8 +2,8 @@
 
 Either way the libraries are imported once. A run that diverged or failed holds the runs that wait for it; the others go
 on. With children, each run's words go to <study>/logs/<run>.log and one line a run shows how far it is. Asked to stop
-(SIGTERM), or killed, the parent takes its children with it: they save themselves between two steps. Asked again, it
-waits for none of them.
+(SIGTERM, or Ctrl-C, which the children leave to it), or killed, the parent takes its children with it: they save
+themselves between two steps. Asked again, it waits for none of them.
 """
 
 import contextlib
@@ -16,19 +16,21 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from unteach import runs
+from unteach import console
 from unteach.errors import EXIT_BUG, EXIT_DIVERGED, EXIT_PREEMPTED, Preempted
 from unteach.launch import states
+from unteach.launch.board import Board, log_of, make_board
 from unteach.launch.plan import PlannedRun
 from unteach.launch.slots import Slots, seen
+from unteach.wording import counted
 
 CarryOut = Callable[[PlannedRun], object]
 BUSY = 76
 """A child's exit code where another process carries its run out."""
 PR_SET_PDEATHSIG = 1
+STOPPING = "stopping: each run saves itself after the step it is at. Ctrl-C again ends them now, without saving"
+KILLING = "ending all runs now"
 
 
 @dataclass
@@ -85,7 +87,7 @@ def _here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
 def _in_children(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outcomes: dict[str, Outcome]) -> None:
     running: dict[int, tuple[PlannedRun, list[str] | None]] = {}
     threads, told = _threads(plan, slots.jobs), 0
-    with _asked_to_stop() as asked, Board(len(plan)) as board:
+    with _asked_to_stop() as asked, make_board(len(plan)) as board:
         try:
             while len(outcomes) < len(plan) and (running or not asked):
                 if not asked:
@@ -100,19 +102,26 @@ def _in_children(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outc
                     board.look()
                     time.sleep(0.1)
                 times = len(asked)
+                if times > told:
+                    console.say(KILLING if told else STOPPING)
                 for pid in running if times > told else ():
                     os.kill(pid, signal.SIGKILL if told else signal.SIGTERM)
                 told = times
         finally:
             for pid in running:
                 os.kill(pid, signal.SIGTERM)
-    if asked and len(outcomes) < len(plan):
-        raise Preempted(f"asked to stop; {len(plan) - len(outcomes)} runs were not started. The same command goes on")
+    if asked.count(signal.SIGINT) > 1:
+        raise KeyboardInterrupt
+    stopped = sum(outcome.state == "stopped" for outcome in outcomes.values())
+    if asked and (stopped or len(outcomes) < len(plan)):
+        waiting = counted(len(plan) - len(outcomes), "run")
+        ended = counted(stopped, "run")
+        raise Preempted(f"asked to stop: {ended} stopped, {waiting} not begun. The same command goes on")
 
 
 def _start(
     plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outcomes: dict[str, Outcome],
-    running: dict[int, tuple[PlannedRun, list[str] | None]], threads: dict[str, int], board: "Board",
+    running: dict[int, tuple[PlannedRun, list[str] | None]], threads: dict[str, int], board: Board,
 ) -> None:  # fmt: skip
     """Starts whatever may start now."""
     started = {run.name for run, _ in running.values()}
@@ -132,16 +141,21 @@ def _of(plan: list[PlannedRun], name: str) -> bool:
 
 @contextlib.contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """A list of the SIGTERMs that came; Ctrl-C goes to the children by itself."""
+    """A list of the requests to stop that came: SIGTERM, or SIGINT of Ctrl-C."""
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number, handler in before.items():
+        if handler not in (signal.SIG_IGN, None):
+            signal.signal(number, lambda number, _: asked.append(number))
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def _threads(plan: list[PlannedRun], jobs: int) -> dict[str, int]:
@@ -152,11 +166,6 @@ def _threads(plan: list[PlannedRun], jobs: int) -> dict[str, int]:
         depth[run.name] = 1 + max((depth.get(parent, 0) for parent in run.after), default=0)
     together = {name: sum(other == level for other in depth.values()) for name, level in depth.items()}
     return {name: max(1, (os.cpu_count() or 1) // min(jobs, size)) for name, size in together.items()}
-
-
-def log_of(run: PlannedRun) -> Path:
-    folder = Path(run.folder)
-    return folder.parent / "logs" / f"{folder.name}.log"
 
 
 def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
@@ -170,6 +179,7 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
     code = EXIT_BUG
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent asks each by SIGTERM
         _die_with(parent)
         if "torch" in sys.modules:  # loaded before any child was forked
             sys.modules["torch"].set_num_threads(threads)
@@ -178,7 +188,7 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
         log = os.open(log_of(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
         with states.claim(run):
             carry_out(run)
         code = 0
@@ -212,50 +222,3 @@ def _outcome(run: PlannedRun, code: int) -> Outcome:
     stopped = EXIT_PREEMPTED, -signal.SIGTERM, -signal.SIGINT
     state = {EXIT_DIVERGED: "diverged", BUSY: "busy"}.get(code, "stopped" if code in stopped else "failed")
     return Outcome(run, state, f"{reason} (see {log_of(run)})")
-
-
-class Board:
-    """One live line for each run in work: its step and loss, read from its metrics file.
-
-    It is drawn when it is looked at, by no thread of its own: a child that is forked while a thread draws would wait
-    without end for what that thread had locked.
-    """
-
-    def __init__(self, total: int):
-        self.total = total
-        self.tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> "Board":
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self.bars = Progress(
-            TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("{task.fields[said]}"), auto_refresh=False,
-        )  # fmt: skip
-        self.all = self.bars.add_task("runs", total=self.total, said="")
-        self.bars.start()
-        return self
-
-    def started(self, run: PlannedRun) -> None:
-        self.tasks[run.name] = (run, self.bars.add_task(run.name, total=None, said=""))
-
-    def look(self) -> None:
-        for run, task in self.tasks.values():
-            line = runs.last_metrics(Path(run.folder))
-            if line and "loss" in line:
-                total = round(line["step"] / line["progress"]) if line.get("progress") else None
-                self.bars.update(task, completed=line["step"], total=total, said=f"loss {line['loss']:.3f}")
-        self.bars.refresh()
-
-    def ended(self, run: PlannedRun, state: str) -> None:
-        self.look()
-        _, task = self.tasks.pop(run.name)
-        if state == "done":  # the last step that said a loss need not be the last
-            total = next(one.total for one in self.bars.tasks if one.id == task) or 1
-            self.bars.update(task, completed=total, total=total)
-        self.bars.update(task, said=state)
-        self.bars.stop_task(task)
-        self.bars.advance(self.all)
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()

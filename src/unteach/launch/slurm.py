@@ -130,7 +130,7 @@ def _submit(study: Study, batch: Batch, own: Slurm, after: list[str], before: li
     except Exception as error:
         record.unlink()
         said = " ".join(str(error).split())
-        raise UserError(f"Slurm refused {len(batch.runs)} {batch.kind} runs: {said[-400:]}") from None
+        raise UserError(f"Slurm refused a batch of {batch.kind} runs ({len(batch.runs)}): {said[-400:]}") from None
     given = [str(job.job_id) for job in submitted]
     runs.write_json(record, {"name": name, "runs": batch.names, "jobs": given})
     return given

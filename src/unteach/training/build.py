@@ -162,6 +162,7 @@ def training_arguments(
         args.setdefault("use_cpu", True)
     if launched.by_launcher():  # joined and verified before: the library would join by a rule of its own
         args["accelerator_config"] = {"use_configured_state": True}
+    args.setdefault("log_level_replica", "error")  # the first process speaks for all; the library's default is to warn
     mixed = not config.model.pure_bf16 and "bf16" not in args and "fp16" not in args
     if mixed and compute in ("bfloat16", "float16"):
         args["bf16" if compute == "bfloat16" else "fp16"] = True

@@ -1,10 +1,11 @@
-"""What a run will take, told before it starts: rows and tokens, steps, memory."""
+"""What a run will take, told before it starts: rows and tokens, steps, learning rate, memory."""
 
 from typing import Any
 
 import numpy
 
 from unteach.config import schema
+from unteach.wording import counted
 
 GIB = 2**30
 OPTIMIZER_BYTES = {"adafactor": 0, "sgd": 0, "8bit": 2, "lion": 4}
@@ -18,16 +19,35 @@ def said_of_stream(stream: Any) -> str:
         example = stream.example(number)
         lengths.append(len(example["input_ids"]))
         learned += int(numpy.count_nonzero(numpy.asarray(example["labels"]) != -100))
-    return f"{len(lengths):,} rows, {sum(lengths):,} tokens, {learned:,} of them learned, longest {max(lengths)}"
+    rows, tokens = counted(len(lengths), "row"), counted(sum(lengths), "token")
+    return f"{rows}, {tokens}, {learned:,} of them learned, longest {max(lengths)}"
 
 
 def said_of_steps(args: Any, steps_an_epoch: int, processes: int) -> str:
     """Optimiser steps, epochs, and how the rows of one are dealt."""
-    total = args.max_steps if args.max_steps > 0 else int(-(-steps_an_epoch * args.num_train_epochs // 1))
+    total = num_steps(args, steps_an_epoch)
     epochs = total / steps_an_epoch
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
     dealt = f"{args.per_device_train_batch_size} a micro-batch x {args.gradient_accumulation_steps} x {processes}"
-    return f"{total:,} ({epochs:g} epochs of {steps_an_epoch:,}); {rows} rows a step: {dealt} processes"
+    dealt += " process" if processes == 1 else " processes"
+    an_epoch = f"{epochs:g} epoch{'' if epochs == 1 else 's'} of {steps_an_epoch:,}"
+    return f"{total:,} ({an_epoch}); {counted(rows, 'row')} a step: {dealt}"
+
+
+def num_steps(args: Any, steps_an_epoch: int) -> int:
+    """Count the optimiser steps of a run."""
+    return args.max_steps if args.max_steps > 0 else int(-(-steps_an_epoch * args.num_train_epochs // 1))
+
+
+def describe_learning(args: Any, steps_an_epoch: int) -> str:
+    """Give the learning rate, its schedule, the optimiser and what regularises it."""
+    warmup = args.get_warmup_steps(num_steps(args, steps_an_epoch))
+    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    after = f" after {counted(warmup, 'warm-up step')}" if warmup else ""
+    optimizer = getattr(args.optim, "value", args.optim)
+    decay = f", weight decay {args.weight_decay:g}" if args.weight_decay else ""
+    clipped = f", gradients clipped at norm {args.max_grad_norm:g}" if args.max_grad_norm else ""
+    return f"rate {args.learning_rate:g}, {schedule}{after}; {optimizer}{decay}{clipped}"
 
 
 def said_of_memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any]) -> str:

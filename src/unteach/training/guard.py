@@ -5,10 +5,12 @@ their prompts. It draws no random number and changes nothing, so a run with it t
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import transformers
 
+from unteach import console
 from unteach.config.watching import Guard
 from unteach.data.streams import Stream
 from unteach.engines.base import Ids
@@ -35,8 +37,18 @@ class Unasked(Processes):
         pass
 
 
+DOES = {
+    "warn": "Training goes on (trainer.guard.action=warn)",
+    "stop": "Training ends here (trainer.guard.action=stop)",
+    "best": "Training ends here and goes back to step {step}, the last healthy one (trainer.guard.action=best)",
+}
+
+
 class CollapseGuard(transformers.TrainerCallback):
-    """Looks at the beginning and every `guard.every` steps; says what it sees, and stops or goes back."""
+    """Looks at the beginning and every `guard.every` steps; logs what it sees, and stops or goes back.
+
+    log: where each look is logged, as guard_loss, guard_rise and guard_repetition; the trainer's own log.
+    """
 
     def __init__(self, guard: Guard, loaded: Loaded, stream: Stream):
         self.guard, self.loaded = guard, loaded
@@ -46,6 +58,7 @@ class CollapseGuard(transformers.TrainerCallback):
         self.began: float | None = None
         self.healthy_step: int | None = None
         self.collapsed: str | None = None
+        self.log: Callable[[dict[str, float]], None] = lambda logs: None
 
     def state(self) -> dict[str, Any]:
         return {"began": self.began, "healthy_step": self.healthy_step, "collapsed": self.collapsed}
@@ -71,13 +84,15 @@ class CollapseGuard(transformers.TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.began is None:
-            self.began, _repeated = self.look()
+            self.began, repeated = self.look()
+            self._log(control, self.began, repeated)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.guard.every:
             return
         assert self.began is not None
         loss, repeated = self.look()
+        self._log(control, loss, repeated)
         rise = loss - self.began
         if rise <= self.guard.max_rise and repeated <= self.guard.max_repetition:
             self._healthy(args, state, control)
@@ -88,12 +103,19 @@ class CollapseGuard(transformers.TrainerCallback):
             f"{self.guard.max_repetition:.0%})"
         )
         if state.is_world_process_zero:
-            print(f"note: the model is collapsing. {self.collapsed}")
+            does = DOES[self.guard.action].format(step=self.healthy_step)
+            console.say(f"note: the model is collapsing. {self.collapsed}. {does}")
         if self.guard.action == "best" and self.healthy_step is None:
             raise Diverged(f"{self.collapsed}. It was never seen healthy before: lower trainer.args.learning_rate or "
                            "trainer.guard.every")  # fmt: skip
         if self.ended:
             control.should_training_stop = True
+
+    def _log(self, control: transformers.TrainerControl, loss: float, repeated: float) -> None:
+        assert self.began is not None
+        is_due = control.should_log
+        self.log({"guard_loss": loss, "guard_rise": loss - self.began, "guard_repetition": repeated})
+        control.should_log = is_due  # any line that is logged takes it back, and the step's own is still to come
 
     def _healthy(self, args: Any, state: Any, control: Any) -> None:
         self.healthy_step = state.global_step

@@ -50,6 +50,7 @@ class Resumable(transformers.Trainer):
         self.preempted = False
         self._evaluation_due = False
         self._resumed: dict[str, Any] = {}
+        self._resumed_step = 0
         super().__init__(*args, **kwargs)
         spread.reduce_in_float32(self)
         self.remove_callback(transformers.PrinterCallback)
@@ -59,6 +60,7 @@ class Resumable(transformers.Trainer):
         if self._stopping:
             self.add_callback(self._stopping)
         if guard:
+            guard.log = self.log
             self.add_callback(guard)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
@@ -111,7 +113,9 @@ class Resumable(transformers.Trainer):
             if self.evaluator:
                 metrics |= self.evaluator(step)
         except Preempted:
-            if self.state.global_step:
+            # The checkpoint that this run began from says already that this evaluation is due. To write it once more
+            # would put the only whole one at risk.
+            if step and step != self._resumed_step:
                 self._evaluation_due = True
                 self._save_checkpoint(self.model_wrapped, None)
             raise
@@ -165,6 +169,7 @@ class Resumable(transformers.Trainer):
     def train_from(self, start: Path | None) -> None:
         """Trains from a checkpoint, or from the beginning."""
         self._resumed = checkpoint.read_state(start) if start else {}
+        self._resumed_step = checkpoint.step_of(start)
         if self.guard and self._resumed:
             self.guard.load_state(self._resumed["guard"])
         if start and self._trained(checkpoint.step_of(start)):
@@ -176,6 +181,12 @@ class Resumable(transformers.Trainer):
                 self._load_best_model()
             else:
                 self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+    @property
+    def patience_is_over(self) -> bool:
+        """Whether `early_stopping_patience` evaluations in a row were not better."""
+        stopping = self._stopping
+        return stopping is not None and stopping.early_stopping_patience_counter >= stopping.early_stopping_patience
 
     def _trained(self, step: int) -> bool:
         """Whether training was over when the checkpoint of this step was written."""
@@ -189,6 +200,8 @@ class Resumable(transformers.Trainer):
         The library would train one more step where max_steps ends within an epoch.
         """
         self.state = transformers.TrainerState.load_from_json(str(start / "trainer_state.json"))
+        if self._stopping:
+            self._stopping.early_stopping_patience_counter = self._resumed["without_better"]
         takes_best = self.args.load_best_model_at_end or (self.guard and self.guard.goes_back)
         best = self.state.best_model_checkpoint if takes_best else None
         if self.here.mode not in ("one", "ddp"):  # only what is spread can take its share of it

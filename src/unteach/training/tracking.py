@@ -1,17 +1,34 @@
-"""Weights & Biases: what a run is called there, and one run there for one run here, however often it goes on."""
+"""Trackers: whether they are here, and what a run is called in Weights & Biases.
+
+One run there is one run here, however often it goes on.
+"""
 
 import contextlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from unteach import runs
 from unteach.config import schema
-from unteach.errors import UserError
+from unteach.errors import UserError, missing_extra
 
 LOG_MODEL = "WANDB_LOG_MODEL"
 """Where the library's callback reads whether to upload weights; all else it takes from the run that is open."""
+
+PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
+"""By the name of a tracker in report_to: the packages of which it needs one."""
+
+
+def refuse_missing(args: dict[str, Any]) -> None:
+    """Raise UserError where `report_to` names a tracker whose package is not installed."""
+    asked = args.get("report_to") or []
+    for name in [asked] if isinstance(asked, str) else asked:
+        packages = PACKAGES.get(name, ())
+        if packages and not any(importlib.util.find_spec(package) for package in packages):
+            raise UserError(missing_extra("track", f"trainer.args.report_to={name}"))
 
 
 @contextlib.contextmanager
@@ -38,10 +55,8 @@ def tracked(config: schema.Config, folder: Path, first: bool) -> Iterator[None]:
 
 
 def _open(config: schema.Config, told: schema.Wandb, folder: Path) -> None:
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("trainer.args.report_to=wandb: wandb is not here: pip install 'unteach[track]'") from None
+    import wandb
+
     if told.dir:
         Path(told.dir).mkdir(parents=True, exist_ok=True)
     assert config.trainer is not None

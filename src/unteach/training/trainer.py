@@ -1,6 +1,7 @@
 """The one subclass of transformers.Trainer: streams in, any method's terms, the one rule of normalisation."""
 
 import functools
+import signal
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,11 @@ from unteach.training.step import count_step, make_ready, micro_batch_loss, surv
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to workers too, to the run: it may want their rows for one more step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class StepLoader(DataLoader):
@@ -74,6 +80,7 @@ class Trainer(Resumable):
             batch_sampler=MicroBatches(steps, args.gradient_accumulation_steps, args.process_index, world),
             collate_fn=functools.partial(collate, collator=self.data_collator),
             num_workers=args.dataloader_num_workers,
+            worker_init_fn=_ignore_interrupts,
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,

@@ -64,16 +64,23 @@ class Validation:
         self.method, self.streams, self.tables, self.collator = method, streams, tables, collator
         self.size, self.here = size, here
 
+    @property
+    def num_rows(self) -> int:
+        return len(next(iter(self.streams.values())))
+
     @functools.cached_property
     def reference(self) -> Reference:
         return Reference(self.method.reference(), self.tables())
 
-    def measure(self, model: Any, place: Path) -> dict[str, float]:
-        """The values under `eval_…`; all that is known goes to files in `place`."""
+    def measure(self, model: Any, place: Path, may_stop: bool = True) -> dict[str, float]:
+        """The values under `eval_…`; all that is known goes to files in `place`.
+
+        may_stop: whether a run that was asked to stop does so between two batches.
+        """
         was_training = model.training
         model.eval()
         with torch.no_grad():
-            found = self._measured(model)
+            found = self._measured(model, may_stop)
         settle(model)
         model.train(was_training)
         numbers = {k: value for k, value in found.items() if isinstance(value, int | float) and k != "rows"}
@@ -81,14 +88,15 @@ class Validation:
             write(place, found)
         return {f"eval_{name}": float(value) for name, value in numbers.items()}
 
-    def _measured(self, model: Any) -> dict[str, Any]:
+    def _measured(self, model: Any, may_stop: bool) -> dict[str, Any]:
         step = self._counted(model)
         counts = {name: torch.tensor(count, device=self.here.device) for name, count in step.items()}
         sums: dict[str, float] = {}
         facts: dict[str, tuple[str, float | None]] = {}
         noted: list[tuple[int, dict[str, Any]]] = []
         for batch in self._batches():
-            self.here.pause_point()
+            if may_stop:
+                self.here.pause_point()
             policy, compared = both_sides(model, self.method, batch, self.reference, counts)
             for term in self.method.terms(policy, compared):
                 sums[term.logged] = sums.get(term.logged, 0.0) + float(term.value.float().sum())
@@ -112,7 +120,7 @@ class Validation:
         rows = {key: [row[key] for row in noted.values()] for key in keys}
         told = {name: value for name, value in terms.items() if name not in parts or len(parts) > 1}
         loss = sum(parts.values())
-        return {"loss": loss, **told, **self.method.judged(loss, rows), "rows": len(next(iter(self.streams.values())))}
+        return {"loss": loss, **told, **self.method.judged(loss, rows), "rows": self.num_rows}
 
     def _counted(self, model: Any) -> dict[str, float]:
         """The units of all rows by name and, where the method asks for it, what must be known of all of them first."""
@@ -167,7 +175,8 @@ def at_the_end(trainer: Any, folder: Path) -> None:
     if validation is None:
         return
     with trainer.accelerator.autocast():
-        found = validation.measure(trainer.model_wrapped, folder / runs.EVALS)
+        # To stop here would lose the steps since the last checkpoint: the model is saved first.
+        found = validation.measure(trainer.model_wrapped, folder / runs.EVALS, may_stop=False)
     if trainer.args.eval_strategy == "no":
         trainer.log(dict(found))
     if validation.here.first:

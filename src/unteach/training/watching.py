@@ -1,14 +1,16 @@
-"""What watches a run: its metrics file, progress line and loss plot; where asked for, samples and a profile."""
+"""What watches a run: its metrics file, display and loss plot; where asked for, samples and a profile."""
 
+from collections.abc import Container
 from pathlib import Path
 
 from unteach import runs
 from unteach.config import schema
+from unteach.config.suites import SuiteConfig
 from unteach.data.streams import Stream
 from unteach.engines.processes import Processes
 from unteach.models.loading import Loaded
 from unteach.training import plot
-from unteach.training.callbacks import MetricsFile, Progress, Watcher
+from unteach.training.callbacks import MetricsFile, Watcher, make_display
 from unteach.training.profiler import ProfileTrace
 from unteach.training.samples import SampleFile
 
@@ -18,7 +20,8 @@ def watchers(
 ) -> list[Watcher]:  # fmt: skip
     """Everything that watches a run."""
     assert config.trainer is not None
-    found: list[Watcher] = [MetricsFile(folder / runs.METRICS), Progress(config.task_name)]
+    display = make_display(config.task_name, UnaskedValues(config.eval))
+    found: list[Watcher] = [MetricsFile(folder / runs.METRICS), display]
     if here.first:
         found.append(LossPlot(folder))
     if samples := config.trainer.samples:
@@ -26,6 +29,17 @@ def watchers(
     if config.trainer.profiler:
         found.append(ProfileTrace(config.trainer.profiler, folder))
     return found
+
+
+class UnaskedValues(Container[str]):
+    """The logged values of suites that were not asked for, but needed by those that were: the file has them too."""
+
+    def __init__(self, suites: dict[str, SuiteConfig]):
+        self.prefixes = tuple(f"eval_{suite}_" for suite in suites)
+        self.asked = {f"eval_{suite}_{metric}" for suite, config in suites.items() for metric in config.asked()}
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.startswith(self.prefixes) and name not in self.asked
 
 
 class LossPlot(Watcher):

@@ -56,6 +56,7 @@ def check(config: schema.Config) -> None:
     """Says all that can be known of a run before it starts; raises what the run itself would raise."""
     from unteach.data import files
     from unteach.models import loading
+    from unteach.training import header
 
     folder = Path(config.paths.output_dir)
     print(f"run         {folder} ({standing(config, folder)})")
@@ -64,7 +65,7 @@ def check(config: schema.Config) -> None:
         print(f"file        {sentence}")
     if config.trainer is None or config.data is None:
         loaded = loading.load_empty(config.model)
-        print(f"model       {said_of_model(loaded.model)}")
+        print(f"model       {header.describe_model(loaded)}")
     else:
         check_training(config, folder)
         loaded = None
@@ -82,13 +83,13 @@ def standing(config: schema.Config, folder: Path) -> str:
 
 
 def check_training(config: schema.Config, folder: Path) -> None:
-    """Model, method, streams, steps, memory, and the first rows of each stream."""
-    from unteach.data.streams import Steps
+    """Model, method, streams, steps, learning rate, memory, and the first rows of each stream."""
     from unteach.models import loading
-    from unteach.training import build, forecast
+    from unteach.training import build, forecast, header, tracking
     from unteach.training.step import make_ready
 
     assert config.trainer is not None and config.data is not None
+    tracking.refuse_missing(config.trainer.args)
     head = build.head_of(config)
     loaded = loading.load_empty(config.model, lambda: build.training_texts(config), head)
     streams, said = build.build_streams(config, loaded)
@@ -96,38 +97,19 @@ def check_training(config: schema.Config, folder: Path) -> None:
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     if not isinstance(config.trainer.method, schema.TheirTrainer):
         make_ready(loaded.model, config.trainer.method, config.seed, streams)
-    print(f"model       {said_of_model(loaded.model)}; passes in {loaded.compute}")
-    print(f"method      {config.trainer.handler}: {said_of_method(config.trainer.method)}")
-    for name, stream in streams.items():
-        print(f"stream      {name}: {forecast.said_of_stream(stream)}{' (sets the epoch)' if name == anchor else ''}")
+    num_validation_rows = 0
     if config.data.streams.get("validation"):
         rows, told = build.build_rows(config, loaded, "validation")
-        print(f"validation  {sum(map(len, rows)):,} rows")
+        num_validation_rows = sum(map(len, rows))
         said += told
-    for sentence in said:
-        print(f"note        {sentence}")
     processes = config.nproc or args.world_size
-    if config.launch:
-        print(f"launch      {config.launch}, {processes} processes")
-    steps = Steps(streams, anchor, build.step_size(args) // args.world_size * processes, config.seed)
-    print(f"steps       {forecast.said_of_steps(args, len(steps), processes)}")
+    lines = header.describe_training(
+        config, loaded, streams, anchor, args, processes, num_validation_rows, forecast.said_of_stream
+    )
+    header.print_lines([*lines, *(("note", sentence) for sentence in said)])
     print(f"memory      {forecast.said_of_memory(loaded, args, config.trainer.method, streams)}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)
-
-
-def said_of_model(model: Any) -> str:
-    parameters = list(model.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    return f"{type(model).__name__}, {sum(p.numel() for p in parameters):,} parameters, {trained:,} of them trained"
-
-
-def said_of_method(method: Any) -> str:
-    if isinstance(method, schema.TheirTrainer):
-        return "a transformers.Trainer of a plugin, with a loss and a data order of its own"
-    kept = {kind if isinstance(kind, str) else "a frozen copy" for kind in method.reference().values()}
-    compared = " and ".join(sorted(kept)).replace("logprobs", "answer log-probs, computed once") or "nothing"
-    return f"{(type(method).__doc__ or '').strip().splitlines()[0]} Compares with: {compared}"
 
 
 def show_rows(loaded: Any, name: str, stream: Any, seed: int) -> None:

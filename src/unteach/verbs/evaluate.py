@@ -40,6 +40,7 @@ def run(config: schema.Config) -> Path:
     from unteach.evals import suites
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
+    from unteach.verbs import closing
 
     here = processes.start()
     empty = loading.load_empty(config.model)
@@ -52,9 +53,11 @@ def run(config: schema.Config) -> Path:
         runs.write_json(folder / runs.MANIFEST, made_by)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)
-    evaluate_loaded(config.eval, loaded, here, folder, cache, weights, planned=planned)
+    with processes.interruptible("stopping after this batch; what is measured is kept. Ctrl-C again ends now"):
+        evaluate_loaded(config.eval, loaded, here, folder, cache, weights, tell=False, planned=planned)
     if here.first:
         runs.write_json(folder / runs.DONE, {})
-        print(f"results: {folder}")
+        closing.tell_values(config, folder)
+        closing.close_evaluation(folder)
     here.wait()
     return folder

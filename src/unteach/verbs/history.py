@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, missing_extra, unknown
+from unteach.wording import counted
 
 WANDB = "wandb:"
 STATE = "trainer_state.json"
@@ -46,7 +47,7 @@ def command(words: list[str]) -> None:
             table.to_csv(temporary, index=False)
         else:
             table.to_json(temporary, orient="records", lines=True)
-    print(f"results: {to} ({len(table)} rows)")
+    print(f"results: {to} ({counted(len(table), 'row')})")
 
 
 def get_history(run: str | Path) -> Any:
@@ -95,7 +96,7 @@ def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
     try:
         import wandb
     except ImportError:
-        raise UserError("reading runs of Weights & Biases needs wandb: pip install 'unteach[track]'") from None
+        raise UserError(missing_extra("track", "reading runs of Weights & Biases")) from None
     path = run.removeprefix(WANDB)
     if len(path.split("/")) not in (2, 3):
         raise UserError(
@@ -139,7 +140,7 @@ def _show(table: Any) -> None:
         drawn.add_row(*row)
     console.print(drawn, crop=False, no_wrap=True, overflow="ignore")
     if left := [name for name in cells if name not in shown]:
-        print(f"{len(left)} more columns (to=csv has all): {', '.join(left)}")
+        print(f"{counted(len(left), 'more column')} (to=csv has all): {', '.join(left)}")
 
 
 def _cell(value: Any) -> str:

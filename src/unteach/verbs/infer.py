@@ -19,6 +19,7 @@ from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
 from unteach.errors import RowsFailed, UserError
 from unteach.launch import accelerated
+from unteach.wording import counted
 
 
 def command(words: list[str], **options: Any) -> None:
@@ -80,6 +81,7 @@ def output_of(config: InferConfig) -> Path:
 
 def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any) -> Path:
     """Asks what is not known, and writes the output when everything is."""
+    from unteach.engines import processes
     from unteach.engines.answers import record, tokens_of
     from unteach.engines.pace import Pace
 
@@ -91,7 +93,11 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any)
         if here.first:
             print(f"finished before: {output}")
         return output
-    with ledger.writing(here.rank) as write, Pace(len(lines), len(done), here.world, here.first) as pace:
+    with (
+        processes.interruptible("stopping after the rows at hand; all answers are kept. Ctrl-C again ends now"),
+        ledger.writing(here.rank) as write,
+        Pace(len(lines), len(done), here.world, here.first) as pace,
+    ):
         for number, why in plan.asked.unasked.items() if here.first else ():
             write(lines[number], record(why, None, 0, config, ()))
         if any(request.number not in done for request in plan.asked.requests):
@@ -102,7 +108,7 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any)
     failed = tell(ledger.finish(lines), plan, pace, output) if here.first else 0
     if here.any(failed > 0):
         raise RowsFailed(
-            f"{failed} of {len(lines)} rows have an error in place of an answer; run again to ask just those"
+            f"{failed} of {counted(len(lines), 'row')} have an error in place of an answer; run again to ask just those"
         )
     return output
 
@@ -133,7 +139,7 @@ def tell(known: dict[Any, dict[str, Any]], plan: Any, pace: Any, output: Path) -
     skipped = sum(answer.get("finish_reason") == SKIPPED for answer in known.values())
     counts = {"failed": len(why), "skipped as too long": skipped, "shortened from the left": len(plan.asked.cut)}
     beside = "".join(f", {count} {what}" for what, count in counts.items() if count)
-    print(f"{len(known) - len(why) - skipped} of {len(known)} rows answered{beside}; {pace.rates}")
+    print(f"{len(known) - len(why) - skipped} of {counted(len(known), 'row')} answered{beside}; {pace.rates}")
     for sentence in list(dict.fromkeys(why))[:3]:
         print(f"  {sentence}")
     print(f"results: {output}")

@@ -5,16 +5,24 @@ from typing import Any
 from unteach import runs
 from unteach.config.environment import environment
 from unteach.config.schema import ModelConfig
+from unteach.errors import UserError
+
+PATH = "pretrained_model_name_or_path"
 
 
 def load(run: str) -> Any:
     """The model of a run folder (or any model folder or hub id) with its tokenizer and template.
 
-    Returns an object with `model`, `tokenizer` and `template`; the model is in evaluation mode.
+    Returns an object with `model`, `tokenizer` and `template`; the model is in evaluation mode. Raises UserError where
+    it cannot be loaded.
     """
     environment()
     from unteach.models import loading
 
-    loaded = loading.load(ModelConfig({"pretrained_model_name_or_path": runs.model_folder(run)}), training=False)
+    try:
+        loaded = loading.load(ModelConfig({PATH: runs.model_folder(run)}), training=False)
+    except UserError as error:  # here there is no key to be set, only the argument
+        said = str(error).replace(f"Set model.model_args.{PATH} to", "Name").replace(f"model.model_args.{PATH}", "run")
+        raise UserError(f"unteach.load: {said}") from None
     loaded.model.eval()
     return loaded

@@ -13,6 +13,8 @@ cancel  stops what runs or waits; the same command goes on with it later
 report  the table and the page of what is done
 """
 
+import contextlib
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from unteach.launch import composing, kept, local, slots, states
 from unteach.launch.plan import PlannedRun
 from unteach.launch.studyfile import Study, study_of
 from unteach.verbs.report import write as write_report
+from unteach.wording import counted
 
 COMMANDS = ("plan", "run", "submit", "status", "retry", "cancel", "report")
 BEGUN = ("status", "cancel", "report")
@@ -85,7 +88,8 @@ def plan(study: Study, write: str | None) -> None:
     composing.check(study.plan, study.config_dirs)
     for run in study.plan:
         print(f"{run.name}  ({run.kind}{', after ' + ', '.join(run.after) if run.after else ''})")
-    print(f"{len(study.plan)} runs: {', '.join(f'{count} {kind}' for kind, count in kept.summary(study).items())}")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in kept.summary(study).items())
+    print(f"{counted(len(study.plan), 'run')}: {kinds}")
     if write is not None:
         from unteach.launch import scripts
 
@@ -99,17 +103,44 @@ def carry_out(study: Study, opened: bool = False) -> Path:
     composing.check(study.plan, study.config_dirs)
     if not opened:
         kept.open_study(study)
-    import unteach.evals.run
-    import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
-
-    outcomes = local.execute(study.plan, lambda run: _run(run, study.config_dirs), slots.slots_of(study.local))
-    page = report(study, {outcome.run.name for outcome in outcomes if outcome.state == "done"})
+    finished = [run.name for run in study.plan if _is_finished(run, study.config_dirs)]
+    todo = [run for run in study.plan if run.name not in finished]
+    if finished:
+        which = f"{len(finished)} of {counted(len(study.plan), 'run')}" if todo else counted(len(finished), "run")
+        print(f"finished before: {which} in {study.folder}; nothing of that is done again")
+    outcomes = _execute(study, todo) if todo else []
+    page = report(study, {*finished, *(outcome.run.name for outcome in outcomes if outcome.state == "done")})
     for outcome in outcomes:
         if outcome.state != "done":
             print(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
     if any(outcome.state != "done" for outcome in outcomes):
-        raise Diverged(f"{sum(o.state != 'done' for o in outcomes)} runs did not finish (exit code {EXIT_DIVERGED})")
+        lost = sum(outcome.state != "done" for outcome in outcomes)
+        raise Diverged(f"{counted(lost, 'run')} did not finish (exit code {EXIT_DIVERGED})")
     return page
+
+
+def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
+    """Say whether a training run stands finished, as its own command would find it: then it is not even started."""
+    from unteach.verbs import train
+
+    if run.kind == "eval" or not runs.is_done(Path(run.folder)):
+        return False
+    with contextlib.redirect_stdout(io.StringIO()):  # its notes were said when all runs were composed
+        config = compose.compose(run.config_name, run.overrides, dirs)
+    if config.resume != "auto":
+        return False
+    try:
+        state = runs.open_run(Path(run.folder), config.tree, config.resume)
+    except UserError:  # another configuration's: its own command says it
+        return False
+    return state == "done" and train.is_evaluated(config)
+
+
+def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
+    import unteach.evals.run
+    import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
+
+    return local.execute(plan, lambda run: _run(run, study.config_dirs), slots.slots_of(study.local))
 
 
 def carry_out_one(study: Study, run: PlannedRun) -> None:

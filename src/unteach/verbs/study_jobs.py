@@ -6,6 +6,7 @@ from unteach.config.environment import environment
 from unteach.launch import composing, kept, slurm, states
 from unteach.launch.plan import PlannedRun
 from unteach.launch.studyfile import Study
+from unteach.wording import counted
 
 TOLD = 200
 """Characters of a reason that a line of the status shows."""
@@ -29,9 +30,9 @@ def _hand_over(study: Study, again: bool) -> None:
 def status(study: Study) -> None:
     """One line for all, and one for each run that is under way or in trouble."""
     found = slurm.standings(study)
-    counted = Counter(one.state for one in found.values())
-    summary = ", ".join(f"{counted[state]} {state}" for state in states.STATES if counted[state])
-    print(f"{study.name}: {len(study.plan)} runs: {summary}")
+    num_by_state = Counter(one.state for one in found.values())
+    summary = ", ".join(f"{num_by_state[state]} {state}" for state in states.STATES if num_by_state[state])
+    print(f"{study.name}: {counted(len(study.plan), 'run')}: {summary}")
     for run in study.plan:
         one = found[run.name]
         if one.state in ("done", "to do"):

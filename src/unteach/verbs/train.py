@@ -2,13 +2,21 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config import compose, schema
 from unteach.config.environment import environment
 from unteach.errors import Preempted, UserError
 from unteach.launch import accelerated
+
+if TYPE_CHECKING:
+    from unteach.training.callbacks import Watcher
+    from unteach.training.resumable import Resumable
+
+TRAINING = "stopping after this step, to save it. Ctrl-C again ends now, without saving"
+EVALUATING = "stopping after this batch; what is measured is kept. Ctrl-C again ends now"
+"""What is said at the first Ctrl-C."""
 
 
 def command(words: list[str], **options: Any) -> None:
@@ -33,16 +41,18 @@ def run(config: schema.Config) -> Path:
         raise UserError("a training run needs a trainer and data; `unteach eval` evaluates without training")
     from unteach.data import files
     from unteach.engines import processes
+    from unteach.training import tracking
+    from unteach.verbs import closing
 
     folder = Path(config.paths.output_dir)
     args = config.trainer.args
+    tracking.refuse_missing(args)
     joining = processes.Joining(
         bool(args.get("use_cpu")), args.get("ddp_backend"), args.get("ddp_timeout") or processes.Joining.timeout
     )
     state = processes.once(lambda: runs.open_run(folder, config.tree, config.resume), joining)
-    evaluated = {"eval": config.tree.get("eval"), "retain_logs_path": config.tree.get("retain_logs_path")}
-    if state == "done" and runs.read_json(folder / runs.DONE, "the run's marker").get("evaluated") == evaluated:
-        print(f"finished before: {folder}")
+    if state == "done" and is_evaluated(config):
+        print(f"finished before: {folder}; nothing was done again")
         return folder
 
     from unteach.training import checkpoint
@@ -56,16 +66,25 @@ def run(config: schema.Config) -> Path:
     if not (folder / runs.FINAL).exists():
         _train(config, folder, here, said)
     if config.eval and config.trainer.args.get("do_eval", True):
-        _evaluate(config, folder, here)
+        with processes.interruptible(EVALUATING):
+            _evaluate(config, folder, here)
     if here.first:
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
-        runs.write_json(folder / runs.DONE, {"evaluated": evaluated})
-        print(f"model: {folder / runs.FINAL}")
-        results = runs.EVALS if (folder / runs.EVALS).exists() else runs.METRICS
-        print(f"results: {folder / results}")
+        runs.write_json(folder / runs.DONE, {"evaluated": _evaluation_of(config)})
+        closing.close_training(config, folder)
     here.wait()
     return folder
+
+
+def is_evaluated(config: schema.Config) -> bool:
+    """Say whether the run's folder is finished, by the evaluation that is asked for now."""
+    marker = Path(config.paths.output_dir) / runs.DONE
+    return marker.exists() and runs.read_json(marker, "the run's marker").get("evaluated") == _evaluation_of(config)
+
+
+def _evaluation_of(config: schema.Config) -> dict[str, Any]:
+    return {"eval": config.tree.get("eval"), "retain_logs_path": config.tree.get("retain_logs_path")}
 
 
 def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) -> None:
@@ -76,7 +95,7 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     from unteach.engines.sharded import placed_by_device_map
     from unteach.models import loading
     from unteach.seeds import subseed
-    from unteach.training import build, checkpoint, evaluating, spread, validation
+    from unteach.training import build, checkpoint, evaluating, header, spread, validation
     from unteach.training.tracking import tracked
     from unteach.training.watching import watchers
 
@@ -103,24 +122,41 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     held_out = validation.of_run(config, loaded, collator, args, folder, here)
     watching = watchers(config, loaded, streams, anchor, folder, here)
     evaluator = evaluating.at_steps(config, loaded, planned, folder, here) if planned else None
+    does_train = config.trainer.args.get("do_train", True)
     with tracked(config, folder, here.first):
         trainer = build.build_trainer(
             config, loaded, streams, anchor, folder, here,
             args=args, evaluator=evaluator, validation=held_out, callbacks=watching,
         )  # fmt: skip
-        try:
-            if config.trainer.args.get("do_train", True):
-                trainer.train_from(start)
-        finally:
-            for watcher in watching:
-                watcher.close()
-        if trainer.preempted:
-            raise Preempted(f"stopped at step {trainer.state.global_step}; run the same command again to go on")
-        validation.at_the_end(trainer, folder)
-    state = spread.whole_state(trainer, here.mode)
-    if here.first:
-        build.save_final(trainer.accelerator.unwrap_model(loaded.model), loaded, folder, config.trainer.method, state)
+        if here.first and does_train:
+            num_held_out = held_out.num_rows if held_out else 0
+            header.print_header(config, folder, loaded, streams, anchor, args, num_held_out, start)
+        with processes.interruptible(TRAINING):
+            _fit(trainer, start, watching, does_train)
+            validation.at_the_end(trainer, folder)
+            state = spread.whole_state(trainer, here.mode)
+            if here.first:
+                model = trainer.accelerator.unwrap_model(loaded.model)
+                build.save_final(model, loaded, folder, config.trainer.method, state)
     here.wait()
+
+
+def _fit(trainer: "Resumable", start: Path | None, watching: "list[Watcher]", does_train: bool) -> None:
+    """Trains, and says why it ended. Raises Preempted where it was asked to stop, with all that was done saved."""
+    from unteach.training import ending
+
+    try:
+        if does_train:
+            trainer.train_from(start)
+    finally:
+        for watcher in watching:
+            watcher.close()
+    state = trainer.state
+    if trainer.preempted:
+        raise Preempted(f"saved step {state.global_step} of {state.max_steps}; the same command goes on")
+    if trainer.here.first and does_train:
+        for line in ending.describe_ending(trainer):
+            console.say(line)
 
 
 def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
@@ -131,10 +167,13 @@ def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
     from unteach.models.hub import PATH, SOURCE
+    from unteach.verbs import closing
 
     args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / runs.FINAL)}
     loaded = loading.load(replace(config.model, model_args=args, tokenizer_args={}, peft_args=None), training=False)
     loaded.model = place(loaded.model, here)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)
-    evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights)
+    evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights, tell=False)
+    if here.first:
+        closing.tell_values(config, folder / runs.EVALS)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.config.inference import Sampling
 from unteach.data import images
+from unteach.engines import processes
 from unteach.engines.backends.base import Answer, Answered, Completion, Failure, Job, Request, Scored, cut
 from unteach.errors import UserError, nearest
 from unteach.models.hub import PATH, SOURCE
@@ -97,6 +98,7 @@ class VLLM:
                 "backend=vllm shares a model over GPUs itself: start one process, and set "
                 "backend_args.tensor_parallel_size"
             )
+        processes.end_at_first_interrupt()  # vLLM's own processes hear Ctrl-C as well, and answer nothing after it
         return Running(self, job)
 
 

@@ -1,0 +1,30 @@
+"""How what is printed reaches its reader: drawn again in place on a terminal, as plain flushed lines elsewhere."""
+
+import os
+import sys
+
+EARLIEST_SPEED = 3600.0
+"""Seconds over which a live bar measures its speed: where no step ends within rich's own 30, no time is told."""
+
+
+def is_live() -> bool:
+    """Say whether what was printed can be drawn again in place.
+
+    It cannot in a file, a pipe or a notebook, and it should not where NO_COLOR is set or the terminal is dumb. Every
+    display asks here: the bar of a training run, the passes of an evaluation, the pace of inference, a study's board.
+    """
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "").lower() in ("dumb", "unknown"):
+        return False
+    return sys.stdout.isatty()
+
+
+def say(line: str) -> None:
+    """Print a line that is there at once, also in a log file."""
+    print(line, flush=True)
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration as `0:05`, `12:40` or `1:02:03`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,60 @@
+"""The last lines of a run: its values, where its model and its results are, and commands to go on with."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from unteach import console, runs
+from unteach.config import schema
+
+PATH = "pretrained_model_name_or_path"
+
+
+def tell_values(config: schema.Config, folder: Path) -> None:
+    """Print the values of a run's suites, each with the way that is good, and what could not be measured."""
+    from unteach.evals import run
+    from unteach.report import table
+
+    wanted = {column.metric: column.better for column in table.COLUMNS}
+    run.tell_values(folder, list(config.eval), len(config.eval) > 1, wanted)
+
+
+def close_training(config: schema.Config, folder: Path) -> None:
+    """Print where a training run left what, and what can be done with it next."""
+    is_judged = bool(_results_of(folder))
+    console.say(f"model: {folder / runs.FINAL}")
+    console.say(f"results: {folder / (runs.EVALS if (folder / runs.EVALS).exists() else runs.METRICS)}")
+    if any(folder.glob(f"checkpoint-*/{runs.EVALS}")):
+        console.say(f"evaluations made while training: {folder}/checkpoint-*/{runs.EVALS}")
+    before = config.model.model_args.get(PATH)
+    _say_next([*(_judging(folder, before) if is_judged else []), _asking(config, folder)])
+
+
+def close_evaluation(folder: Path) -> None:
+    """Print where an evaluation left its results, and what can be done with them next."""
+    console.say(f"results: {folder}")
+    _say_next(_judging(folder, None))
+
+
+def _judging(folder: Path, before: str | None) -> list[Sequence[str]]:
+    """Give the commands that show the values: alone, and against the run that this one began from, if it has any."""
+    commands: list[Sequence[str]] = [("unteach", "report", str(folder))]
+    if before and set(_results_of(Path(before))) & set(_results_of(folder)):
+        commands.append(("unteach", "compare", before, str(folder)))
+    return commands
+
+
+def _asking(config: schema.Config, folder: Path) -> Sequence[str]:
+    assert config.trainer is not None
+    if getattr(config.trainer.method, "ROWS", "answers") in ("classes", "numbers"):
+        return ("unteach", "infer", f"model={folder}", "kind=classify", "input_file=FILE.csv")
+    return ("unteach", "ask", f"model={folder}", "a question")
+
+
+def _results_of(run: Path) -> list[str]:
+    return [file.name for place in (run, run / runs.EVALS) for file in place.glob("*_EVAL.json")]
+
+
+def _say_next(commands: Sequence[Sequence[str]]) -> None:
+    for number, command in enumerate(commands):
+        console.say(f"{'next:' if number == 0 else '     '} {shlex.join(command)}")
