@@ -47,11 +47,14 @@ def composed(
         name for name in tree if name not in ("layers", "trainer", "data", "model", "eval", "collator", "paths")
     }
     said = layering.layer_trainer(tree, choices.get("trainer")) + words.said
+    by_default = False
     if words.eval_off:
         tree.eval = {}
-    elif choices.get("data") == "files" and tree.get("eval") and not words.chooses("eval", "experiment"):
-        tree.eval = {}
-        said.append("rows of your own are measured by no benchmark unless it is named: eval=NAME, or eval.… keys")
+    else:
+        named = [word.partition("=")[0].lstrip("+") for word in words.groups]
+        by_default = layering.measure_own_rows(
+            tree, choices.get("data"), [*named, *words.keys()], words.chooses("experiment")
+        )
     layering.choose_checkpoint(tree, choices.get("model"), words.keys())
     tree.pop("layers", None)
     for name in words.removed:
@@ -65,6 +68,8 @@ def composed(
     for sentence in dict.fromkeys(said):
         print(f"note: {sentence}")
     with plugins.of_files(plugins.named(plain.get("plugins"))):
+        if by_default:
+            layering.leave_unmeasured(plain)
         settle(plain, words.values)
         return read(plain, variables)
 

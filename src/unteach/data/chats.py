@@ -30,6 +30,7 @@ class ChatDataset(RowDataset):
     too_long: TooLong = "truncate_right"
 
     def __post_init__(self) -> None:
+        self.questions: dict[int, tuple[str, str]] = {}
         told = []
         for number, (cell,) in enumerate(self.load(self.messages_key)):
             messages = None if tables.missing(cell) else as_messages(cell)
@@ -41,14 +42,26 @@ class ChatDataset(RowDataset):
                 self.faults.drop("no turn of the assistant", number)
             else:
                 told.append((number, messages))
+                self.questions[number] = last_question(messages)
         self.faults.refuse()
         self.keep([example for row in told for example in self.build(*row)])
+
+    def text(self, row: int) -> tuple[str, str]:
+        """The last question and answer of an example's conversation, as they were given."""
+        return self.questions[self.examples[row]["index"]]
 
     def build(self, number: int, messages: list[Message]) -> list[Example]:
         pieces = encode_chat(self.template, messages, last=self.turns == "last")
         ids = [token for tokens, _ in pieces for token in tokens]
         labels = [token if learned else -100 for tokens, learned in pieces for token in tokens]
         return self.fitted(ids, labels, number, self.max_length, self.too_long)
+
+
+def last_question(messages: list[Message]) -> tuple[str, str]:
+    """The last answer of a conversation, after what was said just before it."""
+    answer = max(place for place, message in enumerate(messages) if message["role"] == ASSISTANT)
+    asked = messages[answer - 1]["content"] if answer else ""
+    return asked, messages[answer]["content"]
 
 
 def as_messages(cell: Any) -> list[Message] | None:

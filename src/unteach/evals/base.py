@@ -126,13 +126,17 @@ class NormedRow:
 
 @dataclass(frozen=True)
 class Generated:
-    """What the model says to one row's prompt, and what is true: one text, or several."""
+    """What the model says to one row's prompt, and what is true: one text, or several.
+
+    question: what the prompt asks, without the template around it.
+    """
 
     index: int
     prompt: str
     truths: list[str]
     text: str
     several: bool = False
+    question: str = ""
 
     finite = True
 

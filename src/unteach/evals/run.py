@@ -36,12 +36,17 @@ def evaluate_loaded(
         target, others = folder if here.first else None, OtherModels(loaded, batch_size, here, cache, progress)
         values = suites.carry_out(planned, engine, progress, target, others)
     if here.first and tell:
-        for name in configs:
-            if len(configs) > 1:
-                print(f"{name}:")
-            _tell(folder, name.upper())
+        tell_values(folder, list(configs), named=len(configs) > 1)
     found = {f"{suite}_{name}": value.agg for suite, metrics in values.items() for name, value in metrics.items()}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def tell_values(folder: Path, suite_names: list[str], named: bool) -> None:
+    """Print the values of suites from their files. named: with the suite's name above them."""
+    for name in suite_names:
+        if named:
+            print(f"{name}:")
+        _tell(folder, name.upper())
 
 
 def _tell(folder: Path, suite: str) -> None:
@@ -49,10 +54,16 @@ def _tell(folder: Path, suite: str) -> None:
     width = max((len(name) for name in summary), default=0)
     for name, value in summary.items():
         print(f"  {name:<{width}}  {'–' if value is None else f'{value:.4g}'}")
-    absent = folder / f"{suite}_ABSENT.json"
-    if absent.exists():
-        for name, reason in runs.read_json(absent, "the absent metrics").items():
-            print(f"  {name}: {reason}")
+    tell_gaps(folder, suite)
+
+
+def tell_gaps(folder: Path, suite: str) -> None:
+    """Print which metrics of a suite are absent and why, and what became of its rows."""
+    for kind, what in (("_ABSENT.json", "the absent metrics"), (suites.NOTES, "the notes")):
+        file = folder / f"{suite}{kind}"
+        if file.exists():
+            for name, reason in runs.read_json(file, what).items():
+                print(f"  {name}: {reason}")
 
 
 class PassProgress:

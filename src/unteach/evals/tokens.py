@@ -17,15 +17,16 @@ DECIMALS = 3
 
 def listed(of: str, asked: Asked, rows: list[ScoredRow], tokenizer: Any) -> dict[str, Any]:
     """The first answer of each row: its prompt, its text, its tokens as texts and their log-probs, in nats."""
-    shown = zip(rows[:MOST_ROWS], asked.prompt_texts, strict=False)
-    return {"of": of, "count": len(rows), "rows": [_row(row, prompt, tokenizer) for row, prompt in shown]}
+    shown = zip(rows[:MOST_ROWS], asked.prompt_texts, asked.questions, strict=False)
+    return {"of": of, "count": len(rows), "rows": [_row(*one, tokenizer) for one in shown]}
 
 
-def _row(row: ScoredRow, prompt: str, tokenizer: Any) -> dict[str, Any]:
+def _row(row: ScoredRow, prompt: str, question: str, tokenizer: Any) -> dict[str, Any]:
     score = row.scores[0]
     return {
         "index": row.index,
         "prompt": prompt,
+        "question": question,
         "answer": row.texts[0],
         "length": len(score.token),
         "tokens": pieces(tuple(score.token[:MOST_TOKENS].tolist()), tokenizer),

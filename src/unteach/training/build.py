@@ -119,10 +119,12 @@ def home_of(data: schema.DataConfig, name: str) -> str:
     return name if name in data.streams else schema.BESIDE.get(name, name)
 
 
-def build_rows(config: schema.Config, loaded: Loaded, name: str) -> tuple[list[Any], list[str]]:
-    """The datasets of a stream of the configuration, and what there is to say about their rows."""
+def build_rows(
+    config: schema.Config, loaded: Loaded, name: str, parts: dict[str, schema.Part] | None = None
+) -> tuple[list[Any], list[str]]:
+    """The datasets of a stream of the configuration (or these parts), and what there is to say about their rows."""
     assert config.data is not None
-    parts, said = config.data.streams[name], []
+    parts, said = parts or config.data.streams[name], []
     labels = list(loaded.head.labels) if loaded.head else None
     built = [build_part(part, loaded, seed=config.seed, labels=labels) for part in parts.values()]
     notes = [sources.note(part.args.get("hf_args") or {}) for part in parts.values()]

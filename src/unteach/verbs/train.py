@@ -53,10 +53,11 @@ def run(config: schema.Config) -> Path:
     if state == "back" and here.first:
         checkpoint.go_back(folder, checkpoint.chosen(config.resume))
     here.wait()
+    planned = None
     if not (folder / runs.FINAL).exists():
-        _train(config, folder, here, said)
+        planned = _train(config, folder, here, said)
     if config.eval and config.trainer.args.get("do_eval", True):
-        _evaluate(config, folder, here)
+        _evaluate(config, folder, here, planned)
     if here.first:
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
@@ -68,8 +69,8 @@ def run(config: schema.Config) -> Path:
     return folder
 
 
-def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) -> None:
-    """Builds everything, trains from where the run stands, and writes the final model."""
+def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) -> dict[str, Any]:
+    """Builds everything, trains from where the run stands, and writes the final model; returns the plans of suites."""
     import transformers
 
     from unteach.engines import processes
@@ -86,7 +87,10 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config), head=head)
 
     streams, said = build.build_streams(config, loaded, here)
-    planned = evaluating.planned(config, loaded)
+    planned: dict[str, Any] = {}
+    if evaluating.is_evaluated(config):
+        planned, of_rows = evaluating.plan_suites(config, loaded, streams)
+        said += of_rows
     anchor = build.anchor_of(config, streams)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
@@ -98,6 +102,9 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
             print(f"note: {sentence}")
         build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
     here.wait()
+    for sentence in evaluating.before_training(config, planned, folder, here):
+        if here.first:
+            print(f"note: {sentence}")
 
     collator = build.build_collator(config, loaded)
     held_out = validation.of_run(config, loaded, collator, args, folder, here)
@@ -121,20 +128,31 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     if here.first:
         build.save_final(trainer.accelerator.unwrap_model(loaded.model), loaded, folder, config.trainer.method, state)
     here.wait()
+    return planned
 
 
-def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
-    """Evaluates the model as it was saved, exactly as `unteach eval` would."""
+def _evaluate(config: schema.Config, folder: Path, here: Any, planned: dict[str, Any] | None) -> None:
+    """Evaluates the model as it was saved, exactly as `unteach eval` would.
+
+    planned: the plans of the suites, where this process made them before it trained.
+    """
     from dataclasses import replace
 
     from unteach.engines.sharded import place
-    from unteach.evals.run import evaluate_loaded
+    from unteach.evals.before import tell_before_and_after
+    from unteach.evals.run import evaluate_loaded, tell_values
     from unteach.models import loading
     from unteach.models.hub import PATH, SOURCE
+    from unteach.training import evaluating
 
     args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / runs.FINAL)}
     loaded = loading.load(replace(config.model, model_args=args, tokenizer_args={}, peft_args=None), training=False)
     loaded.model = place(loaded.model, here)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)
-    evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights)
+    if planned is None:
+        planned, _ = evaluating.plan_suites(config, loaded)
+    evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights, tell=False, planned=planned)
+    if here.first:
+        compared = tell_before_and_after(folder, config.eval)
+        tell_values(folder / runs.EVALS, [name for name in config.eval if name not in compared], len(config.eval) > 1)

@@ -37,7 +37,12 @@ class Rouge(Metric):
                 "ground_truth": one.truths,
             }
             shown = value if one.several else {key: found[0] for key, found in value.items()}
-            by_index[one.index] = {**shown, "input": one.prompt, "generation": one.text}
+            by_index[one.index] = {
+                **shown,
+                "input": one.prompt,
+                "question": one.question,
+                "generation": one.text,
+            }
         return mean_of(name, by_index, self.rouge_type)
 
 
