@@ -94,7 +94,9 @@ def test_long_answers_and_many_are_cut_and_counted(tiny: Any, monkeypatch: pytes
     monkeypatch.setattr(tokens, "MOST_ROWS", 1)
     ids = tiny.tokenizer("one two three four", add_special_tokens=False)["input_ids"]
     rows = [ScoredRow(i, [score(ids, [-0.12345] * len(ids))], ["one two three four"], False) for i in (3, 4)]
-    asked = Asked(False, 2, "d", "w", index=[3, 4], prompt_texts=["Question: A?\nAnswer:\n", "B"])
+    asked = Asked(
+        False, 2, "d", "w", index=[3, 4], prompt_texts=["Question: A?\nAnswer:\n", "B"], questions=["A?", "B"]
+    )
     listed = tokens.listed("forget.answer", asked, rows, tiny.tokenizer)
     assert (listed["of"], listed["count"], len(listed["rows"])) == ("forget.answer", 2, 1)
     row = listed["rows"][0]

@@ -83,7 +83,7 @@ class Finder:
             if "train" not in self.wanted:
                 raise UserError(
                     "data.validation_fraction: rows are held out of what is learned, and this method unlearns rows of "
-                    "train_file; give data.holdout_file, or data.validation_file"
+                    "train_file; give data.validation_file, or data.holdout_file"
                 )
             held = replace(self.choice("train"), held=True, most=files.most("validation"))
             found["validation"] = {"file": self.part("validation", files.train_file, held)}

@@ -47,6 +47,10 @@ from unteach.training.theirs import their_trainer
 from unteach.training.trainer import Trainer
 
 
+HOLDOUT = "holdout"
+"""The stream of rows that the model never sees: measured, and never trained on."""
+
+
 def build_part(part: schema.Part, loaded: Loaded, **given: Any) -> Any:
     """A dataset or collator with its arguments, and whichever of template, tokenizer, template_args, seed it takes."""
     offered = {
@@ -96,7 +100,7 @@ def build_streams(
     streams: dict[str, Stream] = {}
     rows: dict[str, list[Any]] = {}
     said: list[str] = []
-    for name in method.streams() or config.data.streams:
+    for name in method.streams() or [name for name in config.data.streams if name != HOLDOUT]:
         home = home_of(config.data, name)
         if home not in rows:
             rows[home], notes = build_rows(config, loaded, home)
@@ -307,8 +311,8 @@ def training_texts(config: schema.Config) -> list[str]:
     """The words of the training data, for a tokenizer that is learned from them."""
     assert config.data is not None
     texts = []
-    for parts in config.data.streams.values():
-        for part in parts.values():
+    for stream, parts in config.data.streams.items():
+        for part in parts.values() if stream != HOLDOUT else ():
             if tokenized.is_tokenized(part.args.get("hf_args", {}).get("path")):
                 raise UserError("a tokenizer cannot be learned from tokens; name the model whose tokenizer made them")
             for row in sources.load_rows(part.args.get("hf_args", {})):

@@ -47,7 +47,7 @@ def plan_suites(
     for name, plan in planned.items():
         for what, (most, count) in plan.rows.drawn.items():
             seed = plan.config.seed
-            notes.append(f"eval.{name}: measures {most:,} of {count:,} {what} rows, drawn by seed {seed} (max_rows)")
+            notes.append(f"measures {most:,} of {count:,} {what} rows, drawn by seed {seed} (eval.{name}.max_rows)")
     return planned, notes
 
 
