@@ -150,7 +150,8 @@ def plan(
         Retain: retain.read(config),
         Before: retain.read(config, "before_logs_path"),
     }
-    made = Plan(config, Rows(config, template, context, own), asked, logs)
+    rows = Rows(config, template, context, own if config.reads_own_rows() else None)
+    made = Plan(config, rows, asked, logs)
     for name in asked:
         reason = _add(made, name, ())
         if reason:

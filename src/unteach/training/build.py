@@ -46,7 +46,6 @@ from unteach.training.spread import step_size
 from unteach.training.theirs import their_trainer
 from unteach.training.trainer import Trainer
 
-
 HOLDOUT = "holdout"
 """The stream of rows that the model never sees: measured, and never trained on."""
 
