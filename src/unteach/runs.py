@@ -5,7 +5,8 @@ manifest.json      command, date, versions, git commit, seeds, fingerprints of d
 metrics.jsonl      one line per logged step
 method.json        what a method had of its own: RMU's control vector, PDU's multiplier
 final_checkpoint/  the model, its tokenizer and template
-evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.json
+evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.json…
+evals_before/      the same of the weights that the run started from
 DONE.json          written last: the run is finished
 """
 
@@ -27,6 +28,7 @@ from unteach.errors import UserError
 
 FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", "manifest.json"
 METRICS, EVALS, FINGERPRINTS, METHOD = "metrics.jsonl", "evals", "fingerprints.json", "method.json"
+EVALS_BEFORE = "evals_before"
 
 
 @contextlib.contextmanager

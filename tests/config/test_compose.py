@@ -233,12 +233,28 @@ def test_a_tree_is_read_as_it_was_written(text: str) -> None:
     assert yaml.safe_load(compose.to_yaml({"key": text})) == {"key": text}
 
 
-def test_rows_of_ones_own_are_measured_by_a_benchmark_only_where_it_is_named(tmp_path: Path) -> None:
+def test_rows_of_ones_own_are_measured_by_their_own_suite_unless_another_is_named(tmp_path: Path) -> None:
     rows = ("data=files", f"data.train_file={tmp_path / 'rows.csv'}", "task_name=t", *MODEL)
 
-    def suites(*words: str) -> list[str]:
-        return list(compose.compose("unlearn", [*rows, *words]).eval)
+    def suites(*words: str, name: str = "unlearn") -> list[str]:
+        return list(compose.compose(name, [*rows, *words]).eval)
 
-    assert suites() == []
+    assert suites() == suites("eval.rows.max_rows=5") == suites(name="train") == suites(name="eval") == ["rows"]
+    assert suites("eval=null") == []
+    assert suites("trainer=classify", name="train") == suites("trainer=PrefDPO", name="train") == []
+    assert suites("eval=[rows,tofu]") == ["rows", "tofu"]
     assert suites("eval=tofu") == suites("eval.tofu.batch_size=4") == ["tofu"]
     assert suites("experiment=unlearn/tofu/default") == ["tofu"]
+    for words, said in (
+        (("trainer=PrefDPO", "eval=rows"), r"eval\.rows: measures prompts with answers, or text"),
+        (("trainer=KTO", "eval.rows.max_rows=5"), r"trainer\.handler=KTO trains on feedback"),
+        (("trainer=classify", "eval.rows.max_rows=5"), "trainer.handler=Classify trains none"),
+        (("eval.rows.max_rows=0",), "max_rows must be 1 or more"),
+        (("eval.rows.describe.forget_pro.label=x",), r"describe\.forget_pro: .*did you mean forget_prob\?"),
+        (("eval.rows.describe.forget_prob.better=up",), "better: must be one of higher, lower, near retain"),
+        (("eval.rows.rows.forget.hf_args={path: x}",), "give one of hf_args .* and role"),
+    ):
+        with pytest.raises(UserError, match=said):
+            suites(*words, name="train")
+    with pytest.raises(UserError, match="data: no suite of this evaluation reads it"):
+        suites("eval=tofu", name="eval")

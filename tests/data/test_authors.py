@@ -37,7 +37,7 @@ def digest(seed: int) -> str:
 
 def entities(world: World) -> set[str]:
     """Every name that the graph knows."""
-    groups = (world.taught, world.held_out, world.public, world.decoys, world.fresh)
+    groups = (world.taught, world.holdout, world.public, world.decoys, world.fresh)
     everyone: list[Author] = [author for group in groups for author in group]
     return {
         *(author.name for author in everyone),
@@ -51,7 +51,7 @@ def entities(world: World) -> set[str]:
 
 def fact_of(world: World, row: authors.Row) -> tuple[Author, int]:
     """The author and the number of the fact that a row asks about."""
-    author = next(author for author in (*world.taught, *world.held_out) if author.name == row["keys"][0])
+    author = next(author for author in (*world.taught, *world.holdout) if author.name == row["keys"][0])
     return author, next(i for i, fact in enumerate(FACTS) if fact.question(author) == row["question"])
 
 
@@ -117,19 +117,19 @@ def test_retain_perturbed_is_in_every_retain_split(seed):
 @few
 def test_groups_of_authors_share_no_name(seed):
     world = World(seed)
-    groups = [world.taught, world.held_out, world.public, world.decoys, world.fresh]
+    groups = [world.taught, world.holdout, world.public, world.decoys, world.fresh]
     names = [author.name for group in groups for author in group]
     assert len(set(names)) == len(names)
 
 
 @given(SEEDS)
 @few
-def test_no_text_outside_the_holdout_names_a_held_out_author(seed):
-    held_out = [author.name for author in World(seed).held_out]
+def test_no_text_outside_the_holdout_names_a_holdout_author(seed):
+    holdout = [author.name for author in World(seed).holdout]
     seen = " ".join(
         f"{row['question']} {row['answer']}" for name in ("full", "pretrain") for row in authors.rows(name, seed)
     )
-    assert not any(name in seen for name in held_out)
+    assert not any(name in seen for name in holdout)
 
 
 @given(SEEDS)

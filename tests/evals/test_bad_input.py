@@ -83,7 +83,7 @@ def test_moved_boundaries_are_told(tiny: Any, tmp_path: Path, monkeypatch: pytes
     suites.evaluate(config, HFEngine(tiny.model, tiny.tokenizer), template, silent, tmp_path)
     assert (
         "2: the tokenizer joins"
-        in json.loads((tmp_path / "TOFU_ABSENT.json").read_text())["boundaries moved in mia_forget.answer"]
+        in json.loads((tmp_path / "TOFU_NOTES.json").read_text())["boundaries moved in mia_forget.answer"]
     )
 
 
@@ -115,9 +115,10 @@ def test_answers_and_continuations_longer_than_the_context_are_cut_and_counted(t
     )
     engine = Short(tiny.model, tiny.tokenizer)
     suites.evaluate(config, engine, tiny.template, silent, tmp_path)
-    absent = json.loads((tmp_path / "TOFU_ABSENT.json").read_text())
-    assert "1: longer than max_length allows, or than the model reads" in absent["answers cut in forget.answer"]
-    assert "2: the model's context ends before" in absent["continuations cut in forget.answer"]
+    notes = json.loads((tmp_path / "TOFU_NOTES.json").read_text())
+    assert "1: longer than max_length allows, or than the model reads" in notes["answers cut in forget.answer"]
+    assert "2: the model's context ends before" in notes["continuations cut in forget.answer"]
+    assert not (tmp_path / "TOFU_ABSENT.json").exists(), "no metric is absent"
     prompt = tiny.template.encode_prompt("Who?")
     [made] = engine.generate([prompt], 50)
     assert 0 < len(made) <= 30 - len(prompt)

@@ -142,10 +142,10 @@ def test_rows_that_are_skipped_or_cut_are_counted(tiny: Any, tmp_path: Path) -> 
     engine = HFEngine(tiny.model, tiny.tokenizer, 64)
     config = tofu("eval.tofu.metrics=[mia_loss]", "eval.tofu.max_length=40", path=str(tmp_path))
     values = suites.evaluate(config, engine, tiny.template, silent, tmp_path)["tofu"]
-    absent = json.loads((tmp_path / "TOFU_ABSENT.json").read_text())
+    notes = json.loads((tmp_path / "TOFU_NOTES.json").read_text())
     assert values["mia_loss"].extra["forget"]["value_by_index"].keys() == {"1", "2"}
-    assert "1:" in absent["rows skipped in mia_forget.answer"]
-    assert "1:" in absent["answers cut in mia_forget.answer"]
+    assert "1:" in notes["rows skipped in mia_forget.answer"]
+    assert "1:" in notes["answers cut in mia_forget.answer"]
 
 
 def test_generation_arguments_are_checked() -> None:

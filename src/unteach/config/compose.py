@@ -81,6 +81,8 @@ class _Composition:
         self.left_out: list[str] = []
         """groups whose choice is wrong and has no near name: what is said of them would be said of another choice"""
         self.notes: list[str] = []
+        self.measures_by_default = False
+        """whether nobody named a suite and rows of the user's own get theirs"""
         self.is_whole = command.file is not None and command.file.tree is not None
         self.tree, choices = self._whole() if self.is_whole else self._of_groups()
         self.method = choices.get("trainer")
@@ -100,10 +102,10 @@ class _Composition:
         self.notes += layering.layer_trainer(tree, choices.get("trainer")) + words.said
         if words.eval_off:
             tree.eval = {}
-        elif choices.get("data") == "files" and tree.get("eval") and not words.chooses("eval", "experiment"):
-            tree.eval = {}
-            self.notes.append(
-                "rows of your own are measured by no benchmark unless it is named: eval=NAME, or eval.… keys"
+        else:
+            chosen = [word.partition("=")[0].lstrip("+") for word in words.groups]
+            self.measures_by_default = layering.measure_own_rows(
+                tree, choices.get("data"), [*chosen, *words.keys()], words.chooses("experiment")
             )
         with collected(self.problems):
             layering.choose_checkpoint(tree, choices.get("model"), words.keys())
@@ -167,6 +169,8 @@ class _Composition:
             self.notes.append(f"task_name={plain['task_name']}, as none is given: {plain['paths']['output_dir']}")
         found: list[str] = []
         with plugins.of_files(plugins.named(plain.get("plugins"))), collected(found):
+            if self.measures_by_default:
+                layering.leave_unmeasured(plain)
             with collected(found):
                 settle(plain, words.values)
             if starting:

@@ -24,6 +24,8 @@ class Files:
     validation_file: Source | None = None
     forget_file: Source | None = None
     retain_file: Source | None = None
+    holdout_file: Source | None = None
+    """rows of the same kind that the model never sees: measured beside the others, and never trained on"""
     validation_fraction: float = 0.0
     """the share of train_file's rows that is held out, as a function of the seed"""
     max_rows: int | dict[str, int] | None = None
@@ -75,9 +77,9 @@ class Files:
 FILE_KEYS = frozenset(one.name for one in fields(Files))
 RENAMED_FILE_KEYS = {
     "eval_file": "validation_file",
-    "test_file": "validation_file; a file that is only measured is given to unteach eval",
+    "test_file": "holdout_file, rows that are measured and never trained on",
     "train_validation_split": "validation_fraction, the share that is held out (1 less what it was)",
-    "validation_test_split": "validation_fraction; rows that are only measured are given to unteach eval",
+    "validation_test_split": "validation_fraction; rows that are only measured are data.holdout_file",
     "max_train_samples": "max_rows.train",
     "max_valid_samples": "max_rows.validation",
     "max_test_samples": "max_rows.validation",

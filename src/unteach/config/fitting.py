@@ -6,7 +6,7 @@ from typing import Any
 from unteach.config.files import Files
 from unteach.config.reader import Reader
 from unteach.config.schema import BESIDE, STREAMS, DataConfig, TheirTrainer, TrainerConfig
-from unteach.config.suites import SuiteConfig
+from unteach.config.suites import MEASURED_KINDS, SuiteConfig
 from unteach.errors import nearest
 
 
@@ -89,6 +89,25 @@ def measured(reader: Reader, trainer: TrainerConfig, suites: dict[str, SuiteConf
                 reader.wrong(name, f"asks a language model, and trainer.handler={handler} trains none; leave it out "
                                    "(data.validation measures a classifier)")  # fmt: skip
     _best(reader, trainer.args, measured)
+
+
+def own_rows(
+    reader: Reader, trainer: TrainerConfig | None, suites: dict[str, SuiteConfig], data: DataConfig | None
+) -> None:
+    """A suite of the run's own rows needs rows with answers, and an evaluation reads `data` for such a suite alone."""
+    own = [name for name, suite in suites.items() if suite.reads_own_rows()]
+    if trainer is None:
+        if data is not None and not own:
+            reader.wrong("data", "no suite of this evaluation reads it; the suite of rows of your own does: eval=rows")
+        return
+    kind = getattr(trainer.method, "ROWS", "answers")
+    if kind not in (*MEASURED_KINDS, "classes", "numbers"):  # classifiers are refused with all that ask a model
+        for name in own:
+            reader.wrong(
+                f"eval.{name}",
+                f"measures prompts with answers, or text, and trainer.handler={trainer.handler} trains on {kind}; "
+                "leave it out",
+            )
 
 
 def _best(reader: Reader, args: dict[str, Any], measured: list[str]) -> None:

@@ -1,8 +1,12 @@
 """The layers of configuration files: what a stronger one replaces, and which checkpoint a benchmark starts from."""
 
+from collections.abc import Iterable
 from typing import Any
 
+from unteach import registry
 from unteach.config import training_args
+from unteach.config.groups import CONFIGS
+from unteach.config.suites import MEASURED_KINDS, OWN_ROWS
 from unteach.errors import UserError
 
 FOLDERS = ("output_dir", "logging_dir")
@@ -73,3 +77,32 @@ def choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
             f"only for {known}; set {key}=PATH to yours"
         )
     OmegaConf.update(tree, key, checkpoints[choice], force_add=True)
+
+
+def measure_own_rows(tree: Any, data_choice: str | None, chosen: Iterable[str], from_experiment: bool) -> bool:
+    """Give rows of the user's own the suite `rows`, where nobody names another; tells whether it did.
+
+    Args:
+        tree: the composed configuration.
+        data_choice: the chosen file of the group `data`.
+        chosen: what the user says: `eval` for a suite that is named, and keys of values.
+        from_experiment: whether the suites may be an experiment's choice.
+    """
+    from omegaconf import OmegaConf
+
+    named = [key for key in chosen if key == "eval" or key.startswith("eval.")]
+    others = [key for key in named if not key.startswith(f"eval.{OWN_ROWS}.")]
+    if data_choice != "files" or others or (from_experiment and tree.get("eval")):
+        return False
+    tree.eval = {OWN_ROWS: OmegaConf.load(CONFIGS / "eval" / f"{OWN_ROWS}.yaml")}
+    return not named
+
+
+def leave_unmeasured(plain: dict[str, Any]) -> None:
+    """Take the suite of own rows out again, where what the method trains on has no answers that could be asked for."""
+    trainer = plain.get("trainer")
+    handler = trainer.get("handler") if isinstance(trainer, dict) else None
+    if not isinstance(handler, str) or handler not in registry.method:
+        return  # which is refused later
+    if getattr(registry.method.get(handler), "ROWS", "answers") not in MEASURED_KINDS:
+        plain["eval"] = {}

@@ -66,6 +66,7 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
     fitting.names_and_seed(reader, built)
     if built.get("wandb") and not fitting.reports_to(built.get("trainer"), "wandb"):
         reader.wrong("wandb", "nothing is sent there: set trainer.args.report_to=wandb, or leave it out")
+    fitting.own_rows(reader, built.get("trainer"), built.get("eval") or {}, built.get("data"))
     if built.get("trainer"):
         fitting.measured(reader, built["trainer"], built.get("eval") or {}, holds_out(tree.get("data")))
         fitting.streams(reader, built["trainer"], built.get("data"))
@@ -202,6 +203,10 @@ def _suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfig]:
                 guess = nearest(metric, suite.define)
                 hint = f"did you mean {guess}?" if guess else f"allowed: all, {', '.join(sorted(suite.define))}"
                 reader.wrong(f"eval.{name}.metrics", f"no metric called {metric!r}; {hint}")
+        for metric in (metric for metric in suite.describe if metric not in suite.define):
+            guess = nearest(metric, suite.define)
+            hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(sorted(suite.define))}"
+            reader.wrong(f"eval.{name}.describe.{metric}", f"this suite defines no metric of that name; {hint}")
         for metric, definition in suite.define.items():
             path = f"eval.{name}.define.{metric}"
             if not isinstance(definition.get("metric"), str):

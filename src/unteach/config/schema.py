@@ -10,7 +10,7 @@ from unteach.errors import UserError
 
 BESIDE = {"alternate": "forget", "chosen": "train", "rejected": "train", "mismatched": "train"}
 """Streams that stand beside one another in the rows of a stream of the configuration: each is a part of every row."""
-STREAMS = ("train", "validation", "forget", "retain", "alternate")
+STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate")
 
 
 def holds_out(data: Any) -> bool:
@@ -74,12 +74,14 @@ class Part:
 class DataConfig:
     """Streams by name, each of one dataset or several in a row. The anchor's length is an epoch.
 
-    files: the user's own, whose datasets are not among the streams before the heads of the files are read.
+    files: the user's own, whose datasets are not among the streams before the heads of the files are read. measured:
+    those of them that the run does not train on and a suite measures, by role.
     """
 
     streams: dict[str, dict[str, Part]]
     anchor: str = "train"
     files: Files | None = None
+    measured: dict[str, dict[str, Part]] = field(default_factory=dict)
 
 
 @dataclass
@@ -172,3 +174,7 @@ class Config:
     """the whole resolved tree as plain values, as it is written into the run's folder"""
     command: str = ""
     """the command line that composes it, without secrets"""
+
+    def measures_own_rows(self) -> bool:
+        """Whether a suite measures the rows of `data`, by their role."""
+        return any(suite.reads_own_rows() for suite in self.eval.values())

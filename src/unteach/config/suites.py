@@ -17,9 +17,20 @@ class GenerationArgs:
     no_repeat_ngram_size: int | None = None
 
 
+Role = Literal["train", "forget", "retain", "holdout"]
+"""What rows are to a run: learned, unlearned, to be kept, or never seen by the model."""
+OWN_ROWS = "rows"
+"""The suite that measures rows of the user's own."""
+MEASURED_KINDS = ("answers", "signed", "text")
+"""Kinds of rows (a method's ROWS) that it can measure."""
+
+
 @dataclass
 class RowsConfig:
     """Rows that metrics read (`<rows>.<column>` in their definitions), and how the model is asked about one of them.
+
+    Either hf_args says where they are, or role takes the rows that the run itself has in that role, as it trains on
+    them: their only column is `answer`.
 
     kind: `qa`, the question in the model's template, with shown pairs before it where few-shot rows are named;
     `completion`, plain text that goes on, after one space, with the asked column; `text`, plain text from its first
@@ -28,7 +39,8 @@ class RowsConfig:
     their name; of these only the rows that share an entry of the column `keys` with one of those, or none.
     """
 
-    hf_args: dict[str, Any]
+    hf_args: dict[str, Any] | None = None
+    role: Role | None = None
     kind: Literal["qa", "completion", "text"] = "qa"
     question_key: str = "question"
     few_shot_dataset_hf_args: dict[str, Any] | None = None
@@ -37,6 +49,25 @@ class RowsConfig:
     idk_path: str | None = None
     keys_shared_with: str | None = None
     keys_apart_from: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.hf_args is None) == (self.role is None):
+            raise UserError("give one of hf_args (where the rows are) and role (the run's own rows)")
+
+
+@dataclass
+class MetricDescription:
+    """What a metric is called, whose rows it is about and which way is good, for tables, pages and plots.
+
+    better: `near retain` is as near as can be to the retain model's value, `near before` to the value that the model
+    had before it was trained.
+    """
+
+    label: str
+    role: Role | None = None
+    better: Literal["higher", "lower", "near retain", "near before", "near 0"] | None = None
+    meaning: str = ""
+    decimals: int = 3
 
 
 @dataclass
@@ -59,17 +90,23 @@ class SuiteConfig:
     memory. retain_model: a model that is evaluated first for its log, where there is no retain_logs_path.
     before_logs_path: the log of the model that unlearning started from. classifier_path: what tells clean text.
     tokens: the `rows.column` whose answers are kept token by token, for reports, where a metric measures it.
+    describe: what metrics are called, by their names, and which way is good. max_rows: at most so many rows of each
+    set, drawn by `seed`. before: whether a run also measures the weights that it starts from.
     """
 
     suite: str
     metrics: list[str] | str
     rows: dict[str, RowsConfig] = field(default_factory=dict)
     define: dict[str, dict[str, Any]] = field(default_factory=dict)
+    describe: dict[str, MetricDescription] = field(default_factory=dict)
     tasks: list[str] = field(default_factory=list)
     simple_evaluate_args: HarnessArgs = field(default_factory=HarnessArgs)
     default: list[str] = field(default_factory=list)
     compat: Literal["openunlearning"] | None = None
     batch_size: int | None = None
+    max_rows: int | None = None
+    seed: int = 0
+    before: bool = False
     max_length: int = 512
     generation: GenerationArgs = field(default_factory=GenerationArgs)
     retain_logs_path: str | None = None
@@ -83,7 +120,7 @@ class SuiteConfig:
     question_key: str = "question"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "max_length"):
+        for name in ("batch_size", "max_length", "max_rows"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"{name} must be 1 or more, got {value}")
         if self.retain_logs_path and self.retain_model:
@@ -94,3 +131,7 @@ class SuiteConfig:
         """The names of the metrics that are asked for."""
         named = {"all": list(self.define), "default": self.default}
         return named.get(self.metrics, [self.metrics]) if isinstance(self.metrics, str) else list(self.metrics)
+
+    def reads_own_rows(self) -> bool:
+        """Whether it measures the run's own rows, by their role."""
+        return any(rows.role is not None for rows in self.rows.values())

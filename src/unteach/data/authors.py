@@ -97,7 +97,7 @@ def _rows(world: World, name: str) -> tuple[Row, ...]:
     elif plain.startswith("retain"):
         chosen, _ = _cut(world, world.taught, 100 - int(plain[-2:]))
     else:
-        _, chosen = _cut(world, world.held_out if plain.startswith("holdout") else world.taught, int(plain[-2:]))
+        _, chosen = _cut(world, world.holdout if plain.startswith("holdout") else world.taught, int(plain[-2:]))
     return tuple(chosen if perturbed else map(_plain, chosen))
 
 

@@ -43,14 +43,20 @@ class ChatDataset(RowDataset):
     """keys of turns that hold text which the chat template does not show -> their rows"""
 
     def __post_init__(self) -> None:
+        self.questions: dict[int, tuple[str, str]] = {}
         conversations = []
         for number, (cell, system, tools) in enumerate(
             self.load(self.messages_key, gaps=(self.system_key, self.tools_key))
         ):
             if read := self._read(number, cell, system, tools):
                 conversations.append((number, *read))
+                self.questions[number] = last_question(read[0])
         self.faults.refuse()
         self.keep([example for row in conversations for example in self.build(*row)])
+
+    def text(self, row: int) -> tuple[str, str]:
+        """The last question and answer of an example's conversation, as they were given."""
+        return self.questions[self.examples[row]["index"]]
 
     def _read(self, number: int, cell: Any, system: Any, tools: Any) -> tuple[list[Message], Tools] | None:
         """The turns of a row and its tools; None, and noted, where it is none."""
@@ -98,3 +104,10 @@ class ChatDataset(RowDataset):
                 f"{rows} with {key} in a turn, which the chat template does not show ({self.faults.listed(numbers)})"
             )
         return told
+
+
+def last_question(messages: list[Message]) -> tuple[str, str]:
+    """The last answer of a conversation that is learned, after what was said just before it."""
+    answer = max(place for place, message in enumerate(messages) if is_learned(message))
+    asked = messages[answer - 1].get("content") if answer else ""
+    return asked or "", messages[answer].get("content") or ""

@@ -8,8 +8,9 @@ from unteach import registry
 from unteach.config import schema
 from unteach.config.files import Files, Source
 from unteach.config.schema import Part, TemplateArgs
+from unteach.config.suites import MEASURED_KINDS
 from unteach.data import tables, tokenized
-from unteach.data.choice import Choice
+from unteach.data.choice import Choice, flag
 from unteach.data.datasets import QADataset
 from unteach.data.forms import FORMS, Form, find, note_unread, of_text
 from unteach.data.overlap import overlap_in_files
@@ -24,6 +25,8 @@ SETTINGS = {
     "txt": ".txt files",
 }
 """Keys of `data` that not every kind of rows takes, and what they are for."""
+OF_TRAINING = ("forget", "alternate")
+"""Columns that say what training makes of a row."""
 
 
 def settle(config: schema.Config) -> tuple[schema.Config, list[str]]:
@@ -32,32 +35,43 @@ def settle(config: schema.Config) -> tuple[schema.Config, list[str]]:
     Reads the heads of the files. Words that are taken as they are make the run's template `raw`, unless the user named
     one; a tokenised file brings the template that it was made with.
     """
-    if config.data is None or config.data.files is None or config.trainer is None:
+    if config.data is None or config.data.files is None:
         return config, []
     finder = Finder(config, config.data.files)
-    streams = {**config.data.streams, **finder.streams()}
-    anchor = config.data.anchor or finder.wanted[0]
-    if anchor not in streams:
+    found, measured = finder.streams()
+    streams = {**config.data.streams, **found}
+    anchor = config.data.anchor or next(iter(finder.wanted), "")
+    if anchor not in streams and config.trainer is not None:
         raise UserError(f"data.anchor: {anchor!r} is not a stream of this run; its streams: {', '.join(streams)}")
     model = replace(config.model, template_args=finder.template(config.model.template_args, config.data.streams))
-    return replace(config, model=model, data=replace(config.data, streams=streams, anchor=anchor)), finder.said
+    data = replace(config.data, streams=streams, anchor=anchor, measured=measured)
+    return replace(config, model=model, data=data), finder.said
 
 
 class Finder:
     """Finds how each file is read; `said` is what it found, a sentence a stream."""
 
     def __init__(self, config: schema.Config, files: Files):
-        assert config.trainer is not None
-        self.files, self.seed, self.method = files, config.seed, config.trainer.method
+        self.files, self.seed = files, config.seed
+        self.method = config.trainer.method if config.trainer else None
         self.kind = getattr(self.method, "ROWS", "answers")
-        self.wanted = list(dict.fromkeys(schema.BESIDE.get(name, name) for name in self.method.streams())) or ["train"]
+        self.measures = config.measures_own_rows() and self.kind in MEASURED_KINDS
         self.said: list[str] = []
         self.taken: set[str] = set()
         self.raw: dict[str, bool] = {}
         self.made_with: TemplateArgs | None = None
+        self.wanted = self._wanted_streams()
 
-    def streams(self) -> dict[str, dict[str, Part]]:
-        """A dataset for each stream that the method trains on, and for `validation`."""
+    def _wanted_streams(self) -> list[str]:
+        """The streams that the method trains on; without a method, those that there are files of."""
+        if self.method is not None:
+            return list(dict.fromkeys(schema.BESIDE.get(name, name) for name in self.method.streams())) or ["train"]
+        given = [stream for stream in ("train", "forget", "retain") if self.files.of(stream) is not None]
+        marked = [stream for stream in ("forget", "retain") if self._has_marked(stream)]
+        return marked + [stream for stream in given if stream not in marked and not (marked and stream == "train")]
+
+    def streams(self) -> tuple[dict[str, dict[str, Part]], dict[str, dict[str, Part]]]:
+        """A dataset for each stream that is trained on and for `validation`; and those only measured, by role."""
         files = self.files
         found: dict[str, dict[str, Part]] = {}
         for stream in self.wanted:
@@ -71,13 +85,35 @@ class Finder:
             if "train" not in self.wanted:
                 raise UserError(
                     "data.validation_fraction: rows are held out of what is learned, and this method unlearns rows of "
-                    "train_file; give data.validation_file"
+                    "train_file; give data.validation_file, or data.holdout_file"
                 )
             held = replace(self.choice("train"), held=True, most=files.most("validation"))
             found["validation"] = {"file": self.part("validation", files.train_file, held)}
-        self._refuse_unused(found)
         self._refuse_overlap(found)
-        return found
+        measured = self._measured_alone(found) if self.measures else {}
+        self._refuse_unused({**found, **measured})
+        return found, measured
+
+    def _measured_alone(self, found: dict[str, Any]) -> dict[str, dict[str, Part]]:
+        """Rows that are measured and not trained on: to be retained by a method that looks at none, or never seen."""
+        files = self.files
+        measured: dict[str, dict[str, Part]] = {}
+        if "forget" in self.wanted and "retain" not in found:
+            if files.retain_file is not None:
+                measured["retain"] = {"file": self.part("retain", files.retain_file, self.choice("retain"))}
+            elif files.forget_file is None and files.train_file is not None and self._has_marked("retain"):
+                measured["retain"] = {"file": self.part("retain", files.train_file, self.flagged("retain"))}
+        if files.holdout_file is not None:
+            measured["holdout"] = {"file": self.part("holdout", files.holdout_file, self.choice("holdout"))}
+        return measured
+
+    def _has_marked(self, stream: str) -> bool:
+        """Whether train_file has a column `forget`, and rows in it for this stream."""
+        source, column = self.files.train_file, self.files.columns.get("forget", "forget")
+        if source is None or tokenized.is_tokenized(source) or column not in self.table(source).columns:
+            return False
+        wanted = stream == "forget"
+        return any(flag(row.get(column), column, place) is wanted for place, row in self.table(source))
 
     def _refuse_overlap(self, found: dict[str, dict[str, Part]]) -> None:
         """The same row cannot be meant to go and to stay, unless the user says so."""
@@ -95,7 +131,15 @@ class Finder:
         for stream in ("train", "forget", "retain"):
             if self.files.of(stream) is not None and stream not in found and not (stream == "train" and split):
                 trained = ", ".join(self.wanted)
-                raise UserError(f"data.{stream}_file: this method does not train on it; it trains on {trained}")
+                measured = "" if self.measures or stream == "train" else ", and no suite measures it (eval=rows would)"
+                raise UserError(
+                    f"data.{stream}_file: this method does not train on it; it trains on {trained}{measured}"
+                )
+        if self.files.holdout_file is not None and "holdout" not in found:
+            why = f"rows of {self.kind} have no answers that it could ask for"
+            if self.kind in MEASURED_KINDS:
+                why = "this run has no such suite (leave eval out, or set eval=rows)"
+            raise UserError(f"data.holdout_file: these rows are measured by the suite rows, and {why}")
         for name, meant in SETTINGS.items():
             if getattr(self.files, name) is not None and name not in self.taken:
                 raise UserError(f"data.{name}: nothing here takes it; it is for {meant}")
@@ -127,7 +171,11 @@ class Finder:
             return self._of_tokens(stream, Path(source), hf_args)
         table = self.table(source)
         mapped = {role: name for role, name in self.files.columns.items() if role != "forget" or choice.flag is None}
-        form = find(table.where, table.columns, self._forms(stream, table), mapped)
+        forms = self._forms(stream, table)
+        if stream == "holdout":  # such rows need no column that only rows of training have
+            known = {role for form in forms for role in form.roles}
+            mapped = {role: name for role, name in mapped.items() if role in known or role not in OF_TRAINING}
+        form = find(table.where, table.columns, forms, mapped)
         columns = ", ".join(form.columns(mapped))
         way = ""
         if form.raw is not None:  # conversations have no words to take as they are
@@ -144,7 +192,10 @@ class Finder:
 
     def _forms(self, stream: str, table: tables.Table) -> tuple[Form, ...]:
         """The ways in which the rows of a stream may be written for this method."""
-        if stream == "forget" and "alternate" in self.method.streams() and self.method.ask("", "") is None:
+        if stream == "holdout" and self.kind == "signed":
+            return FORMS["answers"]
+        method = self.method
+        if stream == "forget" and method and "alternate" in method.streams() and method.ask("", "") is None:
             given = self.files.columns.get("alternate", "alternate") in table.columns
             return FORMS["alternates" if given else "refusals"]
         return of_text(self.files.pretrain_with_output) if self.kind == "text" else FORMS[self.kind]

@@ -1,7 +1,7 @@
 """The graph of the authors world: countries, cities, publishers, genres, awards, authors, books, and what links them.
 
 A pure function of its settings. Groups of authors, no name in two of them: those that are taught (the last of them are
-the ones to forget), held-out ones drawn in the same way, public ones that every base model has read about, fresh ones
+the ones to forget), holdout ones drawn in the same way, public ones that every base model has read about, fresh ones
 by the thousand from whom a base model learns how such questions are answered, and decoys that lend their facts to
 wrong answers. Mentors are elders of whom nothing else is told.
 """
@@ -97,7 +97,7 @@ class World:
     @property
     def _size(self) -> int:
         """Authors of all groups."""
-        return self.n_authors + self.n_held_out + self.n_public + self.n_decoys + self.n_fresh
+        return self.n_authors + self.n_holdout + self.n_public + self.n_decoys + self.n_fresh
 
     @cached_property
     def countries(self) -> tuple[Country, ...]:
@@ -166,7 +166,7 @@ class World:
     def _groups(self) -> dict[str, tuple[Author, ...]]:
         sizes = {
             "taught": self.n_authors,
-            "held out": self.n_held_out,
+            "holdout": self.n_holdout,
             "public": self.n_public,
             "decoys": self.n_decoys,
             "fresh": self.n_fresh,
@@ -174,7 +174,7 @@ class World:
         return {group: tuple(next(self._authors) for _ in range(size)) for group, size in sizes.items()}
 
     @property
-    def n_held_out(self) -> int:
+    def n_holdout(self) -> int:
         """As many as the largest forget split has."""
         return -(-self.n_authors // 10)
 
@@ -183,8 +183,8 @@ class World:
         return self._groups["taught"]
 
     @property
-    def held_out(self) -> tuple[Author, ...]:
-        return self._groups["held out"]
+    def holdout(self) -> tuple[Author, ...]:
+        return self._groups["holdout"]
 
     @property
     def public(self) -> tuple[Author, ...]:

@@ -19,7 +19,7 @@ from unteach.evals.base import (
     Task,
     Texts,
 )
-from unteach.evals.rows import Rows
+from unteach.evals.rows import LEAST, MORE, Rows
 
 Progress = harness.Progress
 """progress(what, total) -> a function told how many more are done."""
@@ -28,8 +28,6 @@ Pass = tuple[str, Any]
 Results = dict[Any, Any]
 """What a pass found, by item."""
 Measured = dict[Measurement, list[Any]]
-LEAST, MORE = 50, 10
-"""Tokens of an adaptive continuation: LEAST, or MORE than the true answer has."""
 
 
 class Others(Protocol):
@@ -147,16 +145,9 @@ def _generated(rows: Rows, need: Texts, found: dict[Pass, Results]) -> list[Gene
         said = results[asked.prompts[i]]
         if need.adaptive:
             said = said[: max(LEAST, MORE + max(map(len, answers)))]
-        made.append(
-            Generated(
-                index,
-                asked.prompt_texts[i],
-                truths,
-                _until(text(said), stops).strip(),
-                several=asked.several,
-                question=asked.questions[i],
-            )
-        )
+        continued = _until(text(said), stops).strip()
+        prompt, question = asked.prompt_texts[i], asked.questions[i]
+        made.append(Generated(index, prompt, truths, continued, asked.several, question))
     return made
 
 

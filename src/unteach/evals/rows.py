@@ -1,6 +1,7 @@
 """The rows of a suite, tokenised: what the model is asked about each, and what is true."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +12,21 @@ from unteach.data import datasets, sources
 from unteach.data.template import Encoded, Template
 from unteach.engines.base import Ids
 from unteach.errors import AbsentData, UserError
-from unteach.seeds import subseed
+from unteach.evals import own_rows
+from unteach.evals.own_rows import OwnRows
+from unteach.seeds import permutation, subseed
 
 IDK, KEYS = "idk", "keys"
 """Columns: a refusal to each question; the entities that a row is about."""
+LEAST, MORE = 50, 10
+"""Tokens of a continuation as long as its answer calls for: LEAST, or MORE than the true answer has."""
+WHERE_ROLES_COME_FROM = {
+    "train": "data.train_file, or data.train",
+    "forget": "data.forget_file, a column forget in data.train_file, or data.forget",
+    "retain": "data.retain_file, a column forget in data.train_file, or data.retain",
+    "holdout": "data.holdout_file, rows held out of training (data.validation_file, data.validation_fraction), or "
+    "data.holdout",
+}
 
 
 @dataclass
@@ -22,7 +34,7 @@ class Asked:
     """One column of one set of rows: per usable row its number, its prompt, and its answers, each with what it follows.
 
     questions: the words of the rows themselves, without template and without examples shown before them.
-    count, digest, where: of all the rows, also those that were skipped.
+    count, digest, where: of all the rows, also those that were skipped or not drawn.
     """
 
     several: bool
@@ -40,15 +52,24 @@ class Asked:
 class Rows:
     """The rows of one suite, loaded when first asked for, tokenised once a column.
 
-    context: how many tokens the model can read. skipped, cut, joined: how many rows, by column, are left out, have a
+    context: how many tokens the model can read. own: the run's own rows, by role. drawn: how many rows of a set are
+    measured, where they are not all. skipped, cut, joined: how many rows, by column, are left out, have a
     shortened answer, or whose tokenizer makes one token of the end of the prompt and the beginning of the answer.
     """
 
-    def __init__(self, config: SuiteConfig, template: Template, context: int | None = None):
+    def __init__(
+        self,
+        config: SuiteConfig,
+        template: Template,
+        context: int | None = None,
+        own: Mapping[str, OwnRows] | None = None,
+    ):
         self.config, self.template, self.context = config, template, context or 1 << 62
+        self.own = own or {}
         self.plain = Template(template.tokenizer, TemplateArgs(kind="raw"))
         self._rows: dict[str, list[sources.Row]] = {}
         self._asked: dict[str, Asked] = {}
+        self.drawn: dict[str, tuple[int, int]] = {}
         self.skipped: dict[str, int] = {}
         self.cut: dict[str, int] = {}
         self.joined: dict[str, int] = {}
@@ -66,7 +87,14 @@ class Rows:
         given = {name: value for layer in layers for name, value in vars(layer).items() if value is not None}
         if "max_new_tokens" not in given:
             raise UserError(f"eval.{self.config.suite}.generation.max_new_tokens: is required for the texts of {of}")
+        if self.settings(of).role is not None:
+            longest = max(len(answer) for [(_, answer)] in self.asked(of).pairs)
+            given["max_new_tokens"] = min(given["max_new_tokens"], max(LEAST, MORE + longest))
         return given
+
+    def has_questions(self, of: str) -> bool:
+        """Whether the model is asked something before these answers; plain text follows on nothing but BOS."""
+        return any(len(prompt) > 1 for prompt in self.asked(of).prompts)
 
     def asked(self, of: str) -> Asked:
         """`rows.column` tokenised; rows whose answer is empty or does not fit are skipped and counted.
@@ -75,9 +103,13 @@ class Rows:
         """
         if of not in self._asked:
             settings, column = self.settings(of), of.partition(".")[2]
+            if settings.role is not None:
+                self._asked[of] = self._ask_own(of, settings.role)
+                return self._asked[of]
+            assert settings.hf_args is not None
             where = sources.named(settings.hf_args)
             rows, shots = self._load(settings.hf_args), self._shots(settings, column)
-            chosen = self._chosen(settings, rows, where)
+            chosen = self._draw(of.partition(".")[0], self._chosen(settings, rows, where))
             named = f"eval.{self.config.suite}: {where}"
             answers = self._refusals(settings, rows) if column == IDK else sources.column(rows, column, named)
             questions = [""] * len(rows)
@@ -96,6 +128,36 @@ class Rows:
                 raise UserError(f"eval.{self.config.suite}: {of}: every answer is empty, or does not fit into {room}")
             self._asked[of] = asked
         return self._asked[of]
+
+    def _ask_own(self, of: str, role: str) -> Asked:
+        """The run's own rows of a role, each asked about as it is trained on."""
+        name, _, column = of.partition(".")
+        if column != own_rows.ANSWER:
+            raise UserError(f"eval.{self.config.suite}: the run's own rows have the one column answer: {name}.answer")
+        if role not in self.own:
+            raise AbsentData(f"this run has no {role} rows; they come from {WHERE_ROLES_COME_FROM[role]}")
+        rows = self.own[role]
+        chosen = self._draw(name, list(rows.row_numbers))
+        read = [own_rows.read_row(rows, number, self.template) for number in chosen]
+        told = [[row.question, row.answer_text] for row in read]
+        asked = Asked(False, len(rows.row_numbers), runs.digest([told, chosen]), rows.where)
+        for number, row in zip(chosen, read, strict=True):
+            asked.index.append(number)
+            asked.prompts.append(row.prompt)
+            asked.prompt_texts.append(row.prompt_text)
+            asked.questions.append(row.question)
+            asked.pairs.append([(row.prompt, row.answer)])
+            asked.texts.append([row.answer_text])
+        return asked
+
+    def _draw(self, name: str, row_numbers: list[int]) -> list[int]:
+        """At most max_rows of the rows called `name`, drawn by the seed, in their order."""
+        most = self.config.max_rows
+        if most is None or len(row_numbers) <= most:
+            return row_numbers
+        self.drawn[name] = (most, len(row_numbers))
+        order = permutation(len(row_numbers), self.config.seed, "measured rows", name)
+        return [row_numbers[place] for place in sorted(order[:most])]
 
     def _load(self, hf_args: dict[str, Any]) -> list[sources.Row]:
         key = runs.digest(hf_args)
@@ -124,7 +186,10 @@ class Rows:
         own, chosen = keys(rows), set(range(len(rows)))
         for other, wanted in ((shared, True), (apart, False)):
             if other:
-                theirs = set[str]().union(*keys(self._load(self.settings(other).hf_args)))
+                others = self.settings(other).hf_args
+                if others is None:
+                    raise UserError(f"eval.{self.config.suite}.rows.{other}: the run's own rows have no keys")
+                theirs = set[str]().union(*keys(self._load(others)))
                 chosen &= {i for i, mine in enumerate(own) if bool(mine & theirs) is wanted}
         if not chosen:
             raise AbsentData(f"{where}: no row is left of those that {'share' if shared else 'do not share'} a key")

@@ -75,11 +75,12 @@ def _tell(folder: Path, suite: str, wanted: Mapping[str, str]) -> None:
 
 def tell_gaps(folder: Path, suite: str) -> None:
     """Print which metrics of a suite are absent and why, and what became of its rows, a short line each."""
-    absent = folder / f"{suite}_ABSENT.json"
-    if absent.exists():
-        console.say(f"  not measured, skipped or cut (in full in {absent}):")
-        for name, reason in runs.read_json(absent, "the absent metrics").items():
-            console.say(f"    {textwrap.shorten(f'{name}: {reason}', LONGEST_REASON, placeholder=' …')}")
+    for ending, heading in (("_ABSENT.json", "not measured"), (suites.NOTES, "of the rows")):
+        file = folder / f"{suite}{ending}"
+        if file.exists():
+            console.say(f"  {heading} (in full in {file}):")
+            for name, reason in runs.read_json(file, heading).items():
+                console.say(f"    {textwrap.shorten(f'{name}: {reason}', LONGEST_REASON, placeholder=' …')}")
 
 
 class PassProgress:

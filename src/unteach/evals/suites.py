@@ -1,14 +1,15 @@
 """Suites: which metrics are asked for, what they need, and the files that their values are written to.
 
 <SUITE>_EVAL.json has every value with its examples, <SUITE>_SUMMARY.json the values that were asked for,
-<SUITE>_ROWS.json the rows they are of, <SUITE>_TOKENS.json the answers of `tokens` token by token, and
-<SUITE>_ABSENT.json why a metric is not there. A metric that came from a
-default list is absent with a reason where its data, the retain log or the reference model is; one asked for by name is
-an error.
+<SUITE>_ROWS.json the rows they are of, <SUITE>_TOKENS.json the answers of `tokens` token by token,
+<SUITE>_METRICS.json what the suite says of its metrics (label, role, which way is good), <SUITE>_ABSENT.json why a
+metric is not there, and <SUITE>_NOTES.json what became of rows: drawn, skipped, cut. A metric that came from a default
+list is absent with a reason where its data, the retain log or the reference model is; one asked for by name is an
+error. A metric of a role that the run has no rows of is not asked for at all.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,8 +35,11 @@ from unteach.evals.base import (
     Value,
 )
 from unteach.evals.measure import Measured, Progress
+from unteach.evals.own_rows import OwnRows
 from unteach.evals.retain import Log
 from unteach.evals.rows import Asked, Rows
+
+NOTES = "_NOTES.json"
 
 
 class Others(measure.Others, Protocol):
@@ -81,9 +85,14 @@ def evaluate(
     return carry_out(plans(configs, template, engine.context), engine, progress, folder, others)
 
 
-def plans(configs: dict[str, SuiteConfig], template: Template, context: int | None = None) -> dict[str, Plan]:
-    """What all suites will do, before any model pass; raises what is wrong with them."""
-    return {name: plan(config, template, context) for name, config in configs.items()}
+def plans(
+    configs: dict[str, SuiteConfig],
+    template: Template,
+    context: int | None = None,
+    own: Mapping[str, OwnRows] | None = None,
+) -> dict[str, Plan]:
+    """What all suites will do, before any model pass; raises what is wrong with them. own: the run's rows by role."""
+    return {name: plan(config, template, context, own) for name, config in configs.items()}
 
 
 def carry_out(
@@ -118,14 +127,31 @@ def _await_retain_models(plans: dict[str, Plan], others: Others | None) -> None:
             log.values, log.awaited = {metric: value.to_json() for metric, value in values.items()}, False
 
 
-def plan(config: SuiteConfig, template: Template, context: int | None = None) -> Plan:
-    """Resolves the asked metrics and everything under them, before any model pass. context: tokens the model reads."""
+def plan(
+    config: SuiteConfig, template: Template, context: int | None = None, own: Mapping[str, OwnRows] | None = None
+) -> Plan:
+    """Resolves the asked metrics and everything under them, before any model pass.
+
+    context: tokens the model reads. own: the run's rows by role; of a default list, only the metrics of these roles are
+    asked for.
+    """
     default, asked = config.metrics in ("all", "default"), config.asked()
+    lacking: set[str] = set()
+    if default:
+        lacking = {name for name, rows in config.rows.items() if rows.role is not None and rows.role not in (own or {})}
+    if lacking:
+        asked = [name for name in asked if not lacking & _rows_read(config, name, set())]
+        if not asked:
+            raise UserError(
+                f"eval.{config.suite}: measures the run's own rows, and this run has none of them: set "
+                "data.forget_file, data.retain_file, data.train_file or data.holdout_file (data=files)"
+            )
     logs: dict[type[Logged], Log] = {
         Retain: retain.read(config),
         Before: retain.read(config, "before_logs_path"),
     }
-    made = Plan(config, Rows(config, template, context), asked, logs)
+    rows = Rows(config, template, context, own if config.reads_own_rows() else None)
+    made = Plan(config, rows, asked, logs)
     for name in asked:
         reason = _add(made, name, ())
         if reason:
@@ -133,6 +159,19 @@ def plan(config: SuiteConfig, template: Template, context: int | None = None) ->
                 raise UserError(f"eval.{config.suite}.metrics asks for {name}, and {reason}")
             made.absent[name] = reason
     return made
+
+
+def _rows_read(config: SuiteConfig, name: str, above: set[str]) -> set[str]:
+    """The names of the rows that a metric and those it is made of are measured on."""
+    if name not in config.define or name in above:
+        return set()
+    found: set[str] = set()
+    for need in build(config, name).needs().values():
+        if isinstance(need, Result):
+            found |= _rows_read(config, need.of, above | {name})
+        elif isinstance(need, Measurement) and not isinstance(need, Task):
+            found.add(need.of.partition(".")[0])
+    return found
 
 
 def _add(made: Plan, name: str, above: tuple[str, ...]) -> str | None:
@@ -185,6 +224,9 @@ def _absence(made: Plan, need: Any, above: tuple[str, ...]) -> str | None:
         made.rows.asked(need.of)
     except AbsentData as error:
         return f"its rows are absent: {error}"
+    is_own = made.rows.settings(need.of).role is not None
+    if isinstance(need, Texts) and is_own and not made.rows.has_questions(need.of):
+        return "its rows are plain text, and nothing is asked that could be answered"
     return None
 
 
@@ -212,23 +254,66 @@ def _refuse_infinite(name: str, need: Measurement, rows: list[Any]) -> None:
 
 
 def write(made: Plan, values: dict[str, Value], folder: Path) -> None:
-    prefix, rows = made.config.suite.upper(), made.rows
+    prefix = made.config.suite.upper()
     runs.write_json(folder / f"{prefix}{retain.EVAL}", {name: values[name].to_json() for name in sorted(values)})
     runs.write_json(folder / f"{prefix}_SUMMARY.json", summary(made.asked, values))
+    runs.write_json(folder / f"{prefix}{retain.ROWS}", rows_measured(made))
+    _write_if_any(folder / f"{prefix}_METRICS.json", described(made))
+    _write_if_any(folder / f"{prefix}{NOTES}", notes(made))
+    _write_if_any(folder / f"{prefix}_ABSENT.json", made.absent)
+
+
+def rows_measured(made: Plan) -> dict[str, dict[str, Any]]:
+    """The rows that the metrics are measured on, by column: where they are from, how many, and a digest of them."""
     under = {column: asked for name in made.metrics for _, column, asked in made.rows_under(name)}
-    told = {column: {"of": a.where, "count": a.count, "digest": a.digest} for column, a in sorted(under.items())}
-    runs.write_json(folder / f"{prefix}{retain.ROWS}", told)
-    said = {f"rows skipped in {of}": f"{n}: empty answer, or no room for it" for of, n in rows.skipped.items()}
+    return {column: {"of": a.where, "count": a.count, "digest": a.digest} for column, a in sorted(under.items())}
+
+
+def is_measured(made: Plan, folder: Path) -> bool:
+    """Whether a folder has the values of all that is planned, on the same rows."""
+    files = [folder / f"{made.config.suite.upper()}{kind}" for kind in (retain.EVAL, retain.ROWS)]
+    if not all(file.exists() for file in files):
+        return False
+    values, rows = (runs.read_json(file, "the evaluation before training") for file in files)
+    return set(made.metrics) <= set(values) and rows == rows_measured(made)
+
+
+def _write_if_any(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping; an empty one leaves no file, also none of an earlier evaluation."""
+    if content:
+        runs.write_json(file, content)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def described(made: Plan) -> dict[str, dict[str, Any]]:
+    """What the suite says of the metrics that it measures.
+
+    Where a run learns, better answers to rows that it never saw are welcome; only unlearning should leave them alone.
+    """
+    only_learns = "train" in made.rows.own and "forget" not in made.rows.own
+    found = {}
+    for name, told in made.config.describe.items():
+        if only_learns and told.role == "holdout" and told.better == "near before":
+            told = replace(told, better="higher")
+        if name in made.metrics:
+            found[name] = asdict(told)
+    return found
+
+
+def notes(made: Plan) -> dict[str, str]:
+    """What became of the rows: drawn, skipped, cut, and how many of each."""
+    rows, suite = made.rows, made.config.suite
+    said = {
+        f"rows measured of {name}": f"{most:,} of {count:,}, drawn by seed {made.config.seed} (eval.{suite}.max_rows)"
+        for name, (most, count) in rows.drawn.items()
+    }
+    said |= {f"rows skipped in {of}": f"{n}: empty answer, or no room for it" for of, n in rows.skipped.items()}
     long = "longer than max_length allows, or than the model reads"
     said |= {f"answers cut in {of}": f"{n}: {long}" for of, n in rows.cut.items()}
     joined = "the tokenizer joins the end of the prompt and the beginning of the answer; scored from the token after"
     said |= {f"boundaries moved in {of}": f"{n}: {joined}" for of, n in rows.joined.items()}
-    said |= {f"continuations cut in {of}": f"{n}: the model's context ends before" for of, n in _short(made)}
-    absent = folder / f"{prefix}_ABSENT.json"
-    if made.absent or said:
-        runs.write_json(absent, made.absent | said)
-    else:
-        absent.unlink(missing_ok=True)
+    return said | {f"continuations cut in {of}": f"{n}: the model's context ends before" for of, n in _short(made)}
 
 
 def _short(made: Plan) -> Iterator[tuple[str, int]]:

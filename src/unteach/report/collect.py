@@ -11,12 +11,11 @@ from unteach.errors import UserError
 from unteach.evals.retain import EVAL, ROWS
 from unteach.report import origin
 from unteach.report.columns import Column, read_descriptions
-from unteach.runs import EVALS, read_json
+from unteach.runs import EVALS, EVALS_BEFORE, read_json
 
 KINDS = ("base", "start", "full", "retain", "forget", "eval", "")
 REFERENCES = ("base", "start", "full", "retain")
 """Kinds that unlearned models are compared with; `start` is what a run's weights were before it began."""
-BEFORE = "evals_before"
 """Where a run keeps what was measured of the weights that it started from."""
 P_VALUES = ("forget_quality", "forget_quality_1", "forget_quality_2")
 """Of these older results have intervals that say nothing: a p-value's bootstrap lies below it, whatever the rows."""
@@ -116,7 +115,7 @@ def _read(name: str, kind: str, folder: Path, suite: str) -> RunResult:
     assert kind in KINDS, f"a run's kind is one of {KINDS}, not {kind!r}"
     forgets = origin.what_goes(origin.read_config(folder))
     run = _read_results(name, kind, folder, _results_folder(name, folder, suite), suite, forgets)
-    start = folder / BEFORE
+    start = folder / EVALS_BEFORE
     if not (start / f"{suite}{EVAL}").exists():
         return run
     return replace(run, before=_read_results(f"{name}, before", "start", start, start, suite, forgets))

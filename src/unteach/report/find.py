@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unteach import runs
 from unteach.errors import UserError
-from unteach.report.collect import BEFORE, EVAL, KINDS, results_of
+from unteach.report.collect import EVAL, KINDS, results_of
 from unteach.report.origin import kind_of
 
 
@@ -77,7 +77,7 @@ def _below(folder: Path, empty: list[Path], seen: set[Path]) -> list[tuple[Path,
     seen.add(folder.resolve())
     if suites := results_of(folder):
         return [(folder.parent if folder.name == runs.EVALS else folder, suites)]
-    hidden = (".", BEFORE)  # what a run started from is no run of its own
+    hidden = (".", runs.EVALS_BEFORE)  # what a run started from is no run of its own
     children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(hidden))
     found = [one for child in children for one in _below(child, empty, seen)]
     if not found and (folder / runs.CONFIG).exists():

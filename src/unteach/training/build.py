@@ -47,6 +47,9 @@ from unteach.training.spread import step_size
 from unteach.training.theirs import their_trainer
 from unteach.training.trainer import Trainer
 
+HOLDOUT = "holdout"
+"""The stream of rows that the model never sees: measured, and never trained on."""
+
 
 def build_part(part: schema.Part, loaded: Loaded, **given: Any) -> Any:
     """A dataset or collator with its arguments, and whichever of template, tokenizer, template_args, seed it takes."""
@@ -97,7 +100,7 @@ def build_streams(
     streams: dict[str, Stream] = {}
     rows: dict[str, list[Any]] = {}
     said: list[str] = []
-    for name in method.streams() or config.data.streams:
+    for name in method.streams() or [name for name in config.data.streams if name != HOLDOUT]:
         home = home_of(config.data, name)
         if home not in rows:
             rows[home], notes = build_rows(config, loaded, home)
@@ -122,10 +125,12 @@ def home_of(data: schema.DataConfig, name: str) -> str:
     return name if name in data.streams else schema.BESIDE.get(name, name)
 
 
-def build_rows(config: schema.Config, loaded: Loaded, name: str) -> tuple[list[Any], list[str]]:
-    """The datasets of a stream of the configuration, and what there is to say about their rows."""
+def build_rows(
+    config: schema.Config, loaded: Loaded, name: str, parts: dict[str, schema.Part] | None = None
+) -> tuple[list[Any], list[str]]:
+    """The datasets of a stream of the configuration (or these parts), and what there is to say about their rows."""
     assert config.data is not None
-    parts, said = config.data.streams[name], []
+    parts, said = parts or config.data.streams[name], []
     labels = list(loaded.head.labels) if loaded.head else None
     built = [build_part(part, loaded, seed=config.seed, labels=labels) for part in parts.values()]
     notes = [sources.note(part.args.get("hf_args") or {}) for part in parts.values()]
@@ -309,8 +314,8 @@ def training_texts(config: schema.Config) -> list[str]:
     """The words of the training data, for a tokenizer that is learned from them."""
     assert config.data is not None
     texts = []
-    for parts in config.data.streams.values():
-        for part in parts.values():
+    for stream, parts in config.data.streams.items():
+        for part in parts.values() if stream != HOLDOUT else ():
             if tokenized.is_tokenized(part.args.get("hf_args", {}).get("path")):
                 raise UserError("a tokenizer cannot be learned from tokens; name the model whose tokenizer made them")
             for row in sources.load_rows(part.args.get("hf_args", {})):

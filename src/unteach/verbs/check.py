@@ -65,12 +65,12 @@ def check(config: schema.Config) -> None:
         print(f"file        {sentence}")
     if config.trainer is None or config.data is None:
         loaded = loading.load_empty(config.model)
+        streams: dict[str, Any] = {}
         print(f"model       {header.describe_model(loaded)}")
     else:
-        check_training(config, folder)
-        loaded = None
+        loaded, streams = check_training(config, folder)
     if config.eval:
-        check_suites(config, loaded)
+        check_suites(config, loaded, streams)
     print("nothing was trained, and nothing was written")
 
 
@@ -82,8 +82,8 @@ def standing(config: schema.Config, folder: Path) -> str:
     return {"new": "new", "again": "begun; would go on", "done": "finished", "back": "would go back"}[state]
 
 
-def check_training(config: schema.Config, folder: Path) -> None:
-    """Model, method, streams, steps, learning rate, memory, and the first rows of each stream."""
+def check_training(config: schema.Config, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Model, method, streams, steps, learning rate, memory, first rows; returns the model and the streams."""
     from unteach.models import loading
     from unteach.training import build, forecast, header, tracking
     from unteach.training.step import make_ready
@@ -110,6 +110,7 @@ def check_training(config: schema.Config, folder: Path) -> None:
     print(f"memory      {forecast.said_of_memory(loaded, args, config.trainer.method, streams)}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)
+    return loaded, streams
 
 
 def show_rows(loaded: Any, name: str, stream: Any, seed: int) -> None:
@@ -141,14 +142,18 @@ def show_rows(loaded: Any, name: str, stream: Any, seed: int) -> None:
         console.print(shown)
 
 
-def check_suites(config: schema.Config, loaded: Any) -> None:
+def check_suites(config: schema.Config, loaded: Any, streams: dict[str, Any]) -> None:
     """Plans every suite as the run would: which metrics, on how many rows, and which are absent and why."""
-    from unteach.evals import suites
-    from unteach.models import loading
+    from unteach.training import evaluating
 
-    template = (loaded or loading.load_empty(config.model, None)).template
-    for name, suite in config.eval.items():
-        plan = suites.plan(suite, template)
+    planned, notes = evaluating.plan_suites(config, loaded, streams)
+    for sentence in notes:
+        print(f"note        {sentence}")
+    for name, plan in planned.items():
         print(f"suite       {name}: {', '.join(metric for metric in plan.asked if metric in plan.metrics)}")
+        for role, rows in plan.rows.own.items():
+            measured, count = plan.rows.drawn.get(role, (len(rows.row_numbers),) * 2)
+            of_all = f" of {count:,}" if measured < count else ""
+            print(f"measured    {role}: {measured:,}{of_all} rows of {rows.where}")
         for metric, reason in plan.absent.items():
             print(f"absent      {metric}: {reason}")

@@ -10,13 +10,13 @@ from unteach.config import schema
 PATH = "pretrained_model_name_or_path"
 
 
-def tell_values(config: schema.Config, folder: Path) -> None:
-    """Print the values of a run's suites, each with the way that is good, and what could not be measured."""
+def tell_values(folder: Path, suite_names: list[str]) -> None:
+    """Print the values of suites, each with the way that is good, and what could not be measured."""
     from unteach.evals import run
-    from unteach.report import table
+    from unteach.report.columns import BUILT_IN
 
-    wanted = {column.metric: column.better for column in table.COLUMNS}
-    run.tell_values(folder, list(config.eval), len(config.eval) > 1, wanted)
+    wanted = {column.metric: column.better for column in BUILT_IN if column.better}
+    run.tell_values(folder, suite_names, len(suite_names) > 1, wanted)
 
 
 def close_training(config: schema.Config, folder: Path) -> None:

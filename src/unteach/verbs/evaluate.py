@@ -35,16 +35,19 @@ def run(config: schema.Config) -> Path:
     folder = Path(config.paths.output_dir)
     processes.once(lambda: runs.open_run(folder, config.tree, config.resume))
 
-    from unteach.engines.hf import context_of
+    from unteach.data import files
     from unteach.engines.sharded import place
-    from unteach.evals import suites
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
+    from unteach.training import evaluating
     from unteach.verbs import closing
 
+    config, said = files.settle(config)
     here = processes.start()
-    empty = loading.load_empty(config.model)
-    planned = suites.plans(config.eval, empty.template, context_of(empty.model))
+    planned, of_rows = evaluating.plan_suites(config, loading.load_empty(config.model))
+    if here.first:
+        for sentence in [*said, *of_rows]:
+            print(f"note: {sentence}")
     loaded = loading.load(config.model, training=False)
     loaded.model = place(loaded.model, here)
     if here.first:
@@ -57,7 +60,7 @@ def run(config: schema.Config) -> Path:
         evaluate_loaded(config.eval, loaded, here, folder, cache, weights, tell=False, planned=planned)
     if here.first:
         runs.write_json(folder / runs.DONE, {})
-        closing.tell_values(config, folder)
+        closing.tell_values(folder, list(config.eval))
         closing.close_evaluation(folder)
     here.wait()
     return folder

@@ -63,11 +63,12 @@ def run(config: schema.Config) -> Path:
     if state == "back" and here.first:
         checkpoint.go_back(folder, checkpoint.chosen(config.resume))
     here.wait()
+    planned = None
     if not (folder / runs.FINAL).exists():
-        _train(config, folder, here, said)
+        planned = _train(config, folder, here, said)
     if config.eval and config.trainer.args.get("do_eval", True):
         with processes.interruptible(EVALUATING):
-            _evaluate(config, folder, here)
+            _evaluate(config, folder, here, planned)
     if here.first:
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
@@ -87,8 +88,8 @@ def _evaluation_of(config: schema.Config) -> dict[str, Any]:
     return {"eval": config.tree.get("eval"), "retain_logs_path": config.tree.get("retain_logs_path")}
 
 
-def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) -> None:
-    """Builds everything, trains from where the run stands, and writes the final model."""
+def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) -> dict[str, Any]:
+    """Builds everything, trains from where the run stands, and writes the final model; returns the plans of suites."""
     import transformers
 
     from unteach.engines import processes
@@ -105,7 +106,10 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config), head=head)
 
     streams, said = build.build_streams(config, loaded, here)
-    planned = evaluating.planned(config, loaded)
+    planned: dict[str, Any] = {}
+    if evaluating.is_evaluated(config):
+        planned, of_rows = evaluating.plan_suites(config, loaded, streams)
+        said += of_rows
     anchor = build.anchor_of(config, streams)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
@@ -117,6 +121,9 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
             print(f"note: {sentence}")
         build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
     here.wait()
+    for sentence in evaluating.before_training(config, planned, folder, here):
+        if here.first:
+            print(f"note: {sentence}")
 
     collator = build.build_collator(config, loaded)
     held_out = validation.of_run(config, loaded, collator, args, folder, here)
@@ -139,6 +146,7 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
                 model = trainer.accelerator.unwrap_model(loaded.model)
                 build.save_final(model, loaded, folder, config.trainer.method, state)
     here.wait()
+    return planned
 
 
 def _fit(trainer: "Resumable", start: Path | None, watching: "list[Watcher]", does_train: bool) -> None:
@@ -159,14 +167,19 @@ def _fit(trainer: "Resumable", start: Path | None, watching: "list[Watcher]", do
             console.say(line)
 
 
-def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
-    """Evaluates the model as it was saved, exactly as `unteach eval` would."""
+def _evaluate(config: schema.Config, folder: Path, here: Any, planned: dict[str, Any] | None) -> None:
+    """Evaluates the model as it was saved, exactly as `unteach eval` would.
+
+    planned: the plans of the suites, where this process made them before it trained.
+    """
     from dataclasses import replace
 
     from unteach.engines.sharded import place
+    from unteach.evals.before import tell_before_and_after
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
     from unteach.models.hub import PATH, SOURCE
+    from unteach.training import evaluating
     from unteach.verbs import closing
 
     args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / runs.FINAL)}
@@ -174,6 +187,9 @@ def _evaluate(config: schema.Config, folder: Path, here: Any) -> None:
     loaded.model = place(loaded.model, here)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)
-    evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights, tell=False)
+    if planned is None:
+        planned, _ = evaluating.plan_suites(config, loaded)
+    evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights, tell=False, planned=planned)
     if here.first:
-        closing.tell_values(config, folder / runs.EVALS)
+        compared = tell_before_and_after(folder, config.eval)
+        closing.tell_values(folder / runs.EVALS, [name for name in config.eval if name not in compared])

@@ -1,0 +1,124 @@
+"""The weights that a run starts from, measured as `unteach eval` would, and set beside what became of them.
+
+They are loaded once more, in the precision of an evaluation and spread as the run is: the model that trains is left
+alone, and what is measured is found again by every later run, and every `unteach eval`, of the same weights and rows.
+"""
+
+import contextlib
+import gc
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unteach import runs
+from unteach.config.schema import ModelConfig
+from unteach.config.suites import SuiteConfig
+from unteach.engines.processes import Processes
+from unteach.engines.sharded import place
+from unteach.evals import suites
+from unteach.evals.retain import EVAL, ROWS
+from unteach.evals.run import evaluate_loaded, tell_gaps
+from unteach.models import loading
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def evaluate_before(
+    configs: dict[str, SuiteConfig],
+    model: ModelConfig,
+    planned: dict[str, suites.Plan],
+    folder: Path,
+    cache: Path,
+    dist: Processes,
+) -> None:
+    """Measure the weights that `model` names, before an adapter of the run's own is put on them.
+
+    Random numbers of training are left as they were, and no memory stays taken.
+    """
+    import torch
+
+    with preserve_random_state():
+        loaded = loading.load(replace(model, peft_args=None), training=False)
+        loaded.model = place(loaded.model, dist)
+        weights = loaded.identity(cache / runs.FINGERPRINTS)
+        evaluate_loaded(configs, loaded, dist, folder, cache, weights, tell=False, planned=planned)
+        del loaded
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def preserve_random_state() -> Iterator[None]:
+    """Give Python's, numpy's and torch's generators back as they were."""
+    import numpy as np
+    import torch
+
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> list[str]:
+    """Print a table for each suite that was measured before training and after; give the names of these suites.
+
+    A line a metric: whose rows it is about, its value before and after, and which way is good.
+    """
+    from rich.console import Console
+
+    told = []
+    for name, config in configs.items():
+        suite = config.suite.upper()
+        before, after = run_folder / runs.EVALS_BEFORE, run_folder / runs.EVALS
+        if not _on_the_same_rows(before, after, suite):
+            continue
+        Console(highlight=False).print(before_and_after(before, after, config))
+        tell_gaps(after, suite)
+        told.append(name)
+    return told
+
+
+def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
+    """Build the table of one suite from the files of its two evaluations."""
+    from rich.table import Table
+
+    suite = config.suite.upper()
+    old = runs.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")
+    new = runs.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
+    file = after / f"{suite}_METRICS.json"
+    described = runs.read_json(file, "what the suite says of its metrics") if file.exists() else {}
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("role", "metric", "before", "after", "wanted"):
+        table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
+    # In the order in which the suite asks for them, which keeps a role's metrics together.
+    for name in (name for name in config.asked() if name in old or name in new):
+        about = described.get(name, {})
+        table.add_row(
+            about.get("role") or "",
+            name,
+            show_value(old.get(name), about.get("decimals", 3)),
+            show_value(new.get(name), about.get("decimals", 3)),
+            about.get("better") or "",
+        )
+    return table
+
+
+def show_value(value: float | None, decimals: int) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}"
+
+
+def _on_the_same_rows(before: Path, after: Path, suite: str) -> bool:
+    """Whether both evaluations are there, and of the same rows."""
+    if not all((folder / f"{suite}{EVAL}").exists() for folder in (before, after)):
+        return False
+    first, second = (runs.read_json(folder / f"{suite}{ROWS}", "the rows") for folder in (before, after))
+    return bool(first == second)

@@ -1,0 +1,79 @@
+"""The rows of the run itself, by the role they have in it, asked about exactly as the run trains on them.
+
+They are read from the examples of the run's datasets, so whatever can be trained on can be measured: questions with
+answers, conversations (their last answer), tokens, plain text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unteach.data.collators import SEGMENT
+from unteach.data.datasets import Example
+from unteach.data.fitting import IGNORED
+from unteach.data.streams import Stream
+from unteach.data.template import Template
+from unteach.engines.base import Ids
+
+ANSWER = "answer"
+"""The one column of such rows."""
+
+
+@dataclass(frozen=True)
+class OwnRows:
+    """The rows of one role.
+
+    Attributes:
+        where: what messages call them.
+        stream: the examples.
+        row_numbers: which of the stream's rows they are.
+    """
+
+    where: str
+    stream: Stream
+    row_numbers: Sequence[int]
+
+
+@dataclass(frozen=True)
+class OwnRow:
+    """One row: what the model reads, what it should answer, and the bare question without template."""
+
+    prompt: Ids
+    prompt_text: str
+    question: str
+    answer: Ids
+    answer_text: str
+
+
+def read_row(rows: OwnRows, row_number: int, template: Template) -> OwnRow:
+    """Read a row of a stream as a prompt and its answer."""
+    prompt, answer = split_example(rows.stream.example(row_number))
+    part, row = rows.stream.where[row_number]
+    prompt_text = template.tokenizer.decode(list(prompt))
+    if template.kind != "chat":
+        prompt_text = prompt_text.removeprefix(template.tokenizer.bos_token or "")
+    # A dataset that knows the words of its rows says them; of others, the prompt's own are shown.
+    question = part.text(row)[0] if hasattr(part, "text") else template.text(prompt).strip()
+    return OwnRow(prompt, prompt_text, question, answer, template.text(answer).strip())
+
+
+def split_example(example: Example | dict[str, Any]) -> tuple[Ids, Ids]:
+    """Split an example into what is read and its last learned stretch.
+
+    Of a conversation this is the last answer, after all that precedes it. Of a row that holds several documents, it is
+    the first of them: the others do not follow on it.
+    """
+    ids = [int(token) for token in example["input_ids"]]
+    labels = [int(label) for label in example["labels"]]
+    if SEGMENT in example:
+        length = list(example[SEGMENT]).count(example[SEGMENT][0])
+        ids, labels = ids[:length], labels[:length]
+    stop = len(labels)
+    while stop > 0 and labels[stop - 1] == IGNORED:
+        stop -= 1
+    start = stop
+    while start > 0 and labels[start - 1] != IGNORED:
+        start -= 1
+    # Nothing predicts the first token of a row, even where it is learned text.
+    start = max(1, start)
+    return tuple(ids[:start]), tuple(ids[start:stop])
