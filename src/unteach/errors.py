@@ -115,6 +115,18 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def missing_extra(extra: str, needed_for: str) -> str:
+    """Say which optional packages are missing and how to install them.
+
+    unteach is on no package index yet, so extras are installed from a clone.
+
+    Args:
+        extra: name under `[project.optional-dependencies]` in pyproject.toml.
+        needed_for: what the user asked for, as the subject of the sentence: "answering with vLLM".
+    """
+    return f'{needed_for} needs packages that are not installed. In a clone of unteach, run: pip install ".[{extra}]"'
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The allowed name that `name` was most likely meant to be, or None."""
     by_folded = {option.lower(): option for option in allowed}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unteach import runs
 from unteach.config import schema
-from unteach.errors import UserError
+from unteach.errors import UserError, missing_extra
 
 LOG_MODEL = "WANDB_LOG_MODEL"
 """Where the library's callback reads whether to upload weights; all else it takes from the run that is open."""
@@ -41,7 +41,7 @@ def _open(config: schema.Config, told: schema.Wandb, folder: Path) -> None:
     try:
         import wandb
     except ImportError:
-        raise UserError("trainer.args.report_to=wandb: wandb is not here: pip install 'unteach[track]'") from None
+        raise UserError(missing_extra("track", "trainer.args.report_to=wandb")) from None
     if told.dir:
         Path(told.dir).mkdir(parents=True, exist_ok=True)
     assert config.trainer is not None

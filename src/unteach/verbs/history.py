@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, missing_extra, unknown
 
 WANDB = "wandb:"
 STATE = "trainer_state.json"
@@ -95,7 +95,7 @@ def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
     try:
         import wandb
     except ImportError:
-        raise UserError("reading runs of Weights & Biases needs wandb: pip install 'unteach[track]'") from None
+        raise UserError(missing_extra("track", "reading runs of Weights & Biases")) from None
     path = run.removeprefix(WANDB)
     if len(path.split("/")) not in (2, 3):
         raise UserError(
