@@ -27,6 +27,7 @@ VERBS = {
     "unlearn": Verb("make a model forget: train --config-name=unlearn", "train", RUN, "unlearn"),
     "eval": Verb("measure what a model knows", "evaluate", RUN, "eval"),
     "infer": Verb("ask a model every row of a table, and lose none: infer model=… input_file=…", "infer"),
+    "ask": Verb('put one question to a model: ask model=… "question"', "ask"),
     "check": Verb("all about a run but the run: check unlearn key=value … [--print]", "check", (*RUN, "printed")),
     "study": Verb("many runs and the order between them", "study", ("config_dirs", "write")),
     "tokenize": Verb("rows to memory-mapped tokens, once, for many runs", "tokenize", ()),
