@@ -1,27 +1,4 @@
-"""`unteach ask model=MODEL ["question"] [key=value …]`: put one question to a model, or one after the other.
-
-    unteach ask model=saves/train/first "Who wrote it?"
-    unteach ask model=saves/train/first
-    unteach ask model=MODEL max_new_tokens=50 temperature=0.7 "Who wrote it?"
-
-MODEL is a run's folder, a model's folder, an adapter's folder or a hub id. Without
-a question you are asked for one after the other; an empty line ends it. Each is
-asked by itself: the model sees no earlier question. Where the input is no terminal,
-every line of it is a question. Answers go to the standard output, all else does not.
-
-  max_new_tokens=256     the length of an answer at most, in tokens
-  temperature=           draws tokens at random (top_p, top_k, min_p too);
-                         otherwise the likeliest are taken
-  seed=0                 of what is drawn
-  stop_strings=[]        end an answer
-  repetition_penalty=    above 1: words that were said become less likely
-  template=              raw, chat or qa; otherwise as the model was trained
-  quantization=          4bit or 8bit
-  backend=hf             or vllm; or openai, with backend_args.base_url=ADDRESS
-
-They mean what they mean for `unteach infer`, which asks every row of a table, and
-the answers are the same (docs/inference.md).
-"""
+"""`unteach ask`: put one question to a model, or one after the other, as `unteach infer` would answer it."""
 
 import contextlib
 import re

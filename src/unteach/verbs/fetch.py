@@ -1,9 +1,4 @@
-"""`unteach fetch retain-logs|wmdp [to=FOLDER]`: what others published and evaluations or experiments need.
-
-retain-logs: OpenUnlearning's evaluation logs of retain models, to <to>/<name>/<SUITE>_EVAL.json (default saves/eval).
-wmdp: the corpora that WMDP's unlearning starts from, to <to>/<name>.jsonl (default data/wmdp/wmdp-corpora). The
-bio-forget corpus is gated: ask for it on its page, `hf auth login`, and fetch again.
-"""
+"""`unteach fetch`: download what others published and evaluations or experiments need."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`unteach list methods|metrics|collators|datasets|models|suites|experiments|studies|launch`: name, line, origin."""
+"""`unteach list`: what there is of a kind, a line each; of one name, its fields."""
 
 import itertools
 import re
