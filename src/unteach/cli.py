@@ -8,7 +8,7 @@ import warnings
 from dataclasses import dataclass
 
 from unteach import launched
-from unteach.errors import EXIT_BUG, Diverged, Ended, Preempted, RowsFailed, UserError, outside, unknown
+from unteach.errors import EXIT_BUG, Diverged, Ended, Preempted, RowsFailed, UserError, outside
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ VERBS = {
     "list": Verb("methods, metrics, datasets, models, experiments, and their fields", "listing"),
 }
 OPTIONS = {"--config-name": "config_name", "-cn": "config_name", "--config-dir": "config_dirs", "-cd": "config_dirs"}
-OPTIONS["--write"] = "write"
+OPTIONS |= {"--config": "run_file", "--write": "write"}
 FLAGS = {"--print": "printed"}
 REPORT = "CONTRIBUTING.md in the repository of unteach says how"
 HELP = f"""unteach: teach language models, make them forget, and prove what they still know
@@ -111,13 +111,15 @@ def _command(words: list[str]) -> None:
         print(HELP, end="")
         return
     name, rest = words[0], words[1:]
-    if name == "--version":
+    if name in ("--version", "-V", "-v", "version"):
         from unteach import __version__
 
         print(__version__)
         return
     if name not in VERBS:
-        raise UserError(unknown("verb", name, VERBS))
+        from unteach.config import synonyms
+
+        raise UserError(synonyms.unknown_verb(name, VERBS))
     verb = VERBS[name]
     if "-h" in rest or "--help" in rest:
         from unteach.verbs.help import show_help
@@ -125,7 +127,7 @@ def _command(words: list[str]) -> None:
         print(show_help(name), end="")
         return
     module = importlib.import_module(f"unteach.verbs.{verb.module}")
-    options, overrides = _options(rest)
+    options, overrides = _options(rest, name)
     for option in options:
         if option not in verb.options:
             word = next(word for word, meant in {**OPTIONS, **FLAGS}.items() if meant == option)
@@ -136,10 +138,23 @@ def _command(words: list[str]) -> None:
     module.command(overrides, **options)
 
 
-def _options(words: list[str]) -> tuple[dict, list[str]]:
-    """Splits off --config-name, --config-dir (may be repeated) and --print from the overrides."""
+def _run_file(value: str) -> str:
+    if not value.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"--config {value}: takes the file of a run, NAME.yaml; a primary configuration is --config-name"
+        )
+    return value
+
+
+def _options(words: list[str], verb: str) -> tuple[dict, list[str]]:
+    """Splits off --config-name, --config-dir (may be repeated) and --print from the overrides.
+
+    `--config FILE`, as other tools have it, and a --config-name that is a file's path say what the first word says:
+    the file of a run.
+    """
     options: dict = {}
-    overrides, queue = [], list(words)
+    overrides, queue = list[str](), list(words)
+    strange: list[tuple[str, str | None]] = []
     while queue:
         word = queue.pop(0)
         name, equals, value = word.partition("=")
@@ -155,8 +170,15 @@ def _options(words: list[str]) -> tuple[dict, list[str]]:
             value = value if equals else queue.pop(0)
             if OPTIONS[name] == "config_dirs":
                 options.setdefault("config_dirs", []).append(value)
+            elif name == "--config" or ("/" in value and value.endswith((".yaml", ".yml"))):
+                overrides.insert(0, _run_file(value))
             else:
                 options[OPTIONS[name]] = value
         else:
-            raise UserError(unknown("option", name, (*OPTIONS, *FLAGS, "--help")))
+            bare = not equals and queue and "=" not in queue[0] and not queue[0].startswith("-")
+            strange.append((name, queue.pop(0) if bare else value if equals else None))
+    if strange:
+        from unteach.config import synonyms
+
+        raise synonyms.unknown_options(strange, (*OPTIONS, *FLAGS, "--help"), verb)
     return options, overrides

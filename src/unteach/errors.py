@@ -127,16 +127,16 @@ def missing_extra(extra: str, needed_for: str) -> str:
     return f'{needed_for} needs packages that are not installed. In a clone of unteach, run: pip install ".[{extra}]"'
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
+def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The allowed name that `name` was most likely meant to be, or None."""
     by_folded = {option.lower(): option for option in allowed}
-    found = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=cutoff)
     return by_folded[found[0]] if found else None
 
 
-def unknown(kind: str, name: str, allowed: Iterable[str]) -> str:
+def unknown(kind: str, name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
     """One line that refuses `name`, offers the nearest allowed one and lists the rest."""
     allowed = sorted(allowed)
-    guess = nearest(name, allowed)
+    guess = nearest(name, allowed, cutoff)
     meant = f"; did you mean {guess}?" if guess else "."
     return f"there is no {kind} called {name!r}{meant} Allowed: {', '.join(allowed) or '(none)'}"

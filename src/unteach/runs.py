@@ -209,6 +209,26 @@ MAY_CHANGE = (
     "trainer.args.do_eval",
 )
 """Beginnings of the keys that may change between two calls, because they do not change what is learned."""
+UNUSED_VARIABLES = (
+    "tofu_path",
+    "muse_path",
+    "muse_train_path",
+    "wmdp_path",
+    "data_split",
+    "data_sub_set",
+    "world_seed",
+    "forget_split",
+    "retain_split",
+    "holdout_split",
+    "forget_set",
+    "question_key",
+    "retain_logs_path",
+    "retain_model",
+    "before_logs_path",
+    "classifier_path",
+    "max_new_tokens",
+)
+"""Variables of benchmarks: a configuration has those of them that something in it refers to, or that a command set."""
 
 
 def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
@@ -235,12 +255,20 @@ def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
 
 
 def _refuse_another(folder: Path, old: Any, new: Any, may_change: tuple[str, ...]) -> None:
-    changed = [key for key in differences(old, new) if not key.startswith(may_change)]
+    found = differences(_used_by_both(old, new), _used_by_both(new, old))
+    changed = [key for key in found if not key.startswith(may_change)]
     if changed:
         raise UserError(
             f"{folder} holds a run of another configuration; these keys differ: {', '.join(changed)}.\n"
             "  Use another task_name, or resume=never to move the old folder aside."
         )
+
+
+def _used_by_both(tree: Any, other: Any) -> Any:
+    """A tree without the variables that the other one lacks: nothing there refers to them, so they change nothing."""
+    if not (isinstance(tree, dict) and isinstance(other, dict)):
+        return tree
+    return {name: value for name, value in tree.items() if name in other or name not in UNUSED_VARIABLES}
 
 
 def move_aside(path: Path) -> Path:

@@ -86,7 +86,7 @@ def test_a_line_that_cannot_be_asked_leaves_the_others(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["Who?"], "model: is required"),
+        (["Who?"], "no model was named"),
         (["model=m", "Who", "is", "it?"], 'takes one question, in quotes: unteach ask model=… "Who is it?"'),
         (["model=m", " "], "the question is empty"),
         (["model=m", "max_new_token=3", "Who?"], "did you mean max_new_tokens?"),

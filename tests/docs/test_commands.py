@@ -5,11 +5,9 @@ model; the page's commands are composed in that folder and its other Python bloc
 with `# not checked` is left out.
 """
 
-import io
 import itertools
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ import pandas
 import pytest
 
 from unteach import cli, runs
-from unteach.config import compose
+from unteach.config import compose, preflight
 from unteach.errors import UserError
 from unteach.launch import accelerated, composing, kept
 from unteach.launch.studyfile import Study
@@ -120,10 +118,11 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb does what it does up to where a run, or a download, would start."""
     for verb in (train, evaluate, infer):
         monkeypatch.setattr(verb, "run", lambda config: None)
+    monkeypatch.setattr(preflight, "absent", lambda plain, placed: [])  # what an earlier command of the page would make
     monkeypatch.setattr(accelerated, "_run", lambda arguments: None)
     monkeypatch.setattr(accelerated, "_gpus", lambda name: 2)
     monkeypatch.setattr(ask, "open_model", lambda config: lambda question: "an answer")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("Who wrote it?\n"))
+    monkeypatch.setattr(ask, "read_questions", lambda: iter(["Who wrote it?"]))
     monkeypatch.setattr(check, "check", lambda config: None)
     monkeypatch.setattr(tokenize, "tokenize", lambda config: None)
     for reader in (compare, report):
@@ -160,13 +159,13 @@ def test_every_example_of_a_help_text_composes(
 ) -> None:
     cli._command([verb, "--help"])
     page = tmp_path / "page.md"
-    page.write_text(f"```\n{capsys.readouterr().out.partition('examples')[2]}```\n")
+    examples = capsys.readouterr().out.partition("\nexamples\n")[2].split("\n\n")[0]
+    page.write_text(f"```\n{examples}\n```\n")
     make_place(tmp_path, tiny_folder)
     monkeypatch.chdir(tmp_path)
     only_compose(monkeypatch)
-    examples = list(commands(page))
-    assert len(examples) >= 2
-    for words in examples:
+    assert len(list(commands(page))) >= 2
+    for words in commands(page):
         try:
             cli._command(words)
         except Exception as error:

@@ -12,21 +12,31 @@ from typing import Any, TypeVar
 import yaml
 
 from unteach import plugins, registry
-from unteach.config import groups, layering, reading, schema
-from unteach.config.reader import Reader, mistakes
+from unteach.config import groups, layering, preflight, reading, runfile, schema, shorthand, variables
+from unteach.config.reader import Mistakes, Reader, collected, mistakes
 from unteach.config.settling import settle
 from unteach.config.words import Words, sort_words
 from unteach.errors import UserError, nearest
 
 T = TypeVar("T")
+SECTIONS = ("layers", "trainer", "data", "model", "eval", "collator", "paths")
 
 
-def compose(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterable[str] = ()) -> schema.Config:
-    """Composes `configs/<config_name>.yaml` with the overrides and reads it strictly.
+def compose(
+    config_name: str, overrides: Iterable[str] = (), config_dirs: Iterable[str] = (), *, starting: bool = False
+) -> schema.Config:
+    """Composes `configs/<config_name>.yaml` with the overrides and reads it strictly. Needs no torch.
 
-    Raises UserError with every mistake found. Needs no torch.
+    Args:
+        config_name: a primary configuration, of ours or of `config_dirs`.
+        overrides: the words of a command line; the first may name a run's file.
+        config_dirs: folders of more configuration files.
+        starting: also refuse what would stop the run at once (see preflight.py).
+
+    Raises:
+        UserError: with every mistake found.
     """
-    return composed(config_name, overrides, config_dirs, reading.read)
+    return composed(config_name, overrides, config_dirs, reading.read, starting=starting)
 
 
 def composed(
@@ -34,39 +44,157 @@ def composed(
     overrides: Iterable[str],
     config_dirs: Iterable[str],
     read: Callable[[dict[str, Any], set[str]], T],
+    *,
+    starting: bool = False,
 ) -> T:
     """The same for a tree that `read` reads, given the resolved tree and the names that files declare for it."""
-    words = sort_words(overrides)
+    config_name = config_name.removesuffix(".yaml")
     homes = (*config_dirs, *map(str, plugins.config_folders()))
-    with plugins.of_files(path for key, value in words.values if key == "plugins" for path in plugins.named(value)):
-        bare = _bare_method(words, homes)
-    tree, choices = groups.put_together(config_name.removesuffix(".yaml"), words.groups, homes)
-    if bare:
-        tree.trainer, choices["trainer"] = {"handler": bare}, bare
-    variables = {
-        name for name in tree if name not in ("layers", "trainer", "data", "model", "eval", "collator", "paths")
-    }
-    said = layering.layer_trainer(tree, choices.get("trainer")) + words.said
-    if words.eval_off:
-        tree.eval = {}
-    elif choices.get("data") == "files" and tree.get("eval") and not words.chooses("eval", "experiment"):
-        tree.eval = {}
-        said.append("rows of your own are measured by no benchmark unless it is named: eval=NAME, or eval.… keys")
-    layering.choose_checkpoint(tree, choices.get("model"), words.keys())
-    tree.pop("layers", None)
-    for name in words.removed:
-        _remove(tree, name)
-    layering.one_warmup(tree, words.keys())
-    _apply(tree, words.values)
-    problems = _missing(tree)
-    if problems:
-        raise UserError(mistakes(problems))
-    plain = _resolve(tree)
-    for sentence in dict.fromkeys(said):
-        print(f"note: {sentence}")
-    with plugins.of_files(plugins.named(plain.get("plugins"))):
-        settle(plain, words.values)
-        return read(plain, variables)
+    command = shorthand.expand(config_name, list(overrides), homes)
+    words = sort_words(command.words)
+    problems = [*command.problems, *words.problems]
+    try:
+        composition = _Composition(config_name, command, words, homes, problems)
+        if starting:
+            problems += composition.unnamed()
+        return composition.finish(read, starting)
+    except UserError as error:
+        found = error.problems if isinstance(error, Mistakes) else [str(error)]
+        everything = list(dict.fromkeys([*problems, *found]))
+        if command.file is not None:
+            everything = [runfile.said_where(problem, command.file) for problem in everything]
+        raise Mistakes(everything) from None
+
+
+class _Composition:
+    """A command on its way to a configuration. `problems` is what was found wrong so far; each stage adds to it."""
+
+    def __init__(
+        self, config_name: str, command: shorthand.Command, words: Words, homes: tuple[str, ...], problems: list[str]
+    ):
+        self.config_name, self.command, self.words, self.homes = config_name, command, words, homes
+        self.problems = problems
+        self.left_out: list[str] = []
+        """groups whose choice is wrong and has no near name: what is said of them would be said of another choice"""
+        self.notes: list[str] = []
+        self.is_whole = command.file is not None and command.file.tree is not None
+        self.tree, choices = self._whole() if self.is_whole else self._of_groups()
+        self.method = choices.get("trainer")
+        self.variables = {name for name in self.tree if name not in SECTIONS}
+
+    def _of_groups(self) -> tuple[Any, dict[str, str]]:
+        """The files of the chosen groups, put on one another."""
+        words = self.words
+        named = [path for key, value in words.values if key == "plugins" for path in plugins.named(value)]
+        with plugins.of_files(named):
+            bare = _bare_method(words, self.homes)
+        words.groups, wrong, self.left_out = groups.mend_choices(words.groups, self.homes)
+        self.problems += wrong
+        tree, choices = groups.put_together(self.config_name, words.groups, self.homes)
+        if bare:
+            tree.trainer, choices["trainer"] = {"handler": bare}, bare
+        self.notes += layering.layer_trainer(tree, choices.get("trainer")) + words.said
+        if words.eval_off:
+            tree.eval = {}
+        elif choices.get("data") == "files" and tree.get("eval") and not words.chooses("eval", "experiment"):
+            tree.eval = {}
+            self.notes.append(
+                "rows of your own are measured by no benchmark unless it is named: eval=NAME, or eval.… keys"
+            )
+        with collected(self.problems):
+            layering.choose_checkpoint(tree, choices.get("model"), words.keys())
+        tree.pop("layers", None)
+        return tree, choices
+
+    def _whole(self) -> tuple[Any, dict[str, str]]:
+        """The configuration that a run kept, as it stands."""
+        from omegaconf import OmegaConf
+
+        file = self.command.file
+        assert file is not None and file.tree is not None
+        of_verb, kept = ("eval",) if self.config_name == "eval" else ("train", "unlearn"), str(file.tree["mode"])
+        if kept not in of_verb or (self.config_name == "unlearn" and kept == "train"):
+            raise UserError(f"{file.path}: is the configuration of `unteach {kept}`; run it with that verb")
+        named = self.command.placed.get(shorthand.PATH)
+        for word in self.words.groups:
+            word = f"model={named}" if word == "model=auto" and named else word
+            self.problems.append(
+                f"{word}: chooses a file, and {file.path} is a whole run, in which values are set: "
+                f"trainer.args.…, {shorthand.PATH}=…; for another method, model or data say the run in words"
+            )
+        tree = OmegaConf.create(runfile.normalize_tree(file.tree, dict(self.words.values)))
+        if self.words.eval_off:
+            tree.eval = {}
+        return tree, {}
+
+    def unnamed(self) -> list[str]:
+        if self.is_whole:
+            return []
+        found = preflight.unnamed(self.config_name, self.words, self.homes)
+        # What was named wrongly was named, and has its sentence already.
+        refused = [problem.partition("=")[0] for problem in self.command.problems]
+        return [problem for problem in found if problem.partition(":")[0] not in refused]
+
+    def finish(self, read: Callable[[dict[str, Any], set[str]], T], starting: bool) -> T:
+        """Puts the user's values in, resolves the tree and reads it; Mistakes with all that was found on the way."""
+        from omegaconf import OmegaConf
+
+        tree, words = self.tree, self.words
+        for name in words.removed:
+            with collected(self.problems):
+                _remove(tree, name)
+        with collected(self.problems):
+            layering.one_warmup(tree, words.keys())
+        _apply(tree, words.values, self.problems)
+        if isinstance(tree.get("layers"), dict):
+            del tree["layers"]
+        named = self._name_run()
+        no_model = any(problem.startswith("model:") for problem in self.problems)
+        for key, problem in _missing(tree).items():
+            if not (key == shorthand.PATH and no_model) and "experiment" not in self.left_out:
+                self.problems.append(problem)
+            OmegaConf.update(tree, key, "?")
+        with collected(self.problems):
+            variables.mend_split(tree)
+        if not self.is_whole:  # in which nothing refers to anything any more
+            variables.drop_unused(tree, words.keys())
+        plain = _resolve(tree)
+        if named:
+            self.notes.append(f"task_name={plain['task_name']}, as none is given: {plain['paths']['output_dir']}")
+        found: list[str] = []
+        with plugins.of_files(plugins.named(plain.get("plugins"))), collected(found):
+            with collected(found):
+                settle(plain, words.values)
+            if starting:
+                found += [*preflight.absent(plain, self.command.placed), *preflight.from_scratch(plain)]
+            config = read(plain, self.variables)
+        self.problems += [problem for problem in found if self._is_certain(problem)]
+        if self.problems:
+            raise Mistakes(self.problems)
+        for sentence in dict.fromkeys(self.notes):
+            print(f"note: {sentence}")
+        return config
+
+    def _name_run(self) -> bool:
+        """Gives a run without a name one of what it is made of."""
+        from omegaconf import OmegaConf
+
+        method = None if self.method == "finetune" else self.method
+        name = self.command.default_name(method)
+        if name is None or not OmegaConf.is_missing(self.tree, "task_name"):
+            return False
+        self.tree.task_name = name
+        return True
+
+    def _is_certain(self, problem: str) -> bool:
+        """Whether a problem would stand with the right choices too, where some are wrong and cannot be guessed."""
+        if not self.left_out:
+            return True
+        of_choice = {"trainer": ("trainer.method_args", "data."), "data/datasets": ("data.",)}
+        doubtful = [part for group in self.left_out for part in of_choice.get(group, (f"{group}.",))]
+        if "experiment" in self.left_out:
+            doubtful += ["trainer.method_args", "data.", "eval.", "model."]
+        return problem.startswith(tuple(self.words.keys())) and not problem.startswith(tuple(doubtful))
 
 
 def _bare_method(words: Words, homes: tuple[str, ...]) -> str | None:
@@ -83,15 +211,17 @@ def flat(cls: type, words: Iterable[str], where: str) -> Any:
     """key=value words of a verb that composes nothing, as the dataclass `cls`; read as strictly as a configuration."""
     from omegaconf import OmegaConf
 
-    told = sort_words(words)
-    if told.groups or told.removed:
-        raise UserError(f"{where}: takes key=value words, not {', '.join([*told.groups, *told.removed])}")
+    command = shorthand.expand(where.removeprefix("unteach "), list(words), ())
+    told = sort_words(command.words)
+    problems = [*command.problems, *told.problems]
+    problems += [f"{where}: takes key=value words, not {word}" for word in (*told.groups, *told.removed)]
     tree = OmegaConf.create({})
-    _apply(tree, told.values)
+    _apply(tree, told.values, problems)
     reader = Reader()
     read = reader.record(cls, OmegaConf.to_container(tree), "")
-    if reader.problems:
-        raise UserError(f"{where}: {mistakes(reader.problems)}")
+    problems += reader.problems
+    if problems:
+        raise UserError(f"{where}: {mistakes(problems)}")
     return read
 
 
@@ -105,7 +235,7 @@ def _remove(tree: Any, key: str) -> None:
     del node[leaf]
 
 
-def _apply(tree: Any, values: list[tuple[str, Any]]) -> None:
+def _apply(tree: Any, values: list[tuple[str, Any]], problems: list[str]) -> None:
     from omegaconf import DictConfig, ListConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -117,11 +247,19 @@ def _apply(tree: Any, values: list[tuple[str, Any]]) -> None:
             why = f"cannot be set ({str(error).splitlines()[0]})"
             if isinstance(there, DictConfig | ListConfig):
                 why = "must be a mapping" if isinstance(there, DictConfig) else "must be a list"
-            raise UserError(f"{key}: {why}, got {value}") from None
+            problems.append(f"{key}: {why}, got {value}")
 
 
-def _missing(tree: Any) -> list[str]:
-    """One line for each required value that nobody gave."""
+REQUIRED = {
+    "task_name": "names the run's folder saves/<mode>/<task_name>",
+    shorthand.PATH: "model=PATH says it too",
+    "input_file": "data=FILE says it too",
+}
+"""What there is to say of values that have no default."""
+
+
+def _missing(tree: Any) -> dict[str, str]:
+    """Key -> what is said of it, for each required value that nobody gave."""
     from omegaconf import OmegaConf
 
     def walk(node: Any, path: str) -> list[str]:
@@ -129,9 +267,9 @@ def _missing(tree: Any) -> list[str]:
             return [key for name, item in node.items() for key in walk(item, f"{path}.{name}" if path else str(name))]
         return [path] if node == "???" else []
 
-    told = {"task_name": ": names the run's folder saves/<mode>/<task_name>"}
     keys = walk(OmegaConf.to_container(tree, resolve=False), "")
-    return [f"{key}: is required{told.get(key, '')}; set {key}=…" for key in keys]
+    said = {key: f": {REQUIRED[key]}" if key in REQUIRED else "" for key in keys}
+    return {key: f"{key}: is required{said[key]}; set {key}=…" for key in keys}
 
 
 def _resolve(tree: Any) -> dict[str, Any]:

@@ -24,24 +24,22 @@ def put_together(config_name: str, chosen: list[str], config_dirs: tuple[str, ..
     from yaml import YAMLError
 
     _resolvers()
-    primary = sorted({file.stem for home in (CONFIGS, *map(Path, config_dirs)) for file in home.glob("*.yaml")})
-    if config_name not in primary:
-        raise UserError(unknown("config name", config_name, [name for name in primary if name not in PARTIAL]))
     for folder in config_dirs:
         if not Path(folder).is_dir():
             raise UserError(f"--config-dir {folder}: there is no such folder")
+    home = home_of(config_name, config_dirs)
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        with initialize_config_dir(str(home), version_base="1.3"):
             composed = hydra_compose(
-                config_name, overrides=[*chosen, *search_path(config_dirs)], return_hydra_config=True
+                config_name, overrides=[*chosen, *search_path(home, config_dirs)], return_hydra_config=True
             )
     except HydraException as error:
         absent = re.match(r"Could not override '(data/datasets@data\.\w+)'", str(error))
         if absent and f"+{absent[1]}" not in "".join(chosen):  # a stream that no file has
             added = [f"+{word}" if word.startswith(f"{absent[1]}=") else word for word in chosen]
             return put_together(config_name, added, config_dirs)
-        raise UserError(_said_plainly(str(error), chosen, config_dirs)) from None
+        raise UserError(_said_plainly(str(error), chosen)) from None
     except (YAMLError, OSError, ValueError, TypeError) as error:
         raise UserError(f"a configuration file cannot be read: {' '.join(str(error).split())}") from None
     choices = dict(composed.hydra.runtime.choices)
@@ -50,10 +48,20 @@ def put_together(config_name: str, chosen: list[str], config_dirs: tuple[str, ..
     return composed, choices
 
 
-def search_path(config_dirs: tuple[str, ...]) -> list[str]:
-    """Hydra's word for folders that join the shipped groups."""
-    folders = ",".join(f"file://{Path(folder).resolve()}" for folder in config_dirs)
-    return [f"hydra.searchpath=[{folders}]"] if folders else []
+def home_of(config_name: str, config_dirs: tuple[str, ...]) -> Path:
+    """The folder that holds a primary configuration: ours, or one of the user's."""
+    homes = [CONFIGS, *map(Path, config_dirs)]
+    found = next((home for home in homes if (home / f"{config_name}.yaml").is_file()), None)
+    if found is None or config_name in PARTIAL:
+        names = {file.stem for home in homes for file in home.glob("*.yaml")} - PARTIAL
+        raise UserError(unknown("config name", config_name, names))
+    return found.resolve()
+
+
+def search_path(home: Path, config_dirs: tuple[str, ...]) -> list[str]:
+    """Hydra's word for the folders whose groups join those of the primary configuration's."""
+    folders = [folder for folder in (*(Path(one).resolve() for one in config_dirs), CONFIGS) if folder != home]
+    return [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in folders)}]"] if folders else []
 
 
 def _resolvers() -> None:
@@ -73,22 +81,61 @@ def partner(kind: str, forget_split: Any) -> str:
 
 def options(group: str, config_dirs: Iterable[str] = ()) -> list[str]:
     """The names that `group=` takes, of this package and of the user's folders."""
+    if not re.fullmatch(r"\w+(/\w+)*", group):
+        return []
     homes = [CONFIGS / group, *(Path(folder) / group for folder in config_dirs)]
     return sorted({str(f.relative_to(home).with_suffix("")) for home in homes for f in home.rglob("*.yaml")})
 
 
-def _said_plainly(message: str, groups: list[str], config_dirs: tuple[str, ...]) -> str:
-    """Hydra's composition error without its advice, and with the nearest right name."""
-    for word in groups:
-        key, _, chosen = word.partition("=")
-        key = key.lstrip("+")
-        group = key.partition("@")[0]
-        for name in chosen.strip("[]").split(","):
-            allowed = options(group, config_dirs)
-            if allowed and name not in allowed:
-                kind = {"data/datasets": "dataset", "eval": "suite", "trainer": "method"}.get(group, group)
-                file = nearest(key.rpartition("data.")[2], FILE_KEYS) if kind == "dataset" else None
-                also = f"; or did you mean data.{file}?" if file else ""
-                return f"{key}={name}: " + unknown(kind, name, allowed) + also
+def mend_choices(chosen: list[str], config_dirs: tuple[str, ...]) -> tuple[list[str], list[str], list[str]]:
+    """Finds the choices that no file has, so that all else can be looked at in the same answer.
+
+    Returns:
+        The choices, each wrong name put right where there is a near one and left out where there is none;
+        a sentence for each wrong name; the groups that were left out.
+    """
+    kept, problems, left_out = list[str](), list[str](), list[str]()
+    for word in chosen:
+        key, _, value = word.partition("=")
+        group = key.lstrip("+").partition("@")[0]
+        allowed = options(group, config_dirs)
+        names = [name.strip(" '\"").removesuffix(".yaml") for name in value.strip("[]").split(",")]
+        wrong = [name for name in names if name not in allowed] if allowed else []
+        problems += [_no_such_choice(key.lstrip("+"), name, allowed) for name in wrong]
+        meant = [nearest(name, allowed) if name in wrong else name for name in names]
+        if not wrong:
+            kept.append(word)
+        elif all(meant):
+            several = f"[{','.join(map(str, meant))}]" if value.startswith("[") else str(meant[0])
+            kept.append(f"{key}={several}")
+        else:
+            left_out.append(group)
+        unread = [_without_package(name, config_dirs) for name in names] if group == "experiment" else []
+        if any(unread):
+            problems += filter(None, unread)
+            left_out.append("experiment")
+    return kept, problems, left_out
+
+
+def _no_such_choice(key: str, name: str, allowed: list[str]) -> str:
+    group = key.partition("@")[0]
+    kind = {"data/datasets": "dataset", "eval": "suite", "trainer": "method"}.get(group, group)
+    shown = key.partition("@")[2] or key
+    file = nearest(key.rpartition("data.")[2], FILE_KEYS) if kind == "dataset" else None
+    also = f"; or did you mean data.{file}?" if file else ""
+    return f"{shown}={name}: " + unknown(kind, name, allowed) + also
+
+
+def _without_package(name: str, config_dirs: tuple[str, ...]) -> str:
+    """What is wrong with an experiment's file whose keys would not reach the run; empty where they do."""
+    homes = [Path(folder) / "experiment" for folder in config_dirs]
+    file = next((path for home in homes if (path := home / f"{name}.yaml").is_file()), None)
+    if file is None or re.search(r"^#\s*@package\s+_global_\s*$", file.read_text(encoding="utf-8"), re.MULTILINE):
+        return ""
+    return f"{file}: its first line must be `# @package _global_`, or its keys do not reach the run"
+
+
+def _said_plainly(message: str, groups: list[str]) -> str:
+    """Hydra's composition error without its advice."""
     where = f" ({ANSWERS[groups[0].partition('=')[0]]})" if groups and groups[0].partition("=")[0] in ANSWERS else ""
     return re.split("\nSet the environment|\n+Config search path", message)[0].strip() + where

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
 from unteach import registry
-from unteach.config.reader import Reader, mistakes
-from unteach.config.reading import read_model
+from unteach.config.reader import Mistakes, Reader
+from unteach.config.reading import known_at_top, read_model
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
 
@@ -125,7 +125,9 @@ def read(tree: dict[str, Any], variables: set[str]) -> InferConfig:
     drawn = {f.name for f in fields(Sampling)}
     own = {f.name for f in fields(InferConfig)} - {"backend_name", "sampling"}
     allowed = {*own, *drawn, "mode", "template", "backend_args"}
-    top = reader.known(allowed, tree, "")
+    name = tree.get("backend")
+    backend_class = registry.backend.get(name) if isinstance(name, str) and name in registry.backend else None
+    top = known_at_top(reader, allowed, set(), tree, backend_class)
     model = read_model(reader, top.get("model") or {})
     if isinstance(top.get("resume"), bool):  # resume=false is how the seed's users say it
         top["resume"] = "auto" if top["resume"] else "never"
@@ -137,7 +139,7 @@ def read(tree: dict[str, Any], variables: set[str]) -> InferConfig:
         config = InferConfig(model=model, backend_name=top["backend"], backend=backend, sampling=sampling, **plain)
         reader.problems += _beyond(config)
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise Mistakes(reader.problems)
     return config
 
 

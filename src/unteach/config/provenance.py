@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from unteach import plugins
-from unteach.config.groups import CONFIGS, search_path
+from unteach.config import shorthand
+from unteach.config.groups import CONFIGS, home_of, search_path
 from unteach.config.words import sort_words
 
 COMMAND_LINE = "command line"
@@ -16,11 +17,21 @@ def origins(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
 
     The layers of the trainer are looked up in the order in which they win; see `compose`.
     """
-    words = sort_words(overrides)
+    config_name = config_name.removesuffix(".yaml")
     homes = (*config_dirs, *map(str, plugins.config_folders()))
+    overrides = list(overrides)
+    command = shorthand.expand(config_name, overrides, homes)
+    words = sort_words(command.words)
+    of_words = dict.fromkeys((key for key, _ in words.values), COMMAND_LINE)
+    if command.file is not None:
+        typed = shorthand.expand(config_name, overrides[1:], homes)
+        beside = {word.partition("=")[0] for word in typed.words}
+        of_words |= {key: command.file.place(key) for key in of_words if key not in beside}
+        if command.file.tree is not None:
+            return dict.fromkeys(_leaves(command.file.tree, ""), command.file.path) | of_words
     found: dict[str, str] = {}
     chosen: dict[str, str] = {}
-    for file, package, content in _files(config_name.removesuffix(".yaml"), words.groups, homes):
+    for file, package, content in _files(config_name, words.groups, homes):
         found |= dict.fromkeys(_leaves(content, package), file)
         chosen[package] = Path(file).stem
     layered: dict[str, str] = {}
@@ -30,7 +41,7 @@ def origins(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
     if checkpoint := found.get(f"layers.checkpoints.{chosen.get('model')}"):
         layered["model.model_args.pretrained_model_name_or_path"] = checkpoint
     found = {key: file for key, file in found.items() if not key.startswith(("layers.", "trainer."))}
-    return found | layered | dict.fromkeys((key for key, _ in words.values), COMMAND_LINE)
+    return found | layered | of_words
 
 
 def of(key: str, known: dict[str, str]) -> str | None:
@@ -70,18 +81,17 @@ def _files(config_name: str, groups: list[str], homes: tuple[str, ...]) -> Itera
     from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    home = home_of(config_name, homes)
+    with initialize_config_dir(str(home), version_base="1.3"):
         loader: Any = GlobalHydra.instance().config_loader()
-        search = search_path(homes)
+        search = search_path(home, homes)
         listed = loader.compute_defaults_list(config_name, [*groups, *search], RunMode.RUN)
-        repository = loader.repository
         for one in listed.defaults:
-            if one.config_path is None or one.config_path.startswith("hydra"):
+            places = [folder / f"{one.config_path}.yaml" for folder in (home, *map(Path, homes), CONFIGS)]
+            file = next((place for place in places if place.is_file()), None)
+            if file is None:  # Hydra's own
                 continue
-            loaded = repository.load_config(one.config_path)
-            if loaded is None:
-                continue
-            content = OmegaConf.to_container(loaded.config, resolve=False)
+            content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
             yield f"{one.config_path}.yaml", "" if one.package in (None, "_global_") else one.package, content
 
 

@@ -1,11 +1,13 @@
 """Plain values into dataclasses, strictly: every problem (unknown keys, wrong types) is collected, none stops it."""
 
+import contextlib
 import dataclasses
 import inspect
 import math
 import reprlib
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from unteach.errors import UserError, nearest
@@ -130,3 +132,22 @@ def mistakes(problems: list[str]) -> str:
     if len(problems) == 1:
         return problems[0]
     return f"{len(problems)} mistakes in this configuration:\n" + "\n".join(f"  {problem}" for problem in problems)
+
+
+class Mistakes(UserError):
+    """Everything that is wrong with a configuration, a sentence each."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__(mistakes(problems))
+        self.problems = problems
+
+
+@contextlib.contextmanager
+def collected(problems: list[str]) -> Iterator[None]:
+    """Within it, what is refused is added to `problems`, and the next stage looks for more."""
+    try:
+        yield
+    except Mistakes as error:
+        problems += error.problems
+    except UserError as error:
+        problems.append(str(error))

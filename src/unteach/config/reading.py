@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from unteach import registry
-from unteach.config import fitting, training_args
+from unteach.config import fitting, synonyms, training_args
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, Files
-from unteach.config.reader import Reader, mistakes, shown
+from unteach.config.reader import Mistakes, Reader, shown
 from unteach.config.schema import (
     STREAMS,
     Config,
@@ -49,7 +49,10 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
     }
     plain: dict[str, Any] = {"mode": str, "task_name": str, "seed": int, "resume": str, "plugins": list[str]}
     plain |= {"launch": str | None, "nproc": int | None}
-    top = reader.known({*sections, *plain, *variables}, tree, "")
+    trainer = tree.get("trainer")
+    handler = trainer.get("handler") if isinstance(trainer, dict) else None
+    method = registry.method.get(handler) if isinstance(handler, str) and handler in registry.method else None
+    top = known_at_top(reader, {*sections, *plain}, variables, tree, method)
     given = {name: value for name in sections if (value := top.get(name)) not in (None, {})}
     for name in [name for name in given if not isinstance(given[name], dict)]:
         reader.wrong(name, f"must be a mapping, got {shown(given.pop(name))}")
@@ -68,8 +71,23 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
         fitting.streams(reader, built["trainer"], built.get("data"))
         fitting.samples(reader, built["trainer"], built.get("data"))
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise Mistakes(reader.problems)
     return Config(**built, tree=tree)
+
+
+def known_at_top(
+    reader: Reader, own: set[str], variables: set[str], tree: dict[str, Any], method: type | None
+) -> dict[str, Any]:
+    """The keys at the top that are known; what other tools call a key further down is answered with that key."""
+    allowed = own | variables
+    for name in [name for name in tree if name not in allowed]:
+        hint = synonyms.hint(str(name), tree[name], str(tree.get("mode")), method)
+        guess = nearest(str(name), allowed, synonyms.NEAR if hint else 0.6)
+        if guess or not hint:
+            used = sorted({*own, *(variable for variable in variables if variable in tree)})
+            hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(used)}"
+        reader.wrong(str(name), f"no such key; {hint}")
+    return {name: value for name, value in tree.items() if name in allowed}
 
 
 def read_model(reader: Reader, value: dict[str, Any]) -> ModelConfig | None:

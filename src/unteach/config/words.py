@@ -1,13 +1,17 @@
 """The words of a command line, sorted: choices of groups (Hydra's work), values (ours), removals."""
 
+import functools
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 from unteach.config import training_args
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS
 from unteach.config.groups import GROUPS, options
+from unteach.config.reader import collected
 from unteach.errors import UserError
 
 RENAMED = {
@@ -20,12 +24,14 @@ RENAMED = {
 class Words:
     """The words of a command line, sorted by what they do."""
 
-    groups: list[str]
-    values: list[tuple[str, Any]]
-    removed: list[str]
+    groups: list[str] = field(default_factory=list)
+    values: list[tuple[str, Any]] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
     eval_off: bool = False
     said: list[str] = field(default_factory=list)
     """a sentence for each old name among the values"""
+    problems: list[str] = field(default_factory=list)
+    """a sentence for each word that cannot stand"""
 
     def keys(self) -> set[str]:
         return {key for key, _ in self.values}
@@ -39,42 +45,47 @@ class Words:
 def sort_words(overrides: Iterable[str]) -> Words:
     """Splits overrides into group choices (Hydra's work) and values (ours), and mends the short forms."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser, words = OverridesParser.create(), Words()
+    for word in overrides:
+        with collected(words.problems):
+            _sort_word(words, word, parser)
+    return words
+
+
+def _sort_word(words: Words, word: str, parser: Any) -> None:
+    """Puts one word where it belongs; UserError where it cannot stand."""
     from hydra.errors import HydraException
 
-    parser, words = OverridesParser.create(), Words([], [], [])
-    for word in overrides:
-        try:
-            override = parser.parse_override(word)
-        except HydraException:
-            raise UserError(_unreadable(word)) from None
-        key = override.key_or_group
-        if override.is_sweep_override():
-            raise UserError(f"{word!r} asks for several runs: put them under `vary` in a study (unteach study …)")
-        value = None if override.is_delete() else override.value()
-        stream = re.fullmatch(r"data\.(\w+)", key)
-        if not key:
-            raise UserError(_unreadable(word))
-        if key.startswith(("hydra.", "hydra/")):
-            raise UserError(f"{word!r}: a run's folder is paths.output_dir; unteach uses Hydra for composition only")
-        if key.partition(".")[0] == "layers":
-            raise UserError(
-                f"{word!r}: layers are for configuration files; set trainer.args.… or trainer.method_args.…"
-            )
-        if key == "eval" and value is None and not override.is_delete():
-            words.eval_off = True
-        elif key == "experiment" and value is None:
-            continue
-        elif value is None and (override.is_delete() or key in GROUPS):
-            words.removed.append(key)
-        elif stream and _names(value) and stream[1] not in ("anchor", *FILE_KEYS, *RENAMED_FILE_KEYS):
-            words.groups.append(f"data/datasets@data.{stream[1]}={str(value).replace(chr(39), '')}")
-        elif override.package is not None or key in GROUPS or "/" in key:
-            if not _names(value):
-                raise UserError(f"{word}: takes a name, of {', '.join(options(key)) or 'a file of that group'}")
-            words.groups.append(re.sub(r"\.yaml$", "", word.lstrip("+")))
-        else:
-            _add_value(words, key, value)
-    return words
+    try:
+        override = parser.parse_override(word)
+    except HydraException:
+        raise UserError(_unreadable(word)) from None
+    key = override.key_or_group
+    if override.is_sweep_override():
+        raise UserError(f"{word!r} asks for several runs: put them under `vary` in a study (unteach study …)")
+    value = None if override.is_delete() else override.value()
+    stream = re.fullmatch(r"data\.(\w+)", key)
+    if not key:
+        raise UserError(_unreadable(word))
+    if key.startswith(("hydra.", "hydra/")):
+        raise UserError(f"{word!r}: a run's folder is paths.output_dir; unteach uses Hydra for composition only")
+    if key.partition(".")[0] == "layers":
+        raise UserError(f"{word!r}: layers are for configuration files; set trainer.args.… or trainer.method_args.…")
+    if key == "eval" and value is None and not override.is_delete():
+        words.eval_off = True
+    elif key == "experiment" and value is None:
+        return
+    elif value is None and (override.is_delete() or key in GROUPS):
+        words.removed.append(key)
+    elif stream and _names(value) and stream[1] not in ("anchor", *FILE_KEYS, *RENAMED_FILE_KEYS):
+        words.groups.append(f"data/datasets@data.{stream[1]}={str(value).replace(chr(39), '')}")
+    elif override.package is not None or key in GROUPS or "/" in key:
+        if not _names(value):
+            raise UserError(f"{word}: takes a name, of {', '.join(options(key)) or 'a file of that group'}")
+        words.groups.append(re.sub(r"\.yaml$", "", word.lstrip("+")))
+    else:
+        _add_value(words, key, value)
 
 
 def _names(value: Any) -> bool:
@@ -101,3 +112,24 @@ def _add_value(words: Words, key: str, value: Any) -> None:
     if key in RENAMED:
         words.said.append(f"{key} is called {RENAMED[key].rpartition('.')[2]} now")
     words.values.append((RENAMED.get(key, key), value))
+
+
+def spell_value(value: Any) -> str:
+    """A value as a word's right side."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(spell_value, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}: {spell_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, str) and not _is_plain(value):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return str(value)
+
+
+@functools.cache
+def _is_plain(text: str) -> bool:
+    """Whether text is itself without quotes, and no number, truth value or null."""
+    return bool(re.fullmatch(r"[\w./:%-]+", text)) and isinstance(yaml.safe_load(text), str)

@@ -99,8 +99,8 @@ class Finder:
             return replace(self.choice(stream), flag=column, flagged=stream == "forget")
         if "retain" in self.wanted:
             raise UserError(
-                f"data.{stream}: this method trains on rows to forget and on rows to retain: set data.forget_file and "
-                "data.retain_file, or give train_file a column forget (1, and 0 for what is retained)"
+                f"data.{stream}: this method trains on rows to forget and on rows to retain: name both, forget=FILE "
+                f"retain=FILE, or give {source} a column forget (1, and 0 for what is retained)"
             )
         return self.choice(stream)
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unteach.config.reader import Reader, mistakes
+from unteach.config.words import spell_value
 from unteach.errors import UserError
 from unteach.launch.arc_words import data_words, hyperparameter_words, model_words
-from unteach.launch.plan import PATH, TOKENIZER, PlannedRun, ordered, tracking, word
+from unteach.launch.plan import PATH, TOKENIZER, PlannedRun, ordered, tracking
 
 METHODS = {"ascent": "arc_ascent", "difference": "arc_difference", "idk": "arc_idk", "kl": "arc_kl"}
 
@@ -164,10 +165,11 @@ def _planned(
     values |= {"paths.model_cache_dir": top.model_cache_dir} if top.model_cache_dir else {}
     values |= {"paths.data_cache_dir": top.data_cache_dir} if top.data_cache_dir else {}
     values.setdefault("eval", None)
-    words = [f"{key}={word(value)}" for key, value in values.items()]
+    words = [f"{key}={spell_value(value)}" for key, value in values.items()]
     words += _tracked(job, name, top)
-    words += [f"task_name={word(f'{name}/{job.name}')}", f"paths.output_dir={word(f'{root}/{job.name}')}", *extra]
-    words += [f"retain_logs_path={word(f'{root}/{retain}')}"] if starts else []
+    words += [f"task_name={spell_value(f'{name}/{job.name}')}"]
+    words += [f"paths.output_dir={spell_value(f'{root}/{job.name}')}", *extra]
+    words += [f"retain_logs_path={spell_value(f'{root}/{retain}')}"] if starts else []
     config_name = {"forget": "unlearn", "full_eval": "eval"}.get(job.kind, "train")
     kind = "eval" if job.kind == "full_eval" else job.kind
     return PlannedRun(job.name, kind, config_name, tuple(words), (full, retain) if starts else ())
@@ -185,7 +187,7 @@ def _tracked(job: Job, name: str, top: Top) -> list[str]:
     run_name = f"{top.model_config}-{job.data}-{job.method or job.kind}-{job.seed}-{job.name}"
     caches = {"dir": top.wandb_cache_dir} if top.wandb_cache_dir else {}
     settings = {**top.wandb_kwargs.wandb_config, **caches}
-    return [*tracking(settings, name, job.kind), f"trainer.args.run_name={word(run_name)}"]
+    return [*tracking(settings, name, job.kind), f"trainer.args.run_name={spell_value(run_name)}"]
 
 
 def slurm(top: Top) -> dict[str, Any]:

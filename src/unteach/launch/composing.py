@@ -4,6 +4,7 @@ import contextlib
 import io
 
 from unteach.config import compose
+from unteach.config.reader import collected
 from unteach.errors import UserError
 from unteach.launch.plan import PATH, TOKENIZER, PlannedRun
 
@@ -22,25 +23,22 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
         print(f"{len(plan)} runs are composed before the first starts ({len(shapes)} different ones)", flush=True)
     failed: dict[str, list[str]] = {}
     said: dict[str, None] = {}
-    verdicts: dict[tuple[object, ...], str] = {}
+    verdicts: dict[tuple[object, ...], list[str]] = {}
     for run in plan:
         shape = (run.config_name, tuple(map(_shape, run.overrides)))
         if shape not in verdicts:
-            heard = io.StringIO()
-            try:
-                with contextlib.redirect_stdout(heard):
-                    compose.compose(run.config_name, run.overrides, config_dirs)
-                verdicts[shape] = ""
-            except UserError as error:
-                verdicts[shape] = str(error)
+            heard, problems = io.StringIO(), list[str]()
+            with contextlib.redirect_stdout(heard), collected(problems):
+                compose.compose(run.config_name, run.overrides, config_dirs)
+            verdicts[shape] = problems
             said |= dict.fromkeys(heard.getvalue().splitlines())
-        if verdicts[shape]:
-            failed.setdefault(verdicts[shape], []).append(run.name)
+        for problem in verdicts[shape]:
+            failed.setdefault(problem, []).append(run.name)
     for line in said:
         print(line)
     if failed:
         told = [f"{_named(names)}: {why}" for why, names in failed.items()]
-        count = sum(map(len, failed.values()))
+        count = len({name for names in failed.values() for name in names})
         raise UserError(f"{count} of {len(plan)} runs cannot be composed, and none was started:\n" + "\n".join(told))
 
 

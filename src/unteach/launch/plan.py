@@ -6,13 +6,11 @@ base is evaluated once for all. Every forget run starts from the full model, or 
 judged by the log of the retain model of its split.
 """
 
-import functools
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
+from unteach.config.shorthand import is_path
+from unteach.config.words import spell_value
 from unteach.errors import UserError, unknown
 from unteach.launch import draws
 from unteach.launch.draws import Point, grid, of_entry
@@ -180,12 +178,12 @@ class _Branch:
         suffix = label + "".join(draws.label(key, value) for key, value in point.items() if key in self.several)
         own = {key: value for key, value in settings.items() if key not in OF_THE_ENTRY}
         name = str(settings.get("name") or (own.get("trainer") if kind == "forget" else kind)) + suffix
-        words = [f"{key}={word(value)}" for key, value in {**_started(start), **own, **point}.items()]
+        words = [f"{key}={spell_value(value)}" for key, value in {**_started(start), **own, **point}.items()]
         words += [f"eval=[{','.join(self.suites)}]" if self.suites and judged else "eval=null"]
         words += tracking(self.study.get("wandb"), self.study["name"], kind)
-        words += [f"task_name={word(self.study['name'] + '/' + name)}"]
-        words += [f"paths.output_dir={word(f'{self.root}/{name}')}", *self.extra]
-        words += [f"retain_logs_path={word(retain.folder)}"] if retain else []
+        words += [f"task_name={spell_value(self.study['name'] + '/' + name)}"]
+        words += [f"paths.output_dir={spell_value(f'{self.root}/{name}')}", *self.extra]
+        words += [f"retain_logs_path={spell_value(retain.folder)}"] if retain else []
         parents = tuple(run.name for run in (start, retain) if run)
         return PlannedRun(name, kind, CONFIG_NAMES.get(kind, "train"), tuple(words), parents)
 
@@ -203,7 +201,7 @@ def tracking(wandb: dict[str, Any] | None, study: str, kind: str) -> list[str]:
     if wandb is None or kind == "eval":
         return []
     given = {"group": study, "job_type": kind, **wandb}
-    return ["trainer.args.report_to=wandb", *(f"wandb.{key}={word(value)}" for key, value in given.items())]
+    return ["trainer.args.report_to=wandb", *(f"wandb.{key}={spell_value(value)}" for key, value in given.items())]
 
 
 def _started(start: PlannedRun | None) -> dict[str, Any]:
@@ -211,6 +209,8 @@ def _started(start: PlannedRun | None) -> dict[str, Any]:
     if start is None:
         return {}
     model = next((word.partition("=")[2] for word in start.overrides if word.startswith("model=")), None)
+    if model and is_path(model.strip("'")):  # the weights that the parent started from; the child has the parent's
+        model = "auto"
     return ({"model": model} if model else {}) | {PATH: start.folder, TOKENIZER: start.folder}
 
 
@@ -220,24 +220,3 @@ def _benchmark(full: dict[str, Any]) -> str:
     if len(parts) < 3:
         raise UserError("full.experiment must name a benchmark, as finetune/<benchmark>/… does")
     return parts[1]
-
-
-@functools.cache
-def _is_plain(text: str) -> bool:
-    """Whether text is itself without quotes, and no number, truth value or null."""
-    return bool(re.fullmatch(r"[\w./:%-]+", text)) and isinstance(yaml.safe_load(text), str)
-
-
-def word(value: Any) -> str:
-    """A value as an override's right side."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{','.join(map(word, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{key}: {word(item)}' for key, item in value.items())}}}"
-    if isinstance(value, str) and not _is_plain(value):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return str(value)

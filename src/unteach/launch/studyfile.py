@@ -11,9 +11,10 @@ from typing import Any
 import yaml
 
 from unteach.config import groups
-from unteach.errors import UserError, unknown
-from unteach.launch import arc, arc_files, draws, settings
-from unteach.launch.plan import PlannedRun, expand
+from unteach.config.reader import collected
+from unteach.errors import UserError, nearest, unknown
+from unteach.launch import arc, arc_files, composing, draws, settings
+from unteach.launch.plan import KEYS, PlannedRun, expand
 
 SECTIONS = ("local", "slurm")
 ROOT = "saves"
@@ -42,7 +43,7 @@ class Study:
 def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] = ()) -> Study:
     """The study that a file's name or path and words stand for."""
     file, given = find(name, config_dirs), tuple(words)
-    mapping = of_file(file)
+    mapping, problems = mend_keys(of_file(file))
     own, words = sections(given)
     if arc.is_top(mapping):
         top = arc.read_top(mapping)
@@ -50,10 +51,35 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
         mapping = {"name": file.stem, "slurm": arc.slurm(top)}
     else:
         mapping, extra = vary(mapping, words)
-        plan = expand(mapping, ROOT, extra)
+        plan = list[PlannedRun]()
+        with collected(problems):
+            plan = expand(mapping, ROOT, extra)
+        if problems:
+            refuse(file, problems, plan, config_dirs)
     parts = {key: {**(mapping.get(key) or {}), **own[key]} for key in SECTIONS}
     local, slurm = settings.read_local(parts["local"]), settings.read_slurm(parts["slurm"])
     return Study(mapping["name"], plan, config_dirs, local, slurm, str(file.resolve()), given)
+
+
+def mend_keys(study: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A study with its misspelled keys put right where there is a near one, and left out where not; what was wrong."""
+    if arc.is_top(study):
+        return study, []
+    mended, problems = dict[str, Any](), list[str]()
+    for key, value in study.items():
+        guess = key if key in KEYS else nearest(str(key), KEYS)
+        if guess != key:
+            problems.append(unknown("study key", str(key), KEYS))
+        if guess is not None:
+            mended.setdefault(guess, value)
+    return mended, problems
+
+
+def refuse(file: Path, problems: list[str], plan: list[PlannedRun], config_dirs: tuple[str, ...]) -> None:
+    """Raises what is wrong with a study's keys and, in the same answer, with the runs that were meant."""
+    with collected(problems):
+        composing.check(plan, config_dirs)
+    raise UserError("\n".join([f"{file}: this study cannot be carried out:", *problems]))
 
 
 def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
@@ -80,20 +106,27 @@ def read(name: str, config_dirs: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Puts words on a study: a varied key takes the word's value, and the study a name that says so."""
-    varied, extra, changed = dict(study.get("vary") or {}), [], []
+    varied, extra = dict(study.get("vary") or {}), []
+    labels, old_labels = list[str](), list[str]()
     for word in words:
         key, _, value = word.partition("=")
         if key in varied:
             values = yaml.safe_load(value)
             values = values if isinstance(values, list) else [values]
             if values != varied[key]:
-                changed.append(f"{key.split('.')[-1]}{draws.shown(values)}")
+                labels.append(draws.label(key, values).lstrip("_"))
+                old_labels.append(f"{key.split('.')[-1]}{draws.shown(values)}")
             varied[key] = values
         else:
             extra.append(word)
     if "name" not in study:
         raise UserError("a study needs `name` and `full`")
-    return {**study, "name": "-".join([str(study["name"]), *changed]), "vary": varied}, tuple(extra)
+    name = "-".join([str(study["name"]), *labels])
+    old_name = "-".join([str(study["name"]), *old_labels])
+    # A study that began when every label had its key goes on in its folder.
+    if (Path(ROOT) / old_name).is_dir():
+        name = old_name
+    return {**study, "name": name, "vary": varied}, tuple(extra)
 
 
 def sections(words: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:

@@ -11,7 +11,6 @@ from unteach.config import compose, inference
 from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
 from unteach.errors import RowsFailed, UserError, unknown
-from unteach.verbs.infer import name_model
 
 KEYS = {
     "model", "template", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "seed",
@@ -54,8 +53,8 @@ def read_config(overrides: list[str], config_dirs: Iterable[str]) -> InferConfig
         key = re.split(r"[=.]", word.lstrip("+~"))[0]
         if key not in KEYS:
             raise UserError(unknown("key of ask", key, KEYS))
-    words = name_model(overrides, tuple(config_dirs))
-    return compose.composed("infer", [*words, "input_file=-"], config_dirs, inference.read)
+    words = [*overrides, "input_file=-"]
+    return compose.composed("infer", words, config_dirs, inference.read, starting=True)
 
 
 def open_model(config: InferConfig) -> Callable[[str], str]:

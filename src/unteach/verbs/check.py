@@ -13,6 +13,7 @@ from typing import Any
 from unteach import runs
 from unteach.config import compose, provenance, schema
 from unteach.config.environment import environment
+from unteach.config.runfile import is_run_file
 from unteach.errors import UserError, unknown
 from unteach.launch import accelerated
 
@@ -24,13 +25,13 @@ SHOWN_ROWS = 2
 def command(
     words: list[str], config_name: str | None = None, config_dirs: Iterable[str] = (), printed: bool = False
 ) -> None:
-    named = [word for word in words if "=" not in word and not word.startswith("~")]
+    named = [word for word in words if "=" not in word and not word.startswith("~") and not is_run_file(word)]
     if len(named) > 1 or (named and named[0] not in VERBS):
         raise UserError(unknown("verb to check", " ".join(named), VERBS))
     overrides = [word for word in words if word not in named]
     name = config_name or VERBS[named[0] if named else "train"]
     environment()
-    config = compose.compose(name, overrides, config_dirs)
+    config = compose.compose(name, overrides, config_dirs, starting=True)
     if printed:
         print_tree(config.tree, provenance.origins(name, overrides, config_dirs))
         return

@@ -18,7 +18,7 @@ def command(words: list[str], **options: Any) -> None:
 def evaluate(*overrides: str, config_name: str = "eval", config_dirs: Iterable[str] = ()) -> Path:
     """Evaluates what `configs/eval.yaml` and the overrides say; returns the folder with the results."""
     environment()
-    config = compose.compose(config_name, overrides, config_dirs)
+    config = compose.compose(config_name, overrides, config_dirs, starting=True)
     if accelerated.started("eval", config, overrides, config_name, tuple(config_dirs)):
         return Path(config.paths.output_dir)
     return run(config)

@@ -9,7 +9,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.config.environment import environment
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Mistakes, Reader, mistakes
 from unteach.config.words import sort_words
 from unteach.errors import UserError, unknown
 
@@ -20,7 +20,10 @@ RECORD = "unteach_export.json"
 
 def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     places = [word for word in words if "=" not in word or Path(word).exists()]
-    given = dict(sort_words(word for word in words if word not in places).values)
+    sorted_words = sort_words(word for word in words if word not in places)
+    if sorted_words.problems:
+        raise Mistakes(sorted_words.problems)
+    given = dict(sorted_words.values)
     for key in given:
         if key not in KEYS:
             raise UserError(unknown("key of export", key, KEYS))

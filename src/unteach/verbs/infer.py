@@ -14,13 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach.config import compose, groups, inference
+from unteach.config import compose, inference
 from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
-from unteach.errors import RowsFailed, UserError, nearest
+from unteach.errors import RowsFailed, UserError
 from unteach.launch import accelerated
-
-PATH = "model.model_args.pretrained_model_name_or_path"
 
 
 def command(words: list[str], **options: Any) -> None:
@@ -33,32 +31,10 @@ def infer(*overrides: str, config_dirs: Iterable[str] = ()) -> Path:
     Raises RowsFailed, once the file is whole, where rows have an error in place of an answer.
     """
     environment()
-    words = name_model(list(overrides), tuple(config_dirs))
-    config = compose.composed("infer", words, config_dirs, inference.read)
+    config = compose.composed("infer", overrides, config_dirs, inference.read, starting=True)
     if accelerated.started("infer", config, overrides, None, tuple(config_dirs)):
         return output_of(config)
     return run(config)
-
-
-def name_model(words: list[str], config_dirs: tuple[str, ...]) -> list[str]:
-    """`model=X` where X is no model's file in the configuration is a folder, a hub id, or what a server calls it."""
-    if not any(word.startswith(("model=", PATH)) for word in words):
-        raise UserError(
-            "model: is required: a run's folder, a model's folder, a hub id, or a name of `unteach list models`"
-        )
-    files, found = groups.options("model", config_dirs), list[str]()
-    for word in words:
-        key, _, value = word.partition("=")
-        named = value.strip("'\"")
-        if key == "model" and named not in files:
-            guess = None if "/" in named or Path(named).is_dir() else nearest(named, files)
-            if guess:
-                print(f"note: model={named} is taken for a hub id; `unteach list models` has {guess}")
-            quoted = named.replace("\\", "\\\\").replace("'", "\\'")
-            found += ["model=auto", f"{PATH}='{quoted}'"]
-        else:
-            found.append(word)
-    return found
 
 
 def run(config: InferConfig) -> Path:

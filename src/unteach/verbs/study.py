@@ -82,13 +82,13 @@ def _run_of(study: Study, name: str) -> PlannedRun | None:
 
 
 def plan(study: Study, write: str | None) -> None:
+    composing.check(study.plan, study.config_dirs)
     for run in study.plan:
         print(f"{run.name}  ({run.kind}{', after ' + ', '.join(run.after) if run.after else ''})")
     print(f"{len(study.plan)} runs: {', '.join(f'{count} {kind}' for kind, count in kept.summary(study).items())}")
     if write is not None:
         from unteach.launch import scripts
 
-        composing.check(study.plan, study.config_dirs)
         kept.open_study(study)
         print(f"scripts: {scripts.write(study, Path(write))}")
 
@@ -129,7 +129,7 @@ def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
     from unteach.verbs import evaluate, train
 
     verb, module = ("eval", evaluate) if run.kind == "eval" else ("train", train)
-    config = compose.compose(run.config_name, run.overrides, dirs)
+    config = compose.compose(run.config_name, run.overrides, dirs, starting=True)
     if not accelerated.started(verb, config, run.overrides, run.config_name, dirs):
         module.run(config)
 

@@ -21,7 +21,7 @@ def train(*overrides: str, config_name: str = "train", config_dirs: Iterable[str
     The Python form of the command: `unteach.train("experiment=finetune/tofu/default", "task_name=mine")`.
     """
     environment()
-    config = compose.compose(config_name, overrides, config_dirs)
+    config = compose.compose(config_name, overrides, config_dirs, starting=True)
     if accelerated.started("train", config, overrides, config_name, tuple(config_dirs)):
         return Path(config.paths.output_dir)
     return run(config)

@@ -1,0 +1,115 @@
+"""What would stop a run as soon as it started: nothing named to run on, files that are not there, nothing to forget.
+
+Looked at with all other mistakes of a command, before torch is imported. A study composes its runs before what they
+start from is there, and so without this.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unteach import registry
+from unteach.config import groups
+from unteach.config.shorthand import PATH, TABLES
+from unteach.config.words import Words
+from unteach.errors import nearest
+
+NEAR = 0.75
+"""How like a name must be to be offered: two of one format are alike by their endings already."""
+OWN = ("train", "unlearn", "eval", "infer")
+"""The primary configurations of the package; a user's own may name a model and rows itself."""
+
+
+def unnamed(config_name: str, words: Words, homes: tuple[str, ...]) -> Iterator[str]:
+    """A sentence for a model, rows or a suite that nobody named: a benchmark's are taken where it is."""
+    if config_name not in OWN:
+        return
+    chosen = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words.groups}
+    experiment = chosen.get("experiment")
+    files = chosen.get("data") == "files"
+    shipped = experiment in groups.options("experiment")
+    keys = words.keys()
+    if not ("model" in chosen or PATH in keys) and (not experiment or (files and shipped)):
+        names = ", ".join(groups.options("model", homes))
+        yield (
+            "model: no model was named: model=PATH (a model's or a run's folder), model=org/name (of the hub), or a "
+            f"configuration ({names})"
+        )
+    if experiment or config_name == "infer":
+        return
+    streams = [key for key in chosen if key.startswith("data/datasets@")]
+    if config_name in ("train", "unlearn") and not (streams or words.chooses("data")):
+        two = "data=FILE.csv with a column forget, or forget=FILE and retain=FILE"
+        unlearns = config_name == "unlearn"
+        rows, stream = (two, "forget") if unlearns else ("data=FILE.csv", "train")
+        yield (
+            f"data: no rows were named: {rows}, "
+            f"data.{stream}=DATASET (`unteach list datasets`), or experiment=NAME (`unteach list experiments`)"
+        )
+    if config_name == "eval" and not (words.eval_off or files or words.chooses("eval")):
+        yield (
+            "eval: no suite was named: eval=NAME (`unteach list suites`), experiment=eval/…, or data=FILE.csv for "
+            "rows of your own"
+        )
+
+
+def absent(plain: dict[str, Any], placed: dict[str, str]) -> Iterator[str]:
+    """A sentence for each model folder and file that is named by its path and is not there.
+
+    Args:
+        plain: the resolved tree.
+        placed: the long keys that short words said, which are then called by those.
+    """
+    model, data = plain.get("model"), plain.get("data")
+    if isinstance(model, dict) and not _asks_server(plain):
+        for section in ("model_args", "tokenizer_args"):
+            args = model.get(section)
+            path = args.get("pretrained_model_name_or_path") if isinstance(args, dict) else None
+            if isinstance(path, str) and is_local(path) and not os.path.exists(os.path.expanduser(path)):
+                key = f"model.{section}.pretrained_model_name_or_path"
+                yield f"{'model' if key in placed else key}={path}: there is no such folder{_beside(path)}"
+    files = {f"data.{key}": source for key, source in data.items()} if isinstance(data, dict) else {}
+    files["input_file"] = plain.get("input_file")
+    for key, source in files.items():
+        if not (key.endswith("_file") and isinstance(source, str)):
+            continue
+        local = is_local(source) or source.lower().endswith(TABLES)
+        if local and not os.path.exists(os.path.expanduser(source)):
+            yield f"{'data' if key in placed else key}={source}: there is no such file{_beside(source)}"
+
+
+def _asks_server(plain: dict[str, Any]) -> bool:
+    """Whether the model is a name that a server knows, and no place here."""
+    name = plain.get("backend")
+    return isinstance(name, str) and name in registry.backend and not getattr(registry.backend.get(name), "LOCAL", True)
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is a path and can be no hub id: `org/name`, whose first part is no folder here."""
+    name = re.sub(r":\w+$", "", name)
+    first, *rest = name.split("/")
+    return name.startswith((".", "/", "~")) or len(rest) > 1 or (bool(rest) and os.path.isdir(first))
+
+
+def _beside(path: str) -> str:
+    """What to look at instead: the nearest name in the folder, or the folder that is not there."""
+    parent = Path(path).expanduser().parent
+    if not os.path.isdir(parent):
+        return f", and no folder {parent}"
+    guess = nearest(Path(path).name, [other.name for other in parent.iterdir()], NEAR)
+    return f"; did you mean {Path(path).with_name(guess)}?" if guess else ""
+
+
+def from_scratch(plain: dict[str, Any]) -> Iterator[str]:
+    """A model of random weights has learned nothing that a method could make it forget."""
+    model = plain.get("model")
+    if plain.get("mode") != "unlearn" or not isinstance(model, dict) or model.get("model_handler") != "scratch":
+        return
+    args = model.get("model_args")
+    if isinstance(args, dict) and not args.get("pretrained_model_name_or_path"):
+        yield (
+            f"{PATH}: is not set, so random weights would be unlearned: name the model that knows what is to be "
+            "forgotten, model=PATH (a run's folder, saves/train/…)"
+        )

@@ -1,0 +1,186 @@
+"""The short words of a command line put in full: `model=PATH`, `data=FILE.csv`, `forget=FILE`, and a run as a file.
+
+A name of a configuration always wins; `./name` is a path.
+
+    model=X                  model=auto model.model_args.pretrained_model_name_or_path=X
+    data=X                   data=files data.train_file=X         (infer, tokenize: input_file=X)
+    forget=X, retain=X       data=files data.forget_file=X data.retain_file=X
+"""
+
+import difflib
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unteach.config import groups
+from unteach.config.reader import collected
+from unteach.config.runfile import SUFFIXES, RunFile, is_run_file, read_run_file
+from unteach.errors import UserError, nearest
+
+PATH = "model.model_args.pretrained_model_name_or_path"
+FILE_WORDS = {"forget": "data.forget_file", "retain": "data.retain_file", "holdout": "data.holdout_file"}
+MAKES_FILES = ("data.train_file", "data.forget_file", "data.retain_file")
+"""Keys that say by themselves that the rows are files of one's own."""
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".txt")
+MODEL_KEYS = {"tokenize": "tokenizer_path"}
+DATA_KEYS = {"infer": "input_file", "tokenize": "input_file"}
+"""What `model=` and `data=` are called in the verbs that compose nothing, or have rows of one kind only."""
+
+
+@dataclass
+class Command:
+    """A command line in full.
+
+    words: what Hydra's grammar reads. file: the run's file, if it began with one. model, data: what was named, as a
+    name for the run is made of it. placed: the long keys that a short word said, and their values. problems: words that
+    mean nothing.
+    """
+
+    words: list[str] = field(default_factory=list)
+    file: RunFile | None = None
+    model: str | None = None
+    data: str | None = None
+    placed: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def default_name(self, method: str | None) -> str | None:
+        """A name for a run that was given none: by its file, or by its model, rows and method; None without rows."""
+        if self.file is not None:
+            return _plain_name(Path(self.file.path).stem)
+        if self.data is None:
+            return None
+        parts = [_stem(self.model)] if self.model else []
+        parts += [part for part in (_stem(self.data), method) if part and not any(part in one for one in parts)]
+        return _plain_name("-".join(parts))
+
+
+def expand(config_name: str, overrides: list[str], homes: tuple[str, ...]) -> Command:
+    """Reads the run's file where the first word names one, and puts every short word in full."""
+    command = Command()
+    words = list(overrides)
+    if words and is_run_file(words[0]):
+        command.file = read_run_file(words.pop(0))
+        words = _weaker(command.file.words, words) + words
+    for word in words:
+        with collected(command.problems):
+            command.words += _expand_word(config_name, word, homes, command)
+    given = {_key(word) for word in command.words}
+    if config_name not in DATA_KEYS and "data" not in given and not given.isdisjoint(MAKES_FILES):
+        command.words.insert(0, "data=files")
+    _refuse_two_places(command)
+    return command
+
+
+def _weaker(words: list[str], stronger: list[str]) -> list[str]:
+    """The words of a file that the words beside it leave standing, whichever way either says it."""
+    given = {FILE_WORDS.get(_key(word), _key(word)) for word in stronger}
+    given |= {PATH} if "model" in given else set()
+    given |= {*MAKES_FILES, "data.train_file"} if "data" in given else set()
+    given |= {"data"} if not given.isdisjoint(MAKES_FILES) else set()
+    return [word for word in words if FILE_WORDS.get(_key(word), _key(word)) not in given]
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
+
+
+def _value(word: str) -> str:
+    return word.partition("=")[2].strip().strip("'\"")
+
+
+def _expand_word(config_name: str, word: str, homes: tuple[str, ...], command: Command) -> list[str]:
+    """One word, in full where it is short."""
+    key, value = _key(word), _value(word)
+    if "=" not in word and is_run_file(word):
+        raise UserError(f"{word}: a run's file comes first: unteach VERB {word} key=value …")
+    if key == "model" and value not in ("", "null") and not value.startswith(("[", "{")):
+        return _expand_model(config_name, word, value, homes, command)
+    if key == "data" and value not in ("", "null") and not value.startswith("{"):
+        return _expand_data(config_name, word, value, homes, command)
+    if key in FILE_WORDS and config_name not in DATA_KEYS and "=" in word:
+        command.data = command.data or value
+        return [f"{FILE_WORDS[key]}={word.partition('=')[2]}"]
+    if key in MAKES_FILES:
+        command.data = command.data or value
+    if key == PATH:
+        command.model = value
+    return [word]
+
+
+def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command) -> list[str]:
+    if config_name in MODEL_KEYS:
+        return [f"{MODEL_KEYS[config_name]}={word.partition('=')[2]}"]
+    files = groups.options("model", homes)
+    if name.removesuffix(".yaml") in files:
+        command.model = command.model or name.removesuffix(".yaml")
+        return [word]
+    if config_name == "infer" and not is_place(name):
+        if guess := nearest(name, files):
+            print(f"note: model={name} is taken for a hub id; `unteach list models` has {guess}")
+    elif not is_place(name):
+        near = difflib.get_close_matches(name, files, n=2, cutoff=0.65)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"Configurations: {', '.join(files)}."
+        raise UserError(f"model={name}: there is no model configuration and no folder of that name; {hint} "
+                        f"A folder is written with its path (./{name}), a hub id as org/name")  # fmt: skip
+    command.model = name
+    command.placed[PATH] = os.path.expanduser(name)
+    return ["model=auto", f"{PATH}={_quoted(command.placed[PATH])}"]
+
+
+def _expand_data(config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command) -> list[str]:
+    if config_name in DATA_KEYS:
+        return [f"{DATA_KEYS[config_name]}={word.partition('=')[2]}"]
+    files = groups.options("data", homes)
+    if name.removesuffix(".yaml") in files:
+        return [word]
+    if name.startswith("["):
+        raise UserError(f"{word}: takes one file or folder; several are data.train_file, data.forget_file, "
+                        "data.retain_file, data.validation_file")  # fmt: skip
+    if not (is_place(name) or name.lower().endswith(TABLES)):
+        datasets = groups.options("data/datasets", homes)
+        if name in datasets:
+            raise UserError(f"data={name}: is the dataset of one stream; write data.train={name} (or data.forget, …)")
+        own = [option for option in files if "/" not in option]
+        guess = nearest(name, own)
+        raise UserError(f"data={name}: there is no file, folder or configuration of that name"
+                        f"{f'; did you mean {guess}?' if guess else '.'} A file is written data=my.csv, a folder "
+                        f"data=./folder, a hub set data=org/name; configurations: {', '.join(own)}")  # fmt: skip
+    command.data = name
+    command.placed["data.train_file"] = os.path.expanduser(name)
+    return [f"data.train_file={_quoted(command.placed['data.train_file'])}"]
+
+
+def is_place(name: str) -> bool:
+    """Whether a name says where something is: a path, a hub id, or what is there in this folder."""
+    return is_path(name) or os.path.exists(name)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is written as a path or a hub id."""
+    return "/" in name or name.startswith((".", "~"))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _refuse_two_places(command: Command) -> None:
+    """What a short word names, the long key beside it may not name otherwise."""
+    for word in command.words:
+        key, value = _key(word), os.path.expanduser(_value(word))
+        if key in command.placed and value != command.placed[key]:
+            short = "model" if key == PATH else "data"
+            command.problems.append(f"{short}={command.placed[key]} and {key}={value} name two; give one")
+
+
+def _stem(place: str) -> str:
+    """The part of a path, a hub id or a configuration's name that people call it by."""
+    path = Path(re.sub(r":\w+$", "", place))
+    while path.name == "final_checkpoint" or re.fullmatch(r"checkpoint-\d+", path.name):
+        path = path.parent
+    return path.stem if path.suffix.lower() in (*TABLES, *SUFFIXES) else path.name
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "run"

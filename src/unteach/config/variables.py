@@ -1,0 +1,59 @@
+"""Names that commands set and files refer to (configs/variables.yaml): those a run uses, and what goes together."""
+
+import re
+from typing import Any
+
+from unteach.errors import UserError
+from unteach.runs import UNUSED_VARIABLES
+
+TOFU_SPLITS = ("forget01", "forget05", "forget10")
+
+
+def drop_unused(tree: Any, given: set[str]) -> None:
+    """Takes the variables of benchmarks out of a composed tree in which nothing refers to them and nobody set them."""
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(tree, resolve=False)
+    set_here = {key.partition(".")[0] for key in given}
+    waiting = {name for name in UNUSED_VARIABLES if name in plain} - set_here
+    kept = {name: value for name, value in plain.items() if name not in waiting}
+    # A variable may refer to others, which are used then too.
+    while used := {name for name in waiting if _refers(kept, name)}:
+        waiting -= used
+        kept |= {name: plain[name] for name in used}
+    for name in waiting:
+        del tree[name]
+
+
+def _refers(node: Any, name: str) -> bool:
+    """Whether a text within `node` holds an interpolation that names the variable."""
+    if isinstance(node, dict):
+        return any(_refers(value, name) for value in node.values())
+    if isinstance(node, list):
+        return any(_refers(value, name) for value in node)
+    return isinstance(node, str) and "${" in node and re.search(rf"\b{name}\b", node) is not None
+
+
+def mend_split(tree: Any) -> None:
+    """Refuses a forget split whose partners are asked for and not known; what comes after it sees the nearest one."""
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(tree, resolve=False)
+    split = plain.get("forget_split")
+    asked = [name for name in ("retain_split", "holdout_split") if "${partner:" in str(plain.get(name))]
+    if not asked or "${" in str(split) or re.fullmatch(r"forget\d\d", str(split)):
+        return
+    guess = _nearest_split(str(split))
+    tree.forget_split = guess or TOFU_SPLITS[-1]
+    hint = f"did you mean {guess}? " if guess else ""
+    raise UserError(
+        f"forget_split={split}: {hint}TOFU has {', '.join(TOFU_SPLITS)}; a split of your own has no known partner: "
+        f"set {' and '.join(asked)} as well"
+    )
+
+
+def _nearest_split(name: str) -> str | None:
+    """TOFU's split of the same share, however it is written: forget5, forget_05, 5%."""
+    share = re.search(r"(\d+)%?$", name)
+    guess = f"forget{int(share[1]):02d}" if share else None
+    return guess if guess in TOFU_SPLITS else None

@@ -1,0 +1,108 @@
+"""The short words: `model=PATH`, `data=FILE`, `forget=FILE`, and the name that a run gets where none is given."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unteach.config import compose, inference, shorthand
+from unteach.config.schema import Config
+from unteach.config.tokenize import TokenizeConfig
+from unteach.data import tables
+from unteach.errors import UserError
+
+PATH = shorthand.PATH
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model's folder, a run's folder and a table, in which the words are said."""
+    for place in ("policy", "saves/train/first/final_checkpoint"):
+        (tmp_path / place).mkdir(parents=True)
+    for name in ("my.csv", "keep.csv"):
+        (tmp_path / name).write_text("question,answer,forget\nWho?,Bob,1\nWhat?,Tea,0\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def composed(name: str, *words: str) -> Config:
+    return compose.compose(name, words, starting=True)
+
+
+def words(name: str, *given: str) -> list[str]:
+    return shorthand.expand(name, list(given), ()).words
+
+
+@pytest.mark.parametrize("place", ["policy", "./policy", "saves/train/first", "org/name", "/abs/model"])
+def test_a_model_is_named_by_its_place(place: str) -> None:
+    assert words("train", f"model={place}") == ["model=auto", f"{PATH}='{place}'"]
+
+
+def test_a_configurations_name_wins_over_a_folder_of_that_name(folder: Path) -> None:
+    (folder / "gpt2").mkdir()
+    assert words("train", "model=gpt2") == ["model=gpt2"]
+    assert words("train", "model=./gpt2") == ["model=auto", f"{PATH}='./gpt2'"]
+
+
+def test_a_model_of_an_experiment_is_the_path_that_is_named() -> None:
+    config = composed("unlearn", "experiment=unlearn/tofu/default", "model=saves/train/first", "task_name=t")
+    assert config.model.model_args[PATH.rpartition(".")[2]] == "saves/train/first"
+    assert not config.model.tokenizer_args, "the tokenizer follows the model"
+
+
+def test_a_bare_name_that_is_nothing_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"did you mean gpt2\?.*\./gtp2.*org/name"):
+        composed("train", "model=gtp2", "data=my.csv")
+
+
+def test_rows_are_named_by_their_file() -> None:
+    short = composed("train", "model=policy", "data=my.csv", "task_name=t")
+    spelled = composed("train", "model=auto", f"{PATH}=policy", "data=files", "data.train_file=my.csv", "task_name=t")
+    assert short.tree == spelled.tree
+    assert composed("train", "model=policy", "data.train_file=my.csv", "task_name=t").tree == short.tree
+
+
+def test_rows_of_the_hub_are_named_by_their_id() -> None:
+    assert words("train", "data=org/rows:test") == ["data=files", "data.train_file='org/rows:test'"]
+    assert words("train", "data=finetune") == ["data=finetune"]
+
+
+def test_what_is_forgotten_and_retained_is_named_by_two_files() -> None:
+    config = composed("unlearn", "model=policy", "trainer=NPO", "forget=my.csv", "retain=keep.csv", "task_name=t")
+    assert config.data is not None and config.data.files is not None
+    assert (config.data.files.forget_file, config.data.files.retain_file) == ("my.csv", "keep.csv")
+    assert not config.data.streams, "the benchmark's rows are not there beside them"
+
+
+def test_infer_and_tokenize_take_the_same_words() -> None:
+    config = compose.composed("infer", ["model=policy", "data=my.csv"], (), inference.read, starting=True)
+    assert (config.input_file, config.model.model_args) == ("my.csv", {PATH.rpartition(".")[2]: "policy"})
+    flat: Any = compose.flat(TokenizeConfig, ["model=policy", "data=my.csv", "output_file=x"], "unteach tokenize")
+    assert (flat.tokenizer_path, flat.input_file) == ("policy", "my.csv")
+
+
+def test_one_thing_named_twice_and_differently_is_refused() -> None:
+    with pytest.raises(UserError, match="name two; give one"):
+        composed("train", "model=policy", f"{PATH}=other", "data=my.csv")
+    with pytest.raises(UserError, match="name two; give one"):
+        composed("train", "model=policy", "data=my.csv", "data.train_file=keep.csv")
+    assert composed("train", "model=policy", f"{PATH}=policy", "data=my.csv").task_name == "policy-my"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (("train", "model=policy", "data=my.csv"), "policy-my"),
+        (("unlearn", "model=saves/train/policy-my/final_checkpoint", "data=my.csv", "trainer=NPO"), "policy-my-NPO"),
+        (("unlearn", "model=org/name", "forget=a/b c.csv", "retain=keep.csv", "trainer=NPO"), "name-b-c-NPO"),
+        (("train", "model=gpt2", "data=org/rows:test"), "gpt2-rows"),
+    ],
+)
+def test_a_run_without_a_name_is_called_by_what_it_is_made_of(given: tuple[str, ...], name: str) -> None:
+    verb, *rest = given
+    assert compose.compose(verb, rest).task_name == name
+    assert compose.compose(verb, [*rest, "task_name=mine"]).task_name == "mine"
+
+
+def test_the_formats_are_those_that_tables_reads() -> None:
+    assert set(shorthand.TABLES) == set(tables.FORMATS)
