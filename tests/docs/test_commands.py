@@ -8,6 +8,7 @@ with `# not checked` is left out.
 import itertools
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,39 @@ def test_no_two_commands_of_a_page_answer_into_one_file(workplace: Path, monkeyp
         if block.language == "python":
             outputs += [Path(name) for name in re.findall(r"output_file=([\w.]+)", block.text)]
     assert outputs and len(set(outputs)) == len(outputs)
+
+
+NOT_HERE = ("quantization=", "backend=vllm", "backend=openai", "modality=vlm", "launch=", "nproc=")
+"""Commands with these words need what a plain machine has not: bitsandbytes, vLLM, a server, images, processes."""
+CHAT = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{{ eos_token }}{% endfor %}"
+CHAT += "{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "workplace", [ROOT / "docs" / f"{name}.md" for name in ("inference", "training", "data")], indirect=True,
+    ids=lambda page: page.name,
+)  # fmt: skip
+def test_the_commands_of_a_page_work_one_after_the_other(workplace: Path, tiny_folder: Path) -> None:
+    """As they are written, in the order of the page, in one folder, with a tiny model that has a chat template."""
+    from transformers import AutoTokenizer
+
+    model = Path("MODEL")
+    model.unlink()
+    shutil.copytree(tiny_folder, model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(model)
+    num_run = 0
+    for words in commands(workplace):
+        if any(word.startswith(NOT_HERE) for word in words):
+            continue
+        num_run += 1
+        try:
+            cli._command(list(words))
+        except Exception as error:
+            pytest.fail(f"{workplace.name}, command {num_run}: unteach {shlex.join(words)}\n{error}")
+    assert num_run >= 3
 
 
 def test_every_page_can_be_reached_from_the_readme() -> None:
