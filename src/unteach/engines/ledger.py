@@ -125,10 +125,9 @@ class Ledger:
             if changed != "redo":
                 what = "; ".join([*([f"other settings: {', '.join(differing)}"] if differing else []), *among])
                 raise UserError(
-                    f"{self.output} holds answers to something else: {what}.\n"
-                    f"  To keep them beside the new ones, add output_file={self._free_name()}\n"
-                    "  changed=redo keeps the answers that hold and asks the others again; resume=never starts afresh; "
-                    "both move the old file aside"
+                    f"{self.output} holds answers to something else: {what}.\n  changed=redo keeps the answers that "
+                    "hold and asks the others again; resume=never starts afresh; both move the old file aside. To keep "
+                    f"them beside the new ones, add output_file={self._free_name()}"
                 )
             said += self._move_aside() if differing else self._carry(old, lines)
             said += [f"{sentence}; asked again" for sentence in among if not differing]
