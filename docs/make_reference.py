@@ -6,10 +6,8 @@ python docs/make_reference.py
 import ast
 import dataclasses
 import inspect
-import itertools
 import re
 import sys
-import textwrap
 import typing
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from unteach.config.tokenize import TokenizeConfig
 from unteach.launch import draws, settings
 from unteach.launch.plan import KEYS
 from unteach.models.handlers import LOADING
+from unteach.verbs.component_fields import docstrings_under, meanings_of, spell_type
 
 PAGE = Path(__file__).with_name("reference.md")
 HEAD = """\
@@ -135,7 +134,7 @@ def trainer() -> Iterator[str]:
     yield "Defaults, under every experiment and method; all others are the library's:\n"
     base = yaml.safe_load((groups.CONFIGS / "base_trainer.yaml").read_text())["layers"]["base"]["args"]
     yield from table(("field", "default"), [(f"`{name}`", code(value)) for name, value in base.items()])
-    own = [(f"`{name}`", spelled(eval(kind))) for name, kind in training_args.OWN.items()]
+    own = [(f"`{name}`", spell_type(eval(kind), "`")) for name, kind in training_args.OWN.items()]
     yield f"{documented(training_args)['OWN']}\n"
     yield from table(("field", "takes"), own)
     yield "Old names that are translated, and said once:\n"
@@ -284,49 +283,23 @@ def place(name: str) -> tuple[str, str]:
 
 def fields(cls: Any, leave_out: tuple[str, ...] = (), quirks: bool = False) -> Iterator[str]:
     """A table of a dataclass's fields: name, what it takes, default, help."""
-    said, hints, odd = described(cls), typing.get_type_hints(cls), getattr(cls, "QUIRKS", {}) if quirks else {}
+    said, hints, odd = meanings_of(cls), typing.get_type_hints(cls), getattr(cls, "QUIRKS", {}) if quirks else {}
     rows = []
     for one in dataclasses.fields(cls):
         if not one.init or one.name in leave_out:
             continue
         compat = f"compat: {code(odd[one.name])}" if one.name in odd else ""
         told = "; ".join(filter(None, (said.get(one.name), compat)))
-        rows.append((f"`{one.name}`", spelled(hints[one.name]), default_of(one), told))
+        rows.append((f"`{one.name}`", spell_type(hints[one.name], "`"), default_of(one), told))
     if rows:
         yield from table(("field", "takes", "default", ""), rows)
     else:
         yield "It has no fields.\n"
 
 
-def described(cls: Any) -> dict[str, str]:
-    """Field -> its help, or the docstring under it, in the class and those it derives from."""
-    found: dict[str, str] = {}
-    for base in reversed([c for c in cls.__mro__ if c.__module__.startswith("unteach.")]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)
-        helped = {one.name: one.metadata.get("help") for one in base.__dict__.get("__dataclass_fields__", {}).values()}
-        found |= {name: said for name, said in helped.items() if said} | strings_under(body.body)
-    return found
-
-
 def documented(module: Any) -> dict[str, str]:
     """Name -> the docstring under a module's assignment."""
-    return strings_under(ast.parse(inspect.getsource(module)).body)
-
-
-def strings_under(body: list[ast.stmt]) -> dict[str, str]:
-    found = {}
-    for line, below in itertools.pairwise(body):
-        target = (
-            line.target
-            if isinstance(line, ast.AnnAssign)
-            else line.targets[0]
-            if isinstance(line, ast.Assign)
-            else None
-        )
-        if isinstance(target, ast.Name) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            found[target.id] = " ".join(str(below.value.value).split())
-    return found
+    return docstrings_under(ast.parse(inspect.getsource(module)).body)
 
 
 def paragraphs(cls: type) -> str:
@@ -336,23 +309,6 @@ def paragraphs(cls: type) -> str:
 def escaped(text: str) -> str:
     """Text whose angle brackets, outside code, are no HTML."""
     return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(text.split("`")))
-
-
-def spelled(hint: Any) -> str:
-    """A type in plain words."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Literal:
-        return " or ".join(f"`{one}`" for one in inner)
-    if inner and type(None) in inner:
-        return f"{spelled(typing.Union[tuple(one for one in inner if one is not type(None))])} or null"  # noqa: UP007
-    if origin in (list, tuple):
-        return f"list of {spelled(inner[0])}"
-    if origin is dict:
-        return "mapping"
-    if inner:
-        return " or ".join(spelled(one) for one in inner)
-    words = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "anything", dict: "mapping"}
-    return words.get(hint) or f"mapping ({hint.__name__})"
 
 
 def default_of(one: Any) -> str:

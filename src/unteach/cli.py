@@ -33,37 +33,44 @@ class Verb:
 
 RUN = ("config_dirs", "config_name")
 VERBS = {
-    "train": Verb("teach a model (or, with --config-name=unlearn, make it forget)", "train", RUN, "train"),
-    "unlearn": Verb("make a model forget: train --config-name=unlearn", "train", RUN, "unlearn"),
+    "train": Verb("teach a model: fine-tune, pretrain, classify, prefer", "train", RUN, "train"),
+    "unlearn": Verb("make a model forget some rows and keep others", "train", RUN, "unlearn"),
     "eval": Verb("measure what a model knows", "evaluate", RUN, "eval"),
-    "infer": Verb("ask a model every row of a table, and lose none: infer model=… input_file=…", "infer"),
-    "check": Verb("all about a run but the run: check unlearn key=value … [--print]", "check", (*RUN, "printed")),
+    "infer": Verb("ask a model every row of a table, and lose none", "infer"),
+    "ask": Verb("put one question to a model, or one after the other", "ask"),
+    "check": Verb("all about a run but the run: rows, steps, memory, every key", "check", (*RUN, "printed")),
     "study": Verb("many runs and the order between them", "study", ("config_dirs", "write")),
     "tokenize": Verb("rows to memory-mapped tokens, once, for many runs", "tokenize", ()),
     "report": Verb("runs beside each other: a table, and one page with everything", "report", ()),
     "compare": Verb("what changed between two runs", "compare", ()),
-    "export": Verb("a run, a checkpoint or an adapter as a plain model folder: export RUN to=FOLDER", "export", ()),
-    "history": Verb("what a run logged, as a table: history RUN [to=FILE.csv]", "history", ()),
-    "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in under two minutes", "demo"),
+    "export": Verb("a run, a checkpoint or an adapter as a plain model folder", "export", ()),
+    "history": Verb("what a run logged, as a table", "history", ()),
+    "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in minutes", "demo"),
     "fetch": Verb("published retain logs, or the WMDP corpora", "fetch"),
     "world": Verb("an authors world of your own, as a dataset folder", "world", ()),
-    "list": Verb("methods, metrics, datasets, models, suites, experiments, launch files", "listing"),
+    "list": Verb("methods, metrics, datasets, models, experiments, and their fields", "listing"),
 }
 OPTIONS = {"--config-name": "config_name", "-cn": "config_name", "--config-dir": "config_dirs", "-cd": "config_dirs"}
 OPTIONS |= {"--config": "run_file", "--write": "write"}
 FLAGS = {"--print": "printed"}
+REPORT = "CONTRIBUTING.md in the repository of unteach says how"
 HELP = f"""unteach: teach language models, make them forget, and prove what they still know
 
-usage: unteach VERB [--config-name NAME] [--config-dir FOLDER] [key=value …]
+usage: unteach VERB [key=value ...] [--config-dir FOLDER] [--config-name NAME]
+       unteach VERB --help
 
-{chr(10).join(f"  {name:<9}{verb.what}" for name, verb in VERBS.items())}
+{chr(10).join(f"  {name:<9} {verb.what}" for name, verb in VERBS.items())}
 
-examples:
+examples
   unteach demo
-  unteach unlearn experiment=unlearn/tofu/default trainer=NPO forget_split=forget05 task_name=first
-  unteach eval experiment=eval/tofu/default task_name=second model=auto \\
-      model.model_args.pretrained_model_name_or_path=saves/unlearn/first
+  unteach ask model=saves/demo/full "Who wrote it?"
+  unteach train model=MODEL data=my.csv
+  unteach unlearn model=MODEL forget=forget.csv retain=retain.csv trainer=NPO
+  unteach report saves/unlearn/mine
   unteach list methods
+
+MODEL is a folder, a run, or a hub id (org/name). The pages that help names as
+docs/... are in the repository of unteach; docs/first-hour.md comes first.
 """
 
 
@@ -100,7 +107,8 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(known[1])
         traceback.print_exc()
         print(
-            f"unteach{_which()}: this is a bug, not your mistake; please report it with the lines above",
+            f"unteach{_which()}: this is a bug, not your mistake. Please report it with the lines above "
+            f"to the maintainers ({REPORT})",
             file=sys.stderr,
         )
         sys.exit(EXIT_BUG)
@@ -112,8 +120,10 @@ def _which() -> str:
 
 
 def _command(words: list[str]) -> None:
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP)
+    if words and words[0] == "help":
+        words = [*words[1:], "--help"]
+    if not words or words[0] in ("-h", "--help"):
+        print(HELP, end="")
         return
     name, rest = words[0], words[1:]
     if name in ("--version", "-V", "-v", "version"):
@@ -126,10 +136,12 @@ def _command(words: list[str]) -> None:
 
         raise UserError(synonyms.unknown_verb(name, VERBS))
     verb = VERBS[name]
-    module = importlib.import_module(f"unteach.verbs.{verb.module}")
     if "-h" in rest or "--help" in rest:
-        print(f"unteach {name}: {verb.what}\n\n{(module.__doc__ or '').strip()}")
+        from unteach.verbs.help import show_help
+
+        print(show_help(name), end="")
         return
+    module = importlib.import_module(f"unteach.verbs.{verb.module}")
     options, overrides = _options(rest, name)
     for option in options:
         if option not in verb.options:

@@ -139,7 +139,7 @@ def test_an_adapter_is_taken_out_of_a_whole_state_dict(
 
 def as_deepspeed_does(model: Any, state: dict[str, torch.Tensor], place: Path) -> None:
     """The files of a ZeRO-2 checkpoint of one process, as DeepSpeed 0.19 lays them out, without running it."""
-    zero = pytest.importorskip("deepspeed.runtime.zero.config", reason="pip install deepspeed")
+    zero = pytest.importorskip("deepspeed.runtime.zero.config", reason='pip install ".[deepspeed]"')
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     frozen = {name: parameter for name, parameter in model.named_parameters() if not parameter.requires_grad}
     tag = place / "global_step1"

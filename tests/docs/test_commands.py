@@ -5,8 +5,10 @@ model; the page's commands are composed in that folder and its other Python bloc
 with `# not checked` is left out.
 """
 
+import itertools
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from unteach.errors import UserError
 from unteach.launch import accelerated, composing, kept
 from unteach.launch.studyfile import Study
 from unteach.verbs import (
+    ask,
     check,
     compare,
     evaluate,
@@ -39,6 +42,22 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SCRIPTS = {"src/train.py": "train", "src/eval.py": "eval"}
 UNCHECKED = "# not checked"
+SHELL = ("<", ">", "|")
+"""What ends a command's words: where its input comes from, and where its output goes."""
+ROWS = "question,answer\nWho wrote it?,She did.\nWhere is the key?,Under the third stone.\n"
+FILES = {
+    "my.csv": ROWS,
+    "forget.csv": ROWS,
+    "retain.csv": "question,answer\nWhat is the capital of France?,Paris.\nHow many days has a week?,Seven.\n",
+    "both.csv": "question,answer,forget\nWho wrote it?,She did.,1\nWhere is the key?,There.,0\n",
+    "mails.csv": "text,label\nWhere is my parcel?,delivery\nI was charged twice.,billing\n",
+    "questions.csv": "input\nWho wrote it?\n",
+    "answered.csv": ROWS,
+    "questions.txt": "Who wrote it?\n",
+    "run.yaml": "model: MODEL\ndata: my.csv\ntask_name: of_a_file\n",
+    "FOLDER/full.jsonl": '{"question": "Who wrote it?", "answer": "She did."}\n',
+}
+"""Files that commands name without a page saying what is in them."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,7 @@ def commands(page: Path) -> Iterator[list[str]]:
             words = shlex.split(line, comments=True) if not line.rstrip().endswith(UNCHECKED) else []
             for place, word in enumerate(words):
                 if word == "unteach" and place + 1 < len(words):
-                    yield words[place + 1 :]
+                    yield list(itertools.takewhile(lambda word: word not in SHELL, words[place + 1 :]))
                     break
                 if word in SCRIPTS:
                     yield [SCRIPTS[word], *words[place + 1 :]]
@@ -78,14 +97,22 @@ def workplace(
 ) -> Path:
     """The folder that a page's commands are given in: its files, and a model."""
     page: Path = request.param
+    make_place(tmp_path, tiny_folder)
     for block in blocks(page):
         if block.title:
             file = tmp_path / block.title
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(block.text, encoding="utf-8")
-    (tmp_path / "MODEL").symlink_to(tiny_folder)
     monkeypatch.chdir(tmp_path)
     return page
+
+
+def make_place(folder: Path, model: Path) -> None:
+    """Puts what commands name into a folder: the model MODEL, and files."""
+    (folder / "MODEL").symlink_to(model)
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
 
 
 def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +122,8 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "absent", lambda plain, placed: [])  # what an earlier command of the page would make
     monkeypatch.setattr(accelerated, "_run", lambda arguments: None)
     monkeypatch.setattr(accelerated, "_gpus", lambda name: 2)
+    monkeypatch.setattr(ask, "open_model", lambda config: lambda question: "an answer")
+    monkeypatch.setattr(ask, "read_questions", lambda: iter(["Who wrote it?"]))
     monkeypatch.setattr(check, "check", lambda config: None)
     monkeypatch.setattr(tokenize, "tokenize", lambda config: None)
     for reader in (compare, report):
@@ -125,6 +154,87 @@ def test_every_command_composes(workplace: Path, monkeypatch: pytest.MonkeyPatch
             pytest.fail(f"{workplace.name}: unteach {shlex.join(words)}\n{error}")
 
 
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_example_of_a_help_text_composes(
+    verb: str, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli._command([verb, "--help"])
+    page = tmp_path / "page.md"
+    examples = capsys.readouterr().out.partition("\nexamples\n")[2].split("\n\n")[0]
+    page.write_text(f"```\n{examples}\n```\n")
+    make_place(tmp_path, tiny_folder)
+    monkeypatch.chdir(tmp_path)
+    only_compose(monkeypatch)
+    assert len(list(commands(page))) >= 2
+    for words in commands(page):
+        try:
+            cli._command(words)
+        except Exception as error:
+            pytest.fail(f"unteach {verb} --help: unteach {shlex.join(words)}\n{error}")
+
+
+@pytest.mark.parametrize(
+    "workplace", [PAGES[0], ROOT / "docs" / "inference.md"], indirect=True, ids=lambda page: page.name
+)
+def test_no_two_commands_of_a_page_answer_into_one_file(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one would be refused: a file of answers belongs to one model and its settings."""
+    only_compose(monkeypatch)
+    outputs: list[Path] = []
+    monkeypatch.setattr(infer, "run", lambda config: outputs.append(infer.output_of(config)))
+    for words in commands(workplace):
+        if words[0] == "infer":
+            cli._command(list(words))
+    for block in blocks(workplace):
+        if block.language == "python":
+            outputs += [Path(name) for name in re.findall(r"output_file=([\w.]+)", block.text)]
+    assert outputs and len(set(outputs)) == len(outputs)
+
+
+NOT_HERE = ("quantization=", "backend=vllm", "backend=openai", "modality=vlm", "launch=", "nproc=")
+"""Commands with these words need what a plain machine has not: bitsandbytes, vLLM, a server, images, processes."""
+CHAT = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{{ eos_token }}{% endfor %}"
+CHAT += "{% if add_generation_prompt %}<assistant>{% endif %}"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "workplace", [ROOT / "docs" / f"{name}.md" for name in ("inference", "training", "data")], indirect=True,
+    ids=lambda page: page.name,
+)  # fmt: skip
+def test_the_commands_of_a_page_work_one_after_the_other(workplace: Path, tiny_folder: Path) -> None:
+    """As they are written, in the order of the page, in one folder, with a tiny model that has a chat template."""
+    from transformers import AutoTokenizer
+
+    model = Path("MODEL")
+    model.unlink()
+    shutil.copytree(tiny_folder, model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = CHAT
+    tokenizer.save_pretrained(model)
+    num_run = 0
+    for words in commands(workplace):
+        if any(word.startswith(NOT_HERE) for word in words):
+            continue
+        num_run += 1
+        try:
+            cli._command(list(words))
+        except Exception as error:
+            pytest.fail(f"{workplace.name}, command {num_run}: unteach {shlex.join(words)}\n{error}")
+    assert num_run >= 3
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, waiting = set[Path](), [PAGES[0]]
+    while waiting:
+        page = waiting.pop()
+        if page in reached or page.suffix != ".md" or not page.is_file():
+            continue
+        reached.add(page)
+        targets = re.findall(r"\]\(([^)\s#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+        waiting += [(page.parent / target).resolve() for target in targets if "://" not in target]
+    assert set(PAGES) <= reached
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
@@ -142,8 +252,8 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_list_there_is_said_to_be_is_there(page: Path) -> None:
-    words = re.findall(r"unteach list (\w+)", page.read_text(encoding="utf-8"))
-    assert set(words) <= set(listing.KINDS)
+    words = set(re.findall(r"unteach list (\w+)", page.read_text(encoding="utf-8"))) - {"VERB", "NAME", "METHOD"}
+    assert words <= {*listing.KINDS, *(name for kind in ("methods", "metrics") for name, _, _ in listing.listed(kind))}
 
 
 def test_each_kind_has_members() -> None:
@@ -179,7 +289,7 @@ COMPONENTS = ROOT / "docs" / "components.md"
 
 @pytest.mark.parametrize(
     "workplace",
-    [COMPONENTS, *(ROOT / "docs" / f"{name}.md" for name in ("inference", "data"))],
+    [PAGES[0], COMPONENTS, *(ROOT / "docs" / f"{name}.md" for name in ("inference", "data"))],
     indirect=True,
     ids=lambda page: page.name,
 )

@@ -180,7 +180,7 @@ def test_without_the_package_the_command_that_installs_it_is_said(
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lm_eval" else real(name))
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UserError, match=r'not installed. Install it: pip install "unteach\[lm-eval\]"'):
+    with pytest.raises(UserError, match=r'not installed.*pip install "\.\[lm-eval\]"'):
         suites.plan(suite(folder)["lm_eval"], tiny.template)
 
 

@@ -95,7 +95,9 @@ def test_other_options_are_refused_or_asked(ask: Infer, table: Path) -> None:
     first = ask()
     output = table.parent / "in_output.jsonl"
     before = output.read_bytes()
-    with pytest.raises(UserError, match="other settings: max_new_tokens, temperature"):
+    with pytest.raises(
+        UserError, match=r"other settings: max_new_tokens, temperature(.*\n)+.*add output_file=\S*in_output_2\.jsonl"
+    ):
         ask("max_new_tokens=9", "temperature=2.0")
     assert output.read_bytes() == before
     assert ask("backend_args.batch_size=2") == first, "a batch's size changes nothing"

@@ -96,7 +96,7 @@ def test_adapters_are_asked_on_their_base(tiny_folder: Path, tiny: Any, tmp_path
 
 @pytest.mark.parametrize("bits", ["4bit", "8bit"])
 def test_quantised_weights_are_asked(blocks_folder: Path, tiny: Any, tmp_path: Path, bits: str) -> None:
-    pytest.importorskip("bitsandbytes", reason="pip install unteach[quant]")
+    pytest.importorskip("bitsandbytes", reason='pip install ".[quant]"')
     import transformers
 
     table = write_lines(tmp_path / "t.jsonl", questions(3))

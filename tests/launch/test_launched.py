@@ -155,7 +155,7 @@ def test_how_processes_ended_is_how_the_command_ends(codes: dict[int, int], kind
 
 def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install \"unteach\[deepspeed\]\""):
+    with pytest.raises(UserError, match=r"pip install \"\.\[deepspeed\]\""):
         processes._refuse_without_deepspeed("zero3")
 
 

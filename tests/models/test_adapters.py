@@ -189,7 +189,7 @@ def test_a_list_a_comma_string_and_all_linear_are_targets(base: Path, kit: Path,
 
 def test_qlora_trains_an_adapter_over_four_bit_weights(base: Path, kit: Path, tmp_path: Path) -> None:
     """The reference passes, without gradient, leave the weights in a form through which gradients pass."""
-    pytest.importorskip("bitsandbytes", reason="pip install unteach[quant]")
+    pytest.importorskip("bitsandbytes", reason='pip install ".[quant]"')
     quantised = "model.model_args.quantization_config={load_in_4bit: true, bnb_4bit_quant_type: nf4}"
     extra = (LORA, quantised, "trainer.method_args.retain_loss_type=KL", "trainer.args.gradient_checkpointing=true")
     train(*words(base, kit, tmp_path / "run", *extra), config_name="unlearn")
@@ -199,7 +199,7 @@ def test_qlora_trains_an_adapter_over_four_bit_weights(base: Path, kit: Path, tm
 
 
 def test_four_bit_weights_without_an_adapter_are_refused(base: Path, kit: Path, tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes", reason="pip install unteach[quant]")
+    pytest.importorskip("bitsandbytes", reason='pip install ".[quant]"')
     with pytest.raises(UserError, match=r"model\.peft_args"):
         train(
             *words(base, kit, tmp_path / "run", "model.model_args.quantization_config={load_in_4bit: true}"),

@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from unteach.errors import missing_extra
+
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -157,3 +159,28 @@ def test_what_is_declared_is_used() -> None:
     }
     owners = {canonicalize_name(owner) for name in names for owner in homes.get(name, [name])}
     assert declared() <= owners
+
+
+def test_extras_are_installed_from_a_clone() -> None:
+    """Nothing of ours is on a package index, so no page or message sends users there for unteach's extras."""
+    from_index = re.compile(r"unteach\s*\[[a-z-]+\]")
+    extra = re.compile(r"pip install ['\"]?\.\[([a-z-]+)\]")
+    found, named = [], set()
+    for file in tracked_files():
+        if file.suffix not in (".py", ".md", ".yaml", ".toml") and file.name != "Makefile":
+            continue
+        text = file.read_text(encoding="utf-8")
+        found += [f"{file.relative_to(ROOT)}: {match[0]}" for match in from_index.finditer(text)]
+        named |= set(extra.findall(text))
+    assert not found, found
+    assert named and named <= set(PROJECT["optional-dependencies"])
+
+
+def test_a_missing_extra_says_how_to_install_it() -> None:
+    extras = {name for name in PROJECT["optional-dependencies"] if name != "dev"}
+    for name in extras:
+        assert f'pip install ".[{name}]"' in missing_extra(name, "this")
+    calls = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        calls |= set(re.findall(r"missing_extra\(\s*\"([a-z-]+)\"", file.read_text(encoding="utf-8")))
+    assert calls and calls <= extras

@@ -107,7 +107,7 @@ def test_tensorboard_has_losses_and_samples(shown: Path) -> None:
 
 
 def test_wandb_is_shown_the_samples(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wandb = pytest.importorskip("wandb", reason="pip install unteach[track]")
+    wandb = pytest.importorskip("wandb", reason='pip install ".[track]"')
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     shown, real = [], wandb.Run.log

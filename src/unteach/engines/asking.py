@@ -12,6 +12,7 @@ from unteach.data.template import Template
 from unteach.engines.answers import Skipped
 from unteach.engines.backends.base import Failure, Request
 from unteach.engines.base import Ids
+from unteach.engines.ledger import Line
 from unteach.engines.sheet import Columns, Sheet
 from unteach.errors import UserError
 from unteach.seeds import subseed
@@ -66,6 +67,15 @@ class Asker:
                     request, asked.cut[number] = self._shortened(request, over), over
                 asked.requests.append(request)
         return asked
+
+    def ask_one(self, number: int, row: tables.Row) -> Request:
+        """The request of one row that comes from no file, as `ask` builds it; UserError where it cannot be asked."""
+        place = tables.Place("the question", "line", 0)
+        line = Line(number, row, "")
+        asked = self.ask(Sheet([(place, row)], [line], []))
+        for why in asked.unasked.values():
+            raise UserError(why.why if isinstance(why, Failure) else "the question is too long for this model")
+        return replace(asked.requests[0], number=number)
 
     def _too_long(self, request: Request) -> str:
         after = f"{self.new} new ones" if self.new else f"{len(request.answer)} of the answer"

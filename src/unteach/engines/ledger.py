@@ -11,6 +11,7 @@ over, and its row is asked again.
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import secrets
@@ -126,8 +127,8 @@ class Ledger:
                 what = "; ".join([*([f"other settings: {', '.join(differing)}"] if differing else []), *among])
                 raise UserError(
                     f"{self.output} holds answers to something else: {what}.\n  changed=redo keeps the answers that "
-                    "hold and asks the others again; resume=never starts afresh; both move the old file aside. Or name "
-                    "another output_file"
+                    "hold and asks the others again; resume=never starts afresh; both move the old file aside. To keep "
+                    f"them beside the new ones, add output_file={self._free_name()}"
                 )
             said += self._move_aside() if differing else self._carry(old, lines)
             said += [f"{sentence}; asked again" for sentence in among if not differing]
@@ -135,6 +136,11 @@ class Ledger:
         if old is None:
             Meta(settings, rows).write(self.meta)
         return said
+
+    def _free_name(self) -> Path:
+        """A name beside the output's that nothing has yet."""
+        names = (self.output.with_name(f"{self.output.stem}_{number}.jsonl") for number in itertools.count(2))
+        return next(name for name in names if not name.exists() and not name.with_suffix(".meta.json").exists())
 
     def _old(self) -> "Meta | None":
         return Meta.read(self.meta) if self.meta.exists() else None

@@ -1,5 +1,6 @@
 """What a run of inference will ask, found out before any weights are loaded: prompts, and what answers depend on."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -40,22 +41,44 @@ class Plan:
     longest: int
 
 
-def plan(config: InferConfig, columns: Columns, sheet: Sheet) -> Plan:
-    """Reads the tokenizer and the template, builds every prompt, and names what the answers depend on."""
-    model = _quantised(config)
-    said = [f"the columns {', '.join(sheet.not_kept)} hold no plain values and are not kept"] if sheet.not_kept else []
+@dataclass
+class PromptBuilder:
+    """Builds a model's prompts; its tokenizer and template are read, its weights are not.
+
+    describe_model: what answers depend on of the model; it takes the digest of the weights' files, which costs time.
+    notes: what the user should know of how the model is asked.
+    """
+
+    model: ModelConfig
+    asker: Asker
+    describe_model: Callable[[], dict[str, Any]]
+    notes: list[str]
+
+
+def build_prompter(config: InferConfig, columns: Columns) -> PromptBuilder:
+    """Reads the tokenizer and the template of the model that `config` names."""
+    model, notes = _quantised(config), list[str]()
     if config.backend.LOCAL and config.modality == "vlm":
-        asker, of_model = _seeing(replace(config, model=model), columns)
+        asker, describe_model = _seeing(replace(config, model=model), columns)
     elif config.backend.LOCAL:
         model, by_column = _templated(model, columns.input)
-        asker, of_model = _local(replace(config, model=model), columns)
+        asker, describe_model = _local(replace(config, model=model), columns)
         if by_column and asker.template:
-            said.append(_of_template(asker.template, columns.input))
+            notes.append(_of_template(asker.template, columns.input))
     else:
-        asker, of_model = _remote(config, columns)
-    asked = asker.ask(sheet)
+        asker, describe_model = _remote(config, columns)
+    return PromptBuilder(model, asker, describe_model, notes)
+
+
+def plan(config: InferConfig, columns: Columns, sheet: Sheet) -> Plan:
+    """Builds every prompt, and names what the answers depend on."""
+    said = [f"the columns {', '.join(sheet.not_kept)} hold no plain values and are not kept"] if sheet.not_kept else []
+    prompter = build_prompter(config, columns)
+    said += prompter.notes
+    asked = prompter.asker.ask(sheet)
     said.append(f"the first prompt: {shown(asked.requests)!r}")
-    return Plan(model, asked, {**of_model, **_of_run(config, columns)}, said, asked.longest + asker.new)
+    settings = {**prompter.describe_model(), **_of_run(config, columns)}
+    return Plan(prompter.model, asked, settings, said, asked.longest + prompter.asker.new)
 
 
 def _quantised(config: InferConfig) -> ModelConfig:
@@ -82,7 +105,7 @@ def _of_template(template: Any, column: str) -> str:
     return said + ("; it has a chat template, which template=chat takes" if chat else "")
 
 
-def _local(config: InferConfig, columns: Columns) -> tuple[Asker, dict[str, Any]]:
+def _local(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], dict[str, Any]]]:
     if config.kind == "classify":
         from unteach.engines.backends.classifying import load_empty
     else:
@@ -95,30 +118,38 @@ def _local(config: InferConfig, columns: Columns) -> tuple[Asker, dict[str, Any]
     asker = Asker(config, columns, shown_by, empty.tokenizer, context_of(empty.model))
     given = {name: value for name, value in config.model.model_args.items() if name not in FREE}
     template = {**asdict(shown_by.args), "kind": shown_by.kind} if shown_by else None
-    return asker, {
-        "model": empty.identity(memory()),
-        "model_args": given,
-        "dtype": empty.compute,
-        "tokenizer": _of_tokenizer(empty.tokenizer),
-        "template": template,
-    }
+
+    def describe_model() -> dict[str, Any]:
+        return {
+            "model": empty.identity(memory()),
+            "model_args": given,
+            "dtype": empty.compute,
+            "tokenizer": _of_tokenizer(empty.tokenizer),
+            "template": template,
+        }
+
+    return asker, describe_model
 
 
-def _seeing(config: InferConfig, columns: Columns) -> tuple[Asker, dict[str, Any]]:
+def _seeing(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], dict[str, Any]]]:
     """Of a model that reads images; its prompts are made where its images are read."""
     from unteach.models.loading import memory
     from unteach.models.vision import load_empty
 
     empty = load_empty(config.model)
     given = {name: value for name, value in config.model.model_args.items() if name not in FREE}
-    return Asker(config, columns, None, None, None), {
-        "model": empty.identity(memory()),
-        "model_args": given,
-        "dtype": empty.compute,
-        "tokenizer": _of_tokenizer(empty.tokenizer),
-        "processor": runs.digest(empty.processor.to_dict()),
-        "template": runs.digest(empty.processor.chat_template),
-    }
+
+    def describe_model() -> dict[str, Any]:
+        return {
+            "model": empty.identity(memory()),
+            "model_args": given,
+            "dtype": empty.compute,
+            "tokenizer": _of_tokenizer(empty.tokenizer),
+            "processor": runs.digest(empty.processor.to_dict()),
+            "template": runs.digest(empty.processor.chat_template),
+        }
+
+    return Asker(config, columns, None, None, None), describe_model
 
 
 def _of_tokenizer(tokenizer: Any) -> str:
@@ -127,14 +158,15 @@ def _of_tokenizer(tokenizer: Any) -> str:
     return runs.digest([words, getattr(tokenizer, "chat_template", None), tokenizer.special_tokens_map])
 
 
-def _remote(config: InferConfig, columns: Columns) -> tuple[Asker, dict[str, Any]]:
+def _remote(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], dict[str, Any]]]:
     args = config.model.template_args
     if args.kind == "qa":
         raise UserError(
             f"template=qa is read from a model's folder, and backend={config.backend_name} knows a server only: say "
             "template=raw or template=chat"
         )
-    return Asker(config, columns, None, None, None), {"model": config.model.model_args[PATH], "template": asdict(args)}
+    settings = {"model": config.model.model_args[PATH], "template": asdict(args)}
+    return Asker(config, columns, None, None, None), lambda: settings
 
 
 def _of_run(config: InferConfig, columns: Columns) -> dict[str, Any]:

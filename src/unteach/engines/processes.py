@@ -16,7 +16,7 @@ from typing import Any
 from unteach import launched
 from unteach.engines import builds
 from unteach.engines.base import Gather
-from unteach.errors import Preempted, UserError
+from unteach.errors import Preempted, UserError, missing_extra
 
 _asked = False
 _interrupted = False
@@ -211,4 +211,4 @@ def _refuse_without_deepspeed(mode: str) -> None:
     import importlib.util
 
     if mode.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
-        raise UserError('ZeRO is DeepSpeed\'s, and that is not installed: pip install "unteach[deepspeed]"')
+        raise UserError(missing_extra("deepspeed", f"launch={mode} (DeepSpeed's ZeRO)"))

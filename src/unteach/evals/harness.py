@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
 from unteach.engines.base import Engine
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, missing_extra, nearest
 from unteach.evals.base import TaskResult
 
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -51,10 +51,7 @@ def refuse_unknown(task: str, config: SuiteConfig) -> None:
 def _refuse_unwritten(task: str, config: SuiteConfig) -> None:
     """Refuses a name that is in none of the files that define tasks."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise UserError(
-            f"eval.{config.suite}: {task} is a task of lm-evaluation-harness, which is not installed. Install it: "
-            'pip install "unteach[lm-eval]"'
-        )
+        raise UserError(missing_extra("lm-eval", f"eval.{config.suite}: {task}, a task of lm-evaluation-harness,"))
     path = config.simple_evaluate_args.include_path
     if path and not os.path.isdir(path):
         raise UserError(f"eval.{config.suite}.simple_evaluate_args.include_path={path}: there is no such folder")

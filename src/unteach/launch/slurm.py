@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
-from unteach.errors import UserError
+from unteach.errors import UserError, missing_extra
 from unteach.launch import queue, states
 from unteach.launch.batches import Batch, batches
 from unteach.launch.job import Job
@@ -147,7 +147,7 @@ def executor_of(folder: Path, own: Slurm, name: str, dependency: str) -> Any:
     try:
         import submitit
     except ImportError:
-        raise UserError("Slurm is reached through submitit, which is not here: pip install 'unteach[slurm]'") from None
+        raise UserError(missing_extra("slurm", "submitting to Slurm")) from None
     executor = submitit.AutoExecutor(
         folder, cluster="slurm", slurm_max_num_timeout=own.requeues, slurm_python=own.python
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import runs
-from unteach.errors import UserError
+from unteach.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -204,7 +204,7 @@ def _deepspeed(folder: Path) -> "dict[str, Tensor]":
     try:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
     except ImportError:
-        raise UserError("reading DeepSpeed's checkpoints needs deepspeed: pip install deepspeed") from None
+        raise UserError(missing_extra("deepspeed", "reading DeepSpeed's checkpoints")) from None
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag.name)

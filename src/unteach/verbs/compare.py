@@ -1,9 +1,4 @@
-"""`unteach compare A B [suite=SUITE]`: what changed between two evaluated runs.
-
-Prints each metric in A and in B with the difference and its 95 % interval (a star where zero lies outside it), the
-settings that differ, and the answers that changed most. Where both were measured on the same rows, the interval is a
-bootstrap over pairs of rows; elsewhere it comes from the two values' own intervals.
-"""
+"""`unteach compare`: what changed between two evaluated runs."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,8 +1,4 @@
-"""`unteach demo [seed=N]`: the smallest study, from nothing to a report, offline.
-
-Makes the authors world, teaches a tiny Llama all of it (`full`) and all but the forget authors (`retain`, the gold
-standard), unlearns the full model with GradAscent, GradDiff and NPO, and evaluates each with the TOFU suite.
-"""
+"""`unteach demo`: the smallest study, from nothing to a report, offline."""
 
 import os
 import time

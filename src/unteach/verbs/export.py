@@ -1,13 +1,4 @@
-"""`unteach export WHAT [to=FOLDER] [as=model|adapter] [dtype=…] [push=REPO]`: anything trained as a plain model folder.
-
-WHAT is a run, one of its checkpoints, an adapter, or weights of another trainer: pytorch_model.bin (only tensors are
-read of it), safetensors, FSDP's or DeepSpeed's sharded checkpoints. as=model merges an adapter into its base in full
-precision; as=adapter writes a PEFT folder, taken out of a whole state dict where need be. What a run knows is read from
-it; elsewhere say model.base_path=BASE and model.peft_args='{r: 64, lora_alpha: 32}' as in training.
-
-dtype: float32, bfloat16 or float16; without it, what the weights (or the base) are in. push uploads the folder to the
-hub, into a private repository unless private=false. Nothing is trained, and what is exported stays as it is.
-"""
+"""`unteach export`: anything trained as a plain model folder."""
 
 import contextlib
 import glob

@@ -1,9 +1,4 @@
-"""`unteach fetch retain-logs|wmdp [to=FOLDER]`: what others published and evaluations or experiments need.
-
-retain-logs: OpenUnlearning's evaluation logs of retain models, to <to>/<name>/<SUITE>_EVAL.json (default saves/eval).
-wmdp: the corpora that WMDP's unlearning starts from, to <to>/<name>.jsonl (default data/wmdp/wmdp-corpora). The
-bio-forget corpus is gated: ask for it on its page, `hf auth login`, and fetch again.
-"""
+"""`unteach fetch`: download what others published and evaluations or experiments need."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,24 +29,43 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
 
 
 def retain_logs(folder: Path) -> None:
-    """Every JSON file of the published logs; those that are there already are not fetched again."""
+    """Fetch every JSON file of the published logs; those that are there already are not fetched again.
+
+    Where the hub does not answer, `snapshot_download` takes any folder with something in it for the download. So the
+    hub is asked first which files there are, and afterwards each of them must lie in the folder.
+    """
     import huggingface_hub
 
     try:
-        huggingface_hub.snapshot_download(LOGS, repo_type="dataset", allow_patterns="*.json", local_dir=folder)
+        published = huggingface_hub.HfApi().dataset_info(LOGS)
+        names = [file.rfilename for file in published.siblings or () if file.rfilename.endswith(".json")]
+        num_before = sum((folder / name).exists() for name in names)
+        huggingface_hub.snapshot_download(
+            LOGS, repo_type="dataset", revision=published.sha, allow_patterns="*.json", local_dir=folder
+        )
     except Exception as error:
         raise _unreachable(LOGS, error) from None
+    if not names:
+        raise UserError(f"{LOGS} holds no logs (*.json) any more; nothing was fetched")
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(names)} logs of {LOGS} did not arrive in {folder} (the first: {missing[0]}). "
+            "Run the same command again; what arrived stays"
+        )
+    print(f"logs: {len(names) - num_before} fetched, {num_before} there already")
 
 
 def wmdp(folder: Path) -> None:
     """Each corpus as JSON lines, whole or not at all; a gated one that is not open to the user is said, not fatal."""
     import datasets
 
-    fetched = 0
+    landed = 0
     for name, (repository, config) in CORPORA.items():
         target = folder / f"{name}.jsonl"
         if target.exists():
             print(f"there already: {target}")
+            landed += 1
             continue
         try:
             rows = datasets.load_dataset(repository, config, split="train")
@@ -60,9 +74,9 @@ def wmdp(folder: Path) -> None:
             continue
         with runs.replacing(target) as temporary:
             rows.to_json(temporary, lines=True, force_ascii=False)
-        fetched += 1
+        landed += 1
         print(f"fetched: {target} ({len(rows):,} rows)")
-    if not fetched and not any(folder.glob("*.jsonl")):
+    if not landed:
         raise UserError("nothing could be fetched; the lines above say why")
 
 

@@ -1,9 +1,4 @@
-"""`unteach history RUN [to=csv|FILE]`: everything that a run logged, one row a step.
-
-RUN is a run's folder (its metrics.jsonl; a running one too), a folder with another trainer's trainer_state.json, or
-wandb:ENTITY/PROJECT/ID, which is read whole from Weights & Biases. to=csv prints CSV; to=FILE.csv or FILE.jsonl writes
-it. `unteach.get_history(run)` gives the same as a pandas DataFrame.
-"""
+"""`unteach history`: everything that a run logged, one row a step."""
 
 import json
 import sys

@@ -1,9 +1,4 @@
-"""`unteach report RUN… [out=FOLDER] [suite=SUITE]`: evaluated runs beside each other.
-
-A RUN is a run's folder, a folder of runs (a study), a pattern in quotes, an OpenUnlearning log folder, or a
-<SUITE>_EVAL.json. Prints the table and writes report.md, .csv, .json, .png and .html to out (saves/report). Without
-suite= every suite that the runs have is shown. Which run is the retain model is read from its configuration or name.
-"""
+"""`unteach report`: evaluated runs beside each other, as a table and one page with everything."""
 
 import os
 import re

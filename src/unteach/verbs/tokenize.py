@@ -1,10 +1,4 @@
-"""`unteach tokenize input_file=… output_file=… tokenizer_path=… max_length=…`: rows to tokens, once, for many runs.
-
-Reads any table that training reads, streaming and with num_proc processes, and writes a folder of memory-mapped Arrow
-shards with a manifest. `unteach train data=files data.train_file=<that folder>` trains on it, and gives the run that
-the rows themselves would have given. too_long: drop, truncate_left, truncate_right or split. columns.input=NAME maps a
-column; kind=text makes text to pretrain on. The same command again goes on where an interrupted one stopped.
-"""
+"""`unteach tokenize`: rows to memory-mapped tokens, once, for many runs."""
 
 import os
 from pathlib import Path

@@ -1,12 +1,4 @@
-"""`unteach world to=FOLDER [seed=N] [n_authors=N] [questions=[facts,books,publishers,two_hop,lists]] [config=FILE]`:
-an authors world of your own, as a dataset folder.
-
-Every config is a file <config name>.jsonl in TOFU's columns, with the entities of each row in `keys` and their kinds in
-`kinds`; tofu_path=FOLDER trains and evaluates on it, and datasets.load_dataset(FOLDER, NAME) reads it anywhere.
-Settings: seed, n_authors, n_public, n_fresh, n_decoys, n_publishers, questions, and banks.<words> (first_names,
-last_names, genre_moods, genres, adjectives, nouns; countries as [name, capital, other city, …]). config=FILE has them
-as YAML; words stand over it.
-"""
+"""`unteach world`: an authors world of your own, as a dataset folder."""
 
 import json
 from pathlib import Path

