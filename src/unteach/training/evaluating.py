@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config import schema
 from unteach.config.schema import Part
 from unteach.data import sources
@@ -107,6 +107,8 @@ def before_training(config: schema.Config, planned: dict[str, suites.Plan], fold
     if processes.once(lambda: all(suites.is_measured(plan, target) for plan in asking.values())):
         return []
     configs = {name: config.eval[name] for name in asking}
+    if dist.first:
+        console.say(f"measuring the weights that the run starts from, into {target}")
     evaluate_before(configs, config.model, asking, target, Path(config.paths.cache_dir), dist)
     return []
 
