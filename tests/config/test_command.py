@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from unteach.config import compose
-from unteach.config.command import hide_secrets
+from unteach.config.secrets import drop_secrets, hide_secrets
 
 WORDS = ["experiment=unlearn/authors/default", "trainer=NPO", "task_name=a b", "model.model_args.token=abc"]
 
@@ -29,11 +29,26 @@ def test_a_configuration_knows_its_command() -> None:
         ("model.model_args={token: abc, revision: main}", "model.model_args={token: …, revision: main}"),
         ("data.train_file=https://me:pass@host/a.csv", "data.train_file=https://…@host/a.csv"),
         ("task_name=hf_abcdefghijklmnopqrstuv", "task_name=…"),
+        ("model.model_args={'hub_token': 'a, b', x: 1}", "model.model_args={'hub_token': …, x: 1}"),
+        ("a={headers: {Authorization: Bearer abc, y: 1}}", "a={headers: {Authorization: …, y: 1}}"),
+        ("a.aws_secret_access_key=x", "a.aws_secret_access_key=…"),
+        ("data=https://host/a.csv?token=abc&page=1", "data=https://host/a.csv?token=…&page=1"),
+        ("data=https://host/a.csv?X-Amz-Signature=abc", "data=https://host/a.csv?X-Amz-Signature=…"),
         ("model.model_args.token=null", "model.model_args.token=null"),
     ],
 )
 def test_secrets_are_never_kept(word: str, kept: str) -> None:
     assert hide_secrets(word) == kept
+
+
+def test_a_token_is_used_and_not_kept_in_the_configuration() -> None:
+    config = compose.compose("unlearn", [*WORDS, "model.tokenizer_args={token: abc, pad_token: pad}"])
+    assert config.model.model_args["token"] == "abc"
+    assert "token" not in config.tree["model"]["model_args"]
+    assert config.tree["model"]["tokenizer_args"]["pad_token"] == "pad"
+    assert "abc" not in compose.to_yaml(config.tree)
+    rows = {"data": {"train": {"mine": {"args": {"hf_args": {"path": "a", "token": "abc"}}}}}}
+    assert drop_secrets(rows)["data"]["train"]["mine"]["args"]["hf_args"] == {"path": "a"}
 
 
 @pytest.mark.parametrize(
@@ -43,7 +58,8 @@ def test_secrets_are_never_kept(word: str, kept: str) -> None:
         "eval.tofu.tokens=forget.answer",
         "question_key=question",
         "model.tokenizer_args.pad_token=<pad>",
-        "model.tokenizer_args={eos_token: </s>}",
+        "model.tokenizer_args={eos_token: </s>, 'image_token': <i>}",
+        "data.columns={input: token}",
         "backend_args.api_key_env=MY_KEY",
         "tofu_path=data/tokens",
     ],

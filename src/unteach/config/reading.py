@@ -23,6 +23,7 @@ from unteach.config.schema import (
     Wandb,
     holds_out,
 )
+from unteach.config.secrets import drop_secrets
 from unteach.config.suites import SuiteConfig
 from unteach.config.watching import Guard, Profiler, Samples
 from unteach.errors import UserError, nearest
@@ -73,7 +74,7 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
         fitting.samples(reader, built["trainer"], built.get("data"))
     if reader.problems:
         raise Mistakes(reader.problems)
-    return Config(**built, tree=tree)
+    return Config(**built, tree=drop_secrets(tree))
 
 
 def known_at_top(
