@@ -8,7 +8,7 @@ import traceback
 import warnings
 from dataclasses import dataclass
 
-from unteach import launched
+from unteach import console, launched
 from unteach.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     except (UserError, Diverged, RowsFailed, Preempted, Ended) as error:
         of_all = isinstance(error, Diverged | RowsFailed | Preempted) or getattr(error, "of_all", False)
         if not (launched.rank() and of_all):
-            print(f"unteach{_which()}: {error}", file=sys.stderr)
+            print(f"unteach{_which()}: {console.neutralize(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader of our output left, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         if known := outside(error):
-            print(f"unteach{_which()}: {known[0]}", file=sys.stderr)
+            print(f"unteach{_which()}: {console.neutralize(known[0])}", file=sys.stderr)
             sys.exit(known[1])
         traceback.print_exc()
         print(

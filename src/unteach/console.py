@@ -1,10 +1,14 @@
 """How what is printed reaches its reader: drawn again in place on a terminal, as plain flushed lines elsewhere."""
 
 import os
+import re
 import sys
 
 EARLIEST_SPEED = 3600.0
 """Seconds over which a live bar measures its speed: where no step ends within rich's own 30, no time is told."""
+
+STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, marks that turn the direction of a text, and half characters, which cannot be printed."""
 
 
 def is_live() -> bool:
@@ -19,8 +23,16 @@ def is_live() -> bool:
 
 
 def say(line: str) -> None:
-    """Print a line that is there at once, also in a log file."""
-    print(line, flush=True)
+    """Print a line that is there at once, also in a log file; what is quoted in it steers no terminal."""
+    print(neutralize(line), flush=True)
+
+
+def neutralize(text: str) -> str:
+    """Replace what would steer a terminal, in a text of data or of a model: colours, titles, the cursor, bidi marks.
+
+    Line ends and tabs stay.
+    """
+    return STEERING.sub("\ufffd", text.replace("\r\n", "\n"))
 
 
 def format_duration(seconds: float) -> str:

@@ -64,3 +64,11 @@ def test_it_finds_what_the_run_would_find(kit: Path, tmp_path: Path) -> None:
         check.command(words(kit, tmp_path / "run", "forget_split=forget99", "eval.tofu.metrics=[forget_Q_A_Prob]"))
     with pytest.raises(UserError, match="did you mean unlearn"):
         check.command(["unlern", "task_name=t"])
+
+
+def test_rows_do_not_steer_the_terminal(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\nwho \x1b]0;x\x07?,m\x1b[2Je\n")
+    check.command(["train", f"model={tiny_folder}", f"data={tmp_path / 'a.csv'}", f"paths.output_dir={tmp_path / 'r'}"])
+    said = capsys.readouterr().out
+    assert "\ufffd]0;x\ufffd" in said and "\ufffd[2J" in said
+    assert "\x1b" not in said and "\x07" not in said

@@ -77,3 +77,12 @@ def test_no_thread_stands_beside_the_one_that_forks() -> None:
     before = threading.active_count()
     with LiveBoard(1):
         assert threading.active_count() == before
+
+
+def test_a_log_neither_steers_the_terminal_nor_is_markup(run: PlannedRun) -> None:
+    with LiveBoard(1) as live:
+        live.started(run)
+        board.log_of(run).write_text("sc[bold]or\x1b[2Jing: 5 of 10, 0:01 left\n")
+        live.look()
+        shown = [column for column in live.bars.columns if "said" in getattr(column, "text_format", "")]
+        assert shown[0].render(live.bars.tasks[1]).plain == "sc[bold]or\ufffd[2Jing"

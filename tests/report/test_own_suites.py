@@ -224,3 +224,28 @@ def test_a_suite_that_describes_a_part_adds_its_columns_to_the_known_ones() -> N
     described = read_descriptions({"mine": {"label": "my own"}}, "run", Path("x"))
     run = RunResult("a", "", Path("a"), {"mine": 1.0, "model_utility": 0.5, "other": 2.0}, {}, described=described)
     assert [column.label for column in table.make_table([run]).columns] == ["utility", "my own"]
+
+
+HOSTILE = "=1+1|<script>alert(1)</script>\x1b[2J"
+
+
+def test_names_of_others_are_neutral_wherever_they_go(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    described = {**DESCRIBED, "gone_said": {**DESCRIBED["gone_said"], "label": HOSTILE, "meaning": HOSTILE}}
+    for run in study.iterdir():
+        evals = run / "evals"
+        (evals / "OWN_METRICS.json").write_text(json.dumps(described))
+        rows = json.loads((evals / "OWN_EVAL.json").read_text())
+        rows["gone_said"]["value_by_index"]["0"] |= {
+            "question": HOSTILE,
+            "ground_truth": HOSTILE,
+            "generation": HOSTILE,
+        }
+        (evals / "OWN_EVAL.json").write_text(json.dumps(rows))
+    report.command([str(study), f"out={study.parent / 'out'}"])
+    assert "\x1b" not in capsys.readouterr().out
+    page = (study.parent / "out" / "report.html").read_text()
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page and "\\u003cscript" in page
+    assert "=1+1\\|\\<script\\>" in (study.parent / "out" / "report.md").read_text()
+    cells = list(csv.reader(io.StringIO((study.parent / "out" / "report.csv").read_text())))
+    assert any(f"'{HOSTILE}" in row for row in cells)
+    assert not any(cell.startswith("=") for row in cells for cell in row)

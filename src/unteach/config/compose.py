@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from unteach import plugins, registry
+from unteach import console, plugins, registry
 from unteach.config import groups, layering, preflight, reading, runfile, schema, shorthand, variables
 from unteach.config.command import command_line
 from unteach.config.reader import Mistakes, Reader, collected, mistakes
@@ -180,7 +180,7 @@ class _Composition:
         if self.problems:
             raise Mistakes(self.problems)
         for sentence in dict.fromkeys(self.notes):
-            print(f"note: {sentence}")
+            console.say(f"note: {sentence}")
         return config
 
     def _name_run(self) -> bool:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from unteach import console
 from unteach.config import groups
 from unteach.config.reader import collected
 from unteach.config.runfile import SUFFIXES, RunFile, is_run_file, read_run_file
@@ -116,7 +117,7 @@ def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...]
         return [word]
     if config_name == "infer" and not is_place(name):
         if guess := nearest(name, files):
-            print(f"note: model={name} is taken for a hub id; `unteach list models` has {guess}")
+            console.say(f"note: model={name} is taken for a hub id; `unteach list models` has {guess}")
     elif not is_place(name):
         guess = nearest(name, files)
         hint = f"did you mean {guess}?" if guess else f"Configurations: {', '.join(files)}."

@@ -89,6 +89,7 @@ def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> 
 def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
     """Build the table of one suite from the files of its two evaluations."""
     from rich.table import Table
+    from rich.text import Text
 
     suite = config.suite.upper()
     old = runs.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")
@@ -104,7 +105,7 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
         about = described.get(name, {})
         table.add_row(
             about.get("role") or "",
-            name,
+            Text(name),
             show_value(old.get(name), about.get("decimals", 3)),
             show_value(new.get(name), about.get("decimals", 3)),
             about.get("better") or "",

@@ -38,7 +38,9 @@ def evaluate_loaded(
     batch_size = min((suite.batch_size for suite in configs.values() if suite.batch_size), default=None)
     store = Store(cache, weights, loaded.compute, here.rank)
     if store.damaged and here.first:
-        print(f"note: {counted(store.damaged, 'damaged place')} in {store.folder}; what stood there is measured again")
+        console.say(
+            f"note: {counted(store.damaged, 'damaged place')} in {store.folder}; what stood there is measured again"
+        )
     engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, here, store, loaded.template.stops)
     with PassProgress(shown=here.first) as progress, loaded.autocast():
         planned = planned or suites.plans(configs, loaded.template, engine.context)

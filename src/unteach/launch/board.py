@@ -44,7 +44,7 @@ def read_phase(run: PlannedRun, log_start: int = 0) -> Phase:
     """
     if found := PASS.fullmatch(_last_line(log_of(run), log_start)):
         done, total = (int(found[name].replace(",", "")) for name in ("done", "total"))
-        return Phase(found["what"], done, total)
+        return Phase(console.neutralize(found["what"]), done, total)
     line = runs.last_metrics(Path(run.folder)) or {}
     if not line.get("progress"):
         return Phase("starting")
@@ -145,11 +145,12 @@ class LiveBoard:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            # A name is no markup, though it may look like some.
+            TextColumn("{task.description}", markup=False),
             BarColumn(20),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
             auto_refresh=False,
             speed_estimate_period=console.EARLIEST_SPEED,
         )

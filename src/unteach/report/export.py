@@ -11,6 +11,9 @@ from unteach.report.sets import apart
 
 FIELDS = ("suite", "run", "kind", "metric", "value", "low", "high", "n", "folder", "label", "role", "better")
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet computes a text by that begins so."""
+
 
 def as_rows(suites: dict[str, list[RunResult]]) -> list[dict[str, Any]]:
     """One row a value; low and high are the ends of its interval, None where the log has none."""
@@ -36,8 +39,14 @@ def as_csv(suites: dict[str, list[RunResult]]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(as_rows(suites))
+    for row in as_rows(suites):
+        writer.writerow({name: _neutral(value) for name, value in row.items()})
     return out.getvalue()
+
+
+def _neutral(value: Any) -> Any:
+    """A text that no spreadsheet takes for a formula; numbers stay."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def as_json(suites: dict[str, list[RunResult]]) -> dict[str, Any]:

@@ -97,7 +97,7 @@ function annotations(shown, ink, soft, gold) {
       text: "gold standard: the retain model", font: { size: 12, color: gold } });
   }
   if (shown.pLine) labels.push({ ...above, x: Math.log10(shown.pLine), text: "p = 0.05", font: { size: 12, color: soft } });
-  labels.push({ ...above, xref: "paper", x: 1, xanchor: "right", yshift: 20, text: shown.better,
+  labels.push({ ...above, xref: "paper", x: 1, xanchor: "right", yshift: 20, text: plain(shown.better),
     font: { size: 12.5, color: colour("accent") } });
   return labels;
 }
@@ -113,7 +113,7 @@ function drawPicture() {
     return {
       type: "scatter", mode: "markers", name: KINDS[kind].word, showlegend: AS_KIND.includes(kind), x: points.map((p) => p[1]), y: points.map((p) => p[2]), cliponaxis: false,
       hoverinfo: "text", marker: { size: kind === "retain" ? 14 : 12, symbol: KINDS[kind].symbol, color: points.map(([run]) => tintOf(here.runs[run])), opacity: 0.92, line: { width: KINDS[kind].symbol.endsWith("open") ? 2.5 : 0 } },
-      hovertext: points.map(([run, , y, x]) => `<b>${plain(here.runs[run].name)}</b><br>${shown.x.short} ${number(x)}<br>${shown.y.short} ${number(y)}`),
+      hovertext: points.map(([run, , y, x]) => `<b>${plain(here.runs[run].name)}</b><br>${plain(shown.x.short)} ${number(x)}<br>${plain(shown.y.short)} ${number(y)}`),
     };
   });
   traces.push(...keys);
@@ -126,7 +126,7 @@ function drawPicture() {
   const shapes = shown.goldX.map((x) => line({ x0: x, x1: x, yref: "paper", y0: 0, y1: 1 }, gold, "solid"));
   for (const y of shown.goldY) shapes.push(line({ y0: y, y1: y, xref: "paper", x0: 0, x1: 1 }, gold, "dot"));
   if (shown.pLine) shapes.push(line({ x0: shown.pLine, x1: shown.pLine, yref: "paper", y0: 0, y1: 1 }, soft, "dot"));
-  const axis = (of) => ({ title: { text: of.label, standoff: 14, font: { size: 13.5, color: soft } }, gridcolor: grid, zeroline: false,
+  const axis = (of) => ({ title: { text: plain(of.label), standoff: 14, font: { size: 13.5, color: soft } }, gridcolor: grid, zeroline: false,
     tickfont: { color: soft, size: 12 }, linecolor: grid, tickcolor: grid, automargin: false });
   const log = shown.x.log;
   const layout = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from unteach.console import neutralize
 from unteach.report.collect import RunResult
 from unteach.report.columns import Column
 from unteach.report.judging import UTILITY_GONE, UTILITY_GONE_MEANS, find_best, find_gone, known_columns
@@ -103,10 +104,11 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
     # Text, not str: a name is no markup, though it may look like some
     drawn.add_column("run", overflow="fold", width=for_name, vertical="bottom")
     for column, width in zip(table.columns, widths, strict=True):
-        head = Text("\n".join([*column.label.split(), ""])).append("\n".join(column.better.split()), "not bold dim")
+        head = Text("\n".join([*neutralize(column.label).split(), ""]))
+        head.append("\n".join(column.better.split()), "not bold dim")
         drawn.add_column(head, justify="right", width=width, no_wrap=True, vertical="bottom")
     for place, (run, cells) in enumerate(table.rows):
-        name = Text(run.name)
+        name = Text(neutralize(run.name))
         if place in table.gone:
             name.append(f"\n{UTILITY_GONE}", "dim")
         shown = [name, *(Text(cell.text, style=_style(cell)) for cell in cells)]
@@ -124,7 +126,7 @@ def markdown(runs: list[RunResult]) -> str:
     """The table in GitHub's markdown."""
     table = make_table(runs)
     lines = [
-        _line(["run", *(column.label for column in table.columns)]),
+        _line(["run", *(plain(column.label) for column in table.columns)]),
         _line(["---", *("---:" for _ in table.columns)]),
     ]
     for place, (run, cells) in enumerate(table.rows):

@@ -15,7 +15,7 @@ import numpy
 import torch
 import transformers
 
-from unteach import launched, runs
+from unteach import console, launched, runs
 from unteach.config import compose, schema, training_args
 from unteach.data import sources, tokenized
 from unteach.data.collators import DataCollatorForSupervisedDataset
@@ -187,8 +187,10 @@ def training_arguments(
         raise UserError("float16 (model.model_args.dtype, trainer.args.fp16) needs a GPU; take bfloat16 or float32")
     if built.n_gpu > 1:
         if not config.model.model_args.get("device_map"):
-            print(f"note: {built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or fsdp2, zero2, zero3) "
-                  "uses all, model.model_args.device_map=auto spreads one model over them")  # fmt: skip
+            console.say(
+                f"note: {built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or fsdp2, zero2, zero3) "
+                "uses all, model.model_args.device_map=auto spreads one model over them"
+            )
         built._n_gpu = 1  # nn.DataParallel would split a step by a rule of its own
     _agree_with_launch(config, compute, built)
     if warmup_epochs is not None:
@@ -235,8 +237,10 @@ def build_trainer(
     }  # fmt: skip
     if isinstance(method, schema.TheirTrainer):
         if here.first:
-            print(f"note: {config.trainer.handler} is a transformers.Trainer with a loss of its own: our rule of "
-                  "normalisation does not hold for it, and its steps change with how a batch is split")  # fmt: skip
+            console.say(
+                f"note: {config.trainer.handler} is a transformers.Trainer with a loss of its own: our rule of "
+                "normalisation does not hold for it, and its steps change with how a batch is split"
+            )
         tokenizer = loaded.tokenizer
         return their_trainer(method, streams, anchor, data_collator=collator, processing_class=tokenizer, **common)
     reference = build_reference(config, method, loaded, here)

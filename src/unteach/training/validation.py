@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config import schema
 from unteach.data.streams import Slot, Stream, collate
 from unteach.engines.processes import Processes
@@ -41,7 +41,7 @@ def of_run(
     rows, said = build.build_rows(config, loaded, STREAM)
     if here.first:
         for sentence in said:
-            print(f"note: {sentence}")
+            console.say(f"note: {sentence}")
     streams: dict[str, Stream] = {}
     for name in method.streams():
         streams[name] = Stream(name, rows, next(iter(streams), None))

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from unteach import launched
+from unteach import console, launched
 from unteach.config import compose, inference
 from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
@@ -66,7 +66,7 @@ def open_model(config: InferConfig) -> Callable[[str], str]:
     config.backend.check()
     prompter = planning.build_prompter(config, Columns(COLUMN))
     for sentence in prompter.notes:
-        print(f"note: {sentence}")
+        console.say(f"note: {sentence}")
     dist = processes.start()
     # A table's rows are saved before a run stops; a question has nothing to save, and ends at once.
     for name in (signal.SIGTERM, signal.SIGUSR2):
@@ -99,7 +99,7 @@ def talk(answer: Callable[[str], str]) -> None:
             try:
                 show(answer(question))
             except UserError as error:
-                print(f"unteach: {error}", file=sys.stderr)
+                print(f"unteach: {console.neutralize(str(error))}", file=sys.stderr)
         return
     print()
 
@@ -113,7 +113,7 @@ def answer_lines(answer: Callable[[str], str]) -> None:
             show(answer(question))
         except UserError as error:
             num_failed += 1
-            print(f"unteach: question {num_asked}: {error}", file=sys.stderr)
+            print(f"unteach: question {num_asked}: {console.neutralize(str(error))}", file=sys.stderr)
     if not num_asked:
         raise UserError('there is no question: unteach ask model=… "question", or questions on the standard input')
     if num_failed:
@@ -130,5 +130,5 @@ def read_questions() -> Iterator[str]:
 def show(text: str) -> None:
     """Print an answer; a terminal is not sent what would steer it."""
     if sys.stdout.isatty():
-        text = "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in text)
+        text = console.neutralize(text)
     print(text.strip("\n"), flush=True)

@@ -10,14 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config import compose, provenance, schema
+from unteach.config.command import VERBS
 from unteach.config.environment import environment
 from unteach.config.runfile import is_run_file
 from unteach.errors import UserError, unknown
 from unteach.launch import accelerated
 
-VERBS = {"train": "train", "unlearn": "unlearn", "eval": "eval"}
 SHOWN_ROWS = 2
 """Rows of each stream that are shown token by token."""
 
@@ -29,7 +29,7 @@ def command(
     if len(named) > 1 or (named and named[0] not in VERBS):
         raise UserError(unknown("verb to check", " ".join(named), VERBS))
     overrides = [word for word in words if word not in named]
-    name = config_name or VERBS[named[0] if named else "train"]
+    name = config_name or (named[0] if named else "train")
     environment()
     config = compose.compose(name, overrides, config_dirs, starting=True)
     if printed:
@@ -47,9 +47,9 @@ def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
 
     lines = provenance.annotated(tree, origins)
     width = min(72, max(len(line) for line, _ in lines))
-    console = Console(soft_wrap=True, highlight=False)
+    terminal = Console(soft_wrap=True, highlight=False)
     for line, origin in lines:
-        console.print(f"{escape(f'{line:<{width}}')}  [dim]# {escape(origin)}[/dim]" if origin else escape(line))
+        terminal.print(f"{escape(f'{line:<{width}}')}  [dim]# {escape(origin)}[/dim]" if origin else escape(line))
 
 
 def check(config: schema.Config) -> None:
@@ -62,7 +62,7 @@ def check(config: schema.Config) -> None:
     print(f"run         {folder} ({standing(config, folder)})")
     config, said = files.settle(config)
     for sentence in said:
-        print(f"file        {sentence}")
+        console.say(f"file        {sentence}")
     if config.trainer is None or config.data is None:
         loaded = loading.load_empty(config.model)
         streams: dict[str, Any] = {}
@@ -121,25 +121,28 @@ def show_rows(loaded: Any, name: str, stream: Any, seed: int) -> None:
     from unteach.models.forward import IGNORED
     from unteach.seeds import permutation
 
-    console = Console(soft_wrap=True, highlight=False)
-    open_mark, close_mark = ("", "") if console.is_terminal else ("⟦", "⟧")
-    print(
-        f"first of {name}; what is learned is {'green' if console.is_terminal else f'between {open_mark}{close_mark}'}:"
-    )
+    terminal = Console(soft_wrap=True, highlight=False)
+    is_coloured = terminal.is_terminal
+    open_mark, close_mark = ("", "") if is_coloured else ("⟦", "⟧")
+    print(f"first of {name}; what is learned is {'green' if is_coloured else f'between {open_mark}{close_mark}'}:")
     for number in permutation(len(stream), seed, "data", name, 0)[:SHOWN_ROWS]:
         example = stream.example(number)
         shown = Text(f"  row {number}: ")
         if loaded.head:
-            told = example.get("target") if not loaded.head.labels else loaded.head.labels[example["labels"][-1]]
-            console.print(
-                f"{shown}{loaded.tokenizer.decode(example['input_ids'])} {open_mark}{told}{close_mark}", markup=False
-            )
+            is_class = bool(loaded.head.labels)
+            learned = loaded.head.labels[example["labels"][-1]] if is_class else example.get("target")
+            shown.append(console.neutralize(f"{loaded.tokenizer.decode(example['input_ids'])} "))
+            shown.append(console.neutralize(f"{open_mark}{learned}{close_mark}"), "black on green")
+            terminal.print(shown)
             continue
         tokens = zip(example["input_ids"], example["labels"], strict=True)
-        for learned, run in itertools.groupby(tokens, key=lambda pair: pair[1] != IGNORED):
-            text = loaded.tokenizer.decode([token for token, _ in run]).replace("\n", "⏎\n    ")
-            shown.append(f"{open_mark}{text}{close_mark}" if learned else text, "black on green" if learned else "dim")
-        console.print(shown)
+        for is_learned, run in itertools.groupby(tokens, key=lambda pair: pair[1] != IGNORED):
+            text = console.neutralize(loaded.tokenizer.decode([token for token, _ in run])).replace("\n", "⏎\n    ")
+            if is_learned:
+                shown.append(f"{open_mark}{text}{close_mark}", "black on green")
+            else:
+                shown.append(text, "dim")
+        terminal.print(shown)
 
 
 def check_suites(config: schema.Config, loaded: Any, streams: dict[str, Any]) -> None:
@@ -148,12 +151,12 @@ def check_suites(config: schema.Config, loaded: Any, streams: dict[str, Any]) ->
 
     planned, notes = evaluating.plan_suites(config, loaded, streams)
     for sentence in notes:
-        print(f"note        {sentence}")
+        console.say(f"note        {sentence}")
     for name, plan in planned.items():
         print(f"suite       {name}: {', '.join(metric for metric in plan.asked if metric in plan.metrics)}")
         for role, rows in plan.rows.own.items():
             measured, count = plan.rows.drawn.get(role, (len(rows.row_numbers),) * 2)
             of_all = f" of {count:,}" if measured < count else ""
-            print(f"measured    {role}: {measured:,}{of_all} rows of {rows.where}")
+            console.say(f"measured    {role}: {measured:,}{of_all} rows of {rows.where}")
         for metric, reason in plan.absent.items():
-            print(f"absent      {metric}: {reason}")
+            console.say(f"absent      {metric}: {reason}")

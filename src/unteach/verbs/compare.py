@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from unteach import console
 from unteach.errors import UserError
 from unteach.report import find, origin
 from unteach.report.find import Found
@@ -48,7 +49,7 @@ def _compare(a: Found, b: Found, suite: str) -> None:
     first, second = collect.collect([(one.name, one.kind, one.folder) for one in (a, b)], suite)
     print(f"\n{suite}")
     if others := changes.other_rows(first, second):
-        print(f"note: not the same rows in {', '.join(others)}; differences are not taken row by row")
+        console.say(f"note: not the same rows in {', '.join(others)}; differences are not taken row by row")
     _print_values(changes.changes(first, second))
     for changed in changes.most_changed(first, second):
         _print_answer(changed)
@@ -84,9 +85,9 @@ def _print_values(found: list[Any]) -> None:
 
 def _print_answer(changed: Any) -> None:
     first, second = changed.question.said
-    print(f"\n{changed.title}: {_clipped(changed.question.text)}  ({first.score:.2f} -> {second.score:.2f})")
+    console.say(f"\n{changed.title}: {_clipped(changed.question.text)}  ({first.score:.2f} -> {second.score:.2f})")
     for name, text in (("true", changed.question.truth), ("A", first.text), ("B", second.text)):
-        print(f"  {name:<4}  {_clipped(text) or '(nothing)'}")
+        console.say(f"  {name:<4}  {_clipped(text) or '(nothing)'}")
 
 
 def _clipped(text: str) -> str:
@@ -105,4 +106,4 @@ def _print_settings(a: dict[str, Any], b: dict[str, Any]) -> None:
     told = [one for one in changes.settings(a, b) if one[0].partition(".")[0] not in EXPECTED]
     print("\nsettings that differ:" if told else "\nno setting differs")
     for key, one, other in told:
-        print(f"  {key}: {_clipped(str(one))} -> {_clipped(str(other))}")
+        console.say(f"  {key}: {_clipped(str(one))} -> {_clipped(str(other))}")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config import compose, schema
 from unteach.config.environment import environment
 from unteach.errors import UserError
@@ -47,7 +47,7 @@ def run(config: schema.Config) -> Path:
     planned, of_rows = evaluating.plan_suites(config, loading.load_empty(config.model))
     if here.first:
         for sentence in [*said, *of_rows]:
-            print(f"note: {sentence}")
+            console.say(f"note: {sentence}")
     loaded = loading.load(config.model, training=False)
     loaded.model = place(loaded.model, here)
     if here.first:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from unteach import console
 from unteach.config import compose, inference
 from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
@@ -58,7 +59,7 @@ def run(config: InferConfig) -> Path:
         here = processes.start()
         if here.first:
             for sentence in (*said, *plan.said):
-                print(f"note: {sentence}")
+                console.say(f"note: {sentence}")
         return carry_out(config, plan, read, ledger, here)
 
 
@@ -141,6 +142,6 @@ def tell(known: dict[Any, dict[str, Any]], plan: Any, pace: Any, output: Path) -
     beside = "".join(f", {count} {what}" for what, count in counts.items() if count)
     print(f"{len(known) - len(why) - skipped} of {counted(len(known), 'row')} answered{beside}; {pace.rates}")
     for sentence in list(dict.fromkeys(why))[:3]:
-        print(f"  {sentence}")
+        console.say(f"  {sentence}")
     print(f"results: {output}")
     return len(why)

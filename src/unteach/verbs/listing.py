@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from unteach import plugins, registry
+from unteach import console, plugins, registry
 from unteach.errors import UserError, nearest, unknown
 
 REGISTRIES = {"methods": registry.method, "metrics": registry.metric, "collators": registry.collator}
@@ -66,7 +66,7 @@ def show_kind(kind: str, dirs: tuple[str, ...]) -> None:
         for name, line, origin in members:
             print(fill(f"  {name:<{width}}  ", f"{line}  [{origin}]"))
     for sentence in REGISTRIES[kind].broken() if kind in REGISTRIES else ():
-        print(f"note: {sentence}")
+        console.say(f"note: {sentence}")
     if kind in REGISTRIES:
         print(f"\nThe fields of one: unteach list {kind} NAME")
 

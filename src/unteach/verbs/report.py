@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from unteach import console
 from unteach.errors import UserError, unknown
 from unteach.report import find
 from unteach.report.find import Found
@@ -18,7 +19,7 @@ def command(words: list[str]) -> None:
         raise UserError("name the runs to report: unteach report RUN… [out=FOLDER] [suite=SUITE]")
     found, notes = find.runs_in(places)
     for note in notes:
-        print(f"note: {note}")
+        console.say(f"note: {note}")
     write(found, Path(options.get("out", OUT)), title_of(places, found), suite_of(options.get("suite"), found))
 
 
@@ -77,6 +78,6 @@ def write(found: list[Found], folder: Path, title: str, suite: str | None = None
             table.print_table(means)
     page, notes = files.write(shown, folder, title)
     for note in notes:
-        print(f"note: {note}")
+        console.say(f"note: {note}")
     print(f"report: {page}")
     return page

@@ -18,7 +18,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config import compose, groups
 from unteach.config.environment import environment
 from unteach.errors import EXIT_DIVERGED, Diverged, UserError, unknown
@@ -112,7 +112,7 @@ def carry_out(study: Study, opened: bool = False) -> Path:
     page = report(study, {*finished, *(outcome.run.name for outcome in outcomes if outcome.state == "done")})
     for outcome in outcomes:
         if outcome.state != "done":
-            print(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
+            console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
     if any(outcome.state != "done" for outcome in outcomes):
         lost = sum(outcome.state != "done" for outcome in outcomes)
         raise Diverged(f"{counted(lost, 'run')} did not finish (exit code {EXIT_DIVERGED})")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from unteach import console
 from unteach.config.environment import environment
 from unteach.launch import composing, kept, slurm, states
 from unteach.launch.plan import PlannedRun
@@ -24,7 +25,7 @@ def _hand_over(study: Study, again: bool) -> None:
     count, said = slurm.submit(study, again)
     print(f"submitted {count} of {len(study.plan)} runs; `unteach study status {study.name}` says how they stand")
     for sentence in said:
-        print(f"note: {sentence}")
+        console.say(f"note: {sentence}")
 
 
 def status(study: Study) -> None:
@@ -40,7 +41,7 @@ def status(study: Study) -> None:
         far = f" {one.progress:.0%}" if one.progress is not None else ""
         job = f" [job {one.job}]" if one.job else ""
         reason = " ".join(one.reason.split())
-        print(f"  {run.name}  {one.state}{far}{job}{': ' if reason else ''}{reason[:TOLD]}")
+        console.say(f"  {run.name}  {one.state}{far}{job}{': ' if reason else ''}{reason[:TOLD]}")
 
 
 def retry(study: Study) -> None:

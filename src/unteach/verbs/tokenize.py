@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config import compose
 from unteach.config.environment import environment
 from unteach.config.schema import TemplateArgs
@@ -38,7 +38,7 @@ def tokenize(config: TokenizeConfig) -> Path:
     )  # fmt: skip
     facts = tokenizing.facts(table, recipe, config.tokenizer_path)
     for note in forms.note_unread(table, form.columns(config.columns)):
-        print(f"note: {note}")
+        console.say(f"note: {note}")
     output = Path(config.output_file)
     if output.exists():
         refuse_other(output, facts)

@@ -118,14 +118,14 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
     placed_by_device_map(loaded.model, here)
     if here.first:
         for sentence in [*of_files, *said, *skipped]:
-            print(f"note: {sentence}")
+            console.say(f"note: {sentence}")
         build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
     here.wait()
     # The weights that the run starts from are measured while no trainer holds memory yet.
     with processes.interruptible(EVALUATING):
         of_start = evaluating.before_training(config, planned, folder, here)
     for sentence in of_start if here.first else ():
-        print(f"note: {sentence}")
+        console.say(f"note: {sentence}")
 
     collator = build.build_collator(config, loaded)
     held_out = validation.of_run(config, loaded, collator, args, folder, here)
