@@ -173,7 +173,7 @@ def test_a_primary_configuration_of_ones_own(folder: Path) -> None:
 
 
 def test_a_run_keeps_the_variables_that_it_uses() -> None:
-    plain = compose.compose("train", ["model=policy", "data=my.csv"]).tree
+    plain = compose.compose("train", ["model=policy", "data=my.csv", "eval=null"]).tree
     assert not set(plain) & set(runs.UNUSED_VARIABLES)
     tofu = compose.compose("unlearn", [TOFU, "model=policy", "task_name=t", "eval=null"]).tree
     assert {"tofu_path", "forget_split", "retain_split"} == set(tofu) & set(runs.UNUSED_VARIABLES)

@@ -121,12 +121,12 @@ class _Composition:
         of_verb, kept = ("eval",) if self.config_name == "eval" else ("train", "unlearn"), str(file.tree["mode"])
         if kept not in of_verb or (self.config_name == "unlearn" and kept == "train"):
             raise UserError(f"{file.path}: is the configuration of `unteach {kept}`; run it with that verb")
-        named = self.command.placed.get(shorthand.PATH)
+        named = self.command.placed.get(schema.MODEL_KEY)
         for word in self.words.groups:
             word = f"model={named}" if word == "model=auto" and named else word
             self.problems.append(
                 f"{word}: chooses a file, and {file.path} is a whole run, in which values are set: "
-                f"trainer.args.…, {shorthand.PATH}=…; for another method, model or data say the run in words"
+                f"trainer.args.…, {schema.MODEL_KEY}=…; for another method, model or data say the run in words"
             )
         tree = OmegaConf.create(runfile.normalize_tree(file.tree, dict(self.words.values)))
         if self.words.eval_off:
@@ -157,11 +157,12 @@ class _Composition:
         named = self._name_run()
         no_model = any(problem.startswith("model:") for problem in self.problems)
         for key, problem in _missing(tree).items():
-            if not (key == shorthand.PATH and no_model) and "experiment" not in self.left_out:
+            if not (key == schema.MODEL_KEY and no_model) and "experiment" not in self.left_out:
                 self.problems.append(problem)
             OmegaConf.update(tree, key, "?")
-        with collected(self.problems):
-            variables.mend_split(tree)
+        for mend in (variables.mend_split, variables.mend_compat):
+            with collected(self.problems):
+                mend(tree)
         if not self.is_whole:  # in which nothing refers to anything any more
             variables.drop_unused(tree, words.keys())
         plain = _resolve(tree)
@@ -260,7 +261,7 @@ def _apply(tree: Any, values: list[tuple[str, Any]], problems: list[str]) -> Non
 
 REQUIRED = {
     "task_name": "names the run's folder saves/<mode>/<task_name>",
-    shorthand.PATH: "model=PATH says it too",
+    schema.MODEL_KEY: "model=PATH says it too",
     "input_file": "data=FILE says it too",
 }
 """What there is to say of values that have no default."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from unteach import registry
+from unteach import console, registry
 from unteach.config import schema
 from unteach.config.words import RENAMED
 from unteach.errors import UserError
@@ -13,8 +13,6 @@ def settle(plain: dict[str, Any], values: list[tuple[str, Any]]) -> None:
     model = plain.get("model")
     if isinstance(model, dict):
         _settle_model(model, plain.get("template"))
-    if plain.get("compat") not in (None, "openunlearning"):
-        raise UserError(f"compat: must be openunlearning (the published quirks) or null, got {plain['compat']!r}")
     trainer = plain.get("trainer")
     if isinstance(trainer, dict) and isinstance(trainer.get("args"), dict | None):
         _settle_trainer(plain, trainer, dict(values))
@@ -24,9 +22,9 @@ def settle(plain: dict[str, Any], values: list[tuple[str, Any]]) -> None:
 
 def _settle_caches(plain: dict[str, Any], paths: dict[str, Any]) -> None:
     """`paths.model_cache_dir` and `paths.data_cache_dir` reach whatever loads from the hub and says nothing else."""
-    model, name = plain.get("model"), "pretrained_model_name_or_path"
+    model = plain.get("model")
     for section in (model.get("model_args"), model.get("tokenizer_args")) if isinstance(model, dict) else ():
-        if paths.get("model_cache_dir") and isinstance(section, dict) and section.get(name):
+        if paths.get("model_cache_dir") and isinstance(section, dict) and section.get(schema.PATH):
             section.setdefault("cache_dir", paths["model_cache_dir"])
 
     def walk(node: Any) -> None:
@@ -54,8 +52,10 @@ def _settle_trainer(plain: dict[str, Any], trainer: dict[str, Any], given: dict[
     args = trainer["args"] = trainer.get("args") or {}
     if not plain.get("eval") and not schema.holds_out(plain.get("data")):
         if args.get("eval_strategy", "no") != "no" and "trainer.args.eval_strategy" in given:
-            print("note: trainer.args.eval_strategy has nothing to run: this run has no suite (eval=null) and no rows "
-                  "held out (data.validation)")  # fmt: skip
+            console.say(
+                "note: trainer.args.eval_strategy has nothing to run: this run has no suite (eval=null) and no rows "
+                "held out (data.validation)"
+            )
         args |= {"eval_strategy": "no", "eval_on_start": False}
     if "seed" in args:
         asked = args.pop("seed")

@@ -34,6 +34,15 @@ def _refers(node: Any, name: str) -> bool:
     return isinstance(node, str) and "${" in node and re.search(rf"\b{name}\b", node) is not None
 
 
+def mend_compat(tree: Any) -> None:
+    """Refuses a `compat` that there is not; the suites, which refer to it, see none and do not refuse it again."""
+    compat = tree.get("compat")
+    if compat in (None, "openunlearning") or "${" in str(compat):
+        return
+    tree.compat = None
+    raise UserError(f"compat: must be openunlearning (the published quirks) or null, got {compat!r}")
+
+
 def mend_split(tree: Any) -> None:
     """Refuses a forget split whose partners are asked for and not known; what comes after it sees the nearest one."""
     from omegaconf import OmegaConf
