@@ -85,12 +85,12 @@ def outside(error: BaseException) -> tuple[str, int] | None:
         )
     if names & NETWORK:
         return (
-            f"the network or the hub failed ({_first_line(error)}). Run the same command again; what was downloaded "
+            f"the network or the hub failed ({first_line(error)}). Run the same command again; what was downloaded "
             "stays. Without a network, name local folders (model.model_args.pretrained_model_name_or_path, tofu_path)",
             EXIT_MISTAKE,
         )
     if isinstance(error, ImportError | RuntimeError) and any(sign in said for sign in NOT_INSTALLED):
-        return f"a package that this asks for is not here: {_first_line(error)}", EXIT_MISTAKE
+        return f"a package that this asks for is not here: {first_line(error)}", EXIT_MISTAKE
     if isinstance(error, RuntimeError | OSError) and any(sign in said for sign in LOST):
         return (
             "another process of this run is gone (killed, or out of memory: its own output says more). Run the same "
@@ -113,7 +113,8 @@ REMEDIES = {
 REMEDIES[errno.EPERM] = REMEDIES[errno.EACCES]
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Give the first line of an error that says something, or the error's kind."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

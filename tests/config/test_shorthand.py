@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from unteach.config import compose, inference, shorthand
+from unteach.config import compose, inference, schema, shorthand
 from unteach.config.schema import Config
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data import tables
 from unteach.errors import UserError
 
-PATH = shorthand.PATH
+PATH = schema.MODEL_KEY
 
 
 @pytest.fixture(autouse=True)

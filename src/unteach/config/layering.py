@@ -6,6 +6,7 @@ from typing import Any
 from unteach import registry
 from unteach.config import training_args
 from unteach.config.groups import CONFIGS
+from unteach.config.schema import MODEL_KEY
 from unteach.config.suites import MEASURED_KINDS, OWN_ROWS
 from unteach.errors import UserError
 
@@ -67,16 +68,15 @@ def choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
     from omegaconf import OmegaConf
 
     checkpoints = _mapping(tree, "layers.checkpoints")  # ${data_split} is the user's, applied after this
-    key = "model.model_args.pretrained_model_name_or_path"
-    if not checkpoints or choice in (None, "auto", "tiny") or key in given:
+    if not checkpoints or choice in (None, "auto", "tiny") or MODEL_KEY in given:
         return
     if choice not in checkpoints:
         known = ", ".join(checkpoints)
         raise UserError(
             f"model={choice}: this experiment starts from a model that was taught its data and knows such a checkpoint "
-            f"only for {known}; set {key}=PATH to yours"
+            f"only for {known}; set {MODEL_KEY}=PATH to yours"
         )
-    OmegaConf.update(tree, key, checkpoints[choice], force_add=True)
+    OmegaConf.update(tree, MODEL_KEY, checkpoints[choice], force_add=True)
 
 
 def measure_own_rows(tree: Any, data_choice: str | None, chosen: Iterable[str], from_experiment: bool) -> bool:

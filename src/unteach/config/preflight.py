@@ -12,7 +12,8 @@ from typing import Any
 
 from unteach import registry
 from unteach.config import groups
-from unteach.config.shorthand import PATH, TABLES
+from unteach.config.schema import MODEL_KEY, PATH
+from unteach.config.shorthand import TABLES
 from unteach.config.words import Words
 from unteach.errors import nearest
 
@@ -31,7 +32,7 @@ def unnamed(config_name: str, words: Words, homes: tuple[str, ...]) -> Iterator[
     files = chosen.get("data") == "files"
     shipped = experiment in groups.options("experiment")
     keys = words.keys()
-    if not ("model" in chosen or PATH in keys) and (not experiment or (files and shipped)):
+    if not ("model" in chosen or MODEL_KEY in keys) and (not experiment or (files and shipped)):
         names = ", ".join(groups.options("model", homes))
         yield (
             "model: no model was named: model=PATH (a model's or a run's folder), model=org/name (of the hub), or a "
@@ -66,9 +67,9 @@ def absent(plain: dict[str, Any], placed: dict[str, str]) -> Iterator[str]:
     if isinstance(model, dict) and not _asks_server(plain):
         for section in ("model_args", "tokenizer_args"):
             args = model.get(section)
-            path = args.get("pretrained_model_name_or_path") if isinstance(args, dict) else None
+            path = args.get(PATH) if isinstance(args, dict) else None
             if isinstance(path, str) and is_local(path) and not os.path.exists(os.path.expanduser(path)):
-                key = f"model.{section}.pretrained_model_name_or_path"
+                key = f"model.{section}.{PATH}"
                 yield f"{'model' if key in placed else key}={path}: there is no such folder{_beside(path)}"
     files = {f"data.{key}": source for key, source in data.items()} if isinstance(data, dict) else {}
     files["input_file"] = plain.get("input_file")
@@ -108,8 +109,8 @@ def from_scratch(plain: dict[str, Any]) -> Iterator[str]:
     if plain.get("mode") != "unlearn" or not isinstance(model, dict) or model.get("model_handler") != "scratch":
         return
     args = model.get("model_args")
-    if isinstance(args, dict) and not args.get("pretrained_model_name_or_path"):
+    if isinstance(args, dict) and not args.get(PATH):
         yield (
-            f"{PATH}: is not set, so random weights would be unlearned: name the model that knows what is to be "
+            f"{MODEL_KEY}: is not set, so random weights would be unlearned: name the model that knows what is to be "
             "forgotten, model=PATH (a run's folder, saves/train/…)"
         )

@@ -7,6 +7,7 @@ from typing import Any
 from unteach import plugins
 from unteach.config import shorthand
 from unteach.config.groups import CONFIGS, home_of, search_path
+from unteach.config.schema import MODEL_KEY
 from unteach.config.words import sort_words
 
 COMMAND_LINE = "command line"
@@ -39,7 +40,7 @@ def origins(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
         inside = {key: file for key, file in found.items() if key.startswith(f"{layer}.")}
         layered |= {f"trainer{key.removeprefix(layer)}": file for key, file in inside.items()}
     if checkpoint := found.get(f"layers.checkpoints.{chosen.get('model')}"):
-        layered["model.model_args.pretrained_model_name_or_path"] = checkpoint
+        layered[MODEL_KEY] = checkpoint
     found = {key: file for key, file in found.items() if not key.startswith(("layers.", "trainer."))}
     return found | layered | of_words
 

@@ -11,6 +11,7 @@ from unteach.config import fitting, synonyms, training_args
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, Files
 from unteach.config.reader import Mistakes, Reader, shown
 from unteach.config.schema import (
+    PATH,
     STREAMS,
     Config,
     DataConfig,
@@ -28,7 +29,6 @@ from unteach.config.suites import SuiteConfig
 from unteach.config.watching import Guard, Profiler, Samples
 from unteach.errors import UserError, nearest
 
-PATH = "pretrained_model_name_or_path"
 WATCHERS = {"guard": Guard, "samples": Samples, "profiler": Profiler}
 """Sections of `trainer` that watch a run."""
 

@@ -10,6 +10,10 @@ from unteach.errors import UserError
 
 BESIDE = {"alternate": "forget", "chosen": "train", "rejected": "train", "mismatched": "train"}
 """Streams that stand beside one another in the rows of a stream of the configuration: each is a part of every row."""
+PATH = "pretrained_model_name_or_path"
+"""The argument that says which model, and which tokenizer."""
+MODEL_KEY = f"model.model_args.{PATH}"
+TOKENIZER_KEY = f"model.tokenizer_args.{PATH}"
 STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate")
 
 

@@ -16,9 +16,9 @@ from unteach import console
 from unteach.config import groups
 from unteach.config.reader import collected
 from unteach.config.runfile import SUFFIXES, RunFile, is_run_file, read_run_file
+from unteach.config.schema import MODEL_KEY
 from unteach.errors import UserError, nearest
 
-PATH = "model.model_args.pretrained_model_name_or_path"
 FILE_WORDS = {"forget": "data.forget_file", "retain": "data.retain_file", "holdout": "data.holdout_file"}
 MAKES_FILES = ("data.train_file", "data.forget_file", "data.retain_file")
 """Keys that say by themselves that the rows are files of one's own."""
@@ -75,7 +75,7 @@ def expand(config_name: str, overrides: list[str], homes: tuple[str, ...]) -> Co
 def _weaker(words: list[str], stronger: list[str]) -> list[str]:
     """The words of a file that the words beside it leave standing, whichever way either says it."""
     given = {FILE_WORDS.get(_key(word), _key(word)) for word in stronger}
-    given |= {PATH} if "model" in given else set()
+    given |= {MODEL_KEY} if "model" in given else set()
     given |= {*MAKES_FILES, "data.train_file"} if "data" in given else set()
     given |= {"data"} if not given.isdisjoint(MAKES_FILES) else set()
     return [word for word in words if FILE_WORDS.get(_key(word), _key(word)) not in given]
@@ -103,7 +103,7 @@ def _expand_word(config_name: str, word: str, homes: tuple[str, ...], command: C
         return [f"{FILE_WORDS[key]}={word.partition('=')[2]}"]
     if key in MAKES_FILES:
         command.data = command.data or value
-    if key == PATH:
+    if key == MODEL_KEY:
         command.model = value
     return [word]
 
@@ -124,8 +124,8 @@ def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...]
         raise UserError(f"model={name}: there is no model configuration and no folder of that name; {hint} "
                         f"A folder is written with its path (./{name}), a hub id as org/name")  # fmt: skip
     command.model = name
-    command.placed[PATH] = os.path.expanduser(name)
-    return ["model=auto", f"{PATH}={_quoted(command.placed[PATH])}"]
+    command.placed[MODEL_KEY] = os.path.expanduser(name)
+    return ["model=auto", f"{MODEL_KEY}={_quoted(command.placed[MODEL_KEY])}"]
 
 
 def _expand_data(config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command) -> list[str]:
@@ -170,7 +170,7 @@ def _refuse_two_places(command: Command) -> None:
     for word in command.words:
         key, value = _key(word), os.path.expanduser(_value(word))
         if key in command.placed and value != command.placed[key]:
-            short = "model" if key == PATH else "data"
+            short = "model" if key == MODEL_KEY else "data"
             command.problems.append(f"{short}={command.placed[key]} and {key}={value} name two; give one")
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unteach.errors import AbsentData, UserError, nearest
+from unteach.config.secrets import drop_secrets
+from unteach.errors import AbsentData, UserError, first_line, nearest
 
 
 def is_saved_set(path: Path) -> bool:
@@ -51,7 +52,7 @@ def load_set(hf_args: dict[str, Any]) -> Any:
         raise UserError(f"{hf_args['path']}: {error}") from None
     except (FileNotFoundError, ConnectionError, OSError, TypeError) as error:
         raise UserError(
-            f"cannot load the rows {hf_args}: {first_line(error)}\n"
+            f"cannot load the rows {drop_secrets(hf_args, of_hub=True)}: {first_line(error)}\n"
             "  Without the network, point to local files: data=files data.train_file=FILE; or tofu_path, muse_path, "
             "wmdp_path=FOLDER of <config name>.jsonl or <config name>/<split>.jsonl, or tofu_path=authors"
         ) from None
@@ -69,7 +70,3 @@ def _no_split(path: str, split: str, there: Iterable[str]) -> str:
     guess = nearest(split, there)
     hint = f"; did you mean {path}:{guess}?" if guess else f"; name one, as in {path}:{there[0]}" if there else ""
     return f"{path}: no split {split!r}; its splits: {', '.join(there)}{hint}"
-
-
-def first_line(error: BaseException) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -15,8 +15,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unteach.data.hub_sets import SEVERAL_SPLITS, first_line, is_saved_set, load_set, name_and_split
-from unteach.errors import UserError, nearest
+from unteach.data.hub_sets import SEVERAL_SPLITS, is_saved_set, load_set, name_and_split
+from unteach.errors import UserError, first_line, nearest
 
 Row = dict[str, Any]
 

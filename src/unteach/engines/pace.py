@@ -1,5 +1,4 @@
-"""How fast rows are answered, shown while it goes on: a bar on a terminal, a line now and then
-elsewhere."""
+"""How fast rows are answered: a bar on a terminal, a line now and then elsewhere."""
 
 import time
 from typing import Any

@@ -101,7 +101,9 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
     for heading in ("role", "metric", "before", "after", "wanted"):
         table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
     # In the order in which the suite asks for them, which keeps a role's metrics together.
-    for name in (name for name in config.asked() if name in old or name in new):
+    for name in config.asked():
+        if name not in old and name not in new:
+            continue
         about = described.get(name, {})
         table.add_row(
             about.get("role") or "",

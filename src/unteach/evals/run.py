@@ -11,9 +11,11 @@ from unteach.config.suites import SuiteConfig
 from unteach.console import format_duration
 from unteach.engines.hf import HFEngine
 from unteach.engines.pace import SAY_EVERY
+from unteach.engines.processes import Processes
 from unteach.evals import suites
 from unteach.evals.cache import Store
 from unteach.evals.others import OtherModels
+from unteach.models.loading import Loaded
 from unteach.wording import counted
 
 LONGEST_REASON = 100
@@ -22,8 +24,8 @@ LONGEST_REASON = 100
 
 def evaluate_loaded(
     configs: dict[str, SuiteConfig],
-    loaded: Any,
-    here: Any,
+    loaded: Loaded,
+    here: Processes,
     folder: Path,
     cache: Path,
     weights: str,

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unteach.config.reader import Reader, mistakes
+from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.config.words import spell_value
 from unteach.errors import UserError
 from unteach.launch.arc_words import data_words, hyperparameter_words, model_words
-from unteach.launch.plan import PATH, TOKENIZER, PlannedRun, ordered, tracking
+from unteach.launch.plan import PlannedRun, ordered, tracking
 
 METHODS = {"ascent": "arc_ascent", "difference": "arc_difference", "idk": "arc_idk", "kl": "arc_kl"}
 
@@ -161,7 +162,7 @@ def _planned(
         values |= hyperparameter_words(own, job.hyperparameters, job.kind, taught)
         values |= {"trainer": METHODS[job.method] if job.method else "finetune"}
         values |= {} if job.method else {"trainer.method_args.loss_on": "all"}
-    values |= {PATH: f"{root}/{full}", TOKENIZER: f"{root}/{full}"} if starts else {}
+    values |= {MODEL_KEY: f"{root}/{full}", TOKENIZER_KEY: f"{root}/{full}"} if starts else {}
     values |= {"paths.model_cache_dir": top.model_cache_dir} if top.model_cache_dir else {}
     values |= {"paths.data_cache_dir": top.data_cache_dir} if top.data_cache_dir else {}
     values.setdefault("eval", None)

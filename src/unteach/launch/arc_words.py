@@ -7,8 +7,8 @@ import random
 import re
 from typing import Any
 
+from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.errors import UserError, nearest
-from unteach.launch.plan import PATH, TOKENIZER
 
 TOFU_KEYS = ("granularity", "stratified", "forget_random", "forgotten_author_fraction", "forgotten_fact_fraction")
 GEN_TOFU_KEYS = ("type", "granularity", "forget_fraction", "retain_subset", "find_forget")
@@ -125,7 +125,7 @@ def model_words(model: dict[str, Any], name: str) -> dict[str, Any]:
     given = _known(model, ("model_id", "model_kwargs", "add_padding_token", "qa_formatter_kwargs"), where)
     if not isinstance(given.get("model_id"), str):
         raise UserError(f"{where}.model_id: is required, a hub id or a folder")
-    words: dict[str, Any] = {PATH: given["model_id"], TOKENIZER: given["model_id"]}
+    words: dict[str, Any] = {MODEL_KEY: given["model_id"], TOKENIZER_KEY: given["model_id"]}
     words |= {f"model.model_args.{key}": value for key, value in (given.get("model_kwargs") or {}).items()}
     if not isinstance(given.get("add_padding_token", False), bool):  # either way padding is never taken for EOS here
         raise UserError(f"{where}.add_padding_token: must be true or false, got {given['add_padding_token']!r}")

@@ -5,10 +5,19 @@ import io
 
 from unteach.config import compose
 from unteach.config.reader import collected
+from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.errors import UserError
-from unteach.launch.plan import PATH, TOKENIZER, PlannedRun
+from unteach.launch.plan import PlannedRun
 
-PLACES = ("task_name", "paths.output_dir", "retain_logs_path", "wandb.", "trainer.args.run_name", PATH, TOKENIZER)
+PLACES = (
+    "task_name",
+    "paths.output_dir",
+    "retain_logs_path",
+    "wandb.",
+    "trainer.args.run_name",
+    MODEL_KEY,
+    TOKENIZER_KEY,
+)
 """Beginnings of the words that differ from run to run and cannot make a composition fail."""
 SHOWN = 20
 

@@ -9,6 +9,7 @@ judged by the log of the retain model of its split.
 from dataclasses import dataclass, field
 from typing import Any
 
+from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.config.shorthand import is_path
 from unteach.config.words import spell_value
 from unteach.errors import UserError, unknown
@@ -19,8 +20,6 @@ KEYS = {"name", "base", "full", "retain", "forget", "vary", "eval", "evaluate", 
 CONFIG_NAMES = {"forget": "unlearn", "eval": "eval"}
 SPLITS = ("forget_split", "forget_set")
 """Keys that say what is forgotten; the base and the full model do not depend on them."""
-PATH = "model.model_args.pretrained_model_name_or_path"
-TOKENIZER = "model.tokenizer_args.pretrained_model_name_or_path"
 OF_THE_ENTRY = ("name", "from")
 
 
@@ -211,7 +210,7 @@ def _started(start: PlannedRun | None) -> dict[str, Any]:
     model = next((word.partition("=")[2] for word in start.overrides if word.startswith("model=")), None)
     if model and is_path(model.strip("'")):  # the weights that the parent started from; the child has the parent's
         model = "auto"
-    return ({"model": model} if model else {}) | {PATH: start.folder, TOKENIZER: start.folder}
+    return ({"model": model} if model else {}) | {MODEL_KEY: start.folder, TOKENIZER_KEY: start.folder}
 
 
 def _benchmark(full: dict[str, Any]) -> str:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
+from unteach.config.schema import PATH
 from unteach.errors import UserError, chain
 
-PATH = "pretrained_model_name_or_path"
 SOURCE = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 """What says where a repository's files come from; its config, weights and tokenizer share it."""
 

@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from unteach import runs as kept
+from unteach.config.schema import PATH
 from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.origin import at, read_config
 
@@ -101,7 +102,7 @@ def _of_one_model(run: RunResult, config: dict[str, Any]) -> str:
     """What evaluations of one model share: its name; where that is a number, how the model beside it was taught."""
     if NUMBERED.match(run.name) is None:
         return _without_seed(run.name, config)
-    path = ((config.get("model") or {}).get("model_args") or {}).get("pretrained_model_name_or_path")
+    path = ((config.get("model") or {}).get("model_args") or {}).get(PATH)
     taught = read_config(run.folder.parent / Path(str(path)).name)
     own = taught.get("model") or {}
     return kept.digest([taught["trainer"], own.get("peft_args")]) if taught.get("trainer") else run.name

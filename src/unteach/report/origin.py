@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
+from unteach.config.schema import PATH
 from unteach.errors import UserError
 
 CONFIGS = (runs.CONFIG, ".hydra/config.yaml")
@@ -24,7 +25,7 @@ def kind_of(folder: Path) -> str:
     if config.get("mode") == "unlearn":
         return "forget"
     if config.get("mode") == "eval":
-        model = at(config, "model", "model_args", "pretrained_model_name_or_path")
+        model = at(config, "model", "model_args", PATH)
         source = Path(str(model))
         known = kind_of(source) if read_config(source) else _kind_by_name(source.name)
         return known or _kind_by_name(str(config.get("task_name"))) or "eval"

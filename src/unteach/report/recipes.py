@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs as kept
+from unteach.config.schema import PATH
 from unteach.report.collect import RunResult, finite
 from unteach.report.origin import at, read_config
 
@@ -65,7 +66,7 @@ def read_recipe(run: RunResult, beside: Path) -> Recipe | None:
 
 def trained_in(folder: Path, config: dict[str, Any]) -> Path:
     """Give the folder of the run that trained a model: the run's own, or the one that an evaluation names."""
-    path = at(config, "model", "model_args", "pretrained_model_name_or_path")
+    path = at(config, "model", "model_args", PATH)
     if config.get("trainer") is None and path and read_config(Path(str(path))):
         return Path(str(path))
     return folder
@@ -118,7 +119,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 def _describe_model(config: dict[str, Any]) -> str:
     args = at(config, "model", "model_args") or {}
-    if path := args.get("pretrained_model_name_or_path"):
+    if path := args.get(PATH):
         return str(path)
     sizes = _pairs({key: value for key, value in args.items() if isinstance(value, int)}, "=")
     return f"a new one ({sizes})" if sizes else ""

@@ -66,7 +66,8 @@ class LogLines(Watcher):
         if not state.is_world_process_zero or not logs or not (said := format_logs(logs, self.left_out)):
             return
         is_training = "loss" in logs
-        what = "" if is_training else "evaluated  " if any(name.startswith("eval_") for name in logs) else ""
+        is_evaluation = not is_training and any(name.startswith("eval_") for name in logs)
+        what = "evaluated  " if is_evaluation else ""
         epoch = f"  epoch {state.epoch:.2f}" if is_training and state.epoch is not None else ""
         pace = self._pace(state) if is_training else ""
         console.say(f"step {state.global_step}/{state.max_steps}{epoch}  {what}{said}{pace}")

@@ -100,7 +100,7 @@ def before_training(config: schema.Config, planned: dict[str, suites.Plan], fold
     asking = {name: plan for name, plan in planned.items() if config.eval[name].before}
     if not asking or not config.trainer.args.get("do_eval", True):
         return []
-    if not config.model.model_args.get(build.PATH):
+    if not config.model.model_args.get(schema.PATH):
         return ["nothing is measured before training: this model starts from random weights"]
     target = folder / runs.EVALS_BEFORE
     # One process looks, so that all go the same way.
@@ -113,7 +113,7 @@ def before_training(config: schema.Config, planned: dict[str, suites.Plan], fold
     return []
 
 
-def is_evaluated(config: schema.Config) -> bool:
+def does_evaluate(config: schema.Config) -> bool:
     """Whether the run evaluates at all."""
     assert config.trainer is not None
     args = config.trainer.args

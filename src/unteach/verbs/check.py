@@ -8,7 +8,7 @@ it, and says what is trained, how many steps there are and how much memory to ex
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import console, runs
 from unteach.config import compose, provenance, schema
@@ -17,6 +17,10 @@ from unteach.config.environment import environment
 from unteach.config.runfile import is_run_file
 from unteach.errors import UserError, unknown
 from unteach.launch import accelerated
+
+if TYPE_CHECKING:
+    from unteach.data.streams import Stream
+    from unteach.models.loading import Loaded
 
 SHOWN_ROWS = 2
 """Rows of each stream that are shown token by token."""
@@ -65,7 +69,7 @@ def check(config: schema.Config) -> None:
         console.say(f"file        {sentence}")
     if config.trainer is None or config.data is None:
         loaded = loading.load_empty(config.model)
-        streams: dict[str, Any] = {}
+        streams: dict[str, Stream] = {}
         print(f"model       {header.describe_model(loaded)}")
     else:
         loaded, streams = check_training(config, folder)
@@ -82,7 +86,7 @@ def standing(config: schema.Config, folder: Path) -> str:
     return {"new": "new", "again": "begun; would go on", "done": "finished", "back": "would go back"}[state]
 
 
-def check_training(config: schema.Config, folder: Path) -> tuple[Any, dict[str, Any]]:
+def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[str, Stream]]":
     """Model, method, streams, steps, learning rate, memory, first rows; returns the model and the streams."""
     from unteach.models import loading
     from unteach.training import build, forecast, header, tracking
@@ -113,7 +117,7 @@ def check_training(config: schema.Config, folder: Path) -> tuple[Any, dict[str, 
     return loaded, streams
 
 
-def show_rows(loaded: Any, name: str, stream: Any, seed: int) -> None:
+def show_rows(loaded: "Loaded", name: str, stream: "Stream", seed: int) -> None:
     """The first rows that a step would draw of a stream: what is learned in green, what is only read dim."""
     from rich.console import Console
     from rich.text import Text
@@ -145,7 +149,7 @@ def show_rows(loaded: Any, name: str, stream: Any, seed: int) -> None:
         terminal.print(shown)
 
 
-def check_suites(config: schema.Config, loaded: Any, streams: dict[str, Any]) -> None:
+def check_suites(config: schema.Config, loaded: "Loaded", streams: "dict[str, Stream]") -> None:
     """Plans every suite as the run would: which metrics, on how many rows, and which are absent and why."""
     from unteach.training import evaluating
 

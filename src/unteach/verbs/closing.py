@@ -7,8 +7,6 @@ from pathlib import Path
 from unteach import console, runs
 from unteach.config import schema
 
-PATH = "pretrained_model_name_or_path"
-
 
 def tell_values(folder: Path, suite_names: list[str]) -> None:
     """Print the values of suites, each with the way that is good, and what could not be measured."""
@@ -26,7 +24,7 @@ def close_training(config: schema.Config, folder: Path) -> None:
     console.say(f"results: {folder / (runs.EVALS if (folder / runs.EVALS).exists() else runs.METRICS)}")
     if any(folder.glob(f"checkpoint-*/{runs.EVALS}")):
         console.say(f"evaluations made while training: {folder}/checkpoint-*/{runs.EVALS}")
-    before = config.model.model_args.get(PATH)
+    before = config.model.model_args.get(schema.PATH)
     _say_next([*(_judging(folder, before) if is_judged else []), _asking(config, folder)])
 
 

@@ -4,10 +4,8 @@ from typing import Any
 
 from unteach import runs
 from unteach.config.environment import environment
-from unteach.config.schema import ModelConfig
+from unteach.config.schema import PATH, ModelConfig
 from unteach.errors import UserError
-
-PATH = "pretrained_model_name_or_path"
 
 
 def load(run: str) -> Any:

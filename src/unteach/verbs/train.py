@@ -1,6 +1,7 @@
 """`unteach train` and `unteach unlearn`: one run, from its configuration to an evaluated model."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,12 @@ from unteach.errors import Preempted, UserError
 from unteach.launch import accelerated
 
 if TYPE_CHECKING:
+    import transformers
+
+    from unteach.data.streams import Stream
+    from unteach.engines.processes import Processes
+    from unteach.evals.suites import Plan
+    from unteach.models.loading import Loaded
     from unteach.training.callbacks import Watcher
     from unteach.training.resumable import Resumable
 
@@ -88,44 +95,32 @@ def _evaluation_of(config: schema.Config) -> dict[str, Any]:
     return {"eval": config.tree.get("eval"), "retain_logs_path": config.tree.get("retain_logs_path")}
 
 
-def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) -> dict[str, Any]:
-    """Builds everything, trains from where the run stands, and writes the final model; returns the plans of suites."""
-    import transformers
+@dataclass
+class _Prepared:
+    """All that a run trains with. start: the checkpoint that it goes on from; planned: its suites."""
 
+    loaded: "Loaded"
+    streams: "dict[str, Stream]"
+    anchor: str
+    args: "transformers.TrainingArguments"
+    start: Path | None
+    planned: "dict[str, Plan]"
+
+
+def _train(config: schema.Config, folder: Path, here: "Processes", of_files: list[str]) -> "dict[str, Plan]":
+    """Builds everything, trains from where the run stands, and writes the final model; returns the plans of suites."""
     from unteach.engines import processes
-    from unteach.engines.sharded import placed_by_device_map
-    from unteach.models import loading
-    from unteach.seeds import subseed
-    from unteach.training import build, checkpoint, evaluating, header, spread, validation
+    from unteach.training import build, evaluating, header, spread, validation
     from unteach.training.tracking import tracked
     from unteach.training.watching import watchers
 
-    assert config.trainer is not None and config.data is not None
-    transformers.set_seed(subseed(config.seed, "init") % 2**32)
-    head = build.head_of(config)
-    loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config), head=head)
-
-    streams, said = build.build_streams(config, loaded, here)
-    planned: dict[str, Any] = {}
-    if evaluating.is_evaluated(config):
-        planned, of_rows = evaluating.plan_suites(config, loaded, streams)
-        said += of_rows
-    anchor = build.anchor_of(config, streams)
-    args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
-    start, skipped = checkpoint.start_of(folder, config.resume)
-    if start:
-        processes.once(lambda: spread.refuse_another_spread(start, args, here.mode))
-    placed_by_device_map(loaded.model, here)
-    if here.first:
-        for sentence in [*of_files, *said, *skipped]:
-            console.say(f"note: {sentence}")
-        build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
-    here.wait()
+    assert config.trainer is not None
+    ready = _prepare(config, folder, here, of_files)
+    loaded, streams, anchor, args, planned = ready.loaded, ready.streams, ready.anchor, ready.args, ready.planned
     # The weights that the run starts from are measured while no trainer holds memory yet.
     with processes.interruptible(EVALUATING):
-        of_start = evaluating.before_training(config, planned, folder, here)
-    for sentence in of_start if here.first else ():
-        console.say(f"note: {sentence}")
+        notes = evaluating.before_training(config, planned, folder, here)
+    _print_notes(notes, here)
 
     collator = build.build_collator(config, loaded)
     held_out = validation.of_run(config, loaded, collator, args, folder, here)
@@ -139,9 +134,9 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
         )  # fmt: skip
         if here.first and does_train:
             num_held_out = held_out.num_rows if held_out else 0
-            header.print_header(config, folder, loaded, streams, anchor, args, num_held_out, start)
+            header.print_header(config, folder, loaded, streams, anchor, args, num_held_out, ready.start)
         with processes.interruptible(TRAINING):
-            _fit(trainer, start, watching, does_train)
+            _fit(trainer, ready.start, watching, does_train)
             validation.at_the_end(trainer, folder)
             state = spread.whole_state(trainer, here.mode)
             if here.first:
@@ -149,6 +144,43 @@ def _train(config: schema.Config, folder: Path, here: Any, of_files: list[str]) 
                 build.save_final(model, loaded, folder, config.trainer.method, state)
     here.wait()
     return planned
+
+
+def _prepare(config: schema.Config, folder: Path, here: "Processes", of_files: list[str]) -> _Prepared:
+    """Loads the model, builds the streams, plans the suites, and opens the run's folder."""
+    import transformers
+
+    from unteach.engines import processes
+    from unteach.engines.sharded import placed_by_device_map
+    from unteach.models import loading
+    from unteach.seeds import subseed
+    from unteach.training import build, checkpoint, evaluating, spread
+
+    transformers.set_seed(subseed(config.seed, "init") % 2**32)
+    head = build.head_of(config)
+    loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config), head=head)
+
+    streams, notes = build.build_streams(config, loaded, here)
+    planned: dict[str, Plan] = {}
+    if evaluating.does_evaluate(config):
+        planned, of_rows = evaluating.plan_suites(config, loaded, streams)
+        notes += of_rows
+    anchor = build.anchor_of(config, streams)
+    args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
+    start, skipped = checkpoint.start_of(folder, config.resume)
+    if start:
+        processes.once(lambda: spread.refuse_another_spread(start, args, here.mode))
+    placed_by_device_map(loaded.model, here)
+    _print_notes([*of_files, *notes, *skipped], here)
+    if here.first:
+        build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
+    here.wait()
+    return _Prepared(loaded, streams, anchor, args, start, planned)
+
+
+def _print_notes(notes: list[str], here: "Processes") -> None:
+    for sentence in notes if here.first else ():
+        console.say(f"note: {sentence}")
 
 
 def _fit(trainer: "Resumable", start: Path | None, watching: "list[Watcher]", does_train: bool) -> None:
@@ -169,7 +201,7 @@ def _fit(trainer: "Resumable", start: Path | None, watching: "list[Watcher]", do
             console.say(line)
 
 
-def _evaluate(config: schema.Config, folder: Path, here: Any, planned: dict[str, Any] | None) -> None:
+def _evaluate(config: schema.Config, folder: Path, here: "Processes", planned: "dict[str, Plan] | None") -> None:
     """Evaluates the model as it was saved, exactly as `unteach eval` would.
 
     planned: the plans of the suites, where this process made them before it trained.

@@ -11,7 +11,7 @@ from unteach.config.inference import Sampling
 from unteach.data import images
 from unteach.engines import processes
 from unteach.engines.backends.base import Answer, Answered, Completion, Failure, Job, Request, Scored, cut
-from unteach.errors import UserError, missing_extra, nearest
+from unteach.errors import UserError, first_line, missing_extra, nearest
 from unteach.models.hub import PATH, SOURCE
 from unteach.registry import backend
 
@@ -353,4 +353,4 @@ def _first_line(error: Exception) -> str:
     parts = getattr(error, "errors", None)
     if callable(parts):
         return "; ".join(str(part["msg"]).removeprefix("Value error, ") for part in parts())
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first_line(error)
