@@ -99,7 +99,7 @@ def command_line() -> Iterator[str]:
 def variables() -> Iterator[str]:
     yield "## Top level\n"
     yield "`configs/variables.yaml`; other files refer to these names, and a file of yours may declare more.\n"
-    meaning = "names the run's folder; where a file of rows is named it may be left out, and is made of model, rows, method"
+    meaning = "names the run's folder; where a file of rows is named it may be left out: model, rows and method name it"
     rows = [("`task_name`", "required", meaning)]
     rows += [("`mode`", "by the verb", "`train`, `unlearn` or `eval`; part of the run's folder")]
     yield from table(("key", "default", ""), rows + commented(groups.CONFIGS / "variables.yaml"))

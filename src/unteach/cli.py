@@ -191,7 +191,9 @@ def _options(words: list[str], verb: str) -> tuple[dict, list[str]]:
                 options[OPTIONS[name]] = value
         else:
             bare = not equals and queue and "=" not in queue[0] and not queue[0].startswith("-")
-            strange.append((name, queue.pop(0) if bare else value if equals else None))
+            if bare:
+                value = queue.pop(0)
+            strange.append((name, value if bare or equals else None))
     if strange:
         from unteach.config import synonyms
 

@@ -5,13 +5,13 @@ start from is there, and so without this.
 """
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from unteach import registry
 from unteach.config import groups
+from unteach.config.places import is_local
 from unteach.config.schema import MODEL_KEY, PATH
 from unteach.config.shorthand import TABLES
 from unteach.config.words import Words
@@ -85,13 +85,6 @@ def _asks_server(plain: dict[str, Any]) -> bool:
     """Whether the model is a name that a server knows, and no place here."""
     name = plain.get("backend")
     return isinstance(name, str) and name in registry.backend and not getattr(registry.backend.get(name), "LOCAL", True)
-
-
-def is_local(name: str) -> bool:
-    """Whether a name is a path and can be no hub id: `org/name`, whose first part is no folder here."""
-    name = re.sub(r":\w+$", "", name)
-    first, *rest = name.split("/")
-    return name.startswith((".", "/", "~")) or len(rest) > 1 or (bool(rest) and os.path.isdir(first))
 
 
 def _beside(path: str) -> str:

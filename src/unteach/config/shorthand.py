@@ -14,6 +14,7 @@ from pathlib import Path
 
 from unteach import console
 from unteach.config import groups
+from unteach.config.places import is_place
 from unteach.config.reader import collected
 from unteach.config.runfile import SUFFIXES, RunFile, is_run_file, read_run_file
 from unteach.config.schema import MODEL_KEY
@@ -149,16 +150,6 @@ def _expand_data(config_name: str, word: str, name: str, homes: tuple[str, ...],
     command.data = name
     command.placed["data.train_file"] = os.path.expanduser(name)
     return [f"data.train_file={_quoted(command.placed['data.train_file'])}"]
-
-
-def is_place(name: str) -> bool:
-    """Whether a name says where something is: a path, a hub id, or what is there in this folder."""
-    return is_path(name) or os.path.exists(name)
-
-
-def is_path(name: str) -> bool:
-    """Whether a name is written as a path or a hub id."""
-    return "/" in name or name.startswith((".", "~"))
 
 
 def _quoted(text: str) -> str:

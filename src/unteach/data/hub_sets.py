@@ -67,6 +67,9 @@ def load_set(hf_args: dict[str, Any]) -> Any:
 def _no_split(path: str, split: str, there: Iterable[str]) -> str:
     """What is said of a split that is not there."""
     there = list(there)
-    guess = nearest(split, there)
-    hint = f"; did you mean {path}:{guess}?" if guess else f"; name one, as in {path}:{there[0]}" if there else ""
+    hint = ""
+    if guess := nearest(split, there):
+        hint = f"; did you mean {path}:{guess}?"
+    elif there:
+        hint = f"; name one, as in {path}:{there[0]}"
     return f"{path}: no split {split!r}; its splits: {', '.join(there)}{hint}"

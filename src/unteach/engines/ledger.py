@@ -264,8 +264,9 @@ def _among(before: dict[Any, str], after: dict[Any, str]) -> list[str]:
     said = []
     for how, ids in found.items():
         if ids:
-            verb = "" if how == "changed" else "is " if len(ids) == 1 else "are "
-            said.append(f"{counted(len(ids), 'row')} {verb}{how} ({_few(ids)})")
+            be = "is" if len(ids) == 1 else "are"
+            became = how if how == "changed" else f"{be} {how}"
+            said.append(f"{counted(len(ids), 'row')} {became} ({_few(ids)})")
     return said or (["the rows are in another order"] if list(before) != list(after) else [])
 
 

@@ -9,8 +9,8 @@ judged by the log of the retain model of its split.
 from dataclasses import dataclass, field
 from typing import Any
 
+from unteach.config.places import is_path_or_hub_id
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
-from unteach.config.shorthand import is_path
 from unteach.config.words import spell_value
 from unteach.errors import UserError, unknown
 from unteach.launch import draws
@@ -208,7 +208,9 @@ def _started(start: PlannedRun | None) -> dict[str, Any]:
     if start is None:
         return {}
     model = next((word.partition("=")[2] for word in start.overrides if word.startswith("model=")), None)
-    if model and is_path(model.strip("'")):  # the weights that the parent started from; the child has the parent's
+    if model and is_path_or_hub_id(
+        model.strip("'")
+    ):  # the weights that the parent started from; the child has the parent's
         model = "auto"
     return ({"model": model} if model else {}) | {MODEL_KEY: start.folder, TOKENIZER_KEY: start.folder}
 

@@ -174,8 +174,9 @@ def _schedule_facts(config: dict[str, Any], manifest: dict[str, Any], folder: Pa
     if not planned and args.get("num_train_epochs"):
         planned = f"{args['num_train_epochs']} epochs"
     done = f", {last['step']} steps done" if last.get("step") else ""
+    learning = "" if rate is None else ", ".join([str(rate), *([str(schedule)] if schedule else [])]) + warmup
     return [
-        ("learning rate", "" if rate is None else f"{rate}{f', {schedule}' if schedule else ''}{warmup}"),
+        ("learning rate", learning),
         ("optimizer", _text(args.get("optim"))),
         ("weight decay", _text(args.get("weight_decay"))),
         ("batch", batch),

@@ -1,0 +1,21 @@
+"""What a name says by the way it is written: a configuration, a hub id, or a path of this machine."""
+
+import os
+import re
+
+
+def is_path_or_hub_id(name: str) -> bool:
+    """Whether a name is written as a path or a hub id, and so names no configuration."""
+    return "/" in name or name.startswith((".", "~"))
+
+
+def is_place(name: str) -> bool:
+    """Whether a name says where something is: a path, a hub id, or what is there in this folder."""
+    return is_path_or_hub_id(name) or os.path.exists(name)
+
+
+def is_local(name: str) -> bool:
+    """Whether a name is a path and can be no hub id: `org/name`, whose first part is no folder here."""
+    name = re.sub(r":\w+$", "", name)
+    first, *rest = name.split("/")
+    return name.startswith((".", "/", "~")) or len(rest) > 1 or (bool(rest) and os.path.isdir(first))
