@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         if not launched.rank():
-            print("unteach: interrupted", file=sys.stderr)
+            print("unteach: interrupted; what was whole is kept, and the same command goes on from it", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         if known := outside(error):

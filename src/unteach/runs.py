@@ -215,6 +215,8 @@ MAY_CHANGE = (
     "paths.data_cache_dir",
     "model.model_args.cache_dir",
     "model.tokenizer_args.cache_dir",
+    "model.model_args.token",  # which runs kept before, and keep no more
+    "model.tokenizer_args.token",
     "trainer.args.dataloader_",
     "trainer.args.do_eval",
 )

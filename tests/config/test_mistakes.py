@@ -105,7 +105,7 @@ def test_each_verb_has_its_own_answer() -> None:
 
 
 def test_every_answer_is_a_key() -> None:
-    assert set(synonyms.ARGS.values()) <= set(training_args.fields())
+    assert set(training_args.OTHER_NAMES.values()) <= set(training_args.fields())
     assert set(synonyms.VERBS.values()) - {"ask"} <= {*cli.VERBS, *(f"study {name}" for name in study.COMMANDS)}
     assert not (set(synonyms.VERBS) | set(synonyms.INSTEAD)) & set(cli.VERBS)
 

@@ -96,7 +96,12 @@ def test_trained_from_tokens_and_killed(rows: Path, tiny_folder: Path, tmp_path:
 
     assert after(spawn(lambda: train(*words), tmp_path / "log"), 120) == 0, (tmp_path / "log").read_text()
     assert runs.read_json(folder / runs.MANIFEST, "the manifest")["resumed_at"] >= 3
-    assert outcome(folder) == outcome(tmp_path / "whole" / "run") == outcome(tmp_path / "flown" / "run")
+    whole, flown = (outcome(tmp_path / name / "run") for name in ("whole", "flown"))
+    assert outcome(folder) == whole
+    # Tokens do not know the words that they were made of, which results quote; every value is the same.
+    for run in (whole, flown):
+        run["evals"] = run["evals"]["evals/ROWS_SUMMARY.json"]
+    assert whole == flown
     tidy(folder)
 
 

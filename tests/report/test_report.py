@@ -17,6 +17,7 @@ from unteach.report.collect import RunResult, collect
 from unteach.report.colours import REFERENCE_TINTS, TINTS, assign_tints, tint_of
 from unteach.report.page import write_page
 from unteach.report.plots import tradeoff_png
+from unteach.wording import format_value
 
 NASTY = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & {{plotly}} \ud83d'
 
@@ -177,11 +178,11 @@ def test_a_column_is_there_if_any_run_has_it_and_a_missing_value_is_a_dash(runs:
     [(0.0, "0.000"), (-0.0, "0.000"), (1.0, "1.000"), (0.001, "0.001"), (0.00099, "9.9e-04"), (1e-29, "1.0e-29")],
 )
 def test_only_zero_is_shown_as_zero(value: float, text: str) -> None:
-    assert table.show(value) == text
+    assert format_value(value) == text
 
 
 def test_few_decimals_do_not_make_a_value_zero() -> None:
-    assert [table.show(value, 1) for value in (0.0, 0.04, 0.06, -0.04, -97.3)] == [
+    assert [format_value(value, 1) for value in (0.0, 0.04, 0.06, -0.04, -97.3)] == [
         "0.0", "4.0e-02", "0.1", "-4.0e-02", "-97.3",
     ]  # fmt: skip
 

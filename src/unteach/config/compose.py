@@ -136,7 +136,7 @@ class _Composition:
     def unnamed(self) -> list[str]:
         if self.is_whole:
             return []
-        found = preflight.unnamed(self.config_name, self.words, self.homes)
+        found = preflight.unnamed(self.config_name, self.words)
         # What was named wrongly was named, and has its sentence already.
         refused = [problem.partition("=")[0] for problem in self.command.problems]
         return [problem for problem in found if problem.partition(":")[0] not in refused]

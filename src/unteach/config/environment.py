@@ -12,7 +12,7 @@ NOISE = {
 
 HUB = "huggingface_hub.utils._http"
 """The logger that tells of every request to the hub that failed and of every try that follows."""
-HUB_IS_SILENT = "note: the hub does not answer; trying again, for half a minute at most"
+HUB_IS_SILENT = "note: the hub does not answer; trying again before giving up"
 
 
 def environment() -> None:

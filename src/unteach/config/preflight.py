@@ -23,7 +23,7 @@ OWN = ("train", "unlearn", "eval", "infer")
 """The primary configurations of the package; a user's own may name a model and rows itself."""
 
 
-def unnamed(config_name: str, words: Words, homes: tuple[str, ...]) -> Iterator[str]:
+def unnamed(config_name: str, words: Words) -> Iterator[str]:
     """A sentence for a model, rows or a suite that nobody named: a benchmark's are taken where it is."""
     if config_name not in OWN:
         return
@@ -33,10 +33,9 @@ def unnamed(config_name: str, words: Words, homes: tuple[str, ...]) -> Iterator[
     shipped = experiment in groups.options("experiment")
     keys = words.keys()
     if not ("model" in chosen or MODEL_KEY in keys) and (not experiment or (files and shipped)):
-        names = ", ".join(groups.options("model", homes))
         yield (
             "model: no model was named: model=PATH (a model's or a run's folder), model=org/name (of the hub), or a "
-            f"configuration ({names})"
+            "configuration (`unteach list models`)"
         )
     if experiment or config_name == "infer":
         return

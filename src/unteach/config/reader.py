@@ -7,7 +7,7 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from unteach.errors import UserError, nearest
@@ -49,11 +49,16 @@ class Reader:
             self.wrong(path, str(error))
             return None
 
-    def known(self, allowed: Any, value: dict[str, Any], path: str) -> dict[str, Any]:
-        """The items of `value` whose keys are allowed; the others are reported with the nearest right name."""
+    def known(
+        self, allowed: Any, value: dict[str, Any], path: str, other_names: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """The items of `value` whose keys are allowed; the others are reported with the nearest right name.
+
+        other_names: what other tools call some of the keys.
+        """
         for name in value:
             if name not in allowed:
-                guess = nearest(str(name), allowed)
+                guess = (other_names or {}).get(str(name)) or nearest(str(name), allowed)
                 hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(sorted(allowed)) or '(nothing)'}"
                 self.wrong(f"{path}.{name}" if path else str(name), f"no such key; {hint}")
         return {name: item for name, item in value.items() if name in allowed}

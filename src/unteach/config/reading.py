@@ -109,7 +109,8 @@ def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
     top = reader.known({"handler", "args", "method_args", *WATCHERS}, value, "trainer")
     declared = training_args.fields()
     args = reader.value(dict[str, Any], {} if top.get("args") is None else top["args"], "trainer.args") or {}
-    known = reader.known({**training_args.REFUSED, **declared}, args, "trainer.args")
+    allowed = {**training_args.REFUSED, **declared}
+    known = reader.known(allowed, args, "trainer.args", training_args.OTHER_NAMES)
     for name, item in known.items():
         if name in training_args.REFUSED:
             reader.wrong(f"trainer.args.{name}", f"not used here: {training_args.REFUSED[name]}")

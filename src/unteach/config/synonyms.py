@@ -10,38 +10,6 @@ from unteach.config.files import FILE_KEYS
 from unteach.config.words import spell_value
 from unteach.errors import UserError, nearest, unknown
 
-ARGS = {
-    "lr": "learning_rate",
-    "epochs": "num_train_epochs",
-    "num_epochs": "num_train_epochs",
-    "n_epochs": "num_train_epochs",
-    "steps": "max_steps",
-    "num_steps": "max_steps",
-    "max_train_steps": "max_steps",
-    "batch_size": "per_device_train_batch_size",
-    "bs": "per_device_train_batch_size",
-    "train_batch_size": "per_device_train_batch_size",
-    "micro_batch_size": "per_device_train_batch_size",
-    "grad_accum": "gradient_accumulation_steps",
-    "gradient_accumulation": "gradient_accumulation_steps",
-    "accumulation_steps": "gradient_accumulation_steps",
-    "warmup": "warmup_steps",
-    "warmup_ratio": "warmup_steps",
-    "wd": "weight_decay",
-    "optimizer": "optim",
-    "optimiser": "optim",
-    "scheduler": "lr_scheduler_type",
-    "lr_scheduler": "lr_scheduler_type",
-    "grad_clip": "max_grad_norm",
-    "clip_grad_norm": "max_grad_norm",
-    "save_every": "save_steps",
-    "log_every": "logging_steps",
-    "eval_every": "eval_steps",
-    "evaluation_strategy": "eval_strategy",
-    "patience": "early_stopping_patience",
-    "logger": "report_to",
-}
-"""Other names of TrainingArguments' fields."""
 KEYS = {
     "output_dir": "paths.output_dir",
     "output": "paths.output_dir",
@@ -146,7 +114,7 @@ def right_key(name: str, mode: str = "train", method: type | None = None) -> str
             return f"trainer.method_args.{bare}"
         if bare in KEYS:
             return KEYS[bare]
-        argument = ARGS.get(bare, bare)
+        argument = training_args.OTHER_NAMES.get(bare, bare)
         if argument in training_args.fields() and argument not in training_args.REFUSED:
             return f"trainer.args.{argument}"
     if bare in LOADING:

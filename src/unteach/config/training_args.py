@@ -101,6 +101,40 @@ WARMUPS = ("warmup_steps", "warmup_epochs")
 """Two ways to say one thing: where a stronger layer says it in one, the other does not reach the run."""
 
 
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "n_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "num_steps": "max_steps",
+    "max_train_steps": "max_steps",
+    "batch_size": "per_device_train_batch_size",
+    "bs": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "gradient_accumulation": "gradient_accumulation_steps",
+    "accumulation_steps": "gradient_accumulation_steps",
+    "warmup": "warmup_steps",
+    "warmup_ratio": "warmup_steps",
+    "wd": "weight_decay",
+    "optimizer": "optim",
+    "optimiser": "optim",
+    "scheduler": "lr_scheduler_type",
+    "lr_scheduler": "lr_scheduler_type",
+    "grad_clip": "max_grad_norm",
+    "clip_grad_norm": "max_grad_norm",
+    "save_every": "save_steps",
+    "log_every": "logging_steps",
+    "eval_every": "eval_steps",
+    "evaluation_strategy": "eval_strategy",
+    "patience": "early_stopping_patience",
+    "logger": "report_to",
+}
+"""What other tools call fields of TrainingArguments -> the field; nothing of it is accepted."""
+
+
 @functools.cache
 def fields() -> dict[str, str]:
     """Name -> annotation of every field of TrainingArguments, and of unteach's own."""

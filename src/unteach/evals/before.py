@@ -21,6 +21,7 @@ from unteach.evals import suites
 from unteach.evals.retain import EVAL, ROWS
 from unteach.evals.run import evaluate_loaded, tell_gaps
 from unteach.models import loading
+from unteach.wording import format_value
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,15 +109,15 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
         table.add_row(
             about.get("role") or "",
             Text(name),
-            show_value(old.get(name), about.get("decimals", 3)),
-            show_value(new.get(name), about.get("decimals", 3)),
+            _format(old.get(name), about.get("decimals", 3)),
+            _format(new.get(name), about.get("decimals", 3)),
             about.get("better") or "",
         )
     return table
 
 
-def show_value(value: float | None, decimals: int) -> str:
-    return "–" if value is None else f"{value:.{decimals}f}"
+def _format(value: float | None, decimals: int) -> str:
+    return "–" if value is None else format_value(value, decimals)
 
 
 def _on_the_same_rows(before: Path, after: Path, suite: str) -> bool:

@@ -8,7 +8,8 @@ from unteach.report.columns import Column
 from unteach.report.families import Family, families
 from unteach.report.judging import known_columns
 from unteach.report.sets import comparable, forgotten
-from unteach.report.table import MISSING, plain, show
+from unteach.report.table import MISSING, plain
+from unteach.wording import format_value
 
 Spread = tuple[float, float | None]
 """(mean, sample standard deviation over seeds)."""
@@ -64,8 +65,8 @@ def said(cell: Spread | None, column: Column) -> str:
     """`0.512 ± 0.010`; without the deviation where there is one run."""
     if cell is None:
         return MISSING
-    centre = show(cell[0], column.decimals)
-    return centre if cell[1] is None else f"{centre} ± {show(cell[1], column.decimals)}"
+    centre = format_value(cell[0], column.decimals)
+    return centre if cell[1] is None else f"{centre} ± {format_value(cell[1], column.decimals)}"
 
 
 def as_data(tables: list[Crossed]) -> list[dict[str, Any]]:

@@ -9,12 +9,12 @@ from unteach.console import neutralize
 from unteach.report.collect import RunResult
 from unteach.report.columns import Column
 from unteach.report.judging import UTILITY_GONE, UTILITY_GONE_MEANS, find_best, find_gone, known_columns
+from unteach.wording import format_value
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 MISSING = "–"
-TINY = 0.001
 NARROWEST_NAME = 10
 
 
@@ -65,15 +65,8 @@ def make_cell(run: RunResult, column: Column) -> Cell:
     if value is None:
         return Cell(MISSING)
     bounds = run.interval(column.metric)
-    interval = " to ".join(show(bound, column.decimals) for bound in bounds) if bounds else ""
-    return Cell(show(value, column.decimals), value, interval, run.size(column.metric))
-
-
-def show(value: float, decimals: int = 3) -> str:
-    """Fixed decimals; scientific where rounding would say 0 of what is not, and below 0.001 (p-values above all)."""
-    if value != 0 and abs(value) < max(TINY, 0.5 * 10**-decimals):
-        return f"{value:.1e}"
-    return f"{value:z.{decimals}f}"
+    interval = " to ".join(format_value(bound, column.decimals) for bound in bounds) if bounds else ""
+    return Cell(format_value(value, column.decimals), value, interval, run.size(column.metric))
 
 
 def print_table(runs: list[RunResult], console: Console | None = None) -> None:

@@ -61,7 +61,8 @@ def _print_values(found: list[Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from unteach.report.table import MISSING, show
+    from unteach.report.table import MISSING
+    from unteach.wording import format_value
 
     drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
     for name, side in (
@@ -73,8 +74,10 @@ def _print_values(found: list[Any]) -> None:
     ):
         drawn.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for one in found:
-        numbers = [MISSING if value is None else show(value) for value in (one.a, one.b, one.difference)]
-        interval = f"{show(one.low)} to {show(one.high)}{' *' if one.beyond else ''}" if one.how else MISSING
+        numbers = [MISSING if value is None else format_value(value) for value in (one.a, one.b, one.difference)]
+        interval = (
+            f"{format_value(one.low)} to {format_value(one.high)}{' *' if one.beyond else ''}" if one.how else MISSING
+        )
         drawn.add_row(*map(Text, [one.metric, *numbers, interval]), style="bold" if one.beyond else None)
     wide = Console(width=1000).measure(drawn).maximum  # a number cut short is a wrong number: lines run over instead
     Console(width=max(Console().width, wide)).print(drawn, crop=False, no_wrap=True, overflow="ignore")

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterable
 
+from unteach.console import format_duration
 from unteach.launch.studyfile import study_of
 from unteach.verbs import study
 
@@ -11,4 +12,5 @@ from unteach.verbs import study
 def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     started = time.perf_counter()
     study.carry_out(study_of("demo", [f"jobs={os.cpu_count() or 1}", *words], tuple(config_dirs)))
-    print(f"took {time.perf_counter() - started:.0f} s")
+    print(f"took {format_duration(time.perf_counter() - started)}")
+    print('next: unteach ask model=saves/demo/full "a question"')
