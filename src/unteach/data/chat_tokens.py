@@ -1,6 +1,7 @@
 """Conversations to tokens, exactly as the model will be asked for each turn of the assistant."""
 
 import json
+from typing import Any
 
 from unteach.data.conversations import ASSISTANT, Message, Tools, is_learned, tool_names
 from unteach.data.template import Template
@@ -43,12 +44,27 @@ def encode_chat(
         told = template.shown(messages[: i + 1], add_generation_prompt=False, tools=tools)
         text = _after(asked, told)
         _refuse_unshown_calls(messages[i], text)
-        answer, rest = template.turn(text)
+        answer, rest = template.turn(text, _words_of(messages[i], text))
         pieces.append((answer, is_learned(messages[i])))
         shown = told.removesuffix(rest)
     if messages[-1]["role"] != ASSISTANT:
         pieces.append((template.plain(_after(shown, whole)), False))
     return pieces
+
+
+def _words_of(message: Message, text: str) -> list[str]:
+    """The words of a turn: what it says, whom it calls with what, and what else of it the template shows."""
+    words = [message["content"], *_texts_in([call["function"] for call in message.get("tool_calls", [])])]
+    others = [value for key, value in message.items() if key not in ("role", "content")]
+    return words + [value for value in others if isinstance(value, str) and value.strip() in text]
+
+
+def _texts_in(value: Any) -> list[str]:
+    """All texts in a mapping, a list or a text."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value
+    return [text for item in inner for text in _texts_in(item)] if isinstance(value, dict | list) else []
 
 
 def _refuse_unshown(messages: list[Message], tools: Tools, whole: str) -> None:
