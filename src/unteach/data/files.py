@@ -57,6 +57,7 @@ class Finder:
         self.kind = getattr(self.method, "ROWS", "answers")
         self.measures = config.measures_own_rows() and self.kind in MEASURED_KINDS
         self.said: list[str] = []
+        self.tables: dict[str, tables.Table] = {}
         self.taken: set[str] = set()
         self.raw: dict[str, bool] = {}
         self.made_with: TemplateArgs | None = None
@@ -162,7 +163,11 @@ class Finder:
         return self.choice(stream)
 
     def table(self, source: Source) -> tables.Table:
-        return tables.open_table(source, by_line=self.files.txt == "line")
+        """A source with the columns of all its rows, so that none that turns up late is left unread in silence."""
+        key = str(source)
+        if key not in self.tables:
+            self.tables[key] = tables.open_table(source, by_line=self.files.txt == "line", whole=True)
+        return self.tables[key]
 
     def part(self, stream: str, source: Source, choice: Choice) -> Part:
         """The dataset that reads a source for a stream."""
