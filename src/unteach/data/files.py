@@ -13,7 +13,7 @@ from unteach.data import tables, tokenized
 from unteach.data.choice import Choice, flag
 from unteach.data.datasets import QADataset
 from unteach.data.forms import FORMS, Form, find, note_unread, of_text
-from unteach.data.overlap import overlap_in_files
+from unteach.data.overlap import find_shared_rows, overlap_in_files
 from unteach.errors import UserError
 
 SETTINGS = {
@@ -90,8 +90,8 @@ class Finder:
                 )
             held = replace(self.choice("train"), held=True, most=files.most("validation"))
             found["validation"] = {"file": self.part("validation", files.train_file, held)}
-        self._refuse_overlap(found)
         measured = self._measured_alone(found) if self.measures else {}
+        self._refuse_overlap(found, measured)
         self._refuse_unused({**found, **measured})
         return found, measured
 
@@ -116,15 +116,25 @@ class Finder:
         wanted = stream == "forget"
         return any(flag(row.get(column), column, place) is wanted for place, row in self.table(source))
 
-    def _refuse_overlap(self, found: dict[str, dict[str, Part]]) -> None:
-        """The same row cannot be meant to go and to stay, unless the user says so."""
-        overlap = overlap_in_files({stream: parts["file"] for stream, parts in found.items()})
-        if overlap is None and self.files.allow_overlap:
+    def _refuse_overlap(self, found: dict[str, dict[str, Part]], measured: dict[str, dict[str, Part]]) -> None:
+        """A row cannot be both to go and to stay, or both trained on and never seen, unless the user says so."""
+        parts = {stream: one["file"] for stream, one in {**found, **measured}.items()}
+        overlaps = [overlap_in_files(parts)]
+        for stream in ("train", "forget", "retain"):
+            if "holdout" in parts and stream in parts:
+                overlaps.append(find_shared_rows(parts["holdout"], parts[stream], f"both holdout and {stream}"))
+        if self.files.allow_overlap and all(overlap is None for overlap in overlaps):
             raise UserError("data.allow_overlap: nothing here takes it; it is for rows to forget and rows to retain")
-        if overlap and not self.files.allow_overlap:
-            mend = "take them out of one of the two, or set data.allow_overlap=true, which trains on them in both"
-            raise UserError(f"{overlap}; {mend}")
-        self.said += [overlap] if overlap else []
+        shared = [overlap for overlap in overlaps if overlap]
+        if shared and not self.files.allow_overlap:
+            use = "trains on" if self.method is not None and not measured else "takes"
+            mend = f"take them out of one of the two, or set data.allow_overlap=true, which {use} them in both"
+            raise UserError(f"{'; '.join(shared)}; {mend}")
+        self.said += shared
+        for stream in self.wanted if self.files.validation_file is not None else ():
+            if stream in found:
+                note = find_shared_rows(parts["validation"], parts[stream], f"both validation and {stream}")
+                self.said += [note] if note else []
 
     def _refuse_unused(self, found: dict[str, Any]) -> None:
         """No key is accepted and ignored."""
