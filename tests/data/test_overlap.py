@@ -59,6 +59,14 @@ def test_so_is_one_that_is_only_measured(place: Path, words: tuple[str, ...], sa
     assert said in files.settle(compose.compose("unlearn", (*given, "data.allow_overlap=true")))[1]
 
 
+def test_a_text_file_is_named_as_a_whole(place: Path) -> None:  # noqa: F811
+    (place / "f.txt").write_text("A story.")
+    (place / "r.txt").write_text("A story.")
+    words = ("data.train_file=null", "data.forget_file=f.txt", "data.retain_file=r.txt", "trainer=GradDiff")
+    with pytest.raises(UserError, match=r"f\.txt, the whole file, and r\.txt, the whole file"):
+        settled(*words, name="unlearn")
+
+
 def test_rows_of_validation_that_are_trained_on_are_counted(place: Path) -> None:  # noqa: F811
     _, said = settled("data.validation_file=rows.csv", "data.max_rows.train=2")
     assert any("are both validation and train" in note for note in said)

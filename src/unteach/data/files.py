@@ -15,6 +15,7 @@ from unteach.data.datasets import QADataset
 from unteach.data.forms import FORMS, Form, find, note_unread, of_text
 from unteach.data.overlap import find_shared_rows, overlap_in_files
 from unteach.errors import UserError
+from unteach.wording import counted
 
 SETTINGS = {
     "max_length": "rows that are tokenised here; a tokenised file has its own",
@@ -142,7 +143,9 @@ class Finder:
         for stream in ("train", "forget", "retain"):
             if self.files.of(stream) is not None and stream not in found and not (stream == "train" and split):
                 trained = ", ".join(self.wanted)
-                measured = "" if self.measures or stream == "train" else ", and no suite measures it (eval=rows would)"
+                # The suite rows asks for what is retained only beside rows to forget.
+                would = stream == "retain" and "forget" in self.wanted and self.kind in MEASURED_KINDS
+                measured = ", and no suite measures it (eval=rows would)" if would and not self.measures else ""
                 raise UserError(
                     f"data.{stream}_file: this method does not train on it; it trains on {trained}{measured}"
                 )
@@ -233,7 +236,8 @@ class Finder:
         if self.kind not in ("answers", "text") or (self.kind == "text" and not of_text):
             held = "text" if of_text else "prompts with answers"
             raise UserError(f"data.{stream}: {path} holds the tokens of {held}, which this method is not trained on")
-        self.said.append(f"data.{stream}: {path}, tokens of {told.get('rows', {}).get('kept', 'unknown')} rows")
+        kept = told.get("rows", {}).get("kept")
+        self.said.append(f"data.{stream}: {path}, tokens of {counted(kept, 'row') if kept is not None else 'rows'}")
         if of_text:
             settings = self._settings(registry.dataset.get("PretrainingDataset"))
             settings = {"max_length": told["max_length"], **settings} if told else settings
