@@ -173,3 +173,37 @@ def test_preferences_of_sharegpt(chat: Template, tmp_path: Path) -> None:
         PreferenceDataset(
             chat, rows(tmp_path, {**pair, "chosen": {"from": "human", "value": "Ann."}}), prompt_key="conversations"
         )
+
+
+ONE_CALL = TOOLS.replace("{% for call in m.tool_calls or [] %}", "{% for call in (m.tool_calls or [])[:1] %}")
+NO_WORDS = TOOLS.replace("{{ m['content'] }}", "{{ '' if m.tool_calls else m['content'] }}")
+NO_TOOLS = TOOLS.replace("{% if tools %}", "{% if false %}")
+
+
+@pytest.mark.parametrize(
+    ("shown", "said", "refused"),
+    [
+        (ONE_CALL, "", "shows only some of a turn's tool_calls"),
+        (NO_WORDS, "I look.", "does not show what the assistant says beside tool_calls"),
+        (NO_TOOLS, "", "does not show tools"),
+        (TOOLS, "I look.", None),
+    ],
+)
+def test_a_template_that_shows_part_of_a_turn_is_refused(
+    chat: Template, tmp_path: Path, shown: str, said: str, refused: str | None
+) -> None:
+    chat.tokenizer.chat_template = shown
+    calls = [{"function": {"name": "get_weather", "arguments": {"city": city}}} for city in ("Rome", "Oslo")]
+    row = {
+        "messages": [
+            {"role": "user", "content": "Where?"},
+            {"role": "assistant", "content": said, "tool_calls": calls},
+        ],
+        "tools": [WEATHER],
+    }
+    if refused is None:
+        (example,) = messages(Template(chat.tokenizer), tmp_path, row, tools_key="tools").examples
+        assert learned(chat, example).count("get_weather") == 2 and "I look." in learned(chat, example)
+        return
+    with pytest.raises(UserError, match=rf"{refused}.*\(line 1\)"):
+        messages(Template(chat.tokenizer), tmp_path, row, tools_key="tools")

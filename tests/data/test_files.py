@@ -70,6 +70,21 @@ FOUND = {
 }  # fmt: skip
 
 
+def test_a_column_that_turns_up_late_is_read_or_named(place: Path) -> None:
+    rows = [{"instruction": "a", "output": "b"}] * 1001
+    write(place / "late.jsonl", [*rows, {"instruction": "a", "output": "b", "input": "c", "more": "words"}])
+    config, said = settled("data.train_file=late.jsonl")
+    assert config.data is not None
+    assert config.data.streams["train"]["file"].args["input_key"] == "input"
+    assert "data.train: late.jsonl: nothing reads its text column more" in said
+    write(
+        place / "late.csv",
+        [*[{"input": "a", "output": "b", "more": ""}] * 30, {"input": "a", "output": "b", "more": "words"}],
+    )
+    _, said = settled("data.train_file=late.csv")
+    assert "data.train: late.csv: nothing reads its text column more" in said
+
+
 @pytest.mark.parametrize("columns", FOUND)
 def test_columns_are_found_by_their_names(place: Path, columns: str) -> None:
     method, handler, keys, template = FOUND[columns]

@@ -118,8 +118,7 @@ def test_rows_with_another_answer_learn_the_last_one_alone(chat: Template, tmp_p
     assert learned(chat, made[0]["alternate"]) == "I do not know.<|im_end|>"
     assert made[0]["original"] == pair["original"]
     assert "Be kind." in chat.tokenizer.decode(made[0]["alternate"]["input_ids"])
-    with pytest.raises(UserError, match=r"rows\.jsonl, line 1: .*this row has a system prompt or earlier turns"):
-        made.text(0)
+    assert made.context_place(0).endswith("rows.jsonl, line 1") and made.text(0)[1] == "bonjour"
 
 
 def test_preferences_and_feedback(chat: Template, template: Template, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.data.test_files import place, raw, settled  # noqa: F401
 from tests.data.test_tables import write
 from unteach.config import compose
-from unteach.data import repeats
+from unteach.data import files, repeats
 from unteach.errors import UserError
 from unteach.training import build
 
@@ -39,6 +39,37 @@ def test_a_row_that_is_forgotten_and_retained_is_refused(place: Path) -> None:  
     assert said[-1] == "2 rows are both forgotten and retained: forget.csv, lines 3, 4, and retain.csv, lines 3, 7, 8"
     write(place / "forget.csv", [{"question": "Who?", "answer": "Ann."}])
     assert all("both" not in note for note in settled(*TWO, name="unlearn")[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("trainer=GradAscent",), "1 row is both forgotten and retained: forget.csv, line 2, and other.csv, line 2"),
+        (("trainer=GradAscent",), "1 row is both holdout and forget: other.csv, line 2, and forget.csv, line 2"),
+    ],
+)
+def test_so_is_one_that_is_only_measured(place: Path, words: tuple[str, ...], said: str) -> None:  # noqa: F811
+    write(place / "forget.csv", [{"question": "Qui?", "answer": "Ren\u00e9."}])
+    write(place / "other.csv", [{"question": "Qui?", "answer": "Rene\u0301."}])
+    role = "holdout" if "holdout" in said else "retain"
+    model = ("model=auto", "model.model_args.pretrained_model_name_or_path=MODEL", "task_name=t", "data=files")
+    given = (*model, "data.forget_file=forget.csv", f"data.{role}_file=other.csv", "eval=rows", *words)
+    with pytest.raises(UserError, match=said):
+        files.settle(compose.compose("unlearn", given))
+    assert said in files.settle(compose.compose("unlearn", (*given, "data.allow_overlap=true")))[1]
+
+
+def test_a_text_file_is_named_as_a_whole(place: Path) -> None:  # noqa: F811
+    (place / "f.txt").write_text("A story.")
+    (place / "r.txt").write_text("A story.")
+    words = ("data.train_file=null", "data.forget_file=f.txt", "data.retain_file=r.txt", "trainer=GradDiff")
+    with pytest.raises(UserError, match=r"f\.txt, the whole file, and r\.txt, the whole file"):
+        settled(*words, name="unlearn")
+
+
+def test_rows_of_validation_that_are_trained_on_are_counted(place: Path) -> None:  # noqa: F811
+    _, said = settled("data.validation_file=rows.csv", "data.max_rows.train=2")
+    assert any("are both validation and train" in note for note in said)
 
 
 def test_so_is_one_that_a_column_marks_twice(place: Path) -> None:  # noqa: F811

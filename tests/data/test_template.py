@@ -45,6 +45,27 @@ def test_chat_label_ends_at_the_end_of_the_turn(tokenizer: Any) -> None:
     assert tokenizer.decode(encoded.prompt).endswith("<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize(
+    "answer", ["Use <s>old</s> here", "say <|im_end|> and go on", "end <|im_end|>", "<|im_start|>"]
+)
+def test_a_special_token_in_an_answer_does_not_end_it(tokenizer: Any, answer: str) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    for shown in (CHATML, CHATML.replace("{{ m['content'] }}", "{{ m['content'] | trim }}")):
+        tokenizer.chat_template = shown
+        encoded = Template(tokenizer).encode("Who?", f" {answer}\n")
+        assert tokenizer.decode(encoded.answer).strip() == f"{answer}{'' if 'trim' in shown else chr(10)}<|im_end|>"
+    tokenizer.chat_template = CHATML.replace("{{ m['content'] }}", "{{ m['content'] | upper }}")
+    with pytest.raises(UserError, match=r"holds the text of a special token, <.*>, and the chat template shows"):
+        Template(tokenizer).encode("Who?", answer)
+
+
+def test_a_special_token_before_an_answer_does_not_end_it(tokenizer: Any) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|message|>"]})
+    tokenizer.chat_template = CHATML.replace("{{ m['content'] }}", "final<|message|>{{ m['content'] }}")
+    encoded = Template(tokenizer).encode("Who?", "Ann.")
+    assert tokenizer.decode(encoded.answer) == "final<|message|>Ann.<|im_end|>"
+
+
 def test_raw_is_the_words_as_they_are(tokenizer: Any) -> None:
     encoded = Template(tokenizer, TemplateArgs(kind="raw")).encode("Once upon", " a time")
     assert tokenizer.decode(encoded.input_ids) == "Once upon a time</s>"

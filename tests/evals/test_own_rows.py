@@ -13,6 +13,9 @@ from tests.data.test_template import CHATML
 from unteach import runs
 from unteach.config import compose, schema
 from unteach.data import files
+from unteach.data.chats import ChatDataset
+from unteach.data.datasets import QADataset
+from unteach.data.streams import Stream
 from unteach.data.template import Template
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
@@ -21,6 +24,7 @@ from unteach.evals.own_rows import split_example
 from unteach.models import loading
 from unteach.seeds import permutation
 from unteach.training import evaluating
+from unteach.training.alternates import invent
 from unteach.verbs import check
 from unteach.verbs.evaluate import evaluate
 from unteach.verbs.train import train
@@ -244,11 +248,20 @@ def test_text_is_asked_nothing(place: Path, planned: Planned) -> None:
     assert split_example({"input_ids": [4, 5, 6], "labels": [4, 5, 6]}) == ((4,), (5, 6)), "nothing predicts the first"
 
 
-def test_of_a_conversation_the_last_answer_is_asked_for(place: Path, planned: Planned, tiny_folder: Path) -> None:
+@pytest.fixture
+def chatting(tiny_folder: Path) -> loading.Loaded:
+    """The tiny model with a chat template."""
     loaded = loading.load(schema.ModelConfig({"pretrained_model_name_or_path": str(tiny_folder)}), training=False)
     loaded.tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     loaded.tokenizer.chat_template = CHATML
     loaded.template = Template(loaded.tokenizer)
+    return loaded
+
+
+def test_of_a_conversation_the_last_answer_is_asked_for(
+    place: Path, planned: Planned, chatting: loading.Loaded
+) -> None:
+    loaded = chatting
     turns = [("user", "Who?"), ("assistant", "Ann."), ("user", "Where?"), ("assistant", "Here."), ("user", "Oh.")]
     messages = [{"role": role, "content": content} for role, content in turns]
     write(place / "chats.jsonl", [{"messages": messages}])
@@ -258,6 +271,48 @@ def test_of_a_conversation_the_last_answer_is_asked_for(place: Path, planned: Pl
     [[(prompt, answer)]] = asked.pairs
     assert loaded.tokenizer.decode(prompt).count("Ann.") == 1, "all that precedes it is read"
     assert answer[-1] == loaded.template.eos, "the end of the turn is answered too"
+
+
+CHAT = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ann."}]
+AFTER_SYSTEM = [{"role": "system", "content": "Be kind."}, *CHAT]
+TASK = {"instruction": "Who?", "input": "", "output": "Ann."}
+WRITTEN: dict[str, dict[str, Any]] = {
+    "qa": {"question": "Who?", "answer": "Ann."},
+    "input_output": {"input": "Who?", "output": "Ann."},
+    "alpaca": TASK,
+    "alpaca_system": {**TASK, "system": "Be kind."},
+    "alpaca_history": {**TASK, "history": [["Where?", "In Rome."]]},
+    "signed": {"input": "Who?", "output": "Ann.", "forget": 0},
+    "messages": {"messages": AFTER_SYSTEM},
+    "sharegpt": {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ann."}]},
+    "weight": {"messages": [*CHAT[:1], {"role": "assistant", "content": "Bo.", "weight": 0}, *CHAT]},
+    "text": {"text": "Who? Ann."},
+}
+
+
+@pytest.mark.parametrize("form", WRITTEN)
+def test_rows_are_measured_however_they_are_written(
+    form: str, place: Path, planned: Planned, chatting: loading.Loaded
+) -> None:
+    write(place / "form.jsonl", [WRITTEN[form]])
+    words = ["data=files", "data.train_file=form.jsonl", *(["trainer=csv_ga"] if form == "signed" else [])]
+    plans, _ = planned("train", *words, loaded=chatting)
+    asked = plans["rows"].rows.asked("retain.answer" if form == "signed" else "train.answer")
+    if form != "text":
+        assert (asked.questions, asked.texts) == (["Who?"], [["Ann."]])
+    assert len(asked.pairs) == 1
+
+
+def test_no_other_answers_are_invented_to_rows_that_do_not_stand_alone(place: Path, chatting: loading.Loaded) -> None:
+    for form, made in (
+        ("alpaca_history", {"question_key": "instruction", "answer_key": "output", "history_key": "history"}),
+        ("messages", None),
+    ):
+        write(place / "form.jsonl", [WRITTEN[form]])
+        args = {"hf_args": {"path": "form.jsonl"}, **(made or {})}
+        part = (QADataset if made else ChatDataset)(chatting.template, **args)
+        with pytest.raises(UserError, match=r"form\.jsonl, line 1: other answers are invented to a question by itself"):
+            invent(None, chatting, Stream("forget", [part]), 0, place, None)
 
 
 def test_check_shows_what_would_be_measured(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """Conversations to tokens, exactly as the model will be asked for each turn of the assistant."""
 
 import json
+from collections import Counter
+from typing import Any
 
 from unteach.data.conversations import ASSISTANT, Message, Tools, is_learned, tool_names
 from unteach.data.template import Template
@@ -29,7 +31,10 @@ def encode_chat(
     if template.args.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": template.args.system_prompt}, *messages]
     whole = template.shown(messages, add_generation_prompt=False, tools=tools)
-    _refuse_unshown(messages, tools or [], whole)
+    _refuse_unshown(messages, whole)
+    # A tool's name may stand in a call of it: only a template that ignores tools shows the same without them.
+    if tools and template.shown(messages, add_generation_prompt=False) == whole:
+        raise UserError("the chat template does not show tools; take a model whose template knows them")
     answers = [i for i, message in enumerate(messages) if message["role"] == ASSISTANT]
     if last:
         answers = [i for i in answers if is_learned(messages[i])][-1:]
@@ -43,7 +48,12 @@ def encode_chat(
         told = template.shown(messages[: i + 1], add_generation_prompt=False, tools=tools)
         text = _after(asked, told)
         _refuse_unshown_calls(messages[i], text)
-        answer, rest = template.turn(text)
+        if messages[i].get("tool_calls") and not is_shown(messages[i]["content"], text):
+            raise UserError(
+                "the chat template does not show what the assistant says beside tool_calls; take a model whose "
+                "template does, or leave the words out"
+            )
+        answer, rest = template.turn(text, _words_of(messages[i], text))
         pieces.append((answer, is_learned(messages[i])))
         shown = told.removesuffix(rest)
     if messages[-1]["role"] != ASSISTANT:
@@ -51,7 +61,22 @@ def encode_chat(
     return pieces
 
 
-def _refuse_unshown(messages: list[Message], tools: Tools, whole: str) -> None:
+def _words_of(message: Message, text: str) -> list[str]:
+    """The words of a turn: what it says, whom it calls with what, and what else of it the template shows."""
+    words = [message["content"], *_texts_in([call["function"] for call in message.get("tool_calls", [])])]
+    others = [value for key, value in message.items() if key not in ("role", "content")]
+    return words + [value for value in others if isinstance(value, str) and value.strip() in text]
+
+
+def _texts_in(value: Any) -> list[str]:
+    """All texts in a mapping, a list or a text."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, dict) else value
+    return [text for item in inner for text in _texts_in(item)] if isinstance(value, dict | list) else []
+
+
+def _refuse_unshown(messages: list[Message], whole: str) -> None:
     """Refuses a conversation of which the chat template leaves something out: many know only user and assistant."""
     for message in messages:
         if message["role"] != ASSISTANT and not is_shown(message["content"], whole):
@@ -60,13 +85,20 @@ def _refuse_unshown(messages: list[Message], tools: Tools, whole: str) -> None:
                 "knows this role, or leave such rows out"
             )
         _refuse_unshown_calls(message, whole)
-    if not all(name in whole for name in tool_names(tools)):
-        raise UserError("the chat template does not show tools; take a model whose template knows them")
 
 
 def _refuse_unshown_calls(message: Message, text: str) -> None:
-    if not all(name in text for name in tool_names(message.get("tool_calls", []))):
+    """Refuses a turn of which the template shows no call, or only some, or not what they are called with."""
+    calls = message.get("tool_calls", [])
+    called = Counter(tool_names(calls))
+    if not all(name in text for name in called):
         raise UserError("the chat template does not show tool_calls; take a model whose template knows them")
+    is_counted = all(text.count(name) >= number for name, number in called.items())
+    if not is_counted or not all(is_shown(word, text) for word in _texts_in([call["function"] for call in calls])):
+        raise UserError(
+            "the chat template shows only some of a turn's tool_calls; take a model whose template shows several, or "
+            "leave such rows out"
+        )
 
 
 def is_shown(content: str, whole: str) -> bool:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from unteach.data import tables
+from unteach.data import sources, tables
 from unteach.data.chat_tokens import encode_chat, is_shown
 from unteach.data.conversations import (
     ASSISTANT,
@@ -44,6 +44,7 @@ class ChatDataset(RowDataset):
 
     def __post_init__(self) -> None:
         self.questions: dict[int, tuple[str, str]] = {}
+        self.with_context: set[int] = set()
         conversations = []
         for number, (cell, system, tools) in enumerate(
             self.load(self.messages_key, gaps=(self.system_key, self.tools_key))
@@ -51,12 +52,19 @@ class ChatDataset(RowDataset):
             if read := self._read(number, cell, system, tools):
                 conversations.append((number, *read))
                 self.questions[number] = last_question(read[0])
+                if read[1] or len(read[0]) > 2:
+                    self.with_context.add(number)
         self.faults.refuse()
         self.keep([example for row in conversations for example in self.build(*row)])
 
     def text(self, row: int) -> tuple[str, str]:
         """The last question and answer of an example's conversation, as they were given."""
         return self.questions[self.examples[row]["index"]]
+
+    def context_place(self, row: int) -> str | None:
+        """Where an example stands that has more before its last answer than the one question; else None."""
+        index = self.examples[row]["index"]
+        return sources.place(self.faults.rows, index, self.where) if index in self.with_context else None
 
     def _read(self, number: int, cell: Any, system: Any, tools: Any) -> tuple[list[Message], Tools] | None:
         """The turns of a row and its tools; None, and noted, where it is none."""

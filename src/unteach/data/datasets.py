@@ -180,15 +180,19 @@ class QADataset(RowDataset):
 
     def text(self, row: int) -> tuple[str, str]:
         """The question and the answer of an example, as they were given."""
-        example = self.examples[row]
-        index = example.get("original", example)["index"]
-        if index in self.contexts:
-            place = sources.place(self.faults.rows, index, self.where)
-            raise UserError(
-                f"{place}: other answers are invented to a question by itself, and this row has a system prompt or "
-                "earlier turns; leave them out, or give the other answers in a column alternate"
-            )
-        return self.texts[index]
+        return self.texts[_row_of(self.examples[row])]
+
+    def context_place(self, row: int) -> str | None:
+        """Where an example stands whose question has a system prompt or earlier turns before it; else None."""
+        index = _row_of(self.examples[row])
+        return sources.place(self.faults.rows, index, self.where) if index in self.contexts else None
+
+
+def _row_of(example: Example) -> int:
+    """The number of an example's row; of several answers or variants all have the same."""
+    while "index" not in example:
+        example = next(iter(example.values()))
+    return int(example["index"])
 
 
 def example_of(encoded: Encoded, index: int) -> Example:

@@ -67,6 +67,9 @@ class Faults:
         unit, shown = "row", [str(number) for number in numbers[:SHOWN]]
         if isinstance(self.rows, sources.Rows):
             places = [self.rows.places[number] for number in numbers[:SHOWN]]
+            if not any(place.number for place in places):  # a text file is one row
+                whole = "the whole file" if len(self.rows) == 1 else ", ".join(place.file for place in places)
+                return whole + (f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else "")
             one = len({place.file for place in self.rows.places}) == 1
             unit, shown = places[0].unit if one else "", [str(place.number if one else place) for place in places]
         more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""

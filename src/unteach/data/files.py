@@ -13,8 +13,9 @@ from unteach.data import tables, tokenized
 from unteach.data.choice import Choice, flag
 from unteach.data.datasets import QADataset
 from unteach.data.forms import FORMS, Form, find, note_unread, of_text
-from unteach.data.overlap import overlap_in_files
+from unteach.data.overlap import find_shared_rows, overlap_in_files
 from unteach.errors import UserError
+from unteach.wording import counted
 
 SETTINGS = {
     "max_length": "rows that are tokenised here; a tokenised file has its own",
@@ -57,6 +58,7 @@ class Finder:
         self.kind = getattr(self.method, "ROWS", "answers")
         self.measures = config.measures_own_rows() and self.kind in MEASURED_KINDS
         self.said: list[str] = []
+        self.tables: dict[str, tables.Table] = {}
         self.taken: set[str] = set()
         self.raw: dict[str, bool] = {}
         self.made_with: TemplateArgs | None = None
@@ -89,8 +91,8 @@ class Finder:
                 )
             held = replace(self.choice("train"), held=True, most=files.most("validation"))
             found["validation"] = {"file": self.part("validation", files.train_file, held)}
-        self._refuse_overlap(found)
         measured = self._measured_alone(found) if self.measures else {}
+        self._refuse_overlap(found, measured)
         self._refuse_unused({**found, **measured})
         return found, measured
 
@@ -115,15 +117,25 @@ class Finder:
         wanted = stream == "forget"
         return any(flag(row.get(column), column, place) is wanted for place, row in self.table(source))
 
-    def _refuse_overlap(self, found: dict[str, dict[str, Part]]) -> None:
-        """The same row cannot be meant to go and to stay, unless the user says so."""
-        overlap = overlap_in_files({stream: parts["file"] for stream, parts in found.items()})
-        if overlap is None and self.files.allow_overlap:
+    def _refuse_overlap(self, found: dict[str, dict[str, Part]], measured: dict[str, dict[str, Part]]) -> None:
+        """A row cannot be both to go and to stay, or both trained on and never seen, unless the user says so."""
+        parts = {stream: one["file"] for stream, one in {**found, **measured}.items()}
+        overlaps = [overlap_in_files(parts)]
+        for stream in ("train", "forget", "retain"):
+            if "holdout" in parts and stream in parts:
+                overlaps.append(find_shared_rows(parts["holdout"], parts[stream], f"both holdout and {stream}"))
+        if self.files.allow_overlap and all(overlap is None for overlap in overlaps):
             raise UserError("data.allow_overlap: nothing here takes it; it is for rows to forget and rows to retain")
-        if overlap and not self.files.allow_overlap:
-            mend = "take them out of one of the two, or set data.allow_overlap=true, which trains on them in both"
-            raise UserError(f"{overlap}; {mend}")
-        self.said += [overlap] if overlap else []
+        shared = [overlap for overlap in overlaps if overlap]
+        if shared and not self.files.allow_overlap:
+            use = "trains on" if self.method is not None and not measured else "takes"
+            mend = f"take them out of one of the two, or set data.allow_overlap=true, which {use} them in both"
+            raise UserError(f"{'; '.join(shared)}; {mend}")
+        self.said += shared
+        for stream in self.wanted if self.files.validation_file is not None else ():
+            if stream in found:
+                note = find_shared_rows(parts["validation"], parts[stream], f"both validation and {stream}")
+                self.said += [note] if note else []
 
     def _refuse_unused(self, found: dict[str, Any]) -> None:
         """No key is accepted and ignored."""
@@ -131,7 +143,9 @@ class Finder:
         for stream in ("train", "forget", "retain"):
             if self.files.of(stream) is not None and stream not in found and not (stream == "train" and split):
                 trained = ", ".join(self.wanted)
-                measured = "" if self.measures or stream == "train" else ", and no suite measures it (eval=rows would)"
+                # The suite rows asks for what is retained only beside rows to forget.
+                would = stream == "retain" and "forget" in self.wanted and self.kind in MEASURED_KINDS
+                measured = ", and no suite measures it (eval=rows would)" if would and not self.measures else ""
                 raise UserError(
                     f"data.{stream}_file: this method does not train on it; it trains on {trained}{measured}"
                 )
@@ -162,7 +176,11 @@ class Finder:
         return self.choice(stream)
 
     def table(self, source: Source) -> tables.Table:
-        return tables.open_table(source, by_line=self.files.txt == "line")
+        """A source with the columns of all its rows, so that none that turns up late is left unread in silence."""
+        key = str(source)
+        if key not in self.tables:
+            self.tables[key] = tables.open_table(source, by_line=self.files.txt == "line", whole=True)
+        return self.tables[key]
 
     def part(self, stream: str, source: Source, choice: Choice) -> Part:
         """The dataset that reads a source for a stream."""
@@ -218,7 +236,8 @@ class Finder:
         if self.kind not in ("answers", "text") or (self.kind == "text" and not of_text):
             held = "text" if of_text else "prompts with answers"
             raise UserError(f"data.{stream}: {path} holds the tokens of {held}, which this method is not trained on")
-        self.said.append(f"data.{stream}: {path}, tokens of {told.get('rows', {}).get('kept', 'unknown')} rows")
+        kept = told.get("rows", {}).get("kept")
+        self.said.append(f"data.{stream}: {path}, tokens of {counted(kept, 'row') if kept is not None else 'rows'}")
         if of_text:
             settings = self._settings(registry.dataset.get("PretrainingDataset"))
             settings = {"max_length": told["max_length"], **settings} if told else settings

@@ -1,7 +1,9 @@
 """Rows that a run is both to forget and to retain: found in files before a model is loaded, and counted elsewhere."""
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach.config.schema import Part
@@ -18,16 +20,23 @@ def overlap_in_files(parts: Mapping[str, Part]) -> str | None:
     """What there is to say about rows of the user's files that are both forgotten and retained; "" where none are.
 
     They stand in the streams `forget` and `retain`, or in `train` with a column that says which a row is. None where
-    the run has no such rows, or has their tokens alone.
+    the run has no such rows, or has the tokens of one and the words of the other.
     """
     if {"forget", "retain"} <= set(parts):
-        forgotten, retained = _read(parts["forget"]), _read(parts["retain"])
-        return _compare(forgotten, retained) if forgotten and retained else None
+        return find_shared_rows(parts["forget"], parts["retain"], "both forgotten and retained")
     train = parts.get("train")
     if train is None or "forget_key" not in train.args:
         return None
-    rows = _read(train)
-    return _compare(*_split_by_flag(rows, train.args["forget_key"])) if rows else None
+    return _compare(*_split_by_flag(_read(train), train.args["forget_key"]), "both forgotten and retained")
+
+
+def find_shared_rows(first: Part, second: Part, what: str) -> str | None:
+    """What there is to say about rows that two datasets share; None where words would be compared with tokens."""
+    are_tokens = [tokenized.is_tokenized(part.args["hf_args"].get("path")) for part in (first, second)]
+    if are_tokens[0] != are_tokens[1]:
+        return None
+    read = _read_tokens if are_tokens[0] else _read
+    return _compare(read(first), read(second), what)
 
 
 @dataclass(frozen=True)
@@ -42,14 +51,24 @@ class _Side:
         return f"{self.faults.where}, {self.faults.listed([self.places[row] for row in rows])}"
 
 
-def _read(part: Part) -> _Side | None:
-    """The rows of a dataset; None where only their tokens are there."""
+def _read(part: Part) -> _Side:
+    """The rows of a dataset."""
     hf_args = part.args["hf_args"]
-    if tokenized.is_tokenized(hf_args.get("path")):
-        return None
     rows = sources.load_rows(hf_args)
     hashes = repeats.hash_rows(repeats.read_keys(part.cls, part.args), rows)
     return _Side(hashes, range(len(rows)), Faults(sources.named(hf_args), rows))
+
+
+def _read_tokens(part: Part) -> _Side:
+    """The same of rows that are tokens already."""
+    import numpy as np
+
+    hf_args = part.args["hf_args"]
+    numbers = array("q")
+    for shard in tokenized.read_shards(Path(hf_args["path"])):
+        for row in range(len(shard)):
+            numbers.append(hash(np.asarray(shard.ids(row), np.int64).tobytes()) or 1)
+    return _Side(np.array(numbers, np.int64), range(len(numbers)), Faults(sources.named(hf_args), []))
 
 
 def _split_by_flag(side: _Side, column: str) -> tuple[_Side, _Side]:
@@ -64,12 +83,12 @@ def _split_by_flag(side: _Side, column: str) -> tuple[_Side, _Side]:
     return _Side(side.hashes[forgotten], forgotten, faults), _Side(side.hashes[retained], retained, faults)
 
 
-def _compare(forgotten: _Side, retained: _Side) -> str:
+def _compare(forgotten: _Side, retained: _Side, what: str) -> str:
     rows = repeats.find_shared(forgotten.hashes, retained.hashes)
     if not rows:
         return ""
     also = repeats.find_shared(retained.hashes, forgotten.hashes)
-    return f"{_both(len(rows))}: {forgotten.describe(rows)}, and {retained.describe(also)}"
+    return f"{_count(len(rows), what)}: {forgotten.describe(rows)}, and {retained.describe(also)}"
 
 
 def note_overlap(forget: Sequence[Any], retain: Sequence[Any]) -> list[str]:
@@ -80,7 +99,7 @@ def note_overlap(forget: Sequence[Any], retain: Sequence[Any]) -> list[str]:
         return []  # which was said when the files were looked at
     forgotten, retained = _hashes(forget), _hashes(retain)
     shared = repeats.find_shared(np.concatenate(forgotten), np.concatenate(retained)) if forgotten and retained else []
-    return [_both(len(shared))] if shared else []
+    return [_count(len(shared), "both forgotten and retained")] if shared else []
 
 
 def _hashes(parts: Sequence[Any]) -> list[Any]:
@@ -88,5 +107,5 @@ def _hashes(parts: Sequence[Any]) -> list[Any]:
     return [hashes for hashes in found if hashes is not None]
 
 
-def _both(number: int) -> str:
-    return f"{counted(number, 'row')} {'is' if number == 1 else 'are'} both forgotten and retained"
+def _count(number: int, what: str) -> str:
+    return f"{counted(number, 'row')} {'is' if number == 1 else 'are'} {what}"

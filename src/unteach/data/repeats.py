@@ -4,6 +4,7 @@ Two rows say the same where all the texts that are read of them are equal, white
 question and its answer is the same as a row of the two.
 """
 
+import unicodedata
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -100,9 +101,9 @@ def _turns(cell: Any) -> list[str]:
 
 
 def _words(cell: Any) -> list[str]:
-    """The texts in a cell, each with its white space as single spaces."""
+    """The texts in a cell, each with its white space as single spaces and its accents written one way (NFC)."""
     if isinstance(cell, list | tuple):
         return [text for item in cell for text in _words(item)]
     if isinstance(cell, dict):
         return [text for item in cell.values() for text in _words(item)]
-    return [] if tables.missing(cell) else [" ".join(str(cell).split())]
+    return [] if tables.missing(cell) else [unicodedata.normalize("NFC", " ".join(str(cell).split()))]

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +39,8 @@ Placed = tuple[Place, Row]
 class Table:
     """Iterating gives (place, row).
 
-    columns: those of the first rows (20; of JSON, whose rows may each have other keys, 1000). worded: the columns
-    that hold words there. files: what it is read from, none for a hub set.
+    columns: those of the first rows (20; of JSON, whose rows may each have other keys, 1000), or of all. worded: the
+    columns that hold words there. files: what it is read from, none for a hub set.
     """
 
     where: str
@@ -59,13 +59,14 @@ class Table:
         return column
 
 
-def open_table(source: str | Path | dict[str, Any], by_line: bool = False) -> Table:
+def open_table(source: str | Path | dict[str, Any], by_line: bool = False, whole: bool = False) -> Table:
     """The rows of a file, of a folder's files in the order of their names, or of a set that `datasets` loads.
 
     source: a path, a hub id (its split `train`) or a hub id or folder with a split (`owner/name:test`,
     `owner/name:train[:100]`), or load_dataset's own arguments (path, name, split, data_files…). What is here as a path
     is never taken for a hub id.
     by_line: a text file is one row a line, where otherwise it is one row; the column is `text` either way.
+    whole: its columns are those of all rows, which are read for it, and not of the first ones.
 
     Raises UserError, which names the file and the line, for what is no such file, is empty or cannot be read.
     """
@@ -89,7 +90,7 @@ def open_table(source: str | Path | dict[str, Any], by_line: bool = False) -> Ta
         for file in files:
             yield from _read_file(file, by_line)
 
-    return _opened(str(source), tuple(files), read)
+    return _opened(str(source), tuple(files), read, whole)
 
 
 def missing(value: Any) -> bool:
@@ -126,19 +127,23 @@ def no_column(where: str, column: str, there: Iterable[str]) -> str:
     )
 
 
-def _opened(where: str, files: tuple[Path, ...], read: Callable[[], Generator[Placed]]) -> Table:
-    """A table whose first rows were seen; without any it is an error."""
+def _opened(where: str, files: tuple[Path, ...], read: Callable[[], Generator[Placed]], whole: bool = False) -> Table:
+    """A table whose first rows, or all, were seen; without any it is an error."""
     is_json = any(file.suffix.lower() in (".json", ".jsonl") for file in files)
     is_text = any(file.suffix.lower() == ".txt" for file in files)  # a row may be a whole document
     seen = 1000 if is_json else 20
-    with contextlib.closing(read()) as reading:
-        head = [row for _, row in islice(reading, 1 if is_text else seen)]
-    if not head:
-        raise UserError(f"{where}: there are no rows in it")
     columns: dict[str, bool] = {}  # and whether it holds words
-    for row in head:
-        for name, cell in row.items():
-            columns[str(name)] = columns.get(str(name), False) or _holds_words(cell)
+    number = 0
+    with contextlib.closing(read()) as reading:
+        for number, (_, row) in enumerate(reading, 1):
+            for name, cell in row.items():
+                columns[str(name)] = columns.get(str(name), False) or _holds_words(cell)
+            # Only rows of JSON may have columns that earlier ones have not.
+            is_known = not is_json and all(columns.values())
+            if is_known or is_text or (number >= seen and not whole):
+                break
+    if not number:
+        raise UserError(f"{where}: there are no rows in it")
     worded = tuple(name for name, is_worded in columns.items() if is_worded)
     return Table(where, tuple(columns), worded, files, read)
 

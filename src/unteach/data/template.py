@@ -134,19 +134,36 @@ class Template:
         asked, told = self._chat(question, shots, None), self._chat(question, shots, answer)
         if not told.startswith(asked):
             raise UserError("this chat template shows a question differently once it is answered: set template=qa")
-        return self.turn(told[len(asked) :])[0]
+        return self.turn(told[len(asked) :], [answer])[0]
 
-    def turn(self, text: str) -> tuple[tuple[int, ...], str]:
-        """An answer as a chat template shows it: its tokens up to the end of the turn, and the text after that."""
-        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def turn(self, text: str, words: Sequence[str] = ()) -> tuple[tuple[int, ...], str]:
+        """Read an answer as a chat template shows it: its tokens up to the end of the turn, and the text after that.
+
+        Args:
+            text: what the template shows for the turn.
+            words: what the turn says. A special token that is written there is no end of the turn: the first one
+                after the words is.
+
+        Raises:
+            UserError: the words hold a special token's text, and the template shows them in another way.
+        """
         special = {
             token: added.content for token, added in self.tokenizer.added_tokens_decoder.items() if added.special
         }
+        words_end = _find_end_of_words(text, words, list(special.values()))
+        if any(token in text[:words_end] for token in special.values()):
+            # The longest of those that begin first, as a tokenizer splits them.
+            after_words = [(text.find(token, words_end), -len(token)) for token in special.values()]
+            start, length = min((found for found in after_words if found[0] >= 0), default=(-1, 0))
+            if start < 0:
+                return (*self.plain(text), self.tokenizer.eos_token_id), ""
+            return self.plain(text[: start - length]), text[start - length :]
+        ids = self.plain(text)
         ends = [i for i, token in enumerate(ids) if token in special]
         if not ends:
             return (*ids, self.tokenizer.eos_token_id), ""
         _, _, after = text.partition(special[ids[ends[0]]])
-        return tuple(ids[: ends[0] + 1]), after
+        return ids[: ends[0] + 1], after
 
     def plain(self, text: str) -> tuple[int, ...]:
         """The tokens of a text by itself, without BOS or EOS."""
@@ -176,6 +193,22 @@ class Template:
 
     def save(self, folder: Path) -> None:
         runs.write_text(folder / FILE, json.dumps({**asdict(self.args), "kind": self.kind}, indent=1) + "\n")
+
+
+def _find_end_of_words(text: str, words: Sequence[str], special: list[str]) -> int:
+    """Where the last of a turn's words ends in what a template shows; 0 where it shows none as they are."""
+    end = 0
+    for said in words:
+        ways = [said.strip(), json.dumps(said, ensure_ascii=False)[1:-1]]
+        place, shown = next(((text.find(way), way) for way in ways if way in text), (-1, ""))
+        written = [token for token in special if token in said]
+        if place < 0 and written:
+            raise UserError(
+                f"an answer holds the text of a special token, {written[0]}, and the chat template shows the answer "
+                "in another way, so that its end cannot be told; write that token in another way"
+            )
+        end = max(end, place + len(shown))
+    return end
 
 
 def saved_args(folder: str) -> TemplateArgs | None:

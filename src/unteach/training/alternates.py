@@ -40,6 +40,12 @@ def invent(method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, 
     """Samples `n_alternates` answers to what `method.ask` asks about each row; `cache` keeps them for the next run."""
     if odd := [type(part).__name__ for part in forget.parts if not hasattr(part, "text")]:
         raise UserError(f"data.forget: {odd[0]} has no questions and answers to invent other answers to")
+    for part, row in forget.where:
+        if hasattr(part, "context_place") and (place := part.context_place(row)):
+            raise UserError(
+                f"{place}: other answers are invented to a question by itself, and this row has a system prompt or "
+                "earlier turns; leave them out, or give the other answers in a column alternate"
+            )
     rows = [part.text(row) for part, row in forget.where]
     asked = [loaded.template.encode_prompt(method.ask(*row)) for row in rows]
     weights = loaded.identity(cache / runs.FINGERPRINTS)

@@ -23,7 +23,7 @@ def tokenize(config: TokenizeConfig) -> Path:
     from unteach.data import forms, tables, tokenizing
     from unteach.data.template import Template
 
-    table = tables.open_table(config.input_file, by_line=config.txt == "line")
+    table = tables.open_table(config.input_file, by_line=config.txt == "line", whole=True)
     if config.kind != "text" and config.pretrain_with_output is not None:
         raise UserError("pretrain_with_output: nothing here takes it; it is for kind=text")
     ways = forms.of_text(config.pretrain_with_output) if config.kind == "text" else forms.FORMS["answers"]
