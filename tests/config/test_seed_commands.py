@@ -107,7 +107,9 @@ def test_the_tables_of_arguments(composed: Any) -> None:
     assert composed(f"{UNLEARN} paths.output_dir=here").paths.output_dir == "here"
 
 
-@pytest.mark.parametrize("experiment", ["experiment=unlearn/tofu/default", "experiment=unlearn/muse/default", "model=gpt2"])
+@pytest.mark.parametrize(
+    "experiment", ["experiment=unlearn/tofu/default", "experiment=unlearn/muse/default", "model=gpt2"]
+)
 def test_a_stream_is_the_dataset_it_names(experiment: str, composed: Any) -> None:
     command = f"python src/train.py --config-name=unlearn.yaml {experiment} task_name=t"
     config = composed(f"{command} data.forget=MUSE_forget data.retain=MUSE_retain data.anchor=forget data_split=Books")

@@ -190,8 +190,16 @@ def test_no_two_commands_of_a_page_answer_into_one_file(workplace: Path, monkeyp
     assert outputs and len(set(outputs)) == len(outputs)
 
 
-NOT_HERE = ("quantization=", "backend=vllm", "backend=openai", "modality=vlm", "launch=", "nproc=")
-"""Commands with these words need what a plain machine has not: bitsandbytes, vLLM, a server, images, processes."""
+NOT_HERE = (
+    "quantization=",
+    "backend=vllm",
+    "backend=openai",
+    "modality=vlm",
+    "launch=",
+    "nproc=",
+    "data.train_file=owner/",
+)
+"""Commands with these words need what a plain machine has not: bitsandbytes, vLLM, a server, images, processes, the hub."""
 CHAT = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{{ eos_token }}{% endfor %}"
 CHAT += "{% if add_generation_prompt %}<assistant>{% endif %}"
 
