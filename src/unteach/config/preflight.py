@@ -5,13 +5,13 @@ start from is there, and so without this.
 """
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from unteach import registry
 from unteach.config import groups
+from unteach.config.files import name_and_split
 from unteach.config.shorthand import PATH, TABLES
 from unteach.config.words import Words
 from unteach.errors import nearest
@@ -75,9 +75,16 @@ def absent(plain: dict[str, Any], placed: dict[str, str]) -> Iterator[str]:
     for key, source in files.items():
         if not (key.endswith("_file") and isinstance(source, str)):
             continue
-        local = is_local(source) or source.lower().endswith(TABLES)
-        if local and not os.path.exists(os.path.expanduser(source)):
+        local = is_local(source) or name_and_split(source)[0].lower().endswith(TABLES)
+        if local and not _is_there(source):
             yield f"{'data' if key in placed else key}={source}: there is no such file{_beside(source)}"
+
+
+def _is_there(source: str) -> bool:
+    """Whether a file or folder is there, or the folder of a set whose split is named."""
+    name, split = name_and_split(source)
+    is_split_of_folder = split is not None and os.path.isdir(os.path.expanduser(name))
+    return is_split_of_folder or os.path.exists(os.path.expanduser(source))
 
 
 def _asks_server(plain: dict[str, Any]) -> bool:
@@ -88,7 +95,7 @@ def _asks_server(plain: dict[str, Any]) -> bool:
 
 def is_local(name: str) -> bool:
     """Whether a name is a path and can be no hub id: `org/name`, whose first part is no folder here."""
-    name = re.sub(r":\w+$", "", name)
+    name, _ = name_and_split(name)
     first, *rest = name.split("/")
     return name.startswith((".", "/", "~")) or len(rest) > 1 or (bool(rest) and os.path.isdir(first))
 

@@ -125,8 +125,27 @@ def spell_value(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}: {spell_value(item)}' for key, item in value.items())}}}"
     if isinstance(value, str) and not _is_plain(value):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return quote(value)
     return str(value)
+
+
+def quote(text: str) -> str:
+    """Quote text so that Hydra's grammar reads it as it stands.
+
+    Within quotes a backslash stands for itself, except before a quote and at the end.
+    """
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+
+
+def unquote(text: str) -> str:
+    """Give the text that a word's right side stands for: the inverse of `quote`; without quotes it is as it stands."""
+    text = text.strip()
+    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
+        return text
+    mark, inner = text[0], text[1:-1]
+    inner = re.sub(rf"(\\*)\\{mark}", lambda found: found[1][: len(found[1]) // 2] + mark, inner)
+    return re.sub(r"(\\+)$", lambda found: found[1][: len(found[1]) // 2], inner)
 
 
 @functools.cache
