@@ -94,7 +94,7 @@ def _value(word: str) -> str:
 
 
 def _spell_place(word: str) -> str:
-    """A word's right side for Hydra's grammar: the path that it names, in quotes; null, lists and mappings as they are."""
+    """A word's right side for Hydra's grammar: its path in quotes; null, lists and mappings as they are."""
     text = word.partition("=")[2].strip()
     if text == "null" or text.startswith(("[", "{")):
         return text
