@@ -238,3 +238,21 @@ def test_a_model_by_its_path_starts_a_study(folder: Path) -> None:
 
 def test_the_names_of_groups_are_not_looked_for_outside() -> None:
     assert groups.options("/") == groups.options("../config") == []
+
+
+def test_a_bare_file_or_folder_is_answered_with_its_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taught").mkdir()
+    (tmp_path / "my.csv").write_text("question,answer\na,b\n")
+    with pytest.raises(UserError) as refused:
+        compose.compose("train", ["taught", "my.csv"], starting=True)
+    assert "taught: is a folder; a model is named by model=taught" in str(refused.value)
+    assert "my.csv: is a file of rows; write data=my.csv" in str(refused.value)
+
+
+def test_other_names_of_arguments_are_known_under_trainer_args_too(tmp_path: Path) -> None:
+    words = ["experiment=finetune/tofu/default", "task_name=t", "trainer.args.batch_size=4", "trainer.args.lr=1e-4"]
+    with pytest.raises(UserError) as refused:
+        compose.compose("train", words)
+    assert "trainer.args.batch_size: no such key; did you mean per_device_train_batch_size?" in str(refused.value)
+    assert "trainer.args.lr: no such key; did you mean learning_rate?" in str(refused.value)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from unteach.config import compose, inference, schema, shorthand
+from unteach.config import compose, files, inference, schema, shorthand
 from unteach.config.schema import Config
 from unteach.config.tokenize import TokenizeConfig
+from unteach.config.words import quote, sort_words, unquote
 from unteach.data import tables
 from unteach.errors import UserError
 
@@ -106,3 +107,70 @@ def test_a_run_without_a_name_is_called_by_what_it_is_made_of(given: tuple[str, 
 
 def test_the_formats_are_those_that_tables_reads() -> None:
     assert set(shorthand.TABLES) == set(tables.FORMATS)
+
+
+@pytest.mark.parametrize("word", ["forget=", "retain=''", "holdout=", "data=", "data.train_file=", "data.forget_file="])
+def test_an_empty_value_names_no_file(word: str) -> None:
+    key = word.partition("=")[0]
+    with pytest.raises(UserError, match=rf"^{key}=: names no file"):
+        composed("unlearn", "model=policy", "trainer=NPO", "data=my.csv", "task_name=t", word)
+
+
+def test_an_empty_value_is_the_only_mistake_of_its_kind() -> None:
+    with pytest.raises(UserError, match=r"^forget=: names no file[^\n]*$"):
+        composed("unlearn", "model=policy", "trainer=GradAscent", "forget=")
+    with pytest.raises(UserError, match=r"^model=: names no model[^\n]*$"):
+        composed("train", "model=", "data=my.csv")
+    with pytest.raises(UserError, match=r"^model: no model was named[^\n]*$"):
+        composed("train", "model=null", "data=my.csv")
+    with pytest.raises(UserError, match=r"^input_file=: names no file[^\n]*$"):
+        compose.composed("infer", ["model=policy", "input_file="], (), inference.read, starting=True)
+    with pytest.raises(UserError, match=r"data=: names no file[^\n]*$"):
+        compose.flat(TokenizeConfig, ["model=policy", "data=", "output_file=x"], "unteach tokenize")
+
+
+def test_a_table_of_no_name_is_not_the_current_folder() -> None:
+    with pytest.raises(UserError, match="no file is named"):
+        tables.open_table("")
+    with pytest.raises(UserError, match="names no file"):
+        files.Files(forget_file=" ")
+
+
+NAMES = ["it's", "a b", "a,b", "a=b", "é ü", 'q"q', "a\\b", "a\\'b", "[x]y", "{x}", "'q'x"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_place_may_have_any_name(folder: Path, name: str) -> None:
+    (folder / f"{name}.csv").write_text("question,answer\nWho?,Bob\n")
+    (folder / name).mkdir()
+    place = f"./{name}.csv"
+    trained = composed("train", f"model=./{name}", f"data={place}", "task_name=t")
+    assert trained.model.model_args[PATH.rpartition(".")[2]] == f"./{name}"
+    assert trained.data is not None and trained.data.files is not None
+    assert trained.data.files.train_file == place
+    spelled = composed("train", f"{PATH}=./{name}", "model=auto", f"data.train_file={place}", "task_name=t")
+    assert spelled.tree == trained.tree
+    unlearned = composed("unlearn", "model=policy", "trainer=GradAscent", f"forget={place}", "task_name=t")
+    assert unlearned.data is not None and unlearned.data.files is not None
+    assert unlearned.data.files.forget_file == place
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quoted_text_is_read_as_it_was(name: str) -> None:
+    [(_, value)] = sort_words([f"key={quote(name)}"]).values
+    assert value == unquote(quote(name)) == name
+
+
+@pytest.mark.parametrize("place", ["sets:test", "./sets:test", "sets:train[:1]"])
+def test_a_split_of_a_folder_is_a_place(folder: Path, place: str) -> None:
+    (folder / "sets").mkdir()
+    for words_of_rows in ([f"data={place}"], [f"data.train_file={place}"]):
+        config = composed("train", "model=policy", *words_of_rows, "task_name=t")
+        assert config.data is not None and config.data.files is not None and config.data.files.train_file == place
+    config = composed("unlearn", "model=policy", "trainer=GradAscent", f"forget={place}", "task_name=t")
+    assert config.data is not None and config.data.files is not None and config.data.files.forget_file == place
+
+
+def test_a_file_has_no_splits() -> None:
+    with pytest.raises(UserError, match=r"data=my\.csv:test: there is no such file"):
+        composed("train", "model=policy", "data=my.csv:test")

@@ -138,8 +138,15 @@ class _Composition:
             return []
         found = preflight.unnamed(self.config_name, self.words)
         # What was named wrongly was named, and has its sentence already.
-        refused = [problem.partition("=")[0] for problem in self.command.problems]
+        refused = self._refused()
         return [problem for problem in found if problem.partition(":")[0] not in refused]
+
+    def _refused(self) -> set[str]:
+        """The short words that have a sentence already: `model`, `data` for every word of rows."""
+        keys = {problem.partition("=")[0] for problem in self.command.problems}
+        of_rows = {*shorthand.FILE_WORDS, *shorthand.MAKES_FILES}
+        keys |= {"data"} if keys & of_rows else set()
+        return keys | ({"model"} if schema.MODEL_KEY in keys else set())
 
     def finish(self, read: Callable[[dict[str, Any], set[str]], T], starting: bool) -> T:
         """Puts the user's values in, resolves the tree and reads it; Mistakes with all that was found on the way."""
@@ -155,9 +162,14 @@ class _Composition:
         if isinstance(tree.get("layers"), dict):
             del tree["layers"]
         named = self._name_run()
-        no_model = any(problem.startswith("model:") for problem in self.problems)
+        refused = self._refused()
+        has_said = {
+            schema.MODEL_KEY: "model" in refused or any(problem.startswith("model:") for problem in self.problems),
+            "task_name": "data" in refused,  # a name is made of the rows
+            "input_file": bool({"data", "input_file"} & refused),
+        }
         for key, problem in _missing(tree).items():
-            if not (key == schema.MODEL_KEY and no_model) and "experiment" not in self.left_out:
+            if not has_said.get(key) and "experiment" not in self.left_out:
                 self.problems.append(problem)
             OmegaConf.update(tree, key, "?")
         for mend in (variables.mend_split, variables.mend_compat):
@@ -178,6 +190,8 @@ class _Composition:
                 found += [*preflight.absent(plain, self.command.placed), *preflight.from_scratch(plain)]
             config = read(plain, self.variables)
         self.problems += [problem for problem in found if self._is_certain(problem)]
+        if has_said[schema.MODEL_KEY]:
+            self.problems[:] = [problem for problem in self.problems if not problem.startswith("model: is required")]
         if self.problems:
             raise Mistakes(self.problems)
         for sentence in dict.fromkeys(self.notes):
@@ -228,10 +242,18 @@ def flat(cls: type, words: Iterable[str], where: str) -> Any:
     _apply(tree, told.values, problems)
     reader = Reader()
     read = reader.record(cls, OmegaConf.to_container(tree), "")
-    problems += reader.problems
+    refused = tuple(f"{key}: is required" for key in _long_keys(command.problems))
+    problems += [problem for problem in reader.problems if not (refused and problem.startswith(refused))]
     if problems:
         raise UserError(f"{where}: {mistakes(problems)}")
     return read
+
+
+def _long_keys(problems: list[str]) -> list[str]:
+    """The long keys of tokenize's words that a sentence is about already."""
+    keys = {problem.partition("=")[0] for problem in problems}
+    long = {"model": shorthand.MODEL_KEYS["tokenize"], "data": shorthand.DATA_KEYS["tokenize"]}
+    return [long.get(key, key) for key in keys]
 
 
 def _remove(tree: Any, key: str) -> None:

@@ -1,10 +1,13 @@
 """Rows of one's own: what `data=files` is told about them and their columns."""
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from unteach.errors import UserError
 
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".txt")
+"""Endings of files of rows."""
 Source = str | dict[str, Any]
 """A file or folder, a hub id, either with a split (`owner/name:test`), or the arguments of `datasets.load_dataset`."""
 
@@ -48,6 +51,9 @@ class Files:
     """whether the same row may be forgotten and retained; it is trained on as both, and counted"""
 
     def __post_init__(self) -> None:
+        for name, source in ((one.name, getattr(self, one.name)) for one in fields(self) if one.name.endswith("_file")):
+            if isinstance(source, str) and not source.strip():
+                raise UserError(f"{name}: names no file; null where there is none")
         if not 0 <= self.validation_fraction < 1:
             raise UserError(f"validation_fraction must be at least 0 and less than 1, got {self.validation_fraction:g}")
         if self.validation_fraction and self.validation_file is not None:
@@ -72,6 +78,12 @@ class Files:
 
     def most(self, stream: str) -> int | None:
         return self.max_rows.get(stream) if isinstance(self.max_rows, dict) else self.max_rows
+
+
+def name_and_split(source: str) -> tuple[str, str | None]:
+    """`name:split` as the two, where the split may be a slice of one or a sum of such (train[:10%]+test)."""
+    found = re.fullmatch(r"([^:\[\]]+):(\w[\w.-]*(?:\[[^\]]*\])?(?:\+.+)?)", source)
+    return (found[1], found[2]) if found else (source, None)
 
 
 FILE_KEYS = frozenset(one.name for one in fields(Files))

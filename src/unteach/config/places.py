@@ -1,7 +1,8 @@
 """What a name says by the way it is written: a configuration, a hub id, or a path of this machine."""
 
 import os
-import re
+
+from unteach.config.files import name_and_split
 
 
 def is_path_or_hub_id(name: str) -> bool:
@@ -11,11 +12,11 @@ def is_path_or_hub_id(name: str) -> bool:
 
 def is_place(name: str) -> bool:
     """Whether a name says where something is: a path, a hub id, or what is there in this folder."""
-    return is_path_or_hub_id(name) or os.path.exists(name)
+    return is_path_or_hub_id(name) or os.path.exists(os.path.expanduser(name_and_split(name)[0]))
 
 
 def is_local(name: str) -> bool:
     """Whether a name is a path and can be no hub id: `org/name`, whose first part is no folder here."""
-    name = re.sub(r":\w+$", "", name)
+    name, _ = name_and_split(name)
     first, *rest = name.split("/")
     return name.startswith((".", "/", "~")) or len(rest) > 1 or (bool(rest) and os.path.isdir(first))

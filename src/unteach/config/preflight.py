@@ -11,9 +11,9 @@ from typing import Any
 
 from unteach import registry
 from unteach.config import groups
+from unteach.config.files import TABLES, name_and_split
 from unteach.config.places import is_local
 from unteach.config.schema import MODEL_KEY, PATH
-from unteach.config.shorthand import TABLES
 from unteach.config.words import Words
 from unteach.errors import nearest
 
@@ -75,9 +75,16 @@ def absent(plain: dict[str, Any], placed: dict[str, str]) -> Iterator[str]:
     for key, source in files.items():
         if not (key.endswith("_file") and isinstance(source, str)):
             continue
-        local = is_local(source) or source.lower().endswith(TABLES)
-        if local and not os.path.exists(os.path.expanduser(source)):
+        local = is_local(source) or name_and_split(source)[0].lower().endswith(TABLES)
+        if local and not _is_there(source):
             yield f"{'data' if key in placed else key}={source}: there is no such file{_beside(source)}"
+
+
+def _is_there(source: str) -> bool:
+    """Whether a file or folder is there, or the folder of a set whose split is named."""
+    name, split = name_and_split(source)
+    is_split_of_folder = split is not None and os.path.isdir(os.path.expanduser(name))
+    return is_split_of_folder or os.path.exists(os.path.expanduser(source))
 
 
 def _asks_server(plain: dict[str, Any]) -> bool:

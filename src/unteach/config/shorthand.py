@@ -14,16 +14,19 @@ from pathlib import Path
 
 from unteach import console
 from unteach.config import groups
+from unteach.config.files import TABLES
 from unteach.config.places import is_place
 from unteach.config.reader import collected
 from unteach.config.runfile import SUFFIXES, RunFile, is_run_file, read_run_file
 from unteach.config.schema import MODEL_KEY
+from unteach.config.words import quote, unquote
 from unteach.errors import UserError, nearest
 
 FILE_WORDS = {"forget": "data.forget_file", "retain": "data.retain_file", "holdout": "data.holdout_file"}
 MAKES_FILES = ("data.train_file", "data.forget_file", "data.retain_file")
 """Keys that say by themselves that the rows are files of one's own."""
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".txt")
+PLACE_KEYS = (MODEL_KEY, *FILE_WORDS.values(), "data.train_file", "data.validation_file", "input_file")
+"""Keys whose value is a path as it is typed, with every quote, comma and letter that a file's name may have."""
 MODEL_KEYS = {"tokenize": "tokenizer_path"}
 DATA_KEYS = {"infer": "input_file", "tokenize": "input_file"}
 """What `model=` and `data=` are called in the verbs that compose nothing, or have rows of one kind only."""
@@ -87,7 +90,16 @@ def _key(word: str) -> str:
 
 
 def _value(word: str) -> str:
-    return word.partition("=")[2].strip().strip("'\"")
+    """What a word's right side names: a path as it is typed, or what stands in quotes."""
+    return unquote(word.partition("=")[2])
+
+
+def _spell_place(word: str) -> str:
+    """A word's right side for Hydra's grammar: its path in quotes; null, lists and mappings as they are."""
+    text = word.partition("=")[2].strip()
+    if text == "null" or text.startswith(("[", "{")):
+        return text
+    return quote(unquote(text))
 
 
 def _expand_word(config_name: str, word: str, homes: tuple[str, ...], command: Command) -> list[str]:
@@ -95,23 +107,32 @@ def _expand_word(config_name: str, word: str, homes: tuple[str, ...], command: C
     key, value = _key(word), _value(word)
     if "=" not in word and is_run_file(word):
         raise UserError(f"{word}: a run's file comes first: unteach VERB {word} key=value …")
+    if _names_nothing(config_name, key, word):
+        what = "model" if key in ("model", MODEL_KEY) else "file"
+        raise UserError(f"{key}=: names no {what}; {key}=PATH says which, and a word that is left out needs no value")
     if key == "model" and value not in ("", "null") and not value.startswith(("[", "{")):
         return _expand_model(config_name, word, value, homes, command)
     if key == "data" and value not in ("", "null") and not value.startswith("{"):
         return _expand_data(config_name, word, value, homes, command)
     if key in FILE_WORDS and config_name not in DATA_KEYS and "=" in word:
         command.data = command.data or value
-        return [f"{FILE_WORDS[key]}={word.partition('=')[2]}"]
+        return [f"{FILE_WORDS[key]}={_spell_place(word)}"]
     if key in MAKES_FILES:
         command.data = command.data or value
     if key == MODEL_KEY:
         command.model = value
-    return [word]
+    return [f"{key}={_spell_place(word)}"] if key in PLACE_KEYS and "=" in word else [word]
+
+
+def _names_nothing(config_name: str, key: str, word: str) -> bool:
+    """Whether a word that must name a place has an empty value, which as a path would be the current folder."""
+    names_place = key in ("model", "data", *PLACE_KEYS) or (key in FILE_WORDS and config_name not in DATA_KEYS)
+    return names_place and "=" in word and not _value(word).strip()
 
 
 def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command) -> list[str]:
     if config_name in MODEL_KEYS:
-        return [f"{MODEL_KEYS[config_name]}={word.partition('=')[2]}"]
+        return [f"{MODEL_KEYS[config_name]}={_spell_place(word)}"]
     files = groups.options("model", homes)
     if name.removesuffix(".yaml") in files:
         command.model = command.model or name.removesuffix(".yaml")
@@ -126,7 +147,7 @@ def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...]
                         f"A folder is written with its path (./{name}), a hub id as org/name")  # fmt: skip
     command.model = name
     command.placed[MODEL_KEY] = os.path.expanduser(name)
-    return ["model=auto", f"{MODEL_KEY}={_quoted(command.placed[MODEL_KEY])}"]
+    return ["model=auto", f"{MODEL_KEY}={quote(command.placed[MODEL_KEY])}"]
 
 
 def _expand_data(config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command) -> list[str]:
@@ -134,7 +155,7 @@ def _expand_data(config_name: str, word: str, name: str, homes: tuple[str, ...],
     if name.removesuffix(".yaml") in files:
         return [word]
     if config_name in DATA_KEYS:
-        return [f"{DATA_KEYS[config_name]}={word.partition('=')[2]}"]
+        return [f"{DATA_KEYS[config_name]}={_spell_place(word)}"]
     if name.startswith("["):
         raise UserError(f"{word}: takes one file or folder; several are data.train_file, data.forget_file, "
                         "data.retain_file, data.validation_file")  # fmt: skip
@@ -149,11 +170,7 @@ def _expand_data(config_name: str, word: str, name: str, homes: tuple[str, ...],
                         f"data=./folder, a hub set data=org/name; configurations: {', '.join(own)}")  # fmt: skip
     command.data = name
     command.placed["data.train_file"] = os.path.expanduser(name)
-    return [f"data.train_file={_quoted(command.placed['data.train_file'])}"]
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [f"data.train_file={quote(command.placed['data.train_file'])}"]
 
 
 def _refuse_two_places(command: Command) -> None:

@@ -1,6 +1,7 @@
 """The words of a command line, sorted: choices of groups (Hydra's work), values (ours), removals."""
 
 import functools
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from unteach.config import training_args
-from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS
+from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, TABLES
 from unteach.config.groups import GROUPS, options
 from unteach.config.reader import collected
 from unteach.errors import UserError
@@ -96,6 +97,10 @@ def _names(value: Any) -> bool:
 
 def _unreadable(word: str) -> str:
     key, equals, value = word.partition("=")
+    if not equals and os.path.isdir(os.path.expanduser(word)):
+        return f"{word}: is a folder; a model is named by model={word}, rows by data={word}"
+    if not equals and word.lower().endswith(TABLES):
+        return f"{word}: is a file of rows; write data={word}"
     if equals and re.fullmatch(r"[\w.@/+]+", key) and not re.search(r"^[\[{]|['\"]", value):
         return f"cannot read {word!r}: put the value in quotes, and all of it in others: \"{key}='{value}'\""
     return f"cannot read {word!r}: write key=value, with every bracket and quote closed"
@@ -125,8 +130,27 @@ def spell_value(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}: {spell_value(item)}' for key, item in value.items())}}}"
     if isinstance(value, str) and not _is_plain(value):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        return quote(value)
     return str(value)
+
+
+def quote(text: str) -> str:
+    """Quote text so that Hydra's grammar reads it as it stands.
+
+    Within quotes a backslash stands for itself, except before a quote and at the end.
+    """
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+
+
+def unquote(text: str) -> str:
+    """Give the text that a word's right side stands for: the inverse of `quote`; without quotes it is as it stands."""
+    text = text.strip()
+    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
+        return text
+    mark, inner = text[0], text[1:-1]
+    inner = re.sub(rf"(\\*)\\{mark}", lambda found: found[1][: len(found[1]) // 2] + mark, inner)
+    return re.sub(r"(\\+)$", lambda found: found[1][: len(found[1]) // 2], inner)
 
 
 @functools.cache

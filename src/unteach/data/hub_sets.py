@@ -18,12 +18,6 @@ SEVERAL_SPLITS = "dataset_dict.json"
 """What `datasets` writes into a folder into which it saved several splits."""
 
 
-def name_and_split(source: str) -> tuple[str, str | None]:
-    """`name:split` as the two, where the split may be a slice of one or a sum of such (train[:10%]+test)."""
-    found = re.fullmatch(r"([^:\[\]]+):(\w[\w.-]*(?:\[[^\]]*\])?(?:\+.+)?)", source)
-    return (found[1], found[2]) if found else (source, None)
-
-
 def load_set(hf_args: dict[str, Any]) -> Any:
     """What `datasets.load_dataset`, or load_from_disk for a folder that save_to_disk made, gives for these arguments.
 

@@ -15,7 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unteach.data.hub_sets import SEVERAL_SPLITS, is_saved_set, load_set, name_and_split
+from unteach.config.files import name_and_split
+from unteach.data.hub_sets import SEVERAL_SPLITS, is_saved_set, load_set
 from unteach.errors import UserError, first_line, nearest
 
 Row = dict[str, Any]
@@ -74,6 +75,8 @@ def open_table(source: str | Path | dict[str, Any], by_line: bool = False, whole
         if set(source) != {"path"}:
             return _of_set(source)
         source = str(source["path"])
+    if not str(source).strip():
+        raise UserError("no file is named: an empty path would be the current folder")
     path = Path(source).expanduser()
     if is_saved_set(path) or (path / SEVERAL_SPLITS).exists():
         return _of_set({"path": str(path)})
