@@ -266,6 +266,17 @@ def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     return "done" if is_done(folder) else "again"
 
 
+def refuse_changed_files(folder: Path) -> None:
+    """Raise UserError where a file of rows that a finished run was trained on is there and has changed since."""
+    began = read_json(folder / MANIFEST, "the run's manifest").get("files", {}) if (folder / MANIFEST).exists() else {}
+    changed = [name for name, digest in began.items() if Path(name).is_file() and fingerprint(Path(name)) != digest]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)}: not what {folder} was trained on. resume=never trains anew and moves the old "
+            "folder aside; another task_name keeps both"
+        )
+
+
 def _refuse_another(folder: Path, old: Any, new: Any, may_change: tuple[str, ...]) -> None:
     found = differences(_used_by_both(old, new), _used_by_both(new, old))
     changed = [key for key in found if not key.startswith(may_change)]

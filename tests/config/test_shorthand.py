@@ -174,3 +174,17 @@ def test_a_split_of_a_folder_is_a_place(folder: Path, place: str) -> None:
 def test_a_file_has_no_splits() -> None:
     with pytest.raises(UserError, match=r"data=my\.csv:test: there is no such file"):
         composed("train", "model=policy", "data=my.csv:test")
+
+
+def test_a_path_alone_brings_no_other_models_tokenizer() -> None:
+    alone = composed("train", f"{PATH}=policy", "data=my.csv", "task_name=t")
+    assert alone.model == composed("train", "model=policy", "data=my.csv", "task_name=t").model
+    assert "llama" not in str(alone.model).lower()
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), [("pol.csv", "policy-pol"), ("policy.csv", "policy"), ("icy.csv", "policy-icy")]
+)
+def test_a_part_of_a_word_is_no_part_of_a_name(file: str, name: str) -> None:
+    (Path.cwd() / file).write_text("question,answer\na,b\n")
+    assert compose.compose("train", ["model=policy", f"data={file}"]).task_name == name

@@ -74,6 +74,25 @@ def test_another_learning_rate_is_another_family(runs: list[RunResult]) -> None:
     assert sorted(len(one.runs) for one in families.families(runs)) == [1, 2, 3, 3, 3, 3, 3]
 
 
+def retain_configs(runs: list[RunResult]) -> list[Path]:
+    return [run.folder / "config.yaml" for run in runs if run.kind == "retain" and "book" in run.name]
+
+
+def change(file: Path, **values: Any) -> None:
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | values))
+
+
+def test_runs_on_other_files_are_no_family(runs: list[RunResult]) -> None:
+    change(retain_configs(runs)[0], data={"train_file": "mine.csv"})
+    assert sorted(len(one.runs) for one in families.families(runs))[:3] == [1, 2, 3]
+
+
+def test_runs_of_one_seed_are_no_family(runs: list[RunResult]) -> None:
+    first, second, _ = retain_configs(runs)
+    change(first, seed=yaml.safe_load(second.read_text())["seed"])
+    assert sorted(len(one.runs) for one in families.families(runs))[:4] == [1, 1, 1, 3]
+
+
 def test_means_and_deviations_are_those_of_the_values(runs: list[RunResult]) -> None:
     for one in families.families(runs):
         chosen = next(chosen for chosen in SETS if one.data.startswith(chosen["by"]))

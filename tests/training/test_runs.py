@@ -195,3 +195,13 @@ def test_what_a_suite_lacks_is_said_before_training(
     assert not (tmp_path / "run" / runs.MANIFEST).exists()
     train(*command, "trainer.args.do_eval=false", "trainer.args.max_steps=1", config_name="unlearn")
     assert (tmp_path / "run" / runs.FINAL).exists(), "what is not measured lacks nothing"
+
+
+def test_a_finished_run_is_not_that_of_a_file_that_has_changed(tmp_path: Path) -> None:
+    rows, folder = tmp_path / "rows.csv", tmp_path / "run"
+    rows.write_text("question,answer\na,b\n")
+    runs.write_json(folder / runs.MANIFEST, {"files": {str(rows): runs.fingerprint(rows), "gone.csv": "0"}})
+    runs.refuse_changed_files(folder)
+    rows.write_text("question,answer\na,c\n")
+    with pytest.raises(UserError, match=r"rows\.csv: not what .*run was trained on\. resume=never"):
+        runs.refuse_changed_files(folder)

@@ -55,7 +55,7 @@ class Command:
         if self.data is None:
             return None
         parts = [_stem(self.model)] if self.model else []
-        parts += [part for part in (_stem(self.data), method) if part and not any(part in one for one in parts)]
+        parts += [part for part in (_stem(self.data), method) if part and not any(_is_said(part, one) for one in parts)]
         return _plain_name("-".join(parts))
 
 
@@ -72,8 +72,20 @@ def expand(config_name: str, overrides: list[str], homes: tuple[str, ...]) -> Co
     given = {_key(word) for word in command.words}
     if config_name not in DATA_KEYS and "data" not in given and not given.isdisjoint(MAKES_FILES):
         command.words.insert(0, "data=files")
+    # A path alone names the whole model: the default configuration would bring the tokenizer of another. A benchmark's
+    # default stays, as OpenUnlearning's commands are written for it.
+    is_whole = command.file is not None and command.file.tree is not None
+    is_path_alone = MODEL_KEY in given and given.isdisjoint({"model", "experiment"}) and not is_whole
+    if is_path_alone and config_name in ("train", "unlearn", "eval"):
+        command.words.insert(0, "model=auto")
     _refuse_two_places(command)
     return command
+
+
+def _is_said(part: str, name: str) -> bool:
+    """Whether a part of a run's name stands in another as words of its own: `my` in `my-rows`, not in `mymodel`."""
+    inner, outer = (re.sub(r"[-_.]+", "-", text) for text in (part, name))
+    return f"-{inner}-" in f"-{outer}-"
 
 
 def _weaker(words: list[str], stronger: list[str]) -> list[str]:

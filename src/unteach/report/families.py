@@ -78,12 +78,32 @@ def families(runs: list[RunResult]) -> list[Family]:
         config = read_config(run.folder)
         trained = {key: config.get(key) for key in ("trainer", "template", "compat")} if config.get("trainer") else None
         if trained:
-            model = config.get("model") or {}
-            alike = kept.digest([trained, model.get("peft_args"), model.get("template_args")])
+            alike = kept.digest([trained, *_of_model(config), _own_files(config)])
         else:
             alike = _of_one_model(run, config) if config else str(run.folder)
         grouped.setdefault((run.kind, run.forgets, alike), []).append((run, config))
-    return _told_apart([(_family(kind, data, members), members[0][1]) for (kind, data, _), members in grouped.items()])
+    found = []
+    for (kind, data, _), members in grouped.items():
+        found += [(_family(kind, data, part), part[0][1]) for part in _split_repeats(members)]
+    return _told_apart(found)
+
+
+def _of_model(config: dict[str, Any]) -> list[Any]:
+    """What a configuration says of its model, but for where the weights come from, which tells the seed too."""
+    model = config.get("model") or {}
+    dtype = (model.get("model_args") or {}).get("dtype")
+    return [model.get("peft_args"), model.get("template_args"), model.get("pure_bf16"), dtype]
+
+
+def _own_files(config: dict[str, Any]) -> dict[str, Any]:
+    """The files of rows of one's own that a run was trained on."""
+    return {key: value for key, value in (config.get("data") or {}).items() if key.endswith("_file") and value}
+
+
+def _split_repeats(members: list[tuple[RunResult, dict[str, Any]]]) -> list[list[tuple[RunResult, dict[str, Any]]]]:
+    """Runs of one family differ in their seed; those of one seed differ in something else, and stand alone."""
+    seeds = [config.get("seed") for _, config in members if config.get("trainer")]
+    return [members] if len(set(seeds)) == len(seeds) else [[member] for member in members]
 
 
 def _told_apart(found: list[tuple[Family, dict[str, Any]]]) -> list[Family]:

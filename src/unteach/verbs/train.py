@@ -58,6 +58,8 @@ def run(config: schema.Config) -> Path:
         bool(args.get("use_cpu")), args.get("ddp_backend"), args.get("ddp_timeout") or processes.Joining.timeout
     )
     state = processes.once(lambda: runs.open_run(folder, config.tree, config.resume), joining)
+    if state == "done":
+        runs.refuse_changed_files(folder)
     if state == "done" and is_evaluated(config):
         print(f"finished before: {folder}; nothing was done again")
         return folder
