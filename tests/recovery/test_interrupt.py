@@ -18,6 +18,8 @@ from unteach import runs
 from unteach.training import checkpoint
 from unteach.verbs.train import train
 
+INTERRUPTED = "unteach: interrupted; what was whole is kept, and the same command goes on from it\n"
+
 
 def interrupting(owner: type, method: str, at: Callable[[Any], bool], times: int) -> Callable[[], None]:
     """Has a process send itself Ctrl-C when a method begins where `at` is true; to be called in the child."""
@@ -109,7 +111,7 @@ def test_the_second_inside_a_save_leaves_the_checkpoint_before(
     words = quick(kit, corpus, folder)
     cut = interrupting(Trainer, inside, at_step(4), times=1)
     assert after(start(words, log, ask_in_step(4), cut), 120) == 130, log.read_text()
-    assert log.read_text().endswith("unteach: interrupted\n")
+    assert log.read_text().endswith(INTERRUPTED)
     assert (folder / "checkpoint-4").exists() and checkpoint.fault(folder / "checkpoint-4") == "it was not finished"
     assert checkpoint.newest(folder)[0] == folder / "checkpoint-3"
     assert after(start(words, log), 120) == 0
@@ -148,7 +150,7 @@ def test_while_the_model_is_loaded_one_ends_it(kit: Path, corpus: Path, tmp_path
 
     log = tmp_path / "log"
     assert after(start(quick(kit, corpus, tmp_path / "run"), log, prepare), 60) == 130
-    assert log.read_text() == "unteach: interrupted\n"
+    assert log.read_text() == INTERRUPTED
 
 
 def test_a_job_that_ignores_it_keeps_to_that(kit: Path, corpus: Path, tmp_path: Path) -> None:
