@@ -11,6 +11,7 @@ from unteach.verbs import study
 
 def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     started = time.perf_counter()
-    study.carry_out(study_of("demo", [f"jobs={os.cpu_count() or 1}", *words], tuple(config_dirs)))
+    demo = study_of("demo", [f"jobs={os.cpu_count() or 1}", *words], tuple(config_dirs))
+    study.carry_out(demo)
     print(f"took {format_duration(time.perf_counter() - started)}")
-    print('next: unteach ask model=saves/demo/full "a question"')
+    print(f'next: unteach ask model={demo.folder / "full"} "a question"')

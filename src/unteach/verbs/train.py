@@ -59,7 +59,7 @@ def run(config: schema.Config) -> Path:
     )
     state = processes.once(lambda: runs.open_run(folder, config.tree, config.resume), joining)
     if state == "done":
-        runs.refuse_changed_files(folder)
+        processes.once(lambda: runs.refuse_changed_files(folder), joining)
     if state == "done" and is_evaluated(config):
         print(f"finished before: {folder}; nothing was done again")
         return folder
