@@ -195,7 +195,7 @@ def _options(words: list[str], verb: str) -> tuple[dict, list[str]]:
                 value = queue.pop(0)
             strange.append((name, value if bare or equals else None))
     if strange:
-        from unteach.config import synonyms
+        from unteach.config import options as dashed
 
-        raise synonyms.unknown_options(strange, (*OPTIONS, *FLAGS, "--help"), verb)
+        raise dashed.unknown_options(strange, (*OPTIONS, *FLAGS, "--help"), verb)
     return options, overrides

@@ -283,8 +283,13 @@ def _refuse_another(folder: Path, old: Any, new: Any, may_change: tuple[str, ...
     if changed:
         raise UserError(
             f"{folder} holds a run of another configuration; these keys differ: {', '.join(changed)}.\n"
-            "  Use another task_name, or resume=never to move the old folder aside."
+            f"  Use another task_name ({free_name(folder)} is free), or resume=never to move the old folder aside."
         )
+
+
+def free_name(folder: Path) -> str:
+    """Give the first name of the form <name>-N, N from 2 on, that no folder beside this one has."""
+    return next(name for n in range(2, 10_000) if not folder.with_name(name := f"{folder.name}-{n}").exists())
 
 
 def _used_by_both(tree: Any, other: Any) -> Any:

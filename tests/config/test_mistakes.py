@@ -1,5 +1,6 @@
 """Every mistake of a command in one answer, what people type first among them, and what would stop a run at once."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,17 @@ def test_every_answer_is_a_key() -> None:
         (["train", "--learning_rate", "1e-5", "--lr=3", "--model", "X"], "--lr: write trainer.args.learning_rate=3"),
         (["train", "--learning_rate", "1e-5", "--lr=3", "--model", "X"], "--model: write model=X"),
         (["train", "--confg-name=x"], "did you mean --config-name?"),
+        (["report", "saves/x", "--out", "r"], "--out: write out=r, without dashes"),
+        (["report", "saves/x", "output_dir=r"], "did you mean out? Allowed: out, suite"),
+        (["compare", "a", "b", "--suite=TOFU"], "--suite: write suite=TOFU, without dashes"),
+        (["history", "saves/x", "--output", "h.csv"], "--output: write to=h.csv, without dashes"),
+        (["export", "saves/x", "torch_dtype=bfloat16"], "did you mean dtype?"),
+        (["export", "saves/x", "--zzz=1"], "there is no option called '--zzz'"),
+        (["fetch", "wmdp", "out=x"], "did you mean to?"),
+        (["tokenize", "--model", "m"], "--model: write tokenizer_path=m, without dashes"),
+        (["infer", "--max_tokens", "4"], "--max_tokens: write max_new_tokens=4, without dashes"),
+        (["ask", "--temperature", "0.5"], "--temperature: write temperature=0.5, without dashes"),
+        (["study", "plan", "nothere.yaml"], "study=nothere.yaml: there is no such file"),
     ],
 )
 def test_verbs_and_options_of_other_tools_are_answered(words: list[str], hint: str) -> None:
@@ -256,3 +268,39 @@ def test_other_names_of_arguments_are_known_under_trainer_args_too(tmp_path: Pat
         compose.compose("train", words)
     assert "trainer.args.batch_size: no such key; did you mean per_device_train_batch_size?" in str(refused.value)
     assert "trainer.args.lr: no such key; did you mean learning_rate?" in str(refused.value)
+
+
+def test_a_stream_that_is_missing_beside_files_is_asked_for_as_a_file() -> None:
+    (found,) = said("unlearn", "trainer=NPO", "forget=my.csv", "model=policy")
+    assert found.endswith("this run has forget. Give its rows too: retain=FILE")
+    (found,) = said("unlearn", "trainer=NPO", "~data.retain", TOFU, "model=policy", "task_name=x")
+    assert "Set data.retain=DATASET" in found
+
+
+@pytest.mark.parametrize(
+    ("words", "measured"), [(("eval=null", "eval=rows"), ["rows"]), (("eval=rows", "eval=null"), [])]
+)
+def test_of_two_words_on_what_is_measured_the_later_wins(words: tuple[str, ...], measured: list[str]) -> None:
+    config = compose.compose("train", ["model=policy", "data=my.csv", *words])
+    assert list(config.eval) == measured
+
+
+@pytest.mark.parametrize(
+    "asked", [("infer", "quantization=4bit"), ("train", "model.model_args.quantization_config={load_in_8bit: true}")]
+)
+def test_a_package_that_quantises_is_missed_before_anything_is_loaded(
+    asked: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    verb, word = asked
+    assert 'pip install ".[quant]"' in said(verb, "model=policy", "data=my.csv", word)[0]
+
+
+def test_random_weights_are_not_unlearned_in_training_either() -> None:
+    found = said("train", "trainer=GradAscent", "data.forget_file=my.csv", "model=tiny", "task_name=x")
+    assert "random weights would be unlearned" in found[0]
+
+
+def test_rows_of_ones_own_are_compared_with_no_retain_model() -> None:
+    found = said("train", "model=policy", "data=my.csv", "eval=rows", "eval.rows.retain_model=policy")
+    assert found[0].startswith("eval.rows.retain_model: no metric")

@@ -121,3 +121,27 @@ def test_what_a_pattern_matches_beside_runs_is_said_or_passed_over(tmp_path: Pat
 def test_a_torn_configuration_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.yaml: not whole YAML"):
         seen(log(tmp_path / "run", config="mode: [unlearn"))
+
+
+def test_a_run_that_was_not_evaluated_is_told_the_command_for_its_own_rows(tmp_path: Path) -> None:
+    files = "data: {forget_file: f.csv, retain_file: r.csv, holdout_file: null}"
+    for name, config in (("own", files), ("benchmark", "data: {train: {TOFU_QA_full: {}}}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(config)
+    with pytest.raises(UserError, match=rf"unteach eval model={tmp_path}/own eval=rows forget=f.csv retain=r.csv$"):
+        find.runs_in([str(tmp_path / "own")])
+    with pytest.raises(
+        UserError, match=rf"model={tmp_path}/benchmark eval=SUITE task_name=NAME \(`unteach list suites`"
+    ):
+        find.runs_in([str(tmp_path / "benchmark")])
+
+
+def test_the_retain_model_that_runs_are_compared_with_is_found(tmp_path: Path) -> None:
+    retain = log(tmp_path / "gold")
+    log(tmp_path / "NPO" / "evals", config=f"mode: unlearn\nretain_logs_path: {retain}/TOFU_EVAL.json")
+    log(tmp_path / "DPO" / "evals", config="mode: unlearn\nretain_logs_path: gone/TOFU_EVAL.json")
+    found, _ = find.runs_in([str(tmp_path / "NPO"), str(tmp_path / "DPO")])
+    assert find.retain_models_of(found) == [find.Found("gold", "retain", retain, ("TOFU",))]
+    log(tmp_path / "retain90")
+    found, _ = find.runs_in([str(tmp_path / "NPO"), str(tmp_path / "retain90")])
+    assert find.retain_models_of(found) == [], "one is shown already"

@@ -10,7 +10,7 @@ from unteach.cli import main
 from unteach.errors import UserError
 from unteach.launch.plan import PlannedRun
 from unteach.launch.studyfile import Study
-from unteach.verbs import compare, report
+from unteach.verbs import closing, compare, report
 from unteach.verbs import study as verbs_study
 
 
@@ -137,3 +137,24 @@ def test_a_finished_study_writes_the_same_report(study: Path, capsys: pytest.Cap
     assert written == study / "report.html"
     assert "Study mine" in (study / "report.md").read_text()
     assert {row["run"] for row in json.loads((study / "report.json").read_text())["values"]} == {"retain", "NPO"}
+
+
+def test_a_report_that_is_replaced_and_nothing_to_trade(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = study.parent / "out"
+    report.command([str(study), f"out={out}"])
+    report.command([str(study), f"out={out}"])
+    assert "replaces" not in capsys.readouterr().out, "the same report again"
+    save(study.parent / "taught" / "evals", {"train_Prob": {"agg_value": 0.9}}, suite="ROWS")
+    report.command([str(study.parent / "taught"), f"out={out}"])
+    said = capsys.readouterr().out
+    assert f"note: {out}: replaces “Report on study”; out=FOLDER keeps both" in said
+    assert "trade-off" not in said
+
+
+def test_a_compare_is_proposed_only_of_the_same_rows(tmp_path: Path) -> None:
+    for name, digest in (("before", "a"), ("after", "a"), ("other", "b")):
+        save(tmp_path / name / "evals", results(0.2, 0.6, 0.3, "x"))
+        rows = json.dumps({"forget.answer": {"of": "f.csv", "count": 2, "digest": digest}})
+        (tmp_path / name / "evals" / "TOFU_ROWS.json").write_text(rows)
+    judging = [closing._judging(tmp_path / "after", str(tmp_path / name)) for name in ("before", "other")]
+    assert [len(commands) for commands in judging] == [2, 1]

@@ -187,7 +187,8 @@ class _Composition:
             with collected(found):
                 settle(plain, words.values)
             if starting:
-                found += [*preflight.absent(plain, self.command.placed), *preflight.from_scratch(plain)]
+                found += [*preflight.absent(plain, self.command.placed), *preflight.not_installed(plain)]
+                found += preflight.from_scratch(plain)
             config = read(plain, self.variables)
         self.problems += [problem for problem in found if self._is_certain(problem)]
         if has_said[schema.MODEL_KEY]:

@@ -3,7 +3,7 @@
 import fnmatch
 from typing import Any
 
-from unteach.config.files import Files
+from unteach.config.files import FILE_KEYS, Files
 from unteach.config.reader import Reader
 from unteach.config.schema import BESIDE, STREAMS, DataConfig, TheirTrainer, TrainerConfig
 from unteach.config.suites import MEASURED_KINDS, SuiteConfig
@@ -47,9 +47,17 @@ def streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> 
             reader.wrong(
                 f"data.{name}",
                 f"trainer.handler={trainer.handler} trains on the stream {name!r}; this run has {given}. "
-                f"Set data.{name}=DATASET (see `unteach list datasets`)",
+                f"{_give(name, data.files)}",
             )
     reader.known({*STREAMS, *wanted}, data.streams, "data")
+
+
+def _give(stream: str, files: Files | None) -> str:
+    """Say how a stream that is missing is given: a file beside files of one's own, a dataset beside datasets."""
+    if files is None or f"{stream}_file" not in FILE_KEYS:
+        return f"Set data.{stream}=DATASET (see `unteach list datasets`)"
+    short = stream if stream in ("forget", "retain", "holdout") else f"data.{stream}_file"
+    return f"Give its rows too: {short}=FILE"
 
 
 def samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
@@ -96,6 +104,12 @@ def own_rows(
 ) -> None:
     """A suite of the run's own rows needs rows with answers, and an evaluation reads `data` for such a suite alone."""
     own = [name for name, suite in suites.items() if suite.reads_own_rows()]
+    for name in own:
+        if suites[name].retain_model:
+            reader.wrong(
+                f"eval.{name}.retain_model",
+                "no metric of rows of your own reads its log; evaluate it by itself, and `unteach report` shows both",
+            )
     if trainer is None:
         if data is not None and not own:
             reader.wrong("data", "no suite of this evaluation reads it; the suite of rows of your own does: eval=rows")

@@ -121,21 +121,24 @@ class InferConfig:
     plugins: list[str] = field(default_factory=list)
 
 
+OWN = {f.name for f in fields(InferConfig)} - {"backend_name", "sampling"}
+DRAWING = {f.name for f in fields(Sampling)}
+KEYS = {*OWN, *DRAWING, "mode", "template", "backend_args"}
+"""The keys of configs/infer.yaml: its own, those of Sampling, and what only composition reads."""
+
+
 def read(tree: dict[str, Any], variables: set[str]) -> InferConfig:
     """The composed, resolved tree of configs/infer.yaml, or one UserError with every mistake in it."""
     reader = Reader()
-    drawn = {f.name for f in fields(Sampling)}
-    own = {f.name for f in fields(InferConfig)} - {"backend_name", "sampling"}
-    allowed = {*own, *drawn, "mode", "template", "backend_args"}
     name = tree.get("backend")
     backend_class = registry.backend.get(name) if isinstance(name, str) and name in registry.backend else None
-    top = known_at_top(reader, allowed, set(), tree, backend_class)
+    top = known_at_top(reader, KEYS, set(), tree, backend_class)
     model = read_model(reader, top.get("model") or {})
     if isinstance(top.get("resume"), bool):  # resume=false is how the seed's users say it
         top["resume"] = "auto" if top["resume"] else "never"
     hints = get_type_hints(InferConfig)
-    plain = {name: reader.value(hints[name], top[name], name) for name in own - {"model", "backend"} if name in top}
-    sampling = reader.record(Sampling, {name: top[name] for name in drawn if name in top}, "")
+    plain = {name: reader.value(hints[name], top[name], name) for name in OWN - {"model", "backend"} if name in top}
+    sampling = reader.record(Sampling, {name: top[name] for name in DRAWING if name in top}, "")
     backend = _backend(reader, top.get("backend"), top.get("backend_args") or {})
     if not reader.problems and model and sampling:
         config = InferConfig(model=model, backend_name=top["backend"], backend=backend, sampling=sampling, **plain)

@@ -1,9 +1,11 @@
-"""What would stop a run as soon as it started: nothing named to run on, files that are not there, nothing to forget.
+"""What would stop a run as soon as it started: nothing named to run on, files or packages that are not there, nothing
+to forget.
 
 Looked at with all other mistakes of a command, before torch is imported. A study composes its runs before what they
 start from is there, and so without this.
 """
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from unteach.config.files import TABLES, name_and_split
 from unteach.config.places import is_local
 from unteach.config.schema import MODEL_KEY, PATH
 from unteach.config.words import Words
-from unteach.errors import nearest
+from unteach.errors import missing_extra, nearest
 
 NEAR = 0.75
 """How like a name must be to be offered: two of one format are alike by their endings already."""
@@ -102,10 +104,23 @@ def _beside(path: str) -> str:
     return f"; did you mean {Path(path).with_name(guess)}?" if guess else ""
 
 
+def not_installed(plain: dict[str, Any]) -> Iterator[str]:
+    """A sentence where weights are to be quantised and the package that does it is not there."""
+    model = plain.get("model")
+    args = model.get("model_args") if isinstance(model, dict) else None
+    asked = args.get("quantization_config") if isinstance(args, dict) else None
+    by_bits = isinstance(asked, dict) and any(asked.get(f"load_in_{bits}bit") for bits in (4, 8))
+    key = "quantization" if plain.get("quantization") else "model.model_args.quantization_config" if by_bits else None
+    if key and not _asks_server(plain) and importlib.util.find_spec("bitsandbytes") is None:
+        yield f"{key}: {missing_extra('quant', 'loading a model in 4 or 8 bits')}"
+
+
 def from_scratch(plain: dict[str, Any]) -> Iterator[str]:
     """A model of random weights has learned nothing that a method could make it forget."""
-    model = plain.get("model")
-    if plain.get("mode") != "unlearn" or not isinstance(model, dict) or model.get("model_handler") != "scratch":
+    model, data = plain.get("model"), plain.get("data")
+    forgets = isinstance(data, dict) and (data.get("forget") or data.get("forget_file"))
+    unlearns = plain.get("mode") == "unlearn" or (plain.get("mode") == "train" and forgets)
+    if not unlearns or not isinstance(model, dict) or model.get("model_handler") != "scratch":
         return
     args = model.get("model_args")
     if isinstance(args, dict) and not args.get(PATH):

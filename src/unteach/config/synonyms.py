@@ -8,7 +8,7 @@ from unteach import registry
 from unteach.config import training_args
 from unteach.config.files import FILE_KEYS
 from unteach.config.words import spell_value
-from unteach.errors import UserError, nearest, unknown
+from unteach.errors import unknown
 
 KEYS = {
     "output_dir": "paths.output_dir",
@@ -183,33 +183,3 @@ def unknown_verb(name: str, verbs: Iterable[str]) -> str:
     if "=" in name:
         return f"a verb comes first: unteach VERB {name} …; verbs: {', '.join(verbs)}"
     return unknown("verb", name, verbs, NEAR)
-
-
-def unknown_options(options: list[tuple[str, str | None]], known: Iterable[str], mode: str | None) -> UserError:
-    """The error for words that begin with dashes and are no options: settings of a run are written key=value.
-
-    Args:
-        options: each option with its value, None where it has none.
-        known: the options that there are.
-        mode: the verb, which says what a bare name means.
-    """
-    known = sorted(known)
-    lines = []
-    for option, value in options:
-        name = option.lstrip("-").replace("-", "_")
-        near = nearest(option, known, NEAR)
-        key = right_key(name, mode or "train") or (name if name in TOP or "." in name else None)
-        if near and not key:
-            lines.append(f"there is no option called {option!r}; did you mean {near}?")
-        elif key:
-            lines.append(f"{option}: write {key}={'…' if value is None else value}, without dashes")
-        else:
-            lines.append(f"there is no option called {option!r}; settings are written key=value, without dashes")
-    return UserError("\n  ".join([*lines, f"Options: {', '.join(known)}"]))
-
-
-TOP = frozenset(
-    "model data trainer experiment eval task_name forget retain seed template launch nproc plugins resume forget_split "
-    "retain_split retain_logs_path input_file output_file".split()
-)
-"""Keys that stand at the top of a configuration, which people write with dashes."""

@@ -85,6 +85,7 @@ def _sort_word(words: Words, word: str, parser: Any) -> None:
         if not _names(value):
             raise UserError(f"{word}: takes a name, of {', '.join(options(key)) or 'a file of that group'}")
         words.groups.append(re.sub(r"\.yaml$", "", word.lstrip("+")))
+        words.eval_off = words.eval_off and key != "eval"  # the later word wins
     else:
         _add_value(words, key, value)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.engines.processes import Processes
@@ -25,6 +25,9 @@ from unteach.wording import format_value
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+SMALL = 0.01
+"""Probabilities, overlaps and shares of tokens that move by no more have not visibly moved."""
 
 
 def evaluate_before(
@@ -82,9 +85,21 @@ def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> 
         if not _on_the_same_rows(before, after, suite):
             continue
         Console(highlight=False).print(before_and_after(before, after, config))
+        if _is_unchanged(before, after, suite):
+            console.say(
+                f"note: no value moved by more than {SMALL}: this training changed next to nothing. More steps "
+                "(trainer.args.num_train_epochs) or a higher trainer.args.learning_rate do"
+            )
         tell_gaps(after, suite)
         told.append(name)
     return told
+
+
+def _is_unchanged(before: Path, after: Path, suite: str) -> bool:
+    """Whether every value that both evaluations have is nearly the same."""
+    old, new = (runs.read_json(folder / f"{suite}_SUMMARY.json", "the evaluation") for folder in (before, after))
+    both = [name for name in old.keys() & new.keys() if None not in (old[name], new[name])]
+    return bool(both) and all(abs(new[name] - old[name]) <= SMALL for name in both)
 
 
 def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":

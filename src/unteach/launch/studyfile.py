@@ -88,6 +88,8 @@ def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
     homes = [Path(name), *(folder / "study" / f"{name}.yaml" for folder in folders)]
     found = next((path for path in homes if path.is_file()), None)
     if found is None:
+        if name.endswith((".yaml", ".yml")):
+            raise UserError(f"study={name}: there is no such file")
         raise UserError(f"study={name}: " + unknown("study", name, groups.options("study", config_dirs)))
     return found
 

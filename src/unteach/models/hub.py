@@ -60,8 +60,19 @@ def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:
         raise UserError(f"{key}={folder}: there is no such folder{home}")
     if needs_config and not (folder / "config.json").exists():
         if (folder / runs.CONFIG).exists():
-            raise UserError(f"{key}={folder}: this run holds no {runs.FINAL}/ yet; run its command again to finish it")
+            raise UserError(f"{key}={folder}: {_no_model_in(folder)}")
         raise UserError(f"{key}={folder}: no model is in this folder; one holds config.json and *.safetensors")
+
+
+def _no_model_in(run: Path) -> str:
+    """Say why a run's folder holds no model: it was an evaluation of another, or has not ended."""
+    import yaml
+
+    config = yaml.safe_load((run / runs.CONFIG).read_text(encoding="utf-8"))
+    if isinstance(config, dict) and config.get("mode") == "eval":
+        evaluated = config["model"]["model_args"][PATH]
+        return f"this is an evaluation, which holds no model. It measured {evaluated}; name that"
+    return f"this run holds no {runs.FINAL}/ yet; run its command again to finish it"
 
 
 def _remedy(error: Exception, path: str, args: str) -> str:

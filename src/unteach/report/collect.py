@@ -171,8 +171,7 @@ def _results_folder(name: str, folder: Path, suite: str) -> Path:
         mend = f"Evaluate the run on {suite} first"
     raise UserError(
         f"run {name!r} has no {suite} results: neither {places[0] / f'{suite}{EVAL}'} nor "
-        f"{places[1] / f'{suite}{EVAL}'} is there. {mend}: unteach eval experiment=eval/{suite.lower()}/default "
-        f"model.model_args.pretrained_model_name_or_path={folder}"
+        f"{places[1] / f'{suite}{EVAL}'} is there. {mend}: {origin.command_to_evaluate(folder, suite)}"
     )
 
 

@@ -8,19 +8,20 @@ from unteach.report import charts, export, page, plots
 from unteach.report.collect import RunResult
 from unteach.report.colours import assign_tints
 from unteach.report.sets import apart
-from unteach.runs import write_json, write_text
+from unteach.runs import read_json, write_json, write_text
 
 
 def write(suites: dict[str, list[RunResult]], folder: Path, title: str) -> tuple[Path, list[str]]:
-    """Writes report.md, .csv, .json, .html and pictures; gives the page's path, and why one could not be drawn.
+    """Writes report.md, .csv, .json, .html and pictures; gives the page's path and notes on what a user may miss.
 
     Of several suites, the first one's trade-off is report.png and the others' are report-<suite>.png. Page and pictures
     also show the runs of each forget set apart.
     """
+    notes = _note_replaced(folder, title)
     write_text(folder / "report.md", export.as_markdown(suites, title))
     write_text(folder / "report.csv", export.as_csv(suites))
     write_json(folder / "report.json", {"title": title, **export.as_json(suites)})
-    notes, shown = [], apart(suites)
+    shown = apart(suites)
     tints = assign_tints(shown)
     for number, (suite, runs) in enumerate(shown.items()):
         picture = folder / (f"report-{re.sub('[^a-z0-9.]+', '-', suite.lower())}.png" if number else "report.png")
@@ -28,6 +29,19 @@ def write(suites: dict[str, list[RunResult]], folder: Path, title: str) -> tuple
             plots.tradeoff_png(runs, picture, tints)
         except UserError as error:
             picture.unlink(missing_ok=True)  # an earlier report's
-            notes.append(f"{suite}: {error}")
+            if any(run.kind == "forget" for run in runs):  # others have nothing to trade
+                notes.append(f"{suite}: {error}")
     charts.write(shown, folder, "report")
     return page.write_page(shown, folder / "report.html", title), notes
+
+
+def _note_replaced(folder: Path, title: str) -> list[str]:
+    """Say that a report on something else lay in the folder, which is replaced."""
+    file = folder / "report.json"
+    if not file.is_file():
+        return []
+    try:
+        earlier = read_json(file, "the earlier report").get("title")
+    except (UserError, AttributeError):
+        return []  # of a report that is no longer whole there is nothing to miss
+    return [f"{folder}: replaces “{earlier}”; out=FOLDER keeps both"] if earlier not in (None, title) else []

@@ -8,7 +8,7 @@ from pathlib import Path
 from unteach import runs
 from unteach.errors import UserError
 from unteach.report.collect import EVAL, KINDS, results_of
-from unteach.report.origin import kind_of
+from unteach.report.origin import command_to_evaluate, kind_of, read_config
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,17 @@ def runs_in(words: Iterable[str]) -> tuple[list[Found], list[str]]:
     return sorted(found, key=lambda one: KINDS.index(one.kind)), notes
 
 
+def retain_models_of(found: list[Found]) -> list[Found]:
+    """The retain models that these runs are compared with (retain_logs_path), where none is among them."""
+    if any(one.kind == "retain" for one in found):
+        return []
+    named = [read_config(one.folder).get("retain_logs_path") for one in found]
+    logs = dict.fromkeys(str(path) for path in named if path and Path(str(path)).exists())
+    there = dict(one for path in logs for one in _results_at(Path(path), [], pattern=True))
+    names = short_names(list(there))
+    return [Found(names[folder], "retain", folder, suites) for folder, suites in there.items()]
+
+
 def _paths(word: str) -> list[Path]:
     if Path(word).exists() or not glob.has_magic(word):
         return [Path(word)]
@@ -63,8 +74,7 @@ def _results_at(path: Path, empty: list[Path], pattern: bool) -> list[tuple[Path
     if not pattern:
         what = "in it or below it" if path.is_dir() else "as its name says"
         raise UserError(
-            f"{path}: there are no results {what} (<SUITE>{EVAL}). Evaluate the run first: unteach eval "
-            f"experiment=eval/tofu/default model.model_args.pretrained_model_name_or_path={path}"
+            f"{path}: there are no results {what} (<SUITE>{EVAL}). Evaluate the run first: {command_to_evaluate(path)}"
         )
     if path.is_dir():
         empty.append(path)

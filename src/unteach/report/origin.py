@@ -1,6 +1,7 @@
 """What a run was, by its configuration: its part in a comparison, and what it was to forget."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,26 @@ def at(tree: Any, *keys: str) -> Any:
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
+
+
+def command_to_evaluate(run: Path, suite: str | None = None) -> str:
+    """Give the command that evaluates a run: on the rows of the user's own that it was trained on, if it was.
+
+    suite: the suite that is wanted; None where any will do.
+    """
+    files = _own_files(read_config(run)) if suite in (None, "ROWS") else {}
+    if files:
+        words = [f"model={run}", "eval=rows", *(f"{key}={file}" for key, file in files.items())]
+    else:
+        words = [f"model={run}", f"eval={suite.lower() if suite else 'SUITE'}", "task_name=NAME"]
+    return shlex.join(["unteach", "eval", *words]) + ("" if files or suite else " (`unteach list suites`)")
+
+
+def _own_files(config: dict[str, Any]) -> dict[str, str]:
+    """The files of one's own that a run was trained on, by the short words that name them."""
+    words = {"train_file": "data", "forget_file": "forget", "retain_file": "retain", "holdout_file": "holdout"}
+    named = {word: at(config, "data", key) for key, word in words.items()}
+    return {word: file for word, file in named.items() if isinstance(file, str)}
 
 
 def what_goes(config: dict[str, Any]) -> str:

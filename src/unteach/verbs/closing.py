@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unteach import console, runs
 from unteach.config import schema
+from unteach.evals.retain import ROWS
 
 
 def tell_values(folder: Path, suite_names: list[str]) -> None:
@@ -37,9 +38,25 @@ def close_evaluation(folder: Path) -> None:
 def _judging(folder: Path, before: str | None) -> list[Sequence[str]]:
     """Give the commands that show the values: alone, and against the run that this one began from, if it has any."""
     commands: list[Sequence[str]] = [("unteach", "report", str(folder))]
-    if before and set(_results_of(Path(before))) & set(_results_of(folder)):
+    if before and _is_comparable(Path(before), folder):
         commands.append(("unteach", "compare", before, str(folder)))
     return commands
+
+
+def _is_comparable(a: Path, b: Path) -> bool:
+    """Whether both runs measured something on the same rows, so that differences are the models' and not the rows'."""
+    first, second = _measured_rows(a), _measured_rows(b)
+    return any(first[column] == second[column] for column in first.keys() & second.keys())
+
+
+def _measured_rows(run: Path) -> dict[tuple[str, str], str]:
+    """The digest of each column of rows that a run measured, by (suite's file, column)."""
+    files = [file for place in (run, run / runs.EVALS) for file in place.glob(f"*{ROWS}")]
+    return {
+        (file.name, column): str(rows.get("digest"))
+        for file in files
+        for column, rows in runs.read_json(file, f"the rows of {run}").items()
+    }
 
 
 def _asking(config: schema.Config, folder: Path) -> Sequence[str]:

@@ -15,7 +15,7 @@ LONGEST = 300
 
 
 def command(words: list[str]) -> None:
-    places, options = split(words, ("suite",))
+    places, options = split(words, "compare")
     if len(places) != 2:
         raise UserError(f"compare takes two runs, got {len(places)}: unteach compare A B [suite=SUITE]")
     a, b = (_one(place) for place in places)

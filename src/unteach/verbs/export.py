@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
+from unteach.config import verb_keys
 from unteach.config.environment import environment
 from unteach.config.reader import Mistakes, Reader, mistakes
 from unteach.config.words import sort_words
 from unteach.errors import UserError, unknown
 
 FORMS = ("model", "adapter")
-KEYS = ("to", "as", "dtype", "push", "private", "model.base_path", "model.peft_args")
 RECORD = "unteach_export.json"
 
 
@@ -25,8 +25,8 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
         raise Mistakes(sorted_words.problems)
     given = dict(sorted_words.values)
     for key in given:
-        if key not in KEYS:
-            raise UserError(unknown("key of export", key, KEYS))
+        if key not in verb_keys.KEYS["export"]:
+            raise UserError(verb_keys.unknown_key("export", key))
     if len(places) != 1:
         raise UserError(f"name one thing to export, got {len(places)}: unteach export RUN to=FOLDER")
     reader = Reader()

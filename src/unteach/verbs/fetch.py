@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from unteach import runs
+from unteach.config import verb_keys
 from unteach.errors import UserError, unknown
 
 LOGS = "open-unlearning/eval"
@@ -22,7 +23,7 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     if len(named) != 1 or named[0] not in WHERE:
         raise UserError(unknown("thing to fetch", " ".join(named), WHERE))
     if strange := given.keys() - {"to"}:
-        raise UserError(unknown("key of fetch", strange.pop(), ["to"]))
+        raise UserError(verb_keys.unknown_key("fetch", strange.pop()))
     folder = Path(given.get("to", WHERE[named[0]]))
     retain_logs(folder) if named[0] == "retain-logs" else wmdp(folder)
     print(f"results: {folder}")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
-from unteach.errors import UserError, missing_extra, unknown
+from unteach.config import verb_keys
+from unteach.errors import UserError, missing_extra
 from unteach.wording import counted
 
 WANDB = "wandb:"
@@ -24,7 +25,7 @@ def command(words: list[str]) -> None:
     if len(places) != 1:
         strange = next((word for word in places if "=" in word and not Path(word).exists()), None)
         raise UserError(
-            unknown("key of history", strange.partition("=")[0], ["to"])
+            verb_keys.unknown_key("history", strange.partition("=")[0])
             if strange
             else f"history takes one run, got {len(places)}: unteach history RUN [to=csv]"
         )

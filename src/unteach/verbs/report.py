@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from unteach import console
+from unteach.config import verb_keys
 from unteach.errors import UserError, unknown
 from unteach.report import find
 from unteach.report.find import Found
@@ -14,12 +15,16 @@ OUT = Path("saves/report")
 
 
 def command(words: list[str]) -> None:
-    places, options = split(words, ("out", "suite"))
+    places, options = split(words, "report")
     if not places:
         raise UserError("name the runs to report: unteach report RUN… [out=FOLDER] [suite=SUITE]")
     found, notes = find.runs_in(places)
     for note in notes:
         console.say(f"note: {note}")
+    compared = find.retain_models_of(found)
+    for one in compared:
+        console.say(f"note: shown too, as it is what the others are compared with: {one.folder}")
+    found = [*compared, *found]
     write(found, Path(options.get("out", OUT)), title_of(places, found), suite_of(options.get("suite"), found))
 
 
@@ -35,15 +40,16 @@ def title_of(places: list[str], found: list[Found]) -> str:
     return f"Report on {len(found)} runs{where}"
 
 
-def split(words: list[str], allowed: tuple[str, ...]) -> tuple[list[str], dict[str, str]]:
-    """The places and the key=value options among a report's words; a folder's name may hold a =."""
+def split(words: list[str], verb: str) -> tuple[list[str], dict[str, str]]:
+    """The places and the key=value options among the words of report or compare; a folder's name may hold a =."""
     places, options = [], {}
+    allowed = verb_keys.KEYS[verb]
     for word in words:
         key, equals, value = word.partition("=")
         if key in allowed and equals and value:
             options[key] = value
         elif re.fullmatch(r"\w+=.*", word) and not Path(word).exists():
-            raise UserError(unknown("option", key, allowed) if key not in allowed else f"{word} needs a value")
+            raise UserError(verb_keys.unknown_key(verb, key) if key not in allowed else f"{word} needs a value")
         else:
             places.append(word)
     return places, options
