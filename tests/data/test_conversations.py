@@ -52,6 +52,15 @@ def test_sharegpt_is_the_same_conversation(chat: Template, tmp_path: Path) -> No
     assert theirs.examples == ours.examples
 
 
+def test_roles_are_read_in_any_case(chat: Template, tmp_path: Path) -> None:
+    ours = messages(chat, tmp_path, turns("Who?", "Ann.", system="Be kind.")).examples
+    said = [{**turn, "role": turn["role"].upper()} for turn in turns("Who?", "Ann.", system="Be kind.")]
+    assert messages(chat, tmp_path, said).examples == ours
+    assert (
+        messages(chat, tmp_path, sharegpt(("System", "Be kind."), ("Human", "Who?"), ("GPT ", "Ann."))).examples == ours
+    )
+
+
 def test_a_turn_of_weight_0_is_read_and_not_learned(chat: Template, tmp_path: Path) -> None:
     said = turns("Who?", "Ann.", "Where?", "In Rome.", "When?", "Now.")
     for turn, weight in ((1, 0), (3, 1), (5, 0)):
@@ -133,7 +142,9 @@ def test_what_the_template_does_not_show_is_refused_or_named(chat: Template, too
 
 BAD = {
     "messages must be a list of {role, content} or of {from, value}, both text": [{"role": "user", "content": 5}],
-    "messages has a turn from 'bing'; it may be from human": sharegpt(("bing", "Who?")),
+    "messages has a turn with from 'bing'; it may be human, user, gpt": sharegpt(("bing", "Who?")),
+    "messages has a turn with role 'assitant'; did you mean assistant? It may be system, developer, user": [{"role": "assitant", "content": "a"}],
+    "messages has a turn with role 'model'; it may be system, developer, user, assistant, tool": [{"role": "model", "content": "a"}],
     "messages has a part of the type image_url; only text is read": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
     "messages has function_call, OpenAI's old way; write tool_calls": [{"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}],
     "messages has a call of a tool that is not {name, arguments}": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
