@@ -124,6 +124,20 @@ def test_rows_that_stand_twice_are_counted(place: Path, raw: Any) -> None:  # no
     assert "data.train.file: 2 rows say what an earlier one says (lines 2, 3)" in notes
 
 
+def test_a_row_that_is_dropped_repeats_nothing(place: Path, raw: Any) -> None:  # noqa: F811
+    long = {"input": "a", "output": "word " * 40}
+    write(
+        place / "rows.csv",
+        [long, long, {"input": "", "output": "b"}, {"input": "", "output": "b"}, *[{"input": "a", "output": "b"}] * 2],
+    )
+    _, notes = build.build_streams(settled("data.max_length=12", "data.too_long=drop")[0], raw)
+    assert notes == [
+        "data.train.file: 2 rows dropped, nothing in input (lines 4, 5)",
+        "data.train.file: 2 rows dropped, more than 12 tokens (lines 2, 3)",
+        "data.train.file: 1 row says what an earlier one says (line 7)",
+    ]
+
+
 words = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1).filter(str.strip)
 
 
