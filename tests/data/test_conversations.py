@@ -77,6 +77,26 @@ def test_a_turn_of_weight_0_is_read_and_not_learned(chat: Template, tmp_path: Pa
     }
 
 
+def test_a_row_with_an_empty_answer_is_dropped(tools: Template, tmp_path: Path) -> None:
+    said = turns("Who?", " \n", "Where?", "In Rome.")
+    unlearned = [said[0], {**said[1], "weight": 0}, *said[2:]]
+    called = turns("Who?", "")
+    called[1]["tool_calls"] = [{"function": {"name": "ask", "arguments": {}}}]  # type: ignore[assignment]
+    good = turns("Who?", "Ann.")
+    found = (good, said, turns("Who?", ""), sharegpt(("human", "Who?"), ("gpt", "")), unlearned, called)
+    made = messages(tools, tmp_path, *found)
+    assert made.notes() == ["3 rows dropped, nothing in a turn of the assistant (lines 2, 3, 4)"]
+    assert [example["index"] for example in made.examples] == [0, 4, 5]
+    last = messages(tools, tmp_path, *found, turns="last")
+    assert [example["index"] for example in last.examples] == [0, 1, 4, 5], "earlier turns are only read"
+
+
+def test_so_is_a_pair_with_an_empty_answer(chat: Template, tmp_path: Path) -> None:
+    pair = {"prompt": turns("Who?"), "chosen": turns("", "Ann.")[1:], "rejected": turns("", "Bert.")[1:]}
+    made = PreferenceDataset(chat, rows(tmp_path, pair, {**pair, "rejected": turns("", " ")[1:]}))
+    assert made.notes() == ["1 row dropped, nothing in the last turn of rejected (line 2)"]
+
+
 def test_parts_of_text_are_joined_and_empty_keys_are_none(chat: Template, tmp_path: Path) -> None:
     parts = [{"type": "text", "text": "Wh"}, {"type": "text", "text": "o?"}]
     said = [

@@ -82,6 +82,13 @@ def test_earlier_turns_are_learned_in_a_chat(chat: Template, tmp_path: Path) -> 
     assert read(chat, tmp_path, in_a_csv).examples == [example]
 
 
+def test_a_row_with_an_empty_answer_in_its_history_is_dropped(chat: Template, tmp_path: Path) -> None:
+    empty = {**EARLIER, "history": [["Hello?", " "], ["Who?", "Ann."]]}
+    made = read(chat, tmp_path, EARLIER, empty)
+    assert made.notes() == ["1 row dropped, nothing in an answer of history (line 2)"]
+    assert len(read(chat, tmp_path, EARLIER, empty, turns="last")) == 2, "where the last answer alone is learned"
+
+
 def test_a_system_prompt_of_a_row_goes_before_the_runs(chat: Template, tmp_path: Path) -> None:
     ours = Template(chat.tokenizer, replace(chat.args, system_prompt="Be brief."))
     made = read(ours, tmp_path, {**TASK, "system": "Be kind."}, {**TASK, "system": ""})

@@ -181,3 +181,8 @@ def _check_weight(message: Message) -> None:
 def is_learned(message: Message) -> bool:
     """Whether a turn is one that is learned."""
     return message["role"] == ASSISTANT and message.get("weight", 1) == 1
+
+
+def says_nothing(message: Message) -> bool:
+    """Whether a turn has no words, and calls no tool either."""
+    return tables.missing(message.get("content")) and not message.get("tool_calls")

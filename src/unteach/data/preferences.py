@@ -12,6 +12,7 @@ from unteach.data.conversations import (
     read_conversation,
     read_messages,
     read_tools,
+    says_nothing,
 )
 from unteach.data.datasets import Example, RowDataset, example_of
 from unteach.data.instructions import NO_CONTEXT, Context, encode_last, join_input, read_context
@@ -97,6 +98,12 @@ class PreferenceDataset(_Asked):
             return None
         if asked != others or best["role"] != ASSISTANT or worst["role"] != ASSISTANT or not shown:
             self.faults.add("chosen and rejected must be one conversation up to a last turn of the assistant", number)
+            return None
+        empty = [says_nothing(best), says_nothing(worst)]
+        for key, is_empty in zip((self.chosen_key, self.rejected_key), empty, strict=True):
+            if is_empty:
+                self.faults.drop(f"nothing in the last turn of {key}", number)
+        if any(empty):
             return None
         answers = [{key: value for key, value in turn.items() if key != "weight"} for turn in (best, worst)]
         return _Conversation(shown, callable_tools), answers[0], answers[1]
