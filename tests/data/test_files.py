@@ -66,6 +66,7 @@ FOUND = {
     "instruction input chosen rejected": ("PrefDPO", "PreferenceDataset", {"prompt_key": "instruction", "chosen_key": "chosen", "rejected_key": "rejected", "input_key": "input"}, "auto"),
     "conversations chosen rejected": ("PrefDPO", "PreferenceDataset", {"prompt_key": "conversations", "chosen_key": "chosen", "rejected_key": "rejected"}, "auto"),
     "instruction input output label": ("KTO", "FeedbackDataset", {"prompt_key": "instruction", "answer_key": "output", "label_key": "label", "input_key": "input"}, "auto"),
+    "instruction system history output label": ("KTO", "FeedbackDataset", {"prompt_key": "instruction", "answer_key": "output", "label_key": "label", "system_key": "system", "history_key": "history"}, "auto"),
     "input output forget": ("SignedSFT", "QADataset", {"question_key": "input", "answer_key": "output", "forget_key": "forget"}, "raw"),
 }  # fmt: skip
 

@@ -132,8 +132,8 @@ def test_a_row_that_is_dropped_repeats_nothing(place: Path, raw: Any) -> None:  
     )
     _, notes = build.build_streams(settled("data.max_length=12", "data.too_long=drop")[0], raw)
     assert notes == [
-        "data.train.file: 2 rows dropped, nothing in input (lines 4, 5)",
         "data.train.file: 2 rows dropped, more than 12 tokens (lines 2, 3)",
+        "data.train.file: 2 rows dropped, nothing in input (lines 4, 5)",
         "data.train.file: 1 row says what an earlier one says (line 7)",
     ]
 
