@@ -183,7 +183,7 @@ def test_rows_to_forget_and_to_retain(place: Path) -> None:
 
 REFUSED = {
     "columns.inptu": (["data.columns.inptu=x"], "data.columns.inptu: this method reads no such column; did you mean input"),
-    "columns to nothing": (["data.columns.input=Input"], r"rows.csv: no column 'Input'; its columns: input, output; did you mean input\?"),
+    "columns to nothing": (["data.columns.input=Input"], r"rows.csv: no column 'Input'; its columns: input, output; did you mean data.columns.input=input\?"),
     "no forget column": (["trainer=csv_ga"], "needs the columns .*input and output and forget.* it has input, output"),
     "no retain": (["trainer=GradDiff"], "data.forget: this method trains on rows to forget and on rows to retain"),
     "turns": (["data.turns=last"], "data.turns: nothing here takes it; it is for conversations, and instructions with a history"),

@@ -13,9 +13,9 @@ from unteach.data import sources, tables, tokenized
 from unteach.data.choice import Choice, flag
 from unteach.data.datasets import QADataset
 from unteach.data.faults import Faults
-from unteach.data.forms import FORMS, Form, find, note_unread, of_text
+from unteach.data.forms import FORMS, Form, find, name_column, no_such_column, note_unread, of_text
 from unteach.data.overlap import find_shared_rows, overlap_in_files
-from unteach.errors import UserError
+from unteach.errors import UserError, nearest
 from unteach.wording import counted
 
 SETTINGS = {
@@ -121,11 +121,31 @@ class Finder:
 
     def _marked(self, stream: str) -> list[int]:
         """Which rows of train_file its column `forget` gives to a stream."""
-        source, column = self.files.train_file, self.files.columns.get("forget", "forget")
-        if source is None or tokenized.is_tokenized(source) or column not in self.table(source).columns:
+        column = self._find_flag_column()
+        if column is None or self.files.train_file is None:
             return []
-        flags = [flag(row.get(column), column, place) for place, row in self.table(source)]
+        table = self.table(self.files.train_file)
+        flags = [flag(row.get(column), column, place) for place, row in table]
         return [number for number, is_marked in enumerate(flags) if is_marked is (stream == "forget")]
+
+    def _find_flag_column(self) -> str | None:
+        """The column of train_file that says which rows to forget, or None; one that is called nearly so is refused."""
+        source, named = self.files.train_file, self.files.columns.get("forget")
+        if source is None or tokenized.is_tokenized(source):
+            return None
+        table, column = self.table(source), named or "forget"
+        if column in table.columns:
+            return column
+        if named is not None:
+            raise UserError(no_such_column("forget", named, table.where, table.columns))
+        # Taken for no such column, its rows would all be forgotten, those with 0 too.
+        alike = [name for name in table.columns if name.strip().lower() == "forget"]
+        if alike:
+            raise UserError(
+                f"{table.where}: has no column forget, and one called {alike[0]!r}: {name_column('forget', alike[0])} "
+                "reads it as that; rename it if it is something else"
+            )
+        return None
 
     def _refuse_overlap(self, found: dict[str, dict[str, Part]], measured: dict[str, dict[str, Part]]) -> None:
         """A row cannot be both to go and to stay, or both trained on and never seen, unless the user says so."""
@@ -200,14 +220,16 @@ class Finder:
 
     def flagged(self, stream: str) -> Choice:
         """Rows of train_file for `forget` and `retain`, as its column `forget` says; without it, all to forget."""
-        source, column = self.files.train_file, self.files.columns.get("forget", "forget")
+        source, column = self.files.train_file, self._find_flag_column()
         assert source is not None
-        if not tokenized.is_tokenized(source) and column in self.table(source).columns:
+        if column is not None:
             return replace(self.choice(stream), flag=column, flagged=stream == "forget")
         if "retain" in self.wanted:
+            guess = None if tokenized.is_tokenized(source) else nearest("forget", self.table(source).columns)
+            hint = f"; did you mean {name_column('forget', guess)}?" if guess else ""
             raise UserError(
                 f"data.{stream}: this method trains on rows to forget and on rows to retain: name both, forget=FILE "
-                f"retain=FILE, or give {source} a column forget (1, and 0 for what is retained)"
+                f"retain=FILE, or give {source} a column forget (1, and 0 for what is retained){hint}"
             )
         return self.choice(stream)
 

@@ -27,7 +27,7 @@ def tokenize(config: TokenizeConfig) -> Path:
     if config.kind != "text" and config.pretrain_with_output is not None:
         raise UserError("pretrain_with_output: nothing here takes it; it is for kind=text")
     ways = forms.of_text(config.pretrain_with_output) if config.kind == "text" else forms.FORMS["answers"]
-    form = forms.find(table.where, table.columns, ways, config.columns)
+    form = forms.find(table.where, table.columns, ways, config.columns, key="columns")
     of_text = form.handler == "PretrainingDataset"
     if config.kind == "answers" and of_text:
         raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
