@@ -319,3 +319,12 @@ def test_a_file_that_changed_does_not_go_on(place: Path, capsys: pytest.CaptureF
         train(*words)
     write(place / "rows.csv", ROWS)
     assert train(*words) == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("train", "named beside it: data=FILE"), ("unlearn", "named beside it: forget=FILE retain=FILE")]
+)
+def test_rows_that_are_only_measured_need_rows_to_train_on(place: Path, name: str, said: str) -> None:
+    words = ("holdout=rows.csv", "model=./MODEL", "task_name=t")
+    with pytest.raises(UserError, match=said):
+        files.settle(compose.compose(name, words))

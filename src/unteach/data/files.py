@@ -14,7 +14,7 @@ from unteach.data.choice import Choice, flag
 from unteach.data.datasets import QADataset
 from unteach.data.faults import Faults
 from unteach.data.forms import FORMS, Form, find, name_column, no_such_column, note_unread, of_text
-from unteach.data.overlap import find_shared_rows, overlap_in_files
+from unteach.data.overlap import are_comparable, find_shared_rows, is_of_tokens, overlap_in_files
 from unteach.errors import UserError, nearest
 from unteach.wording import counted
 
@@ -154,6 +154,7 @@ class Finder:
         for stream in ("train", "forget", "retain"):
             if "holdout" in parts and stream in parts:
                 overlaps.append(find_shared_rows(parts["holdout"], parts[stream], f"both holdout and {stream}"))
+        self._note_not_compared(parts)
         if self.files.allow_overlap and all(overlap is None for overlap in overlaps):
             raise UserError("data.allow_overlap: nothing here takes it; it is for rows to forget and rows to retain")
         shared = [overlap for overlap in overlaps if overlap]
@@ -166,6 +167,18 @@ class Finder:
             if stream in found:
                 note = find_shared_rows(parts["validation"], parts[stream], f"both validation and {stream}")
                 self.said += [note] if note else []
+
+    def _note_not_compared(self, parts: dict[str, Part]) -> None:
+        """Say which streams may share rows unseen, as one has its words and the other only its tokens."""
+        pairs = [("forget", "retain")]
+        pairs += [(apart, stream) for apart in ("holdout", "validation") for stream in self.wanted]
+        for first, second in pairs:
+            if first in parts and second in parts and not are_comparable(parts[first], parts[second]):
+                tokens = first if is_of_tokens(parts[first]) else second
+                self.said.append(
+                    f"data.{first} and data.{second} cannot be compared, as data.{tokens} has tokens and no words: a "
+                    "row that stands in both is not noticed"
+                )
 
     def _refuse_unused(self, found: dict[str, Any]) -> None:
         """No key is accepted and ignored."""
@@ -181,7 +194,10 @@ class Finder:
                 )
         if self.files.holdout_file is not None and "holdout" not in found:
             why = f"rows of {self.kind} have no answers that it could ask for"
-            if self.kind in MEASURED_KINDS:
+            if self.method is not None and not any(self.files.of(stream) for stream in ("train", "forget", "retain")):
+                beside = "data=FILE" if "train" in self.wanted else "forget=FILE retain=FILE, or data=FILE"
+                why = f"no file of rows to train on is named beside it: {beside}"
+            elif self.kind in MEASURED_KINDS:
                 why = "this run has no such suite (leave eval out, or set eval=rows)"
             raise UserError(f"data.holdout_file: these rows are measured by the suite rows, and {why}")
         limits = self.files.max_rows if isinstance(self.files.max_rows, dict) else {}
