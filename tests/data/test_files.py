@@ -299,7 +299,7 @@ def test_a_row_longer_than_the_context_is_refused(place: Path, raw: Any, monkeyp
     streams, said = build.build_streams(config, raw)
     assert max(len(streams["train"].example(i)["input_ids"]) for i in range(11)) == 16 and "1 row cut" in said[0]
     config, _ = settled("data.max_length=40")
-    with pytest.raises(UserError, match=r"data\.train: row 10 has 40 tokens, and the model's context 16"):
+    with pytest.raises(UserError, match=r"data\.train: line 12 has 40 tokens, and the model's context 16"):
         build.build_streams(config, raw)
 
 

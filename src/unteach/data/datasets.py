@@ -99,6 +99,10 @@ class RowDataset:
         self.cut += cut
         self.cut_rows += [index] if cut else []
 
+    def place(self, row: int) -> str:
+        """Where an example's row stands, as `line 3`."""
+        return self.faults.listed([_row_of(self.examples[row])])
+
     def notes(self) -> list[str]:
         """What there is to say about rows dropped, answers cut, and rows of the user's that stand twice."""
         said = [f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()]
