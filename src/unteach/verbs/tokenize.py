@@ -97,7 +97,8 @@ def said(manifest: dict[str, Any]) -> list[str]:
         unshown = f"{counted(count, 'row')} with {key} in a turn, which the chat template does not show"
         told.append(f"{unshown} ({', '.join(places)}{' …' if count > 8 else ''})")
     told.append(
-        f"{manifest['examples']:,} examples, {manifest['tokens']:,} tokens, {manifest['learned']:,} of them learned, "
+        f"{counted(manifest['examples'], 'example')}, {counted(manifest['tokens'], 'token')}, "
+        f"{manifest['learned']:,} of them learned, "
         f"longest {manifest['longest']:,}; {size / max(1, manifest['tokens']):.2f} bytes a token"
     )
     return told
