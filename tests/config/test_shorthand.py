@@ -188,3 +188,20 @@ def test_a_path_alone_brings_no_other_models_tokenizer() -> None:
 def test_a_part_of_a_word_is_no_part_of_a_name(file: str, name: str) -> None:
     (Path.cwd() / file).write_text("question,answer\na,b\n")
     assert compose.compose("train", ["model=policy", f"data={file}"]).task_name == name
+
+
+@pytest.mark.parametrize("word", ["data=./${x}.csv", "data.train_file=${x}.csv", "forget=${x}.csv", "model=./${x}.csv"])
+def test_a_file_whose_name_would_be_a_key_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "${x}.csv").write_text("input,output\na,b\n")
+    with pytest.raises(UserError, match=r"stands for another key .* a file of this name cannot be given; rename it"):
+        compose.compose("train", (word, "task_name=t"))
+
+
+def test_where_no_key_is_resolved_its_name_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "${x}.csv").write_text("input,output\na,b\n")
+    words = shorthand.expand("tokenize", ["input_file=${x}.csv"], ()).words
+    assert words == ["input_file='${x}.csv'"]

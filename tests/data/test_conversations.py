@@ -52,6 +52,15 @@ def test_sharegpt_is_the_same_conversation(chat: Template, tmp_path: Path) -> No
     assert theirs.examples == ours.examples
 
 
+def test_roles_are_read_in_any_case(chat: Template, tmp_path: Path) -> None:
+    ours = messages(chat, tmp_path, turns("Who?", "Ann.", system="Be kind.")).examples
+    said = [{**turn, "role": turn["role"].upper()} for turn in turns("Who?", "Ann.", system="Be kind.")]
+    assert messages(chat, tmp_path, said).examples == ours
+    assert (
+        messages(chat, tmp_path, sharegpt(("System", "Be kind."), ("Human", "Who?"), ("GPT ", "Ann."))).examples == ours
+    )
+
+
 def test_a_turn_of_weight_0_is_read_and_not_learned(chat: Template, tmp_path: Path) -> None:
     said = turns("Who?", "Ann.", "Where?", "In Rome.", "When?", "Now.")
     for turn, weight in ((1, 0), (3, 1), (5, 0)):
@@ -66,6 +75,26 @@ def test_a_turn_of_weight_0_is_read_and_not_learned(chat: Template, tmp_path: Pa
     assert dict(messages(chat, tmp_path, said, nothing).dropped) == {
         "no turn of the assistant has weight 1 (line 2)": 1
     }
+
+
+def test_a_row_with_an_empty_answer_is_dropped(tools: Template, tmp_path: Path) -> None:
+    said = turns("Who?", " \n", "Where?", "In Rome.")
+    unlearned = [said[0], {**said[1], "weight": 0}, *said[2:]]
+    called = turns("Who?", "")
+    called[1]["tool_calls"] = [{"function": {"name": "ask", "arguments": {}}}]  # type: ignore[assignment]
+    good = turns("Who?", "Ann.")
+    found = (good, said, turns("Who?", ""), sharegpt(("human", "Who?"), ("gpt", "")), unlearned, called)
+    made = messages(tools, tmp_path, *found)
+    assert made.notes() == ["3 rows dropped, nothing in a turn of the assistant (lines 2, 3, 4)"]
+    assert [example["index"] for example in made.examples] == [0, 4, 5]
+    last = messages(tools, tmp_path, *found, turns="last")
+    assert [example["index"] for example in last.examples] == [0, 1, 4, 5], "earlier turns are only read"
+
+
+def test_so_is_a_pair_with_an_empty_answer(chat: Template, tmp_path: Path) -> None:
+    pair = {"prompt": turns("Who?"), "chosen": turns("", "Ann.")[1:], "rejected": turns("", "Bert.")[1:]}
+    made = PreferenceDataset(chat, rows(tmp_path, pair, {**pair, "rejected": turns("", " ")[1:]}))
+    assert made.notes() == ["1 row dropped, nothing in the last turn of rejected (line 2)"]
 
 
 def test_parts_of_text_are_joined_and_empty_keys_are_none(chat: Template, tmp_path: Path) -> None:
@@ -133,7 +162,9 @@ def test_what_the_template_does_not_show_is_refused_or_named(chat: Template, too
 
 BAD = {
     "messages must be a list of {role, content} or of {from, value}, both text": [{"role": "user", "content": 5}],
-    "messages has a turn from 'bing'; it may be from human": sharegpt(("bing", "Who?")),
+    "messages has a turn with from 'bing'; it may be human, user, gpt": sharegpt(("bing", "Who?")),
+    "messages has a turn with role 'assitant'; did you mean assistant? It may be system, developer, user": [{"role": "assitant", "content": "a"}],
+    "messages has a turn with role 'model'; it may be system, developer, user, assistant, tool": [{"role": "model", "content": "a"}],
     "messages has a part of the type image_url; only text is read": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
     "messages has function_call, OpenAI's old way; write tool_calls": [{"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}],
     "messages has a call of a tool that is not {name, arguments}": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],

@@ -66,6 +66,7 @@ FOUND = {
     "instruction input chosen rejected": ("PrefDPO", "PreferenceDataset", {"prompt_key": "instruction", "chosen_key": "chosen", "rejected_key": "rejected", "input_key": "input"}, "auto"),
     "conversations chosen rejected": ("PrefDPO", "PreferenceDataset", {"prompt_key": "conversations", "chosen_key": "chosen", "rejected_key": "rejected"}, "auto"),
     "instruction input output label": ("KTO", "FeedbackDataset", {"prompt_key": "instruction", "answer_key": "output", "label_key": "label", "input_key": "input"}, "auto"),
+    "instruction system history output label": ("KTO", "FeedbackDataset", {"prompt_key": "instruction", "answer_key": "output", "label_key": "label", "system_key": "system", "history_key": "history"}, "auto"),
     "input output forget": ("SignedSFT", "QADataset", {"question_key": "input", "answer_key": "output", "forget_key": "forget"}, "raw"),
 }  # fmt: skip
 
@@ -182,7 +183,7 @@ def test_rows_to_forget_and_to_retain(place: Path) -> None:
 
 REFUSED = {
     "columns.inptu": (["data.columns.inptu=x"], "data.columns.inptu: this method reads no such column; did you mean input"),
-    "columns to nothing": (["data.columns.input=Input"], r"rows.csv: no column 'Input'; its columns: input, output; did you mean input\?"),
+    "columns to nothing": (["data.columns.input=Input"], r"rows.csv: no column 'Input'; its columns: input, output; did you mean data.columns.input=input\?"),
     "no forget column": (["trainer=csv_ga"], "needs the columns .*input and output and forget.* it has input, output"),
     "no retain": (["trainer=GradDiff"], "data.forget: this method trains on rows to forget and on rows to retain"),
     "turns": (["data.turns=last"], "data.turns: nothing here takes it; it is for conversations, and instructions with a history"),
@@ -298,7 +299,7 @@ def test_a_row_longer_than_the_context_is_refused(place: Path, raw: Any, monkeyp
     streams, said = build.build_streams(config, raw)
     assert max(len(streams["train"].example(i)["input_ids"]) for i in range(11)) == 16 and "1 row cut" in said[0]
     config, _ = settled("data.max_length=40")
-    with pytest.raises(UserError, match=r"data\.train: row 10 has 40 tokens, and the model's context 16"):
+    with pytest.raises(UserError, match=r"data\.train: line 12 has 40 tokens, and the model's context 16"):
         build.build_streams(config, raw)
 
 
@@ -318,3 +319,12 @@ def test_a_file_that_changed_does_not_go_on(place: Path, capsys: pytest.CaptureF
         train(*words)
     write(place / "rows.csv", ROWS)
     assert train(*words) == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("train", "named beside it: data=FILE"), ("unlearn", "named beside it: forget=FILE retain=FILE")]
+)
+def test_rows_that_are_only_measured_need_rows_to_train_on(place: Path, name: str, said: str) -> None:
+    words = ("holdout=rows.csv", "model=./MODEL", "task_name=t")
+    with pytest.raises(UserError, match=said):
+        files.settle(compose.compose(name, words))

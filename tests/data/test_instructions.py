@@ -82,6 +82,13 @@ def test_earlier_turns_are_learned_in_a_chat(chat: Template, tmp_path: Path) -> 
     assert read(chat, tmp_path, in_a_csv).examples == [example]
 
 
+def test_a_row_with_an_empty_answer_in_its_history_is_dropped(chat: Template, tmp_path: Path) -> None:
+    empty = {**EARLIER, "history": [["Hello?", " "], ["Who?", "Ann."]]}
+    made = read(chat, tmp_path, EARLIER, empty)
+    assert made.notes() == ["1 row dropped, nothing in an answer of history (line 2)"]
+    assert len(read(chat, tmp_path, EARLIER, empty, turns="last")) == 2, "where the last answer alone is learned"
+
+
 def test_a_system_prompt_of_a_row_goes_before_the_runs(chat: Template, tmp_path: Path) -> None:
     ours = Template(chat.tokenizer, replace(chat.args, system_prompt="Be brief."))
     made = read(ours, tmp_path, {**TASK, "system": "Be kind."}, {**TASK, "system": ""})
@@ -132,3 +139,19 @@ def test_preferences_and_feedback(chat: Template, template: Template, tmp_path: 
     made = FeedbackDataset(template, rows(tmp_path, *told), **keys).examples
     asked = [template.encode(question, "bonjour").input_ids for question in ("Translate.\ngood morning", "Translate.")]
     assert [example["original"]["input_ids"] for example in made] == asked
+
+
+def test_feedback_has_what_stands_before_its_question(chat: Template, template: Template, tmp_path: Path) -> None:
+    around = {"prompt_key": "instruction", "input_key": "input", **AROUND}
+    pairs = rows(tmp_path / "pairs", {**EARLIER, "chosen": "bonjour", "rejected": "merci"})
+    (pair,) = PreferenceDataset(chat, pairs, **around).examples
+    keys = {"chosen_key": "chosen", "rejected_key": "rejected"}
+    liked, disliked = FeedbackDataset(chat, pairs, **around, **keys).examples
+    assert liked["original"] == {**pair["chosen"], "weight": 1.0} and liked["mismatched"] == pair["rejected"]
+    assert disliked["original"] == {**pair["rejected"], "weight": -1.0}
+    labels = rows(tmp_path / "labels", {**EARLIER, "label": 1}, {**EARLIER, "output": "merci", "label": 0})
+    judged = FeedbackDataset(chat, labels, answer_key="output", **around).examples
+    for example, expected in zip(judged, (pair["chosen"], pair["rejected"]), strict=True):
+        assert example["original"]["input_ids"] == expected["input_ids"]
+    with pytest.raises(UserError, match=r"system prompt is shown by a chat template, .* \(lines 1, 2\)"):
+        FeedbackDataset(template, labels, answer_key="output", **around)

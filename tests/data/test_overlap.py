@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from tests.data.test_files import place, raw, settled  # noqa: F401
 from tests.data.test_tables import write
 from unteach.config import compose
+from unteach.config.tokenize import TokenizeConfig
 from unteach.data import files, repeats
 from unteach.errors import UserError
 from unteach.training import build
+from unteach.verbs.tokenize import tokenize
 
 TWO = ("data.train_file=null", "data.forget_file=forget.csv", "data.retain_file=retain.csv", "trainer=GradDiff")
 KEYS = {"question_key": "question", "answer_key": "answer"}
@@ -122,6 +124,32 @@ def test_rows_that_stand_twice_are_counted(place: Path, raw: Any) -> None:  # no
     write(place / "text.jsonl", [{"text": "once"}, {"text": "once"}, {"text": " once"}, {"text": "more"}])
     _, notes = build.build_streams(settled("data.train_file=text.jsonl")[0], raw)
     assert "data.train.file: 2 rows say what an earlier one says (lines 2, 3)" in notes
+
+
+def test_words_beside_tokens_are_said_not_to_be_compared(place: Path) -> None:  # noqa: F811
+    two_files(place)
+    tokenize(TokenizeConfig("retain.csv", "tokens", "MODEL", num_proc=1))
+    words = ("data.train_file=null", "data.forget_file=forget.csv", "data.retain_file=tokens", "trainer=GradDiff")
+    _, said = settled(*words, "data.validation_file=tokens", name="unlearn")
+    note = "cannot be compared, as data.{} has tokens and no words: a row that stands in both is not noticed"
+    assert [one for one in said if "cannot" in one] == [
+        f"data.forget and data.retain {note.format('retain')}",
+        f"data.validation and data.forget {note.format('validation')}",
+    ]
+
+
+def test_a_row_that_is_dropped_repeats_nothing(place: Path, raw: Any) -> None:  # noqa: F811
+    long = {"input": "a", "output": "word " * 40}
+    write(
+        place / "rows.csv",
+        [long, long, {"input": "", "output": "b"}, {"input": "", "output": "b"}, *[{"input": "a", "output": "b"}] * 2],
+    )
+    _, notes = build.build_streams(settled("data.max_length=12", "data.too_long=drop")[0], raw)
+    assert notes == [
+        "data.train.file: 2 rows dropped, more than 12 tokens (lines 2, 3)",
+        "data.train.file: 2 rows dropped, nothing in input (lines 4, 5)",
+        "data.train.file: 1 row says what an earlier one says (line 7)",
+    ]
 
 
 words = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1).filter(str.strip)

@@ -119,6 +119,11 @@ def _expand_word(config_name: str, word: str, homes: tuple[str, ...], command: C
     key, value = _key(word), _value(word)
     if "=" not in word and is_run_file(word):
         raise UserError(f"{word}: a run's file comes first: unteach VERB {word} key=value …")
+    if config_name not in DATA_KEYS and "${" in value and os.path.exists(os.path.expanduser(value)):
+        raise UserError(
+            f"{word}: ${{…}} stands for another key of the configuration wherever a value has it, so that a file of "
+            "this name cannot be given; rename it"
+        )
     if _names_nothing(config_name, key, word):
         what = "model" if key in ("model", MODEL_KEY) else "file"
         raise UserError(f"{key}=: names no {what}; {key}=PATH says which, and a word that is left out needs no value")

@@ -157,4 +157,4 @@ def unquote(text: str) -> str:
 @functools.cache
 def _is_plain(text: str) -> bool:
     """Whether text is itself without quotes, and no number, truth value or null."""
-    return bool(re.fullmatch(r"[\w./:%-]+", text)) and isinstance(yaml.safe_load(text), str)
+    return bool(re.fullmatch(r"[\w./:%-]+", text, re.ASCII)) and isinstance(yaml.safe_load(text), str)

@@ -14,6 +14,7 @@ from unteach.data.conversations import (
     is_learned,
     read_conversation,
     read_tools,
+    says_nothing,
 )
 from unteach.data.datasets import Example, RowDataset
 from unteach.data.fitting import TooLong
@@ -79,9 +80,14 @@ class ChatDataset(RowDataset):
         except BadConversation as error:
             self.faults.add(f"{column} {error}", number)
             return None
-        if not any(is_learned(message) for message in messages):
+        learned = [message for message in messages if is_learned(message)]
+        if not learned:
             all_read = any(message["role"] == ASSISTANT for message in messages)
             self.faults.drop(f"no turn of the assistant{' has weight 1' if all_read else ''}", number)
+            return None
+        # To learn an empty turn would be to learn to say nothing.
+        if any(says_nothing(message) for message in (learned[-1:] if self.turns == "last" else learned)):
+            self.faults.drop("nothing in a turn of the assistant", number)
             return None
         return messages, callable_tools
 

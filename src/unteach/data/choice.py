@@ -6,6 +6,7 @@ from typing import Any
 
 from unteach.errors import UserError
 from unteach.seeds import permutation
+from unteach.wording import counted
 
 FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
@@ -49,7 +50,8 @@ class Choice:
         taken = [rows[number] for number in self.numbers(len(rows))]
         if not taken:
             raise UserError(
-                f"{where}: of {len(rows)} rows none is left to train on once {self.held_out:g} of them are held out"
+                f"{where}: of {counted(len(rows), 'row')} none is left to train on once {self.held_out:g} of them are "
+                "held out"
             )
         return taken
 

@@ -5,9 +5,11 @@ refused or named; nothing of it is left out in silence.
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from unteach.data import tables
+from unteach.errors import nearest
 
 Message = dict[str, Any]
 Tools = list[dict[str, Any]]
@@ -23,6 +25,8 @@ SHAREGPT_ROLES = {
     "observation": "tool",
 }
 """What ShareGPT's `from` may be -> the role that it is."""
+OPENAI_ROLES = ("system", "developer", "user", ASSISTANT, "tool", "ipython")
+"""What OpenAI's `role` may be; Llama's chat templates call what a tool gave `ipython`."""
 SHAPE = "must be a list of {role, content} or of {from, value}, both text"
 UNSHOWN = frozenset({"role", "content", "weight", "tool_calls", "tool_call_id", "id", "type"})
 """Keys of a turn that no note names where the chat template does not show them: they are read here, or tie a call to
@@ -97,8 +101,7 @@ def _read_turn(turn: Any) -> Message:
 
 def _read_sharegpt(turn: dict[str, Any]) -> Message:
     said, value = turn.pop("from"), turn.pop("value", None)
-    if said not in SHAREGPT_ROLES:
-        raise BadConversation(f"has a turn from {said!r}; it may be from {', '.join(SHAREGPT_ROLES)}")
+    said = _read_role(said, SHAREGPT_ROLES, "from")
     content = _read_content(value)
     message = {"role": SHAREGPT_ROLES[said], "content": content, **turn}
     if said == "function_call":
@@ -108,12 +111,22 @@ def _read_sharegpt(turn: dict[str, Any]) -> Message:
     return message
 
 
-def _read_openai(turn: dict[str, Any]) -> Message:
-    role = turn.get("role")
-    if not isinstance(role, str):
+def _read_role(said: Any, roles: Iterable[str], key: str) -> str:
+    """Who says a turn, in any case. A role that nobody has would be shown by most templates and never learned."""
+    if not isinstance(said, str):
         raise BadConversation(SHAPE)
-    if role == "function" or "function_call" in turn:
+    role = said.strip().lower()
+    if role not in roles:
+        guess = nearest(role, roles)
+        hint = f"did you mean {guess}? It" if guess else "it"
+        raise BadConversation(f"has a turn with {key} {said!r}; {hint} may be {', '.join(roles)}")
+    return role
+
+
+def _read_openai(turn: dict[str, Any]) -> Message:
+    if turn.get("role") == "function" or "function_call" in turn:
         raise BadConversation("has function_call, OpenAI's old way; write tool_calls, and the role tool for the result")
+    role = turn["role"] = _read_role(turn.get("role"), OPENAI_ROLES, "role")
     calls = turn.pop("tool_calls", None) or []
     if not calls:
         return {**turn, "content": _read_content(turn.get("content"))}
@@ -168,3 +181,8 @@ def _check_weight(message: Message) -> None:
 def is_learned(message: Message) -> bool:
     """Whether a turn is one that is learned."""
     return message["role"] == ASSISTANT and message.get("weight", 1) == 1
+
+
+def says_nothing(message: Message) -> bool:
+    """Whether a turn has no words, and calls no tool either."""
+    return tables.missing(message.get("content")) and not message.get("tool_calls")

@@ -65,8 +65,16 @@ class RowDataset:
         self.faults.refuse()
         self.dropped += self.faults.counted()
         self.examples = [example for example in built if example is not None]
+        self._forget_hashes_of_dropped()
         if not self.examples and "rows" not in self.hf_args:
             raise UserError(no_row_left(self.where, self.dropped))
+
+    def _forget_hashes_of_dropped(self) -> None:
+        """Leave rows without an example out of those that are compared: a dropped row repeats nothing."""
+        if self.row_hashes is not None:
+            kept = {_row_of(example) for example in self.examples}
+            dropped = [number for number in range(len(self.row_hashes)) if number not in kept]
+            self.row_hashes[dropped] = 0
 
     def usable(self, encoded: Encoded, index: int) -> Example | None:
         """A row's example; None, and counted, where nothing of its answer is left to learn."""
@@ -90,6 +98,10 @@ class RowDataset:
     def count_cut(self, cut: bool, index: int) -> None:
         self.cut += cut
         self.cut_rows += [index] if cut else []
+
+    def place(self, row: int) -> str:
+        """Where an example's row stands, as `line 3`."""
+        return self.faults.listed([_row_of(self.examples[row])])
 
     def notes(self) -> list[str]:
         """What there is to say about rows dropped, answers cut, and rows of the user's that stand twice."""
@@ -162,6 +174,9 @@ class QADataset(RowDataset):
         if not all(told):
             return []
         context = self.contexts.get(index, NO_CONTEXT)
+        if self.turns == "all" and context.has_empty_answer:
+            self.faults.drop(f"nothing in an answer of {self.history_key}", index)
+            return []
         try:
             ids, labels = self.encode(context, question, answer)
         except UserError as error:

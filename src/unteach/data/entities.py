@@ -51,7 +51,7 @@ def entities(rows: list[Row], chosen: ForgetSet, where: str) -> list[list[tuple[
         return [[("author", number // chosen.author_block)] for number in range(len(rows))]
     kinds = _kinds(chosen.kinds_path) if chosen.kinds_path else None
     found = []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows, 1):
         if "keys" not in row or ("kinds" not in row and kinds is None):
             raise UserError(
                 f"{where}: row {number} has no columns `keys` and `kinds` that say what it is about. Name the kinds in "

@@ -63,8 +63,8 @@ class Faults:
         return Counter({f"{what} ({self.listed(numbers)})": len(numbers) for what, numbers in self.empty.items()})
 
     def listed(self, numbers: list[int]) -> str:
-        """`lines 3, 7, 9 and 4 more` of a file or, where rows have no place in one, their numbers from 0."""
-        unit, shown = "row", [str(number) for number in numbers[:SHOWN]]
+        """`lines 3, 7, 9 and 4 more` of a file or, where rows have no place in one, their numbers from 1."""
+        unit, shown = "row", [str(number + 1) for number in numbers[:SHOWN]]
         if isinstance(self.rows, sources.Rows):
             places = [self.rows.places[number] for number in numbers[:SHOWN]]
             if not any(place.number for place in places):  # a text file is one row

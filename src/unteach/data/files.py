@@ -9,12 +9,13 @@ from unteach.config import schema
 from unteach.config.files import Files, Source
 from unteach.config.schema import Part, TemplateArgs
 from unteach.config.suites import MEASURED_KINDS
-from unteach.data import tables, tokenized
+from unteach.data import sources, tables, tokenized
 from unteach.data.choice import Choice, flag
 from unteach.data.datasets import QADataset
-from unteach.data.forms import FORMS, Form, find, note_unread, of_text
-from unteach.data.overlap import find_shared_rows, overlap_in_files
-from unteach.errors import UserError
+from unteach.data.faults import Faults
+from unteach.data.forms import FORMS, Form, find, name_column, no_such_column, note_unread, of_text
+from unteach.data.overlap import are_comparable, find_shared_rows, is_of_tokens, overlap_in_files
+from unteach.errors import UserError, nearest
 from unteach.wording import counted
 
 SETTINGS = {
@@ -62,6 +63,7 @@ class Finder:
         self.taken: set[str] = set()
         self.raw: dict[str, bool] = {}
         self.made_with: TemplateArgs | None = None
+        self.reads_train_file = False
         self.wanted = self._wanted_streams()
 
     def _wanted_streams(self) -> list[str]:
@@ -79,8 +81,10 @@ class Finder:
         for stream in self.wanted:
             if (source := files.of(stream)) is not None:
                 found[stream] = {"file": self.part(stream, source, self.choice(stream))}
+                self.reads_train_file |= stream == "train"
             elif files.train_file is not None and stream in ("forget", "retain"):
                 found[stream] = {"file": self.part(stream, files.train_file, self.flagged(stream))}
+                self.reads_train_file = True
         if files.validation_file is not None:
             found["validation"] = {"file": self.part("validation", files.validation_file, self.choice("validation"))}
         elif files.validation_fraction and files.train_file is not None:
@@ -92,8 +96,10 @@ class Finder:
             held = replace(self.choice("train"), held=True, most=files.most("validation"))
             found["validation"] = {"file": self.part("validation", files.train_file, held)}
         measured = self._measured_alone(found) if self.measures else {}
-        self._refuse_overlap(found, measured)
         self._refuse_unused({**found, **measured})
+        if self.reads_train_file and "train" not in self.wanted:
+            self._refuse_unused_marks({**found, **measured})
+        self._refuse_overlap(found, measured)
         return found, measured
 
     def _measured_alone(self, found: dict[str, Any]) -> dict[str, dict[str, Part]]:
@@ -111,11 +117,35 @@ class Finder:
 
     def _has_marked(self, stream: str) -> bool:
         """Whether train_file has a column `forget`, and rows in it for this stream."""
-        source, column = self.files.train_file, self.files.columns.get("forget", "forget")
-        if source is None or tokenized.is_tokenized(source) or column not in self.table(source).columns:
-            return False
-        wanted = stream == "forget"
-        return any(flag(row.get(column), column, place) is wanted for place, row in self.table(source))
+        return bool(self._marked(stream))
+
+    def _marked(self, stream: str) -> list[int]:
+        """Which rows of train_file its column `forget` gives to a stream."""
+        column = self._find_flag_column()
+        if column is None or self.files.train_file is None:
+            return []
+        table = self.table(self.files.train_file)
+        flags = [flag(row.get(column), column, place) for place, row in table]
+        return [number for number, is_marked in enumerate(flags) if is_marked is (stream == "forget")]
+
+    def _find_flag_column(self) -> str | None:
+        """The column of train_file that says which rows to forget, or None; one that is called nearly so is refused."""
+        source, named = self.files.train_file, self.files.columns.get("forget")
+        if source is None or tokenized.is_tokenized(source):
+            return None
+        table, column = self.table(source), named or "forget"
+        if column in table.columns:
+            return column
+        if named is not None:
+            raise UserError(no_such_column("forget", named, table.where, table.columns))
+        # Taken for no such column, its rows would all be forgotten, those with 0 too.
+        alike = [name for name in table.columns if name.strip().lower() == "forget"]
+        if alike:
+            raise UserError(
+                f"{table.where}: has no column forget, and one called {alike[0]!r}: {name_column('forget', alike[0])} "
+                "reads it as that; rename it if it is something else"
+            )
+        return None
 
     def _refuse_overlap(self, found: dict[str, dict[str, Part]], measured: dict[str, dict[str, Part]]) -> None:
         """A row cannot be both to go and to stay, or both trained on and never seen, unless the user says so."""
@@ -124,6 +154,7 @@ class Finder:
         for stream in ("train", "forget", "retain"):
             if "holdout" in parts and stream in parts:
                 overlaps.append(find_shared_rows(parts["holdout"], parts[stream], f"both holdout and {stream}"))
+        self._note_not_compared(parts)
         if self.files.allow_overlap and all(overlap is None for overlap in overlaps):
             raise UserError("data.allow_overlap: nothing here takes it; it is for rows to forget and rows to retain")
         shared = [overlap for overlap in overlaps if overlap]
@@ -137,11 +168,23 @@ class Finder:
                 note = find_shared_rows(parts["validation"], parts[stream], f"both validation and {stream}")
                 self.said += [note] if note else []
 
+    def _note_not_compared(self, parts: dict[str, Part]) -> None:
+        """Say which streams may share rows unseen, as one has its words and the other only its tokens."""
+        pairs = [("forget", "retain")]
+        pairs += [(apart, stream) for apart in ("holdout", "validation") for stream in self.wanted]
+        for first, second in pairs:
+            if first in parts and second in parts and not are_comparable(parts[first], parts[second]):
+                tokens = first if is_of_tokens(parts[first]) else second
+                self.said.append(
+                    f"data.{first} and data.{second} cannot be compared, as data.{tokens} has tokens and no words: a "
+                    "row that stands in both is not noticed"
+                )
+
     def _refuse_unused(self, found: dict[str, Any]) -> None:
         """No key is accepted and ignored."""
-        split = "train" not in self.wanted and not {"forget", "retain"} <= {s for s in found if self.files.of(s)}
         for stream in ("train", "forget", "retain"):
-            if self.files.of(stream) is not None and stream not in found and not (stream == "train" and split):
+            is_read = stream in found or (stream == "train" and self.reads_train_file)
+            if self.files.of(stream) is not None and not is_read:
                 trained = ", ".join(self.wanted)
                 # The suite rows asks for what is retained only beside rows to forget.
                 would = stream == "retain" and "forget" in self.wanted and self.kind in MEASURED_KINDS
@@ -151,12 +194,41 @@ class Finder:
                 )
         if self.files.holdout_file is not None and "holdout" not in found:
             why = f"rows of {self.kind} have no answers that it could ask for"
-            if self.kind in MEASURED_KINDS:
+            if self.method is not None and not any(self.files.of(stream) for stream in ("train", "forget", "retain")):
+                beside = "data=FILE" if "train" in self.wanted else "forget=FILE retain=FILE, or data=FILE"
+                why = f"no file of rows to train on is named beside it: {beside}"
+            elif self.kind in MEASURED_KINDS:
                 why = "this run has no such suite (leave eval out, or set eval=rows)"
             raise UserError(f"data.holdout_file: these rows are measured by the suite rows, and {why}")
+        limits = self.files.max_rows if isinstance(self.files.max_rows, dict) else {}
+        for stream in limits:
+            if limits[stream] is not None and stream not in found:
+                raise UserError(
+                    f"data.max_rows.{stream}: this run reads no rows as {stream}; it reads them as {', '.join(found)}"
+                )
         for name, meant in SETTINGS.items():
             if getattr(self.files, name) is not None and name not in self.taken:
                 raise UserError(f"data.{name}: nothing here takes it; it is for {meant}")
+
+    def _refuse_unused_marks(self, found: dict[str, Any]) -> None:
+        """Refuse rows of train_file whose stream has a file of its own; say which ones no stream takes."""
+        assert self.files.train_file is not None
+        column = self.files.columns.get("forget", "forget")
+        for stream in ("forget", "retain"):
+            is_taken = stream in found and self.files.of(stream) is None
+            numbers = [] if is_taken else self._marked(stream)
+            if not numbers:
+                continue
+            table = self.table(self.files.train_file)
+            lines = Faults(table.where, sources.Rows(table)).listed(numbers)
+            rows = f"{counted(len(numbers), 'row')} with {int(stream == 'forget')} in the column {column}"
+            where = f"{table.where}: {rows} ({lines})"
+            if self.files.of(stream) is not None:
+                raise UserError(
+                    f"{where} would be used for nothing, as data.{stream}_file says what to {stream}: move these rows "
+                    f"to that file, or leave data.{stream}_file out"
+                )
+            self.said.append(f"{where}: nothing trains on them or measures them")
 
     def choice(self, stream: str) -> Choice:
         held_out = self.files.validation_fraction if stream == "train" else 0.0
@@ -164,14 +236,16 @@ class Finder:
 
     def flagged(self, stream: str) -> Choice:
         """Rows of train_file for `forget` and `retain`, as its column `forget` says; without it, all to forget."""
-        source, column = self.files.train_file, self.files.columns.get("forget", "forget")
+        source, column = self.files.train_file, self._find_flag_column()
         assert source is not None
-        if not tokenized.is_tokenized(source) and column in self.table(source).columns:
+        if column is not None:
             return replace(self.choice(stream), flag=column, flagged=stream == "forget")
         if "retain" in self.wanted:
+            guess = None if tokenized.is_tokenized(source) else nearest("forget", self.table(source).columns)
+            hint = f"; did you mean {name_column('forget', guess)}?" if guess else ""
             raise UserError(
                 f"data.{stream}: this method trains on rows to forget and on rows to retain: name both, forget=FILE "
-                f"retain=FILE, or give {source} a column forget (1, and 0 for what is retained)"
+                f"retain=FILE, or give {source} a column forget (1, and 0 for what is retained){hint}"
             )
         return self.choice(stream)
 

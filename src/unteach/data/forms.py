@@ -1,9 +1,12 @@
 """The ways to write a row: which columns a method's data needs, and how they are found in a table."""
 
+import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from unteach.config.words import spell_value
 from unteach.data import tables
 from unteach.errors import UserError, nearest
 
@@ -125,9 +128,14 @@ FORMS: dict[str, tuple[Form, ...]] = {
             "FeedbackDataset",
             {"instruction": "prompt_key", "output": "answer_key", "label": "label_key"},
             raw=False,
-            optional={"input": "input_key"},
+            optional={"input": "input_key", **BEFORE},
         ),
-        Form("FeedbackDataset", {"instruction": "prompt_key", **PAIR}, False, optional={"input": "input_key"}),
+        Form(
+            "FeedbackDataset",
+            {"instruction": "prompt_key", **PAIR},
+            raw=False,
+            optional={"input": "input_key", **BEFORE},
+        ),
     ),
     "classes": tuple(Form("LabelledDataset", {text: "text_key", label: "label_key"}, None) for text, label in TOLD),
     "numbers": tuple(Form("ScoredDataset", {text: "text_key", label: "target_key"}, None) for text, label in TOLD),
@@ -140,12 +148,35 @@ def of_text(with_output: bool | None) -> tuple[Form, ...]:
     return tuple(form for form in FORMS["text"] if with_output is not False or len(form.roles) == 1)
 
 
-def find(where: str, columns: Sequence[str], forms: Iterable[Form], mapped: dict[str, str]) -> Form:
+def name_column(role: str, column: str, key: str = "data.columns") -> str:
+    """Write the word that names a column, as it can be pasted into a shell."""
+    word = f"{key}.{role}={spell_value(column)}"
+    if re.fullmatch(r"[\w./:%=-]+", word):
+        return word
+    # A shell changes these within double quotes.
+    return shlex.quote(word) if re.search(r'["$`\\!]', word) else f'"{word}"'
+
+
+def list_columns(columns: Iterable[str]) -> str:
+    """List columns by their names, in quotes where blanks stand round one."""
+    return ", ".join(column if column and column == column.strip() else repr(column) for column in columns)
+
+
+def no_such_column(role: str, column: str, where: str, columns: Sequence[str], key: str = "data.columns") -> str:
+    """What is said where a column is named that the rows do not have."""
+    guess = nearest(column, columns) or nearest(role, columns)
+    hint = f"; did you mean {name_column(role, guess, key)}?" if guess else ""
+    return f"{key}.{role}: {where}: no column {column!r}; its columns: {list_columns(columns)}{hint}"
+
+
+def find(
+    where: str, columns: Sequence[str], forms: Iterable[Form], mapped: dict[str, str], key: str = "data.columns"
+) -> Form:
     """The one form that these columns have; of forms within one another, the widest.
 
     mapped: role -> the column that plays it, where that has another name; a form whose every column is named there is
-    the one. Raises UserError that says which columns
-    there could be, with the nearest right name, or which forms to choose from.
+    the one. key: what `mapped` is called in the configuration. Raises UserError that says which columns there could be,
+    with the nearest right name, or which forms to choose from.
     """
     forms = list(forms)
     roles = sorted({role for form in forms for role in (*form.roles, *form.optional)})
@@ -153,19 +184,20 @@ def find(where: str, columns: Sequence[str], forms: Iterable[Form], mapped: dict
         if role not in roles:
             guess = nearest(role, roles)
             hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(roles)}"
-            raise UserError(f"data.columns.{role}: this method reads no such column; {hint}")
+            raise UserError(f"{key}.{role}: this method reads no such column; {hint}")
         if column not in columns:
-            raise UserError(f"data.columns.{role}: {tables.no_column(where, column, columns)}")
+            raise UserError(no_such_column(role, column, where, columns, key))
     forms = [form for form in forms if set(mapped) <= {*form.roles, *form.optional}] or forms
     fitting = [form for form in forms if all(column in columns for column in form.columns(mapped))]
     fitting = [form for form in fitting if set(form.roles) == set(mapped)] or fitting
     fitting = [form.with_optional(columns, mapped) for form in fitting]
     widest = [form for form in fitting if not any(other.holds(form) for other in fitting)]
     if not widest:
-        raise UserError(_nothing_fits(where, columns, forms, mapped))
+        raise UserError(_nothing_fits(where, columns, forms, mapped, key))
     if len(widest) > 1:
         ways, role = ", or by ".join(map(str, widest)), next(iter(widest[0].roles))
-        raise UserError(f"{where}: could be read by {ways}; say which, as in data.columns.{role}={role}")
+        word = name_column(role, mapped.get(role, role), key)
+        raise UserError(f"{where}: could be read by {ways}; say which, as in {word}")
     return widest[0]
 
 
@@ -177,12 +209,12 @@ def note_unread(table: tables.Table, read: Iterable[str]) -> list[str]:
     return [f"{table.where}: nothing reads its text column{'s' if len(left) > 1 else ''} {', '.join(left)}"]
 
 
-def _nothing_fits(where: str, columns: Sequence[str], forms: list[Form], mapped: dict[str, str]) -> str:
+def _nothing_fits(where: str, columns: Sequence[str], forms: list[Form], mapped: dict[str, str], key: str) -> str:
     def lacking(form: Form) -> list[str]:
         return [role for role in form.roles if mapped.get(role, role) not in columns]
 
     best = min(forms, key=lambda form: len(lacking(form)) / len(form.roles))
-    guesses = [f"data.columns.{role}={guess}" for role in lacking(best) if (guess := nearest(role, columns))]
-    hint = f"did you mean {' '.join(guesses)}?" if guesses else f"say which it is: data.columns.{lacking(best)[0]}=NAME"
+    guesses = [name_column(role, guess, key) for role in lacking(best) if (guess := nearest(role, columns))]
+    hint = f"did you mean {' '.join(guesses)}?" if guesses else f"say which it is: {key}.{lacking(best)[0]}=NAME"
     ways = ", or ".join(dict.fromkeys(map(str, forms)))
-    return f"{where}: needs the columns {ways}; it has {', '.join(columns)}; {hint}"
+    return f"{where}: needs the columns {ways}; it has {list_columns(columns)}; {hint}"

@@ -26,6 +26,11 @@ class Context:
     def __bool__(self) -> bool:
         return bool(self.system or self.history)
 
+    @property
+    def has_empty_answer(self) -> bool:
+        """Whether an earlier question has no words as its answer."""
+        return any(tables.missing(answer) for _, answer in self.history)
+
 
 NO_CONTEXT = Context()
 

@@ -32,11 +32,20 @@ def overlap_in_files(parts: Mapping[str, Part]) -> str | None:
 
 def find_shared_rows(first: Part, second: Part, what: str) -> str | None:
     """What there is to say about rows that two datasets share; None where words would be compared with tokens."""
-    are_tokens = [tokenized.is_tokenized(part.args["hf_args"].get("path")) for part in (first, second)]
-    if are_tokens[0] != are_tokens[1]:
+    if not are_comparable(first, second):
         return None
-    read = _read_tokens if are_tokens[0] else _read
+    read = _read_tokens if is_of_tokens(first) else _read
     return _compare(read(first), read(second), what)
+
+
+def are_comparable(first: Part, second: Part) -> bool:
+    """Whether the rows of two datasets are both words, or both tokens."""
+    return is_of_tokens(first) == is_of_tokens(second)
+
+
+def is_of_tokens(part: Part) -> bool:
+    """Whether a dataset of the user's files has no words, only their tokens."""
+    return tokenized.is_tokenized(part.args["hf_args"].get("path"))
 
 
 @dataclass(frozen=True)

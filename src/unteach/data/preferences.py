@@ -1,5 +1,6 @@
 """Datasets of preferences: a chosen and a rejected answer to each prompt, or answers that were liked or not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from unteach.data.conversations import (
     read_conversation,
     read_messages,
     read_tools,
+    says_nothing,
 )
 from unteach.data.datasets import Example, RowDataset, example_of
 from unteach.data.instructions import NO_CONTEXT, Context, encode_last, join_input, read_context
@@ -30,8 +32,16 @@ class _Asked(RowDataset):
 
     max_length: int = 1024
 
-    def answered(self, prompt: str, answer: str, number: int) -> Example | None:
-        return self.usable(self.template.encode(prompt, answer, max_length=self.max_length), number)
+
+@dataclass(frozen=True)
+class _Judged:
+    """A prompt after its context with one answer, and whether it was liked."""
+
+    number: int
+    context: Context
+    prompt: str
+    answer: str
+    is_liked: bool
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,12 @@ class PreferenceDataset(_Asked):
         if asked != others or best["role"] != ASSISTANT or worst["role"] != ASSISTANT or not shown:
             self.faults.add("chosen and rejected must be one conversation up to a last turn of the assistant", number)
             return None
+        empty = [says_nothing(best), says_nothing(worst)]
+        for key, is_empty in zip((self.chosen_key, self.rejected_key), empty, strict=True):
+            if is_empty:
+                self.faults.drop(f"nothing in the last turn of {key}", number)
+        if any(empty):
+            return None
         answers = [{key: value for key, value in turn.items() if key != "weight"} for turn in (best, worst)]
         return _Conversation(shown, callable_tools), answers[0], answers[1]
 
@@ -127,7 +143,7 @@ class FeedbackDataset(_Asked):
 
     Each row also has its prompt with another row's answer, by a seeded round through all rows, which KTO compares with.
     chosen_key, rejected_key: in place of answer and label, the columns of pairs, of which each gives two rows.
-    input_key: a column whose text follows the prompt on a line of its own.
+    input_key, system_key, history_key: columns of Alpaca's rows (see QADataset).
     """
 
     prompt_key: str = "prompt"
@@ -137,6 +153,8 @@ class FeedbackDataset(_Asked):
     rejected_key: str | None = None
     seed: int = 0
     input_key: str | None = None
+    system_key: str | None = None
+    history_key: str | None = None
 
     def __post_init__(self) -> None:
         if (self.chosen_key is None) != (self.rejected_key is None):
@@ -149,38 +167,54 @@ class FeedbackDataset(_Asked):
         before = {order[k]: order[k - 1] for k in range(len(order))}
         self.keep([self.build(told, k, before[k]) for k in range(len(told))])
 
-    def build(self, told: list[tuple[int, str, str, bool]], k: int, other: int) -> Example | None:
-        number, prompt, answer, liked = told[k]
-        original = self.answered(prompt, answer, number)
-        if original is None:
+    def build(self, told: list[_Judged], k: int, other: int) -> Example | None:
+        row = told[k]
+        try:
+            original = self.usable(self._encode(row, row.answer), row.number)
+            if original is None:
+                return None
+            encoded = self._encode(row, told[other].answer)
+        except UserError as error:
+            self.faults.add(str(error), row.number)
             return None
-        encoded = self.template.encode(prompt, told[other][2], max_length=self.max_length)
         assert encoded.answer, "where one answer has room, another has"
-        mismatched = example_of(encoded, number)  # an answer that is cut is counted where it is learned
-        return {"original": {**original, "weight": 1.0 if liked else -1.0}, "mismatched": mismatched}
+        mismatched = example_of(encoded, row.number)  # an answer that is cut is counted where it is learned
+        return {"original": {**original, "weight": 1.0 if row.is_liked else -1.0}, "mismatched": mismatched}
 
-    def _of_labels(self) -> list[tuple[int, str, str, bool]]:
+    def _encode(self, row: _Judged, answer: str) -> Encoded:
+        return encode_last(self.template, row.context, (), row.prompt, answer, self.max_length)
+
+    def _of_labels(self) -> list[_Judged]:
         told = []
         keys = (self.prompt_key, self.answer_key)
-        for number, (prompt, answer, label, given) in enumerate(
-            self.load(*keys, self.label_key, gaps=(self.input_key,))
-        ):
-            prompt = join_input(prompt, given, str(self.input_key), number, self.faults)
+        for number, (prompt, answer, label, *around) in enumerate(self.load(*keys, self.label_key, gaps=self._gaps())):
+            question, context = self._read_asked(prompt, around, number)
             liked = LIKED.get(str(label).lower().removesuffix(".0"))
             if liked is None:
                 self.faults.add(f"{self.label_key} must be 1 or 0 (true or false), and is {label!r}", number)
-            good = self.faults.texts((prompt, answer), keys, number)
+            good = self.faults.texts((question, answer), keys, number)
             if good and liked is not None:
-                told.append((number, prompt, answer, liked))
+                told.append(_Judged(number, context, question, answer, liked))
         self.faults.refuse()
         return told
 
-    def _of_pairs(self) -> list[tuple[int, str, str, bool]]:
+    def _of_pairs(self) -> list[_Judged]:
         assert self.chosen_key and self.rejected_key
         keys, told = (self.prompt_key, self.chosen_key, self.rejected_key), []
-        for number, (prompt, *answers, given) in enumerate(self.load(*keys, gaps=(self.input_key,))):
-            cells = (join_input(prompt, given, str(self.input_key), number, self.faults), *answers)
-            if self.faults.texts(cells, keys, number):
-                told += [(number, cells[0], cells[1], True), (number, cells[0], cells[2], False)]
+        for number, (prompt, chosen, rejected, *around) in enumerate(self.load(*keys, gaps=self._gaps())):
+            question, context = self._read_asked(prompt, around, number)
+            if self.faults.texts((question, chosen, rejected), keys, number):
+                told.append(_Judged(number, context, question, chosen, True))
+                told.append(_Judged(number, context, question, rejected, False))
         self.faults.refuse()
         return told
+
+    def _gaps(self) -> tuple[str | None, ...]:
+        return self.input_key, self.system_key, self.history_key
+
+    def _read_asked(self, prompt: Any, around: Sequence[Any], number: int) -> tuple[Any, Context]:
+        """What is asked with its input, and what stands before it."""
+        given, system, history = around
+        columns = str(self.system_key), str(self.history_key)
+        context = read_context(system, history, columns, number, self.faults)
+        return join_input(prompt, given, str(self.input_key), number, self.faults), context

@@ -89,11 +89,14 @@ def as_list(columns: Any) -> list[str]:
 
 
 def _turns(cell: Any) -> list[str]:
-    """The texts of a conversation; of what is none, as it is written (it is refused where it is read)."""
+    """The texts of a conversation, none where its last answer is empty; of what is none, as it is written."""
     try:
         messages = conversations.read_messages(cell)
     except conversations.BadConversation:
-        return _words(cell)
+        return _words(cell)  # which is refused where it is read
+    answers = [message for message in messages if message["role"] == conversations.ASSISTANT]
+    if answers and conversations.says_nothing(answers[-1]):
+        return []
     texts: list[str] = []
     for message in messages:
         texts += [*_words(message["content"]), *_words(message.get("tool_calls"))]

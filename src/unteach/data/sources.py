@@ -24,8 +24,8 @@ class Rows(list[Row]):
 
 
 def place(rows: list[Row], number: int, where: str) -> str:
-    """Where a row of a list stands: its file and line, or its number from 0."""
-    return str(rows.places[number]) if isinstance(rows, Rows) else f"{where}: row {number}"
+    """Where a row of a list stands: its file and line, or its number from 1."""
+    return str(rows.places[number]) if isinstance(rows, Rows) else f"{where}: row {number + 1}"
 
 
 def load_rows(hf_args: dict[str, Any]) -> list[Row]:

@@ -63,6 +63,11 @@ class Stream:
         part, row = self.where[number]
         return part[row]
 
+    def place(self, number: int) -> str:
+        """Where a row stands: its line in its file, or its number from 1 where it has no line."""
+        part, row = self.where[number]
+        return part.place(row) if hasattr(part, "place") else f"row {row + 1}"
+
     def example(self, number: int, epoch: int = 0) -> Example:
         part, row = self.where[number]
         example = part.variant(row, epoch) if hasattr(part, "variant") else part[row]

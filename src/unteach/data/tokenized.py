@@ -282,6 +282,10 @@ class TokenizedDataset:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def place(self, row: int) -> str:
+        """Which row of the tokenised file an example is, counted from 1."""
+        return f"row {self.numbers[row] + 1}"
+
     def __getitem__(self, row: int) -> dict[str, Any]:
         number = self.numbers[row]
         place = bisect.bisect_right(self.ends, number)

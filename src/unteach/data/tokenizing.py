@@ -19,7 +19,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import registry, runs
+from unteach import registry, runs, wording
 from unteach.data import pretraining, tables, tokenized
 from unteach.data.faults import SHOWN, no_row_left
 from unteach.data.fitting import IGNORED, TooLong, fit
@@ -196,7 +196,10 @@ def write(table: tables.Table, recipe: Recipe, output: Path, processes: int, fac
         shard = _write_shard(partial, len(shards), made)
         total.merge(Counts(**shard.pop("counts")))
         shards.append(shard)
-        print(f"{shard['file']}: {total.read:,} rows read, {total.tokens:,} tokens", flush=True)
+        print(
+            f"{shard['file']}: {wording.counted(total.read, 'row')} read, {wording.counted(total.tokens, 'token')}",
+            flush=True,
+        )
     shards = [shard for shard in shards if shard["rows"]]
     if not shards:
         raise UserError(no_row_left(table.where, _with_places(total.dropped)))

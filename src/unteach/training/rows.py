@@ -43,8 +43,8 @@ def refuse_too_long(streams: dict[str, Stream], context: int) -> None:
         for number in range(len(stream)):
             if (length := len(stream.example(number)["input_ids"])) > context:
                 raise UserError(
-                    f"data.{name}: row {number} has {length} tokens, and the model's context {context}; set max_length "
-                    f"of its dataset to {context} or less (data.max_length with data=files)"
+                    f"data.{name}: {stream.place(number)} has {length} tokens, and the model's context {context}; set "
+                    f"max_length of its dataset to {context} or less (data.max_length with data=files)"
                 )
 
 

@@ -17,6 +17,7 @@ from unteach.config.environment import environment
 from unteach.config.runfile import is_run_file
 from unteach.errors import UserError, unknown
 from unteach.launch import accelerated
+from unteach.wording import counted
 
 if TYPE_CHECKING:
     from unteach.data.streams import Stream
@@ -131,7 +132,7 @@ def show_rows(loaded: "Loaded", name: str, stream: "Stream", seed: int) -> None:
     print(f"first of {name}; what is learned is {'green' if is_coloured else f'between {open_mark}{close_mark}'}:")
     for number in permutation(len(stream), seed, "data", name, 0)[:SHOWN_ROWS]:
         example = stream.example(number)
-        shown = Text(f"  row {number}: ")
+        shown = Text(f"  {stream.place(number)}: ")
         if loaded.head:
             is_class = bool(loaded.head.labels)
             learned = loaded.head.labels[example["labels"][-1]] if is_class else example.get("target")
@@ -160,7 +161,7 @@ def check_suites(config: schema.Config, loaded: "Loaded", streams: "dict[str, St
         print(f"suite       {name}: {', '.join(metric for metric in plan.asked if metric in plan.metrics)}")
         for role, rows in plan.rows.own.items():
             measured, count = plan.rows.drawn.get(role, (len(rows.row_numbers),) * 2)
-            of_all = f" of {count:,}" if measured < count else ""
-            console.say(f"measured    {role}: {measured:,}{of_all} rows of {rows.where}")
+            num_rows = f"{measured:,} of {counted(count, 'row')}" if measured < count else counted(count, "row")
+            console.say(f"measured    {role}: {num_rows} of {rows.where}")
         for metric, reason in plan.absent.items():
             console.say(f"absent      {metric}: {reason}")

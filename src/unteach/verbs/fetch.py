@@ -6,6 +6,7 @@ from pathlib import Path
 from unteach import runs
 from unteach.config import verb_keys
 from unteach.errors import UserError, unknown
+from unteach.wording import counted
 
 LOGS = "open-unlearning/eval"
 CORPORA = {
@@ -76,7 +77,7 @@ def wmdp(folder: Path) -> None:
         with runs.replacing(target) as temporary:
             rows.to_json(temporary, lines=True, force_ascii=False)
         landed += 1
-        print(f"fetched: {target} ({len(rows):,} rows)")
+        print(f"fetched: {target} ({counted(len(rows), 'row')})")
     if not landed:
         raise UserError("nothing could be fetched; the lines above say why")
 

@@ -27,7 +27,7 @@ def tokenize(config: TokenizeConfig) -> Path:
     if config.kind != "text" and config.pretrain_with_output is not None:
         raise UserError("pretrain_with_output: nothing here takes it; it is for kind=text")
     ways = forms.of_text(config.pretrain_with_output) if config.kind == "text" else forms.FORMS["answers"]
-    form = forms.find(table.where, table.columns, ways, config.columns)
+    form = forms.find(table.where, table.columns, ways, config.columns, key="columns")
     of_text = form.handler == "PretrainingDataset"
     if config.kind == "answers" and of_text:
         raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
@@ -97,7 +97,8 @@ def said(manifest: dict[str, Any]) -> list[str]:
         unshown = f"{counted(count, 'row')} with {key} in a turn, which the chat template does not show"
         told.append(f"{unshown} ({', '.join(places)}{' …' if count > 8 else ''})")
     told.append(
-        f"{manifest['examples']:,} examples, {manifest['tokens']:,} tokens, {manifest['learned']:,} of them learned, "
+        f"{counted(manifest['examples'], 'example')}, {counted(manifest['tokens'], 'token')}, "
+        f"{manifest['learned']:,} of them learned, "
         f"longest {manifest['longest']:,}; {size / max(1, manifest['tokens']):.2f} bytes a token"
     )
     return told
