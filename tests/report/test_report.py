@@ -142,7 +142,7 @@ def test_missing_results_name_the_files_and_the_command(tmp_path: Path) -> None:
     message = str(caught.value)
     assert str(tmp_path / "evals" / "TOFU_EVAL.json") in message
     assert str(tmp_path / "TOFU_EVAL.json") in message
-    assert "unteach eval experiment=eval/tofu/default" in message
+    assert f"unteach eval model={tmp_path} eval=tofu" in message
 
 
 def test_results_of_another_suite_are_offered(tmp_path: Path) -> None:
