@@ -10,7 +10,7 @@ from unteach.config import compose, groups, training_args
 from unteach.config.groups import CONFIGS
 from unteach.errors import UserError
 from unteach.launch import studyfile
-from unteach.launch.plan import expand
+from unteach.launch.plan import PlannedRun, expand
 
 MODEL = ("model=auto", "model.model_args.pretrained_model_name_or_path=m")
 PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}
@@ -54,6 +54,20 @@ def test_every_suite_composes(name: str) -> None:
     assert list(compose.compose("eval", ["task_name=t", f"eval={name}"]).eval) == [suite]
 
 
+def choices_of(run: PlannedRun) -> tuple[str, ...]:
+    """What tells runs apart but for values: the keys of its words, and its choices of files."""
+    return tuple(
+        word if word.startswith(("trainer=", "experiment=")) else word.partition("=")[0] for word in run.overrides
+    )
+
+
+@pytest.mark.parametrize("name", groups.options("study"))
+def test_a_run_of_each_kind_of_every_study_composes(name: str) -> None:
+    for run in {choices_of(run): run for run in expand(studyfile.read(name))}.values():
+        compose.compose(run.config_name, run.overrides)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", groups.options("study"))
 def test_every_run_of_every_study_composes(name: str) -> None:
     for run in expand(studyfile.read(name)):
