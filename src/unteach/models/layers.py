@@ -15,6 +15,16 @@ def causal_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def backbone_of(causal: Any) -> Any:
+    """All of a language model but its head: ids in, hidden states out."""
+    backbone = causal.base_model
+    if backbone is not causal:
+        return backbone
+    # A class that calls it otherwise than its family does is its own base model: the embedding tells where it is.
+    embedding = causal.get_input_embeddings()
+    return next(child for child in causal.children() if any(module is embedding for module in child.modules()))
+
+
 def find_layer(causal: Any, pattern: str) -> tuple[Any, str, int]:
     """The layer whose name the regex matches: (the module that holds the list of layers, the list's name, the place).
 
@@ -126,7 +136,7 @@ def _reached(causal: Any, end: str) -> "set[Tensor]":
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)
     mask = torch.ones(1, 1, 2, 2, dtype=torch.bool, device=device)
     with torch.enable_grad(), Depth(causal, end, entry=True) as depth:
-        causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        backbone_of(causal)(input_ids=ids, attention_mask=mask, use_cache=False)
     seen, queue = set(), [depth.output.grad_fn]
     while queue:
         node = queue.pop()

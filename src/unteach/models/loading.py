@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import registry, runs
+from unteach import launched, registry, runs
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import Template, saved_args
 from unteach.errors import UserError
-from unteach.models import adapters, heads, integrity, tokens
+from unteach.models import adapters, heads, integrity, probing, tokens
 from unteach.models.forward import extend
 from unteach.models.heads import Head
 from unteach.models.hub import PATH, SOURCE, from_hub
@@ -136,6 +136,11 @@ def load(
     integrity.refuse_odd_stops(model, path)
     integrity.refuse_small_embedding(model, tokenizer, path)
     integrity.refuse_not_finite(model, adapter or path)
+    probing.probe(model, tokenizer)
+    if config.packed:
+        probing.refuse_packed(model)
+    if (slower := probing.describe_padding(model)) and launched.rank() == 0:
+        print(f"note: {slower}")
     loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
     loaded.path, loaded.adapter, loaded.added, loaded.head = path, adapter, tuple(added), head
     return loaded
