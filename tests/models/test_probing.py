@@ -12,6 +12,8 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMode
 from tests.models.test_forward import ROWS, batch_of
 from unteach.config.schema import ModelConfig
 from unteach.data.collators import SEGMENT
+from unteach.engines import continuing
+from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.models import probing
 from unteach.models.capabilities import ATTRIBUTE, Capabilities, capabilities_of
@@ -133,12 +135,40 @@ def test_padding_that_changes_a_row(
 
     change_layers(monkeypatch, change)
     model = loaded().model
-    assert capabilities_of(model) == Capabilities(left_padding=False, right_padding=left)
+    assert capabilities_of(model) == Capabilities(left_padding=False, right_padding=left, continuing=False)
     assert "changes what LlamaForCausalLM says of a row; such rows go through it one by one" in capsys.readouterr().out
     assert_rows_are_as_alone(model, left)
     assert_rows_are_as_alone(model, False)
     with pytest.raises(UserError, match="is asked about padding too"):
         model(batch=batch_of(ROWS, 2, left), want={"a": Want(of=None, over="every")})
+
+
+PROMPTS = [(5, 9, 33, 17, 8), (7, 41), (6, 13, 14, 15, 16, 21, 22)]
+
+
+def continued(loaded: Loaded, together: bool) -> list[list[int]]:
+    engine = HFEngine(loaded.model, loaded.tokenizer, None if together else 1)
+    return engine.generate(PROMPTS, 6)
+
+
+def test_continuing_that_changes_what_rows_say(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model whose step takes padding in its cache for tokens."""
+
+    def change(hidden: torch.Tensor, given: Any) -> torch.Tensor:
+        mask = given.get("attention_mask")
+        if mask is None or mask.shape[1] == hidden.shape[1]:
+            return hidden
+        return hidden * (1 - (mask == 0).sum(-1)[:, None, None])
+
+    change_layers(monkeypatch, change)
+    together = loaded()
+    assert capabilities_of(together.model) == Capabilities(continuing=False)
+    assert "LlamaForCausalLM is not itself where rows are continued together" in capsys.readouterr().out
+    assert continued(together, True) == continued(together, False)
+    monkeypatch.setattr(continuing, "capabilities_of", lambda _: Capabilities())
+    assert continued(together, True) != continued(together, False), "or the test would show nothing"
 
 
 def test_packing_that_mixes_rows(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:

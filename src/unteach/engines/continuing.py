@@ -10,6 +10,7 @@ from unteach.engines.drawing import Draw, penalty
 from unteach.engines.finite import NEVER, NOT_FINITE, Finite
 from unteach.engines.processes import Processes
 from unteach.errors import UserError
+from unteach.models.capabilities import capabilities_of
 from unteach.models.layers import causal_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def budget(model: Any, device: str) -> int | None:
     heads = getattr(config, "num_attention_heads", None)
     if getattr(model, "_is_stateful", False) or not heads:
         return None
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    # Where layers differ in it, the configuration has no one value and refuses to give any.
+    widths = config.to_dict().get("head_dim")
+    width = widths if isinstance(widths, int) else config.hidden_size // heads
     numbers = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
     return min(TOKENS[device], CACHE[device] // (numbers * next(model.parameters()).element_size()))
 
@@ -109,6 +112,8 @@ class Continuation:
     def of(self, prompts: list[Ids], draw: Draw | None = None, slots: int | None = None) -> list[list[int]]:
         """The ids of each prompt's continuation. slots: how many rows go on at once; all, where it is not said."""
         assert not (slots and self.least), "rows of one batch have said equally much where a least is asked for"
+        if not capabilities_of(self.engine.model).continuing:
+            slots = 1
         self.room, self.draw = [self._room(prompt) for prompt in prompts], draw
         self.made: list[list[int]] = [[] for _ in prompts]
         self.broken: set[int] = set()

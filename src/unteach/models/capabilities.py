@@ -19,12 +19,14 @@ class Capabilities:
         right_padding: a row that is padded on the right is what it is alone.
         left_padding: the same on the left.
         packing: rows laid end to end in one, told apart by their positions, are each what they are alone.
+        continuing: rows that are continued together, of which some leave the cache, go on as each does alone.
     """
 
     head: Literal["known", "own", "none"] = "known"
     right_padding: bool = True
     left_padding: bool = True
     packing: bool = True
+    continuing: bool = True
 
 
 def capabilities_of(model: Any) -> Capabilities:

@@ -139,8 +139,9 @@ def load(
     probing.probe(model, tokenizer)
     if config.packed:
         probing.refuse_packed(model)
-    if (slower := probing.describe_padding(model)) and launched.rank() == 0:
-        print(f"note: {slower}")
+    slower = [probing.describe_padding(model), probing.describe_continuing(model)]
+    for sentence in filter(None, slower if launched.rank() == 0 else ()):
+        print(f"note: {sentence}")
     loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
     loaded.path, loaded.adapter, loaded.added, loaded.head = path, adapter, tuple(added), head
     return loaded

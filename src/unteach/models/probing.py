@@ -1,7 +1,8 @@
 """Finding out what holds of a model, against its own forward, when it is loaded.
 
 Two rows of four tokens go through the model as the library runs it, each as it is alone. The same tokens, padded and
-then end to end, go through its layers as a pass of ours would: three passes of 28 tokens in all. The answer is
+then end to end, go through its layers as a pass of ours would: three passes of 28 tokens in all, and one of a
+single token that goes on from the cache of the second. The answer is
 remembered for the configuration and whatever else it depends on, in this process and in the user's cache; it does not
 depend on the weights.
 """
@@ -31,7 +32,7 @@ VERSION = 1
 """Of the probe: what an older one found is not believed."""
 CLOSE, CLOSE_HALF = 1e-4, 2e-2
 """How far a state may be from what it should be, in units of its length: in fp32, and in half precision."""
-ALL_SLOW = Capabilities(head="own", right_padding=False, left_padding=False, packing=False)
+ALL_SLOW = Capabilities(head="own", right_padding=False, left_padding=False, packing=False, continuing=False)
 """What is taken for granted of a model that cannot be probed: nothing."""
 _REMEMBERED: dict[str, Capabilities] = {}
 
@@ -62,6 +63,13 @@ def describe_padding(model: Any) -> str | None:
         return None
     name = type(causal_of(model)).__name__
     return f"padding on the {' or '.join(sides)} changes what {name} says of a row; such rows go through it one by one"
+
+
+def describe_continuing(model: Any) -> str | None:
+    """Say why a model's continuations are made one at a time; None where they need not."""
+    if capabilities_of(model).continuing:
+        return None
+    return f"{type(causal_of(model)).__name__} is not itself where rows are continued together; it goes on row by row"
 
 
 def describe_packing(model: Any) -> str | None:
@@ -156,9 +164,8 @@ def _compare(causal: Any, rows: "Tensor") -> Capabilities | None:
     if not torch.isfinite(logits).all():
         return None
     run = functools.partial(_run_layers, backbone)
-    ones = torch.ones_like(rows)
     # Where the model's forward does not call its layers as a module, they are called here.
-    alone = seen[-1].last_hidden_state if seen else run(rows, ones)
+    alone = (seen[-1] if seen else run(rows, torch.ones_like(rows))).last_hidden_state
     head = _head(causal, alone, logits)
 
     def padded() -> tuple[bool, bool]:
@@ -168,28 +175,45 @@ def _compare(causal: Any, rows: "Tensor") -> Capabilities | None:
         ids = torch.stack([torch.cat([short, filler]), torch.cat([filler, short]), rows[1]])
         mask = torch.ones_like(ids)
         mask[0, SHORT:] = mask[1, :pad] = 0
-        found = run(ids, mask)
+        output = run(ids, mask, use_cache=True)
+        found = output.last_hidden_state
+        caches.append(getattr(output, "past_key_values", None))
         is_whole = _same(found[2], alone[1])
         right, left = _same(found[0, :SHORT], alone[0, :SHORT]), _same(found[1, pad:], alone[0, :SHORT])
         return is_whole and right, is_whole and left
 
     def packed() -> bool:
         places = torch.arange(LENGTH, device=rows.device).repeat(2)
-        found = run(rows.view(1, -1), None, places[None])
+        found = run(rows.view(1, -1), None, places[None]).last_hidden_state
         return _same(found[0, LENGTH:], alone[1]) and _same(found[0, :LENGTH], alone[0])
 
+    def continued() -> bool:
+        """A token more of the row that is padded on the left, once the others have left the cache of that pass."""
+        cache = caches[0]
+        cache.batch_select_indices(torch.tensor([1], device=rows.device))
+        mask = torch.ones_like(rows[:1, : LENGTH + 1])
+        mask = torch.cat([mask, mask[:, :1]], dim=1)
+        mask[0, : LENGTH - SHORT] = 0
+        places = rows.new_full((1, 1), SHORT)
+        output = run(rows[:1, SHORT : SHORT + 1], mask, places, use_cache=True, past_key_values=cache)
+        return _same(output.last_hidden_state[0], alone[0, SHORT : SHORT + 1])
+
+    caches: list[Any] = []
     right_padding, left_padding = _attempt(padded, (False, False))
-    return Capabilities(head, right_padding, left_padding, _attempt(packed, False))
+    # A model with a state of its own in place of such a cache is continued by the library alone, all rows in one go.
+    is_stateful = getattr(causal, "_is_stateful", False)
+    continuing = left_padding and (is_stateful or _attempt(continued, False))
+    return Capabilities(head, right_padding, left_padding, _attempt(packed, False), continuing)
 
 
-def _run_layers(backbone: Any, ids: "Tensor", mask: "Tensor | None", places: "Tensor | None" = None) -> "Tensor":
-    """Call a model's layers as a pass of ours does: [B, T] -> [B, T, d]."""
+def _run_layers(
+    backbone: Any, ids: "Tensor", mask: "Tensor | None", places: "Tensor | None" = None, use_cache: bool = False,
+    **given: Any,
+) -> Any:  # fmt: skip
+    """Call a model's layers as a pass of ours does: ids [B, T] -> an output with last hidden states [B, T, d]."""
     if places is None and mask is not None:
         places = (mask.cumsum(-1) - 1).clamp(min=0)
-    hidden: Tensor = backbone(
-        input_ids=ids, attention_mask=mask, position_ids=places, use_cache=False
-    ).last_hidden_state
-    return hidden
+    return backbone(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=use_cache, **given)
 
 
 def _head(causal: Any, hidden: "Tensor", logits: "Tensor") -> Any:
@@ -243,7 +267,7 @@ def _read(key: str) -> Capabilities | None:
         found = Capabilities(**kept)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    kinds = {"head": str, "right_padding": bool, "left_padding": bool, "packing": bool}
+    kinds = {"head": str, "right_padding": bool, "left_padding": bool, "packing": bool, "continuing": bool}
     is_whole = all(type(value) is kinds[name] for name, value in asdict(found).items())
     return found if is_whole and found.head in ("known", "own", "none") else None
 

@@ -13,6 +13,7 @@ from unteach.engines.drawing import Draw, penalty, warps
 from unteach.engines.finite import NEVER, NOT_FINITE, Finite
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
+from unteach.models.capabilities import capabilities_of
 from unteach.registry import backend
 from unteach.seeds import subseed
 
@@ -201,7 +202,17 @@ class Continuing:
         return made, {row // times for row in continuation.broken}
 
     def _beams(self, asked: list[Request], sampling: Sampling) -> tuple[list[list[int]], set[int]]:
-        """The same by the library's beam search, in one go."""
+        """The same by the library's beam search: in one go, where the model takes rows of unequal lengths."""
+        if capabilities_of(self.engine.model).continuing:
+            return self._search(asked, sampling)
+        made, broken = list[list[int]](), set[int]()
+        for i, request in enumerate(asked):
+            rows, is_broken = self._search([request], sampling)
+            made += rows
+            broken |= {i} if is_broken else set()
+        return made, broken
+
+    def _search(self, asked: list[Request], sampling: Sampling) -> tuple[list[list[int]], set[int]]:
         tensors = self.engine._padded([list(request.prompt) for request in asked], left=True)
         finite = Finite()
         given: dict[str, Any] = {"logits_processor": [finite]}
