@@ -68,8 +68,11 @@ def test_a_mistake_in_a_suite_is_said_before_weights_are_read(
 
     from unteach.verbs.evaluate import evaluate
 
-    def refused(*_: Any, **__: Any) -> Any:
-        raise AssertionError("weights were read")
+    load = transformers.AutoModelForCausalLM.from_pretrained
+
+    def refused(*args: Any, **settings: Any) -> Any:
+        assert settings.get("device_map") == "meta", "weights were read"
+        return load(*args, **settings)
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refused)
     with pytest.raises(UserError, match="asks for privleak, and it compares with a retain model"):

@@ -1,11 +1,15 @@
 """What cannot be asked is said, by row where it is a row's fault and before anything is loaded where it is the user's."""
 
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import read_rows
 from tests.infer.conftest import Infer, questions, words, write_lines
+from unteach.engines.finite import NOT_FINITE, Finite
 from unteach.errors import RowsFailed, UserError
 from unteach.verbs.infer import infer
 
@@ -114,3 +118,39 @@ def test_what_is_too_long(ask: Infer, table: Path, capsys: pytest.CaptureFixture
     assert (lines[0]["cut_tokens"], lines[1]["prompt_tokens"]) == (0, 2048 - 8)
     assert lines[1]["cut_tokens"] > 0 and lines[1]["output"]
     assert "1 shortened from the left" in capsys.readouterr().out
+
+
+@pytest.fixture
+def overflowing(tiny_folder: Path, tmp_path: Path) -> Path:
+    """A model whose weights are finite and whose outputs are not."""
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "overflowing"))
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"].fill_(1e38)
+    weights["model.norm.weight"].fill_(1e38)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    "more", [(), ("temperature=1.0",), ("num_beams=2",), ("num_return_sequences=2", "temperature=1.0")]
+)
+def test_outputs_that_are_no_numbers_are_each_rows_error(overflowing: Path, table: Path, more: tuple[str, ...]) -> None:
+    with pytest.raises(RowsFailed, match="7 of 7 rows have an error"):
+        infer(*words(overflowing, table, *more))
+    for row in read_rows(table.with_name("in_output.jsonl")):
+        assert row["error"] == NOT_FINITE and row["output"] is None
+
+
+def test_scores_that_are_no_numbers_are_each_rows_error(overflowing: Path, tmp_path: Path) -> None:
+    table = write_lines(tmp_path / "in.jsonl", [{"input": "Who?", "output": "Ann."}, {"input": "Why?", "output": "So"}])
+    with pytest.raises(RowsFailed, match="2 of 2 rows have an error"):
+        infer(*words(overflowing, table, "kind=score"))
+    assert {row["error"] for row in read_rows(tmp_path / "in_output.jsonl")} == {NOT_FINITE}
+
+
+def test_only_what_a_row_has_before_its_end_counts() -> None:
+    finite, nan = Finite(), float("nan")
+    for scores in ([[0.0, 1.0], [nan, 0.0], [0.0, 0.0]], [[0.0, nan], [0.0, 0.0], [1.0, float("inf")]]):
+        finite(torch.zeros(3, 1), torch.tensor(scores))
+    assert finite.broken([1, 2, 2]) == [False, True, True]
+    assert finite.broken([1]) == [True], "several rows of a prompt are taken together"

@@ -16,8 +16,9 @@ from unteach.config.compose import compose
 from unteach.config.groups import CONFIGS
 from unteach.config.schema import ModelConfig
 from unteach.data import authors
-from unteach.models.forward import Want, extend, head_logits
+from unteach.models.forward import Want, extend
 from unteach.models.handlers import PATH, learn_tokenizer
+from unteach.models.lm_head import head_logits
 from unteach.models.loading import load
 from unteach.verbs.listing import listed
 from unteach.verbs.train import train

@@ -9,7 +9,7 @@ import transformers
 from tests.models.test_forward import ROWS, batch_of
 from unteach.errors import UserError
 from unteach.models.forward import Want, extend
-from unteach.models.layers import find_layer, train_only
+from unteach.models.layers import find_layer, refuse_no_states, train_only
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 DECODERS = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2, "pad_token_id": 0}
@@ -22,6 +22,8 @@ FAMILIES = {
     "Mistral": ("Mistral", DECODERS, "model.layers"),
     "GPTNeoX": ("GPTNeoX", {**SIZES, "intermediate_size": 48}, "gpt_neox.layers"),
     "GPT2": ("GPT2", {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}, "transformer.h"),
+    "Bloom": ("Bloom", {"vocab_size": 64, "hidden_size": 32, "n_layer": 3, "n_head": 4}, "transformer.h"),
+    "OpenAIGPT": ("OpenAIGPT", {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4}, "transformer.h"),
     "OPT": ("OPT", {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32}, "model.decoder.layers"),
 }
 
@@ -130,3 +132,23 @@ def test_parameters_by_name() -> None:
     assert [n for n, p in model.named_parameters() if p.requires_grad] == ["model.layers.1.mlp.down_proj.weight"]
     with pytest.raises(UserError, match="leaves no parameter to train up to the layer"):
         train_only(build("Llama")[0], [r"model\.layers\.2\..*"], [r"model\.layers\.1"])
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_layer_without_one_state_a_token_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Gemma 3n has, whose layers give several states of each token."""
+    with torch.device(device):
+        model, layers = build("Llama")
+    layer = type(model.get_submodule(layers)[0])
+    own = layer.forward
+    monkeypatch.setattr(layer, "forward", lambda self, *args, **kwargs: own(self, *args, **kwargs)[None])
+    with pytest.raises(UserError, match=r"can end at the layer .* \(it gives states of 1 x 1 x 2 x 32 for 2 tokens, "):
+        refuse_no_states(model, [rf"{layers}\.0"])
+
+
+def test_a_layer_at_which_a_pass_fails_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, layers = build("Llama")
+    refuse_no_states(model, [rf"{layers}\.0"])
+    monkeypatch.setattr(type(model.model), "forward", lambda *_, **__: [][0])
+    with pytest.raises(UserError, match=r"IndexError: list index out of range\); methods that compare states"):
+        refuse_no_states(model, [rf"{layers}\.0"])

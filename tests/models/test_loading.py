@@ -14,7 +14,7 @@ from huggingface_hub import errors
 from unteach import runs
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
-from unteach.models import handlers
+from unteach.models import handlers, integrity
 from unteach.models.handlers import flash_attention_fits, load_tokenizer
 from unteach.models.hub import PATH
 from unteach.models.loading import load
@@ -129,9 +129,12 @@ def test_config_weights_and_tokenizer_come_from_one_revision(monkeypatch: pytest
 
     def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
         asked.append((auto.__name__, arguments.get("revision")))
+        if auto is transformers.AutoModelForCausalLM:
+            return mock.MagicMock(), {"missing_keys": [], "mismatched_keys": [], "unexpected_keys": []}
         return transformers.LlamaConfig() if auto is transformers.AutoConfig else mock.MagicMock()
 
     monkeypatch.setattr(handlers, "from_hub", from_hub)
+    monkeypatch.setattr(integrity, "from_hub", from_hub)
     args = {PATH: "somebody/model", "revision": "abc"}
     with pytest.raises(UserError, match="holds no tokenizer"):  # the stand-in is an empty one
         handlers.AutoModelForCausalLM.load(args, {}, None)

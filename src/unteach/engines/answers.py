@@ -1,11 +1,13 @@
 """What stands in the output of an answer: its columns and their values."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from unteach.config.inference import InferConfig
 from unteach.engines.backends.base import Answer, Completion, Failure, Labelled, Request, Scored, perplexity
+from unteach.engines.finite import NOT_FINITE
 from unteach.engines.ledger import ERROR as ERROR
 
 SKIPPED = "skipped"
@@ -33,6 +35,8 @@ def record(
     answer: Answer | Skipped, request: Request | None, cut: int, config: InferConfig, labels: Sequence[str]
 ) -> dict[str, Any]:
     """An answer under its columns; cut: tokens that its prompt lost. A number that cannot be is null."""
+    if not _is_finite(answer):
+        answer = Failure(NOT_FINITE)
     if isinstance(answer, Skipped):
         found: dict[str, Any] = {"finish_reason": SKIPPED}
     elif isinstance(answer, Failure):
@@ -53,6 +57,18 @@ def record(
         found["prompt_tokens"] = (len(request.prompt) or None) if made is None else made
         found["cut_tokens"] = cut
     return {name: found.get(name) for name in columns(config)}
+
+
+def _is_finite(answer: Answer | Skipped) -> bool:
+    """Whether all numbers of an answer are: JSON has no others, and none would mean anything."""
+    numbers: Sequence[float] = ()
+    if isinstance(answer, Scored):
+        numbers = answer.logprobs
+    elif isinstance(answer, Labelled):
+        numbers = answer.logits
+    elif isinstance(answer, list):
+        numbers = [number for one in answer for number in one.logprobs or ()]
+    return all(map(math.isfinite, numbers))
 
 
 def _generated(answer: list[Completion], config: InferConfig) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from unteach.engines import caches
 from unteach.engines.base import Ids
 from unteach.engines.drawing import Draw, penalty
+from unteach.engines.finite import NEVER, NOT_FINITE, Finite
 from unteach.engines.processes import Processes
 from unteach.errors import UserError
+from unteach.models.capabilities import capabilities_of
 from unteach.models.layers import causal_of
 
 if TYPE_CHECKING:
@@ -53,7 +55,9 @@ def budget(model: Any, device: str) -> int | None:
     heads = getattr(config, "num_attention_heads", None)
     if getattr(model, "_is_stateful", False) or not heads:
         return None
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    # Where layers differ in it, the configuration has no one value and refuses to give any.
+    widths = config.to_dict().get("head_dim")
+    width = widths if isinstance(widths, int) else config.hidden_size // heads
     numbers = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
     return min(TOKENS[device], CACHE[device] // (numbers * next(model.parameters()).element_size()))
 
@@ -71,20 +75,6 @@ class Enough:
         return (self.over.sum() >= LEAVING * len(ids)).expand(len(ids))
 
 
-class Finite:
-    """Refuses logits that are not a number, of which a token would be picked as of any others; looks at
-    the first only."""
-
-    def __init__(self) -> None:
-        self.looked = False
-
-    def __call__(self, ids: "Tensor", scores: "Tensor") -> "Tensor":
-        if not self.looked and bool(scores.isnan().any()):
-            raise UserError("generating: the model's logits are not a number; it has diverged")
-        self.looked = True
-        return scores
-
-
 @dataclass
 class Going:
     """Rows under way: the numbers of their prompts, ids and mask [rows, T], the library's cache (of T - 1 tokens)."""
@@ -99,9 +89,9 @@ class Continuation:
     """The library's generate(), called on its own cache until rows are over, again and again.
 
     A row is over at a stop id, after one of the strings `until`, after max_new_tokens, or where the context is full.
-    draw: picks the tokens of the rows, where they are not the likeliest. refusing: logits that are not a number raise
-    UserError. Where weights are sharded, each pass needs all processes: they make pieces of one length, and those whose
-    rows are over keep step with the others.
+    draw: picks the tokens of the rows, where they are not the likeliest. broken: the rows whose logits were not finite;
+    with `refusing` one raises UserError. Where weights are sharded, each pass needs all processes: they make pieces of
+    one length, and those whose rows are over keep step with the others.
     """
 
     def __init__(
@@ -114,16 +104,19 @@ class Continuation:
         given = self.sampling.pop("repetition_penalty", None) or own.repetition_penalty
         self.penalty = penalty(given)
         self.sampling["repetition_penalty"] = 1.0
-        beams = self.sampling.get("num_beams") or own.num_beams or 1
-        self.whole, self.synced = beams > 1 or getattr(engine.model, "_is_stateful", False), engine.here.sharded
+        self.beams = self.sampling.get("num_beams") or own.num_beams or 1
+        self.whole, self.synced = self.beams > 1 or getattr(engine.model, "_is_stateful", False), engine.here.sharded
         self.leaving = not self.whole and not self.synced
         self.piece = max_new_tokens if self.whole or (self.leaving and not until) else PIECE
 
     def of(self, prompts: list[Ids], draw: Draw | None = None, slots: int | None = None) -> list[list[int]]:
         """The ids of each prompt's continuation. slots: how many rows go on at once; all, where it is not said."""
         assert not (slots and self.least), "rows of one batch have said equally much where a least is asked for"
+        if not capabilities_of(self.engine.model).continuing:
+            slots = 1
         self.room, self.draw = [self._room(prompt) for prompt in prompts], draw
         self.made: list[list[int]] = [[] for _ in prompts]
+        self.broken: set[int] = set()
         waiting, slots, going = deque(range(len(prompts))), slots or len(prompts), None
         while waiting or going:
             free = slots - len(going.rows) if going else slots
@@ -168,16 +161,22 @@ class Continuation:
             self.draw.rows = going.rows
         if self.penalty:
             self.penalty.mask = going.mask
-        finite = Finite() if self.refusing else None
+        finite = Finite()
         told = self.engine.model.generate(
             input_ids=going.ids, attention_mask=going.mask, past_key_values=going.cache, max_new_tokens=piece,
             pad_token_id=self.engine.tokenizer.pad_token_id, eos_token_id=self.engine.stops,
-            return_dict_in_generate=True, logits_processor=[one for one in (finite, self.penalty, self.draw) if one],
+            return_dict_in_generate=True, logits_processor=[finite, *(one for one in (self.penalty, self.draw) if one)],
             stopping_criteria=[Enough(self.engine.stops, going.ids)] if self.leaving else [], synced_gpus=self.synced,
             **self.sampling, **least,
         )  # fmt: skip
-        for i, row in zip(going.rows, told.sequences[:, going.ids.shape[1] :].tolist(), strict=True):
+        new_rows: list[list[int]] = told.sequences[:, going.ids.shape[1] :].tolist()
+        for i, row in zip(going.rows, new_rows, strict=True):
             self.made[i] += row
+        # A row goes on being read after its stop while others are under way; a search for beams reads none in vain.
+        lengths = [NEVER if self.beams > 1 else len(self._until_stop(row)) for row in new_rows]
+        self.broken |= {i for i, is_broken in zip(going.rows, finite.broken(lengths), strict=True) if is_broken}
+        if self.broken and self.refusing:
+            raise UserError(f"generating: {NOT_FINITE}")
         on = [place for place, i in enumerate(going.rows) if not self._over(self.made[i], self.room[i])]
         if not on:
             return None
@@ -225,6 +224,10 @@ class Continuation:
             return True
         text = self.engine.tokenizer.decode(row, skip_special_tokens=True) if self.until else ""
         return any(one in text for one in self.until)
+
+    def _until_stop(self, row: list[int]) -> list[int]:
+        """With the stop that ends it."""
+        return row[: next((i for i, token in enumerate(row, 1) if token in self.engine.stops), len(row))]
 
     def _cut(self, row: list[int]) -> list[int]:
         return row[: next((i for i, token in enumerate(row) if token in self.engine.stops), len(row))]

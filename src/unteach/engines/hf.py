@@ -10,7 +10,7 @@ import numpy as np
 from unteach.config.inference import DRAWN
 from unteach.engines import continuing, sharing
 from unteach.engines.base import Ids, Said, Score, Store
-from unteach.engines.batches import Batches, Batching, Row, device, of_memory
+from unteach.engines.batches import Batches, Batching, Row, device
 from unteach.engines.continuing import Continuation
 from unteach.engines.drawing import Draw, warps
 from unteach.engines.processes import ALONE, Processes
@@ -153,9 +153,7 @@ class HFEngine(Batches):
         try:
             with torch.no_grad():
                 plain, shared = self.scored([[pair] for pair in pairs]), self.scored([pairs])
-        except RuntimeError as error:
-            if not of_memory(error):
-                raise
+        except Exception:  # a model that does not take such a row may fail at it in any way
             return False
         finally:
             self.model.train(was_training)

@@ -6,6 +6,7 @@ does not take such a row (windows narrower than it, FlashAttention, positions of
 each answer has its own row.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,10 @@ CLOSE = {"float32": 1e-4, "float64": 1e-6}
 CLOSE_HALF = 0.25
 
 
+NARROWING = re.compile(r"(window|chunk)(_?size)?$")
+"""Names of a configuration that say how far a token sees: sliding_window, window_size, attention_chunk_size."""
+
+
 def tokens(pair: Pair) -> int:
     return len(pair[0]) + len(pair[1])
 
@@ -37,8 +42,9 @@ def windows(model: Any) -> int | None:
     config = causal_of(model).config.get_text_config()
     if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):
         return None
-    narrow = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return min((window for window in narrow if isinstance(window, int)), default=WIDEST)
+    settings = config.to_dict().items()
+    narrow = [value for name, value in settings if NARROWING.search(name) and type(value) is int and value > 0]
+    return min(narrow, default=WIDEST)
 
 
 class Tree:

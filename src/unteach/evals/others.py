@@ -22,7 +22,7 @@ from unteach.evals import suites
 from unteach.evals.base import Value
 from unteach.evals.cache import Store
 from unteach.evals.measure import Progress
-from unteach.models import handlers, loading
+from unteach.models import handlers, integrity, loading
 
 
 class Deferred(HFEngine):
@@ -84,7 +84,9 @@ class OtherModels:
         def load() -> Any:
             with _named("classifier_path", path):
                 auto = transformers.AutoModelForSequenceClassification
-                return handlers.from_hub(auto, path, use_safetensors=True).to(self._device())
+                model = integrity.load_model(auto, path, use_safetensors=True)
+                integrity.refuse_not_finite(model, path)
+                return model.to(self._device())  # type: ignore[arg-type]
 
         store = Store(self.cache, weights, "float32", self.here.rank)
         labels = [config.id2label[number] for number in range(len(config.id2label))]

@@ -6,13 +6,14 @@ Source: LoRA, arXiv:2106.09685; QLoRA (the same over NF4 weights), arXiv:2305.14
 import contextlib
 import functools
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from unteach import runs
 from unteach.errors import UserError, nearest
-from unteach.models import tokens
+from unteach.models import integrity, tokens
 
 CONFIG, BASE = "adapter_config.json", "unteach_base.json"
 TRAINED, FIRST = "default", "first"
@@ -70,9 +71,13 @@ def put_back(model: Any, folder: str, trainable: bool) -> Any:
         return peft.get_peft_model(model, peft.PeftConfig.from_pretrained(folder, inference_mode=not trainable))
     try:
         under = _ready(model) if trainable else model
-        return _saves_no_tables(peft.PeftModel.from_pretrained(under, folder, is_trainable=trainable), added_of(folder))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # which is an error below
+            adapted = peft.PeftModel.from_pretrained(under, folder, is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the adapter {folder} does not fit its base: {str(error).splitlines()[0]}") from None
+    integrity.refuse_incomplete_adapter(adapted, folder)
+    return _saves_no_tables(adapted, added_of(folder))
 
 
 def _ready(model: Any) -> Any:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from unteach import launched
 from unteach.data.collators import SEGMENT
 from unteach.errors import UserError
-from unteach.models.layers import Depth, causal_of
+from unteach.models.capabilities import capabilities_of
+from unteach.models.layers import Depth, backbone_of, causal_of
+from unteach.models.lm_head import head_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,8 +167,13 @@ def extend(model: Any, packed: bool = False) -> Any:
 
 def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want], packed: bool) -> dict[str, Answers]:
     """Answers all streams: those that end at the same depth share one pass, and no row is in two."""
-    if packed and any(asked.over == "every" for asked in want.values()):
-        raise UserError("this method is asked about padding too (a published quirk): it needs model.packed=false")
+    if any(asked.over == "every" for asked in want.values()):
+        _refuse_unpadded(model, packed)
+    if capabilities_of(model).head == "none":
+        raise UserError(
+            f"{type(causal_of(model)).__name__}: its logits do not come from its last hidden states alone, and nothing "
+            "is scored or trained without that; only `unteach infer` asks this model"
+        )
     answers = {}
     for at in dict.fromkeys(asked.at for asked in want.values()):
         streams = {stream: asked for stream, asked in want.items() if asked.at == at}
@@ -181,9 +188,21 @@ def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want], packed: bo
     return answers
 
 
+def _refuse_unpadded(model: Any, packed: bool) -> None:
+    """Raise UserError where padding goes through no layer, and a method asks about it."""
+    able = capabilities_of(model)
+    if packed:
+        raise UserError("this method is asked about padding too (a published quirk): it needs model.packed=false")
+    if not (able.right_padding and able.left_padding):
+        raise UserError(
+            "this method is asked about padding too (a published quirk), and rows go through a model of the class "
+            f"{type(causal_of(model)).__name__} one at a time, for padding changes what it says of them"
+        )
+
+
 def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | None, packed: bool) -> "dict[str, Tensor]":
     """Hidden states [B, T, d] of each stream; positions count from each row's first real token, whichever side is
-    padded."""
+    padded. What cannot share a pass with others, by what was found of the model, has one of its own."""
     import torch
 
     slices = [batch["rows"][stream] for stream in streams]
@@ -192,6 +211,7 @@ def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | Non
     places = torch.arange(input_ids.shape[1], device=input_ids.device)
     position_ids = (places - leading).clamp(min=0)
     given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+    segment: Tensor | None = None
     if SEGMENT in batch:  # where positions begin again, a new document begins
         segment = torch.cat([batch[SEGMENT][a:b] for a, b in slices])
         begins = torch.nn.functional.pad(segment[:, 1:] != segment[:, :-1], (1, 0), value=True)
@@ -199,9 +219,12 @@ def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | Non
         given |= {"attention_mask": None, "position_ids": position_ids}
         packed = packed or "flash" in str(causal_of(model).config._attn_implementation)  # which looks at one row only
     shared = batch.get("shared")
-    packed = packed and not shared
     if shared:
         given |= {"attention_mask": shared.sees, "position_ids": shared.position_ids}
+    elif (pieces := _pieces_apart(model, mask, segment)) is not None:
+        hidden = _apart(model, at, input_ids, mask, pieces)
+        return dict(zip(streams, hidden.split([b - a for a, b in slices]), strict=True))
+    packed = packed and not shared
     if packed:  # where positions begin again, a new row begins: the library keeps rows from seeing each other
         real = mask.bool()
         given = {"input_ids": input_ids[real][None], "attention_mask": None, "position_ids": position_ids[real][None]}
@@ -211,13 +234,57 @@ def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | Non
     return dict(zip(streams, hidden.split([b - a for a, b in slices]), strict=True))
 
 
+def _pieces_apart(model: Any, mask: "Tensor", segment: "Tensor | None") -> "list[Tensor] | None":
+    """The positions [T] of a row that each pass must be alone with, as flags; None where rows may go as they are.
+
+    They are the documents of rows that have several, in a model that does not tell them apart, and whole rows where
+    padding changes what the model says of them.
+    """
+    able = capabilities_of(model)
+    if segment is not None and not able.packing:
+        ends = [int(row.max()) + 1 for row in segment]
+        found = [(i, (segment[i] == k) & (mask[i] == 1)) for i, end in enumerate(ends) for k in range(end)]
+        return [_in_batch(mask, i, flags) for i, flags in found if bool(flags.any())]
+    leads = not able.left_padding and bool((mask[:, 0] == 0).any())
+    trails = not able.right_padding and bool((mask[:, -1] == 0).any())
+    if leads or trails:
+        return [_in_batch(mask, i, row == 1) for i, row in enumerate(mask) if bool(row.any())]
+    return None
+
+
+def _in_batch(mask: "Tensor", row: int, flags: "Tensor") -> "Tensor":
+    """Flags of a row as flags of the batch: [T] -> [B, T]."""
+    import torch
+
+    whole = torch.zeros_like(mask, dtype=torch.bool)
+    whole[row] = flags
+    return whole
+
+
+def _apart(model: Any, at: str | None, input_ids: "Tensor", mask: "Tensor", pieces: "list[Tensor]") -> "Tensor":
+    """Hidden states [B, T, d] of pieces [B, T] of rows, in their order, each of which sees nothing of the others."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    def run(rows: "list[Tensor]") -> "Tensor":
+        ids, real = pad_sequence(rows, True), pad_sequence([torch.ones_like(row) for row in rows], True)
+        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        given = {"input_ids": ids, "attention_mask": real, "position_ids": places, "use_cache": False}
+        return _through_layers(causal_of(model), at, given)[real.bool()]
+
+    rows = [input_ids[piece] for piece in pieces]
+    hidden = run(rows) if capabilities_of(model).right_padding else torch.cat([run([row]) for row in rows])
+    whole = hidden.new_zeros(*mask.shape, hidden.shape[-1])
+    return whole.masked_scatter(mask.bool().unsqueeze(-1), hidden)
+
+
 def _through_layers(causal: Any, at: str | None, given: dict[str, Any]) -> "Tensor":
     """What the head would get or, where the pass ends at a layer, what that gave: [B, T, d]."""
     if at is None:
-        hidden: Tensor = causal.base_model(**given).last_hidden_state
+        hidden: Tensor = backbone_of(causal)(**given).last_hidden_state
         return hidden
     with Depth(causal, at) as depth:
-        causal.base_model(**given)
+        backbone_of(causal)(**given)
     return depth.output
 
 
@@ -260,21 +327,3 @@ def _vocabulary(model: Any) -> int:
     """The outputs of the head."""
     causal = causal_of(model)
     return int(causal.config.num_labels if hasattr(causal, "score") else causal.config.get_text_config().vocab_size)
-
-
-def head_logits(model: Any, hidden: "Tensor") -> "Tensor":
-    """The logits that the model's own forward would give for these hidden states: [n, d] -> [n, V] or [n, classes]."""
-    import torch
-
-    causal = causal_of(model)
-    if hasattr(causal, "score"):
-        return causal.score(hidden)
-    config = causal.config
-    logits = causal.get_output_embeddings()(hidden)
-    if (scale := getattr(config, "logit_scale", None)) is not None:
-        logits = logits * scale
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:
-        logits = logits / divisor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return logits

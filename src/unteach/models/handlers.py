@@ -1,9 +1,11 @@
 """Model handlers: how a model and its tokenizer come into being. `model_handler` in a model's config names one."""
 
+from pathlib import Path
 from typing import Any
 
 from unteach import runs
 from unteach.errors import UserError, nearest
+from unteach.models import heads, integrity
 from unteach.models.heads import Head
 from unteach.models.hub import NO_TOKENIZER, PATH, SOURCE, from_hub
 from unteach.registry import model
@@ -81,17 +83,20 @@ class Scratch:
 
 def pretrained(path: str, head: Head | None, **arguments: Any) -> Any:
     """A causal language model with its weights, or its body under a classifier's head, which is new unless it was saved
-    with one; on torch's meta device, one of its configuration alone."""
+    with one; on torch's meta device it has none, and where they lie in a folder it is seen whether they fit."""
     import torch
     import transformers
 
     kind = transformers.AutoModelForSequenceClassification if head else transformers.AutoModelForCausalLM
     settings = head.settings() if head else {}
-    if torch.get_default_device().type != "meta":
-        return from_hub(kind, path, **arguments, **settings)
     source = {k: v for k, v in arguments.items() if k in SOURCE}
-    config = from_hub(transformers.AutoConfig, path, **source, **settings)
-    return kind.from_config(config, dtype=arguments.get("dtype"))
+    if torch.get_default_device().type == "meta":
+        config = from_hub(transformers.AutoConfig, path, **source, **settings)
+        is_quantized = "quantization_config" in arguments or hasattr(config, "quantization_config")
+        if is_quantized or not any(Path(path).glob("*.safetensors*")):
+            return kind.from_config(config, dtype=arguments.get("dtype"))
+    has_new_head = head is not None and heads.saved(path) is None
+    return integrity.load_model(kind, path, has_new_head, **arguments, **settings)
 
 
 def refuse_unknown(given: dict[str, Any], config: Any, loading: tuple[str, ...]) -> None:

@@ -47,11 +47,15 @@ def saved(path: str | None) -> Head | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError:  # loading says what is wrong with it
         return None
-    if not any(name.endswith(CLASSIFIER) for name in config.get("architectures") or ()):
+    if not isinstance(config, dict) or not _is_classifier(config.get("architectures")):
         return None
     labels = config.get("id2label") or {}
     regression = config.get("problem_type") == "regression" or len(labels) == 1
     return Head(() if regression else tuple(labels[key] for key in sorted(labels, key=int)))
+
+
+def _is_classifier(architectures: Any) -> bool:
+    return isinstance(architectures, list) and any(str(name).endswith(CLASSIFIER) for name in architectures)
 
 
 def fitting(head: Head | None, path: str | None) -> None:

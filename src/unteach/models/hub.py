@@ -5,7 +5,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.config.schema import PATH
-from unteach.errors import UserError, chain
+from unteach.errors import UserError, chain, first_line, outside
 
 SOURCE = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 """What says where a repository's files come from; its config, weights and tokenizer share it."""
@@ -52,6 +52,14 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
         return auto.from_pretrained(path, **{"trust_remote_code": False, **given})
     except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"cannot load {path}: {_remedy(error, path, args)}") from None
+    except Exception as error:  # files of another form than the library expects fail in it anywhere
+        if outside(error):
+            raise
+        raise UserError(
+            f"cannot load {path}: one of its files is not what {auto.__name__} expects ({type(error).__name__}: "
+            f"{first_line(error)}). Compare config.json, generation_config.json and the tokenizer's files with those "
+            "that were published, and mend them"
+        ) from error
 
 
 def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:

@@ -1,10 +1,12 @@
 """A decoder's layers: naming one, ending a pass there, and which parameters such a pass trains."""
 
+import contextlib
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unteach.errors import UserError
+from unteach.errors import NO_MEMORY, UserError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,6 +15,16 @@ if TYPE_CHECKING:
 def causal_of(model: Any) -> Any:
     """The causal language model itself, inside whatever adapters it has."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def backbone_of(causal: Any) -> Any:
+    """All of a language model but its head: ids in, hidden states out."""
+    backbone = causal.base_model
+    if backbone is not causal:
+        return backbone
+    # A class that calls it otherwise than its family does is its own base model: the embedding tells where it is.
+    embedding = causal.get_input_embeddings()
+    return next(child for child in causal.children() if any(module is embedding for module in child.modules()))
 
 
 def find_layer(causal: Any, pattern: str) -> tuple[Any, str, int]:
@@ -51,22 +63,20 @@ class Depth:
     """A context in which the model's own forward ends at a layer: `output` [B, T, d] is what that layer gave.
 
     The list of layers is shortened while it lasts, so wrappers' hooks, checkpointing and exceptions meet nothing
-    unusual: no forward is broken off. entry: it ends where the first layer would begin.
+    unusual: no forward is broken off.
     """
 
     output: "Tensor"
 
-    def __init__(self, causal: Any, pattern: str, entry: bool = False):
+    def __init__(self, causal: Any, pattern: str):
         self.owner, self.name, self.index = find_layer(causal, pattern)
-        self.entry = entry
 
     def __enter__(self) -> "Depth":
         from torch.nn import ModuleList
 
         self.whole = getattr(self.owner, self.name)
-        below = [] if self.entry else list(self.whole)[: self.index]
-        last = None if self.entry else self.whole[self.index]
-        setattr(self.owner, self.name, ModuleList([*below, _tapped(last, self)]))
+        below = list(self.whole)[: self.index]
+        setattr(self.owner, self.name, ModuleList([*below, _tapped(self.whole[self.index], self)]))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,14 +84,13 @@ class Depth:
 
 
 def _tapped(layer: Any, depth: Depth) -> Any:
-    """The layer, noting what it gives; None notes what it gets. The layer is called as a whole, so that checkpointing
-    stays inside."""
+    """The layer, noting what it gives. It is called as a whole, so that checkpointing stays inside."""
     from torch.nn import Module
 
     class Tapped(Module):
-        def forward(self, hidden: Any, *args: Any, **kwargs: Any) -> Any:
-            given = hidden if layer is None else layer(hidden, *args, **kwargs)
-            depth.output = given[0] if isinstance(given, tuple) else given
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            given = layer(*args, **kwargs)
+            depth.output = given[0] if isinstance(given, tuple | list) else given
             return given
 
         def __getattr__(self, name: str) -> Any:
@@ -115,19 +124,62 @@ def train_only(model: Any, patterns: Sequence[str], ends: Sequence[str] = ()) ->
         raise UserError(f"trainable_params_regex={list(patterns)} leaves no parameter to train{where}")
 
 
+class _Reached(Exception):
+    """The pass has come to the first layer."""
+
+
+def _read_two_tokens(causal: Any) -> None:
+    """Run the layers of a model over two tokens.
+
+    On the meta device nothing has a value, and some models look at one: there it is tried with a mask of either kind.
+    """
+    import torch
+
+    device = causal.get_input_embeddings().weight.device
+    run = functools.partial(backbone_of(causal), torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False)
+    if device.type != "meta":
+        run()
+        return
+    try:
+        run()
+    except _Reached:
+        raise
+    except Exception:  # a forward of others may fail in any way
+        run(attention_mask=torch.ones(1, 1, 2, 2, dtype=torch.bool, device=device))
+
+
+def _given_to(causal: Any, layer: Any) -> list[Any]:
+    """All that a layer gets in a pass over two tokens, which ends there; where none can be made on the meta device, the
+    embedding's weight stands for it."""
+    import torch
+    from torch.utils._pytree import tree_leaves
+
+    given = list[Any]()
+
+    def note(module: Any, args: Any, kwargs: Any) -> None:
+        given.extend(tree_leaves((args, kwargs)))
+        raise _Reached
+
+    weight = causal.get_input_embeddings().weight
+    hook = layer.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with torch.enable_grad(), contextlib.suppress(Exception if weight.is_meta else _Reached):
+            _read_two_tokens(causal)
+    finally:
+        hook.remove()
+    return given or [weight.sum()]
+
+
 def _reached(causal: Any, end: str) -> "set[Tensor]":
     """The parameters that a gradient from this layer's output arrives at: those of the layers up to it and, read off
-    the graph of a pass over a token, those that make what the first layer gets."""
+    the graph of a pass over two tokens, those that make what the first layer gets."""
     import torch
 
     owner, name, index = find_layer(causal, end)
-    found = set(getattr(owner, name)[: index + 1].parameters())
-    device = next(causal.parameters()).device
-    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-    mask = torch.ones(1, 1, 2, 2, dtype=torch.bool, device=device)
-    with torch.enable_grad(), Depth(causal, end, entry=True) as depth:
-        causal.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-    seen, queue = set(), [depth.output.grad_fn]
+    layers = getattr(owner, name)
+    given = _given_to(causal, layers[0])
+    found = set(layers[: index + 1].parameters())
+    seen, queue = set(), [leaf.grad_fn for leaf in given if isinstance(leaf, torch.Tensor)]
     while queue:
         node = queue.pop()
         if node is None or node in seen:
@@ -137,3 +189,42 @@ def _reached(causal: Any, end: str) -> "set[Tensor]":
             found.add(node.variable)
         queue += [following for following, _ in node.next_functions]
     return found
+
+
+def refuse_no_states(causal: Any, patterns: Iterable[str]) -> None:
+    """Raise UserError where a pass that ends at one of these layers does not give one state for each token.
+
+    On the meta device a pass may fail because nothing there has a value: what it shows is believed, and no more. One
+    with FlashAttention is not tried on the CPU.
+    """
+    import torch
+
+    weight = next(causal.parameters())
+    kernel = str(getattr(causal.config.get_text_config(), "_attn_implementation", ""))
+    if "flash" in kernel and weight.device.type == "cpu":
+        return
+    width = causal.config.get_text_config().hidden_size
+    was_training = causal.training
+    causal.eval()
+    for pattern in dict.fromkeys(patterns):
+        depth = Depth(causal, pattern)
+        try:
+            with torch.no_grad(), depth:
+                _read_two_tokens(causal)
+        except Exception as error:  # a forward of others may fail in any way
+            if weight.is_meta or any(sign in f"{type(error).__name__} {error}".lower() for sign in NO_MEMORY):
+                continue
+            raise _no_end(causal, pattern, f"{type(error).__name__}: {first_line(error)}") from error
+        finally:
+            causal.train(was_training)
+        shape = tuple(depth.output.shape) if hasattr(depth, "output") else ()
+        if shape != (1, 2, width):
+            gives = f"states of {' x '.join(map(str, shape))}" if shape else "no states"
+            raise _no_end(causal, pattern, f"it gives {gives} for 2 tokens, and one of {width} each is needed")
+
+
+def _no_end(causal: Any, pattern: str, reason: str) -> UserError:
+    return UserError(
+        f"no pass of {type(causal).__name__} can end at the layer {pattern!r} ({reason}); methods that compare states "
+        "at a layer (RMU, retain_loss_type=EMBED_DIFF) do not train this model"
+    )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import registry, runs
+from unteach import launched, registry, runs
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import Template, saved_args
 from unteach.errors import UserError
-from unteach.models import adapters, heads, tokens
+from unteach.models import adapters, heads, integrity, probing, tokens
 from unteach.models.forward import extend
 from unteach.models.heads import Head
 from unteach.models.hub import PATH, SOURCE, from_hub
@@ -133,6 +133,15 @@ def load(
             model = adapters.attach(model, config.peft_args, added)
         elif training and getattr(model, "is_quantized", False):
             raise UserError("quantised weights do not train: set model.peft_args to train an adapter over them")
+    integrity.refuse_odd_stops(model, path)
+    integrity.refuse_small_embedding(model, tokenizer, path)
+    integrity.refuse_not_finite(model, adapter or path)
+    probing.probe(model, tokenizer)
+    if config.packed:
+        probing.refuse_packed(model)
+    slower = [probing.describe_padding(model), probing.describe_continuing(model)]
+    for sentence in filter(None, slower if launched.rank() == 0 else ()):
+        print(f"note: {sentence}")
     loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
     loaded.path, loaded.adapter, loaded.added, loaded.head = path, adapter, tuple(added), head
     return loaded
@@ -159,7 +168,10 @@ def of_kind(
     dtype = getattr(torch, compute)
     if torch.get_default_device().type == "meta":
         return auto.from_config(settings, dtype=dtype), compute, source
-    return from_hub(auto, path, **{"dtype": dtype, "use_safetensors": True, **args}), compute, source
+    model = integrity.load_model(auto, path, **{"dtype": dtype, "use_safetensors": True, **args})
+    integrity.refuse_odd_stops(model, path)
+    integrity.refuse_not_finite(model, path)
+    return model, compute, source
 
 
 def memory() -> Path:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from unteach import runs
 from unteach.data.streams import Stream, in_batches
 from unteach.models.adapters import AsItBegan
-from unteach.models.forward import Answers, Want, answers_of, head_logits, places, positions
+from unteach.models.forward import Answers, Want, answers_of, places, positions
 from unteach.models.layers import causal_of, cut_above
+from unteach.models.lm_head import head_logits
 
 if TYPE_CHECKING:
     from torch import Tensor

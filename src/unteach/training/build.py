@@ -27,7 +27,7 @@ from unteach.engines.processes import Processes
 from unteach.engines.sharded import place, settle
 from unteach.errors import UserError
 from unteach.methods.base import Method
-from unteach.models import adapters, heads
+from unteach.models import adapters, heads, probing
 from unteach.models.heads import Head
 from unteach.models.hub import PATH
 from unteach.models.loading import Loaded, load_frozen, memory
@@ -135,6 +135,8 @@ def build_rows(
     built = [build_part(part, loaded, seed=config.seed, labels=labels) for part in parts.values()]
     notes = [sources.note(part.args.get("hf_args") or {}) for part in parts.values()]
     said += [note for note in notes if note]
+    if any(getattr(part, "packing", None) == "best_fit" for part in built):
+        said += [f"data.{name}: {slower}" for slower in [probing.describe_packing(loaded.model)] if slower]
     for label, part in zip(parts, built, strict=True):
         said += [f"data.{name}.{label}: {note}" for note in notes_of(part)]
     return built, said

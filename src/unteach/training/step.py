@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.methods.base import Context, Method, Term
 from unteach.models.forward import Answers
-from unteach.models.layers import causal_of, train_only
+from unteach.models.layers import causal_of, refuse_no_states, train_only
 from unteach.models.reference import Reference
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def make_ready(model: Any, method: Method, seed: int, streams: dict[str, Any]) -
     labels = tuple(config.id2label[k] for k in sorted(config.id2label or {}))
     method.prepare(Context(seed, config.get_text_config().hidden_size, labels, streams))
     ends = method.layers()
+    refuse_no_states(causal_of(model), ends.values())
     train_only(model, method.trainable(), list(ends.values()) if set(ends) == set(method.streams()) else ())
 
 

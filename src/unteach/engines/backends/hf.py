@@ -10,8 +10,10 @@ from unteach.engines.backends.base import Answered, Completion, Failure, Job, Re
 from unteach.engines.batches import Batches, Batching, Row
 from unteach.engines.continuing import Continuation
 from unteach.engines.drawing import Draw, penalty, warps
+from unteach.engines.finite import NEVER, NOT_FINITE, Finite
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
+from unteach.models.capabilities import capabilities_of
 from unteach.registry import backend
 from unteach.seeds import subseed
 
@@ -178,40 +180,55 @@ class Continuing:
             world=engine.here.world,
         )  # fmt: skip
 
-        def work(batch: list[Row]) -> list[list[Completion]]:
+        def work(batch: list[Row]) -> list[list[Completion] | Failure]:
             asked, slots = [requests[i] for [i] in batch], batching.places(batch[0]) * batching.times
             with self.loaded.autocast():
-                made = self._beams(asked, sampling) if beams > 1 else self._continued(asked, sampling, slots)
-                return self._completions(asked, made, sampling, slots)
+                made, broken = self._beams(asked, sampling) if beams > 1 else self._continued(asked, sampling, slots)
+                completions = self._completions(asked, made, sampling, slots)
+            return [Failure(NOT_FINITE) if i in broken else one for i, one in enumerate(completions)]
 
         yield from answered(engine, "generate", requests, batching, work, done)
 
-    def _continued(self, asked: list[Request], sampling: Sampling, slots: int) -> list[list[int]]:
-        """The ids of each request's continuations, one request after the other; so many go on at once."""
+    def _continued(self, asked: list[Request], sampling: Sampling, slots: int) -> tuple[list[list[int]], set[int]]:
+        """The ids of each request's continuations, one request after the other, and the requests whose logits were not
+        finite; so many go on at once."""
         times, draw = sampling.num_return_sequences, None
         if sampling.drawn:
             cuts = warps(**{name: getattr(sampling, name) for name in DRAWN})
             draw = Draw(cuts, [subseed(request.seed, turn) for request in asked for turn in range(times)])
         given = {"repetition_penalty": sampling.repetition_penalty} if sampling.repetition_penalty else {}
         continuation = Continuation(self.engine, sampling.max_new_tokens, sampling.stop_strings, given)
-        return continuation.of([request.prompt for request in asked for _ in range(times)], draw, slots)
+        made = continuation.of([request.prompt for request in asked for _ in range(times)], draw, slots)
+        return made, {row // times for row in continuation.broken}
 
-    def _beams(self, asked: list[Request], sampling: Sampling) -> list[list[int]]:
-        """The same by the library's beam search, in one go."""
+    def _beams(self, asked: list[Request], sampling: Sampling) -> tuple[list[list[int]], set[int]]:
+        """The same by the library's beam search: in one go, where the model takes rows of unequal lengths."""
+        if capabilities_of(self.engine.model).continuing:
+            return self._search(asked, sampling)
+        made, broken = list[list[int]](), set[int]()
+        for i, request in enumerate(asked):
+            rows, is_broken = self._search([request], sampling)
+            made += rows
+            broken |= {i} if is_broken else set()
+        return made, broken
+
+    def _search(self, asked: list[Request], sampling: Sampling) -> tuple[list[list[int]], set[int]]:
         tensors = self.engine._padded([list(request.prompt) for request in asked], left=True)
-        given: dict[str, Any] = {}
+        finite = Finite()
+        given: dict[str, Any] = {"logits_processor": [finite]}
         if sampling.stop_strings:
             given |= {"stop_strings": sampling.stop_strings, "tokenizer": self.engine.tokenizer}
         if repeated := penalty(sampling.repetition_penalty):
             repeated.mask = tensors["attention_mask"]
-            given["logits_processor"] = [repeated]
+            given["logits_processor"].append(repeated)
         made = self.engine.model.generate(
             **tensors, **given, do_sample=False, max_new_tokens=sampling.max_new_tokens, num_beams=sampling.num_beams,
             num_return_sequences=sampling.num_return_sequences,
         )  # fmt: skip
         rows: list[list[int]] = made[:, tensors["input_ids"].shape[1] :].tolist()
         stops = set(self.engine.stops)
-        return [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in rows]
+        cut = [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in rows]
+        return cut, {i for i, is_broken in enumerate(finite.broken([NEVER] * len(asked))) if is_broken}
 
     def _completions(
         self, asked: list[Request], made: list[list[int]], sampling: Sampling, slots: int

@@ -10,6 +10,7 @@ from unteach.engines.backends.base import Answer, Answered, Completion, Failure,
 from unteach.engines.backends.hf import Pools, answered, finish, place
 from unteach.engines.batches import Batches, Row
 from unteach.engines.drawing import Draw, penalty, warps
+from unteach.engines.finite import NEVER, NOT_FINITE, Finite
 from unteach.errors import UserError
 from unteach.models import vision
 from unteach.seeds import subseed
@@ -126,7 +127,8 @@ class SeeingRows:
 
     def _told(self, tensors: Any, asked: list[Request], sampling: Sampling) -> list[Answer]:
         """The library's generate(), in one go: what a model keeps between two steps is its own affair."""
-        times, processors = sampling.num_return_sequences, list[Any]()
+        finite = Finite()
+        times, processors = sampling.num_return_sequences, list[Any]([finite])
         noted = Noted() if sampling.perplexity else None
         if noted:
             processors.append(noted)
@@ -153,7 +155,9 @@ class SeeingRows:
             self._completion(row, known, prompts[i // each], sampling)
             for i, (row, known) in enumerate(zip(rows.tolist(), logprobs, strict=True))
         ]
-        return [told[i : i + times] for i in range(0, len(told), times)]
+        completions = [told[i : i + times] for i in range(0, len(told), times)]
+        broken = finite.broken([NEVER] * len(asked))
+        return [Failure(NOT_FINITE) if broken[i] else one for i, one in enumerate(completions)]
 
     def _completion(
         self, row: list[int], logprobs: list[float] | None, prompt_tokens: int, sampling: Sampling

@@ -1,0 +1,277 @@
+"""Finding out what holds of a model, against its own forward, when it is loaded.
+
+Two rows of four tokens go through the model as the library runs it, each as it is alone. The same tokens, padded and
+then end to end, go through its layers as a pass of ours would: three passes of 28 tokens in all, and one of a
+single token that goes on from the cache of the second. The answer is
+remembered for the configuration and whatever else it depends on, in this process and in the user's cache; it does not
+depend on the weights.
+"""
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from unteach import runs
+from unteach.errors import NO_MEMORY, UserError
+from unteach.models.capabilities import Capabilities, capabilities_of, set_capabilities
+from unteach.models.layers import backbone_of, causal_of
+from unteach.models.lm_head import known_logits, own_logits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
+LENGTH, SHORT = 4, 2
+"""Tokens of a row of the probe, and of the part of one that is padded."""
+VERSION = 1
+"""Of the probe: what an older one found is not believed."""
+CLOSE, CLOSE_HALF = 1e-4, 2e-2
+"""How far a state may be from what it should be, in units of its length: in fp32, and in half precision."""
+ALL_SLOW = Capabilities(head="own", right_padding=False, left_padding=False, packing=False, continuing=False)
+"""What is taken for granted of a model that cannot be probed: nothing."""
+_REMEMBERED: dict[str, Capabilities] = {}
+
+
+def probe(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Find out what holds of a model, unless it is remembered, and note it on the model.
+
+    On torch's meta device nothing can be run: only what is remembered is noted.
+    """
+    causal = causal_of(model)
+    key = _key(causal)
+    known = _REMEMBERED.get(key) or _read(key)
+    weight = next(causal.parameters())
+    if known is None and not weight.is_meta:
+        known = _find_out(causal, tokenizer)
+        if known is not None:
+            _write(key, known)
+    if known is not None:
+        _REMEMBERED[key] = known
+        set_capabilities(model, known)
+
+
+def describe_padding(model: Any) -> str | None:
+    """Say why padded rows go through this model one at a time; None where they need not."""
+    able = capabilities_of(model)
+    sides = [side for side, holds in (("right", able.right_padding), ("left", able.left_padding)) if not holds]
+    if not sides:
+        return None
+    name = type(causal_of(model)).__name__
+    return f"padding on the {' or '.join(sides)} changes what {name} says of a row; such rows go through it one by one"
+
+
+def describe_continuing(model: Any) -> str | None:
+    """Say why a model's continuations are made one at a time; None where they need not."""
+    if capabilities_of(model).continuing:
+        return None
+    return f"{type(causal_of(model)).__name__} is not itself where rows are continued together; it goes on row by row"
+
+
+def describe_packing(model: Any) -> str | None:
+    """Say why documents of one row each have a row of their own in this model; None where they need not."""
+    if capabilities_of(model).packing:
+        return None
+    return f"{type(causal_of(model)).__name__} does not tell the documents of one row apart; each has a row of its own"
+
+
+def refuse_packed(model: Any) -> None:
+    """Raise UserError where rows laid end to end see one another."""
+    if reason := describe_packing(model):
+        cause = reason.partition(";")[0]
+        raise UserError(f"model.packed=true: {cause}, and rows laid end to end are such; leave it out")
+
+
+def _key(causal: Any) -> str:
+    """Digest all that the answer depends on."""
+    import torch
+    import transformers
+
+    weight = next(causal.parameters())
+    device = weight.device.type
+    if weight.is_meta:
+        device = "cpu"
+    settings = {k: v for k, v in causal.config.to_dict().items() if k not in ("dtype", "_name_or_path", "id2label")}
+    kernel = getattr(causal.config.get_text_config(), "_attn_implementation", None)
+    versions = [VERSION, transformers.__version__, torch.__version__]
+    return runs.digest([type(causal).__name__, settings, kernel, str(weight.dtype), device, *versions])
+
+
+def _find_out(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> Capabilities | None:
+    """Run the probe. Where it fails, nothing is taken for granted; None where nothing can be said."""
+    import torch
+
+    was_training = causal.training
+    causal.eval()
+    try:
+        with torch.no_grad(), _on_its_device(causal):
+            return _compare(causal, _rows(causal, tokenizer))
+    except Exception as error:  # a forward of others may fail in any way
+        return None if _is_of_memory(error) else ALL_SLOW
+    finally:
+        causal.train(was_training)
+
+
+@contextlib.contextmanager
+def _on_its_device(causal: Any) -> Iterator[None]:
+    """Move a model to the GPU meanwhile where its attention runs nowhere else."""
+    import torch
+
+    weight = next(causal.parameters())
+    needs_gpu = "flash" in str(getattr(causal.config.get_text_config(), "_attn_implementation", ""))
+    if not needs_gpu or weight.device.type != "cpu" or not torch.cuda.is_available():
+        yield
+        return
+    causal.to(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    try:
+        yield
+    finally:
+        causal.to("cpu")
+
+
+def _rows(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
+    """Make two rows of ordinary tokens, none twice: ids [2, LENGTH]."""
+    import torch
+
+    config = causal.config
+    reserved = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    for settings in (config, config.get_text_config()):  # a placeholder of an image, say
+        reserved |= {value for name, value in vars(settings).items() if name.endswith(("token_id", "token_index"))
+                     and isinstance(value, int)}  # fmt: skip
+    num_rows = int(causal.get_input_embeddings().weight.shape[0])
+    # Spread over the vocabulary, so that their embeddings are not all of rare tokens or of bytes.
+    step = max(1, num_rows // 1009)
+    spread = [*range(0, num_rows, step), *range(num_rows)]
+    ordinary = list(dict.fromkeys(number for number in spread if number not in reserved))
+    taken = (ordinary * 2 * LENGTH)[: 2 * LENGTH]
+    return torch.tensor(taken, device=next(causal.parameters()).device).view(2, LENGTH)
+
+
+def _compare(causal: Any, rows: "Tensor") -> Capabilities | None:
+    """Compare our ways with the model's own forward on these rows; None where that gives no finite numbers."""
+    import torch
+
+    config, backbone, seen = causal.config.get_text_config(), backbone_of(causal), list[Any]()
+    hook = backbone.register_forward_hook(lambda module, given, output: seen.append(output))
+    try:
+        logits = causal(input_ids=rows, use_cache=False).logits
+    finally:
+        hook.remove()
+    if not torch.isfinite(logits).all():
+        return None
+    run = functools.partial(_run_layers, backbone)
+    # Where the model's forward does not call its layers as a module, they are called here.
+    alone = (seen[-1] if seen else run(rows, torch.ones_like(rows))).last_hidden_state
+    head = _head(causal, alone, logits)
+
+    def padded() -> tuple[bool, bool]:
+        """One pass: the first row shortened and padded on the right, the same on the left, and the second as it is."""
+        pad, filler = LENGTH - SHORT, rows.new_full((LENGTH - SHORT,), config.pad_token_id or 0)
+        short = rows[0, :SHORT]
+        ids = torch.stack([torch.cat([short, filler]), torch.cat([filler, short]), rows[1]])
+        mask = torch.ones_like(ids)
+        mask[0, SHORT:] = mask[1, :pad] = 0
+        output = run(ids, mask, use_cache=True)
+        found = output.last_hidden_state
+        caches.append(getattr(output, "past_key_values", None))
+        is_whole = _same(found[2], alone[1])
+        right, left = _same(found[0, :SHORT], alone[0, :SHORT]), _same(found[1, pad:], alone[0, :SHORT])
+        return is_whole and right, is_whole and left
+
+    def packed() -> bool:
+        places = torch.arange(LENGTH, device=rows.device).repeat(2)
+        found = run(rows.view(1, -1), None, places[None]).last_hidden_state
+        return _same(found[0, LENGTH:], alone[1]) and _same(found[0, :LENGTH], alone[0])
+
+    def continued() -> bool:
+        """A token more of the row that is padded on the left, once the others have left the cache of that pass."""
+        cache = caches[0]
+        cache.batch_select_indices(torch.tensor([1], device=rows.device))
+        mask = torch.ones_like(rows[:1, : LENGTH + 1])
+        mask = torch.cat([mask, mask[:, :1]], dim=1)
+        mask[0, : LENGTH - SHORT] = 0
+        places = rows.new_full((1, 1), SHORT)
+        output = run(rows[:1, SHORT : SHORT + 1], mask, places, use_cache=True, past_key_values=cache)
+        return _same(output.last_hidden_state[0], alone[0, SHORT : SHORT + 1])
+
+    caches: list[Any] = []
+    right_padding, left_padding = _attempt(padded, (False, False))
+    # A model with a state of its own in place of such a cache is continued by the library alone, all rows in one go.
+    is_stateful = getattr(causal, "_is_stateful", False)
+    continuing = left_padding and (is_stateful or _attempt(continued, False))
+    return Capabilities(head, right_padding, left_padding, _attempt(packed, False), continuing)
+
+
+def _run_layers(
+    backbone: Any, ids: "Tensor", mask: "Tensor | None", places: "Tensor | None" = None, use_cache: bool = False,
+    **given: Any,
+) -> Any:  # fmt: skip
+    """Call a model's layers as a pass of ours does: ids [B, T] -> an output with last hidden states [B, T, d]."""
+    if places is None and mask is not None:
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+    return backbone(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=use_cache, **given)
+
+
+def _head(causal: Any, hidden: "Tensor", logits: "Tensor") -> Any:
+    """Say by which way these hidden states [B, T, d] become these logits: those of each position, or a classifier's."""
+    if hasattr(causal, "score"):
+        return "known" if _same(causal.score(hidden)[:, -1], logits) else "none"
+    states, logits = hidden.flatten(0, 1), logits.flatten(0, 1)
+    if _attempt(lambda: _same(known_logits(causal, states), logits), False):
+        return "known"
+    return "own" if _attempt(lambda: _same(own_logits(causal, states), logits), False) else "none"
+
+
+def _attempt(compare: Callable[[], T], otherwise: T) -> T:
+    """Return what a comparison gives, or `otherwise` where the model fails at it."""
+    try:
+        return compare()
+    except Exception as error:  # a forward of others may fail in any way
+        if _is_of_memory(error):
+            raise
+        return otherwise
+
+
+def _is_of_memory(error: Exception) -> bool:
+    return any(sign in f"{type(error).__name__} {error}".lower() for sign in NO_MEMORY)
+
+
+def _same(found: "Tensor", expected: "Tensor") -> bool:
+    """Say whether vectors [n, d] are the same but for rounding, each measured by the length of what it should be.
+
+    Half precision has noise of the tolerance's size, and a mixture of experts may send a single token elsewhere for it:
+    there half of all positions must be close. In fp32 all must, for what is systematically wrong may be wrong in few.
+    """
+    import torch
+
+    if found.shape != expected.shape:
+        return False
+    is_half = torch.finfo(expected.dtype).bits < 32
+    found, expected = found.double(), expected.double()
+    distances = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
+    return bool(distances.median() <= CLOSE_HALF) if is_half else bool(distances.max() <= CLOSE)
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unteach" / "capabilities"
+
+
+def _read(key: str) -> Capabilities | None:
+    """Read what an earlier run found; whatever else is in the file is ignored."""
+    try:
+        kept = runs.read_json(_folder() / f"{key}.json", "what holds of a model")
+        found = Capabilities(**kept)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    kinds = {"head": str, "right_padding": bool, "left_padding": bool, "packing": bool, "continuing": bool}
+    is_whole = all(type(value) is kinds[name] for name, value in asdict(found).items())
+    return found if is_whole and found.head in ("known", "own", "none") else None
+
+
+def _write(key: str, found: Capabilities) -> None:
+    with contextlib.suppress(OSError):  # a cache that cannot be written is none
+        runs.write_json(_folder() / f"{key}.json", asdict(found))
