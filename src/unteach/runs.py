@@ -24,7 +24,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from unteach.errors import UserError
+from unteach.errors import UserError, explain_unreadable
+from unteach.strict_yaml import read_yaml
 
 FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", "manifest.json"
 METRICS, EVALS, FINGERPRINTS, METHOD = "metrics.jsonl", "evals", "fingerprints.json", "method.json"
@@ -75,8 +76,9 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{what}: there is no file {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{what}: {path} is not whole JSON ({error}); make it again or name another file") from None
+    except (ValueError, RecursionError) as error:
+        said = explain_unreadable(error)
+        raise UserError(f"{what}: {path} is not whole JSON ({said}); make it again or name another file") from None
 
 
 @contextlib.contextmanager
@@ -255,11 +257,11 @@ def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     if resume == "never" and folder.exists():
         print(f"moved the old {folder} to {move_aside(folder)}")
     if named and (owner := Path(resume).parent / CONFIG).exists():
-        _refuse_another(Path(resume), _read_yaml(owner), tree, (*MAY_CHANGE, "task_name", "paths."))
+        _refuse_another(Path(resume), read_yaml(owner), tree, (*MAY_CHANGE, "task_name", "paths."))
     kept = folder / CONFIG
     if not kept.exists():
         return "new"
-    old = _read_yaml(kept)
+    old = read_yaml(kept)
     _refuse_another(folder, old, tree, MAY_CHANGE)
     if named and old.get("resume") != resume:
         return "back"
@@ -298,12 +300,6 @@ def move_aside(path: Path) -> Path:
     """Gives a file or folder the first free name of the form <name>.oldN; returns it."""
     aside = next(p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}.old{i}")).exists())
     return path.rename(aside)
-
-
-def _read_yaml(path: Path) -> Any:
-    import yaml
-
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
