@@ -15,9 +15,9 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
@@ -36,17 +36,21 @@ EVALS_BEFORE = "evals_before"
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path in the same folder; on success it is synced to disk and takes `path`'s place at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary_name(path)
+    # The system applies the umask to the mode of a new file; mkstemp would make it 0600.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(path: Path) -> Path:
+    """Give a hidden name beside `path` that nothing has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,11 +89,13 @@ def read_json(path: Path, what: str) -> Any:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Gives a temporary folder beside `folder`; on success it is synced to disk and takes `folder`'s place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = _temporary_name(folder)
+    temporary.mkdir()
+    mode = temporary.stat().st_mode & 0o666  # a file's, under the same umask; some libraries make theirs 0600
     try:
         yield temporary
-        temporary.chmod(0o755)
-        for file in (path for path in temporary.rglob("*") if path.is_file()):
+        for file in (path for path in temporary.rglob("*") if path.is_file() and not path.is_symlink()):
+            file.chmod(mode)
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         if folder.exists():
