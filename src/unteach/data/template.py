@@ -13,6 +13,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.config.schema import TemplateArgs
+from unteach.data.chat_rendering import render
 from unteach.errors import UserError
 
 FILE = "unteach_template.json"
@@ -176,17 +177,16 @@ class Template:
         tools: list[dict[str, Any]] | None = None,
     ) -> str:
         """A conversation, with the tools that may be called in it, as the tokenizer's chat template writes it."""
-        from jinja2 import TemplateError
-
         extra: dict[str, Any] = {"date_string": self.args.date_string} if self.args.date_string else {}
         extra |= {"tools": tools} if tools else {}
-        try:
+
+        def rendering() -> str:
             shown: str = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt, **extra
             )
-        except TemplateError as error:
-            raise UserError(f"the chat template cannot show this conversation: {error}") from None
-        return shown
+            return shown
+
+        return render(self.tokenizer.chat_template, rendering)
 
     def text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
