@@ -35,7 +35,7 @@ def test_a_template_without_an_end_is_stopped(name: str, tokenizer: Any, monkeyp
     monkeypatch.setattr(chat_rendering, "LONGEST", 0.2)
     tokenizer.chat_template = ENDLESS[name]
     before = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0
-    with pytest.raises(UserError, match="not done with one conversation after 0.2 s"):
+    with pytest.raises(UserError, match=r"not done with one conversation after 0\.2 s"):
         Template(tokenizer).prompt("hi")
     assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0) == before
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
+from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_rendering import render
 from unteach.errors import UserError
@@ -214,4 +215,10 @@ def _find_end_of_words(text: str, words: Sequence[str], special: list[str]) -> i
 def saved_args(folder: str) -> TemplateArgs | None:
     """The template that a model was saved with, if it was."""
     path = Path(folder) / FILE
-    return TemplateArgs(**runs.read_json(path, "the model's template")) if path.exists() else None
+    if not path.exists():
+        return None
+    reader = Reader()
+    args: TemplateArgs | None = reader.record(TemplateArgs, runs.read_json(path, "the model's template"), str(path))
+    if reader.problems:
+        raise UserError(mistakes(reader.problems))
+    return args
