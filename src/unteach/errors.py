@@ -1,8 +1,10 @@
 """What a user, a run and a scheduler are told when something stops: one clear message and one exit code each."""
 
+import contextlib
 import difflib
 import errno
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 
 EXIT_BUG, EXIT_MISTAKE, EXIT_DIVERGED, EXIT_ROWS_FAILED, EXIT_PREEMPTED = 1, 2, 3, 4, 75
 EXIT_INTERRUPTED = 130
@@ -97,12 +99,18 @@ def outside(error: BaseException) -> tuple[str, int] | None:
             "command again; it goes on from the last whole checkpoint",
             EXIT_PREEMPTED,
         )
-    if isinstance(error, OSError) and error.filename and (remedy := REMEDIES.get(error.errno or 0)):
-        return f"{error.filename}: {remedy}", EXIT_MISTAKE
+    if isinstance(error, OSError) and error.errno:
+        where = f"{shorten_name(str(error.filename))}: " if error.filename else ""
+        return where + REMEDIES.get(error.errno, os.strerror(error.errno)), EXIT_MISTAKE
     return None
 
 
 REMEDIES = {
+    errno.ENOENT: "it is not there, and cannot be made there; name another place, or see whether something removed it",
+    errno.ENAMETOOLONG: "this name is longer than the file system takes (most take 255 bytes between two slashes)",
+    errno.ELOOP: "its links lead in a circle",
+    errno.EMFILE: "this process has as many open files as it may have; raise the limit (`ulimit -n 4096`)",
+    errno.ENFILE: "this machine has as many open files as it may have; end other programs, or raise fs.file-max",
     errno.EACCES: "this user may not read or write it; mend its rights, or name another place (paths.output_dir, "
     "paths.cache_dir)",
     errno.EROFS: "nothing can be written there; name another place (paths.output_dir, paths.cache_dir)",
@@ -111,6 +119,51 @@ REMEDIES = {
     errno.EEXIST: "a file stands where a folder is expected; name another place, or move that file",
 }
 REMEDIES[errno.EPERM] = REMEDIES[errno.EACCES]
+LONGEST_NAME = 120
+"""Characters of a path that a message shows in full."""
+
+
+def shorten_name(name: str) -> str:
+    """Give a path as a message shows it: one that is too long for a file system by its ends."""
+    return name if len(name) <= LONGEST_NAME else f"{name[:60]}…{name[-40:]}"
+
+
+@contextlib.contextmanager
+def refuse_unreadable(where: str, expected: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn what a parser raises of a broken input into one UserError: the boundary of everything that is read.
+
+    Parsers raise more than their own exception: ValueError for a number with too many digits, RecursionError for deep
+    nesting, OverflowError and SystemError for values that Python does not have, OSError for a damaged file.
+
+    Args:
+        where: the file, the line or the word that is read.
+        expected: what it should have been, as "cannot be read as YAML".
+        kinds: exceptions of the parser's own that are none of these.
+    """
+    unreadable: tuple[type[Exception], ...] = (ValueError, RecursionError, OverflowError, SystemError, OSError, *kinds)
+    try:
+        yield
+    except UserError:
+        raise
+    except unreadable as error:
+        if isinstance(error, OSError) and error.errno:  # the machine's trouble, and not the input's
+            raise
+        raise UserError(f"{where}: {expected} ({explain_unreadable(error)})") from None
+
+
+def refuse_path(name: str, told_by: object) -> None:
+    """Raise UserError where a name that a file tells of leads out of that file's folder."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise UserError(f"{told_by}: names the file {name!r}, and only a file of the same folder may stand there")
+
+
+def explain_unreadable(error: BaseException) -> str:
+    """Say in a few words why something could not be read."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if "integer string conversion" in str(error):
+        return "a number of more than 4,300 digits"
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:

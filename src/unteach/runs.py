@@ -15,16 +15,17 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from unteach.errors import UserError
+from unteach.errors import UserError, explain_unreadable
+from unteach.strict_yaml import read_yaml
 
 FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", "manifest.json"
 METRICS, EVALS, FINGERPRINTS, METHOD = "metrics.jsonl", "evals", "fingerprints.json", "method.json"
@@ -35,17 +36,21 @@ EVALS_BEFORE = "evals_before"
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path in the same folder; on success it is synced to disk and takes `path`'s place at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary_name(path)
+    # The system applies the umask to the mode of a new file; mkstemp would make it 0600.
+    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary_name(path: Path) -> Path:
+    """Give a hidden name beside `path` that nothing has."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -75,19 +80,22 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{what}: there is no file {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{what}: {path} is not whole JSON ({error}); make it again or name another file") from None
+    except (ValueError, RecursionError) as error:
+        said = explain_unreadable(error)
+        raise UserError(f"{what}: {path} is not whole JSON ({said}); make it again or name another file") from None
 
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Gives a temporary folder beside `folder`; on success it is synced to disk and takes `folder`'s place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    temporary = _temporary_name(folder)
+    temporary.mkdir()
+    mode = temporary.stat().st_mode & 0o666  # a file's, under the same umask; some libraries make theirs 0600
     try:
         yield temporary
-        temporary.chmod(0o755)
-        for file in (path for path in temporary.rglob("*") if path.is_file()):
+        for file in (path for path in temporary.rglob("*") if path.is_file() and not path.is_symlink()):
+            file.chmod(mode)
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         if folder.exists():
@@ -255,11 +263,11 @@ def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     if resume == "never" and folder.exists():
         print(f"moved the old {folder} to {move_aside(folder)}")
     if named and (owner := Path(resume).parent / CONFIG).exists():
-        _refuse_another(Path(resume), _read_yaml(owner), tree, (*MAY_CHANGE, "task_name", "paths."))
+        _refuse_another(Path(resume), read_yaml(owner), tree, (*MAY_CHANGE, "task_name", "paths."))
     kept = folder / CONFIG
     if not kept.exists():
         return "new"
-    old = _read_yaml(kept)
+    old = read_yaml(kept)
     _refuse_another(folder, old, tree, MAY_CHANGE)
     if named and old.get("resume") != resume:
         return "back"
@@ -303,12 +311,6 @@ def move_aside(path: Path) -> Path:
     """Gives a file or folder the first free name of the form <name>.oldN; returns it."""
     aside = next(p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}.old{i}")).exists())
     return path.rename(aside)
-
-
-def _read_yaml(path: Path) -> Any:
-    import yaml
-
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

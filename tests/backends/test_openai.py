@@ -88,6 +88,7 @@ MISDEEDS = {
     "half an answer": Misdeed(200, {"choices": [{"message": {"content": "half"}}]}, half=True),
     "no answer": Misdeed(none=True),
     "no JSON": Misdeed(200, '{"choices": [{"mess'),
+    "brackets": Misdeed(200, "[" * 100_000),
     "nothing in it": Misdeed(200, {"choices": []}),
     "silence": Misdeed(silent=True),
 }
@@ -307,3 +308,26 @@ def test_images_go_along(fake: Fake, ask: Infer, tmp_path: Path) -> None:
     assert "absent.png: there is no such file" in rows[1]["error"]
     picture = Image.open(io.BytesIO(fake.asked[0].pictures[0]))
     assert picture.size == (3, 2) and picture.getpixel((0, 0)) == (255, 0, 0)
+
+
+WHOLE = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), -1, 10**400, True, "7"])
+def test_a_count_that_is_none_is_not_kept(count: Any) -> None:
+    usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": count}
+    (completion,), counted = words.answer({**WHOLE, "usage": usage}, Sampling())
+    assert counted is None and completion == words.answer(WHOLE, Sampling())[0][0]
+
+
+def test_a_null_for_text_is_no_answer_and_half_a_character_can_be_written() -> None:
+    with pytest.raises(Refused, match="no text"):
+        words.answer({"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}, Sampling())
+    told = {"choices": [{"message": {"content": "a\ud800"}, "finish_reason": "stop"}]}
+    assert words.answer(told, Sampling())[0][0].text == "a?"
+
+
+def test_a_log_prob_that_is_no_number_is_half_an_answer() -> None:
+    choice = {**WHOLE["choices"][0], "logprobs": {"content": [{"token": "yes", "logprob": float("nan")}]}}
+    with pytest.raises(ValueError, match="a log-prob of nan"):
+        words.answer({"choices": [choice]}, Sampling(perplexity=True))

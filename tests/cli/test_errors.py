@@ -329,6 +329,10 @@ OUTSIDE = {
     "network": (type("ConnectTimeout", (Exception,), {})("timed out"), 2, "network"),
     "hub": (type("HfHubHTTPError", (OSError,), {})("502 Server Error"), 2, "502"),
     "disk": (OSError(28, "No space left on device", "/data/x"), 2, "the disk is full (/data/x)"),
+    "long name": (OSError(36, "File name too long", "x" * 300), 2, "longer than the file system takes"),
+    "no folder": (FileNotFoundError(2, "No such file or directory", "/proc/x"), 2, "/proc/x: it is not there"),
+    "many files": (OSError(24, "Too many open files", "/data/x"), 2, "ulimit -n"),
+    "any other number": (OSError(5, "Input/output error", "/data/x"), 2, "/data/x: Input/output error"),
     "another process": (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"), 75, "another process"),
     "interrupted": (KeyboardInterrupt(), 130, "interrupted"),
 }  # fmt: skip

@@ -114,3 +114,37 @@ def test_the_mean_of_a_run_is_not_a_streams_loss(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     table = unteach.get_history(tmp_path)
     assert (table["train_loss"].tolist(), table["mean_loss"].tolist()) == ([1.4], [1.75])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 1, "[/a]": 1}',
+        '{"step": 1, "a": "[/b]"}',
+        '{"step": 1, "a": "\\u001b[2J"}',
+        '{"step": 1, "\\u001b]0;x": 2}',
+    ],
+)
+def test_names_and_values_of_a_log_are_no_markup_and_steer_nothing(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text(line + "\n")
+    for words in ([], ["to=csv"]):
+        command([str(tmp_path), *words])
+        said = capsys.readouterr().out
+        name, value = list(json.loads(line).items())[1]
+        assert "\x1b" not in said
+        assert name.replace("\x1b", "\ufffd") in said and str(value).replace("\x1b", "\ufffd") in said
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "null", '{"step": [1]}', '{"step": "x"}', "[" * 5000, '{"step": "\xff"}'])
+def test_what_is_no_line_of_a_log_is_left_out(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(line.encode("latin-1") + b'\n{"step": 7, "loss": 1.0}\n')
+    assert unteach.get_history(tmp_path)["step"].tolist() == [7]
+    assert "one torn line" in capsys.readouterr().err
+
+
+def test_a_spreadsheet_computes_nothing_of_a_log(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "=1+1": -2.5, "told": "@SUM(A1)"}\n')
+    command([str(tmp_path), f"to={tmp_path / 'out.csv'}"])
+    assert (tmp_path / "out.csv").read_text().splitlines() == ["step,'=1+1,told", "1,-2.5,'@SUM(A1)"]

@@ -1,6 +1,7 @@
 """Reading tables: what is written in any format reads back, and what is broken is said with its line."""
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,16 @@ BROKEN = {
     "row.json": (b"[1]", "row 1: a row must be a JSON object"),
     "torn.parquet": (b"PAR1xxxx", "no whole parquet file"),
     "torn.arrow": (b"ARROW1xxxxxx", "no whole Arrow file"),
+    "digits.jsonl": (
+        b'{"input": ' + b"1" * 5000 + b"}\n",
+        "line 1: cannot be read .a number of more than 4,300 digits",
+    ),
+    "deep.jsonl": (b'{"input": ' + b"[" * 200_000 + b"\n", "line 1: cannot be read .nested too deeply"),
+    "closed.jsonl": (b'{"input": ' + b"[" * 100 + b"]" * 100 + b"}\n", "line 1: cannot be read .nested too deeply"),
+    "digits.json": (b'[{"input": ' + b"1" * 5000 + b"}]", "cannot be read .a number of more than 4,300 digits"),
+    "deep.json": (b"[" * 200_000, "cannot be read .nested too deeply"),
+    "twice.jsonl": (b'{"input": "a", "input": "b"}\n', "line 1: .*the key 'input' stands twice"),
+    "within.json": (b'[{"input": {"a": 1, "a": 2}}]', "the key 'a' stands twice"),
     "rows.xlsx": (b"PK", r"must end in one of \.csv, \.tsv"),
 }
 
@@ -127,6 +138,58 @@ def test_what_is_broken_is_said_with_its_line(tmp_path: Path, name: str) -> None
     with pytest.raises(UserError, match=said) as caught:
         list(tables.open_table(tmp_path / name))
     assert name in str(caught.value)
+
+
+def damaged_arrow(offset: int) -> bytes:
+    """An Arrow stream of two rows in which the end of the last answer is at `offset`, and not at 2."""
+    table = pyarrow.table({"question": ["q0", "q1"], "answer": ["a", "b"]})
+    sink = io.BytesIO()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = bytearray(sink.getvalue())
+    place = content.rindex(bytes([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]))
+    content[place + 8 : place + 12] = offset.to_bytes(4, "little")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("offset", [5, 0x40, 0x7FFFFFF0])
+def test_an_arrow_file_that_points_out_of_its_column_is_not_read(tmp_path: Path, offset: int) -> None:
+    (tmp_path / "whole.arrow").write_bytes(damaged_arrow(2))
+    assert [row["answer"] for _, row in tables.open_table(tmp_path / "whole.arrow")] == ["a", "b"]
+    (tmp_path / "bad.arrow").write_bytes(damaged_arrow(offset))
+    with pytest.raises(UserError, match=r"bad\.arrow: no whole Arrow file .*Offset invariant failure"):
+        list(tables.open_table(tmp_path / "bad.arrow"))
+
+
+def test_a_damaged_saved_set_is_not_mapped(tmp_path: Path) -> None:
+    saved = tmp_path / "set"
+    datasets.Dataset.from_list([{"answer": "a"}, {"answer": "b"}]).save_to_disk(saved)
+    assert len(list(tables.open_table(saved))) == 2
+    (saved / "data-00000-of-00001.arrow").write_bytes(damaged_arrow(0x7FFFFFF0))
+    with pytest.raises(UserError, match=r"data-00000-of-00001\.arrow: no whole Arrow file"):
+        tables.open_table(saved)
+    state = json.loads((saved / "state.json").read_text())
+    state["_data_files"] = [{"filename": "../other.arrow"}]
+    (saved / "state.json").write_text(json.dumps(state))
+    with pytest.raises(UserError, match="only a file of the same folder"):
+        tables.open_table(saved)
+
+
+def test_columns_of_one_name_are_refused_in_every_format(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["input", "input"])
+    pyarrow.parquet.write_table(table, tmp_path / "two.parquet")
+    with pyarrow.ipc.new_file(tmp_path / "two.arrow", table.schema) as writer:
+        writer.write_table(table)
+    for name in ("two.parquet", "two.arrow"):
+        with pytest.raises(UserError, match="names the columns 'input' twice"):
+            tables.open_table(tmp_path / name)
+
+
+def test_a_date_that_python_does_not_have_is_named_with_its_column(tmp_path: Path) -> None:
+    table = pyarrow.table({"input": ["a"], "when": pyarrow.array([2**50], pyarrow.timestamp("s"))})
+    pyarrow.parquet.write_table(table, tmp_path / "far.parquet")
+    with pytest.raises(UserError, match=r"far\.parquet: the column 'when' holds what cannot be read"):
+        tables.open_table(tmp_path / "far.parquet")
 
 
 def test_a_file_torn_in_the_middle(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_what_a_pattern_matches_beside_runs_is_said_or_passed_over(tmp_path: Pat
 
 
 def test_a_torn_configuration_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"config\.yaml: not whole YAML"):
+    with pytest.raises(UserError, match=r"config\.yaml: cannot be read as YAML"):
         seen(log(tmp_path / "run", config="mode: [unlearn"))
 
 

@@ -199,6 +199,15 @@ def test_a_slow_step_does_not_lose_the_time_left(monkeypatch: pytest.MonkeyPatch
     shown.close()
 
 
+def test_a_suites_name_is_no_markup(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("unteach.console.is_live", lambda: True)
+    with PassProgress(shown=True) as progress:
+        progress("my[/bold] suite \x1b]0;x\x07", 2)(1)
+        assert "my[/bold] suite" in str(progress.bars.tasks[0].description).replace("\\[", "[")
+        progress.bars.refresh()
+    assert "\x07" not in capsys.readouterr().out
+
+
 def test_a_pass_says_that_it_begins_how_far_it_is_and_its_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach.config.files import FILE_KEYS
-from unteach.errors import UserError, nearest, unknown
+from unteach.errors import UserError, explain_unreadable, nearest, unknown
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PARTIAL = {"variables", "base_trainer"}
@@ -40,8 +40,8 @@ def put_together(config_name: str, chosen: list[str], config_dirs: tuple[str, ..
             added = [f"+{word}" if word.startswith(f"{absent[1]}=") else word for word in chosen]
             return put_together(config_name, added, config_dirs)
         raise UserError(_said_plainly(str(error), chosen)) from None
-    except (YAMLError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"a configuration file cannot be read: {' '.join(str(error).split())}") from None
+    except (YAMLError, OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise UserError(f"a configuration file cannot be read: {explain_unreadable(error)}") from None
     choices = dict(composed.hydra.runtime.choices)
     OmegaConf.set_struct(composed, False)
     del composed["hydra"]

@@ -85,7 +85,7 @@ class Reader:
                 self.wrong(path, f"its keys must be text, got {shown(key)}")
             return {k: self.value(inner[1] if inner else Any, item, f"{path}.{k}") for k, item in value.items()}
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+            return self.number(value, path)
         if isinstance(value, origin or hint) and not (isinstance(value, bool) and hint in (int, float)):
             if isinstance(value, float) and not math.isfinite(value):
                 self.wrong(path, f"must be a finite number, got {value}")
@@ -94,6 +94,14 @@ class Reader:
         mend = f"; as text, it is written \"{path}='{str(value).lower()}'\"" if quoted else ""
         self.wrong(path, f"must be {spelled(hint)}, got {shown(value)}{mend}")
         return None
+
+    def number(self, value: int, path: str) -> float | None:
+        """Reads a whole number where any number may stand."""
+        try:
+            return float(value)
+        except OverflowError:
+            self.wrong(path, f"must be a number below 1e308, got {shown(value)}")
+            return None
 
     def _union(self, options: tuple[Any, ...], value: Any, path: str) -> Any:
         if value is None and type(None) in options:

@@ -19,6 +19,7 @@ import yaml
 
 from unteach.config.words import spell_value
 from unteach.errors import UserError, nearest
+from unteach.strict_yaml import read_yaml
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -56,11 +57,8 @@ def read_run_file(path: str) -> RunFile:
         beside = [other.name for other in file.parent.iterdir()] if os.path.isdir(file.parent) else []
         guess = nearest(file.name, [name for name in beside if name.endswith(SUFFIXES)])
         raise UserError(f"{path}: there is no such file{f'; did you mean {file.with_name(guess)}?' if guess else ''}")
-    try:
-        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+    content = read_yaml(file)
+    root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     if not isinstance(content, dict) or not isinstance(root, yaml.MappingNode):
         raise UserError(f"{path}: must hold keys and values, as model: PATH and data: FILE.csv")
     lines = dict[str, int]()

@@ -13,7 +13,8 @@ from unteach.config import training_args
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, TABLES
 from unteach.config.groups import GROUPS, options
 from unteach.config.reader import collected
-from unteach.errors import UserError
+from unteach.errors import UserError, refuse_unreadable, shorten_name
+from unteach.strict_yaml import refuse_odd_values
 
 RENAMED = {
     "model.model_args.torch_dtype": "model.model_args.dtype",
@@ -58,14 +59,19 @@ def _sort_word(words: Words, word: str, parser: Any) -> None:
     """Puts one word where it belongs; UserError where it cannot stand."""
     from hydra.errors import HydraException
 
-    try:
-        override = parser.parse_override(word)
-    except HydraException:
-        raise UserError(_unreadable(word)) from None
+    with refuse_unreadable(shorten_name(word), "cannot be read"):
+        try:
+            override = parser.parse_override(word)
+        except HydraException:
+            raise UserError(_unreadable(word)) from None
     key = override.key_or_group
     if override.is_sweep_override():
         raise UserError(f"{word!r} asks for several runs: put them under `vary` in a study (unteach study …)")
     value = None if override.is_delete() else override.value()
+    try:
+        refuse_odd_values(value)
+    except UserError as error:
+        raise UserError(f"{shorten_name(word)}: {error}") from None
     stream = re.fullmatch(r"data\.(\w+)", key)
     if not key:
         raise UserError(_unreadable(word))
@@ -157,4 +163,10 @@ def unquote(text: str) -> str:
 @functools.cache
 def _is_plain(text: str) -> bool:
     """Whether text is itself without quotes, and no number, truth value or null."""
-    return bool(re.fullmatch(r"[\w./:%-]+", text, re.ASCII)) and isinstance(yaml.safe_load(text), str)
+    return bool(re.fullmatch(r"[\w./:%-]+", text, re.ASCII)) and _is_text(text)
+
+
+def _is_text(text: str) -> bool:
+    """Whether YAML takes this for text; its value is not built, for a number may have too many digits."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    return node is not None and node.tag == yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach.config.secrets import drop_secrets
+from unteach.data.arrow_files import refuse_damaged_set
 from unteach.errors import AbsentData, UserError, first_line, nearest
 
 
@@ -28,6 +29,7 @@ def load_set(hf_args: dict[str, Any]) -> Any:
     path, split = str(hf_args["path"]), hf_args.get("split")
     try:
         if set(hf_args) <= {"path", "split"} and (is_saved_set(Path(path)) or (Path(path) / SEVERAL_SPLITS).exists()):
+            refuse_damaged_set(Path(path))
             loaded = datasets.load_from_disk(path)
             if split and isinstance(loaded, dict):
                 if split not in loaded:
@@ -35,7 +37,7 @@ def load_set(hf_args: dict[str, Any]) -> Any:
                 loaded = loaded[split]
         else:
             loaded = datasets.load_dataset(**hf_args)
-    except AbsentData:
+    except UserError:
         raise
     except ValueError as error:
         if unknown := re.search(r'Unknown split "(.*)"\. Should be one of \[(.*)\]', str(error)):

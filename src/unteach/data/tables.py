@@ -9,15 +9,16 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unteach.config.files import name_and_split
+from unteach.data.arrow_files import record_batches
 from unteach.data.hub_sets import SEVERAL_SPLITS, is_saved_set, load_set
-from unteach.errors import UserError, first_line, nearest
+from unteach.data.json_values import parse_json
+from unteach.errors import UserError, nearest, refuse_unreadable
 
 Row = dict[str, Any]
 
@@ -193,6 +194,10 @@ def _files_of(folder: Path) -> list[Path]:
     return found
 
 
+NAMES = {".arrow": "Arrow", ".json": "JSON", ".jsonl": "JSON lines"}
+"""What formats are called where that is not their ending."""
+
+
 def _read_file(file: Path, by_line: bool) -> Generator[Placed]:
     """The rows of one file by its name's ending."""
     suffix = file.suffix.lower()
@@ -200,10 +205,20 @@ def _read_file(file: Path, by_line: bool) -> Generator[Placed]:
         raise UserError(f"{file}: its name must end in one of {', '.join(FORMATS)}")
     if not file.stat().st_size:
         raise UserError(f"{file}: the file is empty")
-    try:
-        yield from _lines_of_text(file) if suffix == ".txt" and by_line else FORMATS[suffix](file)
-    except UnicodeDecodeError:
-        raise UserError(_not_utf8(file)) from None
+    with refuse_unreadable(str(file), f"no whole {NAMES.get(suffix, suffix[1:])} file", *_errors_of_readers(suffix)):
+        try:
+            yield from _lines_of_text(file) if suffix == ".txt" and by_line else FORMATS[suffix](file)
+        except UnicodeDecodeError:
+            raise UserError(_not_utf8(file)) from None
+
+
+def _errors_of_readers(suffix: str) -> tuple[type[Exception], ...]:
+    """What the reader of a format raises that is no exception of Python's own."""
+    if suffix not in (".parquet", ".arrow"):
+        return (csv.Error,)
+    import pyarrow
+
+    return (pyarrow.ArrowException,)
 
 
 def _not_utf8(file: Path) -> str:
@@ -273,7 +288,7 @@ def _json_lines(file: Path) -> Generator[Placed]:
                 continue
             place = Place(str(file), "line", number)
             try:
-                row = json.loads(line)
+                row = parse_json(line, str(place))
             except json.JSONDecodeError as error:
                 torn = "" if line.endswith("\n") else "; the last line is torn: was the file written to its end?"
                 raise UserError(f"{place}: not JSON ({error}){torn}") from None
@@ -291,7 +306,7 @@ def _json(file: Path) -> Generator[Placed]:
             return
         opened.seek(0)
         try:
-            rows = json.load(opened)
+            rows = parse_json(opened.read(), str(file))
         except json.JSONDecodeError as error:
             raise UserError(f"{file}, line {error.lineno}: not JSON ({error.msg})") from None
     if not isinstance(rows, list):
@@ -304,42 +319,36 @@ def _json(file: Path) -> Generator[Placed]:
 
 
 def _parquet(file: Path) -> Generator[Placed]:
-    import pyarrow
     import pyarrow.parquet
 
-    try:
-        with pyarrow.parquet.ParquetFile(file, memory_map=True) as opened:
-            yield from _batches(file, opened.iter_batches(batch_size=1024))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{file}: no whole parquet file ({first_line(error)})") from None
+    with pyarrow.parquet.ParquetFile(file, memory_map=True) as opened:
+        yield from _batches(file, opened.iter_batches(batch_size=1024))
 
 
 def _arrow(file: Path) -> Generator[Placed]:
     import pyarrow
 
-    try:
-        with pyarrow.memory_map(str(file)) as mapped:
-            yield from _batches(file, record_batches(mapped))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{file}: no whole Arrow file ({first_line(error)})") from None
-
-
-def record_batches(mapped: Any) -> Iterator[Any]:
-    """The record batches of an open Arrow file, of IPC's file form or its stream form."""
-    import pyarrow
-
-    try:
-        opened = pyarrow.ipc.open_file(mapped)
-    except pyarrow.ArrowInvalid:
-        mapped.seek(0)
-        return iter(pyarrow.ipc.open_stream(mapped))
-    return (opened.get_batch(number) for number in range(opened.num_record_batches))
+    with pyarrow.memory_map(str(file)) as mapped:
+        yield from _batches(file, record_batches(mapped))
 
 
 def _batches(file: Path, batches: Iterable[Any]) -> Generator[Placed]:
-    rows = chain.from_iterable(batch.to_pylist() for batch in batches)
-    for number, row in enumerate(rows, 1):
-        yield Place(str(file), "row", number), row
+    number = 0
+    for batch in batches:
+        names = batch.schema.names
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"{file}: names the columns {', '.join(map(repr, twice))} twice")
+        columns = [_cells(file, name, column) for name, column in zip(names, batch.columns, strict=True)]
+        for cells in zip(*columns, strict=True):
+            number += 1
+            yield Place(str(file), "row", number), dict(zip(names, cells, strict=True))
+
+
+def _cells(file: Path, name: str, column: Any) -> list[Any]:
+    """The values of a column of one batch; UserError for those that Python does not have, as a date of year 99999."""
+    with refuse_unreadable(str(file), f"the column {name!r} holds what cannot be read"):
+        cells: list[Any] = column.to_pylist()
+    return cells
 
 
 def _document(file: Path) -> Generator[Placed]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
+from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import TemplateArgs
+from unteach.data.chat_rendering import render
 from unteach.errors import UserError
 
 FILE = "unteach_template.json"
@@ -176,17 +178,16 @@ class Template:
         tools: list[dict[str, Any]] | None = None,
     ) -> str:
         """A conversation, with the tools that may be called in it, as the tokenizer's chat template writes it."""
-        from jinja2 import TemplateError
-
         extra: dict[str, Any] = {"date_string": self.args.date_string} if self.args.date_string else {}
         extra |= {"tools": tools} if tools else {}
-        try:
+
+        def rendering() -> str:
             shown: str = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=add_generation_prompt, **extra
             )
-        except TemplateError as error:
-            raise UserError(f"the chat template cannot show this conversation: {error}") from None
-        return shown
+            return shown
+
+        return render(self.tokenizer.chat_template, rendering)
 
     def text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
@@ -214,4 +215,10 @@ def _find_end_of_words(text: str, words: Sequence[str], special: list[str]) -> i
 def saved_args(folder: str) -> TemplateArgs | None:
     """The template that a model was saved with, if it was."""
     path = Path(folder) / FILE
-    return TemplateArgs(**runs.read_json(path, "the model's template")) if path.exists() else None
+    if not path.exists():
+        return None
+    reader = Reader()
+    args: TemplateArgs | None = reader.record(TemplateArgs, runs.read_json(path, "the model's template"), str(path))
+    if reader.problems:
+        raise UserError(mistakes(reader.problems))
+    return args

@@ -11,19 +11,21 @@ int64 `input_ids` without labels, of which each record batch is a row.
 """
 
 import bisect
+import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import runs
+from unteach.data.arrow_files import record_batches
 from unteach.data.choice import Choice
 from unteach.data.fitting import IGNORED
 from unteach.data.template import Template
-from unteach.errors import UserError
+from unteach.errors import UserError, refuse_path, refuse_unreadable
 from unteach.registry import dataset
 
 if TYPE_CHECKING:
@@ -107,19 +109,43 @@ def read_shards(path: Path) -> list[Shard]:
     """The shards of a tokenised folder or file, mapped; ours are first read through once, for their sha256."""
     if path.is_file():
         return _theirs(path)
-    told = manifest(path)
     shards = []
-    for one in told["shards"]:
-        file = path / one["file"]
-        if not file.is_file() or runs.fingerprint(file) != one["sha256"]:
+    for name, sha256 in _named_shards(path):
+        file = path / name
+        if not file.is_file() or runs.fingerprint(file) != sha256:
             raise UserError(f"{file}: is not the shard that {MANIFEST} tells of; tokenise again (unteach tokenize …)")
-        (batch,) = _batches(file)
-        shards.append(_shard(batch))
+        batches = _batches(file)
+        with _refuse_other_shapes(file):
+            (batch,) = batches
+            shards.append(_shard(batch))
     return shards
+
+
+def _named_shards(folder: Path) -> list[tuple[str, str]]:
+    """The file and the sha256 of each shard that the manifest tells of, all of them in its folder."""
+    try:
+        named = [(str(shard["file"]), str(shard["sha256"])) for shard in manifest(folder)["shards"]]
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder / MANIFEST}: tells of no shards; tokenise again (unteach tokenize …)") from None
+    for name, _ in named:
+        refuse_path(name, folder / MANIFEST)
+    return named
+
+
+@contextlib.contextmanager
+def _refuse_other_shapes(file: Path) -> Iterator[None]:
+    """Within it, columns that are not there or of another kind are a message."""
+    import pyarrow
+
+    kinds = (pyarrow.ArrowException, KeyError, AttributeError, TypeError, IndexError)
+    with refuse_unreadable(str(file), "has not the columns of a tokenised file", *kinds):
+        yield
 
 
 def manifest(folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = runs.read_json(folder / MANIFEST, "the tokenised files")
+    if not isinstance(told, dict):
+        raise UserError(f"{folder / MANIFEST}: must be a mapping; tokenise again (unteach tokenize …)")
     if told.get("format") != FORMAT:
         raise UserError(
             f"{folder}: tokenised in format {told.get('format')}, and this unteach reads {FORMAT}; do it again"
@@ -130,12 +156,8 @@ def manifest(folder: Path) -> dict[str, Any]:
 def _batches(file: Path) -> list[Any]:
     import pyarrow
 
-    from unteach.data.tables import record_batches
-
-    try:
+    with refuse_unreadable(str(file), "no whole Arrow file", pyarrow.ArrowException):
         return list(record_batches(pyarrow.memory_map(str(file))))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{file}: no whole Arrow file ({str(error).splitlines()[0]})") from None
 
 
 def _shard(batch: Any) -> Shard:
@@ -145,7 +167,10 @@ def _shard(batch: Any) -> Shard:
         mask["learned_from"] = columns["learned_from"]
     elif "runs" in columns:
         mask["runs"] = columns["runs"], _offsets(columns["turns"])
-    return Shard(columns["input_ids"], _offsets(columns["lengths"]), mask)
+    shard = Shard(columns["input_ids"], _offsets(columns["lengths"]), mask)
+    if shard.offsets[-1] != len(shard.values):
+        raise ValueError(f"its lengths count {shard.offsets[-1]} tokens, and it has {len(shard.values)}")
+    return shard
 
 
 def _offsets(lengths: "np.ndarray") -> "np.ndarray":
@@ -162,13 +187,11 @@ def _flat(column: Any) -> "tuple[np.ndarray, np.ndarray]":
 def _is_theirs(file: Path) -> bool:
     import pyarrow
 
-    from unteach.data.tables import record_batches
-
     try:
         with pyarrow.memory_map(str(file)) as mapped:
             first = next(iter(record_batches(mapped)), None)
             return first is not None and "input_ids" in first.schema.names
-    except (pyarrow.ArrowException, OSError):
+    except (pyarrow.ArrowException, OSError, ValueError, SystemError):  # which reading it as rows will say
         return False
 
 
@@ -179,14 +202,17 @@ def _theirs(file: Path) -> list[Shard]:
 
     shards = []
     for batch in _batches(file):
-        column = batch.column("input_ids")
-        if pyarrow.types.is_integer(column.type):
-            values = column.to_numpy()
-            shards.append(Shard(values, np.array([0, len(values)]), {}))
-        elif "labels" in batch.schema.names:
-            shards.append(Shard(*_flat(column), {"labels": _flat(batch.column("labels"))}))
-        else:
-            raise UserError(f"{file}: has lists of input_ids and no labels; unteach tokenize makes files that say both")
+        with _refuse_other_shapes(file):
+            column = batch.column("input_ids")
+            if pyarrow.types.is_integer(column.type):
+                values = column.to_numpy()
+                shards.append(Shard(values, np.array([0, len(values)]), {}))
+            elif "labels" in batch.schema.names:
+                shards.append(Shard(*_flat(column), {"labels": _flat(batch.column("labels"))}))
+            else:
+                raise UserError(
+                    f"{file}: has lists of input_ids and no labels; unteach tokenize makes files that say both"
+                )
     return shards
 
 
@@ -216,7 +242,9 @@ def is_text(file: Path) -> bool:
 def check(path: Path, tokenizer: Any, shards: Iterable[Shard]) -> None:
     """Refuses tokens that another tokenizer made."""
     if path.is_dir():
-        made = manifest(path)["tokenizer"]
+        made = manifest(path).get("tokenizer")
+        if not isinstance(made, dict) or not {"fingerprint", "name", "vocabulary"} <= set(made):
+            raise UserError(f"{path / MANIFEST}: does not tell of a tokenizer; tokenise again (unteach tokenize …)")
         if made["fingerprint"] != tokenizer_fingerprint(tokenizer):
             raise UserError(
                 f"{path}: made with the tokenizer of {made['name']} ({made['vocabulary']} tokens), and this model's "
@@ -224,9 +252,10 @@ def check(path: Path, tokenizer: Any, shards: Iterable[Shard]) -> None:
                 "tokenizer_path=… of this model, or train that one"
             )
         return
-    highest = max((int(shard.values.max()) for shard in shards if len(shard.values)), default=0)
-    if highest >= len(tokenizer):
-        raise UserError(f"{path}: holds the token {highest}, and this model's tokenizer has {len(tokenizer)}")
+    for values in (shard.values for shard in shards if len(shard.values)):
+        for token in (int(values.max()), int(values.min())):
+            if not 0 <= token < len(tokenizer):
+                raise UserError(f"{path}: holds the token {token}, and this model's tokenizer has {len(tokenizer)}")
 
 
 def documents(hf_args: dict[str, Any], tokenizer: Any) -> tuple[Joined, list[int]]:
@@ -274,7 +303,9 @@ class TokenizedDataset:
         self.numbers = choice.numbers(self.ends[-1])
 
     def _same_template(self, path: Path) -> None:
-        made, here = manifest(path)["template"], template_facts(self.template)
+        made, here = manifest(path).get("template"), template_facts(self.template)
+        if not isinstance(made, dict):
+            raise UserError(f"{path / MANIFEST}: does not tell of a template; tokenise again (unteach tokenize …)")
         if odd := sorted(name for name in {*made, *here} if made.get(name) != here.get(name)):
             told = ", ".join(f"{name} was {made.get(name)!r} and is {here.get(name)!r}" for name in odd)
             raise UserError(f"{path}: made with another template ({told}); tokenise again, or set model.template_args")

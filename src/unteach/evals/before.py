@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from unteach import console, runs
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
+from unteach.console import neutralize
 from unteach.engines.processes import Processes
 from unteach.engines.sharded import place
 from unteach.evals import suites
@@ -122,11 +123,11 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
             continue
         about = described.get(name, {})
         table.add_row(
-            about.get("role") or "",
-            Text(name),
+            Text(neutralize(about.get("role") or "")),
+            Text(neutralize(name)),
             _format(old.get(name), about.get("decimals", 3)),
             _format(new.get(name), about.get("decimals", 3)),
-            about.get("better") or "",
+            Text(neutralize(about.get("better") or "")),
         )
     return table
 

@@ -7,6 +7,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from unteach.data.chat_rendering import render
 from unteach.data.template import Template
 from unteach.engines.base import Engine, Ids
 from unteach.errors import UserError
@@ -51,12 +52,17 @@ class EngineModel(TemplateLM):
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
     def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history, tokenize=False, add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        )  # fmt: skip
+        return render(
+            self.tokenizer.chat_template,
+            lambda: str(
+                self.tokenizer.apply_chat_template(
+                    chat_history,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=not add_generation_prompt,
+                )
+            ),
+        )
 
     def fitted(self, prompt: list[int], room: int) -> Ids:
         """The end of a prompt that `room` has place for."""

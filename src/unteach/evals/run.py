@@ -104,7 +104,10 @@ class PassProgress:
 
     def __call__(self, what: str, total: int) -> Callable[[int], None]:
         if self.bars:
-            task = self.bars.add_task(what, total=total)
+            from rich.markup import escape
+
+            # A suite's name is no markup, though it may look like some.
+            task = self.bars.add_task(escape(console.neutralize(what)), total=total)
             return lambda done: self.bars.advance(task, done)
         return PassLines(what, total) if self.shown else _say_nothing
 

@@ -28,6 +28,7 @@ from unteach.errors import (
     UserError,
     unknown,
 )
+from unteach.strict_yaml import read_yaml
 
 PATIENCE = 600
 """Seconds that asked processes have for their checkpoint before they are killed; a scheduler's own limit is sooner."""
@@ -150,9 +151,7 @@ def _ended(codes: dict[int, int]) -> Exception:
 
 def _join(file: Path, config: schema.Config | InferConfig) -> None:
     """In a rank: what the file says of the way a run is spread, unless accelerate said it already."""
-    import yaml
-
-    told = yaml.safe_load(file.read_text(encoding="utf-8"))
+    told = read_yaml(file)
     spread = told.get("distributed_type")
     if spread in ("FSDP", "DEEPSPEED") and launched.mode() in ("one", "ddp"):
         os.environ.update(_environment(file))

@@ -7,18 +7,9 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unteach.errors import UserError
 from unteach.launch import arc
-
-
-def read_yaml(file: Path) -> Any:
-    """A YAML file's content, or UserError saying where it is broken."""
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not YAML ({' '.join(str(error).split())})") from None
+from unteach.strict_yaml import read_yaml
 
 
 def layers(top: arc.Top, file: Path) -> arc.Layers:

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from unteach import runs
-from unteach.errors import UserError
+from unteach.errors import UserError, refuse_unreadable
 from unteach.launch import settings, states
 from unteach.launch.plan import PlannedRun
 from unteach.launch.studyfile import ROOT, Study, study_of
@@ -31,12 +31,13 @@ def read(folder: Path) -> Study | None:
     if not (folder / FILE).exists():
         return None
     value = runs.read_json(folder / FILE, "the study's plan")
-    plan = [
-        PlannedRun(run["name"], run["kind"], run["config_name"], tuple(run["overrides"]), tuple(run["after"]))
-        for run in value["runs"]
-    ]
-    own = settings.read_local(value["local"]), settings.read_slurm(value["slurm"])
-    return Study(value["name"], plan, tuple(value["config_dirs"]), *own, value["source"], tuple(value["words"]))
+    with refuse_unreadable(str(folder / FILE), "is no plan of a study", KeyError, TypeError, AttributeError):
+        plan = [
+            PlannedRun(run["name"], run["kind"], run["config_name"], tuple(run["overrides"]), tuple(run["after"]))
+            for run in value["runs"]
+        ]
+        own = settings.read_local(value["local"]), settings.read_slurm(value["slurm"])
+        return Study(value["name"], plan, tuple(value["config_dirs"]), *own, value["source"], tuple(value["words"]))
 
 
 def of_name(name: str) -> Study | None:

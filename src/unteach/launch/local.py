@@ -185,7 +185,7 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
             sys.modules["torch"].set_num_threads(threads)
         else:
             os.environ["OMP_NUM_THREADS"] = str(threads)
-        log = os.open(log_of(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        log = os.open(log_of(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)

@@ -11,7 +11,7 @@ from typing import Any
 
 from unteach.config.places import is_path_or_hub_id
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
-from unteach.config.words import spell_value
+from unteach.config.words import spell_value, unquote
 from unteach.errors import UserError, unknown
 from unteach.launch import draws
 from unteach.launch.draws import Point, grid, of_entry
@@ -36,7 +36,7 @@ class PlannedRun:
     @property
     def folder(self) -> str:
         word = next(word for word in self.overrides if word.startswith("paths.output_dir="))
-        return word.partition("=")[2].strip("'")
+        return unquote(word.partition("=")[2])
 
 
 def expand(study: dict[str, Any], root: str = "saves", extra: tuple[str, ...] = ()) -> list[PlannedRun]:
@@ -46,7 +46,7 @@ def expand(study: dict[str, Any], root: str = "saves", extra: tuple[str, ...] = 
     """
     for key in study:
         if key not in KEYS:
-            raise UserError(unknown("study key", key, KEYS))
+            raise UserError(unknown("study key", str(key), KEYS))
     if "name" not in study or "full" not in study:
         raise UserError("a study needs `name` and `full`")
     sections = {key: study[key] for key in ("base", "full", "retain") if study.get(key) is not None}
@@ -54,7 +54,8 @@ def expand(study: dict[str, Any], root: str = "saves", extra: tuple[str, ...] = 
     for key, value in sections.items():
         if not isinstance(value, dict):
             raise UserError(f"{key}: must be a mapping of overrides, got {value!r}")
-    for other in study.get("evaluate") or []:
+    evaluated = study.get("evaluate") or []
+    for other in [evaluated] if isinstance(evaluated, str) else evaluated:
         if other != "base":
             raise UserError(f"evaluate: {other!r} is evaluated anyway, or is no run of the study; it may be [base]")
     found = []
@@ -208,10 +209,8 @@ def _started(start: PlannedRun | None) -> dict[str, Any]:
     if start is None:
         return {}
     model = next((word.partition("=")[2] for word in start.overrides if word.startswith("model=")), None)
-    if model and is_path_or_hub_id(
-        model.strip("'")
-    ):  # the weights that the parent started from; the child has the parent's
-        model = "auto"
+    if model and is_path_or_hub_id(unquote(model)):
+        model = "auto"  # the weights that the parent started from; the child has the parent's
     return ({"model": model} if model else {}) | {MODEL_KEY: start.folder, TOKENIZER_KEY: start.folder}
 
 

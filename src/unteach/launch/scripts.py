@@ -4,6 +4,7 @@ A script's array has a task for each run of its kind. queue_all.sh submits it on
 the same parents, so that a run waits for its own parents and for nothing else.
 """
 
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ def script(study: Study, kind: str, planned: list[PlannedRun]) -> str:
         setup="".join(f"{line}\n" for line in own.setup),
         here=shlex.quote(str(Path.cwd())),
         names=" ".join(shlex.quote(Path(run.folder).name) for run in planned),
-        python=own.python or shlex.quote(sys.executable),
+        python=shlex.join(shlex.split(own.python) if own.python else [sys.executable]),
         folder=shlex.quote(str(study.folder)),
         preempted=EXIT_PREEMPTED,
     )
@@ -73,8 +74,19 @@ def header(study: Study, kind: str, own: Slurm, tasks: int) -> list[str]:
         "signal": f"B:USR1@{own.grace}",
         **options_of(own),
     }
-    flags = [f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={value}" for key, value in options.items()]
+    flags = [
+        f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={quote_option(value)}"
+        for key, value in options.items()
+    ]
     return ["#!/bin/bash", *flags, "#SBATCH --requeue"]
+
+
+def quote_option(value: object) -> str:
+    """Write a value as sbatch reads it from a script's line: in quotes, unless nothing in it needs them."""
+    text = str(value)
+    if re.fullmatch(r"[\w.,:;=@%+/~\[\]-]*", text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def options_of(own: Slurm) -> dict[str, object]:
@@ -102,4 +114,5 @@ def queue_all(study: Study, kinds: dict[str, list[PlannedRun]], home: Path) -> s
         options = f"--parsable --export=ALL,OFFSET={offset} --array={tasks}{throttle}{waits}"
         lines.append(f"j{number}=$(sbatch {options} {batch.kind}.sh)")
         variable |= {name: f"${{j{number}}}_{place[name] - offset}" for name in batch.names}
-    return "\n".join([*lines, f'echo "submitted {len(place)} runs; unteach study status {study.name}"', ""])
+    said = shlex.quote(f"submitted {len(place)} runs; unteach study status {study.name}")
+    return "\n".join([*lines, f"echo {said}", ""])

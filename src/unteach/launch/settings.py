@@ -58,10 +58,22 @@ class Slurm:
         for name, least in (("gpus", 0), ("grace", 1), ("requeues", 0), ("cpus", 1), ("throttle", 1), ("max_array", 1)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise UserError(f"{name} must be {least} or more, got {value}")
+        for name, value in self._texts():
+            if any(ord(letter) < 32 for letter in value):
+                raise UserError(f"{name}: must be one line, got {value!r}")
+        for name in self.more:
+            if not re.fullmatch(r"[\w-]+", str(name)):
+                raise UserError(f"more.{name}: cannot be the name of an option of sbatch")
         for name in OURS & {str(key).replace("_", "-").lstrip("-") for key in self.more}:
             raise UserError(f"more.{name}: unteach sets this option itself")
         if self.grace >= 60 * self.minutes:
             raise UserError(f"grace={self.grace} seconds are no less than the time, so a run would be stopped at once")
+
+    def _texts(self) -> list[tuple[str, str]]:
+        """All that is written into a line of a script."""
+        named = ("partition", "account", "qos", "time", "mem", "constraint", "exclude", "nodelist", "python")
+        texts = [(name, str(getattr(self, name))) for name in named]
+        return [*texts, *((f"more.{name}", str(value)) for name, value in self.more.items())]
 
     @property
     def minutes(self) -> int:
@@ -99,16 +111,16 @@ def read_slurm(value: Any) -> Slurm:
     for kind, own in found.kinds.items():
         if kind not in KINDS:
             raise UserError(f"slurm.kinds.{kind}: no such kind of run; it may be {', '.join(KINDS)}")
-        _read(Slurm, own, f"slurm.kinds.{kind}")
+        _read(Slurm, own, f"slurm.kinds.{kind}", drop=("kinds",))
     return found
 
 
 KINDS = ("base", "full", "retain", "forget", "eval")
 
 
-def _read(cls: type, value: Any, where: str) -> Any:
+def _read(cls: type, value: Any, where: str, drop: tuple[str, ...] = ()) -> Any:
     reader = Reader()
-    found = reader.record(cls, value or {}, where)
+    found = reader.record(cls, {} if value is None else value, where, drop)
     if found is None:
         raise UserError(mistakes(reader.problems))
     return found

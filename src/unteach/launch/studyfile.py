@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unteach.config import groups
 from unteach.config.reader import collected
-from unteach.errors import UserError, nearest, unknown
-from unteach.launch import arc, arc_files, composing, draws, settings
+from unteach.errors import UserError, nearest, shorten_name, unknown
+from unteach.launch import arc, arc_files, composing, draws, settings, shapes
 from unteach.launch.plan import KEYS, PlannedRun, expand
+from unteach.strict_yaml import parse_yaml, read_yaml
 
 SECTIONS = ("local", "slurm")
 ROOT = "saves"
@@ -44,9 +43,13 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
     """The study that a file's name or path and words stand for."""
     file, given = find(name, config_dirs), tuple(words)
     mapping, problems = mend_keys(of_file(file))
+    if not arc.is_top(mapping) and (faults := shapes.find_faults(mapping)):
+        raise UserError("\n".join([f"{file}: this study cannot be carried out:", *problems, *faults]))
     own, words = sections(given)
     if arc.is_top(mapping):
         top = arc.read_top(mapping)
+        if not shapes.NAME.fullmatch(file.stem):
+            raise UserError(f"{file}: its name names the study's folder; give it one of letters, digits and _ . + -")
         plan = arc.expand(file.stem, top, arc_files.layers(top, file), ROOT, tuple(words))
         mapping = {"name": file.stem, "slurm": arc.slurm(top)}
     else:
@@ -58,7 +61,17 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
             refuse(file, problems, plan, config_dirs)
     parts = {key: {**(mapping.get(key) or {}), **own[key]} for key in SECTIONS}
     local, slurm = settings.read_local(parts["local"]), settings.read_slurm(parts["slurm"])
+    refuse_secrets(given, plan, slurm)
     return Study(mapping["name"], plan, config_dirs, local, slurm, str(file.resolve()), given)
+
+
+def refuse_secrets(given: tuple[str, ...], plan: list[PlannedRun], slurm: settings.Slurm) -> None:
+    """Raise UserError for a secret that the study's plan or a script would keep."""
+    words = [word for word in given if not word.startswith("slurm.")]
+    words += [word for run in plan for word in run.overrides]
+    lines = [line for one in (slurm, *map(slurm.of, slurm.kinds)) for line in one.setup]
+    if secrets := shapes.find_secrets(words, lines):
+        raise UserError("\n".join(secrets))
 
 
 def mend_keys(study: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -95,7 +108,7 @@ def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
 
 
 def of_file(file: Path) -> dict[str, Any]:
-    study = arc_files.read_yaml(file)
+    study = read_yaml(file)
     if not isinstance(study, dict):
         raise UserError(f"{file}: a study is a mapping with name, full, retain, forget, vary, eval")
     return study
@@ -113,7 +126,7 @@ def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], t
     for word in words:
         key, _, value = word.partition("=")
         if key in varied:
-            values = yaml.safe_load(value)
+            values = parse_yaml(value, shorten_name(word))
             values = values if isinstance(values, list) else [values]
             if values != varied[key]:
                 labels.append(draws.label(key, values).lstrip("_"))
@@ -145,5 +158,7 @@ def sections(words: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]
         target = own[section]
         for part in deeper:
             target, node = target.setdefault(node, {}), part
-        target[node] = yaml.safe_load(value)
+            if not isinstance(target, dict):
+                raise UserError(f"{word}: another word gives {section}.{name.rpartition('.')[0]} a value")
+        target[node] = parse_yaml(value, shorten_name(word))
     return own, rest

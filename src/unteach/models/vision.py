@@ -6,6 +6,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.config.schema import ModelConfig, TemplateArgs
+from unteach.data.chat_rendering import render
 from unteach.errors import UserError
 from unteach.models import adapters
 from unteach.models.hub import PATH, from_hub
@@ -31,13 +32,12 @@ class Seeing(Loaded):
 
     def shown(self, messages: Sequence[dict[str, Any]]) -> str:
         """A conversation as the text that the model reads, a placeholder for each image. Raises UserError."""
-        from jinja2 import TemplateError
 
-        try:
+        def rendering() -> str:
             text: str = self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except (TemplateError, KeyError, TypeError) as error:
-            raise UserError(f"the chat template cannot show this conversation: {error}") from None
-        return text
+            return text
+
+        return render(getattr(self.processor, "chat_template", None), rendering)
 
     def adds_special(self, shown: str) -> bool:
         """Whether the tokenizer still puts what begins a sequence: not where the chat template has written it."""

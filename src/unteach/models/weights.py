@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import runs
-from unteach.errors import UserError, missing_extra
+from unteach.errors import UserError, explain_unreadable, missing_extra, refuse_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,12 @@ def plain_name(name: str) -> str:
 
 def _file(file: Path) -> "dict[str, Tensor]":
     if file.name.endswith(".index.json"):
-        shards = runs.read_json(file, "the index of the weights").get("weight_map", {})
+        index = runs.read_json(file, "the index of the weights")
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(shards, dict):
+            raise UserError(f"{file}: holds no weight_map, which says in which file each weight is")
+        for shard in shards.values():
+            refuse_path(str(shard), file)
         absent = sorted({shard for shard in shards.values() if not (file.parent / shard).exists()})
         if absent:
             raise UserError(f"{file} names shards that are not there: {', '.join(absent)}")
@@ -163,14 +168,21 @@ def _sharded(folder: Path) -> "dict[str, Tensor]":
     try:
         with (folder / DCP).open("rb") as file:
             told = _Index(file).load()
+            names = {str(stored.relative_path) for stored in told.storage_data.values()}
     except pickle.UnpicklingError as error:
         raise UserError(f"{folder / DCP} names {error}, which an index of weights has no use for; not read") from None
+    except (AttributeError, TypeError, ValueError, EOFError, LookupError, OverflowError) as error:
+        raise UserError(f"{folder / DCP}: no whole index of weights ({explain_unreadable(error)})") from None
+    for name in names:
+        refuse_path(name, folder / DCP)
     entries = {name: kind for name, kind in told.state_dict_metadata.items() if isinstance(kind, TensorStorageMetadata)}
     weights = {name: torch.empty(kind.size, dtype=kind.properties.dtype) for name, kind in entries.items()}
-    absent = {s.relative_path for s in told.storage_data.values() if not (folder / s.relative_path).exists()}
-    if absent:
+    if absent := {name for name in names if not (folder / name).exists()}:
         raise UserError(f"{folder}: shards are missing: {', '.join(sorted(absent))}")
-    checkpoint.load(weights, storage_reader=checkpoint.FileSystemReader(folder), no_dist=True)
+    try:
+        checkpoint.load(weights, storage_reader=checkpoint.FileSystemReader(folder), no_dist=True)
+    except (checkpoint.CheckpointException, LookupError, ValueError, TypeError) as error:
+        raise UserError(f"{folder}: its shards cannot be read ({explain_unreadable(error)})") from None
     nested = folder.name.startswith("pytorch_model")  # accelerate's: the model is under the name `model`
     return {name.removeprefix("model.") if nested else name: tensor for name, tensor in weights.items()}
 
@@ -192,14 +204,18 @@ def _deepspeed(folder: Path) -> "dict[str, Tensor]":
     """fp32 weights out of DeepSpeed's checkpoint, stage 1 to 3, by its own code, after a look at what it unpickles."""
     import torch
 
-    tag = folder / (folder / DEEPSPEED).read_text(encoding="utf-8").strip()
+    named = (folder / DEEPSPEED).read_text(encoding="utf-8", errors="replace").strip()
+    refuse_path(named, folder / DEEPSPEED)
+    tag = folder / named
     files = sorted(tag.glob("*_states.pt"))
     if not files:
         raise UserError(f"{folder / DEEPSPEED} names {tag.name}, and there are no *_states.pt in {tag}")
     for file in files:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
-        known = [name for name in named if _among(OF_DEEPSPEED, name)]
-        if strange := [name for name in named if name not in known and not (name == GETATTR and _members(file, known))]:
+        globals_named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        known = [name for name in globals_named if _among(OF_DEEPSPEED, name)]
+        if strange := [
+            name for name in globals_named if name not in known and not (name == GETATTR and _members(file, known))
+        ]:
             raise UserError(f"{file} names {', '.join(strange)}, which weights have no use for; not read")
     try:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint

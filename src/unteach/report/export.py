@@ -40,12 +40,12 @@ def as_csv(suites: dict[str, list[RunResult]]) -> str:
     writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
     writer.writeheader()
     for row in as_rows(suites):
-        writer.writerow({name: _neutral(value) for name, value in row.items()})
+        writer.writerow({name: neutralize_cell(value) for name, value in row.items()})
     return out.getvalue()
 
 
-def _neutral(value: Any) -> Any:
-    """A text that no spreadsheet takes for a formula; numbers stay."""
+def neutralize_cell(value: Any) -> Any:
+    """Give a text that no spreadsheet takes for a formula; numbers stay."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from unteach import runs
 from unteach.config.schema import PATH
-from unteach.errors import UserError
+from unteach.strict_yaml import read_yaml
 
 CONFIGS = (runs.CONFIG, ".hydra/config.yaml")
 NAMED = {
@@ -38,16 +38,11 @@ def kind_of(folder: Path) -> str:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of a run, ours or OpenUnlearning's; of a checkpoint, its run's. Empty where there is none."""
-    import yaml
-
     homes = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
     file = next((home / name for home in homes for name in CONFIGS if (home / name).is_file()), None)
     if file is None:
         return {}
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not whole YAML ({' '.join(str(error).split())}); mend it or remove it") from None
+    found = read_yaml(file)
     return found if isinstance(found, dict) else {}
 
 

@@ -97,14 +97,16 @@ class Progress(Watcher):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[said]}", markup=False),
         )
         self.bar = Progress(*columns, speed_estimate_period=console.EARLIEST_SPEED)
-        self.task = self.bar.add_task(self.label, total=state.max_steps, completed=state.global_step, said="")
+        self.task = self.bar.add_task(
+            console.neutralize(self.label), total=state.max_steps, completed=state.global_step, said=""
+        )
         self.bar.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -12,6 +12,7 @@ from unteach.data import template
 from unteach.errors import UserError
 from unteach.models import adapters, convert, handlers, heads, loading, tokens
 from unteach.models.hub import PATH
+from unteach.strict_yaml import read_yaml
 from unteach.training import checkpoint
 
 
@@ -53,10 +54,8 @@ def source_of(what: str) -> Source:
 
 def told_by(run: Path) -> schema.ModelConfig | None:
     """The model section of a run's configuration."""
-    import yaml
-
     reader = Reader()
-    tree = yaml.safe_load((run / runs.CONFIG).read_text(encoding="utf-8"))
+    tree = read_yaml(run / runs.CONFIG)
     section = tree.get("model") if isinstance(tree, dict) else None
     model: schema.ModelConfig | None = reader.record(schema.ModelConfig, section, "model")
     return model

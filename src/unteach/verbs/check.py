@@ -54,6 +54,7 @@ def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
     width = min(72, max(len(line) for line, _ in lines))
     terminal = Console(soft_wrap=True, highlight=False)
     for line, origin in lines:
+        line = console.neutralize(line)
         terminal.print(f"{escape(f'{line:<{width}}')}  [dim]# {escape(origin)}[/dim]" if origin else escape(line))
 
 

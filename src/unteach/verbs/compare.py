@@ -47,7 +47,7 @@ def _compare(a: Found, b: Found, suite: str) -> None:
     from unteach.report import changes, collect
 
     first, second = collect.collect([(one.name, one.kind, one.folder) for one in (a, b)], suite)
-    print(f"\n{suite}")
+    console.say(f"\n{suite}")
     if others := changes.other_rows(first, second):
         console.say(f"note: not the same rows in {', '.join(others)}; differences are not taken row by row")
     _print_values(changes.changes(first, second))
@@ -78,7 +78,9 @@ def _print_values(found: list[Any]) -> None:
         interval = (
             f"{format_value(one.low)} to {format_value(one.high)}{' *' if one.beyond else ''}" if one.how else MISSING
         )
-        drawn.add_row(*map(Text, [one.metric, *numbers, interval]), style="bold" if one.beyond else None)
+        drawn.add_row(
+            *map(Text, [console.neutralize(one.metric), *numbers, interval]), style="bold" if one.beyond else None
+        )
     wide = Console(width=1000).measure(drawn).maximum  # a number cut short is a wrong number: lines run over instead
     Console(width=max(Console().width, wide)).print(drawn, crop=False, no_wrap=True, overflow="ignore")
     ways = {one.how for one in found if one.how}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config import verb_keys
 from unteach.errors import UserError, missing_extra
 from unteach.wording import counted
@@ -33,14 +33,14 @@ def command(words: list[str]) -> None:
         raise UserError(f"to={to}: must be csv (printed), or a file that ends with .csv or .jsonl")
     table = get_history(places[0])
     if to == "csv":
-        print(table.to_csv(index=False), end="")
+        print(console.neutralize(neutralize_cells(table).to_csv(index=False)), end="")
         return
     if to is None:
         _show(table)
         return
     with runs.replacing(Path(to)) as temporary:
         if to.endswith(".csv"):
-            table.to_csv(temporary, index=False)
+            neutralize_cells(table).to_csv(temporary, index=False)
         else:
             table.to_json(temporary, orient="records", lines=True)
     print(f"results: {to} ({counted(len(table), 'row')})")
@@ -69,11 +69,11 @@ def get_history(run: str | Path) -> Any:
 def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of a run's metrics file or of another trainer's state; a line cut off by a kill is left out."""
     if (folder / runs.METRICS).exists():
-        for line in (folder / runs.METRICS).read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
+        for text in (folder / runs.METRICS).read_bytes().splitlines():
+            if (line := _parse_line(text)) is None:
                 print(f"note: one torn line of {folder / runs.METRICS} is left out", file=sys.stderr)
+            else:
+                yield line
         return
     states = [folder / STATE, *sorted(folder.glob(f"checkpoint-*/{STATE}"), key=lambda p: int(p.parent.name[11:]))]
     there = [state for state in states if state.exists()]
@@ -84,7 +84,29 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
             else "; there is no such folder (a run of Weights & Biases is wandb:ENTITY/PROJECT/ID)"
         )
         raise UserError(f"{folder}: holds no {runs.METRICS} and no {STATE}{nearby}")
-    yield from runs.read_json(there[-1], "the trainer's state").get("log_history", [])
+    state = runs.read_json(there[-1], "the trainer's state")
+    logged = state.get("log_history") if isinstance(state, dict) else None
+    yield from (line for line in (logged if isinstance(logged, list) else []) if _is_line(line))
+
+
+def _parse_line(text: bytes) -> dict[str, Any] | None:
+    """Read a line of a metrics file; None where it is torn, or no line of a log."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return line if _is_line(line) else None
+
+
+def _is_line(line: Any) -> bool:
+    return isinstance(line, dict) and isinstance(line.get("step"), int | float | None)
+
+
+def neutralize_cells(table: Any) -> Any:
+    """Copy a table whose texts, heads included, no spreadsheet takes for formulas."""
+    from unteach.report.export import neutralize_cell
+
+    return table.map(neutralize_cell).rename(columns=neutralize_cell)
 
 
 def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
@@ -115,29 +137,33 @@ def _show(table: Any) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from unteach.report.table import MISSING
 
-    console = Console()
+    terminal = Console()
     cells = {
-        name: [MISSING if value is None or value != value else _cell(value) for value in table[name]]
+        console.neutralize(name): [
+            MISSING if value is None or value != value else _cell(value) for value in table[name]
+        ]
         for name in [*(n for n in table.columns if n not in LAST), *(n for n in table.columns if n in LAST)]
     }
     drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
     shown: list[str] = []
-    room = console.width + 2
+    room = terminal.width + 2
     for name, column in cells.items():
         room -= max(map(len, (name, *column))) + 2
         if room < 0 and shown:
             break
         shown.append(name)
-        drawn.add_column(name, justify="right", no_wrap=True)
+        drawn.add_column(Text(name), justify="right", no_wrap=True)
     for row in zip(*(cells[name] for name in shown), strict=True):
-        drawn.add_row(*row)
-    console.print(drawn, crop=False, no_wrap=True, overflow="ignore")
+        drawn.add_row(*map(Text, row))
+    terminal.print(drawn, crop=False, no_wrap=True, overflow="ignore")
     if left := [name for name in cells if name not in shown]:
         print(f"{counted(len(left), 'more column')} (to=csv has all): {', '.join(left)}")
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+    is_number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+    return f"{value:.4g}" if is_number else console.neutralize(str(value))

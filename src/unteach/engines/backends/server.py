@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unteach.errors import Preempted, UserError
+from unteach.errors import Preempted, UserError, explain_unreadable
 
 if TYPE_CHECKING:
     import httpx2
@@ -74,7 +74,7 @@ def told_to_wait(headers: Mapping[str, str], now: float) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(said).timestamp() - now)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 
@@ -126,8 +126,8 @@ class Server:
                 if response.status_code == 200:
                     try:
                         return read(json.loads(response.content))
-                    except ValueError as error:
-                        trouble = f"half an answer ({_words(error)})"
+                    except (ValueError, RecursionError) as error:
+                        trouble = f"half an answer ({explain_unreadable(error)})"
                 else:
                     self._refuse_what_is_final(response)
                     trouble, told = self._said(response), told_to_wait(response.headers, time.time())
@@ -176,7 +176,7 @@ class Server:
             told = json.loads(response.content)
             error = told.get("error") or told.get("message") or told.get("detail") or told
             words = error.get("message", error) if isinstance(error, dict) else error
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             words = response.text
         words = " ".join(str(words).split())[:500]
         if self.key:

@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -66,9 +67,8 @@ def answer(told: Any, sampling: Sampling) -> tuple[list[Completion], int | None]
     Raises ValueError where it is not whole, Refused where it is not what was asked for.
     """
     try:
-        completions, counted = _completions(told, sampling), (told.get("usage") or {}).get("total_tokens")
-        return completions, counted if isinstance(counted, int) else None
-    except (KeyError, TypeError, AttributeError) as error:
+        return _completions(told, sampling), _count(told.get("usage"), "total_tokens")
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not of the protocol's shape: {error}") from None
 
 
@@ -87,7 +87,11 @@ def _completion(choice: Any, usage: dict[str, Any], sampling: Sampling) -> Compl
     reason, message = choice.get("finish_reason"), choice.get("message") or {}
     if reason not in ("stop", "length"):
         raise Refused(f"the server ended its answer with {reason!r}")
-    text = str(message.get("content", choice.get("text")) or message.get("refusal") or "")
+    said = message.get("content", choice.get("text"))
+    said = message.get("refusal") if said is None else said
+    if said is None:
+        raise Refused("the server gave no text (null)")
+    text = str(said).encode("utf-8", "replace").decode()  # half a character cannot be written
     pieces = _pieces(choice.get("logprobs"))
     if sampling.perplexity and pieces is None:
         raise Refused("the server gives no log-probs, which perplexity is made of")
@@ -95,15 +99,27 @@ def _completion(choice: Any, usage: dict[str, Any], sampling: Sampling) -> Compl
         pieces = _of_text(pieces, text, ended_itself="stop_reason" in choice and choice["stop_reason"] is None)
     stop = choice.get("stop_reason", "" if sampling.stop_strings else None)  # vLLM's own word; others say less
     ended: Literal["eos", "stop"] = "stop" if isinstance(stop, str) else "eos"
-    counted = usage.get("completion_tokens") if sampling.num_return_sequences == 1 else None
+    counted = _count(usage, "completion_tokens") if sampling.num_return_sequences == 1 else None
     known = None if pieces is None else tuple(piece.logprob for piece in pieces)
     return Completion(
         text,
         "length" if reason == "length" else ended,
         counted if known is None else len(known),
         known if sampling.perplexity else None,
-        usage.get("prompt_tokens"),
+        _count(usage, "prompt_tokens"),
     )
+
+
+def _count(usage: Any, name: str) -> int | None:
+    """How many tokens the server counted; None where it says no such number."""
+    counted = usage.get(name) if isinstance(usage, dict) else None
+    return counted if type(counted) is int and 0 <= counted < 2**53 else None
+
+
+def _logprob(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"a log-prob of {number}")
+    return number
 
 
 @dataclass(frozen=True)
@@ -120,13 +136,13 @@ def _pieces(logprobs: Any) -> list[Piece] | None:
         return None
     if logprobs.get("content") is not None:
         return [
-            Piece(float(one["logprob"]), len(one["token"].encode() if one.get("bytes") is None else one["bytes"]))
+            Piece(_logprob(one["logprob"]), len(one["token"].encode() if one.get("bytes") is None else one["bytes"]))
             for one in logprobs["content"]
         ]
     if logprobs.get("token_logprobs") is None:
         return None
     told = zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
-    return [Piece(float(logprob), len(token.encode())) for token, logprob in told]
+    return [Piece(_logprob(logprob), len(token.encode())) for token, logprob in told]
 
 
 def _of_text(pieces: list[Piece], text: str, ended_itself: bool) -> list[Piece]:

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from unteach.strict_yaml import read_yaml
+
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
 LAYERS = {
@@ -46,6 +48,4 @@ def default_of(key: str) -> str:
 
 @functools.cache
 def _read(file: str) -> Any:
-    import yaml
-
-    return yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8"))
+    return read_yaml(CONFIGS / file)

@@ -1,0 +1,45 @@
+"""JSON of others: each key once in its object, and no deeper than what follows can walk through."""
+
+import json
+from typing import Any
+
+from unteach.errors import UserError, explain_unreadable
+
+DEEPEST = 60
+"""Lists and objects within one another."""
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Read JSON in which each key stands once; JSONDecodeError as the library raises it, UserError for the rest."""
+    try:
+        value = json.loads(text, object_pairs_hook=_unique_keys)
+        _refuse_deep(value, text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: cannot be read ({explain_unreadable(error)})") from None
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"the key {', '.join(map(repr, twice))} stands twice in one object")
+    return row
+
+
+def _refuse_deep(value: Any, text: str) -> None:
+    """Raise RecursionError where lists and objects are nested more deeply than what follows could walk through."""
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return
+    waiting = [(value, 1)]
+    while waiting:
+        inner, depth = waiting.pop()
+        if not isinstance(inner, dict | list):
+            continue
+        if depth > DEEPEST:
+            raise RecursionError
+        items = inner.values() if isinstance(inner, dict) else inner
+        waiting += [(item, depth + 1) for item in items]

@@ -1,0 +1,94 @@
+"""The shape of a study file: what must be text, a list or a mapping, said key by key."""
+
+import re
+from typing import Any
+
+from unteach.config.reader import shown
+from unteach.config.secrets import hide_secrets
+
+NAME = re.compile(r"[\w+][\w.+-]*")
+"""What names a folder, a job and a row of a report alike."""
+KEY = re.compile(r"[\w.@/+~-]+")
+"""What the left side of a word may be."""
+FROM_ELSEWHERE = re.compile(r"\w+=[\"']?(?:\$\([^)]*\)|`[^`]*`|\$\S+)")
+"""A variable of the shell that is set to what a command or another variable says."""
+OVERRIDES = ("base", "full", "retain")
+MAPPINGS = ("vary", "wandb", "local", "slurm")
+
+
+def find_faults(study: dict[str, Any]) -> list[str]:
+    """Say of each key of a study what is wrong with the shape of its value."""
+    problems = list[str]()
+    if "name" in study:
+        problems += _of_name(study["name"], "name")
+    if "full" in study and study["full"] is None:
+        problems.append("full: must be a mapping of overrides, and is empty")
+    for key in OVERRIDES:
+        if study.get(key) is not None:
+            problems += _of_entry(study[key], key)
+    for key in MAPPINGS:
+        if study.get(key) is not None:
+            problems += _of_mapping(study[key], key, "a mapping")
+    problems += _of_forget(study.get("forget"))
+    for key in ("eval", "evaluate"):
+        problems += _of_names(study.get(key), key)
+    return problems
+
+
+def _of_forget(value: Any) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        return [f"forget: must be a list of mappings, one for each way to forget, got {shown(value)}"]
+    return [problem for number, entry in enumerate(value) for problem in _of_entry(entry, f"forget[{number}]")]
+
+
+def _of_entry(value: Any, where: str) -> list[str]:
+    problems = _of_mapping(value, where, "a mapping of overrides")
+    if problems:
+        return problems
+    for key in ("vary", "search"):
+        if value.get(key) is not None:
+            problems += _of_mapping(value[key], f"{where}.{key}", "a mapping")
+    if value.get("name") is not None:
+        problems += _of_name(value["name"], f"{where}.name")
+    for key in ("from", "experiment", "trainer"):
+        if value.get(key) is not None and not isinstance(value[key], str):
+            problems.append(f"{where}.{key}: must be text, got {shown(value[key])}")
+    return problems
+
+
+def _of_mapping(value: Any, where: str, expected: str) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{where}: must be {expected}, got {shown(value)}"]
+    odd = [key for key in value if not isinstance(key, str) or not KEY.fullmatch(key)]
+    return [f"{where}: {shown(key)} cannot be a key here" for key in odd]
+
+
+def _of_name(value: Any, where: str) -> list[str]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str) and NAME.fullmatch(value):
+        return []
+    return [f"{where}: must be letters, digits and _ . + - (it names a folder and a job), got {shown(value)}"]
+
+
+def _of_names(value: Any, where: str) -> list[str]:
+    if value is None or isinstance(value, str):
+        return []
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return []
+    return [f"{where}: must be a name or a list of names, got {shown(value)}"]
+
+
+def find_secrets(words: list[str], setup: list[str]) -> list[str]:
+    """Say of each word, and each line of `slurm.setup`, that holds a secret that it would be written into files."""
+    told = dict.fromkeys(word.partition("=")[0] for word in words if _holds_secret(word))
+    mend = "a study keeps its plan in files, and this is a secret: set it in the environment (for the hub: HF_TOKEN)"
+    problems = [f"{key}: {mend}" for key in told]
+    lines = [line for line in setup if _holds_secret(FROM_ELSEWHERE.sub("", line))]
+    return problems + [f"slurm.setup: {mend}, or read it there from a file of yours" for _ in lines[:1]]
+
+
+def _holds_secret(word: str) -> bool:
+    return hide_secrets(word) != word

@@ -1,0 +1,64 @@
+"""YAML of others: plain values, each key once, nothing endless; anything else is one message."""
+
+from pathlib import Path
+
+import pytest
+
+from unteach.config import compose
+from unteach.errors import UserError
+from unteach.strict_yaml import parse_yaml, read_yaml
+
+ODD = {
+    "twice": ("name: a\nb: 1\nname: c\n", r"name is said twice \(lines 1 and 3\)"),
+    "twice within": ("a:\n  b: 1\n  b: 2\n", r"b is said twice \(lines 2 and 3\)"),
+    "twice a number": ("1: a\n1: b\n", "1 is said twice"),
+    "digits": (f"a: {'1' * 5000}\n", "a number of more than 4,300 digits"),
+    "64 bits": (f"a: {2**63}\n", "more than 64 bits"),
+    "deep": ("[" * 100 + "]" * 100, "nested more than 60 levels"),
+    "too deep": ("[" * 5000, "nested too deeply"),
+    "circle": ("&a [*a]", r"an anchor \(&\) stands within itself"),
+    "laughs": ("a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{name}: &{name} [{','.join(['*' + before] * 10)}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
+    ), "more than 1,000,000 values"),
+    "python": ("a: !!python/object/apply:os.system [ls]", "cannot be read as YAML"),
+    "bytes": ("a: !!binary aGFsbG8=", "a value must be text, a number"),
+    "key": ("? [a]\n: b\n", "cannot be read as YAML|a key must be text"),
+    "tab": ("a:\n\t- b", "cannot be read as YAML"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_no_plain_yaml_is_one_message(tmp_path: Path, name: str) -> None:
+    content, said = ODD[name]
+    (tmp_path / "x.yaml").write_text(content)
+    with pytest.raises(UserError, match=rf"x\.yaml: .*({said})"):
+        read_yaml(tmp_path / "x.yaml")
+
+
+def test_plain_values_come_as_they_stand() -> None:
+    content = "a: &a {b: 1, c: [true, null, 1.5, text]}\nd: {<<: *a, b: 2}\nday: 2026-01-31\n"
+    inner = {"b": 1, "c": [True, None, 1.5, "text"]}
+    assert parse_yaml(content, "x") == {"a": inner, "d": {**inner, "b": 2}, "day": "2026-01-31"}
+
+
+def test_a_key_that_stands_twice_in_a_folder_of_ones_own_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "mine.yaml").write_text("handler: NPO\nargs: {}\nhandler: GradDiff\n")
+    words = ["trainer=mine", "model=policy", "task_name=t", "data=files", "data.forget_file=a.csv"]
+    with pytest.raises(UserError, match="duplicate key handler"):
+        compose.compose("unlearn", words, (str(tmp_path),))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (f"task_name={'[' * 200}{']' * 200}", "nested more than 60 levels"),
+        (f"task_name={'[' * 5000}{']' * 5000}", "nested too deeply"),
+        (f"seed={'1' * 5000}", "a number of more than 4,300 digits"),
+        (f"trainer.args.learning_rate={'9' * 400}", "more than 64 bits"),
+    ],
+)
+def test_a_value_that_nothing_takes_is_refused_shortly(word: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        compose.compose("train", [word, "experiment=finetune/authors/default", "model=tiny"])
+    assert len(str(caught.value)) < 600
