@@ -200,8 +200,17 @@ def test_what_a_suite_lacks_is_said_before_training(
 def test_a_finished_run_is_not_that_of_a_file_that_has_changed(tmp_path: Path) -> None:
     rows, folder = tmp_path / "rows.csv", tmp_path / "run"
     rows.write_text("question,answer\na,b\n")
-    runs.write_json(folder / runs.MANIFEST, {"files": {str(rows): runs.fingerprint(rows), "gone.csv": "0"}})
-    runs.refuse_changed_files(folder)
+    memory, base = tmp_path / "memory.json", tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"weights")
+    models = runs.fingerprints_of_models([str(base), None, "org/name"], memory)
+    files = {str(rows): runs.fingerprint(rows), "gone.csv": "0"}
+    runs.write_json(folder / runs.MANIFEST, {"files": files, "models": {**models, "gone": "0"}})
+    runs.refuse_changed_inputs(folder, memory)
+    (base / "model.safetensors").write_bytes(b"changed")
+    with pytest.raises(UserError, match=r"base: not what .*run was trained on"):
+        runs.refuse_changed_inputs(folder, memory)
+    (base / "model.safetensors").write_bytes(b"weights")
     rows.write_text("question,answer\na,c\n")
     with pytest.raises(UserError, match=r"rows\.csv: not what .*run was trained on\. resume=never"):
-        runs.refuse_changed_files(folder)
+        runs.refuse_changed_inputs(folder, memory)

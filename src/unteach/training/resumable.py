@@ -175,6 +175,8 @@ class Resumable(transformers.Trainer):
         if start and self._trained(checkpoint.step_of(start)):
             self._end_as_trained(start)
             return
+        if start and self.here.first:
+            runs.drop_closing_line(Path(str(self.args.output_dir)) / runs.METRICS)
         self.train(resume_from_checkpoint=str(start) if start else None)
         if self.guard and self.guard.goes_back and not self.preempted:
             if self.here.mode not in ("one", "ddp"):

@@ -56,8 +56,8 @@ def fingerprints_of_files(config: schema.Config) -> dict[str, str]:
 
 
 def refuse_other_data(folder: Path, began: dict[str, Any], now: dict[str, dict[str, str]]) -> None:
-    """A run goes on with the data that it began with."""
-    for kind, named in (("files", "{}"), ("data", "data.{}")):
+    """A run goes on with the data, and from the weights, that it began with."""
+    for kind, named in (("files", "{}"), ("data", "data.{}"), ("models", "{}")):
         for name, fingerprint in now[kind].items():
             if began.get(kind, {}).get(name, fingerprint) != fingerprint:
                 raise UserError(

@@ -53,11 +53,8 @@ def source_of(what: str) -> Source:
 
 def told_by(run: Path) -> schema.ModelConfig | None:
     """The model section of a run's configuration."""
-    import yaml
-
     reader = Reader()
-    tree = yaml.safe_load((run / runs.CONFIG).read_text(encoding="utf-8"))
-    section = tree.get("model") if isinstance(tree, dict) else None
+    section = runs.read_config(run).get("model")
     model: schema.ModelConfig | None = reader.record(schema.ModelConfig, section, "model")
     return model
 

@@ -1,5 +1,7 @@
 """`unteach history`: everything that a run logged, one row a step."""
 
+import contextlib
+import csv
 import json
 import sys
 from collections.abc import Iterator
@@ -37,12 +39,24 @@ def command(words: list[str]) -> None:
     if to is None:
         _show(table)
         return
+    refuse_other_file(Path(to), list(table.columns))
     with runs.replacing(Path(to)) as temporary:
         if to.endswith(".csv"):
             table.to_csv(temporary, index=False)
         else:
             table.to_json(temporary, orient="records", lines=True)
     print(f"results: {to} ({counted(len(table), 'row')})")
+
+
+def refuse_other_file(file: Path, columns: list[str]) -> None:
+    """Raise UserError where a file is there that is no earlier history: it has no steps, or columns of its own."""
+    if not file.exists():
+        return
+    with contextlib.suppress(OSError, ValueError, RecursionError), file.open(encoding="utf-8", newline="") as opened:
+        first = json.loads(opened.readline()) if file.suffix == ".jsonl" else next(csv.reader(opened), [])
+        if "step" in first and set(first) <= set(columns):
+            return
+    raise UserError(f"to={file}: something else is there already; name another file, or move it away")
 
 
 def get_history(run: str | Path) -> Any:
@@ -68,11 +82,11 @@ def get_history(run: str | Path) -> Any:
 def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of a run's metrics file or of another trainer's state; a line cut off by a kill is left out."""
     if (folder / runs.METRICS).exists():
-        for line in (folder / runs.METRICS).read_text(encoding="utf-8").splitlines():
-            try:
-                yield json.loads(line)
-            except ValueError:
-                print(f"note: one torn line of {folder / runs.METRICS} is left out", file=sys.stderr)
+        lines, num_torn = runs.read_lines(folder / runs.METRICS)
+        if num_torn:
+            said = counted(num_torn, "torn or damaged line")
+            print(f"note: {said} of {folder / runs.METRICS} left out", file=sys.stderr)
+        yield from lines
         return
     states = [folder / STATE, *sorted(folder.glob(f"checkpoint-*/{STATE}"), key=lambda p: int(p.parent.name[11:]))]
     there = [state for state in states if state.exists()]
@@ -83,7 +97,7 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
             else "; there is no such folder (a run of Weights & Biases is wandb:ENTITY/PROJECT/ID)"
         )
         raise UserError(f"{folder}: holds no {runs.METRICS} and no {STATE}{nearby}")
-    yield from runs.read_json(there[-1], "the trainer's state").get("log_history", [])
+    yield from runs.read_mapping(there[-1], "the trainer's state").get("log_history", [])
 
 
 def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
