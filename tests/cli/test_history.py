@@ -32,7 +32,7 @@ def test_one_row_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(table.columns) == ["step", "epoch", "progress", "loss", "grad_norm", "eval_tofu_forget_quality"]
     assert table["step"].tolist() == [1, 2] and table["loss"].tolist() == [2.0, 1.5]
     assert table["eval_tofu_forget_quality"][0] == 1e-9 and table["eval_tofu_forget_quality"].isna()[1]
-    assert "one torn line" in capsys.readouterr().err
+    assert "1 torn or damaged line" in capsys.readouterr().err
 
 
 def test_it_is_printed_and_written(

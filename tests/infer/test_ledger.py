@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.infer.conftest import Infer, questions, write_lines
+from unteach import owner
 from unteach.engines.backends import hf
 from unteach.engines.ledger import Ledger, Line
 from unteach.errors import RowsFailed, UserError

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 512
 """Rows that a process takes at a time."""
 HEAD = "head.json"
-OWN_NAME = re.compile(rf"{re.escape(HEAD)}|{re.escape(tokenized.MANIFEST)}|tokens-\d{(5,)}\.(arrow|json)")
+OWN_NAME = re.compile(r"head\.json|unteach_tokens\.json|tokens-\d+\.(arrow|json)")
 """What unfinished files are called."""
 SHARD_TOKENS = 1 << 24
 """A shard is written once it has so many tokens: 64 MiB of ids."""
