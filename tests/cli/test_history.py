@@ -59,6 +59,20 @@ def test_it_is_printed_and_written(
     assert [json.loads(line)["step"] for line in (tmp_path / "t.jsonl").read_text().splitlines()] == [1, 2]
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_only_an_earlier_history_is_replaced(name: str, run: Path, tmp_path: Path) -> None:
+    file = tmp_path / name
+    command([str(run), f"to={file}"])
+    earlier = file.read_text()
+    command([str(run), f"to={file}"])
+    assert file.read_text() == earlier
+    for mine in ("question,answer\na,b\n", "step,mine\n1,2\n", '{"step": 1, "mine": 2}\n', "", "{", "\0"):
+        file.write_text(mine)
+        with pytest.raises(UserError, match="something else is there already"):
+            command([str(run), f"to={file}"])
+        assert file.read_text() == mine
+
+
 def test_the_state_of_another_trainer(tmp_path: Path) -> None:
     for step in (9, 10):
         folder = tmp_path / f"checkpoint-{step}"

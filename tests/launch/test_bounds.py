@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -62,15 +61,11 @@ subprocess.Popen([sys.executable, "-c", {RANK!r}], start_new_session=True).wait(
 def test_a_rank_ends_with_its_launcher() -> None:
     launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE)
     assert launcher.stdout is not None
-    rank = int(launcher.stdout.readline())
+    assert int(launcher.stdout.readline()) != launcher.pid
     launcher.kill()
     # The pipe is closed once the rank, which has it too, is gone.
     assert launcher.stdout.read() == b""
     launcher.wait()
-    with pytest.raises(ProcessLookupError):
-        for _ in range(200):
-            os.kill(rank, 0)
-            time.sleep(0.01)
 
 
 def test_a_rank_whose_launcher_is_gone_already_does_not_begin() -> None:

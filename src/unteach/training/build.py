@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import inspect
 import math
 import os
@@ -10,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 import transformers
 
@@ -38,8 +36,10 @@ from unteach.training.guard import CollapseGuard
 from unteach.training.resumable import Keeping, Resumable
 from unteach.training.rows import (
     context_of,
+    fingerprints,
     fingerprints_of_files,
     fit_context,
+    note_idle_optimizer,
     notes_of,
     refuse_other_data,
     refuse_too_long,
@@ -197,6 +197,8 @@ def training_arguments(
             )
         built._n_gpu = 1  # nn.DataParallel would split a step by a rule of its own
     _agree_with_launch(config, compute, built)
+    for note in note_idle_optimizer(built):
+        console.say(f"note: {note}")
     if warmup_epochs is not None:
         size = built.per_device_train_batch_size * built.gradient_accumulation_steps * built.world_size
         built.warmup_steps = int(warmup_epochs * -(-anchor_rows // size))
@@ -330,19 +332,6 @@ def training_texts(config: schema.Config) -> list[str]:
                 words = [value for value in row.values() if isinstance(value, str)]
                 texts.append("\n".join(words))
     return texts
-
-
-def fingerprints(streams: dict[str, Stream]) -> dict[str, str]:
-    """sha256 of the token ids and labels of each stream, in order."""
-    found = {}
-    for name, stream in streams.items():
-        digest = hashlib.sha256()
-        for number in range(len(stream)):
-            example = stream.example(number)
-            for key in ("input_ids", "labels"):
-                digest.update(numpy.asarray(example[key], numpy.int64).tobytes() + b"/")
-        found[name] = digest.hexdigest()
-    return found
 
 
 def open_folder(
