@@ -82,10 +82,12 @@ def main(argv: list[str] | None = None) -> None:
     Of processes that were launched together, the first speaks for all.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    launched.end_with_launcher()
     warnings.simplefilter("ignore", FutureWarning)  # what libraries will rename is for us to follow, not for users
     if launched.rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         warnings.simplefilter("ignore")
+    console.survive_closed_pipes()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what is said is in a log file at once
     try:
@@ -95,8 +97,6 @@ def main(argv: list[str] | None = None) -> None:
         if not (launched.rank() and of_all):
             print(f"unteach{_which()}: {console.neutralize(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output left, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         if not launched.rank():
             print("unteach: interrupted; what was whole is kept, and the same command goes on from it", file=sys.stderr)

@@ -49,7 +49,13 @@ class Ended(RuntimeError):
         self.exit_code = exit_code
 
 
-NO_ROOM = ("no space left on device", "file too large", "disk quota exceeded", "pytorchstreamwriter failed writing")
+NO_ROOM = (
+    "no space left on device",
+    "file too large",
+    "disk quota exceeded",
+    "pytorchstreamwriter failed writing",
+    "inline_container.cc:672",  # the last bytes of a file that torch writes
+)
 NO_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "can't allocate memory", "not enough memory")
 NOT_INSTALLED = ("need to install", "to be installed", "is required by this application", "pip install")
 NETWORK = {"HfHubHTTPError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "RequestException", "TransportError"}

@@ -3,11 +3,14 @@
 A way of spreading a run over processes goes by one word: `one`, `ddp`, `fsdp2`, `zero1`, `zero2`, `zero3`.
 """
 
+import contextlib
+import ctypes
 import json
 import os
+import signal
 from pathlib import Path
 
-from unteach.errors import UserError
+from unteach.errors import EXIT_PREEMPTED, UserError
 
 WORLDS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK")
@@ -17,6 +20,9 @@ RIGHT = (
 )
 
 
+LAUNCHER = "UNTEACH_LAUNCHER"
+"""The number of the process that started these ranks with `launch=`."""
+PR_SET_PDEATHSIG = 1
 SHARDED = ("fsdp2", "zero3")
 
 
@@ -36,6 +42,25 @@ def rank() -> int:
 def by_launcher() -> bool:
     """Whether a launcher started this process, as one of a group."""
     return any(os.environ.get(name) for name in (*RANKS, *WORLDS))
+
+
+def end_with_launcher() -> None:
+    """Have Linux ask this rank to stop when its launcher is gone, so that no run is ever carried out unseen.
+
+    A run that was started again would otherwise find the ranks of the one before still at work.
+    """
+    if not by_launcher():
+        return
+    stop_with_parent()
+    launcher = os.environ.get(LAUNCHER)
+    if launcher and launcher != str(os.getppid()):
+        os._exit(EXIT_PREEMPTED)
+
+
+def stop_with_parent() -> None:
+    """Have Linux send this process SIGTERM when its parent ends, however that ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def flag(name: str) -> bool:

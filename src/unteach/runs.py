@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and how files come into it whole or not at all.
+"""A run's folder: what is in it, whose it is, and how it stands.
 
 config.yaml        the resolved configuration
 manifest.json      command, date, versions, git commit, seeds, fingerprints of data and weights
@@ -8,74 +8,34 @@ final_checkpoint/  the model, its tokenizer and template
 evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.json…
 evals_before/      the same of the weights that the run started from
 DONE.json          written last: the run is finished
+
+A folder with anything in it that is not a run of ours is refused, never cleared. How files come into a folder whole or
+not at all is in `atomic`, who may write there at a time in `owner`.
 """
 
 import contextlib
 import hashlib
 import json
-import os
 import platform
-import secrets
-import shutil
 import subprocess
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+from unteach.atomic import is_temporary, rename, replacing, replacing_folder, write_json, write_text
 from unteach.errors import UserError, explain_unreadable
 from unteach.strict_yaml import read_yaml
+
+__all__ = ["replacing", "replacing_folder", "write_json", "write_text"]
 
 FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", "manifest.json"
 METRICS, EVALS, FINGERPRINTS, METHOD = "metrics.jsonl", "evals", "fingerprints.json", "method.json"
 EVALS_BEFORE = "evals_before"
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path in the same folder; on success it is synced to disk and takes `path`'s place at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_name(path)
-    # The system applies the umask to the mode of a new file; mkstemp would make it 0600.
-    os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary_name(path: Path) -> Path:
-    """Give a hidden name beside `path` that nothing has."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON whole or not at all; NaN and infinity, which JSON does not have, become null."""
-    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
-        return None
-    return value
-
-
 def read_json(path: Path, what: str) -> Any:
-    """Reads a JSON file that the user named, or says what is wrong with it."""
+    """Read a JSON file that the user named, or say what is wrong with it."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -85,24 +45,47 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{what}: {path} is not whole JSON ({said}); make it again or name another file") from None
 
 
-@contextlib.contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `folder`; on success it is synced to disk and takes `folder`'s place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_name(folder)
-    temporary.mkdir()
-    mode = temporary.stat().st_mode & 0o666  # a file's, under the same umask; some libraries make theirs 0600
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON file of ours that holds a mapping, or say what is wrong with it."""
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        raise UserError(f"{what}: {path} is damaged: it must hold a mapping, and holds {type(value).__name__}")
+    return value
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the configuration that a run's folder holds, or say what is wrong with it."""
+    path = folder / CONFIG
     try:
-        yield temporary
-        for file in (path for path in temporary.rglob("*") if path.is_file() and not path.is_symlink()):
-            file.chmod(mode)
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        tree = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"{error}. It is no run's configuration, or it is damaged. {ELSEWHERE}") from None
+    if not isinstance(tree, dict):
+        found = type(tree).__name__
+        raise UserError(f"{path}: is no run's configuration, or it is damaged (it holds {found}). {ELSEWHERE}")
+    return tree
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Read a metrics file: its whole lines, and how many are torn or of another shape."""
+    lines: list[dict[str, Any]] = []
+    num_torn = 0
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        value = None
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(line.decode("utf-8"))
+            if b"\\u" in line:  # half a character, which no table can hold
+                value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+        if is_line(value):
+            lines.append(value)
+        else:
+            num_torn += 1
+    return lines, num_torn
+
+
+def is_line(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Say whether a value is a line of a log: what was logged, at a step if it has one."""
+    return isinstance(value, dict) and isinstance(value.get("step"), int | float | None)
 
 
 def model_folder(path: str) -> str:
@@ -116,33 +99,27 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def sweep(folder: Path, name: str = "*") -> None:
-    """Removes what a killed process left half-written: temporary names that never took their place."""
-    for leftover in folder.glob(f".{name}.????????"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-
-
 def keep_lines(path: Path, last_step: int) -> None:
-    """Drops the lines of a metrics file that are of later steps, or torn."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
-            if json.loads(line).get("step", 0) <= last_step:
-                kept.append(line + "\n")
-    write_text(path, "".join(kept))
+    """Drop the lines of a metrics file that are of later steps, or torn."""
+    _write_lines(path, [line for line in read_lines(path)[0] if line.get("step", 0) <= last_step])
+
+
+def drop_closing_line(path: Path) -> None:
+    """Drop the line that closes a run's metrics file: whoever trains on writes it again."""
+    _write_lines(path, [line for line in read_lines(path)[0] if "train_runtime" not in line])
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def last_metrics(folder: Path) -> dict[str, Any] | None:
     """The last whole line of a run's metrics file, if there is one."""
     try:
-        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+        lines, _ = read_lines(folder / METRICS)
     except OSError:
         return None
-    for line in reversed(lines):
-        with contextlib.suppress(ValueError):
-            found: dict[str, Any] = json.loads(line)
-            return found
-    return None
+    return lines[-1] if lines else None
 
 
 def is_done(folder: Path) -> bool:
@@ -171,7 +148,9 @@ def weights_fingerprint(path: Path, memory: Path) -> str:
     name = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
     try:
         remembered = json.loads(memory.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
+        remembered = {}
+    if not isinstance(remembered, dict):
         remembered = {}
     if name not in remembered:
         digest = hashlib.sha256("".join(fingerprint(file) for file in files).encode()).hexdigest()
@@ -251,33 +230,81 @@ UNUSED_VARIABLES = (
 """Variables of benchmarks: a configuration has those of them that something in it refers to, or that a command set."""
 
 
-def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
-    """Says how a run's folder stands: `new`, `again` (begun, not finished), `done`, or `back`.
+ELSEWHERE = "Name another folder (task_name, paths.output_dir), or move what is there away"
 
-    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old folder aside.
-    Raises UserError where the folder, or the checkpoint, belongs to another configuration.
+
+def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
+    """Say how a run's folder stands: `new`, `again` (begun, not finished), `done`, or `back`.
+
+    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old run aside.
+    Raises UserError where the folder holds anything but a run, or it or the checkpoint is of another configuration.
     """
     named = resume not in ("auto", "never")
     if named and not Path(resume).is_dir():
         raise UserError(f"resume={resume}: must be auto, never, or a checkpoint folder; there is no such folder")
-    if resume == "never" and folder.exists():
-        print(f"moved the old {folder} to {move_aside(folder)}")
-    if named and (owner := Path(resume).parent / CONFIG).exists():
-        _refuse_another(Path(resume), read_yaml(owner), tree, (*MAY_CHANGE, "task_name", "paths."))
+    refuse_foreign(folder)
     kept = folder / CONFIG
+    if resume == "never" and kept.exists():
+        read_config(folder)
+        _refuse_working_folder(folder)
+        print(f"moved the old {folder} to {move_aside(folder)}")
+    if named and (Path(resume).parent / CONFIG).exists():
+        old = read_config(Path(resume).parent)
+        _refuse_another(Path(resume), old, tree, (*MAY_CHANGE, "task_name", "paths."))
     if not kept.exists():
         return "new"
-    old = read_yaml(kept)
+    old = read_config(folder)
     _refuse_another(folder, old, tree, MAY_CHANGE)
     if named and old.get("resume") != resume:
         return "back"
     return "done" if is_done(folder) else "again"
 
 
-def refuse_changed_files(folder: Path) -> None:
-    """Raise UserError where a file of rows that a finished run was trained on is there and has changed since."""
-    began = read_json(folder / MANIFEST, "the run's manifest").get("files", {}) if (folder / MANIFEST).exists() else {}
-    changed = [name for name, digest in began.items() if Path(name).is_file() and fingerprint(Path(name)) != digest]
+def refuse_foreign(folder: Path) -> None:
+    """Raise UserError where a folder is there, is not empty, and holds no run: it is the user's, whatever it is."""
+    if not folder.is_dir() or (folder / CONFIG).is_file():
+        return
+    found = sorted(path.name for path in folder.iterdir() if not is_temporary(path) and path.name != ".unteach.lock")
+    if not found or _is_evaluation_of_run(folder):
+        return
+    shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    raise UserError(f"{folder}: holds {shown}, and no run of unteach; nothing is written into it. {ELSEWHERE}")
+
+
+def _is_evaluation_of_run(folder: Path) -> bool:
+    """Whether a folder is the `evals/` of a run, into which `unteach eval` may write too."""
+    return folder.name == EVALS and (folder.parent / CONFIG).is_file()
+
+
+def _refuse_working_folder(folder: Path) -> None:
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"resume=never would move {folder.resolve()} aside, in which this command runs; run it from another folder"
+        )
+
+
+def root_of(folder: Path) -> Path:
+    """The folder whose owner may write here: the run, where this is the `evals/` of one."""
+    return folder.parent if _is_evaluation_of_run(folder) else folder
+
+
+def fingerprints_of_models(paths: list[str | None], memory: Path) -> dict[str, str]:
+    """sha256 of the weights in each of these that is a folder here, by its name."""
+    folders = [Path(path) for path in paths if path and Path(path).is_dir()]
+    return {str(folder): weights_fingerprint(folder, memory) for folder in folders}
+
+
+def refuse_changed_inputs(folder: Path, memory: Path) -> None:
+    """Raise UserError where rows or weights that a finished run was made of are there and have changed since.
+
+    memory: where digests of weights are remembered.
+    """
+    file = folder / MANIFEST
+    began = read_mapping(file, "the run's manifest") if file.exists() else {}
+    files, models = began.get("files") or {}, began.get("models") or {}
+    changed = [name for name, digest in files.items() if Path(name).is_file() and fingerprint(Path(name)) != digest]
+    now = fingerprints_of_models(list(models), memory)
+    changed += [name for name, digest in now.items() if models[name] != digest]
     if changed:
         raise UserError(
             f"{', '.join(changed)}: not what {folder} was trained on. resume=never trains anew and moves the old "
@@ -308,9 +335,10 @@ def _used_by_both(tree: Any, other: Any) -> Any:
 
 
 def move_aside(path: Path) -> Path:
-    """Gives a file or folder the first free name of the form <name>.oldN; returns it."""
+    """Give a file or folder the first free name of the form <name>.oldN; returns it."""
     aside = next(p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}.old{i}")).exists())
-    return path.rename(aside)
+    rename(path, aside)
+    return aside
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

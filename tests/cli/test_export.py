@@ -1,6 +1,7 @@
 """Anything trained becomes a plain model folder or an adapter, whole or not at all, and what does not fit is named."""
 
 import json
+import os
 import shutil
 from collections import OrderedDict
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from unteach import runs
+from unteach import atomic, runs
 from unteach.errors import UserError
 from unteach.models import weights
 from unteach.verbs.export import command, export
@@ -304,9 +305,10 @@ def test_what_cannot_be_exported_is_said(whole: Path, tmp_path: Path) -> None:
 
 def test_it_is_written_whole_or_not_at_all(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "out"
-    stopped = tmp_path / ".out.abcd1234"
+    stopped = tmp_path / f".out.000000-1-00000000{atomic.SUFFIX}"
     stopped.mkdir()
     (stopped / "model.safetensors").write_text("half")
+    os.utime(stopped, (0, 0))
     (tmp_path / ".mine.abcd1234").write_text("not an export's")
     with monkeypatch.context() as patched:
         patched.setattr("unteach.training.trained.save_words", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -32,7 +32,7 @@ def test_one_row_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(table.columns) == ["step", "epoch", "progress", "loss", "grad_norm", "eval_tofu_forget_quality"]
     assert table["step"].tolist() == [1, 2] and table["loss"].tolist() == [2.0, 1.5]
     assert table["eval_tofu_forget_quality"][0] == 1e-9 and table["eval_tofu_forget_quality"].isna()[1]
-    assert "one torn line" in capsys.readouterr().err
+    assert "1 torn or damaged line" in capsys.readouterr().err
 
 
 def test_it_is_printed_and_written(
@@ -57,6 +57,20 @@ def test_it_is_printed_and_written(
         command([str(run), f"to={tmp_path / name}"])
     assert pandas.read_csv(tmp_path / "t.csv")["loss"].tolist() == [2.0, 1.5]
     assert [json.loads(line)["step"] for line in (tmp_path / "t.jsonl").read_text().splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_only_an_earlier_history_is_replaced(name: str, run: Path, tmp_path: Path) -> None:
+    file = tmp_path / name
+    command([str(run), f"to={file}"])
+    earlier = file.read_text()
+    command([str(run), f"to={file}"])
+    assert file.read_text() == earlier
+    for mine in ("question,answer\na,b\n", "step,mine\n1,2\n", '{"step": 1, "mine": 2}\n', "", "{", "\0"):
+        file.write_text(mine)
+        with pytest.raises(UserError, match="something else is there already"):
+            command([str(run), f"to={file}"])
+        assert file.read_text() == mine
 
 
 def test_the_state_of_another_trainer(tmp_path: Path) -> None:

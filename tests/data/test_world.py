@@ -66,6 +66,11 @@ def test_the_written_folder_is_the_world(tmp_path, capsys):
     for name in authors.NAMES:
         assert sources.load_rows({"path": str(folder), "name": name}) == authors.rows_of(world, name)
     assert json.loads((folder / "full.jsonl").read_text().splitlines()[0])["kinds"]
+    main(["world", f"to={folder}", f"config={settings}", "n_authors=12", "seed=5"])
+    assert "written before" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["world", f"to={folder}", f"config={settings}", "n_authors=12", "seed=6"])
+    assert "something else is there already" in capsys.readouterr().err
 
     import datasets
 

@@ -164,5 +164,19 @@ def test_an_interrupted_suite_loses_at_most_one_batch(
         with pytest.raises(KeyboardInterrupt):
             run(tiny, tmp_path)
     assert kept == after
-    assert differences(run(tiny, tmp_path), whole) == []
+    assert list(tmp_path.glob("cache/*/*.plan.json"))
+    assert run(tiny, tmp_path) == whole, "bit for bit: what is left goes in the batches that it was planned with"
     assert sum(tokens) == every, "no kept batch is measured twice"
+    assert not list(tmp_path.glob("cache/*/*.plan.json"))
+
+
+def test_a_damaged_plan_is_made_anew(tmp_path: Path) -> None:
+    store = Store(tmp_path, "w", "float32")
+    assert store.read_plan("of") is None
+    store.write_plan("of", [[[0, 1], [2]], [[3]]])
+    assert store.read_plan("of") == [[[0, 1], [2]], [[3]]]
+    for damaged in ("", "{", "3", "[3]", '[[["x"]]]', "[" * 100_000):
+        (store.folder / "of.plan.json").write_text(damaged)
+        assert store.read_plan("of") is None
+    store.drop_plan("of")
+    store.drop_plan("of")

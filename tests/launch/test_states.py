@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unteach import runs
+from unteach import owner, runs
 from unteach.errors import Diverged, Preempted, UserError
 from unteach.launch import kept, local, settings, slots, states, studyfile
 from unteach.launch.plan import PlannedRun
@@ -67,7 +67,7 @@ def test_one_process_at_a_time_and_a_killed_one_is_seen(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", CHILD, run.folder], stdout=subprocess.PIPE)
     assert child.stdout is not None and child.stdout.readline() == b"here\n"
     assert states.standings([run])["a"].state == "running"
-    with pytest.raises(states.Busy, match=f"process {child.pid}"), states.claim(run):
+    with pytest.raises(owner.Busy, match=f"process {child.pid}"), states.claim(run):
         pass
     (outcome,) = local.execute([run], lambda run: None)
     assert (outcome.state, str(child.pid) in outcome.reason) == ("busy", True)

@@ -35,6 +35,15 @@ def test_a_study_becomes_five_files_of_the_same_numbers(study: Path, capsys: pyt
     assert {(row["run"], row["kind"]) for row in values} == {("retain", "retain"), ("NPO", "forget")}
 
 
+def test_a_file_that_no_report_wrote_is_not_replaced(study: Path) -> None:
+    out = study.parent / "out"
+    out.mkdir()
+    (out / "report.md").write_text("mine")
+    with pytest.raises(UserError, match=r"out: holds report\.md and no report\.json"):
+        report.command([str(study), f"out={out}"])
+    assert [path.name for path in out.iterdir()] == ["report.md"] and (out / "report.md").read_text() == "mine"
+
+
 def test_a_report_is_called_after_what_was_found(
     study: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from tests.conftest import read_rows
 from unteach import runs
+from unteach.config import training_args
 from unteach.errors import Diverged, UserError
 from unteach.testing import method_loss
+from unteach.training.rows import note_idle_optimizer
 from unteach.verbs.train import train
 
 
@@ -200,8 +203,31 @@ def test_what_a_suite_lacks_is_said_before_training(
 def test_a_finished_run_is_not_that_of_a_file_that_has_changed(tmp_path: Path) -> None:
     rows, folder = tmp_path / "rows.csv", tmp_path / "run"
     rows.write_text("question,answer\na,b\n")
-    runs.write_json(folder / runs.MANIFEST, {"files": {str(rows): runs.fingerprint(rows), "gone.csv": "0"}})
-    runs.refuse_changed_files(folder)
+    memory, base = tmp_path / "memory.json", tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"weights")
+    models = runs.fingerprints_of_models([str(base), None, "org/name"], memory)
+    files = {str(rows): runs.fingerprint(rows), "gone.csv": "0"}
+    runs.write_json(folder / runs.MANIFEST, {"files": files, "models": {**models, "gone": "0"}})
+    runs.refuse_changed_inputs(folder, memory)
+    (base / "model.safetensors").write_bytes(b"changed")
+    with pytest.raises(UserError, match=r"base: not what .*run was trained on"):
+        runs.refuse_changed_inputs(folder, memory)
+    (base / "model.safetensors").write_bytes(b"weights")
     rows.write_text("question,answer\na,c\n")
     with pytest.raises(UserError, match=r"rows\.csv: not what .*run was trained on\. resume=never"):
-        runs.refuse_changed_files(folder)
+        runs.refuse_changed_inputs(folder, memory)
+
+
+def test_steps_that_change_nothing_are_said() -> None:
+    def notes(**given: Any) -> list[str]:
+        return note_idle_optimizer(transformers.TrainingArguments(output_dir="x", use_cpu=True, **given))
+
+    assert notes(max_steps=2, warmup_steps=1) == notes(warmup_steps=100) == notes(max_steps=2, warmup_steps=0.1) == []
+    assert notes(learning_rate=0.0) == ["trainer.args.learning_rate is 0: nothing is learned"]
+    assert (
+        "warmup_steps=100 of max_steps=2: the learning rate is never reached" in notes(max_steps=2, warmup_steps=100)[0]
+    )
+    with pytest.raises(UserError, match=r"warmup_ratio=5: must be below 1"):
+        training_args.modernise({"warmup_ratio": 5})
+    assert training_args.modernise({"warmup_ratio": 0.1})[0] == {"warmup_steps": 0.1}

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from unteach.errors import nearest
+from unteach.errors import UserError, nearest
 
 OWN = {
     "warmup_epochs": "float | None",
@@ -244,6 +244,10 @@ def modernise(args: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Translates old names and spellings; gives the new mapping and one sentence for each old name."""
     current, said = {}, []
     for name, value in args.items():
+        if name == "warmup_ratio" and isinstance(value, int | float) and value >= 1:
+            raise UserError(
+                f"trainer.args.warmup_ratio={value}: must be below 1, a share of all steps; warmup_steps is a count"
+            )
         if name in RENAMED:
             said.append(f"trainer.args.{name} is called {RENAMED[name]} now")
         if name in DROPPED:

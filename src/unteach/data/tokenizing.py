@@ -2,14 +2,16 @@
 
 Rows go through the handler that training reads them with, a chunk at a time, so that a tokenised file holds what
 training would have made. Shards that are whole stay in `.<name>.partial` beside the place where the files will be, and
-the same command goes on after them; the folder takes its place once its manifest is written.
+the same command goes on after them. Once its manifest is written, that folder itself takes its place under one rename:
+no shard is ever moved out of it.
 """
 
 import dataclasses
 import itertools
+import json
 import multiprocessing
 import os
-import shutil
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +21,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import registry, runs, wording
+from unteach import atomic, registry, runs, wording
 from unteach.data import pretraining, tables, tokenized
 from unteach.data.faults import SHOWN, no_row_left
 from unteach.data.fitting import IGNORED, TooLong, fit
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 512
 """Rows that a process takes at a time."""
+HEAD = "head.json"
+OWN_NAME = re.compile(r"head\.json|unteach_tokens\.json|tokens-\d+\.(arrow|json)")
+"""What unfinished files are called."""
 SHARD_TOKENS = 1 << 24
 """A shard is written once it has so many tokens: 64 MiB of ids."""
 
@@ -183,10 +188,9 @@ def write(table: tables.Table, recipe: Recipe, output: Path, processes: int, fac
     facts: what stands in the manifest and, if it differs, makes shards of an earlier try worthless.
     """
     partial = output.with_name(f".{output.name}.partial")
-    head = partial / "head.json"
-    if not head.exists() or runs.read_json(head, "the unfinished files") != facts:
-        shutil.rmtree(partial, ignore_errors=True)
-        runs.write_json(head, facts)
+    _open_partial(partial, facts)
+    if (partial / tokenized.MANIFEST).exists():
+        return _finish(partial, output)
     shards = _whole_shards(partial)
     total = Counts()
     for shard in shards:
@@ -204,11 +208,50 @@ def write(table: tables.Table, recipe: Recipe, output: Path, processes: int, fac
     if not shards:
         raise UserError(no_row_left(table.where, _with_places(total.dropped)))
     manifest = {"format": tokenized.FORMAT, **facts, **counted(total), "shards": shards}
-    with runs.replacing_folder(output) as folder:
-        for shard in shards:
-            (partial / shard["file"]).replace(folder / shard["file"])
-        runs.write_json(folder / tokenized.MANIFEST, manifest)
-    shutil.rmtree(partial, ignore_errors=True)
+    runs.write_json(partial / tokenized.MANIFEST, manifest)
+    return _finish(partial, output)
+
+
+def _open_partial(partial: Path, facts: dict[str, Any]) -> None:
+    """Make the folder of unfinished files ready: shards that were made of something else go."""
+    head = partial / HEAD
+    names = [path.name for path in partial.iterdir() if not atomic.is_temporary(path)] if partial.is_dir() else []
+    if strange := sorted(name for name in names if not OWN_NAME.fullmatch(name)):
+        raise UserError(f"{partial}: is for unfinished tokens, and holds {strange[0]}; move it away")
+    if (partial / tokenized.MANIFEST).exists():
+        made = runs.read_mapping(partial / tokenized.MANIFEST, "the unfinished files")
+        if all(made.get(name) == fact for name, fact in _as_read_back(facts).items()) and _has_shards(partial, made):
+            return
+    elif head.exists() and runs.read_json(head, "the unfinished files") == _as_read_back(facts):
+        return
+    # The head goes first: without it, nothing there counts.
+    for name in sorted(names, key=lambda name: name != HEAD):
+        (partial / name).unlink()
+    runs.write_json(head, facts)
+
+
+def _as_read_back(facts: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(facts))
+
+
+def _has_shards(partial: Path, manifest: dict[str, Any]) -> bool:
+    files = {partial / shard["file"]: shard["bytes"] for shard in manifest["shards"]}
+    return all(file.is_file() and file.stat().st_size == size for file, size in files.items())
+
+
+def _finish(partial: Path, output: Path) -> dict[str, Any]:
+    """Take away what only unfinished files need, and put the folder in its place.
+
+    Cut off anywhere, the same again ends the same: the manifest is there and says which shards belong to it.
+    """
+    manifest = runs.read_mapping(partial / tokenized.MANIFEST, "the tokenised files")
+    kept = {tokenized.MANIFEST, *(shard["file"] for shard in manifest["shards"])}
+    atomic.remove_stale(partial)
+    for path in list(partial.iterdir()):
+        if path.name not in kept and OWN_NAME.fullmatch(path.name):
+            path.unlink()
+    atomic.sync(partial)
+    atomic.rename(partial, output)
     return manifest
 
 
@@ -292,8 +335,13 @@ def _one_list(values: "np.ndarray") -> Any:
 def _whole_shards(folder: Path) -> list[dict[str, Any]]:
     """What is told of the shards that an earlier try finished, up to the first that is not there."""
     found: list[dict[str, Any]] = []
-    while (told := folder / f"tokens-{len(found):05d}.json").exists():
-        found.append(runs.read_json(told, "a finished shard"))
+    while (file := folder / f"tokens-{len(found):05d}.json").exists():
+        told = runs.read_mapping(file, "a finished shard")
+        tokens = folder / told["file"]
+        if not tokens.is_file() or runs.fingerprint(tokens) != told["sha256"]:
+            print(f"note: {tokens} is missing or damaged; it and what follows it is made again")
+            break
+        found.append(told)
     return found
 
 

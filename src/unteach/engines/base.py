@@ -32,12 +32,25 @@ class Score:
         return float(-self.logprob.mean())
 
 
+Plan = list[list[list[int]]]
+"""The batches of a pass: of rows, of the numbers of items."""
+
+
 class Store(Protocol):
-    """Keeps measurements of items by kind, so that none is made twice."""
+    """Keeps measurements of items by kind, so that none is made twice, and how a pass is batched until it is over.
+
+    A pass that was cut off goes on with the batches it was planned with, and ends with the same bits.
+    """
 
     def get(self, kind: str, item: Any) -> Any: ...
 
     def put(self, kind: str, items: Sequence[Any], results: Sequence[Any]) -> None: ...
+
+    def read_plan(self, of: str) -> Plan | None: ...
+
+    def write_plan(self, of: str, plan: Plan) -> None: ...
+
+    def drop_plan(self, of: str) -> None: ...
 
 
 class Engine(Protocol):

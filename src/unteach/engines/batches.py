@@ -4,10 +4,12 @@ The size of a batch is found by a budget of padded tokens. Where a batch does no
 them lower the budget together and go on with what is left, so that they keep planning the same batches.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from unteach.engines.base import Said, Store
+from unteach import runs
+from unteach.engines.base import Plan, Said, Store
 from unteach.engines.processes import Processes
 from unteach.engines.sharded import settle
 from unteach.errors import NO_MEMORY
@@ -87,20 +89,47 @@ class Batches:
             missing = sorted(set(here.gather(missing)))
         if said and len(items) > len(missing):
             said(len(items) - len(missing))
+        of = runs.digest([kind, self.batch_size, items])
         if not missing:
+            if self.store and here.first:
+                self.store.drop_plan(of)
             return results
-        found = list(self.each(kind, batching, batching.batches(missing), work, said))
+        waiting = self._plan(of, batching, missing)
+        record = functools.partial(self.store.write_plan, of) if self.store and here.first else None
+        found = list(self.each(kind, batching, waiting, work, said, record=record))
         for i, result in here.gather(found) if here.gather else found:
             results[i] = result
+        if self.store and here.first:
+            self.store.drop_plan(of)
         return results
+
+    def _plan(self, of: str, batching: Batching, missing: list[int]) -> list[list[Row]]:
+        """The batches that are left of a pass: as they were planned when it began, the same in every process.
+
+        A batch of which anything is missing is made whole again, so that each result comes from the same neighbours.
+        """
+        here, lacking = self.here, set(missing)
+        planned = None
+        if self.store and here.first:
+            planned = self.store.read_plan(of)
+        if here.gather:
+            planned = here.gather([planned] if here.first else [])[0]
+        planned = planned or []
+        left = [batch for batch in planned if any(i in lacking for row in batch for i in row)]
+        unplanned = lacking.difference(i for batch in left for row in batch for i in row)
+        left += batching.batches(sorted(unplanned))
+        if self.store and here.first and unplanned:
+            self.store.write_plan(of, left)
+        return left
 
     def each(
         self, kind: str, batching: Batching, waiting: list[list[Row]], work: Callable[[list[Row]], list[Any]],
-        said: Said = None, alone: Callable[[str], Any] | None = None,
+        said: Said = None, alone: Callable[[str], Any] | None = None, record: Callable[[Plan], None] | None = None,
     ) -> Iterator[tuple[int, Any]]:  # fmt: skip
         """The batches of this process as they are done: the number of each item, and its result.
 
         alone: what stands for an item that does not fit into memory even alone; without it, such an item ends the pass.
+        record: is given the batches that are left where memory has them planned anew.
         """
         here, was_training = self.here, self.model.training
         self.model.eval()
@@ -123,6 +152,8 @@ class Batches:
                         failed = [batch for batch in failed if sum(map(len, batch)) > 1]
                     self.budgets[kind.partition(" ")[0]] = batching.budget
                     waiting = batching.batches([i for batch in (*failed, *waiting) for row in batch for i in row])
+                    if record:
+                        record(waiting)
         finally:
             self.model.train(was_training)
             settle(self.model)

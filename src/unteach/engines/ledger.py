@@ -10,7 +10,6 @@ over, and its row is asked again.
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import atomic, owner, runs
 from unteach.errors import UserError
 from unteach.wording import counted
 
@@ -76,31 +75,11 @@ class Ledger:
         self.output, self.columns = output, tuple(columns)
         self.meta = output.with_name(f"{output.stem}.meta.json")
         self.parts = output.with_name(f"{output.name}.parts")
-        self.lock = output.with_name(f".{output.name}.lock")
         self.damaged = 0
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Nobody else writes meanwhile. Raises UserError where somebody does."""
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(descriptor)
-                raise UserError(
-                    f"{self.output}: another run is writing this file; wait for it, or name another"
-                ) from None
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(descriptor).st_ino == self.lock.stat().st_ino:
-                    break
-            os.close(descriptor)  # the one that held it took it away meanwhile
-        try:
-            yield
-        finally:
-            self.lock.unlink(missing_ok=True)
-            os.close(descriptor)
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Nobody else writes meanwhile. Raises Busy where somebody does."""
+        return owner.own(self.output)
 
     def open(self, settings: dict[str, Any], lines: Sequence[Line], resume: str, changed: str) -> list[str]:
         """Makes the files ready for these rows under these settings; gives a sentence for each thing to be said.
@@ -109,8 +88,7 @@ class Ledger:
         """
         said: list[str] = []
         settings = json.loads(json.dumps(settings, default=str))  # as they will be read back
-        for leftover in self.output.parent.glob(f".{self.output.name}.????????"):
-            leftover.unlink()
+        atomic.remove_stale(self.output.parent)
         if resume == "never":
             said += self._move_aside()
         old = self._old()

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from unteach.engines.base import Score
+from unteach import atomic
+from unteach.engines.base import Plan, Score
 
 FORMAT = 2
 START = b"\x89unteach"
@@ -64,6 +65,23 @@ class Store:
         if arrays is None:
             return None
         return Score(*arrays) if kind == "score" else arrays[0].tolist()
+
+    def read_plan(self, of: str) -> Plan | None:
+        """How a pass was batched that was cut off; None where none was, or what is told of it is damaged."""
+        try:
+            plan = json.loads(self._plan_file(of).read_text(encoding="utf-8"))
+            return [[[int(i) for i in row] for row in batch] for batch in plan]
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+
+    def write_plan(self, of: str, plan: Plan) -> None:
+        atomic.write_text(self._plan_file(of), json.dumps(plan) + "\n")
+
+    def drop_plan(self, of: str) -> None:
+        self._plan_file(of).unlink(missing_ok=True)
+
+    def _plan_file(self, of: str) -> Path:
+        return self.folder / f"{of}.plan.json"
 
     def put(self, kind: str, items: Sequence[Any], results: Sequence[Any]) -> None:
         """Appends a batch of measurements, on disk when it returns."""

@@ -12,7 +12,7 @@ from unteach.console import format_duration
 from unteach.engines.hf import HFEngine
 from unteach.engines.pace import SAY_EVERY
 from unteach.engines.processes import Processes
-from unteach.evals import suites
+from unteach.evals import merging, suites
 from unteach.evals.cache import Store
 from unteach.evals.others import OtherModels
 from unteach.models.loading import Loaded
@@ -47,7 +47,7 @@ def evaluate_loaded(
     with PassProgress(shown=here.first) as progress, loaded.autocast():
         planned = planned or suites.plans(configs, loaded.template, engine.context)
         target, others = folder if here.first else None, OtherModels(loaded, batch_size, here, cache, progress)
-        values = suites.carry_out(planned, engine, progress, target, others)
+        values = suites.carry_out(planned, engine, progress, target, others, weights)
     if here.first and tell:
         tell_values(folder, list(configs), named=len(configs) > 1)
     found = {f"{suite}_{name}": value.agg for suite, metrics in values.items() for name, value in metrics.items()}
@@ -79,7 +79,7 @@ def _tell(folder: Path, suite: str, wanted: Mapping[str, str]) -> None:
 
 def tell_gaps(folder: Path, suite: str) -> None:
     """Print which metrics of a suite are absent and why, and what became of its rows, a short line each."""
-    for ending, heading in (("_ABSENT.json", "not measured"), (suites.NOTES, "of the rows")):
+    for ending, heading in (("_ABSENT.json", "not measured"), (merging.NOTES, "of the rows")):
         file = folder / f"{suite}{ending}"
         if file.exists():
             console.say(f"  {heading} (in full in {file}):")

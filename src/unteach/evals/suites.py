@@ -3,7 +3,8 @@
 <SUITE>_EVAL.json has every value with its examples, <SUITE>_SUMMARY.json the values that were asked for,
 <SUITE>_ROWS.json the rows they are of, <SUITE>_TOKENS.json the answers of `tokens` token by token,
 <SUITE>_METRICS.json what the suite says of its metrics (label, role, which way is good), <SUITE>_ABSENT.json why a
-metric is not there, and <SUITE>_NOTES.json what became of rows: drawn, skipped, cut. A metric that came from a default
+metric is not there, <SUITE>_NOTES.json what became of rows (drawn, skipped, cut), and <SUITE>_BASIS.json which weights
+and settings the values are of, so that a later evaluation of the same adds to them. A metric that came from a default
 list is absent with a reason where its data, the retain log or the reference model is; one asked for by name is an
 error. A metric of a role that the run has no rows of is not asked for at all.
 """
@@ -18,7 +19,7 @@ from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
 from unteach.engines.base import Engine
 from unteach.errors import AbsentData, UserError
-from unteach.evals import harness, measure, retain, tokens
+from unteach.evals import harness, measure, merging, retain, tokens
 from unteach.evals.base import (
     Before,
     Classes,
@@ -38,8 +39,6 @@ from unteach.evals.measure import Measured, Progress
 from unteach.evals.own_rows import OwnRows
 from unteach.evals.retain import Log
 from unteach.evals.rows import Asked, Rows
-
-NOTES = "_NOTES.json"
 
 
 class Others(measure.Others, Protocol):
@@ -96,9 +95,17 @@ def plans(
 
 
 def carry_out(
-    plans: dict[str, Plan], engine: Engine, progress: Progress, folder: Path | None, others: Others | None = None
+    plans: dict[str, Plan],
+    engine: Engine,
+    progress: Progress,
+    folder: Path | None,
+    others: Others | None = None,
+    weights: str = "",
 ) -> dict[str, dict[str, Value]]:
-    """The values of the planned suites; their files, too, where there is a folder."""
+    """The values of the planned suites; their files, too, where there is a folder.
+
+    weights: what tells the measured weights from all others.
+    """
     _await_retain_models(plans, others)
     asking = {name: (one.rows, one.measurements()) for name, one in plans.items()}
     measured = measure.measure(asking, engine, others, progress)
@@ -106,8 +113,8 @@ def carry_out(
     for name, one in plans.items():
         results[name] = compute(one, measured[name], one.rows.template.eos)
         if folder is not None:
-            write(one, results[name], folder)
-            write_tokens(one, measured[name], folder)
+            is_merged = write(one, results[name], folder, weights)
+            write_tokens(one, measured[name], folder, keep=is_merged)
     return results
 
 
@@ -253,14 +260,18 @@ def _refuse_infinite(name: str, need: Measurement, rows: list[Any]) -> None:
         raise UserError(f"{name}: the model's values are not finite at rows {bad[:8]} of {need.of}; it has diverged")
 
 
-def write(made: Plan, values: dict[str, Value], folder: Path) -> None:
-    prefix = made.config.suite.upper()
-    runs.write_json(folder / f"{prefix}{retain.EVAL}", {name: values[name].to_json() for name in sorted(values)})
-    runs.write_json(folder / f"{prefix}_SUMMARY.json", summary(made.asked, values))
-    runs.write_json(folder / f"{prefix}{retain.ROWS}", rows_measured(made))
-    _write_if_any(folder / f"{prefix}_METRICS.json", described(made))
-    _write_if_any(folder / f"{prefix}{NOTES}", notes(made))
-    _write_if_any(folder / f"{prefix}_ABSENT.json", made.absent)
+def write(made: Plan, values: dict[str, Value], folder: Path, weights: str = "") -> bool:
+    """Write the files of a suite's values; gives whether earlier values of the same weights are kept in them."""
+    contents: merging.Contents = {
+        retain.EVAL: {name: values[name].to_json() for name in sorted(values)},
+        merging.SUMMARY: summary(made.asked, values),
+        retain.ROWS: rows_measured(made),
+        merging.METRICS: described(made),
+        merging.NOTES: notes(made),
+        merging.ABSENT: made.absent,
+    }
+    basis = merging.basis_of(made.config, weights)
+    return merging.write_merged(contents, basis, made.config.suite.upper(), folder)
 
 
 def rows_measured(made: Plan) -> dict[str, dict[str, Any]]:
@@ -276,14 +287,6 @@ def is_measured(made: Plan, folder: Path) -> bool:
         return False
     values, rows = (runs.read_json(file, "the evaluation before training") for file in files)
     return set(made.metrics) <= set(values) and rows == rows_measured(made)
-
-
-def _write_if_any(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping; an empty one leaves no file, also none of an earlier evaluation."""
-    if content:
-        runs.write_json(file, content)
-    else:
-        file.unlink(missing_ok=True)
 
 
 def described(made: Plan) -> dict[str, dict[str, Any]]:
@@ -325,13 +328,16 @@ def _short(made: Plan) -> Iterator[tuple[str, int]]:
                 yield need.of, count
 
 
-def write_tokens(made: Plan, measured: Measured, folder: Path) -> None:
-    """What the model thinks of each token of the column that `tokens` names, where some metric measured it."""
+def write_tokens(made: Plan, measured: Measured, folder: Path, keep: bool = False) -> None:
+    """What the model thinks of each token of the column that `tokens` names, where some metric measured it.
+
+    keep: an earlier file stays where nothing measured it now.
+    """
     file, need = folder / f"{made.config.suite.upper()}_TOKENS.json", Scores(made.config.tokens or "")
     if need in measured:
         asked = made.rows.asked(need.of)
         runs.write_json(file, tokens.listed(need.of, asked, measured[need], made.rows.template.tokenizer))
-    else:
+    elif not keep:
         file.unlink(missing_ok=True)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import launched, plugins
+from unteach.bounds import refuse_too_many
 from unteach.config import groups, schema
 from unteach.config.inference import InferConfig
 from unteach.errors import (
@@ -29,6 +30,7 @@ from unteach.errors import (
     unknown,
 )
 from unteach.strict_yaml import read_yaml
+from unteach.wording import counted
 
 PATIENCE = 600
 """Seconds that asked processes have for their checkpoint before they are killed; a scheduler's own limit is sooner."""
@@ -72,6 +74,7 @@ def started(
         _join(file, config)
         return False
     count = config.nproc or _gpus(config.launch)
+    _refuse_too_many(count, file, config)
     named = [f"--config-name={config_name}"] if config_name else []
     words = [verb, *named, *(f"--config-dir={folder}" for folder in config_dirs), *overrides]
     _run(_arguments(file, count, words))
@@ -86,6 +89,33 @@ def _gpus(name: str) -> int:
         said = "one GPU" if found else "no GPU"
         raise UserError(f"launch={name} needs nproc=N, how many processes: there is {said} to count them by")
     return found
+
+
+def _refuse_too_many(count: int, file: Path, config: schema.Config | InferConfig) -> None:
+    """Raise UserError where more processes are asked for than the GPUs can hold, or the cores without any GPU."""
+    import torch
+
+    told = _read(file)
+    trainer = getattr(config, "trainer", None)
+    on_cpu = told.get("use_cpu") is True or bool(trainer and trainer.args.get("use_cpu"))
+    num_gpus = 0 if on_cpu else torch.cuda.device_count()
+    num_machines = max(1, int(told.get("num_machines") or 1))
+    if not num_gpus:
+        refuse_too_many("nproc", -(-count // num_machines))
+    elif count > num_gpus * num_machines:
+        there = counted(num_gpus, "GPU") + (f" on each of {num_machines} machines" if num_machines > 1 else "")
+        raise UserError(f"nproc={count}: a process needs a GPU of its own, and here is {there}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a launch file says."""
+    try:
+        told = read_yaml(file)
+    except UserError as error:
+        raise UserError(f"launch={error}") from None
+    if not isinstance(told, dict):
+        raise UserError(f"launch={file}: must be a mapping, as `accelerate config` writes it")
+    return told
 
 
 def _arguments(file: Path, count: int, words: list[str]) -> Any:
@@ -105,6 +135,7 @@ def _run(args: Any) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    os.environ[launched.LAUNCHER] = str(os.getpid())
     try:
         with _quiet():
             launch_command(args)
@@ -117,6 +148,8 @@ def _run(args: Any) -> None:
         raise _ended({rank: one.exitcode for rank, one in failed.failures.items()}) from None
     except ValueError as error:
         raise UserError(f"launch: accelerate refuses {args.config_file} ({error})") from None
+    finally:
+        del os.environ[launched.LAUNCHER]
 
 
 @contextlib.contextmanager
@@ -151,7 +184,7 @@ def _ended(codes: dict[int, int]) -> Exception:
 
 def _join(file: Path, config: schema.Config | InferConfig) -> None:
     """In a rank: what the file says of the way a run is spread, unless accelerate said it already."""
-    told = read_yaml(file)
+    told = _read(file)
     spread = told.get("distributed_type")
     if spread in ("FSDP", "DEEPSPEED") and launched.mode() in ("one", "ddp"):
         os.environ.update(_environment(file))

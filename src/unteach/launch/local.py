@@ -7,7 +7,6 @@ themselves between two steps. Asked again, it waits for none of them.
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from unteach import console
+from unteach import console, launched, owner
 from unteach.errors import EXIT_BUG, EXIT_DIVERGED, EXIT_PREEMPTED, Preempted
 from unteach.launch import states
 from unteach.launch.board import Board, log_of, make_board
@@ -28,7 +27,6 @@ from unteach.wording import counted
 CarryOut = Callable[[PlannedRun], object]
 BUSY = 76
 """A child's exit code where another process carries its run out."""
-PR_SET_PDEATHSIG = 1
 STOPPING = "stopping: each run saves itself after the step it is at. Ctrl-C again ends them now, without saving"
 KILLING = "ending all runs now"
 
@@ -71,7 +69,7 @@ def _here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
     try:
         with states.claim(run):
             carry_out(run)
-    except states.Busy as error:
+    except owner.Busy as error:
         return Outcome(run, "busy", str(error))
     except Preempted:
         raise
@@ -192,7 +190,7 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
         with states.claim(run):
             carry_out(run)
         code = 0
-    except states.Busy as error:
+    except owner.Busy as error:
         code = BUSY
         print(error, file=sys.stderr)
     except BaseException as error:
@@ -206,8 +204,7 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
 
 def _die_with(parent: int) -> None:
     """Has Linux ask this process to stop when its parent is gone, so that no run is ever carried out unseen."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    launched.stop_with_parent()
     if os.getppid() != parent:
         os._exit(EXIT_PREEMPTED)
 

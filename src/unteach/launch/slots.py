@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from unteach.bounds import refuse_too_many
 from unteach.errors import UserError
 from unteach.launch.settings import Local
 
@@ -45,6 +46,7 @@ class Slots:
 
 def slots_of(local: Local) -> Slots:
     """The slots that the section `local` asks for; UserError where this machine cannot give one run its GPUs."""
+    refuse_too_many("jobs", local.jobs or 1)
     if local.gpus is None:
         return Slots(local.jobs or 1)
     there = devices() if local.gpus else []

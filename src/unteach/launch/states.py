@@ -5,7 +5,6 @@
 """
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import owner, runs
 from unteach.errors import EXIT_DIVERGED, EXIT_PREEMPTED, UserError, outside
 from unteach.launch.plan import PlannedRun
 
@@ -25,10 +24,6 @@ STATES = ("done", "running", "queued", "stopped", "failed", "diverged", "cancell
 
 LOST = ("failed", "diverged", "held")
 """States that hold a run's children until it is tried again."""
-
-
-class Busy(UserError):
-    """Another process carries this run out."""
 
 
 @dataclass
@@ -68,22 +63,22 @@ def job_id() -> str:
 
 @contextlib.contextmanager
 def claim(run: PlannedRun) -> Iterator[None]:
-    """Holds a run while it is carried out, and notes how it ended. Raises Busy where another process holds it."""
-    path = state_file(run).with_suffix(".lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"another process carries it out ({_where(noted(run))})") from None
+    """Holds a run while it is carried out, and notes how it ended. Raises owner.Busy where another process holds it."""
+    with owner.hold(_lock(run), "another process carries it out"):
         note(run, "running")
         try:
             yield
+        except owner.Busy:
+            raise  # whoever holds the run's folder is at work: this process did nothing to the run
         except BaseException as error:
             state, reason = ended(error)
             note(run, state, reason)
             raise
         note(run, "done")
+
+
+def _lock(run: PlannedRun) -> Path:
+    return state_file(run).with_suffix(".lock")
 
 
 def ended(error: BaseException) -> tuple[str, str]:
@@ -100,15 +95,7 @@ def ended(error: BaseException) -> tuple[str, str]:
 
 def held_now(run: PlannedRun) -> bool:
     """Whether some process holds the run at this moment."""
-    path = state_file(run).with_suffix(".lock")
-    if not path.exists():
-        return False
-    with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return owner.is_held(_lock(run)) or owner.is_held(owner.lock_of(Path(run.folder)))
 
 
 def begun(run: PlannedRun) -> bool:

@@ -74,10 +74,8 @@ def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:
 
 def _no_model_in(run: Path) -> str:
     """Say why a run's folder holds no model: it was an evaluation of another, or has not ended."""
-    import yaml
-
-    config = yaml.safe_load((run / runs.CONFIG).read_text(encoding="utf-8"))
-    if isinstance(config, dict) and config.get("mode") == "eval":
+    config = runs.read_config(run)
+    if config.get("mode") == "eval":
         evaluated = config["model"]["model_args"][PATH]
         return f"this is an evaluation, which holds no model. It measured {evaluated}; name that"
     return f"this run holds no {runs.FINAL}/ yet; run its command again to finish it"

@@ -10,6 +10,19 @@ from unteach.report.colours import assign_tints
 from unteach.report.sets import apart
 from unteach.runs import read_json, write_json, write_text
 
+RECORD = "report.json"
+WRITTEN = ("report.md", "report.csv", "report.html", "report.png")
+
+
+def refuse_other_reports(folder: Path) -> None:
+    """Raise UserError where a file has the name of a report's that no report of ours wrote."""
+    there = [name for name in WRITTEN if (folder / name).exists()]
+    if there and not (folder / RECORD).exists():
+        raise UserError(
+            f"{folder}: holds {', '.join(there)} and no {RECORD}, so no report of unteach; name another folder (out=), "
+            "or move them away"
+        )
+
 
 def write(suites: dict[str, list[RunResult]], folder: Path, title: str) -> tuple[Path, list[str]]:
     """Writes report.md, .csv, .json, .html and pictures; gives the page's path and notes on what a user may miss.
@@ -17,10 +30,12 @@ def write(suites: dict[str, list[RunResult]], folder: Path, title: str) -> tuple
     Of several suites, the first one's trade-off is report.png and the others' are report-<suite>.png. Page and pictures
     also show the runs of each forget set apart.
     """
+    refuse_other_reports(folder)
     notes = _note_replaced(folder, title)
+    # This file comes first: it says that the others beside it are ours to replace.
+    write_json(folder / RECORD, {"title": title, **export.as_json(suites)})
     write_text(folder / "report.md", export.as_markdown(suites, title))
     write_text(folder / "report.csv", export.as_csv(suites))
-    write_json(folder / "report.json", {"title": title, **export.as_json(suites)})
     shown = apart(suites)
     tints = assign_tints(shown)
     for number, (suite, runs) in enumerate(shown.items()):
@@ -37,7 +52,7 @@ def write(suites: dict[str, list[RunResult]], folder: Path, title: str) -> tuple
 
 def _note_replaced(folder: Path, title: str) -> list[str]:
     """Say that a report on something else lay in the folder, which is replaced."""
-    file = folder / "report.json"
+    file = folder / RECORD
     if not file.is_file():
         return []
     try:

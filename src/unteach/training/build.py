@@ -2,20 +2,18 @@
 
 import dataclasses
 import functools
-import hashlib
 import inspect
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 import transformers
 
 from unteach import console, launched, runs
+from unteach.bounds import refuse_too_many
 from unteach.config import compose, schema, training_args
 from unteach.data import sources, tokenized
 from unteach.data.collators import DataCollatorForSupervisedDataset
@@ -32,13 +30,16 @@ from unteach.models.heads import Head
 from unteach.models.hub import PATH
 from unteach.models.loading import Loaded, load_frozen, memory
 from unteach.models.reference import Draw, Reference, Table, compute_table, needs_copy, trimmed
+from unteach.training import checkpoint
 from unteach.training.alternates import invent
 from unteach.training.guard import CollapseGuard
 from unteach.training.resumable import Keeping, Resumable
 from unteach.training.rows import (
     context_of,
+    fingerprints,
     fingerprints_of_files,
     fit_context,
+    note_idle_optimizer,
     notes_of,
     refuse_other_data,
     refuse_too_long,
@@ -47,6 +48,8 @@ from unteach.training.spread import step_size
 from unteach.training.theirs import their_trainer
 from unteach.training.trainer import Trainer
 
+REFERENCE = "reference"
+"""The folder of a run with the log-probs of the policy that it began from, a file a stream."""
 HOLDOUT = "holdout"
 """The stream of rows that the model never sees: measured, and never trained on."""
 
@@ -161,6 +164,7 @@ def training_arguments(
     """TrainingArguments of the run: the user's, and what the run's folder, dtype and the rule of normalisation set."""
     assert config.trainer is not None
     args = dict(config.trainer.args)
+    refuse_too_many("trainer.args.dataloader_num_workers", args.get("dataloader_num_workers") or 0)
     warmup_epochs = args.get("warmup_epochs")
     for consumed in (*training_args.OWN, "do_train", "do_eval", "save_total_limit"):
         args.pop(consumed, None)
@@ -195,6 +199,8 @@ def training_arguments(
             )
         built._n_gpu = 1  # nn.DataParallel would split a step by a rule of its own
     _agree_with_launch(config, compute, built)
+    for note in note_idle_optimizer(built):
+        console.say(f"note: {note}")
     if warmup_epochs is not None:
         size = built.per_device_train_batch_size * built.gradient_accumulation_steps * built.world_size
         built.warmup_steps = int(warmup_epochs * -(-anchor_rows // size))
@@ -247,7 +253,7 @@ def build_trainer(
         return their_trainer(method, streams, anchor, data_collator=collator, processing_class=tokenizer, **common)
     reference = build_reference(config, method, loaded, here)
     draws = functools.partial(drawn, streams, anchor, args)
-    kept = folder / "reference"
+    kept = folder / REFERENCE
     tables = functools.partial(build_tables, method, loaded, streams, draws, collator, args, kept, here)
     return Trainer(
         method=method, streams=streams, anchor=anchor, collator=collator, reference=reference, tables=tables,
@@ -330,33 +336,23 @@ def training_texts(config: schema.Config) -> list[str]:
     return texts
 
 
-def fingerprints(streams: dict[str, Stream]) -> dict[str, str]:
-    """sha256 of the token ids and labels of each stream, in order."""
-    found = {}
-    for name, stream in streams.items():
-        digest = hashlib.sha256()
-        for number in range(len(stream)):
-            example = stream.example(number)
-            for key in ("input_ids", "labels"):
-                digest.update(numpy.asarray(example[key], numpy.int64).tobytes() + b"/")
-        found[name] = digest.hexdigest()
-    return found
-
-
 def open_folder(
     config: schema.Config, folder: Path, loaded: Loaded, streams: dict[str, Stream], here: Any, step: int
 ) -> None:
     """Makes the run's folder ready to start, or to go on after `step`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    runs.sweep(folder)
-    if step == 0:
-        shutil.rmtree(folder / "reference", ignore_errors=True)
-    runs.keep_lines(folder / runs.METRICS, step if step else -1)
-    runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
-    weights = loaded.identity(Path(config.paths.cache_dir) / runs.FINGERPRINTS)
-    data = {"data": fingerprints(streams), "files": fingerprints_of_files(config)}
+    memory = Path(config.paths.cache_dir) / runs.FINGERPRINTS
+    models = runs.fingerprints_of_models([loaded.path, loaded.adapter], memory)
+    data = {"data": fingerprints(streams), "files": fingerprints_of_files(config), "models": models}
     if step and (folder / runs.MANIFEST).exists():
-        refuse_other_data(folder, runs.read_json(folder / runs.MANIFEST, "the run's manifest"), data)
+        refuse_other_data(folder, runs.read_mapping(folder / runs.MANIFEST, "the run's manifest"), data)
+    # The configuration comes first: it makes the folder a run's, into which all else may be written.
+    runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
+    if step == 0:
+        for table in (folder / REFERENCE).glob("*.safetensors"):
+            if table.stem in streams:
+                table.unlink()
+    runs.keep_lines(folder / runs.METRICS, step if step else -1)
+    weights = loaded.identity(memory)
     facts = {**data, "weights": weights, "world": here.world, "mode": here.mode, "resumed_at": step}
     made_by = runs.manifest(config.seed, command=config.command, **facts)
     runs.write_json(folder / runs.MANIFEST, made_by)
@@ -384,6 +380,7 @@ def save_final(model: Any, loaded: Loaded, folder: Path, method: Any, state_dict
         accompany(loaded, temporary)
         if isinstance(method, Method) and (state := method.state()):
             runs.write_json(temporary / METHOD, state)
+        checkpoint.complete(temporary)
 
 
 def accompany(loaded: Loaded, folder: Path) -> None:

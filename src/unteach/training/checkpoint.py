@@ -1,75 +1,133 @@
 """Checkpoints that count only once they are whole, and which of them to go on from.
 
 A checkpoint's files are written in place; `COMPLETE.json`, written last and after all of them are on disk, lists them
-with their sizes. A folder without it, or whose files do not match it, is skipped and named.
+with their sizes and digests. A folder without it, or whose files do not match it, is skipped and named. Only what it
+lists is ever deleted; of a checkpoint that was cut off, whose folder `BEGUN.json` says that a run of ours made it, all
+but the evaluations.
 """
 
 import json
-import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import atomic, runs
 from unteach.errors import UserError
 
-MARKER = "COMPLETE.json"
+MARKER, BEGUN = "COMPLETE.json", "BEGUN.json"
 STATE = "unteach_state.json"
 KEPT = {runs.EVALS}
 """What outlives a checkpoint's own files: evaluations made at its step."""
 
 
+WEIGHTS = ("*.safetensors", "*.bin")
+HASHING_THREADS = 4
+
+
 def begin(folder: Path) -> None:
-    """Withdraws the marker of a checkpoint that is about to be written."""
+    """Withdraw the marker of a checkpoint that is about to be written, and note that its folder is ours."""
+    if (folder / MARKER).exists() or not _has_files(folder):
+        runs.write_json(folder / BEGUN, {})
     (folder / MARKER).unlink(missing_ok=True)
 
 
 def complete(folder: Path) -> None:
-    """Puts every file of a checkpoint on disk, then says that it is whole."""
-    sizes = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER):
-        if file.relative_to(folder).parts[0] in KEPT:
-            continue
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-        sizes[str(file.relative_to(folder))] = file.stat().st_size
-    runs.write_json(folder / MARKER, sizes)
+    """Put every file of a checkpoint, or of a final model, on disk, then say that it is whole."""
+    atomic.sync_tree(folder)
+    files = _files_of(folder)
+    with ThreadPoolExecutor(HASHING_THREADS) as pool:
+        digests = list(pool.map(runs.fingerprint, files))
+    listed = {
+        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": digest}
+        for file, digest in zip(files, digests, strict=True)
+    }
+    runs.write_json(folder / MARKER, listed)
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
-def fault(folder: Path) -> str | None:
-    """Why a checkpoint cannot be used; None where it is whole."""
-    marker = folder / MARKER
-    if not marker.exists():
+def _files_of(folder: Path) -> list[Path]:
+    """The files of a checkpoint, without its markers, its evaluations, and what is half-written."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        is_apart = path.relative_to(folder).parts[0] in {*KEPT, MARKER, BEGUN} or atomic.is_temporary(path)
+        if path.is_file() and not is_apart:
+            found.append(path)
+    return found
+
+
+def fault(folder: Path, by_digest: bool = False) -> str | None:
+    """Why a checkpoint cannot be used; None where it is whole.
+
+    by_digest: read every file and compare its sha256; otherwise sizes are enough.
+    """
+    if not (folder / MARKER).exists():
         return "it was not finished"
-    try:
-        sizes = json.loads(marker.read_text())
-    except ValueError:
+    listed = _listed(folder)
+    if listed is None:
         return f"its {MARKER} is damaged"
-    for name, size in sizes.items():
+    for name, told in listed.items():
         file = folder / name
-        if not file.exists():
+        if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}"
+        if file.stat().st_size != told["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {told['bytes']}"
+    if by_digest:
+        checked = [name for name, told in listed.items() if told["sha256"]]
+        with ThreadPoolExecutor(HASHING_THREADS) as pool:
+            digests = list(pool.map(lambda name: runs.fingerprint(folder / name), checked))
+        for name, digest in zip(checked, digests, strict=True):
+            if digest != listed[name]["sha256"]:
+                return f"{name} is damaged: its digest is not the one that it was written with"
     return None
+
+
+def _listed(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """What a checkpoint's marker lists; None where it is damaged. Earlier versions listed sizes alone."""
+    try:
+        content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    listed: dict[str, dict[str, Any]] = {}
+    for name, told in content.items():
+        entry = {"bytes": told, "sha256": None} if isinstance(told, int) else told
+        is_inside = not name.startswith("/") and ".." not in Path(name).parts
+        if not is_inside or not isinstance(entry, dict) or set(entry) != {"bytes", "sha256"}:
+            return None
+        listed[name] = entry
+    return listed
+
+
+def model_fault(folder: Path) -> str | None:
+    """Why a final model cannot be used; None where it is whole, or of a version that left no marker beside weights."""
+    if (folder / MARKER).exists():
+        return fault(folder)
+    has_weights = any(file for pattern in WEIGHTS for file in folder.glob(pattern))
+    return None if has_weights else "it holds no weights"
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(path.name not in KEPT for path in folder.iterdir())
 
 
 def of_run(folder: Path) -> list[tuple[int, Path]]:
     """(step, folder) of everything that looks like a checkpoint of a run, newest first."""
-    found = [
-        (int(m[1]), path) for path in folder.glob("checkpoint-*") if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))
-    ]
-    return sorted(
-        ((step, path) for step, path in found if any(p.name not in KEPT for p in path.iterdir())), reverse=True
-    )
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        numbered = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if numbered and _has_files(path):
+            found.append((int(numbered[1]), path))
+    return sorted(found, reverse=True)
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint of a run that can be gone on from, and a sentence for each newer one that is skipped."""
     skipped: list[str] = []
     for _, path in of_run(folder):
-        reason = fault(path) or unresumable(path)
+        reason = fault(path, by_digest=True) or unresumable(path)
         if reason is None:
             return path, skipped
         skipped.append(f"skipping the checkpoint {path}: {reason}")
@@ -110,7 +168,7 @@ def chosen(path: str) -> Path:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"resume={path}: must be auto, never, or a checkpoint folder; there is no such folder")
-    if reason := fault(folder) or unresumable(folder):
+    if reason := fault(folder, by_digest=True) or unresumable(folder):
         raise UserError(f"resume={path}: this checkpoint cannot be used, {reason}")
     return folder
 
@@ -124,18 +182,30 @@ def rotate(folder: Path, limit: int, best: str | None) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Deletes a checkpoint, its marker first, and leaves its evaluations."""
-    begin(folder)
-    for item in list(folder.iterdir()):
-        if item.name in KEPT:
-            continue
-        shutil.rmtree(item) if item.is_dir() else item.unlink()
+    """Delete a checkpoint that a run of ours wrote, its marker last, and leave its evaluations and what is not ours."""
+    listed = _listed(folder)
+    if listed is not None:
+        # Cut off from here on, the folder says itself what of it may go.
+        runs.write_json(folder / BEGUN, {"files": list(listed)})
+        (folder / MARKER).unlink()
+    if not (folder / BEGUN).exists():
+        return
+    names = runs.read_mapping(folder / BEGUN, "the note of a checkpoint").get("files")
+    if names is None:
+        names = [path.name for path in folder.iterdir() if path.name not in {*KEPT, BEGUN}]
+    doomed = [folder / name for name in names]
+    for path in doomed:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    (folder / BEGUN).unlink(missing_ok=True)
+    for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(inner.iterdir()):
+            inner.rmdir()
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
 def clear_all(folder: Path) -> None:
-    """Deletes every checkpoint of a finished run; evaluations made during training stay."""
+    """Delete every checkpoint of a finished run; evaluations made during training stay."""
     for _, path in of_run(folder):
         clear(path)
 
@@ -146,4 +216,4 @@ def write_state(folder: Path, state: dict[str, Any]) -> None:
 
 def read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
-    return runs.read_json(path, "the checkpoint's state") if path.exists() else {}
+    return runs.read_mapping(path, "the checkpoint's state") if path.exists() else {}

@@ -124,7 +124,7 @@ def at_steps(
     config: schema.Config, loaded: Loaded, plans: dict[str, suites.Plan], folder: Path, here: Processes
 ) -> Callable[[int], dict[str, float]]:
     """Runs the suites on the model as it stands at a step; the results go to checkpoint-<step>/evals."""
-    known = runs.read_json(folder / runs.MANIFEST, "the run's manifest")
+    known = runs.read_mapping(folder / runs.MANIFEST, "the run's manifest")
     began = runs.digest([config.tree, known["data"], known["weights"]])
     cache = Path(config.paths.cache_dir)
 

@@ -175,6 +175,8 @@ class Resumable(transformers.Trainer):
         if start and self._trained(checkpoint.step_of(start)):
             self._end_as_trained(start)
             return
+        if start and self.here.first:
+            runs.drop_closing_line(Path(str(self.args.output_dir)) / runs.METRICS)
         self.train(resume_from_checkpoint=str(start) if start else None)
         if self.guard and self.guard.goes_back and not self.preempted:
             if self.here.mode not in ("one", "ddp"):
@@ -202,6 +204,7 @@ class Resumable(transformers.Trainer):
         self.state = transformers.TrainerState.load_from_json(str(start / "trainer_state.json"))
         if self._stopping:
             self._stopping.early_stopping_patience_counter = self._resumed["without_better"]
+        self._close_log()
         takes_best = self.args.load_best_model_at_end or (self.guard and self.guard.goes_back)
         best = self.state.best_model_checkpoint if takes_best else None
         if self.here.mode not in ("one", "ddp"):  # only what is spread can take its share of it
@@ -210,6 +213,15 @@ class Resumable(transformers.Trainer):
                 self._load_best_model()
             return
         self._load_from_checkpoint(best or str(start))
+
+    def _close_log(self) -> None:
+        """Write the line that closes a run's log, where the process that trained ended before it could."""
+        lines, _ = runs.read_lines(Path(str(self.args.output_dir)) / runs.METRICS)
+        if not self.here.first or any("train_runtime" in line for line in lines):
+            return
+        total = self._resumed.get("loss_logged", 0.0) + self.mine(self._resumed["loss_since_log"])[0]
+        mean_loss = total / max(self.state.global_step, 1)
+        self.log({"train_runtime": 0.0, "total_flos": self.state.total_flos, "train_loss": mean_loss})
 
     def restore(self) -> None:
         """Brings back what is not in the library's own checkpoint, once training has begun again."""

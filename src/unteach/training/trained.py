@@ -12,7 +12,6 @@ from unteach.data import template
 from unteach.errors import UserError
 from unteach.models import adapters, convert, handlers, heads, loading, tokens
 from unteach.models.hub import PATH
-from unteach.strict_yaml import read_yaml
 from unteach.training import checkpoint
 
 
@@ -55,8 +54,7 @@ def source_of(what: str) -> Source:
 def told_by(run: Path) -> schema.ModelConfig | None:
     """The model section of a run's configuration."""
     reader = Reader()
-    tree = read_yaml(run / runs.CONFIG)
-    section = tree.get("model") if isinstance(tree, dict) else None
+    section = runs.read_config(run).get("model")
     model: schema.ModelConfig | None = reader.record(schema.ModelConfig, section, "model")
     return model
 

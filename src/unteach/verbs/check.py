@@ -83,8 +83,11 @@ def check(config: schema.Config) -> None:
 def standing(config: schema.Config, folder: Path) -> str:
     """How the run's folder stands, as the run itself would find it."""
     if config.resume == "never":
+        runs.refuse_foreign(folder)
         return "new; an old folder would be moved aside" if folder.exists() else "new"
     state = runs.open_run(folder, config.tree, config.resume)
+    if state == "done":
+        runs.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / runs.FINGERPRINTS)
     return {"new": "new", "again": "begun; would go on", "done": "finished", "back": "would go back"}[state]
 
 

@@ -1,10 +1,11 @@
 """`unteach eval`: one model, any number of suites, one plan."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unteach import console, runs
+from unteach import atomic, console, owner, runs
 from unteach.config import compose, schema
 from unteach.config.environment import environment
 from unteach.errors import UserError
@@ -33,9 +34,16 @@ def run(config: schema.Config) -> Path:
 
     harness.refuse_misspelled(config.eval)
     folder = Path(config.paths.output_dir)
-    processes.once(lambda: runs.open_run(folder, config.tree, config.resume))
+    with contextlib.ExitStack() as held:
+        processes.once(lambda: held.enter_context(owner.own(runs.root_of(folder))))
+        processes.once(lambda: runs.open_run(folder, config.tree, config.resume))
+        return _run_owned(config, folder)
 
+
+def _run_owned(config: schema.Config, folder: Path) -> Path:
+    """Carry an evaluation out, into a folder that no other process writes."""
     from unteach.data import files
+    from unteach.engines import processes
     from unteach.engines.sharded import place
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
@@ -59,6 +67,7 @@ def run(config: schema.Config) -> Path:
     with processes.interruptible("stopping after this batch; what is measured is kept. Ctrl-C again ends now"):
         evaluate_loaded(config.eval, loaded, here, folder, cache, weights, tell=False, planned=planned)
     if here.first:
+        atomic.remove_stale(folder)
         runs.write_json(folder / runs.DONE, {})
         closing.tell_values(folder, list(config.eval))
         closing.close_evaluation(folder)

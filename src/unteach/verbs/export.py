@@ -1,13 +1,12 @@
 """`unteach export`: anything trained as a plain model folder."""
 
 import contextlib
-import glob
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import owner, runs
 from unteach.config import verb_keys
 from unteach.config.environment import environment
 from unteach.config.reader import Mistakes, Reader, mistakes
@@ -74,6 +73,11 @@ def _target(asked: Any, source: Any) -> Iterator[Path | None]:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
+    with owner.own(asked.to):
+        yield from _target_owned(asked, source)
+
+
+def _target_owned(asked: Any, source: Any) -> Iterator[Path | None]:
     if asked.to.exists() and (not asked.to.is_dir() or any(asked.to.iterdir())):
         record = asked.to / RECORD
         if record.exists() and runs.read_json(record, "the export's record") == _record(asked, source):
@@ -81,7 +85,6 @@ def _target(asked: Any, source: Any) -> Iterator[Path | None]:
             yield None
             return
         raise UserError(f"to={asked.to}: something else is there already; name another folder, or move it away")
-    runs.sweep(asked.to.parent, glob.escape(asked.to.name))
     with runs.replacing_folder(asked.to) as folder:
         yield folder
         runs.write_json(folder / RECORD, _record(asked, source))

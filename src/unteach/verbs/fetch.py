@@ -41,10 +41,13 @@ def retain_logs(folder: Path) -> None:
     try:
         published = huggingface_hub.HfApi().dataset_info(LOGS)
         names = [file.rfilename for file in published.siblings or () if file.rfilename.endswith(".json")]
-        num_before = sum((folder / name).exists() for name in names)
-        huggingface_hub.snapshot_download(
-            LOGS, repo_type="dataset", revision=published.sha, allow_patterns="*.json", local_dir=folder
-        )
+        wanted = [name for name in names if not (folder / name).exists()]
+        num_before = len(names) - len(wanted)
+        if wanted:
+            # By name: what is there may be another log, or the user's own, and would be replaced without a word.
+            huggingface_hub.snapshot_download(
+                LOGS, repo_type="dataset", revision=published.sha, allow_patterns=wanted, local_dir=folder
+            )
     except Exception as error:
         raise _unreachable(LOGS, error) from None
     if not names:

@@ -1,5 +1,7 @@
 """`unteach history`: everything that a run logged, one row a step."""
 
+import contextlib
+import csv
 import json
 import sys
 from collections.abc import Iterator
@@ -38,12 +40,24 @@ def command(words: list[str]) -> None:
     if to is None:
         _show(table)
         return
+    refuse_other_file(Path(to), list(table.columns))
     with runs.replacing(Path(to)) as temporary:
         if to.endswith(".csv"):
             neutralize_cells(table).to_csv(temporary, index=False)
         else:
             table.to_json(temporary, orient="records", lines=True)
     print(f"results: {to} ({counted(len(table), 'row')})")
+
+
+def refuse_other_file(file: Path, columns: list[str]) -> None:
+    """Raise UserError where a file is there that is no earlier history: it has no steps, or columns of its own."""
+    if not file.exists():
+        return
+    with contextlib.suppress(OSError, ValueError, RecursionError), file.open(encoding="utf-8", newline="") as opened:
+        first = json.loads(opened.readline()) if file.suffix == ".jsonl" else next(csv.reader(opened), [])
+        if "step" in first and set(first) <= set(columns):
+            return
+    raise UserError(f"to={file}: something else is there already; name another file, or move it away")
 
 
 def get_history(run: str | Path) -> Any:
@@ -69,11 +83,11 @@ def get_history(run: str | Path) -> Any:
 def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of a run's metrics file or of another trainer's state; a line cut off by a kill is left out."""
     if (folder / runs.METRICS).exists():
-        for text in (folder / runs.METRICS).read_bytes().splitlines():
-            if (line := _parse_line(text)) is None:
-                print(f"note: one torn line of {folder / runs.METRICS} is left out", file=sys.stderr)
-            else:
-                yield line
+        lines, num_torn = runs.read_lines(folder / runs.METRICS)
+        if num_torn:
+            said = counted(num_torn, "torn or damaged line")
+            print(f"note: {said} of {folder / runs.METRICS} left out", file=sys.stderr)
+        yield from lines
         return
     states = [folder / STATE, *sorted(folder.glob(f"checkpoint-*/{STATE}"), key=lambda p: int(p.parent.name[11:]))]
     there = [state for state in states if state.exists()]
@@ -84,24 +98,8 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
             else "; there is no such folder (a run of Weights & Biases is wandb:ENTITY/PROJECT/ID)"
         )
         raise UserError(f"{folder}: holds no {runs.METRICS} and no {STATE}{nearby}")
-    state = runs.read_json(there[-1], "the trainer's state")
-    logged = state.get("log_history") if isinstance(state, dict) else None
-    yield from (line for line in (logged if isinstance(logged, list) else []) if _is_line(line))
-
-
-def _parse_line(text: bytes) -> dict[str, Any] | None:
-    """Read a line of a metrics file; None where it is torn, or no line of a log."""
-    try:
-        line = json.loads(text)
-        if b"\\u" in text:  # half a character, which no table can hold
-            line = json.loads(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-    return line if _is_line(line) else None
-
-
-def _is_line(line: Any) -> bool:
-    return isinstance(line, dict) and isinstance(line.get("step"), int | float | None)
+    logged = runs.read_mapping(there[-1], "the trainer's state").get("log_history")
+    yield from (line for line in (logged if isinstance(logged, list) else []) if runs.is_line(line))
 
 
 def neutralize_cells(table: Any) -> Any:

@@ -130,8 +130,11 @@ def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
     if config.resume != "auto":
         return False
     try:
-        state = runs.open_run(Path(run.folder), config.tree, config.resume)
-    except UserError:  # another configuration's: its own command says it
+        folder, cache = Path(run.folder), Path(config.paths.cache_dir)
+        state = runs.open_run(folder, config.tree, config.resume)
+        if state == "done":
+            runs.refuse_changed_inputs(folder, cache / runs.FINGERPRINTS)
+    except UserError:  # another configuration's, or of other rows: its own command says it
         return False
     return state == "done" and train.is_evaluated(config)
 

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from unteach import console, runs
+from unteach import console, owner, runs
+from unteach.bounds import refuse_too_many
 from unteach.config import compose
 from unteach.config.environment import environment
 from unteach.config.schema import TemplateArgs
@@ -40,11 +41,14 @@ def tokenize(config: TokenizeConfig) -> Path:
     for note in forms.note_unread(table, form.columns(config.columns)):
         console.say(f"note: {note}")
     output = Path(config.output_file)
-    if output.exists():
-        refuse_other(output, facts)
-        print(f"finished before: {output}")
-        return output
-    manifest = tokenizing.write(table, recipe, output, config.num_proc or len(os.sched_getaffinity(0)), facts)
+    num_proc = config.num_proc or len(os.sched_getaffinity(0))
+    refuse_too_many("num_proc", num_proc)
+    with owner.own(output):
+        if output.exists():
+            refuse_other(output, facts)
+            print(f"finished before: {output}")
+            return output
+        manifest = tokenizing.write(table, recipe, output, num_proc, facts)
     for sentence in said(manifest):
         print(sentence)
     print(f"tokens: {output}")

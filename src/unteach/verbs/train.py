@@ -1,11 +1,12 @@
 """`unteach train` and `unteach unlearn`: one run, from its configuration to an evaluated model."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import console, runs
+from unteach import atomic, console, owner, runs
 from unteach.config import compose, schema
 from unteach.config.environment import environment
 from unteach.errors import Preempted, UserError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import transformers
 
     from unteach.data.streams import Stream
+    from unteach.engines import processes
     from unteach.engines.processes import Processes
     from unteach.evals.suites import Plan
     from unteach.models.loading import Loaded
@@ -46,10 +48,8 @@ def run(config: schema.Config) -> Path:
     """config -> seed -> model -> data -> method -> train -> save -> evaluate. The same command again goes on."""
     if config.trainer is None or config.data is None:
         raise UserError("a training run needs a trainer and data; `unteach eval` evaluates without training")
-    from unteach.data import files
     from unteach.engines import processes
     from unteach.training import tracking
-    from unteach.verbs import closing
 
     folder = Path(config.paths.output_dir)
     args = config.trainer.args
@@ -57,20 +57,31 @@ def run(config: schema.Config) -> Path:
     joining = processes.Joining(
         bool(args.get("use_cpu")), args.get("ddp_backend"), args.get("ddp_timeout") or processes.Joining.timeout
     )
-    state = processes.once(lambda: runs.open_run(folder, config.tree, config.resume), joining)
-    if state == "done":
-        processes.once(lambda: runs.refuse_changed_files(folder), joining)
+    with contextlib.ExitStack() as held:
+        processes.once(lambda: held.enter_context(owner.own(folder)), joining)
+        return _run_owned(config, folder, joining)
+
+
+def _run_owned(config: schema.Config, folder: Path, joining: "processes.Joining") -> Path:
+    """Carry a run out, into a folder that no other process writes."""
+    from unteach.data import files
+    from unteach.engines import processes
+    from unteach.training import checkpoint
+    from unteach.verbs import closing
+
+    state = processes.once(lambda: _stand(config, folder), joining)
     if state == "done" and is_evaluated(config):
         print(f"finished before: {folder}; nothing was done again")
         return folder
-
-    from unteach.training import checkpoint
 
     config, said = files.settle(config)
     assert config.trainer is not None
     here = processes.start(joining)
     if state == "back" and here.first:
         checkpoint.go_back(folder, checkpoint.chosen(config.resume))
+    here.wait()
+    if here.first:
+        put_away_damaged_model(folder)
     here.wait()
     planned = None
     if not (folder / runs.FINAL).exists():
@@ -81,16 +92,44 @@ def run(config: schema.Config) -> Path:
     if here.first:
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
+        atomic.remove_stale_under(folder)
         runs.write_json(folder / runs.DONE, {"evaluated": _evaluation_of(config)})
         closing.close_training(config, folder)
     here.wait()
     return folder
 
 
+def _stand(config: schema.Config, folder: Path) -> str:
+    """How the run's folder stands: a finished run is made of the rows and weights that are there now."""
+    from unteach.training import checkpoint
+
+    state = runs.open_run(folder, config.tree, config.resume)
+    if state == "done":
+        runs.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / runs.FINGERPRINTS)
+    final = folder / runs.FINAL
+    if state == "done" and final.exists() and checkpoint.model_fault(final):
+        (folder / runs.DONE).unlink()
+        return "again"
+    return state
+
+
+def put_away_damaged_model(folder: Path) -> None:
+    """Move a final model aside that is empty or damaged, as after a copy that was cut off; the run makes it again."""
+    from unteach.training import checkpoint
+
+    final = folder / runs.FINAL
+    if not final.exists() or (reason := checkpoint.model_fault(final)) is None:
+        return
+    if any(final.iterdir()):
+        console.say(f"note: {final}: {reason}; moved to {runs.move_aside(final)}, and made again")
+    else:
+        final.rmdir()
+
+
 def is_evaluated(config: schema.Config) -> bool:
     """Say whether the run's folder is finished, by the evaluation that is asked for now."""
     marker = Path(config.paths.output_dir) / runs.DONE
-    return marker.exists() and runs.read_json(marker, "the run's marker").get("evaluated") == _evaluation_of(config)
+    return marker.exists() and runs.read_mapping(marker, "the run's marker").get("evaluated") == _evaluation_of(config)
 
 
 def _evaluation_of(config: schema.Config) -> dict[str, Any]:

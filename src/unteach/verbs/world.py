@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import owner, runs
 from unteach.config.compose import to_yaml
 from unteach.config.reader import Reader, mistakes
 from unteach.errors import UserError
@@ -17,9 +17,14 @@ def command(words: list[str]) -> None:
     to = settings.pop("to", None)
     if not isinstance(to, str) or not to:
         raise UserError("unteach world needs a folder to write to: unteach world to=FOLDER")
-    if Path(to).exists():
-        raise UserError(f"to={to}: it is there already; name another folder, or move it away")
-    sizes = write(settings, Path(to))
+    folder = Path(to)
+    with owner.own(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if not _is_made_of(folder, settings):
+                raise UserError(f"to={to}: something else is there already; name another folder, or move it away")
+            print(f"written before: {to} (tofu_path={to})")
+            return
+        sizes = write(settings, folder)
     print("\n".join(f"{name:<24}{size:>7,} rows" for name, size in sizes.items()))
     print(f"written: {to} (tofu_path={to})")
 
@@ -61,6 +66,12 @@ def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
         (temporary / SETTINGS).write_text(to_yaml(settings), encoding="utf-8")
         (temporary / "README.md").write_text(card(sizes), encoding="utf-8")
     return sizes
+
+
+def _is_made_of(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder is a world that these settings gave."""
+    file = folder / SETTINGS
+    return file.is_file() and file.read_bytes() == to_yaml(settings).encode()
 
 
 def card(sizes: dict[str, int]) -> str:
