@@ -54,7 +54,8 @@ def test_a_word_replaces_what_varies_and_names_the_study() -> None:
     ("change", "said"),
     [
         ({"forgett": []}, "did you mean forget?"),
-        ({"full": {}}, "must name a benchmark"),
+        ({"full": {}}, "names neither rows nor a benchmark"),
+        ({"full": {"experiment": "mine"}}, "must name a benchmark"),
         ({"forget": [{"trainer": "NPO"}, {"trainer": "NPO", "trainer.method_args.beta": 1}]}, "two different runs"),
     ],
 )

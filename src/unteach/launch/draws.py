@@ -6,10 +6,12 @@ import math
 import random
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from unteach.config.reader import Reader, mistakes
 from unteach.errors import UserError
+from unteach.launch import own_data
 
 
 @dataclass
@@ -72,6 +74,8 @@ def grid(vary: dict[str, Any], where: str = "vary") -> list[Point]:
 
 def label(key: str, value: Any) -> str:
     """What a varied key adds to a run's name: `_seed1`; what is forgotten only itself (`_forget05`, `_book-0.1`)."""
+    if own_data.LONG_KEYS.get(key, key) in own_data.FORGET_ROWS and isinstance(value, str):
+        return f"_{shown(Path(value).stem)}"
     name = "" if key in ("forget_split", "forget_set") else key.split(".")[-1]
     return f"_{name}{shown(value)}"
 

@@ -3,17 +3,20 @@
 A study names what each kind of run is (`base`, `full`, `retain`, and a list of `forget` runs), what varies, and the
 suites. A run that several branches share is planned once: `base` and `full` do not depend on the forget split, and the
 base is evaluated once for all. Every forget run starts from the full model, or from another forget run (`from`), and is
-judged by the log of the retain model of its split.
+judged by the log of the retain model of its split. A study of own rows (own_data.py) names no benchmark; its full and
+retain models are measured by evaluations of their own, on the rows of the forget runs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from unteach.config.places import is_path_or_hub_id
+from unteach.config import groups
+from unteach.config.places import is_place
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.config.words import spell_value, unquote
 from unteach.errors import UserError, unknown
-from unteach.launch import draws
+from unteach.launch import draws, own_data
 from unteach.launch.draws import Point, grid, of_entry
 
 KEYS = {"name", "base", "full", "retain", "forget", "vary", "eval", "evaluate", "wandb", "local", "slurm"}
@@ -21,6 +24,8 @@ CONFIG_NAMES = {"forget": "unlearn", "eval": "eval"}
 SPLITS = ("forget_split", "forget_set")
 """Keys that say what is forgotten; the base and the full model do not depend on them."""
 OF_THE_ENTRY = ("name", "from")
+OF_TRAINING = ("trainer", "collator", "wandb")
+"""Sections that an evaluation does not have: their words are for the runs that are trained."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ def expand(study: dict[str, Any], root: str = "saves", extra: tuple[str, ...] = 
     if "name" not in study or "full" not in study:
         raise UserError("a study needs `name` and `full`")
     sections = {key: study[key] for key in ("base", "full", "retain") if study.get(key) is not None}
+    if isinstance(study.get("forget"), dict):
+        study = {**study, "forget": [study["forget"]]}
     sections |= {f"forget[{number}]": entry for number, entry in enumerate(study.get("forget") or [])}
     for key, value in sections.items():
         if not isinstance(value, dict):
@@ -58,6 +65,8 @@ def expand(study: dict[str, Any], root: str = "saves", extra: tuple[str, ...] = 
     for other in [evaluated] if isinstance(evaluated, str) else evaluated:
         if other != "base":
             raise UserError(f"evaluate: {other!r} is evaluated anyway, or is no run of the study; it may be [base]")
+    if own_data.is_own(study):
+        study = own_data.complete(study)
     found = []
     for point in grid(study.get("vary") or {}):
         for full, taught in of_entry(study["full"], "full"):
@@ -105,50 +114,114 @@ class _Branch:
         self.study, self.point, self.full, self.taught, self.root, self.extra = study, point, full, taught, root, extra
         varied = study.get("vary") or {}
         self.several = {key for key, values in varied.items() if isinstance(values, list) and len(values) > 1}
-        self.benchmark = _benchmark(full)
+        self.is_own = own_data.is_own(study)
         suites = study.get("eval") or []
         self.suites = [suites] if isinstance(suites, str) else suites
 
     def runs(self) -> list[PlannedRun]:
         """base, retain, full, the evaluations of either that stand alone, and the forget runs."""
         study, chosen = self.study, self.point.values
-        splits = any(map(_of_the_split, self.several))
+        # What several runs of the full model's kind would have in common is taught once.
+        splits = self.is_own or any(map(_of_the_split, self.several))
         shared = {key: value for key, value in chosen.items() if not _of_the_split(key)}
+        if self.is_own:
+            shared = own_data.without_rows(shared)
+        is_measured_apart = self.is_own and bool(study.get("forget"))
         base = self.run("base", study["base"], shared, None, judged=False) if study.get("base") else None
         made = [base] if base else []
         retain = None
         if study.get("retain"):
             drawn = {key: self.full[key] for key in _drawn_keys(study["full"])}  # taught alike
-            retain = self.run("retain", {**study["retain"], **drawn}, chosen, base, self.taught)
+            point = shared if self.is_own else chosen
+            retain = self.run(
+                "retain", {**study["retain"], **drawn}, point, base, self.taught, judged=not is_measured_apart
+            )
             made.append(retain)
+        judged = not is_measured_apart if self.is_own else not splits
         full = self.run(
-            "full", self.full, shared if splits else chosen, base, self.taught, retain=None if splits else retain,
-            judged=not splits,
+            "full", self.full, shared if splits else chosen, base, self.taught,
+            retain=None if splits else retain, judged=judged,
         )  # fmt: skip
         made.append(full)
-        suite = {"experiment": f"eval/{self.benchmark}/default"}
+        if self.is_own:
+            return made + self.runs_of_own_rows(base, full, retain)
         if splits:
-            made.append(self.run("eval", {"name": "full", **suite}, chosen, full, self.taught, retain=retain))
+            made.append(self.run("eval", {"name": "full", **self.suite()}, chosen, full, self.taught, retain=retain))
         if "base" in (study.get("evaluate") or []):
-            made.append(self.base_evaluation({"name": "base_eval", **suite}, base))
-        return made + self.forget_runs(full, retain)
+            made.append(self.base_evaluation({"name": "base_eval", **self.suite()}, base))
+        return made + self.forget_runs(full, lambda settings: retain)
+
+    def suite(self) -> dict[str, Any]:
+        """The experiment that evaluates a model on the benchmark."""
+        return {"experiment": f"eval/{self.benchmark}/default"}
+
+    @property
+    def benchmark(self) -> str:
+        return _benchmark(self.full)
+
+    def runs_of_own_rows(
+        self, base: PlannedRun | None, full: PlannedRun, retain: PlannedRun | None
+    ) -> list[PlannedRun]:
+        """The forget runs, and the evaluations of the other models on the rows of each of them."""
+        entries = [own for _, own, _ in self.entries()]
+        varied = {key: value for key, value in self.point.values.items() if key in own_data.FORGET_ROWS}
+        sets = own_data.unique(own_data.rows_of({**own, **varied}) for own in entries)
+        sets = [rows for rows in sets if rows and self.measures(rows)]
+        made: list[PlannedRun] = []
+        logs: list[PlannedRun | None] = []
+        for number, rows in enumerate(sets, 1):
+            which = f"_{number}" if number > 1 else ""
+            log = None
+            if retain:
+                log = self.run("eval", {**rows, "name": f"retain_eval{which}"}, self.point.values, retain, self.taught)
+                made.append(log)
+            logs.append(log)
+            settings = {**rows, "name": f"full_eval{which}"}
+            made.append(self.run("eval", settings, self.point.values, full, self.taught, retain=log))
+            if "base" in (self.study.get("evaluate") or []):
+                made.append(self.base_evaluation({**rows, "name": f"base_eval{which}"}, base))
+
+        def log_of(settings: dict[str, Any]) -> PlannedRun | None:
+            rows = own_data.rows_of({**settings, **varied})
+            return logs[sets.index(rows)] if rows in sets else None
+
+        return made + self.forget_runs(full, log_of)
+
+    def measures(self, settings: dict[str, Any]) -> bool:
+        """Whether a run of own rows is measured: by the study's suites, or where it names none by `rows`."""
+        return bool(self.suites) or ("eval" not in self.study and own_data.reads_files(settings))
 
     def base_evaluation(self, settings: dict[str, Any], base: PlannedRun | None) -> PlannedRun:
         """What the base knows of the forget rows; where it is not trained here, one evaluation for all seeds."""
         kept = {key: self.full[key] for key in self.full if key == "template" or key.startswith("model")}
-        chosen = self.point.values if base else {k: v for k, v in self.point.values.items() if _of_the_split(k)}
+        chosen = self.point.values if base else {k: v for k, v in self.point.values.items() if self._says_rows(k)}
         return self.run("eval", {**settings, **(kept if base is None else {})}, chosen, base)
 
-    def forget_runs(self, full: PlannedRun, retain: PlannedRun | None) -> list[PlannedRun]:
-        entries: dict[str, tuple[dict[str, Any], str]] = {}
+    def _says_rows(self, key: str) -> bool:
+        return _of_the_split(key) or (self.is_own and key in (*own_data.FORGET_ROWS, own_data.MARKS))
+
+    def entries(self) -> list[tuple[str, dict[str, Any], str]]:
+        """(name, settings, label) of every forget run, each grid and search drawn out."""
+        found: list[tuple[str, dict[str, Any], str]] = []
         for number, settings in enumerate(self.study.get("forget") or []):
             for own, label in of_entry(settings, f"forget[{number}]"):
-                name = str(own.get("name") or own.get("trainer")) + label
-                if name in entries:
-                    raise UserError(
-                        f"study {self.study['name']}: two different runs are called {name}; give one a `name`"
-                    )
-                entries[name] = (own, label)
+                found.append((str(own.get("name") or own.get("trainer")) + label, own, label))
+        return found
+
+    def forget_runs(
+        self, full: PlannedRun, retain_of: Callable[[dict[str, Any]], PlannedRun | None]
+    ) -> list[PlannedRun]:
+        """The forget runs, each after what it starts from.
+
+        Args:
+            full: what they start from where they do not say.
+            retain_of: settings of a forget run -> the run by whose log it is judged.
+        """
+        entries: dict[str, tuple[dict[str, Any], str]] = {}
+        for name, own, label in self.entries():
+            if name in entries:
+                raise UserError(f"study {self.study['name']}: two different runs are called {name}; give one a `name`")
+            entries[name] = (own, label)
         made: dict[str, PlannedRun] = {}
 
         def make(name: str, waiting: tuple[str, ...]) -> PlannedRun:
@@ -162,10 +235,12 @@ class _Branch:
                     raise UserError(f"these forget runs start from each other, so none could start: {circle}")
                 start = made.get(before) or make(before, (*waiting, name))
             if name not in made:
-                settings = {"experiment": f"unlearn/{self.benchmark}/default", **own}
+                settings = own
+                if not (self.is_own or own.get("experiment")):
+                    settings = {"experiment": f"unlearn/{self.benchmark}/default", **own}
                 made[name] = self.run(
-                    "forget", settings, self.point.values, start, label + self.taught, retain=retain
-                )  # fmt: skip
+                    "forget", settings, self.point.values, start, label + self.taught, retain=retain_of(own)
+                )
             return made[name]
 
         return [make(name, ()) for name in entries]
@@ -178,14 +253,29 @@ class _Branch:
         suffix = label + "".join(draws.label(key, value) for key, value in point.items() if key in self.several)
         own = {key: value for key, value in settings.items() if key not in OF_THE_ENTRY}
         name = str(settings.get("name") or (own.get("trainer") if kind == "forget" else kind)) + suffix
-        words = [f"{key}={spell_value(value)}" for key, value in {**_started(start), **own, **point}.items()]
-        words += [f"eval=[{','.join(self.suites)}]" if self.suites and judged else "eval=null"]
+        values = {**_started(start), **own, **point}
+        extra = self.extra
+        if kind == "eval":
+            values = {key: value for key, value in values.items() if not self._is_of_training(key)}
+            extra = tuple(word for word in extra if not self._is_of_training(word.partition("=")[0]))
+        words = [f"{key}={spell_value(value)}" for key, value in values.items()]
+        if self.suites and judged:
+            words += [f"eval=[{','.join(self.suites)}]"]
+        elif not (self.is_own and judged and self.measures(values)):
+            words += ["eval=null"]
         words += tracking(self.study.get("wandb"), self.study["name"], kind)
         words += [f"task_name={spell_value(self.study['name'] + '/' + name)}"]
-        words += [f"paths.output_dir={spell_value(f'{self.root}/{name}')}", *self.extra]
+        words += [f"paths.output_dir={spell_value(f'{self.root}/{name}')}", *extra]
         words += [f"retain_logs_path={spell_value(retain.folder)}"] if retain else []
         parents = tuple(run.name for run in (start, retain) if run)
         return PlannedRun(name, kind, CONFIG_NAMES.get(kind, "train"), tuple(words), parents)
+
+    def _is_of_training(self, key: str) -> bool:
+        """Whether a key says something of training alone, which an evaluation has not to be told."""
+        section = key.lstrip("+~").partition(".")[0]
+        if section == "data" or key in own_data.LONG_KEYS:
+            return not (self.is_own and key in own_data.rows_of({own_data.LONG_KEYS.get(key, key): None}))
+        return section in OF_TRAINING
 
 
 def _of_the_split(key: str) -> bool:
@@ -209,8 +299,10 @@ def _started(start: PlannedRun | None) -> dict[str, Any]:
     if start is None:
         return {}
     model = next((word.partition("=")[2] for word in start.overrides if word.startswith("model=")), None)
-    if model and is_path_or_hub_id(unquote(model)):
-        model = "auto"  # the weights that the parent started from; the child has the parent's
+    # A place is the weights that the parent started from; the child has the parent's.
+    name = unquote(model) if model else ""
+    if is_place(name) and name not in groups.options("model"):
+        model = "auto"
     return ({"model": model} if model else {}) | {MODEL_KEY: start.folder, TOKENIZER_KEY: start.folder}
 
 

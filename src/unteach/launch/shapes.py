@@ -38,6 +38,8 @@ def find_faults(study: dict[str, Any]) -> list[str]:
 def _of_forget(value: Any) -> list[str]:
     if value is None:
         return []
+    if isinstance(value, dict):
+        return _of_entry(value, "forget")
     if not isinstance(value, list):
         return [f"forget: must be a list of mappings, one for each way to forget, got {shown(value)}"]
     return [problem for number, entry in enumerate(value) for problem in _of_entry(entry, f"forget[{number}]")]

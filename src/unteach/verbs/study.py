@@ -173,10 +173,13 @@ def report(study: Study, done: set[str]) -> Path:
     from unteach.report import collect, find, origin
 
     judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
+    kinds = {run.name: run.kind for run in study.plan}
     found = []
     for run in judged:
         folder = Path(run.folder)
-        kind = origin.kind_of(folder) if run.kind == "eval" else run.kind
+        kind = run.kind
+        if kind == "eval":  # of the run that it waits for first, or of a model that this study does not make
+            kind = kinds[run.after[0]] if run.after else origin.kind_of(folder)
         found.append(find.Found(run.name, kind, folder, collect.results_of(folder)))
     if not found:
         print("no run of it is finished and evaluated yet, so there is nothing to report")

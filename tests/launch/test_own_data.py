@@ -1,0 +1,130 @@
+"""Studies of rows of one's own, which name no benchmark."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unteach.config import compose
+from unteach.errors import UserError
+from unteach.launch import composing
+from unteach.launch.plan import PlannedRun, expand
+
+ROWS = [(f"Who wrote book {number}?", f"Author {number} did.") for number in range(6)]
+STUDY = {
+    "name": "mine",
+    "full": {"model": "MODEL", "data": "all.csv", "template": "qa", "trainer.args.num_train_epochs": 3},
+    "retain": {"data": "kept.csv"},
+    "forget": [
+        {"trainer": "GradDiff", "forget": "gone.csv", "retain": "kept.csv"},
+        {"trainer": "GradAscent", "forget": "gone.csv", "retain": "kept.csv"},
+    ],
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "MODEL").symlink_to(tiny_folder)
+    write(tmp_path / "all.csv", ROWS)
+    write(tmp_path / "gone.csv", ROWS[:2])
+    write(tmp_path / "other.csv", ROWS[2:3])
+    write(tmp_path / "kept.csv", ROWS[3:])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(file: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = ("question", "answer")) -> None:
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def planned(**changes: Any) -> dict[str, PlannedRun]:
+    return {run.name: run for run in expand({**STUDY, **changes})}
+
+
+def words(run: PlannedRun) -> dict[str, str]:
+    return dict(word.partition("=")[::2] for word in run.overrides)
+
+
+def test_every_run_reads_its_rows_and_composes(place: Path) -> None:
+    runs = planned()
+    assert list(runs) == ["retain", "full", "retain_eval", "full_eval", "GradDiff", "GradAscent"]
+    composing.check(list(runs.values()))
+    read = {name: compose.compose(run.config_name, run.overrides) for name, run in runs.items()}
+    assert read["retain"].data.files.train_file == "kept.csv"
+    assert read["retain"].trainer.args["num_train_epochs"] == 3
+    assert not read["full"].eval
+    for name in ("full_eval", "GradDiff"):
+        assert list(read[name].eval) == ["rows"]
+        assert (read[name].data.files.forget_file, read[name].data.files.retain_file) == ("gone.csv", "kept.csv")
+        assert read[name].model.template_args.kind == "qa"
+    assert words(runs["GradDiff"])["retain_logs_path"] == "saves/mine/retain_eval"
+    assert runs["full_eval"].after == ("full", "retain_eval")
+    # The model in this folder is what full starts from; the others start from full.
+    assert words(runs["GradDiff"])["model"] == "auto"
+
+
+def test_a_file_with_marks_is_all_there_is_to_say(place: Path) -> None:
+    marked = [(*row, str(int(number < 2))) for number, row in enumerate(ROWS)]
+    write(place / "all.csv", marked, ("question", "answer", "forget"))
+    runs = planned(retain=None, forget={"trainer": "GradDiff"})
+    assert list(runs) == ["full", "full_eval", "GradDiff"]
+    assert words(runs["GradDiff"])["data.train_file"] == words(runs["full_eval"])["data.train_file"] == "all.csv"
+    composing.check(list(runs.values()))
+
+
+def test_models_are_taught_once_whatever_goes(place: Path) -> None:
+    runs = planned(
+        forget=[{"trainer": "GradDiff", "retain": "kept.csv"}],
+        vary={"seed": [0, 1], "forget": ["gone.csv", "other.csv"]},
+    )
+    kinds = [run.kind for run in runs.values()]
+    assert [kinds.count(kind) for kind in ("full", "retain", "eval", "forget")] == [2, 2, 8, 4]
+    assert "GradDiff_seed1_other" in runs
+    assert words(runs["full_eval_seed1_other"])["data.forget_file"] == "other.csv"
+    composing.check(list(runs.values()))
+
+
+def test_each_set_of_rows_is_measured_apart(place: Path) -> None:
+    entries = [*STUDY["forget"], {"trainer": "NPO", "forget": "other.csv", "retain": "kept.csv"}]
+    runs = planned(forget=entries)
+    assert words(runs["full_eval_2"])["data.forget_file"] == "other.csv"
+    assert runs["NPO"].after == ("full", "retain_eval_2")
+    assert runs["GradAscent"].after == ("full", "retain_eval")
+
+
+def test_without_methods_each_run_is_measured_on_what_it_learned(place: Path) -> None:
+    runs = planned(forget=[], retain=None, vary={"trainer.args.learning_rate": [1e-3, 1e-4]})
+    assert len(runs) == 2
+    assert all(list(compose.compose(run.config_name, run.overrides).eval) == ["rows"] for run in runs.values())
+
+
+def test_suites_may_be_named_or_left_out(place: Path) -> None:
+    assert "eval=[rows]" in planned(eval="rows")["full_eval"].overrides
+    runs = planned(eval=[])
+    assert list(runs) == ["retain", "full", "GradDiff", "GradAscent"]
+    assert all("eval=null" in run.overrides for run in runs.values())
+
+
+def test_a_word_of_training_leaves_evaluations_as_they_are(place: Path) -> None:
+    runs = expand(STUDY, extra=("trainer.args.logging_steps=1", "model.model_args.dtype=float32"))
+    evaluated = next(run for run in runs if run.kind == "eval")
+    assert "model.model_args.dtype=float32" in evaluated.overrides
+    assert not any(word.startswith("trainer") for word in evaluated.overrides)
+    composing.check(runs)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"full": {"model": "MODEL"}}, "full: names neither rows nor a benchmark"),
+        ({"retain": {"seed": 1}}, "retain: names no rows"),
+        ({"forget": [{"trainer": "GradDiff", "forget": "gone.csv"}]}, "retain"),
+    ],
+)
+def test_rows_that_are_missing_are_named(place: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        composing.check(list(planned(**change).values()))
