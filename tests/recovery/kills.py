@@ -225,13 +225,13 @@ def digest_of(path: Path, name: Path) -> str | None:
     return hashlib.sha256(content).hexdigest()
 
 
-def points(verb: str, calls: int, spent: float, moments: int) -> Iterator[tuple[str, float]]:
-    """Where a command is killed: before each of its calls, and at random moments."""
+def points(verb: str, calls: int, moments: int) -> Iterator[tuple[str, float]]:
+    """Where a command is killed: before each of its calls, and at random shares of its time."""
     for number in range(1, calls + 1):
         yield "call", number
     draw = random.Random(verb)
     for _ in range(moments):
-        yield "moment", round(draw.uniform(0, spent), 4)
+        yield "moment", round(draw.random(), 6)
 
 
 def try_verb(
@@ -248,13 +248,15 @@ def try_verb(
     assert not strays, strays
     done = {(line["verb"], line["kind"], line["at"]) for line in read_ledger(ledger) if is_good(line)}
     made: list[dict[str, Any]] = []
-    for kind, at in list(points(verb, whole.calls, spent, moments))[::every]:
+    for kind, at in list(points(verb, whole.calls, moments))[::every]:
         if most is not None and len(made) >= most:
             break
         if (verb, kind, at) in done:
             continue
         kitchen.lay_out()
-        killed = kitchen.carry_out(words, **({"kill_before": int(at)} if kind == "call" else {"kill_after": at}))
+        killed = kitchen.carry_out(
+            words, **({"kill_before": int(at)} if kind == "call" else {"kill_after": at * spent})
+        )
         again = kitchen.carry_out(words)
         found = kitchen.outcome() if again.code == 0 else {}
         differing = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))

@@ -16,6 +16,7 @@ from tests.recovery.test_kill import kill_until_done, tidy
 from unteach import runs
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data.tokenized import MANIFEST
+from unteach.evals import merging
 from unteach.training.validation import FILE, Validation
 from unteach.verbs.history import get_history
 from unteach.verbs.tokenize import tokenize
@@ -52,6 +53,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         "evals": {
             str(file.relative_to(folder)): json.loads(file.read_text())
             for file in folder.glob(f"**/{runs.EVALS}/*.json")
+            if not file.name.endswith(merging.BASIS)  # which names the folder
         },
     }
 
