@@ -148,3 +148,8 @@ def test_a_spreadsheet_computes_nothing_of_a_log(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "=1+1": -2.5, "told": "@SUM(A1)"}\n')
     command([str(tmp_path), f"to={tmp_path / 'out.csv'}"])
     assert (tmp_path / "out.csv").read_text().splitlines() == ["step,'=1+1,told", "1,-2.5,'@SUM(A1)"]
+
+
+def test_half_a_character_of_a_log_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a\\ud800": "b\\udfff"}\n')
+    assert unteach.get_history(tmp_path)["a?"].tolist() == ["b?"]

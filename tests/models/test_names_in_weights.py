@@ -22,7 +22,7 @@ def test_an_index_names_no_shard_elsewhere(tmp_path: Path, shard: str) -> None:
         weights.read(folder)
 
 
-@pytest.mark.parametrize("content", ["[]", '{"weight_map": [1]}', "{}"])
+@pytest.mark.parametrize("content", ["[]", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}', "{}"])
 def test_an_index_of_another_shape_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(UserError, match=r"index\.json: holds no weight_map"):

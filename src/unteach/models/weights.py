@@ -80,10 +80,10 @@ def _file(file: Path) -> "dict[str, Tensor]":
     if file.name.endswith(".index.json"):
         index = runs.read_json(file, "the index of the weights")
         shards = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(shards, dict):
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
             raise UserError(f"{file}: holds no weight_map, which says in which file each weight is")
         for shard in shards.values():
-            refuse_path(str(shard), file)
+            refuse_path(shard, file)
         absent = sorted({shard for shard in shards.values() if not (file.parent / shard).exists()})
         if absent:
             raise UserError(f"{file} names shards that are not there: {', '.join(absent)}")

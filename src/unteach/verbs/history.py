@@ -92,6 +92,8 @@ def _parse_line(text: bytes) -> dict[str, Any] | None:
     """Read a line of a metrics file; None where it is torn, or no line of a log."""
     try:
         line = json.loads(text)
+        if b"\\u" in text:  # half a character, which no table can hold
+            line = json.loads(json.dumps(line, ensure_ascii=False).encode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
     return line if _is_line(line) else None
