@@ -41,6 +41,11 @@ def test_plain_values_come_as_they_stand() -> None:
     assert parse_yaml(content, "x") == {"a": inner, "d": {**inner, "b": 2}, "day": "2026-01-31"}
 
 
+def test_a_run_without_a_name_and_without_places_is_refused() -> None:
+    with pytest.raises(UserError, match="paths: is required, and was removed"):
+        compose.compose("train", ["~paths", "model=a/b", "data=files", "data.train_file=a.csv"])
+
+
 def test_a_key_that_stands_twice_in_a_folder_of_ones_own_is_refused(tmp_path: Path) -> None:
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "mine.yaml").write_text("handler: NPO\nargs: {}\nhandler: GradDiff\n")

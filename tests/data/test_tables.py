@@ -175,6 +175,12 @@ def test_a_damaged_saved_set_is_not_mapped(tmp_path: Path) -> None:
         tables.open_table(saved)
 
 
+@pytest.mark.parametrize("source", [{}, {"a": {"b": [1]}}, {"path": 5}, {"path": None}])
+def test_a_set_without_a_path_is_refused(source: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="rows are named by `path`"):
+        tables.open_table(source)
+
+
 def test_columns_of_one_name_are_refused_in_every_format(tmp_path: Path) -> None:
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["input", "input"])
     pyarrow.parquet.write_table(table, tmp_path / "two.parquet")

@@ -178,7 +178,7 @@ class _Composition:
         if not self.is_whole:  # in which nothing refers to anything any more
             variables.drop_unused(tree, words.keys())
         plain = _resolve(tree)
-        if named:
+        if named and isinstance(plain.get("paths"), dict):  # which may have been removed; that is said below
             self.notes.append(f"task_name={plain['task_name']}, as none is given: {plain['paths']['output_dir']}")
         found: list[str] = []
         with plugins.of_files(plugins.named(plain.get("plugins"))), collected(found):

@@ -73,6 +73,8 @@ def open_table(source: str | Path | dict[str, Any], by_line: bool = False, whole
     Raises UserError, which names the file and the line, for what is no such file, is empty or cannot be read.
     """
     if isinstance(source, dict):
+        if not isinstance(source.get("path"), str):
+            raise UserError(f"{source}: rows are named by `path`, a folder, a hub id or a format, and this names none")
         if set(source) != {"path"}:
             return _of_set(source)
         source = str(source["path"])
