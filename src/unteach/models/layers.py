@@ -128,7 +128,7 @@ class _Reached(Exception):
     """The pass has come to the first layer."""
 
 
-def _read_two_tokens(causal: Any) -> None:
+def read_two_tokens(causal: Any) -> None:
     """Run the layers of a model over two tokens.
 
     On the meta device nothing has a value, and some models look at one: there it is tried with a mask of either kind.
@@ -164,7 +164,7 @@ def _given_to(causal: Any, layer: Any) -> list[Any]:
     hook = layer.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.enable_grad(), contextlib.suppress(Exception if weight.is_meta else _Reached):
-            _read_two_tokens(causal)
+            read_two_tokens(causal)
     finally:
         hook.remove()
     return given or [weight.sum()]
@@ -210,7 +210,7 @@ def refuse_no_states(causal: Any, patterns: Iterable[str]) -> None:
         depth = Depth(causal, pattern)
         try:
             with torch.no_grad(), depth:
-                _read_two_tokens(causal)
+                read_two_tokens(causal)
         except Exception as error:  # a forward of others may fail in any way
             if weight.is_meta or any(sign in f"{type(error).__name__} {error}".lower() for sign in NO_MEMORY):
                 continue
