@@ -63,10 +63,11 @@ class Depth:
     """A context in which the model's own forward ends at a layer: `output` [B, T, d] is what that layer gave.
 
     The list of layers is shortened while it lasts, so wrappers' hooks, checkpointing and exceptions meet nothing
-    unusual: no forward is broken off.
+    unusual: no forward is broken off. calls: how often the layer was run.
     """
 
     output: "Tensor"
+    calls = 0
 
     def __init__(self, causal: Any, pattern: str):
         self.owner, self.name, self.index = find_layer(causal, pattern)
@@ -90,6 +91,7 @@ def _tapped(layer: Any, depth: Depth) -> Any:
     class Tapped(Module):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             given = layer(*args, **kwargs)
+            depth.calls += 1
             depth.output = given[0] if isinstance(given, tuple | list) else given
             return given
 
@@ -217,6 +219,8 @@ def refuse_no_states(causal: Any, patterns: Iterable[str]) -> None:
             raise _no_end(causal, pattern, f"{type(error).__name__}: {first_line(error)}") from error
         finally:
             causal.train(was_training)
+        if depth.calls > 1:
+            raise _no_end(causal, pattern, f"it is run {depth.calls} times in a pass, and no run of it is the last")
         shape = tuple(depth.output.shape) if hasattr(depth, "output") else ()
         if shape != (1, 2, width):
             gives = f"states of {' x '.join(map(str, shape))}" if shape else "no states"
