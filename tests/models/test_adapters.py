@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from unteach import runs
+from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
-from unteach.models import adapters
+from unteach.models import adapters, convert
+from unteach.models.hub import PATH
+from unteach.models.loading import load as load_config
 from unteach.verbs.evaluate import evaluate
 from unteach.verbs.load import load
 from unteach.verbs.train import train
@@ -205,3 +208,33 @@ def test_four_bit_weights_without_an_adapter_are_refused(base: Path, kit: Path, 
             *words(base, kit, tmp_path / "run", "model.model_args.quantization_config={load_in_4bit: true}"),
             config_name="unlearn",
         )
+
+
+def test_an_adapter_that_a_model_does_not_run_with_is_refused(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PEFT wraps routers of experts that are called otherwise than a linear layer."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AttributeError("'tuple' object has no attribute 'dtype'")
+
+    monkeypatch.setattr("peft.tuners.lora.layer.Linear.forward", fail)
+    args = {"r": 2, "target_modules": ["q_proj", "up_proj"]}
+    message = r"LlamaForCausalLM fails with an adapter on q_proj, up_proj \(AttributeError: 'tuple' object"
+    with pytest.raises(UserError, match=message):
+        load_config(ModelConfig({PATH: str(tiny_folder)}, peft_args=args), training=True)
+
+
+def test_a_merge_that_says_something_else_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PEFT adds an adapter on a layer that others share as often as it finds it."""
+    from peft.tuners.lora.layer import Linear
+
+    def adapted() -> Any:
+        args = {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": False}
+        return load_config(ModelConfig({PATH: str(tiny_folder)}, peft_args=args), training=True).model
+
+    convert.merged(adapted(), torch.float32)
+    once = Linear.get_delta_weight
+    monkeypatch.setattr(Linear, "get_delta_weight", lambda self, adapter: 2 * once(self, adapter))
+    with pytest.raises(UserError, match=r"cannot be merged into this LlamaForCausalLM: .*as=adapter keeps"):
+        convert.merged(adapted(), torch.float32)

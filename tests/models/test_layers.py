@@ -152,3 +152,16 @@ def test_a_layer_at_which_a_pass_fails_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(type(model.model), "forward", lambda *_, **__: [][0])
     with pytest.raises(UserError, match=r"IndexError: list index out of range\); methods that compare states"):
         refuse_no_states(model, [rf"{layers}\.0"])
+
+
+def test_a_layer_that_is_run_again_and_again_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, layers = build("Llama")
+    own = type(model.model).forward
+
+    def twice(self: Any, *args: Any, **kwargs: Any) -> Any:
+        own(self, *args, **kwargs)
+        return own(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.model), "forward", twice)
+    with pytest.raises(UserError, match=r"it is run 2 times in a pass"):
+        refuse_no_states(model, [rf"{layers}\.0"])

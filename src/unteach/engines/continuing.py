@@ -52,13 +52,15 @@ class Asking(Protocol):
 def budget(model: Any, device: str) -> int | None:
     """How many tokens a batch of continuations may come to; None where the cache is not of keys and values alone."""
     config = causal_of(model).config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
+    # Where layers differ in a setting, the configuration has no one value and refuses to give any as an attribute.
+    settings = {name: value for name, value in config.to_dict().items() if isinstance(value, int)}
+    for name, own in config.attribute_map.items():
+        settings.setdefault(name, settings.get(own, 0))
+    heads = settings.get("num_attention_heads")
     if getattr(model, "_is_stateful", False) or not heads:
         return None
-    # Where layers differ in it, the configuration has no one value and refuses to give any.
-    widths = config.to_dict().get("head_dim")
-    width = widths if isinstance(widths, int) else config.hidden_size // heads
-    numbers = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width
+    width = settings.get("head_dim") or config.hidden_size // heads
+    numbers = 2 * config.num_hidden_layers * (settings.get("num_key_value_heads") or heads) * width
     return min(TOKENS[device], CACHE[device] // (numbers * next(model.parameters()).element_size()))
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from unteach import runs
-from unteach.errors import UserError, nearest
-from unteach.models import integrity, tokens
+from unteach.errors import UserError, first_line, nearest, outside
+from unteach.models import integrity, layers, tokens
 
 CONFIG, BASE = "adapter_config.json", "unteach_base.json"
 TRAINED, FIRST = "default", "first"
@@ -52,6 +52,33 @@ def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> 
             f"model.peft_args: {str(error).splitlines()[0]}\n  target_modules takes some of this model's linear layers "
             f"({', '.join(sorted(linear))}), as a list or with commas between, or all-linear"
         ) from None
+
+
+def refuse_failing(model: Any) -> None:
+    """Raise UserError where a model cannot be run with its adapter: PEFT wraps linear layers that are called as it does
+    not expect, such as some routers of experts. The meta device, where nothing has a value, tells nothing."""
+    import torch
+
+    weight = next(model.parameters())
+    causal = model.get_base_model()
+    kernel = str(getattr(causal.config.get_text_config(), "_attn_implementation", ""))
+    if weight.is_meta or ("flash" in kernel and weight.device.type == "cpu"):
+        return
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            layers.read_two_tokens(causal)
+    except Exception as error:  # a forward of others may fail in any way
+        if outside(error):
+            raise
+        wrapped = sorted({name.rpartition(".")[2] for name in getattr(model, "targeted_module_names", ())})
+        raise UserError(
+            f"model.peft_args: {type(causal).__name__} fails with an adapter on {', '.join(wrapped)} "
+            f"({type(error).__name__}: {first_line(error)}). Name fewer target_modules, such as attention's alone"
+        ) from error
+    finally:
+        model.train(was_training)
 
 
 def _saves_no_tables(model: Any, added: Sequence[int]) -> Any:

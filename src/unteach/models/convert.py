@@ -20,6 +20,8 @@ Weights = dict[str, "Tensor"]
 OF_ADAPTER = r"(^|\.)(lora_\w+|modules_to_save|trainable_tokens_delta)(\.|$)"
 BUFFERS = r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|position_ids)$"
 """Tensors that older libraries kept among the weights, and that are computed now."""
+MERGED_CLOSE = 1e-3
+"""How far logits may be from the unmerged ones, in units of their length: all is in fp32."""
 SHOWN = 4
 
 
@@ -190,12 +192,39 @@ def class_of(config: Any) -> Any:
 
 
 def merged(model: Any, dtype: Any) -> Any:
-    """The base with its adapter in it: added in fp32, then rounded to `dtype`."""
+    """The base with its adapter in it: added in fp32, then rounded to `dtype`.
+
+    Raises UserError where what comes out says something else than the two did: PEFT adds an adapter on weights that
+    several layers share as often as it finds them.
+    """
+    before = _sample_logits(model.float())
     try:
-        plain = model.float().merge_and_unload(safe_merge=True)
+        plain = model.merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise UserError(f"the adapter cannot be merged: {error}") from None
+    after = _sample_logits(plain)
+    if before is not None and after is not None and (after - before).norm() > MERGED_CLOSE * before.norm():
+        raise UserError(
+            f"the adapter cannot be merged into this {type(plain).__name__}: the merged model says something else than "
+            "the base with the adapter (layers that share their weights are such a case). as=adapter keeps them apart"
+        )
     return plain.to(dtype)
+
+
+def _sample_logits(model: Any) -> Any:
+    """The logits of one short row; None where the model cannot be run here."""
+    import torch
+
+    ids = torch.arange(1, 5, device=next(model.parameters()).device)[None]
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(input_ids=ids).logits
+    except Exception:  # a forward of others may fail in any way, and then nothing is compared
+        return None
+    finally:
+        model.train(was_training)
 
 
 def refuse_quantised(path: str) -> None:

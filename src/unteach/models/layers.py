@@ -63,10 +63,11 @@ class Depth:
     """A context in which the model's own forward ends at a layer: `output` [B, T, d] is what that layer gave.
 
     The list of layers is shortened while it lasts, so wrappers' hooks, checkpointing and exceptions meet nothing
-    unusual: no forward is broken off.
+    unusual: no forward is broken off. calls: how often the layer was run.
     """
 
     output: "Tensor"
+    calls = 0
 
     def __init__(self, causal: Any, pattern: str):
         self.owner, self.name, self.index = find_layer(causal, pattern)
@@ -90,6 +91,7 @@ def _tapped(layer: Any, depth: Depth) -> Any:
     class Tapped(Module):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             given = layer(*args, **kwargs)
+            depth.calls += 1
             depth.output = given[0] if isinstance(given, tuple | list) else given
             return given
 
@@ -128,7 +130,7 @@ class _Reached(Exception):
     """The pass has come to the first layer."""
 
 
-def _read_two_tokens(causal: Any) -> None:
+def read_two_tokens(causal: Any) -> None:
     """Run the layers of a model over two tokens.
 
     On the meta device nothing has a value, and some models look at one: there it is tried with a mask of either kind.
@@ -164,7 +166,7 @@ def _given_to(causal: Any, layer: Any) -> list[Any]:
     hook = layer.register_forward_pre_hook(note, with_kwargs=True)
     try:
         with torch.enable_grad(), contextlib.suppress(Exception if weight.is_meta else _Reached):
-            _read_two_tokens(causal)
+            read_two_tokens(causal)
     finally:
         hook.remove()
     return given or [weight.sum()]
@@ -210,13 +212,15 @@ def refuse_no_states(causal: Any, patterns: Iterable[str]) -> None:
         depth = Depth(causal, pattern)
         try:
             with torch.no_grad(), depth:
-                _read_two_tokens(causal)
+                read_two_tokens(causal)
         except Exception as error:  # a forward of others may fail in any way
             if weight.is_meta or any(sign in f"{type(error).__name__} {error}".lower() for sign in NO_MEMORY):
                 continue
             raise _no_end(causal, pattern, f"{type(error).__name__}: {first_line(error)}") from error
         finally:
             causal.train(was_training)
+        if depth.calls > 1:
+            raise _no_end(causal, pattern, f"it is run {depth.calls} times in a pass, and no run of it is the last")
         shape = tuple(depth.output.shape) if hasattr(depth, "output") else ()
         if shape != (1, 2, width):
             gives = f"states of {' x '.join(map(str, shape))}" if shape else "no states"

@@ -131,6 +131,7 @@ def load(
         tokens.grow(model, added)
         if config.peft_args:
             model = adapters.attach(model, config.peft_args, added)
+            adapters.refuse_failing(model)
         elif training and getattr(model, "is_quantized", False):
             raise UserError("quantised weights do not train: set model.peft_args to train an adapter over them")
     integrity.refuse_odd_stops(model, path)

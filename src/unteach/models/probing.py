@@ -170,7 +170,7 @@ def _compare(causal: Any, rows: "Tensor") -> Capabilities | None:
 
     def padded() -> tuple[bool, bool]:
         """One pass: the first row shortened and padded on the right, the same on the left, and the second as it is."""
-        pad, filler = LENGTH - SHORT, rows.new_full((LENGTH - SHORT,), config.pad_token_id or 0)
+        pad, filler = LENGTH - SHORT, rows.new_full((LENGTH - SHORT,), getattr(config, "pad_token_id", None) or 0)
         short = rows[0, :SHORT]
         ids = torch.stack([torch.cat([short, filler]), torch.cat([filler, short]), rows[1]])
         mask = torch.ones_like(ids)

@@ -82,6 +82,19 @@ class Resumable(transformers.Trainer):
             state = spread.whole_state(self, self.here.mode)
             self._save(output_dir, state_dict=state)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse a checkpoint that is not of this model. Weights that are tied to others are not written or missing."""
+        unwritten = {*(getattr(self.model, "all_tied_weights_keys", None) or ())}
+        unwritten |= {*(getattr(self.model, "_keys_to_ignore_on_save", None) or ())}
+        missing = sorted({*load_result.missing_keys} - unwritten)
+        for names, fault in ((missing, "lacks"), (sorted(load_result.unexpected_keys), "has, beside this model's,")):
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                raise UserError(
+                    f"the checkpoint {fault} the weights {', '.join(names[:3])}{more}: it is damaged or of another "
+                    "model. Remove that checkpoint's folder to go on from the one before, or start with resume=never"
+                )
+
     def more_state(self) -> dict[str, Any]:
         """What else a checkpoint must hold, as JSON; called in every process."""
         return {}
