@@ -1,10 +1,12 @@
 """Templates: exact boundaries, one BOS, one EOS that is always learned."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unteach.config.schema import TemplateArgs
+from unteach.data.datasets import QADataset
 from unteach.data.template import Template
 from unteach.errors import UserError
 
@@ -55,8 +57,8 @@ def test_a_special_token_in_an_answer_does_not_end_it(tokenizer: Any, answer: st
         encoded = Template(tokenizer).encode("Who?", f" {answer}\n")
         assert tokenizer.decode(encoded.answer).strip() == f"{answer}{'' if 'trim' in shown else chr(10)}<|im_end|>"
     tokenizer.chat_template = CHATML.replace("{{ m['content'] }}", "{{ m['content'] | upper }}")
-    with pytest.raises(UserError, match=r"holds the text of a special token, <.*>, and the chat template shows"):
-        Template(tokenizer).encode("Who?", answer)
+    with pytest.raises(UserError, match="does not show the answer as it is written"):
+        Template(tokenizer).encode("WHO?", f"so: {answer}")
 
 
 def test_a_special_token_before_an_answer_does_not_end_it(tokenizer: Any) -> None:
@@ -64,6 +66,112 @@ def test_a_special_token_before_an_answer_does_not_end_it(tokenizer: Any) -> Non
     tokenizer.chat_template = CHATML.replace("{{ m['content'] }}", "final<|message|>{{ m['content'] }}")
     encoded = Template(tokenizer).encode("Who?", "Ann.")
     assert tokenizer.decode(encoded.answer) == "final<|message|>Ann.<|im_end|>"
+
+
+@pytest.mark.parametrize("kind", ["chat", "qa", "raw"])
+def test_special_tokens_in_data_are_text(tokenizer: Any, kind: str) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    plain = Template(tokenizer, TemplateArgs(kind=kind)).encode("hi user yes", "one two")  # type: ignore[arg-type]
+    template = Template(tokenizer, TemplateArgs(kind=kind))  # type: ignore[arg-type]
+    question, answer = "hi</s>\n<|im_start|>user yes", "one</s>two<|im_end|>three"
+    encoded = template.encode(question, answer)
+    assert tokenizer.decode(encoded.prompt) == template.prompt(question)
+    assert tokenizer.decode(encoded.answer[:-1]) == answer, "the answer is learned whole"
+    for told, ours in ((encoded.prompt, plain.prompt), (encoded.answer, plain.answer)):
+        assert [token for token in told if token in special] == [token for token in ours if token in special]
+    assert template.encode_prompt(question) == encoded.prompt, "what is asked is what was learned from"
+    tokens = Template(tokenizer, TemplateArgs(kind=kind, special_tokens="tokens"))  # type: ignore[arg-type]
+    assert tokenizer.eos_token_id in tokens.encode(question, answer).answer[:-1]
+    assert tokenizer.decode(tokens.encode(question, answer).answer[:-1]) == answer
+
+
+def test_text_of_a_special_token_is_tokenised_as_other_text_is(tokenizer: Any) -> None:
+    """As the tokenizer splits a text in which it knows no special token."""
+    for text in ("</s>", "a </s> b", "author</s>s"):
+        split = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        assert list(Template(tokenizer, TemplateArgs(kind="raw")).encode("Who?", f"{text}.").answer[:-2]) == split
+    assert tokenizer("</s>", add_special_tokens=False)["input_ids"] == [2], "the tokenizer itself is unchanged"
+
+
+@pytest.mark.parametrize("puts_bos", [True, False])
+def test_text_written_with_its_bos_and_eos_has_one_of_each(tokenizer: Any, puts_bos: bool) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    if puts_bos:
+        tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    raw = Template(tokenizer, TemplateArgs(kind="raw"))
+    words = raw.encode("Hi", " there").input_ids[puts_bos:]
+    assert raw.encode("<s>Hi", " there</s>").input_ids == [1, *words]
+    assert raw.encode("", "<s>Hi").input_ids == [1, *raw.encode("", "Hi").answer]
+    assert raw.prompt("<s>Hi") == "<s>Hi"
+    tagged = Template(tokenizer, TemplateArgs(kind="qa", system_prompt_with_special_tokens="<s>"))
+    assert tagged.encode_prompt("Hi").count(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "message"),
+    [
+        ("hello", "what a turn of user says"),
+        ("{{ '' }}", "what a turn of user says"),
+        ("{{ messages[0]['content'] }}", "does not show the answer"),
+        ("{% for m in messages %}{{ m['content'][:9] }}{% endfor %}", "does not show the answer"),
+    ],
+)
+def test_a_template_that_loses_the_question_or_the_answer_is_refused(
+    tokenizer: Any, shown: str, message: str, tmp_path: Path
+) -> None:
+    tokenizer.chat_template = shown
+    template = Template(tokenizer)
+    with pytest.raises(UserError, match=message):
+        template.encode("Who?", "Ann and Bob and Cleo.")
+    assert template.stops == (tokenizer.eos_token_id,)
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"question": "Who?", "answer": "Ann and Bob and Cleo."}\n')
+    with pytest.raises(UserError, match=rf"{message}.*\(row 1\)"):
+        QADataset(template, {"path": "json", "data_files": str(file), "split": "train"})
+    if "user" in message:
+        with pytest.raises(UserError, match=message):
+            template.encode_prompt("Who?")
+
+
+THINKING = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<user>{{ m['content'] }}{% else %}"
+    "<model>{{ m['content'].split('</think>')[-1] }}</s>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<model><think>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "learned"),
+    [
+        ("Ann.", "\n</think>\n\nAnn.</s>"),
+        ("<b>Ann</b>", "\n</think>\n\n<b>Ann</b></s>"),
+        ("<think>\nhm\n</think>\n\nAnn.", "hm\n</think>\n\nAnn.</s>"),
+        ("hm </think> Ann.", "hm </think> Ann.</s>"),
+    ],
+)
+def test_an_answer_follows_a_prompt_that_opens_reasoning(tokenizer: Any, answer: str, learned: str) -> None:
+    tokenizer.chat_template = THINKING
+    encoded = Template(tokenizer).encode("Who?", answer)
+    assert tokenizer.decode(encoded.prompt) == "<user>Who?<model><think>\n"
+    assert tokenizer.decode(encoded.answer) == learned
+
+
+def test_one_of_several_chat_templates_is_taken_by_its_name(tokenizer: Any) -> None:
+    tokenizer.chat_template = {"a": CHATML, "b": CHATML.replace("assistant", "model")}
+    with pytest.raises(UserError, match=r"several chat templates, a, b, .* model.template_args.chat_template=a"):
+        Template(tokenizer)
+    with pytest.raises(UserError, match=r"no chat template called 'c'; it has a, b"):
+        Template(tokenizer, TemplateArgs(chat_template="c"))
+    assert Template(tokenizer, TemplateArgs(chat_template="b")).prompt("Who?").endswith("<|im_start|>model\n")
+    assert Template(tokenizer, TemplateArgs(kind="qa")).kind == "qa"
+    tokenizer.chat_template = {"default": CHATML, "b": "x"}
+    assert Template(tokenizer).prompt("Who?").endswith("<|im_start|>assistant\n")
+    tokenizer.chat_template = CHATML
+    with pytest.raises(UserError, match="has one, without a name"):
+        Template(tokenizer, TemplateArgs(chat_template="b"))
 
 
 def test_raw_is_the_words_as_they_are(tokenizer: Any) -> None:

@@ -36,6 +36,8 @@ class TemplateArgs:
 
     kind: Literal["auto", "raw", "chat", "qa"] = "auto"
     apply_chat_template: bool | None = None
+    chat_template: str | None = None
+    """the name of one of the tokenizer's chat templates, where it has several; else its default"""
     system_prompt: str | None = None
     system_prompt_with_special_tokens: str | None = None
     date_string: str | None = None
@@ -46,6 +48,9 @@ class TemplateArgs:
     answer_prefix: str | None = None
     """stands before an answer and belongs to it: the space that a byte-level BPE learned its words with"""
     boundary: Literal["apart", "joint"] = "apart"
+    special_tokens: Literal["text", "tokens"] = "text"
+    """what a special token is that stands in a question, an answer or a text: the letters that it is written with, or
+    the token"""
 
 
 @dataclass

@@ -1,11 +1,10 @@
 """Conversations to tokens, exactly as the model will be asked for each turn of the assistant."""
 
-import json
 from collections import Counter
 from typing import Any
 
 from unteach.data.conversations import ASSISTANT, Message, Tools, is_learned, tool_names
-from unteach.data.template import Template
+from unteach.data.template import Template, is_shown
 from unteach.errors import UserError
 
 Piece = tuple[tuple[int, ...], bool]
@@ -30,8 +29,9 @@ def encode_chat(
         )
     if template.args.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": template.args.system_prompt}, *messages]
+    messages, tools = template.hide_all(messages), template.hide_all(tools)
     whole = template.shown(messages, add_generation_prompt=False, tools=tools)
-    _refuse_unshown(messages, whole)
+    _refuse_unshown(template, messages, tools, whole)
     # A tool's name may stand in a call of it: only a template that ignores tools shows the same without them.
     if tools and template.shown(messages, add_generation_prompt=False) == whole:
         raise UserError("the chat template does not show tools; take a model whose template knows them")
@@ -44,20 +44,20 @@ def encode_chat(
         if i == 0:
             raise UserError("the conversation begins with a turn of the assistant, which answers nothing")
         asked = template.shown(messages[:i], add_generation_prompt=True, tools=tools)
-        pieces.append((template.plain(_after(shown, asked)), False))
+        pieces.append((template.plain(_after(shown, asked, last)), False))
         told = template.shown(messages[: i + 1], add_generation_prompt=False, tools=tools)
-        text = _after(asked, told)
+        text = template.text_after(asked, told, messages[i]["content"])
         _refuse_unshown_calls(messages[i], text)
         if messages[i].get("tool_calls") and not is_shown(messages[i]["content"], text):
             raise UserError(
                 "the chat template does not show what the assistant says beside tool_calls; take a model whose "
                 "template does, or leave the words out"
             )
-        answer, rest = template.turn(text, _words_of(messages[i], text))
+        answer, answer_text = template.turn(text, _words_of(messages[i], text))
         pieces.append((answer, is_learned(messages[i])))
-        shown = told.removesuffix(rest)
+        shown = asked + answer_text
     if messages[-1]["role"] != ASSISTANT:
-        pieces.append((template.plain(_after(shown, whole)), False))
+        pieces.append((template.plain(_after(shown, whole, last)), False))
     return pieces
 
 
@@ -76,8 +76,12 @@ def _texts_in(value: Any) -> list[str]:
     return [text for item in inner for text in _texts_in(item)] if isinstance(value, dict | list) else []
 
 
-def _refuse_unshown(messages: list[Message], whole: str) -> None:
+def _refuse_unshown(template: Template, messages: list[Message], tools: Tools | None, whole: str) -> None:
     """Refuses a conversation of which the chat template leaves something out: many know only user and assistant."""
+    # What a call is called with may stand in the tools: only a template that ignores calls shows the same without.
+    uncalled = [{key: value for key, value in message.items() if key != "tool_calls"} for message in messages]
+    if uncalled != messages and _shown_or_none(template, uncalled, tools) == whole:
+        raise UserError("the chat template does not show tool_calls; take a model whose template knows them")
     for message in messages:
         if message["role"] != ASSISTANT and not is_shown(message["content"], whole):
             raise UserError(
@@ -85,6 +89,13 @@ def _refuse_unshown(messages: list[Message], whole: str) -> None:
                 "knows this role, or leave such rows out"
             )
         _refuse_unshown_calls(message, whole)
+
+
+def _shown_or_none(template: Template, messages: list[Message], tools: Tools | None) -> str | None:
+    try:
+        return template.shown(messages, add_generation_prompt=False, tools=tools)
+    except UserError:
+        return None
 
 
 def _refuse_unshown_calls(message: Message, text: str) -> None:
@@ -101,17 +112,16 @@ def _refuse_unshown_calls(message: Message, text: str) -> None:
         )
 
 
-def is_shown(content: str, whole: str) -> bool:
-    """Whether a text stands in what a template shows; some templates write it as JSON."""
-    text = content.strip()
-    return text in whole or json.dumps(text, ensure_ascii=False)[1:-1] in whole
-
-
-def _after(shown: str, longer: str) -> str:
+def _after(shown: str, longer: str, last: bool) -> str:
     """What a conversation that went on has more than was shown before."""
-    if not longer.startswith(shown):
+    if longer.startswith(shown):
+        return longer[len(shown) :]
+    if last:
         raise UserError(
-            "this chat template shows earlier turns differently once a conversation goes on; set turns=last of the "
-            "dataset (data.turns=last for files), which learns the last turn of each conversation"
+            "this chat template shows the last answer differently once the conversation goes on; leave out the turns "
+            "after it"
         )
-    return longer[len(shown) :]
+    raise UserError(
+        "this chat template shows earlier turns differently once a conversation goes on; set turns=last of the "
+        "dataset (data.turns=last for files), which learns the last turn of each conversation"
+    )

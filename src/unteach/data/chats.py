@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unteach.data import sources, tables
-from unteach.data.chat_tokens import encode_chat, is_shown
+from unteach.data.chat_tokens import encode_chat
 from unteach.data.conversations import (
     ASSISTANT,
     UNSHOWN,
@@ -18,6 +18,7 @@ from unteach.data.conversations import (
 )
 from unteach.data.datasets import Example, RowDataset
 from unteach.data.fitting import TooLong
+from unteach.data.template import is_shown
 from unteach.errors import UserError
 from unteach.registry import dataset
 from unteach.wording import counted
@@ -92,6 +93,7 @@ class ChatDataset(RowDataset):
         return messages, callable_tools
 
     def build(self, number: int, messages: list[Message], tools: Tools) -> list[Example]:
+        messages, tools = self.template.hide_all(messages), self.template.hide_all(tools)
         try:
             pieces = encode_chat(self.template, messages, last=self.turns == "last", tools=tools)
         except UserError as error:

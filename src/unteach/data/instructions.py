@@ -115,12 +115,12 @@ def _encode_turns(template: Template, shots: Pairs, turns: Pairs) -> list[Piece]
     shown = ""
     for number, (question, answer) in enumerate(turns):
         before = [*shots, *turns[:number]]
-        asked = template.prompt(question, before)
+        asked = template.write_prompt(question, before)
         # The first piece has BOS where the tokenizer puts one.
         pieces.append(
             (template.encode_prompt(question, before) if not number else template.plain(asked[len(shown) :]), False)
         )
-        told = (template.args.answer_prefix or "") + answer
+        told = (template.args.answer_prefix or "") + template.hide(answer)
         is_last = number == len(turns) - 1
         pieces.append((template.plain(told) + ((template.eos,) if is_last else ()), True))
         shown = asked + told

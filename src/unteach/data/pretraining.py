@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from unteach.config.schema import TemplateArgs
 from unteach.data import repeats, sources, tables, tokenized
 from unteach.data.collators import SEGMENT
 from unteach.data.datasets import Example
@@ -115,7 +114,7 @@ class PretrainingDataset:
 
 def bos_of(template: Template) -> tuple[int, ...]:
     """What the tokenizer puts before any text."""
-    return Template(template.tokenizer, TemplateArgs(kind="raw")).encode_prompt("")
+    return template.as_raw().encode_prompt("")
 
 
 def tokenise(
@@ -124,14 +123,15 @@ def tokenise(
     """(row, tokens with EOS after them) of each document, and what is wrong with the others."""
     import numpy as np
 
-    plain, faults = Template(template.tokenizer, TemplateArgs(kind="raw")), Faults(where, rows)
+    plain, faults, bos = template.as_raw(), Faults(where, rows), len(bos_of(template))
     keys, documents = [text_key] if isinstance(text_key, str) else text_key, []
     columns = [sources.column(rows, key, where) for key in keys]
     for number, cells in enumerate(zip(*columns, strict=True)):
         good = [faults.text(cell, key, number, needed=False) for key, cell in zip(keys, cells, strict=True)]
         if any(good):
             text = "".join(cell for cell, is_text in zip(cells, good, strict=True) if is_text)
-            documents.append((number, np.asarray(plain.encode("", text).answer, np.int32)))
+            # A document may be written with a BOS that this tokenizer puts nowhere by itself: it is kept.
+            documents.append((number, np.asarray(plain.encode("", text).input_ids[bos:], np.int32)))
         elif all(tables.missing(cell) for cell in cells):
             faults.drop("empty text", number)
     faults.refuse()

@@ -6,7 +6,7 @@ one; the end-of-turn token stands once, at the end, and is learned.
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,15 @@ from unteach import runs
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_rendering import render
-from unteach.errors import UserError
+from unteach.data.reasoning import CLOSE, OPEN, after_open_reasoning
+from unteach.data.special_text import SpecialText
+from unteach.errors import UserError, nearest
 
 FILE = "unteach_template.json"
+Shots = Sequence[tuple[str, str]]
+PROBE = [{"role": "user", "content": "unteach asks this"}, {"role": "assistant", "content": "unteach is told that"}]
+"""By what a chat template is tried: words that stand in none."""
+ANOTHER = "give the model another template, or ask it by tags (template=qa, for rows of a question and an answer)"
 
 
 @dataclass(frozen=True)
@@ -52,28 +58,77 @@ class Template:
         if kind == "chat" and not has_chat:
             raise UserError("this tokenizer has no chat template: set template=qa or template=raw")
         self.kind = kind
+        if kind == "chat":
+            self._check_name()
         if tokenizer.eos_token_id is None:
             raise UserError("this tokenizer has no end-of-sequence token: set model.tokenizer_args.eos_token")
         if self.args.answer_prefix and kind != "qa":
             raise UserError(f"model.template_args.answer_prefix is for tags (template=qa), not for template={kind}")
         self._default_tags = self.args.user_start_tag is None and self.args.asst_start_tag is None
 
+    def _check_name(self) -> None:
+        """Refuse a name that none of the tokenizer's chat templates has, and several without a default."""
+        templates, name = self.tokenizer.chat_template, self.args.chat_template
+        names = list(templates) if isinstance(templates, dict) else []
+        if name is not None and name not in names:
+            has = f"it has {', '.join(names)}" if names else "it has one, without a name: leave this out"
+            guess = nearest(name, names)
+            hint = f" (did you mean {guess}?)" if guess else ""
+            raise UserError(
+                f"model.template_args.chat_template: this tokenizer has no chat template called {name!r}{hint}; {has}"
+            )
+        if name is None and names and "default" not in names:
+            raise UserError(
+                f"this tokenizer has several chat templates, {', '.join(names)}, and none is called default: say which "
+                f"with model.template_args.chat_template={names[0]}, or set template=qa or template=raw"
+            )
+
+    def as_raw(self) -> "Template":
+        """The template that takes the words of this tokenizer as they are."""
+        return Template(self.tokenizer, TemplateArgs(kind="raw", special_tokens=self.args.special_tokens))
+
+    @functools.cached_property
+    def special(self) -> SpecialText:
+        """The tokenizer's special tokens, and how they are told apart from their text."""
+        return SpecialText(self.tokenizer)
+
     @functools.cached_property
     def eos(self) -> int:
         """The id that ends an answer, and is learned; after a chat template, the end of the turn."""
-        return self._answer("?", "!", ())[-1] if self.kind == "chat" else int(self.tokenizer.eos_token_id)
+        if self.kind == "chat":
+            told = self.shown(PROBE, add_generation_prompt=False)
+            _, shown, after = told.rpartition(PROBE[-1]["content"])
+            if shown and (ends := self.special.find(after)):
+                # Several may stand end to end: the end of the response and that of its turn.
+                run = [token for k, (token, start, _) in enumerate(ends) if k == 0 or start == ends[k - 1][2]]
+                return run[-1]
+        return int(self.tokenizer.eos_token_id)
 
     @property
     def stops(self) -> tuple[int, ...]:
         """The ids at which a generated answer is over."""
         return tuple(dict.fromkeys((self.eos, int(self.tokenizer.eos_token_id))))
 
-    def prompt(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> str:
+    def hide(self, text: str) -> str:
+        """Mark the special tokens that are written in a text, so that they are read as text."""
+        return self.special.hide(text) if self.args.special_tokens == "text" else text
+
+    def hide_all(self, value: Any) -> Any:
+        """Hide every text in a conversation, or in its tools."""
+        return self.special.hide_all(value) if self.args.special_tokens == "text" else value
+
+    def prompt(self, question: str, shots: Shots = ()) -> str:
         """The text that is asked, up to where the answer starts. `shots` are shown question-answer pairs."""
+        return self.special.reveal(self.write_prompt(question, shots))
+
+    def write_prompt(self, question: str, shots: Shots = ()) -> str:
+        """The same, in which special tokens of the questions and answers are hidden."""
         if self.kind == "chat":
             return self._chat(question, shots, answer=None)
         if self.kind == "raw":
-            return "".join(q + a for q, a in shots) + question
+            bos, text = self._split_bos("".join(q + a for q, a in shots) + question)
+            return bos + self.hide(text)
+        question, shots = self.hide(question), [(self.hide(asked), self.hide(told)) for asked, told in shots]
         start, end = self._tags
         shown = "".join(f"{self._user(q)}{start}{self._prefix}{a}{end}" for q, a in shots)
         return f"{self.args.system_prompt_with_special_tokens or ''}{shown}{self._user(question)}{start}"
@@ -93,7 +148,7 @@ class Template:
             return f"Question: {question}\n"
         return f"{self.args.user_start_tag or ''}{question}{self.args.user_end_tag or ''}"
 
-    def _chat(self, question: str, shots: Sequence[tuple[str, str]], answer: str | None) -> str:
+    def _chat(self, question: str, shots: Shots, answer: str | None) -> str:
         messages = [{"role": "system", "content": self.args.system_prompt}] if self.args.system_prompt else []
         for shown_question, shown_answer in shots:
             messages += [
@@ -103,83 +158,128 @@ class Template:
         messages.append({"role": "user", "content": question})
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
-        return self.shown(messages, add_generation_prompt=answer is None)
+        messages = self.hide_all(messages)
+        shown = self.shown(messages, add_generation_prompt=answer is None)
+        refuse_unshown(messages if answer is None else messages[:-1], shown)
+        return shown
 
-    def encode_prompt(self, question: str, shots: Sequence[tuple[str, str]] = ()) -> tuple[int, ...]:
-        text = self.prompt(question, shots)
-        if self.kind == "chat":  # the chat template writes BOS itself
-            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return self._with_bos(text)
+    def encode_prompt(self, question: str, shots: Shots = ()) -> tuple[int, ...]:
+        text = self.write_prompt(question, shots)
+        return self.plain(text) if self.kind == "chat" else self._with_bos(text)  # a chat template writes BOS itself
 
     def _with_bos(self, text: str) -> tuple[int, ...]:
-        ids = list(self.tokenizer(text, add_special_tokens=True)["input_ids"])
+        ids = list(self.special.encode(text, add_special_tokens=True))
+        if ids[:2] == [self.tokenizer.bos_token_id] * 2:  # the text's own and the tokenizer's
+            ids.pop(0)
         while ids and ids[-1] == self.eos and ids[-1] != self.tokenizer.bos_token_id:
             ids.pop()
         return tuple(ids)
 
-    def encode(
-        self, question: str, answer: str, shots: Sequence[tuple[str, str]] = (), max_length: int | None = None
-    ) -> Encoded:
+    def _split_bos(self, text: str) -> tuple[str, str]:
+        """Take the BOS that a text is written with off its beginning: it is the row's own."""
+        bos = self.tokenizer.bos_token or ""
+        return (bos, text[len(bos) :]) if text.startswith(bos) else ("", text)
+
+    def encode(self, question: str, answer: str, shots: Shots = (), max_length: int | None = None) -> Encoded:
         """Prompt and answer as tokens; an answer that does not fit into `max_length` is cut, and says by how much."""
-        prompt = self.encode_prompt(question, shots)
-        if self.args.boundary == "joint" and self.kind != "chat":
-            whole = self._with_bos(self.prompt(question, shots) + self._prefix + answer)
+        if self.kind == "raw":
+            # A row may be written with its BOS and EOS, which stand once.
+            answer = answer.removesuffix(self.tokenizer.eos_token)
+            if not question and not shots:
+                question, answer = self._split_bos(answer)
+        if self.kind == "chat":
+            asked = self._chat(question, shots, None)
+            hidden = self.hide(answer)
+            text = self.text_after(asked, self._chat(question, shots, answer), hidden)
+            prompt, (learned, _) = self.plain(asked), self.turn(text, [hidden])
+        elif self.args.boundary == "joint":
+            prompt = self.encode_prompt(question, shots)
+            whole = self._with_bos(self.write_prompt(question, shots) + self._prefix + self.hide(answer))
             prompt, learned = whole[: len(prompt)], (*whole[len(prompt) :], self.eos)
         else:
-            learned = self._answer(question, answer, shots)
+            prompt, learned = self.encode_prompt(question, shots), self.encode_answer(answer)
         room = len(learned) if max_length is None else max(0, max_length - len(prompt))
         return Encoded(prompt, learned[:room], max(0, len(learned) - room))
 
-    def _answer(self, question: str, answer: str, shots: Sequence[tuple[str, str]]) -> tuple[int, ...]:
-        if self.kind != "chat":
-            return (*self.tokenizer(self._prefix + answer, add_special_tokens=False)["input_ids"], self.eos)
-        asked, told = self._chat(question, shots, None), self._chat(question, shots, answer)
-        if not told.startswith(asked):
-            raise UserError("this chat template shows a question differently once it is answered: set template=qa")
-        return self.turn(told[len(asked) :], [answer])[0]
+    def encode_answer(self, answer: str) -> tuple[int, ...]:
+        """An answer that no chat template shows, with the end of sequence."""
+        return (*self.plain(self._prefix + self.hide(answer)), self.eos)
 
-    def turn(self, text: str, words: Sequence[str] = ()) -> tuple[tuple[int, ...], str]:
-        """Read an answer as a chat template shows it: its tokens up to the end of the turn, and the text after that.
+    def text_after(self, asked: str, told: str, answer: str) -> str:
+        """What a conversation with its answer shows after what is asked. `answer`: what the answer says, hidden."""
+        text = told[len(asked) :] if told.startswith(asked) else after_open_reasoning(asked, told, answer)
+        if text is None and CLOSE in answer and asked.rstrip().endswith(CLOSE):
+            raise UserError(
+                f"an answer holds reasoning ({CLOSE}), and this chat template asks for answers without: it closes the "
+                "reasoning in the prompt; take it out of the answers, or give the model another template"
+            )
+        if text is None:
+            raise UserError(
+                "this chat template shows a question differently once it is answered, so that no answer can be learned "
+                f"after what is asked: {ANOTHER}"
+            )
+        return text
+
+    def turn(self, text: str, words: Sequence[str]) -> tuple[tuple[int, ...], str]:
+        """Read an answer as a chat template shows it: its tokens and its text, both up to the end of the turn.
+
+        The end is the first end of turn after the words. A turn that ends in another way, as calls of tools may, ends
+        with its last special token.
 
         Args:
-            text: what the template shows for the turn.
-            words: what the turn says. A special token that is written there is no end of the turn: the first one
-                after the words is.
+            text: what the template shows for the turn, with what its words say hidden.
+            words: what the turn says, hidden: first the answer, then calls of tools and the like.
 
         Raises:
-            UserError: the words hold a special token's text, and the template shows them in another way.
+            UserError: the template leaves out a part of the answer.
         """
-        special = {
-            token: added.content for token, added in self.tokenizer.added_tokens_decoder.items() if added.special
-        }
-        words_end = _find_end_of_words(text, words, list(special.values()))
-        if any(token in text[:words_end] for token in special.values()):
-            # The longest of those that begin first, as a tokenizer splits them.
-            after_words = [(text.find(token, words_end), -len(token)) for token in special.values()]
-            start, length = min((found for found in after_words if found[0] >= 0), default=(-1, 0))
-            if start < 0:
-                return (*self.plain(text), self.tokenizer.eos_token_id), ""
-            return self.plain(text[: start - length]), text[start - length :]
-        ids = self.plain(text)
-        ends = [i for i, token in enumerate(ids) if token in special]
-        if not ends:
-            return (*ids, self.tokenizer.eos_token_id), ""
-        _, _, after = text.partition(special[ids[ends[0]]])
-        return ids[: ends[0] + 1], after
+        if not is_answer_shown(words[0], text):
+            raise UserError(f"the chat template does not show the answer as it is written: {ANOTHER}")
+        after_words = self.special.find(text, _find_end_of_words(text, words))
+        if not after_words:
+            return (*self.plain(text), int(self.tokenizer.eos_token_id)), text
+        end = next((end for token, _, end in after_words if token == self.eos), after_words[-1][2])
+        return self.plain(text[:end]), text[:end]
 
     def plain(self, text: str) -> tuple[int, ...]:
-        """The tokens of a text by itself, without BOS or EOS."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """The tokens of a text by itself, without BOS or EOS; what is hidden in it is text."""
+        return self.special.encode(text)
 
     def shown(
         self,
-        messages: list[dict[str, Any]],
+        messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool,
         tools: list[dict[str, Any]] | None = None,
     ) -> str:
         """A conversation, with the tools that may be called in it, as the tokenizer's chat template writes it."""
+        if self.takes_parts:
+            messages = _as_parts(messages)
+        return self._render(messages, add_generation_prompt, tools)
+
+    @functools.cached_property
+    def takes_parts(self) -> bool:
+        """Whether the chat template shows what a turn says only as a list of parts, as those of some models do that
+        read images."""
+        return not self._shows_probe(PROBE) and self._shows_probe(_as_parts(PROBE))
+
+    def _shows_probe(self, messages: Sequence[Mapping[str, Any]]) -> bool:
+        try:
+            shown = self._render(messages, add_generation_prompt=False)
+        except UserError:
+            return False
+        # A template for text alone writes a list of parts as Python does.
+        is_written_out = "'type'" in shown or '"type"' in shown
+        return not is_written_out and all(message["content"] in shown for message in PROBE)
+
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        tools: list[dict[str, Any]] | None = None,
+    ) -> str:
         extra: dict[str, Any] = {"date_string": self.args.date_string} if self.args.date_string else {}
         extra |= {"tools": tools} if tools else {}
+        extra |= {"chat_template": self.args.chat_template} if self.args.chat_template else {}
 
         def rendering() -> str:
             shown: str = self.tokenizer.apply_chat_template(
@@ -187,7 +287,7 @@ class Template:
             )
             return shown
 
-        return render(self.tokenizer.chat_template, rendering)
+        return render(self.args.chat_template or self.tokenizer.chat_template, rendering)
 
     def text(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
@@ -196,19 +296,51 @@ class Template:
         runs.write_text(folder / FILE, json.dumps({**asdict(self.args), "kind": self.kind}, indent=1) + "\n")
 
 
-def _find_end_of_words(text: str, words: Sequence[str], special: list[str]) -> int:
-    """Where the last of a turn's words ends in what a template shows; 0 where it shows none as they are."""
+def _as_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message["content"], str)
+        else message
+        for message in messages
+    ]
+
+
+def refuse_unshown(messages: Sequence[Mapping[str, Any]], shown: str) -> None:
+    """Refuse a conversation of which the chat template leaves out what somebody says.
+
+    Reasoning of the assistant may be left out: many templates show none but the last.
+    """
+    for message in messages:
+        content = message["content"]
+        if message["role"] == "assistant" and isinstance(content, str):
+            content = content.rpartition(CLOSE)[2]
+        if isinstance(content, str) and not is_shown(content, shown):
+            raise UserError(f"the chat template does not show what a turn of {message['role']} says: {ANOTHER}")
+
+
+def is_shown(content: str, whole: str) -> bool:
+    """Whether a text stands in what a template shows; some templates write it as JSON."""
+    text = content.strip()
+    return text in whole or json.dumps(text, ensure_ascii=False)[1:-1] in whole
+
+
+def is_answer_shown(answer: str, text: str) -> bool:
+    """Whether all of an answer stands in what a template shows of it, its reasoning and what follows it apart."""
+    reasons, closed, final = answer.rpartition(CLOSE)
+    # The prompt may have opened the reasoning; templates write it with line ends of their own.
+    parts = [final, *(reasons.split(OPEN) if closed else [])]
+    return is_shown(answer, text) or (bool(closed) and all(is_shown(part, text) for part in parts))
+
+
+def _find_end_of_words(text: str, words: Sequence[str]) -> int:
+    """Find where the last of a turn's words ends in what a template shows; 0 where it shows none as they are."""
     end = 0
     for said in words:
-        ways = [said.strip(), json.dumps(said, ensure_ascii=False)[1:-1]]
-        place, shown = next(((text.find(way), way) for way in ways if way in text), (-1, ""))
-        written = [token for token in special if token in said]
-        if place < 0 and written:
-            raise UserError(
-                f"an answer holds the text of a special token, {written[0]}, and the chat template shows the answer "
-                "in another way, so that its end cannot be told; write that token in another way"
-            )
-        end = max(end, place + len(shown))
+        final = said.rpartition(CLOSE)[2].strip()
+        for way in (said.strip(), json.dumps(said, ensure_ascii=False)[1:-1], final):
+            if way in text:
+                end = max(end, text.index(way) + len(way))
+                break
     return end
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from unteach.config.inference import InferConfig
 from unteach.data import tables
-from unteach.data.template import Template
+from unteach.data.template import Template, refuse_unshown
 from unteach.engines.answers import Skipped
 from unteach.engines.backends.base import Failure, Request
 from unteach.engines.base import Ids
@@ -166,8 +166,10 @@ class Asker:
             )
         if template.args.system_prompt and turns[0]["role"] != "system":
             turns = [{"role": "system", "content": template.args.system_prompt}, *turns]
-        shown = template.shown(turns, add_generation_prompt=True)
-        return shown, tuple(template.tokenizer(shown, add_special_tokens=False)["input_ids"])
+        hidden = template.hide_all(turns)
+        shown = template.shown(hidden, add_generation_prompt=True)
+        refuse_unshown(hidden, shown)
+        return template.special.reveal(shown), template.plain(shown)
 
     def _images(self, row: tables.Row, place: tables.Place) -> tuple[Any, ...]:
         """What the image column holds, as a list; a path that is not there is looked for beside the input."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unteach import runs
-from unteach.config.schema import TemplateArgs
 from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data import datasets, sources
 from unteach.data.template import Encoded, Template
@@ -66,7 +65,7 @@ class Rows:
     ):
         self.config, self.template, self.context = config, template, context or 1 << 62
         self.own = own or {}
-        self.plain = Template(template.tokenizer, TemplateArgs(kind="raw"))
+        self.plain = template.as_raw()
         self._rows: dict[str, list[sources.Row]] = {}
         self._asked: dict[str, Asked] = {}
         self.drawn: dict[str, tuple[int, int]] = {}

@@ -1,0 +1,102 @@
+"""Special tokens that are written in somebody's text: they are text there, and tokens only where a template puts them.
+
+A text is hidden before a template shows it: each special token in it becomes a mark. Every special token that then
+stands in what the template shows is the template's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from unteach.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+# Noncharacters of Unicode, which no text holds. One of them and a private character are one special token.
+HIDDEN, OWN = "\ufdd0", "\ufdd1"
+FIRST = 0x100000
+_HIDDEN_TOKEN = re.compile(f"{HIDDEN}(.)", re.DOTALL)
+
+
+class SpecialText:
+    """The special tokens of a tokenizer, and how their text is told apart from themselves."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.items()
+        self.added: list[tuple[int, AddedToken]] = [(number, token) for number, token in added if token.special]
+        self._index = {token.content: index for index, (_, token) in enumerate(self.added)}
+        # The longest of those that begin at one place is read, as a tokenizer does.
+        longest_first = sorted(self._index, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._beginnings = tuple({content[:2] for content in longest_first})
+
+    def hide(self, text: str) -> str:
+        """Mark every special token that is written in a text, so that it stays text."""
+        if not self._may_hold_one(text):
+            return text
+        return self._pattern.sub(lambda match: HIDDEN + chr(FIRST + self._index[match[0]]), text)
+
+    def hide_all(self, value: Any) -> Any:
+        """Hide every text in a mapping, a list or a text."""
+        if isinstance(value, str):
+            return self.hide(value)
+        if isinstance(value, dict):
+            return {key: self.hide_all(inner) for key, inner in value.items()}
+        return [self.hide_all(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+    def reveal(self, text: str) -> str:
+        """Show a text with marks as it was written."""
+        if HIDDEN not in text:
+            return text
+        return _HIDDEN_TOKEN.sub(lambda match: self.added[ord(match[1]) - FIRST][1].content, text)
+
+    def find(self, text: str, start: int = 0) -> list[tuple[int, int, int]]:
+        """Find the special tokens in a text that are not hidden: (id, where it begins, where it ends) of each."""
+        if not self._may_hold_one(text):
+            return []
+        matches: Iterable[re.Match[str]] = self._pattern.finditer(text, start)
+        return [(self.added[self._index[match[0]]][0], match.start(), match.end()) for match in matches]
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> tuple[int, ...]:
+        """Tokenise a text in which hidden special tokens are text, and all others tokens."""
+        if HIDDEN not in text:
+            return tuple(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+        if not self.tokenizer.is_fast:
+            token = self.reveal(text[text.index(HIDDEN) :][:2])
+            raise UserError(
+                f"a row holds the text of the special token {token}, and this tokenizer cannot read it as text; write "
+                "it in another way, or set model.template_args.special_tokens=tokens"
+            )
+        own = self._pattern.sub(lambda match: OWN + chr(FIRST + self._index[match[0]]), text)
+        ids = self._splitter.encode(self.reveal(own), add_special_tokens=add_special_tokens).ids
+        return tuple(self._own_ids.get(token, token) for token in ids)
+
+    def _may_hold_one(self, text: str) -> bool:
+        return any(beginning in text for beginning in self._beginnings)
+
+    @cached_property
+    def _splitter(self) -> Tokenizer:
+        """A copy of the tokenizer that reads special tokens as text, and as tokens only by names of their own."""
+        from tokenizers import AddedToken, Tokenizer
+
+        copy = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        for index, (_, token) in enumerate(self.added):
+            name = OWN + chr(FIRST + index)
+            # Those that are no special tokens are never split.
+            copy.add_tokens([AddedToken(name, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)])
+        copy.encode_special_tokens = True
+        return copy
+
+    @cached_property
+    def _own_ids(self) -> dict[int, int]:
+        names = [OWN + chr(FIRST + index) for index in range(len(self.added))]
+        numbers = map(self._splitter.token_to_id, names)
+        return {number: own for number, (own, _) in zip(numbers, self.added, strict=True) if number is not None}
