@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ class Ledger:
             print(f"seed {seed}: {outcome.kind}\n  {what}", flush=True)
 
 
-def compose_once() -> None:
+@contextlib.contextmanager
+def compose_once() -> Iterator[None]:
     """Let Hydra's own work on the same words be done once: no value reaches it, and it is most of a command's time."""
     real, known = groups.put_together, dict[object, Any]()
 
@@ -61,6 +63,10 @@ def compose_once() -> None:
         if words and words[0] == "check":
             with contextlib.suppress(SystemExit, UserError), contextlib.redirect_stdout(io.StringIO()):
                 COMMAND([*words, "--print"])
+    try:
+        yield
+    finally:
+        groups.put_together = real
 
 
 def try_files(seeds: range) -> list[tuple[Outcome, str]]:
@@ -122,10 +128,11 @@ def run(what: str, first: int, last: int, seconds: float = 600.0) -> Ledger:
     """Try the seeds from `first` up to `last`, as far as the time goes."""
     warm_up()
     ledger, until = Ledger(), time.monotonic() + seconds
-    with empty_folder() as home:
+    with contextlib.ExitStack() as stack:
+        home = stack.enter_context(empty_folder())
         model = random_llama(home / "tiny", 32) if what == "commands" else home
         if what == "commands":
-            compose_once()
+            stack.enter_context(compose_once())
         step = 1 if what == "commands" else TOGETHER
         for start in range(first, last, step):
             seeds = range(start, min(start + step, last))
