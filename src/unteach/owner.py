@@ -67,8 +67,29 @@ def lock_of(place: Path) -> Path:
 
 @contextlib.contextmanager
 def hold(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock file. Raises Busy with the refusal and the owner's name where another process does."""
-    atomic.make_folder(lock.parent)
+    """Hold a lock file. Raises Busy with the refusal and the owner's name where another process does.
+
+    Folders that are made for it go again where nothing came into them, as where a command is refused.
+    """
+    with _made_folders(lock.parent), _held(lock, refusal):
+        yield
+
+
+@contextlib.contextmanager
+def _made_folders(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; afterwards take those away that were made and are empty."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    atomic.make_folder(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty, or taken away by another
+            for one in made:
+                one.rmdir()
+
+
+@contextlib.contextmanager
+def _held(lock: Path, refusal: str) -> Iterator[None]:
     me = Owner(socket.gethostname(), os.getpid(), round(time.time(), 3), secrets.token_hex(8))
     try:
         descriptor = _flock(lock, refusal)
@@ -122,7 +143,11 @@ def _flock(lock: Path, refusal: str) -> int:
     """Lock the file that stands under this name now; gives its descriptor, which forked children close."""
     looks_left = LOOKS
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # another process, which was refused, took its empty folder away
+            atomic.make_folder(lock.parent)
+            continue
         _held_descriptors.add(descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

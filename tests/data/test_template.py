@@ -7,6 +7,7 @@ import pytest
 
 from unteach.config.schema import TemplateArgs
 from unteach.data.datasets import QADataset
+from unteach.data.pretraining import PretrainingDataset
 from unteach.data.template import Template
 from unteach.errors import UserError
 
@@ -223,3 +224,16 @@ def test_an_answer_ends_with_its_turn_even_where_that_is_not_the_end_of_sequence
     turn = tokenizer.convert_tokens_to_ids("<turn>")
     assert template.encode("Who?", "She.").answer[-1] == turn == template.eos
     assert template.stops == (turn, tokenizer.eos_token_id)
+
+
+def test_rows_with_the_text_of_special_tokens_are_counted(tokenizer: Any, tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"question": "Who?", "answer": "one</s>two"}\n{"question": "Who?", "answer": "Ann."}\n')
+    given = {"path": "json", "data_files": str(file), "split": "train"}
+    (note,) = QADataset(Template(tokenizer), given).notes()
+    assert note.startswith("1 row with the text of special tokens, which is read as text (row 1); model.template_args")
+    assert QADataset(Template(tokenizer, TemplateArgs(special_tokens="tokens")), given).notes() == []
+    (note,) = PretrainingDataset(Template(tokenizer), given, text_key="answer").notes()
+    assert "1 row with the text of special tokens" in note
+    file.write_text('{"answer": "<s>one two</s>"}\n')
+    assert PretrainingDataset(Template(tokenizer), given, text_key="answer").notes() == [], "its own BOS and EOS"

@@ -132,3 +132,12 @@ def test_what_an_owner_forked_does_not_hold_the_place_on(tmp_path: Path) -> None
             os.kill(worker, 0)
     finally:
         os.kill(worker, signal.SIGKILL)
+
+
+def test_folders_made_for_a_lock_go_where_nothing_came_into_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="refused"), owner.own(tmp_path / "saves" / "train" / "run"):
+        raise UserError("refused")
+    assert list(tmp_path.iterdir()) == []
+    with owner.own(tmp_path / "saves" / "train" / "run"):
+        (tmp_path / "saves" / "train" / "run").mkdir()
+    assert [path.name for path in (tmp_path / "saves" / "train").iterdir()] == ["run"]

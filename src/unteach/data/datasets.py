@@ -54,7 +54,9 @@ class RowDataset:
             self.row_hashes = repeats.hash_rows(repeats.read_keys(type(self), vars(self)), rows)
         columns = [sources.column(rows, key, self.where) for key in keys]
         columns += [[row.get(key) if key is not None else None for row in rows] for key in gaps]
-        return list(zip(*columns, strict=True))
+        cells = list(zip(*columns, strict=True))
+        self.faults.special = [number for number, row in enumerate(cells) if self.template.hides(row)]
+        return cells
 
     @property
     def where(self) -> str:
@@ -108,6 +110,8 @@ class RowDataset:
         said = [f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()]
         if self.cut:
             said.append(f"{counted(self.cut, 'row')} cut at max_length ({self.faults.listed(self.cut_rows)})")
+        if self.faults.special:
+            said.append(note_special(self.faults, self.faults.special))
         if "choice" in self.hf_args and self.row_hashes is not None:
             said += repeats.note(self.row_hashes, self.faults)
         return said
@@ -117,6 +121,14 @@ class RowDataset:
 
     def __getitem__(self, row: int) -> Example:
         return self.examples[row]
+
+
+def note_special(faults: Faults, numbers: list[int]) -> str:
+    """What is said of rows in which special tokens are written."""
+    return (
+        f"{counted(len(numbers), 'row')} with the text of special tokens, which is read as text "
+        f"({faults.listed(numbers)}); model.template_args.special_tokens=tokens reads them as the tokens"
+    )
 
 
 @dataset

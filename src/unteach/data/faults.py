@@ -26,6 +26,8 @@ class Faults:
         self.where, self.rows = where, rows
         self.empty: dict[str, list[int]] = {}
         self.wrong: dict[str, list[int]] = {}
+        self.special: list[int] = []
+        """rows in which special tokens are written, which is read as text"""
 
     def text(self, value: Any, column: str, number: int, needed: bool = True) -> bool:
         """Whether a cell is text with something in it; notes what it is otherwise, where that matters."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from unteach.data import repeats, sources, tables, tokenized
 from unteach.data.collators import SEGMENT
-from unteach.data.datasets import Example
+from unteach.data.datasets import Example, note_special
 from unteach.data.faults import Faults, no_row_left
 from unteach.data.fitting import IGNORED
 from unteach.data.packing import best_fit
@@ -48,6 +48,7 @@ class PretrainingDataset:
     row_hashes: Any = field(init=False, default=None)
     """an array with a number for each document, equal where two say the same; None for tokens"""
     repeated: list[str] = field(init=False, default_factory=list)
+    special_notes: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         where = sources.named(self.hf_args)
@@ -73,6 +74,8 @@ class PretrainingDataset:
         numbered, faults = tokenise(self.template, rows, self.text_key, where)
         self.dropped += faults.counted()
         self.row_hashes = repeats.hash_rows({"text_key": self.text_key}, rows)
+        if faults.special:
+            self.special_notes = [note_special(faults, faults.special)]
         if "choice" in self.hf_args:
             self.repeated = repeats.note(self.row_hashes, faults)
         documents = [ids for _, ids in numbered]
@@ -81,7 +84,10 @@ class PretrainingDataset:
 
     def notes(self) -> list[str]:
         """What there is to say about documents that were left out or stand twice."""
-        return [f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()] + self.repeated
+        return [f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()] + [
+            *self.special_notes,
+            *self.repeated,
+        ]
 
     def cut(self, first: int, last: int) -> list[Piece]:
         """The pieces of the tokens first to last."""
@@ -130,6 +136,8 @@ def tokenise(
         good = [faults.text(cell, key, number, needed=False) for key, cell in zip(keys, cells, strict=True)]
         if any(good):
             text = "".join(cell for cell, is_text in zip(cells, good, strict=True) if is_text)
+            if plain.hides([text]):
+                faults.special.append(number)
             # A document may be written with a BOS that this tokenizer puts nowhere by itself: it is kept.
             documents.append((number, np.asarray(plain.encode("", text).input_ids[bos:], np.int32)))
         elif all(tables.missing(cell) for cell in cells):

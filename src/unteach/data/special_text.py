@@ -50,6 +50,14 @@ class SpecialText:
             return {key: self.hide_all(inner) for key, inner in value.items()}
         return [self.hide_all(inner) for inner in value] if isinstance(value, list | tuple) else value
 
+    def stands_in(self, value: Any) -> bool:
+        """Whether a special token is written in any text of a mapping, a list or a text."""
+        if isinstance(value, str):
+            return self._may_hold_one(value) and self._pattern.search(value) is not None
+        if isinstance(value, dict):
+            return any(self.stands_in(inner) for inner in value.values())
+        return isinstance(value, list | tuple) and any(self.stands_in(inner) for inner in value)
+
     def reveal(self, text: str) -> str:
         """Show a text with marks as it was written."""
         if HIDDEN not in text:

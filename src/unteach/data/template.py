@@ -117,6 +117,15 @@ class Template:
         """Hide every text in a conversation, or in its tools."""
         return self.special.hide_all(value) if self.args.special_tokens == "text" else value
 
+    def hides(self, cells: Sequence[Any]) -> bool:
+        """Whether a special token is written in cells of a row, and is read as text."""
+        if self.args.special_tokens == "tokens":
+            return False
+        if self.kind == "raw":  # where the row's own BOS and EOS are the tokens
+            ends = (self.tokenizer.bos_token or "", self.tokenizer.eos_token)
+            cells = [c.removeprefix(ends[0]).removesuffix(ends[1]) if isinstance(c, str) else c for c in cells]
+        return self.special.stands_in(cells)
+
     def prompt(self, question: str, shots: Shots = ()) -> str:
         """The text that is asked, up to where the answer starts. `shots` are shown question-answer pairs."""
         return self.special.reveal(self.write_prompt(question, shots))
