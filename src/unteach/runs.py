@@ -141,6 +141,13 @@ def is_done(folder: Path) -> bool:
     return (folder / DONE).exists()
 
 
+def has_begun(folder: Path) -> bool:
+    """Say whether a run's folder holds anything that was learned or measured: a step, a checkpoint, a result."""
+    if last_metrics(folder) is not None or any((folder / name).exists() for name in (FINAL, DONE, EVALS)):
+        return True
+    return any(any(folder.glob(pattern)) for pattern in ("checkpoint-*", "*_EVAL.json"))
+
+
 def fingerprint(path: Path) -> str:
     """sha256 of a file, or of a folder's files with their names."""
     digest = hashlib.sha256()
@@ -246,7 +253,8 @@ UNUSED_VARIABLES = (
 def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     """Says how a run's folder stands: `new`, `again` (begun, not finished), `done`, or `back`.
 
-    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old folder aside.
+    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old folder aside. A run that
+    ended before its first step has nothing to lose: with another configuration it is `new`.
     Raises UserError where the folder, or the checkpoint, belongs to another configuration.
     """
     named = resume not in ("auto", "never")
@@ -260,6 +268,8 @@ def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     if not kept.exists():
         return "new"
     old = _read_yaml(kept)
+    if not has_begun(folder) and old != tree:
+        return "new"
     _refuse_another(folder, old, tree, MAY_CHANGE)
     if named and old.get("resume") != resume:
         return "back"

@@ -78,7 +78,7 @@ def test_the_runs(arc_configs: ArcConfigs) -> None:
     assert args["eval_steps"] == args["save_steps"] == args["logging_steps"] == 0.2, "as ARC's ModelConfig has it"
     template = config.model.template_args
     assert (template.user_start_tag, template.user_end_tag, template.answer_prefix) == ("", "", " ")
-    composing.check([named["forget_7"], named["full_eval_0"], named["full_1"]])
+    composing.check([named[name] for name in ("full_0", "full_1", "full_3", "forget_7", "full_eval_0")])
 
 
 def test_lora_early_stopping_and_wandb(arc_configs: ArcConfigs) -> None:

@@ -128,3 +128,28 @@ def test_a_word_of_training_leaves_evaluations_as_they_are(place: Path) -> None:
 def test_rows_that_are_missing_are_named(place: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         composing.check(list(planned(**change).values()))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"full": {"model": "./NONE", "data": "all.csv"}}, r"retain, full: model=./NONE: there is no such folder"),
+        (
+            {"full": {"model": "MODEL", "data": "al.csv"}},
+            r"full: data.train_file=al.csv: there is no such file; did you mean all",
+        ),
+        ({"full": {"data": "all.csv"}}, r"model: no model was named"),
+        (
+            {"vary": {"model": ["MODEL", "./NONE"]}},
+            r"2 of 12 runs cannot .*\nretain_model.*NONE, full_model.*NONE: model=./NONE: there is no such folder$",
+        ),
+        (
+            {"forget": [{"trainer": "UNDIAL", "forget": "gone.csv", "retain": "kept.csv"}], "eval": []},
+            r"UNDIAL: data.retain_file: .* trainer.method_args.alpha=1 makes the method train on them",
+        ),
+        ({"forget": [{"trainer": "NPO", "forget": "kept.csv", "retain": "kept.csv"}]}, r"NPO: .*data.allow_overlap"),
+    ],
+)
+def test_a_plan_is_refused_for_what_its_runs_would_be_refused(place: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        composing.check(list(planned(**change).values()))

@@ -252,7 +252,9 @@ class _Branch:
         suffix = label + "".join(draws.label(key, value) for key, value in point.items() if key in self.several)
         own = {key: value for key, value in settings.items() if key not in OF_THE_ENTRY}
         name = str(settings.get("name") or (own.get("trainer") if kind == "forget" else kind)) + suffix
-        values = {**_started(start), **own, **point}
+        started = _started(start)
+        # What varies of the model is of the run that all others start from.
+        values = {**started, **own, **point} | {key: value for key, value in started.items() if key in point}
         extra = self.extra
         if kind == "eval":
             values = {key: value for key, value in values.items() if not self._is_of_training(key)}

@@ -341,6 +341,13 @@ def fingerprints(streams: dict[str, Stream]) -> dict[str, str]:
     return found
 
 
+def is_other_attempt(folder: Path, config: schema.Config) -> bool:
+    """Whether a folder is of another configuration that got no further than its first step."""
+    kept = folder / runs.CONFIG
+    is_other = kept.exists() and kept.read_text(encoding="utf-8") != compose.to_yaml(config.tree)
+    return is_other and not runs.has_begun(folder)
+
+
 def open_folder(
     config: schema.Config, folder: Path, loaded: Loaded, streams: dict[str, Stream], here: Any, step: int
 ) -> None:
@@ -349,6 +356,8 @@ def open_folder(
     runs.sweep(folder)
     if step == 0:
         shutil.rmtree(folder / "reference", ignore_errors=True)
+        if is_other_attempt(folder, config):  # what that measured may be of other weights
+            shutil.rmtree(folder / runs.EVALS_BEFORE, ignore_errors=True)
     runs.keep_lines(folder / runs.METRICS, step if step else -1)
     runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
     weights = loaded.identity(Path(config.paths.cache_dir) / runs.FINGERPRINTS)
