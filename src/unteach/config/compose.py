@@ -20,6 +20,8 @@ from unteach.config.words import Words, sort_words
 from unteach.errors import UserError, nearest
 
 T = TypeVar("T")
+OPEN = ("model.model_args.", "model.tokenizer_args.")
+"""Beginnings of keys that are handed on as they are; to remove one that is not set asks for what is so."""
 SECTIONS = ("layers", "trainer", "data", "model", "eval", "collator", "paths")
 
 
@@ -163,6 +165,9 @@ class _Composition:
 
         tree, words = self.tree, self.words
         for name in words.removed:
+            if name.startswith(OPEN) and OmegaConf.select(tree, name) is None:
+                self.notes.append(f"~{name}: it is not set anyway")
+                continue
             with collected(self.problems):
                 _remove(tree, name)
         with collected(self.problems):
