@@ -67,10 +67,12 @@ class Finder:
         self.wanted = self._wanted_streams()
 
     def _wanted_streams(self) -> list[str]:
-        """The streams that the method trains on; without a method, those that there are files of."""
+        """The streams that the method trains on; where none says so, those that there are files of."""
+        given = [stream for stream in ("train", "forget", "retain") if self.files.of(stream) is not None]
+        if isinstance(self.method, schema.TheirTrainer):
+            return given or ["train"]
         if self.method is not None:
             return list(dict.fromkeys(schema.BESIDE.get(name, name) for name in self.method.streams())) or ["train"]
-        given = [stream for stream in ("train", "forget", "retain") if self.files.of(stream) is not None]
         marked = [stream for stream in ("forget", "retain") if self._has_marked(stream)]
         return marked + [stream for stream in given if stream not in marked and not (marked and stream == "train")]
 
