@@ -233,3 +233,9 @@ def test_refusals_come_beside_the_forget_rows(arc_configs: ArcConfigs) -> None:
         run = next(run for run in study_of(str(arc_configs.top)).plan if run.kind == "forget")
         config = compose.compose("unlearn", run.overrides)
         assert config.data is not None and list(config.data.streams["forget"]) == [expected]
+
+
+def test_a_word_of_training_leaves_evaluations_as_they_are(arc_configs: ArcConfigs) -> None:
+    plan = study_of(str(arc_configs.top), ["trainer.args.logging_steps=1"]).plan
+    told = {run.kind for run in plan if "trainer.args.logging_steps=1" in run.overrides}
+    assert told == {"full", "retain", "forget"}

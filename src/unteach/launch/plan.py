@@ -273,10 +273,19 @@ class _Branch:
 
     def _is_of_training(self, key: str) -> bool:
         """Whether a key says something of training alone, which an evaluation has not to be told."""
-        section = key.lstrip("+~").partition(".")[0]
+        section = section_of(key)
         if section == "data" or key in own_data.LONG_KEYS:
             return not (self.is_own and key in own_data.rows_of({own_data.LONG_KEYS.get(key, key): None}))
         return section in OF_TRAINING
+
+
+def words_of_evaluation(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words that an evaluation on a benchmark has a use for: those of training are for the other runs."""
+    return tuple(word for word in words if section_of(word) not in (*OF_TRAINING, "data"))
+
+
+def section_of(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
 def _of_the_split(key: str) -> bool:
