@@ -253,8 +253,8 @@ UNUSED_VARIABLES = (
 def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     """Says how a run's folder stands: `new`, `again` (begun, not finished), `done`, or `back`.
 
-    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old folder aside. A run that
-    ended before its first step has nothing to lose: with another configuration it is `new`.
+    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old folder aside. A run
+    that ended before its first step has nothing to lose: with another configuration it is `new`.
     Raises UserError where the folder, or the checkpoint, belongs to another configuration.
     """
     named = resume not in ("auto", "never")

@@ -101,7 +101,7 @@ def open_study(study: Study) -> None:
 
 
 def unaffected(study: Study) -> tuple[Study, dict[str, str]]:
-    """The study's runs that no change touches which came after they, or a parent, had begun; why others are left out."""
+    """The study's runs, without those that a change touches, or whose parent it does, after they had begun; and why."""
     before = read(study.folder)
     if before is None:
         return study, {}
