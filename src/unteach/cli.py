@@ -8,10 +8,11 @@ import traceback
 import warnings
 from dataclasses import dataclass
 
-from unteach import console, launched
+from unteach import console, launched, plugins
 from unteach.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
+    EXIT_MISTAKE,
     Diverged,
     Ended,
     Preempted,
@@ -106,6 +107,10 @@ def main(argv: list[str] | None = None) -> None:
             print(f"unteach{_which()}: {console.neutralize(known[0])}", file=sys.stderr)
             sys.exit(known[1])
         traceback.print_exc()
+        if place := plugins.line_of(error):
+            said = f"{place}: {type(error).__name__}: {error} (in a plugin, which this run names)"
+            print(f"unteach{_which()}: {console.neutralize(said)}", file=sys.stderr)
+            sys.exit(EXIT_MISTAKE)
         print(
             f"unteach{_which()}: this is a bug, not your mistake. Please report it with the lines above "
             f"to the maintainers ({REPORT})",

@@ -9,12 +9,25 @@ import contextlib
 import functools
 import importlib.util
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from unteach import registry
 from unteach.errors import UserError
+
+MODULE = "unteach_plugin_"
+"""Beginning of the names of modules that plugin files become."""
+
+
+def line_of(error: BaseException) -> str | None:
+    """The innermost line of a plugin's file that an error passed through, `my.py, line 12`; None where none did."""
+    found = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).startswith(MODULE):
+            found = f"{frame.f_code.co_filename}, line {line}"
+    return found
 
 
 @contextlib.contextmanager
@@ -47,7 +60,7 @@ def load_file(path: str) -> Any:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"plugins: there is no file {path}")
-    name = f"unteach_plugin_{file.stem}"
+    name = f"{MODULE}{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"plugins: {path} is not a Python file")

@@ -126,6 +126,13 @@ def is_done(folder: Path) -> bool:
     return (folder / DONE).exists()
 
 
+def has_begun(folder: Path) -> bool:
+    """Say whether a run's folder holds anything that was learned or measured: a step, a checkpoint, a result."""
+    if last_metrics(folder) is not None or any((folder / name).exists() for name in (FINAL, DONE, EVALS)):
+        return True
+    return any(any(folder.glob(pattern)) for pattern in ("checkpoint-*", "*_EVAL.json"))
+
+
 def fingerprint(path: Path) -> str:
     """sha256 of a file, or of a folder's files with their names."""
     digest = hashlib.sha256()
@@ -236,7 +243,8 @@ ELSEWHERE = "Name another folder (task_name, paths.output_dir), or move what is 
 def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     """Say how a run's folder stands: `new`, `again` (begun, not finished), `done`, or `back`.
 
-    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old run aside.
+    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old run aside. A run that
+    ended before its first step has nothing to lose: with another configuration it is `new`.
     Raises UserError where the folder holds anything but a run, or it or the checkpoint is of another configuration.
     """
     named = resume not in ("auto", "never")
@@ -254,6 +262,8 @@ def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     if not kept.exists():
         return "new"
     old = read_config(folder)
+    if not has_begun(folder) and old != tree:
+        return "new"
     _refuse_another(folder, old, tree, MAY_CHANGE)
     if named and old.get("resume") != resume:
         return "back"

@@ -272,3 +272,20 @@ def test_rows_of_ones_own_are_measured_by_their_own_suite_unless_another_is_name
             suites(*words, name="train")
     with pytest.raises(UserError, match="data: no suite of this evaluation reads it"):
         suites("eval=tofu", name="eval")
+
+
+def test_what_asks_for_what_is_so_is_accepted_and_said(capsys: pytest.CaptureFixture[str]) -> None:
+    muse = compose.compose("unlearn", ["experiment=unlearn/muse/sustainabilty", "task_name=x"])
+    words = ["experiment=unlearn/tofu/default", "task_name=x", "~model.model_args.attn_implementation"]
+    tofu = compose.compose("unlearn", [*words, "trainer.args.remove_unused_columns=false"])
+    said = capsys.readouterr().out
+    assert (
+        muse.tree["data"]
+        == compose.compose("unlearn", ["experiment=unlearn/muse/sustainability", "task_name=x"]).tree["data"]
+    )
+    assert "remove_unused_columns" not in tofu.tree["trainer"]["args"]
+    assert "sustainabilty is spelled unlearn/muse/sustainability here" in said
+    assert "~model.model_args.attn_implementation: it is not set anyway" in said
+    assert "trainer.args.remove_unused_columns=false is what is done anyway: batches are built from streams" in said
+    with pytest.raises(UserError, match="remove_unused_columns: not used here"):
+        compose.compose("unlearn", [*words, "trainer.args.remove_unused_columns=true"])

@@ -119,7 +119,7 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb does what it does up to where a run, or a download, would start."""
     for verb in (train, evaluate, infer):
         monkeypatch.setattr(verb, "run", lambda config: None)
-    monkeypatch.setattr(preflight, "absent", lambda plain, placed: [])  # what an earlier command of the page would make
+    monkeypatch.setattr(preflight, "absent", lambda *_: [])  # what an earlier command of the page would make
     monkeypatch.setattr(accelerated, "_run", lambda arguments: None)
     monkeypatch.setattr(accelerated, "_gpus", lambda name: 2)
     monkeypatch.setattr(ask, "open_model", lambda config: lambda question: "an answer")

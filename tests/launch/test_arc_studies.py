@@ -78,7 +78,7 @@ def test_the_runs(arc_configs: ArcConfigs) -> None:
     assert args["eval_steps"] == args["save_steps"] == args["logging_steps"] == 0.2, "as ARC's ModelConfig has it"
     template = config.model.template_args
     assert (template.user_start_tag, template.user_end_tag, template.answer_prefix) == ("", "", " ")
-    composing.check([named["forget_7"], named["full_eval_0"], named["full_1"]])
+    composing.check([named[name] for name in ("full_0", "full_1", "full_3", "forget_7", "full_eval_0")])
 
 
 def test_lora_early_stopping_and_wandb(arc_configs: ArcConfigs) -> None:
@@ -233,3 +233,9 @@ def test_refusals_come_beside_the_forget_rows(arc_configs: ArcConfigs) -> None:
         run = next(run for run in study_of(str(arc_configs.top)).plan if run.kind == "forget")
         config = compose.compose("unlearn", run.overrides)
         assert config.data is not None and list(config.data.streams["forget"]) == [expected]
+
+
+def test_a_word_of_training_leaves_evaluations_as_they_are(arc_configs: ArcConfigs) -> None:
+    plan = study_of(str(arc_configs.top), ["trainer.args.logging_steps=1"]).plan
+    told = {run.kind for run in plan if "trainer.args.logging_steps=1" in run.overrides}
+    assert told == {"full", "retain", "forget"}

@@ -1,15 +1,18 @@
 """Studies of rows of one's own, which name no benchmark."""
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from unteach.config import compose
-from unteach.errors import UserError
+from unteach.errors import Diverged, UserError
 from unteach.launch import composing
 from unteach.launch.plan import PlannedRun, expand
+from unteach.verbs import study
 
 ROWS = [(f"Who wrote book {number}?", f"Author {number} did.") for number in range(6)]
 STUDY = {
@@ -128,3 +131,51 @@ def test_a_word_of_training_leaves_evaluations_as_they_are(place: Path) -> None:
 def test_rows_that_are_missing_are_named(place: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
         composing.check(list(planned(**change).values()))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"full": {"model": "./NONE", "data": "all.csv"}}, r"retain, full: model=./NONE: there is no such folder"),
+        (
+            {"full": {"model": "MODEL", "data": "al.csv"}},
+            r"full: data.train_file=al.csv: there is no such file; did you mean all",
+        ),
+        ({"full": {"data": "all.csv"}}, r"model: no model was named"),
+        (
+            {"vary": {"model": ["MODEL", "./NONE"]}},
+            r"2 of 12 runs cannot .*\nretain_model.*NONE, full_model.*NONE: model=./NONE: there is no such folder$",
+        ),
+        (
+            {"forget": [{"trainer": "UNDIAL", "forget": "gone.csv", "retain": "kept.csv"}], "eval": []},
+            r"UNDIAL: data.retain_file: .* trainer.method_args.alpha=1 makes the method train on them",
+        ),
+        ({"forget": [{"trainer": "NPO", "forget": "kept.csv", "retain": "kept.csv"}]}, r"NPO: .*data.allow_overlap"),
+    ],
+)
+def test_a_plan_is_refused_for_what_its_runs_would_be_refused(place: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        composing.check(list(planned(**change).values()))
+
+
+@pytest.mark.long
+def test_a_study_of_own_rows_runs_fails_is_mended_and_reports(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = {"trainer.args.max_steps": 1, "trainer.args.save_strategy": "no"}
+    study_file = {**STUDY, "full": {**STUDY["full"], **short}, "forget": [{**STUDY["forget"][0], **short}]}
+    # A layer that there is not is found when the model is there, and not before.
+    wrong = {"trainer.method_args.retain_loss_type": "EMBED_DIFF", "trainer.method_args.retain_layer": "no_such"}
+    broken = {**study_file, "forget": [{**study_file["forget"][0], **wrong}]}
+    (place / "mine.yaml").write_text(yaml.safe_dump(broken))
+    with pytest.raises(Diverged):
+        study.command(["run", "mine.yaml"])
+    study.command(["status", "mine"])
+    assert "4 done, 1 failed" in capsys.readouterr().out
+    (place / "mine.yaml").write_text(yaml.safe_dump(study_file))
+    study.command(["retry", "mine.yaml"])
+    study.command(["report", "mine"])
+    study.command(["status", "mine"])
+    said = capsys.readouterr().out
+    assert "5 done" in said
+    assert "retain_eval" in (place / "saves/mine/report.csv").read_text()
+    summary = json.loads((place / "saves/mine/GradDiff/evals/ROWS_SUMMARY.json").read_text())
+    assert {"forget_prob", "retain_prob"} <= summary.keys()

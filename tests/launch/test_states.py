@@ -30,6 +30,7 @@ def finish(run: PlannedRun) -> None:
 
 def begin(run: PlannedRun) -> None:
     runs.write_text(Path(run.folder) / runs.CONFIG, "seed: 0\n")
+    runs.write_text(Path(run.folder) / runs.METRICS, '{"step": 1}\n')
 
 
 def test_how_a_run_ended_is_noted(tmp_path: Path) -> None:
@@ -134,6 +135,24 @@ def test_a_study_file_changed_under_a_running_study(tmp_path: Path) -> None:
     assert again is not None and {run.name for run in again.plan} == {"full", "NPO", "after", "other"}
     assert next(run for run in again.plan if run.name == "NPO").overrides[0] == "trainer.method_args.beta=0.2"
     kept.open_study(a_study(tmp_path, 0.9, more=("resume=never",)))
+
+
+def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path) -> None:
+    before = a_study(tmp_path)
+    kept.open_study(before)
+    failed = before.plan[1]
+    runs.write_text(Path(failed.folder) / runs.CONFIG, "seed: 0\n")
+    states.note(failed, "failed", "no such column")
+    mended = a_study(tmp_path, beta=0.5)
+    carried, left_out = kept.unaffected(mended)
+    assert (carried.plan, left_out) == (mended.plan, {})
+    kept.open_study(before)
+    renamed = [mended.plan[0], planned(tmp_path, "NPO_2", "full")]
+    kept.open_study(Study("s", renamed))
+    assert runs.open_run(Path(failed.folder), {"seed": 1}, "auto") == "new"
+    begin(failed)
+    with pytest.raises(UserError, match="another configuration"):
+        runs.open_run(Path(failed.folder), {"seed": 1}, "auto")
 
 
 def test_retry_takes_the_words_that_the_study_was_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,18 @@ from unteach.config.words import Words, sort_words
 from unteach.errors import UserError, nearest
 
 T = TypeVar("T")
+OPEN = ("model.model_args.", "model.tokenizer_args.")
+"""Beginnings of keys that are handed on as they are; to remove one that is not set asks for what is so."""
 SECTIONS = ("layers", "trainer", "data", "model", "eval", "collator", "paths")
 
 
 def compose(
-    config_name: str, overrides: Iterable[str] = (), config_dirs: Iterable[str] = (), *, starting: bool = False
+    config_name: str,
+    overrides: Iterable[str] = (),
+    config_dirs: Iterable[str] = (),
+    *,
+    starting: bool = False,
+    coming: Iterable[str] = (),
 ) -> schema.Config:
     """Composes `configs/<config_name>.yaml` with the overrides and reads it strictly. Needs no torch.
 
@@ -33,12 +40,13 @@ def compose(
         overrides: the words of a command line; the first may name a run's file.
         config_dirs: folders of more configuration files.
         starting: also refuse what would stop the run at once (see preflight.py).
+        coming: model folders that will be there when it starts, as other runs make them.
 
     Raises:
         UserError: with every mistake found.
     """
     words, dirs = tuple(overrides), tuple(config_dirs)
-    config = composed(config_name, words, dirs, reading.read, starting=starting)
+    config = composed(config_name, words, dirs, reading.read, starting=starting, coming=frozenset(coming))
     config.command = command_line(config_name.removesuffix(".yaml"), words, dirs)
     return config
 
@@ -50,6 +58,7 @@ def composed(
     read: Callable[[dict[str, Any], set[str]], T],
     *,
     starting: bool = False,
+    coming: frozenset[str] = frozenset(),
 ) -> T:
     """The same for a tree that `read` reads, given the resolved tree and the names that files declare for it."""
     config_name = config_name.removesuffix(".yaml")
@@ -61,7 +70,7 @@ def composed(
         composition = _Composition(config_name, command, words, homes, problems)
         if starting:
             problems += composition.unnamed()
-        return composition.finish(read, starting)
+        return composition.finish(read, starting, coming)
     except UserError as error:
         found = error.problems if isinstance(error, Mistakes) else [str(error)]
         everything = list(dict.fromkeys([*problems, *found]))
@@ -148,12 +157,17 @@ class _Composition:
         keys |= {"data"} if keys & of_rows else set()
         return keys | ({"model"} if schema.MODEL_KEY in keys else set())
 
-    def finish(self, read: Callable[[dict[str, Any], set[str]], T], starting: bool) -> T:
+    def finish(
+        self, read: Callable[[dict[str, Any], set[str]], T], starting: bool, coming: frozenset[str] = frozenset()
+    ) -> T:
         """Puts the user's values in, resolves the tree and reads it; Mistakes with all that was found on the way."""
         from omegaconf import OmegaConf
 
         tree, words = self.tree, self.words
         for name in words.removed:
+            if name.startswith(OPEN) and OmegaConf.select(tree, name) is None:
+                self.notes.append(f"~{name}: it is not set anyway")
+                continue
             with collected(self.problems):
                 _remove(tree, name)
         with collected(self.problems):
@@ -187,7 +201,7 @@ class _Composition:
             with collected(found):
                 settle(plain, words.values)
             if starting:
-                found += [*preflight.absent(plain, self.command.placed), *preflight.not_installed(plain)]
+                found += [*preflight.absent(plain, self.command.placed, coming), *preflight.not_installed(plain)]
                 found += preflight.from_scratch(plain)
             config = read(plain, self.variables)
         self.problems += [problem for problem in found if self._is_certain(problem)]

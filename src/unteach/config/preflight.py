@@ -2,7 +2,7 @@
 to forget.
 
 Looked at with all other mistakes of a command, before torch is imported. A study composes its runs before what they
-start from is there, and so without this.
+start from is there, and says which folders will come.
 """
 
 import importlib.util
@@ -57,18 +57,21 @@ def unnamed(config_name: str, words: Words) -> Iterator[str]:
         )
 
 
-def absent(plain: dict[str, Any], placed: dict[str, str]) -> Iterator[str]:
+def absent(plain: dict[str, Any], placed: dict[str, str], coming: frozenset[str] = frozenset()) -> Iterator[str]:
     """A sentence for each model folder and file that is named by its path and is not there.
 
     Args:
         plain: the resolved tree.
         placed: the long keys that short words said, which are then called by those.
+        coming: model folders that other runs will have made by then.
     """
     model, data = plain.get("model"), plain.get("data")
     if isinstance(model, dict) and not _asks_server(plain):
         for section in ("model_args", "tokenizer_args"):
             args = model.get(section)
             path = args.get(PATH) if isinstance(args, dict) else None
+            if path in coming:
+                continue
             if isinstance(path, str) and is_local(path) and not os.path.exists(os.path.expanduser(path)):
                 key = f"model.{section}.{PATH}"
                 yield f"{'model' if key in placed else key}={path}: there is no such folder{_beside(path)}"

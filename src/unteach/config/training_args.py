@@ -86,6 +86,9 @@ REFUSED = {
     "hub_revision": HUB,
 }
 
+DONE_ANYWAY = {"remove_unused_columns": (False, REFUSED["remove_unused_columns"])}
+"""Refused ones whose one value asks for what is done here: it is accepted and said."""
+
 LEAST = {
     **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"), 1),
     **dict.fromkeys(("early_stopping_patience", "dataloader_prefetch_factor", "torch_empty_cache_steps"), 1),
@@ -250,7 +253,10 @@ def modernise(args: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
             )
         if name in RENAMED:
             said.append(f"trainer.args.{name} is called {RENAMED[name]} now")
-        if name in DROPPED:
+        is_done_anyway = name in DONE_ANYWAY and value is DONE_ANYWAY[name][0]
+        if is_done_anyway:
+            said.append(f"trainer.args.{name}={str(value).lower()} is what is done anyway: {DONE_ANYWAY[name][1]}")
+        elif name in DROPPED:
             said.append(f"trainer.args.{name} has no effect any more: {DROPPED[name]}")
         else:
             current[RENAMED.get(name, name)] = _spelled(RENAMED.get(name, name), value)

@@ -22,6 +22,10 @@ RENAMED = {
 }
 
 
+RENAMED_CHOICES = {"experiment=unlearn/muse/sustainabilty": "experiment=unlearn/muse/sustainability"}
+"""Choices as OpenUnlearning spells them."""
+
+
 @dataclass
 class Words:
     """The words of a command line, sorted by what they do."""
@@ -90,7 +94,10 @@ def _sort_word(words: Words, word: str, parser: Any) -> None:
     elif override.package is not None or key in GROUPS or "/" in key:
         if not _names(value):
             raise UserError(f"{word}: takes a name, of {', '.join(options(key)) or 'a file of that group'}")
-        words.groups.append(re.sub(r"\.yaml$", "", word.lstrip("+")))
+        choice = re.sub(r"\.yaml$", "", word.lstrip("+"))
+        if choice in RENAMED_CHOICES:
+            words.said.append(f"{choice} is spelled {RENAMED_CHOICES[choice].partition('=')[2]} here")
+        words.groups.append(RENAMED_CHOICES.get(choice, choice))
         words.eval_off = words.eval_off and key != "eval"  # the later word wins
     else:
         _add_value(words, key, value)

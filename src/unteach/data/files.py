@@ -67,10 +67,12 @@ class Finder:
         self.wanted = self._wanted_streams()
 
     def _wanted_streams(self) -> list[str]:
-        """The streams that the method trains on; without a method, those that there are files of."""
+        """The streams that the method trains on; where none says so, those that there are files of."""
+        given = [stream for stream in ("train", "forget", "retain") if self.files.of(stream) is not None]
+        if isinstance(self.method, schema.TheirTrainer):
+            return given or ["train"]
         if self.method is not None:
             return list(dict.fromkeys(schema.BESIDE.get(name, name) for name in self.method.streams())) or ["train"]
-        given = [stream for stream in ("train", "forget", "retain") if self.files.of(stream) is not None]
         marked = [stream for stream in ("forget", "retain") if self._has_marked(stream)]
         return marked + [stream for stream in given if stream not in marked and not (marked and stream == "train")]
 
@@ -100,7 +102,15 @@ class Finder:
         if self.reads_train_file and "train" not in self.wanted:
             self._refuse_unused_marks({**found, **measured})
         self._refuse_overlap(found, measured)
+        if "retain" in measured and (hint := self._hint_of_alpha()):
+            self.said.append(f"data.retain: these rows are only measured; {hint}")
         return found, measured
+
+    def _hint_of_alpha(self) -> str:
+        """What makes a method train on rows to retain, where it has a retain term that is off."""
+        if getattr(self.method, "alpha", None) != 0:
+            return ""
+        return "trainer.method_args.alpha=1 makes the method train on them too"
 
     def _measured_alone(self, found: dict[str, Any]) -> dict[str, dict[str, Part]]:
         """Rows that are measured and not trained on: to be retained by a method that looks at none, or never seen."""
@@ -189,6 +199,8 @@ class Finder:
                 # The suite rows asks for what is retained only beside rows to forget.
                 would = stream == "retain" and "forget" in self.wanted and self.kind in MEASURED_KINDS
                 measured = ", and no suite measures it (eval=rows would)" if would and not self.measures else ""
+                if stream == "retain" and (hint := self._hint_of_alpha()):
+                    measured += f"; {hint}"
                 raise UserError(
                     f"data.{stream}_file: this method does not train on it; it trains on {trained}{measured}"
                 )

@@ -14,7 +14,7 @@ from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.config.words import spell_value
 from unteach.errors import UserError
 from unteach.launch.arc_words import data_words, hyperparameter_words, model_words
-from unteach.launch.plan import PlannedRun, ordered, tracking
+from unteach.launch.plan import PlannedRun, ordered, tracking, words_of_evaluation
 
 METHODS = {"ascent": "arc_ascent", "difference": "arc_difference", "idk": "arc_idk", "kl": "arc_kl"}
 
@@ -166,6 +166,8 @@ def _planned(
     values |= {"paths.model_cache_dir": top.model_cache_dir} if top.model_cache_dir else {}
     values |= {"paths.data_cache_dir": top.data_cache_dir} if top.data_cache_dir else {}
     values.setdefault("eval", None)
+    if job.kind == "full_eval":
+        extra = words_of_evaluation(extra)
     words = [f"{key}={spell_value(value)}" for key, value in values.items()]
     words += _tracked(job, name, top)
     words += [f"task_name={spell_value(f'{name}/{job.name}')}"]

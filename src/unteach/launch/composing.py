@@ -1,9 +1,16 @@
-"""Composes every run of a plan before the first starts, so that no combination is found to be impossible half-way."""
+"""Composes every run of a plan before the first starts, so that no combination is found to be impossible half-way.
+
+A run is refused here for all that it would be refused for itself before it loads a model: its configuration, files and
+folders that are not there, rows that its method cannot read.
+"""
 
 import contextlib
 import io
+import os
 
-from unteach.config import compose
+from unteach import runs
+from unteach.config import compose, schema
+from unteach.config.files import name_and_split
 from unteach.config.reader import collected
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.errors import UserError
@@ -27,18 +34,22 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
 
     Two runs of one shape differ in their places and in the value of their seed alone.
     """
-    shapes = {(run.config_name, tuple(map(_shape, run.overrides))) for run in plan}
-    if len(shapes) > SHOWN:
-        print(f"{len(plan)} runs are composed before the first starts ({len(shapes)} different ones)", flush=True)
+    coming = frozenset(run.folder for run in plan)
+    shape_of = {run.name: (run.config_name, tuple(_shape(word, coming) for word in run.overrides)) for run in plan}
+    num_shapes = len(set(shape_of.values()))
+    if num_shapes > SHOWN:
+        print(f"{len(plan)} runs are composed before the first starts ({num_shapes} different ones)", flush=True)
     failed: dict[str, list[str]] = {}
     said: dict[str, None] = {}
     verdicts: dict[tuple[object, ...], list[str]] = {}
+    readings: dict[str, list[str]] = {}
     for run in plan:
-        shape = (run.config_name, tuple(map(_shape, run.overrides)))
+        shape = shape_of[run.name]
         if shape not in verdicts:
             heard, problems = io.StringIO(), list[str]()
             with contextlib.redirect_stdout(heard), collected(problems):
-                compose.compose(run.config_name, run.overrides, config_dirs)
+                config = compose.compose(run.config_name, run.overrides, config_dirs, starting=True, coming=coming)
+                problems += _check_rows(config, readings)
             verdicts[shape] = problems
             said |= dict.fromkeys(heard.getvalue().splitlines())
         for problem in verdicts[shape]:
@@ -51,10 +62,38 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
         raise UserError(f"{count} of {len(plan)} runs cannot be composed, and none was started:\n" + "\n".join(told))
 
 
-def _shape(word: str) -> str:
+def _check_rows(config: schema.Config, readings: dict[str, list[str]]) -> list[str]:
+    """What is wrong with a run's files of rows for its method; each way to read them is tried once.
+
+    Only files of this machine are read: what is on the hub is not fetched for a plan.
+    """
+    if config.data is None or config.data.files is None:
+        return []
+    sources = [config.data.files.of(stream) for stream in schema.STREAMS]
+    if not all(source is None or _is_here(source) for source in sources):
+        return []
+    trainer = config.trainer
+    suites = {name: suite.reads_own_rows() for name, suite in config.eval.items()}
+    key = runs.digest([config.tree.get("data"), config.tree.get("template"), repr(trainer and trainer.method), suites])
+    if key not in readings:
+        from unteach.data import files
+
+        readings[key] = []
+        with collected(readings[key]):
+            files.settle(config)
+    return readings[key]
+
+
+def _is_here(source: object) -> bool:
+    return isinstance(source, str) and os.path.exists(os.path.expanduser(name_and_split(source)[0]))
+
+
+def _shape(word: str, coming: frozenset[str]) -> str:
     key, _, value = word.partition("=")
     if key == "seed" and value.isdigit() and len(value) < 10:
         return key
+    if key in (MODEL_KEY, TOKENIZER_KEY) and value.strip("'") not in coming:
+        return word
     return key if key.startswith(PLACES) and value != "null" else word
 
 

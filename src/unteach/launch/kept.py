@@ -80,12 +80,17 @@ def _words(run: PlannedRun) -> dict[str, str]:
     return dict(word.partition("=")[::2] for word in run.overrides)
 
 
+def changes_of_begun(before: Study, study: Study) -> dict[str, str]:
+    """The changes of runs that have begun. One that failed before its first step may be mended, renamed or left out."""
+    begun = {run.name for run in before.plan if states.begun(run)}
+    return {name: what for name, what in changes(before.plan, study.plan).items() if name in begun}
+
+
 def open_study(study: Study) -> None:
     """Keeps the plan; refuses one that says something else of a run that has begun."""
     before = read(study.folder)
     if before is not None and not any(word == "resume=never" for run in study.plan for word in run.overrides):
-        begun = {run.name for run in before.plan if states.begun(run)}
-        changed = {name: what for name, what in changes(before.plan, study.plan).items() if name in begun}
+        changed = changes_of_begun(before, study)
         if changed:
             lines = "\n".join(f"  {name}: {what}" for name, what in changed.items())
             raise UserError(
@@ -97,11 +102,11 @@ def open_study(study: Study) -> None:
 
 
 def unaffected(study: Study) -> tuple[Study, dict[str, str]]:
-    """The study's runs that neither a change nor a changed parent touches, and why the others are left out."""
+    """The study's runs, without those that a change touches, or whose parent it does, after they had begun; and why."""
     before = read(study.folder)
     if before is None:
         return study, {}
-    left_out = changes(before.plan, study.plan)
+    left_out = changes_of_begun(before, study)
     for run in study.plan:
         lost = [parent for parent in run.after if parent in left_out]
         if lost and run.name not in left_out:

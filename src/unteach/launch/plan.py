@@ -253,7 +253,9 @@ class _Branch:
         suffix = label + "".join(draws.label(key, value) for key, value in point.items() if key in self.several)
         own = {key: value for key, value in settings.items() if key not in OF_THE_ENTRY}
         name = str(settings.get("name") or (own.get("trainer") if kind == "forget" else kind)) + suffix
-        values = {**_started(start), **own, **point}
+        started = _started(start)
+        # What varies of the model is of the run that all others start from.
+        values = {**started, **own, **point} | {key: value for key, value in started.items() if key in point}
         extra = self.extra
         if kind == "eval":
             values = {key: value for key, value in values.items() if not self._is_of_training(key)}
@@ -272,10 +274,19 @@ class _Branch:
 
     def _is_of_training(self, key: str) -> bool:
         """Whether a key says something of training alone, which an evaluation has not to be told."""
-        section = key.lstrip("+~").partition(".")[0]
+        section = section_of(key)
         if section == "data" or key in own_data.LONG_KEYS:
             return not (self.is_own and key in own_data.rows_of({own_data.LONG_KEYS.get(key, key): None}))
         return section in OF_TRAINING
+
+
+def words_of_evaluation(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words that an evaluation on a benchmark has a use for: those of training are for the other runs."""
+    return tuple(word for word in words if section_of(word) not in (*OF_TRAINING, "data"))
+
+
+def section_of(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
 def _of_the_split(key: str) -> bool:

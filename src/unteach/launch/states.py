@@ -99,8 +99,8 @@ def held_now(run: PlannedRun) -> bool:
 
 
 def begun(run: PlannedRun) -> bool:
-    """Whether anything was done for the run: its folder is configured, or a process or a job had it."""
-    return (Path(run.folder) / runs.CONFIG).exists() or bool(noted(run))
+    """Whether anything would be lost: the run has learned or measured something, or a process is at it now."""
+    return runs.has_begun(Path(run.folder)) or held_now(run)
 
 
 def _where(known: dict[str, Any]) -> str:

@@ -41,9 +41,14 @@ def num_steps(args: Any, steps_an_epoch: int) -> int:
 
 def describe_learning(args: Any, steps_an_epoch: int) -> str:
     """Give the learning rate, its schedule, the optimiser and what regularises it."""
-    warmup = args.get_warmup_steps(num_steps(args, steps_an_epoch))
+    total = num_steps(args, steps_an_epoch)
+    warmup = args.get_warmup_steps(total)
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     after = f" after {counted(warmup, 'warm-up step')}" if warmup else ""
+    if warmup >= total:
+        after += f" (the run has {counted(total, 'step')} and never reaches the rate)"
+    if args.learning_rate == 0:
+        after += " (at rate 0 nothing is trained)"
     optimizer = getattr(args.optim, "value", args.optim)
     decay = f", weight decay {args.weight_decay:g}" if args.weight_decay else ""
     clipped = f", gradients clipped at norm {args.max_grad_norm:g}" if args.max_grad_norm else ""

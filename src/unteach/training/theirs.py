@@ -1,5 +1,11 @@
-"""Other people's subclasses of transformers.Trainer: their loss, our checkpoints, evaluation and stopping."""
+"""Other people's subclasses of transformers.Trainer: their loss, our checkpoints, evaluation and stopping.
 
+Those written for older versions are called as they were then: without `num_items_in_batch`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,7 +34,32 @@ class Together(Dataset):
 def their_trainer(theirs: TheirTrainer, streams: dict[str, Any], anchor: str, **given: Any) -> Resumable:
     """Their class under our checkpoints and evaluation; one stream is its train_dataset, several come together."""
     dataset = streams[anchor] if len(streams) == 1 else Together(streams, anchor)
-    kept: Any = type(theirs.cls.__name__, (Resumable, theirs.cls), {})
+    older: dict[str, Any] = {
+        name: _call_as_before(method) for name in NEWER if not _takes_it(method := getattr(theirs.cls, name))
+    }
+    if "compute_loss" in older:
+        older["loss_is_scaled_for_ga"] = False  # it is the mean of a micro-batch: the library divides by their number
+    kept: Any = type(theirs.cls.__name__, (Resumable, theirs.cls), older)
     evaluated = dataset if given.get("evaluator") else None
     trainer: Resumable = kept(train_dataset=dataset, eval_dataset=evaluated, **given, **theirs.arguments)
     return trainer
+
+
+NEWER = ("compute_loss", "training_step")
+"""Methods that are handed `num_items_in_batch` since transformers 4.46."""
+
+
+def _takes_it(method: Callable[..., Any]) -> bool:
+    """Whether a method has a place for `num_items_in_batch`."""
+    parameters = inspect.signature(method).parameters.values()
+    return any(one.name == "num_items_in_batch" or one.kind is one.VAR_KEYWORD for one in parameters)
+
+
+def _call_as_before(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method as the library calls it now, which hands over what it has no place for."""
+
+    @functools.wraps(method)
+    def call(self: Any, model: Any, inputs: Any, *_: Any, num_items_in_batch: Any = None, **given: Any) -> Any:
+        return method(self, model, inputs, **given)
+
+    return call
