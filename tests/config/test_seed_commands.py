@@ -42,7 +42,7 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> Any:
     found: list[schema.Config] = []
     for verb in (train, evaluate):
         monkeypatch.setattr(verb, "run", found.append)
-    monkeypatch.setattr(preflight, "absent", lambda plain, placed: [])  # the document's checkpoints are its reader's
+    monkeypatch.setattr(preflight, "absent", lambda *_: [])  # the document's checkpoints are its reader's
 
     def compose(command: str) -> schema.Config:
         _, script, *words = shlex.split(command.replace("\\\n", " "))
