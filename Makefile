@@ -5,7 +5,7 @@ SMOLLM2 = saves/models/SmolLM2-135M-Instruct
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: venv lock demo demo-smollm2 test test-long test-slurm test-vllm check
+.PHONY: venv lock demo demo-smollm2 test test-long test-architectures test-slurm test-vllm check
 
 PIP = $(PY) -m pip install --disable-pip-version-check
 
@@ -74,6 +74,11 @@ test: .venv/ready-test
 
 test-long: .venv/ready-long
 	PATH="$(CURDIR)/.venv/bin:$$PATH" OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m long $(ARGS)
+
+# Tries every decoder family of the installed transformers on a tiny random model, and writes docs/architectures.md.
+# ARGS="llama gpt_oss" tries some rows again; a run that was stopped is finished the same way.
+test-architectures: .venv/ready-test
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m tests.architectures.make_page $(ARGS)
 
 # On a real Slurm, which is installed (Debian, as root) and started here for as long as the tests take.
 test-slurm: .venv/ready-test

@@ -206,7 +206,8 @@ def merged(model: Any, dtype: Any) -> Any:
     if before is not None and after is not None and (after - before).norm() > MERGED_CLOSE * before.norm():
         raise UserError(
             f"the adapter cannot be merged into this {type(plain).__name__}: the merged model says something else than "
-            "the base with the adapter (layers that share their weights are such a case). as=adapter keeps them apart"
+            "the base with the adapter (layers share weights, or read them past the adapter). as=adapter keeps the two "
+            "apart"
         )
     return plain.to(dtype)
 
