@@ -112,3 +112,8 @@ def test_a_terminal_is_not_steered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", terminal)
     ask.show("\n\x1b[2Jred\tand\nblue\n")
     assert terminal.getvalue() == "\ufffd[2Jred\tand\nblue\n"
+
+
+def test_a_model_given_as_the_question_is_told_how_it_is_named() -> None:
+    with pytest.raises(UserError, match=r"saves/full: names a model: unteach ask model=saves/full 'Who wrote it\?'$"):
+        ask.command(["saves/full", "Who wrote it?"])

@@ -201,6 +201,7 @@ def test_a_run_that_kept_every_variable_goes_on(folder: Path) -> None:
     runs.write_text(
         folder / "run" / runs.CONFIG, compose.to_yaml({**tree, "forget_split": "forget10", "wmdp_path": "x"})
     )
+    (folder / "run" / runs.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
     assert runs.open_run(folder / "run", tree, "auto") == "again"
     with pytest.raises(UserError, match=r"differ: seed\."):
         runs.open_run(folder / "run", {**tree, "seed": 1}, "auto")
@@ -304,3 +305,14 @@ def test_random_weights_are_not_unlearned_in_training_either() -> None:
 def test_rows_of_ones_own_are_compared_with_no_retain_model() -> None:
     found = said("train", "model=policy", "data=my.csv", "eval=rows", "eval.rows.retain_model=policy")
     assert found[0].startswith("eval.rows.retain_model: no metric")
+
+
+def test_unlearning_without_a_method_says_which_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    compose.compose("unlearn", ["model=policy", "forget=my.csv"])
+    assert "note: trainer=GradAscent, as no method is named" in capsys.readouterr().out
+    compose.compose("unlearn", ["model=policy", "forget=my.csv", "trainer=GradAscent"])
+    assert "no method is named" not in capsys.readouterr().out
+
+
+def test_a_key_misspelled_is_taken_for_one_that_people_type() -> None:
+    assert said("train", "modle=policy", "model=policy", "data=my.csv") == ["modle: no such key; did you mean model?"]

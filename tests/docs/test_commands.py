@@ -120,6 +120,7 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     for verb in (train, evaluate, infer):
         monkeypatch.setattr(verb, "run", lambda config: None)
     monkeypatch.setattr(preflight, "absent", lambda *_: [])  # what an earlier command of the page would make
+    monkeypatch.setattr(preflight, "not_installed", lambda *_: [])
     monkeypatch.setattr(accelerated, "_run", lambda arguments: None)
     monkeypatch.setattr(accelerated, "_gpus", lambda name: 2)
     monkeypatch.setattr(ask, "open_model", lambda config: lambda question: "an answer")

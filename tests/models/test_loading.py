@@ -43,7 +43,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     assert "no model is in this folder" in refused(tmp_path)
-    (tmp_path / runs.CONFIG).write_text("")
+    (tmp_path / runs.CONFIG).write_text("mode: train\n")
     assert "this run holds no final_checkpoint/ yet" in refused(tmp_path)
 
 

@@ -103,6 +103,11 @@ class _Composition:
         named = [path for key, value in words.values if key == "plugins" for path in plugins.named(value)]
         with plugins.of_files(named):
             bare = _bare_method(words, self.homes)
+        if self.config_name == "unlearn" and not words.chooses("trainer", "experiment"):
+            self.notes.append(
+                "trainer=GradAscent, as no method is named: where it runs for long it destroys the model; "
+                "`unteach list methods` has the others"
+            )
         words.groups, wrong, self.left_out = groups.mend_choices(words.groups, self.homes)
         self.problems += wrong
         tree, choices = groups.put_together(self.config_name, words.groups, self.homes)

@@ -84,7 +84,7 @@ def known_at_top(
     allowed = own | variables
     for name in [name for name in tree if name not in allowed]:
         hint = synonyms.hint(str(name), tree[name], str(tree.get("mode")), method)
-        guess = nearest(str(name), allowed, synonyms.NEAR if hint else 0.6)
+        guess = nearest(str(name), allowed - {"mode"}, synonyms.NEAR if hint else 0.6)  # a verb says the mode
         if guess or not hint:
             used = sorted({*own, *(variable for variable in variables if variable in tree)})
             hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(used)}"

@@ -63,7 +63,8 @@ def fitting(head: Head | None, path: str | None) -> None:
     kept = saved(path)
     if kept is not None and head is None:
         raise UserError(
-            f"{path} is {kept}, and a language model is needed here; trainer=classify or regress goes on with it"
+            f"{path} is {kept}, and a language model is needed here; `unteach infer kind=classify` asks it, "
+            "and trainer=classify or regress goes on with it"
         )
     if kept is not None and head != kept:
         raise UserError(f"{path} is {kept}, and this run trains {head}; give it the same labels, or its base model")

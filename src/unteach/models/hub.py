@@ -46,7 +46,8 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
 
     args = "model.tokenizer_args" if auto.__name__ == "AutoTokenizer" else "model.model_args"
     if path.startswith(("/", ".", "~")) or Path(path).is_dir():
-        _refuse_no_folder(Path(path), f"{args}.{PATH}", needs_config=args == "model.model_args")
+        is_model = args == "model.model_args"
+        _refuse_no_folder(Path(path), "model" if is_model else f"{args}.{PATH}", needs_config=is_model)
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
         return auto.from_pretrained(path, **{"trust_remote_code": False, **given})
@@ -69,7 +70,13 @@ def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:
     if needs_config and not (folder / "config.json").exists():
         if (folder / runs.CONFIG).exists():
             raise UserError(f"{key}={folder}: {_no_model_in(folder)}")
-        raise UserError(f"{key}={folder}: no model is in this folder; one holds config.json and *.safetensors")
+        inside = sorted(str(child) for child in folder.iterdir() if _is_model(child))
+        hint = f"did you mean {', '.join(inside[:5])}?" if inside else "one holds config.json and *.safetensors"
+        raise UserError(f"{key}={folder}: no model is in this folder; {hint}")
+
+
+def _is_model(folder: Path) -> bool:
+    return Path(runs.model_folder(str(folder)), "config.json").exists()
 
 
 def _no_model_in(run: Path) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,7 @@ from unteach import console, launched
 from unteach.config import compose, inference
 from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
+from unteach.config.places import is_place
 from unteach.errors import RowsFailed, UserError, unknown
 
 KEYS = {
@@ -25,6 +27,9 @@ PROMPT = "> "
 def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     overrides = [word for word in words if is_override(word)]
     asked = [word for word in words if not is_override(word)]
+    if asked and is_place(asked[0]) and not any(word.startswith("model=") for word in overrides):
+        rest = shlex.join(asked[1:])
+        raise UserError(f"{asked[0]}: names a model: unteach ask model={asked[0]} {rest}".rstrip())
     if len(asked) > 1:
         raise UserError(f'ask takes one question, in quotes: unteach ask model=… "{" ".join(asked)}"')
     if asked and not asked[0].strip():

