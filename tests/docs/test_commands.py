@@ -289,8 +289,10 @@ def test_what_is_said_of_their_keys_is_so() -> None:
         )
         compose.compose(name, ("task_name=t", *([word] if "experiment" in word else [start[0], word])))
     for word in refused:
-        with pytest.raises(UserError):
+        with pytest.raises(UserError) as caught:
             compose.compose("unlearn", ("task_name=t", *([] if "experiment" in word else [start[0]]), word))
+        said = str(caught.value)
+        assert "no such" not in said and "must be" not in said and "\n" not in said, f"{word}: says what to set: {said}"
 
 
 COMPONENTS = ROOT / "docs" / "components.md"

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from unteach.config import training_args
+from unteach.config import openunlearning, training_args
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, TABLES
 from unteach.config.groups import GROUPS, options
 from unteach.config.reader import collected
@@ -79,6 +79,8 @@ def _sort_word(words: Words, word: str, parser: Any) -> None:
     stream = re.fullmatch(r"data\.(\w+)", key)
     if not key:
         raise UserError(_unreadable(word))
+    if mend := openunlearning.find_refusal(key, value):
+        raise UserError(f"{word}: {mend}")
     if key.startswith(("hydra.", "hydra/")):
         raise UserError(f"{word!r}: a run's folder is paths.output_dir; unteach uses Hydra for composition only")
     if key.partition(".")[0] == "layers":
