@@ -34,12 +34,9 @@ class SpecialText:
         # The longest of those that begin at one place is read, as a tokenizer does.
         longest_first = sorted(self._index, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self._beginnings = tuple({content[:2] for content in longest_first})
 
     def hide(self, text: str) -> str:
         """Mark every special token that is written in a text, so that it stays text."""
-        if not self._may_hold_one(text):
-            return text
         return self._pattern.sub(lambda match: HIDDEN + chr(FIRST + self._index[match[0]]), text)
 
     def hide_all(self, value: Any) -> Any:
@@ -53,7 +50,7 @@ class SpecialText:
     def stands_in(self, value: Any) -> bool:
         """Whether a special token is written in any text of a mapping, a list or a text."""
         if isinstance(value, str):
-            return self._may_hold_one(value) and self._pattern.search(value) is not None
+            return self._pattern.search(value) is not None
         if isinstance(value, dict):
             return any(self.stands_in(inner) for inner in value.values())
         return isinstance(value, list | tuple) and any(self.stands_in(inner) for inner in value)
@@ -66,15 +63,14 @@ class SpecialText:
 
     def find(self, text: str, start: int = 0) -> list[tuple[int, int, int]]:
         """Find the special tokens in a text that are not hidden: (id, where it begins, where it ends) of each."""
-        if not self._may_hold_one(text):
-            return []
         matches: Iterable[re.Match[str]] = self._pattern.finditer(text, start)
         return [(self.added[self._index[match[0]]][0], match.start(), match.end()) for match in matches]
 
     def encode(self, text: str, add_special_tokens: bool = False) -> tuple[int, ...]:
         """Tokenise a text in which hidden special tokens are text, and all others tokens."""
         if HIDDEN not in text:
-            return tuple(self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+            told = self.tokenizer(text, add_special_tokens=add_special_tokens, return_attention_mask=False)
+            return tuple(told["input_ids"])
         if not self.tokenizer.is_fast:
             token = self.reveal(text[text.index(HIDDEN) :][:2])
             raise UserError(
@@ -84,9 +80,6 @@ class SpecialText:
         own = self._pattern.sub(lambda match: OWN + chr(FIRST + self._index[match[0]]), text)
         ids = self._splitter.encode(self.reveal(own), add_special_tokens=add_special_tokens).ids
         return tuple(self._own_ids.get(token, token) for token in ids)
-
-    def _may_hold_one(self, text: str) -> bool:
-        return any(beginning in text for beginning in self._beginnings)
 
     @cached_property
     def _splitter(self) -> Tokenizer:

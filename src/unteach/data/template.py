@@ -64,6 +64,8 @@ class Template:
             raise UserError("this tokenizer has no end-of-sequence token: set model.tokenizer_args.eos_token")
         if self.args.answer_prefix and kind != "qa":
             raise UserError(f"model.template_args.answer_prefix is for tags (template=qa), not for template={kind}")
+        # The tokenizer's own attributes take longer to read than a short text takes to tokenise.
+        self._bos, self._bos_id, self._eos = tokenizer.bos_token or "", tokenizer.bos_token_id, tokenizer.eos_token
         self._default_tags = self.args.user_start_tag is None and self.args.asst_start_tag is None
 
     def _check_name(self) -> None:
@@ -122,8 +124,7 @@ class Template:
         if self.args.special_tokens == "tokens":
             return False
         if self.kind == "raw":  # where the row's own BOS and EOS are the tokens
-            ends = (self.tokenizer.bos_token or "", self.tokenizer.eos_token)
-            cells = [c.removeprefix(ends[0]).removesuffix(ends[1]) if isinstance(c, str) else c for c in cells]
+            cells = [c.removeprefix(self._bos).removesuffix(self._eos) if isinstance(c, str) else c for c in cells]
         return self.special.stands_in(cells)
 
     def prompt(self, question: str, shots: Shots = ()) -> str:
@@ -178,22 +179,21 @@ class Template:
 
     def _with_bos(self, text: str) -> tuple[int, ...]:
         ids = list(self.special.encode(text, add_special_tokens=True))
-        if ids[:2] == [self.tokenizer.bos_token_id] * 2:  # the text's own and the tokenizer's
+        if ids[:2] == [self._bos_id] * 2:  # the text's own and the tokenizer's
             ids.pop(0)
-        while ids and ids[-1] == self.eos and ids[-1] != self.tokenizer.bos_token_id:
+        while ids and ids[-1] == self.eos and ids[-1] != self._bos_id:
             ids.pop()
         return tuple(ids)
 
     def _split_bos(self, text: str) -> tuple[str, str]:
         """Take the BOS that a text is written with off its beginning: it is the row's own."""
-        bos = self.tokenizer.bos_token or ""
-        return (bos, text[len(bos) :]) if text.startswith(bos) else ("", text)
+        return (self._bos, text[len(self._bos) :]) if text.startswith(self._bos) else ("", text)
 
     def encode(self, question: str, answer: str, shots: Shots = (), max_length: int | None = None) -> Encoded:
         """Prompt and answer as tokens; an answer that does not fit into `max_length` is cut, and says by how much."""
         if self.kind == "raw":
             # A row may be written with its BOS and EOS, which stand once.
-            answer = answer.removesuffix(self.tokenizer.eos_token)
+            answer = answer.removesuffix(self._eos)
             if not question and not shots:
                 question, answer = self._split_bos(answer)
         if self.kind == "chat":
