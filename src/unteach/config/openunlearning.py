@@ -17,7 +17,7 @@ KEYS = {
     r"eval\.muse\.data_split": "write data_split=…",
     r"eval\.\w+\.handler": f"there is one evaluator; {LEAVE_OUT}",
     r"eval\.\w+\.output_dir": "write paths.output_dir=…",
-    r"eval\.\w+\.overwrite": f"measurements are found by weights, rows and settings, so none is ever stale; {LEAVE_OUT}",
+    r"eval\.\w+\.overwrite": f"measurements are found by weights, rows, settings: none is stale; {LEAVE_OUT}",
     r"eval\.\w+\.samples": "write eval.<suite>.max_rows=…: so many rows of each set, drawn by the seed",
     r"eval\.\w+\.metrics\.\w+": "write eval.<suite>.metrics=[NAME,NAME] without it",
     r"eval\.\w+\.metrics\.\w+\.batch_size": "write eval.<suite>.batch_size=…",
