@@ -59,7 +59,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         tree = read_yaml(path)
     except UserError as error:
-        raise UserError(f"{error}. It is no run's configuration, or it is damaged. {ELSEWHERE}") from None
+        said = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: is no run's configuration, or it is damaged ({said}). {ELSEWHERE}") from None
     if not isinstance(tree, dict):
         found = type(tree).__name__
         raise UserError(f"{path}: is no run's configuration, or it is damaged (it holds {found}). {ELSEWHERE}")
@@ -85,7 +86,7 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 def is_line(value: Any) -> TypeGuard[dict[str, Any]]:
     """Say whether a value is a line of a log: what was logged, at a step if it has one."""
-    return isinstance(value, dict) and isinstance(value.get("step"), int | float | None)
+    return isinstance(value, dict) and isinstance(value.get("step", 0), int | float)
 
 
 def model_folder(path: str) -> str:

@@ -235,6 +235,7 @@ def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
     config = unlearn()
     runs.write_text(tmp_path / runs.CONFIG, compose.to_yaml(config.tree))
     assert runs.open_run(tmp_path, config.tree, "auto") == "again"
+    (tmp_path / runs.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
         runs.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "auto")
     assert runs.open_run(tmp_path, unlearn("trainer.args.logging_steps=1").tree, "auto") == "again"

@@ -61,7 +61,7 @@ def test_only_memory_is_tried_again(tiny: Any, words: str) -> None:
         def _padded(self, rows: list[list[int]], left: bool) -> Any:
             nonlocal calls
             calls += 1
-            if calls == 1:
+            if calls == 1 or "memory" not in words:
                 raise RuntimeError(words)
             return super()._padded(rows, left)
 

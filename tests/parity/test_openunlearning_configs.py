@@ -60,7 +60,7 @@ def test_values_are_theirs_or_stand_in_the_table() -> None:
     """Of every experiment as it is, and of two with each method."""
     whole = ("unlearn/tofu/default", "unlearn/wmdp/default")
     shown = [run for run in RUNS if not of(run)[1] or of(run)[0] in whole]
-    assert len(shown) > 30 and [one for run in shown for one in differences(run) if not _is_told(one)] == []
+    assert len(shown) >= 30 and [one for run in shown for one in differences(run) if not _is_told(one)] == []
 
 
 @pytest.mark.long

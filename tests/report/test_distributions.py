@@ -133,9 +133,9 @@ def test_a_suite_writes_the_tokens_that_a_metric_measured(tiny: Any, tmp_path: P
     words = ["task_name=t", "model=tiny", "tofu_path=authors", "eval.tofu.generation.max_new_tokens=4"]
     engine = HFEngine(tiny.model, tiny.tokenizer, 16)
 
-    def evaluate(metric: str) -> None:
+    def evaluate(metric: str, folder: Path = tmp_path) -> None:
         suite = compose.compose("eval", [*words, f"eval.tofu.metrics=[{metric}]"]).eval
-        suites.evaluate(suite, engine, tiny.template, lambda what, total: lambda done: None, tmp_path)
+        suites.evaluate(suite, engine, tiny.template, lambda what, total: lambda done: None, folder)
 
     evaluate("forget_Q_A_Prob")
     (read,) = collect([("one", "", tmp_path)])
@@ -146,5 +146,5 @@ def test_a_suite_writes_the_tokens_that_a_metric_measured(tiny: Any, tmp_path: P
     (tmp_path / "TOFU_TOKENS.json").write_text('{"rows": [{"tokens": ["a"]}]}')
     with pytest.raises(UserError, match=r"TOFU_TOKENS\.json does not list answers token by token"):
         collect([("one", "", tmp_path)])
-    evaluate("ra_Q_A_Prob")  # no forget answers: the old file does not stay
-    assert not (tmp_path / "TOFU_TOKENS.json").exists()
+    evaluate("ra_Q_A_Prob", tmp_path / "other")  # no forget answers
+    assert not (tmp_path / "other" / "TOFU_TOKENS.json").exists()

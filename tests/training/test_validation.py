@@ -169,7 +169,7 @@ def test_a_check_shows_the_labels(tiny_folder: Path, tmp_path: Path, capsys: Any
     check(compose("train", held_out(tiny_folder, tmp_path)))
     said = capsys.readouterr().out
     assert "validation  6 rows" in said
-    assert re.search(r"row \d+: .*here is .* for you ⟦(fruit|tool|bird)⟧", said)
+    assert re.search(r"line \d+: .*here is .* for you ⟦(fruit|tool|bird)⟧", said)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`unteach.load`: a run's model, ready to be asked."""
 
+import re
 from typing import Any
 
 from unteach import runs
@@ -21,6 +22,7 @@ def load(run: str) -> Any:
         loaded = loading.load(ModelConfig({PATH: runs.model_folder(run)}), training=False)
     except UserError as error:  # here there is no key to be set, only the argument
         said = str(error).replace(f"Set model.model_args.{PATH} to", "Name").replace(f"model.model_args.{PATH}", "run")
+        said = re.sub(r"^model=", "run=", said)
         raise UserError(f"unteach.load: {said}") from None
     loaded.model.eval()
     return loaded
