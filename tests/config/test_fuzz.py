@@ -171,7 +171,7 @@ def fuzz(experiment: str, data: Any) -> None:
 
 @pytest.mark.usefixtures("composed_once")
 class TestAnyCommandLine:
-    @settings(FUZZ, max_examples=100)
+    @settings(FUZZ, max_examples=40)
     @drawn
     def test_is_composed_or_refused(self, experiment: str, data: Any) -> None:
         fuzz(experiment, data)
@@ -183,14 +183,14 @@ class TestAnyCommandLine:
         fuzz(experiment, data)
 
     def test_with_one_broken_word(self) -> None:
-        for word in BROKEN[::2]:
+        for word in BROKEN[::6]:
             obeys_the_law("unlearn", [*base("unlearn/tofu/default"), word])
 
 
 def test_refusing_needs_no_torch() -> None:
     code = (
         "import sys; from tests.config.test_fuzz import BROKEN, base, obeys_the_law\n"
-        "for word in BROKEN[::16]: obeys_the_law('unlearn', [*base('unlearn/tofu/default'), word])\n"
+        "for word in BROKEN[::64]: obeys_the_law('unlearn', [*base('unlearn/tofu/default'), word])\n"
         "heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'peft'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

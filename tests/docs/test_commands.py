@@ -134,8 +134,13 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("retain_logs", "wmdp"):
         monkeypatch.setattr(fetch, name, lambda folder: None)
 
+    composed = set[str]()
+
     def compose_each_kind(asked: Study, opened: bool = False) -> None:
         kept.write(asked)
+        if asked.name in composed:  # another command of the same page
+            return
+        composed.add(asked.name)
         for run in {run.kind: run for run in asked.plan}.values():
             compose.compose(run.config_name, run.overrides, asked.config_dirs)
 

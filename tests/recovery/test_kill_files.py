@@ -73,6 +73,7 @@ def killed_when(work: Callable[[], object], log: Path, there: Callable[[], bool]
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+@pytest.mark.long
 def test_trained_from_tokens_and_killed(rows: Path, tiny_folder: Path, tmp_path: Path) -> None:
     """Continued, it is the undisturbed run and the run that tokenises on the fly; other tokens are refused."""
     tokens = tokenize(TokenizeConfig(str(rows), str(tmp_path / "tokens"), str(tiny_folder), 32, num_proc=1))
