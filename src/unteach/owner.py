@@ -256,11 +256,11 @@ def _is_gone(lock: Path, owner: Owner | None) -> bool:
 
 def _began_after(pid: int, moment: float) -> bool:
     """Whether a process with this number began only after a moment, so that it is another one."""
-    try:
-        import psutil
+    import psutil
 
+    try:
         began: float = psutil.Process(pid).create_time()
-    except Exception:
+    except psutil.Error:
         return False
     return began > moment + 2.0  # the two clocks differ by some hundredths of a second
 

@@ -117,3 +117,8 @@ def test_a_terminal_is_not_steered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_model_given_as_the_question_is_told_how_it_is_named() -> None:
     with pytest.raises(UserError, match=r"saves/full: names a model: unteach ask model=saves/full 'Who wrote it\?'$"):
         ask.command(["saves/full", "Who wrote it?"])
+
+
+def test_a_question_with_a_slash_is_a_question() -> None:
+    with pytest.raises(UserError, match="no model was named"):
+        ask.command(["Is it and/or?"])

@@ -316,3 +316,17 @@ def test_unlearning_without_a_method_says_which_is_taken(capsys: pytest.CaptureF
 
 def test_a_key_misspelled_is_taken_for_one_that_people_type() -> None:
     assert said("train", "modle=policy", "model=policy", "data=my.csv") == ["modle: no such key; did you mean model?"]
+
+
+def test_a_file_named_as_one_of_another_tools_is_a_file(folder: Path) -> None:
+    (folder / "examples").mkdir()
+    (folder / "examples" / "rows.csv").write_text("question,answer\nWho?,Bob\n")
+    words = ["model=policy", "data=examples/rows.csv", "task_name=examples/mine", "eval=null"]
+    assert compose.compose("train", words).task_name == "examples/mine"
+    own = folder / "mine" / "data" / "datasets" / "TOFU_MIA.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("TOFU_MIA: {handler: QADataset, args: {hf_args: {path: csv}}}\n")
+    config = compose.compose("train", ["model=policy", "data.train=TOFU_MIA", "task_name=x", "eval=null"], ["mine"])
+    assert config.data is not None and list(config.data.streams["train"]) == ["TOFU_MIA"]
+    (found,) = said("unlearn", TOFU, "model=policy", "task_name=x", "data.forget=TOFU_MIA")
+    assert found.endswith("eval.muse.rows.…") and "these rows belong to the suites" in found

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from unteach.config import openunlearning
 from unteach.config.files import FILE_KEYS
 from unteach.errors import UserError, explain_unreadable, nearest, unknown
 
@@ -123,6 +124,8 @@ def _no_such_choice(key: str, name: str, allowed: list[str]) -> str:
     shown = key.partition("@")[2] or key
     file = nearest(key.rpartition("data.")[2], FILE_KEYS) if kind == "dataset" else None
     also = f"; or did you mean data.{file}?" if file else ""
+    if mend := openunlearning.find_choice(name):
+        return f"{shown}={name}: {mend}"
     return f"{shown}={name}: " + unknown(kind, name, allowed) + also
 
 

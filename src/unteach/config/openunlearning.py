@@ -12,7 +12,7 @@ KEYS = {
     r"paths\.work_dir": f"a run never changes the working folder; {LEAVE_OUT}",
     r"data\.eval": f"eval= says what is measured; {LEAVE_OUT}",
     r"data\.\w+\.\w+\.access_key": f"there are no pairs to tell apart; {LEAVE_OUT}",
-    r"data\.\w+\.\w+\.args\.predict_with_generate": f"suites ask the questions; {LEAVE_OUT}",
+    r"data\.\w+\.(TOFU|MUSE|WMDP)_\w+\.args\.predict_with_generate": f"suites ask the questions; {LEAVE_OUT}",
     r"eval/\w+_metrics": "write eval.<suite>.metrics=[NAME,NAME], default or all",
     r"eval\.muse\.data_split": "write data_split=…",
     r"eval\.\w+\.handler": f"there is one evaluator; {LEAVE_OUT}",
@@ -27,15 +27,14 @@ KEYS = {
     r"eval\.\w+\.metrics\.\w+\.reference_model_path": "write eval.<suite>.reference_model_path=…",
 }
 """A pattern of a whole key -> what to write instead."""
-VALUES = {
-    r"TOFU_MIA\w*|MUSE_MIA\w*|MUSE_\w+_(knowmem|verbmem)": (
+CHOICES = {
+    r"(TOFU|MUSE)_MIA\w*|MUSE_\w+_(knowmem|verbmem)": (
         "these rows belong to the suites: eval.tofu.rows.mia_forget, mia_holdout, eval.muse.rows.…"
     ),
     r"DataCollatorForSupervisedDatasetwithIndex": f"every row keeps its number; {LEAVE_OUT}",
-    r"ProbedLlamaForCausalLM": "a model's class of your own is a plugin (docs/components.md, A model handler)",
     r"examples/\w+": "unteach check … --print shows any composed configuration",
 }
-"""A pattern of a whole value -> what to do instead."""
+"""A pattern of the name of a file of theirs that is not here -> what to do instead."""
 
 
 def find_refusal(key: str, value: object) -> str | None:
@@ -45,7 +44,11 @@ def find_refusal(key: str, value: object) -> str | None:
         key: the word's left side, without `+` or `~`.
         value: its right side; None where there is none.
     """
-    for pattern, mend in KEYS.items():
-        if re.fullmatch(pattern, key) and not (key == "data.eval" and value is None):
-            return mend
-    return next((mend for pattern, mend in VALUES.items() if re.fullmatch(pattern, str(value))), None)
+    if key == "data.eval" and value is None:
+        return None
+    return next((mend for pattern, mend in KEYS.items() if re.fullmatch(pattern, key)), None)
+
+
+def find_choice(name: str) -> str | None:
+    """Say what to do in place of choosing a file of theirs that nobody has here."""
+    return next((mend for pattern, mend in CHOICES.items() if re.fullmatch(pattern, name)), None)

@@ -137,15 +137,20 @@ def load(
     integrity.refuse_odd_stops(model, path)
     integrity.refuse_small_embedding(model, tokenizer, path)
     integrity.refuse_not_finite(model, adapter or path)
+    _probe(model, tokenizer, config.packed)
+    loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
+    loaded.path, loaded.adapter, loaded.added, loaded.head = path, adapter, tuple(added), head
+    return loaded
+
+
+def _probe(model: Any, tokenizer: Any, packed: bool) -> None:
+    """Find out what holds of a model, and say what is therefore done more slowly."""
     probing.probe(model, tokenizer)
-    if config.packed:
+    if packed:
         probing.refuse_packed(model)
     slower = [probing.describe_padding(model), probing.describe_continuing(model)]
     for sentence in filter(None, slower if launched.rank() == 0 else ()):
         print(f"note: {sentence}")
-    loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
-    loaded.path, loaded.adapter, loaded.added, loaded.head = path, adapter, tuple(added), head
-    return loaded
 
 
 def of_kind(

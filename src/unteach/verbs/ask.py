@@ -27,7 +27,8 @@ PROMPT = "> "
 def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     overrides = [word for word in words if is_override(word)]
     asked = [word for word in words if not is_override(word)]
-    if asked and is_place(asked[0]) and not any(word.startswith("model=") for word in overrides):
+    names_model = any(word.lstrip("+").startswith("model") for word in overrides)
+    if asked and not names_model and " " not in asked[0] and is_place(asked[0]):
         rest = shlex.join(asked[1:])
         raise UserError(f"{asked[0]}: names a model: unteach ask model={asked[0]} {rest}".rstrip())
     if len(asked) > 1:
