@@ -290,3 +290,10 @@ def test_what_asks_for_what_is_so_is_accepted_and_said(capsys: pytest.CaptureFix
     assert "trainer.args.remove_unused_columns=false is what is done anyway: batches are built from streams" in said
     with pytest.raises(UserError, match="remove_unused_columns: not used here"):
         compose.compose("unlearn", [*words, "trainer.args.remove_unused_columns=true"])
+
+
+def test_a_composition_is_nobody_elses() -> None:
+    """The same groups are composed once a process, and what one run sets is not in the next."""
+    first = unlearn("trainer=NPO", "trainer.method_args.beta=0.7")
+    second = unlearn("trainer=NPO")
+    assert (first.trainer.method.beta, second.trainer.method.beta) == (0.7, 0.1)

@@ -1,6 +1,5 @@
 """Whatever is written on a command line, composing it gives a Config or one UserError: never another exception."""
 
-import copy
 import functools
 import subprocess
 import sys
@@ -126,23 +125,6 @@ def mutated(draw: Any, experiment: str) -> list[str]:
     return words
 
 
-KNOWN: dict[Any, Any] = {}
-
-
-@pytest.fixture
-def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra's own work on the same words is done once: it is 9 parts in 10 of the time, and no value reaches it."""
-    real = groups.put_together
-
-    def once(config_name: str, chosen: list[str], homes: tuple[str, ...]) -> Any:
-        key = (config_name, tuple(chosen), homes)
-        if key not in KNOWN:
-            KNOWN[key] = real(config_name, chosen, homes)
-        return copy.deepcopy(KNOWN[key])
-
-    monkeypatch.setattr(groups, "put_together", once)
-
-
 def obeys_the_law(config_name: str, words: list[str], config_dirs: tuple[str, ...] = ()) -> str:
     """Composes; what was said where it was refused."""
     try:
@@ -169,7 +151,6 @@ def fuzz(experiment: str, data: Any) -> None:
     obeys_the_law(PRIMARY[experiment.split("/")[0]], data.draw(mutated(experiment)))
 
 
-@pytest.mark.usefixtures("composed_once")
 class TestAnyCommandLine:
     @settings(FUZZ, max_examples=40)
     @drawn

@@ -4,22 +4,18 @@ Prints each new kind of fault with its first seed, and the figures. FOUND.md kee
 """
 
 import contextlib
-import copy
 import io
 import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from tests.conftest import random_llama
 from tests.fuzz import commands, files
 from tests.fuzz.forked import Outcome, empty_folder, run_forked, warm_up
 from unteach import cli
-from unteach.config import groups
 from unteach.errors import EXIT_MISTAKE, UserError, outside
 
 COMMAND = cli._command
@@ -47,26 +43,12 @@ class Ledger:
             print(f"seed {seed}: {outcome.kind}\n  {what}", flush=True)
 
 
-@contextlib.contextmanager
-def compose_once() -> Iterator[None]:
-    """Let Hydra's own work on the same words be done once: no value reaches it, and it is most of a command's time."""
-    real, known = groups.put_together, dict[object, Any]()
-
-    def once(config_name: str, chosen: list[str], homes: tuple[str, ...]) -> Any:
-        key = (config_name, tuple(chosen), homes)
-        if key not in known:
-            known[key] = real(config_name, chosen, homes)
-        return copy.deepcopy(known[key])
-
-    groups.put_together = once
+def compose_starts() -> None:
+    """Compose what every command begins with here: the children that are forked need not do it again."""
     for words in commands.STARTS:
         if words and words[0] == "check":
             with contextlib.suppress(SystemExit, UserError), contextlib.redirect_stdout(io.StringIO()):
                 COMMAND([*words, "--print"])
-    try:
-        yield
-    finally:
-        groups.put_together = real
 
 
 def try_files(seeds: range) -> list[tuple[Outcome, str]]:
@@ -132,7 +114,7 @@ def run(what: str, first: int, last: int, seconds: float = 600.0) -> Ledger:
         home = stack.enter_context(empty_folder())
         model = random_llama(home / "tiny", 32) if what == "commands" else home
         if what == "commands":
-            stack.enter_context(compose_once())
+            compose_starts()
         step = 1 if what == "commands" else TOGETHER
         for start in range(first, last, step):
             seeds = range(start, min(start + step, last))

@@ -1,5 +1,7 @@
 """Configuration files by group: what each may be called, and how Hydra puts the chosen ones together."""
 
+import functools
+import pickle
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +19,29 @@ ANSWERS = {"experiment": "unteach list experiments", "model": "unteach list mode
 
 
 def put_together(config_name: str, chosen: list[str], config_dirs: tuple[str, ...]) -> tuple[Any, dict[str, str]]:
+    """Compose the chosen files of the groups; gives the unresolved tree and the choice of each group.
+
+    Raises:
+        UserError: where a choice has no file, or a file cannot be read.
+    """
+    for folder in config_dirs:
+        if not Path(folder).is_dir():
+            raise UserError(f"--config-dir {folder}: there is no such folder")
+    if config_dirs:  # whose files may change while this process lives
+        return _compose_groups(config_name, chosen, config_dirs)
+    return pickle.loads(_compose_shipped(config_name, tuple(chosen)))
+
+
+@functools.lru_cache(maxsize=128)
+def _compose_shipped(config_name: str, chosen: tuple[str, ...]) -> bytes:
+    """Compose the package's own files once a process: it takes 0.4 s, and the runs of a study differ in values alone.
+
+    The tree is pickled, so that every caller gets one of its own.
+    """
+    return pickle.dumps(_compose_groups(config_name, list(chosen), ()))
+
+
+def _compose_groups(config_name: str, chosen: list[str], config_dirs: tuple[str, ...]) -> tuple[Any, dict[str, str]]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -25,9 +50,6 @@ def put_together(config_name: str, chosen: list[str], config_dirs: tuple[str, ..
     from yaml import YAMLError
 
     _resolvers()
-    for folder in config_dirs:
-        if not Path(folder).is_dir():
-            raise UserError(f"--config-dir {folder}: there is no such folder")
     home = home_of(config_name, config_dirs)
     GlobalHydra.instance().clear()
     try:
@@ -39,7 +61,7 @@ def put_together(config_name: str, chosen: list[str], config_dirs: tuple[str, ..
         absent = re.match(r"Could not override '(data/datasets@data\.\w+)'", str(error))
         if absent and f"+{absent[1]}" not in "".join(chosen):  # a stream that no file has
             added = [f"+{word}" if word.startswith(f"{absent[1]}=") else word for word in chosen]
-            return put_together(config_name, added, config_dirs)
+            return _compose_groups(config_name, added, config_dirs)
         raise UserError(_said_plainly(str(error), chosen)) from None
     except (YAMLError, OSError, ValueError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise UserError(f"a configuration file cannot be read: {explain_unreadable(error)}") from None
