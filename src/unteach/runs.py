@@ -101,8 +101,11 @@ def digest(value: Any) -> str:
 
 
 def keep_lines(path: Path, last_step: int) -> None:
-    """Drop the lines of a metrics file that are of later steps, or torn."""
-    _write_lines(path, [line for line in read_lines(path)[0] if line.get("step", 0) <= last_step])
+    """Drop the lines of a metrics file that will be written again: those of later steps, and what follows the line
+    that closes a run. Torn lines go too."""
+    lines = [line for line in read_lines(path)[0] if line.get("step", 0) <= last_step]
+    closing = next((index for index, line in enumerate(lines) if "train_runtime" in line), len(lines))
+    _write_lines(path, lines[: closing + 1])
 
 
 def drop_closing_line(path: Path) -> None:

@@ -175,6 +175,9 @@ def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
     go_on("eval.rows.before=false")
     go_on("trainer.args.do_eval=false")
     assert len(calls) == 1
+    (place / "saves/unlearn/t" / runs.EVALS_BEFORE / "ROWS_TOKENS.json").unlink()
+    go_on()
+    assert len(calls) == 2, "one that was killed before its last file is measured again"
 
 
 def test_a_model_from_random_weights_is_not_measured_before(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unteach import owner, runs
+from unteach import atomic, owner, runs
 from unteach.errors import Diverged, Preempted, UserError
 from unteach.launch import kept, local, settings, slots, states, studyfile
 from unteach.launch.plan import PlannedRun
@@ -135,6 +135,24 @@ def test_a_study_file_changed_under_a_running_study(tmp_path: Path) -> None:
     assert again is not None and {run.name for run in again.plan} == {"full", "NPO", "after", "other"}
     assert next(run for run in again.plan if run.name == "NPO").overrides[0] == "trainer.method_args.beta=0.2"
     kept.open_study(a_study(tmp_path, 0.9, more=("resume=never",)))
+
+
+def test_what_was_killed_beside_a_run_that_is_done_is_removed(tmp_path: Path) -> None:
+    study = a_study(tmp_path)
+    done, under_way = study.plan[:2]
+    finish(done)
+    begin(under_way)
+    written, pid = states.state_file(done), os.fork()
+    if pid == 0:
+        atomic.temporary_of(written).write_text("{")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    locks = [owner.lock_of(Path(run.folder)) for run in (done, under_way)]
+    for lock in locks:
+        lock.touch()
+    kept.open_study(study)
+    assert [lock.exists() for lock in locks] == [False, True]
+    assert not [file for file in written.parent.iterdir() if atomic.is_temporary(file)]
 
 
 def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path) -> None:

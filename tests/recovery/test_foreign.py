@@ -68,6 +68,14 @@ def test_torn_lines_are_dropped(line: bytes, tmp_path: Path) -> None:
     assert file.read_text() == '{"step": 1}\n'
 
 
+def test_what_follows_the_closing_line_is_written_again(tmp_path: Path) -> None:
+    file = tmp_path / runs.METRICS
+    lines = ['{"step": 4, "loss": 1.0}', '{"step": 4, "train_runtime": 2.0}', '{"step": 4, "eval_loss": 3.0}']
+    file.write_text("\n".join(lines) + "\n")
+    runs.keep_lines(file, 4)
+    assert file.read_text().splitlines() == lines[:2]
+
+
 @pytest.mark.parametrize("content", ["[]", "null", "3"])
 def test_own_files_of_another_shape_are_named(content: str, tmp_path: Path) -> None:
     (tmp_path / runs.MANIFEST).write_text(content)

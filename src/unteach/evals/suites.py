@@ -47,6 +47,9 @@ class Others(measure.Others, Protocol):
     def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]: ...
 
 
+TOKENS = "_TOKENS.json"
+
+
 @dataclass
 class Plan:
     """What one suite will do: its metrics in the order of their dependencies, and those that are absent."""
@@ -281,11 +284,14 @@ def rows_measured(made: Plan) -> dict[str, dict[str, Any]]:
 
 
 def is_measured(made: Plan, folder: Path) -> bool:
-    """Whether a folder has the values of all that is planned, on the same rows."""
-    files = [folder / f"{made.config.suite.upper()}{kind}" for kind in (retain.EVAL, retain.ROWS)]
+    """Whether a folder has the values of all that is planned, on the same rows, and every file of them."""
+    prefix = made.config.suite.upper()
+    files = [folder / f"{prefix}{kind}" for kind in (retain.EVAL, retain.ROWS, merging.BASIS)]
+    if Scores(made.config.tokens or "") in made.measurements():
+        files.append(folder / f"{prefix}{TOKENS}")  # the last that is written
     if not all(file.exists() for file in files):
         return False
-    values, rows = (runs.read_json(file, "the evaluation before training") for file in files)
+    values, rows = (runs.read_json(file, "the evaluation before training") for file in files[:2])
     return set(made.metrics) <= set(values) and rows == rows_measured(made)
 
 
@@ -333,7 +339,7 @@ def write_tokens(made: Plan, measured: Measured, folder: Path, keep: bool = Fals
 
     keep: an earlier file stays where nothing measured it now.
     """
-    file, need = folder / f"{made.config.suite.upper()}_TOKENS.json", Scores(made.config.tokens or "")
+    file, need = folder / f"{made.config.suite.upper()}{TOKENS}", Scores(made.config.tokens or "")
     if need in measured:
         asked = made.rows.asked(need.of)
         runs.write_json(file, tokens.listed(need.of, asked, measured[need], made.rows.template.tokenizer))

@@ -1,10 +1,11 @@
 """The plan as it was when a study began: <study>/plan.json, against which a changed study file is held."""
 
+import contextlib
 import dataclasses
 from collections import Counter
 from pathlib import Path
 
-from unteach import runs
+from unteach import atomic, owner, runs
 from unteach.errors import UserError, refuse_unreadable
 from unteach.launch import settings, states
 from unteach.launch.plan import PlannedRun
@@ -99,6 +100,17 @@ def open_study(study: Study) -> None:
                 "to go on with the runs that it does not touch."
             )
     write(study)
+    _remove_leftovers(study)
+
+
+def _remove_leftovers(study: Study) -> None:
+    """Remove what killed processes left of runs that are done: no run will write there again."""
+    for folder in {states.state_file(run).parent for run in study.plan}:
+        atomic.remove_stale(folder)
+    for folder in (Path(run.folder) for run in study.plan):
+        if runs.is_done(folder) and owner.lock_of(folder).exists():
+            with contextlib.suppress(owner.Busy), owner.own(folder):
+                pass  # which takes the lock's file away at its end
 
 
 def unaffected(study: Study) -> tuple[Study, dict[str, str]]:
