@@ -142,11 +142,11 @@ def test_what_was_killed_beside_a_run_that_is_done_is_removed(tmp_path: Path) ->
     done, under_way = study.plan[:2]
     finish(done)
     begin(under_way)
-    written, pid = states.state_file(done), os.fork()
-    if pid == 0:
-        atomic.temporary_of(written).write_text("{")
-        os._exit(0)
-    os.waitpid(pid, 0)
+    states.note(done, "done")
+    written = states.state_file(done)
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    left = atomic.temporary_of(written)
+    left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")).write_text("{")
     locks = [owner.lock_of(Path(run.folder)) for run in (done, under_way)]
     for lock in locks:
         lock.touch()
