@@ -118,3 +118,22 @@ def test_of_a_large_file_the_first_rows_are_tokenised(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match="line 21"):
         check_files(tmp_path, tiny_folder, *words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_hidden_layers": 5}, "it holds no weights for model.layers.2"),
+        ({"hidden_size": 64}, "400 x 32 in its weights and 400 x 64 by its config.json"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_told_before_it_is_loaded(
+    settings: dict[str, int], said: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, **settings}))
+    (tmp_path / "rows.csv").write_text("question,answer\nWho?,Ann\n")
+    with pytest.raises(UserError, match=said):
+        check_files(tmp_path, model, f"data.train_file={tmp_path / 'rows.csv'}")
