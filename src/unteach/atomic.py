@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach.errors import UserError
+from unteach.errors import UserError, name_file
 
 SUFFIX = ".unteach-tmp"
 NAME = re.compile(rf"\..+\.(?P<host>[0-9a-f]{{6}})-(?P<pid>\d+)-[0-9a-f]{{8}}{re.escape(SUFFIX)}", re.DOTALL)
@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     remove_stale(path.parent)
     temporary = temporary_of(path)
-    with _noted(temporary):
+    with _noted(temporary), name_file(path):
         try:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             yield temporary
@@ -56,7 +56,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     make_folder(folder.parent)
     remove_stale(folder.parent)
     temporary = temporary_of(folder)
-    with _noted(temporary):
+    with _noted(temporary), name_file(folder):
         try:
             temporary.mkdir()
             yield temporary

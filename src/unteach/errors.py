@@ -78,10 +78,12 @@ def outside(error: BaseException) -> tuple[str, int] | None:
     said = " ".join(f"{type(link).__name__} {link}" for link in links).lower()
     names = {kind.__name__ for link in links for kind in type(link).__mro__}
     if any(sign in said for sign in NO_ROOM):
-        where = next((f" ({link.filename})" for link in links if isinstance(link, OSError) and link.filename), "")
+        file = next((link.filename for link in links if isinstance(link, OSError) and link.filename), None)
+        file = file or next((note for link in links for note in getattr(link, "__notes__", ())), None)
+        where = f" ({shorten_name(str(file))}{_describe_mount(str(file))})" if file else ""
         return (
             f"the disk is full{where}. What was whole before is still there: make room and run the same command again, "
-            "it goes on from the last whole checkpoint",
+            "it goes on from there",
             EXIT_MISTAKE,
         )
     if any(sign in said for sign in NO_MEMORY):
@@ -127,6 +129,24 @@ REMEDIES = {
 REMEDIES[errno.EPERM] = REMEDIES[errno.EACCES]
 LONGEST_NAME = 120
 """Characters of a path that a message shows in full."""
+
+
+def _describe_mount(file: str) -> str:
+    """Name the file system that a file is on, where that is not the machine's first."""
+    folder = os.path.realpath(os.path.dirname(file) or ".")
+    while folder != "/" and not os.path.ismount(folder):
+        folder = os.path.dirname(folder)
+    return "" if folder == "/" else f", on {folder}"
+
+
+@contextlib.contextmanager
+def name_file(path: object) -> Iterator[None]:
+    """Note on whatever goes wrong which file was being written: writing itself does not say it."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(str(path))
+        raise
 
 
 def shorten_name(name: str) -> str:

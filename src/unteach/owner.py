@@ -147,6 +147,9 @@ def _flock(lock: Path, refusal: str) -> int:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # another process, which was refused, took its empty folder away
             atomic.make_folder(lock.parent)
+            looks_left -= 1
+            if not looks_left:  # the folder is there, and takes no file, as /proc does not
+                raise UserError(f"{lock.parent}: no file can be made there; name another place") from None
             continue
         _held_descriptors.add(descriptor)
         try:

@@ -252,8 +252,8 @@ def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     Raises UserError where the folder holds anything but a run, or it or the checkpoint is of another configuration.
     """
     named = resume not in ("auto", "never")
-    if named and not Path(resume).is_dir():
-        raise UserError(f"resume={resume}: must be auto, never, or a checkpoint folder; there is no such folder")
+    if named:
+        refuse_no_folder(resume)
     refuse_foreign(folder)
     kept = folder / CONFIG
     if resume == "never" and kept.exists():
@@ -272,6 +272,14 @@ def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     if named and old.get("resume") != resume:
         return "back"
     return "done" if is_done(folder) else "again"
+
+
+def refuse_no_folder(resume: str) -> None:
+    """Raise UserError where `resume=PATH` names no folder."""
+    path = Path(resume)
+    if not path.is_dir():
+        found = "this is a file" if path.exists() else "there is no such folder"
+        raise UserError(f"resume={resume}: must be auto, never, or a checkpoint folder; {found}")
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -1,10 +1,14 @@
 """`unteach check`: all about a run, and nothing of it done."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
+from tests.data.test_template import CHATML
 from unteach.errors import UserError
 from unteach.verbs import check
 
@@ -36,8 +40,6 @@ def test_it_says_what_a_run_would_be_and_does_nothing(
 def test_what_is_learned_is_the_answer_and_its_end(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import json
-
     check.command(words(kit, tmp_path / "run"))
     said = capsys.readouterr().out
     learned = [part.partition("⟧")[0] for part in said.split("⟦")[2:]]
@@ -72,3 +74,66 @@ def test_rows_do_not_steer_the_terminal(tiny_folder: Path, tmp_path: Path, capsy
     said = capsys.readouterr().out
     assert "\ufffd]0;x\ufffd" in said and "\ufffd[2J" in said
     assert "\x1b" not in said and "\x07" not in said
+
+
+def check_files(folder: Path, model: Path, *extra: str) -> None:
+    named = f"model.model_args.pretrained_model_name_or_path={model}"
+    check.command(
+        ["train", "data=files", "task_name=t", "model=auto", named, f"paths.output_dir={folder / 'run'}", *extra]
+    )
+
+
+@pytest.mark.parametrize("form", ["answers", "conversations"])
+def test_of_a_large_file_the_first_rows_are_tokenised(
+    form: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows are read and tried; what is said of tokens says of which rows it is."""
+    rows = [{"question": f"Who is {number}?", "answer": "Ann." if number != 8 else " "} for number in range(30)]
+    if form == "conversations":
+        rows = [
+            {"messages": [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["answer"]}]}
+            for r in rows
+        ]
+        model = tmp_path / "chat"
+        tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
+        shutil.copytree(tiny_folder, model)
+        tokenizer.chat_template = CHATML.replace("<|im_end|>", "</s>").replace("<|im_start|>", "<s>")
+        tokenizer.save_pretrained(model)
+        tiny_folder = model
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = (f"data.train_file={file}",)
+    check_files(tmp_path, tiny_folder, *words)
+    whole = capsys.readouterr().out
+    assert "29 rows, " in whole and "of the first" not in whole
+
+    monkeypatch.setattr(check, "TOKENIZED_ROWS", 5)
+    check_files(tmp_path, tiny_folder, *words)
+    part = capsys.readouterr().out
+    assert "29 rows, of the first 5 rows: " in part and "the first 5 rows are tokenised" in part
+    assert "1 row dropped" in part and "line 9" in part, "a row beyond the first is read, too"
+    assert part.partition("first of train")[2] == whole.partition("first of train")[2], "the rows of the first step"
+
+    rows[20] = {"messages": 3} if form == "conversations" else {"question": 3, "answer": "x"}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="line 21"):
+        check_files(tmp_path, tiny_folder, *words)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_hidden_layers": 5}, "it holds no weights for model.layers.2"),
+        ({"hidden_size": 64}, "400 x 32 in its weights and 400 x 64 by its config.json"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_told_before_it_is_loaded(
+    settings: dict[str, int], said: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, **settings}))
+    (tmp_path / "rows.csv").write_text("question,answer\nWho?,Ann\n")
+    with pytest.raises(UserError, match=said):
+        check_files(tmp_path, model, f"data.train_file={tmp_path / 'rows.csv'}")

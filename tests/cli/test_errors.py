@@ -15,7 +15,7 @@ from tests.config.test_fuzz import composed_once  # noqa: F401
 from tests.conftest import read_rows
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import tidy
-from unteach import cli, errors, runs
+from unteach import atomic, cli, errors, runs
 from unteach.training import checkpoint
 from unteach.verbs.train import train
 
@@ -347,6 +347,19 @@ def test_what_is_nobodys_bug(case: str, capsys: pytest.CaptureFixture[str], monk
 
     monkeypatch.setattr(cli, "_command", fails)
     assert expected in refused(capsys, code)
+
+
+@pytest.mark.parametrize("writing", [atomic.replacing, atomic.replacing_folder])
+def test_a_full_disk_names_what_was_being_written(writing: Any, tmp_path: Path) -> None:
+    """Whatever the library says that writes: torch and safetensors name no file, nor does a file's own write()."""
+    for error in (
+        OSError(28, "No space left on device"),
+        RuntimeError("PytorchStreamWriter failed writing file data/3"),
+    ):
+        with pytest.raises(type(error)) as raised, writing(tmp_path / "results"):
+            raise error
+        found = errors.outside(raised.value)
+        assert found is not None and f"the disk is full ({tmp_path / 'results'}" in found[0]
 
 
 def test_a_bug_is_called_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

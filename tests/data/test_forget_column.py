@@ -26,6 +26,8 @@ def files(place: Path) -> None:  # noqa: F811
         (("trainer=GradDiff", "data.forget_file=forget.csv"), "2 rows with 1 in the column forget (lines 2, 3) would"),
         (("trainer=GradDiff", "data.retain_file=retain.csv"), "1 row with 0 in the column forget (line 4) would"),
         (("trainer=csv_npo", "data.forget_file=forget.csv"), "data.train_file: this method does not train on it"),
+        (("trainer=GradDiff", "data.marked=retain"), "data.marked=retain: chooses among rows that are learned"),
+        (("trainer=csv_ga", "data.marked=retain"), "data.marked=retain: chooses among rows that are learned"),
         (("trainer=GradDiff", "data.max_rows.train=1"), "data.max_rows.train: this run reads no rows as train"),
     ],
 )

@@ -96,6 +96,30 @@ def test_text_of_a_special_token_is_tokenised_as_other_text_is(tokenizer: Any) -
     assert tokenizer("</s>", add_special_tokens=False)["input_ids"] == [2], "the tokenizer itself is unchanged"
 
 
+def test_texts_are_tokenised_as_the_tokenizer_does(tokenizer: Any) -> None:
+    """Its backend is asked directly, whatever somebody else has set in it."""
+    special = Template(tokenizer).special
+    texts = ("Who wrote it?", "", "a </s> b", "Zoë\n\n \u4e2d")
+    for padded in (False, True):
+        if padded:
+            tokenizer(["x"], padding="max_length", truncation=True, max_length=3)
+        for text in texts:
+            for adds in (False, True):
+                found = special.encode(text, add_special_tokens=adds)
+                assert list(found) == tokenizer(text, add_special_tokens=adds)["input_ids"]
+                if padded:
+                    tokenizer(["x"], padding="max_length", truncation=True, max_length=3)
+
+
+def test_a_tokenizer_with_steps_of_its_own_takes_them(tokenizer: Any) -> None:
+    class Loud(type(tokenizer)):  # type: ignore[misc]
+        def __call__(self, text: str, **given: Any) -> Any:
+            return super().__call__(text.upper(), **given)
+
+    tokenizer.__class__ = Loud
+    assert tokenizer.decode(Template(tokenizer).special.encode("who")) == "WHO"
+
+
 @pytest.mark.parametrize("puts_bos", [True, False])
 def test_text_written_with_its_bos_and_eos_has_one_of_each(tokenizer: Any, puts_bos: bool) -> None:
     from tokenizers.processors import TemplateProcessing

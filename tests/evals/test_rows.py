@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import transformers
 
 from unteach.config.suites import RowsConfig, SuiteConfig
+from unteach.data.template import Template
+from unteach.errors import UserError
 from unteach.evals.measure import _until
 from unteach.evals.rows import Rows
 
@@ -76,3 +80,14 @@ def test_max_length_counts_from_where_a_text_goes_on(folder: Path, tiny: Any) ->
 )
 def test_a_continuation_ends_at_the_first_stop_string(text: str, kept: str) -> None:
     assert _until(text, ["\n\n", "\nQuestion", "Question:"]) == kept
+
+
+def test_a_row_that_a_chat_template_loses_is_named(folder: Path, tiny_folder: Path) -> None:
+    """With its file and line, of every suite."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] | replace('secret', '') }}</s>{% endfor %}"
+    file = folder / "lost.jsonl"
+    file.write_text('{"question": "Who?", "answer": "Ann"}\n{"question": "Who?", "answer": "a secret"}\n')
+    made = rows(folder, SimpleNamespace(template=Template(tokenizer)), "lost", kind="qa")
+    with pytest.raises(UserError, match=r"eval\..*lost\.jsonl, line 2: .*does not show the answer"):
+        made.asked("r.answer")

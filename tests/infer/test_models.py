@@ -7,19 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from tests.conftest import read_rows
 from tests.infer.conftest import questions, words, write_lines
 from unteach import runs
+from unteach.data.labelled import LabelledDataset
+from unteach.data.template import Template
+from unteach.engines.class_logits import class_logits
 from unteach.errors import UserError
+from unteach.models.batch_probe import describe_padded_batches
 from unteach.models.heads import Head
 from unteach.verbs.infer import infer
 from unteach.verbs.train import train
 
 
 def classifier(tiny_folder: Path, folder: Path, labels: tuple[str, ...]) -> Any:
-    import transformers
-
     torch.manual_seed(1)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_folder, **Head(labels).settings())
     model.config.pad_token_id = 0
@@ -50,6 +53,80 @@ def test_labels_probabilities_and_logits(tiny_folder: Path, tiny: Any, tmp_path:
         assert line["output"] == labels[wanted.index(max(wanted))]
     with pytest.raises(UserError, match="holds no classifier"):
         infer(*words(tiny_folder, tmp_path / "t.jsonl", "kind=classify", "resume=never"))
+
+
+def test_a_text_is_read_at_its_last_token_whatever_that_is(tiny_folder: Path, tiny: Any, tmp_path: Path) -> None:
+    """By a tokenizer that pads with EOS and puts one, as some do."""
+    model = classifier(tiny_folder, tmp_path / "model", ("no", "yes"))
+    rows = [[5, 9, 2], [7, 8, 9, 11, 2], [12]]
+    for row in rows:
+        batch = class_logits(model, rows, 2)
+        alone = model(inputs_embeds=model.get_input_embeddings()(torch.tensor([row]))).logits[0]  # no ids to look at
+        assert torch.allclose(batch[rows.index(row)], alone, atol=1e-5)
+    assert model.config.pad_token_id == 0, "what it was"
+
+
+def test_special_tokens_in_a_text_are_text_for_a_classifier(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = classifier(tiny_folder, tmp_path / "model", ("no", "yes"))
+    table = write_lines(tmp_path / "t.jsonl", [{"input": "one</s>"}, {"input": "two"}, {"input": "</s> three <s>"}])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
+    for setting, splits in (("text", True), ("tokens", False)):
+        said = ["kind=classify", "resume=never", f"model.template_args.special_tokens={setting}"]
+        for line in read_rows(infer(*words(tmp_path / "model", table, *said))):
+            ids = torch.tensor([tokenizer(line["input"], split_special_tokens=splits)["input_ids"]])
+            wanted = model(inputs_embeds=model.get_input_embeddings()(ids)).logits[0].tolist()
+            assert line["logits"] == pytest.approx(wanted, abs=1e-4)
+        told = capsys.readouterr().out
+        note = "note: 2 rows with the text of special tokens, which is read as text"
+        assert (note in told and "line 1" in told and "line 3" in told) is (setting == "text")
+    template = Template(tokenizer)
+    source = {"path": str(table), "rows": [{"input": "one</s>", "output": "yes"}]}
+    (example,) = LabelledDataset(template=template, hf_args=source, labels=["no", "yes"])
+    assert example["input_ids"] == tokenizer("one</s>", split_special_tokens=True)["input_ids"], "as it is trained"
+
+
+def test_a_classifier_that_padding_changes_is_asked_row_by_row(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = classifier(tiny_folder, tmp_path / "model", ("no", "yes"))
+    table = write_lines(tmp_path / "t.jsonl", questions(5))
+    plain = transformers.LlamaModel.forward
+
+    def forward(self: Any, input_ids: Any = None, attention_mask: Any = None, **given: Any) -> Any:
+        found = plain(self, input_ids=input_ids, attention_mask=attention_mask, **given)
+        found.last_hidden_state = found.last_hidden_state + (0 if attention_mask is None else 1 - attention_mask.min())
+        return found
+
+    expected = read_rows(infer(*words(tmp_path / "model", table, "kind=classify", "resume=never")))
+    assert "one by one" not in capsys.readouterr().out
+    monkeypatch.setattr(transformers.LlamaModel, "forward", forward)
+    found = read_rows(infer(*words(tmp_path / "model", table, "kind=classify", "resume=never")))
+    assert "padding on the right changes what LlamaForSequenceClassification" in capsys.readouterr().out
+    for line, wanted in zip(found, expected, strict=True):
+        assert line["logits"] == pytest.approx(wanted["logits"], abs=1e-5)
+    assert model is not None
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_padded_rows_are_compared_with_rows_alone(tiny_folder: Path, tiny: Any, tmp_path: Path, left: bool) -> None:
+    """Decoders that are asked for what follows the last position are padded on the left."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder).eval()
+    if not left:
+        model = classifier(tiny_folder, tmp_path / "model", ("no", "yes"))
+    assert describe_padded_batches(model, tiny.tokenizer, left) is None
+    told = model.forward
+
+    def mixes(input_ids: Any, attention_mask: Any) -> Any:
+        found = told(input_ids=input_ids, attention_mask=attention_mask)
+        found.logits = found.logits + input_ids.shape[0]
+        return found
+
+    model.forward = mixes
+    assert "changes what" in str(describe_padded_batches(model, tiny.tokenizer, left))
+    model.forward = None
+    assert "could not be tried" in str(describe_padded_batches(model, tiny.tokenizer, left))
 
 
 def test_a_regression_gives_a_number(tiny_folder: Path, tiny: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from unteach.config import compose
+from unteach.data import files, sources
 from unteach.errors import Diverged, UserError
 from unteach.launch import composing
 from unteach.launch.plan import PlannedRun, expand
@@ -79,6 +80,26 @@ def test_a_file_with_marks_is_all_there_is_to_say(place: Path) -> None:
     composing.check(list(runs.values()))
 
 
+def test_the_retain_model_learns_what_a_file_does_not_mark(place: Path) -> None:
+    """Also where all that it says is that there is one; a plan says which rows a method only measures."""
+    marked = [(*row, str(int(number < 2))) for number, row in enumerate(ROWS)]
+    write(place / "all.csv", marked, ("question", "answer", "forget"))
+    for said in ({}, {"trainer.args.num_train_epochs": 5}):
+        runs = planned(retain=said, forget=[{"trainer": "GradDiff"}, {"trainer": "UNDIAL"}])
+        assert next(iter(runs)) == "retain" and runs["GradDiff"].after == ("full", "retain_eval")
+        config, _ = files.settle(compose.compose(runs["retain"].config_name, runs["retain"].overrides))
+        (part,) = config.data.streams["train"].values()
+        assert [row["question"] for row in sources.load_rows(part.args["hf_args"])] == [row[0] for row in ROWS[2:]]
+
+
+def test_a_plan_says_which_rows_a_method_only_measures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    forget = [{"trainer": name, "forget": "gone.csv", "retain": "kept.csv"} for name in ("UNDIAL", "CEU", "NPO")]
+    composing.check(list(planned(forget=forget).values()))
+    told = [line for line in capsys.readouterr().out.splitlines() if "only measured" in line]
+    assert [line.split(": ")[1] for line in told] == ["UNDIAL", "CEU"]
+    assert all("trainer.method_args.alpha=1" in line for line in told)
+
+
 def test_models_are_taught_once_whatever_goes(place: Path) -> None:
     runs = planned(
         forget=[{"trainer": "GradDiff", "retain": "kept.csv"}],
@@ -124,7 +145,8 @@ def test_a_word_of_training_leaves_evaluations_as_they_are(place: Path) -> None:
     ("change", "said"),
     [
         ({"full": {"model": "MODEL"}}, "full: names neither rows nor a benchmark"),
-        ({"retain": {"seed": 1}}, "retain: names no rows"),
+        ({"retain": {"seed": 1}}, "data.marked=retain: all.csv has no column forget"),
+        ({"retain": {}, "full": {"model": "MODEL", "data.train": "TOFU_QA_full"}}, "retain: names no rows"),
         ({"forget": [{"trainer": "GradDiff", "forget": "gone.csv"}]}, "retain"),
     ],
 )

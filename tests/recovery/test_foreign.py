@@ -172,3 +172,12 @@ def test_evaluations_of_the_same_thing_add_up(tmp_path: Path, capsys: pytest.Cap
     assert json.loads((tmp_path / "TOFU_EVAL.json.old1").read_text()).keys() == {"a", "b", "c"}
     assert "TOFU_EVAL.json.old1 keeps 2 values" in capsys.readouterr().out
     assert (tmp_path / "TOFU_EVAL.json.old2").exists()
+
+
+def test_resume_says_that_a_file_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("a,b")
+    for look in (checkpoint.chosen, lambda path: runs.open_run(tmp_path / "new", {}, path)):
+        with pytest.raises(UserError, match=r"q\.csv: must be auto, never, or a checkpoint folder; this is a file"):
+            look(str(tmp_path / "q.csv"))
+        with pytest.raises(UserError, match="there is no such folder"):
+            look(str(tmp_path / "none"))

@@ -141,3 +141,9 @@ def test_folders_made_for_a_lock_go_where_nothing_came_into_them(tmp_path: Path)
     with owner.own(tmp_path / "saves" / "train" / "run"):
         (tmp_path / "saves" / "train" / "run").mkdir()
     assert [path.name for path in (tmp_path / "saves" / "train").iterdir()] == ["run"]
+
+
+def test_a_folder_that_takes_no_file_is_refused() -> None:
+    """It is there, so making it changes nothing; to try again and again would never end."""
+    with pytest.raises(UserError, match="/proc: no file can be made there"), owner.own(Path("/proc/x")):
+        pass

@@ -148,3 +148,13 @@ def test_a_suite_writes_the_tokens_that_a_metric_measured(tiny: Any, tmp_path: P
         collect([("one", "", tmp_path)])
     evaluate("ra_Q_A_Prob", tmp_path / "other")  # no forget answers
     assert not (tmp_path / "other" / "TOFU_TOKENS.json").exists()
+
+
+def test_a_page_draws_no_more_points_than_a_screen_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributions, "MOST_POINTS", 10)
+    x = [n / 104 for n in range(105)]
+    (_, shown_x, shown_y, _) = distributions.as_data(
+        distributions.Curves("t", "D", [distributions.Curve(0, x, x, None)], [])
+    )["curves"][0]
+    assert len(shown_x) <= 11 and shown_x == shown_y
+    assert (shown_x[0], shown_x[-1]) == (0.0, 1.0), "both ends stay"

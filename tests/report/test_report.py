@@ -297,6 +297,23 @@ def test_the_question_is_the_one_of_the_data_where_the_log_has_it(tmp_path: Path
     assert answers.question_sets([old])[0].questions[0].text == asked
 
 
+def test_a_page_shows_some_of_a_large_set_and_says_of_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those on which the models differ most, and others from the whole set, each with its number."""
+    monkeypatch.setattr(answers, "MOST_QUESTIONS", 6)
+    questions = [
+        answers.Question(f"q{n}", "t", [answers.Said("a", 0.5), answers.Said("b", 1.0 if n in (7, 31, 50) else 0.5)])
+        for n in range(60)
+    ]
+    (data,) = answers.as_data([answers.QuestionSet("m", "Set", "ROUGE", questions)])
+    numbers = [number for *_, number in data["questions"]]
+    assert data["count"] == 60 and len(numbers) == 6 and numbers == sorted(numbers)
+    assert {7, 31, 50} <= set(numbers)
+    assert {number // 20 for number in set(numbers) - {7, 31, 50}} == {0, 1, 2}, "evenly"
+    assert all(data["questions"][place][0] == f"q{number}" for place, number in enumerate(numbers))
+    (small,) = answers.as_data([answers.QuestionSet("m", "Set", "ROUGE", questions[:6])])
+    assert len(small["questions"]) == small["count"] == 6
+
+
 # the page
 
 

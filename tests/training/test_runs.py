@@ -1,6 +1,7 @@
 """Whole runs on small real data: what is logged, what is saved, and that nothing depends on how a step is dealt."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,9 @@ def test_finished_work_is_not_done_again(kit: Path, corpus: Path, tmp_path: Path
     train(*command, config_name="unlearn")
     assert (tmp_path / "run" / runs.METRICS).stat().st_mtime_ns == written
     assert "finished before" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "run" / runs.FINAL)
+    train(*command, config_name="unlearn")
+    assert "final_checkpoint is no longer there; resume=never trains it again" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
         train(*command, "trainer.args.learning_rate=1.0", config_name="unlearn")
 

@@ -47,6 +47,8 @@ class Files:
     """whether pretraining learns the output column too; null: true"""
     txt: Literal["document", "line"] | None = None
     """what a .txt file holds; null: one document"""
+    marked: Literal["forget", "retain"] | None = None
+    """which rows of train_file are learned, by its column forget: with 1 (forget) or with 0 (retain); null: all"""
     allow_overlap: bool = False
     """whether the same row may be forgotten and retained; it is trained on as both, and counted"""
 
@@ -60,6 +62,8 @@ class Files:
             raise UserError("validation_file and validation_fraction both say what to validate on; give one")
         if self.validation_fraction and self.train_file is None:
             raise UserError("validation_fraction holds out rows of train_file, and there is none")
+        if self.marked and self.train_file is None:
+            raise UserError("marked chooses among the rows of train_file, and there is none")
         if self.max_length is not None and self.max_length < 2:
             raise UserError(f"max_length must be at least 2, got {self.max_length}")
         limits = self.max_rows if isinstance(self.max_rows, dict) else {"train": self.max_rows}

@@ -30,7 +30,7 @@ def encode_chat(
     if template.args.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": template.args.system_prompt}, *messages]
     messages, tools = template.hide_all(messages), template.hide_all(tools)
-    whole = template.shown(messages, add_generation_prompt=False, tools=tools)
+    whole = _show_whole(template, messages, tools)
     _refuse_unshown(template, messages, tools, whole)
     # A tool's name may stand in a call of it: only a template that ignores tools shows the same without them.
     if tools and template.shown(messages, add_generation_prompt=False) == whole:
@@ -59,6 +59,20 @@ def encode_chat(
     if messages[-1]["role"] != ASSISTANT:
         pieces.append((template.plain(_after(shown, whole, last)), False))
     return pieces
+
+
+def _show_whole(template: Template, messages: list[Message], tools: Tools | None) -> str:
+    """The conversation as the template shows it; where only its calls of tools make that fail, this is said."""
+    try:
+        return template.shown(messages, add_generation_prompt=False, tools=tools)
+    except UserError as error:
+        uncalled = [{key: value for key, value in message.items() if key != "tool_calls"} for message in messages]
+        if uncalled == messages or _shown_or_none(template, uncalled, tools) is None:
+            raise
+        raise UserError(
+            "the chat template cannot show tool_calls whose arguments are a mapping, as they are here; take a model "
+            f"whose template can, or leave such rows out ({error})"
+        ) from None
 
 
 def _words_of(message: Message, text: str) -> list[str]:

@@ -16,7 +16,7 @@ from unteach.data.conversations import (
     read_tools,
     says_nothing,
 )
-from unteach.data.datasets import Example, RowDataset
+from unteach.data.datasets import DEFERRED, Example, RowDataset
 from unteach.data.fitting import TooLong
 from unteach.data.template import is_shown
 from unteach.errors import UserError
@@ -57,7 +57,13 @@ class ChatDataset(RowDataset):
                 if read[1] or len(read[0]) > 2:
                     self.with_context.add(number)
         self.faults.refuse()
-        self.keep([example for row in conversations for example in self.build(*row)])
+        deferred = [row for row in conversations if self.is_deferred(row[0])]
+        self.deferred = {number: (messages, tools) for number, messages, tools in deferred}
+        built = [example for row in conversations if row[0] not in self.deferred for example in self.build(*row)]
+        self.keep([*built, *({"index": number, DEFERRED: True} for number in self.deferred)])
+
+    def encode_deferred(self, index: int) -> list[Example]:
+        return self.build(index, *self.deferred[index])
 
     def text(self, row: int) -> tuple[str, str]:
         """The last question and answer of an example's conversation, as they were given."""

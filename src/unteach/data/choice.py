@@ -17,7 +17,8 @@ class Choice:
 
     held_out: the share of all rows that is for validation; held: take these, and not the others. most: at most so many,
     drawn by the seed, in their order. flag: a column of 0 and 1; flagged: take its rows with 1, or those with 0.
-    by_line: a text file is one row a line.
+    by_line: a text file is one row a line. tokenized: so many rows are tokenised at once, for a look at them, and the
+    others when they are asked for; None tokenises all.
     """
 
     seed: int = 0
@@ -27,6 +28,7 @@ class Choice:
     flag: str | None = None
     flagged: bool = False
     by_line: bool = False
+    tokenized: int | None = None
 
     def numbers(self, count: int) -> list[int]:
         """The rows it takes of `count`."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from unteach.data import repeats, sources
 from unteach.data.choice import flag
 from unteach.data.faults import Faults, no_row_left
-from unteach.data.fitting import TooLong, fit
+from unteach.data.fitting import IGNORED, TooLong, fit
 from unteach.data.instructions import NO_CONTEXT, Context, encode_all, encode_last, join_input, read_context
 from unteach.data.template import Encoded, Template
 from unteach.errors import UserError
@@ -26,6 +26,8 @@ Example = dict[Any, Any]
 """{input_ids, labels, index}; several answers or several variants of a row are a dict of Examples."""
 
 
+DEFERRED = "deferred"
+"""A key of an example without its tokens yet."""
 NO_ROOM = "no room for an answer within max_length"
 
 
@@ -101,6 +103,24 @@ class RowDataset:
         self.cut += cut
         self.cut_rows += [index] if cut else []
 
+    @property
+    def num_tokenized(self) -> int | None:
+        """How many rows are tokenised at once; None where all are."""
+        choice = self.hf_args.get("choice")
+        return choice.tokenized if choice is not None else None
+
+    def is_deferred(self, index: int) -> bool:
+        """Whether a row is tokenised only when it is asked for."""
+        return self.num_tokenized is not None and index >= self.num_tokenized
+
+    def is_tokenized(self, row: int) -> bool:
+        """Whether an example has its tokens already."""
+        return DEFERRED not in self.examples[row]
+
+    def encode_deferred(self, index: int) -> list[Example]:
+        """The examples of a row that was not tokenised at once, by the handlers that defer any."""
+        raise NotImplementedError
+
     def place(self, row: int) -> str:
         """Where an example's row stands, as `line 3`."""
         return self.faults.listed([_row_of(self.examples[row])])
@@ -120,7 +140,15 @@ class RowDataset:
         return len(self.examples)
 
     def __getitem__(self, row: int) -> Example:
-        return self.examples[row]
+        example = self.examples[row]
+        if DEFERRED not in example:
+            return example
+        index = example["index"]
+        pieces = self.encode_deferred(index)
+        self.faults.refuse()
+        # Of a row that a run would drop, nothing is learned.
+        found = pieces[0] if pieces else {"input_ids": [self.template.eos], "labels": [IGNORED], "index": index}
+        return {**found, **{key: value for key, value in example.items() if key != DEFERRED}}
 
 
 def note_special(faults: Faults, numbers: list[int]) -> str:
@@ -164,7 +192,7 @@ class QADataset(RowDataset):
             columns = str(self.system_key), str(self.history_key)
             if context := read_context(system, history, columns, number, self.faults):
                 self.contexts[number] = context
-        self.keep([example for i, text in enumerate(self.texts) for example in self.pieces(i, *text)])
+        self.keep([example for i, text in enumerate(self.texts) for example in self.build(i, *text)])
         for example in self.examples if self.forget_key else ():
             number = example["index"]
             place = sources.place(self.faults.rows, number, self.where)
@@ -177,18 +205,33 @@ class QADataset(RowDataset):
         keys = (self.question_key, self.answer_key)
         return list(zip(*(sources.column(shown, key, "few-shot rows") for key in keys), strict=True))
 
+    def build(self, index: int, question: Any, answer: Any) -> list[Example]:
+        """The examples of one row, without their tokens where it is looked at later."""
+        if not self.is_deferred(index) or isinstance(answer, list):
+            return self.pieces(index, question, answer)
+        return [{"index": index, DEFERRED: True}] if self.is_complete(index, question, answer) else []
+
+    def is_complete(self, index: int, question: Any, answer: Any) -> bool:
+        """Whether a row has all its texts; what it lacks is noted."""
+        told = [self.faults.text(question, self.question_key, index), self.faults.text(answer, self.answer_key, index)]
+        if not all(told):
+            return False
+        if self.turns == "all" and self.contexts.get(index, NO_CONTEXT).has_empty_answer:
+            self.faults.drop(f"nothing in an answer of {self.history_key}", index)
+            return False
+        return True
+
+    def encode_deferred(self, index: int) -> list[Example]:
+        return self.pieces(index, *self.texts[index])
+
     def pieces(self, index: int, question: Any, answer: Any) -> list[Example]:
         """The examples of one row; none, and counted, where nothing of its answer is left to learn."""
         if isinstance(answer, list):
             variants = [self.pieces(index, question, one) for one in answer]
             return [{k: one[0] for k, one in enumerate(variants)}] if variants and all(variants) else []
-        told = [self.faults.text(question, self.question_key, index), self.faults.text(answer, self.answer_key, index)]
-        if not all(told):
+        if not self.is_complete(index, question, answer):
             return []
         context = self.contexts.get(index, NO_CONTEXT)
-        if self.turns == "all" and context.has_empty_answer:
-            self.faults.drop(f"nothing in an answer of {self.history_key}", index)
-            return []
         try:
             ids, labels = self.encode(context, question, answer)
         except UserError as error:
@@ -243,7 +286,7 @@ class QAwithIdkDataset(QADataset):
 
     def variant(self, row: int, epoch: int) -> Example:
         """The example of a row in an epoch: {original, alternate}, or the alternate alone."""
-        original = self.examples[row]
+        original = super().__getitem__(row)
         index = original["index"]
         refusal = random.Random(subseed(self.seed, "idk", epoch, index)).choice(self.refusals)
         question, _ = self.texts[index]
@@ -264,6 +307,11 @@ class QAwithAlternateDataset(QADataset):
     turns: Literal["last"] = "last"
     alternate_key: str = "alternate"
     return_original: bool = True
+
+    @property
+    def num_tokenized(self) -> int | None:
+        """None: which rows are kept, the tokens of both answers say."""
+        return None
 
     def __post_init__(self) -> None:
         super().__post_init__()

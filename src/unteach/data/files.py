@@ -27,6 +27,8 @@ SETTINGS = {
     "txt": ".txt files",
 }
 """Keys of `data` that not every kind of rows takes, and what they are for."""
+ONLY_MEASURED = "these rows are only measured"
+"""What is said of rows that a method does not train on."""
 OF_TRAINING = ("forget", "alternate")
 """Columns that say what training makes of a row."""
 
@@ -99,11 +101,16 @@ class Finder:
             found["validation"] = {"file": self.part("validation", files.train_file, held)}
         measured = self._measured_alone(found) if self.measures else {}
         self._refuse_unused({**found, **measured})
+        if files.marked and ("train" not in found or self.kind == "signed"):
+            raise UserError(
+                f"data.marked={files.marked}: chooses among rows that are learned, and this method reads the column "
+                "forget by itself; leave it out"
+            )
         if self.reads_train_file and "train" not in self.wanted:
             self._refuse_unused_marks({**found, **measured})
         self._refuse_overlap(found, measured)
         if "retain" in measured and (hint := self._hint_of_alpha()):
-            self.said.append(f"data.retain: these rows are only measured; {hint}")
+            self.said.append(f"data.retain: {ONLY_MEASURED}; {hint}")
         return found, measured
 
     def _hint_of_alpha(self) -> str:
@@ -244,7 +251,17 @@ class Finder:
 
     def choice(self, stream: str) -> Choice:
         held_out = self.files.validation_fraction if stream == "train" else 0.0
-        return Choice(self.seed, held_out, most=self.files.most(stream), by_line=self.files.txt == "line")
+        choice = Choice(self.seed, held_out, most=self.files.most(stream), by_line=self.files.txt == "line")
+        if stream != "train" or self.files.marked is None:
+            return choice
+        column = self._find_flag_column()
+        if column is None:
+            raise UserError(
+                f"data.marked={self.files.marked}: {self.files.train_file} has no column forget (1 for what is to be "
+                "forgotten, 0 for what stays); name a file with these rows alone, or say what the column is called: "
+                "data.columns.forget=NAME"
+            )
+        return replace(choice, flag=column, flagged=self.files.marked == "forget")
 
     def flagged(self, stream: str) -> Choice:
         """Rows of train_file for `forget` and `retain`, as its column `forget` says; without it, all to forget."""

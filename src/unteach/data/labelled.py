@@ -32,7 +32,7 @@ class _Told(RowDataset):
         return found
 
     def example(self, number: int, text: str, label: int) -> Example:
-        ids = list(self.template.tokenizer(text)["input_ids"])
+        ids = list(self.template.special.encode(self.template.hide(text), add_special_tokens=True))
         self.count_cut(len(ids) > self.max_length, number)
         ids = ids[: self.max_length]
         return {"input_ids": ids, "labels": [-100] * (len(ids) - 1) + [label], "index": number}

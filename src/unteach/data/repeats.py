@@ -7,6 +7,7 @@ question and its answer is the same as a row of the two.
 import unicodedata
 from array import array
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unteach.data import conversations, tables
@@ -34,9 +35,10 @@ def hash_rows(keys: Mapping[str, Any], rows: Sequence[tables.Row]) -> "np.ndarra
     """A number for each row, equal where rows say the same; 0 where a row lacks its answer and is dropped."""
     import numpy as np
 
+    layout = _Layout.read(keys)
     numbers = array("q")
     for row in rows:
-        texts = _texts(keys, row)
+        texts = _texts(layout, row)
         numbers.append((hash(texts) or 1) if texts else 0)
     return np.array(numbers, np.int64)
 
@@ -66,18 +68,40 @@ def find_shared(hashes: "np.ndarray", others: "np.ndarray") -> list[int]:
     return np.flatnonzero(np.isin(hashes, others) & (hashes != 0)).tolist()
 
 
-def _texts(keys: Mapping[str, Any], row: tables.Row) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class _Layout:
+    """The columns of a row's texts in the order in which they are shown. needed: by argument, those it must have."""
+
+    earlier: list[str]
+    asked: list[str]
+    needed: list[tuple[str, list[str]]]
+
+    @classmethod
+    def read(cls, keys: Mapping[str, Any]) -> "_Layout":
+        columns = {name: as_list(given) for name, given in keys.items()}
+        earlier = [column for name in EARLIER for column in columns.get(name, [])]
+        asked = [column for name in ASKED for column in columns.get(name, [])]
+        return cls(earlier, asked, [(name, columns[name]) for name in NEEDED if name in columns])
+
+
+def _texts(layout: _Layout, row: tables.Row) -> tuple[str, ...]:
     """What is read of a row, in the order in which it is shown; nothing where a text that it needs is missing."""
-    cells = {name: [row.get(column) for column in as_list(columns)] for name, columns in keys.items()}
     texts: list[str] = []
-    for name in EARLIER:
-        texts += _words(cells.get(name))
+    for column in layout.earlier:
+        texts += _words(row.get(column))
     # An instruction and its input are one question.
-    asked = [text for name in ASKED for text in _words(cells.get(name))]
+    asked: list[str] = []
+    for column in layout.asked:
+        asked += _words(row.get(column))
     texts += [" ".join(asked)] if asked else []
-    for name in NEEDED:
-        told = _turns(cells[name][0]) if name == "messages_key" and name in cells else _words(cells.get(name))
-        if name in cells and not told:
+    for name, columns in layout.needed:
+        told: list[str] = []
+        if name == "messages_key":
+            told = _turns(row.get(columns[0]))
+        else:
+            for column in columns:
+                told += _words(row.get(column))
+        if not told:
             return ()
         texts += told
     return tuple(texts)
@@ -105,8 +129,11 @@ def _turns(cell: Any) -> list[str]:
 
 def _words(cell: Any) -> list[str]:
     """The texts in a cell, each with its white space as single spaces and its accents written one way (NFC)."""
+    if isinstance(cell, str):
+        text = " ".join(cell.split())
+        return [text if text.isascii() else unicodedata.normalize("NFC", text)] if text else []
     if isinstance(cell, list | tuple):
         return [text for item in cell for text in _words(item)]
     if isinstance(cell, dict):
         return [text for item in cell.values() for text in _words(item)]
-    return [] if tables.missing(cell) else [unicodedata.normalize("NFC", " ".join(str(cell).split()))]
+    return [] if tables.missing(cell) else [" ".join(str(cell).split())]

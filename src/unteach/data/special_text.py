@@ -69,6 +69,10 @@ class SpecialText:
     def encode(self, text: str, add_special_tokens: bool = False) -> tuple[int, ...]:
         """Tokenise a text in which hidden special tokens are text, and all others tokens."""
         if HIDDEN not in text:
+            backend = self._backend
+            # Whoever asked the tokenizer for rows of one length left that in its backend.
+            if backend is not None and backend.truncation is None and backend.padding is None:
+                return tuple(backend.encode(text, add_special_tokens=add_special_tokens).ids)
             told = self.tokenizer(text, add_special_tokens=add_special_tokens, return_attention_mask=False)
             return tuple(told["input_ids"])
         if not self.tokenizer.is_fast:
@@ -80,6 +84,21 @@ class SpecialText:
         own = self._pattern.sub(lambda match: OWN + chr(FIRST + self._index[match[0]]), text)
         ids = self._splitter.encode(self.reveal(own), add_special_tokens=add_special_tokens).ids
         return tuple(self._own_ids.get(token, token) for token in ids)
+
+    @cached_property
+    def _backend(self) -> Tokenizer | None:
+        """What the tokenizer calls for a text, where it does nothing else: asked directly, it takes half the time."""
+        from transformers import PreTrainedTokenizerFast
+
+        kind = type(self.tokenizer)
+        if not issubclass(kind, PreTrainedTokenizerFast):
+            return None
+        steps = ("__call__", "_encode_plus", "_batch_encode_plus")
+        if any(getattr(kind, step, None) is not getattr(PreTrainedTokenizerFast, step, None) for step in steps):
+            return None
+        backend: Tokenizer = self.tokenizer.backend_tokenizer
+        splits = bool(getattr(self.tokenizer, "split_special_tokens", False))
+        return backend if backend.encode_special_tokens == splits else None
 
     @cached_property
     def _splitter(self) -> Tokenizer:

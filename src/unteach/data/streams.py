@@ -6,7 +6,7 @@ permutations of its own, one after the other, without replacement. How a step is
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -62,6 +62,16 @@ class Stream:
         """A row as its dataset gives it."""
         part, row = self.where[number]
         return part[row]
+
+    def tokenized_rows(self) -> Sequence[int]:
+        """The rows whose tokens are known without tokenising any more: all, but where a run is only looked at."""
+        if all(getattr(part, "num_tokenized", None) is None for part in self.parts):
+            return range(len(self))
+        return [
+            number
+            for number, (part, row) in enumerate(self.where)
+            if not hasattr(part, "is_tokenized") or part.is_tokenized(row)
+        ]
 
     def place(self, number: int) -> str:
         """Where a row stands: its line in its file, or its number from 1 where it has no line."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from unteach.config.inference import InferConfig
 from unteach.data import tables
+from unteach.data.special_text import SpecialText
 from unteach.data.template import Template, refuse_unshown
 from unteach.engines.answers import Skipped
 from unteach.engines.backends.base import Failure, Request
@@ -22,11 +23,13 @@ MESSAGES, IMAGE_PART = "messages", {"type": "image"}
 
 @dataclass
 class Asked:
-    """What is asked of each row. unasked: why nothing is asked of one. cut: tokens that prompts lost, by row."""
+    """What is asked of each row. unasked: why nothing is asked of one. cut: tokens that prompts lost, by row. special:
+    places of rows in which special tokens are written, which are read as text."""
 
     requests: list[Request] = field(default_factory=list)
     unasked: dict[int, Failure | Skipped] = field(default_factory=dict)
     cut: dict[int, int] = field(default_factory=dict)
+    special: list[str] = field(default_factory=list)
 
     @property
     def longest(self) -> int:
@@ -46,6 +49,12 @@ class Asker:
         self.config, self.columns, self.template, self.tokenizer = config, columns, template, tokenizer
         self.new = config.sampling.max_new_tokens if config.kind == "generate" else 0
         self.context = context
+        is_text = config.model.template_args.special_tokens == "text"
+        if template is not None:
+            is_text = template.args.special_tokens == "text"
+        # Of a model that reads images, such rows are refused where its processor reads them.
+        has_own_text = tokenizer is not None and config.modality != "vlm"
+        self.special = SpecialText(tokenizer) if has_own_text and is_text else None
         if context is not None and self.new >= context:
             raise UserError(f"max_new_tokens={self.new} leaves no room for a prompt: this model reads {context} tokens")
 
@@ -57,6 +66,8 @@ class Asker:
             except UserError as error:
                 asked.unasked[number] = Failure(str(error))
                 continue
+            if self.special is not None and self._has_special_text(row):
+                asked.special.append(str(place))
             over = len(request.prompt) + len(request.answer) + self.new - (self.context or 1 << 62)
             if over > 0 and self.config.too_long == "skip":
                 asked.unasked[number] = Skipped()
@@ -67,6 +78,13 @@ class Asker:
                     request, asked.cut[number] = self._shortened(request, over), over
                 asked.requests.append(request)
         return asked
+
+    def _has_special_text(self, row: tables.Row) -> bool:
+        """Whether a special token is written in what is asked, and is read as text."""
+        cells = [row.get(name) for name in (self.columns.input, self.columns.following, self.columns.answer) if name]
+        if self.template is not None:
+            return self.template.hides(cells)
+        return self.special is not None and self.special.stands_in(cells)
 
     def ask_one(self, number: int, row: tables.Row) -> Request:
         """The request of one row that comes from no file, as `ask` builds it; UserError where it cannot be asked."""
@@ -99,7 +117,10 @@ class Asker:
         if not turns and not text.strip():
             raise UserError(f"{place}: the column {self.columns.input!r} is empty: there is nothing to ask")
         if self.config.kind == "classify" and self.tokenizer is not None:  # as every classifier is asked
-            return Request(number, tuple(self.tokenizer(text)["input_ids"]), text, seed=seed)
+            if self.special is None:
+                return Request(number, tuple(self.tokenizer(text)["input_ids"]), text, seed=seed)
+            ids = self.special.encode(self.special.hide(text), add_special_tokens=True)
+            return Request(number, ids, text, seed=seed)
         if self.template is None or images or self.config.modality == "vlm":
             return Request(number, (), text, self._turns(text, turns, images), images, seed=seed)
         if self.config.kind == "score":

@@ -6,8 +6,10 @@ from typing import Any
 
 from unteach.engines.base import Said, Store
 from unteach.engines.batches import Batches, Row
+from unteach.engines.class_logits import class_logits
 from unteach.engines.processes import Processes
 from unteach.errors import UserError
+from unteach.models.batch_probe import describe_padded_batches
 
 
 class Classifier(Batches):
@@ -27,8 +29,6 @@ class Classifier(Batches):
 
     def probabilities(self, texts: Sequence[str], said: Said = None) -> list[list[float]]:
         """The probability of each class, in the order of the classes; a text is read as far as the classifier reads."""
-        import torch
-
         read = getattr(self.config, "max_position_embeddings", None)
         longest = min(n for n in (self.tokenizer.model_max_length, read) if n)
         encoded = {text: self.tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in texts}
@@ -38,14 +38,20 @@ class Classifier(Batches):
 
         def work(batch: list[Row]) -> list[list[float]]:
             rows = [encoded[texts[i]] or [pad] for [i] in batch]  # an empty text may have no token at all
-            most = max(map(len, rows))
-            device = next(self.model.parameters()).device  # it is never sharded
-            ids = torch.tensor([[*row, *[pad] * (most - len(row))] for row in rows], device=device)
-            mask = torch.tensor([[1] * len(row) + [0] * (most - len(row)) for row in rows], device=device)
-            logits = self.model(input_ids=ids, attention_mask=mask).logits.float()
-            found: list[list[float]] = logits.softmax(-1).tolist()
+            parts = [rows] if self.takes_padded_rows else [[row] for row in rows]
+            found: list[list[float]] = []
+            for part in parts:
+                found += class_logits(self.model, part, pad).softmax(-1).tolist()
             return found
 
         return self._measured(
             "classify", self.batching("classify", texts, lambda text: len(encoded[text]) or 1), work, said
         )
+
+    @functools.cached_property
+    def takes_padded_rows(self) -> bool:
+        """Whether padded rows are what they are alone; says it where they are not."""
+        reason = describe_padded_batches(self.model, self.tokenizer)
+        if reason and self.here.first:
+            print(f"note: {reason}")
+        return reason is None

@@ -12,6 +12,7 @@ from unteach.engines.asking import MESSAGES, Asked, Asker, shown
 from unteach.engines.sheet import Columns, Sheet
 from unteach.errors import UserError
 from unteach.models.hub import PATH
+from unteach.wording import counted
 
 FREE = (
     PATH,
@@ -24,6 +25,8 @@ FREE = (
     "low_cpu_mem_usage",
 )
 """model_args that change no answer, or that the model's identity stands for."""
+SHOWN = 3
+"""Places of rows that a note lists."""
 BITS: dict[str, dict[str, Any]] = {
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
     "8bit": {"load_in_8bit": True},
@@ -76,6 +79,12 @@ def plan(config: InferConfig, columns: Columns, sheet: Sheet) -> Plan:
     prompter = build_prompter(config, columns)
     said += prompter.notes
     asked = prompter.asker.ask(sheet)
+    if asked.special:
+        listed = ", ".join(asked.special[:SHOWN]) + (" …" if len(asked.special) > SHOWN else "")
+        said.append(
+            f"{counted(len(asked.special), 'row')} with the text of special tokens, which is read as text ({listed}); "
+            "model.template_args.special_tokens=tokens reads them as the tokens"
+        )
     said.append(f"the first prompt: {shown(asked.requests)!r}")
     settings = {**prompter.describe_model(), **_of_run(config, columns)}
     return Plan(prompter.model, asked, settings, said, asked.longest + prompter.asker.new)

@@ -119,7 +119,12 @@ class Rows:
             asked = Asked(several, len(rows), runs.digest(told), where)
             for index in chosen:
                 answer = answers[index]
-                self._add(asked, of, index, questions[index], answer if isinstance(answer, list) else [answer], shots)
+                texts = answer if isinstance(answer, list) else [answer]
+                try:
+                    self._add(asked, of, index, questions[index], texts, shots)
+                except UserError as error:
+                    place = sources.place(rows, index, where)
+                    raise UserError(f"eval.{self.config.suite}: {place}: {error}") from None
             if not asked.index:
                 room = f"max_length={self.config.max_length}"
                 if self.context < self.config.max_length:

@@ -8,7 +8,7 @@ import contextlib
 import io
 import os
 
-from unteach import runs
+from unteach import console, runs
 from unteach.config import compose, schema
 from unteach.config.files import name_and_split
 from unteach.config.reader import collected
@@ -49,7 +49,7 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
             heard, problems = io.StringIO(), list[str]()
             with contextlib.redirect_stdout(heard), collected(problems):
                 config = compose.compose(run.config_name, run.overrides, config_dirs, starting=True, coming=coming)
-                problems += _check_rows(config, readings)
+                problems += _check_rows(config, readings, run.name)
             verdicts[shape] = problems
             said |= dict.fromkeys(heard.getvalue().splitlines())
         for problem in verdicts[shape]:
@@ -62,8 +62,10 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
         raise UserError(f"{count} of {len(plan)} runs cannot be composed, and none was started:\n" + "\n".join(told))
 
 
-def _check_rows(config: schema.Config, readings: dict[str, list[str]]) -> list[str]:
+def _check_rows(config: schema.Config, readings: dict[str, list[str]], name: str) -> list[str]:
     """What is wrong with a run's files of rows for its method; each way to read them is tried once.
+
+    Says which rows a method only measures. name: the run's.
 
     Only files of this machine are read: what is on the hub is not fetched for a plan.
     """
@@ -80,7 +82,10 @@ def _check_rows(config: schema.Config, readings: dict[str, list[str]]) -> list[s
 
         readings[key] = []
         with collected(readings[key]):
-            files.settle(config)
+            _, notes = files.settle(config)
+            for note in notes:
+                if files.ONLY_MEASURED in note:
+                    console.say(f"note: {name}: {note}")
     return readings[key]
 
 

@@ -54,7 +54,7 @@ def complete(study: Mapping[str, Any]) -> dict[str, Any]:
     """A study of own rows, each of whose sections says all that its runs need.
 
     Raises:
-        UserError: where `full` or `retain` names no rows.
+        UserError: where `full` names no rows, or `retain` none and `full` no file that may mark them.
     """
     full = spell_out(study["full"])
     if not any(key in full for key in TRAIN_ROWS):
@@ -65,7 +65,7 @@ def complete(study: Mapping[str, Any]) -> dict[str, Any]:
     completed = {**study, "full": full, "vary": spell_out(study.get("vary") or {})}
     if study.get("base"):
         completed["base"] = spell_out(study["base"])
-    if study.get("retain"):
+    if study.get("retain") is not None:
         completed["retain"] = _complete_retain(spell_out(study["retain"]), full)
     entries = study.get("forget") or []
     completed["forget"] = [_complete_forget(spell_out(entry), full) for entry in entries]
@@ -74,7 +74,10 @@ def complete(study: Mapping[str, Any]) -> dict[str, Any]:
 
 def _complete_retain(retain: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
     if not (retain.get("experiment") or any(key in retain for key in TRAIN_ROWS)):
-        raise UserError("retain: names no rows: this model is taught only what is to be kept; write `data: FILE`")
+        if "data.train_file" not in full:
+            raise UserError("retain: names no rows: this model is taught only what is to be kept; write `data: FILE`")
+        # The rows of full that its column forget does not mark.
+        retain = {"data.train_file": full["data.train_file"], "data.marked": "retain", **retain}
     left_out = (*TRAIN_ROWS, "name", "vary", "search")
     return {key: value for key, value in full.items() if key not in left_out} | retain
 

@@ -130,7 +130,7 @@ class _Branch:
         base = self.run("base", study["base"], shared, None, judged=False) if study.get("base") else None
         made = [base] if base else []
         retain = None
-        if study.get("retain"):
+        if study.get("retain") is not None:
             drawn = {key: self.full[key] for key in _drawn_keys(study["full"])}  # taught alike
             point = shared if self.is_own else chosen
             retain = self.run(

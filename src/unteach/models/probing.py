@@ -109,9 +109,9 @@ def _find_out(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> Capabilities
     causal.eval()
     try:
         with torch.no_grad(), _on_its_device(causal):
-            return _compare(causal, _rows(causal, tokenizer))
+            return _compare(causal, ordinary_rows(causal, tokenizer))
     except Exception as error:  # a forward of others may fail in any way
-        return None if _is_of_memory(error) else ALL_SLOW
+        return None if is_of_memory(error) else ALL_SLOW
     finally:
         causal.train(was_training)
 
@@ -133,7 +133,7 @@ def _on_its_device(causal: Any) -> Iterator[None]:
         causal.to("cpu")
 
 
-def _rows(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
+def ordinary_rows(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
     """Make two rows of ordinary tokens, none twice: ids [2, LENGTH]."""
     import torch
 
@@ -231,12 +231,13 @@ def _attempt(compare: Callable[[], T], otherwise: T) -> T:
     try:
         return compare()
     except Exception as error:  # a forward of others may fail in any way
-        if _is_of_memory(error):
+        if is_of_memory(error):
             raise
         return otherwise
 
 
-def _is_of_memory(error: Exception) -> bool:
+def is_of_memory(error: Exception) -> bool:
+    """Say whether a pass failed for want of memory, which tells nothing of the model."""
     return any(sign in f"{type(error).__name__} {error}".lower() for sign in NO_MEMORY)
 
 

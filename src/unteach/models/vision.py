@@ -1,5 +1,6 @@
 """Vision-language models: loaded to be asked, through their own processor and its chat template."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from unteach import runs
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.chat_rendering import render
+from unteach.data.special_text import SpecialText
 from unteach.errors import UserError
 from unteach.models import adapters
 from unteach.models.hub import PATH, from_hub
@@ -31,13 +33,34 @@ class Seeing(Loaded):
         return list(dict.fromkeys([*([] if eos is None else [eos]), *own]))
 
     def shown(self, messages: Sequence[dict[str, Any]]) -> str:
-        """A conversation as the text that the model reads, a placeholder for each image. Raises UserError."""
+        """A conversation as the text that the model reads, a placeholder for each image. Raises UserError.
+
+        The processor finds images by their tokens in the text, so the text of a special token cannot stay text here.
+        """
+        for message in messages:
+            self._refuse_special_text(message["content"])
 
         def rendering() -> str:
             text: str = self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
             return text
 
         return render(getattr(self.processor, "chat_template", None), rendering)
+
+    def _refuse_special_text(self, content: Any) -> None:
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        for part in parts:
+            text = part.get("text") if isinstance(part, dict) else None
+            if isinstance(text, str) and (found := self.special.find(text)):
+                _, start, end = found[0]
+                raise UserError(
+                    f"the text holds the special token {text[start:end]}, which a model that reads images would take "
+                    "for the token itself; write it in another way. Images are named in their own column"
+                )
+
+    @functools.cached_property
+    def special(self) -> SpecialText:
+        """The tokenizer's special tokens."""
+        return SpecialText(self.tokenizer)
 
     def adds_special(self, shown: str) -> bool:
         """Whether the tokenizer still puts what begins a sequence: not where the chat template has written it."""

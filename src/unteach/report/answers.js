@@ -44,20 +44,22 @@ function answer(run, truth, said) {
   return make("div", "row", who(run), rouge, make("div", "", ...clamp(body, text.length)));
 }
 
-function card([question, truth, said], position) {
-  const head = make("h3", "", make("span", "", String(position + 1)), question);
+function card([question, truth, said, number]) {
+  const head = make("h3", "", make("span", "", String(number + 1)), question);
   const truthRow = make("div", "row truth", make("div", "who", "true answer"), make("div"), make("div", "", ...clamp(make("div", "said", truth), truth.length)));
   const rows = beside(here.runs.map((_, run) => run)).map((run) => answer(run, truth, said[run]));
   return make("article", "card", ...clamp(head, question.length), truthRow, ...rows);
 }
 
 function answers() {
-  const { questions, score } = here.sets[set], sought = at("filter").value.trim().toLowerCase();
+  const { questions, score, count } = here.sets[set], sought = at("filter").value.trim().toLowerCase();
   const holds = ([question, truth, said]) => [question, truth, ...said.map((one) => (one ? one[0] : ""))].some((text) => text.toLowerCase().includes(sought));
   const found = questions.map((_, position) => position).filter((position) => !sought || holds(questions[position]));
   at("score").textContent = score;
+  at("shown").hidden = questions.length === count;
+  at("shown").textContent = `${questions.length} of ${count.toLocaleString("en")} questions: those on which the models differ most, and as many spread evenly over the others. All are in each run's evaluation files.`;
   chips(at("chips"), here.runs.map((_, run) => run), beginBeside);
-  at("cards").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map((position) => card(questions[position], position)));
+  at("cards").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map((position) => card(questions[position])));
   pager(at("pager"), found.length, PAGE, page, at("answers"), (to) => { page = to; answers(); });
 }
 
@@ -65,7 +67,7 @@ function startAnswers() {
   at("answers-section").hidden = !here.sets.length;
   if (!here.sets.length) return;
   [set, page] = [0, 0];
-  const labels = here.sets.map((one) => [one.title, make("small", "", String(one.questions.length))]);
+  const labels = here.sets.map((one) => [one.title, make("small", "", one.count.toLocaleString("en"))]);
   choices(at("sets"), labels, 0, (chosen) => { set = chosen; page = 0; answers(); });
   answers();
 }

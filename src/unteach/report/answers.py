@@ -35,6 +35,8 @@ class QuestionSet:
     questions: list[Question]
 
 
+MOST_QUESTIONS = 500
+"""Questions of a set that a page shows: a browser opens no page with hundreds of thousands."""
 RECALL, F1 = "rougeL_recall", "rougeL_f1"
 SCORES = {RECALL: "ROUGE-L recall", F1: "ROUGE-L F1"}
 SETS = {
@@ -82,17 +84,37 @@ def bare_question(row: dict[str, Any], prompt_key: str) -> str:
 
 
 def as_data(sets: list[QuestionSet]) -> list[dict[str, Any]]:
-    """The sets as the page's script reads them; lists, as names repeated for every answer would double the file."""
-    return [
-        {
-            "title": one.title,
-            "score": one.score,
-            "questions": [
-                [question.text, question.truth, [_said(said) for said in question.said]] for question in one.questions
-            ],
-        }
-        for one in sets
-    ]
+    """The sets as the page's script reads them; lists, as names repeated for every answer would double the file.
+
+    Of a large set only MOST_QUESTIONS stand in the page, each with its number among all, which `count` says.
+    """
+    data = []
+    for one in sets:
+        questions = []
+        for number in choose_shown(one.questions):
+            question = one.questions[number]
+            questions.append([question.text, question.truth, [_said(said) for said in question.said], number])
+        data.append({"title": one.title, "score": one.score, "count": len(one.questions), "questions": questions})
+    return data
+
+
+def choose_shown(questions: list[Question]) -> list[int]:
+    """The numbers of the questions that a page shows, in order: all; or half of them those on which the models differ
+    most, and the others spread evenly."""
+    if len(questions) <= MOST_QUESTIONS:
+        return list(range(len(questions)))
+    by_difference = sorted(range(len(questions)), key=lambda number: -_differs_by(questions[number]))
+    chosen = set(by_difference[: MOST_QUESTIONS // 2])
+    others = [number for number in range(len(questions)) if number not in chosen]
+    num_others = MOST_QUESTIONS - len(chosen)
+    chosen |= {others[place * len(others) // num_others] for place in range(num_others)}
+    return sorted(chosen)
+
+
+def _differs_by(question: Question) -> float:
+    """How far the models' scores of a question lie apart."""
+    scores = [said.score for said in question.said if said is not None and said.score is not None]
+    return max(scores) - min(scores) if scores else 0.0
 
 
 def _said(said: Said | None) -> list[str | float | None] | None:

@@ -12,6 +12,8 @@ RATIOS = ("forget_truth_ratio", "forget_mean_tr")
 """The first of these that some run has: TOFU's, ARC's."""
 RATIO_RANGE = 1e-4, 1e4
 """Beyond these every ratio says the same; a longer axis would squeeze what lies between."""
+MOST_POINTS = 2000
+"""Points of a line in a page."""
 ATTACKS = {
     "mia_loss": "loss",
     "mia_zlib": "zlib",
@@ -110,8 +112,18 @@ def roc(forget: np.ndarray, holdout: np.ndarray) -> tuple[list[float], list[floa
 
 def as_data(shown: Curves) -> dict[str, Any]:
     """The picture as the page's script reads it."""
-    curves = [[c.run, _short(c.x), _short(c.y), None if c.figure is None else round(c.figure, 4)] for c in shown.curves]
+    curves = []
+    for curve in shown.curves:
+        kept = _keep_points(len(curve.x))
+        x, y = _short([curve.x[place] for place in kept]), _short([curve.y[place] for place in kept])
+        curves.append([curve.run, x, y, None if curve.figure is None else round(curve.figure, 4)])
     return {"title": shown.title, "figure": shown.figure, "curves": curves, "leftOut": shown.left_out}
+
+
+def _keep_points(num_points: int) -> list[int]:
+    """The points of a line that a page draws: all or, of more than a screen can show, some evenly and the last."""
+    stride = -(-num_points // MOST_POINTS)
+    return sorted({*range(0, num_points, stride), num_points - 1})
 
 
 def _short(values: list[float]) -> list[float]:

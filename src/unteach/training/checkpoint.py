@@ -166,8 +166,7 @@ def step_of(folder: Path | None) -> int:
 def chosen(path: str) -> Path:
     """The checkpoint that `resume=PATH` names, if it is whole."""
     folder = Path(path)
-    if not folder.is_dir():
-        raise UserError(f"resume={path}: must be auto, never, or a checkpoint folder; there is no such folder")
+    runs.refuse_no_folder(path)
     if reason := fault(folder, by_digest=True) or unresumable(folder):
         raise UserError(f"resume={path}: this checkpoint cannot be used, {reason}")
     return folder

@@ -13,14 +13,15 @@ OPTIMIZER_BYTES = {"adafactor": 0, "sgd": 0, "8bit": 2, "lion": 4}
 
 
 def said_of_stream(stream: Any) -> str:
-    """Rows, tokens, how many of them are learned, and the longest row."""
+    """Rows, tokens, how many of them are learned, and the longest row; of those rows that are tokenised already."""
     lengths, learned = [], 0
-    for number in range(len(stream)):
+    for number in stream.tokenized_rows():
         example = stream.example(number)
         lengths.append(len(example["input_ids"]))
         learned += int(numpy.count_nonzero(numpy.asarray(example["labels"]) != -100))
-    rows, tokens = counted(len(lengths), "row"), counted(sum(lengths), "token")
-    return f"{rows}, {tokens}, {learned:,} of them learned, longest {max(lengths)}"
+    rows, tokens = counted(len(stream), "row"), counted(sum(lengths), "token")
+    part = "" if len(lengths) == len(stream) else f"of the first {counted(len(lengths), 'row')}: "
+    return f"{rows}, {part}{tokens}, {learned:,} of them learned, longest {max(lengths)}"
 
 
 def said_of_steps(args: Any, steps_an_epoch: int, processes: int) -> str:
@@ -76,7 +77,7 @@ def memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any]) -> dict
     width = 4 if loaded.compute == "float32" else 2
     kept = next((size for part, size in OPTIMIZER_BYTES.items() if part in str(args.optim)), 8)
     config = loaded.model.config
-    longest = sum(max(len(s.example(i)["input_ids"]) for i in range(len(s))) for s in streams.values())
+    longest = sum(max(len(s.example(i)["input_ids"]) for i in s.tokenized_rows()) for s in streams.values())
     a_token = config.num_hidden_layers * config.hidden_size * (2 if args.gradient_checkpointing else 17 * width)
     copies = not isinstance(method, schema.TheirTrainer) and any(k != "logprobs" for k in method.reference().values())
     return {

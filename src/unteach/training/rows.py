@@ -46,7 +46,7 @@ def context_of(model: Any) -> int:
 
 def refuse_too_long(streams: dict[str, Stream], context: int) -> None:
     for name, stream in streams.items():
-        for number in range(len(stream)):
+        for number in stream.tokenized_rows():
             if (length := len(stream.example(number)["input_ids"])) > context:
                 raise UserError(
                     f"data.{name}: {stream.place(number)} has {length} tokens, and the model's context {context}; set "

@@ -5,8 +5,10 @@ it, and says what is trained, how many steps there are and how much memory to ex
 --print shows the resolved configuration with where each value came from.
 """
 
+import copy
 import itertools
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from unteach.data.streams import Stream
     from unteach.models.loading import Loaded
 
+TOKENIZED_ROWS = 2000
+"""Rows of each file that are tokenised. Of the others all is read and tried but their tokens, which take most time."""
 SHOWN_ROWS = 2
 """Rows of each stream that are shown token by token."""
 
@@ -67,6 +71,7 @@ def check(config: schema.Config) -> None:
     folder = Path(config.paths.output_dir)
     print(f"run         {folder} ({standing(config, folder)})")
     config, said = files.settle(config)
+    config = limit_tokenizing(config)
     for sentence in said:
         console.say(f"file        {sentence}")
     if config.trainer is None or config.data is None:
@@ -78,6 +83,27 @@ def check(config: schema.Config) -> None:
     if config.eval:
         check_suites(config, loaded, streams)
     print("nothing was trained, and nothing was written")
+
+
+def limit_tokenizing(config: schema.Config) -> schema.Config:
+    """Have only the first rows of each file tokenised at once."""
+    if config.data is None:
+        return config
+    data = replace(config.data, streams=_limited(config.data.streams), measured=_limited(config.data.measured))
+    return replace(config, data=data)
+
+
+def _limited(streams: dict[str, dict[str, schema.Part]]) -> dict[str, dict[str, schema.Part]]:
+    limited: dict[str, dict[str, schema.Part]] = {}
+    for stream, parts in streams.items():
+        limited[stream] = dict(parts)
+        for name, part in parts.items():
+            hf_args = part.args.get("hf_args") or {}
+            if "choice" in hf_args:
+                choice = replace(hf_args["choice"], tokenized=TOKENIZED_ROWS)
+                limited[stream][name] = copy.copy(part)
+                limited[stream][name].args = {**part.args, "hf_args": {**hf_args, "choice": choice}}
+    return limited
 
 
 def standing(config: schema.Config, folder: Path) -> str:
@@ -115,6 +141,11 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
     lines = header.describe_training(
         config, loaded, streams, anchor, args, processes, num_validation_rows, forecast.said_of_stream
     )
+    if any(len(stream.tokenized_rows()) < len(stream) for stream in streams.values()):
+        said.append(
+            f"of each file the first {TOKENIZED_ROWS:,} rows are tokenised. Which of the others are too long, cut, or "
+            "refused by the template is said when the run starts"
+        )
     header.print_lines([*lines, *(("note", sentence) for sentence in said)])
     print(f"memory      {forecast.said_of_memory(loaded, args, config.trainer.method, streams)}")
     for name, stream in streams.items():

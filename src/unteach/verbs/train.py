@@ -72,6 +72,8 @@ def _run_owned(config: schema.Config, folder: Path, joining: "processes.Joining"
     state = processes.once(lambda: _stand(config, folder), joining)
     if state == "done" and is_evaluated(config):
         print(f"finished before: {folder}; nothing was done again")
+        if not (folder / runs.FINAL).exists():
+            console.say(f"note: {folder / runs.FINAL} is no longer there; resume=never trains it again")
         return folder
 
     config, said = files.settle(config)

@@ -9,8 +9,10 @@ from unteach.config.schema import ModelConfig
 from unteach.engines.backends.base import Answered, Job, Labelled, Request
 from unteach.engines.backends.hf import answered, place
 from unteach.engines.batches import Batches, Row
+from unteach.engines.class_logits import class_logits
 from unteach.errors import UserError
 from unteach.models import adapters, heads, loading
+from unteach.models.batch_probe import describe_padded_batches
 from unteach.models.handlers import load_tokenizer
 from unteach.models.hub import PATH
 from unteach.models.layers import causal_of
@@ -59,21 +61,19 @@ class Classifying(Batches):
         config = causal_of(self.model).config
         self.autocast, self.pad = loaded.autocast, loaded.tokenizer.pad_token_id
         config.pad_token_id = self.pad  # by which a causal model finds the last token of a row
+        if batch_size != 1 and (reason := describe_padded_batches(self.model, loaded.tokenizer)):
+            self.batch_size = 1
+            if job.here.first:
+                print(f"note: {reason}")
         named = [str(config.id2label[i]) for i in range(config.num_labels)]
         self.labels: Sequence[str] = loaded.head.labels if loaded.head else named
         if tokens_per_batch:
             self.budgets["classify"] = tokens_per_batch
 
     def classify(self, requests: Sequence[Request], done: Set[int]) -> Answered:
-        import torch
-
         def work(batch: list[Row]) -> list[Labelled]:
-            rows = [list(requests[i].prompt) for [i] in batch]
-            most, device = max(map(len, rows)), next(self.model.parameters()).device
-            ids = torch.tensor([row + [self.pad] * (most - len(row)) for row in rows], device=device)
-            mask = torch.tensor([[1] * len(row) + [0] * (most - len(row)) for row in rows], device=device)
             with self.autocast():
-                logits = self.model(input_ids=ids, attention_mask=mask).logits.float()
+                logits = class_logits(self.model, [requests[i].prompt for [i] in batch], self.pad)
             both = zip(logits.tolist(), logits.softmax(-1).tolist(), strict=True)
             return [Labelled(tuple(logit), tuple(probability)) for logit, probability in both]
 

@@ -13,6 +13,7 @@ from unteach.engines.drawing import Draw, penalty, warps
 from unteach.engines.finite import NEVER, NOT_FINITE, Finite
 from unteach.errors import UserError
 from unteach.models import vision
+from unteach.models.batch_probe import describe_padded_batches
 from unteach.seeds import subseed
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class SeeingRows:
         )
         loaded.tokenizer.padding_side = "left"
         self.context = context_of(loaded.model)
+        if batch_size != 1 and (reason := describe_padded_batches(loaded.model, loaded.tokenizer, left=True)):
+            batch_size = 1
+            if job.here.first:
+                print(f"note: {reason}")
         self.engine = Batches(loaded.model, batch_size or MOST, job.here, None)
         if tokens_per_batch:
             self.engine.budgets["generate"] = tokens_per_batch
