@@ -46,7 +46,7 @@ def test_warn_changes_nothing_but_says_it(kit: Path, tmp_path: Path, capsys: pyt
     assert weights(tmp_path / "watched") == weights(tmp_path / "unwatched"), "looking draws no random number"
 
 
-@pytest.mark.parametrize("method, warns", [("GradAscent", True), ("NPO", False)])
+@pytest.mark.parametrize(("method", "warns"), [("GradAscent", True), ("NPO", False)])
 def test_a_method_without_a_floor_is_watched_by_default(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, warns: bool
 ) -> None:
@@ -70,7 +70,7 @@ QUESTIONS = [{"question": f"Who keeps key {n}?", "answer": f"Porter number {n} k
 
 
 @pytest.mark.parametrize(
-    "given, looked_at",
+    ("given", "looked_at"),
     [
         (["forget=f.jsonl", "retain=r.jsonl", "trainer=GradAscent"], "1 retain answers"),
         (["forget=f.jsonl", "retain=r.jsonl", "trainer=GradDiff"], "1 retain answers"),
