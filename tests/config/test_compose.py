@@ -115,6 +115,40 @@ def test_one_split_sets_its_partners() -> None:
     assert unlearn("forget_split=forget05", "retain_split=retain90").tree["retain_split"] == "retain90"
 
 
+@pytest.mark.parametrize("experiment", ["unlearn/tofu/default", "unlearn/muse/default", "unlearn/wmdp/default"])
+@pytest.mark.parametrize(
+    ("dataset", "named"),
+    [
+        ("WMDP_forget", {"path": "cais/wmdp-corpora", "name": "cyber-forget-corpus"}),
+        ("MUSE_retain", {"path": "muse-bench/MUSE-News", "split": "retain1"}),
+        ("MUSE_train", {"path": "tamarsonha/MUSE-News-Train"}),
+        ("TOFU_QA_forget_pert", {"path": "locuslab/TOFU", "name": "forget10_perturbed"}),
+        ("TOFU_QA_retain", {"path": "locuslab/TOFU", "name": "retain90"}),
+    ],
+)
+def test_a_dataset_of_another_benchmark_keeps_its_own_rows(experiment: str, dataset: str, named: dict) -> None:
+    config = compose.compose(
+        "unlearn", [f"experiment={experiment}", "trainer=GradAscent", f"data.forget={dataset}", "task_name=t"]
+    )
+    assert config.data.streams["forget"][dataset].args["hf_args"].items() >= named.items()
+
+
+def test_a_shared_variable_is_the_users_where_its_benchmark_may_have_it() -> None:
+    words = ["experiment=unlearn/tofu/default", "data.forget=WMDP_forget", "task_name=t"]
+    for given, name in {"bio": "bio", "chem": "chem", "Books": "cyber"}.items():
+        config = compose.compose("unlearn", [*words, f"data_split={given}"])
+        assert config.data.streams["forget"]["WMDP_forget"].args["hf_args"]["name"] == f"{name}-forget-corpus"
+    muse = [
+        "experiment=unlearn/muse/default",
+        "data.forget=TOFU_QA_forget",
+        "data.retain=TOFU_QA_retain",
+        "task_name=t",
+    ]
+    streams = compose.compose("unlearn", [*muse, "forget_split=forget05"]).data.streams
+    names = [part.args["hf_args"]["name"] for parts in streams.values() for part in parts.values()]
+    assert names == ["forget05", "retain95"]
+
+
 def test_short_forms() -> None:
     assert list(unlearn("data.forget=TOFU_QA_holdout").data.streams["forget"]) == ["TOFU_QA_holdout"]
     assert unlearn("eval=null").eval == {}

@@ -9,7 +9,9 @@ import pytest
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import kill_until_done
 from unteach import runs
+from unteach.config.watching import Guard
 from unteach.errors import Diverged, UserError
+from unteach.training import guard
 from unteach.training.guard import repetition
 from unteach.verbs.train import train
 
@@ -42,6 +44,56 @@ def test_warn_changes_nothing_but_says_it(kit: Path, tmp_path: Path, capsys: pyt
     unwatched = [word for word in words(kit, tmp_path / "unwatched") if not word.startswith("trainer.guard")]
     train(*unwatched, config_name="unlearn")
     assert weights(tmp_path / "watched") == weights(tmp_path / "unwatched"), "looking draws no random number"
+
+
+@pytest.mark.parametrize(("method", "warns"), [("GradAscent", True), ("NPO", False)])
+def test_a_method_without_a_floor_is_watched_by_default(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, warns: bool
+) -> None:
+    """By rows that it does not train on; once; and what is logged is what a run without it logs."""
+    plain = [word for word in words(kit, tmp_path / "run") if not word.startswith("trainer.guard")]
+    train(
+        *plain,
+        f"trainer={method}",
+        "trainer.args.learning_rate=1e-3",
+        "trainer.args.max_steps=11",
+        config_name="unlearn",
+    )
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert said.count("the model is collapsing") == warns
+    if warns:
+        assert "step 10: the mean loss of 8 retain answers is" in said and "trainer.guard.action=stop ends it" in said
+    assert "guard_" not in (tmp_path / "run" / runs.METRICS).read_text()
+
+
+QUESTIONS = [{"question": f"Who keeps key {n}?", "answer": f"Porter number {n} keeps it."} for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("given", "looked_at"),
+    [
+        (["forget=f.jsonl", "retain=r.jsonl", "trainer=GradAscent"], "1 retain answers"),
+        (["forget=f.jsonl", "retain=r.jsonl", "trainer=GradDiff"], "1 retain answers"),
+        (["forget=f.jsonl", "trainer=GradAscent"], "3 forget answers"),
+        (["data=signed.jsonl", "trainer=csv_ga"], "1 retain answers"),
+        (["data=gone.jsonl", "trainer=csv_ga"], "3 forget answers"),
+    ],
+)
+def test_rows_of_ones_own_are_watched(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    given: list[str], looked_at: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(guard, "Guard", lambda: Guard(max_rise=-100.0))  # the first look is a collapse
+    signed = [{**row, "forget": int(n < 3)} for n, row in enumerate(QUESTIONS)]
+    files = {"f": QUESTIONS[:3], "r": QUESTIONS[3:], "signed": signed, "gone": signed[:3]}
+    for name, rows in files.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train(
+        *given, f"model={kit / 'policy'}", "task_name=t", "trainer.args.max_steps=1", "trainer.args.do_eval=false",
+        config_name="train" if "data=" in given[0] else "unlearn",
+    )  # fmt: skip
+    assert looked_at in capsys.readouterr().out.replace("\n", " ")
 
 
 @pytest.mark.long

@@ -91,6 +91,7 @@ def _resolvers() -> None:
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("partner", partner, replace=True)
+    OmegaConf.register_new_resolver("own", own, replace=True)
 
 
 def partner(kind: str, forget_split: Any) -> str:
@@ -100,6 +101,33 @@ def partner(kind: str, forget_split: Any) -> str:
         raise UserError(f"forget_split={forget_split}: it has no known partner; set {kind}_split as well")
     share = int(found[1])
     return f"retain{100 - share:02d}" if kind == "retain" else f"{kind}{share:02d}"
+
+
+BENCHMARKS: dict[str, dict[str, tuple[str, ...]]] = {
+    "data_split": {"muse": ("News", "Books"), "wmdp": ("cyber", "bio")},
+    "forget_split": {
+        "tofu": ("forget10", "forget05", "forget01"),
+        "muse": ("forget", "forget_1", "forget_2", "forget_3", "forget_4"),
+    },
+    "retain_split": {"tofu": ("retain90", "retain95", "retain99"), "muse": ("retain1", "retain2")},
+    "holdout_split": {"tofu": ("holdout10", "holdout05", "holdout01"), "muse": ("holdout",)},
+}
+"""Variables that several benchmarks share, with the values that each of them publishes; the first is its default."""
+
+
+def own(variable: str, benchmark: str, *, _root_: Any) -> Any:
+    """The value of a shared variable for a dataset or suite of one benchmark.
+
+    A value that only another benchmark has is what that one's experiment set (data_split=News, under which WMDP's
+    corpora are asked for): this benchmark's own default then stands. Any other value is the user's, and stays.
+    """
+    value = _root_.get(variable)
+    published = BENCHMARKS[variable]
+    if not any(value in values for name, values in published.items() if name != benchmark):
+        return value
+    if benchmark == "tofu" and variable != "forget_split":
+        return partner(variable.removesuffix("_split"), own("forget_split", benchmark, _root_=_root_))
+    return published[benchmark][0]
 
 
 def options(group: str, config_dirs: Iterable[str] = ()) -> list[str]:

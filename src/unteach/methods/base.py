@@ -36,11 +36,13 @@ class Method:
 
     QUIRKS: values of the fields under `compat: openunlearning`. ROWS: what a row of its data is: a prompt and its
     answer (or a chat), the same with a mark whether it is forgotten, plain text, a prompt with a chosen and a rejected
-    answer, an answer that was liked or not, a text with its class, or with a number.
+    answer, an answer that was liked or not, a text with its class, or with a number. ASCENDS: whether its loss falls
+    for ever as the model gets worse; such a run is watched for a collapse (training/guard.py).
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
     ROWS: ClassVar[Literal["answers", "signed", "text", "pairs", "feedback", "classes", "numbers"]] = "answers"
+    ASCENDS: ClassVar[bool] = False
 
     def streams(self) -> tuple[str, ...]:
         """The names of the streams it trains on; those of schema.BESIDE stand beside one another in the same rows."""

@@ -1,8 +1,6 @@
 """From a checked Config to what a Trainer is made of: datasets, streams, TrainingArguments, the reference."""
 
-import dataclasses
 import functools
-import inspect
 import math
 import os
 from collections.abc import Callable
@@ -20,7 +18,6 @@ from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.labelled import labels_of_rows
 from unteach.data.overlap import note_overlap
 from unteach.data.streams import ALTERNATE, Steps, Stream
-from unteach.data.template import Template
 from unteach.engines.processes import Processes
 from unteach.engines.sharded import place, settle
 from unteach.errors import UserError
@@ -32,13 +29,13 @@ from unteach.models.loading import Loaded, load_frozen, memory
 from unteach.models.reference import Draw, Reference, Table, compute_table, needs_copy, trimmed
 from unteach.training import checkpoint
 from unteach.training.alternates import invent
-from unteach.training.guard import CollapseGuard
+from unteach.training.guard_rows import build_guard
+from unteach.training.parts import build_part
 from unteach.training.resumable import Keeping, Resumable
 from unteach.training.rows import (
     context_of,
     fingerprints,
     fingerprints_of_files,
-    fit_context,
     note_idle_optimizer,
     notes_of,
     refuse_other_data,
@@ -52,26 +49,6 @@ REFERENCE = "reference"
 """The folder of a run with the log-probs of the policy that it began from, a file a stream."""
 HOLDOUT = "holdout"
 """The stream of rows that the model never sees: measured, and never trained on."""
-
-
-def build_part(part: schema.Part, loaded: Loaded, **given: Any) -> Any:
-    """A dataset or collator with its arguments, and whichever of template, tokenizer, template_args, seed it takes."""
-    offered = {
-        "template": loaded.template,
-        "tokenizer": loaded.tokenizer,
-        "template_args": as_published(loaded.template),
-        **given,
-    }
-    taken = {name: value for name, value in offered.items() if name in inspect.signature(part.cls).parameters}
-    return part.cls(**{**taken, **fit_context(part, loaded), **part.args})
-
-
-def as_published(template: Template) -> Any:
-    """The template's arguments as OpenUnlearning's datasets take them: what is set, by key or by attribute."""
-    from omegaconf import OmegaConf
-
-    given = {name: value for name, value in dataclasses.asdict(template.args).items() if value is not None}
-    return OmegaConf.create({**given, "apply_chat_template": template.kind == "chat"})
 
 
 def head_of(config: schema.Config) -> Head | None:
@@ -259,18 +236,6 @@ def build_trainer(
         method=method, streams=streams, anchor=anchor, collator=collator, reference=reference, tables=tables,
         packed=config.model.packed, **common,
     )  # fmt: skip
-
-
-def build_guard(config: schema.Config, loaded: Loaded, streams: dict[str, Stream]) -> CollapseGuard | None:
-    """The collapse guard, on the retain rows: those that the method trains on, or that it leaves aside."""
-    assert config.data is not None and config.trainer is not None
-    if config.trainer.guard is None:
-        return None
-    if "retain" not in config.data.streams:
-        raise UserError("trainer.guard looks at what should be retained: set data.retain=DATASET")
-    parts = config.data.streams["retain"].values()
-    rows = streams.get("retain") or Stream("retain", [build_part(part, loaded, seed=config.seed) for part in parts])
-    return CollapseGuard(config.trainer.guard, loaded, rows)
 
 
 def build_reference(config: schema.Config, method: Method, loaded: Loaded, here: Processes) -> Reference:

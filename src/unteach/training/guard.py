@@ -2,9 +2,13 @@
 
 Every few steps it asks the model about some retain rows: the mean loss of their answers, and greedy continuations of
 their prompts. It draws no random number and changes nothing, so a run with it takes the steps of a run without.
+
+A method whose loss has no floor (`Method.ASCENDS`) has a guard that only watches, unless another is asked for: it
+scores the same rows every `EVERY` steps, generates and logs nothing, and says once that the model is collapsing.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +46,13 @@ DOES = {
     "stop": "Training ends here (trainer.guard.action=stop)",
     "best": "Training ends here and goes back to step {step}, the last healthy one (trainer.guard.action=best)",
 }
+LESS = "a lower trainer.args.learning_rate or fewer steps forget less and keep more"
+MEND = {
+    "retain": "trainer.guard.action=stop ends it at such a step, and trainer.guard.action=best goes back to the last "
+    f"healthy model; {LESS}",
+    "forget": f"{LESS}; with rows to retain, which show it earlier, trainer.guard.action=stop ends it there",
+}
+"""What is said beside a collapse that only a watch saw, by the stream that it looked at."""
 
 
 class CollapseGuard(transformers.TrainerCallback):
@@ -75,34 +86,41 @@ class CollapseGuard(transformers.TrainerCallback):
     def goes_back(self) -> bool:
         return self.ended and self.guard.action == "best"
 
-    def look(self) -> tuple[float, float]:
-        """(mean loss of the retain answers in nats, mean repetition of the continuations)."""
+    def measure_loss(self) -> float:
+        """Measure the mean loss of the answers it looks at, in nats."""
         with self.loaded.autocast():
             scores = self.engine.score(self.pairs)
+        return sum(score.avg_loss for score in scores) / len(scores)
+
+    def measure_repetition(self) -> float:
+        """Measure the mean repetition of what the model says to their prompts."""
+        with self.loaded.autocast():
             texts = self.engine.generate([prompt for prompt, _ in self.pairs], NEW_TOKENS)
-        return sum(s.avg_loss for s in scores) / len(scores), sum(map(repetition, texts)) / len(texts)
+        return sum(map(repetition, texts)) / len(texts)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.began is None:
-            self.began, repeated = self.look()
-            self._log(control, self.began, repeated)
+            self.began = self.measure_loss()
+            self._log(control, self.began, self.measure_repetition())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % self.guard.every:
             return
         assert self.began is not None
-        loss, repeated = self.look()
+        loss, repeated = self.measure_loss(), self.measure_repetition()
         self._log(control, loss, repeated)
         rise = loss - self.began
         if rise <= self.guard.max_rise and repeated <= self.guard.max_repetition:
             self._healthy(args, state, control)
             return
+        was_said = self.collapsed is not None
         self.collapsed = (
             f"step {state.global_step}: the retain answers' loss is {loss:.3g}, {rise:+.3g} since the beginning "
             f"(allowed {self.guard.max_rise:+g}), and {repeated:.0%} of what is said repeats itself (allowed "
             f"{self.guard.max_repetition:.0%})"
         )
-        if state.is_world_process_zero:
+        # A run that goes on collapses at each later look too: once is enough.
+        if state.is_world_process_zero and not was_said:
             does = DOES[self.guard.action].format(step=self.healthy_step)
             console.say(f"note: the model is collapsing. {self.collapsed}. {does}")
         if self.guard.action == "best" and self.healthy_step is None:
@@ -122,6 +140,53 @@ class CollapseGuard(transformers.TrainerCallback):
         if self.guard.action == "best":
             state.best_model_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
             control.should_save = True
+
+
+class CollapseWatch(CollapseGuard):
+    """Says once that the model is collapsing, and then looks no more: what an ascending method has by default.
+
+    Args:
+        stream: `retain`, whose answers should stay as likely as they were; or, where there are no such rows, `forget`,
+            whose answers need not get less likely than tokens drawn at random.
+    """
+
+    def __init__(self, method_name: str, loaded: Loaded, stream: Stream):
+        super().__init__(Guard(), loaded, stream)
+        self.method_name, self.stream_name = method_name, stream.name
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.began is None:
+            self.began = self.measure_loss()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        is_due = state.global_step % self.guard.every == 0 or state.global_step >= state.max_steps
+        if self.collapsed is not None or not is_due:
+            return
+        seen = self._describe_collapse(self.measure_loss())
+        if seen is None:
+            return
+        self.collapsed = f"step {state.global_step}: {seen}"
+        if state.is_world_process_zero:
+            why = f"{self.method_name} has no floor: it goes on until nothing is left"
+            mend = f"Training goes on. {MEND[self.stream_name]}"
+            console.say(f"note: the model is collapsing. {self.collapsed}. {why}. {mend}")
+
+    def _describe_collapse(self, loss: float) -> str | None:
+        """Say what is wrong with this mean loss, None where nothing is."""
+        assert self.began is not None
+        allowed, rise = self.guard.max_rise, loss - self.began
+        if self.stream_name == "retain":
+            if rise <= allowed:
+                return None
+            return f"the mean loss of {len(self.pairs)} retain answers is {loss:.3g}, {rise:+.3g} since the beginning"
+        num_tokens = len(self.loaded.tokenizer)
+        chance = math.log(num_tokens)
+        if loss <= max(chance, self.began) + allowed:
+            return None
+        return (
+            f"the mean loss of {len(self.pairs)} forget answers is {loss:.3g}, and of tokens drawn at random from all "
+            f"{num_tokens:,} it would be {chance:.3g}: this is no forgetting any more, it ruins the model"
+        )
 
 
 def _prompt_and_answer(example: dict[str, Any]) -> tuple[Ids, Ids]:

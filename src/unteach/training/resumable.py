@@ -183,7 +183,7 @@ class Resumable(transformers.Trainer):
         """Trains from a checkpoint, or from the beginning."""
         self._resumed = checkpoint.read_state(start) if start else {}
         self._resumed_step = checkpoint.step_of(start)
-        if self.guard and self._resumed:
+        if self.guard and self._resumed.get("guard"):
             self.guard.load_state(self._resumed["guard"])
         if start and self._trained(checkpoint.step_of(start)):
             self._end_as_trained(start)

@@ -1,7 +1,7 @@
 """Gradient ascent: the plainest way to forget, and the plainest way to ruin a model."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unteach.methods.base import UNITS, Term, Unlearn, cross_entropy
 from unteach.methods.terms import Over
@@ -13,6 +13,8 @@ from unteach.registry import method
 @dataclass
 class GradAscent(Unlearn):
     """Ascend the loss of the forget answers: L = -CE_f. Unbounded: it goes on until nothing is left."""
+
+    ASCENDS: ClassVar[bool] = True
 
     alpha: float = 0.0
     loss_on: Literal["completion", "all"] = field(

@@ -18,6 +18,7 @@ class SignedSFT(SFT):
     """
 
     ROWS = "signed"
+    ASCENDS = True
 
     def measured(self) -> tuple[str, ...]:
         return ()
