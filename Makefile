@@ -5,7 +5,7 @@ SMOLLM2 = saves/models/SmolLM2-135M-Instruct
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: venv lock demo demo-smollm2 test test-long test-architectures test-slurm test-vllm check
+.PHONY: venv lock demo demo-smollm2 test test-long test-architectures test-slurm test-vllm test-old-transformers check
 
 PIP = $(PY) -m pip install --disable-pip-version-check
 
@@ -99,6 +99,20 @@ VLLM_PIP = $(VLLM) -m pip install --disable-pip-version-check
 
 test-vllm: .venv-vllm/ready
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM) -m pytest -m vllm tests/backends $(ARGS)
+
+# What is saved here is read by the transformers that OpenUnlearning pins, in an environment of its own (1.1 GB), which the
+# test makes by this target where it is not there.
+OLD = .venv-old/bin/python
+OLD_PIP = $(OLD) -m pip install --disable-pip-version-check
+
+.venv-old/ready: requirements-old-transformers.lock
+	test -x $(OLD) || python3 -m venv .venv-old
+	$(OLD_PIP) $$(grep '^torch==' requirements-old-transformers.lock) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(OLD_PIP) --no-deps -r requirements-old-transformers.lock
+	touch $@
+
+test-old-transformers: .venv/ready-test .venv-old/ready
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m long tests/old_transformers $(ARGS)
 
 check: .venv/ready-test
 	.venv/bin/ruff check src tests benchmarks docs examples

@@ -327,6 +327,58 @@ def test_a_null_for_text_is_no_answer_and_half_a_character_can_be_written() -> N
     assert words.answer(told, Sampling())[0][0].text == "a?"
 
 
+def read_message(message: dict[str, Any], reason: str = "stop") -> str:
+    completions, _ = words.answer({"choices": [{"message": message, "finish_reason": reason}]}, Sampling())
+    return completions[0].text
+
+
+def test_a_content_of_parts_is_their_text() -> None:
+    parts = [{"type": "text", "text": "lis"}, {"type": "text", "text": "ted"}]
+    assert read_message({"content": parts}) == "listed"
+    assert read_message({"content": []}) == ""
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            {"content": [{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "I cannot"}]},
+            "'refusal', which is no text: I cannot",
+        ),
+        ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "a part of the type 'image_url'"),
+        ({"content": [7]}, "a part of the type 'int'"),
+        ({"content": [{"type": "text"}]}, "a part of the type 'text'"),
+        ({"content": {"text": "a"}}, "dict where a text belongs"),
+        ({"content": None, "refusal": "I cannot"}, "refused to answer: I cannot"),
+        ({"content": None, "reasoning_content": "hm"}, "a larger max_new_tokens"),
+        ({"content": "", "tool_calls": [{"function": {"name": "f"}}]}, "a call of a tool"),
+        ({"content": None}, "no text"),
+    ],
+    ids=str,
+)
+def test_what_is_no_text_is_an_error_of_the_row(message: dict[str, Any], said: str) -> None:
+    for reason in ("stop", "length"):
+        with pytest.raises(Refused, match=said):
+            read_message(message, reason)
+
+
+def test_a_row_says_what_else_the_server_gave(
+    fake: Fake, ask: Infer, output: Callable[[], list[dict[str, Any]]]
+) -> None:
+    def listed(asked: Asked) -> dict[str, Any]:
+        whole = answer(asked)
+        parts = [{"type": "text", "text": "listed"}]
+        if asked.words == QUESTIONS[3]:
+            parts.append({"type": "image", "image": "x"})
+        return {**whole, "choices": [{"index": 0, "message": {"content": parts}, "finish_reason": "stop"}]}
+
+    fake.answer = listed
+    with pytest.raises(RowsFailed):
+        ask()
+    assert [row["output"] for row in output() if row["error"] is None] == ["listed"] * (len(QUESTIONS) - 1)
+    assert "'image'" in output()[3]["error"]
+
+
 def test_a_log_prob_that_is_no_number_is_half_an_answer() -> None:
     choice = {**WHOLE["choices"][0], "logprobs": {"content": [{"token": "yes", "logprob": float("nan")}]}}
     with pytest.raises(ValueError, match="a log-prob of nan"):

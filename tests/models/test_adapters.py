@@ -11,7 +11,7 @@ import torch
 from unteach import runs
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
-from unteach.models import adapters, convert
+from unteach.models import adapters
 from unteach.models.hub import PATH
 from unteach.models.loading import load as load_config
 from unteach.verbs.evaluate import evaluate
@@ -223,18 +223,3 @@ def test_an_adapter_that_a_model_does_not_run_with_is_refused(
     message = r"LlamaForCausalLM fails with an adapter on q_proj, up_proj \(AttributeError: 'tuple' object"
     with pytest.raises(UserError, match=message):
         load_config(ModelConfig({PATH: str(tiny_folder)}, peft_args=args), training=True)
-
-
-def test_a_merge_that_says_something_else_is_refused(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PEFT adds an adapter on a layer that others share as often as it finds it."""
-    from peft.tuners.lora.layer import Linear
-
-    def adapted() -> Any:
-        args = {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": False}
-        return load_config(ModelConfig({PATH: str(tiny_folder)}, peft_args=args), training=True).model
-
-    convert.merged(adapted(), torch.float32)
-    once = Linear.get_delta_weight
-    monkeypatch.setattr(Linear, "get_delta_weight", lambda self, adapter: 2 * once(self, adapter))
-    with pytest.raises(UserError, match=r"cannot be merged into this LlamaForCausalLM: .*as=adapter keeps"):
-        convert.merged(adapted(), torch.float32)

@@ -15,7 +15,7 @@ from unteach import runs
 from unteach.errors import UserError, first_line, nearest, outside
 from unteach.models import integrity, layers, tokens
 
-CONFIG, BASE = "adapter_config.json", "unteach_base.json"
+CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "unteach_base.json"
 TRAINED, FIRST = "default", "first"
 """Names of adapters inside a model: the one that trains, and the frozen copy of one that training started from."""
 
@@ -44,7 +44,7 @@ def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> 
     if isinstance(targets, str) and "," in targets:
         given["target_modules"] = [name.strip() for name in targets.split(",") if name.strip()]
     try:
-        return _saves_no_tables(peft.get_peft_model(_ready(model), peft.LoraConfig(**given)), added)
+        adapted = peft.get_peft_model(_ready(model), peft.LoraConfig(**given))
     except (ValueError, TypeError) as error:
         kinds = ("Linear", "Conv1D")
         linear = {name.rpartition(".")[2] for name, m in model.named_modules() if type(m).__name__.startswith(kinds)}
@@ -52,6 +52,8 @@ def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> 
             f"model.peft_args: {str(error).splitlines()[0]}\n  target_modules takes some of this model's linear layers "
             f"({', '.join(sorted(linear))}), as a list or with commas between, or all-linear"
         ) from None
+    _loads_all_weights(adapted)
+    return _saves_no_tables(adapted, added)
 
 
 def refuse_failing(model: Any) -> None:
@@ -104,7 +106,42 @@ def put_back(model: Any, folder: str, trainable: bool) -> Any:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the adapter {folder} does not fit its base: {str(error).splitlines()[0]}") from None
     integrity.refuse_incomplete_adapter(adapted, folder)
+    _take_all_weights(adapted, folder, TRAINED)
+    _loads_all_weights(adapted)
     return _saves_no_tables(adapted, added_of(folder))
+
+
+def _loads_all_weights(model: Any) -> None:
+    """Have every later adapter that is loaded into a model, such as a checkpoint's, loaded whole."""
+    load = model.load_adapter
+
+    def load_adapter(folder: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+        result = load(folder, adapter_name, *args, **kwargs)
+        _take_all_weights(model, folder, adapter_name)
+        return result
+
+    model.load_adapter = load_adapter
+
+
+def _take_all_weights(model: Any, folder: Any, adapter: str) -> None:
+    """Give an adapter that PEFT loaded all the weights of its file.
+
+    PEFT renames what it reads as transformers renames the weights of a family's published files. A name that was right
+    already may match such a rule (laguna's shared_experts), and the weight is lost with a warning: it stays as drawn.
+    """
+    import peft
+    import torch
+    from safetensors.torch import load_file
+
+    file = Path(folder) / WEIGHTS
+    if not file.exists():
+        return
+    slots = peft.get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
+    with torch.no_grad():
+        for name, weight in load_file(file).items():
+            slot = slots.get(name)
+            if slot is not None and slot.shape == weight.shape:
+                slot.copy_(weight)
 
 
 def _ready(model: Any) -> Any:
@@ -125,6 +162,18 @@ def base_of(folder: str) -> str:
     if not told:
         raise UserError(f"{folder}: this adapter does not say what it was trained on; set model.base_path")
     return str(told)
+
+
+def refuse_adapter_as_base(folder: str, base: str) -> None:
+    """Raise UserError where an adapter was trained on a model that is an adapter on another itself.
+
+    The library would put the second on both, of which only one is then saved, merged or switched off.
+    """
+    if is_adapter(base):
+        raise UserError(
+            f"the adapter {folder} was trained over {base}, which is an adapter itself. Merge that one first (unteach "
+            f"export {base} to=FOLDER) and set model.base_path=FOLDER"
+        )
 
 
 def remember_base(folder: Path, identity: str, added: Sequence[int] = ()) -> None:

@@ -9,20 +9,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import console
 from unteach.errors import UserError
 from unteach.models import adapters
 from unteach.models.hub import from_hub
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import GenerationConfig
 
 Weights = dict[str, "Tensor"]
 OF_ADAPTER = r"(^|\.)(lora_\w+|modules_to_save|trainable_tokens_delta)(\.|$)"
 BUFFERS = r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|position_ids)$"
 """Tensors that older libraries kept among the weights, and that are computed now."""
-MERGED_CLOSE = 1e-3
-"""How far logits may be from the unmerged ones, in units of their length: all is in fp32."""
 SHOWN = 4
 
 
@@ -34,7 +32,7 @@ def adapted(weights: Weights) -> bool:
 def in_peft(name: str) -> str:
     """An adapter's weight under one name, whichever way it was saved: under the name of its adapter or without."""
     bare = re.sub(rf"\.({adapters.TRAINED}|{adapters.FIRST})(?=\.|$)", "", name)
-    bare = re.sub(r"(lora_embedding_[AB]|trainable_tokens_delta)\.weight$", r"\1", bare)
+    bare = re.sub(r"(lora_embedding_[AB]|lora_magnitude_vector|trainable_tokens_delta)\.weight$", r"\1", bare)
     return bare if bare.startswith("base_model.model.") else f"base_model.model.{bare}"
 
 
@@ -53,16 +51,24 @@ def take_adapter(base: Any, weights: Weights, peft_args: dict[str, Any], named: 
 
     found = {in_peft(name): tensor for name, tensor in weights.items() if re.search(OF_ADAPTER, name)}
     rest = {in_base(name): tensor for name, tensor in weights.items() if not re.search(OF_ADAPTER, name)}
-    head = "score." if hasattr(base, "score") else ()  # a classifier's head is trained with the adapter
-    _refuse_other_base({name: w for name, w in rest.items() if not name.startswith(head)}, base.state_dict(), named)
+    held = base.state_dict()
     model = adapters.attach(base, peft_args, added)
     slots, twins = _slots(model)
     found = {name: tensor for name, tensor in found.items() if name not in twins}
-    for name in [name for name in slots if ".modules_to_save." in name and name not in found]:
-        bare = in_base(name.replace(".modules_to_save.", "."))
+    copies = {name: in_base(name.replace(".modules_to_save.", ".")) for name in slots if ".modules_to_save." in name}
+    for name, bare in copies.items():
         if bare in rest and not any(".modules_to_save." in other for other in found):  # an adapter's own file
             found[name] = rest[bare]
+    moved = _trained_in_base(model)
+    left_alone = {name: tensor for name, tensor in rest.items() if name not in {*moved, *copies.values()}}
+    head = "score." if hasattr(base, "score") else ()  # a classifier's head is trained with the adapter
+    left_alone = {name: tensor for name, tensor in left_alone.items() if not name.startswith(head)}
+    _refuse_other_base(left_alone, held, named)
     _refuse_other_targets(found, slots)
+    if absent := moved.keys() - rest.keys():
+        raise UserError(f"these weights lack {_some(absent)}, which model.peft_args says were trained (bias)")
+    slots |= moved
+    found |= {name: rest[name] for name in moved}
     for name, slot in slots.items():
         if found[name].shape != slot.shape:
             raise UserError(_said_of_shapes(name, found[name].shape, slot.shape, named))
@@ -70,6 +76,15 @@ def take_adapter(base: Any, weights: Weights, peft_args: dict[str, Any], named: 
         for name, slot in slots.items():
             slot.copy_(found[name])
     return model
+
+
+def _trained_in_base(model: Any) -> Weights:
+    """The base's own weights that train along with an adapter, by their names in the base: `bias` of LoraConfig."""
+    return {
+        in_base(name): parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not re.search(OF_ADAPTER, name)
+    }
 
 
 def _slots(model: Any) -> tuple[Weights, set[str]]:
@@ -192,47 +207,6 @@ def class_of(config: Any) -> Any:
     return getattr(transformers, named, transformers.AutoModelForCausalLM)
 
 
-def merged(model: Any, dtype: Any) -> Any:
-    """The base with its adapter in it: added in fp32, then rounded to `dtype`.
-
-    Raises UserError where what comes out says something else than the two did: PEFT adds an adapter on weights that
-    several layers share as often as it finds them.
-    """
-    before = _sample_logits(model.float())
-    try:
-        plain = model.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise UserError(f"the adapter cannot be merged: {error}") from None
-    after = _sample_logits(plain)
-    if before is None or after is None:
-        console.say(
-            f"note: {type(plain).__name__} does not run here, so the merged model is not compared with the adapter"
-        )
-    elif (after - before).norm() > MERGED_CLOSE * before.norm():
-        raise UserError(
-            f"the adapter cannot be merged into this {type(plain).__name__}: the merged model says something else than "
-            "the base with the adapter (layers share weights, or read them past the adapter). as=adapter keeps the two "
-            "apart"
-        )
-    return plain.to(dtype)
-
-
-def _sample_logits(model: Any) -> Any:
-    """The logits of one short row; None where the model cannot be run here."""
-    import torch
-
-    ids = torch.arange(1, 5, device=next(model.parameters()).device)[None]
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            return model(input_ids=ids).logits
-    except Exception:  # a forward of others may fail in any way, and then nothing is compared
-        return None
-    finally:
-        model.train(was_training)
-
-
 def refuse_quantised(path: str) -> None:
     """An adapter is merged into full precision alone: rounding a sum to four bits again changes every answer."""
     import transformers
@@ -242,6 +216,16 @@ def refuse_quantised(path: str) -> None:
             f"{path} is quantised, and an adapter is not merged into rounded weights; set model.base_path to the model "
             "in full precision that it was made from, or take as=adapter"
         )
+
+
+def generation_in(place: str) -> "GenerationConfig | None":
+    """The generation settings in a folder or repository; None where there are none."""
+    import transformers
+
+    try:
+        return transformers.GenerationConfig.from_pretrained(place)
+    except OSError:
+        return None
 
 
 def tokenizer_in(places: Iterable[str | None]) -> Any:

@@ -12,7 +12,7 @@ from unteach import launched, registry, runs
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import Template, saved_args
 from unteach.errors import UserError
-from unteach.models import adapters, heads, integrity, probing, tokens
+from unteach.models import adapters, heads, integrity, portable, probing, tokens
 from unteach.models.forward import extend
 from unteach.models.heads import Head
 from unteach.models.hub import PATH, SOURCE, from_hub
@@ -27,7 +27,8 @@ class Loaded:
 
     compute: the dtype that passes run in. path: where the weights are from. adapter: the folder that the adapter on
     them is from, "" for a fresh one, None where there is none. added: ids of tokens that the weights at `path` lack.
-    head: a classifier's.
+    head: a classifier's. start: the settings of the model before anything here changed them; None for an adapter, which
+    is saved without any.
     """
 
     model: Any
@@ -38,6 +39,7 @@ class Loaded:
     adapter: str | None = None
     added: tuple[int, ...] = ()
     head: Head | None = None
+    start: portable.StartSettings | None = None
 
     def identity(self, memory: Path) -> str:
         """What tells these weights from all others."""
@@ -110,6 +112,7 @@ def load(
         assert path is not None
         adapter, tokenizer_args = path, {PATH: path, **tokenizer_args}
         args[PATH] = path = runs.model_folder(config.base_path or adapters.base_of(adapter))
+        adapters.refuse_adapter_as_base(adapter, path)
     elif config.base_path:
         raise UserError(f"model.base_path is for an adapter, and {path} is a whole model; leave it out")
     masters = training and not config.pure_bf16 and adapter is None  # what is frozen needs none
@@ -121,6 +124,10 @@ def load(
     model, tokenizer = handler.load({**args, "dtype": getattr(torch, held)}, tokenizer_args, texts, **given)
     if head:
         heads.refuse_no_score(model)
+    start = None
+    if adapter is None:
+        source = {name: args[name] for name in SOURCE if name in args}
+        start = portable.StartSettings.of_model(model, path, **source)
     if adapter:
         adapters.refuse_another_base(adapter, str(path), weights_of(path, model.config, memory()))
         if tokens.add(tokenizer, config.added_tokens):
@@ -140,6 +147,7 @@ def load(
     _probe(model, tokenizer, config.packed)
     loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
     loaded.path, loaded.adapter, loaded.added, loaded.head = path, adapter, tuple(added), head
+    loaded.start = start
     return loaded
 
 

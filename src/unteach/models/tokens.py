@@ -32,11 +32,13 @@ def grow(model: Any, ids: Sequence[int]) -> None:
     if not ids:
         return
     rows = model.get_input_embeddings().weight.shape[0]
+    # A tokenizer may leave ids unused between the last row and its first new id: those rows are new, too.
+    new = sorted({*ids, *range(rows, max(ids) + 1)})
     if max(ids) >= rows:
         model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
     with torch.no_grad():
         for weight in _tables(model):
-            weight[list(ids)] = weight[: min(ids)].float().mean(0).to(weight.dtype)
+            weight[new] = weight[: new[0]].float().mean(0).to(weight.dtype)
 
 
 def _tables(model: Any) -> list[Any]:

@@ -22,7 +22,7 @@ from unteach.engines.processes import Processes
 from unteach.engines.sharded import place, settle
 from unteach.errors import UserError
 from unteach.methods.base import Method
-from unteach.models import adapters, heads, probing
+from unteach.models import adapters, heads, portable, probing
 from unteach.models.heads import Head
 from unteach.models.hub import PATH
 from unteach.models.loading import Loaded, load_frozen, memory
@@ -354,5 +354,8 @@ def accompany(loaded: Loaded, folder: Path) -> None:
         adapters.remember_base(folder, loaded.base_weights(memory()), loaded.added)
         if loaded.head:
             loaded.head.save(folder)
-    loaded.tokenizer.save_pretrained(folder)
+    if loaded.start is not None:
+        loaded.start.restore(folder)
+        portable.add_old_names(folder)
+    portable.save_tokenizer(loaded.tokenizer, folder)
     loaded.template.save(folder)

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import runs
 from unteach.errors import UserError, unknown
-from unteach.models import adapters, convert, heads, weights
+from unteach.models import adapters, comparing, convert, heads, integrity, merging, portable, weights
 from unteach.models.loading import DTYPES
-from unteach.training import trained
+from unteach.training import own_texts, trained
 from unteach.training.trained import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
@@ -24,7 +27,8 @@ class Asked:
 
 
 def write(source: Source, asked: Asked, folder: Path) -> None:
-    """Builds what was asked for, checks that the weights fit, and writes it with its tokenizer and template."""
+    """Builds what was asked for, checks that the weights fit, writes it with its tokenizer and template, and reads it
+    again: a folder that says something else than what was trained is refused."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -32,7 +36,8 @@ def write(source: Source, asked: Asked, folder: Path) -> None:
     base = None
     if convert.adapted(found) or source.adapter:
         base = trained.base_of(source, asked.base)
-        model = _adapted(source, asked, found, base)
+        tokenizer = trained.tokenizer_of(source, base)
+        model, held = _adapted(source, asked, found, base)
     elif asked.form == "adapter":
         raise UserError(
             f"{source.place}: there is no adapter in these weights, only a whole model; leave out as=adapter"
@@ -42,20 +47,88 @@ def write(source: Source, asked: Asked, folder: Path) -> None:
             f"{source.place} holds a whole model and no adapter; leave out model.peft_args and model.base_path"
         )
     else:
-        place = source.folder if (Path(source.folder) / "config.json").exists() else asked.base or source.path
-        if not place:
-            raise UserError(f"{source.place}: it has no config.json beside it; say model.base_path=MODEL, the model "
-                            "that was trained, for its configuration")  # fmt: skip
-        model = convert.whole(runs.model_folder(place), found, _dtype(asked.dtype, "auto"))
-    model.save_pretrained(folder)
+        tokenizer = trained.tokenizer_of(source, asked.base)
+        model, held = _whole(source, asked, found)
+    del found
     if asked.form == "adapter":
+        model.save_pretrained(folder)
         adapters.remember_base(folder, trained.identity_of(str(base)), adapters.added_of(source.folder))
         if head := heads.saved(source.folder):
             head.save(folder)
-    trained.save_words(source, base or asked.base, folder)
+        told = f" of {base}"
+    else:
+        model = _save_compared(model, held, source, tokenizer, folder, has_adapter=base is not None)
+        told = f" ({sum(p.numel() for p in model.parameters()):,} parameters)"
+    trained.save_words(source, base or asked.base, tokenizer, folder)
     _card(folder, base)
-    told = f" ({sum(p.numel() for p in model.parameters()):,} parameters)" if asked.form == "model" else f" of {base}"
     print(f"{asked.form}: {type(model).__name__}{told}")
+
+
+def _whole(source: Source, asked: Asked, found: Any) -> tuple[Any, Any]:
+    """The whole model in the dtype that is asked for, with the generation settings beside it; and the dtype."""
+    place = source.folder if (Path(source.folder) / "config.json").exists() else asked.base or source.path
+    if not place:
+        raise UserError(f"{source.place}: it has no config.json beside it; say model.base_path=MODEL, the model "
+                        "that was trained, for its configuration")  # fmt: skip
+    model = convert.whole(runs.model_folder(place), found, _dtype(asked.dtype, "auto"))
+    for beside in (place, source.path):
+        if beside and (settings := convert.generation_in(runs.model_folder(str(beside)))):
+            model.generation_config = settings
+            break
+    return model, next(model.parameters()).dtype
+
+
+def _save_compared(
+    model: Any, dtype: Any, source: Source, tokenizer: "PreTrainedTokenizerBase | None", folder: Path, has_adapter: bool
+) -> "PreTrainedModel":
+    """Save a plain model, the adapter merged into it, and compare what was saved with what there was before.
+
+    The comparison is of log-probs over a few rows, by the folder as anyone loads it, in the dtype that it is kept in.
+    """
+    texts = own_texts.read_texts(source.run, comparing.ROWS)
+    origin = "that it was trained on" if texts else "of built-in text"
+    rows = comparing.tokenize_rows(texts or comparing.built_in_texts(), tokenizer, model)
+    before = comparing.measure(model, rows)
+    changed = None
+    if has_adapter and before is not None:
+        with model.disable_adapter():
+            without = comparing.measure(model, rows)
+        changed = comparing.compare(before, without) if without is not None else None
+    plain = (merging.merge(model) if has_adapter else model).to(dtype)
+    integrity.refuse_not_finite(plain, f"{source.place} in {_name(dtype)}")
+    plain.save_pretrained(folder)
+    portable.add_old_names(folder)
+    written = integrity.load_model(type(plain), str(folder), dtype=dtype)
+    after = comparing.measure(written, rows)
+    what = "the base with the adapter" if has_adapter else "what was trained"
+    if before is None or after is None:
+        print(f"note: {type(plain).__name__} does not run here, so what is written is not compared with {what}")
+        return plain
+    difference = comparing.compare(before, after)
+    tolerance = comparing.TOLERANCE.get(_name(dtype), comparing.COARSEST)
+    if difference.is_more_than(tolerance):
+        raise UserError(_say_other(plain, difference, tolerance, _name(dtype), what, has_adapter))
+    effect = f"; the adapter changes them by {changed.nats:.2g}" if changed else ""
+    print(f"compared with {what}: {difference.nats:.1e} nats a token apart on {len(rows)} rows {origin}{effect}")
+    if changed and difference.nats > changed.nats / 2 and changed.nats > comparing.TOLERANCE["float32"]:
+        print(f"note: {_name(dtype)} rounds away much of what the adapter changed; dtype=float32 keeps it")
+    return plain
+
+
+def _say_other(
+    model: Any, difference: comparing.Difference, tolerance: float, dtype: str, what: str, has_adapter: bool
+) -> str:
+    finer = "" if dtype == "float32" else " With dtype=float32 nothing is rounded."
+    remedy = " as=adapter keeps base and adapter apart." if has_adapter else ""
+    return (
+        f"this {type(model).__name__} cannot be written as a plain model: what is read back differs from {what} by "
+        f"{difference.nats:.2g} nats a token, and {tolerance:g} is allowed in {dtype} (layers share weights, read them "
+        f"past the adapter, or are rounded).{finer}{remedy}"
+    )
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _card(folder: Path, base: str | None) -> None:
@@ -65,12 +138,14 @@ def _card(folder: Path, base: str | None) -> None:
         runs.write_text(folder / "README.md", f"---\nlibrary_name: transformers\n{of}tags: [unteach]\n---\n")
 
 
-def _adapted(source: Source, asked: Asked, found: Any, base: str) -> Any:
-    """The adapter on its base or, where a model is asked for, merged into it."""
+def _adapted(source: Source, asked: Asked, found: Any, base: str) -> tuple[Any, Any]:
+    """The adapter on its base, in fp32, and the dtype in which the two are kept once merged."""
     import torch
 
     if asked.form == "model":
         convert.refuse_quantised(base)
+    elif asked.dtype:
+        raise UserError("dtype is for as=model; an adapter is kept as it was trained")
     peft_args = asked.peft_args or trained.peft_args_of(source)
     if not peft_args:
         raise UserError(
@@ -79,13 +154,14 @@ def _adapted(source: Source, asked: Asked, found: Any, base: str) -> Any:
         )
     under, held = trained.load_base(source, base)
     adapters.refuse_another_base(source.folder, base, trained.identity_of(base))
-    model = convert.take_adapter(under, found, peft_args, base, adapters.added_of(source.folder))
+    if source.adapter and not asked.peft_args and (source.place / adapters.WEIGHTS).exists():
+        # Its own files say all of it, and PEFT reads them as it does in every run.
+        model = adapters.put_back(under, source.folder, trainable=False)
+    else:
+        model = convert.take_adapter(under, found, peft_args, base, adapters.added_of(source.folder))
     model.peft_config[adapters.TRAINED].base_model_name_or_path = base
-    if asked.form == "model":
-        return convert.merged(model, _dtype(asked.dtype, held))
-    if asked.dtype:
-        raise UserError("dtype is for as=model; an adapter is kept as it was trained")
-    return model.to(torch.float32)
+    integrity.refuse_not_finite(model, str(source.place))
+    return model.to(torch.float32), _dtype(asked.dtype, held)
 
 
 def _dtype(asked: str | None, otherwise: Any) -> Any:

@@ -3,25 +3,30 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import registry, runs
 from unteach.config import schema
 from unteach.config.reader import Reader
 from unteach.data import template
 from unteach.errors import UserError
-from unteach.models import adapters, convert, handlers, heads, loading, tokens
+from unteach.models import adapters, convert, handlers, heads, loading, portable, tokens
 from unteach.models.hub import PATH
 from unteach.training import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
 class Source:
-    """Something trained. place: its folder or file. told: its run's model section. adapter: of its own folder."""
+    """Something trained. place: its folder or file. told: its run's model section. adapter: of its own folder. run: the
+    folder of its run, where it is in one."""
 
     place: Path
     told: schema.ModelConfig | None
     adapter: dict[str, Any] = field(default_factory=dict)
+    run: Path | None = None
 
     @property
     def folder(self) -> str:
@@ -48,7 +53,7 @@ def source_of(what: str) -> Source:
         raise UserError(f"{what}: this checkpoint cannot be used, {reason}")
     adapter = place / "adapter_config.json"
     said = runs.read_json(adapter, "the adapter's configuration") if adapter.exists() else {}
-    return Source(place, told_by(run) if run else None, said)
+    return Source(place, told_by(run) if run else None, said, run)
 
 
 def told_by(run: Path) -> schema.ModelConfig | None:
@@ -71,7 +76,9 @@ def base_of(source: Source, asked: str | None) -> str:
         raise UserError(
             f"{source.place} holds an adapter, and nothing says what it was trained on; set model.base_path"
         )
-    return runs.model_folder(str(path))
+    base = runs.model_folder(str(path))
+    adapters.refuse_adapter_as_base(source.folder, base)
+    return base
 
 
 def peft_args_of(source: Source) -> dict[str, Any] | None:
@@ -113,15 +120,22 @@ def identity_of(base: str) -> str:
     return loading.weights_of(base, transformers.AutoConfig.from_pretrained(base), loading.memory())
 
 
-def save_words(source: Source, base: str | None, folder: Path) -> None:
-    """The tokenizer and the template: those beside the weights, or of their run, or of the model under them."""
+def tokenizer_of(source: Source, base: str | None) -> "PreTrainedTokenizerBase | None":
+    """The tokenizer beside the weights, or of their run, or of the model under them; None where none has one."""
     named = source.told.tokenizer_args.get(PATH) if source.told else None
     places = [source.folder, named, base, source.path]
-    tokenizer = convert.tokenizer_in([runs.model_folder(str(place)) if place else None for place in places])
+    found: PreTrainedTokenizerBase | None = convert.tokenizer_in(
+        [runs.model_folder(str(place)) if place else None for place in places]
+    )
+    return found
+
+
+def save_words(source: Source, base: str | None, tokenizer: "PreTrainedTokenizerBase | None", folder: Path) -> None:
+    """Write the tokenizer, and the template that the model was trained with."""
     if tokenizer is None:
         print("note: no tokenizer was found beside these weights or their base; this folder has none")
         return
-    tokenizer.save_pretrained(folder)
+    portable.save_tokenizer(tokenizer, folder)
     said = template.saved_args(source.folder) or (source.told.template_args if source.told else None)
     said = said or (template.saved_args(base) if base else None)
     if said:

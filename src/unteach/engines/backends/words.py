@@ -87,11 +87,7 @@ def _completion(choice: Any, usage: dict[str, Any], sampling: Sampling) -> Compl
     reason, message = choice.get("finish_reason"), choice.get("message") or {}
     if reason not in ("stop", "length"):
         raise Refused(f"the server ended its answer with {reason!r}")
-    said = message.get("content", choice.get("text"))
-    said = message.get("refusal") if said is None else said
-    if said is None:
-        raise Refused("the server gave no text (null)")
-    text = str(said).encode("utf-8", "replace").decode()  # half a character cannot be written
+    text = _text(choice, message).encode("utf-8", "replace").decode()  # half a character cannot be written
     pieces = _pieces(choice.get("logprobs"))
     if sampling.perplexity and pieces is None:
         raise Refused("the server gives no log-probs, which perplexity is made of")
@@ -108,6 +104,33 @@ def _completion(choice: Any, usage: dict[str, Any], sampling: Sampling) -> Compl
         known if sampling.perplexity else None,
         _count(usage, "prompt_tokens"),
     )
+
+
+def _text(choice: dict[str, Any], message: dict[str, Any]) -> str:
+    """The text of one answer; its content may be a list of parts. Raises Refused where it is no text."""
+    if message.get("tool_calls") or message.get("function_call"):
+        raise Refused("the server answered with a call of a tool, not with a text")
+    if message.get("refusal"):
+        raise Refused(f"the server refused to answer: {message['refusal']}")
+    content = message.get("content", choice.get("text"))
+    if content is None:
+        thought = message.get("reasoning_content") or message.get("reasoning")
+        why = ": it only reasoned; a larger max_new_tokens leaves room for an answer" if thought else ""
+        raise Refused(f"the server gave no text (null){why}")
+    if isinstance(content, list):
+        return "".join(_text_of_part(part) for part in content)
+    if not isinstance(content, str):
+        raise Refused(f"the server gave {type(content).__name__} where a text belongs")
+    return content
+
+
+def _text_of_part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    if kind not in ("text", "output_text") or not isinstance(part.get("text"), str):
+        said = f": {part['refusal']}" if kind == "refusal" and part.get("refusal") else ""
+        raise Refused(f"the server's answer holds a part of the type {kind!r}, which is no text{said}")
+    text: str = part["text"]
+    return text
 
 
 def _count(usage: Any, name: str) -> int | None:

@@ -1,0 +1,152 @@
+"""The configuration beside saved weights: the start's own, in words that older readers know too.
+
+A training sets some of a model's settings for itself; what is saved has those that the model started with. And
+transformers 5 spells some settings anew: the dtype, the rotary embeddings, a tokenizer's class. Older readers do not
+know the new words, take defaults in their place, and say nothing, so both spellings are written, with one meaning.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unteach import runs
+from unteach.models.hub import from_hub
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+SET_BY_TRAINING = ("use_cache", "dtype", "bos_token_id", "eos_token_id", "pad_token_id")
+"""What transformers' Trainer and fp32 masters set on a model; `Trainer` takes the ids from a tokenizer it is given."""
+PADDING = "pad_token_id"
+"""Is a classifier's own: it finds the last token by it."""
+OF_BOTH_BASES = ("gemma3_text", "gemma3n_text")
+"""Families whose full and sliding layers had a rotary base each, under two names, before transformers 5."""
+OF_NEOX = ("gpt_neox", "gpt_neox_japanese")
+
+TOKENIZER = "tokenizer_config.json"
+GENERIC = "PreTrainedTokenizerFast"
+"""The class of a tokenizer that is all in tokenizer.json, by a name that every version knows."""
+
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """What a model was configured with before a run set anything: config.json and generation_config.json."""
+
+    config: Settings
+    generation: Settings | None
+
+    @classmethod
+    def of_model(cls, model: "PreTrainedModel", path: str | None, **source: Any) -> "StartSettings":
+        """Read them off a model that was just loaded; its dtype off its folder, since masters are of another."""
+        import transformers
+
+        config = json.loads(model.config.to_json_string(use_diff=True))
+        if path is not None:
+            kept = from_hub(transformers.AutoConfig, path, **source)
+            _restore(config, json.loads(kept.to_json_string(use_diff=True)), ("dtype",))
+        generation = getattr(model, "generation_config", None)
+        return cls(config, None if generation is None else json.loads(generation.to_json_string(use_diff=True)))
+
+    def restore(self, folder: Path) -> None:
+        """Put them back into a folder that a model was saved into."""
+        names: tuple[str, ...] = SET_BY_TRAINING
+        if (folder / CONFIG).exists():
+            saved = _read(folder / CONFIG)
+            if str((saved.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+                names = tuple(name for name in names if name != PADDING)
+            _restore(saved, self.config, names)
+            _write(folder / CONFIG, saved)
+            if self.generation is not None:
+                _write(folder / GENERATION, self.generation)
+
+
+def _restore(saved: Settings, start: Settings, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name in start:
+            saved[name] = start[name]
+        else:
+            saved.pop(name, None)
+    for name, part in _parts(saved):
+        if isinstance(start.get(name), dict):
+            _restore(part, start[name], names)
+
+
+def _parts(config: Settings) -> list[tuple[str, Settings]]:
+    """The configurations inside one, such as text_config."""
+    return [(name, part) for name, part in config.items() if isinstance(part, dict) and "model_type" in part]
+
+
+def add_old_names(folder: Path) -> None:
+    """Write the settings of a saved model in their old spelling too."""
+    if (folder / CONFIG).exists():
+        config = _read(folder / CONFIG)
+        _spell_as_before(config)
+        _write(folder / CONFIG, config)
+
+
+def _spell_as_before(config: Settings) -> None:
+    if "dtype" in config:
+        config["torch_dtype"] = config["dtype"]
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        config |= _spell_rope(rope, config)
+    elif isinstance(rope, dict) and config.get("model_type") in OF_BOTH_BASES:
+        full, sliding = rope["full_attention"], rope["sliding_attention"]
+        config |= {**_spell_rope(full, config), "rope_local_base_freq": sliding["rope_theta"]}
+    for _, part in _parts(config):
+        _spell_as_before(part)
+
+
+def _spell_rope(rope: Settings, config: Settings) -> Settings:
+    """Rotary settings as transformers 4 had them: base and share beside a mapping of what scales them, or null."""
+    kind = rope.get("rope_type", "default")
+    scaling = {name: value for name, value in rope.items() if name not in ("rope_theta", "partial_rotary_factor")}
+    share = rope.get("partial_rotary_factor", 1.0)
+    if config.get("model_type") in OF_NEOX:
+        spelled: Settings = {"rotary_emb_base": rope["rope_theta"], "rotary_pct": share}
+    else:
+        spelled = {"rope_theta": rope["rope_theta"]}
+        if share != 1.0:
+            spelled["partial_rotary_factor"] = share
+    if kind == "longrope" and str(config.get("model_type")).startswith("phi3"):
+        # Which took three entries and no others, and the length from beside them.
+        scaling = {"type": kind, "short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}
+    spelled["rope_scaling"] = None if kind == "default" else scaling
+    return spelled
+
+
+def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Save a tokenizer so that transformers before 5 makes the same one: class, special tokens, template, decoding."""
+    tokenizer.save_pretrained(folder)
+    file = folder / TOKENIZER
+    if not file.exists() or not (folder / "tokenizer.json").exists():
+        return
+    saved = _read(file)
+    if "auto_map" not in saved:
+        # The class of a family puts a BOS of its own in some versions; this one does what tokenizer.json says.
+        saved["tokenizer_class"] = GENERIC
+    # As a list under its new name it is an error of versions 4.47 to 4.57; version 5 reads the old name.
+    if isinstance(saved.get("extra_special_tokens"), list):
+        saved["additional_special_tokens"] = saved.pop("extra_special_tokens")
+    # Their defaults have changed: texts were tidied, and ids of sentence pairs were given, which no decoder takes.
+    saved["clean_up_tokenization_spaces"] = bool(tokenizer.clean_up_tokenization_spaces)
+    saved.setdefault("model_input_names", list(tokenizer.model_input_names))
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        saved["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
+    elif template is not None:
+        saved["chat_template"] = template
+    _write(file, saved)
+
+
+def _read(file: Path) -> Settings:
+    settings: Settings = json.loads(file.read_text(encoding="utf-8"))
+    return settings
+
+
+def _write(file: Path, settings: Settings) -> None:
+    runs.write_text(file, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
