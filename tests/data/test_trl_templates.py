@@ -114,7 +114,9 @@ def test_reasoning_in_an_answer_is_learned_or_refused(template: Template) -> Non
 def test_a_call_of_a_tool_is_learned_whole_or_refused(template: Template) -> None:
     messages: list[dict[str, Any]] = [*turns("Weather?"), {"role": "assistant", "content": "", "tool_calls": [CALL]}]
     if refusal := refusal_of(lambda: encode_chat(template, messages, tools=[TOOL])):
-        assert re.search("does not show (tools|tool_calls)|cannot show tool_calls whose arguments are a mapping", refusal)
+        assert re.search(
+            "does not show (tools|tool_calls)|cannot show tool_calls whose arguments are a mapping", refusal
+        )
         return
     *_, (learned, _) = encode_chat(template, messages, tools=[TOOL])
     told = template.tokenizer.decode(learned)

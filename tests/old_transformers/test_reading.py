@@ -54,7 +54,12 @@ def save_start(family: str, folder: Path) -> None:
         tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
     torch.manual_seed(0)
     special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    settings = {**SIZES, **FAMILIES[family], **special, "vocab_size": len(tokenizer) + 6}  # padded, as many published ones
+    settings = {
+        **SIZES,
+        **FAMILIES[family],
+        **special,
+        "vocab_size": len(tokenizer) + 6,
+    }  # padded, as many published ones
     if family == "qwen2":
         settings.pop("head_dim")
     model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(family, **settings))
