@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.config.test_fuzz import composed_once  # noqa: F401
 from tests.conftest import read_rows
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import tidy
@@ -115,7 +114,6 @@ CONFIGURATIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.usefixtures("composed_once")
 @pytest.mark.parametrize("case", CONFIGURATIONS)
 def test_a_configuration_that_cannot_run(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
