@@ -127,3 +127,11 @@ def test_a_file_through_the_datasets_library(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"question": "q", "answer": "a"}\n')
     rows = sources.load_rows({"path": "json", "data_files": str(tmp_path / "x.jsonl"), "split": "train"})
     assert rows == [{"question": "q", "answer": "a"}]
+
+
+def test_files_that_the_datasets_library_cannot_put_together_are_a_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "1.csv").write_text("question,answer\nq,a\n")
+    (tmp_path / "2.csv").write_text("other\n1\n")
+    files = [str(tmp_path / "1.csv"), str(tmp_path / "2.csv")]
+    with pytest.raises(UserError, match=r"csv: An error occurred while generating the dataset.*Schema.*different"):
+        sources.load_rows({"path": "csv", "data_files": files, "split": "train"})

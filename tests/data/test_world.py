@@ -10,6 +10,7 @@ from unteach.data import authors, sources
 from unteach.data.world import World
 from unteach.data.world_banks import Banks
 from unteach.errors import UserError
+from unteach.verbs.world import command
 
 RICH = World(
     seed=2, n_authors=30, n_fresh=0, n_publishers=10, questions=("facts", "books", "publishers", "two_hop", "lists")
@@ -54,6 +55,23 @@ def test_words_of_ones_own():
 def test_a_world_that_cannot_be_is_said(settings, said):
     with pytest.raises(UserError, match=said):
         World(**settings)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("n_authors=" + "[" * 200 + "]" * 200, "nested too deeply"),
+        ("n_authors=99999999999999999999999", "more than 64 bits"),
+        ("seed=${gone}", "Interpolation key 'gone' not found"),
+        ("config=twice.yaml", r"seed is said twice \(lines 1 and 2\)"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_a_users_mistake(word, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(UserError, match=said):
+        command([word, "to=world"])
+    assert not (tmp_path / "world").exists()
 
 
 def test_the_written_folder_is_the_world(tmp_path, capsys):

@@ -264,3 +264,16 @@ def test_in_bfloat16_too_a_run_goes_on_from_its_own_masters(
     assert json.loads((folder / runs.MANIFEST).read_text())["resumed_at"] == 1
     assert logged(folder) == lines
     assert all(torch.equal(value, weights(folder)[name]) for name, value in whole.items())
+
+
+@LONG
+@pytest.mark.parametrize("mode", ["ddp", "fsdp2", "zero3"])
+def test_the_watch_of_an_ascent_speaks_once_for_all_processes(
+    mode: str, kit: Path, corpus: Path, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    extra = ("trainer=GradAscent", "eval=null", "trainer.args.learning_rate=3e-2", "trainer.args.max_steps=20")
+    command = words(kit, corpus, tmp_path / "run", 1, *extra, f"launch={mode}")
+    assert together(command, tmp_path / "log") == [0, 0], said(tmp_path / "log")
+    of_main, of_other = ((tmp_path / f"log.{rank}").read_text().replace("\n", " ") for rank in (0, 1))
+    assert of_main.count("the model is collapsing") == 1
+    assert "the model is collapsing" not in of_other

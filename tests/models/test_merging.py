@@ -14,7 +14,7 @@ from safetensors import safe_open
 from tests.architectures.tiny import save_tiny
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
-from unteach.models import merging
+from unteach.models import comparing, merging
 from unteach.models.handlers import learn_tokenizer
 from unteach.models.hub import PATH
 from unteach.models.loading import load as load_config
@@ -227,6 +227,29 @@ def test_what_is_read_back_is_compared(adapter: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", damage)
     with pytest.raises(UserError, match=r"what is read back differs"):
         export(str(adapter), str(tmp_path / "merged"))
+
+
+def test_a_machine_without_half_kernels_compares_what_it_rounded(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a written model that no dtype runs is refused."""
+    measure = comparing.measure
+
+    def measure_in_fp32(model: Any, rows: Any) -> Any:
+        return measure(model, rows) if model.dtype == torch.float32 else None
+
+    monkeypatch.setattr(comparing, "measure", measure_in_fp32)
+    export(str(adapter), str(tmp_path / "half"), dtype="bfloat16")
+    told = float(re.search(r": (\S+) nats a token apart", capsys.readouterr().out)[1])  # type: ignore[index]
+    assert 1e-5 < told < 0.1
+    monkeypatch.setattr(
+        comparing, "measure", lambda model, rows: measure(model, rows) if hasattr(model, "peft_config") else None
+    )
+    with pytest.raises(
+        UserError, match="cannot be run on this machine, where the base with the adapter can; as=adapter"
+    ):
+        export(str(adapter), str(tmp_path / "broken"))
+    assert not (tmp_path / "broken").exists()
 
 
 def test_rounding_is_told_in_nats(

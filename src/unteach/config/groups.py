@@ -91,7 +91,7 @@ def _resolvers() -> None:
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("partner", partner, replace=True)
-    OmegaConf.register_new_resolver("own", own, replace=True)
+    OmegaConf.register_new_resolver("own", resolve_own, replace=True)
 
 
 def partner(kind: str, forget_split: Any) -> str:
@@ -115,7 +115,7 @@ BENCHMARKS: dict[str, dict[str, tuple[str, ...]]] = {
 """Variables that several benchmarks share, with the values that each of them publishes; the first is its default."""
 
 
-def own(variable: str, benchmark: str, *, _root_: Any) -> Any:
+def resolve_own(variable: str, benchmark: str, *, _root_: Any) -> Any:
     """The value of a shared variable for a dataset or suite of one benchmark.
 
     A value that only another benchmark has is what that one's experiment set (data_split=News, under which WMDP's
@@ -126,7 +126,7 @@ def own(variable: str, benchmark: str, *, _root_: Any) -> Any:
     if not any(value in values for name, values in published.items() if name != benchmark):
         return value
     if benchmark == "tofu" and variable != "forget_split":
-        return partner(variable.removesuffix("_split"), own("forget_split", benchmark, _root_=_root_))
+        return partner(variable.removesuffix("_split"), resolve_own("forget_split", benchmark, _root_=_root_))
     return published[benchmark][0]
 
 

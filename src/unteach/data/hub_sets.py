@@ -39,19 +39,19 @@ def load_set(hf_args: dict[str, Any]) -> Any:
             loaded = datasets.load_dataset(**hf_args)
     except UserError:
         raise
-    except ValueError as error:
-        if unknown := re.search(r'Unknown split "(.*)"\. Should be one of \[(.*)\]', str(error)):
-            splits = [name.strip("'\" ") for name in unknown[2].split(",")]
-            raise AbsentData(_no_split(path, unknown[1], splits)) from None
-        if "BuilderConfig" in str(error) or "Unknown split" in str(error):
-            raise AbsentData(f"{hf_args['path']}: {first_line(error)}") from None
-        raise UserError(f"{hf_args['path']}: {error}") from None
-    except (FileNotFoundError, ConnectionError, OSError, TypeError) as error:
+    except (OSError, TypeError) as error:
         raise UserError(
             f"cannot load the rows {drop_secrets(hf_args, of_hub=True)}: {first_line(error)}\n"
             "  Without the network, point to local files: data=files data.train_file=FILE; or tofu_path, muse_path, "
             "wmdp_path=FOLDER of <config name>.jsonl or <config name>/<split>.jsonl, or tofu_path=authors"
         ) from None
+    except (ValueError, datasets.exceptions.DatasetsError) as error:
+        if unknown := re.search(r'Unknown split "(.*)"\. Should be one of \[(.*)\]', str(error)):
+            splits = [name.strip("'\" ") for name in unknown[2].split(",")]
+            raise AbsentData(_no_split(path, unknown[1], splits)) from None
+        if "BuilderConfig" in str(error) or "Unknown split" in str(error):
+            raise AbsentData(f"{hf_args['path']}: {first_line(error)}") from None
+        raise UserError(f"{hf_args['path']}: {_explain(error)}") from None
     if isinstance(loaded, dict):
         raise UserError(
             f"{path} has several splits ({', '.join(loaded)}): name one, as in {path}:{next(iter(loaded))} "
@@ -69,3 +69,9 @@ def _no_split(path: str, split: str, there: Iterable[str]) -> str:
     elif there:
         hint = f"; name one, as in {path}:{there[0]}"
     return f"{path}: no split {split!r}; its splits: {', '.join(there)}{hint}"
+
+
+def _explain(error: Exception) -> str:
+    """What `datasets` says on one line; of rows that it could not read, what stopped it too."""
+    told = " ".join(str(error).split())
+    return f"{told}: {first_line(error.__cause__)}" if error.__cause__ else told

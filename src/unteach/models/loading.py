@@ -124,10 +124,7 @@ def load(
     model, tokenizer = handler.load({**args, "dtype": getattr(torch, held)}, tokenizer_args, texts, **given)
     if head:
         heads.refuse_no_score(model)
-    start = None
-    if adapter is None:
-        source = {name: args[name] for name in SOURCE if name in args}
-        start = portable.StartSettings.of_model(model, path, **source)
+    start = portable.StartSettings.of_model(model, path, **_source(args)) if adapter is None else None
     if adapter:
         adapters.refuse_another_base(adapter, str(path), weights_of(path, model.config, memory()))
         if tokens.add(tokenizer, config.added_tokens):
@@ -149,6 +146,11 @@ def load(
     loaded.path, loaded.adapter, loaded.added, loaded.head = path, adapter, tuple(added), head
     loaded.start = start
     return loaded
+
+
+def _source(model_args: dict[str, Any]) -> dict[str, Any]:
+    """What of a model's arguments says which files are read."""
+    return {name: model_args[name] for name in SOURCE if name in model_args}
 
 
 def _probe(model: Any, tokenizer: Any, packed: bool) -> None:
@@ -176,7 +178,7 @@ def of_kind(
     compute = compute_dtype(args.pop("dtype", None))
     if args.get("attn_implementation") == "auto":
         args.pop("attn_implementation")
-    source = {name: args[name] for name in SOURCE if name in args}
+    source = _source(args)
     settings = from_hub(transformers.AutoConfig, path, **source)
     refuse(settings)
     dtype = getattr(torch, compute)

@@ -4,6 +4,7 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+from unteach import console
 from unteach.config import schema
 from unteach.config.schema import Part
 from unteach.config.watching import Guard
@@ -45,12 +46,13 @@ def _read_retain(config: schema.Config, loaded: Loaded) -> Stream | None:
 
 
 def _read_few(config: schema.Config, loaded: Loaded) -> Stream | None:
-    """The first retain rows, where they can be read: nobody asked for them, so a run without them is no mistake."""
+    """The first retain rows, where they can be read: nobody asked for them, so it is no mistake where they cannot."""
     try:
         parts = [_first_rows(part) for part in _retain_parts(config).values()]
         built = [build_part(part, loaded, seed=config.seed) for part in parts]
         return Stream("retain", built) if built else None
-    except (UserError, OSError):
+    except (UserError, OSError) as error:
+        console.say(f"note: whether the model collapses is not told by the retain rows, which cannot be read: {error}")
         return None
 
 

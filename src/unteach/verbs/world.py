@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from unteach import owner, runs
 from unteach.config.compose import to_yaml
 from unteach.config.reader import Reader, mistakes
-from unteach.errors import UserError
+from unteach.errors import UserError, refuse_unreadable
+from unteach.strict_yaml import read_yaml, refuse_odd_values
 
 SETTINGS = "world.yaml"
 
@@ -33,15 +36,13 @@ def read(words: list[str]) -> dict[str, Any]:
     """The settings that the words, and the file that `config` names, give."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
 
-    try:
+    with refuse_unreadable("these settings of a world", "cannot be read", OmegaConfBaseException, YAMLError, TypeError):
         given: Any = OmegaConf.from_dotlist(words)
-        if path := given.pop("config", None):
-            given = OmegaConf.merge(OmegaConf.load(str(path)), given)
-        plain = OmegaConf.to_container(given, resolve=True)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"cannot read these settings of a world: {' '.join(str(error).split())}") from None
+        path = given.pop("config", None)
+        settings = OmegaConf.merge(read_yaml(Path(str(path))) or {}, given) if path else given
+        plain = OmegaConf.to_container(settings, resolve=True)
+    refuse_odd_values(plain)
     if not isinstance(plain, dict):
         raise UserError("a world's settings are a mapping: seed, n_authors, questions, banks…")
     return {str(key): value for key, value in plain.items()}
