@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from tests.data.test_template import CHATML
 from unteach.errors import UserError
+from unteach.models import loading
 from unteach.verbs import check
 
 
@@ -137,3 +139,18 @@ def test_weights_that_are_not_the_models_are_told_before_it_is_loaded(
     (tmp_path / "rows.csv").write_text("question,answer\nWho?,Ann\n")
     with pytest.raises(UserError, match=said):
         check_files(tmp_path, model, f"data.train_file={tmp_path / 'rows.csv'}")
+
+
+def test_small_weights_are_tried_and_large_ones_are_not_read(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    (tmp_path / "rows.csv").write_text("question,answer\nWho?,Ann\n")
+    with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
+        check_files(tmp_path, model, f"data.train_file={tmp_path / 'rows.csv'}")
+    monkeypatch.setattr(loading, "LOOKED_AT", 1000)
+    check_files(tmp_path, model, f"data.train_file={tmp_path / 'rows.csv'}")

@@ -19,6 +19,8 @@ from unteach.models.hub import PATH, SOURCE, from_hub
 from unteach.models.layers import causal_of
 
 DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16"}
+LOOKED_AT = 2_000_000_000
+"""Bytes of weights that are read for a look at a run before it starts."""
 
 
 @dataclass
@@ -201,6 +203,22 @@ def load_empty(config: ModelConfig, texts: Callable[[], list[str]] | None = None
 
     with torch.device("meta"):
         return load(config, training=True, texts=texts, head=head)
+
+
+def load_for_look(
+    config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None
+) -> Loaded:
+    """Load a model for a look at a run before it starts: with its weights where they are here and small.
+
+    They are then tried as the run tries them; of others names and shapes alone are read.
+    """
+    path = str(config.model_args.get(PATH) or "")
+    folder = Path(runs.model_folder(path))
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if path and folder.is_dir() else 0
+    is_plain = not (config.model_args.get("device_map") or config.model_args.get("quantization_config"))
+    if is_plain and 0 < size <= LOOKED_AT:
+        return load(config, training=True, texts=texts, head=head)
+    return load_empty(config, texts, head)
 
 
 def finish(model: Any, tokenizer: Any, template_args: TemplateArgs, compute: str, packed: bool = False) -> Loaded:

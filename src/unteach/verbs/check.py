@@ -1,7 +1,8 @@
 """`unteach check [train|unlearn|eval] [key=value …] [--print]`: everything about a run but the run.
 
 Composes and validates the configuration, reads the data, shows the first batch of each stream with what is learned of
-it, and says what is trained, how many steps there are and how much memory to expect. No weight is loaded.
+it, and says what is trained, how many steps there are and how much memory to expect. Weights of at most 2 GB that are
+on this machine are loaded and tried as the run would; of others only names and shapes are read.
 --print shows the resolved configuration with where each value came from.
 """
 
@@ -75,7 +76,7 @@ def check(config: schema.Config) -> None:
     for sentence in said:
         console.say(f"file        {sentence}")
     if config.trainer is None or config.data is None:
-        loaded = loading.load_empty(config.model)
+        loaded = loading.load_for_look(config.model)
         streams: dict[str, Stream] = {}
         print(f"model       {header.describe_model(loaded)}")
     else:
@@ -126,7 +127,7 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
     assert config.trainer is not None and config.data is not None
     tracking.refuse_missing(config.trainer.args)
     head = build.head_of(config)
-    loaded = loading.load_empty(config.model, lambda: build.training_texts(config), head)
+    loaded = loading.load_for_look(config.model, lambda: build.training_texts(config), head)
     streams, said = build.build_streams(config, loaded)
     anchor = build.anchor_of(config, streams)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
