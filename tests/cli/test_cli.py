@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from unteach.cli import main
+
 UNTEACH = [sys.executable, "-m", "unteach"]
 TOFU = "experiment=unlearn/tofu/default"
 AUTO = ("model=auto", "model.model_args.pretrained_model_name_or_path=m")
@@ -50,7 +52,22 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_clear_message(case: str, tmp_path: Path) -> None:
+def test_a_mistake_is_one_clear_message(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, said = MISTAKES[case]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    told = capsys.readouterr().err
+    assert ended.value.code == 2, told
+    assert said in told
+    assert "Traceback" not in told
+    assert not list(tmp_path.iterdir()), "a refused command writes nothing"
+
+
+@pytest.mark.parametrize("case", ["verb", "keys", "study"])
+def test_a_mistake_ends_the_process_with_2(case: str, tmp_path: Path) -> None:
     words, said = MISTAKES[case]
     done = run(*words, cwd=tmp_path)
     assert done.returncode == 2, done.stderr

@@ -161,11 +161,12 @@ def test_wrong_answers_are_wrong_and_distinct(name, seed):
 @few
 def test_wrong_answers_are_other_values_of_the_same_fact(name, seed):
     world = World(seed)
+    allowed = [{fact.answer(fact.value(other), 1) for other in world.decoys} for fact in FACTS]
     for row in authors.rows(name, seed):
         author, number = fact_of(world, row)
         fact = FACTS[number]
         assert row["paraphrased_answer"] == fact.answer(fact.value(author), 1)
-        assert set(row["perturbed_answer"]) <= {fact.answer(fact.value(other), 1) for other in world.decoys}
+        assert set(row["perturbed_answer"]) <= allowed[number]
 
 
 @given(SEEDS)
