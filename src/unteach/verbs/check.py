@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import console, runs
+from unteach import console, owner, runs
 from unteach.config import compose, provenance, schema
 from unteach.config.command import VERBS
 from unteach.config.environment import environment
@@ -69,6 +69,7 @@ def check(config: schema.Config) -> None:
     from unteach.training import header
 
     folder = Path(config.paths.output_dir)
+    owner.refuse_unwritable(runs.root_of(folder))
     print(f"run         {folder} ({standing(config, folder)})")
     config, said = files.settle(config)
     config = limit_tokenizing(config)
