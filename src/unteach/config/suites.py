@@ -86,10 +86,11 @@ class HarnessArgs:
 class SuiteConfig:
     """The metrics of one benchmark: the rows it reads, what each metric is, and which are asked for.
 
-    tasks: of lm-evaluation-harness, each a metric under its own name: a name, or a mapping with `task: name` and fields of
-    the task's configuration, which override those of that task or define a new one. batch_size: an upper bound; null
-    leaves it to the memory. retain_model: a model that is evaluated first for its log, where there is no retain_logs_path.
-    before_logs_path: the log of the model that unlearning started from. classifier_path: what tells clean text.
+    tasks: of lm-evaluation-harness, each a metric under its own name: a name, or a mapping with `task: name` and
+    fields of the task's configuration, which override those of that task or define a new one. batch_size: an upper
+    bound; null leaves it to the memory. retain_model: a model that is evaluated first for its log, where there is no
+    retain_logs_path. before_logs_path: the log of the model that unlearning started from. classifier_path: what tells
+    clean text.
     tokens: the `rows.column` whose answers are kept token by token, for reports, where a metric measures it.
     describe: what metrics are called, by their names, and which way is good. max_rows: at most so many rows of each
     set, drawn by `seed`. before: whether a run also measures the weights that it starts from.
@@ -140,8 +141,8 @@ class SuiteConfig:
                 )
             if name in metrics:
                 raise UserError(
-                    f"tasks[{index}]: the task {name} is asked for twice; name it once, or give the mapping whose fields "
-                    "define it a name of its own"
+                    f"tasks[{index}]: the task {name} is asked for twice; name it once, or give the mapping whose "
+                    "fields define it a name of its own"
                 )
             metrics[name] = {"metric": "lm_eval", "task": name}
         self.define = {**metrics, **self.define}
