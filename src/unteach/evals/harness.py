@@ -177,8 +177,8 @@ def _each_once(loaded: dict[str, Any], configured: dict[str, dict[str, Any]]) ->
         holders = [other for other in loaded if other != name and name in under[other]]
         if name in configured or any(other in configured for other in holders):
             raise UserError(
-                f"tasks: {name} is also a task of the group {holders[0]}, and one of them has fields of its own; ask for "
-                "them in two suites"
+                f"tasks: {name} is also a task of the group {holders[0]}, and one of them has fields of its own; "
+                "ask for them in two suites"
             )
     return [one["groups"].get(name) or one["tasks"][name] for name, one in loaded.items() if name not in held]
 
