@@ -57,6 +57,34 @@ def own(place: Path) -> Iterator[None]:
         yield
 
 
+def refuse_unwritable(place: Path) -> None:
+    """Raise what `own` and the writing would raise where a folder cannot be written; nothing of the trial is left."""
+    if place.exists() and not place.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+    lock = lock_of(place)
+    with _made_folders(lock.parent):
+        _try_file(lock)
+        if place.is_dir():
+            _try_file(place / lock.name)
+
+
+def _try_file(path: Path) -> None:
+    """Make an empty file beside a path and take it away."""
+    trial = atomic.temporary_of(path)
+    try:
+        os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    except FileNotFoundError:
+        raise _takes_no_file(path.parent) from None
+    except OSError as error:
+        error.filename = str(path.parent)
+        raise
+    trial.unlink()
+
+
+def _takes_no_file(folder: Path) -> UserError:
+    return UserError(f"{folder}: no file can be made there; name another place")
+
+
 def lock_of(place: Path) -> Path:
     """The lock of a place: beside it, or in it where this user may write nothing beside it."""
     place = place.resolve()
@@ -149,7 +177,7 @@ def _flock(lock: Path, refusal: str) -> int:
             atomic.make_folder(lock.parent)
             looks_left -= 1
             if not looks_left:  # the folder is there, and takes no file, as /proc does not
-                raise UserError(f"{lock.parent}: no file can be made there; name another place") from None
+                raise _takes_no_file(lock.parent) from None
             continue
         _held_descriptors.add(descriptor)
         try:

@@ -151,3 +151,13 @@ def test_mistakes(seeing: Path, tmp_path: Path, pictures: list[str], more: tuple
 def test_a_model_that_reads_no_images(tiny_folder: Path, tmp_path: Path, pictures: list[str]) -> None:
     with pytest.raises(UserError, match="a llama model reads no images"):
         ask(tiny_folder, tmp_path, rows_of(pictures))
+
+
+def test_a_special_token_in_a_rows_text_fails_that_row_alone(seeing: Path, tmp_path: Path, pictures: list[str]) -> None:
+    rows = rows_of(pictures)[:2]
+    rows[0]["input"] = "What is <image>?"
+    with pytest.raises(RowsFailed):
+        ask(seeing, tmp_path, rows)
+    failed, answered = read_rows(tmp_path / "seen_output.jsonl")
+    assert "the text holds the special token <image>" in failed["error"] and failed["output"] is None
+    assert answered["error"] is None and isinstance(answered["output"], str)

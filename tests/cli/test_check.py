@@ -1,5 +1,6 @@
 """`unteach check`: all about a run, and nothing of it done."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from tests.data.test_template import CHATML
-from unteach.errors import UserError
+from unteach import owner
+from unteach.errors import UserError, outside
 from unteach.models import loading
 from unteach.verbs import check
 
@@ -68,6 +70,32 @@ def test_it_finds_what_the_run_would_find(kit: Path, tmp_path: Path) -> None:
         check.command(words(kit, tmp_path / "run", "forget_split=forget99", "eval.tofu.metrics=[forget_Q_A_Prob]"))
     with pytest.raises(UserError, match="did you mean unlearn"):
         check.command(["unlern", "task_name=t"])
+
+
+@pytest.mark.parametrize("verb", ["train", "eval"])
+def test_a_folder_that_cannot_be_written_is_refused(tiny_folder: Path, tmp_path: Path, verb: str) -> None:
+    rows = tmp_path / "a.csv"
+    rows.write_text("question,answer\nwho?,me\n")
+    places = {f"{rows}": "Not a directory", f"{rows}/run": "a.csv", "/proc/run": "no file can be made there"}
+    if not Path("/proc").is_dir():
+        del places["/proc/run"]
+    for folder, message in places.items():
+        with pytest.raises((UserError, OSError), match=message) as raised:
+            check.command([verb, f"model={tiny_folder}", f"data={rows}", f"paths.output_dir={folder}"])
+        assert outside(raised.value) or isinstance(raised.value, UserError), folder
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
+
+
+def test_a_read_only_folder_is_refused_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(owner.os, "open", refuse)
+    with pytest.raises(PermissionError) as raised:
+        owner.refuse_unwritable(tmp_path / "new" / "run")
+    found = outside(raised.value)
+    assert found is not None and found[0].startswith(f"{tmp_path / 'new'}: this user may not read or write it")
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_do_not_steer_the_terminal(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

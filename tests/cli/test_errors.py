@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from tests.conftest import read_rows
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import tidy
 from unteach import atomic, cli, errors, runs
-from unteach.training import checkpoint
+from unteach.engines import ledger
+from unteach.evals import cache
+from unteach.training import callbacks, checkpoint
 from unteach.verbs.train import train
 
 TOFU = "experiment=unlearn/tofu/default"
@@ -98,6 +101,10 @@ CONFIGURATIONS = {
     "option": (("--confg-name=x",), "did you mean --config-name?"),
     "sweep": (("seed=0,1",), "study"),
     "sweep's option": (("-m",), "several runs are a study"),
+    "list without quotes": (
+        ("model.added_tokens=[<|user|>, <|end|>]",),
+        """put each of the list in quotes, and all of it in others: 'model.added_tokens=["<|user|>","<|end|>"]'""",
+    ),
     "bracket": (("plugins=[x",), "every bracket and quote closed"),
     "letters": (("tofu_path=Übung",), "\"tofu_path='Übung'\""),
     "no value": (("trainer",), "write key=value"),
@@ -358,6 +365,30 @@ def test_a_full_disk_names_what_was_being_written(writing: Any, tmp_path: Path) 
             raise error
         found = errors.outside(raised.value)
         assert found is not None and f"the disk is full ({tmp_path / 'results'}" in found[0]
+
+
+def test_an_append_to_a_full_disk_names_its_file(tmp_path: Path) -> None:
+    full = Path("/dev/full")  # every write to it fails as on a full disk
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    store = cache.Store(tmp_path, "weights", "float32")
+    store._own = full
+    state = SimpleNamespace(is_world_process_zero=True, global_step=1, max_steps=2, epoch=0.5)
+
+    def write_answer() -> None:
+        with full.open("ab", buffering=0) as file:
+            ledger.Part(file)(ledger.Line(1, {}, "digest"), {"output": "x"})
+
+    appends = {
+        "metrics": lambda: callbacks.MetricsFile(full).on_log(None, state, None, {"loss": 1.0}),
+        "measurements": lambda: store.put("classify", [(1,)], [[0.5]]),
+        "answers": write_answer,
+    }
+    for name, append in appends.items():
+        with pytest.raises(OSError, match="No space left") as raised:
+            append()
+        found = errors.outside(raised.value)
+        assert found is not None and "the disk is full (/dev/full" in found[0], name
 
 
 def test_a_bug_is_called_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,9 @@ def test_preferences_share_their_prompt(template: Template, tmp_path: Path) -> N
     asked = {side: template.encode("Who?", pair[side]) for side in ("chosen", "rejected")}
     assert {side: example[side]["input_ids"] for side in asked} == {s: e.input_ids for s, e in asked.items()}
     assert dict(kept.dropped) == {"nothing in chosen (line 1)": 1, "nothing in rejected (lines 2, 4)": 2}
+    long = {**pair, "prompt": "Who? " * 40}
+    kept = PreferenceDataset(template, rows(tmp_path, pair, long), max_length=60)
+    assert dict(kept.dropped) == {"no room for an answer within max_length (line 2)": 1}, "one row, and not two answers"
     with pytest.raises(UserError) as caught:
         PreferenceDataset(template, rows(tmp_path, {**pair, "chosen": 4}, pair, {**pair, "prompt": True}))
     assert "chosen must be text, and is a number (line 1)" in str(caught.value)

@@ -19,7 +19,7 @@ def test_options_that_are_asked_for() -> None:
     [
         ({"temperature": 0.0}, "temperature must be more than 0"),
         ({"top_p": 1.5}, "top_p must be"),
-        ({"do_sample": False, "top_k": 5}, "top_k say how tokens are drawn"),
+        ({"do_sample": False, "top_k": 5}, "top_k says how tokens are drawn"),
         ({"num_return_sequences": 2}, "one text 2 times"),
         ({"num_beams": 2, "do_sample": True}, "num_beams searches"),
         ({"stop_strings": [""]}, "empty texts"),

@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from tests.evals.test_suites import silent, tofu
+from unteach.engines.classifier import Classifier
 from unteach.engines.hf import HFEngine
 from unteach.engines.processes import ALONE
 from unteach.errors import UserError
@@ -65,6 +66,22 @@ def test_the_probability_of_clean_text(tiny: Any, classifier: Path, tmp_path: Pa
     other = values(tiny, tmp_path, f"classifier_path={classifier}", "eval.tofu.define.forget_Q_A_gibberish.label=Noise")
     third = values(tiny, tmp_path, f"classifier_path={classifier}", "eval.tofu.define.forget_Q_A_gibberish.label=1")
     assert found["agg_value"] + other["agg_value"] + third["agg_value"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_special_token_in_a_text_is_text(tiny: Any, classifier: Path) -> None:
+    eos = tiny.tokenizer.eos_token
+    tokenizer = transformers.AutoTokenizer.from_pretrained(classifier)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(classifier).eval()
+    texts = [f"so{eos}it", "so it"]
+    found = Classifier(lambda: model, tokenizer, model.config, None, ALONE, None).probabilities(texts)
+    for text, probabilities in zip(texts, found, strict=True):
+        ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+        assert tokenizer.eos_token_id not in ids[1:-1]
+        with torch.no_grad():
+            wanted = model(torch.tensor([ids])).logits.softmax(-1)[0]
+        assert probabilities == pytest.approx(wanted.tolist(), abs=1e-5)
+    as_token = tokenizer(texts[0])["input_ids"]
+    assert len(as_token) < len(tokenizer(texts[0], split_special_tokens=True)["input_ids"])
 
 
 def test_empty_continuations_are_classified_and_counted(

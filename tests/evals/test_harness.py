@@ -1,5 +1,6 @@
 """Tasks of lm-evaluation-harness through our engine: what its own model finds, in one plan, and what is refused."""
 
+import dataclasses
 import importlib.util
 import json
 import random
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from tests.evals.test_suites import Counting, silent
 from unteach.config import compose
@@ -212,3 +214,66 @@ def test_a_name_that_no_file_writes_is_refused_before_the_harness_reads_them(
     with pytest.raises(UserError, match="no task called 'leters'; did you mean letters"):
         harness.refuse_misspelled(suite(folder, tasks="[letters,leters]"))
     harness.refuse_misspelled(suite(folder, tasks="[letters,both,mmlu]"))
+
+
+@installed
+def test_a_task_given_as_a_mapping_is_worth_what_its_file_is(tiny: Any, folder: Path, tmp_path: Path) -> None:
+    config = suite(folder, tasks="[words,said]")
+    of_files = suites.evaluate(config, HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent, None)["lm_eval"]
+    fields = {**yaml.safe_load((folder / "words.yaml").read_text()), "task": "words_inline"}
+    config = suite(folder)
+    config["lm_eval"] = dataclasses.replace(
+        config["lm_eval"], tasks=[fields, {"task": "said", "num_fewshot": 2}], define={}
+    )
+    harness.refuse_misspelled(config)
+    inline = suites.evaluate(config, HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent, None)["lm_eval"]
+    assert inline["words_inline"].agg == of_files["words"].agg
+    assert inline["words_inline"].extra["all"] == pytest.approx(of_files["words"].extra["all"])
+
+    (folder / "said.yaml").write_text((folder / "said.yaml").read_text() + "num_fewshot: 2\n")
+    harness._manager.cache_clear()
+    config = suite(folder, tasks="[said]")
+    shots = suites.evaluate(config, HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent, None)["lm_eval"]
+    assert inline["said"].by_index == shots["said"].by_index
+    assert inline["said"].agg == shots["said"].agg
+
+
+@installed
+def test_a_group_takes_the_fields_of_a_mapping(tiny: Any, folder: Path) -> None:
+    config = suite(folder, tasks="[{task: both, num_fewshot: 2}]")
+    engine = HFEngine(tiny.model, tiny.tokenizer)
+    by_mapping = suites.evaluate(config, engine, tiny.template, silent, None)["lm_eval"]["both"]
+    config = suite(folder, "eval.lm_eval.simple_evaluate_args.num_fewshot=2", tasks="[both]")
+    by_setting = suites.evaluate(config, engine, tiny.template, silent, None)["lm_eval"]["both"]
+    assert (by_mapping.agg, by_mapping.by_index) == (by_setting.agg, by_setting.by_index)
+
+
+@installed
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ("[{num_fewshot: 2}]", r"tasks\[0\]: a mapping configures one task .* needs its name"),
+        ("[words,{task: words}]", r"tasks\[1\]: the task words is asked for twice"),
+        (
+            "[{task: wordz, num_fewshot: 2}]",
+            "no task called 'wordz'; did you mean words.*needs dataset_path, test_split",
+        ),
+        ("[{task: words, num_fewshots: 2}]", "no field of a task called 'num_fewshots'; did you mean num_fewshot"),
+    ],
+)
+def test_a_mapping_that_makes_no_task_is_refused(
+    folder: Path, tasks: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "_manager", None)
+    with pytest.raises(UserError, match=message):
+        harness.refuse_misspelled(suite(folder, tasks=tasks))
+
+
+@installed
+def test_a_task_with_fields_of_its_own_is_no_part_of_a_group(tiny: Any, folder: Path) -> None:
+    config = suite(folder, tasks="[both,{task: words, num_fewshot: 2}]")
+    with pytest.raises(UserError, match="words is also a task of the group both"):
+        suites.evaluate(config, HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent, None)
+    config = suite(folder, tasks="[{task: words, doc_to_target: 3, output_type: dancing}]")
+    with pytest.raises(UserError, match="cannot make words of the fields that are given"):
+        suites.evaluate(config, HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent, None)

@@ -70,7 +70,8 @@ def _wrong(asked: Sampling) -> list[str]:
         found.append("stop_strings must not be empty texts")
     said = [name for name in DRAWN if getattr(asked, name) is not None]
     if asked.do_sample is False and said:
-        found.append(f"{', '.join(said)} say how tokens are drawn, and do_sample=false draws none; leave one out")
+        says = "says" if len(said) == 1 else "say"
+        found.append(f"{', '.join(said)} {says} how tokens are drawn, and do_sample=false draws none; leave one out")
     beams, several = asked.num_beams or 1, asked.num_return_sequences
     if beams > 1 and asked.drawn:
         found.append("num_beams searches for the likeliest text and draws none; leave out do_sample or num_beams")

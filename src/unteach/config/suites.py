@@ -86,9 +86,11 @@ class HarnessArgs:
 class SuiteConfig:
     """The metrics of one benchmark: the rows it reads, what each metric is, and which are asked for.
 
-    tasks: of lm-evaluation-harness, each a metric under its own name. batch_size: an upper bound; null leaves it to the
-    memory. retain_model: a model that is evaluated first for its log, where there is no retain_logs_path.
-    before_logs_path: the log of the model that unlearning started from. classifier_path: what tells clean text.
+    tasks: of lm-evaluation-harness, each a metric under its own name: a name, or a mapping with `task: name` and
+    fields of the task's configuration, which override those of that task or define a new one. batch_size: an upper
+    bound; null leaves it to the memory. retain_model: a model that is evaluated first for its log, where there is no
+    retain_logs_path. before_logs_path: the log of the model that unlearning started from. classifier_path: what tells
+    clean text.
     tokens: the `rows.column` whose answers are kept token by token, for reports, where a metric measures it.
     describe: what metrics are called, by their names, and which way is good. max_rows: at most so many rows of each
     set, drawn by `seed`. before: whether a run also measures the weights that it starts from.
@@ -99,7 +101,7 @@ class SuiteConfig:
     rows: dict[str, RowsConfig] = field(default_factory=dict)
     define: dict[str, dict[str, Any]] = field(default_factory=dict)
     describe: dict[str, MetricDescription] = field(default_factory=dict)
-    tasks: list[str] = field(default_factory=list)
+    tasks: list[str | dict[str, Any]] = field(default_factory=list)
     simple_evaluate_args: HarnessArgs = field(default_factory=HarnessArgs)
     default: list[str] = field(default_factory=list)
     compat: Literal["openunlearning"] | None = None
@@ -125,7 +127,29 @@ class SuiteConfig:
                 raise UserError(f"{name} must be 1 or more, got {value}")
         if self.retain_logs_path and self.retain_model:
             raise UserError("retain_logs_path and retain_model both say what to compare with; give one")
-        self.define = {**{task: {"metric": "lm_eval", "task": task} for task in self.tasks}, **self.define}
+        self._define_tasks()
+
+    def _define_tasks(self) -> None:
+        """Make a metric of each task of lm-evaluation-harness, under the task's name."""
+        metrics: dict[str, dict[str, Any]] = {}
+        for index, task in enumerate(self.tasks):
+            name = task.get("task") if isinstance(task, dict) else task
+            if not (isinstance(name, str) and name):
+                raise UserError(
+                    f"tasks[{index}]: a mapping configures one task of lm-evaluation-harness and needs its name, as "
+                    "{task: gsm8k, num_fewshot: 3}"
+                )
+            if name in metrics:
+                raise UserError(
+                    f"tasks[{index}]: the task {name} is asked for twice; name it once, or give the mapping whose "
+                    "fields define it a name of its own"
+                )
+            metrics[name] = {"metric": "lm_eval", "task": name}
+        self.define = {**metrics, **self.define}
+
+    def configured_tasks(self) -> dict[str, dict[str, Any]]:
+        """The tasks of lm-evaluation-harness that are given as mappings, by their names."""
+        return {task["task"]: task for task in self.tasks if isinstance(task, dict)}
 
     def asked(self) -> list[str]:
         """The names of the metrics that are asked for."""

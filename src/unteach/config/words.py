@@ -119,6 +119,9 @@ def _unreadable(word: str) -> str:
         return f"{word}: is a file of rows; write data={word}"
     if equals and re.fullmatch(r"[\w.@/+]+", key) and not re.search(r"^[\[{]|['\"]", value):
         return f"cannot read {word!r}: put the value in quotes, and all of it in others: \"{key}='{value}'\""
+    if plain_list := re.fullmatch(r"\[([^\[\]{}'\"]*)\]", value):
+        items = ",".join(f'"{item.strip()}"' for item in plain_list[1].split(","))
+        return f"cannot read {word!r}: put each of the list in quotes, and all of it in others: '{key}=[{items}]'"
     return f"cannot read {word!r}: write key=value, with every bracket and quote closed"
 
 

@@ -47,8 +47,10 @@ class Faults:
         return all([self.text(cell, column, number) for cell, column in zip(cells, columns, strict=True)])  # noqa: C419
 
     def drop(self, what: str, number: int) -> None:
-        """Notes a row that is left out."""
-        self.empty.setdefault(what, []).append(number)
+        """Notes a row that is left out, once for each reason: both answers of a pair may have the same."""
+        numbers = self.empty.setdefault(what, [])
+        if not numbers or numbers[-1] != number:
+            numbers.append(number)
 
     def add(self, what: str, number: int) -> None:
         """Notes a row that the user must mend."""

@@ -34,8 +34,9 @@ class PretrainingDataset:
     """Plain text, every token learned: documents one after the other, each closed by EOS, cut into pieces.
 
     A piece has at most max_length tokens. The first only leads in and is not learned: BOS or, where the tokenizer puts
-    none, the token before. packing: `chunked` cuts all documents as if they were one; `apart` puts tokens of one
-    document into a row; `best_fit` puts the pieces of several into one, none of which sees, or follows on, another.
+    none, the token before; the first piece has none before it. packing: `chunked` cuts all documents as if they were
+    one; `apart` puts tokens of one document into a row; `best_fit` puts the pieces of several into one, none of which
+    sees, or follows on, another.
     text_key: a column, or several whose words are joined as they are. hf_args.path may be a tokenised file.
     """
 
@@ -92,10 +93,12 @@ class PretrainingDataset:
     def cut(self, first: int, last: int) -> list[Piece]:
         """The pieces of the tokens first to last."""
         room = self.max_length - 1
-        return [
-            Piece(start, min(start + room, last), led=start > first and not self.bos)
-            for start in range(first, last, room)
-        ]
+        # The first piece needs no room for a token that leads in, where the tokenizer puts no BOS.
+        first_stop = min(first + room + (not self.bos), last)
+        pieces = [Piece(first, first_stop, led=False)]
+        for start in range(first_stop, last, room):
+            pieces.append(Piece(start, min(start + room, last), led=not self.bos))
+        return pieces
 
     def length(self, piece: Piece) -> int:
         return len(self.bos) + piece.led + piece.stop - piece.start

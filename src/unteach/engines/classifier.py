@@ -28,25 +28,28 @@ class Classifier(Batches):
         return self._load()
 
     def probabilities(self, texts: Sequence[str], said: Said = None) -> list[list[float]]:
-        """The probability of each class, in the order of the classes; a text is read as far as the classifier reads."""
+        """The probability of each class, in the order of the classes; a text is read as far as the classifier reads.
+
+        A special token that is written in a text is text there.
+        """
         read = getattr(self.config, "max_position_embeddings", None)
         longest = min(n for n in (self.tokenizer.model_max_length, read) if n)
-        encoded = {text: self.tokenizer(text, truncation=True, max_length=longest)["input_ids"] for text in texts}
+        read_as_text = {"truncation": True, "max_length": longest, "split_special_tokens": True}
+        encoded = {text: tuple(self.tokenizer(text, **read_as_text)["input_ids"]) for text in texts}
+        rows_of_ids = [encoded[text] for text in texts]
         pad = self.tokenizer.pad_token_id
         if pad is None:
             raise UserError(f"the classifier {self.config._name_or_path} has no padding token in its tokenizer")
 
         def work(batch: list[Row]) -> list[list[float]]:
-            rows = [encoded[texts[i]] or [pad] for [i] in batch]  # an empty text may have no token at all
+            rows = [list(rows_of_ids[i]) or [pad] for [i] in batch]  # an empty text may have no token at all
             parts = [rows] if self.takes_padded_rows else [[row] for row in rows]
             found: list[list[float]] = []
             for part in parts:
                 found += class_logits(self.model, part, pad).softmax(-1).tolist()
             return found
 
-        return self._measured(
-            "classify", self.batching("classify", texts, lambda text: len(encoded[text]) or 1), work, said
-        )
+        return self._measured("classify", self.batching("classify", rows_of_ids, lambda ids: len(ids) or 1), work, said)
 
     @functools.cached_property
     def takes_padded_rows(self) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import atomic, owner, runs
-from unteach.errors import UserError
+from unteach.errors import UserError, name_file
 from unteach.wording import counted
 
 ID, ERROR = "row_id", "error"
@@ -210,13 +210,15 @@ class Part:
         self.file, self.synced = file, time.monotonic()
 
     def __call__(self, line: Line, answer: dict[str, Any]) -> None:
-        self.file.write(_part(line.id, line.digest, answer).encode("utf-8", "surrogatepass"))
-        self.file.flush()
+        with name_file(self.file.name):
+            self.file.write(_part(line.id, line.digest, answer).encode("utf-8", "surrogatepass"))
+            self.file.flush()
         if time.monotonic() - self.synced > SYNC_EVERY:
             self.sync()
 
     def sync(self) -> None:
-        os.fsync(self.file.fileno())
+        with name_file(self.file.name):
+            os.fsync(self.file.fileno())
         self.synced = time.monotonic()
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from unteach import atomic
 from unteach.engines.base import Plan, Score
+from unteach.errors import name_file
 
 FORMAT = 2
 START = b"\x89unteach"
@@ -94,7 +95,7 @@ class Store:
             content = LENGTHS.pack(len(header), len(body)) + header + body
             written += START + _checksum(content) + content
             self._records[key] = arrays
-        with self._own.open("ab") as file:
+        with name_file(self._own), self._own.open("ab") as file:
             file.write(written)
             file.flush()
             os.fsync(file.fileno())

@@ -5,6 +5,7 @@ its store. It is an extra package, and imported only where a suite asks for one 
 """
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import logging
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
 from unteach.engines.base import Engine
-from unteach.errors import UserError, missing_extra, nearest
+from unteach.errors import UserError, first_line, missing_extra, nearest, unknown
 from unteach.evals.base import TaskResult
 
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -26,6 +27,8 @@ METRIC = "lm_eval"
 """How a suite's definition calls a metric that is a task of the harness."""
 NAMED = re.compile(rb"^(?:task|group):[ \t]*[\"']?([^\s\"'#]+)", re.MULTILINE)
 """What a file of the harness calls the task or group that it defines."""
+SPLITS = ("test_split", "validation_split")
+"""The rows that a task may ask about: a task of one's own names one of them."""
 
 
 def refuse_misspelled(configs: dict[str, SuiteConfig]) -> None:
@@ -35,33 +38,72 @@ def refuse_misspelled(configs: dict[str, SuiteConfig]) -> None:
             defined = config.define.get(name, {})
             if defined.get("metric") == METRIC and isinstance(defined.get("task"), str):
                 _refuse_unwritten(defined["task"], config)
+                _refuse_fields(defined["task"], config)
 
 
 def refuse_unknown(task: str, config: SuiteConfig) -> None:
     """Raises UserError where the harness is not installed, or has no such task."""
     _refuse_unwritten(task, config)
+    _refuse_fields(task, config)
     path = config.simple_evaluate_args.include_path
-    known = manager([task], path).all_tasks
-    if task not in known:
-        _refuse(task, config, known)
-    if task in manager([task], path).all_tags:
+    if not _is_written(task, path):
+        return  # a task of the user's own, whole in its mapping
+    tasks = manager([task], path)
+    if task not in tasks.all_tasks:
+        missing = _missing_fields(config.configured_tasks().get(task))
+        if missing:
+            _refuse(task, config, tasks.all_tasks, missing)
+    elif task in tasks.all_tags:
         raise UserError(f"eval.{config.suite}: {task} is a tag, without a value of its own; name its tasks, or a group")
 
 
 def _refuse_unwritten(task: str, config: SuiteConfig) -> None:
-    """Refuses a name that is in none of the files that define tasks."""
+    """Refuses a name that is in none of the files that define tasks, and that no mapping defines."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError(missing_extra("lm-eval", f"eval.{config.suite}: {task}, a task of lm-evaluation-harness,"))
     path = config.simple_evaluate_args.include_path
     if path and not os.path.isdir(path):
         raise UserError(f"eval.{config.suite}.simple_evaluate_args.include_path={path}: there is no such folder")
-    if not re.search(rb"(?<![\w-])" + re.escape(task.encode()) + rb"(?![\w-])", _definitions(path)):
-        _refuse(task, config, (name.decode() for name in NAMED.findall(_definitions(path))))
+    missing = _missing_fields(config.configured_tasks().get(task))
+    if missing and not _is_written(task, path):
+        _refuse(task, config, (name.decode() for name in NAMED.findall(_definitions(path))), missing)
 
 
-def _refuse(task: str, config: SuiteConfig, known: Iterable[str]) -> NoReturn:
+def _is_written(task: str, include_path: str | None) -> bool:
+    """Say whether a name stands in some file that may define tasks."""
+    name = rb"(?<![\w-])" + re.escape(task.encode()) + rb"(?![\w-])"
+    return re.search(name, _definitions(include_path)) is not None
+
+
+def _missing_fields(task: dict[str, Any] | None) -> list[str]:
+    """What a mapping lacks to be a task of its own, without one of the harness to start from."""
+    given = task or {}
+    missing = [] if given.get("dataset_path") else ["dataset_path"]
+    if not any(given.get(split) for split in SPLITS):
+        missing.append(" or ".join(SPLITS))
+    if "doc_to_target" not in given:
+        missing.append("doc_to_target")
+    return missing
+
+
+def _refuse_fields(task: str, config: SuiteConfig) -> None:
+    """Refuse a mapping with a key that no task of the harness has."""
+    given = config.configured_tasks().get(task, {})
+    if not given:
+        return
+    from lm_eval.config.task import TaskConfig
+
+    allowed = [declared.name for declared in dataclasses.fields(TaskConfig)]
+    for name in given:
+        if name not in allowed:
+            raise UserError(f"eval.{config.suite}.tasks: {task}: {unknown('field of a task', name, allowed)}")
+
+
+def _refuse(task: str, config: SuiteConfig, known: Iterable[str], missing: list[str]) -> NoReturn:
     guess = nearest(task, sorted(set(known)))
     meant = f"; did you mean {guess}?" if guess else ""
+    if task in config.configured_tasks():
+        meant += f". To define it, its mapping also needs {', '.join(missing)}"
     raise UserError(f"eval.{config.suite}: lm-evaluation-harness has no task called {task!r}{meant}")
 
 
@@ -80,7 +122,7 @@ def _definitions(include_path: str | None) -> bytes:
 
 def manager(tasks: list[str], include_path: str | None) -> Any:
     """What knows the tasks: the user's folder where all are in it, else that and the harness's own."""
-    own = _manager(include_path, False) if include_path else None
+    own = _manager(include_path, False) if include_path or not tasks else None
     return own if own and set(tasks) <= set(own.all_tasks) else _manager(include_path, True)
 
 
@@ -101,18 +143,43 @@ def ask(
     from unteach.evals.harness_model import EngineModel
 
     given = dict(settings)
-    tasks_of = manager(tasks, given.pop("include_path"))
+    path, configured = given.pop("include_path"), given.pop("configured")
+    tasks_of = manager([task for task in tasks if task not in configured or _is_written(task, path)], path)
     model = EngineModel(engine, template, progress)
     with _undisturbed():
-        built = _each_once({task: tasks_of.load([task]) for task in tasks})
+        built = _each_once({task: _load(task, configured.get(task), tasks_of) for task in tasks}, configured)
         found = simple_evaluate(model, tasks=built, task_manager=tasks_of, bootstrap_iters=0, **given)
     return [_result(task, found, model.cut) for task in tasks]
 
 
-def _each_once(loaded: dict[str, Any]) -> list[Any]:
+def _load(task: str, fields: dict[str, Any] | None, tasks_of: Any) -> Any:
+    """Make a task or a group of the harness, with the fields that a mapping gives it."""
+    if fields is None:
+        return tasks_of.load([task])
+    base = tasks_of.task_index.get(task)
+    try:
+        if base is None:
+            return tasks_of.load([fields])
+        # The harness's own `load` takes a mapping for the whole task, and its tasks in a group by their names.
+        overrides = {name: value for name, value in fields.items() if name != "task"}
+        return tasks_of.load([tasks_of._factory.build(base, overrides=overrides, registry=tasks_of.task_index)])
+    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"tasks: lm-evaluation-harness cannot make {task} of the fields that are given: {first_line(error)}"
+        ) from error
+
+
+def _each_once(loaded: dict[str, Any], configured: dict[str, dict[str, Any]]) -> list[Any]:
     """The groups and tasks that are asked for, without those that another group holds: the harness refuses them."""
     under = {name: set(one["tasks"]) | set(one["groups"]) for name, one in loaded.items()}
     held = {name for name in loaded for other in loaded if other != name and name in under[other]}
+    for name in sorted(held):
+        holders = [other for other in loaded if other != name and name in under[other]]
+        if name in configured or any(other in configured for other in holders):
+            raise UserError(
+                f"tasks: {name} is also a task of the group {holders[0]}, and one of them has fields of its own; "
+                "ask for them in two suites"
+            )
     return [one["groups"].get(name) or one["tasks"][name] for name, one in loaded.items() if name not in held]
 
 

@@ -74,7 +74,8 @@ def _pass(rows: Rows, need: Measurement) -> Pass:
         case Classes():
             return "classifying", rows.config.classifier_path
         case Task():
-            return "asking tasks", (rows.template, json.dumps(vars(rows.config.simple_evaluate_args), sort_keys=True))
+            settings = {**vars(rows.config.simple_evaluate_args), "configured": rows.config.configured_tasks()}
+            return "asking tasks", (rows.template, json.dumps(settings, sort_keys=True))
 
 
 def _items(rows: Rows, need: Measurement, found: dict[Pass, Results]) -> Sequence[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from unteach import console
+from unteach.errors import name_file
 
 NOT_SHOWN = ("epoch", "train_", "total_flos", "num_input_tokens_seen")
 """Beginnings of logged names that are left out of a line: the library's own account of a run at its end."""
@@ -32,7 +33,7 @@ class MetricsFile(Watcher):
         if state.is_world_process_zero and logs:
             progress = state.global_step / state.max_steps if state.max_steps else None
             line = {"step": state.global_step, "epoch": state.epoch, "progress": progress, **logs}
-            with self.path.open("a", encoding="utf-8") as file:
+            with name_file(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
 

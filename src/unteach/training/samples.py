@@ -8,6 +8,7 @@ from unteach import runs
 from unteach.config import watching
 from unteach.data.streams import Stream
 from unteach.engines.hf import HFEngine
+from unteach.errors import name_file
 from unteach.models.forward import IGNORED
 from unteach.models.loading import Loaded
 from unteach.training.callbacks import Watcher
@@ -57,7 +58,7 @@ class SampleFile(Watcher):
             {"step": state.global_step, "row": row, "prompt": text(prompt), "answer": text(answer), "said": text(ids)}
             for row, ((prompt, answer), ids) in enumerate(zip(self.pairs, said, strict=True))
         ]
-        with self.path.open("a", encoding="utf-8") as file:
+        with name_file(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.newest))
         show(self.newest, state.global_step, self.path.parent, args.report_to)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import console, runs
+from unteach import console, owner, runs
 from unteach.config import compose, provenance, schema
 from unteach.config.command import VERBS
 from unteach.config.environment import environment
@@ -65,11 +65,13 @@ def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
 
 def check(config: schema.Config) -> None:
     """Says all that can be known of a run before it starts; raises what the run itself would raise."""
+    folder = Path(config.paths.output_dir)
+    owner.refuse_unwritable(runs.root_of(folder))
+
     from unteach.data import files
     from unteach.models import loading
     from unteach.training import header
 
-    folder = Path(config.paths.output_dir)
     print(f"run         {folder} ({standing(config, folder)})")
     config, said = files.settle(config)
     config = limit_tokenizing(config)
