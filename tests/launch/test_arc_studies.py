@@ -183,6 +183,35 @@ def test_a_whole_study(
     assert (folder / "report.html").exists()
 
 
+@pytest.mark.long
+def test_a_whole_study_with_two_adapters(
+    arc_configs: ArcConfigs, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full job with one LoRA, a forget job with another: this one stands on the full model, merged."""
+    monkeypatch.chdir(tmp_path)
+    combinations = {
+        "data_config": "tenth",
+        "train_config": "long",
+        "forget_config": [["difference", "short"]],
+        "seed": 1,
+    }
+    arc_configs.write("experiment/mine.yaml", {**TOP, "combinations": combinations})
+    templates = {"question_template": "{question}", "answer_template": " {answer}"}
+    model = {**MODEL, "model_id": str(tiny_folder), "model_kwargs": {}, "qa_formatter_kwargs": templates}
+    arc_configs.write("model/small/small.yaml", model)
+    steps = {"max_steps": 2, "logging_steps": 1, "learning_rate": 1e-3}
+    for name, rank in (("long", 4), ("short", 2)):
+        lora = {"r": rank, "target_modules": "all-linear"}
+        arc_configs.write(f"model/small/hyperparameters/{name}.yaml", {"trainer_kwargs": steps, "peft_kwargs": lora})
+    study.command(["run", str(arc_configs.top), "tofu_path=authors", "max_new_tokens=4", "eval.arc.max_rows=4"])
+    folder = tmp_path / "saves" / "mine"
+    assert (folder / "full_0/final_checkpoint/config.json").exists(), "a whole model"
+    assert runs.read_json(folder / "full_0/adapter/adapter_config.json", "the adapter")["r"] == 4
+    forgot = runs.read_json(folder / "forget_0/final_checkpoint/adapter_config.json", "the adapter")
+    assert (forgot["r"], runs.is_done(folder / "forget_0")) == (2, True)
+    assert "saves/mine/full_0" in forgot["base_model_name_or_path"]
+
+
 TOFU = {"dataset_name": "tofu", "data_kwargs": {"granularity": "question", "stratified": True, "forget_random": True, "forgotten_author_fraction": 0.2, "forgotten_fact_fraction": 0.2}}  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Wrong answers to rows that come without any: the answers to other questions about the same author.
 
-ARC judges TOFU's rows in this way: TOFU itself has wrong answers, and other phrasings, of few rows. A row is asked as it
-was taught, which is therefore also its column of another phrasing.
+ARC judges TOFU's rows in this way: TOFU itself has wrong answers, and other phrasings, of few rows. A row is asked as
+it was taught, which is therefore also its column of another phrasing.
 """
 
 from dataclasses import dataclass
@@ -73,8 +73,8 @@ def _with_wrong_answers(
             break
     else:
         raise UserError(
-            f"{where}: row {row[PLACE] + 1} needs {settings.count} wrong answers, and there are {len(others)} other rows "
-            f"about its author (hf_args.{KEY}.author_block={settings.author_block})"
+            f"{where}: row {row[PLACE] + 1} needs {settings.count} wrong answers, and there are {len(others)} "
+            f"other rows about its author (hf_args.{KEY}.author_block={settings.author_block})"
         )
     draw = Random(subseed(settings.seed, "wrong answers", row[PLACE]))
     kept = {name: value for name, value in row.items() if name not in (BLOCK, PLACE)}

@@ -81,8 +81,8 @@ def plan(file: Path, mapping: dict[str, Any], root: str, extra: tuple[str, ...])
         else:
             dropped = ("retain_logs_path",)
             print(
-                f"note: there is no retain model of {found.experiment_name} in {root}, so forget_quality_1 and _2 are not "
-                "measured; its own configuration (train_type: retain) makes one"
+                f"note: there is no retain model of {found.experiment_name} in {root}, so forget_quality_1 and _2 "
+                "are not measured; its own configuration (train_type: retain) makes one"
             )
     kept = (word for word in run.overrides if word.partition("=")[0] not in dropped)
     words = (_put(word, places) for word in kept)
