@@ -13,7 +13,14 @@ from unteach.config.words import unquote
 
 OF_TRAINING = ("trainer", "collator", "wandb")
 """Sections that an evaluation does not have: their words are for the runs that are trained."""
-OF_THE_START = (MODEL_KEY, TOKENIZER_KEY, "model.peft_args", "model.added_tokens", "model.base_path")
+OF_THE_START = (
+    MODEL_KEY,
+    TOKENIZER_KEY,
+    "model.peft_args",
+    "model.added_tokens",
+    "model.base_path",
+    "model.merge_adapter",
+)
 """Keys of the weights that a chain of runs begins with: what follows has its parent's."""
 
 
@@ -24,7 +31,8 @@ def section_of(word: str) -> str:
 
 def without_training(words: Iterable[str]) -> tuple[str, ...]:
     """The words that an evaluation on a benchmark has a use for."""
-    return tuple(word for word in words if section_of(word) not in (*OF_TRAINING, "data"))
+    kept = (word for word in words if section_of(word) not in (*OF_TRAINING, "data"))
+    return tuple(word for word in kept if not word.lstrip("+").startswith("model.merge_adapter="))
 
 
 def without_suites(words: Iterable[str]) -> tuple[str, ...]:
