@@ -5,6 +5,7 @@ manifest.json      command, date, versions, git commit, seeds, fingerprints of d
 metrics.jsonl      one line per logged step
 method.json        what a method had of its own: RMU's control vector, PDU's multiplier
 final_checkpoint/  the model, its tokenizer and template
+adapter/           the adapter that was merged into the final model (model.merge_adapter)
 evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.json…
 evals_before/      the same of the weights that the run started from
 DONE.json          written last: the run is finished
@@ -31,7 +32,7 @@ __all__ = ["replacing", "replacing_folder", "write_json", "write_text"]
 
 FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", "manifest.json"
 METRICS, EVALS, FINGERPRINTS, METHOD = "metrics.jsonl", "evals", "fingerprints.json", "method.json"
-EVALS_BEFORE = "evals_before"
+EVALS_BEFORE, ADAPTER = "evals_before", "adapter"
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -106,7 +106,9 @@ def test_lora_early_stopping_and_wandb(arc_configs: ArcConfigs) -> None:
     assert config.model.model_args["cache_dir"] == "m" == config.model.tokenizer_args["cache_dir"]
     assert config.data is not None
     assert config.data.streams["train"]["TOFU_QA_full"].args["hf_args"]["cache_dir"] == "d"
-    assert not any("peft" in word for word in forget.overrides), "it goes on with the adapter of its full model"
+    assert config.model.merge_adapter, "forget jobs start from a whole model"
+    forgetting = compose.compose("unlearn", forget.overrides).model
+    assert (forgetting.peft_args, forgetting.merge_adapter) == ({"r": 8}, False)
     arc_configs.write(
         "experiment/mine.yaml", {**TOP, "combinations": {**combinations, "train_config": ["long"], "forget_config": []}}
     )
@@ -134,7 +136,6 @@ BAD = {
     "hyperparameter key": ("model/small/hyperparameters/long.yaml", {**LONG, "trainer_kwarg": {}}, "did you mean trainer_kwargs?"),
     "rate": ("model/small/hyperparameters/long.yaml", {"trainer_kwargs": {"learning_rate": "fast"}}, "must be a number"),
     "stopping": ("model/small/hyperparameters/long.yaml", {**LONG, "early_stopping_kwargs": {"patience": 2}}, "patience: no such key; allowed: early_stopping_patience"),
-    "adapter": ("model/small/hyperparameters/long.yaml", {**LONG, "peft_kwargs": {"r": 4}}, "goes on with the adapter"),
 }  # fmt: skip
 
 
@@ -180,6 +181,35 @@ def test_a_whole_study(
         assert runs.is_done(folder / name)
     assert runs.read_json(folder / "forget_1" / "evals" / "ARC_SUMMARY.json", "summary")["forget_quality_1"] <= 0
     assert (folder / "report.html").exists()
+
+
+@pytest.mark.long
+def test_a_whole_study_with_two_adapters(
+    arc_configs: ArcConfigs, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full job with one LoRA, a forget job with another: this one stands on the full model, merged."""
+    monkeypatch.chdir(tmp_path)
+    combinations = {
+        "data_config": "tenth",
+        "train_config": "long",
+        "forget_config": [["difference", "short"]],
+        "seed": 1,
+    }
+    arc_configs.write("experiment/mine.yaml", {**TOP, "combinations": combinations})
+    templates = {"question_template": "{question}", "answer_template": " {answer}"}
+    model = {**MODEL, "model_id": str(tiny_folder), "model_kwargs": {}, "qa_formatter_kwargs": templates}
+    arc_configs.write("model/small/small.yaml", model)
+    steps = {"max_steps": 2, "logging_steps": 1, "learning_rate": 1e-3}
+    for name, rank in (("long", 4), ("short", 2)):
+        lora = {"r": rank, "target_modules": "all-linear"}
+        arc_configs.write(f"model/small/hyperparameters/{name}.yaml", {"trainer_kwargs": steps, "peft_kwargs": lora})
+    study.command(["run", str(arc_configs.top), "tofu_path=authors", "max_new_tokens=4", "eval.arc.max_rows=4"])
+    folder = tmp_path / "saves" / "mine"
+    assert (folder / "full_0/final_checkpoint/config.json").exists(), "a whole model"
+    assert runs.read_json(folder / "full_0/adapter/adapter_config.json", "the adapter")["r"] == 4
+    forgot = runs.read_json(folder / "forget_0/final_checkpoint/adapter_config.json", "the adapter")
+    assert (forgot["r"], runs.is_done(folder / "forget_0")) == (2, True)
+    assert "saves/mine/full_0" in forgot["base_model_name_or_path"]
 
 
 TOFU = {"dataset_name": "tofu", "data_kwargs": {"granularity": "question", "stratified": True, "forget_random": True, "forgotten_author_fraction": 0.2, "forgotten_fact_fraction": 0.2}}  # fmt: skip
@@ -239,3 +269,48 @@ def test_a_word_of_training_leaves_evaluations_as_they_are(arc_configs: ArcConfi
     plan = study_of(str(arc_configs.top), ["trainer.args.logging_steps=1"]).plan
     told = {run.kind for run in plan if "trainer.args.logging_steps=1" in run.overrides}
     assert told == {"full", "retain", "forget"}
+
+
+def test_a_word_of_suites_or_of_the_start_reaches_the_runs_that_have_it(arc_configs: ArcConfigs) -> None:
+    plan = study_of(str(arc_configs.top), ["eval.arc.max_rows=3", "model=openai/gpt2"]).plan
+    assert {run.kind for run in plan if "eval.arc.max_rows=3" in run.overrides} == {"retain", "forget", "eval"}
+    forget = next(run for run in plan if run.kind == "forget")
+    assert not any("gpt2" in word for word in forget.overrides), "it starts from its full model"
+
+
+def test_forget_jobs_may_have_another_adapter_than_their_full_job(arc_configs: ArcConfigs) -> None:
+    arc_configs.write("model/small/hyperparameters/long.yaml", {**LONG, "peft_kwargs": {"r": 8}})
+    arc_configs.write(
+        "model/small/hyperparameters/short.yaml", {"trainer_kwargs": {}, "peft_kwargs": {"r": 4, "lora_alpha": 8}}
+    )
+    named = {run.name: run for run in study_of(str(arc_configs.top), ["tofu_path=authors"]).plan}
+    composing.check(list(named.values()))
+    assert "model.peft_args.r=4" in named["forget_0"].overrides
+    assert {"model.peft_args.r=8", "model.merge_adapter=true"} <= set(named["full_0"].overrides)
+
+
+ONE = {
+    "data_config": "tenth", "experiment_name": "mine/experiment_1", "full_model_name": "mine/full_0", "seed": 4,
+    "hyperparameter_config": "short", "model_config": "small", "train_type": "ascent", "use_wandb": False,
+}  # fmt: skip
+
+
+def test_one_experiment_is_one_run(
+    arc_configs: ArcConfigs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = arc_configs.folder / "experiment" / "one.yaml"
+    arc_configs.write("experiment/one.yaml", ONE)
+    with pytest.raises(UserError, match="full_model_name=mine/full_0: this full model is not there"):
+        study_of(str(file))
+    (tmp_path / "saves/mine/full_0").mkdir(parents=True)
+    (run,) = study_of(str(file)).plan
+    assert "no retain model" in capsys.readouterr().out
+    (tmp_path / "saves/mine/retain_1").mkdir(parents=True)
+    (run,) = study_of(str(file)).plan
+    assert (run.folder, run.after) == ("saves/mine.experiment_1.ascent/ascent", ())
+    assert "model.model_args.pretrained_model_name_or_path=saves/mine/full_0" in run.overrides
+    assert {"retain_logs_path=saves/mine/retain_1", "trainer=arc_ascent", "seed=4"} <= set(run.overrides)
+    arc_configs.write("experiment/one.yaml", {**ONE, "train_type": "npo"})
+    with pytest.raises(UserError, match="npo"):
+        study_of(str(file))

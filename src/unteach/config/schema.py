@@ -68,6 +68,8 @@ class ModelConfig:
     """special tokens that the tokenizer lacks: each gets a row of the embeddings, which trains under LoRA too"""
     base_path: str | None = None
     """where an adapter's base is, if not where it was trained"""
+    merge_adapter: bool = False
+    """the final model is saved whole, its adapter merged into the base; the adapter is kept in `adapter/`"""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from unteach.data import datasets, sources
 from unteach.data.template import Encoded, Template
 from unteach.engines.base import Ids
 from unteach.errors import AbsentData, UserError
-from unteach.evals import own_rows
+from unteach.evals import own_rows, wrong_answers
 from unteach.evals.own_rows import OwnRows
 from unteach.seeds import permutation, subseed
 
@@ -166,7 +166,8 @@ class Rows:
     def _load(self, hf_args: dict[str, Any]) -> list[sources.Row]:
         key = runs.digest(hf_args)
         if key not in self._rows:
-            self._rows[key] = sources.load_rows(hf_args)
+            load_rows = wrong_answers.load_rows if wrong_answers.KEY in hf_args else sources.load_rows
+            self._rows[key] = load_rows(hf_args)
         return self._rows[key]
 
     def _refusals(self, settings: RowsConfig, rows: list[sources.Row]) -> list[str]:

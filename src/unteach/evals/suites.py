@@ -168,7 +168,18 @@ def plan(
             if not default:
                 raise UserError(f"eval.{config.suite}.metrics asks for {name}, and {reason}")
             made.absent[name] = reason
+    _refuse_nothing(made)
     return made
+
+
+def _refuse_nothing(made: Plan) -> None:
+    """Raise UserError where not one metric of a default list can be had: the suite would end without a value."""
+    if made.absent and not made.metrics:
+        reasons = list(dict.fromkeys(made.absent.values()))
+        raise UserError(
+            f"eval.{made.config.suite}: not one of its {len(made.asked)} metrics can be measured: "
+            + "; ".join(reasons[:2])
+        )
 
 
 def _rows_read(config: SuiteConfig, name: str, above: set[str]) -> set[str]:

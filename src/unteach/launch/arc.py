@@ -14,7 +14,8 @@ from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.config.words import spell_value
 from unteach.errors import UserError
 from unteach.launch.arc_words import data_words, hyperparameter_words, model_words
-from unteach.launch.plan import PlannedRun, ordered, tracking, words_of_evaluation
+from unteach.launch.plan import PlannedRun, ordered, tracking
+from unteach.launch.shared_words import without_start, without_suites, without_training
 
 METHODS = {"ascent": "arc_ascent", "difference": "arc_difference", "idk": "arc_idk", "kl": "arc_kl"}
 
@@ -133,7 +134,7 @@ def counts(found: list[Job]) -> dict[str, int]:
 
 def expand(name: str, top: Top, layers: Layers, root: str = "saves", extra: tuple[str, ...] = ()) -> list[PlannedRun]:
     """The planned runs of a top configuration; `extra` overrides go to every run."""
-    made = [_planned(job, name, top, layers, f"{root}/{name}", extra) for job in jobs(top)]
+    made = [plan_job(job, name, top, layers, f"{root}/{name}", extra) for job in jobs(top)]
     _refuse_two_worlds(top, layers)
     return ordered(name, made)
 
@@ -149,25 +150,27 @@ def _refuse_two_worlds(top: Top, layers: Layers) -> None:
             )
 
 
-def _planned(
-    job: Job, name: str, top: Top, layers: Layers, root: str, extra: tuple[str, ...]
-) -> PlannedRun:  # fmt: skip
+def plan_job(job: Job, name: str, top: Top, layers: Layers, root: str, extra: tuple[str, ...]) -> PlannedRun:
+    """Plan the run of one job; `root` is the study's folder."""
     full, retain = f"full_{job.full}", f"retain_{job.retain}"
     starts = job.kind in ("forget", "full_eval")
     values: dict[str, Any] = {"model": "auto", **model_words(layers.model, top.model_config), "seed": job.seed}
     values |= data_words(layers.data[job.data], job.data, job.kind, job.seed, job.method)
     if job.kind != "full_eval":
-        taught = layers.hyperparameters[job.train] if job.kind == "forget" else {}
         own = layers.hyperparameters[job.hyperparameters]
-        values |= hyperparameter_words(own, job.hyperparameters, job.kind, taught)
+        values |= hyperparameter_words(own, job.hyperparameters, job.kind)
         values |= {"trainer": METHODS[job.method] if job.method else "finetune"}
         values |= {} if job.method else {"trainer.method_args.loss_on": "all"}
     values |= {MODEL_KEY: f"{root}/{full}", TOKENIZER_KEY: f"{root}/{full}"} if starts else {}
     values |= {"paths.model_cache_dir": top.model_cache_dir} if top.model_cache_dir else {}
     values |= {"paths.data_cache_dir": top.data_cache_dir} if top.data_cache_dir else {}
     values.setdefault("eval", None)
+    if starts:
+        extra = without_start(extra)
     if job.kind == "full_eval":
-        extra = words_of_evaluation(extra)
+        extra = without_training(extra)
+    if values["eval"] is None:
+        extra = without_suites(extra)
     words = [f"{key}={spell_value(value)}" for key, value in values.items()]
     words += _tracked(job, name, top)
     words += [f"task_name={spell_value(f'{name}/{job.name}')}"]

@@ -12,11 +12,12 @@ from unteach.launch import arc
 from unteach.strict_yaml import read_yaml
 
 
-def layers(top: arc.Top, file: Path) -> arc.Layers:
-    """The three lower layers of a top configuration; UserError names every file that is absent."""
+def read_layers(top: arc.Top, found: list[arc.Job], file: Path) -> arc.Layers:
+    """The three lower layers of a top configuration's jobs; UserError names every file that is absent."""
     home = file.resolve().parent
-    home = next((place for place in (home.parent, home) if (place / "model").is_dir()), home.parent)
-    found = arc.jobs(top)
+    # A single experiment may lie one folder deeper, in that of the study that it was made for.
+    above = (home.parent, home, home.parent.parent)
+    home = next((place for place in above if (place / "model").is_dir()), home.parent)
     model = home / "model" / top.model_config
     data = {name: home / "data" / f"{name}.yaml" for name in dict.fromkeys(job.data for job in found)}
     hyper = {

@@ -44,31 +44,33 @@ def data_words(data: dict[str, Any], name: str, kind: str, seed: int, method: st
         if not isinstance(kwargs, dict):
             raise UserError(f"{where}.data_kwargs: must be a mapping of overrides, got {kwargs!r}")
         by_entity = any(key.partition(".")[0] == "forget_set" for key in kwargs)
-        return {**_streams(kind, method, by_entity), **kwargs}
+        return {**_streams(kind, method, "arc_entities" if by_entity else "arc"), **kwargs}
     keys = {"tofu": TOFU_KEYS, "gen_tofu": GEN_TOFU_KEYS}.get(str(given.get("dataset_name")))
     if keys is None:
         raise UserError(f"{where}.dataset_name: must be tofu, gen_tofu or unteach, got {given.get('dataset_name')!r}")
     kwargs = _known(kwargs, keys, f"{where}.data_kwargs")
-    place = {"tofu_path": "authors-grown"} if given["dataset_name"] == "gen_tofu" else {}
+    is_grown = given["dataset_name"] == "gen_tofu"
+    place = {"tofu_path": "authors-grown"} if is_grown else {}
+    suite = "arc_entities" if is_grown else "arc_tofu"
     if kind == "full":
         if any(value for key, value in kwargs.items() if key.endswith("fraction")):
             raise UserError(f"{where}: a full job is taught everything: its fractions must be 0")
-        return _streams(kind, method, by_entity=True) | place
-    chosen = (_of_gen_tofu if given["dataset_name"] == "gen_tofu" else _of_tofu)(kwargs, where, seed)
-    return _streams(kind, method, by_entity=True) | place | {"forget_set": chosen}
+        return _streams(kind, method, suite) | place
+    chosen = (_of_gen_tofu if is_grown else _of_tofu)(kwargs, where, seed)
+    return _streams(kind, method, suite) | place | {"forget_set": chosen}
 
 
-def _streams(kind: str, method: str | None, by_entity: bool) -> dict[str, Any]:
-    """The datasets of each stream of a job, and its suite."""
-    forget, retain = ("entity_forget", "entity_retain") if by_entity else ("TOFU_QA_forget", "TOFU_QA_retain")
-    suite = {"eval": ["arc_entities" if by_entity else "arc"]}
+def _streams(kind: str, method: str | None, suite: str) -> dict[str, Any]:
+    """The datasets of each stream of a job, and the suite that it is measured by: `arc` has no forget set by entity."""
+    forget, retain = ("TOFU_QA_forget", "TOFU_QA_retain") if suite == "arc" else ("entity_forget", "entity_retain")
+    measured = {"eval": [suite]}
     if kind == "full":
         return {"data.train": "TOFU_QA_full"}
     if kind == "retain":
-        return {"data.train": retain, **suite}
+        return {"data.train": retain, **measured}
     if kind == "forget":
-        return {"data.forget": f"{forget}_idk" if method == "idk" else forget, "data.retain": retain, **suite}
-    return suite
+        return {"data.forget": f"{forget}_idk" if method == "idk" else forget, "data.retain": retain, **measured}
+    return measured
 
 
 def _of_gen_tofu(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any]:
@@ -155,8 +157,8 @@ def _template(formatter: dict[str, Any], where: str) -> dict[str, Any]:
     return words | ({"model.tokenizer_args.eos_token": ends[0]} if ends else {})
 
 
-def hyperparameter_words(given: dict[str, Any], name: str, kind: str, taught: dict[str, Any]) -> dict[str, Any]:
-    """TrainingArguments, LoRA and early stopping. `taught`: those of the full job that a forget job starts from."""
+def hyperparameter_words(given: dict[str, Any], name: str, kind: str) -> dict[str, Any]:
+    """TrainingArguments, LoRA and early stopping."""
     where = f"hyperparameters/{name}.yaml"
     given = _known(given, ("trainer_kwargs", "peft_kwargs", "early_stopping_kwargs"), where)
     args = {**TRAINED_BY, **(given.get("trainer_kwargs") or {})}
@@ -171,7 +173,7 @@ def hyperparameter_words(given: dict[str, Any], name: str, kind: str, taught: di
     stopping = given.get("early_stopping_kwargs") or {}
     args |= _known(stopping, ("early_stopping_patience", "early_stopping_threshold"), f"{where}.early_stopping_kwargs")
     more = _by_loss(args) if kind == "full" else {}
-    return {f"trainer.args.{key}": value for key, value in args.items()} | more | _adapter(given, where, kind, taught)
+    return {f"trainer.args.{key}": value for key, value in args.items()} | more | _adapter(given, kind)
 
 
 def _by_loss(args: dict[str, Any]) -> dict[str, Any]:
@@ -182,12 +184,10 @@ def _by_loss(args: dict[str, Any]) -> dict[str, Any]:
     return {"eval": ["arc"], "eval.arc.metrics": [LOSS]}
 
 
-def _adapter(given: dict[str, Any], where: str, kind: str, taught: dict[str, Any]) -> dict[str, Any]:
-    """LoRA, fresh on the base; a forget job goes on with its full job's adapter."""
-    own, first = given.get("peft_kwargs"), taught.get("peft_kwargs")
-    if kind == "forget" and first:
-        if own != first:
-            raise UserError(f"{where}.peft_kwargs: this forget job goes on with the adapter of its full job, whose "
-                            "peft_kwargs are others; give both the same")  # fmt: skip
+def _adapter(given: dict[str, Any], kind: str) -> dict[str, Any]:
+    """LoRA, fresh on the model that a job starts from: what forget jobs start from is a whole model, as in ARC."""
+    own = given.get("peft_kwargs")
+    if not own:
         return {}
-    return {f"model.peft_args.{key}": value for key, value in (own or {}).items()}
+    merged = {"model.merge_adapter": True} if kind == "full" else {}
+    return {f"model.peft_args.{key}": value for key, value in own.items()} | merged

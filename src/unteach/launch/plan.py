@@ -18,14 +18,13 @@ from unteach.config.words import spell_value, unquote
 from unteach.errors import UserError, unknown
 from unteach.launch import draws, own_data
 from unteach.launch.draws import Point, grid, of_entry
+from unteach.launch.shared_words import OF_TRAINING, section_of, without_start, without_suites
 
 KEYS = {"name", "base", "full", "retain", "forget", "vary", "eval", "evaluate", "wandb", "local", "slurm"}
 CONFIG_NAMES = {"forget": "unlearn", "eval": "eval"}
 SPLITS = ("forget_split", "forget_set")
 """Keys that say what is forgotten; the base and the full model do not depend on them."""
 OF_THE_ENTRY = ("name", "from")
-OF_TRAINING = ("trainer", "collator", "wandb")
-"""Sections that an evaluation does not have: their words are for the runs that are trained."""
 
 
 @dataclass(frozen=True)
@@ -260,11 +259,14 @@ class _Branch:
         if kind == "eval":
             values = {key: value for key, value in values.items() if not self._is_of_training(key)}
             extra = tuple(word for word in extra if not self._is_of_training(word.partition("=")[0]))
+        if start is not None:
+            extra = without_start(extra)
         words = [f"{key}={spell_value(value)}" for key, value in values.items()]
         if self.suites and judged:
             words += [f"eval=[{','.join(self.suites)}]"]
         elif not (self.is_own and judged and self.measures(values)):
             words += ["eval=null"]
+            extra = without_suites(extra)
         words += tracking(self.study.get("wandb"), self.study["name"], kind)
         words += [f"task_name={spell_value(self.study['name'] + '/' + name)}"]
         words += [f"paths.output_dir={spell_value(f'{self.root}/{name}')}", *extra]
@@ -278,15 +280,6 @@ class _Branch:
         if section == "data" or key in own_data.LONG_KEYS:
             return not (self.is_own and key in own_data.rows_of({own_data.LONG_KEYS.get(key, key): None}))
         return section in OF_TRAINING
-
-
-def words_of_evaluation(words: tuple[str, ...]) -> tuple[str, ...]:
-    """The words that an evaluation on a benchmark has a use for: those of training are for the other runs."""
-    return tuple(word for word in words if section_of(word) not in (*OF_TRAINING, "data"))
-
-
-def section_of(word: str) -> str:
-    return word.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
 def _of_the_split(key: str) -> bool:

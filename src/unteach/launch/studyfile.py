@@ -11,7 +11,7 @@ from typing import Any
 from unteach.config import groups
 from unteach.config.reader import collected
 from unteach.errors import UserError, nearest, shorten_name, unknown
-from unteach.launch import arc, arc_files, composing, draws, settings, shapes
+from unteach.launch import arc, arc_files, arc_single, composing, draws, settings, shapes
 from unteach.launch.plan import KEYS, PlannedRun, expand
 from unteach.strict_yaml import parse_yaml, read_yaml
 
@@ -43,15 +43,19 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
     """The study that a file's name or path and words stand for."""
     file, given = find(name, config_dirs), tuple(words)
     mapping, problems = mend_keys(of_file(file))
-    if not arc.is_top(mapping) and (faults := shapes.find_faults(mapping)):
+    is_arc = arc.is_top(mapping) or arc_single.is_experiment(mapping)
+    if not is_arc and (faults := shapes.find_faults(mapping)):
         raise UserError("\n".join([f"{file}: this study cannot be carried out:", *problems, *faults]))
     own, words = sections(given)
     if arc.is_top(mapping):
         top = arc.read_top(mapping)
         if not shapes.NAME.fullmatch(file.stem):
             raise UserError(f"{file}: its name names the study's folder; give it one of letters, digits and _ . + -")
-        plan = arc.expand(file.stem, top, arc_files.layers(top, file), ROOT, tuple(words))
+        plan = arc.expand(file.stem, top, arc_files.read_layers(top, arc.jobs(top), file), ROOT, tuple(words))
         mapping = {"name": file.stem, "slurm": arc.slurm(top)}
+    elif is_arc:
+        name, plan = arc_single.plan(file, mapping, ROOT, tuple(words))
+        mapping = {"name": name}
     else:
         mapping, extra = vary(mapping, words)
         plan = list[PlannedRun]()
@@ -76,7 +80,7 @@ def refuse_secrets(given: tuple[str, ...], plan: list[PlannedRun], slurm: settin
 
 def mend_keys(study: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """A study with its misspelled keys put right where there is a near one, and left out where not; what was wrong."""
-    if arc.is_top(study):
+    if arc.is_top(study) or arc_single.is_experiment(study):
         return study, []
     mended, problems = dict[str, Any](), list[str]()
     for key, value in study.items():

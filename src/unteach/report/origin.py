@@ -16,6 +16,8 @@ NAMED = {
     "full": re.compile(r"full|target"),
     "base": re.compile(r"base|pretrain(ed)?"),
 }
+SHOWN = 3
+"""Rows or entities of a forget set that are named; the others are counted."""
 
 
 def kind_of(folder: Path) -> str:
@@ -88,4 +90,7 @@ def what_goes(config: dict[str, Any]) -> str:
 
 
 def _shortly(value: Any) -> str:
+    if isinstance(value, list):
+        more = f" and {len(value) - SHOWN} more" if len(value) > SHOWN else ""
+        return ", ".join(map(_shortly, value[:SHOWN])) + more
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -334,10 +334,10 @@ def keeping(config: schema.Config) -> Keeping:
 METHOD = "unteach_method.json"
 
 
-def save_final(model: Any, loaded: Loaded, folder: Path, method: Any, state_dict: dict[str, Any] | None = None) -> None:
-    """Writes the model, or its adapter, with tokenizer, template and the method's state as `final_checkpoint`, whole or
-    not at all. state_dict: the weights, where the model in this process does not hold them all."""
-    with runs.replacing_folder(folder / runs.FINAL) as temporary:
+def save_final(model: Any, loaded: Loaded, target: Path, method: Any, state_dict: dict[str, Any] | None = None) -> None:
+    """Writes the model, or its adapter, with tokenizer, template and the method's state into the folder `target`, whole
+    or not at all. state_dict: the weights, where the model in this process does not hold them all."""
+    with runs.replacing_folder(target) as temporary:
         if loaded.adapter is None:
             model.save_pretrained(temporary, state_dict=state_dict)
         else:

@@ -29,6 +29,10 @@ def run(config: schema.Config) -> Path:
     """config -> plan -> model -> passes -> values."""
     if not config.eval:
         raise UserError("an evaluation needs a suite: set eval=tofu (see `unteach list suites`)")
+    if config.model.merge_adapter:
+        raise UserError(
+            "model.merge_adapter says how a trained model is saved, and nothing is trained here; leave it out"
+        )
     from unteach.engines import processes
     from unteach.evals import harness
 

@@ -1,6 +1,7 @@
 """`unteach train` and `unteach unlearn`: one run, from its configuration to an evaluated model."""
 
 import contextlib
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,9 +185,28 @@ def _train(config: schema.Config, folder: Path, here: "Processes", of_files: lis
             state = spread.whole_state(trainer, here.mode)
             if here.first:
                 model = trainer.accelerator.unwrap_model(loaded.model)
-                build.save_final(model, loaded, folder, config.trainer.method, state)
+                _save(config, folder, model, loaded, state)
     here.wait()
     return planned
+
+
+def _save(config: schema.Config, folder: Path, model: Any, loaded: "Loaded", state: dict[str, Any] | None) -> None:
+    """Writes the final model; where its adapter is to be merged, the adapter first and then the two as one model."""
+    from unteach.training import build, checkpoint, exporting, trained
+
+    assert config.trainer is not None
+    method = config.trainer.method
+    if not config.model.merge_adapter:
+        build.save_final(model, loaded, folder / runs.FINAL, method, state)
+        return
+    adapter = folder / runs.ADAPTER
+    shutil.rmtree(adapter, ignore_errors=True)  # of a process that was killed between the two
+    build.save_final(model, loaded, adapter, method, state)
+    with runs.replacing_folder(folder / runs.FINAL) as temporary:
+        exporting.write(trained.source_of(str(adapter)), exporting.Asked(), temporary)
+        if (adapter / build.METHOD).exists():
+            shutil.copy(adapter / build.METHOD, temporary)
+        checkpoint.complete(temporary)
 
 
 def _prepare(config: schema.Config, folder: Path, here: "Processes", of_files: list[str]) -> _Prepared:
@@ -202,6 +222,8 @@ def _prepare(config: schema.Config, folder: Path, here: "Processes", of_files: l
     transformers.set_seed(subseed(config.seed, "init") % 2**32)
     head = build.head_of(config)
     loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config), head=head)
+    if config.model.merge_adapter and loaded.adapter is None:
+        raise UserError("model.merge_adapter: no adapter trains here: set model.peft_args, or leave it out")
 
     streams, notes = build.build_streams(config, loaded, here)
     planned: dict[str, Plan] = {}
@@ -260,7 +282,10 @@ def _evaluate(config: schema.Config, folder: Path, here: "Processes", planned: "
     from unteach.verbs import closing
 
     args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / runs.FINAL)}
-    loaded = loading.load(replace(config.model, model_args=args, tokenizer_args={}, peft_args=None), training=False)
+    settings = replace(config.model, model_args=args, tokenizer_args={}, peft_args=None)
+    if config.model.merge_adapter:
+        settings = replace(settings, base_path=None)
+    loaded = loading.load(settings, training=False)
     loaded.model = place(loaded.model, here)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / runs.FINGERPRINTS)
