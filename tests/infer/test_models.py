@@ -12,6 +12,7 @@ import transformers
 from tests.conftest import read_rows
 from tests.infer.conftest import questions, words, write_lines
 from unteach import runs
+from unteach.cli import main
 from unteach.data.labelled import LabelledDataset
 from unteach.data.template import Template
 from unteach.engines.class_logits import class_logits
@@ -226,3 +227,15 @@ def test_what_was_trained_is_what_is_asked(tiny_folder: Path, tmp_path: Path) ->
         infer(*words(tmp_path / "run", tmp_path / "taught.csv", "kind=score", f"output_file={tmp_path}/s.jsonl"))
     )
     assert all(line["perplexity"] < 1.5 for line in scored)
+
+
+@pytest.mark.parametrize("verb", ["infer", "eval"])
+def test_a_word_for_how_a_trained_model_is_saved_is_refused_where_none_is_trained(
+    verb: str, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("question,answer\nWho?,Ann\n")
+    of_verb = {"infer": ["input_file=rows.csv", "input_column=question"], "eval": ["data=rows.csv", "task_name=x"]}
+    with pytest.raises(SystemExit):
+        main([verb, f"model={tiny_folder}", "model.merge_adapter=true", *of_verb[verb]])
+    assert "model.merge_adapter: says how a trained model is saved" in capsys.readouterr().err

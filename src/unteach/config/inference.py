@@ -7,7 +7,7 @@ from typing import Any, Literal, get_type_hints
 from unteach import registry
 from unteach.config.reader import Mistakes, Reader
 from unteach.config.reading import known_at_top, read_model
-from unteach.config.schema import ModelConfig
+from unteach.config.schema import NOT_SAVED, ModelConfig
 from unteach.errors import UserError
 
 DRAWN = ("temperature", "top_p", "top_k", "min_p")
@@ -135,6 +135,8 @@ def read(tree: dict[str, Any], variables: set[str]) -> InferConfig:
     backend_class = registry.backend.get(name) if isinstance(name, str) and name in registry.backend else None
     top = known_at_top(reader, KEYS, set(), tree, backend_class)
     model = read_model(reader, top.get("model") or {})
+    if model and model.merge_adapter:
+        reader.wrong("model.merge_adapter", NOT_SAVED)
     if isinstance(top.get("resume"), bool):  # resume=false is how the seed's users say it
         top["resume"] = "auto" if top["resume"] else "never"
     hints = get_type_hints(InferConfig)

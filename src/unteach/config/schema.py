@@ -53,6 +53,9 @@ class TemplateArgs:
     the token"""
 
 
+NOT_SAVED = "says how a trained model is saved, and nothing is trained here; leave it out"
+
+
 @dataclass
 class ModelConfig:
     model_args: dict[str, Any]

@@ -30,9 +30,7 @@ def run(config: schema.Config) -> Path:
     if not config.eval:
         raise UserError("an evaluation needs a suite: set eval=tofu (see `unteach list suites`)")
     if config.model.merge_adapter:
-        raise UserError(
-            "model.merge_adapter says how a trained model is saved, and nothing is trained here; leave it out"
-        )
+        raise UserError(f"model.merge_adapter: {schema.NOT_SAVED}")
     from unteach.engines import processes
     from unteach.evals import harness
 
