@@ -33,14 +33,14 @@ import transformers  # noqa: E402
 
 from unteach.config.schema import ModelConfig  # noqa: E402
 from unteach.config.suites import SuiteConfig  # noqa: E402
-from unteach.data.sources import load_rows  # noqa: E402
+from unteach.data.io.sources import load_rows  # noqa: E402
 from unteach.engines.base import Score  # noqa: E402
 from unteach.engines.hf import HFEngine, statistics  # noqa: E402
 from unteach.errors import AbsentData  # noqa: E402
 from unteach.evals import suites  # noqa: E402
 from unteach.evals.base import GradNorms, Scores, Texts  # noqa: E402
-from unteach.models.handlers import learn_tokenizer  # noqa: E402
 from unteach.models.loading import load  # noqa: E402
+from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
 
 PASSES = ("scoring", "generation")
 

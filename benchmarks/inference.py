@@ -25,12 +25,12 @@ import yaml  # noqa: E402
 
 from unteach.config.inference import Sampling  # noqa: E402
 from unteach.config.schema import ModelConfig, TemplateArgs  # noqa: E402
-from unteach.data.authors import rows as authors_rows  # noqa: E402
+from unteach.data.synthetic.authors import rows as authors_rows  # noqa: E402
 from unteach.data.template import Template  # noqa: E402
-from unteach.engines.backends.base import Job, Request  # noqa: E402
-from unteach.engines.backends.hf import Continuing, HuggingFace  # noqa: E402
-from unteach.engines.processes import start  # noqa: E402
-from unteach.models.handlers import learn_tokenizer  # noqa: E402
+from unteach.distributed.process_context import start  # noqa: E402
+from unteach.inference.backends.base import Job, Request  # noqa: E402
+from unteach.inference.backends.hf import Continuing, HuggingFace  # noqa: E402
+from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
 from unteach.seeds import subseed  # noqa: E402
 
 

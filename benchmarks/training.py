@@ -28,11 +28,11 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from unteach.config.schema import ModelConfig  # noqa: E402
-from unteach.data.datasets import QADataset  # noqa: E402
-from unteach.data.sources import load_rows  # noqa: E402
+from unteach.data.handlers.qa import QADataset  # noqa: E402
+from unteach.data.io.sources import load_rows  # noqa: E402
 from unteach.data.streams import Steps, Stream  # noqa: E402
-from unteach.models.handlers import learn_tokenizer  # noqa: E402
 from unteach.models.loading import load  # noqa: E402
+from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
 from unteach.training.callbacks import Watcher  # noqa: E402
 
 TOLERANCE = {"float32": 2e-4, "bfloat16": 3e-2}

@@ -17,13 +17,13 @@ import yaml
 
 from unteach import errors, registry
 from unteach.cli import OPTIONS, VERBS
-from unteach.config import groups, schema, training_args, watching, words
+from unteach.config import hydra_groups, overrides, schema, training_args, watching
 from unteach.config.files import Files
 from unteach.config.suites import GenerationArgs, RowsConfig, SuiteConfig
 from unteach.config.tokenize import TokenizeConfig
-from unteach.launch import draws, settings
-from unteach.launch.plan import KEYS
-from unteach.models.handlers import LOADING
+from unteach.models.model_handlers import LOADING
+from unteach.studies import search_space, settings
+from unteach.studies.plan import KEYS
 from unteach.verbs.component_fields import docstrings_under, meanings_of, spell_type
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -102,12 +102,12 @@ def variables() -> Iterator[str]:
     meaning = "names the run's folder; where a file of rows is named it may be left out: model, rows and method name it"
     rows = [("`task_name`", "required", meaning)]
     rows += [("`mode`", "by the verb", "`train`, `unlearn` or `eval`; part of the run's folder")]
-    yield from table(("key", "default", ""), rows + commented(groups.CONFIGS / "variables.yaml"))
+    yield from table(("key", "default", ""), rows + commented(hydra_groups.CONFIGS / "variables.yaml"))
 
 
 def paths() -> Iterator[str]:
     yield "## paths\n"
-    yield from table(("key", "default", ""), commented(groups.CONFIGS / "paths" / "default.yaml"))
+    yield from table(("key", "default", ""), commented(hydra_groups.CONFIGS / "paths" / "default.yaml"))
 
 
 def model() -> Iterator[str]:
@@ -133,13 +133,13 @@ def trainer() -> Iterator[str]:
     yield from table(("key", ""), rows)
     yield "### trainer.args\n"
     yield "Defaults, under every experiment and method; all others are the library's:\n"
-    base = yaml.safe_load((groups.CONFIGS / "base_trainer.yaml").read_text())["layers"]["base"]["args"]
+    base = yaml.safe_load((hydra_groups.CONFIGS / "base_trainer.yaml").read_text())["layers"]["base"]["args"]
     yield from table(("field", "default"), [(f"`{name}`", code(value)) for name, value in base.items()])
     own = [(f"`{name}`", spell_type(eval(kind), "`")) for name, kind in training_args.OWN.items()]
     yield f"{documented(training_args)['OWN']}\n"
     yield from table(("field", "takes"), own)
     yield "Old names that are translated, and said once:\n"
-    both = training_args.RENAMED | words.RENAMED
+    both = training_args.RENAMED | overrides.RENAMED
     yield from table(("old", "now"), [(f"`{old}`", f"`{new}`") for old, new in both.items()])
     yield "Fields that have no effect any more, which is said once:\n"
     yield from table(("field", "because"), [(f"`{n}`", why) for n, why in training_args.DROPPED.items()])
@@ -163,8 +163,8 @@ def methods() -> Iterator[str]:
     yield "### trainer=NAME\n"
     yield "The files of `configs/trainer/` that set more than a method's name, or have another:\n"
     rows = []
-    for name in groups.options("trainer"):
-        file = yaml.safe_load((groups.CONFIGS / "trainer" / f"{name}.yaml").read_text())
+    for name in hydra_groups.options("trainer"):
+        file = yaml.safe_load((hydra_groups.CONFIGS / "trainer" / f"{name}.yaml").read_text())
         handler = file.pop("handler")
         if file or handler != name:
             rows.append((f"`trainer={name}`", f"`{handler}`", flat(file)))
@@ -178,7 +178,7 @@ def datasets() -> Iterator[str]:
         yield f"### {entry.name}\n"
         yield f"{paragraphs(entry.target)}\n"
         yield from fields(entry.target, leave_out=("template",))
-    files = [(f"`{name}`", *place(name)) for name in groups.options("data/datasets")]
+    files = [(f"`{name}`", *place(name)) for name in hydra_groups.options("data/datasets")]
     yield from table(("file", "handler", "rows"), files)
     yield "### data=files\n"
     yield f"{paragraphs(Files)}\n"
@@ -203,8 +203,8 @@ def suites() -> Iterator[str]:
     yield "### generation\n"
     yield f"{paragraphs(GenerationArgs)}\n"
     yield from fields(GenerationArgs)
-    for name in groups.options("eval"):
-        suite = yaml.safe_load((groups.CONFIGS / "eval" / f"{name}.yaml").read_text())
+    for name in hydra_groups.options("eval"):
+        suite = yaml.safe_load((hydra_groups.CONFIGS / "eval" / f"{name}.yaml").read_text())
         yield f"### The metrics of `{name}`\n"
         if "defaults" in suite:
             over = "; ".join(f"`{key}`: {flat(rows['hf_args'])}" for key, rows in suite["rows"].items())
@@ -240,7 +240,7 @@ def wandb() -> Iterator[str]:
 def inference() -> Iterator[str]:
     yield "## unteach infer\n"
     yield "`configs/infer.yaml`; [inference.md](inference.md) explains it. `model.…` is as above.\n"
-    yield from table(("key", "default", ""), commented(groups.CONFIGS / "infer.yaml"))
+    yield from table(("key", "default", ""), commented(hydra_groups.CONFIGS / "infer.yaml"))
     for entry in ours(registry.backend):
         yield f"### backend={entry.name}\n"
         yield f"{paragraphs(entry.target)}\n"
@@ -252,7 +252,7 @@ def study() -> Iterator[str]:
     yield "## Study files\n"
     yield "`unteach study run study=NAME` reads `configs/study/NAME.yaml`, a file of yours, or a path.\n"
     yield from table(("key", ""), [(f"`{key}`", said) for key, said in STUDY.items()])
-    for title, cls in (("search", draws.Search), ("search.over.<key>", draws.Range)):
+    for title, cls in (("search", search_space.Search), ("search.over.<key>", search_space.Range)):
         yield f"### {title}\n"
         yield f"{paragraphs(cls)}\n"
         yield from fields(cls)
@@ -275,7 +275,7 @@ def ours(kind: registry.Registry) -> list[registry.Entry]:
 
 def place(name: str) -> tuple[str, str]:
     """(handler, where its rows are) of a dataset's file."""
-    (part,) = yaml.safe_load((groups.CONFIGS / "data" / "datasets" / f"{name}.yaml").read_text()).values()
+    (part,) = yaml.safe_load((hydra_groups.CONFIGS / "data" / "datasets" / f"{name}.yaml").read_text()).values()
     where = "/".join(
         str(part["args"]["hf_args"][key]) for key in ("path", "name", "split") if key in part["args"]["hf_args"]
     )

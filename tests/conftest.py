@@ -37,8 +37,8 @@ def random_llama(folder: Path, width: int) -> Path:
     import torch
     import transformers
 
-    from unteach.data import authors
-    from unteach.models.handlers import learn_tokenizer
+    from unteach.data.synthetic import authors
+    from unteach.models.model_handlers import learn_tokenizer
 
     tokenizer = learn_tokenizer([f"{r['question']} {r['answer']}" for r in authors.rows("full")], 400)
     torch.manual_seed(0)

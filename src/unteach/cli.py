@@ -8,7 +8,8 @@ import traceback
 import warnings
 from dataclasses import dataclass
 
-from unteach import console, launched, plugins
+from unteach import console, plugins
+from unteach.distributed import launch_environment
 from unteach.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
@@ -83,9 +84,9 @@ def main(argv: list[str] | None = None) -> None:
     Of processes that were launched together, the first speaks for all.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    launched.end_with_launcher()
+    launch_environment.end_with_launcher()
     warnings.simplefilter("ignore", FutureWarning)  # what libraries will rename is for us to follow, not for users
-    if launched.rank():
+    if launch_environment.rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         warnings.simplefilter("ignore")
     console.survive_closed_pipes()
@@ -95,11 +96,11 @@ def main(argv: list[str] | None = None) -> None:
         _command(words)
     except (UserError, Diverged, RowsFailed, Preempted, Ended) as error:
         of_all = isinstance(error, Diverged | RowsFailed | Preempted) or getattr(error, "of_all", False)
-        if not (launched.rank() and of_all):
+        if not (launch_environment.rank() and of_all):
             print(f"unteach{_which()}: {console.neutralize(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        if not launched.rank():
+        if not launch_environment.rank():
             print("unteach: interrupted; what was whole is kept, and the same command goes on from it", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
@@ -121,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _which() -> str:
     """Which of the processes speaks, where it is not the first."""
-    return f" (process {launched.rank()})" if launched.rank() else ""
+    return f" (process {launch_environment.rank()})" if launch_environment.rank() else ""
 
 
 def _command(words: list[str]) -> None:

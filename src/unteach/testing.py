@@ -17,7 +17,7 @@ from unteach.config import schema
 from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import BESIDE
-from unteach.data.datasets import Example, example_of
+from unteach.data.handlers.qa import Example, example_of
 from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
 
@@ -255,10 +255,10 @@ def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
     import torch
     import transformers
 
-    from unteach.data import authors
-    from unteach.models.handlers import learn_tokenizer
+    from unteach.data.synthetic import authors
     from unteach.models.heads import Head
     from unteach.models.loading import finish
+    from unteach.models.model_handlers import learn_tokenizer
 
     texts = [f"{row['question']} {row['answer']}" for row in authors.rows("full")]
     tokenizer = learn_tokenizer(texts, 400)

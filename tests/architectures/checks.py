@@ -16,7 +16,7 @@ from unteach.config.schema import ModelConfig
 from unteach.data.collators import SEGMENT
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.models import merging
+from unteach.export import merge_adapter
 from unteach.models.capabilities import capabilities_of
 from unteach.models.forward import Want
 from unteach.models.hub import PATH
@@ -185,7 +185,7 @@ def check_merging(trial: Trial) -> bool:
         expected = [float(logprobs(loaded.model, pair).sum()) for pair in trial.pairs()]
     folder = trial.policy.with_name("merged")
     shutil.rmtree(folder, ignore_errors=True)
-    merging.merge(loaded.model.float()).save_pretrained(folder)
+    merge_adapter.merge(loaded.model.float()).save_pretrained(folder)
     merged = trial.plain(folder)
     with torch.no_grad():
         for pair, value in zip(trial.pairs(), expected, strict=True):

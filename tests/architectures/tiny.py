@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from unteach.models.handlers import learn_tokenizer
+from unteach.models.model_handlers import learn_tokenizer
 
 NO_DECODERS = {
     "read both ways, made for filling in words": (

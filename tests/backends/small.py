@@ -12,8 +12,8 @@ CHAT = (
 
 
 def learn() -> Any:
-    from unteach.data import authors
-    from unteach.models.handlers import learn_tokenizer
+    from unteach.data.synthetic import authors
+    from unteach.models.model_handlers import learn_tokenizer
 
     return learn_tokenizer([f"{row['question']} {row['answer']}" for row in authors.rows("full")], 400)
 

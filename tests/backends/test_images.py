@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.backends.conftest import Fake
-from unteach.data import images
+from unteach.data.io import images
 
 
 def png(width: int = 3, height: int = 2, colour: str = "red") -> bytes:

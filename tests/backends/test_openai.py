@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tests.backends.conftest import KEY, Asked, Fake, Misdeed, answer
 from tests.conftest import read_rows
 from unteach.config.inference import Sampling
-from unteach.engines import processes
-from unteach.engines.backends import words
-from unteach.engines.backends.server import Refused
+from unteach.distributed import process_context
 from unteach.errors import Preempted, RowsFailed, UserError
+from unteach.inference.backends import openai_messages
+from unteach.inference.backends.http_client import Refused
 from unteach.verbs.infer import infer
 
 Infer = Callable[..., list[dict[str, Any]]]
@@ -192,7 +192,7 @@ def test_what_no_row_can_mend_stops_the_run(
 def test_a_server_that_answers_no_row_any_more_stops_the_run(
     fake: Fake, ask: Infer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from unteach.engines.backends import openai
+    from unteach.inference.backends import openai
 
     monkeypatch.setattr(openai, "GIVE_UP", 3)
     fake.misdeed = lambda asked, turn: None if asked.words in QUESTIONS[:4] else Misdeed(503, "")
@@ -251,7 +251,7 @@ JSON = st.recursive(
 @given(st.fixed_dictionaries({"choices": JSON | st.lists(JSON, min_size=1, max_size=1), "usage": JSON}) | JSON)
 def test_no_shape_of_an_answer_is_a_bug(told: Any) -> None:
     with contextlib.suppress(ValueError, Refused):
-        words.answer(told, Sampling(perplexity=True))
+        openai_messages.answer(told, Sampling(perplexity=True))
 
 
 def test_a_run_that_is_asked_to_stop_waits_for_no_silent_server(
@@ -260,7 +260,7 @@ def test_a_run_that_is_asked_to_stop_waits_for_no_silent_server(
     def misdeed(asked: Asked, turn: int) -> Misdeed | None:
         if asked.words != QUESTIONS[4]:
             return None
-        monkeypatch.setattr(processes, "_asked", True)  # as the handler of SIGTERM does
+        monkeypatch.setattr(process_context, "_asked", True)  # as the handler of SIGTERM does
         return Misdeed(silent=True)
 
     fake.misdeed = misdeed
@@ -316,19 +316,19 @@ WHOLE = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
 @pytest.mark.parametrize("count", [float("nan"), float("inf"), -1, 10**400, True, "7"])
 def test_a_count_that_is_none_is_not_kept(count: Any) -> None:
     usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": count}
-    (completion,), counted = words.answer({**WHOLE, "usage": usage}, Sampling())
-    assert counted is None and completion == words.answer(WHOLE, Sampling())[0][0]
+    (completion,), counted = openai_messages.answer({**WHOLE, "usage": usage}, Sampling())
+    assert counted is None and completion == openai_messages.answer(WHOLE, Sampling())[0][0]
 
 
 def test_a_null_for_text_is_no_answer_and_half_a_character_can_be_written() -> None:
     with pytest.raises(Refused, match="no text"):
-        words.answer({"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}, Sampling())
+        openai_messages.answer({"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}, Sampling())
     told = {"choices": [{"message": {"content": "a\ud800"}, "finish_reason": "stop"}]}
-    assert words.answer(told, Sampling())[0][0].text == "a?"
+    assert openai_messages.answer(told, Sampling())[0][0].text == "a?"
 
 
 def read_message(message: dict[str, Any], reason: str = "stop") -> str:
-    completions, _ = words.answer({"choices": [{"message": message, "finish_reason": reason}]}, Sampling())
+    completions, _ = openai_messages.answer({"choices": [{"message": message, "finish_reason": reason}]}, Sampling())
     return completions[0].text
 
 
@@ -382,4 +382,4 @@ def test_a_row_says_what_else_the_server_gave(
 def test_a_log_prob_that_is_no_number_is_half_an_answer() -> None:
     choice = {**WHOLE["choices"][0], "logprobs": {"content": [{"token": "yes", "logprob": float("nan")}]}}
     with pytest.raises(ValueError, match="a log-prob of nan"):
-        words.answer({"choices": [choice]}, Sampling(perplexity=True))
+        openai_messages.answer({"choices": [choice]}, Sampling(perplexity=True))

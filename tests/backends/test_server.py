@@ -2,7 +2,7 @@
 
 import pytest
 
-from unteach.engines.backends.server import LONGEST_WAIT, Pace, told_to_wait, wait
+from unteach.inference.backends.http_client import LONGEST_WAIT, Pace, told_to_wait, wait
 
 
 def test_waits_double_up_to_a_limit_with_jitter_and_never_undercut_the_server() -> None:

@@ -15,9 +15,9 @@ import pytest
 from tests.conftest import read_rows
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import tidy
-from unteach import atomic, cli, errors, runs
-from unteach.engines import ledger
-from unteach.evals import cache
+from unteach import atomic, cli, errors, run_dir
+from unteach.evals import measurement_cache
+from unteach.inference import result_store
 from unteach.training import callbacks, checkpoint
 from unteach.verbs.train import train
 
@@ -168,8 +168,8 @@ def evaluation(kit: Path, tmp_path: Path, *extra: str) -> list[str]:
 def nothing_half_written(folder: Path) -> None:
     left = [path for path in folder.rglob("*") if path.name.startswith(".")]
     assert not left, left
-    assert not (folder / runs.DONE).exists()
-    assert not (folder / runs.FINAL).exists()
+    assert not (folder / run_dir.DONE).exists()
+    assert not (folder / run_dir.FINAL).exists()
 
 
 DATA = {
@@ -259,10 +259,10 @@ def test_retain_logs_that_cannot_be_compared_with(kit: Path, corpus: Path, capsy
 def test_the_folder_of_another_configuration(kit: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = words(kit, corpus.parent, f"{ARGS}.max_steps=1")
     cli.main(["unlearn", *command])
-    before = runs.fingerprint(corpus.parent / "run")
+    before = run_dir.fingerprint(corpus.parent / "run")
     said = refused(capsys, 2, "unlearn", *command, f"{ARGS}.weight_decay=0.5", "trainer=NPO")
     assert "trainer.args.weight_decay" in said and "trainer.handler" in said and "resume=never" in said
-    assert runs.fingerprint(corpus.parent / "run") == before
+    assert run_dir.fingerprint(corpus.parent / "run") == before
 
 
 def test_a_loss_that_is_not_finite(kit: Path, corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -371,13 +371,13 @@ def test_an_append_to_a_full_disk_names_its_file(tmp_path: Path) -> None:
     full = Path("/dev/full")  # every write to it fails as on a full disk
     if not full.exists():
         pytest.skip("this system has no /dev/full")
-    store = cache.Store(tmp_path, "weights", "float32")
+    store = measurement_cache.Store(tmp_path, "weights", "float32")
     store._own = full
     state = SimpleNamespace(is_world_process_zero=True, global_step=1, max_steps=2, epoch=0.5)
 
     def write_answer() -> None:
         with full.open("ab", buffering=0) as file:
-            ledger.Part(file)(ledger.Line(1, {}, "digest"), {"output": "x"})
+            result_store.Part(file)(result_store.Line(1, {}, "digest"), {"output": "x"})
 
     appends = {
         "metrics": lambda: callbacks.MetricsFile(full).on_log(None, state, None, {"loss": 1.0}),
@@ -420,7 +420,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(kit: Path, corpus: Path, t
     assert checkpoint.fault(folder / "checkpoint-2") is None
     assert checkpoint.newest(folder)[0] == folder / "checkpoint-2"
     assert after(spawn(lambda: train(*command, config_name="unlearn"), tmp_path / "log2"), 120) == 0
-    assert json.loads((folder / runs.MANIFEST).read_text())["resumed_at"] == 2
+    assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == 2
     tidy(folder)
 
 
@@ -439,7 +439,7 @@ def test_a_rank_that_is_killed(kit: Path, corpus: Path, tmp_path: Path) -> None:
     assert "Traceback" not in said
     again = spawn_two(lambda: train(*command, config_name="unlearn"), tmp_path / "again")
     assert [after(pid, 120) for pid in again] == [0, 0], (tmp_path / "again.0").read_text()
-    assert json.loads((folder / runs.MANIFEST).read_text())["resumed_at"] >= 2
+    assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] >= 2
     tidy(folder)
 
 

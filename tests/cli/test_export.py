@@ -12,9 +12,9 @@ import pytest
 import torch
 import transformers
 
-from unteach import atomic, runs
+from unteach import atomic, run_dir
 from unteach.errors import UserError
-from unteach.models import weights
+from unteach.export import weights
 from unteach.verbs.export import command, export
 from unteach.verbs.load import load
 from unteach.verbs.train import train
@@ -75,7 +75,7 @@ def test_a_checkpoint_becomes_a_plain_model(whole: Path, tmp_path: Path, capsys:
     command([str(whole / "checkpoint-1"), f"to={tmp_path / 'first'}"])
     command([str(whole), f"to={tmp_path / 'last'}", "dtype=bfloat16"])
     assert f"results: {tmp_path / 'last'}" in capsys.readouterr().out
-    first, last = plain(tmp_path / "first"), plain(whole / runs.FINAL)
+    first, last = plain(tmp_path / "first"), plain(whole / run_dir.FINAL)
     assert torch.equal(first, logits(load(str(whole / "checkpoint-1")).model)) and not torch.allclose(first, last)
     kept = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "last")
     assert kept.dtype == torch.bfloat16 and torch.allclose(logits(kept).float(), last, atol=0.05)
@@ -86,7 +86,7 @@ def test_a_checkpoint_becomes_a_plain_model(whole: Path, tmp_path: Path, capsys:
 def test_an_adapter_is_merged_and_kept(lora: Path, tmp_path: Path) -> None:
     import peft
 
-    for name in (runs.FINAL, "checkpoint-1"):
+    for name in (run_dir.FINAL, "checkpoint-1"):
         with_adapter = logits(load(str(lora / name)).model)
         export(str(lora / name), str(tmp_path / name / "merged"))
         export(str(lora / name), str(tmp_path / name / "adapter"), "adapter")
@@ -311,7 +311,7 @@ def test_it_is_written_whole_or_not_at_all(whole: Path, tmp_path: Path, monkeypa
     os.utime(stopped, (0, 0))
     (tmp_path / ".mine.abcd1234").write_text("not an export's")
     with monkeypatch.context() as patched:
-        patched.setattr("unteach.training.trained.save_words", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("unteach.export.trained.save_words", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             export(str(whole), str(target))
     assert not target.exists()

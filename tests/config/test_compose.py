@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unteach import runs
-from unteach.config import compose, groups, training_args
-from unteach.config.groups import CONFIGS
+from unteach import run_dir
+from unteach.config import compose, hydra_groups, training_args
+from unteach.config.hydra_groups import CONFIGS
 from unteach.errors import UserError
-from unteach.launch import studyfile
-from unteach.launch.plan import PlannedRun, expand
+from unteach.studies import study_file
+from unteach.studies.plan import PlannedRun, expand
 
 MODEL = ("model=auto", "model.model_args.pretrained_model_name_or_path=m")
 PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}
@@ -20,13 +20,13 @@ def unlearn(*words: str):
     return compose.compose("unlearn", ["experiment=unlearn/tofu/default", "task_name=t", *MODEL, *words])
 
 
-@pytest.mark.parametrize("name", groups.options("experiment"))
+@pytest.mark.parametrize("name", hydra_groups.options("experiment"))
 def test_every_experiment_composes(name: str) -> None:
     config = compose.compose(PRIMARY[name.split("/")[0]], [f"experiment={name}", "task_name=t"])
     assert config.task_name == "t"
 
 
-@pytest.mark.parametrize("name", groups.options("trainer"))
+@pytest.mark.parametrize("name", hydra_groups.options("trainer"))
 def test_every_trainer_composes(name: str) -> None:
     given = {"PDU": ["trainer.method_args.retain_loss_eps=1"], "classify": ["eval=null"], "regress": ["eval=null"]}
     required = given.get(name, [])
@@ -34,7 +34,7 @@ def test_every_trainer_composes(name: str) -> None:
     assert compose.compose("unlearn", words).trainer is not None
 
 
-@pytest.mark.parametrize("name", groups.options("model"))
+@pytest.mark.parametrize("name", hydra_groups.options("model"))
 def test_every_model_composes(name: str) -> None:
     words = ["task_name=t", f"model={name}"]
     if name == "auto":
@@ -42,13 +42,13 @@ def test_every_model_composes(name: str) -> None:
     assert compose.compose("train", words).model.model_args
 
 
-@pytest.mark.parametrize("name", groups.options("data/datasets"))
+@pytest.mark.parametrize("name", hydra_groups.options("data/datasets"))
 def test_every_dataset_composes(name: str) -> None:
     config = compose.compose("train", ["task_name=t", f"data.train={name}"])
     assert list(config.data.streams["train"]) == [name]
 
 
-@pytest.mark.parametrize("name", groups.options("eval"))
+@pytest.mark.parametrize("name", hydra_groups.options("eval"))
 def test_every_suite_composes(name: str) -> None:
     suite = {"arc_entities": "arc"}.get(name, name)
     assert list(compose.compose("eval", ["task_name=t", f"eval={name}"]).eval) == [suite]
@@ -61,16 +61,16 @@ def choices_of(run: PlannedRun) -> tuple[str, ...]:
     )
 
 
-@pytest.mark.parametrize("name", groups.options("study"))
+@pytest.mark.parametrize("name", hydra_groups.options("study"))
 def test_a_run_of_each_kind_of_every_study_composes(name: str) -> None:
-    for run in {choices_of(run): run for run in expand(studyfile.read(name))}.values():
+    for run in {choices_of(run): run for run in expand(study_file.read(name))}.values():
         compose.compose(run.config_name, run.overrides)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", groups.options("study"))
+@pytest.mark.parametrize("name", hydra_groups.options("study"))
 def test_every_run_of_every_study_composes(name: str) -> None:
-    for run in expand(studyfile.read(name)):
+    for run in expand(study_file.read(name)):
         compose.compose(run.config_name, run.overrides)
 
 
@@ -267,14 +267,14 @@ def test_all_mistakes_at_once() -> None:
 
 def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
     config = unlearn()
-    runs.write_text(tmp_path / runs.CONFIG, compose.to_yaml(config.tree))
-    assert runs.open_run(tmp_path, config.tree, "auto") == "again"
-    (tmp_path / runs.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
+    run_dir.write_text(tmp_path / run_dir.CONFIG, compose.to_yaml(config.tree))
+    assert run_dir.open_run(tmp_path, config.tree, "auto") == "again"
+    (tmp_path / run_dir.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
-        runs.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "auto")
-    assert runs.open_run(tmp_path, unlearn("trainer.args.logging_steps=1").tree, "auto") == "again"
-    assert runs.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "never") == "new"
-    assert (tmp_path.parent / f"{tmp_path.name}.old1" / runs.CONFIG).exists()
+        run_dir.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "auto")
+    assert run_dir.open_run(tmp_path, unlearn("trainer.args.logging_steps=1").tree, "auto") == "again"
+    assert run_dir.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "never") == "new"
+    assert (tmp_path.parent / f"{tmp_path.name}.old1" / run_dir.CONFIG).exists()
 
 
 @pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", "é\n", "\x00", "名前"])

@@ -11,12 +11,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unteach.config import compose, groups
+from unteach.config import compose, hydra_groups
 from unteach.config.schema import Config
 from unteach.errors import UserError
 
 PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}
-EXPERIMENTS = groups.options("experiment")
+EXPERIMENTS = hydra_groups.options("experiment")
 AUTO = ["model=auto", "model.model_args.pretrained_model_name_or_path=m"]
 TINY = ["model=tiny"]
 

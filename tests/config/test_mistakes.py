@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from unteach import cli, runs
-from unteach.config import compose, groups, inference, reading, synonyms, training_args
-from unteach.config.groups import CONFIGS
+from unteach import cli, run_dir
+from unteach.config import compose, hydra_groups, inference, read_config, synonyms, training_args
+from unteach.config.hydra_groups import CONFIGS
 from unteach.errors import UserError
-from unteach.launch import studyfile
+from unteach.studies import study_file
 from unteach.verbs import study
 
 TOFU = "experiment=unlearn/tofu/default"
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def said(verb: str, *words: str) -> list[str]:
     """The sentences of the refusal."""
-    read: Any = inference.read if verb == "infer" else reading.read
+    read: Any = inference.read if verb == "infer" else read_config.read
     with pytest.raises(UserError) as caught:
         compose.composed(verb, words, (), read, starting=True)
     first, *rest = str(caught.value).splitlines()
@@ -186,25 +186,25 @@ def test_a_primary_configuration_of_ones_own(folder: Path) -> None:
 
 def test_a_run_keeps_the_variables_that_it_uses() -> None:
     plain = compose.compose("train", ["model=policy", "data=my.csv", "eval=null"]).tree
-    assert not set(plain) & set(runs.UNUSED_VARIABLES)
+    assert not set(plain) & set(run_dir.UNUSED_VARIABLES)
     tofu = compose.compose("unlearn", [TOFU, "model=policy", "task_name=t", "eval=null"]).tree
-    assert {"tofu_path", "forget_split", "retain_split"} == set(tofu) & set(runs.UNUSED_VARIABLES)
+    assert {"tofu_path", "forget_split", "retain_split"} == set(tofu) & set(run_dir.UNUSED_VARIABLES)
     named = compose.compose("train", ["model=policy", "data=my.csv", "wmdp_path=x"]).tree
     assert named["wmdp_path"] == "x", "what a command sets is kept"
     declared = yaml.safe_load((CONFIGS / "variables.yaml").read_text())
     own = {"seed", "resume", "launch", "nproc", "plugins", "template", "compat"}
-    assert set(runs.UNUSED_VARIABLES) == set(declared) - own
+    assert set(run_dir.UNUSED_VARIABLES) == set(declared) - own
 
 
 def test_a_run_that_kept_every_variable_goes_on(folder: Path) -> None:
     tree = compose.compose("train", ["model=policy", "data=my.csv"]).tree
-    runs.write_text(
-        folder / "run" / runs.CONFIG, compose.to_yaml({**tree, "forget_split": "forget10", "wmdp_path": "x"})
+    run_dir.write_text(
+        folder / "run" / run_dir.CONFIG, compose.to_yaml({**tree, "forget_split": "forget10", "wmdp_path": "x"})
     )
-    (folder / "run" / runs.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
-    assert runs.open_run(folder / "run", tree, "auto") == "again"
+    (folder / "run" / run_dir.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
+    assert run_dir.open_run(folder / "run", tree, "auto") == "again"
     with pytest.raises(UserError, match=r"differ: seed\."):
-        runs.open_run(folder / "run", {**tree, "seed": 1}, "auto")
+        run_dir.open_run(folder / "run", {**tree, "seed": 1}, "auto")
 
 
 STUDY = """\
@@ -234,9 +234,11 @@ def test_a_plan_refuses_what_a_run_refuses(folder: Path) -> None:
 
 def test_a_study_is_called_by_what_was_chosen(folder: Path) -> None:
     mapping = {"name": "authors", "vary": {"seed": [0, 1], "forget_split": ["forget05"], "trainer.args.lr": [1]}}
-    assert studyfile.vary(mapping, ["forget_split=forget10", "seed=[0]"])[0]["name"] == "authors-forget10-seed0"
+    assert study_file.vary(mapping, ["forget_split=forget10", "seed=[0]"])[0]["name"] == "authors-forget10-seed0"
     (folder / "saves/authors-forget_splitforget10").mkdir(parents=True)
-    assert studyfile.vary(mapping, ["forget_split=forget10"])[0]["name"] == "authors-forget_splitforget10", "it goes on"
+    assert study_file.vary(mapping, ["forget_split=forget10"])[0]["name"] == "authors-forget_splitforget10", (
+        "it goes on"
+    )
 
 
 def test_a_model_by_its_path_starts_a_study(folder: Path) -> None:
@@ -244,13 +246,13 @@ def test_a_model_by_its_path_starts_a_study(folder: Path) -> None:
         "name: s\nfull: {experiment: finetune/authors/default, model: ./policy}\n"
         "forget: [{trainer: NPO}]\nvary: {forget_split: [forget10]}\n"
     )
-    plan = {run.name: run for run in studyfile.study_of("s.yaml").plan}
+    plan = {run.name: run for run in study_file.study_of("s.yaml").plan}
     forget = compose.compose("unlearn", plan["NPO"].overrides)
     assert forget.model.model_args["pretrained_model_name_or_path"] == "saves/s/full"
 
 
 def test_the_names_of_groups_are_not_looked_for_outside() -> None:
-    assert groups.options("/") == groups.options("../config") == []
+    assert hydra_groups.options("/") == hydra_groups.options("../config") == []
 
 
 def test_a_bare_file_or_folder_is_answered_with_its_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

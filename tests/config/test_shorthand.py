@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from unteach.config import compose, files, inference, schema, shorthand
+from unteach.config.overrides import quote, sort_words, unquote
 from unteach.config.schema import Config
 from unteach.config.tokenize import TokenizeConfig
-from unteach.config.words import quote, sort_words, unquote
-from unteach.data import tables
+from unteach.data.io import tables
 from unteach.errors import UserError
 
 PATH = schema.MODEL_KEY

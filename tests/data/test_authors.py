@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unteach.data import authors
-from unteach.data.world import Author, World
-from unteach.data.world_questions import FACTS
+from unteach.data.synthetic import authors
+from unteach.data.synthetic.questions import FACTS
+from unteach.data.synthetic.world import Author, World
 from unteach.errors import UserError
 
 PLAIN_COLUMNS = {"question", "answer", "keys", "kinds"}

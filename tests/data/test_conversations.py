@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.data.test_rows_of_kinds import learned, rows, turns
-from unteach.data.chats import ChatDataset
-from unteach.data.preferences import PreferenceDataset
+from unteach.data.handlers.chat import ChatDataset
+from unteach.data.handlers.preference import PreferenceDataset
 from unteach.data.template import Template
 from unteach.errors import UserError
 

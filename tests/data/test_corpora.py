@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from unteach import runs
-from unteach.data.pretraining import PretrainingDataset
+from unteach import run_dir
+from unteach.data.handlers.text import PretrainingDataset
 from unteach.verbs.load import load
 from unteach.verbs.train import train
 
@@ -23,7 +23,7 @@ def words(kit: Path, folder: Path, *extra: str) -> list[str]:
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return [line for line in lines if "grad_norm" in line]
 
 

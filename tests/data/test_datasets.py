@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from unteach.data import sources
 from unteach.data.collators import DataCollatorForSupervisedDataset
-from unteach.data.datasets import QADataset, QAwithAlternateDataset, QAwithIdkDataset
+from unteach.data.handlers.qa import QADataset, QAwithAlternateDataset, QAwithIdkDataset
+from unteach.data.io import sources
 from unteach.errors import AbsentData, UserError
 
 ROWS = [

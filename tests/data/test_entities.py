@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unteach.config.schema import ForgetSet
-from unteach.data import authors, sources
 from unteach.data.entities import RELATIONSHIP, forgotten, part_of
-from unteach.data.world import World
+from unteach.data.io import sources
+from unteach.data.synthetic import authors
+from unteach.data.synthetic.world import World
 from unteach.errors import UserError
 
 WORLD = World(

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from tests.data.test_tables import write
 from unteach.config import compose, schema
-from unteach.data import files, sources
-from unteach.data.choice import Choice
-from unteach.data.fitting import IGNORED, fit
+from unteach.data import user_files
+from unteach.data.io import sources
+from unteach.data.row_selection import Choice
 from unteach.data.template import Template
+from unteach.data.truncation import IGNORED, fit
 from unteach.errors import UserError
 from unteach.training import build
 from unteach.verbs.train import train
@@ -39,7 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) ->
 
 def settled(*words: str, name: str = "train") -> tuple[schema.Config, list[str]]:
     path = "model.model_args.pretrained_model_name_or_path=MODEL"
-    return files.settle(compose.compose(name, (*WORDS, path, *words)))
+    return user_files.settle(compose.compose(name, (*WORDS, path, *words)))
 
 
 def parts(*words: str, name: str = "train") -> dict[str, schema.Part]:
@@ -327,4 +328,4 @@ def test_a_file_that_changed_does_not_go_on(place: Path, capsys: pytest.CaptureF
 def test_rows_that_are_only_measured_need_rows_to_train_on(place: Path, name: str, said: str) -> None:
     words = ("holdout=rows.csv", "model=./MODEL", "task_name=t")
     with pytest.raises(UserError, match=said):
-        files.settle(compose.compose(name, words))
+        user_files.settle(compose.compose(name, words))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.data.test_rows_of_kinds import learned, rows
 from unteach.config.schema import TemplateArgs
-from unteach.data.datasets import QADataset, QAwithAlternateDataset, QAwithIdkDataset
+from unteach.data.handlers.preference import FeedbackDataset, PreferenceDataset
+from unteach.data.handlers.qa import QADataset, QAwithAlternateDataset, QAwithIdkDataset
 from unteach.data.instructions import Context, encode_all, encode_last
-from unteach.data.preferences import FeedbackDataset, PreferenceDataset
 from unteach.data.template import Template
 from unteach.errors import UserError
 

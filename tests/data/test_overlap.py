@@ -11,7 +11,7 @@ from tests.data.test_files import place, raw, settled  # noqa: F401
 from tests.data.test_tables import write
 from unteach.config import compose
 from unteach.config.tokenize import TokenizeConfig
-from unteach.data import files, repeats
+from unteach.data import duplicates, user_files
 from unteach.errors import UserError
 from unteach.training import build
 from unteach.verbs.tokenize import tokenize
@@ -57,8 +57,8 @@ def test_so_is_one_that_is_only_measured(place: Path, words: tuple[str, ...], sa
     model = ("model=auto", "model.model_args.pretrained_model_name_or_path=MODEL", "task_name=t", "data=files")
     given = (*model, "data.forget_file=forget.csv", f"data.{role}_file=other.csv", "eval=rows", *words)
     with pytest.raises(UserError, match=said):
-        files.settle(compose.compose("unlearn", given))
-    assert said in files.settle(compose.compose("unlearn", (*given, "data.allow_overlap=true")))[1]
+        user_files.settle(compose.compose("unlearn", given))
+    assert said in user_files.settle(compose.compose("unlearn", (*given, "data.allow_overlap=true")))[1]
 
 
 def test_a_text_file_is_named_as_a_whole(place: Path) -> None:  # noqa: F811
@@ -163,11 +163,11 @@ def test_what_is_shared_is_shared(ours: list[tuple[str, str]], theirs: list[tupl
         {"messages": [{"from": "human", "value": f" {question}\n"}, {"from": "gpt", "value": answer}]}
         for question, answer in theirs
     ]
-    one, two = repeats.hash_rows(KEYS, pairs), repeats.hash_rows({"messages_key": "messages"}, chats)
+    one, two = duplicates.hash_rows(KEYS, pairs), duplicates.hash_rows({"messages_key": "messages"}, chats)
     plain = [[" ".join(text.split()) for text in pair] for pair in ours]
     others = [[" ".join(text.split()) for text in pair] for pair in theirs]
-    assert repeats.find_shared(one, two) == [i for i, pair in enumerate(plain) if pair in others]
-    assert repeats.find_repeats(one) == [i for i, pair in enumerate(plain) if pair in plain[:i]]
+    assert duplicates.find_shared(one, two) == [i for i, pair in enumerate(plain) if pair in others]
+    assert duplicates.find_repeats(one) == [i for i, pair in enumerate(plain) if pair in plain[:i]]
 
 
 def test_an_instruction_with_its_input_is_one_question() -> None:
@@ -176,7 +176,7 @@ def test_an_instruction_with_its_input_is_one_question() -> None:
         {"instruction": "Say", "input": "a", "output": "a"},
         {"instruction": "Say", "input": "a", "output": "a", "system": "b"},
     ]
-    hashes = repeats.hash_rows(alpaca, rows)
-    (plain,) = repeats.hash_rows(KEYS, [{"question": "Say\na", "answer": "a"}])
+    hashes = duplicates.hash_rows(alpaca, rows)
+    (plain,) = duplicates.hash_rows(KEYS, [{"question": "Say\na", "answer": "a"}])
     assert hashes[0] == plain != hashes[1], "what is asked differs with the system prompt"
-    assert repeats.hash_rows(KEYS, [{"question": "Say", "answer": " "}]).tolist() == [0], "which is dropped"
+    assert duplicates.hash_rows(KEYS, [{"question": "Say", "answer": " "}]).tolist() == [0], "which is dropped"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unteach.data.collators import SEGMENT, DataCollatorForSupervisedDataset
+from unteach.data.handlers.text import PretrainingDataset
 from unteach.data.packing import best_fit
-from unteach.data.pretraining import PretrainingDataset
 from unteach.data.streams import Slot, collate
 from unteach.methods.finetune.sft import SFT, Pretrain
 from unteach.models.forward import extend

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.data.test_template import CHATML
-from unteach.data.chats import ChatDataset
-from unteach.data.labelled import LabelledDataset, ScoredDataset
-from unteach.data.preferences import FeedbackDataset, PreferenceDataset
+from unteach.data.handlers.chat import ChatDataset
+from unteach.data.handlers.labelled import LabelledDataset, ScoredDataset
+from unteach.data.handlers.preference import FeedbackDataset, PreferenceDataset
 from unteach.data.template import Template
 from unteach.errors import UserError
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from unteach.config.schema import TemplateArgs
-from unteach.data.datasets import QADataset
-from unteach.data.pretraining import PretrainingDataset
+from unteach.data.handlers.qa import QADataset
+from unteach.data.handlers.text import PretrainingDataset
 from unteach.data.template import Template
 from unteach.errors import UserError
 

@@ -9,9 +9,9 @@ import pytest
 
 from tests.conftest import read_rows
 from unteach.config.schema import TemplateArgs
-from unteach.data import sources
-from unteach.data.datasets import CompletionDataset
-from unteach.data.pretraining import PretrainingDataset
+from unteach.data.handlers.qa import CompletionDataset
+from unteach.data.handlers.text import PretrainingDataset
+from unteach.data.io import sources
 from unteach.data.template import Template
 from unteach.errors import UserError
 

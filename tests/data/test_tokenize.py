@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from tests.data.test_tables import write
-from unteach import runs
+from unteach import run_dir
 from unteach.config import compose, schema
 from unteach.config.tokenize import TokenizeConfig
-from unteach.data import files, tokenized, tokenizing
+from unteach.data import user_files
 from unteach.data.template import Template
+from unteach.data.tokenized import token_files, tokenize_files
 from unteach.errors import UserError
 from unteach.training import build
 from unteach.verbs.tokenize import tokenize
@@ -32,8 +33,8 @@ POLICIES = ("truncate_right", "truncate_left", "drop", "split")
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tokenizing, "CHUNK_ROWS", 7)
-    monkeypatch.setattr(tokenizing, "SHARD_TOKENS", 300)
+    monkeypatch.setattr(tokenize_files, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(tokenize_files, "SHARD_TOKENS", 300)
     (tmp_path / "MODEL").symlink_to(tiny_folder)
     write(tmp_path / "rows.jsonl", ROWS)
     return tmp_path
@@ -45,7 +46,7 @@ def make(output: str = "tokens", **given: Any) -> Path:
 
 
 def examples(loaded: Any, *words: str) -> tuple[list[tuple[list[int], list[int]]], list[str]]:
-    config, _ = files.settle(compose.compose("train", (*WORDS, "task_name=t", *words)))
+    config, _ = user_files.settle(compose.compose("train", (*WORDS, "task_name=t", *words)))
     kind = config.model.template_args.kind
     if kind != "auto":
         loaded.template.kind = loaded.template.args.kind = kind
@@ -66,7 +67,7 @@ def loaded(tiny_folder: Path) -> Any:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_same_examples_as_on_the_fly(place: Path, loaded: Any, too_long: Any, processes: int) -> None:
     folder = make(too_long=too_long, num_proc=processes)
-    told = tokenized.manifest(folder)
+    told = token_files.manifest(folder)
     assert len(told["shards"]) > (too_long != "drop") and told["rows"]["read"] == len(ROWS)
     from_tokens, _ = examples(loaded, f"data.train_file={folder}")
     from_rows, said = examples(loaded, "data.train_file=rows.jsonl", "data.max_length=32", f"data.too_long={too_long}")
@@ -84,7 +85,7 @@ def test_text_is_packed_from_tokens_as_from_rows(place: Path, loaded: Any, packi
     write(place / "rows.jsonl", [{"text": row["prompt"] + row["generation"]} for row in ROWS])
     words = ("trainer=pretrain", f"data.packing={packing}")
     folder = make()
-    assert tokenized.manifest(folder)["kind"] == "text"
+    assert token_files.manifest(folder)["kind"] == "text"
     from_tokens, _ = examples(loaded, *words, f"data.train_file={folder}")
     assert from_tokens == examples(loaded, *words, "data.train_file=rows.jsonl", "data.max_length=32")[0]
     held = ("data.validation_fraction=0.25", "data.max_rows.train=11")
@@ -104,7 +105,7 @@ def test_conversations_keep_the_turns_that_are_learned(place: Path, loaded: Any)
     write(place / "rows.jsonl", [{"messages": [{"role": r, "content": c} for r, c in row]} for row in turns])
     told = TokenizeConfig("rows.jsonl", "tokens", "CHAT", 128, num_proc=1)
     folder = tokenize(told)
-    assert tokenized.manifest(folder)["template"]["kind"] == "chat"
+    assert token_files.manifest(folder)["template"]["kind"] == "chat"
     loaded = replace(loaded, template=Template(loaded.tokenizer, schema.TemplateArgs(kind="chat")))
     from_tokens, _ = examples(loaded, f"data.train_file={folder}")
     assert from_tokens == examples(loaded, "data.train_file=rows.jsonl", "data.max_length=128")[0]
@@ -146,17 +147,17 @@ def test_what_a_template_does_not_show_is_named(place: Path, loaded: Any, capsys
 @pytest.mark.parametrize("times", [1, 12], ids=["bytes", "two bytes"])
 def test_rows_are_views_of_the_mapped_file_and_small(place: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
     """Short rows, whose lengths fit a byte, and some that need two."""
-    monkeypatch.setattr(tokenizing, "SHARD_TOKENS", 1 << 24)
-    monkeypatch.setattr(tokenizing, "CHUNK_ROWS", 512)
+    monkeypatch.setattr(tokenize_files, "SHARD_TOKENS", 1 << 24)
+    monkeypatch.setattr(tokenize_files, "CHUNK_ROWS", 512)
     rows = [{"prompt": row["prompt"], "generation": row["generation"] * times} for row in ROWS * 50]
     write(place / "rows.jsonl", rows)
     folder = make(max_length=512)
-    (shard,) = tokenized.read_shards(folder)
+    (shard,) = token_files.read_shards(folder)
     assert np.shares_memory(shard.ids(3), shard.values) and shard.values.dtype == np.int32
     with pytest.raises(ValueError, match="read-only"):
         shard.values[0] = 1
     size = sum(file.stat().st_size for file in folder.iterdir())
-    told = tokenized.manifest(folder)
+    told = token_files.manifest(folder)
     assert told["tokens"] / told["examples"] > 20 and (told["longest"] > 255) == (times > 1)
     assert size / told["tokens"] <= 4.1
 
@@ -167,12 +168,12 @@ def test_the_same_run_as_tokenising_on_the_fly(place: Path) -> None:
     words = (*WORDS, "trainer.args.gradient_accumulation_steps=1")
     from_rows = train(*words, "data.train_file=rows.jsonl", "data.max_length=32", "task_name=rows")
     from_tokens = train(*words, f"data.train_file={folder}", "task_name=tokens")
-    weights = [(run / runs.FINAL / "model.safetensors").read_bytes() for run in (from_rows, from_tokens)]
+    weights = [(run / run_dir.FINAL / "model.safetensors").read_bytes() for run in (from_rows, from_tokens)]
     assert weights[0] == weights[1] != (place / "MODEL" / "model.safetensors").read_bytes()
-    manifests = [runs.read_json(run / runs.MANIFEST, "the manifest") for run in (from_rows, from_tokens)]
+    manifests = [run_dir.read_json(run / run_dir.MANIFEST, "the manifest") for run in (from_rows, from_tokens)]
     assert manifests[0]["data"] == manifests[1]["data"]
-    assert list(manifests[1]["files"]) == [f"{folder}/{tokenized.MANIFEST}"]
-    assert runs.read_json(from_tokens / runs.FINAL / "unteach_template.json", "the template")["kind"] == "raw"
+    assert list(manifests[1]["files"]) == [f"{folder}/{token_files.MANIFEST}"]
+    assert run_dir.read_json(from_tokens / run_dir.FINAL / "unteach_template.json", "the template")["kind"] == "raw"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -182,12 +183,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_killed_half_way_and_run_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = contents(make("whole"))
     if (child := os.fork()) == 0:
-        whole = tokenizing._write_shard
+        whole = tokenize_files._write_shard
 
         def until_the_third(folder: Path, number: int, made: Any) -> Any:
             return whole(folder, number, made) if number < 2 else os.kill(os.getpid(), signal.SIGKILL)
 
-        tokenizing._write_shard = until_the_third
+        tokenize_files._write_shard = until_the_third
         make(num_proc=2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert not (place / "tokens").exists() and (place / ".tokens.partial" / "tokens-00001.json").exists()
@@ -200,17 +201,17 @@ def test_killed_half_way_and_run_again(place: Path, capsys: pytest.CaptureFixtur
 
 
 def test_rows_that_changed_begin_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tokenizing._write_shard
+    whole = tokenize_files._write_shard
 
     def fails(folder: Path, number: int, made: Any) -> Any:
         if number == 1:
             raise OSError("no space left on device")
         return whole(folder, number, made)
 
-    monkeypatch.setattr(tokenizing, "_write_shard", fails)
+    monkeypatch.setattr(tokenize_files, "_write_shard", fails)
     with pytest.raises(OSError, match="no space"):
         make()
-    monkeypatch.setattr(tokenizing, "_write_shard", whole)
+    monkeypatch.setattr(tokenize_files, "_write_shard", whole)
     write(place / "rows.jsonl", ROWS[::-1])
     again = contents(make())
     shutil.rmtree(place / "tokens")
@@ -237,7 +238,7 @@ def test_what_tokens_cannot_do(place: Path, loaded: Any) -> None:
             examples(loaded, f"data.train_file={folder}", *words)
     scratch = compose.compose("train", ("data=files", f"data.train_file={folder}", "model=tiny", "task_name=t"))
     with pytest.raises(UserError, match="a tokenizer cannot be learned from tokens"):
-        build.training_texts(files.settle(scratch)[0])
+        build.training_texts(user_files.settle(scratch)[0])
     shard = folder / "tokens-00000.arrow"
     whole = shard.read_bytes()
     for damaged in (whole[:-8], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]):
@@ -311,14 +312,14 @@ def test_the_files_of_training_code(place: Path, loaded: Any) -> None:
 
 def test_a_mask_of_several_stretches(place: Path) -> None:
     """As a chat has it: what is learned by turns."""
-    assert tokenizing.runs_of([-100, -100, 5, 6, -100, 7]) == [2, 2, 1, 1]
-    assert tokenizing.runs_of([5, -100]) == [0, 1, 1]
-    made = tokenizing.Made(tokenizing.Counts())
+    assert tokenize_files.runs_of([-100, -100, 5, 6, -100, 7]) == [2, 2, 1, 1]
+    assert tokenize_files.runs_of([5, -100]) == [0, 1, 1]
+    made = tokenize_files.Made(tokenize_files.Counts())
     told = [([1, 2, 5, 6, 3, 7], [-100, -100, 5, 6, -100, 7]), ([5, 3], [5, -100]), ([1, 2], [-100, 2])]
     for ids, labels in told:
-        made.add(ids, tokenizing.runs_of(labels))
-    tokenizing._write_shard(place, 0, made)
-    (shard,) = (tokenized._shard(batch) for batch in tokenized._batches(place / "tokens-00000.arrow"))
+        made.add(ids, tokenize_files.runs_of(labels))
+    tokenize_files._write_shard(place, 0, made)
+    (shard,) = (token_files._shard(batch) for batch in token_files._batches(place / "tokens-00000.arrow"))
     assert [(shard.ids(k).tolist(), shard.labels(k).tolist()) for k in range(3)] == told
     assert made.counts.learned == 5
 

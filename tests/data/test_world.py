@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 
 from unteach.cli import main
-from unteach.data import authors, sources
-from unteach.data.world import World
-from unteach.data.world_banks import Banks
+from unteach.data.io import sources
+from unteach.data.synthetic import authors
+from unteach.data.synthetic.word_banks import Banks
+from unteach.data.synthetic.world import World
 from unteach.errors import UserError
 from unteach.verbs.world import command
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import pandas
 import pytest
 
-from unteach import cli, runs
+from unteach import cli, run_dir
 from unteach.config import compose, preflight
+from unteach.distributed import accelerate_launch
 from unteach.errors import UserError
-from unteach.launch import accelerated, composing, kept
-from unteach.launch.studyfile import Study
+from unteach.studies import compose_runs, saved_plan
+from unteach.studies.study_file import Study
 from unteach.verbs import (
     ask,
     check,
@@ -121,8 +122,8 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(verb, "run", lambda config: None)
     monkeypatch.setattr(preflight, "absent", lambda *_: [])  # what an earlier command of the page would make
     monkeypatch.setattr(preflight, "not_installed", lambda *_: [])
-    monkeypatch.setattr(accelerated, "_run", lambda arguments: None)
-    monkeypatch.setattr(accelerated, "_gpus", lambda name: 2)
+    monkeypatch.setattr(accelerate_launch, "_run", lambda arguments: None)
+    monkeypatch.setattr(accelerate_launch, "_gpus", lambda name: 2)
     monkeypatch.setattr(ask, "open_model", lambda config: lambda question: "an answer")
     monkeypatch.setattr(ask, "read_questions", lambda: iter(["Who wrote it?"]))
     monkeypatch.setattr(check, "check", lambda config: None)
@@ -137,7 +138,7 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = set[str]()
 
     def compose_each_kind(asked: Study, opened: bool = False) -> None:
-        kept.write(asked)
+        saved_plan.write(asked)
         if asked.name in composed:  # another command of the same page
             return
         composed.add(asked.name)
@@ -147,7 +148,7 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "carry_out", compose_each_kind)
     monkeypatch.setattr(study, "carry_out_one", lambda asked, run: compose_each_kind(asked))
     monkeypatch.setattr(study_jobs, "submit", compose_each_kind)
-    monkeypatch.setattr(composing, "check", lambda plan, dirs: None)
+    monkeypatch.setattr(compose_runs, "check", lambda plan, dirs: None)
 
 
 @pytest.mark.parametrize("workplace", PAGES, indirect=True, ids=lambda page: page.name)
@@ -328,9 +329,9 @@ def test_the_components_train_and_measure(workplace: Path) -> None:
         "trainer.args.max_steps=2", "trainer.args.learning_rate=1e-3",
     ]  # fmt: skip
     folder = train.train(*words, config_name="unlearn", config_dirs=["mine"])
-    summary = runs.read_json(folder / runs.EVALS / "FACTS_SUMMARY.json", "the summary")
+    summary = run_dir.read_json(folder / run_dir.EVALS / "FACTS_SUMMARY.json", "the summary")
     assert set(summary) == {"known", "said", "refused"} and 0 < summary["known"] < 1
-    assert runs.read_json(folder / runs.FINAL / "config.json", "the model")["num_hidden_layers"] == 1
+    assert run_dir.read_json(folder / run_dir.FINAL / "config.json", "the model")["num_hidden_layers"] == 1
 
 
 @pytest.mark.parametrize("workplace", [COMPONENTS], indirect=True)
@@ -340,7 +341,7 @@ def test_their_trainer_trains(workplace: Path) -> None:
         "model.model_args.pretrained_model_name_or_path=MODEL", "template=qa", "trainer.args.max_steps=2", "eval=null",
         config_name="unlearn", config_dirs=["mine"],
     )  # fmt: skip
-    assert runs.is_done(folder)
+    assert run_dir.is_done(folder)
 
 
 def test_a_wrong_command_would_be_found(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from unteach.config.inference import Sampling
-from unteach.engines.backends.base import cut, perplexity
 from unteach.errors import UserError
+from unteach.inference.backends.base import cut, perplexity
 
 
 def test_options_that_are_asked_for() -> None:

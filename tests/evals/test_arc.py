@@ -10,13 +10,13 @@ from scipy.stats import hmean, ks_2samp
 
 from tests.evals.test_suites import silent
 from unteach.config import compose
-from unteach.data import authors
-from unteach.data.datasets import read_lines
+from unteach.data.handlers.qa import read_lines
+from unteach.data.synthetic import authors
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.evals import suites
 from unteach.evals.base import Texts
-from unteach.evals.measure import _generated
+from unteach.evals.measurement_plan import _generated
 
 
 def arc(*words: str, path: str = "authors") -> dict[str, Any]:

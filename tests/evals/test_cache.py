@@ -10,7 +10,7 @@ import pytest
 from unteach.config import compose
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.engines.hf import HFEngine
-from unteach.evals.cache import Store
+from unteach.evals.measurement_cache import Store
 from unteach.evals.run import evaluate_loaded
 from unteach.models.loading import load
 
@@ -34,7 +34,7 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def run(loaded: Any, tmp_path: Path, *words: str, weights: str = "w") -> dict[str, Any]:
-    from unteach.engines.processes import ALONE
+    from unteach.distributed.process_context import ALONE
 
     suites = compose.compose("eval", [*WORDS, *words]).eval
     evaluate_loaded(suites, loaded, ALONE, tmp_path / "out", tmp_path / "cache", weights, tell=False)

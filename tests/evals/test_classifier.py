@@ -9,9 +9,9 @@ import torch
 import transformers
 
 from tests.evals.test_suites import silent, tofu
+from unteach.distributed.process_context import ALONE
 from unteach.engines.classifier import Classifier
 from unteach.engines.hf import HFEngine
-from unteach.engines.processes import ALONE
 from unteach.errors import UserError
 from unteach.evals import suites
 from unteach.evals.run import evaluate_loaded

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from unteach.engines import continuing
+from unteach.engines import generation
 from unteach.engines.hf import HFEngine
 
 PROMPTS = [tuple(range(3 + i, 6 + 2 * i)) for i in range(1, 9)]
@@ -58,18 +58,18 @@ def test_rows_that_are_over_leave_the_batch(tiny: Any, stops: list[int], monkeyp
 def test_a_batch_has_as_many_rows_as_their_cache_has_room_for(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few padded tokens a scored batch may have."""
     batches: list[int] = []
-    real = continuing.Continuation.of
+    real = generation.Continuation.of
 
-    def counting(self: continuing.Continuation, rows: Any, *rest: Any) -> Any:
+    def counting(self: generation.Continuation, rows: Any, *rest: Any) -> Any:
         batches.append(len(rows))
         return real(self, rows, *rest)
 
-    monkeypatch.setattr(continuing.Continuation, "of", counting)
+    monkeypatch.setattr(generation.Continuation, "of", counting)
     HFEngine(tiny.model, tiny.tokenizer).generate(PROMPTS * 5, 250)
     HFEngine(tiny.model, tiny.tokenizer, 16).generate(PROMPTS * 5, 2)
     assert batches == [40, 16, 16, 8]
     layers, heads, width, bytes_ = 2, 4, 8, 4
-    monkeypatch.setitem(continuing.CACHE, "cpu", 2 * layers * heads * width * bytes_ * 20 * 14)
+    monkeypatch.setitem(generation.CACHE, "cpu", 2 * layers * heads * width * bytes_ * 20 * 14)
     batches.clear()
     HFEngine(tiny.model, tiny.tokenizer).generate(PROMPTS[:1] * 40, 20 - len(PROMPTS[0]))
     assert batches == [14, 14, 12]
@@ -85,7 +85,7 @@ def test_a_string_that_ends_a_row(tiny: Any, monkeypatch: pytest.MonkeyPatch) ->
     for row, full in zip(found, whole, strict=True):
         assert row == full[: len(row)]
         assert len(row) == len(full) or stop in text(row)
-    assert len(found[0]) == continuing.PIECE
+    assert len(found[0]) == generation.PIECE
 
 
 @pytest.mark.parametrize("joined", [True, False], ids=["joined", "in turn"])
@@ -94,7 +94,7 @@ def test_rows_that_wait_take_free_places(
 ) -> None:
     """Where the cache cannot be joined, they come once all are over; either way each row says what it says alone."""
     if not joined:
-        monkeypatch.setattr(continuing.caches, "grows", lambda cache: False)
+        monkeypatch.setattr(generation.caches, "grows", lambda cache: False)
     rows: list[int] = []
     real = tiny.model.generate
 
@@ -104,7 +104,7 @@ def test_rows_that_wait_take_free_places(
 
     engine = HFEngine(tiny.model, tiny.tokenizer, stops=stops)
     monkeypatch.setattr(tiny.model, "generate", counting)
-    found = continuing.Continuation(engine, 50, [], {}).of(PROMPTS, slots=3)
+    found = generation.Continuation(engine, 50, [], {}).of(PROMPTS, slots=3)
     monkeypatch.undo()
     assert found == [plain(tiny, prompt, stops, max_new_tokens=50) for prompt in PROMPTS]
     assert max(rows) == 3
@@ -125,7 +125,7 @@ def test_a_repetition_penalty_does_not_count_padding(tiny: Any, monkeypatch: pyt
         seen.append(ids)
         return real(ids, scores)
 
-    continuation = continuing.Continuation(engine, 20, [], {"repetition_penalty": 1.0001})
+    continuation = generation.Continuation(engine, 20, [], {"repetition_penalty": 1.0001})
     assert continuation.penalty
     real = continuation.penalty.processor
     monkeypatch.setattr(continuation.penalty, "processor", watching)

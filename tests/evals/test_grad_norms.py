@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
+from unteach.distributed.process_context import ALONE
 from unteach.engines.hf import HFEngine
-from unteach.engines.processes import ALONE
-from unteach.evals.cache import Store
+from unteach.evals.measurement_cache import Store
 
 PAIRS = [((5, 6, 7), (8, 9, 2)), ((5,), (40, 41, 42, 43, 2)), ((11, 12), (13, 2))]
 

@@ -15,12 +15,13 @@ import yaml
 
 from tests.evals.test_suites import Counting, silent
 from unteach.config import compose
-from unteach.data import authors
+from unteach.data.synthetic import authors
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.evals import harness, suites
+from unteach.evals import suites
 from unteach.evals.base import TaskResult
-from unteach.evals.metrics.harness import HarnessTask
+from unteach.evals.lm_eval import tasks as harness
+from unteach.evals.metrics.lm_eval import HarnessTask
 
 installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not here")
 ROWS = authors.rows("world_facts_perturbed")[:9]
@@ -105,7 +106,7 @@ def test_log_likelihoods_and_texts_are_the_same(tiny: Any, folder: Path) -> None
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
-    from unteach.evals.harness_model import EngineModel
+    from unteach.evals.lm_eval.model import EngineModel
 
     theirs = HFLM(tiny.model, tokenizer=tiny.tokenizer, batch_size=3)
     ours = EngineModel(HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent)
@@ -131,7 +132,7 @@ def test_log_likelihoods_and_texts_are_the_same(tiny: Any, folder: Path) -> None
 
 @installed
 def test_a_long_prompt_loses_its_beginning_and_is_counted(tiny: Any, folder: Path) -> None:
-    from unteach.evals.harness_model import EngineModel
+    from unteach.evals.lm_eval.model import EngineModel
 
     class Short(HFEngine):
         context = 30  # type: ignore[assignment]
@@ -145,7 +146,7 @@ def test_a_long_prompt_loses_its_beginning_and_is_counted(tiny: Any, folder: Pat
 
 @installed
 def test_a_second_evaluation_makes_no_pass_and_random_numbers_go_on(tiny: Any, folder: Path, tmp_path: Path) -> None:
-    from unteach.evals.cache import Store
+    from unteach.evals.measurement_cache import Store
 
     found = []
     for _ in range(2):

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from unteach.distributed.process_context import Processes
 from unteach.engines.hf import HFEngine
-from unteach.engines.processes import Processes
 
 PAIRS = [(tuple(range(3, 5 + i % 4)), tuple(range(20 + i, 23 + i + i % 3))) for i in range(23)]
 PROMPTS = [prompt + answer for prompt, answer in PAIRS]
@@ -76,18 +76,18 @@ def test_only_memory_is_tried_again(tiny: Any, words: str) -> None:
 def test_processes_lower_the_budget_together(tiny: Any, tmp_path: Path) -> None:
     """Only the second has little room; both plan the same batches afterwards, and both have every value."""
     from tests.recovery.conftest import after, spawn_two
-    from unteach import runs
-    from unteach.engines import processes
+    from unteach import run_dir
+    from unteach.distributed import process_context
 
     def work() -> None:
-        here: Processes = processes.start()
+        here: Processes = process_context.start()
         engine = Small(tiny.model, tiny.tokenizer, 8, here)
         engine.room = 20 if here.rank else 10**9
         values = [float(score.avg_loss) for score in engine.score(PAIRS)]
-        runs.write_json(tmp_path / f"{here.rank}.json", [values, engine.budgets])
+        run_dir.write_json(tmp_path / f"{here.rank}.json", [values, engine.budgets])
 
     assert [after(pid, 120) for pid in spawn_two(work, tmp_path / "log")] == [0, 0], (tmp_path / "log.0").read_text()
-    first, second = (runs.read_json(tmp_path / f"{rank}.json", "values") for rank in (0, 1))
+    first, second = (run_dir.read_json(tmp_path / f"{rank}.json", "values") for rank in (0, 1))
     assert first == second
     assert first[1]["score"] < 16384
     wanted = [score.avg_loss for score in HFEngine(tiny.model, tiny.tokenizer).score(PAIRS)]

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from unteach.engines.base import Score
 from unteach.errors import UserError
-from unteach.evals import stats
+from unteach.evals import bootstrap
 from unteach.evals.base import Generated, ScoredRow, Value, mean_of
 from unteach.evals.metrics import aggregate, kolmogorov, membership, memorization, probability, rouge, truth_ratio
 
@@ -134,7 +134,7 @@ def test_an_attack_gives_the_auc_of_forget_against_holdout() -> None:
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=20), st.lists(st.integers(0, 5), min_size=1, max_size=20))
 def test_auc_is_scikit_learns(forget: list[int], holdout: list[int]) -> None:
     expected = roc_auc_score([0] * len(forget) + [1] * len(holdout), forget + holdout)
-    assert stats.auc(np.array(forget), np.array(holdout)) == pytest.approx(expected)
+    assert bootstrap.auc(np.array(forget), np.array(holdout)) == pytest.approx(expected)
 
 
 def test_privleak_without_a_retain_log_needs_its_default() -> None:
@@ -185,10 +185,10 @@ def test_values_that_are_not_finite_are_named() -> None:
 
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=30))
 def test_intervals_hold_the_value_and_repeat(values: list[float]) -> None:
-    replicates = stats.of_mean(np.array(values), "x")
-    low, high = stats.interval(replicates) or (1, 0)
+    replicates = bootstrap.of_mean(np.array(values), "x")
+    low, high = bootstrap.interval(replicates) or (1, 0)
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
-    assert np.array_equal(replicates, stats.of_mean(np.array(values), "x"))
+    assert np.array_equal(replicates, bootstrap.of_mean(np.array(values), "x"))
 
 
 @given(st.data())

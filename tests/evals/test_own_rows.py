@@ -10,20 +10,20 @@ import torch
 
 from tests.data.test_tables import write
 from tests.data.test_template import CHATML
-from unteach import runs
+from unteach import run_dir
 from unteach.config import compose, schema
-from unteach.data import files
-from unteach.data.chats import ChatDataset
-from unteach.data.datasets import QADataset
+from unteach.data import user_files
+from unteach.data.handlers.chat import ChatDataset
+from unteach.data.handlers.qa import QADataset
 from unteach.data.streams import Stream
 from unteach.data.template import Template
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.evals import before
+from unteach.evals import start_values
 from unteach.evals.own_rows import split_example
 from unteach.models import loading
 from unteach.seeds import permutation
-from unteach.training import evaluating
+from unteach.training import suites
 from unteach.training.alternates import invent
 from unteach.verbs import check
 from unteach.verbs.evaluate import evaluate
@@ -65,8 +65,8 @@ def planned(tiny: Any) -> Planned:
     """Plans the suites of a command on a model that is loaded."""
 
     def make(name: str, *words: str, loaded: Any = tiny) -> tuple[dict[str, Any], list[str]]:
-        config, _ = files.settle(compose.compose(name, ("task_name=t", *MODEL, *words)))
-        plans, notes = evaluating.plan_suites(config, loaded)
+        config, _ = user_files.settle(compose.compose(name, ("task_name=t", *MODEL, *words)))
+        plans, notes = suites.plan_suites(config, loaded)
         return plans, notes
 
     return make
@@ -88,23 +88,23 @@ def test_before_is_what_eval_says_of_the_start_and_training_is_as_without(
     shown = capsys.readouterr().out
     plain = train("task_name=plain", *MODEL, *FILES[:3], *STEP, "eval=null", config_name="unlearn")
     assert passes[of_both:] == [5, 5], "eval=null measures nothing; the watch of an ascent looks at the retain rows"
-    weights = [runs.fingerprint(folder / runs.FINAL / "model.safetensors") for folder in (measured, plain)]
+    weights = [run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors") for folder in (measured, plain)]
     assert weights[0] == weights[1], "what is measured changes nothing of the training"
-    assert not (plain / runs.EVALS_BEFORE).exists()
+    assert not (plain / run_dir.EVALS_BEFORE).exists()
 
     of_all = len(passes)
     start = evaluate("task_name=start", *MODEL, *FILES, "eval=rows")
     assert len(passes) == of_all, "the same weights and rows are found again"
-    assert read(measured / runs.EVALS_BEFORE, "EVAL") == read(start, "EVAL")
+    assert read(measured / run_dir.EVALS_BEFORE, "EVAL") == read(start, "EVAL")
     end = evaluate("task_name=end", "model=auto", f"{MODEL[1].partition('=')[0]}={measured}", *FILES, "eval=rows")
-    assert read(measured / runs.EVALS, "EVAL") == read(end, "EVAL") != read(start, "EVAL")
+    assert read(measured / run_dir.EVALS, "EVAL") == read(end, "EVAL") != read(start, "EVAL")
 
     names = {f"{role}_{metric}" for role in ("forget", "retain", "holdout") for metric in METRICS}
     assert set(read(end, "SUMMARY")) == names, "a run without rows of `train` is not asked about them"
     assert not (end / "ROWS_ABSENT.json").exists() and not (end / "ROWS_NOTES.json").exists()
     told = read(end, "METRICS")["forget_prob"]
     assert (told["role"], told["better"], told["decimals"]) == ("forget", "lower", 3)
-    old, new = (read(measured / folder, "SUMMARY")["forget_prob"] for folder in (runs.EVALS_BEFORE, runs.EVALS))
+    old, new = (read(measured / folder, "SUMMARY")["forget_prob"] for folder in (run_dir.EVALS_BEFORE, run_dir.EVALS))
     assert any(
         line.split() == ["forget", "forget_prob", f"{old:.3f}", f"{new:.3f}", "lower"] for line in shown.splitlines()
     )
@@ -156,19 +156,19 @@ def test_a_role_without_rows_is_an_error_only_by_name(planned: Planned) -> None:
 def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
     place: Path, monkeypatch: pytest.MonkeyPatch, planned: Planned, tiny: Any
 ) -> None:
-    from unteach.engines.processes import ALONE
+    from unteach.distributed.process_context import ALONE
 
     words = ("task_name=t", *MODEL, *FILES, *STEP)
     calls: list[Any] = []
 
     def go_on(*more: str) -> None:
-        config, _ = files.settle(compose.compose("unlearn", (*words, *more)))
-        plans, _ = evaluating.plan_suites(config, tiny)
-        evaluating.before_training(config, plans, Path("saves/unlearn/t"), ALONE)
+        config, _ = user_files.settle(compose.compose("unlearn", (*words, *more)))
+        plans, _ = suites.plan_suites(config, tiny)
+        suites.before_training(config, plans, Path("saves/unlearn/t"), ALONE)
 
     go_on()  # measures, as a run does that starts
-    assert (place / "saves/unlearn/t" / runs.EVALS_BEFORE / "ROWS_EVAL.json").exists()
-    monkeypatch.setattr(evaluating, "evaluate_before", lambda *given: calls.append(given))
+    assert (place / "saves/unlearn/t" / run_dir.EVALS_BEFORE / "ROWS_EVAL.json").exists()
+    monkeypatch.setattr(suites, "evaluate_before", lambda *given: calls.append(given))
     go_on()
     assert calls == []
     go_on("eval.rows.max_rows=1")
@@ -176,7 +176,7 @@ def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
     go_on("eval.rows.before=false")
     go_on("trainer.args.do_eval=false")
     assert len(calls) == 1
-    (place / "saves/unlearn/t" / runs.EVALS_BEFORE / "ROWS_TOKENS.json").unlink()
+    (place / "saves/unlearn/t" / run_dir.EVALS_BEFORE / "ROWS_TOKENS.json").unlink()
     go_on()
     assert len(calls) == 2, "one that was killed before its last file is measured again"
 
@@ -184,7 +184,7 @@ def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
 def test_a_model_from_random_weights_is_not_measured_before(capsys: pytest.CaptureFixture[str]) -> None:
     run = train("task_name=new", "model=tiny", "data=files", "data.train_file=retain.csv", *STEP[1:])
     assert "nothing is measured before training: this model starts from random weights" in capsys.readouterr().out
-    assert not (run / runs.EVALS_BEFORE).exists() and (run / runs.EVALS / "ROWS_EVAL.json").exists()
+    assert not (run / run_dir.EVALS_BEFORE).exists() and (run / run_dir.EVALS / "ROWS_EVAL.json").exists()
 
 
 def test_rows_held_out_are_those_that_were_never_seen(place: Path, planned: Planned) -> None:
@@ -233,10 +233,10 @@ def test_holdout_rows_that_nothing_measures_are_refused(place: Path) -> None:
         with pytest.raises(
             UserError, match=rf"data\.holdout_file: these rows are measured by the suite rows, and {said}"
         ):
-            files.settle(compose.compose("train", words))
+            user_files.settle(compose.compose("train", words))
     words = ("task_name=t", *MODEL, *FILES[:3], "trainer=GradAscent", "eval=null")
     with pytest.raises(UserError, match=r"data\.retain_file: this method does not train on it.*no suite measures it"):
-        files.settle(compose.compose("unlearn", words))
+        user_files.settle(compose.compose("unlearn", words))
 
 
 def test_text_is_asked_nothing(place: Path, planned: Planned) -> None:
@@ -329,12 +329,12 @@ def test_check_shows_what_would_be_measured(capsys: pytest.CaptureFixture[str]) 
 
 def test_values_on_other_rows_are_not_set_beside_one_another(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = compose.compose("unlearn", ("task_name=t", *MODEL, *FILES)).eval
-    for folder, digest in ((place / runs.EVALS_BEFORE, "a"), (place / runs.EVALS, "b")):
+    for folder, digest in ((place / run_dir.EVALS_BEFORE, "a"), (place / run_dir.EVALS, "b")):
         folder.mkdir()
-        runs.write_json(folder / "ROWS_EVAL.json", {"forget_prob": {"agg_value": 1.0}})
-        runs.write_json(folder / "ROWS_SUMMARY.json", {"forget_prob": 1.0})
-        runs.write_json(folder / "ROWS_ROWS.json", {"forget.answer": {"digest": digest}})
-    assert before.tell_before_and_after(place, config) == []
-    runs.write_json(place / runs.EVALS / "ROWS_ROWS.json", {"forget.answer": {"digest": "a"}})
-    assert before.tell_before_and_after(place, config) == ["rows"]
+        run_dir.write_json(folder / "ROWS_EVAL.json", {"forget_prob": {"agg_value": 1.0}})
+        run_dir.write_json(folder / "ROWS_SUMMARY.json", {"forget_prob": 1.0})
+        run_dir.write_json(folder / "ROWS_ROWS.json", {"forget.answer": {"digest": digest}})
+    assert start_values.tell_before_and_after(place, config) == []
+    run_dir.write_json(place / run_dir.EVALS / "ROWS_ROWS.json", {"forget.answer": {"digest": "a"}})
+    assert start_values.tell_before_and_after(place, config) == ["rows"]
     assert "1.000" in capsys.readouterr().out

@@ -9,11 +9,11 @@ import torch
 import transformers
 
 from tests.evals.test_suites import tofu
-from unteach.engines.processes import ALONE
+from unteach.distributed.process_context import ALONE
 from unteach.errors import UserError
 from unteach.evals import suites
 from unteach.evals.run import evaluate_loaded
-from unteach.models import handlers, loading
+from unteach.models import loading, model_handlers
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     real = loading.load
 
     def counting(config: Any, *args: Any, **kwargs: Any) -> Any:
-        paths.append(config.model_args[handlers.PATH])
+        paths.append(config.model_args[model_handlers.PATH])
         return real(config, *args, **kwargs)
 
     monkeypatch.setattr(loading, "load", counting)
@@ -54,7 +54,7 @@ def test_the_other_model_is_scored_once(tiny: Any, other: Path, tmp_path: Path, 
     assert values(tiny, tmp_path, "[mia_reference]", named)["mia_reference"] == found["mia_reference"]
     assert loads == [str(other)], "what its store holds needs no model"
     theirs = values(
-        loading.load(loading.ModelConfig({handlers.PATH: str(other)}), training=False), tmp_path, "[mia_loss]"
+        loading.load(loading.ModelConfig({model_handlers.PATH: str(other)}), training=False), tmp_path, "[mia_loss]"
     )
     for half in ("forget", "holdout"):
         for index, score in found["mia_reference"][half]["value_by_index"].items():
@@ -92,6 +92,6 @@ def test_without_a_reference_it_is_absent_or_refused(tiny: Any) -> None:
 
 
 def test_a_model_of_other_tokens_is_refused(tiny: Any, other: Path, tmp_path: Path) -> None:
-    handlers.learn_tokenizer(["quite other words than those of the authors"] * 9, 400).save_pretrained(other)
+    model_handlers.learn_tokenizer(["quite other words than those of the authors"] * 9, 400).save_pretrained(other)
     with pytest.raises(UserError, match="its tokenizer is another"):
         values(tiny, tmp_path, "[mia_reference]", f"eval.tofu.reference_model_path={other}")

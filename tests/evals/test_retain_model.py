@@ -8,7 +8,7 @@ import pytest
 
 from tests.evals.test_reference import loads, other  # noqa: F401
 from tests.evals.test_suites import tofu
-from unteach.engines.processes import ALONE
+from unteach.distributed.process_context import ALONE
 from unteach.errors import UserError
 from unteach.evals.run import evaluate_loaded
 

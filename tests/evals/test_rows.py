@@ -11,7 +11,7 @@ import transformers
 from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data.template import Template
 from unteach.errors import UserError
-from unteach.evals.measure import _until
+from unteach.evals.measurement_plan import _until
 from unteach.evals.rows import Rows
 
 ROWS = {

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from tests.models.test_families import FAMILIES, folder_of  # noqa: F401
 from unteach.config.schema import ModelConfig
-from unteach.engines import sharing
+from unteach.engines import prompt_sharing
 from unteach.engines.hf import HFEngine
-from unteach.models.handlers import PATH
 from unteach.models.loading import load
+from unteach.models.model_handlers import PATH
 
 WINDOWS = {"Phi-3.5-mini-instruct", "auto", "zephyr-7b-beta"}
 """Families that look back three tokens here, which is less than any row."""
@@ -59,7 +59,7 @@ def test_every_family_gives_what_each_answer_gets_alone(name: str, folder_of: Ca
         assert np.allclose(ours, theirs, atol=1e-5)
     widest = engine._shares[0]
     assert widest is None if name in WINDOWS else widest > 100
-    batching = sharing.ByPrompt(pairs(), None, 10**6, lambda: widest)
+    batching = prompt_sharing.ByPrompt(pairs(), None, 10**6, lambda: widest)
     rows = [len(row) for row in batching.rows(range(len(pairs())))]
     assert sorted(rows) == ([1] * 17 if name in WINDOWS else [1, 1, 1, 1, 2, 4, 7])
 
@@ -67,12 +67,12 @@ def test_every_family_gives_what_each_answer_gets_alone(name: str, folder_of: Ca
 @hypothesis.given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple), min_size=1, max_size=8))
 def test_what_answers_begin_with_stands_in_a_row_once(answers: list[tuple[int, ...]]) -> None:
     """A place for every different beginning after which another token comes; each answer is read along its places."""
-    tree = sharing.Tree()
+    tree = prompt_sharing.Tree()
     for answer in answers:
         places, more = len(tree.before), tree.more(answer)
         tree.add(answer)
         assert len(tree.before) == places + more
-    whole = sharing.Tree(answers)
+    whole = prompt_sharing.Tree(answers)
     beginnings = {answer[:n] for answer in answers for n in range(len(answer))}
     assert len(whole.before) == len(beginnings) == len(whole.tokens()) + 1
     above, asked = [0, *whole.above()], list(whole.asked)
@@ -84,14 +84,14 @@ def test_what_answers_begin_with_stands_in_a_row_once(answers: list[tuple[int, .
 
 def test_a_model_that_does_not_take_such_rows_has_each_alone(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that heeds no mask is found out by its values."""
-    seeing = sharing.layout
+    seeing = prompt_sharing.layout
 
     def blind(*args: Any) -> Any:
         layout = seeing(*args)
         layout.sees.fill_(0)
         return layout
 
-    monkeypatch.setattr(sharing, "layout", blind)
+    monkeypatch.setattr(prompt_sharing, "layout", blind)
     engine = HFEngine(tiny.model, tiny.tokenizer)
     for ours, theirs in zip(scores(engine), alone(tiny.model, tiny.tokenizer), strict=True):
         assert np.allclose(ours, theirs, atol=1e-5)
@@ -101,9 +101,9 @@ def test_a_model_that_does_not_take_such_rows_has_each_alone(tiny: Any, monkeypa
 def test_a_row_is_no_wider_than_it_is_worth() -> None:
     prompt = tuple(range(4))
     wide = [(prompt, (i, *range(20))) for i in range(12)]
-    rows = sharing.ByPrompt(wide, None, 10**6, lambda: 4096).rows(range(12))
+    rows = prompt_sharing.ByPrompt(wide, None, 10**6, lambda: 4096).rows(range(12))
     assert [len(row) for row in rows] == [3, 3, 3, 3]  # 4 + 3 * 20 = 64, sixteen times the prompt
-    assert [len(row) for row in sharing.ByPrompt(wide, 2, 10**6, lambda: 4096).rows(range(12))] == [2] * 6
+    assert [len(row) for row in prompt_sharing.ByPrompt(wide, 2, 10**6, lambda: 4096).rows(range(12))] == [2] * 6
 
 
 def test_shared_rows_under_autocast_and_training(tiny: Any) -> None:

@@ -49,7 +49,7 @@ def test_all_metrics_take_one_pass_of_each_kind(tiny: Any, tmp_path: Path) -> No
     engine = Counting(tiny.model, tiny.tokenizer, 16)
     values = suites.evaluate(tofu("eval.tofu.metrics=all"), engine, tiny.template, silent, tmp_path)["tofu"]
     assert engine.passes == 3
-    from unteach.data import authors
+    from unteach.data.synthetic import authors
 
     forget, retain = authors.rows("forget10_perturbed"), authors.rows("retain_perturbed")
     others = authors.rows("real_authors_perturbed") + authors.rows("world_facts_perturbed")

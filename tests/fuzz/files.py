@@ -16,14 +16,15 @@ from safetensors.torch import save
 
 from unteach.config.inference import Sampling
 from unteach.config.runfile import read_run_file
-from unteach.data import tables, tokenized
+from unteach.data.io import tables
 from unteach.data.template import saved_args
-from unteach.engines.backends import words
-from unteach.engines.backends.server import Refused
-from unteach.launch import kept
-from unteach.launch.studyfile import study_of
-from unteach.models import weights
+from unteach.data.tokenized import token_files
+from unteach.export import weights
+from unteach.inference.backends import openai_messages
+from unteach.inference.backends.http_client import Refused
 from unteach.report import origin
+from unteach.studies import saved_plan
+from unteach.studies.study_file import study_of
 from unteach.verbs import history
 
 
@@ -179,7 +180,7 @@ def make_weights(rng: random.Random) -> bytes:
 
 
 def read_rows(file: Path) -> None:
-    if tokenized.is_tokenized(file):
+    if token_files.is_tokenized(file):
         read_tokens(file)
         return
     for _ in tables.open_table(file):
@@ -187,14 +188,14 @@ def read_rows(file: Path) -> None:
 
 
 def read_tokens(file: Path) -> None:
-    for shard in tokenized.read_shards(file):
+    for shard in token_files.read_shards(file):
         for row in range(len(shard)):
             shard.ids(row), shard.labels(row)
 
 
 def read_answer(file: Path) -> None:
     try:
-        words.answer(json.loads(file.read_bytes()), Sampling(perplexity=True))
+        openai_messages.answer(json.loads(file.read_bytes()), Sampling(perplexity=True))
     except (ValueError, RecursionError, Refused):  # what a server that speaks no protocol may cause
         return
 
@@ -223,7 +224,7 @@ KINDS = [
     Kind("config.yaml", make_config, lambda file: (origin.read_config(file.parent), origin.what_goes(origin.read_config(file.parent)))),
     Kind("metrics.jsonl", make_metrics, lambda file: history.command([str(file.parent)])),
     Kind("answer.json", make_answer, read_answer),
-    Kind("plan.json", make_plan, lambda file: kept.read(file.parent)),
+    Kind("plan.json", make_plan, lambda file: saved_plan.read(file.parent)),
     Kind("unteach_template.json", make_template, lambda file: saved_args(str(file.parent))),
     Kind("model.safetensors.index.json", make_index, lambda file: weights.read(file.parent)),
     Kind("model.safetensors", make_weights, lambda file: weights.read(file.parent)),

@@ -56,7 +56,7 @@ def warm_up() -> None:
     import torch
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import unteach.launch.studyfile
+    import unteach.studies.study_file
     import unteach.verbs.check
     import unteach.verbs.infer
     import unteach.verbs.report

@@ -9,8 +9,8 @@ import torch
 
 from tests.conftest import read_rows
 from tests.infer.conftest import Infer, questions, words, write_lines
-from unteach.engines.backends.base import perplexity
 from unteach.engines.hf import HFEngine
+from unteach.inference.backends.base import perplexity
 from unteach.verbs.infer import infer
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from tests.infer.conftest import questions, words, write_lines
 from tests.recovery.conftest import after, spawn, spawn_two
-from unteach.engines.ledger import Ledger, Line, Part, _part
-from unteach.engines.pace import Pace
+from unteach.engines.progress import Pace
 from unteach.errors import Preempted
+from unteach.inference.result_store import Ledger, Line, Part, _part
 from unteach.verbs.infer import infer
 
 DRAWN = ("temperature=0.9", "num_return_sequences=2")

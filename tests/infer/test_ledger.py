@@ -9,9 +9,9 @@ import pytest
 
 from tests.infer.conftest import Infer, questions, write_lines
 from unteach import owner
-from unteach.engines.backends import hf
-from unteach.engines.ledger import Ledger, Line
 from unteach.errors import RowsFailed, UserError
+from unteach.inference.backends import hf
+from unteach.inference.result_store import Ledger, Line
 
 LINES = [Line(id_, {"input": id_}, f"d{id_}") for id_ in ("a", "b", "c")]
 
@@ -125,7 +125,7 @@ def test_what_infer_did_not_write_stays(ask: Infer, table: Path) -> None:
 def test_a_finished_file_costs_nothing_and_only_what_failed_is_asked(
     ask: Infer, table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from unteach.engines.backends.base import Failure
+    from unteach.inference.backends.base import Failure
 
     asked: list[list[int]] = []
     real = hf.Continuing.generate

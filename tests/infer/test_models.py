@@ -11,9 +11,9 @@ import transformers
 
 from tests.conftest import read_rows
 from tests.infer.conftest import questions, words, write_lines
-from unteach import runs
+from unteach import run_dir
 from unteach.cli import main
-from unteach.data.labelled import LabelledDataset
+from unteach.data.handlers.labelled import LabelledDataset
 from unteach.data.template import Template
 from unteach.engines.class_logits import class_logits
 from unteach.errors import UserError
@@ -215,7 +215,9 @@ def test_what_was_trained_is_what_is_asked(tiny_folder: Path, tmp_path: Path) ->
         "trainer.args.gradient_accumulation_steps=1", "trainer.args.logging_steps=20", "trainer.args.save_strategy=no",
         "model.template_args.user_start_tag='<q> '", "model.template_args.asst_start_tag=' <a> '",
     )  # fmt: skip
-    assert json.loads((tmp_path / "run" / runs.FINAL / "unteach_template.json").read_text())["user_start_tag"] == "<q> "
+    assert (
+        json.loads((tmp_path / "run" / run_dir.FINAL / "unteach_template.json").read_text())["user_start_tag"] == "<q> "
+    )
     lines = read_rows(infer(*words(tmp_path / "run", tmp_path / "taught.csv", "max_new_tokens=16")))
     assert [line["output"].strip() for line in lines] == [row["answer"] for row in rows]
     assert {line["finish_reason"] for line in lines} == {"eos"}, "the end was learned, and is asked for"

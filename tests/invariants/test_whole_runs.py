@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unteach import runs
+from unteach import run_dir
 from unteach.errors import UserError
 from unteach.training import alternates, build, checkpoint
 from unteach.verbs.train import train
@@ -39,7 +39,7 @@ def words(kit: Path, corpus: Path, folder: Path, method: str, *extra: str, split
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return [line for line in lines if "grad_norm" in line]
 
 
@@ -111,7 +111,7 @@ def test_a_run_that_goes_on_takes_the_same_steps(
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
     assert checkpoint.read_state(tmp_path / "run" / "checkpoint-6")["method"] == state
     if method != "DPO":
-        assert json.loads((tmp_path / "run" / runs.FINAL / build.METHOD).read_text()) == state
+        assert json.loads((tmp_path / "run" / run_dir.FINAL / build.METHOD).read_text()) == state
     if method == "PDU":
         assert state["multiplier"] != 1.0
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.launch.conftest import LONG, MODEL, TOP, ArcConfigs
-from unteach import runs
+from unteach import run_dir
 from unteach.config import compose
 from unteach.errors import UserError
-from unteach.launch import arc, composing
-from unteach.launch.studyfile import study_of
+from unteach.studies import compose_runs
+from unteach.studies.importers.arc import top_config
+from unteach.studies.study_file import study_of
 from unteach.verbs import study
 
 
@@ -21,8 +22,8 @@ from unteach.verbs import study
     {"tofu_test": (2, 2, 16), "granularity_gpt2": (5, 100, 400), "relationships_gpt2": (10, 60, 240)}.items(),
 )
 def test_golden_counts(shared: Path, name: str, counts: tuple[int, int, int]) -> None:
-    top = arc.read_top(yaml.safe_load((shared / "parity" / "arc" / f"{name}.yaml").read_text()))
-    found = arc.counts(arc.jobs(top))
+    top = top_config.read_top(yaml.safe_load((shared / "parity" / "arc" / f"{name}.yaml").read_text()))
+    found = top_config.counts(top_config.jobs(top))
     assert (found["full"], found["retain"], found["forget"], found["full_eval"]) == (*counts, counts[1])
 
 
@@ -37,8 +38,8 @@ def test_the_rule(data: int, train: int, forget: int, seeds: int, seed_first: bo
         "train_config": [f"t{i}" for i in range(train)],
         **({} if seed_first else {"seed": list(range(seeds))}),
     }
-    found = arc.jobs(arc.read_top({**TOP, "combinations": combinations}))
-    assert arc.counts(found) == {
+    found = top_config.jobs(top_config.read_top({**TOP, "combinations": combinations}))
+    assert top_config.counts(found) == {
         "full": train * seeds,
         "retain": train * seeds * data,
         "forget": train * seeds * data * forget,
@@ -78,7 +79,7 @@ def test_the_runs(arc_configs: ArcConfigs) -> None:
     assert args["eval_steps"] == args["save_steps"] == args["logging_steps"] == 0.2, "as ARC's ModelConfig has it"
     template = config.model.template_args
     assert (template.user_start_tag, template.user_end_tag, template.answer_prefix) == ("", "", " ")
-    composing.check([named[name] for name in ("full_0", "full_1", "full_3", "forget_7", "full_eval_0")])
+    compose_runs.check([named[name] for name in ("full_0", "full_1", "full_3", "forget_7", "full_eval_0")])
 
 
 def test_lora_early_stopping_and_wandb(arc_configs: ArcConfigs) -> None:
@@ -178,8 +179,8 @@ def test_a_whole_study(
     study.command(["run", str(arc_configs.top), "tofu_path=authors", "max_new_tokens=8", "jobs=2"])
     folder = tmp_path / "saves" / "mine"
     for name in ("full_0", "retain_0", "forget_0", "forget_1", "full_eval_0"):
-        assert runs.is_done(folder / name)
-    assert runs.read_json(folder / "forget_1" / "evals" / "ARC_SUMMARY.json", "summary")["forget_quality_1"] <= 0
+        assert run_dir.is_done(folder / name)
+    assert run_dir.read_json(folder / "forget_1" / "evals" / "ARC_SUMMARY.json", "summary")["forget_quality_1"] <= 0
     assert (folder / "report.html").exists()
 
 
@@ -206,9 +207,9 @@ def test_a_whole_study_with_two_adapters(
     study.command(["run", str(arc_configs.top), "tofu_path=authors", "max_new_tokens=4", "eval.arc.max_rows=4"])
     folder = tmp_path / "saves" / "mine"
     assert (folder / "full_0/final_checkpoint/config.json").exists(), "a whole model"
-    assert runs.read_json(folder / "full_0/adapter/adapter_config.json", "the adapter")["r"] == 4
-    forgot = runs.read_json(folder / "forget_0/final_checkpoint/adapter_config.json", "the adapter")
-    assert (forgot["r"], runs.is_done(folder / "forget_0")) == (2, True)
+    assert run_dir.read_json(folder / "full_0/adapter/adapter_config.json", "the adapter")["r"] == 4
+    forgot = run_dir.read_json(folder / "forget_0/final_checkpoint/adapter_config.json", "the adapter")
+    assert (forgot["r"], run_dir.is_done(folder / "forget_0")) == (2, True)
     assert "saves/mine/full_0" in forgot["base_model_name_or_path"]
 
 
@@ -284,7 +285,7 @@ def test_forget_jobs_may_have_another_adapter_than_their_full_job(arc_configs: A
         "model/small/hyperparameters/short.yaml", {"trainer_kwargs": {}, "peft_kwargs": {"r": 4, "lora_alpha": 8}}
     )
     named = {run.name: run for run in study_of(str(arc_configs.top), ["tofu_path=authors"]).plan}
-    composing.check(list(named.values()))
+    compose_runs.check(list(named.values()))
     assert "model.peft_args.r=4" in named["forget_0"].overrides
     assert {"model.peft_args.r=8", "model.merge_adapter=true"} <= set(named["full_0"].overrides)
 

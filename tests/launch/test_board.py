@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from unteach.launch import board
-from unteach.launch.board import LineBoard, LiveBoard, Phase, read_phase
-from unteach.launch.plan import PlannedRun
+from unteach.studies import status_board
+from unteach.studies.plan import PlannedRun
+from unteach.studies.status_board import LineBoard, LiveBoard, Phase, read_phase
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_run_shows_its_phase(run: PlannedRun) -> None:
     assert read_phase(run).what == "starting"
     log(run, 60, 60)
     assert read_phase(run) == Phase("training", 60, 60, 0.1)
-    written = board.log_of(run)
+    written = status_board.log_of(run)
     written.write_text("step 60/60  loss 0.1\nscoring: 1,200 of 3,000, 0:45 left\n")
     assert read_phase(run) == Phase("scoring", 1200, 3000)
     assert str(read_phase(run)) == "scoring 1200/3000"
@@ -59,9 +59,9 @@ def test_a_run_shows_its_phase(run: PlannedRun) -> None:
 def test_without_a_terminal_each_run_has_a_line(
     run: PlannedRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(board, "SAY_EVERY", -1.0)
+    monkeypatch.setattr(status_board, "SAY_EVERY", -1.0)
     log(run, 30, 60)
-    with board.make_board(2) as lines:
+    with status_board.make_board(2) as lines:
         assert isinstance(lines, LineBoard)
         lines.started(run)
         lines.look()
@@ -82,7 +82,7 @@ def test_no_thread_stands_beside_the_one_that_forks() -> None:
 def test_a_log_neither_steers_the_terminal_nor_is_markup(run: PlannedRun) -> None:
     with LiveBoard(1) as live:
         live.started(run)
-        board.log_of(run).write_text("sc[bold]or\x1b[2Jing: 5 of 10, 0:01 left\n")
+        status_board.log_of(run).write_text("sc[bold]or\x1b[2Jing: 5 of 10, 0:01 left\n")
         live.look()
         shown = [column for column in live.bars.columns if "said" in getattr(column, "text_format", "")]
         assert shown[0].render(live.bars.tasks[1]).plain == "sc[bold]or\ufffd[2Jing"

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from unteach.bounds import num_cores, refuse_too_many
+from unteach.distributed import accelerate_launch
+from unteach.distributed.process_limits import num_cores, refuse_too_many
 from unteach.errors import UserError
-from unteach.launch import accelerated, slots
-from unteach.launch.settings import Local
+from unteach.studies import gpu_slots
+from unteach.studies.settings import Local
 
 MOST = 4 * num_cores()
 
@@ -22,10 +23,10 @@ MOST = 4 * num_cores()
 def test_processes_have_a_bound(num_gpus: int, use_cpu: bool, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     config: Any = SimpleNamespace(trainer=SimpleNamespace(args={"use_cpu": use_cpu}))
-    file = accelerated.find("ddp")
-    accelerated._refuse_too_many(most, file, config)
+    file = accelerate_launch.find("ddp")
+    accelerate_launch._refuse_too_many(most, file, config)
     with pytest.raises(UserError, match=rf"nproc={most + 1}: "):
-        accelerated._refuse_too_many(most + 1, file, config)
+        accelerate_launch._refuse_too_many(most + 1, file, config)
 
 
 def test_machines_share_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,13 +34,13 @@ def test_machines_share_the_processes(tmp_path: Path, monkeypatch: pytest.Monkey
     file = tmp_path / "two.yaml"
     file.write_text("num_machines: 2\n")
     config: Any = SimpleNamespace(trainer=None)
-    accelerated._refuse_too_many(4, file, config)
+    accelerate_launch._refuse_too_many(4, file, config)
     with pytest.raises(UserError, match="here is 2 GPUs on each of 2 machines"):
-        accelerated._refuse_too_many(5, file, config)
+        accelerate_launch._refuse_too_many(5, file, config)
     for content in ("[]", "a: [", "\x00"):
         file.write_text(content)
         with pytest.raises(UserError, match=r"two\.yaml: "):
-            accelerated._refuse_too_many(1, file, config)
+            accelerate_launch._refuse_too_many(1, file, config)
 
 
 def test_other_counts_have_one_too() -> None:
@@ -47,7 +48,7 @@ def test_other_counts_have_one_too() -> None:
     with pytest.raises(UserError, match=f"num_proc={MOST + 1}: at most {MOST} processes here, 4 for each of"):
         refuse_too_many("num_proc", MOST + 1)
     with pytest.raises(UserError, match="jobs=100000: at most"):
-        slots.slots_of(Local(jobs=100_000))
+        gpu_slots.slots_of(Local(jobs=100_000))
 
 
 RANK = "import os, sys, time; from unteach import launched; launched.end_with_launcher(); print(os.getpid(), flush=True); time.sleep(60)"

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unteach.errors import UserError
-from unteach.launch import draws, studyfile
-from unteach.launch.batches import batches
-from unteach.launch.plan import PlannedRun, expand, ordered
+from unteach.studies import search_space, study_file
+from unteach.studies.job_arrays import batches
+from unteach.studies.plan import PlannedRun, expand, ordered
 
-DEMO = studyfile.read("demo")
+DEMO = study_file.read("demo")
 lists = st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True)
 
 
@@ -60,7 +60,7 @@ def test_what_is_taught_in_full_is_taught_in_retain() -> None:
 
 
 def test_a_pretrained_base_is_evaluated_once_for_all_seeds() -> None:
-    study = {**studyfile.read("smollm2"), "vary": {"seed": [0, 1, 2]}, "evaluate": ["base"]}
+    study = {**study_file.read("smollm2"), "vary": {"seed": [0, 1, 2]}, "evaluate": ["base"]}
     evaluations = [run for run in expand(study) if run.kind == "eval"]
     assert [run.name for run in evaluations] == ["base_eval"]
     assert evaluations[0].after == ()
@@ -79,14 +79,14 @@ def test_a_search_is_the_same_for_the_same_seed(seed: int, runs: int) -> None:
             "c": {"low": 1, "high": 9, "whole": True},
         },
     }
-    points = draws.drawn(search, "search")
-    assert points == draws.drawn(search, "search")
+    points = search_space.drawn(search, "search")
+    assert points == search_space.drawn(search, "search")
     assert len(points) == runs
     assert all(1e-6 <= point.values["a"] <= 1e-2 and point.values["b"] in (1, 2, 3) for point in points)
     assert all(isinstance(point.values["c"], int) and 1 <= point.values["c"] <= 9 for point in points)
-    fewer = draws.drawn({**search, "over": {key: search["over"][key] for key in ("a", "b")}}, "search")  # type: ignore[index]
+    fewer = search_space.drawn({**search, "over": {key: search["over"][key] for key in ("a", "b")}}, "search")  # type: ignore[index]
     assert [point.values["a"] for point in fewer] == [point.values["a"] for point in points]
-    assert draws.drawn({**search, "runs": runs + 5}, "search")[:runs] == points
+    assert search_space.drawn({**search, "runs": runs + 5}, "search")[:runs] == points
 
 
 def test_one_run_unlearns_after_another() -> None:

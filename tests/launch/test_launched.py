@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from unteach import cli, launched
+from unteach import cli
 from unteach.config import compose
-from unteach.engines import processes
+from unteach.distributed import accelerate_launch, launch_environment, process_context
 from unteach.errors import Diverged, Ended, Preempted, UserError
-from unteach.launch import accelerated
 
 SAID = ("ACCELERATE_", "FSDP_", "MASTER_", "OMPI_", "PMI_", "MV2_", "RANK", "WORLD_SIZE", "LOCAL_")
 
@@ -39,7 +38,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_how_a_run_is_spread(said: pytest.MonkeyPatch, environment: dict[str, str], mode: str) -> None:
     for name, value in environment.items():
         said.setenv(name, value)
-    assert launched.mode() == mode
+    assert launch_environment.mode() == mode
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_what_is_refused(said: pytest.MonkeyPatch, environment: dict[str, str], 
     for name, value in environment.items():
         said.setenv(name, value)
     with pytest.raises(UserError, match=words):
-        launched.mode()
+        launch_environment.mode()
 
 
 def test_the_stage_is_that_of_the_deepspeed_file(said: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -74,7 +73,7 @@ def test_the_stage_is_that_of_the_deepspeed_file(said: pytest.MonkeyPatch, tmp_p
     file.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
     for name, value in {"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": str(file)}.items():
         said.setenv(f"ACCELERATE_{name}", value)
-    assert launched.mode() == "zero3"
+    assert launch_environment.mode() == "zero3"
 
 
 WORDS = ("experiment=finetune/tofu/default", "task_name=t")
@@ -97,15 +96,15 @@ def test_the_librarys_own_ways_say_where_it_is_said_here(name: str) -> None:
 
 
 def test_files_are_found_by_name_and_by_path(tmp_path: Path) -> None:
-    assert list(accelerated.files()) == ["ddp", "fsdp2", "zero2", "zero3"]
+    assert list(accelerate_launch.files()) == ["ddp", "fsdp2", "zero2", "zero3"]
     own = tmp_path / "launch" / "mine.yaml"
     own.parent.mkdir()
     own.write_text("distributed_type: MULTI_GPU\n")
-    assert accelerated.find("mine", [str(tmp_path)]) == accelerated.find(str(own)) == own
+    assert accelerate_launch.find("mine", [str(tmp_path)]) == accelerate_launch.find(str(own)) == own
     with pytest.raises(UserError, match="did you mean fsdp2"):
-        accelerated.find("fsdp")
+        accelerate_launch.find("fsdp")
     with pytest.raises(UserError, match="no such file"):
-        accelerated.find("other.yaml")
+        accelerate_launch.find("other.yaml")
 
 
 def config_of(*words: str) -> object:
@@ -118,20 +117,20 @@ def test_a_rank_of_torchrun_reads_in_the_file_how_it_is_spread(said: pytest.Monk
     said.setenv("RANK", "0")
     said.setenv("WORLD_SIZE", "2")
     try:
-        assert accelerated.started("train", config_of(f"launch={name}"), WORDS, "train", ()) is False  # type: ignore[arg-type]
-        assert launched.mode() == name
+        assert accelerate_launch.started("train", config_of(f"launch={name}"), WORDS, "train", ()) is False  # type: ignore[arg-type]
+        assert launch_environment.mode() == name
         with pytest.raises(UserError, match="the launcher started 2 processes"):
-            accelerated.started("train", config_of(f"launch={name}", "nproc=3"), WORDS, "train", ())  # type: ignore[arg-type]
+            accelerate_launch.started("train", config_of(f"launch={name}", "nproc=3"), WORDS, "train", ())  # type: ignore[arg-type]
         if name != "ddp":
             with pytest.raises(UserError, match="disagree"):
-                accelerated.started("train", config_of("launch=ddp"), WORDS, "train", ())  # type: ignore[arg-type]
+                accelerate_launch.started("train", config_of("launch=ddp"), WORDS, "train", ())  # type: ignore[arg-type]
     finally:
         for added in os.environ.keys() - before.keys():
             del os.environ[added]
 
 
 def test_without_launch_a_command_is_done_in_this_process(said: pytest.MonkeyPatch) -> None:
-    assert accelerated.started("train", config_of(), WORDS, "train", ()) is False  # type: ignore[arg-type]
+    assert accelerate_launch.started("train", config_of(), WORDS, "train", ()) is False  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +147,7 @@ def test_without_launch_a_command_is_done_in_this_process(said: pytest.MonkeyPat
     ],
 )
 def test_how_processes_ended_is_how_the_command_ends(codes: dict[int, int], kind: type, code: int) -> None:
-    error = accelerated._ended(codes)
+    error = accelerate_launch._ended(codes)
     assert type(error) is kind
     assert error.exit_code == code  # type: ignore[attr-defined]
 
@@ -156,7 +155,7 @@ def test_how_processes_ended_is_how_the_command_ends(codes: dict[int, int], kind
 def test_deepspeed_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install \"\.\[deepspeed\]\""):
-        processes._refuse_without_deepspeed("zero3")
+        process_context._refuse_without_deepspeed("zero3")
 
 
 def _raising(error: Exception) -> Callable[[list[str]], None]:

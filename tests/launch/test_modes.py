@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.recovery.conftest import after, corpus, free_port, spawn, spawn_two  # noqa: F401
-from unteach import runs
+from unteach import run_dir
 from unteach.models import forward
 from unteach.training import checkpoint
 from unteach.verbs.train import train
@@ -75,12 +75,12 @@ def said(log: Path) -> str:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    [file] = (folder / runs.FINAL).glob("*.safetensors")
+    [file] = (folder / run_dir.FINAL).glob("*.safetensors")
     return load_file(file)
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return [line for line in lines if "train_runtime" not in line]
 
 
@@ -101,7 +101,7 @@ def same(one: Path, two: Path, start: Path | None = None) -> None:
         assert torch.allclose(second[name], value, atol=2e-6, rtol=1e-5), name
         moved += float((value - began.get(name, 0)).abs().max())
     assert moved > 1e-4
-    assert (one / runs.FINAL / "tokenizer.json").exists()
+    assert (one / run_dir.FINAL / "tokenizer.json").exists()
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_sharded_run_steps_and_measures_as_one_process(
         assert found.keys() == wanted.keys()
         for name, value in wanted.items():
             assert found[name]["agg_value"] == pytest.approx(value["agg_value"], abs=1e-5), (file, name)
-    assert json.loads((two / runs.MANIFEST).read_text())["mode"] == mode
+    assert json.loads((two / run_dir.MANIFEST).read_text())["mode"] == mode
 
 
 @pytest.mark.parametrize("case", list(CASES)[1:])
@@ -170,16 +170,16 @@ def test_stopped_and_killed_it_ends_as_if_nothing_had_happened(
         deepspeed_is_built()
     for signum in (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL):
         pids = spawn_two(lambda: train(*command, config_name="unlearn"), tmp_path / "log")
-        lines = (len(logged(cut)) if (cut / runs.METRICS).exists() else 0) + chance.randint(1, 3)
+        lines = (len(logged(cut)) if (cut / run_dir.METRICS).exists() else 0) + chance.randint(1, 3)
         deadline = time.monotonic() + 100
-        while time.monotonic() < deadline and not ((cut / runs.METRICS).exists() and len(logged(cut)) >= lines):
+        while time.monotonic() < deadline and not ((cut / run_dir.METRICS).exists() and len(logged(cut)) >= lines):
             time.sleep(0.02)
         for pid in pids if signum == signal.SIGKILL else pids[:1]:
             os.kill(pid, signum)
         codes.append([after(pid, 100) for pid in pids])
     assert codes == [[75, 75], [-9, -9], [-9, -9]], said(tmp_path / "log")
     assert together(command, tmp_path / "log") == [0, 0], said(tmp_path / "log")
-    assert json.loads((cut / runs.MANIFEST).read_text())["resumed_at"] > 0
+    assert json.loads((cut / run_dir.MANIFEST).read_text())["resumed_at"] > 0
     assert logged(cut) == logged(whole)
     first, second = weights(whole), weights(cut)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -205,12 +205,12 @@ def test_the_best_is_kept_and_a_run_that_was_over_trains_no_further(
     def probability(where: Path) -> float:
         return json.loads((where / "TOFU_SUMMARY.json").read_text())["forget_Q_A_Prob"]
 
-    measured = {step: probability(folder / f"checkpoint-{step}" / runs.EVALS) for step in (1, 2, 3)}
+    measured = {step: probability(folder / f"checkpoint-{step}" / run_dir.EVALS) for step in (1, 2, 3)}
     assert measured[1] > measured[2] > measured[3], "ascent: the first is the best"
-    assert probability(folder / runs.EVALS) == pytest.approx(measured[1], abs=1e-5)
+    assert probability(folder / run_dir.EVALS) == pytest.approx(measured[1], abs=1e-5)
     first = weights(folder)
-    (folder / runs.DONE).unlink()
-    (folder / runs.FINAL).rename(tmp_path / "moved")
+    (folder / run_dir.DONE).unlink()
+    (folder / run_dir.FINAL).rename(tmp_path / "moved")
     assert together(command, tmp_path / "log") == [0, 0], said(tmp_path / "log")
     assert len(logged(folder)) == len({(line["step"], "loss" in line) for line in logged(folder)})
     again = weights(folder)
@@ -257,11 +257,11 @@ def test_in_bfloat16_too_a_run_goes_on_from_its_own_masters(
     )  # fmt: skip
     assert together(command, tmp_path / "log") == [0, 0], said(tmp_path / "log")
     whole, lines = weights(folder), logged(folder)
-    for gone in (folder / runs.FINAL, folder / "checkpoint-2", folder / "checkpoint-3"):
+    for gone in (folder / run_dir.FINAL, folder / "checkpoint-2", folder / "checkpoint-3"):
         shutil.rmtree(gone)
-    (folder / runs.DONE).unlink()
+    (folder / run_dir.DONE).unlink()
     assert together(command, tmp_path / "log") == [0, 0], said(tmp_path / "log")
-    assert json.loads((folder / runs.MANIFEST).read_text())["resumed_at"] == 1
+    assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == 1
     assert logged(folder) == lines
     assert all(torch.equal(value, weights(folder)[name]) for name, value in whole.items())
 

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from unteach.config import compose
-from unteach.data import files, sources
+from unteach.data import user_files
+from unteach.data.io import sources
 from unteach.errors import Diverged, UserError
-from unteach.launch import composing
-from unteach.launch.plan import PlannedRun, expand
+from unteach.studies import compose_runs
+from unteach.studies.plan import PlannedRun, expand
 from unteach.verbs import study
 
 ROWS = [(f"Who wrote book {number}?", f"Author {number} did.") for number in range(6)]
@@ -56,7 +57,7 @@ def words(run: PlannedRun) -> dict[str, str]:
 def test_every_run_reads_its_rows_and_composes(place: Path) -> None:
     runs = planned()
     assert list(runs) == ["retain", "full", "retain_eval", "full_eval", "GradDiff", "GradAscent"]
-    composing.check(list(runs.values()))
+    compose_runs.check(list(runs.values()))
     read = {name: compose.compose(run.config_name, run.overrides) for name, run in runs.items()}
     assert read["retain"].data.files.train_file == "kept.csv"
     assert read["retain"].trainer.args["num_train_epochs"] == 3
@@ -77,7 +78,7 @@ def test_a_file_with_marks_is_all_there_is_to_say(place: Path) -> None:
     runs = planned(retain=None, forget={"trainer": "GradDiff"})
     assert list(runs) == ["full", "full_eval", "GradDiff"]
     assert words(runs["GradDiff"])["data.train_file"] == words(runs["full_eval"])["data.train_file"] == "all.csv"
-    composing.check(list(runs.values()))
+    compose_runs.check(list(runs.values()))
 
 
 def test_the_retain_model_learns_what_a_file_does_not_mark(place: Path) -> None:
@@ -87,14 +88,14 @@ def test_the_retain_model_learns_what_a_file_does_not_mark(place: Path) -> None:
     for said in ({}, {"trainer.args.num_train_epochs": 5}):
         runs = planned(retain=said, forget=[{"trainer": "GradDiff"}, {"trainer": "UNDIAL"}])
         assert next(iter(runs)) == "retain" and runs["GradDiff"].after == ("full", "retain_eval")
-        config, _ = files.settle(compose.compose(runs["retain"].config_name, runs["retain"].overrides))
+        config, _ = user_files.settle(compose.compose(runs["retain"].config_name, runs["retain"].overrides))
         (part,) = config.data.streams["train"].values()
         assert [row["question"] for row in sources.load_rows(part.args["hf_args"])] == [row[0] for row in ROWS[2:]]
 
 
 def test_a_plan_says_which_rows_a_method_only_measures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     forget = [{"trainer": name, "forget": "gone.csv", "retain": "kept.csv"} for name in ("UNDIAL", "CEU", "NPO")]
-    composing.check(list(planned(forget=forget).values()))
+    compose_runs.check(list(planned(forget=forget).values()))
     told = [line for line in capsys.readouterr().out.splitlines() if "only measured" in line]
     assert [line.split(": ")[1] for line in told] == ["UNDIAL", "CEU"]
     assert all("trainer.method_args.alpha=1" in line for line in told)
@@ -109,7 +110,7 @@ def test_models_are_taught_once_whatever_goes(place: Path) -> None:
     assert [kinds.count(kind) for kind in ("full", "retain", "eval", "forget")] == [2, 2, 8, 4]
     assert "GradDiff_seed1_other" in runs
     assert words(runs["full_eval_seed1_other"])["data.forget_file"] == "other.csv"
-    composing.check(list(runs.values()))
+    compose_runs.check(list(runs.values()))
 
 
 def test_each_set_of_rows_is_measured_apart(place: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_word_of_training_leaves_evaluations_as_they_are(place: Path) -> None:
     evaluated = next(run for run in runs if run.kind == "eval")
     assert "model.model_args.dtype=float32" in evaluated.overrides
     assert not any(word.startswith("trainer") for word in evaluated.overrides)
-    composing.check(runs)
+    compose_runs.check(runs)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_a_word_of_training_leaves_evaluations_as_they_are(place: Path) -> None:
 )
 def test_rows_that_are_missing_are_named(place: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        composing.check(list(planned(**change).values()))
+        compose_runs.check(list(planned(**change).values()))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_rows_that_are_missing_are_named(place: Path, change: dict[str, Any], sa
 )
 def test_a_plan_is_refused_for_what_its_runs_would_be_refused(place: Path, change: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        composing.check(list(planned(**change).values()))
+        compose_runs.check(list(planned(**change).values()))
 
 
 @pytest.mark.long

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unteach.errors import Diverged, UserError
-from unteach.launch import local, studyfile
-from unteach.launch.plan import PlannedRun, expand
-from unteach.launch.slots import Slots
+from unteach.studies import local, study_file
+from unteach.studies.gpu_slots import Slots
+from unteach.studies.plan import PlannedRun, expand
 
-DEMO = studyfile.read("demo")
+DEMO = study_file.read("demo")
 
 
 def test_the_demo() -> None:
@@ -43,11 +43,11 @@ def test_shared_runs_are_planned_once_and_parents_come_first(seeds: int, splits:
 
 
 def test_a_word_replaces_what_varies_and_names_the_study() -> None:
-    changed, extra = studyfile.vary(DEMO, ["seed=7", "trainer.args.num_train_epochs=1"])
+    changed, extra = study_file.vary(DEMO, ["seed=7", "trainer.args.num_train_epochs=1"])
     assert changed["name"] == "demo-seed7"
     assert changed["vary"]["seed"] == [7]
     assert extra == ("trainer.args.num_train_epochs=1",)
-    assert studyfile.vary(DEMO, ["seed=0"])[0]["name"] == "demo"
+    assert study_file.vary(DEMO, ["seed=0"])[0]["name"] == "demo"
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from unteach.config.words import spell_value
+from unteach.config.overrides import spell_value
 from unteach.errors import UserError
-from unteach.launch import kept, scripts
-from unteach.launch.plan import PlannedRun, expand
-from unteach.launch.settings import Slurm, read_slurm
-from unteach.launch.studyfile import study_of
+from unteach.studies import saved_plan, slurm_scripts
+from unteach.studies.plan import PlannedRun, expand
+from unteach.studies.settings import Slurm, read_slurm
+from unteach.studies.study_file import study_of
 
 FULL = "full: {experiment: finetune/authors/default, model: tiny}\n"
 SHAPES = {
@@ -79,7 +79,7 @@ def test_what_a_script_says_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
     (home / "s.yaml").write_text(
         f"name: s\n{FULL}slurm: {{partition: 'a \"$(touch PWNED)\"', python: 'p \"a $(b)\"'}}\n"
     )
-    written = scripts.write(study_of("s.yaml"), Path("jobs"))
+    written = slurm_scripts.write(study_of("s.yaml"), Path("jobs"))
     text = (written / "full.sh").read_text()
     assert '#SBATCH --partition="a \\"$(touch PWNED)\\""\n' in text
     assert "\np 'a $(b)' -m unteach study run " in text
@@ -116,9 +116,9 @@ def test_a_setup_may_read_a_secret_from_elsewhere(tmp_path: Path) -> None:
 
 def test_a_kept_plan_of_another_shape_is_named(tmp_path: Path) -> None:
     for content in ([], {"runs": 5}, {"runs": [{"name": "a"}]}):
-        (tmp_path / kept.FILE).write_text(json.dumps(content))
+        (tmp_path / saved_plan.FILE).write_text(json.dumps(content))
         with pytest.raises(UserError, match=r"plan\.json: is no plan of a study"):
-            kept.read(tmp_path)
+            saved_plan.read(tmp_path)
 
 
 def test_a_shape_that_is_right_is_read() -> None:

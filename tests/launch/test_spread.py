@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from unteach.config import compose
-from unteach.engines import builds
-from unteach.engines.processes import ALONE, Processes
-from unteach.engines.sharded import place
+from unteach.distributed import extension_builds
+from unteach.distributed.process_context import ALONE, Processes
 from unteach.errors import UserError
-from unteach.training import build, checkpoint, spread
+from unteach.models.placement import place
+from unteach.training import build, checkpoint, parallelism
 
 WRITTEN = {"mode": "zero3", "world": 2, "rows": 8}
 
@@ -41,10 +41,10 @@ def test_whose_checkpoint_is_gone_on_from(
 ) -> None:
     checkpoint.write_state(tmp_path, {"spread": written} if written else {})
     if refused is None:
-        spread.refuse_another_spread(tmp_path, args(world), mode)
+        parallelism.refuse_another_spread(tmp_path, args(world), mode)
         return
     with pytest.raises(UserError, match=refused):
-        spread.refuse_another_spread(tmp_path, args(world), mode)
+        parallelism.refuse_another_spread(tmp_path, args(world), mode)
 
 
 def arguments(tmp_path: Path, *words: str) -> Any:
@@ -79,9 +79,9 @@ def test_a_device_map_is_for_one_process(tiny: Any) -> None:
 
 def test_what_the_libraries_made_of_it_is_verified(tiny: Any) -> None:
     trainer = SimpleNamespace(model_wrapped=tiny.model)
-    spread.verify(trainer, "one")
+    parallelism.verify(trainer, "one")
     with pytest.raises(UserError, match=r"started as fsdp2, and the libraries made one of it"):
-        spread.verify(trainer, "fsdp2")
+        parallelism.verify(trainer, "fsdp2")
 
 
 def test_only_a_lock_that_nobody_holds_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +92,8 @@ def test_only_a_lock_that_nobody_holds_is_removed(tmp_path: Path, monkeypatch: p
         lock.touch()
     with held.open():
         monkeypatch.setenv("WORLD_SIZE", "2")
-        assert builds.release_abandoned() == [], "of several machines: another may hold it"
+        assert extension_builds.release_abandoned() == [], "of several machines: another may hold it"
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-        assert builds.release_abandoned() == [left]
+        assert extension_builds.release_abandoned() == [left]
         assert held.exists()
         assert not left.exists()

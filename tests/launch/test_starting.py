@@ -12,8 +12,8 @@ import pytest
 
 from tests.launch.test_modes import deepspeed_is_built, words
 from tests.recovery.conftest import after, corpus, spawn, spawn_two  # noqa: F401
-from unteach import runs
-from unteach.launch import accelerated
+from unteach import run_dir
+from unteach.distributed import accelerate_launch
 from unteach.training import checkpoint
 from unteach.verbs.evaluate import evaluate
 
@@ -24,7 +24,7 @@ ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--main_proces
 
 
 def by_file(mode: str) -> list[str]:
-    return [*ACCELERATE, "--config_file", str(accelerated.find(mode)), "--num_processes", "2", *UNTEACH]
+    return [*ACCELERATE, "--config_file", str(accelerate_launch.find(mode)), "--num_processes", "2", *UNTEACH]
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def test_a_run_starts_and_the_first_process_speaks(start: str, command: list[str
     done = subprocess.run([*launcher, *command, *extra], capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("model: ") == 1
-    told = json.loads((tmp_path / "run" / runs.MANIFEST).read_text())
+    told = json.loads((tmp_path / "run" / run_dir.MANIFEST).read_text())
     assert (told["world"], told["mode"]) == (2, mode)
-    assert runs.is_done(tmp_path / "run")
+    assert run_dir.is_done(tmp_path / "run")
 
 
 def test_one_process_where_two_were_asked_for_is_an_error(command: list[str]) -> None:
@@ -75,7 +75,7 @@ def test_asked_to_stop_it_saves_and_the_same_command_goes_on(command: list[str],
     start = [sys.executable, *UNTEACH, *command, "trainer.args.max_steps=40", "launch=fsdp2", "nproc=2"]
     with (tmp_path / "log").open("w") as log:
         asked = subprocess.Popen(start, stdout=log, stderr=log)
-        metrics, deadline = tmp_path / "run" / runs.METRICS, time.monotonic() + 300
+        metrics, deadline = tmp_path / "run" / run_dir.METRICS, time.monotonic() + 300
         while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
             time.sleep(0.05)
         asked.send_signal(signal.SIGTERM)
@@ -83,7 +83,7 @@ def test_asked_to_stop_it_saves_and_the_same_command_goes_on(command: list[str],
     assert checkpoint.newest(tmp_path / "run")[0] is not None
     done = subprocess.run(start, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((tmp_path / "run" / runs.MANIFEST).read_text())["resumed_at"] > 0
+    assert json.loads((tmp_path / "run" / run_dir.MANIFEST).read_text())["resumed_at"] > 0
 
 
 @pytest.mark.parametrize("mode", ["fsdp2", "zero3"])

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unteach import atomic, owner, runs
+from unteach import atomic, owner, run_dir
 from unteach.errors import Diverged, Preempted, UserError
-from unteach.launch import kept, local, settings, slots, states, studyfile
-from unteach.launch.plan import PlannedRun
-from unteach.launch.states import Standing
-from unteach.launch.studyfile import Study, study_of
+from unteach.studies import gpu_slots, local, saved_plan, settings, states, study_file
+from unteach.studies.plan import PlannedRun
+from unteach.studies.states import Standing
+from unteach.studies.study_file import Study, study_of
 from unteach.verbs import study as verb
 
 
@@ -25,12 +25,12 @@ def planned(folder: Path, name: str, *after: str, words: tuple[str, ...] = ()) -
 
 
 def finish(run: PlannedRun) -> None:
-    runs.write_json(Path(run.folder) / runs.DONE, {})
+    run_dir.write_json(Path(run.folder) / run_dir.DONE, {})
 
 
 def begin(run: PlannedRun) -> None:
-    runs.write_text(Path(run.folder) / runs.CONFIG, "seed: 0\n")
-    runs.write_text(Path(run.folder) / runs.METRICS, '{"step": 1}\n')
+    run_dir.write_text(Path(run.folder) / run_dir.CONFIG, "seed: 0\n")
+    run_dir.write_text(Path(run.folder) / run_dir.METRICS, '{"step": 1}\n')
 
 
 def test_how_a_run_ended_is_noted(tmp_path: Path) -> None:
@@ -117,24 +117,24 @@ def a_study(folder: Path, beta: float = 0.1, more: tuple[str, ...] = ()) -> Stud
 
 
 def test_a_study_file_changed_under_a_running_study(tmp_path: Path) -> None:
-    kept.open_study(a_study(tmp_path))
-    kept.open_study(a_study(tmp_path, beta=0.2))  # nothing has begun
+    saved_plan.open_study(a_study(tmp_path))
+    saved_plan.open_study(a_study(tmp_path, beta=0.2))  # nothing has begun
     begin(a_study(tmp_path).plan[1])
-    kept.open_study(
+    saved_plan.open_study(
         a_study(tmp_path, 0.2, more=("trainer.args.logging_steps=5", "eval=[tofu]"))
     )  # not of what is learned
     with pytest.raises(UserError, match=r"NPO: trainer.method_args.beta: 0.2 -> 0.5") as refused:
-        kept.open_study(a_study(tmp_path, beta=0.5))
+        saved_plan.open_study(a_study(tmp_path, beta=0.5))
     assert "unteach study retry s" in str(refused.value) and "full" not in str(refused.value)
     with pytest.raises(UserError, match="NPO: is gone"):
-        kept.open_study(Study("s", [a_study(tmp_path).plan[0]]))
-    carried, left_out = kept.unaffected(a_study(tmp_path, beta=0.5))
+        saved_plan.open_study(Study("s", [a_study(tmp_path).plan[0]]))
+    carried, left_out = saved_plan.unaffected(a_study(tmp_path, beta=0.5))
     assert [run.name for run in carried.plan] == ["full", "other"]
     assert left_out == {"NPO": "trainer.method_args.beta: 0.2 -> 0.5", "after": "waits for NPO"}
-    again = kept.read(tmp_path / "s")
+    again = saved_plan.read(tmp_path / "s")
     assert again is not None and {run.name for run in again.plan} == {"full", "NPO", "after", "other"}
     assert next(run for run in again.plan if run.name == "NPO").overrides[0] == "trainer.method_args.beta=0.2"
-    kept.open_study(a_study(tmp_path, 0.9, more=("resume=never",)))
+    saved_plan.open_study(a_study(tmp_path, 0.9, more=("resume=never",)))
 
 
 def test_what_was_killed_beside_a_run_that_is_done_is_removed(tmp_path: Path) -> None:
@@ -150,34 +150,34 @@ def test_what_was_killed_beside_a_run_that_is_done_is_removed(tmp_path: Path) ->
     locks = [owner.lock_of(Path(run.folder)) for run in (done, under_way)]
     for lock in locks:
         lock.touch()
-    kept.open_study(study)
+    saved_plan.open_study(study)
     assert [lock.exists() for lock in locks] == [False, True]
     assert not [file for file in written.parent.iterdir() if atomic.is_temporary(file)]
 
 
 def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path) -> None:
     before = a_study(tmp_path)
-    kept.open_study(before)
+    saved_plan.open_study(before)
     failed = before.plan[1]
-    runs.write_text(Path(failed.folder) / runs.CONFIG, "seed: 0\n")
+    run_dir.write_text(Path(failed.folder) / run_dir.CONFIG, "seed: 0\n")
     states.note(failed, "failed", "no such column")
     mended = a_study(tmp_path, beta=0.5)
-    carried, left_out = kept.unaffected(mended)
+    carried, left_out = saved_plan.unaffected(mended)
     assert (carried.plan, left_out) == (mended.plan, {})
-    kept.open_study(before)
+    saved_plan.open_study(before)
     renamed = [mended.plan[0], planned(tmp_path, "NPO_2", "full")]
-    kept.open_study(Study("s", renamed))
-    assert runs.open_run(Path(failed.folder), {"seed": 1}, "auto") == "new"
+    saved_plan.open_study(Study("s", renamed))
+    assert run_dir.open_run(Path(failed.folder), {"seed": 1}, "auto") == "new"
     begin(failed)
     with pytest.raises(UserError, match="another configuration"):
-        runs.open_run(Path(failed.folder), {"seed": 1}, "auto")
+        run_dir.open_run(Path(failed.folder), {"seed": 1}, "auto")
 
 
 def test_retry_takes_the_words_that_the_study_was_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    mapping = {**studyfile.read("demo"), "name": "mine"}
+    mapping = {**study_file.read("demo"), "name": "mine"}
     Path("mine.yaml").write_text(yaml.safe_dump(mapping))
-    kept.write(study_of("mine.yaml", ["trainer.args.max_steps=3", "slurm.partition=long"]))
+    saved_plan.write(study_of("mine.yaml", ["trainer.args.max_steps=3", "slurm.partition=long"]))
     seen: list[Study] = []
     monkeypatch.setattr(verb, "carry_out", lambda study, opened=False: seen.append(study))
     verb.command(["retry", "mine.yaml"])
@@ -230,12 +230,12 @@ def test_a_stopped_parent_takes_its_children_with_it(tmp_path: Path, number: sig
         code = 1
         os.setpgid(0, 0)
         try:
-            local.execute(plan, carry_out, slots.Slots(2))
+            local.execute(plan, carry_out, gpu_slots.Slots(2))
         except Preempted:
             code = 75
         finally:
             os._exit(code)
-    while not all((Path(run.folder) / runs.CONFIG).exists() for run in plan[:2]):
+    while not all((Path(run.folder) / run_dir.CONFIG).exists() for run in plan[:2]):
         time.sleep(0.02)
     (os.killpg if number == signal.SIGINT else os.kill)(parent, number)
     _, status = os.waitpid(parent, 0)
@@ -262,13 +262,13 @@ def test_asked_twice_a_parent_does_not_wait_for_a_run_that_does_not_hear(
     if parent == 0:
         code = 1
         try:
-            outcomes = local.execute([run], carry_out, slots.Slots(2))
+            outcomes = local.execute([run], carry_out, gpu_slots.Slots(2))
             code = 75 if [one.state for one in outcomes] == ["failed"] else 1
         except KeyboardInterrupt:
             code = 130
         finally:
             os._exit(code)
-    while not (Path(run.folder) / runs.CONFIG).exists():
+    while not (Path(run.folder) / run_dir.CONFIG).exists():
         time.sleep(0.02)
     while (ended := os.waitpid(parent, os.WNOHANG)) == (0, 0):
         with contextlib.suppress(ProcessLookupError):
@@ -283,13 +283,13 @@ def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
     plan = [planned(tmp_path, name) for name in "abcdef"]
 
     def carry_out(run: PlannedRun) -> None:
-        runs.write_text(Path(run.folder) / "seen", os.environ["CUDA_VISIBLE_DEVICES"])
+        run_dir.write_text(Path(run.folder) / "seen", os.environ["CUDA_VISIBLE_DEVICES"])
         begin(run)
-        while not (tmp_path / "s" / "b" / runs.CONFIG).exists():  # a and b are carried out at the same time
+        while not (tmp_path / "s" / "b" / run_dir.CONFIG).exists():  # a and b are carried out at the same time
             time.sleep(0.01)
 
-    given = slots.slots_of(settings.Local(gpus=2))
-    assert given == slots.Slots(2, 2, ["4", "5", "6", "7"])
+    given = gpu_slots.slots_of(settings.Local(gpus=2))
+    assert given == gpu_slots.Slots(2, 2, ["4", "5", "6", "7"])
     local.execute(plan, carry_out, given)
     seen = {name: (tmp_path / "s" / name / "seen").read_text() for name in "abcdef"}
     assert {seen["a"], seen["b"]} == {"4,5", "6,7"}
@@ -303,8 +303,8 @@ def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
 def test_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch, asked: dict, said: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     with pytest.raises(UserError, match=said):
-        slots.slots_of(settings.read_local(asked))
-    assert slots.slots_of(settings.Local(jobs=3, gpus=0)) == slots.Slots(3, 0, [])
+        gpu_slots.slots_of(settings.read_local(asked))
+    assert gpu_slots.slots_of(settings.Local(jobs=3, gpus=0)) == gpu_slots.Slots(3, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_bad_slurm_settings(asked: dict, said: str) -> None:
 
 
 def test_words_of_the_executors() -> None:
-    own, rest = studyfile.sections(
+    own, rest = study_file.sections(
         ["jobs=3", "slurm.kinds.forget.time=5", "seed=1", "local.gpus=0", "slurm.setup=[module load x]"]
     )
     assert own == {
@@ -340,15 +340,15 @@ def test_a_study_that_is_done_says_so_and_starts_nothing(
 ) -> None:
     """A run whose evaluation is asked for otherwise now is started all the same."""
     from unteach.config import compose
-    from unteach.launch import local as executor
+    from unteach.studies import local as executor
 
     monkeypatch.chdir(tmp_path)
-    study = studyfile.study_of("demo", [], ())
+    study = study_file.study_of("demo", [], ())
     for run in study.plan:
         config = compose.compose(run.config_name, run.overrides)
-        runs.write_text(Path(run.folder) / runs.CONFIG, compose.to_yaml(config.tree))
+        run_dir.write_text(Path(run.folder) / run_dir.CONFIG, compose.to_yaml(config.tree))
         judged = {"eval": config.tree.get("eval"), "retain_logs_path": config.tree.get("retain_logs_path")}
-        runs.write_json(Path(run.folder) / runs.DONE, {"evaluated": judged})
+        run_dir.write_json(Path(run.folder) / run_dir.DONE, {"evaluated": judged})
     started: list[str] = []
     monkeypatch.setattr(
         executor,
@@ -360,7 +360,7 @@ def test_a_study_that_is_done_says_so_and_starts_nothing(
     assert verb.carry_out(study) == {run.name for run in study.plan} and started == []
     said = capsys.readouterr().out
     assert f"finished before: {len(study.plan)} runs in saves/demo; nothing of that is done again" in said
-    runs.write_json(Path(study.plan[-1].folder) / runs.DONE, {"evaluated": None})
+    run_dir.write_json(Path(study.plan[-1].folder) / run_dir.DONE, {"evaluated": None})
     verb.carry_out(study)
     assert started == [study.plan[-1].name]
     assert f"finished before: {len(study.plan) - 1} of {len(study.plan)} runs in saves/demo" in capsys.readouterr().out

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.launch import twenty
-from unteach import runs
-from unteach.launch import slurm
-from unteach.launch.studyfile import study_of
+from unteach import run_dir
+from unteach.studies import slurm
+from unteach.studies.study_file import study_of
 
 
 @pytest.mark.long
@@ -29,16 +29,18 @@ def test_twenty_runs_killed_and_continued(tiny_folder: Path, tmp_path: Path, mon
     for _ in range(3):
         begun = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         goal = min(len(finished) + at.randint(1, 6), 20)
-        while begun.poll() is None and sum(runs.is_done(Path(run.folder)) for run in study.plan) < goal:
+        while begun.poll() is None and sum(run_dir.is_done(Path(run.folder)) for run in study.plan) < goal:
             time.sleep(at.random())
         os.killpg(begun.pid, signal.SIGKILL)
         begun.wait()
         for name, when in finished.items():
-            assert (study.folder / name / runs.DONE).stat().st_mtime_ns == when, f"{name} was done, and was done again"
+            assert (study.folder / name / run_dir.DONE).stat().st_mtime_ns == when, (
+                f"{name} was done, and was done again"
+            )
         finished |= {
-            run.name: (Path(run.folder) / runs.DONE).stat().st_mtime_ns
+            run.name: (Path(run.folder) / run_dir.DONE).stat().st_mtime_ns
             for run in study.plan
-            if runs.is_done(Path(run.folder))
+            if run_dir.is_done(Path(run.folder))
         }
         states, deadline = {"running"}, time.monotonic() + 10  # the kernel takes a moment to end all of them
         while "running" in states and time.monotonic() < deadline:
@@ -48,5 +50,5 @@ def test_twenty_runs_killed_and_continued(tiny_folder: Path, tmp_path: Path, mon
     assert last.returncode == 0, last.stdout + last.stderr
     assert {one.state for one in slurm.standings(study).values()} == {"done"}
     assert all(run.name in last.stdout for run in study.plan if run.kind == "forget"), "all are in the table"
-    summary = runs.read_json(study.folder / "twice_seed1" / "evals" / "TOFU_SUMMARY.json", "summary")
+    summary = run_dir.read_json(study.folder / "twice_seed1" / "evals" / "TOFU_SUMMARY.json", "summary")
     assert 0 < summary["forget_Q_A_Prob"] < 1

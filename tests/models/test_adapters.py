@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
 from unteach.models import adapters
@@ -44,12 +44,12 @@ def taught(base: Path, kit: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return [line for line in lines if "grad_norm" in line]
 
 
 def test_only_the_adapter_trains_and_is_saved(taught: Path, base: Path) -> None:
-    files = {file.name for file in (taught / runs.FINAL).iterdir()}
+    files = {file.name for file in (taught / run_dir.FINAL).iterdir()}
     assert "adapter_model.safetensors" in files and "model.safetensors" not in files
     loaded = load(str(taught))
     trained = {n for n, p in loaded.model.named_parameters() if "lora_B" in n and p.abs().sum() > 0}
@@ -60,7 +60,9 @@ def test_it_is_what_plain_peft_loads(taught: Path, base: Path) -> None:
     import peft
     import transformers
 
-    plain = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), taught / runs.FINAL)
+    plain = peft.PeftModel.from_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained(base), taught / run_dir.FINAL
+    )
     ids = torch.arange(3, 20)[None]
     with torch.no_grad():
         assert torch.allclose(plain(ids).logits, load(str(taught)).model(ids).logits, atol=1e-6)
@@ -103,7 +105,7 @@ def test_training_goes_on_from_an_adapter_and_compares_with_it(taught: Path, kit
     assert lines[0]["retain_loss"] == pytest.approx(0, abs=1e-6), "the adapter that it began with is the reference"
     assert lines[0]["forget_loss"] == pytest.approx(2 / 0.1 * 0.6931472, rel=1e-5)
     assert lines[2]["retain_loss"] > 1e-6
-    files = {file.name for file in (tmp_path / "run" / runs.FINAL).iterdir()}
+    files = {file.name for file in (tmp_path / "run" / run_dir.FINAL).iterdir()}
     assert "first" not in files and "adapter_model.safetensors" in files
 
 
@@ -119,12 +121,12 @@ def test_an_adapter_resumes_exactly(start: str, taught: Path, base: Path, kit: P
 
     train(*command("whole", 5), config_name="unlearn")
     train(*command("parts", 5), config_name="unlearn")
-    for gone in (runs.DONE, runs.FINAL):
+    for gone in (run_dir.DONE, run_dir.FINAL):
         path = tmp_path / "parts" / gone
         path.unlink() if path.is_file() else shutil.rmtree(path)
     train(*command("parts", 5), config_name="unlearn")
-    assert json.loads((tmp_path / "parts" / runs.MANIFEST).read_text())["resumed_at"] > 0
-    weights = [(tmp_path / f / runs.FINAL / "adapter_model.safetensors").read_bytes() for f in ("whole", "parts")]
+    assert json.loads((tmp_path / "parts" / run_dir.MANIFEST).read_text())["resumed_at"] > 0
+    weights = [(tmp_path / f / run_dir.FINAL / "adapter_model.safetensors").read_bytes() for f in ("whole", "parts")]
     assert weights[0] == weights[1]
 
 

@@ -11,15 +11,15 @@ import torch
 import transformers
 
 from tests.models.test_forward import ROWS, batch_of
-from unteach import runs
+from unteach import run_dir
 from unteach.config.compose import compose
-from unteach.config.groups import CONFIGS
+from unteach.config.hydra_groups import CONFIGS
 from unteach.config.schema import ModelConfig
-from unteach.data import authors
+from unteach.data.synthetic import authors
 from unteach.models.forward import Want, extend
-from unteach.models.handlers import PATH, learn_tokenizer
 from unteach.models.lm_head import head_logits
 from unteach.models.loading import load
+from unteach.models.model_handlers import PATH, learn_tokenizer
 from unteach.verbs.listing import listed
 from unteach.verbs.train import train
 
@@ -211,7 +211,7 @@ def test_two_steps_of_npo(
         "forget_split=forget05", "trainer.args.learning_rate=1e-3",
         config_name="unlearn",
     )  # fmt: skip
-    lines = [json.loads(line) for line in (run / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / run_dir.METRICS).read_text().splitlines()]
     lines = [line for line in lines if "grad_norm" in line]
     assert len(lines) == 2
     for line in lines:
@@ -221,7 +221,7 @@ def test_two_steps_of_npo(
     assert lines[0]["forget_loss"] == pytest.approx(2 / beta * 0.693147, rel=1e-4)
     before, after = (
         transformers.AutoModelForCausalLM.from_pretrained(at, dtype=torch.float32).state_dict()
-        for at in (folder, run / runs.FINAL)
+        for at in (folder, run / run_dir.FINAL)
     )
     assert before.keys() == after.keys()
     still = [key for key in before if torch.equal(before[key], after[key])]

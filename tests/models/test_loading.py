@@ -11,13 +11,13 @@ import torch
 import transformers
 from huggingface_hub import errors
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
-from unteach.models import handlers, integrity
-from unteach.models.handlers import flash_attention_fits, load_tokenizer
+from unteach.models import integrity, model_handlers
 from unteach.models.hub import PATH
 from unteach.models.loading import load
+from unteach.models.model_handlers import flash_attention_fits, load_tokenizer
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_model(tmp_path: Path) -> None:
     assert "no model is in this folder" in refused(tmp_path)
-    (tmp_path / runs.CONFIG).write_text("mode: train\n")
+    (tmp_path / run_dir.CONFIG).write_text("mode: train\n")
     assert "this run holds no final_checkpoint/ yet" in refused(tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_a_repositorys_own_code_is_not_run_unasked(folder: Path, monkeypatch: py
     with mock.patch("builtins.input", side_effect=AssertionError("asked at the terminal")):
         assert "model.model_args.trust_remote_code=true" in refused(folder)
     assert not ran.exists()
-    handlers.from_hub(transformers.AutoConfig, str(folder), trust_remote_code=True)
+    model_handlers.from_hub(transformers.AutoConfig, str(folder), trust_remote_code=True)
     assert ran.exists()
 
 
@@ -133,15 +133,15 @@ def test_config_weights_and_tokenizer_come_from_one_revision(monkeypatch: pytest
             return mock.MagicMock(), {"missing_keys": [], "mismatched_keys": [], "unexpected_keys": []}
         return transformers.LlamaConfig() if auto is transformers.AutoConfig else mock.MagicMock()
 
-    monkeypatch.setattr(handlers, "from_hub", from_hub)
+    monkeypatch.setattr(model_handlers, "from_hub", from_hub)
     monkeypatch.setattr(integrity, "from_hub", from_hub)
     args = {PATH: "somebody/model", "revision": "abc"}
     with pytest.raises(UserError, match="holds no tokenizer"):  # the stand-in is an empty one
-        handlers.AutoModelForCausalLM.load(args, {}, None)
+        model_handlers.AutoModelForCausalLM.load(args, {}, None)
     assert asked == [("AutoConfig", "abc"), ("AutoModelForCausalLM", "abc"), ("AutoTokenizer", "abc")]
     asked.clear()
     with pytest.raises(UserError, match="holds no tokenizer"):
-        handlers.AutoModelForCausalLM.load(args, {PATH: "somebody/else"}, None)
+        model_handlers.AutoModelForCausalLM.load(args, {PATH: "somebody/else"}, None)
     assert asked[-1] == ("AutoTokenizer", None)
 
 

@@ -14,10 +14,10 @@ from safetensors import safe_open
 from tests.architectures.tiny import save_tiny
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
-from unteach.models import comparing, merging
-from unteach.models.handlers import learn_tokenizer
+from unteach.export import compare_models, merge_adapter
 from unteach.models.hub import PATH
 from unteach.models.loading import load as load_config
+from unteach.models.model_handlers import learn_tokenizer
 from unteach.training import build
 from unteach.verbs.export import export
 from unteach.verbs.load import load
@@ -186,7 +186,7 @@ def test_an_adapter_over_an_adapter_is_refused(untied: Path, tmp_path: Path) -> 
 def test_a_merge_of_the_base_in_place_is_of_no_use_to_the_other_end(tied: Path) -> None:
     """Without untying, what is on the embeddings would be in the head too."""
     model = adapt(tied, **KINDS["embeddings"])
-    merged = merging.merge(model)
+    merged = merge_adapter.merge(model)
     assert not torch.equal(merged.get_input_embeddings().weight, merged.get_output_embeddings().weight)
     assert torch.equal(merged.get_output_embeddings().weight, plain(tied).get_output_embeddings().weight)
 
@@ -233,17 +233,17 @@ def test_a_machine_without_half_kernels_compares_what_it_rounded(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And a written model that no dtype runs is refused."""
-    measure = comparing.measure
+    measure = compare_models.measure
 
     def measure_in_fp32(model: Any, rows: Any) -> Any:
         return measure(model, rows) if model.dtype == torch.float32 else None
 
-    monkeypatch.setattr(comparing, "measure", measure_in_fp32)
+    monkeypatch.setattr(compare_models, "measure", measure_in_fp32)
     export(str(adapter), str(tmp_path / "half"), dtype="bfloat16")
     told = float(re.search(r": (\S+) nats a token apart", capsys.readouterr().out)[1])  # type: ignore[index]
     assert 1e-5 < told < 0.1
     monkeypatch.setattr(
-        comparing, "measure", lambda model, rows: measure(model, rows) if hasattr(model, "peft_config") else None
+        compare_models, "measure", lambda model, rows: measure(model, rows) if hasattr(model, "peft_config") else None
     )
     with pytest.raises(
         UserError, match="cannot be run on this machine, where the base with the adapter can; as=adapter"

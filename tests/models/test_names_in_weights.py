@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch.distributed import checkpoint
 
 from unteach.errors import UserError
-from unteach.models import weights
+from unteach.export import weights
 
 
 @pytest.mark.parametrize("shard", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""])

@@ -9,9 +9,9 @@ import tokenizers
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from unteach import runs
+from unteach import run_dir
 from unteach.models import portable
-from unteach.models.handlers import learn_tokenizer
+from unteach.models.model_handlers import learn_tokenizer
 from unteach.verbs.export import export
 from unteach.verbs.train import train
 
@@ -165,7 +165,7 @@ def test_a_run_and_its_export_keep_the_settings_of_the_start(
     expected = as_five_reads(start)
     stops = transformers.GenerationConfig.from_pretrained(start).to_dict()
     assert expected["use_cache"] is True and str(expected["dtype"]).endswith("bfloat16")
-    for folder in (run / runs.FINAL, run / "checkpoint-1", tmp_path / "first", tmp_path / "last"):
+    for folder in (run / run_dir.FINAL, run / "checkpoint-1", tmp_path / "first", tmp_path / "last"):
         assert as_five_reads(folder) == expected, folder
         assert transformers.GenerationConfig.from_pretrained(folder).to_dict() == stops, folder
         written = read(folder / "config.json")
@@ -177,9 +177,9 @@ def test_a_run_and_its_export_keep_the_settings_of_the_start(
 def test_an_exported_adapter_keeps_the_settings_of_its_base(start: Path, tmp_path: Path) -> None:
     saved = "model.peft_args={r: 2, target_modules: [q_proj], modules_to_save: [embed_tokens, lm_head]}"
     run = trained(start, tmp_path / "run", saved)
-    for name in ("checkpoint-1", runs.FINAL):
+    for name in ("checkpoint-1", run_dir.FINAL):
         export(str(run / name), str(tmp_path / name), base=str(start))
         assert as_five_reads(tmp_path / name) == as_five_reads(start)
         stops = transformers.GenerationConfig.from_pretrained(tmp_path / name)
         assert stops.eos_token_id == [2, 5]
-    assert read(run / runs.FINAL / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert read(run / run_dir.FINAL / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMode
 from tests.models.test_forward import ROWS, batch_of
 from unteach.config.schema import ModelConfig
 from unteach.data.collators import SEGMENT
-from unteach.engines import continuing
+from unteach.engines import generation
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.models import probing
@@ -167,7 +167,7 @@ def test_continuing_that_changes_what_rows_say(
     assert capabilities_of(together.model) == Capabilities(continuing=False)
     assert "LlamaForCausalLM is not itself where rows are continued together" in capsys.readouterr().out
     assert continued(together, True) == continued(together, False)
-    monkeypatch.setattr(continuing, "capabilities_of", lambda _: Capabilities())
+    monkeypatch.setattr(generation, "capabilities_of", lambda _: Capabilities())
     assert continued(together, True) != continued(together, False), "or the test would show nothing"
 
 

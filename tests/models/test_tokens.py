@@ -9,10 +9,10 @@ import torch
 import transformers
 
 from tests.cli.test_export import logits, run
-from unteach import runs
+from unteach import run_dir
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
-from unteach.models import tokens
+from unteach.models import added_tokens
 from unteach.models.loading import load as load_config
 from unteach.verbs.export import export
 from unteach.verbs.load import load
@@ -55,10 +55,10 @@ def test_rows_only_grow_and_new_ones_are_means(rows: int, tied: bool, tiny_folde
 
 def test_a_token_that_is_there_changes_nothing(tiny_folder: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
-    assert tokens.add(tokenizer, ["</s>", "a"]) == [] and len(tokenizer) == 400
-    assert tokens.add(tokenizer, [NAMES[0], NAMES[0]]) == [400] == [tokenizer(NAMES[0]).input_ids[-1]]
+    assert added_tokens.add(tokenizer, ["</s>", "a"]) == [] and len(tokenizer) == 400
+    assert added_tokens.add(tokenizer, [NAMES[0], NAMES[0]]) == [400] == [tokenizer(NAMES[0]).input_ids[-1]]
     with pytest.raises(UserError, match="is no token"):
-        tokens.add(tokenizer, [" "])
+        added_tokens.add(tokenizer, [" "])
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -85,15 +85,15 @@ def test_saved_exported_and_reloaded_by_plain_libraries(tied: bool, tiny_folder:
     with torch.no_grad():
         wanted = ours.model(ids).logits
     assert wanted.shape[-1] == 402 and ours.tokenizer.convert_tokens_to_ids(NAMES) == [400, 401]
-    saved = peft.load_peft_weights(str(folder / runs.FINAL))
+    saved = peft.load_peft_weights(str(folder / run_dir.FINAL))
     assert max(len(tensor) for name, tensor in saved.items() if "tokens" in name) == 2, "whole tables are not saved"
     plain = transformers.AutoModelForCausalLM.from_pretrained(base)
-    plain.resize_token_embeddings(len(transformers.AutoTokenizer.from_pretrained(folder / runs.FINAL)))
-    plain = peft.PeftModel.from_pretrained(plain, folder / runs.FINAL)
-    for name in (runs.FINAL, "checkpoint-2"):
+    plain.resize_token_embeddings(len(transformers.AutoTokenizer.from_pretrained(folder / run_dir.FINAL)))
+    plain = peft.PeftModel.from_pretrained(plain, folder / run_dir.FINAL)
+    for name in (run_dir.FINAL, "checkpoint-2"):
         export(str(folder / name), str(tmp_path / name / "merged"))
         export(str(folder / name), str(tmp_path / name / "adapter"), "adapter")
-    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / runs.FINAL / "merged")
+    merged = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / run_dir.FINAL / "merged")
     again = load(str(tmp_path / "checkpoint-2" / "adapter")).model
     with torch.no_grad():
         start = logits(loaded(base, added_tokens=NAMES).model)
@@ -106,12 +106,12 @@ def test_saved_exported_and_reloaded_by_plain_libraries(tied: bool, tiny_folder:
 
 def test_an_adapter_goes_on_with_its_tokens_and_refuses_others(tiny_folder: Path, tmp_path: Path) -> None:
     folder = run(tiny_folder, tmp_path / "run", ADDED, LORA)
-    again = loaded(folder / runs.FINAL)
+    again = loaded(folder / run_dir.FINAL)
     assert again.added == (400, 401) and any(
         "tokens_delta" in n for n, p in again.model.named_parameters() if p.requires_grad
     )
     with pytest.raises(UserError, match="was trained without them"):
-        loaded(folder / runs.FINAL, added_tokens=["<|other|>"])
+        loaded(folder / run_dir.FINAL, added_tokens=["<|other|>"])
 
 
 def test_the_reference_of_an_adapter_has_the_means(tiny_folder: Path) -> None:

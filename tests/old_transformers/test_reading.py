@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
-from unteach import runs
-from unteach.data import authors
-from unteach.models.handlers import learn_tokenizer
+from unteach import run_dir
+from unteach.data.synthetic import authors
+from unteach.models.model_handlers import learn_tokenizer
 from unteach.verbs.export import export
 from unteach.verbs.train import train
 
@@ -99,7 +99,7 @@ def test_old_and_new_read_the_same(family: str, old_python: Path, tmp_path: Path
         "model.peft_args={r: 4, target_modules: [q_proj, embed_tokens, lm_head], init_lora_weights: false}",
     )  # fmt: skip
     export(str(adapter), str(tmp_path / "merged"))
-    for folder in (whole / runs.FINAL, tmp_path / "merged"):
+    for folder in (whole / run_dir.FINAL, tmp_path / "merged"):
         here, there = read_folder(sys.executable, folder, texts), read_folder(old_python, folder, texts)
         assert there.pop("version") == "4.45.1" != here.pop("version")
         for mine, theirs in zip(here.pop("rows"), there.pop("rows"), strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import read_rows
-from unteach.evals import stats
+from unteach.evals import bootstrap
 from unteach.evals.metrics.truth_ratio import TruthRatio
 from unteach.verbs.evaluate import evaluate
 
@@ -110,7 +110,7 @@ def utility(log: dict[str, Any]) -> float:
         values.append(np.mean(list(rows["rougeL_recall"].values())))
         pairs = zip(rows["avg_paraphrased_loss"].values(), rows["average_perturb_loss"].values(), strict=True)
         values.append(np.mean([max(0.0, 1 - ratio.ratio(c, w)) for c, w in pairs]))
-    return float(stats.harmonic_mean(np.array(values)))
+    return float(bootstrap.harmonic_mean(np.array(values)))
 
 
 FULL, RETAIN = "ft_epoch5_lr1e-05_llama2-7b_full_wd0", "ft_epoch5_lr1e-05_llama2-7b_retain90_wd0"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from unteach import registry, runs
+from unteach import registry, run_dir
 from unteach.config.compose import compose
 from unteach.errors import UserError
 from unteach.verbs.train import train
@@ -28,7 +28,7 @@ def command(kit: Path, folder: Path, *extra: str) -> list[str]:
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return [line for line in lines if "grad_norm" in line]
 
 
@@ -209,8 +209,8 @@ def test_open_unlearnings_components_run_as_they_are_written(kit: Path, componen
     assert part.cls.__module__ == "unteach_plugin_components"
     assert config.trainer.args["learning_rate"] == 1e-5 and config.trainer.args["weight_decay"] == 0.01
     train(*words, config_dirs=[str(components / "configs")])
-    assert (components / "run" / runs.FINAL / "model.safetensors").exists()
-    assert registry.dataset.get("QADataset").__module__ == "unteach.data.datasets", "only in runs that name the file"
+    assert (components / "run" / run_dir.FINAL / "model.safetensors").exists()
+    assert registry.dataset.get("QADataset").__module__ == "unteach.data.handlers.qa", "only in runs that name the file"
 
 
 def test_a_trainer_subclass_keeps_its_own_loss_and_the_run_says_so(
@@ -223,8 +223,8 @@ def test_a_trainer_subclass_keeps_its_own_loss_and_the_run_says_so(
     lines = logged(components / "run")
     assert [line["step"] for line in lines] == [1, 2]
     assert lines[0]["loss"] < 0
-    before = runs.fingerprint(kit / "policy" / "model.safetensors")
-    assert runs.fingerprint(components / "run" / runs.FINAL / "model.safetensors") != before
+    before = run_dir.fingerprint(kit / "policy" / "model.safetensors")
+    assert run_dir.fingerprint(components / "run" / run_dir.FINAL / "model.safetensors") != before
 
 
 @pytest.fixture(scope="module")

@@ -292,8 +292,8 @@ def warm_up() -> None:
     import torch
     import transformers  # noqa: F401
 
-    import unteach.engines.backends.hf
     import unteach.evals.run
+    import unteach.inference.backends.hf
     import unteach.training.build
     import unteach.training.trainer
     import unteach.verbs.evaluate

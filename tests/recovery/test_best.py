@@ -9,7 +9,7 @@ import pytest
 
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import command, kill_until_done, outcome, tidy
-from unteach import runs
+from unteach import run_dir
 from unteach.errors import UserError
 from unteach.training import checkpoint
 from unteach.verbs.train import train
@@ -25,12 +25,12 @@ def words(kit: Path, corpus: Path, folder: Path, *extra: str) -> list[str]:
 
 
 def probabilities(folder: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return {line["step"]: line["eval_tofu_forget_Q_A_Prob"] for line in lines if "eval_tofu_forget_Q_A_Prob" in line}
 
 
 def final(folder: Path) -> float:
-    return json.loads((folder / runs.EVALS / "TOFU_SUMMARY.json").read_text())["forget_Q_A_Prob"]
+    return json.loads((folder / run_dir.EVALS / "TOFU_SUMMARY.json").read_text())["forget_Q_A_Prob"]
 
 
 def test_the_best_is_kept(kit: Path, corpus: Path, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def stopped(kit: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_stopping_early_survives_being_killed(kit: Path, corpus: Path, tmp_path: Path, stopped: dict[str, Any]) -> None:
     folder = tmp_path / "killed" / "run"
     work = lambda: train(*stopping(kit, corpus, folder), config_name="unlearn")  # noqa: E731
-    codes = kill_until_done(work, tmp_path / "log", 6, 1.5, seed=2, once=folder / runs.MANIFEST)
+    codes = kill_until_done(work, tmp_path / "log", 6, 1.5, seed=2, once=folder / run_dir.MANIFEST)
     assert -9 in codes
     assert outcome(folder) == stopped
     tidy(folder)
@@ -80,8 +80,8 @@ def test_killed_after_the_last_evaluation_it_does_not_train_on(
     folder = tmp_path / "again" / "run"
     command = [*stopping(kit, corpus, folder), "trainer.args.keep_checkpoints=true"]
     assert after(spawn(lambda: train(*command, config_name="unlearn"), tmp_path / "log"), 120) == 0
-    (folder / runs.DONE).unlink()
-    shutil.rmtree(folder / runs.FINAL)
+    (folder / run_dir.DONE).unlink()
+    shutil.rmtree(folder / run_dir.FINAL)
     assert after(spawn(lambda: train(*command, config_name="unlearn"), tmp_path / "log"), 120) == 0
     assert outcome(folder)["weights"] == stopped["weights"]
     assert outcome(folder)["log"] == stopped["log"]
@@ -110,12 +110,12 @@ def test_going_back_to_a_named_checkpoint(kit: Path, corpus: Path, tmp_path: Pat
     first = outcome(folder)
     start = checkpoint.of_run(folder)[-1][1]
     train(*command(kit, corpus, folder, *keep, f"resume={start}"), config_name="unlearn")
-    assert (folder / f"{runs.FINAL}.old1").exists(), "the model made before is moved aside"
-    assert json.loads((folder / runs.MANIFEST).read_text())["resumed_at"] == checkpoint.step_of(start)
+    assert (folder / f"{run_dir.FINAL}.old1").exists(), "the model made before is moved aside"
+    assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == checkpoint.step_of(start)
     assert outcome(folder) == first
-    marker = (folder / runs.DONE).stat().st_mtime_ns
+    marker = (folder / run_dir.DONE).stat().st_mtime_ns
     train(*command(kit, corpus, folder, *keep, f"resume={start}"), config_name="unlearn")
-    assert (folder / runs.DONE).stat().st_mtime_ns == marker, "the same command once more has nothing to do"
+    assert (folder / run_dir.DONE).stat().st_mtime_ns == marker, "the same command once more has nothing to do"
 
 
 @pytest.mark.long
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_another_run_can_be_gone_on_from_only_with_its_configura
     ]
     train(*other, config_name="unlearn")
     first, second = (
-        runs.fingerprint(tmp_path / name / "run" / runs.FINAL / "model.safetensors") for name in ("one", "two")
+        run_dir.fingerprint(tmp_path / name / "run" / run_dir.FINAL / "model.safetensors") for name in ("one", "two")
     )
     assert first == second
     with pytest.raises(UserError, match=r"another configuration.*trainer\.args\.learning_rate"):

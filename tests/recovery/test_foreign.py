@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from unteach import runs
+from unteach import run_dir
 from unteach.errors import UserError
-from unteach.evals import merging
+from unteach.evals import merge_results
 from unteach.training import checkpoint
 from unteach.verbs import train
 
@@ -27,63 +27,63 @@ def test_what_is_not_a_run_is_refused(names: list[str], resume: str, tmp_path: P
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("mine")
     with pytest.raises(UserError, match=rf"out: holds {sorted(names)[0].split('/')[0]}.*no run of unteach"):
-        runs.open_run(folder, TREE, resume)
+        run_dir.open_run(folder, TREE, resume)
     assert all((folder / name).read_text() == "mine" for name in names)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_empty_folder_and_the_evaluations_of_a_run_are_taken(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    assert runs.open_run(tmp_path / "new", TREE, "auto") == "new"
-    runs.write_text(tmp_path / "run" / runs.CONFIG, "seed: 0\n")
-    runs.write_text(tmp_path / "run" / runs.EVALS / "TOFU_EVAL.json", "{}")
-    assert runs.open_run(tmp_path / "run" / runs.EVALS, TREE, "auto") == "new"
-    assert runs.root_of(tmp_path / "run" / runs.EVALS) == tmp_path / "run"
+    assert run_dir.open_run(tmp_path / "new", TREE, "auto") == "new"
+    run_dir.write_text(tmp_path / "run" / run_dir.CONFIG, "seed: 0\n")
+    run_dir.write_text(tmp_path / "run" / run_dir.EVALS / "TOFU_EVAL.json", "{}")
+    assert run_dir.open_run(tmp_path / "run" / run_dir.EVALS, TREE, "auto") == "new"
+    assert run_dir.root_of(tmp_path / "run" / run_dir.EVALS) == tmp_path / "run"
 
 
 @pytest.mark.parametrize(
     "content", [b"{", b"\xff\xfe", b"!!python/object/apply:os.system [x]", b"", b"[]", b"null", b"[" * 5000]
 )
 def test_a_damaged_configuration_is_named(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / runs.CONFIG).write_bytes(content)
+    (tmp_path / run_dir.CONFIG).write_bytes(content)
     with pytest.raises(UserError, match=r"config\.yaml: is no run's configuration, or it is damaged"):
-        runs.open_run(tmp_path, TREE, "auto")
+        run_dir.open_run(tmp_path, TREE, "auto")
 
 
 def test_the_folder_that_one_works_in_is_not_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs.write_text(tmp_path / "run" / runs.CONFIG, "seed: 0\n")
+    run_dir.write_text(tmp_path / "run" / run_dir.CONFIG, "seed: 0\n")
     monkeypatch.chdir(tmp_path / "run")
     with pytest.raises(UserError, match="in which this command runs"):
-        runs.open_run(Path(), TREE, "never")
+        run_dir.open_run(Path(), TREE, "never")
 
 
 @pytest.mark.parametrize(
     "line", [b"[]", b"3", b'{"step": "x"}', b'{"step": null}', b'{"step": 2, "lo', b"\xff", b"[" * 100_000]
 )
 def test_torn_lines_are_dropped(line: bytes, tmp_path: Path) -> None:
-    file = tmp_path / runs.METRICS
+    file = tmp_path / run_dir.METRICS
     file.write_bytes(b'{"step": 1}\n' + line + b"\n" + b'{"step": 5}\n')
-    assert runs.last_metrics(tmp_path) == {"step": 5}
-    runs.keep_lines(file, 4)
+    assert run_dir.last_metrics(tmp_path) == {"step": 5}
+    run_dir.keep_lines(file, 4)
     assert file.read_text() == '{"step": 1}\n'
 
 
 def test_what_follows_the_closing_line_is_written_again(tmp_path: Path) -> None:
-    file = tmp_path / runs.METRICS
+    file = tmp_path / run_dir.METRICS
     lines = ['{"step": 4, "loss": 1.0}', '{"step": 4, "train_runtime": 2.0}', '{"step": 4, "eval_loss": 3.0}']
     file.write_text("\n".join(lines) + "\n")
-    runs.keep_lines(file, 4)
+    run_dir.keep_lines(file, 4)
     assert file.read_text().splitlines() == lines[:2]
 
 
 @pytest.mark.parametrize("content", ["[]", "null", "3"])
 def test_own_files_of_another_shape_are_named(content: str, tmp_path: Path) -> None:
-    (tmp_path / runs.MANIFEST).write_text(content)
+    (tmp_path / run_dir.MANIFEST).write_text(content)
     with pytest.raises(UserError, match=r"manifest\.json is damaged: it must hold a mapping"):
-        runs.refuse_changed_inputs(tmp_path, tmp_path / "memory")
+        run_dir.refuse_changed_inputs(tmp_path, tmp_path / "memory")
     (tmp_path / "memory").write_text(content)
     (tmp_path / "model.safetensors").write_text("x")
-    assert runs.weights_fingerprint(tmp_path, tmp_path / "memory")
+    assert run_dir.weights_fingerprint(tmp_path, tmp_path / "memory")
 
 
 def make_checkpoint(folder: Path, step: int, is_cut_off: bool = False) -> Path:
@@ -99,15 +99,15 @@ def make_checkpoint(folder: Path, step: int, is_cut_off: bool = False) -> Path:
 
 def test_only_checkpoints_of_ours_are_cleared(tmp_path: Path) -> None:
     whole, cut_off = make_checkpoint(tmp_path, 3), make_checkpoint(tmp_path, 6, is_cut_off=True)
-    (whole / runs.EVALS).mkdir()
-    (whole / runs.EVALS / "TOFU_EVAL.json").write_text("{}")
+    (whole / run_dir.EVALS).mkdir()
+    (whole / run_dir.EVALS / "TOFU_EVAL.json").write_text("{}")
     (whole / "notes.txt").write_text("mine")
     foreign = tmp_path / "checkpoint-500"
     foreign.mkdir()
     (foreign / "model.safetensors").write_text("another trainer's")
     checkpoint.clear_all(tmp_path)
     assert not cut_off.exists()
-    assert sorted(path.name for path in whole.rglob("*")) == ["TOFU_EVAL.json", runs.EVALS, "notes.txt"]
+    assert sorted(path.name for path in whole.rglob("*")) == ["TOFU_EVAL.json", run_dir.EVALS, "notes.txt"]
     assert (foreign / "model.safetensors").read_text() == "another trainer's"
 
 
@@ -130,14 +130,14 @@ def test_damage_of_the_same_size_is_found_by_digest(tmp_path: Path) -> None:
 
 
 def test_an_empty_final_model_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    final = tmp_path / runs.FINAL
+    final = tmp_path / run_dir.FINAL
     final.mkdir()
     train.put_away_damaged_model(tmp_path)
     assert not final.exists()
     final.mkdir()
     (final / "tokenizer.json").write_text("{}")
     train.put_away_damaged_model(tmp_path)
-    assert not final.exists() and (tmp_path / f"{runs.FINAL}.old1" / "tokenizer.json").exists()
+    assert not final.exists() and (tmp_path / f"{run_dir.FINAL}.old1" / "tokenizer.json").exists()
     assert "it holds no weights; moved to" in capsys.readouterr().out
     final.mkdir()
     (final / "model.safetensors").write_text("x")
@@ -149,7 +149,7 @@ def test_an_empty_final_model_is_none(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not final.exists()
 
 
-def contents(values: dict[str, Any], rows: str = "a", **absent: str) -> merging.Contents:
+def contents(values: dict[str, Any], rows: str = "a", **absent: str) -> merge_results.Contents:
     return {
         "_EVAL.json": {name: {"agg_value": value} for name, value in values.items()}, "_SUMMARY.json": values,
         "_ROWS.json": {"forget.answer": {"digest": rows}}, "_METRICS.json": {}, "_NOTES.json": {}, "_ABSENT.json": absent,
@@ -159,15 +159,15 @@ def contents(values: dict[str, Any], rows: str = "a", **absent: str) -> merging.
 def test_evaluations_of_the_same_thing_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     read = lambda ending: json.loads((tmp_path / f"TOFU{ending}").read_text())  # noqa: E731
     of = {"weights": "w", "settings": "s"}
-    assert not merging.write_merged(contents({"b": 1, "c": 2}, d="no log"), of, "TOFU", tmp_path)
-    assert merging.write_merged(contents({"a": 3, "b": 4}, e="no rows"), of, "TOFU", tmp_path)
+    assert not merge_results.write_merged(contents({"b": 1, "c": 2}, d="no log"), of, "TOFU", tmp_path)
+    assert merge_results.write_merged(contents({"a": 3, "b": 4}, e="no rows"), of, "TOFU", tmp_path)
     assert read("_SUMMARY.json") == {"a": 3, "b": 4, "c": 2} and list(read("_EVAL.json")) == ["a", "b", "c"]
     assert read("_ABSENT.json") == {"d": "no log", "e": "no rows"}
     for changed in (
         (contents({"a": 5}), {**of, "weights": "x"}),
         (contents({"b": 5}, rows="z"), {**of, "weights": "x"}),
     ):
-        assert not merging.write_merged(*changed, "TOFU", tmp_path)
+        assert not merge_results.write_merged(*changed, "TOFU", tmp_path)
         assert list(read("_SUMMARY.json").values()) == [5]
     assert json.loads((tmp_path / "TOFU_EVAL.json.old1").read_text()).keys() == {"a", "b", "c"}
     assert "TOFU_EVAL.json.old1 keeps 2 values" in capsys.readouterr().out
@@ -176,7 +176,7 @@ def test_evaluations_of_the_same_thing_add_up(tmp_path: Path, capsys: pytest.Cap
 
 def test_resume_says_that_a_file_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("a,b")
-    for look in (checkpoint.chosen, lambda path: runs.open_run(tmp_path / "new", {}, path)):
+    for look in (checkpoint.chosen, lambda path: run_dir.open_run(tmp_path / "new", {}, path)):
         with pytest.raises(UserError, match=r"q\.csv: must be auto, never, or a checkpoint folder; this is a file"):
             look(str(tmp_path / "q.csv"))
         with pytest.raises(UserError, match="there is no such folder"):

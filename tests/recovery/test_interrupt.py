@@ -14,7 +14,7 @@ import pytest
 
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import command, tidy
-from unteach import runs
+from unteach import run_dir
 from unteach.training import checkpoint
 from unteach.verbs.train import train
 
@@ -69,9 +69,9 @@ def quick(kit: Path, corpus: Path, folder: Path, *extra: str) -> list[str]:
 
 def result(folder: Path) -> tuple[str, list[Any]]:
     """The weights, and the losses that were logged."""
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    return runs.fingerprint(folder / runs.FINAL / "model.safetensors"), losses
+    return run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors"), losses
 
 
 @pytest.fixture(scope="module")
@@ -176,4 +176,4 @@ def test_two_ranks_save_together(kit: Path, corpus: Path, tmp_path: Path) -> Non
     assert first.endswith("unteach: saved step 2 of 8; the same command goes on\n")
     assert "unteach" not in second and "stopping" not in second
     assert checkpoint.newest(folder)[0] == folder / "checkpoint-2"
-    assert not (folder / runs.FINAL).exists()
+    assert not (folder / run_dir.FINAL).exists()

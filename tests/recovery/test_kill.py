@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.recovery.conftest import after, spawn
-from unteach import runs
+from unteach import run_dir
 from unteach.training import checkpoint
 from unteach.verbs.evaluate import evaluate
 from unteach.verbs.train import train
@@ -29,12 +29,12 @@ def command(kit: Path, corpus: Path, folder: Path, *extra: str) -> list[str]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """Everything that must be equal: the bytes of the model, the logged lines, the evaluations."""
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     timed = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
     kept = [{k: v for k, v in line.items() if k not in timed} for line in lines if "train_runtime" not in line]
     evals = {p.parent.name: json.loads((p / "TOFU_EVAL.json").read_text()) for p in folder.glob("checkpoint-*/evals")}
-    evals["final"] = json.loads((folder / runs.EVALS / "TOFU_EVAL.json").read_text())
-    return {"weights": runs.fingerprint(folder / runs.FINAL / "model.safetensors"), "log": kept, "evals": evals}
+    evals["final"] = json.loads((folder / run_dir.EVALS / "TOFU_EVAL.json").read_text())
+    return {"weights": run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors"), "log": kept, "evals": evals}
 
 
 def tidy(folder: Path) -> None:
@@ -94,7 +94,7 @@ def test_asked_to_stop_it_saves_and_says_75(
     folder = tmp_path / "stopped" / "run"
     words = command(kit, corpus, folder)
     codes = kill_until_done(
-        lambda: train(*words, config_name="unlearn"), tmp_path / "log", 6, 1.5, 3, signum, folder / runs.MANIFEST
+        lambda: train(*words, config_name="unlearn"), tmp_path / "log", 6, 1.5, 3, signum, folder / run_dir.MANIFEST
     )
     assert 75 in codes
     assert set(codes) <= {0, 75, -signum}, "before it listens, a signal ends it as it ends any program"
@@ -109,17 +109,17 @@ def test_a_broken_newest_checkpoint_is_skipped_and_named(
     words = command(kit, corpus, folder, "trainer.args.save_total_limit=2", "trainer.args.keep_checkpoints=true")
     assert after(spawn(lambda: train(*words, config_name="unlearn"), tmp_path / "log"), 120) == 0
     (step, newest), (_, older) = checkpoint.of_run(folder)
-    (folder / runs.DONE).unlink()
-    for gone in (folder / runs.FINAL).iterdir():
+    (folder / run_dir.DONE).unlink()
+    for gone in (folder / run_dir.FINAL).iterdir():
         gone.unlink()
-    (folder / runs.FINAL).rmdir()
+    (folder / run_dir.FINAL).rmdir()
     weights = newest / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert after(spawn(lambda: train(*words, config_name="unlearn"), tmp_path / "log2"), 120) == 0
     said = (tmp_path / "log2").read_text()
     assert f"checkpoint-{step}" in said.replace("\n", "")
     assert "instead of" in said
-    assert json.loads((folder / runs.MANIFEST).read_text())["resumed_at"] == int(older.name.rpartition("-")[2])
+    assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == int(older.name.rpartition("-")[2])
     assert outcome(folder)["weights"] == undisturbed["weights"]
 
 

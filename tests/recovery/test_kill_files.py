@@ -13,10 +13,10 @@ import pytest
 
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import kill_until_done, tidy
-from unteach import runs
+from unteach import run_dir
 from unteach.config.tokenize import TokenizeConfig
-from unteach.data.tokenized import MANIFEST
-from unteach.evals import merging
+from unteach.data.tokenized.token_files import MANIFEST
+from unteach.evals import merge_results
 from unteach.training.validation import FILE, Validation
 from unteach.verbs.history import get_history
 from unteach.verbs.tokenize import tokenize
@@ -45,15 +45,15 @@ def command(folder: Path, model: Path, *extra: str) -> list[str]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """The bytes of the model, the logged lines, the table of them, and what was measured."""
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return {
-        "weights": runs.fingerprint(folder / runs.FINAL / "model.safetensors"),
+        "weights": run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors"),
         "log": [line for line in lines if not TIMED & set(line)],
         "history": [{k: v for k, v in row.items() if k not in TIMED} for row in _records(folder)],
         "evals": {
             str(file.relative_to(folder)): json.loads(file.read_text())
-            for file in folder.glob(f"**/{runs.EVALS}/*.json")
-            if not file.name.endswith(merging.BASIS)  # which names the folder
+            for file in folder.glob(f"**/{run_dir.EVALS}/*.json")
+            if not file.name.endswith(merge_results.BASIS)  # which names the folder
         },
     }
 
@@ -84,7 +84,7 @@ def test_trained_from_tokens_and_killed(rows: Path, tiny_folder: Path, tmp_path:
     folder = tmp_path / "killed" / "run"
     words = command(folder, tiny_folder, *sources["whole"])
     assert killed_when(lambda: train(*words), tmp_path / "log", (folder / "checkpoint-6").exists) == -9
-    assert not (folder / runs.FINAL).exists()
+    assert not (folder / run_dir.FINAL).exists()
 
     kept = tmp_path / "kept"
     shutil.move(tokens, kept)
@@ -98,7 +98,7 @@ def test_trained_from_tokens_and_killed(rows: Path, tiny_folder: Path, tmp_path:
     shutil.move(kept, tokens)
 
     assert after(spawn(lambda: train(*words), tmp_path / "log"), 120) == 0, (tmp_path / "log").read_text()
-    assert runs.read_json(folder / runs.MANIFEST, "the manifest")["resumed_at"] >= 3
+    assert run_dir.read_json(folder / run_dir.MANIFEST, "the manifest")["resumed_at"] >= 3
     whole, flown = (outcome(tmp_path / name / "run") for name in ("whole", "flown"))
     assert outcome(folder) == whole
     # Tokens do not know the words that they were made of, which results quote; every value is the same.

@@ -9,17 +9,17 @@ import torch
 from safetensors.torch import load_file
 
 from tests.recovery.conftest import after, spawn
-from unteach import runs
+from unteach import run_dir
 from unteach.verbs.export import RECORD, export
 
 
 @pytest.mark.parametrize("moment", ["reading", "writing", "renaming"])
 def test_it_is_whole_or_absent(moment: str, tiny_folder: Path, tmp_path: Path) -> None:
-    target, reached, before = tmp_path / "out", tmp_path / "reached", runs.fingerprint(tiny_folder)
+    target, reached, before = tmp_path / "out", tmp_path / "reached", run_dir.fingerprint(tiny_folder)
     names = {
-        "reading": "unteach.models.weights.read",
-        "writing": "unteach.training.trained.save_words",
-        "renaming": "unteach.runs.digest",
+        "reading": "unteach.export.weights.read",
+        "writing": "unteach.export.trained.save_words",
+        "renaming": "unteach.run_dir.digest",
     }
 
     def work() -> None:
@@ -42,4 +42,4 @@ def test_it_is_whole_or_absent(moment: str, tiny_folder: Path, tmp_path: Path) -
     assert (target / RECORD).exists() and not list(tmp_path.glob(".out*"))
     one, other = load_file(target / "model.safetensors"), load_file(tiny_folder / "model.safetensors")
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert runs.fingerprint(tiny_folder) == before
+    assert run_dir.fingerprint(tiny_folder) == before

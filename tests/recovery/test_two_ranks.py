@@ -11,7 +11,7 @@ import pytest
 
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import command, outcome, tidy
-from unteach import runs
+from unteach import run_dir
 from unteach.verbs.train import train
 
 
@@ -61,7 +61,7 @@ def test_signals_that_reach_the_ranks_apart(
     folder = tmp_path / "asked" / "run"
     command = words(kit, corpus, folder, 2)
     pids = spawn_two(lambda: train(*command, config_name="unlearn"), tmp_path / "log")
-    while not (folder / runs.MANIFEST).exists():
+    while not (folder / run_dir.MANIFEST).exists():
         time.sleep(0.01)
     time.sleep(0.3)
     os.kill(pids[first], signal.SIGTERM)
@@ -70,7 +70,7 @@ def test_signals_that_reach_the_ranks_apart(
     assert [after(pid, 60) for pid in pids] == [75, 75], (tmp_path / "log.0").read_text()
     assert run_two(command, tmp_path / "log") == [0, 0], (tmp_path / "log.0").read_text()
     assert (tmp_path / "log.1").read_text() == "", "the first speaks for all, the libraries' warnings included"
-    assert json.loads((folder / runs.MANIFEST).read_text())["world"] == 2
+    assert json.loads((folder / run_dir.MANIFEST).read_text())["world"] == 2
     assert outcome(folder) == two
     tidy(folder)
 

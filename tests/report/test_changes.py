@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unteach.evals import stats
+from unteach.evals import bootstrap
 from unteach.report import changes, export, table, tradeoff
 from unteach.report.collect import RunResult
 from unteach.verbs import compare
@@ -34,7 +34,7 @@ def test_rows_that_both_have_are_paired() -> None:
     noise = np.random.default_rng(0).random(50).tolist()
     shifted = [value + 0.01 + 0.001 * (i % 2) for i, value in enumerate(noise)]
     found = change(entry(noise), entry(shifted))
-    draws = stats.resamples("metric", 50)
+    draws = bootstrap.resamples("metric", 50)
     expected = np.percentile((np.array(shifted) - noise)[draws].mean(-1), [2.5, 97.5])
     assert [found.low, found.high] == pytest.approx(expected)
     assert found.how == "row by row" and found.beyond
@@ -78,7 +78,7 @@ def test_attacks_are_paired_in_both_halves() -> None:
 
     def log(shift: float) -> dict[str, Any]:
         halves = {"forget": entry((forget + shift).tolist(), "score"), "holdout": entry(holdout.tolist(), "score")}
-        return {**halves, "agg_value": stats.auc(forget + shift, holdout)}
+        return {**halves, "agg_value": bootstrap.auc(forget + shift, holdout)}
 
     same = change(log(0.0), log(0.0))
     assert (same.low, same.high, same.beyond) == (0.0, 0.0, False)

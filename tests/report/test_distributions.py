@@ -11,7 +11,7 @@ from unteach.config import compose
 from unteach.engines.base import Score
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.evals import stats, suites, tokens
+from unteach.evals import bootstrap, suites, token_table
 from unteach.evals.base import ScoredRow
 from unteach.evals.rows import Asked
 from unteach.report import distributions, heat
@@ -51,7 +51,7 @@ def test_a_roc_curve_by_hand_ties_slanted() -> None:
     # at 1: one member of four; at 2: three members, one other; 3 and 4: the others; 5: all
     x, y = distributions.roc(forget, holdout)
     assert list(zip(x, y, strict=True)) == [(0, 0), (0, 0.25), (0.25, 0.75), (1, 0.75), (1, 1)]
-    assert np.trapezoid(y, x) == pytest.approx(stats.auc(forget, holdout)) == 0.6875
+    assert np.trapezoid(y, x) == pytest.approx(bootstrap.auc(forget, holdout)) == 0.6875
 
 
 def test_the_area_under_every_roc_curve_is_the_logs_auc() -> None:
@@ -59,7 +59,7 @@ def test_the_area_under_every_roc_curve_is_the_logs_auc() -> None:
     for _ in range(20):
         forget, holdout = generator.integers(0, 9, 13).astype(float), generator.integers(2, 11, 7).astype(float)
         x, y = distributions.roc(forget, holdout)
-        assert np.trapezoid(y, x) == pytest.approx(stats.auc(forget, holdout))
+        assert np.trapezoid(y, x) == pytest.approx(bootstrap.auc(forget, holdout))
 
 
 def test_attacks_that_more_runs_have_come_first() -> None:
@@ -85,19 +85,19 @@ def score(ids: list[int], logs: list[float]) -> Score:
 def test_token_texts_put_together_are_the_answer(tiny: Any) -> None:
     text = "She wrote 12 books, and won.\nTwice"
     ids = tiny.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert "".join(tokens.pieces(tuple(ids), tiny.tokenizer)).strip() == text
-    assert tokens.pieces((), tiny.tokenizer) == []
+    assert "".join(token_table.pieces(tuple(ids), tiny.tokenizer)).strip() == text
+    assert token_table.pieces((), tiny.tokenizer) == []
 
 
 def test_long_answers_and_many_are_cut_and_counted(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "MOST_TOKENS", 2)
-    monkeypatch.setattr(tokens, "MOST_ROWS", 1)
+    monkeypatch.setattr(token_table, "MOST_TOKENS", 2)
+    monkeypatch.setattr(token_table, "MOST_ROWS", 1)
     ids = tiny.tokenizer("one two three four", add_special_tokens=False)["input_ids"]
     rows = [ScoredRow(i, [score(ids, [-0.12345] * len(ids))], ["one two three four"], False) for i in (3, 4)]
     asked = Asked(
         False, 2, "d", "w", index=[3, 4], prompt_texts=["Question: A?\nAnswer:\n", "B"], questions=["A?", "B"]
     )
-    listed = tokens.listed("forget.answer", asked, rows, tiny.tokenizer)
+    listed = token_table.listed("forget.answer", asked, rows, tiny.tokenizer)
     assert (listed["of"], listed["count"], len(listed["rows"])) == ("forget.answer", 2, 1)
     row = listed["rows"][0]
     assert (row["prompt"], row["question"]) == ("Question: A?\nAnswer:\n", "A?")

@@ -8,8 +8,8 @@ import pytest
 from tests.report.test_report import Elements, results, save
 from unteach.cli import main
 from unteach.errors import UserError
-from unteach.launch.plan import PlannedRun
-from unteach.launch.studyfile import Study
+from unteach.studies.plan import PlannedRun
+from unteach.studies.study_file import Study
 from unteach.verbs import closing, compare, report
 from unteach.verbs import study as verbs_study
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from unteach.launch import slurm
-from unteach.launch.plan import PlannedRun
-from unteach.launch.settings import Slurm
-from unteach.launch.studyfile import Study
+from unteach.studies import slurm
+from unteach.studies.plan import PlannedRun
+from unteach.studies.settings import Slurm
+from unteach.studies.study_file import Study
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "cluster.sh"

@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from unteach import runs
+from unteach import run_dir
 from unteach.errors import Preempted, UserError
-from unteach.launch import states
-from unteach.launch.plan import PlannedRun
+from unteach.studies import states
+from unteach.studies.plan import PlannedRun
 
 STEPS = 40
 
@@ -26,7 +26,7 @@ def note(folder: Path, what: str) -> None:
 def carry_out(name: str, folder: Path) -> None:
     behaviour = json.loads((folder.parent / "behave.json").read_text()).get(name, "ok")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / runs.CONFIG).touch()
+    (folder / run_dir.CONFIG).touch()
     asked: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda number, _: asked.append(number))
@@ -41,7 +41,7 @@ def carry_out(name: str, folder: Path) -> None:
         note(folder, "steps")
         time.sleep(0.25)
     note(folder, "ends")
-    runs.write_json(folder / runs.DONE, {})
+    run_dir.write_json(folder / run_dir.DONE, {})
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.conftest import SCRIPT, Lab
-from unteach.launch import slurm, states
-from unteach.launch.studyfile import Study
+from unteach.studies import slurm, states
+from unteach.studies.study_file import Study
 
 pytestmark = pytest.mark.slurm
 

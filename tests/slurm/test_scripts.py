@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.conftest import HERE, Lab
-from unteach.launch import queue, scripts, slurm
-from unteach.launch.settings import Slurm
-from unteach.launch.studyfile import study_of
+from unteach.studies import slurm, slurm_queue, slurm_scripts
+from unteach.studies.settings import Slurm
+from unteach.studies.study_file import study_of
 
 
 def test_the_scripts_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +26,7 @@ def test_the_scripts_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "slurm.more={licenses: a}",
         ],
     )
-    home = scripts.write(study, tmp_path / "train_scripts")
+    home = slurm_scripts.write(study, tmp_path / "train_scripts")
     assert sorted(file.name for file in home.iterdir()) == [
         "base.sh",
         "forget.sh",
@@ -57,12 +57,12 @@ def test_submitted_by_hand_and_stopped_before_the_end(lab: Lab, monkeypatch: pyt
     lab.behave = {"full_0": "slow"}
     study = lab.study({"full_0": (), "full_1": (), "forget_0": ("full_0",), "forget_1": ("full_1",)})
     study.slurm = Slurm(time=5, grace=5, python=str(HERE / "as_python.sh"))
-    home = scripts.write(study, Path("train_scripts"))
+    home = slurm_scripts.write(study, Path("train_scripts"))
     subprocess.run(["bash", home / "queue_all.sh"], check=True, capture_output=True, env=dict(os.environ))
     lab.until(study, lambda _: len(lab.told("full_0", "steps")) > 2)
-    job = next(job for job, state, _ in queue._in_queue() if state == "RUNNING")
+    job = next(job for job, state, _ in slurm_queue._in_queue() if state == "RUNNING")
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
-    lab.until(study, lambda _: job in {one for one, state, _ in queue._in_queue() if state == "PENDING"})
+    lab.until(study, lambda _: job in {one for one, state, _ in slurm_queue._in_queue() if state == "PENDING"})
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+5"], check=True)
     lab.until(study, lambda states: set(states.values()) == {"done"})
     assert (len(lab.told("full_0", "starts")), len(lab.told("full_0", "steps"))) == (2, 40)

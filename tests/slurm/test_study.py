@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.launch import twenty
-from unteach import runs
-from unteach.launch import slurm, states
-from unteach.launch.studyfile import Study, study_of
+from unteach import run_dir
+from unteach.studies import slurm, states
+from unteach.studies.study_file import Study, study_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3000)]
 
@@ -42,14 +42,14 @@ def test_twenty_runs(cluster: Path, tiny_folder: Path, tmp_path: Path, monkeypat
     study = study_of(str(file), words)
     assert "submitted 20 of 20 runs" in unteach("study", "submit", str(file), *words)
     wait(study, 600, "full_seed0", state="running")
-    metrics = Path(study.folder) / "full_seed0" / runs.METRICS
+    metrics = Path(study.folder) / "full_seed0" / run_dir.METRICS
     while not metrics.exists():
         time.sleep(0.5)
     subprocess.run(
         ["sbatch", "--partition=urgent", "--exclusive", "--wrap", "true", "-o", "/dev/null"], check=True
     )  # preempts
     wait(study, 1200, "full_seed0", "GradAscent_seed0")
-    assert runs.read_json(Path(study.folder) / "full_seed0" / runs.MANIFEST, "manifest")["resumed_at"] > 0
+    assert run_dir.read_json(Path(study.folder) / "full_seed0" / run_dir.MANIFEST, "manifest")["resumed_at"] > 0
     assert "cancelled: NPO_beta0.1_seed1" in unteach("study", "cancel", "twenty/NPO_beta0.1_seed1")
     others = [run.name for run in study.plan if run.name != "NPO_beta0.1_seed1"]
     wait(study, 2400, *others)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import kill_until_done
-from unteach import runs
+from unteach import run_dir
 from unteach.config.watching import Guard
 from unteach.errors import Diverged, UserError
 from unteach.training import guard
@@ -29,12 +29,12 @@ def words(kit: Path, folder: Path, *extra: str) -> list[str]:
 
 
 def steps(folder: Path) -> int:
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return max(line["step"] for line in lines if "grad_norm" in line)
 
 
 def weights(folder: Path) -> str:
-    return runs.fingerprint(folder / runs.FINAL / "model.safetensors")
+    return run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors")
 
 
 def test_warn_changes_nothing_but_says_it(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +63,7 @@ def test_a_method_without_a_floor_is_watched_by_default(
     assert said.count("the model is collapsing") == warns
     if warns:
         assert "step 10: the mean loss of 8 retain answers is" in said and "trainer.guard.action=stop ends it" in said
-    assert "guard_" not in (tmp_path / "run" / runs.METRICS).read_text()
+    assert "guard_" not in (tmp_path / "run" / run_dir.METRICS).read_text()
 
 
 QUESTIONS = [{"question": f"Who keeps key {n}?", "answer": f"Porter number {n} keeps it."} for n in range(4)]
@@ -122,7 +122,7 @@ def test_killed_it_ends_the_same(kit: Path, tmp_path: Path, kept: tuple[int, str
     folder = tmp_path / "run"
     command = words(kit, folder, "trainer.guard.action=best")
     work: Any = lambda: train(*command, config_name="unlearn")  # noqa: E731
-    assert -9 in kill_until_done(work, tmp_path / "log", 5, 1.0, seed=4, once=folder / runs.MANIFEST)
+    assert -9 in kill_until_done(work, tmp_path / "log", 5, 1.0, seed=4, once=folder / run_dir.MANIFEST)
     assert weights(folder) == kept[1]
     assert after(spawn(work, tmp_path / "log"), 60) == 0
 

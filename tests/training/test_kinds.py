@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from unteach import runs
+from unteach import run_dir
 from unteach.verbs.export import export
 from unteach.verbs.train import train
 
@@ -44,7 +44,7 @@ def words(
 
 
 def logged(folder: Path, key: str) -> list[float]:
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return [line[key] for line in lines if key in line]
 
 
@@ -102,17 +102,17 @@ def test_a_classifier_learns_and_is_read_by_the_library(adapted: bool, tiny_fold
     assert logged(folder, "accuracy")[-1] == 1.0
     if adapted:
         base = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_folder, num_labels=3)
-        model = peft.PeftModel.from_pretrained(base, folder / runs.FINAL).eval()
+        model = peft.PeftModel.from_pretrained(base, folder / run_dir.FINAL).eval()
         export(str(folder), to=str(tmp_path / "merged"))
         merged = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
-        names: Any = json.loads((folder / runs.FINAL / "unteach_head.json").read_text())["labels"]
+        names: Any = json.loads((folder / run_dir.FINAL / "unteach_head.json").read_text())["labels"]
     else:
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / runs.FINAL)
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder / run_dir.FINAL)
         names = [model.config.id2label[k] for k in range(3)]
-        asked = transformers.pipeline("text-classification", str(folder / runs.FINAL), batch_size=4)
+        asked = transformers.pipeline("text-classification", str(folder / run_dir.FINAL), batch_size=4)
         assert [one["label"] for one in asked([row["input"] for row in TEXTS])] == [row["output"] for row in TEXTS]
     assert names == ["bird", "fruit", "tool"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / runs.FINAL)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / run_dir.FINAL)
     if adapted:
         asked = tokenizer(TEXTS[0]["input"], return_tensors="pt")
         assert torch.allclose(merged(**asked).logits, model(**asked).logits, atol=1e-4)
@@ -128,7 +128,7 @@ def test_a_regression_learns(tiny_folder: Path, tmp_path: Path) -> None:
     train(*words(tmp_path / "run", tiny_folder, "regress", *extra, train=("ScoredDataset", file, {})))
     loss = logged(tmp_path / "run", "loss")
     assert loss[-1] < 0.1 * loss[0]
-    assert json.loads((tmp_path / "run" / runs.FINAL / "config.json").read_text())["problem_type"] == "regression"
+    assert json.loads((tmp_path / "run" / run_dir.FINAL / "config.json").read_text())["problem_type"] == "regression"
 
 
 FEEDBACK = [

@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from tests.conftest import read_rows
-from unteach import runs
+from unteach import run_dir
 from unteach.config import training_args
 from unteach.errors import Diverged, UserError
 from unteach.testing import method_loss
@@ -42,7 +42,7 @@ def words(kit: Path, corpus: Path, folder: Path, *extra: str) -> list[str]:
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return [line for line in lines if "grad_norm" in line]
 
 
@@ -92,8 +92,8 @@ def test_the_final_model_is_one_that_plain_transformers_loads(kit: Path, corpus:
     from unteach.verbs.load import load
 
     train(*words(kit, corpus, tmp_path / "run", "trainer=NPO", "trainer.args.max_steps=2"), config_name="unlearn")
-    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / runs.FINAL, dtype=torch.float32)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run" / runs.FINAL)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "run" / run_dir.FINAL, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "run" / run_dir.FINAL)
     ours = load(str(tmp_path / "run"))
     ids = torch.tensor([tokenizer("Question: Who?\nAnswer:\nAnn")["input_ids"]])
     with torch.no_grad():
@@ -105,11 +105,11 @@ def test_the_final_model_is_one_that_plain_transformers_loads(kit: Path, corpus:
 def test_finished_work_is_not_done_again(kit: Path, corpus: Path, tmp_path: Path, capsys: Any) -> None:
     command = words(kit, corpus, tmp_path / "run", "trainer.args.max_steps=1")
     train(*command, config_name="unlearn")
-    written = (tmp_path / "run" / runs.METRICS).stat().st_mtime_ns
+    written = (tmp_path / "run" / run_dir.METRICS).stat().st_mtime_ns
     train(*command, config_name="unlearn")
-    assert (tmp_path / "run" / runs.METRICS).stat().st_mtime_ns == written
+    assert (tmp_path / "run" / run_dir.METRICS).stat().st_mtime_ns == written
     assert "finished before" in capsys.readouterr().out
-    shutil.rmtree(tmp_path / "run" / runs.FINAL)
+    shutil.rmtree(tmp_path / "run" / run_dir.FINAL)
     train(*command, config_name="unlearn")
     assert "final_checkpoint is no longer there; resume=never trains it again" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
@@ -120,8 +120,8 @@ def test_a_run_that_diverges_stops_before_the_step(kit: Path, corpus: Path, tmp_
     extra = ("trainer.args.learning_rate=1e30", "trainer.args.max_steps=5", "trainer.args.max_grad_norm=0.0")
     with pytest.raises(Diverged, match=r"step 2: .*not finite"):
         train(*words(kit, corpus, tmp_path / "run", *extra), config_name="unlearn")
-    assert not (tmp_path / "run" / runs.FINAL).exists()
-    assert not (tmp_path / "run" / runs.DONE).exists()
+    assert not (tmp_path / "run" / run_dir.FINAL).exists()
+    assert not (tmp_path / "run" / run_dir.DONE).exists()
 
 
 def test_a_method_without_its_stream_is_refused(kit: Path, corpus: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_evaluation_during_training(kit: Path, corpus: Path, tmp_path: Path) -> 
     ]
     assert values[0] != values[1]
     assert values[1] == pytest.approx(values[2], abs=1e-6)
-    lines = [json.loads(line) for line in (tmp_path / "run" / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / run_dir.METRICS).read_text().splitlines()]
     assert [line["eval_tofu_forget_Q_A_Prob"] for line in lines if "eval_tofu_forget_Q_A_Prob" in line] == values[:2]
 
 
@@ -172,11 +172,11 @@ def test_two_processes_take_the_same_steps_and_measure_the_same(
     for one_line, two_line in zip(logged(tmp_path / "one"), logged(tmp_path / "two"), strict=True):
         for key in ("loss", "grad_norm", "forget_loss", "retain_loss"):
             assert two_line[key] == pytest.approx(one_line[key], rel=1e-4), key
-    files = [json.loads((tmp_path / n / runs.EVALS / "TOFU_EVAL.json").read_text()) for n in ("one", "two")]
+    files = [json.loads((tmp_path / n / run_dir.EVALS / "TOFU_EVAL.json").read_text()) for n in ("one", "two")]
     assert files[0].keys() == files[1].keys()
     for name in files[0]:
         assert files[1][name]["agg_value"] == pytest.approx(files[0][name]["agg_value"], abs=1e-4), name
-    manifest = json.loads((tmp_path / "two" / runs.MANIFEST).read_text())
+    manifest = json.loads((tmp_path / "two" / run_dir.MANIFEST).read_text())
     assert manifest["world"] == 2
 
 
@@ -199,9 +199,9 @@ def test_what_a_suite_lacks_is_said_before_training(
     command = [word for word in words(kit, corpus, tmp_path / "run", *asked) if word != "eval=null"]
     with pytest.raises(UserError, match=said):
         train(*command, config_name="unlearn")
-    assert not (tmp_path / "run" / runs.MANIFEST).exists()
+    assert not (tmp_path / "run" / run_dir.MANIFEST).exists()
     train(*command, "trainer.args.do_eval=false", "trainer.args.max_steps=1", config_name="unlearn")
-    assert (tmp_path / "run" / runs.FINAL).exists(), "what is not measured lacks nothing"
+    assert (tmp_path / "run" / run_dir.FINAL).exists(), "what is not measured lacks nothing"
 
 
 def test_a_finished_run_is_not_that_of_a_file_that_has_changed(tmp_path: Path) -> None:
@@ -210,17 +210,17 @@ def test_a_finished_run_is_not_that_of_a_file_that_has_changed(tmp_path: Path) -
     memory, base = tmp_path / "memory.json", tmp_path / "base"
     base.mkdir()
     (base / "model.safetensors").write_bytes(b"weights")
-    models = runs.fingerprints_of_models([str(base), None, "org/name"], memory)
-    files = {str(rows): runs.fingerprint(rows), "gone.csv": "0"}
-    runs.write_json(folder / runs.MANIFEST, {"files": files, "models": {**models, "gone": "0"}})
-    runs.refuse_changed_inputs(folder, memory)
+    models = run_dir.fingerprints_of_models([str(base), None, "org/name"], memory)
+    files = {str(rows): run_dir.fingerprint(rows), "gone.csv": "0"}
+    run_dir.write_json(folder / run_dir.MANIFEST, {"files": files, "models": {**models, "gone": "0"}})
+    run_dir.refuse_changed_inputs(folder, memory)
     (base / "model.safetensors").write_bytes(b"changed")
     with pytest.raises(UserError, match=r"base: not what .*run was trained on"):
-        runs.refuse_changed_inputs(folder, memory)
+        run_dir.refuse_changed_inputs(folder, memory)
     (base / "model.safetensors").write_bytes(b"weights")
     rows.write_text("question,answer\na,c\n")
     with pytest.raises(UserError, match=r"rows\.csv: not what .*run was trained on\. resume=never"):
-        runs.refuse_changed_inputs(folder, memory)
+        run_dir.refuse_changed_inputs(folder, memory)
 
 
 def test_steps_that_change_nothing_are_said() -> None:

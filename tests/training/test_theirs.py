@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from unteach import cli, plugins
-from unteach.training.theirs import NEWER, _call_as_before, _takes_it
+from unteach.training.foreign_trainers import NEWER, _call_as_before, _takes_it
 
 OLD = """
 import transformers

@@ -11,8 +11,8 @@ import pytest
 from unteach.config import schema
 from unteach.config.compose import compose
 from unteach.errors import UserError
-from unteach.launch.plan import expand
-from unteach.launch.studyfile import read
+from unteach.studies.plan import expand
+from unteach.studies.study_file import read
 from unteach.training.tracking import tracked
 from unteach.verbs import train
 

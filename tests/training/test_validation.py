@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from tests.training.test_kinds import ASKED, PAIRS, TEXTS, logged, words, write
-from unteach import runs
+from unteach import run_dir
 from unteach.config.compose import compose
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.streams import Stream
-from unteach.engines.processes import ALONE, Processes
+from unteach.distributed.process_context import ALONE, Processes
 from unteach.errors import UserError
 from unteach.models.reference import compute_table
 from unteach.testing import _tiny_world, build_method
@@ -127,16 +127,16 @@ def test_the_best_by_held_out_rows_is_kept(tiny_folder: Path, tmp_path: Path, ca
     train(*held_out(tiny_folder, tmp_path, *best))
     folder = tmp_path / "run"
     losses = logged(folder, "eval_loss")
-    lines = [json.loads(line) for line in (folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     assert next(line["step"] for line in lines if "eval_loss" in line) == 0, "before the first step"
     best_at = losses.index(max(losses[1:]))
     assert len(losses) == best_at + 3, "it stopped after two that were not better"
-    final = json.loads((folder / runs.EVALS / FILE).read_text())
+    final = json.loads((folder / run_dir.EVALS / FILE).read_text())
     assert final["loss"] == pytest.approx(losses[best_at], rel=1e-5)
     assert {"accuracy", "macro_f1", "precision_bird", "recall_tool"} <= set(final)
-    with (folder / runs.EVALS / "validation_classes.csv").open() as file:
+    with (folder / run_dir.EVALS / "validation_classes.csv").open() as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["bird", "fruit", "tool"]
-    assert (folder / "checkpoint-3" / runs.EVALS / FILE).exists()
+    assert (folder / "checkpoint-3" / run_dir.EVALS / FILE).exists()
     assert f"validation: loss {losses[best_at]:.4g}, accuracy" in capsys.readouterr().out
 
 
@@ -160,7 +160,7 @@ def test_labels_of_held_out_rows_must_be_known(tiny_folder: Path, tmp_path: Path
     learned = ("LabelledDataset", write(tmp_path / "train.csv", TEXTS), {})
     with pytest.raises(UserError, match=r"held\.csv: output is 'froot', .* did you mean fruit\? \(line 3\)"):
         train(*words(tmp_path / "run", tiny_folder, "classify", train=learned, validation=rows))
-    assert not (tmp_path / "run" / runs.FINAL).exists()
+    assert not (tmp_path / "run" / run_dir.FINAL).exists()
 
 
 def test_a_check_shows_the_labels(tiny_folder: Path, tmp_path: Path, capsys: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cli.test_export import run
 from tests.training.test_guard import words as guarded
-from unteach import console, runs
+from unteach import console, run_dir
 from unteach.cli import main
 from unteach.evals.run import PassLines, PassProgress
 from unteach.training import callbacks
@@ -114,7 +114,7 @@ def test_early_stopping_says_why_and_whose_weights(
         "ended at step 3 of 6: early stopping, since loss was not better by more than 5 in 2 evaluations in a row"
         in said
     )
-    lines = [json.loads(line) for line in (run_folder / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (run_folder / run_dir.METRICS).read_text().splitlines()]
     losses = {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
     best_step = min(losses, key=lambda step: losses[step])
     assert f"kept: the weights of step {best_step}, the best by loss ({losses[best_step]:.4g})" in said
@@ -127,7 +127,7 @@ def test_the_guard_logs_each_look_and_says_what_it_did(
 ) -> None:
     train(*guarded(kit, tmp_path / "run", "trainer.guard.action=best"), config_name="unlearn")
     said = capsys.readouterr().out
-    lines = [json.loads(line) for line in (tmp_path / "run" / runs.METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / run_dir.METRICS).read_text().splitlines()]
     looks = [(line["step"], line["guard_rise"]) for line in lines if "guard_rise" in line]
     steps = [line["step"] for line in lines if "grad_norm" in line]
     assert [step for step, _ in looks] == list(range(0, steps[-1] + 1, 3)) and looks[0] == (0, 0.0)
@@ -147,7 +147,7 @@ def test_a_run_that_goes_on_says_from_where(
 
     command = words(tiny_folder, tiny_rows, tmp_path / "run")
     with monkeypatch.context() as patched:
-        patched.setattr("unteach.engines.processes.Processes.asked_to_stop", lambda self: True)
+        patched.setattr("unteach.distributed.process_context.Processes.asked_to_stop", lambda self: True)
         with pytest.raises(Preempted, match=r"^saved step 1 of 6; the same command goes on$"):
             train(*command)
     capsys.readouterr()

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import yaml
 
 from unteach import console, plugins, registry
-from unteach.config import groups, layering, preflight, reading, runfile, schema, shorthand, variables
+from unteach.config import hydra_groups, layers, preflight, read_config, runfile, schema, shorthand, variables
 from unteach.config.command import command_line
+from unteach.config.normalize import settle
+from unteach.config.overrides import Words, sort_words
 from unteach.config.reader import Mistakes, Reader, collected, mistakes
-from unteach.config.settling import settle
-from unteach.config.words import Words, sort_words
 from unteach.errors import UserError, nearest
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ def compose(
         UserError: with every mistake found.
     """
     words, dirs = tuple(overrides), tuple(config_dirs)
-    config = composed(config_name, words, dirs, reading.read, starting=starting, coming=frozenset(coming))
+    config = composed(config_name, words, dirs, read_config.read, starting=starting, coming=frozenset(coming))
     config.command = command_line(config_name.removesuffix(".yaml"), words, dirs)
     return config
 
@@ -108,21 +108,21 @@ class _Composition:
                 "trainer=GradAscent, as no method is named: where it runs for long it destroys the model; "
                 "`unteach list methods` has the others"
             )
-        words.groups, wrong, self.left_out = groups.mend_choices(words.groups, self.homes)
+        words.groups, wrong, self.left_out = hydra_groups.mend_choices(words.groups, self.homes)
         self.problems += wrong
-        tree, choices = groups.put_together(self.config_name, words.groups, self.homes)
+        tree, choices = hydra_groups.put_together(self.config_name, words.groups, self.homes)
         if bare:
             tree.trainer, choices["trainer"] = {"handler": bare}, bare
-        self.notes += layering.layer_trainer(tree, choices.get("trainer")) + words.said
+        self.notes += layers.layer_trainer(tree, choices.get("trainer")) + words.said
         if words.eval_off:
             tree.eval = {}
         else:
             chosen = [word.partition("=")[0].lstrip("+") for word in words.groups]
-            self.measures_by_default = layering.measure_own_rows(
+            self.measures_by_default = layers.measure_own_rows(
                 tree, choices.get("data"), [*chosen, *words.keys()], words.chooses("experiment")
             )
         with collected(self.problems):
-            layering.choose_checkpoint(tree, choices.get("model"), words.keys())
+            layers.choose_checkpoint(tree, choices.get("model"), words.keys())
         tree.pop("layers", None)
         return tree, choices
 
@@ -176,7 +176,7 @@ class _Composition:
             with collected(self.problems):
                 _remove(tree, name)
         with collected(self.problems):
-            layering.one_warmup(tree, words.keys())
+            layers.one_warmup(tree, words.keys())
         _apply(tree, words.values, self.problems)
         if isinstance(tree.get("layers"), dict):
             del tree["layers"]
@@ -202,7 +202,7 @@ class _Composition:
         found: list[str] = []
         with plugins.of_files(plugins.named(plain.get("plugins"))), collected(found):
             if self.measures_by_default:
-                layering.leave_unmeasured(plain)
+                layers.leave_unmeasured(plain)
             with collected(found):
                 settle(plain, words.values)
             if starting:
@@ -244,7 +244,7 @@ def _bare_method(words: Words, homes: tuple[str, ...]) -> str | None:
     """`trainer=X` where no file says more of X than that it is a method: its name, taken out of the words."""
     for word in words.groups:
         key, _, name = word.partition("=")
-        if key == "trainer" and name not in groups.options("trainer", homes) and name in registry.method:
+        if key == "trainer" and name not in hydra_groups.options("trainer", homes) and name in registry.method:
             words.groups.remove(word)
             return name
     return None

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_type_hints
 
 from unteach import registry
+from unteach.config.read_config import known_at_top, read_model
 from unteach.config.reader import Mistakes, Reader
-from unteach.config.reading import known_at_top, read_model
 from unteach.config.schema import NOT_SAVED, ModelConfig
 from unteach.errors import UserError
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from unteach import registry
-from unteach.config import groups
+from unteach.config import hydra_groups
 from unteach.config.files import TABLES, name_and_split
-from unteach.config.places import is_local
+from unteach.config.overrides import Words
+from unteach.config.references import is_local
 from unteach.config.schema import MODEL_KEY, PATH
-from unteach.config.words import Words
 from unteach.errors import missing_extra, nearest
 
 NEAR = 0.75
@@ -32,7 +32,7 @@ def unnamed(config_name: str, words: Words) -> Iterator[str]:
     chosen = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words.groups}
     experiment = chosen.get("experiment")
     files = chosen.get("data") == "files"
-    shipped = experiment in groups.options("experiment")
+    shipped = experiment in hydra_groups.options("experiment")
     keys = words.keys()
     if not ("model" in chosen or MODEL_KEY in keys) and (not experiment or (files and shipped)):
         yield (

@@ -6,9 +6,9 @@ from typing import Any
 
 from unteach import plugins
 from unteach.config import shorthand
-from unteach.config.groups import CONFIGS, home_of, search_path
+from unteach.config.hydra_groups import CONFIGS, home_of, search_path
+from unteach.config.overrides import sort_words
 from unteach.config.schema import MODEL_KEY
-from unteach.config.words import sort_words
 
 COMMAND_LINE = "command line"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from unteach.config.words import spell_value
+from unteach.config.overrides import spell_value
 from unteach.errors import UserError, nearest
 from unteach.strict_yaml import read_yaml
 

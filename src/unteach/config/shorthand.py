@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from unteach import console
-from unteach.config import groups
+from unteach.config import hydra_groups
 from unteach.config.files import TABLES
-from unteach.config.places import is_place
+from unteach.config.overrides import quote, unquote
 from unteach.config.reader import collected
+from unteach.config.references import is_place
 from unteach.config.runfile import SUFFIXES, RunFile, is_run_file, read_run_file
 from unteach.config.schema import MODEL_KEY
-from unteach.config.words import quote, unquote
 from unteach.errors import UserError, nearest
 
 FILE_WORDS = {"forget": "data.forget_file", "retain": "data.retain_file", "holdout": "data.holdout_file"}
@@ -150,7 +150,7 @@ def _names_nothing(config_name: str, key: str, word: str) -> bool:
 def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command) -> list[str]:
     if config_name in MODEL_KEYS:
         return [f"{MODEL_KEYS[config_name]}={_spell_place(word)}"]
-    files = groups.options("model", homes)
+    files = hydra_groups.options("model", homes)
     if name.removesuffix(".yaml") in files:
         command.model = command.model or name.removesuffix(".yaml")
         return [word]
@@ -168,7 +168,7 @@ def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...]
 
 
 def _expand_data(config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command) -> list[str]:
-    files = groups.options("data", homes)
+    files = hydra_groups.options("data", homes)
     if name.removesuffix(".yaml") in files:
         return [word]
     if config_name in DATA_KEYS:
@@ -177,7 +177,7 @@ def _expand_data(config_name: str, word: str, name: str, homes: tuple[str, ...],
         raise UserError(f"{word}: takes one file or folder; several are data.train_file, data.forget_file, "
                         "data.retain_file, data.validation_file")  # fmt: skip
     if not (is_place(name) or name.lower().endswith(TABLES)):
-        datasets = groups.options("data/datasets", homes)
+        datasets = hydra_groups.options("data/datasets", homes)
         if name in datasets:
             raise UserError(f"data={name}: is the dataset of one stream; write data.train={name} (or data.forget, …)")
         own = [option for option in files if "/" not in option]

@@ -7,7 +7,7 @@ from typing import Any
 from unteach import registry
 from unteach.config import training_args
 from unteach.config.files import FILE_KEYS
-from unteach.config.words import spell_value
+from unteach.config.overrides import spell_value
 from unteach.errors import unknown
 
 KEYS = {

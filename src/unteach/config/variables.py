@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from unteach.errors import UserError
-from unteach.runs import UNUSED_VARIABLES
+from unteach.run_dir import UNUSED_VARIABLES
 
 TOFU_SPLITS = ("forget01", "forget05", "forget10")
 

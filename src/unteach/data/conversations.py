@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from unteach.data import tables
+from unteach.data.io import tables
 from unteach.errors import nearest
 
 Message = dict[str, Any]

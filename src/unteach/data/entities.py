@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config.schema import ForgetSet
 from unteach.errors import UserError, nearest, unknown
 from unteach.seeds import subseed
@@ -68,7 +68,7 @@ def entities(rows: list[Row], chosen: ForgetSet, where: str) -> list[list[tuple[
 
 
 def _kinds(path: str) -> dict[str, str]:
-    told = runs.read_json(Path(path), "forget_set.kinds_path")
+    told = run_dir.read_json(Path(path), "forget_set.kinds_path")
     return {key: kind["type"] if isinstance(kind, dict) else kind for key, kind in told.items()}
 
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.data import tables
 from unteach.data.chat_tokens import Piece, encode_chat
 from unteach.data.conversations import ASSISTANT, Message
-from unteach.data.faults import Faults
-from unteach.data.fitting import IGNORED
+from unteach.data.io import tables
+from unteach.data.row_errors import Faults
 from unteach.data.template import Encoded, Template
+from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
 
 Pairs = Sequence[tuple[str, str]]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from unteach.config.schema import BESIDE
-from unteach.data.datasets import Example
+from unteach.data.handlers.qa import Example
 from unteach.errors import UserError
 from unteach.seeds import permutation
 

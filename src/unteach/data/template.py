@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_rendering import render
@@ -302,7 +302,7 @@ class Template:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def save(self, folder: Path) -> None:
-        runs.write_text(folder / FILE, json.dumps({**asdict(self.args), "kind": self.kind}, indent=1) + "\n")
+        run_dir.write_text(folder / FILE, json.dumps({**asdict(self.args), "kind": self.kind}, indent=1) + "\n")
 
 
 def _as_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -359,7 +359,7 @@ def saved_args(folder: str) -> TemplateArgs | None:
     if not path.exists():
         return None
     reader = Reader()
-    args: TemplateArgs | None = reader.record(TemplateArgs, runs.read_json(path, "the model's template"), str(path))
+    args: TemplateArgs | None = reader.record(TemplateArgs, run_dir.read_json(path, "the model's template"), str(path))
     if reader.problems:
         raise UserError(mistakes(reader.problems))
     return args

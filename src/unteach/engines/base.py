@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import numpy as np
 
 Ids = tuple[int, ...]
-Gather = Callable[[list[Any]], list[Any]]
 Said = Callable[[int], None] | None
 """Told how many more items are done."""
 

@@ -4,10 +4,10 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from unteach.distributed.process_context import Processes
 from unteach.engines.base import Said, Store
-from unteach.engines.batches import Batches, Row
+from unteach.engines.batching import Batches, Row
 from unteach.engines.class_logits import class_logits
-from unteach.engines.processes import Processes
 from unteach.errors import UserError
 from unteach.models.batch_probe import describe_padded_batches
 

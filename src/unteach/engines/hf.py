@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unteach.config.inference import DRAWN
-from unteach.engines import continuing, sharing
+from unteach.distributed.process_context import ALONE, Processes
+from unteach.engines import generation, prompt_sharing
 from unteach.engines.base import Ids, Said, Score, Store
-from unteach.engines.batches import Batches, Batching, Row, device
-from unteach.engines.continuing import Continuation
-from unteach.engines.drawing import Draw, warps
-from unteach.engines.processes import ALONE, Processes
-from unteach.engines.sharing import Pair, Tree
+from unteach.engines.batching import Batches, Batching, Row, device
+from unteach.engines.generation import Continuation
+from unteach.engines.prompt_sharing import Pair, Tree
+from unteach.engines.sampling import Draw, warps
 from unteach.models.forward import IGNORED, Answers, Want
 from unteach.models.layers import causal_of
 from unteach.seeds import subseed
@@ -82,7 +82,7 @@ class HFEngine(Batches):
         return context_of(self.model)
 
     def budget(self, what: str) -> int:
-        first = continuing.budget(self.model, device()) if what == "generate" else None
+        first = generation.budget(self.model, device()) if what == "generate" else None
         return self.budgets.get(what) or first or super().budget(what)
 
     def score(self, pairs: Sequence[Pair], said: Said = None) -> list[Score]:
@@ -95,7 +95,7 @@ class HFEngine(Batches):
         def work(batch: list[Row]) -> list[Score]:
             return self.scored([[pairs[i] for i in row] for row in batch])
 
-        return sharing.ByPrompt(pairs, self.batch_size, self.budget("score"), lambda: self._widest(pairs)), work
+        return prompt_sharing.ByPrompt(pairs, self.batch_size, self.budget("score"), lambda: self._widest(pairs)), work
 
     def scored(self, rows: list[list[Pair]]) -> list[Score]:
         """One pass over rows of pairs of one prompt each; a Score for each pair.
@@ -117,7 +117,7 @@ class HFEngine(Batches):
     def _shared(self, prompts: list[Ids], trees: list[Tree]) -> list[np.ndarray]:
         """One pass over rows of a prompt and a tree of answers each; the statistics [n, 4] of every answer."""
         tensors = self._padded([[*p, *tree.tokens()] for p, tree in zip(prompts, trees, strict=True)], left=False)
-        layout = sharing.layout(prompts, trees, tensors["input_ids"].shape[1], next(self.model.parameters()))
+        layout = prompt_sharing.layout(prompts, trees, tensors["input_ids"].shape[1], next(self.model.parameters()))
         labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, IGNORED)
         batch = {**tensors, "labels": labels, "rows": {"asked": (0, len(trees))}, "weight": labels.new_ones(len(trees))}
         answers = self.model(batch={**batch, "shared": layout}, want={"asked": Want(of=statistics)})["asked"]
@@ -137,7 +137,7 @@ class HFEngine(Batches):
         else:
             return None
         if not self._shares:
-            widest = sharing.windows(self.model)
+            widest = prompt_sharing.windows(self.model)
             one = answer[0]
             other = next(token for token in (*prompt, *answer, 0, 1) if token != one)
             two: list[Pair] = [(prompt, (one, other, one)), (prompt, (other, one, other))]
@@ -158,8 +158,10 @@ class HFEngine(Batches):
         finally:
             self.model.train(was_training)
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        near = sharing.CLOSE_HALF if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda") else None
-        near = near or sharing.CLOSE.get(dtype, sharing.CLOSE_HALF)
+        near = (
+            prompt_sharing.CLOSE_HALF if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda") else None
+        )
+        near = near or prompt_sharing.CLOSE.get(dtype, prompt_sharing.CLOSE_HALF)
         return all(np.allclose(a.logprob, b.logprob, atol=near, rtol=0) for a, b in zip(plain, shared, strict=True))
 
     def grad_norms(self, pairs: Sequence[Pair], p: float, said: Said = None) -> list[float]:
@@ -180,7 +182,7 @@ class HFEngine(Batches):
                 return torch.stack([norm(pairs[i], weights) for [i] in batch]).tolist()
 
         kind = f"grad_norms {float(p)}"
-        return self._measured(kind, self.batching("grad_norms", pairs, sharing.tokens), work, said)
+        return self._measured(kind, self.batching("grad_norms", pairs, prompt_sharing.tokens), work, said)
 
     def _answers(self, pairs: list[Pair], want: Want) -> Answers:
         """One teacher-forced pass over a batch of (prompt, answer), asked about the positions of the answers."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from unteach.engines.base import Score
 from unteach.errors import UserError
-from unteach.evals import stats
+from unteach.evals import bootstrap
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Value:
         found: dict[str, Any] = dict(self.extra)
         if self.by_index is not None:
             found["value_by_index"] = {str(index): value for index, value in self.by_index.items()}
-        return {**found, "agg_value": self.agg, "n": self.n, "ci": stats.interval(self.replicates, self.agg)}
+        return {**found, "agg_value": self.agg, "n": self.n, "ci": bootstrap.interval(self.replicates, self.agg)}
 
 
 class Metric:
@@ -208,4 +208,4 @@ def mean_of(name: str, by_index: dict[int, dict[str, Any]], key: str) -> Value:
     if not np.isfinite(values).all():
         bad = [index for index, v in by_index.items() if v[key] is None or not np.isfinite(v[key]).all()]
         raise UserError(f"{name}: the model's values are not finite at rows {bad[:8]}; the model has diverged")
-    return Value(float(values.mean()), by_index, len(values), stats.of_mean(values, name))
+    return Value(float(values.mean()), by_index, len(values), bootstrap.of_mean(values, name))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach.data.collators import SEGMENT
-from unteach.data.datasets import Example
-from unteach.data.fitting import IGNORED
+from unteach.data.handlers.qa import Example
 from unteach.data.streams import Stream
 from unteach.data.template import Template
+from unteach.data.truncation import IGNORED
 from unteach.engines.base import Ids
 
 ANSWER = "answer"

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config.suites import RowsConfig, SuiteConfig
-from unteach.data import datasets, sources
+from unteach.data.handlers import qa
+from unteach.data.io import sources
 from unteach.data.template import Encoded, Template
 from unteach.engines.base import Ids
 from unteach.errors import AbsentData, UserError
@@ -116,7 +117,7 @@ class Rows:
                 questions = sources.column(rows, settings.question_key, named)
             several = any(isinstance(answer, list) for answer in answers)
             told = [questions, answers, shots, *([chosen] if len(chosen) < len(rows) else [])]
-            asked = Asked(several, len(rows), runs.digest(told), where)
+            asked = Asked(several, len(rows), run_dir.digest(told), where)
             for index in chosen:
                 answer = answers[index]
                 texts = answer if isinstance(answer, list) else [answer]
@@ -144,7 +145,7 @@ class Rows:
         chosen = self._draw(name, list(rows.row_numbers))
         read = [own_rows.read_row(rows, number, self.template) for number in chosen]
         told = [[row.question, row.answer_text] for row in read]
-        asked = Asked(False, len(rows.row_numbers), runs.digest([told, chosen]), rows.where)
+        asked = Asked(False, len(rows.row_numbers), run_dir.digest([told, chosen]), rows.where)
         for number, row in zip(chosen, read, strict=True):
             asked.index.append(number)
             asked.prompts.append(row.prompt)
@@ -164,7 +165,7 @@ class Rows:
         return [row_numbers[place] for place in sorted(order[:most])]
 
     def _load(self, hf_args: dict[str, Any]) -> list[sources.Row]:
-        key = runs.digest(hf_args)
+        key = run_dir.digest(hf_args)
         if key not in self._rows:
             load_rows = wrong_answers.load_rows if wrong_answers.KEY in hf_args else sources.load_rows
             self._rows[key] = load_rows(hf_args)
@@ -174,7 +175,7 @@ class Rows:
         """A refusal to each row, by its number; the rows' own where they have a column of them."""
         if rows and IDK in rows[0]:
             return sources.column(rows, IDK, f"eval.{self.config.suite}")
-        lines = datasets.read_lines(settings.idk_path)
+        lines = qa.read_lines(settings.idk_path)
         return [random.Random(subseed(0, IDK, 0, index)).choice(lines) for index in range(len(rows))]
 
     def _chosen(self, settings: RowsConfig, rows: list[sources.Row], where: str) -> list[int]:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unteach import console, runs
+from unteach import console, run_dir
 from unteach.config.suites import SuiteConfig
 from unteach.console import format_duration
+from unteach.distributed.process_context import Processes
 from unteach.engines.hf import HFEngine
-from unteach.engines.pace import SAY_EVERY
-from unteach.engines.processes import Processes
-from unteach.evals import merging, suites
-from unteach.evals.cache import Store
-from unteach.evals.others import OtherModels
+from unteach.engines.progress import SAY_EVERY
+from unteach.evals import merge_results, suites
+from unteach.evals.measurement_cache import Store
+from unteach.evals.other_models import OtherModels
 from unteach.models.loading import Loaded
 from unteach.wording import counted
 
@@ -69,7 +69,7 @@ def tell_values(folder: Path, suite_names: list[str], named: bool, wanted: Mappi
 
 
 def _tell(folder: Path, suite: str, wanted: Mapping[str, str]) -> None:
-    summary = runs.read_json(folder / f"{suite}_SUMMARY.json", "the summary")
+    summary = run_dir.read_json(folder / f"{suite}_SUMMARY.json", "the summary")
     width = max((len(name) for name in summary), default=0)
     for name, value in summary.items():
         shown = "–" if value is None else f"{value:.4g}"
@@ -79,11 +79,11 @@ def _tell(folder: Path, suite: str, wanted: Mapping[str, str]) -> None:
 
 def tell_gaps(folder: Path, suite: str) -> None:
     """Print which metrics of a suite are absent and why, and what became of its rows, a short line each."""
-    for ending, heading in (("_ABSENT.json", "not measured"), (merging.NOTES, "of the rows")):
+    for ending, heading in (("_ABSENT.json", "not measured"), (merge_results.NOTES, "of the rows")):
         file = folder / f"{suite}{ending}"
         if file.exists():
             console.say(f"  {heading} (in full in {file}):")
-            for name, reason in runs.read_json(file, heading).items():
+            for name, reason in run_dir.read_json(file, heading).items():
                 console.say(f"    {textwrap.shorten(f'{name}: {reason}', LONGEST_REASON, placeholder=' …')}")
 
 

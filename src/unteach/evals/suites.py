@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from unteach import launched, registry, runs
+from unteach import registry, run_dir
 from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
+from unteach.distributed import launch_environment
 from unteach.engines.base import Engine
 from unteach.errors import AbsentData, UserError
-from unteach.evals import harness, measure, merging, retain, tokens
+from unteach.evals import measurement_plan, merge_results, retain_logs, token_table
 from unteach.evals.base import (
     Before,
     Classes,
@@ -35,13 +36,14 @@ from unteach.evals.base import (
     Texts,
     Value,
 )
-from unteach.evals.measure import Measured, Progress
+from unteach.evals.lm_eval import tasks
+from unteach.evals.measurement_plan import Measured, Progress
 from unteach.evals.own_rows import OwnRows
-from unteach.evals.retain import Log
+from unteach.evals.retain_logs import Log
 from unteach.evals.rows import Asked, Rows
 
 
-class Others(measure.Others, Protocol):
+class Others(measurement_plan.Others, Protocol):
     """Other models than the one that is evaluated, which can be evaluated on whole suites too."""
 
     def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]: ...
@@ -111,7 +113,7 @@ def carry_out(
     """
     _await_retain_models(plans, others)
     asking = {name: (one.rows, one.measurements()) for name, one in plans.items()}
-    measured = measure.measure(asking, engine, others, progress)
+    measured = measurement_plan.measure(asking, engine, others, progress)
     results = {}
     for name, one in plans.items():
         results[name] = compute(one, measured[name], one.rows.template.eos)
@@ -157,8 +159,8 @@ def plan(
                 "data.forget_file, data.retain_file, data.train_file or data.holdout_file (data=files)"
             )
     logs: dict[type[Logged], Log] = {
-        Retain: retain.read(config),
-        Before: retain.read(config, "before_logs_path"),
+        Retain: retain_logs.read(config),
+        Before: retain_logs.read(config, "before_logs_path"),
     }
     rows = Rows(config, template, context, own if config.reads_own_rows() else None)
     made = Plan(config, rows, asked, logs)
@@ -233,9 +235,9 @@ def _absence(made: Plan, need: Any, above: tuple[str, ...]) -> str | None:
             log.refuse_other_rows(need.of, made.rows_under(need.of))
         return reason
     if isinstance(need, Task):
-        harness.refuse_unknown(need.name, made.config)
+        tasks.refuse_unknown(need.name, made.config)
         return None
-    if isinstance(need, GradNorms) and launched.sharded():
+    if isinstance(need, GradNorms) and launch_environment.sharded():
         return "it needs the gradients of all weights in one process, and this run shards them: evaluate without launch"
     if isinstance(need, Classes) and not made.config.classifier_path:
         return f"it asks a classifier, and no eval.{made.config.suite}.classifier_path is set"
@@ -276,16 +278,16 @@ def _refuse_infinite(name: str, need: Measurement, rows: list[Any]) -> None:
 
 def write(made: Plan, values: dict[str, Value], folder: Path, weights: str = "") -> bool:
     """Write the files of a suite's values; gives whether earlier values of the same weights are kept in them."""
-    contents: merging.Contents = {
-        retain.EVAL: {name: values[name].to_json() for name in sorted(values)},
-        merging.SUMMARY: summary(made.asked, values),
-        retain.ROWS: rows_measured(made),
-        merging.METRICS: described(made),
-        merging.NOTES: notes(made),
-        merging.ABSENT: made.absent,
+    contents: merge_results.Contents = {
+        retain_logs.EVAL: {name: values[name].to_json() for name in sorted(values)},
+        merge_results.SUMMARY: summary(made.asked, values),
+        retain_logs.ROWS: rows_measured(made),
+        merge_results.METRICS: described(made),
+        merge_results.NOTES: notes(made),
+        merge_results.ABSENT: made.absent,
     }
-    basis = merging.basis_of(made.config, weights)
-    return merging.write_merged(contents, basis, made.config.suite.upper(), folder)
+    basis = merge_results.basis_of(made.config, weights)
+    return merge_results.write_merged(contents, basis, made.config.suite.upper(), folder)
 
 
 def rows_measured(made: Plan) -> dict[str, dict[str, Any]]:
@@ -297,12 +299,12 @@ def rows_measured(made: Plan) -> dict[str, dict[str, Any]]:
 def is_measured(made: Plan, folder: Path) -> bool:
     """Whether a folder has the values of all that is planned, on the same rows, and every file of them."""
     prefix = made.config.suite.upper()
-    files = [folder / f"{prefix}{kind}" for kind in (retain.EVAL, retain.ROWS, merging.BASIS)]
+    files = [folder / f"{prefix}{kind}" for kind in (retain_logs.EVAL, retain_logs.ROWS, merge_results.BASIS)]
     if Scores(made.config.tokens or "") in made.measurements():
         files.append(folder / f"{prefix}{TOKENS}")  # the last that is written
     if not all(file.exists() for file in files):
         return False
-    values, rows = (runs.read_json(file, "the evaluation before training") for file in files[:2])
+    values, rows = (run_dir.read_json(file, "the evaluation before training") for file in files[:2])
     return set(made.metrics) <= set(values) and rows == rows_measured(made)
 
 
@@ -353,7 +355,7 @@ def write_tokens(made: Plan, measured: Measured, folder: Path, keep: bool = Fals
     file, need = folder / f"{made.config.suite.upper()}{TOKENS}", Scores(made.config.tokens or "")
     if need in measured:
         asked = made.rows.asked(need.of)
-        runs.write_json(file, tokens.listed(need.of, asked, measured[need], made.rows.template.tokenizer))
+        run_dir.write_json(file, token_table.listed(need.of, asked, measured[need], made.rows.template.tokenizer))
     elif not keep:
         file.unlink(missing_ok=True)
 

@@ -9,8 +9,8 @@ from random import Random
 from typing import Any
 
 from unteach.config.reader import Reader, mistakes
-from unteach.data import sources
-from unteach.data.sources import Row
+from unteach.data.io import sources
+from unteach.data.io.sources import Row
 from unteach.errors import UserError
 from unteach.seeds import subseed
 

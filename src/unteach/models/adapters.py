@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.errors import UserError, first_line, nearest, outside
-from unteach.models import integrity, layers, tokens
+from unteach.models import added_tokens, integrity, layers
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "unteach_base.json"
 TRAINED, FIRST = "default", "first"
@@ -38,7 +38,11 @@ def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> 
                 f"model.peft_args.{name}: LoraConfig has no such field" + (f"; did you mean {guess}?" if guess else "")
             )
     given = {"task_type": "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM", **peft_args}
-    if added and "trainable_token_indices" not in given and (rows := tokens.trained_rows(model, added, peft_args)):
+    if (
+        added
+        and "trainable_token_indices" not in given
+        and (rows := added_tokens.trained_rows(model, added, peft_args))
+    ):
         given["trainable_token_indices"] = rows
     targets = given.get("target_modules")
     if isinstance(targets, str) and "," in targets:
@@ -95,7 +99,7 @@ def put_back(model: Any, folder: str, trainable: bool) -> Any:
     import peft
     import torch
 
-    tokens.grow(model, added_of(folder))
+    added_tokens.grow(model, added_of(folder))
     if torch.get_default_device().type == "meta":
         return peft.get_peft_model(model, peft.PeftConfig.from_pretrained(folder, inference_mode=not trainable))
     try:
@@ -158,7 +162,7 @@ def _ready(model: Any) -> Any:
 
 def base_of(folder: str) -> str:
     """The path or hub id of the model that an adapter was trained on."""
-    told = runs.read_json(Path(folder) / CONFIG, "the adapter's configuration").get("base_model_name_or_path")
+    told = run_dir.read_json(Path(folder) / CONFIG, "the adapter's configuration").get("base_model_name_or_path")
     if not told:
         raise UserError(f"{folder}: this adapter does not say what it was trained on; set model.base_path")
     return str(told)
@@ -178,12 +182,12 @@ def refuse_adapter_as_base(folder: str, base: str) -> None:
 
 def remember_base(folder: Path, identity: str, added: Sequence[int] = ()) -> None:
     """Notes beside a saved adapter exactly which weights it was trained on, and the ids of tokens added to them."""
-    runs.write_json(folder / BASE, {"weights": identity, "added_tokens": list(added)})
+    run_dir.write_json(folder / BASE, {"weights": identity, "added_tokens": list(added)})
 
 
 def _noted(folder: str) -> dict[str, Any]:
     noted = Path(folder) / BASE
-    return runs.read_json(noted, "the adapter's note of its base") if noted.exists() else {}
+    return run_dir.read_json(noted, "the adapter's note of its base") if noted.exists() else {}
 
 
 def added_of(folder: str) -> list[int]:

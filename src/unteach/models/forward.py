@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from unteach import launched
 from unteach.data.collators import SEGMENT
+from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.models.capabilities import capabilities_of
 from unteach.models.layers import Depth, backbone_of, causal_of
@@ -316,7 +316,7 @@ def _chunks(count: int, size: int, device: Any) -> int:
     import torch
 
     chunks = max(1, -(-count // size))
-    if launched.mode() == "zero3":
+    if launch_environment.mode() == "zero3":
         most = torch.tensor(chunks, device=device)
         torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
         chunks = int(most)

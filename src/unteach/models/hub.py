@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config.schema import PATH
 from unteach.errors import UserError, chain, first_line, outside
 
@@ -68,7 +68,7 @@ def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:
         home = "; write the home folder out in full" if str(folder).startswith("~") else ""
         raise UserError(f"{key}={folder}: there is no such folder{home}")
     if needs_config and not (folder / "config.json").exists():
-        if (folder / runs.CONFIG).exists():
+        if (folder / run_dir.CONFIG).exists():
             raise UserError(f"{key}={folder}: {_no_model_in(folder)}")
         inside = sorted(str(child) for child in folder.iterdir() if _is_model(child))
         hint = f"did you mean {', '.join(inside[:5])}?" if inside else "one holds config.json and *.safetensors"
@@ -76,16 +76,16 @@ def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:
 
 
 def _is_model(folder: Path) -> bool:
-    return Path(runs.model_folder(str(folder)), "config.json").exists()
+    return Path(run_dir.model_folder(str(folder)), "config.json").exists()
 
 
 def _no_model_in(run: Path) -> str:
     """Say why a run's folder holds no model: it was an evaluation of another, or has not ended."""
-    config = runs.read_config(run)
+    config = run_dir.read_config(run)
     if config.get("mode") == "eval":
         evaluated = config["model"]["model_args"][PATH]
         return f"this is an evaluation, which holds no model. It measured {evaluated}; name that"
-    return f"this run holds no {runs.FINAL}/ yet; run its command again to finish it"
+    return f"this run holds no {run_dir.FINAL}/ yet; run its command again to finish it"
 
 
 def _remedy(error: Exception, path: str, args: str) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import launched
 from unteach.config.schema import PATH
+from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.models.hub import from_hub
 
@@ -72,7 +72,7 @@ def _refuse_other_weights(report: dict[str, Any], path: str, has_new_head: bool)
     missing = {name for name in report["missing_keys"] if not (has_new_head and name.startswith(NEW_HEAD))}
     if missing:
         raise UserError(f"cannot load {path}: it holds no weights for {_some(missing)}; {remedy}")
-    if report["unexpected_keys"] and not has_new_head and launched.rank() == 0:
+    if report["unexpected_keys"] and not has_new_head and launch_environment.rank() == 0:
         unused = report["unexpected_keys"]
         print(f"note: {path} holds weights that this model has no place for, and they are left out: {_some(unused)}")
 

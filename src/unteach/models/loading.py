@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import launched, registry, runs
+from unteach import registry, run_dir
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import Template, saved_args
+from unteach.distributed import launch_environment
 from unteach.errors import UserError
-from unteach.models import adapters, heads, integrity, portable, probing, tokens
+from unteach.models import adapters, added_tokens, heads, integrity, portable, probing
 from unteach.models.forward import extend
 from unteach.models.heads import Head
 from unteach.models.hub import PATH, SOURCE, from_hub
@@ -48,7 +49,9 @@ class Loaded:
         base = identity(self.path, self.model.config, memory)
         if self.adapter is None:
             return base
-        return f"{base} + {runs.weights_fingerprint(Path(self.adapter), memory) if self.adapter else 'a fresh adapter'}"
+        return (
+            f"{base} + {run_dir.weights_fingerprint(Path(self.adapter), memory) if self.adapter else 'a fresh adapter'}"
+        )
 
     def base_weights(self, memory: Path) -> str:
         """What tells the weights under the adapter from all others."""
@@ -67,13 +70,13 @@ class Loaded:
 def identity(path: str | None, config: Any, memory: Path) -> str:
     """What tells a model from all others: its weights and its configuration, which model_args may have changed."""
     settings = {k: v for k, v in config.to_dict().items() if k not in ("dtype", "_name_or_path")}
-    return f"{weights_of(path, config, memory)} {runs.digest(settings)}"
+    return f"{weights_of(path, config, memory)} {run_dir.digest(settings)}"
 
 
 def weights_of(path: str | None, config: Any, memory: Path) -> str:
     """sha256 of a local folder's weights, or a hub model's commit."""
     if path and Path(path).is_dir():
-        return runs.weights_fingerprint(Path(path), memory)
+        return run_dir.weights_fingerprint(Path(path), memory)
     return f"{path}@{getattr(config, '_commit_hash', None)}"
 
 
@@ -105,7 +108,7 @@ def load(
     compute = compute_dtype(args.pop("dtype", None))
     if args.get("attn_implementation") == "auto":
         args.pop("attn_implementation")
-    path = runs.model_folder(str(args[PATH])) if args.get(PATH) else None
+    path = run_dir.model_folder(str(args[PATH])) if args.get(PATH) else None
     heads.fitting(head, path)
     adapter, tokenizer_args = ("" if config.peft_args else None), config.tokenizer_args
     if adapters.is_adapter(path):
@@ -113,7 +116,7 @@ def load(
             raise UserError(f"model.peft_args: {path} holds an adapter already, and goes on with that; leave them out")
         assert path is not None
         adapter, tokenizer_args = path, {PATH: path, **tokenizer_args}
-        args[PATH] = path = runs.model_folder(config.base_path or adapters.base_of(adapter))
+        args[PATH] = path = run_dir.model_folder(config.base_path or adapters.base_of(adapter))
         adapters.refuse_adapter_as_base(adapter, path)
     elif config.base_path:
         raise UserError(f"model.base_path is for an adapter, and {path} is a whole model; leave it out")
@@ -129,12 +132,12 @@ def load(
     start = portable.StartSettings.of_model(model, path, **_source(args)) if adapter is None else None
     if adapter:
         adapters.refuse_another_base(adapter, str(path), weights_of(path, model.config, memory()))
-        if tokens.add(tokenizer, config.added_tokens):
+        if added_tokens.add(tokenizer, config.added_tokens):
             raise UserError(f"model.added_tokens: the adapter {adapter} was trained without them; leave them out")
         model, added = adapters.put_back(model, adapter, training), adapters.added_of(adapter)
     else:
-        added = tokens.add(tokenizer, config.added_tokens)
-        tokens.grow(model, added)
+        added = added_tokens.add(tokenizer, config.added_tokens)
+        added_tokens.grow(model, added)
         if config.peft_args:
             model = adapters.attach(model, config.peft_args, added)
             adapters.refuse_failing(model)
@@ -161,7 +164,7 @@ def _probe(model: Any, tokenizer: Any, packed: bool) -> None:
     if packed:
         probing.refuse_packed(model)
     slower = [probing.describe_padding(model), probing.describe_continuing(model)]
-    for sentence in filter(None, slower if launched.rank() == 0 else ()):
+    for sentence in filter(None, slower if launch_environment.rank() == 0 else ()):
         print(f"note: {sentence}")
 
 
@@ -194,7 +197,7 @@ def of_kind(
 
 def memory() -> Path:
     """The user's own file of fingerprints, for what no run's folder or cache is at hand."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unteach" / runs.FINGERPRINTS
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unteach" / run_dir.FINGERPRINTS
 
 
 def load_empty(config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None) -> Loaded:
@@ -213,7 +216,7 @@ def load_for_look(
     They are then tried as the run tries them; of others names and shapes alone are read.
     """
     path = str(config.model_args.get(PATH) or "")
-    folder = Path(runs.model_folder(path))
+    folder = Path(run_dir.model_folder(path))
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if path and folder.is_dir() else 0
     is_plain = not (config.model_args.get("device_map") or config.model_args.get("quantization_config"))
     if is_plain and 0 < size <= LOOKED_AT:
@@ -237,7 +240,7 @@ def _template_args(config: ModelConfig) -> TemplateArgs:
     given = config.template_args
     path = config.model_args.get(PATH)
     if given == TemplateArgs() and path:
-        return saved_args(runs.model_folder(str(path))) or given
+        return saved_args(run_dir.model_folder(str(path))) or given
     return given
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.models.hub import from_hub
 
 if TYPE_CHECKING:
@@ -149,4 +149,4 @@ def _read(file: Path) -> Settings:
 
 
 def _write(file: Path, settings: Settings) -> None:
-    runs.write_text(file, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    run_dir.write_text(file, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unteach import runs
+from unteach import run_dir
 from unteach.errors import NO_MEMORY, UserError
 from unteach.models.capabilities import Capabilities, capabilities_of, set_capabilities
 from unteach.models.layers import backbone_of, causal_of
@@ -98,7 +98,7 @@ def _key(causal: Any) -> str:
     settings = {k: v for k, v in causal.config.to_dict().items() if k not in ("dtype", "_name_or_path", "id2label")}
     kernel = getattr(causal.config.get_text_config(), "_attn_implementation", None)
     versions = [VERSION, transformers.__version__, torch.__version__]
-    return runs.digest([type(causal).__name__, settings, kernel, str(weight.dtype), device, *versions])
+    return run_dir.digest([type(causal).__name__, settings, kernel, str(weight.dtype), device, *versions])
 
 
 def _find_out(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> Capabilities | None:
@@ -264,7 +264,7 @@ def _folder() -> Path:
 def _read(key: str) -> Capabilities | None:
     """Read what an earlier run found; whatever else is in the file is ignored."""
     try:
-        kept = runs.read_json(_folder() / f"{key}.json", "what holds of a model")
+        kept = run_dir.read_json(_folder() / f"{key}.json", "what holds of a model")
         found = Capabilities(**kept)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
@@ -275,4 +275,4 @@ def _read(key: str) -> Capabilities | None:
 
 def _write(key: str, found: Capabilities) -> None:
     with contextlib.suppress(OSError):  # a cache that cannot be written is none
-        runs.write_json(_folder() / f"{key}.json", asdict(found))
+        run_dir.write_json(_folder() / f"{key}.json", asdict(found))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unteach import runs
+from unteach import run_dir
 from unteach.data.streams import Stream, in_batches
 from unteach.models.adapters import AsItBegan
 from unteach.models.forward import Answers, Want, answers_of, places, positions
@@ -79,7 +79,7 @@ class Table:
     def save(self, path: Path) -> None:
         from safetensors.torch import save_file
 
-        with runs.replacing(path) as temporary:
+        with run_dir.replacing(path) as temporary:
             save_file({"values": self.values, "starts": self.starts}, temporary)
 
     @classmethod

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.chat_rendering import render
 from unteach.data.special_text import SpecialText
@@ -78,7 +78,7 @@ def load(config: ModelConfig) -> Seeing:
     """
     import transformers
 
-    path = runs.model_folder(str(config.model_args[PATH]))
+    path = run_dir.model_folder(str(config.model_args[PATH]))
     if adapters.is_adapter(path):
         raise UserError(f"{path}: holds an adapter, and modality=vlm asks whole models; merge it with its base")
     if config.template_args != TemplateArgs():

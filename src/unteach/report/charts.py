@@ -14,7 +14,7 @@ from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.colours import REFERENCE_TINTS, TINTS, assign_tints, tint_of
 from unteach.report.plots import GRID, MARKS, SOFT, logarithmic
 from unteach.report.sets import comparable, forgotten
-from unteach.runs import replacing
+from unteach.run_dir import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from unteach.errors import UserError
-from unteach.evals.retain import EVAL, ROWS
+from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.report import origin
 from unteach.report.columns import Column, read_descriptions
-from unteach.runs import EVALS, EVALS_BEFORE, read_json
+from unteach.run_dir import EVALS, EVALS_BEFORE, read_json
 
 KINDS = ("base", "start", "full", "retain", "forget", "eval", "")
 REFERENCES = ("base", "start", "full", "retain")

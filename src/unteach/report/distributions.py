@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from unteach.evals import stats
+from unteach.evals import bootstrap
 from unteach.report.collect import RunResult, scores_of
 
 RATIOS = ("forget_truth_ratio", "forget_mean_tr")
@@ -81,7 +81,7 @@ def attacks(runs: list[RunResult]) -> list[Curves]:
         for number, run in enumerate(runs):
             forget, holdout = halves(run.results.get(metric))
             if len(forget) and len(holdout):
-                curves.append(Curve(number, *roc(forget, holdout), stats.auc(forget, holdout)))
+                curves.append(Curve(number, *roc(forget, holdout), bootstrap.auc(forget, holdout)))
             else:
                 left_out.append(run.name)
         if curves:

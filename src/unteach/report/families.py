@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from unteach import runs as kept
+from unteach import run_dir as kept
 from unteach.config.schema import PATH
 from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.origin import at, read_config

@@ -8,7 +8,7 @@ from unteach.report import charts, export, page, plots
 from unteach.report.collect import RunResult
 from unteach.report.colours import assign_tints
 from unteach.report.sets import apart
-from unteach.runs import read_json, write_json, write_text
+from unteach.run_dir import read_json, write_json, write_text
 
 RECORD = "report.json"
 WRITTEN = ("report.md", "report.csv", "report.html", "report.png")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from unteach import runs
+from unteach import run_dir
 from unteach.errors import UserError
 from unteach.report.collect import EVAL, KINDS, results_of
 from unteach.report.origin import command_to_evaluate, kind_of, read_config
@@ -65,7 +65,7 @@ def _results_at(path: Path, empty: list[Path], pattern: bool) -> list[tuple[Path
     """(run's folder, suites) at a path or below it; what matched a pattern may have none and is noted in `empty`."""
     if path.is_file() and path.name.endswith(EVAL):
         suite, folder = path.name.removesuffix(EVAL), path.parent
-        return [(folder.parent if folder.name == runs.EVALS else folder, (suite,))]
+        return [(folder.parent if folder.name == run_dir.EVALS else folder, (suite,))]
     if path.is_dir():
         if found := _below(path, empty, set()):
             return found
@@ -86,11 +86,11 @@ def _below(folder: Path, empty: list[Path], seen: set[Path]) -> list[tuple[Path,
         return []
     seen.add(folder.resolve())
     if suites := results_of(folder):
-        return [(folder.parent if folder.name == runs.EVALS else folder, suites)]
-    hidden = (".", runs.EVALS_BEFORE)  # what a run started from is no run of its own
+        return [(folder.parent if folder.name == run_dir.EVALS else folder, suites)]
+    hidden = (".", run_dir.EVALS_BEFORE)  # what a run started from is no run of its own
     children = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(hidden))
     found = [one for child in children for one in _below(child, empty, seen)]
-    if not found and (folder / runs.CONFIG).exists():
+    if not found and (folder / run_dir.CONFIG).exists():
         empty.append(folder)
     return found
 

@@ -5,11 +5,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config.schema import PATH
 from unteach.strict_yaml import read_yaml
 
-CONFIGS = (runs.CONFIG, ".hydra/config.yaml")
+CONFIGS = (run_dir.CONFIG, ".hydra/config.yaml")
 NAMED = {
     "forget": re.compile(r"unlearn(ed)?|forget\d*"),
     "retain": re.compile(r"retain(ed)?\d*|retrain(ed)?"),

@@ -16,7 +16,7 @@ from unteach.report.families import OVER_SEEDS
 from unteach.report.judging import UTILITY_GONE, UTILITY_GONE_MEANS, all_metrics, column_of
 from unteach.report.sets import comparable, suite_of
 from unteach.report.table import MISSING, Cell, Table, make_cell, make_table
-from unteach.runs import write_text
+from unteach.run_dir import write_text
 
 KIND_WORDS = {
     "retain": "gold standard",

@@ -11,7 +11,7 @@ from unteach.errors import UserError
 from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.colours import assign_tints, tint_of
 from unteach.report.tradeoff import P_LINE, Point, View, views
-from unteach.runs import replacing
+from unteach.run_dir import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unteach import runs as kept
+from unteach import run_dir as kept
 from unteach.config.schema import PATH
 from unteach.report.collect import RunResult, finite
 from unteach.report.origin import at, read_config

@@ -9,7 +9,7 @@ from unteach.report.collect import RunResult, finite
 from unteach.report.columns import Column
 from unteach.report.judging import known_columns
 from unteach.report.tradeoff import LOGARITHMIC, P_FLOOR
-from unteach.runs import EVALS, last_metrics, read_json
+from unteach.run_dir import EVALS, last_metrics, read_json
 
 
 @dataclass(frozen=True)

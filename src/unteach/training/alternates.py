@@ -4,14 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
-from unteach.data.datasets import Example, example_of
+from unteach import run_dir
+from unteach.data.handlers.qa import Example, example_of
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.data.template import Template
 from unteach.engines.hf import HFEngine
-from unteach.engines.sharded import placed_by_device_map
 from unteach.errors import UserError
 from unteach.models.loading import Loaded
+from unteach.models.placement import placed_by_device_map
 from unteach.seeds import permutation, subseed
 
 BATCH = 32
@@ -48,17 +48,17 @@ def invent(method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, 
             )
     rows = [part.text(row) for part, row in forget.where]
     asked = [loaded.template.encode_prompt(method.ask(*row)) for row in rows]
-    weights = loaded.identity(cache / runs.FINGERPRINTS)
+    weights = loaded.identity(cache / run_dir.FINGERPRINTS)
     settings = [method.n_alternates, method.temperature, method.max_new_tokens, seed, loaded.compute]
-    path = cache / "alternates" / f"{runs.digest([weights, settings, asked])}.json"
+    path = cache / "alternates" / f"{run_dir.digest([weights, settings, asked])}.json"
     if not path.exists():
         if here.first:
             print(f"the model invents {method.n_alternates} other answers to each of {len(rows)} rows", flush=True)
         texts = _sampled(method, loaded, asked, seed, here)
         if here.first:
-            runs.write_json(path, texts)
+            run_dir.write_json(path, texts)
         here.wait()
-    kept = runs.read_json(path, "the invented answers")
+    kept = run_dir.read_json(path, "the invented answers")
     return Invented(loaded.template, [question for question, _ in rows], kept, seed)
 
 

@@ -10,26 +10,30 @@ from typing import Any
 import torch
 import transformers
 
-from unteach import console, launched, runs
-from unteach.bounds import refuse_too_many
+from unteach import console, run_dir
 from unteach.config import compose, schema, training_args
-from unteach.data import sources, tokenized
 from unteach.data.collators import DataCollatorForSupervisedDataset
-from unteach.data.labelled import labels_of_rows
-from unteach.data.overlap import note_overlap
+from unteach.data.handlers.labelled import labels_of_rows
+from unteach.data.io import sources
+from unteach.data.stream_overlap import note_overlap
 from unteach.data.streams import ALTERNATE, Steps, Stream
-from unteach.engines.processes import Processes
-from unteach.engines.sharded import place, settle
+from unteach.data.tokenized import token_files
+from unteach.distributed import launch_environment
+from unteach.distributed.process_context import Processes
+from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
 from unteach.methods.base import Method
 from unteach.models import adapters, heads, portable, probing
 from unteach.models.heads import Head
 from unteach.models.hub import PATH
 from unteach.models.loading import Loaded, load_frozen, memory
+from unteach.models.placement import place, settle
 from unteach.models.reference import Draw, Reference, Table, compute_table, needs_copy, trimmed
 from unteach.training import checkpoint
 from unteach.training.alternates import invent
+from unteach.training.foreign_trainers import their_trainer
 from unteach.training.guard_rows import build_guard
+from unteach.training.parallelism import step_size
 from unteach.training.parts import build_part
 from unteach.training.resumable import Keeping, Resumable
 from unteach.training.rows import (
@@ -41,8 +45,6 @@ from unteach.training.rows import (
     refuse_other_data,
     refuse_too_long,
 )
-from unteach.training.spread import step_size
-from unteach.training.theirs import their_trainer
 from unteach.training.trainer import Trainer
 
 REFERENCE = "reference"
@@ -61,7 +63,7 @@ def head_of(config: schema.Config) -> Head | None:
     if kind == "numbers":
         return Head()
     path = config.model.model_args.get(PATH)
-    kept = heads.saved(runs.model_folder(str(path)) if path else None)
+    kept = heads.saved(run_dir.model_folder(str(path)) if path else None)
     given = config.trainer.method.labels or (kept.labels if kept else None)
     parts = config.data.streams["train"].values()
     return Head(tuple(given or labels_of_rows([(part.cls, part.args) for part in parts])))
@@ -148,7 +150,7 @@ def training_arguments(
     args["run_name"] = args.get("run_name") or config.task_name
     if not torch.cuda.is_available():
         args.setdefault("use_cpu", True)
-    if launched.by_launcher():  # joined and verified before: the library would join by a rule of its own
+    if launch_environment.by_launcher():  # joined and verified before: the library would join by a rule of its own
         args["accelerator_config"] = {"use_configured_state": True}
     args.setdefault("log_level_replica", "error")  # the first process speaks for all; the library's default is to warn
     mixed = not config.model.pure_bf16 and "bf16" not in args and "fp16" not in args
@@ -190,7 +192,7 @@ DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers
 def _agree_with_launch(config: schema.Config, compute: str, built: transformers.TrainingArguments) -> None:
     """What the launch's file says must be what the run says; what it leaves open is the run's."""
     assert config.trainer is not None
-    mode, given = launched.mode(), config.trainer.args
+    mode, given = launch_environment.mode(), config.trainer.args
     if mode not in ("one", "ddp"):
         for name in (name for name in DDP if given.get(name) is not None):
             raise UserError(f"trainer.args.{name} is for data parallelism, and this run is {mode}; leave it out")
@@ -293,7 +295,7 @@ def training_texts(config: schema.Config) -> list[str]:
     texts = []
     for stream, parts in config.data.streams.items():
         for part in parts.values() if stream != HOLDOUT else ():
-            if tokenized.is_tokenized(part.args.get("hf_args", {}).get("path")):
+            if token_files.is_tokenized(part.args.get("hf_args", {}).get("path")):
                 raise UserError("a tokenizer cannot be learned from tokens; name the model whose tokenizer made them")
             for row in sources.load_rows(part.args.get("hf_args", {})):
                 words = [value for value in row.values() if isinstance(value, str)]
@@ -305,22 +307,22 @@ def open_folder(
     config: schema.Config, folder: Path, loaded: Loaded, streams: dict[str, Stream], here: Any, step: int
 ) -> None:
     """Makes the run's folder ready to start, or to go on after `step`."""
-    memory = Path(config.paths.cache_dir) / runs.FINGERPRINTS
-    models = runs.fingerprints_of_models([loaded.path, loaded.adapter], memory)
+    memory = Path(config.paths.cache_dir) / run_dir.FINGERPRINTS
+    models = run_dir.fingerprints_of_models([loaded.path, loaded.adapter], memory)
     data = {"data": fingerprints(streams), "files": fingerprints_of_files(config), "models": models}
-    if step and (folder / runs.MANIFEST).exists():
-        refuse_other_data(folder, runs.read_mapping(folder / runs.MANIFEST, "the run's manifest"), data)
+    if step and (folder / run_dir.MANIFEST).exists():
+        refuse_other_data(folder, run_dir.read_mapping(folder / run_dir.MANIFEST, "the run's manifest"), data)
     # The configuration comes first: it makes the folder a run's, into which all else may be written.
-    runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
+    run_dir.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
     if step == 0:
         for table in (folder / REFERENCE).glob("*.safetensors"):
             if table.stem in streams:
                 table.unlink()
-    runs.keep_lines(folder / runs.METRICS, step if step else -1)
+    run_dir.keep_lines(folder / run_dir.METRICS, step if step else -1)
     weights = loaded.identity(memory)
     facts = {**data, "weights": weights, "world": here.world, "mode": here.mode, "resumed_at": step}
-    made_by = runs.manifest(config.seed, command=config.command, **facts)
-    runs.write_json(folder / runs.MANIFEST, made_by)
+    made_by = run_dir.manifest(config.seed, command=config.command, **facts)
+    run_dir.write_json(folder / run_dir.MANIFEST, made_by)
 
 
 def keeping(config: schema.Config) -> Keeping:
@@ -337,14 +339,14 @@ METHOD = "unteach_method.json"
 def save_final(model: Any, loaded: Loaded, target: Path, method: Any, state_dict: dict[str, Any] | None = None) -> None:
     """Writes the model, or its adapter, with tokenizer, template and the method's state into the folder `target`, whole
     or not at all. state_dict: the weights, where the model in this process does not hold them all."""
-    with runs.replacing_folder(target) as temporary:
+    with run_dir.replacing_folder(target) as temporary:
         if loaded.adapter is None:
             model.save_pretrained(temporary, state_dict=state_dict)
         else:
             model.save_pretrained(temporary, selected_adapters=[adapters.TRAINED], state_dict=state_dict)
         accompany(loaded, temporary)
         if isinstance(method, Method) and (state := method.state()):
-            runs.write_json(temporary / METHOD, state)
+            run_dir.write_json(temporary / METHOD, state)
         checkpoint.complete(temporary)
 
 

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from unteach import atomic, runs
+from unteach import atomic, run_dir
 from unteach.errors import UserError
 
 MARKER, BEGUN = "COMPLETE.json", "BEGUN.json"
 STATE = "unteach_state.json"
-KEPT = {runs.EVALS}
+KEPT = {run_dir.EVALS}
 """What outlives a checkpoint's own files: evaluations made at its step."""
 
 
@@ -29,7 +29,7 @@ HASHING_THREADS = 4
 def begin(folder: Path) -> None:
     """Withdraw the marker of a checkpoint that is about to be written, and note that its folder is ours."""
     if (folder / MARKER).exists() or not _has_files(folder):
-        runs.write_json(folder / BEGUN, {})
+        run_dir.write_json(folder / BEGUN, {})
     (folder / MARKER).unlink(missing_ok=True)
 
 
@@ -38,12 +38,12 @@ def complete(folder: Path) -> None:
     atomic.sync_tree(folder)
     files = _files_of(folder)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        digests = list(pool.map(runs.fingerprint, files))
+        digests = list(pool.map(run_dir.fingerprint, files))
     listed = {
         str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": digest}
         for file, digest in zip(files, digests, strict=True)
     }
-    runs.write_json(folder / MARKER, listed)
+    run_dir.write_json(folder / MARKER, listed)
     (folder / BEGUN).unlink(missing_ok=True)
 
 
@@ -76,7 +76,7 @@ def fault(folder: Path, by_digest: bool = False) -> str | None:
     if by_digest:
         checked = [name for name, told in listed.items() if told["sha256"]]
         with ThreadPoolExecutor(HASHING_THREADS) as pool:
-            digests = list(pool.map(lambda name: runs.fingerprint(folder / name), checked))
+            digests = list(pool.map(lambda name: run_dir.fingerprint(folder / name), checked))
         for name, digest in zip(checked, digests, strict=True):
             if digest != listed[name]["sha256"]:
                 return f"{name} is damaged: its digest is not the one that it was written with"
@@ -150,9 +150,9 @@ def start_of(folder: Path, resume: str) -> tuple[Path | None, list[str]]:
 
 def go_back(folder: Path, start: Path) -> None:
     """Takes a run back to the checkpoint `start`: its later checkpoints go, its final model is moved aside."""
-    (folder / runs.DONE).unlink(missing_ok=True)
-    if (folder / runs.FINAL).exists():
-        print(f"going back to {start}: the model made before is now {runs.move_aside(folder / runs.FINAL)}")
+    (folder / run_dir.DONE).unlink(missing_ok=True)
+    if (folder / run_dir.FINAL).exists():
+        print(f"going back to {start}: the model made before is now {run_dir.move_aside(folder / run_dir.FINAL)}")
     inside = start.resolve().parent == folder.resolve()
     for step, path in of_run(folder):
         if not inside or step > step_of(start):
@@ -166,7 +166,7 @@ def step_of(folder: Path | None) -> int:
 def chosen(path: str) -> Path:
     """The checkpoint that `resume=PATH` names, if it is whole."""
     folder = Path(path)
-    runs.refuse_no_folder(path)
+    run_dir.refuse_no_folder(path)
     if reason := fault(folder, by_digest=True) or unresumable(folder):
         raise UserError(f"resume={path}: this checkpoint cannot be used, {reason}")
     return folder
@@ -185,11 +185,11 @@ def clear(folder: Path) -> None:
     listed = _listed(folder)
     if listed is not None:
         # Cut off from here on, the folder says itself what of it may go.
-        runs.write_json(folder / BEGUN, {"files": list(listed)})
+        run_dir.write_json(folder / BEGUN, {"files": list(listed)})
         (folder / MARKER).unlink()
     if not (folder / BEGUN).exists():
         return
-    names = runs.read_mapping(folder / BEGUN, "the note of a checkpoint").get("files")
+    names = run_dir.read_mapping(folder / BEGUN, "the note of a checkpoint").get("files")
     if names is None:
         names = [path.name for path in folder.iterdir() if path.name not in {*KEPT, BEGUN}]
     doomed = [folder / name for name in names]
@@ -210,9 +210,9 @@ def clear_all(folder: Path) -> None:
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    runs.write_json(folder / STATE, state)
+    run_dir.write_json(folder / STATE, state)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
-    return runs.read_mapping(path, "the checkpoint's state") if path.exists() else {}
+    return run_dir.read_mapping(path, "the checkpoint's state") if path.exists() else {}

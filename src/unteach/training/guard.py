@@ -17,9 +17,9 @@ import transformers
 from unteach import console
 from unteach.config.watching import Guard
 from unteach.data.streams import Stream
+from unteach.distributed.process_context import Processes
 from unteach.engines.base import Ids
 from unteach.engines.hf import HFEngine
-from unteach.engines.processes import Processes
 from unteach.errors import Diverged
 from unteach.models.forward import IGNORED
 from unteach.models.loading import Loaded

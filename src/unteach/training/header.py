@@ -13,7 +13,7 @@ from unteach.methods.base import Method
 from unteach.models.hub import PATH
 from unteach.models.loading import Loaded
 from unteach.training import checkpoint, forecast
-from unteach.training.spread import step_size
+from unteach.training.parallelism import step_size
 from unteach.wording import counted
 
 Line = tuple[str, str]

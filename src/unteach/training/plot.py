@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 
 FILE = "loss.png"
 INK, SOFT, GRID = "#22262b", "#6a7178", "#efece6"
@@ -41,7 +41,7 @@ def _panel_of(name: str) -> str | None:
 
 def loss_png(folder: Path) -> Path | None:
     """Draws a run's `loss.png` from its metrics file; None where no loss was logged yet."""
-    panels = curves(folder / runs.METRICS)
+    panels = curves(folder / run_dir.METRICS)
     if "loss" not in panels:
         return None
     from matplotlib import rc_context
@@ -56,7 +56,7 @@ def loss_png(folder: Path) -> Path | None:
         figure.subplots_adjust(left=0.08, right=0.98, bottom=edge, top=1 - edge * 0.7, hspace=0.35)
         for axes, (title, shown) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
             _panel(axes, title, shown)
-        with runs.replacing(folder / FILE) as temporary:
+        with run_dir.replacing(folder / FILE) as temporary:
             figure.savefig(temporary, format="png")
     return folder / FILE
 

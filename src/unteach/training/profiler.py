@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config import watching
 from unteach.training.callbacks import Watcher
 
@@ -27,7 +27,7 @@ class ProfileTrace(Watcher):
 
         def write(profile: Any) -> None:
             path = self.folder / f"step{state.global_step}-rank{args.process_index}.json"
-            with runs.replacing(path) as temporary:
+            with run_dir.replacing(path) as temporary:
                 profile.export_chrome_trace(str(temporary))
 
         self.profile = profiler.profile(

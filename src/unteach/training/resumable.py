@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from unteach import runs
-from unteach.engines.processes import Processes
+from unteach import run_dir
+from unteach.distributed.process_context import Processes
 from unteach.errors import Preempted, UserError
-from unteach.training import checkpoint, spread
+from unteach.training import checkpoint, parallelism
 from unteach.training.guard import CollapseGuard
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Resumable(transformers.Trainer):
         self._resumed: dict[str, Any] = {}
         self._resumed_step = 0
         super().__init__(*args, **kwargs)
-        spread.reduce_in_float32(self)
+        parallelism.reduce_in_float32(self)
         self.remove_callback(transformers.PrinterCallback)
         self.add_callback(_AtBoundaries(self))
         patience, least = keeping.patience, keeping.threshold
@@ -64,14 +64,14 @@ class Resumable(transformers.Trainer):
             self.add_callback(guard)
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        one_root = spread.one_root(self.model) if self.here.mode == "fsdp2" else contextlib.nullcontext()
-        fresh = contextlib.nullcontext() if resume_from_checkpoint else spread.exact_masters(self, self.here.mode)
+        one_root = parallelism.one_root(self.model) if self.here.mode == "fsdp2" else contextlib.nullcontext()
+        fresh = contextlib.nullcontext() if resume_from_checkpoint else parallelism.exact_masters(self, self.here.mode)
         with one_root, fresh:
             try:
                 prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
             except ValueError as error:  # the launch's file and the run's arguments do not go together
                 raise UserError(f"launch: {error}") from error
-        spread.verify(self, self.here.mode)
+        parallelism.verify(self, self.here.mode)
         return prepared
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -79,7 +79,7 @@ class Resumable(transformers.Trainer):
         if self.here.mode != "zero3":
             super().save_model(output_dir, _internal_call)
         elif self.args.save_only_model:
-            state = spread.whole_state(self, self.here.mode)
+            state = parallelism.whole_state(self, self.here.mode)
             self._save(output_dir, state_dict=state)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -120,7 +120,7 @@ class Resumable(transformers.Trainer):
         step = self.state.global_step
         try:
             if self.validation:
-                place = Path(str(self.args.output_dir)) / f"checkpoint-{step}" / runs.EVALS
+                place = Path(str(self.args.output_dir)) / f"checkpoint-{step}" / run_dir.EVALS
                 with self.accelerator.autocast():
                     metrics |= self.validation.measure(self.model_wrapped, place)
             if self.evaluator:
@@ -159,7 +159,7 @@ class Resumable(transformers.Trainer):
             checkpoint.begin(folder)
         super()._save_checkpoint(model, trial)
         state = {
-            "spread": {"mode": self.here.mode, "world": self.here.world, "rows": spread.step_size(self.args)},
+            "spread": {"mode": self.here.mode, "world": self.here.world, "rows": parallelism.step_size(self.args)},
             "resumable": not self.args.save_only_model,
             "evaluation_due": self._evaluation_due,
             "logged_at": self._globalstep_last_logged,
@@ -171,7 +171,7 @@ class Resumable(transformers.Trainer):
         }
         self.here.wait()
         if self.here.first:
-            spread.describe(self.model, folder)
+            parallelism.describe(self.model, folder)
             if self.accompany:
                 self.accompany(folder)
             checkpoint.write_state(folder, state)
@@ -189,7 +189,7 @@ class Resumable(transformers.Trainer):
             self._end_as_trained(start)
             return
         if start and self.here.first:
-            runs.drop_closing_line(Path(str(self.args.output_dir)) / runs.METRICS)
+            run_dir.drop_closing_line(Path(str(self.args.output_dir)) / run_dir.METRICS)
         self.train(resume_from_checkpoint=str(start) if start else None)
         if self.guard and self.guard.goes_back and not self.preempted:
             if self.here.mode not in ("one", "ddp"):
@@ -229,7 +229,7 @@ class Resumable(transformers.Trainer):
 
     def _close_log(self) -> None:
         """Write the line that closes a run's log, where the process that trained ended before it could."""
-        lines, _ = runs.read_lines(Path(str(self.args.output_dir)) / runs.METRICS)
+        lines, _ = run_dir.read_lines(Path(str(self.args.output_dir)) / run_dir.METRICS)
         if not self.here.first or any("train_runtime" in line for line in lines):
             return
         total = self._resumed.get("loss_logged", 0.0) + self.mine(self._resumed["loss_since_log"])[0]

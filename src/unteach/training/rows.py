@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config import schema
-from unteach.data import sources
+from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.errors import UserError
 from unteach.models.loading import Loaded
@@ -71,7 +71,7 @@ def fingerprints_of_files(config: schema.Config) -> dict[str, str]:
     """sha256 of each local file that rows are read from."""
     assert config.data is not None
     told = [part.args.get("hf_args") for parts in config.data.streams.values() for part in parts.values()]
-    return {str(file): runs.fingerprint(file) for hf_args in told if hf_args for file in sources.files_of(hf_args)}
+    return {str(file): run_dir.fingerprint(file) for hf_args in told if hf_args for file in sources.files_of(hf_args)}
 
 
 def refuse_other_data(folder: Path, began: dict[str, Any], now: dict[str, dict[str, str]]) -> None:

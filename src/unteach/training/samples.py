@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config import watching
 from unteach.data.streams import Stream
 from unteach.engines.hf import HFEngine
@@ -33,7 +33,7 @@ class SampleFile(Watcher):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            runs.keep_lines(self.path, state.global_step or -1)
+            run_dir.keep_lines(self.path, state.global_step or -1)
         if self.samples.every and not state.global_step:
             self.look(args, state)
 

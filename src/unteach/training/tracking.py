@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config import schema
 from unteach.errors import UserError, missing_extra
 
@@ -63,5 +63,5 @@ def _open(config: schema.Config, told: schema.Wandb, folder: Path) -> None:
     name = config.trainer.args.get("run_name") or config.task_name
     wandb.init(
         project=told.project, entity=told.entity, group=told.group, job_type=told.job_type, dir=told.dir, name=name,
-        id=runs.digest(str(folder.resolve())), resume="allow",
+        id=run_dir.digest(str(folder.resolve())), resume="allow",
     )  # fmt: skip

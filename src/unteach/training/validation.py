@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from unteach import console, runs
+from unteach import console, run_dir
 from unteach.config import schema
 from unteach.data.streams import Slot, Stream, collate
-from unteach.engines.processes import Processes
-from unteach.engines.sharded import settle
+from unteach.distributed.process_context import Processes
 from unteach.methods.base import Method
 from unteach.methods.finetune.sft import SFT
 from unteach.models.loading import Loaded
+from unteach.models.placement import settle
 from unteach.models.reference import Reference, Table
 from unteach.training import build
 from unteach.training.step import both_sides
@@ -165,8 +165,8 @@ def write(place: Path, found: dict[str, Any]) -> None:
             writer = csv.DictWriter(text, list(table[0]))
             writer.writeheader()
             writer.writerows(table)
-            runs.write_text(place / f"validation_{name}.csv", text.getvalue())
-    runs.write_json(place / FILE, found)
+            run_dir.write_text(place / f"validation_{name}.csv", text.getvalue())
+    run_dir.write_json(place / FILE, found)
 
 
 def at_the_end(trainer: Any, folder: Path) -> None:
@@ -176,7 +176,7 @@ def at_the_end(trainer: Any, folder: Path) -> None:
         return
     with trainer.accelerator.autocast():
         # To stop here would lose the steps since the last checkpoint: the model is saved first.
-        found = validation.measure(trainer.model_wrapped, folder / runs.EVALS, may_stop=False)
+        found = validation.measure(trainer.model_wrapped, folder / run_dir.EVALS, may_stop=False)
     if trainer.args.eval_strategy == "no":
         trainer.log(dict(found))
     if validation.here.first:

@@ -3,11 +3,11 @@
 from collections.abc import Container
 from pathlib import Path
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config import schema
 from unteach.config.suites import SuiteConfig
 from unteach.data.streams import Stream
-from unteach.engines.processes import Processes
+from unteach.distributed.process_context import Processes
 from unteach.models.loading import Loaded
 from unteach.training import plot
 from unteach.training.callbacks import MetricsFile, Watcher, make_display
@@ -21,7 +21,7 @@ def watchers(
     """Everything that watches a run."""
     assert config.trainer is not None
     display = make_display(config.task_name, UnaskedValues(config.eval))
-    found: list[Watcher] = [MetricsFile(folder / runs.METRICS), display]
+    found: list[Watcher] = [MetricsFile(folder / run_dir.METRICS), display]
     if here.first:
         found.append(LossPlot(folder))
     if samples := config.trainer.samples:

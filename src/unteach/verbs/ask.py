@@ -7,11 +7,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 
-from unteach import console, launched
+from unteach import console
 from unteach.config import compose, inference
 from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
-from unteach.config.places import is_place
+from unteach.config.references import is_place
+from unteach.distributed import launch_environment
 from unteach.errors import RowsFailed, UserError, unknown
 
 KEYS = {
@@ -35,7 +36,7 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
         raise UserError(f'ask takes one question, in quotes: unteach ask model=… "{" ".join(asked)}"')
     if asked and not asked[0].strip():
         raise UserError("the question is empty: there is nothing to ask")
-    if launched.world() > 1:
+    if launch_environment.world() > 1:
         raise UserError("ask is one process; unteach infer shares the rows of a table among several")
     environment()
     with contextlib.redirect_stdout(sys.stderr):  # notes; answers alone go to the standard output
@@ -65,15 +66,16 @@ def read_config(overrides: list[str], config_dirs: Iterable[str]) -> InferConfig
 
 def open_model(config: InferConfig) -> Callable[[str], str]:
     """Load the model; gives what answers a question. The questions are numbered from 0, as the rows of a table are."""
-    from unteach.engines import planning, processes
-    from unteach.engines.backends.base import Failure, Job
-    from unteach.engines.sheet import Columns
+    from unteach.distributed import process_context
+    from unteach.inference import planning
+    from unteach.inference.backends.base import Failure, Job
+    from unteach.inference.input_table import Columns
 
     config.backend.check()
     prompter = planning.build_prompter(config, Columns(COLUMN))
     for sentence in prompter.notes:
         console.say(f"note: {sentence}")
-    dist = processes.start()
+    dist = process_context.start()
     # A table's rows are saved before a run stops; a question has nothing to save, and ends at once.
     for name in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(name, signal.SIG_DFL)

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import console, owner, runs
+from unteach import console, owner, run_dir
 from unteach.config import compose, provenance, schema
 from unteach.config.command import VERBS
 from unteach.config.environment import environment
 from unteach.config.runfile import is_run_file
+from unteach.distributed import accelerate_launch
 from unteach.errors import UserError, unknown
-from unteach.launch import accelerated
 from unteach.wording import counted
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def command(
         print_tree(config.tree, provenance.origins(name, overrides, config_dirs))
         return
     if config.launch:
-        accelerated.find(config.launch, config_dirs)
+        accelerate_launch.find(config.launch, config_dirs)
     check(config)
 
 
@@ -66,14 +66,14 @@ def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
 def check(config: schema.Config) -> None:
     """Says all that can be known of a run before it starts; raises what the run itself would raise."""
     folder = Path(config.paths.output_dir)
-    owner.refuse_unwritable(runs.root_of(folder))
+    owner.refuse_unwritable(run_dir.root_of(folder))
 
-    from unteach.data import files
+    from unteach.data import user_files
     from unteach.models import loading
     from unteach.training import header
 
     print(f"run         {folder} ({standing(config, folder)})")
-    config, said = files.settle(config)
+    config, said = user_files.settle(config)
     config = limit_tokenizing(config)
     for sentence in said:
         console.say(f"file        {sentence}")
@@ -112,11 +112,11 @@ def _limited(streams: dict[str, dict[str, schema.Part]]) -> dict[str, dict[str, 
 def standing(config: schema.Config, folder: Path) -> str:
     """How the run's folder stands, as the run itself would find it."""
     if config.resume == "never":
-        runs.refuse_foreign(folder)
+        run_dir.refuse_foreign(folder)
         return "new; an old folder would be moved aside" if folder.exists() else "new"
-    state = runs.open_run(folder, config.tree, config.resume)
+    state = run_dir.open_run(folder, config.tree, config.resume)
     if state == "done":
-        runs.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / runs.FINGERPRINTS)
+        run_dir.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / run_dir.FINGERPRINTS)
     return {"new": "new", "again": "begun; would go on", "done": "finished", "back": "would go back"}[state]
 
 
@@ -190,9 +190,9 @@ def show_rows(loaded: "Loaded", name: str, stream: "Stream", seed: int) -> None:
 
 def check_suites(config: schema.Config, loaded: "Loaded", streams: "dict[str, Stream]") -> None:
     """Plans every suite as the run would: which metrics, on how many rows, and which are absent and why."""
-    from unteach.training import evaluating
+    from unteach.training import suites
 
-    planned, notes = evaluating.plan_suites(config, loaded, streams)
+    planned, notes = suites.plan_suites(config, loaded, streams)
     for sentence in notes:
         console.say(f"note        {sentence}")
     for name, plan in planned.items():

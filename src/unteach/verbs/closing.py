@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from unteach import console, runs
+from unteach import console, run_dir
 from unteach.config import schema
-from unteach.evals.retain import ROWS
+from unteach.evals.retain_logs import ROWS
 
 
 def tell_values(folder: Path, suite_names: list[str]) -> None:
@@ -21,10 +21,10 @@ def tell_values(folder: Path, suite_names: list[str]) -> None:
 def close_training(config: schema.Config, folder: Path) -> None:
     """Print where a training run left what, and what can be done with it next."""
     is_judged = bool(_results_of(folder))
-    console.say(f"model: {folder / runs.FINAL}")
-    console.say(f"results: {folder / (runs.EVALS if (folder / runs.EVALS).exists() else runs.METRICS)}")
-    if any(folder.glob(f"checkpoint-*/{runs.EVALS}")):
-        console.say(f"evaluations made while training: {folder}/checkpoint-*/{runs.EVALS}")
+    console.say(f"model: {folder / run_dir.FINAL}")
+    console.say(f"results: {folder / (run_dir.EVALS if (folder / run_dir.EVALS).exists() else run_dir.METRICS)}")
+    if any(folder.glob(f"checkpoint-*/{run_dir.EVALS}")):
+        console.say(f"evaluations made while training: {folder}/checkpoint-*/{run_dir.EVALS}")
     before = config.model.model_args.get(schema.PATH)
     _say_next([*(_judging(folder, before) if is_judged else []), _asking(config, folder)])
 
@@ -51,11 +51,11 @@ def _is_comparable(a: Path, b: Path) -> bool:
 
 def _measured_rows(run: Path) -> dict[tuple[str, str], str]:
     """The digest of each column of rows that a run measured, by (suite's file, column)."""
-    files = [file for place in (run, run / runs.EVALS) for file in place.glob(f"*{ROWS}")]
+    files = [file for place in (run, run / run_dir.EVALS) for file in place.glob(f"*{ROWS}")]
     return {
         (file.name, column): str(rows.get("digest"))
         for file in files
-        for column, rows in runs.read_json(file, f"the rows of {run}").items()
+        for column, rows in run_dir.read_json(file, f"the rows of {run}").items()
     }
 
 
@@ -67,7 +67,7 @@ def _asking(config: schema.Config, folder: Path) -> Sequence[str]:
 
 
 def _results_of(run: Path) -> list[str]:
-    return [file.name for place in (run, run / runs.EVALS) for file in place.glob("*_EVAL.json")]
+    return [file.name for place in (run, run / run_dir.EVALS) for file in place.glob("*_EVAL.json")]
 
 
 def _say_next(commands: Sequence[Sequence[str]]) -> None:

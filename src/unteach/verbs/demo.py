@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 
 from unteach.console import format_duration
-from unteach.launch.studyfile import study_of
+from unteach.studies.study_file import study_of
 from unteach.verbs import study
 
 

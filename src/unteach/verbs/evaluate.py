@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unteach import atomic, console, owner, runs
+from unteach import atomic, console, owner, run_dir
 from unteach.config import compose, schema
 from unteach.config.environment import environment
+from unteach.distributed import accelerate_launch
 from unteach.errors import UserError
-from unteach.launch import accelerated
 
 
 def command(words: list[str], **options: Any) -> None:
@@ -20,7 +20,7 @@ def evaluate(*overrides: str, config_name: str = "eval", config_dirs: Iterable[s
     """Evaluates what `configs/eval.yaml` and the overrides say; returns the folder with the results."""
     environment()
     config = compose.compose(config_name, overrides, config_dirs, starting=True)
-    if accelerated.started("eval", config, overrides, config_name, tuple(config_dirs)):
+    if accelerate_launch.started("eval", config, overrides, config_name, tuple(config_dirs)):
         return Path(config.paths.output_dir)
     return run(config)
 
@@ -31,46 +31,46 @@ def run(config: schema.Config) -> Path:
         raise UserError("an evaluation needs a suite: set eval=tofu (see `unteach list suites`)")
     if config.model.merge_adapter:
         raise UserError(f"model.merge_adapter: {schema.NOT_SAVED}")
-    from unteach.engines import processes
-    from unteach.evals import harness
+    from unteach.distributed import process_context
+    from unteach.evals.lm_eval import tasks
 
-    harness.refuse_misspelled(config.eval)
+    tasks.refuse_misspelled(config.eval)
     folder = Path(config.paths.output_dir)
     with contextlib.ExitStack() as held:
-        processes.once(lambda: held.enter_context(owner.own(runs.root_of(folder))))
-        processes.once(lambda: runs.open_run(folder, config.tree, config.resume))
+        process_context.once(lambda: held.enter_context(owner.own(run_dir.root_of(folder))))
+        process_context.once(lambda: run_dir.open_run(folder, config.tree, config.resume))
         return _run_owned(config, folder)
 
 
 def _run_owned(config: schema.Config, folder: Path) -> Path:
     """Carry an evaluation out, into a folder that no other process writes."""
-    from unteach.data import files
-    from unteach.engines import processes
-    from unteach.engines.sharded import place
+    from unteach.data import user_files
+    from unteach.distributed import process_context
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
-    from unteach.training import evaluating
+    from unteach.models.placement import place
+    from unteach.training import suites
     from unteach.verbs import closing
 
-    config, said = files.settle(config)
-    here = processes.start()
-    planned, of_rows = evaluating.plan_suites(config, loading.load_empty(config.model))
+    config, said = user_files.settle(config)
+    here = process_context.start()
+    planned, of_rows = suites.plan_suites(config, loading.load_empty(config.model))
     if here.first:
         for sentence in [*said, *of_rows]:
             console.say(f"note: {sentence}")
     loaded = loading.load(config.model, training=False)
     loaded.model = place(loaded.model, here)
     if here.first:
-        runs.write_text(folder / runs.CONFIG, compose.to_yaml(config.tree))
-        made_by = runs.manifest(config.seed, command=config.command, world=here.world, mode=here.mode)
-        runs.write_json(folder / runs.MANIFEST, made_by)
+        run_dir.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
+        made_by = run_dir.manifest(config.seed, command=config.command, world=here.world, mode=here.mode)
+        run_dir.write_json(folder / run_dir.MANIFEST, made_by)
     cache = Path(config.paths.cache_dir)
-    weights = loaded.identity(cache / runs.FINGERPRINTS)
-    with processes.interruptible("stopping after this batch; what is measured is kept. Ctrl-C again ends now"):
+    weights = loaded.identity(cache / run_dir.FINGERPRINTS)
+    with process_context.interruptible("stopping after this batch; what is measured is kept. Ctrl-C again ends now"):
         evaluate_loaded(config.eval, loaded, here, folder, cache, weights, tell=False, planned=planned)
     if here.first:
         atomic.remove_stale(folder)
-        runs.write_json(folder / runs.DONE, {})
+        run_dir.write_json(folder / run_dir.DONE, {})
         closing.tell_values(folder, list(config.eval))
         closing.close_evaluation(folder)
     here.wait()

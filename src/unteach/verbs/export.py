@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import owner, runs
+from unteach import owner, run_dir
 from unteach.config import verb_keys
 from unteach.config.environment import environment
+from unteach.config.overrides import sort_words
 from unteach.config.reader import Mistakes, Reader, mistakes
-from unteach.config.words import sort_words
 from unteach.errors import UserError, unknown
 
 FORMS = ("model", "adapter")
@@ -51,13 +51,13 @@ def export(
         raise UserError("say where to: to=FOLDER, or push=REPO")
     if push:
         _refuse_offline(push)
-    from unteach.training import exporting, trained
+    from unteach.export import save, trained
 
     source = trained.source_of(what)
-    asked = exporting.Asked(Path(to) if to else None, form, dtype, base, peft_args)
+    asked = save.Asked(Path(to) if to else None, form, dtype, base, peft_args)
     with _target(asked, source) as folder:
         if folder:
-            exporting.write(source, asked, folder)
+            save.write(source, asked, folder)
         if push and folder and not asked.to:
             upload(folder, push, private)
     if push and asked.to:
@@ -80,25 +80,25 @@ def _target(asked: Any, source: Any) -> Iterator[Path | None]:
 def _target_owned(asked: Any, source: Any) -> Iterator[Path | None]:
     if asked.to.exists() and (not asked.to.is_dir() or any(asked.to.iterdir())):
         record = asked.to / RECORD
-        if record.exists() and runs.read_json(record, "the export's record") == _record(asked, source):
+        if record.exists() and run_dir.read_json(record, "the export's record") == _record(asked, source):
             print(f"exported before: {asked.to}")
             yield None
             return
         raise UserError(f"to={asked.to}: something else is there already; name another folder, or move it away")
-    with runs.replacing_folder(asked.to) as folder:
+    with run_dir.replacing_folder(asked.to) as folder:
         yield folder
-        runs.write_json(folder / RECORD, _record(asked, source))
+        run_dir.write_json(folder / RECORD, _record(asked, source))
 
 
 def _record(asked: Any, source: Any) -> dict[str, Any]:
     """What an export is of, as far as it can be told without doing it."""
-    from unteach.models import weights
+    from unteach.export import weights
 
     found = weights.find(source.place)
     files = [found] if found and found.is_file() else sorted(p for p in source.place.rglob("*") if p.is_file())
     seen = [[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
     return {
-        "from": str(source.place.resolve()), "files": runs.digest(seen), "as": asked.form, "dtype": asked.dtype,
+        "from": str(source.place.resolve()), "files": run_dir.digest(seen), "as": asked.form, "dtype": asked.dtype,
         "base": asked.base, "peft_args": asked.peft_args,
     }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config import verb_keys
 from unteach.errors import UserError, unknown
 from unteach.wording import counted
@@ -77,7 +77,7 @@ def wmdp(folder: Path) -> None:
         except Exception as error:
             print(f"not fetched: {_unreachable(repository, error)}")
             continue
-        with runs.replacing(target) as temporary:
+        with run_dir.replacing(target) as temporary:
             rows.to_json(temporary, lines=True, force_ascii=False)
         landed += 1
         print(f"fetched: {target} ({counted(len(rows), 'row')})")

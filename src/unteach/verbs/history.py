@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import console, runs
+from unteach import console, run_dir
 from unteach.config import verb_keys
 from unteach.errors import UserError, missing_extra
 from unteach.wording import counted
@@ -46,7 +46,7 @@ def command(words: list[str]) -> None:
         _show(table)
         return
     refuse_other_file(Path(to), list(table.columns))
-    with runs.replacing(Path(to)) as temporary:
+    with run_dir.replacing(Path(to)) as temporary:
         if to.endswith(".csv"):
             neutralize_cells(table).to_csv(temporary, index=False)
         else:
@@ -87,11 +87,11 @@ def get_history(run: str | Path) -> Any:
 
 def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of a run's metrics file or of another trainer's state; a line cut off by a kill is left out."""
-    if (folder / runs.METRICS).exists():
-        lines, num_torn = runs.read_lines(folder / runs.METRICS)
+    if (folder / run_dir.METRICS).exists():
+        lines, num_torn = run_dir.read_lines(folder / run_dir.METRICS)
         if num_torn:
             said = counted(num_torn, "torn or damaged line")
-            print(f"note: {said} of {folder / runs.METRICS} left out", file=sys.stderr)
+            print(f"note: {said} of {folder / run_dir.METRICS} left out", file=sys.stderr)
         yield from lines
         return
     states = [folder / STATE, *sorted(folder.glob(f"checkpoint-*/{STATE}"), key=lambda p: int(p.parent.name[11:]))]
@@ -102,9 +102,9 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
             if folder.is_dir()
             else "; there is no such folder (a run of Weights & Biases is wandb:ENTITY/PROJECT/ID)"
         )
-        raise UserError(f"{folder}: holds no {runs.METRICS} and no {STATE}{nearby}")
-    logged = runs.read_mapping(there[-1], "the trainer's state").get("log_history")
-    yield from (line for line in (logged if isinstance(logged, list) else []) if runs.is_line(line))
+        raise UserError(f"{folder}: holds no {run_dir.METRICS} and no {STATE}{nearby}")
+    logged = run_dir.read_mapping(there[-1], "the trainer's state").get("log_history")
+    yield from (line for line in (logged if isinstance(logged, list) else []) if run_dir.is_line(line))
 
 
 def neutralize_cells(table: Any) -> Any:

@@ -18,8 +18,8 @@ from unteach import console
 from unteach.config import compose, inference
 from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
+from unteach.distributed import accelerate_launch
 from unteach.errors import RowsFailed, UserError
-from unteach.launch import accelerated
 from unteach.wording import counted
 
 
@@ -34,29 +34,30 @@ def infer(*overrides: str, config_dirs: Iterable[str] = ()) -> Path:
     """
     environment()
     config = compose.composed("infer", overrides, config_dirs, inference.read, starting=True)
-    if accelerated.started("infer", config, overrides, None, tuple(config_dirs)):
+    if accelerate_launch.started("infer", config, overrides, None, tuple(config_dirs)):
         return output_of(config)
     return run(config)
 
 
 def run(config: InferConfig) -> Path:
     """config -> table -> prompts -> what is known already -> model -> answers -> the output, in order."""
-    from unteach.data import tables
-    from unteach.engines import answers, planning, processes, sheet
-    from unteach.engines.ledger import Ledger
+    from unteach.data.io import tables
+    from unteach.distributed import process_context
+    from unteach.inference import input_table, output_columns, planning
+    from unteach.inference.result_store import Ledger
 
     config.backend.check()
     table = tables.open_table(config.input_file)
     output = output_of(config)
-    columns = sheet.find_columns(table, config)
-    added = answers.columns(config)
-    read = sheet.read_sheet(table, columns, config, added)
+    columns = input_table.find_columns(table, config)
+    added = output_columns.columns(config)
+    read = input_table.read_sheet(table, columns, config, added)
     ledger = Ledger(output, added)
     with contextlib.ExitStack() as held:
-        processes.once(lambda: held.enter_context(ledger.held()))
+        process_context.once(lambda: held.enter_context(ledger.held()))
         plan = planning.plan(config, columns, read)
-        said = processes.once(lambda: ledger.open(plan.settings, read.lines, config.resume, config.changed))
-        here = processes.start()
+        said = process_context.once(lambda: ledger.open(plan.settings, read.lines, config.resume, config.changed))
+        here = process_context.start()
         if here.first:
             for sentence in (*said, *plan.said):
                 console.say(f"note: {sentence}")
@@ -82,9 +83,9 @@ def output_of(config: InferConfig) -> Path:
 
 def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any) -> Path:
     """Asks what is not known, and writes the output when everything is."""
-    from unteach.engines import processes
-    from unteach.engines.answers import record, tokens_of
-    from unteach.engines.pace import Pace
+    from unteach.distributed import process_context
+    from unteach.engines.progress import Pace
+    from unteach.inference.output_columns import record, tokens_of
 
     lines, output = read.lines, Path(ledger.output)
     done = ledger.done(lines)
@@ -95,7 +96,7 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any)
             print(f"finished before: {output}")
         return output
     with (
-        processes.interruptible("stopping after the rows at hand; all answers are kept. Ctrl-C again ends now"),
+        process_context.interruptible("stopping after the rows at hand; all answers are kept. Ctrl-C again ends now"),
         ledger.writing(here.rank) as write,
         Pace(len(lines), len(done), here.world, here.first) as pace,
     ):
@@ -116,8 +117,8 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any)
 
 def answered(config: InferConfig, plan: Any, done: set[int], here: Any) -> Iterator[tuple[int, dict[str, Any]]]:
     """What the backend says of every row that is not done, as it comes."""
-    from unteach.engines.answers import record
-    from unteach.engines.backends.base import Job
+    from unteach.inference.backends.base import Job
+    from unteach.inference.output_columns import record
 
     asked = plan.asked
     requests = {request.number: request for request in asked.requests}
@@ -134,7 +135,7 @@ def answered(config: InferConfig, plan: Any, done: set[int], here: Any) -> Itera
 
 def tell(known: dict[Any, dict[str, Any]], plan: Any, pace: Any, output: Path) -> int:
     """Says what became of the rows; gives how many failed."""
-    from unteach.engines.answers import ERROR, SKIPPED
+    from unteach.inference.output_columns import ERROR, SKIPPED
 
     why = [answer[ERROR] for answer in known.values() if answer[ERROR] is not None]
     skipped = sum(answer.get("finish_reason") == SKIPPED for answer in known.values())

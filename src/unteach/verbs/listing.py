@@ -184,7 +184,7 @@ def listed(kind: str, config_dirs: tuple[str, ...] = ()) -> list[Line]:
 
 def _files(group: str, config_dirs: tuple[str, ...], only: str | None = None) -> list[tuple[str, str, Path]]:
     """(name, where it is, the file) of a group's YAML files, or of those of one name."""
-    from unteach.config.groups import CONFIGS
+    from unteach.config.hydra_groups import CONFIGS
 
     found = []
     for home in (CONFIGS, *plugins.config_folders(), *map(Path, config_dirs)):

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from unteach import runs
+from unteach import run_dir
 from unteach.config.environment import environment
 from unteach.config.schema import PATH, ModelConfig
 from unteach.errors import UserError
@@ -19,7 +19,7 @@ def load(run: str) -> Any:
     from unteach.models import loading
 
     try:
-        loaded = loading.load(ModelConfig({PATH: runs.model_folder(run)}), training=False)
+        loaded = loading.load(ModelConfig({PATH: run_dir.model_folder(run)}), training=False)
     except UserError as error:  # here there is no key to be set, only the argument
         said = str(error).replace(f"Set model.model_args.{PATH} to", "Name").replace(f"model.model_args.{PATH}", "run")
         said = re.sub(r"^model=", "run=", said)

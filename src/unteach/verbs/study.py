@@ -18,13 +18,13 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from unteach import console, runs
-from unteach.config import compose, groups
+from unteach import console, run_dir
+from unteach.config import compose, hydra_groups
 from unteach.config.environment import environment
 from unteach.errors import EXIT_DIVERGED, Diverged, UserError, unknown
-from unteach.launch import composing, kept, local, slots, states
-from unteach.launch.plan import PlannedRun
-from unteach.launch.studyfile import Study, study_of
+from unteach.studies import compose_runs, gpu_slots, local, saved_plan, states
+from unteach.studies.plan import PlannedRun
+from unteach.studies.study_file import Study, study_of
 from unteach.verbs.report import write as write_report
 from unteach.wording import counted
 
@@ -42,12 +42,12 @@ def command(words: list[str], config_dirs: Iterable[str] = (), write: str | None
         raise UserError(unknown("study command", asked, COMMANDS))
     named = [word.partition("=")[2] for word in words if word.startswith("study=")] + bare
     if len(named) != 1:
-        raise UserError(f"name one study: study=NAME; there are {', '.join(groups.options('study', dirs))}")
+        raise UserError(f"name one study: study=NAME; there are {', '.join(hydra_groups.options('study', dirs))}")
     if write is not None and asked != "plan":
         raise UserError(f"--write goes with `unteach study plan`, not with {asked}")
     study, only = load(named[0], overrides, dirs, kept_first=asked in BEGUN)
     if asked == "retry" and not overrides:
-        study = kept.as_begun(study)
+        study = saved_plan.as_begun(study)
     if only and asked not in ("run", "cancel"):
         raise UserError(f"`unteach study {asked}` takes a whole study; {named[0]} is one run of it")
     if asked == "plan":
@@ -55,7 +55,7 @@ def command(words: list[str], config_dirs: Iterable[str] = (), write: str | None
     elif asked == "run":
         carry_out_one(study, only) if only else carry_out(study)
     elif asked == "report":
-        report(study, {run.name for run in study.plan if runs.is_done(Path(run.folder))})
+        report(study, {run.name for run in study.plan if run_dir.is_done(Path(run.folder))})
     else:
         from unteach.verbs import study_jobs
 
@@ -66,10 +66,10 @@ def load(name: str, words: list[str], dirs: tuple[str, ...], kept_first: bool) -
     """The study that a word names, and the one run of it where it names that too."""
     head, _, tail = name.rpartition("/")
     for study_name, run_name in ((name, ""), (head, tail)):
-        begun = kept.of_name(study_name) if study_name and not words else None
+        begun = saved_plan.of_name(study_name) if study_name and not words else None
         if begun and (kept_first or run_name):
             return begun, _run_of(begun, run_name)
-        if Path(study_name).is_file() or study_name in groups.options("study", dirs):
+        if Path(study_name).is_file() or study_name in hydra_groups.options("study", dirs):
             study = study_of(study_name, words, dirs)
             return study, _run_of(study, run_name)
         if begun:
@@ -85,24 +85,24 @@ def _run_of(study: Study, name: str) -> PlannedRun | None:
 
 
 def plan(study: Study, write: str | None) -> None:
-    composing.check(study.plan, study.config_dirs)
+    compose_runs.check(study.plan, study.config_dirs)
     for run in study.plan:
         print(f"{run.name}  ({run.kind}{', after ' + ', '.join(run.after) if run.after else ''})")
-    kinds = ", ".join(f"{count} {kind}" for kind, count in kept.summary(study).items())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in saved_plan.summary(study).items())
     print(f"{counted(len(study.plan), 'run')}: {kinds}")
     if write is not None:
-        from unteach.launch import scripts
+        from unteach.studies import slurm_scripts
 
-        kept.open_study(study)
-        print(f"scripts: {scripts.write(study, Path(write))}")
+        saved_plan.open_study(study)
+        print(f"scripts: {slurm_scripts.write(study, Path(write))}")
 
 
 def carry_out(study: Study, opened: bool = False) -> Path:
     """Composes every run before the first starts, runs them, prints the table and writes the page."""
     environment()
-    composing.check(study.plan, study.config_dirs)
+    compose_runs.check(study.plan, study.config_dirs)
     if not opened:
-        kept.open_study(study)
+        saved_plan.open_study(study)
     finished = [run.name for run in study.plan if _is_finished(run, study.config_dirs)]
     todo = [run for run in study.plan if run.name not in finished]
     if finished:
@@ -123,7 +123,7 @@ def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
     """Say whether a training run stands finished, as its own command would find it: then it is not even started."""
     from unteach.verbs import train
 
-    if run.kind == "eval" or not runs.is_done(Path(run.folder)):
+    if run.kind == "eval" or not run_dir.is_done(Path(run.folder)):
         return False
     with contextlib.redirect_stdout(io.StringIO()):  # its notes were said when all runs were composed
         config = compose.compose(run.config_name, run.overrides, dirs)
@@ -131,9 +131,9 @@ def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
         return False
     try:
         folder, cache = Path(run.folder), Path(config.paths.cache_dir)
-        state = runs.open_run(folder, config.tree, config.resume)
+        state = run_dir.open_run(folder, config.tree, config.resume)
         if state == "done":
-            runs.refuse_changed_inputs(folder, cache / runs.FINGERPRINTS)
+            run_dir.refuse_changed_inputs(folder, cache / run_dir.FINGERPRINTS)
     except UserError:  # another configuration's, or of other rows: its own command says it
         return False
     return state == "done" and train.is_evaluated(config)
@@ -143,7 +143,7 @@ def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
     import unteach.evals.run
     import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
 
-    return local.execute(plan, lambda run: _run(run, study.config_dirs), slots.slots_of(study.local))
+    return local.execute(plan, lambda run: _run(run, study.config_dirs), gpu_slots.slots_of(study.local))
 
 
 def carry_out_one(study: Study, run: PlannedRun) -> None:
@@ -152,19 +152,19 @@ def carry_out_one(study: Study, run: PlannedRun) -> None:
     before = states.standings(study.plan)
     if waits := [f"{parent} ({before[parent].state})" for parent in run.after if before[parent].state != "done"]:
         raise UserError(f"{run.name} waits for {', '.join(waits)}: carry those out first")
-    if kept.read(study.folder) is None:
-        kept.write(study)
+    if saved_plan.read(study.folder) is None:
+        saved_plan.write(study)
     with states.claim(run):
         _run(run, study.config_dirs)
 
 
 def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
-    from unteach.launch import accelerated
+    from unteach.distributed import accelerate_launch
     from unteach.verbs import evaluate, train
 
     verb, module = ("eval", evaluate) if run.kind == "eval" else ("train", train)
     config = compose.compose(run.config_name, run.overrides, dirs, starting=True)
-    if not accelerated.started(verb, config, run.overrides, run.config_name, dirs):
+    if not accelerate_launch.started(verb, config, run.overrides, run.config_name, dirs):
         module.run(config)
 
 

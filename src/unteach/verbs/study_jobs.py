@@ -4,9 +4,9 @@ from collections import Counter
 
 from unteach import console
 from unteach.config.environment import environment
-from unteach.launch import composing, kept, slurm, states
-from unteach.launch.plan import PlannedRun
-from unteach.launch.studyfile import Study
+from unteach.studies import compose_runs, saved_plan, slurm, states
+from unteach.studies.plan import PlannedRun
+from unteach.studies.study_file import Study
 from unteach.wording import counted
 
 TOLD = 200
@@ -16,8 +16,8 @@ TOLD = 200
 def submit(study: Study) -> None:
     """Composes every run, keeps the plan, and hands over to Slurm what is not there yet."""
     environment()
-    composing.check(study.plan, study.config_dirs)
-    kept.open_study(study)
+    compose_runs.check(study.plan, study.config_dirs)
+    saved_plan.open_study(study)
     _hand_over(study, again=False)
 
 
@@ -48,12 +48,12 @@ def retry(study: Study) -> None:
     """What failed once more, where the study was carried out; after a change of its file, what that does not touch."""
     from unteach.verbs import study as verb
 
-    study, left_out = kept.unaffected(study)
+    study, left_out = saved_plan.unaffected(study)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     if slurm.handed_over(study):
         environment()
-        composing.check(study.plan, study.config_dirs)
+        compose_runs.check(study.plan, study.config_dirs)
         _hand_over(study, again=True)
     else:
         verb.carry_out(study, opened=True)

@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from unteach import console, owner, runs
-from unteach.bounds import refuse_too_many
+from unteach import console, owner, run_dir
 from unteach.config import compose
 from unteach.config.environment import environment
 from unteach.config.schema import TemplateArgs
 from unteach.config.tokenize import TokenizeConfig
+from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
 from unteach.wording import counted
 
@@ -21,24 +21,30 @@ def command(words: list[str]) -> None:
 
 def tokenize(config: TokenizeConfig) -> Path:
     """Writes what the config says; gives the folder. Raises UserError where it holds something else."""
-    from unteach.data import forms, tables, tokenizing
+    from unteach.data import column_layouts
+    from unteach.data.io import tables
     from unteach.data.template import Template
+    from unteach.data.tokenized import tokenize_files
 
     table = tables.open_table(config.input_file, by_line=config.txt == "line", whole=True)
     if config.kind != "text" and config.pretrain_with_output is not None:
         raise UserError("pretrain_with_output: nothing here takes it; it is for kind=text")
-    ways = forms.of_text(config.pretrain_with_output) if config.kind == "text" else forms.FORMS["answers"]
-    form = forms.find(table.where, table.columns, ways, config.columns, key="columns")
+    ways = (
+        column_layouts.of_text(config.pretrain_with_output)
+        if config.kind == "text"
+        else column_layouts.FORMS["answers"]
+    )
+    form = column_layouts.find(table.where, table.columns, ways, config.columns, key="columns")
     of_text = form.handler == "PretrainingDataset"
     if config.kind == "answers" and of_text:
         raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
     template = Template(_tokenizer(config), template_args(config, form.raw))
-    recipe = tokenizing.Recipe(
+    recipe = tokenize_files.Recipe(
         form.handler, form.arguments(config.columns), template, config.max_length,
         config.too_long or ("split" if of_text else "truncate_right"),
     )  # fmt: skip
-    facts = tokenizing.facts(table, recipe, config.tokenizer_path)
-    for note in forms.note_unread(table, form.columns(config.columns)):
+    facts = tokenize_files.facts(table, recipe, config.tokenizer_path)
+    for note in column_layouts.note_unread(table, form.columns(config.columns)):
         console.say(f"note: {note}")
     output = Path(config.output_file)
     num_proc = config.num_proc or len(os.sched_getaffinity(0))
@@ -48,7 +54,7 @@ def tokenize(config: TokenizeConfig) -> Path:
             refuse_other(output, facts)
             print(f"finished before: {output}")
             return output
-        manifest = tokenizing.write(table, recipe, output, num_proc, facts)
+        manifest = tokenize_files.write(table, recipe, output, num_proc, facts)
     for sentence in said(manifest):
         print(sentence)
     print(f"tokens: {output}")
@@ -56,11 +62,11 @@ def tokenize(config: TokenizeConfig) -> Path:
 
 
 def _tokenizer(config: TokenizeConfig) -> Any:
-    from unteach.models import tokens
-    from unteach.models.handlers import load_tokenizer
+    from unteach.models import added_tokens
+    from unteach.models.model_handlers import load_tokenizer
 
-    tokenizer = load_tokenizer(runs.model_folder(config.tokenizer_path), config.tokenizer_args, {})
-    tokens.add(tokenizer, config.added_tokens)
+    tokenizer = load_tokenizer(run_dir.model_folder(config.tokenizer_path), config.tokenizer_args, {})
+    added_tokens.add(tokenizer, config.added_tokens)
     return tokenizer
 
 
@@ -73,16 +79,16 @@ def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
     given = replace(config.template_args, kind=config.template) if config.template else config.template_args
     if given.kind == "auto" and raw:
         return replace(given, kind="raw")
-    return (saved_args(runs.model_folder(config.tokenizer_path)) or given) if given == TemplateArgs() else given
+    return (saved_args(run_dir.model_folder(config.tokenizer_path)) or given) if given == TemplateArgs() else given
 
 
 def refuse_other(output: Path, facts: dict[str, Any]) -> None:
     """A folder is written once; another command needs another folder."""
-    from unteach.data import tokenized
+    from unteach.data.tokenized import token_files
 
-    if not (output / tokenized.MANIFEST).is_file():
+    if not (output / token_files.MANIFEST).is_file():
         raise UserError(f"output_file={output}: is there already and holds no tokens; name another folder")
-    made = tokenized.manifest(output)
+    made = token_files.manifest(output)
     if odd := sorted(name for name in facts if made.get(name) != facts[name]):
         raise UserError(f"output_file={output}: holds tokens made otherwise ({', '.join(odd)}); name another folder")
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import atomic, console, owner, runs
+from unteach import atomic, console, owner, run_dir
 from unteach.config import compose, schema
 from unteach.config.environment import environment
+from unteach.distributed import accelerate_launch
 from unteach.errors import Preempted, UserError
-from unteach.launch import accelerated
 
 if TYPE_CHECKING:
     import transformers
 
     from unteach.data.streams import Stream
-    from unteach.engines import processes
-    from unteach.engines.processes import Processes
+    from unteach.distributed import process_context
+    from unteach.distributed.process_context import Processes
     from unteach.evals.suites import Plan
     from unteach.models.loading import Loaded
     from unteach.training.callbacks import Watcher
@@ -40,7 +40,7 @@ def train(*overrides: str, config_name: str = "train", config_dirs: Iterable[str
     """
     environment()
     config = compose.compose(config_name, overrides, config_dirs, starting=True)
-    if accelerated.started("train", config, overrides, config_name, tuple(config_dirs)):
+    if accelerate_launch.started("train", config, overrides, config_name, tuple(config_dirs)):
         return Path(config.paths.output_dir)
     return run(config)
 
@@ -49,37 +49,37 @@ def run(config: schema.Config) -> Path:
     """config -> seed -> model -> data -> method -> train -> save -> evaluate. The same command again goes on."""
     if config.trainer is None or config.data is None:
         raise UserError("a training run needs a trainer and data; `unteach eval` evaluates without training")
-    from unteach.engines import processes
+    from unteach.distributed import process_context
     from unteach.training import tracking
 
     folder = Path(config.paths.output_dir)
     args = config.trainer.args
     tracking.refuse_missing(args)
-    joining = processes.Joining(
-        bool(args.get("use_cpu")), args.get("ddp_backend"), args.get("ddp_timeout") or processes.Joining.timeout
+    joining = process_context.Joining(
+        bool(args.get("use_cpu")), args.get("ddp_backend"), args.get("ddp_timeout") or process_context.Joining.timeout
     )
     with contextlib.ExitStack() as held:
-        processes.once(lambda: held.enter_context(owner.own(folder)), joining)
+        process_context.once(lambda: held.enter_context(owner.own(folder)), joining)
         return _run_owned(config, folder, joining)
 
 
-def _run_owned(config: schema.Config, folder: Path, joining: "processes.Joining") -> Path:
+def _run_owned(config: schema.Config, folder: Path, joining: "process_context.Joining") -> Path:
     """Carry a run out, into a folder that no other process writes."""
-    from unteach.data import files
-    from unteach.engines import processes
+    from unteach.data import user_files
+    from unteach.distributed import process_context
     from unteach.training import checkpoint
     from unteach.verbs import closing
 
-    state = processes.once(lambda: _stand(config, folder), joining)
+    state = process_context.once(lambda: _stand(config, folder), joining)
     if state == "done" and is_evaluated(config):
         print(f"finished before: {folder}; nothing was done again")
-        if not (folder / runs.FINAL).exists():
-            console.say(f"note: {folder / runs.FINAL} is no longer there; resume=never trains it again")
+        if not (folder / run_dir.FINAL).exists():
+            console.say(f"note: {folder / run_dir.FINAL} is no longer there; resume=never trains it again")
         return folder
 
-    config, said = files.settle(config)
+    config, said = user_files.settle(config)
     assert config.trainer is not None
-    here = processes.start(joining)
+    here = process_context.start(joining)
     if state == "back" and here.first:
         checkpoint.go_back(folder, checkpoint.chosen(config.resume))
     here.wait()
@@ -87,16 +87,16 @@ def _run_owned(config: schema.Config, folder: Path, joining: "processes.Joining"
         put_away_damaged_model(folder)
     here.wait()
     planned = None
-    if not (folder / runs.FINAL).exists():
+    if not (folder / run_dir.FINAL).exists():
         planned = _train(config, folder, here, said)
     if config.eval and config.trainer.args.get("do_eval", True):
-        with processes.interruptible(EVALUATING):
+        with process_context.interruptible(EVALUATING):
             _evaluate(config, folder, here, planned)
     if here.first:
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
         atomic.remove_stale_under(folder)
-        runs.write_json(folder / runs.DONE, {"evaluated": _evaluation_of(config)})
+        run_dir.write_json(folder / run_dir.DONE, {"evaluated": _evaluation_of(config)})
         closing.close_training(config, folder)
     here.wait()
     return folder
@@ -106,12 +106,12 @@ def _stand(config: schema.Config, folder: Path) -> str:
     """How the run's folder stands: a finished run is made of the rows and weights that are there now."""
     from unteach.training import checkpoint
 
-    state = runs.open_run(folder, config.tree, config.resume)
+    state = run_dir.open_run(folder, config.tree, config.resume)
     if state == "done":
-        runs.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / runs.FINGERPRINTS)
-    final = folder / runs.FINAL
+        run_dir.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / run_dir.FINGERPRINTS)
+    final = folder / run_dir.FINAL
     if state == "done" and final.exists() and checkpoint.model_fault(final):
-        (folder / runs.DONE).unlink()
+        (folder / run_dir.DONE).unlink()
         return "again"
     return state
 
@@ -120,19 +120,21 @@ def put_away_damaged_model(folder: Path) -> None:
     """Move a final model aside that is empty or damaged, as after a copy that was cut off; the run makes it again."""
     from unteach.training import checkpoint
 
-    final = folder / runs.FINAL
+    final = folder / run_dir.FINAL
     if not final.exists() or (reason := checkpoint.model_fault(final)) is None:
         return
     if any(final.iterdir()):
-        console.say(f"note: {final}: {reason}; moved to {runs.move_aside(final)}, and made again")
+        console.say(f"note: {final}: {reason}; moved to {run_dir.move_aside(final)}, and made again")
     else:
         final.rmdir()
 
 
 def is_evaluated(config: schema.Config) -> bool:
     """Say whether the run's folder is finished, by the evaluation that is asked for now."""
-    marker = Path(config.paths.output_dir) / runs.DONE
-    return marker.exists() and runs.read_mapping(marker, "the run's marker").get("evaluated") == _evaluation_of(config)
+    marker = Path(config.paths.output_dir) / run_dir.DONE
+    return marker.exists() and run_dir.read_mapping(marker, "the run's marker").get("evaluated") == _evaluation_of(
+        config
+    )
 
 
 def _evaluation_of(config: schema.Config) -> dict[str, Any]:
@@ -153,8 +155,8 @@ class _Prepared:
 
 def _train(config: schema.Config, folder: Path, here: "Processes", of_files: list[str]) -> "dict[str, Plan]":
     """Builds everything, trains from where the run stands, and writes the final model; returns the plans of suites."""
-    from unteach.engines import processes
-    from unteach.training import build, evaluating, header, spread, validation
+    from unteach.distributed import process_context
+    from unteach.training import build, header, parallelism, suites, validation
     from unteach.training.tracking import tracked
     from unteach.training.watching import watchers
 
@@ -162,14 +164,14 @@ def _train(config: schema.Config, folder: Path, here: "Processes", of_files: lis
     ready = _prepare(config, folder, here, of_files)
     loaded, streams, anchor, args, planned = ready.loaded, ready.streams, ready.anchor, ready.args, ready.planned
     # The weights that the run starts from are measured while no trainer holds memory yet.
-    with processes.interruptible(EVALUATING):
-        notes = evaluating.before_training(config, planned, folder, here)
+    with process_context.interruptible(EVALUATING):
+        notes = suites.before_training(config, planned, folder, here)
     _print_notes(notes, here)
 
     collator = build.build_collator(config, loaded)
     held_out = validation.of_run(config, loaded, collator, args, folder, here)
     watching = watchers(config, loaded, streams, anchor, folder, here)
-    evaluator = evaluating.at_steps(config, loaded, planned, folder, here) if planned else None
+    evaluator = suites.at_steps(config, loaded, planned, folder, here) if planned else None
     does_train = config.trainer.args.get("do_train", True)
     with tracked(config, folder, here.first):
         trainer = build.build_trainer(
@@ -179,10 +181,10 @@ def _train(config: schema.Config, folder: Path, here: "Processes", of_files: lis
         if here.first and does_train:
             num_held_out = held_out.num_rows if held_out else 0
             header.print_header(config, folder, loaded, streams, anchor, args, num_held_out, ready.start)
-        with processes.interruptible(TRAINING):
+        with process_context.interruptible(TRAINING):
             _fit(trainer, ready.start, watching, does_train)
             validation.at_the_end(trainer, folder)
-            state = spread.whole_state(trainer, here.mode)
+            state = parallelism.whole_state(trainer, here.mode)
             if here.first:
                 model = trainer.accelerator.unwrap_model(loaded.model)
                 _save(config, folder, model, loaded, state)
@@ -192,18 +194,19 @@ def _train(config: schema.Config, folder: Path, here: "Processes", of_files: lis
 
 def _save(config: schema.Config, folder: Path, model: Any, loaded: "Loaded", state: dict[str, Any] | None) -> None:
     """Writes the final model; where its adapter is to be merged, the adapter first and then the two as one model."""
-    from unteach.training import build, checkpoint, exporting, trained
+    from unteach.export import save, trained
+    from unteach.training import build, checkpoint
 
     assert config.trainer is not None
     method = config.trainer.method
     if not config.model.merge_adapter:
-        build.save_final(model, loaded, folder / runs.FINAL, method, state)
+        build.save_final(model, loaded, folder / run_dir.FINAL, method, state)
         return
-    adapter = folder / runs.ADAPTER
+    adapter = folder / run_dir.ADAPTER
     shutil.rmtree(adapter, ignore_errors=True)  # of a process that was killed between the two
     build.save_final(model, loaded, adapter, method, state)
-    with runs.replacing_folder(folder / runs.FINAL) as temporary:
-        exporting.write(trained.source_of(str(adapter)), exporting.Asked(), temporary)
+    with run_dir.replacing_folder(folder / run_dir.FINAL) as temporary:
+        save.write(trained.source_of(str(adapter)), save.Asked(), temporary)
         if (adapter / build.METHOD).exists():
             shutil.copy(adapter / build.METHOD, temporary)
         checkpoint.complete(temporary)
@@ -213,11 +216,11 @@ def _prepare(config: schema.Config, folder: Path, here: "Processes", of_files: l
     """Loads the model, builds the streams, plans the suites, and opens the run's folder."""
     import transformers
 
-    from unteach.engines import processes
-    from unteach.engines.sharded import placed_by_device_map
+    from unteach.distributed import process_context
     from unteach.models import loading
+    from unteach.models.placement import placed_by_device_map
     from unteach.seeds import subseed
-    from unteach.training import build, checkpoint, evaluating, spread
+    from unteach.training import build, checkpoint, parallelism, suites
 
     transformers.set_seed(subseed(config.seed, "init") % 2**32)
     head = build.head_of(config)
@@ -227,14 +230,14 @@ def _prepare(config: schema.Config, folder: Path, here: "Processes", of_files: l
 
     streams, notes = build.build_streams(config, loaded, here)
     planned: dict[str, Plan] = {}
-    if evaluating.does_evaluate(config):
-        planned, of_rows = evaluating.plan_suites(config, loaded, streams)
+    if suites.does_evaluate(config):
+        planned, of_rows = suites.plan_suites(config, loaded, streams)
         notes += of_rows
     anchor = build.anchor_of(config, streams)
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
     if start:
-        processes.once(lambda: spread.refuse_another_spread(start, args, here.mode))
+        process_context.once(lambda: parallelism.refuse_another_spread(start, args, here.mode))
     placed_by_device_map(loaded.model, here)
     _print_notes([*of_files, *notes, *skipped], here)
     if here.first:
@@ -250,7 +253,7 @@ def _print_notes(notes: list[str], here: "Processes") -> None:
 
 def _fit(trainer: "Resumable", start: Path | None, watching: "list[Watcher]", does_train: bool) -> None:
     """Trains, and says why it ended. Raises Preempted where it was asked to stop, with all that was done saved."""
-    from unteach.training import ending
+    from unteach.training import outcome
 
     try:
         if does_train:
@@ -262,7 +265,7 @@ def _fit(trainer: "Resumable", start: Path | None, watching: "list[Watcher]", do
     if trainer.preempted:
         raise Preempted(f"saved step {state.global_step} of {state.max_steps}; the same command goes on")
     if trainer.here.first and does_train:
-        for line in ending.describe_ending(trainer):
+        for line in outcome.describe_ending(trainer):
             console.say(line)
 
 
@@ -273,25 +276,25 @@ def _evaluate(config: schema.Config, folder: Path, here: "Processes", planned: "
     """
     from dataclasses import replace
 
-    from unteach.engines.sharded import place
-    from unteach.evals.before import tell_before_and_after
     from unteach.evals.run import evaluate_loaded
+    from unteach.evals.start_values import tell_before_and_after
     from unteach.models import loading
     from unteach.models.hub import PATH, SOURCE
-    from unteach.training import evaluating
+    from unteach.models.placement import place
+    from unteach.training import suites
     from unteach.verbs import closing
 
-    args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / runs.FINAL)}
+    args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / run_dir.FINAL)}
     settings = replace(config.model, model_args=args, tokenizer_args={}, peft_args=None)
     if config.model.merge_adapter:
         settings = replace(settings, base_path=None)
     loaded = loading.load(settings, training=False)
     loaded.model = place(loaded.model, here)
     cache = Path(config.paths.cache_dir)
-    weights = loaded.identity(cache / runs.FINGERPRINTS)
+    weights = loaded.identity(cache / run_dir.FINGERPRINTS)
     if planned is None:
-        planned, _ = evaluating.plan_suites(config, loaded)
-    evaluate_loaded(config.eval, loaded, here, folder / runs.EVALS, cache, weights, tell=False, planned=planned)
+        planned, _ = suites.plan_suites(config, loaded)
+    evaluate_loaded(config.eval, loaded, here, folder / run_dir.EVALS, cache, weights, tell=False, planned=planned)
     if here.first:
         compared = tell_before_and_after(folder, config.eval)
-        closing.tell_values(folder / runs.EVALS, [name for name in config.eval if name not in compared])
+        closing.tell_values(folder / run_dir.EVALS, [name for name in config.eval if name not in compared])

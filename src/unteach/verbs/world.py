@@ -6,7 +6,7 @@ from typing import Any
 
 from yaml import YAMLError
 
-from unteach import owner, runs
+from unteach import owner, run_dir
 from unteach.config.compose import to_yaml
 from unteach.config.reader import Reader, mistakes
 from unteach.errors import UserError, refuse_unreadable
@@ -50,15 +50,15 @@ def read(words: list[str]) -> dict[str, Any]:
 
 def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
     """Writes the world as a dataset folder, whole or not at all; the number of rows by config."""
-    from unteach.data import authors
-    from unteach.data.world import World
+    from unteach.data.synthetic import authors
+    from unteach.data.synthetic.world import World
 
     reader = Reader()
     world = reader.record(World, settings, "")
     if reader.problems:
         raise UserError(mistakes(reader.problems))
     sizes = {}
-    with runs.replacing_folder(folder) as temporary:
+    with run_dir.replacing_folder(folder) as temporary:
         for name in authors.NAMES:
             rows = authors.rows_of(world, name)
             sizes[name] = len(rows)

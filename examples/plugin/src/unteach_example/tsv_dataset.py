@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from unteach.data.datasets import example_of
+from unteach.data.handlers.qa import example_of
 from unteach.errors import UserError
 from unteach.registry import dataset
 

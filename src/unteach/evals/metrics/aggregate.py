@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from unteach.evals import stats
+from unteach.evals import bootstrap
 from unteach.evals.base import Before, Metric, Need, Result, Retain, Value
 from unteach.registry import metric
 
@@ -45,7 +45,7 @@ class HarmonicMean(Mean):
     """The harmonic mean of other metrics' values, 0 as soon as one is 0; with `complement`, of 1 minus each."""
 
     def mean(self, values: np.ndarray) -> Any:
-        return stats.harmonic_mean(1 - values if self.complement else values)
+        return bootstrap.harmonic_mean(1 - values if self.complement else values)
 
 
 @metric("mean_aggregate")
@@ -112,7 +112,7 @@ class Privacy(Metric):
         def of(areas: np.ndarray) -> Any:
             with np.errstate(divide="ignore", invalid="ignore"):
                 near = 1 - np.abs(areas - retain) / retain
-            return stats.harmonic_mean(np.clip(np.nan_to_num(near, nan=1.0, neginf=0.0), 0, 1))
+            return bootstrap.harmonic_mean(np.clip(np.nan_to_num(near, nan=1.0, neginf=0.0), 0, 1))
 
         return combined([measured[attack] for attack in self.attacks], of)
 
@@ -133,5 +133,5 @@ class RelativeUtility(Metric):
 
     def compute(self, name: str, **measured: Any) -> Value:
         logged = np.array([measured[f"{part}/before"]["agg_value"] for part in self.of], dtype=float)
-        before = max(float(stats.harmonic_mean(logged)), 1e-10)
-        return combined([measured[part] for part in self.of], lambda values: stats.harmonic_mean(values) / before)
+        before = max(float(bootstrap.harmonic_mean(logged)), 1e-10)
+        return combined([measured[part] for part in self.of], lambda values: bootstrap.harmonic_mean(values) / before)

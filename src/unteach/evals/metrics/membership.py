@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unteach.errors import UserError
-from unteach.evals import stats
+from unteach.evals import bootstrap
 from unteach.evals.base import (
     GradNorms,
     Metric,
@@ -39,7 +39,7 @@ def area_of(name: str, forget: dict[int, float], holdout: dict[int, float]) -> V
         value = mean_of(f"{name}/{half}", {index: {"score": score} for index, score in scores.items()}, "score")
         shown[half] = {key: value.to_json()[key] for key in ("agg_value", "value_by_index")}
     first, second = (np.array(list(scores.values())) for scores in (forget, holdout))
-    area, replicates = stats.auc(first, second), stats.of_two(first, second, name, stats.auc)
+    area, replicates = bootstrap.auc(first, second), bootstrap.of_two(first, second, name, bootstrap.auc)
     return Value(area, None, len(first) + len(second), replicates, {**shown, "auc": area})
 
 

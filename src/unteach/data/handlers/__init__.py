@@ -1,0 +1,1 @@
+"""Data sets by what their rows are: question and answer, chat, text, preferences, labels."""

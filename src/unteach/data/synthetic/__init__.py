@@ -1,0 +1,1 @@
+"""The authors world: rows about people who do not exist."""

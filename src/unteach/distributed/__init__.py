@@ -1,0 +1,1 @@
+"""Several processes of one run: how they are started, and what one knows of the others."""

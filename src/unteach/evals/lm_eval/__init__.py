@@ -1,0 +1,1 @@
+"""Tasks of lm-evaluation-harness, run on our engine."""

@@ -1,0 +1,141 @@
+"""Other models than the one that is evaluated: a reference, the retain model, a classifier of texts.
+
+Each is loaded only if its store lacks something, and freed afterwards.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from unteach import run_dir
+from unteach.config.schema import ModelConfig
+from unteach.config.suites import SuiteConfig
+from unteach.distributed.process_context import Processes
+from unteach.engines.base import Ids, Said, Score
+from unteach.engines.classifier import Classifier
+from unteach.engines.hf import HFEngine, context_of
+from unteach.errors import UserError
+from unteach.evals import suites
+from unteach.evals.base import Value
+from unteach.evals.measurement_cache import Store
+from unteach.evals.measurement_plan import Progress
+from unteach.models import integrity, loading, model_handlers
+from unteach.models.placement import place
+
+
+class Deferred(HFEngine):
+    """An engine whose model is loaded when it must measure something."""
+
+    def __init__(self, load: Callable[[], Any], tokenizer: Any, *args: Any):
+        self._load = load
+        super().__init__(None, tokenizer, *args)
+        del self.model
+
+    @functools.cached_property
+    def model(self) -> Any:  # type: ignore[override]
+        return self._load()
+
+
+class OtherModels:
+    """like: the model that is evaluated; their precision is its own, and a reference's tokens are."""
+
+    def __init__(self, like: loading.Loaded, batch_size: int | None, here: Processes, cache: Path, progress: Progress):
+        self.like, self.batch_size, self.here, self.cache, self.progress = like, batch_size, here, cache, progress
+
+    def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]:
+        """The scores of the same tokens by a reference model."""
+        import transformers
+
+        folder = run_dir.model_folder(path)
+        with _named("reference_model_path", path):
+            tokenizer = model_handlers.load_tokenizer(folder, {}, {})
+            config = model_handlers.from_hub(transformers.AutoConfig, folder)
+        if not self._same_tokens(tokenizer, pairs):
+            raise UserError(
+                f"reference_model_path={path}: its tokenizer is another than the model's; mia_reference subtracts "
+                "losses over the same tokens. Name a model with the same tokenizer."
+            )
+        weights = loading.identity(folder, config, self.cache / run_dir.FINGERPRINTS)
+        with self._plain():
+            return self._engine(ModelConfig({model_handlers.PATH: folder}), self.like.tokenizer, weights).score(
+                pairs, said
+            )
+
+    def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]:
+        """The values of whole suites, for the log of a retain model; it is asked in the words of the evaluated one."""
+        asked = ModelConfig({model_handlers.PATH: path}, template_args=self.like.template.args)
+        with _named("retain_model", path):
+            empty = loading.load_empty(asked)
+        weights = empty.identity(self.cache / run_dir.FINGERPRINTS)
+        engine = self._engine(asked, empty.tokenizer, weights, empty.template.stops)
+        with self._plain():
+            planned = suites.plans(configs, empty.template, context_of(empty.model))
+            return suites.carry_out(planned, engine, self._of(path), None, self)
+
+    def classify(self, path: str, texts: Sequence[str], said: Said) -> list[dict[str, float]]:
+        """The class probabilities of texts, by a sequence classifier."""
+        import transformers
+
+        with _named("classifier_path", path):
+            tokenizer = model_handlers.load_tokenizer(path, {}, {})
+            config = model_handlers.from_hub(transformers.AutoConfig, path)
+        weights = loading.identity(path, config, self.cache / run_dir.FINGERPRINTS)
+
+        def load() -> Any:
+            with _named("classifier_path", path):
+                auto = transformers.AutoModelForSequenceClassification
+                model = integrity.load_model(auto, path, use_safetensors=True)
+                integrity.refuse_not_finite(model, path)
+                return model.to(self._device())  # type: ignore[arg-type]
+
+        store = Store(self.cache, weights, "float32", self.here.rank)
+        labels = [config.id2label[number] for number in range(len(config.id2label))]
+        with self._plain():
+            found = Classifier(load, tokenizer, config, self.batch_size, self.here, store).probabilities(texts, said)
+        return [dict(zip(labels, one, strict=True)) for one in found]
+
+    def _engine(self, asked: ModelConfig, tokenizer: Any, weights: str, stops: Sequence[int] = ()) -> HFEngine:
+        asked.model_args["dtype"] = self.like.compute
+
+        def load() -> Any:
+            return place(loading.load(asked, training=False).model, self.here)
+
+        store = Store(self.cache, weights, self.like.compute, self.here.rank)
+        return Deferred(load, tokenizer, self.batch_size, self.here, store, stops)
+
+    def _device(self) -> Any:
+        return self.here.device if self.here.sharded else next(self.like.model.parameters()).device
+
+    @contextlib.contextmanager
+    def _plain(self) -> Iterator[None]:
+        """Outside a training run's autocast, as its weights are in its precision already; frees its memory."""
+        import torch
+
+        with torch.autocast(self._device().type, enabled=False):
+            yield
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _of(self, path: str) -> Progress:
+        """The progress, with the model named."""
+        return lambda what, total: self.progress(f"{what}, {Path(path).name}", total)
+
+    def _same_tokens(self, tokenizer: Any, pairs: list[tuple[Ids, Ids]]) -> bool:
+        used = sorted({token for pair in pairs for ids in pair for token in ids})
+
+        def spelled(one: Any) -> list[str | None]:
+            return [one.convert_ids_to_tokens(token) if token < len(one) else None for token in used]
+
+        return spelled(tokenizer) == spelled(self.like.tokenizer)
+
+
+@contextlib.contextmanager
+def _named(key: str, path: str) -> Iterator[None]:
+    """A model that cannot be loaded is said with the key that named it."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error).partition(f"={path}: ")[2]  # what is wrong, without the key of the model that is evaluated
+        raise UserError(f"{key}={path}: {said or error}") from None

@@ -1,0 +1,144 @@
+"""The weights that a run starts from, measured as `unteach eval` would, and set beside what became of them.
+
+They are loaded once more, in the precision of an evaluation and spread as the run is: the model that trains is left
+alone, and what is measured is found again by every later run, and every `unteach eval`, of the same weights and rows.
+"""
+
+import contextlib
+import gc
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unteach import console, run_dir
+from unteach.config.schema import ModelConfig
+from unteach.config.suites import SuiteConfig
+from unteach.console import neutralize
+from unteach.distributed.process_context import Processes
+from unteach.evals import suites
+from unteach.evals.retain_logs import EVAL, ROWS
+from unteach.evals.run import evaluate_loaded, tell_gaps
+from unteach.models import loading
+from unteach.models.placement import place
+from unteach.wording import format_value
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SMALL = 0.01
+"""Probabilities, overlaps and shares of tokens that move by no more have not visibly moved."""
+
+
+def evaluate_before(
+    configs: dict[str, SuiteConfig],
+    model: ModelConfig,
+    planned: dict[str, suites.Plan],
+    folder: Path,
+    cache: Path,
+    dist: Processes,
+) -> None:
+    """Measure the weights that `model` names, before an adapter of the run's own is put on them.
+
+    Random numbers of training are left as they were, and no memory stays taken.
+    """
+    import torch
+
+    with preserve_random_state():
+        loaded = loading.load(replace(model, peft_args=None), training=False)
+        loaded.model = place(loaded.model, dist)
+        weights = loaded.identity(cache / run_dir.FINGERPRINTS)
+        evaluate_loaded(configs, loaded, dist, folder, cache, weights, tell=False, planned=planned)
+        del loaded
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+@contextlib.contextmanager
+def preserve_random_state() -> Iterator[None]:
+    """Give Python's, numpy's and torch's generators back as they were."""
+    import numpy as np
+    import torch
+
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+
+
+def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> list[str]:
+    """Print a table for each suite that was measured before training and after; give the names of these suites.
+
+    A line a metric: whose rows it is about, its value before and after, and which way is good.
+    """
+    from rich.console import Console
+
+    told = []
+    for name, config in configs.items():
+        suite = config.suite.upper()
+        before, after = run_folder / run_dir.EVALS_BEFORE, run_folder / run_dir.EVALS
+        if not _on_the_same_rows(before, after, suite):
+            continue
+        Console(highlight=False).print(before_and_after(before, after, config))
+        if _is_unchanged(before, after, suite):
+            console.say(
+                f"note: no value moved by more than {SMALL}: this training changed next to nothing. More steps "
+                "(trainer.args.num_train_epochs) or a higher trainer.args.learning_rate do"
+            )
+        tell_gaps(after, suite)
+        told.append(name)
+    return told
+
+
+def _is_unchanged(before: Path, after: Path, suite: str) -> bool:
+    """Whether every value that both evaluations have is nearly the same."""
+    old, new = (run_dir.read_json(folder / f"{suite}_SUMMARY.json", "the evaluation") for folder in (before, after))
+    both = [name for name in old.keys() & new.keys() if None not in (old[name], new[name])]
+    return bool(both) and all(abs(new[name] - old[name]) <= SMALL for name in both)
+
+
+def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
+    """Build the table of one suite from the files of its two evaluations."""
+    from rich.table import Table
+    from rich.text import Text
+
+    suite = config.suite.upper()
+    old = run_dir.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")
+    new = run_dir.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
+    file = after / f"{suite}_METRICS.json"
+    described = run_dir.read_json(file, "what the suite says of its metrics") if file.exists() else {}
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("role", "metric", "before", "after", "wanted"):
+        table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
+    # In the order in which the suite asks for them, which keeps a role's metrics together.
+    for name in config.asked():
+        if name not in old and name not in new:
+            continue
+        about = described.get(name, {})
+        table.add_row(
+            Text(neutralize(about.get("role") or "")),
+            Text(neutralize(name)),
+            _format(old.get(name), about.get("decimals", 3)),
+            _format(new.get(name), about.get("decimals", 3)),
+            Text(neutralize(about.get("better") or "")),
+        )
+    return table
+
+
+def _format(value: float | None, decimals: int) -> str:
+    return "–" if value is None else format_value(value, decimals)
+
+
+def _on_the_same_rows(before: Path, after: Path, suite: str) -> bool:
+    """Whether both evaluations are there, and of the same rows."""
+    if not all((folder / f"{suite}{EVAL}").exists() for folder in (before, after)):
+        return False
+    first, second = (run_dir.read_json(folder / f"{suite}{ROWS}", "the rows") for folder in (before, after))
+    return bool(first == second)

@@ -1,0 +1,92 @@
+"""Whether what is written says what was trained: two models asked about the same rows, compared in nats."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from unteach.data.synthetic import authors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ROWS = 4
+LONGEST = 128
+"""Tokens of a row that are read."""
+TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
+"""Nats a token, by the dtype that is written; of a model that is worse than 1 nat a token, this share of its loss."""
+COARSEST = TOLERANCE["bfloat16"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two models are apart. nats: a token, over the row where they differ most; scale: of a token's own."""
+
+    nats: float
+    scale: float
+
+    def is_more_than(self, tolerance: float) -> bool:
+        return not self.nats <= tolerance * max(1.0, self.scale)
+
+
+def built_in_texts() -> list[str]:
+    """Return a few sentences for where nothing that a model was trained on is at hand."""
+    return [f"{row['question']} {row['answer']}" for row in authors.rows("full")[:ROWS]]
+
+
+def tokenize_rows(
+    texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None", model: "PreTrainedModel"
+) -> "list[Tensor]":
+    """Turn texts into rows of ids [1, T]; without a tokenizer, draw ids that do not depend on anything."""
+    import torch
+
+    table: Any = model.get_input_embeddings()
+    num_ids = int(table.weight.shape[0])
+    if tokenizer is None:
+        generator = torch.Generator().manual_seed(0)
+        return [torch.randint(num_ids, (1, LONGEST // 4), generator=generator) for _ in range(ROWS)]
+    rows = []
+    for text in texts[:ROWS]:
+        ids = [number for number in tokenizer(text).input_ids[:LONGEST] if number < num_ids]
+        if len(ids) > 1:
+            rows.append(torch.tensor([ids]))
+    return rows
+
+
+def measure(model: Any, rows: "Sequence[Tensor]") -> "list[Tensor] | None":
+    """Return each row's log-probs, in fp32: of its tokens [T-1], or of a classifier's labels.
+
+    None where the model cannot be run on this machine.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return [_log_probs(model(input_ids=row.to(device)).logits, row.to(device)) for row in rows]
+    except Exception:  # a forward of others may fail in any way, and then nothing is compared
+        return None
+    finally:
+        model.train(was_training)
+
+
+def _log_probs(logits: "Tensor", row: "Tensor") -> "Tensor":
+    logits = logits.float().cpu()
+    if logits.ndim == 2:  # a classifier's: one number is its answer, several are its labels'
+        return logits[0] if logits.shape[-1] == 1 else logits[0].log_softmax(-1)
+    of_tokens = logits[0, :-1].log_softmax(-1)
+    return of_tokens.gather(-1, row.cpu()[0, 1:, None])[:, 0]
+
+
+def compare(expected: "Sequence[Tensor]", found: "Sequence[Tensor]") -> Difference:
+    """Return the difference over the row where it is largest; not a number where one of the two gives none."""
+    pairs = list(zip(expected, found, strict=True))
+    largest = max((_difference(one, other) for one, other in pairs), key=lambda difference: difference.nats)
+    broken = [one for one in (_difference(*pair) for pair in pairs) if one.nats != one.nats]
+    return broken[0] if broken else largest
+
+
+def _difference(expected: "Tensor", found: "Tensor") -> Difference:
+    return Difference(float((expected - found).abs().mean()), float(expected.abs().mean()))

@@ -1,0 +1,90 @@
+"""A sequence classifier on the rows of a table: the label of each text, and how surely."""
+
+from collections.abc import Sequence, Set
+from typing import Any
+
+from unteach import run_dir
+from unteach.config.inference import Sampling
+from unteach.config.schema import ModelConfig
+from unteach.engines.batching import Batches, Row
+from unteach.engines.class_logits import class_logits
+from unteach.errors import UserError
+from unteach.inference.backends.base import Answered, Job, Labelled, Request
+from unteach.inference.backends.hf import answered, place
+from unteach.models import adapters, heads, loading
+from unteach.models.batch_probe import describe_padded_batches
+from unteach.models.hub import PATH
+from unteach.models.layers import causal_of
+from unteach.models.loading import Loaded
+from unteach.models.model_handlers import load_tokenizer
+
+
+def load(config: ModelConfig) -> Loaded:
+    """A sequence classifier and its tokenizer."""
+    import transformers
+
+    path = run_dir.model_folder(str(config.model_args[PATH]))
+    head = heads.saved(path)
+    if adapters.is_adapter(path) and head:
+        return loading.load(config, training=False, head=head)
+
+    def refuse(settings: Any) -> None:
+        held = settings.architectures or []
+        if not any(name.endswith(heads.CLASSIFIER) for name in held):
+            raise UserError(
+                f"{path}: holds no classifier ({', '.join(held) or 'it does not say what'}), and kind=classify asks one"
+            )
+
+    model, compute, source = loading.of_kind(transformers.AutoModelForSequenceClassification, config, path, refuse)
+    tokenizer = load_tokenizer(path, config.tokenizer_args, source)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    no_template: Any = None
+    return Loaded(model, tokenizer, no_template, compute, path, head=head)
+
+
+def load_empty(config: ModelConfig) -> Loaded:
+    """The same with no weights."""
+    import torch
+
+    with torch.device("meta"):
+        return load(config)
+
+
+class Classifying(Batches):
+    """Reads a request's prompt; the classes are named by the model's head. Without any it is a regression."""
+
+    def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
+        loaded = load(job.model)
+        super().__init__(loaded.model, batch_size, job.here, None)
+        place(self.model, job.here.device)
+        config = causal_of(self.model).config
+        self.autocast, self.pad = loaded.autocast, loaded.tokenizer.pad_token_id
+        config.pad_token_id = self.pad  # by which a causal model finds the last token of a row
+        if batch_size != 1 and (reason := describe_padded_batches(self.model, loaded.tokenizer)):
+            self.batch_size = 1
+            if job.here.first:
+                print(f"note: {reason}")
+        named = [str(config.id2label[i]) for i in range(config.num_labels)]
+        self.labels: Sequence[str] = loaded.head.labels if loaded.head else named
+        if tokens_per_batch:
+            self.budgets["classify"] = tokens_per_batch
+
+    def classify(self, requests: Sequence[Request], done: Set[int]) -> Answered:
+        def work(batch: list[Row]) -> list[Labelled]:
+            with self.autocast():
+                logits = class_logits(self.model, [requests[i].prompt for [i] in batch], self.pad)
+            both = zip(logits.tolist(), logits.softmax(-1).tolist(), strict=True)
+            return [Labelled(tuple(logit), tuple(probability)) for logit, probability in both]
+
+        batching = self.batching("classify", requests, lambda request: len(request.prompt))
+        yield from answered(self, "classify", requests, batching, work, done)
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+        raise AssertionError("a classifier continues nothing")
+
+    def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:
+        raise AssertionError("a classifier scores no answer")
+
+    def close(self) -> None:
+        """Nothing stays open."""

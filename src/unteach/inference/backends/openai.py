@@ -1,0 +1,202 @@
+"""Any server that speaks OpenAI's protocol: vLLM's, SGLang's, llama.cpp's, OpenAI's own."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine, Sequence, Set
+from concurrent import futures
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+
+from unteach.config.inference import Sampling
+from unteach.data.io import images
+from unteach.errors import Preempted, UserError
+from unteach.inference.backends import openai_messages
+from unteach.inference.backends.base import Answer, Answered, Completion, Failure, Job, Request
+from unteach.inference.backends.http_client import Pace, Refused, Server, Trouble, Unreached
+from unteach.models.hub import PATH
+from unteach.registry import backend
+
+KEY = "OPENAI_API_KEY"
+GIVE_UP = 20
+"""So many rows on end without an answer, however often they were asked for, are the server's fault and not theirs."""
+CHARACTERS_PER_TOKEN = 4
+"""About; until the server has counted."""
+LOOK_UP = 1.0
+"""Seconds between two looks at whether this process was asked to stop."""
+
+T = TypeVar("T")
+
+
+@backend("openai")
+@dataclass
+class OpenAI:
+    """A server with OpenAI's protocol, asked about many rows at once.
+
+    The path is chat/completions, or completions where template=raw. base_url: usually ends with /v1. api_key_env: the
+    environment variable that holds the key; null takes OPENAI_API_KEY where it is set. concurrency: questions under
+    way. timeout: seconds for one answer. retries: of one question. first_wait: seconds before the second try; each next
+    wait is twice as long. extra_body: what else the server takes, such as {top_k: 40}.
+    """
+
+    base_url: str
+    api_key_env: str | None = None
+    concurrency: int = 16
+    timeout: float = 300.0
+    retries: int = 8
+    first_wait: float = 0.5
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
+
+    OPTIONS: ClassVar[frozenset[str]] = frozenset(
+        {"do_sample", "temperature", "top_p", "num_return_sequences", "stop_strings", "perplexity"}
+    )
+    KINDS: ClassVar[frozenset[str]] = frozenset({"generate"})
+    MODALITIES: ClassVar[frozenset[str]] = frozenset({"lm", "vlm"})
+    LOCAL: ClassVar[bool] = False
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"api_key_env", "base_url", "concurrency", "timeout", "retries", "first_wait", "requests_per_minute",
+         "tokens_per_minute"}
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.base_url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise UserError(
+                f"base_url must be where the server is, as http://localhost:8000/v1 or https://api.openai.com/v1, got "
+                f"{self.base_url!r}"
+            )
+        if address.username or address.password:
+            raise UserError(
+                f"base_url holds a password, which would end up in files; the environment variable "
+                f"{self.api_key_env or KEY} holds keys"
+            )
+        least = {"concurrency": 1, "retries": 0, "first_wait": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise UserError(f"{name} must be {bound} or more, got {getattr(self, name)}")
+        for name in ("timeout", "requests_per_minute", "tokens_per_minute"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise UserError(f"{name} must be more than 0, got {value}")
+
+    def check(self) -> None:
+        if self.api_key_env and not os.environ.get(self.api_key_env):
+            raise UserError(f"backend_args.api_key_env={self.api_key_env}: this environment variable is not set")
+
+    def open(self, job: Job) -> "Asking":
+        if job.here.world > 1:
+            raise UserError(
+                "backend=openai asks many questions at once in one process: start it once, and set "
+                "backend_args.concurrency"
+            )
+        return Asking(self, job)
+
+
+class Asking:
+    """An open connection. The questions are asked on a thread of their own, so that slow writing stops no answer."""
+
+    labels: Sequence[str] = ()
+
+    def __init__(self, asked: OpenAI, job: Job):
+        self.asked, self.here, self.model = asked, job.here, str(job.model.model_args[PATH])
+        self.limit = openai_messages.LIMIT
+        key = os.environ.get(asked.api_key_env or KEY, "").strip() or None
+        requests, tokens = Pace(asked.requests_per_minute), Pace(asked.tokens_per_minute)
+        self.server = Server(
+            str(asked.base_url),
+            key,
+            asked.timeout,
+            asked.retries,
+            asked.first_wait,
+            requests,
+            tokens,
+            asked.concurrency,
+        )
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        try:
+            self._start(self.server.greet()).result()
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+        waiting = iter([request for request in requests if request.number not in done])
+        going: dict[Future[Answer | Trouble], int] = {}
+        lost = 0
+        try:
+            while True:
+                for request in islice(waiting, self.asked.concurrency - len(going)):
+                    going[self._start(self._answer(request, sampling))] = request.number
+                if not going:
+                    return
+                stop: Exception | None = None
+                for one in futures.wait(going, LOOK_UP, futures.FIRST_COMPLETED).done:
+                    number = going.pop(one)
+                    try:
+                        answer = one.result()
+                    except (UserError, Preempted) as error:
+                        stop = error
+                        continue
+                    lost = lost + 1 if isinstance(answer, Trouble) else 0
+                    yield number, Failure(str(answer)) if isinstance(answer, Trouble) else answer
+                    if lost >= GIVE_UP:
+                        raise UserError(
+                            f"the last {lost} rows got no answer: {answer}\n  What was answered is kept; the same "
+                            "command goes on from there"
+                        )
+                if stop is not None:  # once what came with it is kept
+                    raise stop
+                self.here.pause_point()
+        finally:
+            for one in going:
+                one.cancel()
+
+    async def _answer(self, request: Request, sampling: Sampling) -> Answer | Trouble:
+        try:
+            pictures = [await asyncio.to_thread(images.read, source) for source in request.images]
+            return await self._told(request, pictures, sampling)
+        except (images.Unreadable, Refused) as error:
+            return Failure(str(error))
+        except Unreached as error:
+            raise UserError(f"{error}\n  What was answered is kept; the same command goes on from there") from None
+        except Trouble as error:
+            return error
+
+    async def _told(self, request: Request, pictures: list[Any], sampling: Sampling) -> list[Completion]:
+        path, body = openai_messages.question(request, pictures, sampling)
+        expected = len(request.text) / CHARACTERS_PER_TOKEN + sampling.max_new_tokens * sampling.num_return_sequences
+
+        while True:
+            limit = self.limit
+            asked = {"model": self.model, **body, limit: sampling.max_new_tokens, **self.asked.extra_body}
+            try:
+                found, counted = await self.server.ask(
+                    path, asked, expected, lambda told: openai_messages.answer(told, sampling)
+                )
+            except Refused as error:
+                if limit == openai_messages.LIMIT and openai_messages.NEWER_LIMIT in str(error):
+                    self.limit = openai_messages.NEWER_LIMIT
+                    continue
+                raise
+            self.server.tokens.spend((expected if counted is None else counted) - expected)
+            return found
+
+    def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:
+        raise AssertionError("a server only generates")
+
+    classify = score
+
+    def close(self) -> None:
+        self._start(self.server.client.aclose()).result()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    def _start(self, asking: Coroutine[Any, Any, T]) -> "Future[T]":
+        return asyncio.run_coroutine_threadsafe(asking, self.loop)

@@ -1,0 +1,75 @@
+"""Where a model stands that does not train (a reference, one that is evaluated): on one device or, sharded, on all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from unteach.distributed import launch_environment
+from unteach.distributed.process_context import Processes
+from unteach.errors import UserError
+from unteach.models.layers import causal_of, layers_of
+
+
+def place(model: Any, here: Processes) -> Any:
+    """Puts a frozen model where this run makes passes, spread as the run is; returns it."""
+    if placed_by_device_map(model, here) or getattr(model, "is_quantized", False):
+        return model
+    if here.mode == "fsdp2":
+        return _fully_sharded(model, here)
+    if here.mode == "zero3":
+        return _partitioned(model)
+    return model if here.device is None else model.to(here.device)
+
+
+def placed_by_device_map(model: Any, here: Processes) -> bool:
+    """Whether model.model_args.device_map put the model where it is.
+
+    Raises UserError where several processes would each spread a model of their own.
+    """
+    placed = getattr(causal_of(model), "hf_device_map", None) is not None
+    if placed and here.world > 1:
+        raise UserError("model.model_args.device_map spreads one model over the GPUs of one process, and this run has "
+                        f"{here.world}; leave it out (launch=fsdp2 and launch=zero3 shard the weights), or start one "
+                        "process")  # fmt: skip
+    return placed
+
+
+def _fully_sharded(model: Any, here: Processes) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
+
+    given: dict[str, Any] = {"mesh": init_device_mesh(here.device.type, (here.world,))}
+    if launch_environment.flag("FSDP_OFFLOAD_PARAMS"):
+        given["offload_policy"] = CPUOffloadPolicy()
+    for layer in layers_of(causal_of(model)):
+        fully_shard(layer, **given)
+    return fully_shard(model, **given)
+
+
+def _partitioned(model: Any) -> Any:
+    """ZeRO-3 without an optimiser: each module's weights are gathered while it is called."""
+    import deepspeed
+    import torch
+
+    dtype = next(model.parameters()).dtype
+    zero = {"stage": 3, **_offload()}
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero, "steps_per_print": 1 << 30,
+              "bf16": {"enabled": dtype == torch.bfloat16}, "fp16": {"enabled": dtype == torch.float16}}  # fmt: skip
+    return deepspeed.initialize(model=model, config=config)[0].module
+
+
+def _offload() -> dict[str, Any]:
+    """Where the launch's own file has weights rest that no module needs at the moment."""
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if file != "none":
+        told = json.loads(Path(file).read_text(encoding="utf-8")).get("zero_optimization", {})
+        return {key: told[key] for key in ("offload_param",) if key in told}
+    device = os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE", "none")
+    return {} if device == "none" else {"offload_param": {"device": device}}
+
+
+def settle(model: Any) -> None:
+    """Lets go of the weights that FSDP2 leaves gathered after a pass without a backward."""
+    if hasattr(model, "reshard"):
+        model.reshard()

@@ -1,0 +1,1 @@
+"""Study files of other systems."""

@@ -1,0 +1,1 @@
+"""ARC's study files: top configurations and single experiments."""
