@@ -50,7 +50,7 @@ def test_every_dataset_composes(name: str) -> None:
 
 @pytest.mark.parametrize("name", hydra_groups.options("eval"))
 def test_every_suite_composes(name: str) -> None:
-    suite = {"arc_entities": "arc"}.get(name, name)
+    suite = {"arc_entities": "arc", "arc_tofu": "arc"}.get(name, name)
     assert list(compose.compose("eval", ["task_name=t", f"eval={name}"]).eval) == [suite]
 
 
