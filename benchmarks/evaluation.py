@@ -1,14 +1,15 @@
 """The TOFU suite from shared passes, against the same metrics one by one.
 
-    python benchmarks/evaluation.py [tofu_path=authors] [model=FOLDER] [forget_split=forget10] [metrics=all]
-                                    [share=1] [repeats=1] [max_new_tokens=200] [plain_batch_size=32] [batch_size=null]
-                                    [lean=yes]
+    python benchmarks/evaluation.py [tofu_path=authors] [model=FOLDER] [forget_split=forget10]
+                                    [metrics=all] [share=1] [repeats=1] [max_new_tokens=200]
+                                    [plain_batch_size=32] [batch_size=null] [lean=yes]
 
-Ours is `unteach eval`: the union of what all metrics need, sorted by length, the head on answer positions only, rows
-that leave a batch when they are over. The alternative is the way of published code: each metric that needs a pass makes
-its own, in the order of the data, padded to the longest row of a batch, with loss and log-probs of every position (with
-`lean`, logits alone), and a batch of continuations goes on until its last row is over. Both run in this process, on the
-same model, in turn, `repeats` times after a warm-up; the values are compared. `share` takes that part of each set.
+Ours is `unteach eval`: the union of what all metrics need, sorted by length, the head on answer
+positions only, rows that leave a batch when they are over. The alternative is the way of published
+code: each metric that needs a pass makes its own, in the order of the data, padded to the longest
+row of a batch, with loss and log-probs of every position (with `lean`, logits alone), and a batch
+of continuations goes on until its last row is over. Both run in this process, on the same model, in
+turn, `repeats` times after a warm-up; the values are compared. `share` takes that part of each set.
 Without `model` it is a random Llama (layers 4, width 256), whose answers never end.
 """
 
@@ -46,11 +47,12 @@ PASSES = ("scoring", "generation")
 
 
 class PlainEngine(HFEngine):
-    """As published code passes over its rows: in the order of the data, padded, with the logits of every position.
+    """As published code passes over its rows: in the order of the data, padded, with the logits of
+    every position.
 
-    The labels go along, so that the library computes its loss, and log-probs are taken at every position. spread: the
-    mean and the variance over the vocabulary are made too, at the answer's positions. lean: neither loss nor log-probs
-    are computed where nobody asks.
+    The labels go along, so that the library computes its loss, and log-probs are taken at every
+    position. spread: the mean and the variance over the vocabulary are made too, at the answer's
+    positions. lean: neither loss nor log-probs are computed where nobody asks.
     """
 
     spread, lean = False, False
@@ -74,24 +76,39 @@ class PlainEngine(HFEngine):
         for (prompt, answer), label, row in zip(batch, labels, logits, strict=True):
             there = slice(len(prompt), len(prompt) + len(answer))
             asked, ids = row[there.start - 1 : there.stop - 1], label[there]
-            v = (statistics if self.lean or self.spread else self.without_spread)(asked, ids).cpu().numpy()
+            v = (
+                (statistics if self.lean or self.spread else self.without_spread)(asked, ids)
+                .cpu()
+                .numpy()
+            )
             yield Score(ids.cpu().numpy(), v[:, 0], v[:, 1] > 0.5, v[:, 2], v[:, 3])
 
     @staticmethod
     def without_spread(logp: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         picked, hit = logp.gather(-1, labels[:, None])[:, 0], (logp.argmax(-1) == labels).float()
-        return torch.stack([picked, hit, torch.zeros_like(picked), torch.zeros_like(picked)], dim=-1)
+        return torch.stack(
+            [picked, hit, torch.zeros_like(picked), torch.zeros_like(picked)], dim=-1
+        )
 
-    def generate(self, prompts: Any, max_new_tokens: int, said: Any = None, **_: Any) -> list[list[int]]:
+    def generate(
+        self, prompts: Any, max_new_tokens: int, said: Any = None, **_: Any
+    ) -> list[list[int]]:
         found = []
         for first in range(0, len(prompts), self.batch_size):
-            given = self._padded([list(prompt) for prompt in prompts[first : first + self.batch_size]], left=True)
+            given = self._padded(
+                [list(prompt) for prompt in prompts[first : first + self.batch_size]], left=True
+            )
             made = self.model.generate(
-                **given, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=self.tokenizer.pad_token_id,
+                **given,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.stops,
-            )  # fmt: skip
+            )
             for row in made[:, given["input_ids"].shape[1] :].tolist():
-                found.append(row[: next((i for i, token in enumerate(row) if token in self.stops), len(row))])
+                found.append(
+                    row[: next((i for i, token in enumerate(row) if token in self.stops), len(row))]
+                )
         return found
 
 
@@ -131,7 +148,12 @@ def random_model(folder: Path, path: str) -> None:
     rows = load_rows({"path": path, "name": "full", "split": "train"})
     tokenizer = learn_tokenizer([f"{row['question']} {row['answer']}" for row in rows], 8192)
     torch.manual_seed(0)
-    shape = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4}
+    shape = {
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, **shape
     )
@@ -140,12 +162,16 @@ def random_model(folder: Path, path: str) -> None:
 
 
 def corpus(folder: Path, path: str, split: str, share: float) -> None:
-    """The sets that the suite asks, the first `share` of each. Where no holdout was published, it is other rows."""
+    """The sets that the suite asks, the first `share` of each. Where no holdout was published, it
+    is other rows."""
 
     def rows(name: str) -> list[dict[str, Any]]:
         return load_rows({"path": path, "name": name, "split": "train"})
 
-    sets = {name: rows(name) for name in ("retain_perturbed", "real_authors_perturbed", "world_facts_perturbed")}
+    sets = {
+        name: rows(name)
+        for name in ("retain_perturbed", "real_authors_perturbed", "world_facts_perturbed")
+    }
     sets |= {split: rows(split), f"{split}_perturbed": rows(f"{split}_perturbed")}
     holdout = split.replace("forget", "holdout")
     try:
@@ -159,10 +185,14 @@ def corpus(folder: Path, path: str, split: str, share: float) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join(lines))
 
 
-def ours(model: Any, config: SuiteConfig, leaves: list[str], batch_size: int | None) -> tuple[dict[str, float], Spent]:
+def ours(
+    model: Any, config: SuiteConfig, leaves: list[str], batch_size: int | None
+) -> tuple[dict[str, float], Spent]:
     """All metrics of one plan: their values, and what the passes took."""
     config.metrics, spent = leaves, Spent()
-    engine = spent.watch(HFEngine(model.model, model.tokenizer, batch_size, stops=model.template.stops))
+    engine = spent.watch(
+        HFEngine(model.model, model.tokenizer, batch_size, stops=model.template.stops)
+    )
     return values(config, engine, model), spent
 
 
@@ -181,17 +211,24 @@ def plain(
 
 
 def values(config: SuiteConfig, engine: HFEngine, model: Any) -> dict[str, float]:
-    found = suites.evaluate({config.suite: config}, engine, model.template, lambda *_: lambda done: None, None)
+    found = suites.evaluate(
+        {config.suite: config}, engine, model.template, lambda *_: lambda done: None, None
+    )
     return {name: value.agg for name, value in found[config.suite].items() if value.agg is not None}
 
 
 def with_passes(config: SuiteConfig, template: Any) -> list[str]:
-    """The metrics that need scores or texts themselves; gradient norms share nothing and are left out."""
-    needs = {name: metric.needs().values() for name, metric in suites.plan(config, template).metrics.items()}
+    """The metrics that need scores or texts themselves; gradient norms share nothing and are left
+    out."""
+    needs = {
+        name: metric.needs().values()
+        for name, metric in suites.plan(config, template).metrics.items()
+    }
     return [
         name
         for name, of in needs.items()
-        if any(isinstance(need, Scores | Texts) for need in of) and not any(isinstance(need, GradNorms) for need in of)
+        if any(isinstance(need, Scores | Texts) for need in of)
+        and not any(isinstance(need, GradNorms) for need in of)
     ]
 
 
@@ -201,29 +238,43 @@ def main(given: dict[str, str]) -> None:
         folder = given.get("model") or made
         if not given.get("model"):
             random_model(Path(folder), path)
-        asked = ModelConfig({"pretrained_model_name_or_path": folder, "dtype": given.get("dtype", "auto")})
+        asked = ModelConfig(
+            {"pretrained_model_name_or_path": folder, "dtype": given.get("dtype", "auto")}
+        )
         model = load(asked, training=False)
         model.model.to("cuda" if torch.cuda.is_available() else "cpu")
         corpus(Path(data), path, split, float(given.get("share", 1)))
         words = [
-            "experiment=eval/tofu/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={folder}",
-            "task_name=b", f"tofu_path={data}", f"forget_split={split}",
+            "experiment=eval/tofu/default",
+            "model=auto",
+            f"model.model_args.pretrained_model_name_or_path={folder}",
+            "task_name=b",
+            f"tofu_path={data}",
+            f"forget_split={split}",
             f"eval.tofu.batch_size={given.get('batch_size', 'null')}",
-            f"eval.tofu.metrics={given.get('metrics', 'all')}", f"max_new_tokens={given.get('max_new_tokens', 200)}",
-        ]  # fmt: skip
+            f"eval.tofu.metrics={given.get('metrics', 'all')}",
+            f"max_new_tokens={given.get('max_new_tokens', 200)}",
+        ]
         config = compose("eval", words).eval["tofu"]
         batch_size, leaves = config.batch_size, with_passes(config, model.template)
         HFEngine(model.model, model.tokenizer).score([((3, 4, 5), (6, 7))] * 8)
         rounds, worst = [], 0.0
         for number in range(int(given.get("repeats", 1))):
             ways = [lambda: ours(model, config, leaves, batch_size)]
-            ways.append(lambda: plain(model, config, leaves, int(given.get("plain_batch_size", 32)), "lean" in given))
+            ways.append(
+                lambda: plain(
+                    model, config, leaves, int(given.get("plain_batch_size", 32)), "lean" in given
+                )
+            )
             found = [way() for way in ways[:: 1 if number % 2 else -1]]
             (mine, shared), (theirs, alone) = found[:: 1 if number % 2 else -1]
             worst = max(worst, *(abs(mine[name] - theirs[name]) for name in leaves))
             rounds.append((alone, shared))
     size = sum(parameter.numel() for parameter in model.model.parameters())
-    print(f"{len(leaves)} metrics that need a pass, {size:,} parameters, {model.compute}, {model.model.device}")
+    print(
+        f"{len(leaves)} metrics that need a pass, {size:,} parameters, {model.compute}, "
+        f"{model.model.device}"
+    )
     tell(rounds)
     print(f"largest difference of a value: {worst:.1e}")
 
@@ -233,7 +284,10 @@ def tell(rounds: list[tuple[Spent, Spent]]) -> None:
     print("| pass | seconds of | one pass a metric | shared | ratio |\n|---|---|---:|---:|---:|")
     for what in PASSES:
         for clock in ("cpu", "wall"):
-            pairs = [(getattr(alone, clock)[what], getattr(shared, clock)[what]) for alone, shared in rounds]
+            pairs = [
+                (getattr(alone, clock)[what], getattr(shared, clock)[what])
+                for alone, shared in rounds
+            ]
             told = (", ".join(f"{pair[way]:.1f}" for pair in pairs) for way in (0, 1))
             ratio = middle.median(first / max(second, 1e-9) for first, second in pairs)
             print(f"| {what} | {clock} | {' | '.join(told)} | {ratio:.1f} |")

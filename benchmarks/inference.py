@@ -1,10 +1,12 @@
-"""Rows per second of `unteach infer` against a plain loop over model.generate and against transformers.pipeline.
+"""Rows per second of `unteach infer` against a plain loop over model.generate and against
+transformers.pipeline.
 
-    python benchmarks/inference.py [model=FOLDER | layers=4 width=256 ends=32] [rows=128] [max_new_tokens=128]
-                                   [rounds=3] [batches=[8,16,32,64]]
+    python benchmarks/inference.py [model=FOLDER | layers=4 width=256 ends=32] [rows=128]
+                                   [max_new_tokens=128] [rounds=3] [batches=[8,16,32,64]]
 
-The plain loop and the pipeline take the rows in the order of the file, at the best of the fixed batch sizes, which is
-found first. Then the three ways take turns. All are greedy and must say the same; loading is not counted.
+The plain loop and the pipeline take the rows in the order of the file, at the best of the fixed
+batch sizes, which is found first. Then the three ways take turns. All are greedy and must say the
+same; loading is not counted.
 """
 
 import statistics
@@ -35,15 +37,22 @@ from unteach.seeds import subseed  # noqa: E402
 
 
 def random_model(folder: Path, layers: int, width: int, ends: int) -> None:
-    """A random Llama whose texts end after very unequal lengths: one token in `ends` is an end of sequence."""
+    """A random Llama whose texts end after very unequal lengths: one token in `ends` is an end of
+    sequence."""
     said = [f"{row['question']} {row['answer']}" for row in authors_rows("full")]
     tokenizer = learn_tokenizer(said, 4096)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), bos_token_id=1, eos_token_id=2, pad_token_id=0, hidden_size=width,
-        intermediate_size=11 * width // 4, num_hidden_layers=layers, num_attention_heads=width // 64,
+        vocab_size=len(tokenizer),
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        hidden_size=width,
+        intermediate_size=11 * width // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
         initializer_range=0.1,
-    )  # fmt: skip
+    )
     model = transformers.LlamaForCausalLM(config)
     model.generation_config.eos_token_id = list(range(2, len(tokenizer), ends))
     model.generation_config.pad_token_id = 0
@@ -52,10 +61,14 @@ def random_model(folder: Path, layers: int, width: int, ends: int) -> None:
 
 
 def prompts_of(count: int) -> list[str]:
-    """One to eight questions of the authors world each, in an order that knows nothing of their length."""
+    """One to eight questions of the authors world each, in an order that knows nothing of their
+    length."""
     questions = [row["question"] for row in authors_rows("full")]
     many = [1 + subseed(0, "many", i) % 8 for i in range(count)]
-    return [" ".join(questions[subseed(0, i, turn) % len(questions)] for turn in range(n)) for i, n in enumerate(many)]
+    return [
+        " ".join(questions[subseed(0, i, turn) % len(questions)] for turn in range(n))
+        for i, n in enumerate(many)
+    ]
 
 
 class Ways:
@@ -63,15 +76,25 @@ class Ways:
 
     def __init__(self, folder: str, prompts: list[str], most: int):
         self.prompts, self.sampling = prompts, Sampling(max_new_tokens=most)
-        config = ModelConfig({"pretrained_model_name_or_path": folder}, template_args=TemplateArgs(kind="raw"))
+        config = ModelConfig(
+            {"pretrained_model_name_or_path": folder}, template_args=TemplateArgs(kind="raw")
+        )
         session = HuggingFace().open(Job(config, "generate", self.sampling, start()))
         assert isinstance(session, Continuing)
-        self.session, self.model, self.tokenizer = session, session.loaded.model, session.loaded.tokenizer
+        self.session, self.model, self.tokenizer = (
+            session,
+            session.loaded.model,
+            session.loaded.tokenizer,
+        )
         self.model.eval()
         template = Template(self.tokenizer, TemplateArgs(kind="raw"))
-        self.requests = [Request(i, template.encode_prompt(prompt)) for i, prompt in enumerate(prompts)]
+        self.requests = [
+            Request(i, template.encode_prompt(prompt)) for i, prompt in enumerate(prompts)
+        ]
         self.tokenizer.padding_side = "left"
-        self.pipe = transformers.pipeline("text-generation", model=self.model, tokenizer=self.tokenizer)
+        self.pipe = transformers.pipeline(
+            "text-generation", model=self.model, tokenizer=self.tokenizer
+        )
 
     def ours(self, batch: int) -> list[str]:
         answers: dict[int, Any] = dict(self.session.generate(self.requests, self.sampling, set()))
@@ -81,19 +104,30 @@ class Ways:
     def plain(self, batch: int) -> list[str]:
         texts = []
         for first in range(0, len(self.prompts), batch):
-            given = self.tokenizer(self.prompts[first : first + batch], return_tensors="pt", padding=True)
-            given = {name: given[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+            given = self.tokenizer(
+                self.prompts[first : first + batch], return_tensors="pt", padding=True
+            )
+            given = {
+                name: given[name].to(self.model.device) for name in ("input_ids", "attention_mask")
+            }
             with torch.no_grad():
-                made = self.model.generate(**given, max_new_tokens=self.sampling.max_new_tokens, do_sample=False)
+                made = self.model.generate(
+                    **given, max_new_tokens=self.sampling.max_new_tokens, do_sample=False
+                )
             new = made[:, given["input_ids"].shape[1] :].tolist()
-            texts += [self.tokenizer.decode(self.until_end(ids), skip_special_tokens=True) for ids in new]
+            texts += [
+                self.tokenizer.decode(self.until_end(ids), skip_special_tokens=True) for ids in new
+            ]
         return texts
 
     def pipeline(self, batch: int) -> list[str]:
         made = self.pipe(
-            self.prompts, batch_size=batch, return_tensors=True, do_sample=False,
+            self.prompts,
+            batch_size=batch,
+            return_tensors=True,
+            do_sample=False,
             max_new_tokens=self.sampling.max_new_tokens,
-        )  # fmt: skip
+        )
         rows = [one[0]["generated_token_ids"] for one in made]
         prompts = [len(request.prompt) for request in self.requests]
         new = [self.unpadded(row)[n:] for row, n in zip(rows, prompts, strict=True)]
@@ -118,16 +152,24 @@ def timed(way: Callable[[int], list[str]], batch: int) -> tuple[float, float, li
 
 
 def main(given: dict[str, Any]) -> None:
-    rows, most, rounds = (int(given.get(n, d)) for n, d in (("rows", 128), ("max_new_tokens", 128), ("rounds", 3)))
+    rows, most, rounds = (
+        int(given.get(n, d)) for n, d in (("rows", 128), ("max_new_tokens", 128), ("rounds", 3))
+    )
     batches = given.get("batches", [8, 16, 32, 64])
     with tempfile.TemporaryDirectory() as made:
         folder = given.get("model") or made
         if not given.get("model"):
-            random_model(Path(folder), given.get("layers", 4), given.get("width", 256), given.get("ends", 32))
+            random_model(
+                Path(folder), given.get("layers", 4), given.get("width", 256), given.get("ends", 32)
+            )
         ways = Ways(folder, prompts_of(rows), most)
     if len(batches) > 1:
         ways.plain(batches[0])
-    best = min(batches, key=lambda batch: timed(ways.plain, batch)[1]) if len(batches) > 1 else batches[0]
+    best = (
+        min(batches, key=lambda batch: timed(ways.plain, batch)[1])
+        if len(batches) > 1
+        else batches[0]
+    )
     found: dict[str, list[tuple[float, float]]] = {"plain": [], "pipeline": [], "ours": []}
     texts: dict[str, list[str]] = {}
     for _ in range(rounds):
@@ -136,13 +178,22 @@ def main(given: dict[str, Any]) -> None:
             found[name].append((wall, cpu))
     lengths = [len(request.prompt) for request in ways.requests]
     size = sum(parameter.numel() for parameter in ways.model.parameters())
-    told = [f"{min(n)} to {max(n)} tokens (median {statistics.median(n):.0f})" for n in (lengths, ways.lengths)]
+    told = [
+        f"{min(n)} to {max(n)} tokens (median {statistics.median(n):.0f})"
+        for n in (lengths, ways.lengths)
+    ]
     print(f"{size:,} parameters, {rows} rows of {told[0]}, texts of {told[1]}")
     print(f"best fixed batch of {batches}: {best}; {rounds} rounds, medians\n")
     print("| way | rows/s | CPU s | clock s | CPU s against ours |\n|---|---:|---:|---:|---:|")
-    middle = {name: [statistics.median(column) for column in zip(*times, strict=True)] for name, times in found.items()}
+    middle = {
+        name: [statistics.median(column) for column in zip(*times, strict=True)]
+        for name, times in found.items()
+    }
     for name, (wall, cpu) in middle.items():
-        print(f"| {name} | {rows / wall:.2f} | {cpu:.1f} | {wall:.1f} | {cpu / middle['ours'][1]:.2f} |")
+        print(
+            f"| {name} | {rows / wall:.2f} | {cpu:.1f} | {wall:.1f} | "
+            f"{cpu / middle['ours'][1]:.2f} |"
+        )
     print()
     for name in ("plain", "pipeline"):
         apart = sum(one != other for one, other in zip(texts[name], texts["ours"], strict=True))
@@ -150,4 +201,6 @@ def main(given: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main({key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in sys.argv[1:])})
+    main(
+        {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in sys.argv[1:])}
+    )

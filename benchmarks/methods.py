@@ -1,14 +1,16 @@
-"""The cost of one optimiser step of each unlearning method, against the same step written the plain way.
+"""The cost of one optimiser step of each unlearning method, against the same step written the plain
+way.
 
-    python benchmarks/methods.py [model=FOLDER | layers=8 width=256 vocab=32000] [batch=4] [length=96] [steps=3]
-                                 [methods=[NPO,RMU]] [dtype=float32]
+    python benchmarks/methods.py [model=FOLDER | layers=8 width=256 vocab=32000] [batch=4]
+                                 [length=96] [steps=3] [methods=[NPO,RMU]] [dtype=float32]
 
-Ours: one forward over all streams, the head on answer positions in chunks, reference log-probs from a table that was
-computed beforehand, passes that end at RMU's layer. Plain, as published code does it: a forward a stream, the logits
-of every position in fp32, and a resident copy of the model, run in every step, where the method compares with what the
-model was. Both start from the same weights and take the same steps on the same rows, in turn, each in a process of its
-own (on a GPU one after the other in this one); the median time and the peak are printed, losses and gradient
-norms must agree.
+Ours: one forward over all streams, the head on answer positions in chunks, reference log-probs from
+a table that was computed beforehand, passes that end at RMU's layer. Plain, as published code does
+it: a forward a stream, the logits of every position in fp32, and a resident copy of the model, run
+in every step, where the method compares with what the model was. Both start from the same weights
+and take the same steps on the same rows, in turn, each in a process of its own (on a GPU one after
+the other in this one); the median time and the peak are printed, losses and gradient norms must
+agree.
 """
 
 import contextlib
@@ -57,7 +59,8 @@ COLLATOR = DataCollatorForSupervisedDataset(SimpleNamespace(pad_token_id=0))
 
 @dataclass
 class Side:
-    """What a plain pass says of one stream: fp32 logits [b, T, V] and the labels that follow each position [b, T]."""
+    """What a plain pass says of one stream: fp32 logits [b, T, V] and the labels that follow each
+    position [b, T]."""
 
     logits: Tensor
     labels: Tensor
@@ -87,22 +90,29 @@ class Passes:
 
     def __call__(self, stream: str) -> Side:
         batch = self.batches[stream]
-        made = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+        made = self.model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        )
         return Side(made.logits.float(), F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED))
 
     def activations(self, stream: str, layer: str) -> Tensor:
         """What a layer gives, by a hook on a whole forward: [b, T, d]."""
         owner, name, index = find_layer(self.model, layer)
         seen: list[Any] = []
-        hook = getattr(owner, name)[index].register_forward_hook(lambda _, __, given: seen.append(given))
+        hook = getattr(owner, name)[index].register_forward_hook(
+            lambda _, __, given: seen.append(given)
+        )
         self(stream)
         hook.remove()
         return seen[0][0] if isinstance(seen[0], tuple) else seen[0]
 
     def distance(self, stream: str, layer: str, target: Tensor) -> Tensor:
-        """(h - target)^2: mean over hidden size, over each sequence's answer tokens, over sequences."""
+        """(h - target)^2: mean over hidden size, over each sequence's answer tokens, over
+        sequences."""
         mask = self.batches[stream]["labels"] != IGNORED
-        squared = (self.activations(stream, layer).float() - target.float()).square().mean(-1) * mask
+        squared = (self.activations(stream, layer).float() - target.float()).square().mean(
+            -1
+        ) * mask
         return (squared.sum(-1) / mask.sum(-1)).mean()
 
 
@@ -114,7 +124,9 @@ def grad_diff_kl(m: Any, policy: Passes, reference: Passes) -> Tensor:
     forget, retain = policy("forget").ce(), policy("retain")
     with torch.no_grad():
         target = reference("retain").logits.log_softmax(-1)
-    divergence = F.kl_div(retain.logits.log_softmax(-1), target, reduction="none", log_target=True).sum(-1)
+    divergence = F.kl_div(
+        retain.logits.log_softmax(-1), target, reduction="none", log_target=True
+    ).sum(-1)
     return -m.gamma * forget + m.alpha * retain.mean(divergence)
 
 
@@ -139,12 +151,17 @@ def simnpo(m: Any, policy: Passes, reference: Passes) -> Tensor:
 
 def dpo(m: Any, policy: Passes, reference: Passes) -> Tensor:
     margin = gain(ALTERNATE, policy, reference) - gain("forget", policy, reference)
-    return m.gamma * -(2 / m.beta) * F.logsigmoid(m.beta * margin).mean() + m.alpha * policy("retain").ce()
+    return (
+        m.gamma * -(2 / m.beta) * F.logsigmoid(m.beta * margin).mean()
+        + m.alpha * policy("retain").ce()
+    )
 
 
 def rmu(m: Any, policy: Passes, reference: Passes) -> Tensor:
     direction = m.control_vector.to(policy.model.device)
-    forget = policy.distance("forget", m.module_regex, m.steering_coeff * direction / direction.norm())
+    forget = policy.distance(
+        "forget", m.module_regex, m.steering_coeff * direction / direction.norm()
+    )
     with torch.no_grad():
         target = reference.activations("retain", m.module_regex)
     return m.gamma * forget + m.alpha * policy.distance("retain", m.module_regex, target)
@@ -172,14 +189,20 @@ def ceu(m: Any, policy: Passes, reference: Passes) -> Tensor:
 def wga(m: Any, policy: Passes, reference: Passes) -> Tensor:
     forget = policy("forget")
     logp = forget.logp()
-    return m.gamma * forget.mean(logp.detach().exp() ** m.beta * logp) + m.alpha * policy("retain").ce()
+    return (
+        m.gamma * forget.mean(logp.detach().exp() ** m.beta * logp)
+        + m.alpha * policy("retain").ce()
+    )
 
 
 def satimp(m: Any, policy: Passes, reference: Passes) -> Tensor:
     forget = policy("forget")
     logp = forget.logp()
     p = logp.detach().exp()
-    return m.gamma * forget.mean(p**m.beta1 * (1 - p) ** m.beta2 * logp) + m.alpha * policy("retain").ce()
+    return (
+        m.gamma * forget.mean(p**m.beta1 * (1 - p) ** m.beta2 * logp)
+        + m.alpha * policy("retain").ce()
+    )
 
 
 def pdu(m: Any, policy: Passes, reference: Passes) -> Tensor:
@@ -201,7 +224,8 @@ class Case:
 
 
 CASES = {
-    "GradDiff": Case("GradDiff", grad_diff, {"alpha": 2.0}),  # with 1 the two terms cancel before any training
+    # with 1 the two terms cancel before any training
+    "GradDiff": Case("GradDiff", grad_diff, {"alpha": 2.0}),
     "GradDiff-KL": Case("GradDiff", grad_diff_kl, {"retain_loss_type": "KL"}),
     "NPO": Case("NPO", npo),
     "SimNPO": Case("SimNPO", simnpo),
@@ -217,7 +241,8 @@ CASES = {
 
 @dataclass
 class Settings:
-    """What is measured. model: a folder; else a random Llama. length: tokens of the longest row, prompt and answer.
+    """What is measured. model: a folder; else a random Llama. length: tokens of the longest row,
+    prompt and answer.
     steps: how many are measured of each way, after one that is not."""
 
     model: str | None = None
@@ -244,7 +269,9 @@ def read(words: list[str]) -> Settings:
         raise UserError(f"{word!r}: an argument is written key=value")
     given = {key: yaml.safe_load(value) for key, value in (word.split("=", 1) for word in words)}
     if "model" in given and (shape := [key for key in SHAPE if key in given]):
-        raise UserError(f"{', '.join(shape)}: the shape of a random model; leave out, or leave out model=")
+        raise UserError(
+            f"{', '.join(shape)}: the shape of a random model; leave out, or leave out model="
+        )
     reader = Reader()
     settings: Settings = reader.record(Settings, given, "")
     if reader.problems:
@@ -257,7 +284,11 @@ def config_of(settings: Settings) -> Any:
     if settings.model:
         return AutoConfig.from_pretrained(settings.model)
     width = settings.width
-    shape = {"hidden_size": width, "intermediate_size": width * 11 // 4, "num_attention_heads": max(1, width // 64)}
+    shape = {
+        "hidden_size": width,
+        "intermediate_size": width * 11 // 4,
+        "num_attention_heads": max(1, width // 64),
+    }
     return LlamaConfig(vocab_size=settings.vocab, num_hidden_layers=settings.layers, **shape)
 
 
@@ -271,16 +302,22 @@ def new_model(settings: Settings) -> Any:
 
 
 def examples(stream: str, settings: Settings, vocabulary: int) -> Examples:
-    """Rows of random tokens: a third is prompt, and lengths are even between half of the longest and the longest. An
-    alternate answer has 8 to 12 tokens, as an "I don't know" line has."""
+    """Rows of random tokens: a third is prompt, and lengths are even between half of the longest
+    and the longest. An alternate answer has 8 to 12 tokens, as an "I don't know" line has."""
     made = Examples()
     for row in range(settings.batch):
         chance = random.Random(f"{stream} {row}")
-        length = settings.length if row == 0 else chance.randint(settings.length // 2, settings.length)
+        length = (
+            settings.length if row == 0 else chance.randint(settings.length // 2, settings.length)
+        )
         prompt, answer = length // 3, length - length // 3
         answer = chance.randint(8, 12) if stream == ALTERNATE else answer
         ids = [chance.randrange(3, vocabulary) for _ in range(prompt + answer)]
-        example = {"input_ids": ids, "labels": [IGNORED] * prompt + ids[prompt:], "attention_mask": [1] * len(ids)}
+        example = {
+            "input_ids": ids,
+            "labels": [IGNORED] * prompt + ids[prompt:],
+            "attention_mask": [1] * len(ids),
+        }
         made.append({ALTERNATE: example} if stream == ALTERNATE else example)
     return made
 
@@ -293,7 +330,8 @@ def method_of(name: str, layers: int) -> Any:
 
 @dataclass
 class Work:
-    """A method and the rows of one optimiser step, which every step that is measured takes again."""
+    """A method and the rows of one optimiser step, which every step that is measured takes
+    again."""
 
     method: Any
     streams: dict[str, Stream]
@@ -302,16 +340,23 @@ class Work:
     @classmethod
     def of(cls, settings: Settings, name: str, config: Any) -> "Work":
         method = method_of(name, config.num_hidden_layers)
-        rows = {stream: examples(stream, settings, config.vocab_size) for stream in method.streams()}
+        rows = {
+            stream: examples(stream, settings, config.vocab_size) for stream in method.streams()
+        }
         pairs = {ALTERNATE: "forget"}
-        streams = {stream: Stream(stream, [made], pairs.get(stream)) for stream, made in rows.items()}
+        streams = {
+            stream: Stream(stream, [made], pairs.get(stream)) for stream, made in rows.items()
+        }
         return cls(method, streams, Steps(streams, "forget", settings.batch, seed=0))
 
     def batch(self, device: Any, only: str | None = None) -> dict[str, Any]:
         """All streams in one batch, or one alone, padded to its own longest row."""
         source, (slots,) = Rows(self.streams, "forget"), self.steps.deal(0, 0, hands=1)
         batch = collate([source[slot] for slot in slots if only in (None, slot.stream)], COLLATOR)
-        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        return {
+            key: value.to(device) if isinstance(value, Tensor) else value
+            for key, value in batch.items()
+        }
 
 
 def ours(work: Work, model: Any) -> Callable[[], Tensor]:
@@ -345,8 +390,8 @@ def frozen_copy(model: Any) -> Any:
 
 @dataclass
 class Measured:
-    """One optimiser step: seconds, bytes at its peak above what was held before the model was made, and for the
-    comparison its loss and the norm of its gradient."""
+    """One optimiser step: seconds, bytes at its peak above what was held before the model was made,
+    and for the comparison its loss and the norm of its gradient."""
 
     seconds: float
     peak: int
@@ -354,7 +399,10 @@ class Measured:
 
     def difference(self, other: "Measured") -> float:
         """The largest relative difference of loss or gradient norm."""
-        return max(abs(mine - theirs) / abs(mine) for mine, theirs in zip(self.said, other.said, strict=True))
+        return max(
+            abs(mine - theirs) / abs(mine)
+            for mine, theirs in zip(self.said, other.said, strict=True)
+        )
 
 
 class Memory:
@@ -380,7 +428,9 @@ class Memory:
 
 def resident(line: str) -> int:
     """Bytes that Linux counts for this process: VmRSS now, VmHWM at the peak."""
-    said = next(said for said in Path("/proc/self/status").read_text().splitlines() if said.startswith(line))
+    said = next(
+        said for said in Path("/proc/self/status").read_text().splitlines() if said.startswith(line)
+    )
     return int(said.split()[1]) * 1024
 
 
@@ -414,7 +464,8 @@ def now(device: torch.device) -> float:
 
 
 def apart(settings: Settings, name: str, way: str) -> Iterator[Measured]:
-    """The same from a process forked for it alone, which makes a step when it is asked for one and waits otherwise."""
+    """The same from a process forked for it alone, which makes a step when it is asked for one and
+    waits otherwise."""
     context = torch.multiprocessing.get_context("fork")
     here, there = context.Pipe()
     child = context.Process(target=serve, args=(there, measure(settings, name, way)), daemon=True)
@@ -435,12 +486,15 @@ def serve(pipe: Any, steps: Iterator[Measured]) -> None:
 
 
 def both(settings: Settings, name: str) -> dict[str, list[Measured]]:
-    """The steps of each way, without the first: in turn where other processes may share the machine."""
+    """The steps of each way, without the first: in turn where other processes may share the
+    machine."""
     count = settings.steps + 1
     if torch.cuda.is_available():
         return {way: list(itertools.islice(measure(settings, name, way), count)) for way in WAYS}
     with contextlib.ExitStack() as stack:
-        running = {way: stack.enter_context(contextlib.closing(apart(settings, name, way))) for way in WAYS}
+        running = {
+            way: stack.enter_context(contextlib.closing(apart(settings, name, way))) for way in WAYS
+        }
         rounds = [{way: next(steps) for way, steps in running.items()} for _ in range(count)]
     return {way: [turn[way] for turn in rounds] for way in WAYS}
 
@@ -449,8 +503,13 @@ def line(name: str, found: dict[str, list[Measured]]) -> str:
     """A row of the table: the first step of each way is not counted."""
     seconds = {way: statistics.median(step.seconds for step in found[way][1:]) for way in WAYS}
     mib = {way: max(step.peak for step in found[way][1:]) / 2**20 for way in WAYS}
-    times = f"{seconds['plain']:.3f} | {seconds['ours']:.3f} | {seconds['plain'] / seconds['ours']:.2f}"
-    return f"| {name} | {times} | {mib['plain']:.0f} | {mib['ours']:.0f} | {mib['plain'] / mib['ours']:.2f} |"
+    times = (
+        f"{seconds['plain']:.3f} | {seconds['ours']:.3f} | {seconds['plain'] / seconds['ours']:.2f}"
+    )
+    return (
+        f"| {name} | {times} | {mib['plain']:.0f} | {mib['ours']:.0f} | "
+        f"{mib['plain'] / mib['ours']:.2f} |"
+    )
 
 
 def machine(settings: Settings) -> str:
@@ -460,15 +519,24 @@ def machine(settings: Settings) -> str:
         model = AutoModelForCausalLM.from_config(config)
     text = config.get_text_config()
     count = sum(parameter.numel() for parameter in model.parameters())
-    passed = count if text.tie_word_embeddings else count - model.get_input_embeddings().weight.numel()
+    passed = (
+        count if text.tie_word_embeddings else count - model.get_input_embeddings().weight.numel()
+    )
     head = text.vocab_size * text.hidden_size / passed
     cuda = torch.cuda.is_available()
-    where = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
+    where = (
+        torch.cuda.get_device_name()
+        if cuda
+        else f"CPU, {torch.get_num_threads()} of {os.cpu_count()} cores"
+    )
     return (
         f"{where}; torch {torch.__version__}; {settings.dtype}\n"
-        f"{config.model_type}, {count / 1e6:.1f} M parameters, {text.num_hidden_layers} layers of width "
-        f"{text.hidden_size}, vocabulary {text.vocab_size} (the head is {head:.0%} of what a token goes through)\n"
-        f"{settings.batch} rows a stream of {settings.length // 2} to {settings.length} tokens, two thirds answer; "
+        f"{config.model_type}, {count / 1e6:.1f} M parameters, {text.num_hidden_layers} layers of "
+        f"width "
+        f"{text.hidden_size}, vocabulary {text.vocab_size} (the head is {head:.0%} of what a token "
+        f"goes through)\n"
+        f"{settings.batch} rows a stream of {settings.length // 2} to {settings.length} tokens, "
+        f"two thirds answer; "
         f"median of {settings.steps} steps"
     )
 
@@ -476,14 +544,20 @@ def machine(settings: Settings) -> str:
 def main(words: list[str]) -> None:
     settings = read(words)
     print(machine(settings))
-    print("\n| method | plain step, s | ours, s | ratio | plain, MiB | ours, MiB | ratio |\n|---|" + "---:|" * 6)
+    print(
+        "\n| method | plain step, s | ours, s | ratio | plain, MiB | ours, MiB | ratio |\n|---|"
+        + "---:|" * 6
+    )
     differences = {}
     for name in settings.methods:
         found = both(settings, name)
         print(line(name, found), flush=True)
         differences[name] = max(a.difference(b) for a, b in zip(*found.values(), strict=True))
     worst = max(differences, key=lambda name: differences[name])
-    print(f"\nlargest relative difference of a loss or a gradient norm: {differences[worst]:.1e} ({worst})")
+    print(
+        f"\nlargest relative difference of a loss or a gradient norm: {differences[worst]:.1e} "
+        f"({worst})"
+    )
     if not all(difference < TOLERANCE[settings.dtype] for difference in differences.values()):
         sys.exit(f"the two ways do not compute the same: {differences}")
 

@@ -1,11 +1,13 @@
 """Supervised fine-tuning: unteach, against a plain transformers.Trainer and TRL's SFTTrainer.
 
-    python benchmarks/training.py [tofu_path=FOLDER] [model=FOLDER] [batch=4] [accumulation=4] [steps=8] [dtype=float32]
+    python benchmarks/training.py [tofu_path=FOLDER] [model=FOLDER] [batch=4] [accumulation=4]
+    [steps=8] [dtype=float32]
 
-All ways start from the same weights, take the same optimiser steps on the same tokenised rows (a question, an answer
-that is learned), with the same AdamW, clipping and schedule. Each has a process of its own, and they take a step in
-turn, so that a change of the machine's load falls on all of them. The losses of each step are compared. Without `model`
-it is a random Llama (8 layers of width 256, a tokenizer of 8,192 learned from the rows).
+All ways start from the same weights, take the same optimiser steps on the same tokenised rows (a
+question, an answer that is learned), with the same AdamW, clipping and schedule. Each has a process
+of its own, and they take a step in turn, so that a change of the machine's load falls on all of
+them. The losses of each step are compared. Without `model` it is a random Llama (8 layers of width
+256, a tokenizer of 8,192 learned from the rows).
 """
 
 import contextlib
@@ -58,7 +60,8 @@ class Settings:
 
 @dataclasses.dataclass
 class Step:
-    """One optimiser step: seconds on the clock and of the processor, bytes at its peak above those before, its loss."""
+    """One optimiser step: seconds on the clock and of the processor, bytes at its peak above those
+    before, its loss."""
 
     wall: float
     cpu: float
@@ -73,7 +76,8 @@ class Turns(Watcher):
         self.pipe, self.before, self.told = pipe, before, None
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        if self.told is None:  # the first step of a turn; what came before was making the trainer ready
+        # the first step of a turn; what came before was making the trainer ready
+        if self.told is None:
             self.pipe.recv()
             self._start()
 
@@ -91,7 +95,11 @@ class Turns(Watcher):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         wall, cpu = time.perf_counter() - self.told[0], time.process_time() - self.told[1]
-        held = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resident("VmHWM") - self.before
+        held = (
+            torch.cuda.max_memory_allocated()
+            if torch.cuda.is_available()
+            else resident("VmHWM") - self.before
+        )
         self.pipe.send(Step(wall, cpu, held, float(logs["loss"])))
         self.told = None
         if state.global_step < state.max_steps:
@@ -101,43 +109,75 @@ class Turns(Watcher):
 
 def resident(line: str) -> int:
     """Bytes that Linux counts for this process: VmRSS now, VmHWM at the peak."""
-    said = next(said for said in Path("/proc/self/status").read_text().splitlines() if said.startswith(line))
+    said = next(
+        said for said in Path("/proc/self/status").read_text().splitlines() if said.startswith(line)
+    )
     return int(said.split()[1]) * 1024
 
 
 def random_model(folder: Path, settings: Settings) -> None:
     rows = load_rows({"path": settings.tofu_path, "name": "full", "split": "train"})
-    tokenizer = learn_tokenizer([f"{row['question']} {row['answer']}" for row in rows], settings.vocab)
+    tokenizer = learn_tokenizer(
+        [f"{row['question']} {row['answer']}" for row in rows], settings.vocab
+    )
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=settings.width, intermediate_size=settings.width * 11 // 4,
-        num_hidden_layers=settings.layers, num_attention_heads=settings.width // 64, bos_token_id=1, eos_token_id=2,
-        pad_token_id=0, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=settings.width,
+        intermediate_size=settings.width * 11 // 4,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.width // 64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def words(settings: Settings, folder: str, out: Path, packed: bool) -> list[str]:
     return [
-        "experiment=finetune/tofu/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={folder}",
-        f"tofu_path={settings.tofu_path}", "task_name=b", f"paths.output_dir={out}", f"paths.cache_dir={out}/cache",
-        "eval=null", f"trainer.args.max_steps={settings.steps}", "trainer.args.save_strategy=no", "template=qa",
-        f"trainer.args.per_device_train_batch_size={settings.batch}", "trainer.args.logging_steps=1",
-        f"trainer.args.gradient_accumulation_steps={settings.accumulation}", f"model.packed={str(packed).lower()}",
-        f"model.model_args.dtype={settings.dtype}", "trainer.args.learning_rate=1e-4",
-        "trainer.args.lr_scheduler_type=constant", "trainer.args.warmup_epochs=0", "trainer.args.weight_decay=0",
-    ]  # fmt: skip
+        "experiment=finetune/tofu/default",
+        "model=auto",
+        f"model.model_args.pretrained_model_name_or_path={folder}",
+        f"tofu_path={settings.tofu_path}",
+        "task_name=b",
+        f"paths.output_dir={out}",
+        f"paths.cache_dir={out}/cache",
+        "eval=null",
+        f"trainer.args.max_steps={settings.steps}",
+        "trainer.args.save_strategy=no",
+        "template=qa",
+        f"trainer.args.per_device_train_batch_size={settings.batch}",
+        "trainer.args.logging_steps=1",
+        f"trainer.args.gradient_accumulation_steps={settings.accumulation}",
+        f"model.packed={str(packed).lower()}",
+        f"model.model_args.dtype={settings.dtype}",
+        "trainer.args.learning_rate=1e-4",
+        "trainer.args.lr_scheduler_type=constant",
+        "trainer.args.warmup_epochs=0",
+        "trainer.args.weight_decay=0",
+    ]
 
 
 def drawn(settings: Settings, folder: str) -> list[dict[str, list[int]]]:
     """The rows of all steps, tokenised, in the order in which unteach draws them."""
     loaded = load(ModelConfig({"pretrained_model_name_or_path": folder}), training=False)
     loaded.template.kind = "qa"
-    made = QADataset(loaded.template, {"path": settings.tofu_path, "name": "full", "split": "train"})
+    made = QADataset(
+        loaded.template, {"path": settings.tofu_path, "name": "full", "split": "train"}
+    )
     steps = Steps({"train": Stream("train", [made])}, "train", settings.size, 0)
-    rows = [row for step in range(settings.steps) for row, _ in steps.draw(*divmod(step, len(steps)))["train"]]
-    return [{"input_ids": list(made[row]["input_ids"]), "labels": list(made[row]["labels"])} for row in rows]
+    rows = [
+        row
+        for step in range(settings.steps)
+        for row, _ in steps.draw(*divmod(step, len(steps)))["train"]
+    ]
+    return [
+        {"input_ids": list(made[row]["input_ids"]), "labels": list(made[row]["labels"])}
+        for row in rows
+    ]
 
 
 def ours(settings: Settings, folder: str, rows: Any, turns: Turns, packed: bool = False) -> None:
@@ -153,13 +193,25 @@ def ours(settings: Settings, folder: str, rows: Any, turns: Turns, packed: bool 
 def theirs(settings: Settings, folder: str, out: str) -> dict[str, Any]:
     """Training arguments of the two others: the same run, and nothing that we do not do either."""
     return {
-        "output_dir": out, "max_steps": settings.steps, "logging_steps": 1,
+        "output_dir": out,
+        "max_steps": settings.steps,
+        "logging_steps": 1,
         "per_device_train_batch_size": settings.batch,
-        "gradient_accumulation_steps": settings.accumulation, "learning_rate": 1e-4, "lr_scheduler_type": "constant",
-        "save_strategy": "no", "report_to": "none", "train_sampling_strategy": "sequential", "disable_tqdm": True,
-        "optim": "adamw_torch_fused", "max_grad_norm": 1.0, "use_cpu": not torch.cuda.is_available(), "seed": 0,
-        "bf16": settings.dtype == "bfloat16", "gradient_checkpointing": False, "dataloader_pin_memory": False,
-    }  # fmt: skip
+        "gradient_accumulation_steps": settings.accumulation,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "no",
+        "report_to": "none",
+        "train_sampling_strategy": "sequential",
+        "disable_tqdm": True,
+        "optim": "adamw_torch_fused",
+        "max_grad_norm": 1.0,
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": 0,
+        "bf16": settings.dtype == "bfloat16",
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+    }
 
 
 def plain(settings: Settings, folder: str, rows: Any, turns: Turns) -> None:
@@ -168,7 +220,9 @@ def plain(settings: Settings, folder: str, rows: Any, turns: Turns) -> None:
     collator = transformers.DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100)
     with tempfile.TemporaryDirectory() as out:
         args = transformers.TrainingArguments(**theirs(settings, folder, out))
-        transformers.Trainer(model, args, data_collator=collator, train_dataset=rows, callbacks=[turns]).train()
+        transformers.Trainer(
+            model, args, data_collator=collator, train_dataset=rows, callbacks=[turns]
+        ).train()
 
 
 def trl_way(settings: Settings, folder: str, rows: Any, turns: Turns) -> None:
@@ -180,7 +234,9 @@ def trl_way(settings: Settings, folder: str, rows: Any, turns: Turns) -> None:
     table = datasets.Dataset.from_list(rows)
     with tempfile.TemporaryDirectory() as out:
         args = trl.SFTConfig(**theirs(settings, folder, out), max_length=None, packing=False)
-        trl.SFTTrainer(model, args, train_dataset=table, processing_class=tokenizer, callbacks=[turns]).train()
+        trl.SFTTrainer(
+            model, args, train_dataset=table, processing_class=tokenizer, callbacks=[turns]
+        ).train()
 
 
 WAYS: dict[str, Callable[..., None]] = {
@@ -214,7 +270,8 @@ def apart(settings: Settings, folder: str, rows: Any, way: str) -> Iterator[Step
 
 
 def padded_share(rows: list[dict[str, list[int]]], settings: Settings) -> float:
-    """The share of positions that are padding where micro-batches are taken in the order of the rows."""
+    """The share of positions that are padding where micro-batches are taken in the order of the
+    rows."""
     batches = [rows[i : i + settings.batch] for i in range(0, len(rows), settings.batch)]
     wide = sum(len(batch) * max(len(row["input_ids"]) for row in batch) for batch in batches)
     return 1 - sum(len(row["input_ids"]) for row in rows) / wide
@@ -222,7 +279,9 @@ def padded_share(rows: list[dict[str, list[int]]], settings: Settings) -> float:
 
 def main(given: dict[str, str]) -> None:
     kinds = {field.name: field.type for field in dataclasses.fields(Settings)}
-    settings = Settings(**{name: int(value) if kinds[name] is int else value for name, value in given.items()})
+    settings = Settings(
+        **{name: int(value) if kinds[name] is int else value for name, value in given.items()}
+    )
     ways = settings.ways.split(",")
     with tempfile.TemporaryDirectory() as made, contextlib.ExitStack() as stack:
         folder = settings.model or made
@@ -230,10 +289,17 @@ def main(given: dict[str, str]) -> None:
             random_model(Path(folder), settings)
         rows = drawn(settings, folder)
         tokens = [
-            sum(len(r["input_ids"]) for r in rows[i : i + settings.size]) for i in range(0, len(rows), settings.size)
+            sum(len(r["input_ids"]) for r in rows[i : i + settings.size])
+            for i in range(0, len(rows), settings.size)
         ]
-        count = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_pretrained(folder).parameters())
-        running = {way: stack.enter_context(contextlib.closing(apart(settings, folder, rows, way))) for way in ways}
+        count = sum(
+            p.numel()
+            for p in transformers.AutoModelForCausalLM.from_pretrained(folder).parameters()
+        )
+        running = {
+            way: stack.enter_context(contextlib.closing(apart(settings, folder, rows, way)))
+            for way in ways
+        }
         found: dict[str, list[Step]] = {way: [] for way in ways}
         for _ in range(settings.steps):
             for way, steps in running.items():
@@ -242,23 +308,32 @@ def main(given: dict[str, str]) -> None:
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {settings.dtype}; "
         f"{count / 1e6:.1f} M parameters"
     )
-    print(f"{settings.size} rows a step ({settings.batch} x {settings.accumulation}), "
-          f"{statistics.mean(tokens):.0f} tokens a step, {padded_share(rows, settings):.0%} padding in the order of "
-          f"the rows; {settings.steps - 1} steps after the first\n")  # fmt: skip
-    print("| way | tokens/s | tokens/CPU s | step/ours (wall) | step/ours (CPU) | peak, MiB |\n|---|" + "---:|" * 5)
+    print(
+        f"{settings.size} rows a step ({settings.batch} x {settings.accumulation}), "
+        f"{statistics.mean(tokens):.0f} tokens a step, {padded_share(rows, settings):.0%} padding "
+        f"in the order of "
+        f"the rows; {settings.steps - 1} steps after the first\n"
+    )
+    print(
+        "| way | tokens/s | tokens/CPU s | step/ours (wall) | step/ours (CPU) | peak, MiB |\n|---|"
+        + "---:|" * 5
+    )
     base = "ours" if "ours" in ways else ways[0]
     for way in ways:
-        wall, cpu = (sum(getattr(step, name) for step in found[way][1:]) for name in ("wall", "cpu"))
+        wall, cpu = (
+            sum(getattr(step, name) for step in found[way][1:]) for name in ("wall", "cpu")
+        )
         of_wall, of_cpu = (
             statistics.median(
-                getattr(a, n) / getattr(b, n) for a, b in zip(found[way][1:], found[base][1:], strict=True)
+                getattr(a, n) / getattr(b, n)
+                for a, b in zip(found[way][1:], found[base][1:], strict=True)
             )
             for n in ("wall", "cpu")
         )
         peak = max(step.peak for step in found[way][1:]) / 2**20
         print(
-            f"| {way} | {sum(tokens[1:]) / wall:.0f} | {sum(tokens[1:]) / cpu:.0f} | {of_wall:.2f} | {of_cpu:.2f} "
-            f"| {peak:.0f} |"
+            f"| {way} | {sum(tokens[1:]) / wall:.0f} | {sum(tokens[1:]) / cpu:.0f} | {of_wall:.2f} "
+            f"| {of_cpu:.2f} | {peak:.0f} |"
         )
     worst = max(
         abs(step.loss - other.loss) / other.loss

@@ -1,4 +1,5 @@
-"""Writes docs/reference.md from the dataclasses, registries and files that a configuration is read with.
+"""Writes docs/reference.md from the dataclasses, registries and files that a configuration is read
+with.
 
 python docs/make_reference.py
 """
@@ -32,37 +33,46 @@ HEAD = """\
 
 Every key of a configuration: what it is called, what it takes, its default. This page is written by
 `docs/make_reference.py` from the code itself; [experiments.md](experiments.md) says how to use it,
-[methods.md](methods.md) explains the methods. `unteach check … --print` shows the values of one command and where each
-came from.
+[methods.md](methods.md) explains the methods. `unteach check … --print` shows the values of one
+command and where each came from.
 """
 DATA = """\
-`data.<stream>=NAME` puts a file of `configs/data/datasets/`, or a list of them, into a stream (`train`, `forget`,
-`retain`, `alternate`). `data.anchor` names the stream that sets the epoch. Each dataset has `handler` and `args`;
-`template`, or `tokenizer` and `template_args`, are handed over. `hf_args` are `datasets.load_dataset`'s; a `path` that
-is a folder holds `<name>` or `<name>/<split>` as .jsonl, .csv, .parquet, .txt…; `authors` is the built-in world.
+`data.<stream>=NAME` puts a file of `configs/data/datasets/`, or a list of them, into a stream
+(`train`, `forget`, `retain`, `alternate`). `data.anchor` names the stream that sets the epoch. Each
+dataset has `handler` and `args`; `template`, or `tokenizer` and `template_args`, are handed over.
+`hf_args` are `datasets.load_dataset`'s; a `path` that is a folder holds `<name>` or
+`<name>/<split>` as .jsonl, .csv, .parquet, .txt…; `authors` is the built-in world.
 """
 STUDY = {
     "name": "the study's folder, `saves/<name>`",
     "base": "overrides of a first run that `full` and `retain` start from; may be left out",
-    "full": "overrides of the run that is taught everything; its experiment, `finetune/<benchmark>/…`, names the rest",
-    "retain": "overrides of the run without what is to be forgotten; its log is every forget run's retain log",
-    "forget": "a list of overrides, one an unlearning run; each starts from `full`, or from the forget run that `from` "
+    "full": "overrides of the run that is taught everything; its experiment, "
+    "`finetune/<benchmark>/…`, names the rest",
+    "retain": "overrides of the run without what is to be forgotten; its log is every forget run's "
+    "retain log",
+    "forget": "a list of overrides, one an unlearning run; each starts from `full`, or from the "
+    "forget run that `from` "
     "names; `name` gives it another name, `vary` a grid of its own, `search` random draws",
     "vary": "key -> list of values; the study has the runs of every combination",
     "eval": "the suites that every run is judged by",
     "evaluate": "`[base]`: the base model is evaluated too, once for all that share it",
-    "wandb": "every trained run goes to Weights & Biases: the group is the study, the job type the kind of run",
+    "wandb": "every trained run goes to Weights & Biases: the group is the study, the job type the "
+    "kind of run",
     "local": "how it runs on this machine, below",
     "slurm": "how it runs on a cluster, below",
 }
 CODES = {
     0: "done",
     errors.EXIT_BUG: "a bug of unteach",
-    errors.EXIT_MISTAKE: "a mistake in the command, its files or its data, or a machine that lacks something",
-    errors.EXIT_DIVERGED: "a loss or gradient stopped being finite, or runs of a study did not finish",
-    errors.EXIT_ROWS_FAILED: "rows of `unteach infer` have an error in place of an answer: the same command asks them "
+    errors.EXIT_MISTAKE: "a mistake in the command, its files or its data, or a machine that lacks "
+    "something",
+    errors.EXIT_DIVERGED: "a loss or gradient stopped being finite, or runs of a study did not "
+    "finish",
+    errors.EXIT_ROWS_FAILED: "rows of `unteach infer` have an error in place of an answer: the "
+    "same command asks them "
     "again",
-    errors.EXIT_PREEMPTED: "asked to stop (Ctrl-C, SIGTERM, SIGUSR2), or a process was lost: the same command goes on",
+    errors.EXIT_PREEMPTED: "asked to stop (Ctrl-C, SIGTERM, SIGUSR2), or a process was lost: the "
+    "same command goes on",
     errors.EXIT_INTERRUPTED: "ended at once, by a second Ctrl-C or by one before its work began",
 }
 
@@ -89,25 +99,41 @@ def page() -> str:
 
 def command_line() -> Iterator[str]:
     yield "## Command line\n"
-    options = {meant: " or ".join(f"`{o}`" for o, m in OPTIONS.items() if m == meant) for meant in OPTIONS.values()}
+    options = {
+        meant: " or ".join(f"`{o}`" for o, m in OPTIONS.items() if m == meant)
+        for meant in OPTIONS.values()
+    }
     options |= {"printed": "`--print`"}
-    told = [(f"`{name}`", verb.what, ", ".join(options[o] for o in verb.options)) for name, verb in VERBS.items()]
+    told = [
+        (f"`{name}`", verb.what, ", ".join(options[o] for o in verb.options))
+        for name, verb in VERBS.items()
+    ]
     yield from table(("verb", "does", "options"), told)
     yield from table(("exit code", "means"), [(str(code), said) for code, said in CODES.items()])
 
 
 def variables() -> Iterator[str]:
     yield "## Top level\n"
-    yield "`configs/variables.yaml`; other files refer to these names, and a file of yours may declare more.\n"
-    meaning = "names the run's folder; where a file of rows is named it may be left out: model, rows and method name it"
+    yield (
+        "`configs/variables.yaml`; other files refer to these names, and a file of yours may "
+        "declare more.\n"
+    )
+    meaning = (
+        "names the run's folder; where a file of rows is named it may be left out: model, "
+        "rows and method name it"
+    )
     rows = [("`task_name`", "required", meaning)]
     rows += [("`mode`", "by the verb", "`train`, `unlearn` or `eval`; part of the run's folder")]
-    yield from table(("key", "default", ""), rows + commented(hydra_groups.CONFIGS / "variables.yaml"))
+    yield from table(
+        ("key", "default", ""), rows + commented(hydra_groups.CONFIGS / "variables.yaml")
+    )
 
 
 def paths() -> Iterator[str]:
     yield "## paths\n"
-    yield from table(("key", "default", ""), commented(hydra_groups.CONFIGS / "paths" / "default.yaml"))
+    yield from table(
+        ("key", "default", ""), commented(hydra_groups.CONFIGS / "paths" / "default.yaml")
+    )
 
 
 def model() -> Iterator[str]:
@@ -115,8 +141,16 @@ def model() -> Iterator[str]:
     yield "`model=NAME` takes a file of `configs/model/` (`unteach list models`).\n"
     yield from fields(schema.ModelConfig)
     names = ", ".join(f"`{name}`" for name in LOADING)
-    yield f"`model_args` go to `from_pretrained` ({names}) and, from there, to the model's config; `tokenizer_args` to"
-    yield "`AutoTokenizer.from_pretrained`; `peft_args` to `peft.LoraConfig`. Names that they lack are refused.\n"
+    yield (
+        f"`model_args` go to `from_pretrained` ({names}) and, from there, to the model's "
+        f"config; "
+        f"`tokenizer_args` to"
+    )
+    yield (
+        "`AutoTokenizer.from_pretrained`; `peft_args` to `peft.LoraConfig`. Names that they "
+        "lack "
+        "are refused.\n"
+    )
     yield "### model.template_args\n"
     yield f"{paragraphs(schema.TemplateArgs)}\n"
     yield from fields(schema.TemplateArgs)
@@ -133,8 +167,12 @@ def trainer() -> Iterator[str]:
     yield from table(("key", ""), rows)
     yield "### trainer.args\n"
     yield "Defaults, under every experiment and method; all others are the library's:\n"
-    base = yaml.safe_load((hydra_groups.CONFIGS / "base_trainer.yaml").read_text())["layers"]["base"]["args"]
-    yield from table(("field", "default"), [(f"`{name}`", code(value)) for name, value in base.items()])
+    base = yaml.safe_load((hydra_groups.CONFIGS / "base_trainer.yaml").read_text())["layers"][
+        "base"
+    ]["args"]
+    yield from table(
+        ("field", "default"), [(f"`{name}`", code(value)) for name, value in base.items()]
+    )
     own = [(f"`{name}`", spell_type(eval(kind), "`")) for name, kind in training_args.OWN.items()]
     yield f"{documented(training_args)['OWN']}\n"
     yield from table(("field", "takes"), own)
@@ -142,12 +180,16 @@ def trainer() -> Iterator[str]:
     both = training_args.RENAMED | overrides.RENAMED
     yield from table(("old", "now"), [(f"`{old}`", f"`{new}`") for old, new in both.items()])
     yield "Fields that have no effect any more, which is said once:\n"
-    yield from table(("field", "because"), [(f"`{n}`", why) for n, why in training_args.DROPPED.items()])
+    yield from table(
+        ("field", "because"), [(f"`{n}`", why) for n, why in training_args.DROPPED.items()]
+    )
     yield "Fields that are refused:\n"
     by_reason: dict[str, list[str]] = {}
     for name, why in training_args.REFUSED.items():
         by_reason.setdefault(why, []).append(f"`{name}`")
-    yield from table(("fields", "because"), [(", ".join(names), why) for why, names in by_reason.items()])
+    yield from table(
+        ("fields", "because"), [(", ".join(names), why) for why, names in by_reason.items()]
+    )
     yield "### trainer.guard\n"
     yield f"{paragraphs(watching.Guard)}\n"
     yield from fields(watching.Guard)
@@ -207,14 +249,22 @@ def suites() -> Iterator[str]:
         suite = yaml.safe_load((hydra_groups.CONFIGS / "eval" / f"{name}.yaml").read_text())
         yield f"### The metrics of `{name}`\n"
         if "defaults" in suite:
-            over = "; ".join(f"`{key}`: {flat(rows['hf_args'])}" for key, rows in suite["rows"].items())
+            over = "; ".join(
+                f"`{key}`: {flat(rows['hf_args'])}" for key, rows in suite["rows"].items()
+            )
             yield f"Those of `{suite['defaults'][0].partition('@')[0]}`, on other rows ({over}).\n"
             continue
         if "define" not in suite:
             tasks = ", ".join(suite["tasks"])
-            yield f"Those of lm-evaluation-harness's tasks: `eval.{name}.tasks`, by default {tasks}.\n"
+            yield (
+                f"Those of lm-evaluation-harness's tasks: `eval.{name}.tasks`, by default "
+                f"{tasks}.\n"
+            )
             continue
-        yield "Those in bold are asked for by default; `eval.<suite>.metrics` takes a list, `default` or `all`.\n"
+        yield (
+            "Those in bold are asked for by default; `eval.<suite>.metrics` takes a list, "
+            "`default` or `all`.\n"
+        )
         rows = []
         for metric, definition in suite["define"].items():
             shown = f"**{metric}**" if metric in suite["default"] else metric
@@ -224,7 +274,10 @@ def suites() -> Iterator[str]:
 
 def metrics() -> Iterator[str]:
     yield "## eval.<suite>.define.<name>\n"
-    yield "`metric` names one of these; the other keys are its fields. `compat`: under `compat=openunlearning`.\n"
+    yield (
+        "`metric` names one of these; the other keys are its fields. `compat`: under "
+        "`compat=openunlearning`.\n"
+    )
     for entry in ours(registry.metric):
         yield f"### {entry.name}\n"
         yield f"{paragraphs(entry.target)}\n"
@@ -250,7 +303,10 @@ def inference() -> Iterator[str]:
 def study() -> Iterator[str]:
     assert set(STUDY) == KEYS, "STUDY describes every key of a study"
     yield "## Study files\n"
-    yield "`unteach study run study=NAME` reads `configs/study/NAME.yaml`, a file of yours, or a path.\n"
+    yield (
+        "`unteach study run study=NAME` reads `configs/study/NAME.yaml`, a file of yours, or a "
+        "path.\n"
+    )
     yield from table(("key", ""), [(f"`{key}`", said) for key, said in STUDY.items()])
     for title, cls in (("search", search_space.Search), ("search.over.<key>", search_space.Range)):
         yield f"### {title}\n"
@@ -275,16 +331,24 @@ def ours(kind: registry.Registry) -> list[registry.Entry]:
 
 def place(name: str) -> tuple[str, str]:
     """(handler, where its rows are) of a dataset's file."""
-    (part,) = yaml.safe_load((hydra_groups.CONFIGS / "data" / "datasets" / f"{name}.yaml").read_text()).values()
+    (part,) = yaml.safe_load(
+        (hydra_groups.CONFIGS / "data" / "datasets" / f"{name}.yaml").read_text()
+    ).values()
     where = "/".join(
-        str(part["args"]["hf_args"][key]) for key in ("path", "name", "split") if key in part["args"]["hf_args"]
+        str(part["args"]["hf_args"][key])
+        for key in ("path", "name", "split")
+        if key in part["args"]["hf_args"]
     )
     return part["handler"], f"`{where}`"
 
 
 def fields(cls: Any, leave_out: tuple[str, ...] = (), quirks: bool = False) -> Iterator[str]:
     """A table of a dataclass's fields: name, what it takes, default, help."""
-    said, hints, odd = meanings_of(cls), typing.get_type_hints(cls), getattr(cls, "QUIRKS", {}) if quirks else {}
+    said, hints, odd = (
+        meanings_of(cls),
+        typing.get_type_hints(cls),
+        getattr(cls, "QUIRKS", {}) if quirks else {},
+    )
     rows = []
     for one in dataclasses.fields(cls):
         if not one.init or one.name in leave_out:
@@ -309,7 +373,9 @@ def paragraphs(cls: type) -> str:
 
 def escaped(text: str) -> str:
     """Text whose angle brackets, outside code, are no HTML."""
-    return "`".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(text.split("`")))
+    return "`".join(
+        part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(text.split("`"))
+    )
 
 
 def default_of(one: Any) -> str:
@@ -327,13 +393,16 @@ def code(value: Any) -> str:
     if isinstance(value, str):
         text = value if "\n" not in value else f"{value.splitlines()[0]} …"
         return f"`{text}`" if text else '`""`'
-    return f"`{yaml.safe_dump(value, default_flow_style=True, width=10_000).strip().removesuffix('...').strip()}`"
+    written = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return f"`{written.strip().removesuffix('...').strip()}`"
 
 
 def flat(value: Any, path: str = "") -> str:
     """A mapping on one line, with dotted keys."""
     if isinstance(value, dict):
-        return ", ".join(flat(item, f"{path}.{key}" if path else str(key)) for key, item in value.items())
+        return ", ".join(
+            flat(item, f"{path}.{key}" if path else str(key)) for key, item in value.items()
+        )
     return f"{path}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
 
 

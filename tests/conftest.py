@@ -1,4 +1,5 @@
-"""Fixtures that every test may use: the reference values beside the repository, and tiny models made in the process."""
+"""Fixtures that every test may use: the reference values beside the repository, and tiny models
+made in the process."""
 
 import json
 import os
@@ -33,19 +34,28 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def random_llama(folder: Path, width: int) -> Path:
-    """A randomly initialised Llama of 2 layers with a tokenizer of the authors world, saved as a model folder."""
+    """A randomly initialised Llama of 2 layers with a tokenizer of the authors world, saved as a
+    model folder."""
     import torch
     import transformers
 
     from unteach.data.synthetic import authors
     from unteach.models.model_handlers import learn_tokenizer
 
-    tokenizer = learn_tokenizer([f"{r['question']} {r['answer']}" for r in authors.rows("full")], 400)
+    tokenizer = learn_tokenizer(
+        [f"{r['question']} {r['answer']}" for r in authors.rows("full")], 400
+    )
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=4, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -58,7 +68,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def blocks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As wide as bitsandbytes' blocks of 64: its kernel for CPUs with AVX-512 takes no narrower layer in four bits."""
+    """As wide as bitsandbytes' blocks of 64: its kernel for CPUs with AVX-512 takes no narrower
+    layer in four bits."""
     return random_llama(tmp_path_factory.mktemp("blocks"), 64)
 
 

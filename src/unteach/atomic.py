@@ -1,7 +1,7 @@
 """Files and folders that come whole or not at all, and what killed processes left of them.
 
-Until it is whole, a file is `.NAME.HOST-PID-TOKEN.unteach-tmp` beside its place. Nobody else names files so, and the
-name tells whether its writer still lives. Nothing but such names is ever swept.
+Until it is whole, a file is `.NAME.HOST-PID-TOKEN.unteach-tmp` beside its place. Nobody else names
+files so, and the name tells whether its writer still lives. Nothing but such names is ever swept.
 """
 
 import contextlib
@@ -20,7 +20,9 @@ from typing import Any
 from unteach.errors import UserError, name_file
 
 SUFFIX = ".unteach-tmp"
-NAME = re.compile(rf"\..+\.(?P<host>[0-9a-f]{{6}})-(?P<pid>\d+)-[0-9a-f]{{8}}{re.escape(SUFFIX)}", re.DOTALL)
+NAME = re.compile(
+    rf"\..+\.(?P<host>[0-9a-f]{{6}})-(?P<pid>\d+)-[0-9a-f]{{8}}{re.escape(SUFFIX)}", re.DOTALL
+)
 LONGEST_TARGET = 180
 """Bytes of a target's name that are in its temporary name: file systems allow 255."""
 ABANDONED_AFTER = 24 * 3600
@@ -31,7 +33,8 @@ _being_written: set[str] = set()
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder; on success it is synced to disk and takes `path`'s place at once."""
+    """Give a temporary path in the same folder; on success it is synced to disk and takes `path`'s
+    place at once."""
     make_folder(path.parent)
     remove_stale(path.parent)
     temporary = temporary_of(path)
@@ -39,7 +42,8 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             yield temporary
-            temporary.chmod(0o666 & ~current_umask())  # some writers make a file of their own in its place
+            # some writers make a file of their own in its place
+            temporary.chmod(0o666 & ~current_umask())
             sync(temporary)
             temporary.replace(path)
             sync(path.parent)
@@ -49,7 +53,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `folder`; on success it is synced to disk and takes `folder`'s place.
+    """Give a temporary folder beside `folder`; on success it is synced to disk and takes `folder`'s
+    place.
 
     `folder` may be there only if it is empty: the rename fails otherwise, and nothing is lost.
     """
@@ -61,7 +66,9 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             temporary.mkdir()
             yield temporary
             mode = 0o666 & ~current_umask()
-            for file in (path for path in temporary.rglob("*") if path.is_file() and not path.is_symlink()):
+            for file in (
+                path for path in temporary.rglob("*") if path.is_file() and not path.is_symlink()
+            ):
                 file.chmod(mode)  # some libraries make theirs for one user alone
             sync_tree(temporary)
             temporary.replace(folder)
@@ -78,7 +85,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; NaN and infinity, which JSON does not have, become null."""
-    write_text(path, json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(
+        path, json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -92,7 +101,8 @@ def _finite(value: Any) -> Any:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it. Raises UserError where the system has no place for it, as under /proc."""
+    """Make a folder and those above it. Raises UserError where the system has no place for it, as
+    under /proc."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:
@@ -126,7 +136,8 @@ def rename(path: Path, to: Path) -> None:
 
 
 def temporary_of(path: Path) -> Path:
-    """Give a new temporary name for a file or folder; whoever uses it without `replacing` removes it himself."""
+    """Give a new temporary name for a file or folder; whoever uses it without `replacing` removes
+    it himself."""
     target = os.fsencode(path.name)[:LONGEST_TARGET].decode(errors="ignore")
     return path.with_name(f".{target}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
 
@@ -139,8 +150,12 @@ def remove_stale(folder: Path) -> None:
 
 
 def remove_stale_under(folder: Path) -> None:
-    """Remove everything that killed processes left half-written in a folder and in the folders below it."""
-    for inner in [folder, *(path for path in folder.rglob("*") if path.is_dir() and not is_temporary(path))]:
+    """Remove everything that killed processes left half-written in a folder and in the folders
+    below it."""
+    for inner in [
+        folder,
+        *(path for path in folder.rglob("*") if path.is_dir() and not is_temporary(path)),
+    ]:
         remove_stale(inner)
 
 
@@ -182,7 +197,11 @@ def current_umask() -> int:
 def _temporaries(folder: Path) -> list[Path]:
     # glob() would read a folder's name as a pattern
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return [folder / name for name in os.listdir(folder) if name.endswith(SUFFIX) and NAME.fullmatch(name)]
+        return [
+            folder / name
+            for name in os.listdir(folder)
+            if name.endswith(SUFFIX) and NAME.fullmatch(name)
+        ]
     return []
 
 

@@ -1,4 +1,5 @@
-"""The command line: a verb and its words. Imports nothing heavy, so that `--help` answers at once."""
+"""The command line: a verb and its words. Imports nothing heavy, so that `--help` answers at
+once."""
 
 import importlib
 import io
@@ -25,7 +26,8 @@ from unteach.errors import (
 
 @dataclass(frozen=True)
 class Verb:
-    """What a verb does, the module of `unteach.verbs` whose `command` does it, and the options it takes."""
+    """What a verb does, the module of `unteach.verbs` whose `command` does it, and the options it
+    takes."""
 
     what: str
     module: str
@@ -40,7 +42,9 @@ VERBS = {
     "eval": Verb("measure what a model knows", "evaluate", RUN, "eval"),
     "infer": Verb("ask a model every row of a table, and lose none", "infer"),
     "ask": Verb("put one question to a model, or one after the other", "ask"),
-    "check": Verb("all about a run but the run: rows, steps, memory, every key", "check", (*RUN, "printed")),
+    "check": Verb(
+        "all about a run but the run: rows, steps, memory, every key", "check", (*RUN, "printed")
+    ),
     "study": Verb("many runs and the order between them", "study", ("config_dirs", "write")),
     "tokenize": Verb("rows to memory-mapped tokens, once, for many runs", "tokenize", ()),
     "report": Verb("runs beside each other: a table, and one page with everything", "report", ()),
@@ -52,7 +56,12 @@ VERBS = {
     "world": Verb("an authors world of your own, as a dataset folder", "world", ()),
     "list": Verb("methods, metrics, datasets, models, experiments, and their fields", "listing"),
 }
-OPTIONS = {"--config-name": "config_name", "-cn": "config_name", "--config-dir": "config_dirs", "-cd": "config_dirs"}
+OPTIONS = {
+    "--config-name": "config_name",
+    "-cn": "config_name",
+    "--config-dir": "config_dirs",
+    "-cd": "config_dirs",
+}
 OPTIONS |= {"--config": "run_file", "--write": "write"}
 FLAGS = {"--print": "printed"}
 REPORT = "CONTRIBUTING.md in the repository of unteach says how"
@@ -79,13 +88,15 @@ docs/... are in the repository of unteach; docs/first-hour.md comes first.
 def main(argv: list[str] | None = None) -> None:
     """Runs one command and exits with its code.
 
-    0; 1 a bug; 2 a mistake; 3 diverged; 4 rows failed; 75 stopped, and goes on when run again; 130 ended by Ctrl-C.
+    0; 1 a bug; 2 a mistake; 3 diverged; 4 rows failed; 75 stopped, and goes on when run again; 130
+    ended by Ctrl-C.
 
     Of processes that were launched together, the first speaks for all.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     launch_environment.end_with_launcher()
-    warnings.simplefilter("ignore", FutureWarning)  # what libraries will rename is for us to follow, not for users
+    # what libraries will rename is for us to follow, not for users
+    warnings.simplefilter("ignore", FutureWarning)
     if launch_environment.rank():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         warnings.simplefilter("ignore")
@@ -95,13 +106,19 @@ def main(argv: list[str] | None = None) -> None:
     try:
         _command(words)
     except (UserError, Diverged, RowsFailed, Preempted, Ended) as error:
-        of_all = isinstance(error, Diverged | RowsFailed | Preempted) or getattr(error, "of_all", False)
+        of_all = isinstance(error, Diverged | RowsFailed | Preempted) or getattr(
+            error, "of_all", False
+        )
         if not (launch_environment.rank() and of_all):
             print(f"unteach{_which()}: {console.neutralize(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         if not launch_environment.rank():
-            print("unteach: interrupted; what was whole is kept, and the same command goes on from it", file=sys.stderr)
+            print(
+                "unteach: interrupted; what was whole is kept, and the same command goes on from "
+                "it",
+                file=sys.stderr,
+            )
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         if known := outside(error):
@@ -113,8 +130,8 @@ def main(argv: list[str] | None = None) -> None:
             print(f"unteach{_which()}: {console.neutralize(said)}", file=sys.stderr)
             sys.exit(EXIT_MISTAKE)
         print(
-            f"unteach{_which()}: this is a bug, not your mistake. Please report it with the lines above "
-            f"to the maintainers ({REPORT})",
+            f"unteach{_which()}: this is a bug, not your mistake. Please report it with the lines "
+            f"above to the maintainers ({REPORT})",
             file=sys.stderr,
         )
         sys.exit(EXIT_BUG)
@@ -162,7 +179,8 @@ def _command(words: list[str]) -> None:
 def _run_file(value: str) -> str:
     if not value.endswith((".yaml", ".yml")):
         raise UserError(
-            f"--config {value}: takes the file of a run, NAME.yaml; a primary configuration is --config-name"
+            f"--config {value}: takes the file of a run, NAME.yaml; a primary configuration is "
+            f"--config-name"
         )
     return value
 
@@ -170,8 +188,8 @@ def _run_file(value: str) -> str:
 def _options(words: list[str], verb: str) -> tuple[dict, list[str]]:
     """Splits off --config-name, --config-dir (may be repeated) and --print from the overrides.
 
-    `--config FILE`, as other tools have it, and a --config-name that is a file's path say what the first word says:
-    the file of a run.
+    `--config FILE`, as other tools have it, and a --config-name that is a file's path say what the
+    first word says: the file of a run.
     """
     options: dict = {}
     overrides, queue = list[str](), list(words)
@@ -182,7 +200,10 @@ def _options(words: list[str], verb: str) -> tuple[dict, list[str]]:
         if not word.startswith("-"):
             overrides.append(word)
         elif name in ("-m", "--multirun"):
-            raise UserError(f"{name}: several runs are a study; put what varies under `vary` (unteach study --help)")
+            raise UserError(
+                f"{name}: several runs are a study; put what varies under `vary` (unteach study "
+                f"--help)"
+            )
         elif name in FLAGS:
             options[FLAGS[name]] = True
         elif name in OPTIONS:

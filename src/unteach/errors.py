@@ -1,4 +1,5 @@
-"""What a user, a run and a scheduler are told when something stops: one clear message and one exit code each."""
+"""What a user, a run and a scheduler are told when something stops: one clear message and one exit
+code each."""
 
 import contextlib
 import difflib
@@ -12,7 +13,8 @@ EXIT_INTERRUPTED = 130
 
 
 class UserError(ValueError):
-    """The user's mistake: what, where, what is allowed and how to mend it. Ends the command without a traceback."""
+    """The user's mistake: what, where, what is allowed and how to mend it. Ends the command without
+    a traceback."""
 
     exit_code = EXIT_MISTAKE
     of_all = False
@@ -20,29 +22,34 @@ class UserError(ValueError):
 
 
 class AbsentData(UserError):
-    """Rows that are asked for do not exist where they were looked for (a split that a corpus does not have)."""
+    """Rows that are asked for do not exist where they were looked for (a split that a corpus does
+    not have)."""
 
 
 class Diverged(RuntimeError):
-    """A loss or a gradient stopped being finite; raised before the optimiser step that would have spread it."""
+    """A loss or a gradient stopped being finite; raised before the optimiser step that would have
+    spread it."""
 
     exit_code = EXIT_DIVERGED
 
 
 class RowsFailed(RuntimeError):
-    """Some rows have no answer, and their error stands in its place; the same command asks just those again."""
+    """Some rows have no answer, and their error stands in its place; the same command asks just
+    those again."""
 
     exit_code = EXIT_ROWS_FAILED
 
 
 class Preempted(RuntimeError):
-    """It was asked to stop; all that was done is on disk, and the same command goes on from there."""
+    """It was asked to stop; all that was done is on disk, and the same command goes on from
+    there."""
 
     exit_code = EXIT_PREEMPTED
 
 
 class Ended(RuntimeError):
-    """The processes that a command started ended badly, and said themselves why; theirs is the exit code."""
+    """The processes that a command started ended badly, and said themselves why; theirs is the exit
+    code."""
 
     def __init__(self, said: str, exit_code: int):
         super().__init__(said)
@@ -56,12 +63,35 @@ NO_ROOM = (
     "pytorchstreamwriter failed writing",
     "inline_container.cc:672",  # the last bytes of a file that torch writes
 )
-NO_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "can't allocate memory", "not enough memory")
-NOT_INSTALLED = ("need to install", "to be installed", "is required by this application", "pip install")
-NETWORK = {"HfHubHTTPError", "OfflineModeIsEnabled", "LocalEntryNotFoundError", "RequestException", "TransportError"}
+NO_MEMORY = (
+    "out of memory",
+    "outofmemoryerror",
+    "memoryerror",
+    "can't allocate memory",
+    "not enough memory",
+)
+NOT_INSTALLED = (
+    "need to install",
+    "to be installed",
+    "is required by this application",
+    "pip install",
+)
+NETWORK = {
+    "HfHubHTTPError",
+    "OfflineModeIsEnabled",
+    "LocalEntryNotFoundError",
+    "RequestException",
+    "TransportError",
+}
 NETWORK |= {"ConnectTimeout", "ReadTimeout", "ConnectError", "ClientError", "URLError", "gaierror"}
 """What the libraries that talk to the hub raise where it does not answer, by name."""
-LOST = ("connection closed by peer", "connection reset by peer", "broken pipe", "communicator was aborted", "gloo")
+LOST = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "communicator was aborted",
+    "gloo",
+)
 
 
 def chain(error: BaseException) -> list[BaseException]:
@@ -73,38 +103,48 @@ def chain(error: BaseException) -> list[BaseException]:
 
 
 def outside(error: BaseException) -> tuple[str, int] | None:
-    """What to say, and the exit code, where the machine failed and not the code: memory, disk, network, a process."""
+    """What to say, and the exit code, where the machine failed and not the code: memory, disk,
+    network, a process."""
     links = chain(error)
     said = " ".join(f"{type(link).__name__} {link}" for link in links).lower()
     names = {kind.__name__ for link in links for kind in type(link).__mro__}
     if any(sign in said for sign in NO_ROOM):
-        file = next((link.filename for link in links if isinstance(link, OSError) and link.filename), None)
-        file = file or next((note for link in links for note in getattr(link, "__notes__", ())), None)
+        file = next(
+            (link.filename for link in links if isinstance(link, OSError) and link.filename), None
+        )
+        file = file or next(
+            (note for link in links for note in getattr(link, "__notes__", ())), None
+        )
         where = f" ({shorten_name(str(file))}{_describe_mount(str(file))})" if file else ""
         return (
-            f"the disk is full{where}. What was whole before is still there: make room and run the same command again, "
-            "it goes on from there",
+            f"the disk is full{where}. What was whole before is still there: make room and run the "
+            "same command again, it goes on from there",
             EXIT_MISTAKE,
         )
     if any(sign in said for sign in NO_MEMORY):
         return (
-            "out of memory. Halve trainer.args.per_device_train_batch_size and double gradient_accumulation_steps (the "
-            "step stays the same), set trainer.args.gradient_checkpointing=true or model.pure_bf16=true; in an "
-            "evaluation lower eval.<suite>.batch_size or max_length. `unteach check` tells the memory of a run",
+            "out of memory. Halve trainer.args.per_device_train_batch_size and double "
+            "gradient_accumulation_steps (the step stays the same), set "
+            "trainer.args.gradient_checkpointing=true or model.pure_bf16=true; in an evaluation "
+            "lower eval.<suite>.batch_size or max_length. `unteach check` tells the memory of a "
+            "run",
             EXIT_MISTAKE,
         )
     if names & NETWORK:
         return (
-            f"the network or the hub failed ({first_line(error)}). Run the same command again; what was downloaded "
-            "stays. Without a network, name local folders (model.model_args.pretrained_model_name_or_path, tofu_path)",
+            f"the network or the hub failed ({first_line(error)}). Run the same command again; "
+            "what was downloaded stays. Without a network, name local folders "
+            "(model.model_args.pretrained_model_name_or_path, tofu_path)",
             EXIT_MISTAKE,
         )
-    if isinstance(error, ImportError | RuntimeError) and any(sign in said for sign in NOT_INSTALLED):
+    if isinstance(error, ImportError | RuntimeError) and any(
+        sign in said for sign in NOT_INSTALLED
+    ):
         return f"a package that this asks for is not here: {first_line(error)}", EXIT_MISTAKE
     if isinstance(error, RuntimeError | OSError) and any(sign in said for sign in LOST):
         return (
-            "another process of this run is gone (killed, or out of memory: its own output says more). Run the same "
-            "command again; it goes on from the last whole checkpoint",
+            "another process of this run is gone (killed, or out of memory: its own output says "
+            "more). Run the same command again; it goes on from the last whole checkpoint",
             EXIT_PREEMPTED,
         )
     if isinstance(error, OSError) and error.errno:
@@ -114,16 +154,23 @@ def outside(error: BaseException) -> tuple[str, int] | None:
 
 
 REMEDIES = {
-    errno.ENOENT: "it is not there, and cannot be made there; name another place, or see whether something removed it",
-    errno.ENAMETOOLONG: "this name is longer than the file system takes (most take 255 bytes between two slashes)",
+    errno.ENOENT: "it is not there, and cannot be made there; name another place, or see whether "
+    "something removed it",
+    errno.ENAMETOOLONG: "this name is longer than the file system takes (most take 255 bytes "
+    "between two slashes)",
     errno.ELOOP: "its links lead in a circle",
-    errno.EMFILE: "this process has as many open files as it may have; raise the limit (`ulimit -n 4096`)",
-    errno.ENFILE: "this machine has as many open files as it may have; end other programs, or raise fs.file-max",
-    errno.EACCES: "this user may not read or write it; mend its rights, or name another place (paths.output_dir, "
+    errno.EMFILE: "this process has as many open files as it may have; raise the limit (`ulimit -n "
+    "4096`)",
+    errno.ENFILE: "this machine has as many open files as it may have; end other programs, or "
+    "raise fs.file-max",
+    errno.EACCES: "this user may not read or write it; mend its rights, or name another place "
+    "(paths.output_dir, "
     "paths.cache_dir)",
-    errno.EROFS: "nothing can be written there; name another place (paths.output_dir, paths.cache_dir)",
+    errno.EROFS: "nothing can be written there; name another place (paths.output_dir, "
+    "paths.cache_dir)",
     errno.EISDIR: "it is a folder, and a file is expected there",
-    errno.ENOTDIR: "a file stands where a folder is expected; name another place, or move that file",
+    errno.ENOTDIR: "a file stands where a folder is expected; name another place, or move that "
+    "file",
     errno.EEXIST: "a file stands where a folder is expected; name another place, or move that file",
 }
 REMEDIES[errno.EPERM] = REMEDIES[errno.EACCES]
@@ -156,17 +203,26 @@ def shorten_name(name: str) -> str:
 
 @contextlib.contextmanager
 def refuse_unreadable(where: str, expected: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn what a parser raises of a broken input into one UserError: the boundary of everything that is read.
+    """Turn what a parser raises of a broken input into one UserError: the boundary of everything
+    that is read.
 
-    Parsers raise more than their own exception: ValueError for a number with too many digits, RecursionError for deep
-    nesting, OverflowError and SystemError for values that Python does not have, OSError for a damaged file.
+    Parsers raise more than their own exception: ValueError for a number with too many digits,
+    RecursionError for deep nesting, OverflowError and SystemError for values that Python does not
+    have, OSError for a damaged file.
 
     Args:
         where: the file, the line or the word that is read.
         expected: what it should have been, as "cannot be read as YAML".
         kinds: exceptions of the parser's own that are none of these.
     """
-    unreadable: tuple[type[Exception], ...] = (ValueError, RecursionError, OverflowError, SystemError, OSError, *kinds)
+    unreadable: tuple[type[Exception], ...] = (
+        ValueError,
+        RecursionError,
+        OverflowError,
+        SystemError,
+        OSError,
+        *kinds,
+    )
     try:
         yield
     except UserError:
@@ -180,7 +236,10 @@ def refuse_unreadable(where: str, expected: str, *kinds: type[Exception]) -> Ite
 def refuse_path(name: str, told_by: object) -> None:
     """Raise UserError where a name that a file tells of leads out of that file's folder."""
     if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise UserError(f"{told_by}: names the file {name!r}, and only a file of the same folder may stand there")
+        raise UserError(
+            f"{told_by}: names the file {name!r}, and only a file of the same folder may stand "
+            f"there"
+        )
 
 
 def explain_unreadable(error: BaseException) -> str:
@@ -194,7 +253,9 @@ def explain_unreadable(error: BaseException) -> str:
 
 def first_line(error: BaseException) -> str:
     """Give the first line of an error that says something, or the error's kind."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )
 
 
 def missing_extra(extra: str, needed_for: str) -> str:
@@ -206,7 +267,10 @@ def missing_extra(extra: str, needed_for: str) -> str:
         extra: name under `[project.optional-dependencies]` in pyproject.toml.
         needed_for: what the user asked for, as the subject of the sentence: "answering with vLLM".
     """
-    return f'{needed_for} needs packages that are not installed. In a clone of unteach, run: pip install ".[{extra}]"'
+    return (
+        f"{needed_for} needs packages that are not installed. In a clone of unteach, run: pip "
+        f'install ".[{extra}]"'
+    )
 
 
 def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:

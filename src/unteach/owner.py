@@ -1,8 +1,9 @@
 """One writer at a time: who holds a folder or a file, and how that is known.
 
-`.NAME.lock` beside the place is held by flock, which the operating system lets go of when its process ends, however it
-ends. Where a file system has no flock (NFS without a lock daemon), `.NAME.owner` is made exclusively instead, and its
-time is a sign of life: a dead or silent owner's place is taken over, and said. Either file names the owner.
+`.NAME.lock` beside the place is held by flock, which the operating system lets go of when its
+process ends, however it ends. Where a file system has no flock (NFS without a lock daemon),
+`.NAME.owner` is made exclusively instead, and its time is a sign of life: a dead or silent owner's
+place is taken over, and said. Either file names the owner.
 """
 
 import contextlib
@@ -38,7 +39,8 @@ class Busy(UserError):
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a place, and since when, in seconds since 1970. token tells it from its successors."""
+    """The process that holds a place, and since when, in seconds since 1970. token tells it from
+    its successors."""
 
     host: str
     pid: int
@@ -52,13 +54,15 @@ class Owner:
 
 @contextlib.contextmanager
 def own(place: Path) -> Iterator[None]:
-    """Hold a folder or a file that this process is about to write. Raises Busy where another process does."""
+    """Hold a folder or a file that this process is about to write. Raises Busy where another
+    process does."""
     with hold(lock_of(place), f"{place}: another process is writing there"):
         yield
 
 
 def refuse_unwritable(place: Path) -> None:
-    """Raise what `own` and the writing would raise where a folder cannot be written; nothing of the trial is left."""
+    """Raise what `own` and the writing would raise where a folder cannot be written; nothing of the
+    trial is left."""
     if place.exists() and not place.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
     lock = lock_of(place)
@@ -95,9 +99,11 @@ def lock_of(place: Path) -> Path:
 
 @contextlib.contextmanager
 def hold(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock file. Raises Busy with the refusal and the owner's name where another process does.
+    """Hold a lock file. Raises Busy with the refusal and the owner's name where another process
+    does.
 
-    Folders that are made for it go again where nothing came into them, as where a command is refused.
+    Folders that are made for it go again where nothing came into them, as where a command is
+    refused.
     """
     with _made_folders(lock.parent), _held(lock, refusal):
         yield
@@ -132,7 +138,8 @@ def _held(lock: Path, refusal: str) -> Iterator[None]:
         os.write(descriptor, _as_bytes(me))
         yield
     finally:
-        # The name goes while the lock is still held, so nobody can lock a file that is about to vanish unnoticed.
+        # The name goes while the lock is still held, so nobody can lock a file that is about to
+        # vanish unnoticed.
         lock.unlink(missing_ok=True)
         _close(descriptor)
 
@@ -168,7 +175,8 @@ def _as_bytes(owner: Owner) -> bytes:
 
 
 def _flock(lock: Path, refusal: str) -> int:
-    """Lock the file that stands under this name now; gives its descriptor, which forked children close."""
+    """Lock the file that stands under this name now; gives its descriptor, which forked children
+    close."""
     looks_left = LOOKS
     while True:
         try:
@@ -223,14 +231,17 @@ def _busy(refusal: str, owner: Owner | None) -> Busy:
 
 @contextlib.contextmanager
 def _hold_owner_file(lock: Path, refusal: str, me: Owner) -> Iterator[None]:
-    """Hold a lock by being the one who made its file, with a sign of life every HEARTBEAT seconds."""
+    """Hold a lock by being the one who made its file, with a sign of life every HEARTBEAT
+    seconds."""
     while not _make_exclusively(lock, me):
         owner = read_owner(lock)
         if not _is_gone(lock, owner):
             raise _busy(refusal, owner)
         if _take_away(lock, owner):
             said = str(owner) if owner else "a process that did not say its name"
-            console.say(f"note: {lock.name}: its owner is gone ({said}); this process takes the place over")
+            console.say(
+                f"note: {lock.name}: its owner is gone ({said}); this process takes the place over"
+            )
     ended = threading.Event()
     beat = threading.Thread(target=_keep_alive, args=(lock, me, ended), daemon=True)
     beat.start()
@@ -244,7 +255,8 @@ def _hold_owner_file(lock: Path, refusal: str, me: Owner) -> Iterator[None]:
 
 
 def _make_exclusively(lock: Path, me: Owner) -> bool:
-    """Make the file, whole; False where it is there. A hard link is exclusive on every NFS, and never half-written."""
+    """Make the file, whole; False where it is there. A hard link is exclusive on every NFS, and
+    never half-written."""
     written = atomic.temporary_of(lock)
     written.write_bytes(_as_bytes(me))
     try:
@@ -276,7 +288,8 @@ def _keep_alive(lock: Path, me: Owner, ended: threading.Event) -> None:
 
 
 def _is_gone(lock: Path, owner: Owner | None) -> bool:
-    """Whether an owner is dead (on this machine) or has been silent for long (on another, or without a name)."""
+    """Whether an owner is dead (on this machine) or has been silent for long (on another, or
+    without a name)."""
     if owner is not None and owner.host == socket.gethostname():
         return not atomic.is_alive(owner.pid) or _began_after(owner.pid, owner.started)
     try:
@@ -297,7 +310,8 @@ def _began_after(pid: int, moment: float) -> bool:
 
 
 def _now_of(folder: Path) -> float:
-    """What time it is by the clock that stamps the folder's files: another machine's may be wrong."""
+    """What time it is by the clock that stamps the folder's files: another machine's may be
+    wrong."""
     probe = atomic.temporary_of(folder / "clock")
     probe.touch()
     try:
@@ -307,7 +321,8 @@ def _now_of(folder: Path) -> float:
 
 
 def _take_away(lock: Path, owner: Owner | None) -> bool:
-    """Take a gone owner's file away; False where somebody else was quicker, whose file is given back."""
+    """Take a gone owner's file away; False where somebody else was quicker, whose file is given
+    back."""
     aside = atomic.temporary_of(lock)
     try:
         lock.rename(aside)

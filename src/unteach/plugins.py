@@ -1,8 +1,10 @@
-"""What others add without forking: one Python file (`plugins=[my_method.py]`), or an installed package with its YAML.
+"""What others add without forking: one Python file (`plugins=[my_method.py]`), or an installed
+package with its YAML.
 
-A class that a file registers with a decorator is known under its name from then on, and no name is given twice. A plain
-torch Dataset or transformers.Trainer subclass, as OpenUnlearning's components are written, needs no decorator: it
-answers to its class name in the runs that name the file, even where we have a handler of that name.
+A class that a file registers with a decorator is known under its name from then on, and no name is
+given twice. A plain torch Dataset or transformers.Trainer subclass, as OpenUnlearning's components
+are written, needs no decorator: it answers to its class name in the runs that name the file, even
+where we have a handler of that name.
 """
 
 import contextlib
@@ -22,7 +24,8 @@ MODULE = "unteach_plugin_"
 
 
 def line_of(error: BaseException) -> str | None:
-    """The innermost line of a plugin's file that an error passed through, `my.py, line 12`; None where none did."""
+    """The innermost line of a plugin's file that an error passed through, `my.py, line 12`; None
+    where none did."""
     found = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         if str(frame.f_globals.get("__name__", "")).startswith(MODULE):
@@ -50,7 +53,9 @@ def named(value: Any) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(path, str) and path for path in value):
-        raise UserError(f"plugins: must be a list of Python files, plugins=[my_method.py]; got {value!r}")
+        raise UserError(
+            f"plugins: must be a list of Python files, plugins=[my_method.py]; got {value!r}"
+        )
     return value
 
 
@@ -71,26 +76,38 @@ def load_file(path: str) -> Any:
     except UserError as error:
         raise UserError(f"plugins: {path}: {error}") from error
     except Exception as error:
-        raise UserError(f"plugins: {path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"plugins: {path} cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
     return module
 
 
 def _plain_classes(module: Any) -> list[type]:
     """The classes a module defines itself and no decorator registered."""
     registered = {
-        entry.target for kind in (registry.dataset, registry.method) for entry in kind._entries.values()
-    }  # fmt: skip
-    mine = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
+        entry.target
+        for kind in (registry.dataset, registry.method)
+        for entry in kind._entries.values()
+    }
+    mine = [
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and item.__module__ == module.__name__
+    ]
     return [cls for cls in mine if cls not in registered]
 
 
 def _is_torch_dataset(cls: type) -> bool:
-    return any(base.__name__ == "Dataset" and base.__module__.startswith("torch.utils.data") for base in cls.__mro__)
+    return any(
+        base.__name__ == "Dataset" and base.__module__.startswith("torch.utils.data")
+        for base in cls.__mro__
+    )
 
 
 @functools.cache
 def config_folders() -> tuple[Path, ...]:
-    """The folder `configs/` of each installed plugin package that has one; nothing is imported for it."""
+    """The folder `configs/` of each installed plugin package that has one; nothing is imported for
+    it."""
     found: dict[Path, None] = {}
     for point in registry.installed().values():
         with contextlib.suppress(ImportError, ValueError):

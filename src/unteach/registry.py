@@ -1,9 +1,11 @@
-"""Names to classes: methods, metrics, datasets, collators, models, backends register here, ours and other people's.
+"""Names to classes: methods, metrics, datasets, collators, models, backends register here, ours and
+other people's.
 
-A registry imports the package that holds its built-in members the first time it is asked for a name. Those modules
-import torch only inside functions, so a listing or a configuration check costs no model library. An installed package
-adds members through entry points in the group `unteach.plugins`, one a member, under the member's own name; it is
-imported when one of its names is asked for, and so a broken one disturbs nobody else.
+A registry imports the package that holds its built-in members the first time it is asked for a
+name. Those modules import torch only inside functions, so a listing or a configuration check costs
+no model library. An installed package adds members through entry points in the group
+`unteach.plugins`, one a member, under the member's own name; it is imported when one of its names
+is asked for, and so a broken one disturbs nobody else.
 """
 
 import contextlib
@@ -22,7 +24,8 @@ ENTRY_POINTS = "unteach.plugins"
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered class: its name, the class, the facts its decorator gave (paper, cost…) and where it is from."""
+    """One registered class: its name, the class, the facts its decorator gave (paper, cost…) and
+    where it is from."""
 
     name: str
     target: type
@@ -39,7 +42,8 @@ class Entry:
 
 
 class Registry:
-    """The members of one kind. Used as a decorator: `@method("NPO", paper="…")`, or bare: `@dataset`."""
+    """The members of one kind. Used as a decorator: `@method("NPO", paper="…")`, or bare:
+    `@dataset`."""
 
     def __init__(self, kind: str, home: str):
         self.kind, self.home = kind, home
@@ -48,7 +52,9 @@ class Registry:
         self._standing_in: dict[str, Entry] = {}
         self._home_loaded = False
 
-    def __call__(self, target: Any = None, /, *, aliases: tuple[str, ...] = (), **facts: Any) -> Any:
+    def __call__(
+        self, target: Any = None, /, *, aliases: tuple[str, ...] = (), **facts: Any
+    ) -> Any:
         if isinstance(target, type):
             return self._add(target.__name__, target, (), {})
 
@@ -63,9 +69,12 @@ class Registry:
         for new in (name, *aliases):
             for taken in (*self._entries, *self._aliases):
                 owner = self._entries[self._aliases.get(taken, taken)].origin
-                again = owner == f"{cls.__module__}.{cls.__qualname__}"  # a file executed once more, mended
+                # a file executed once more, mended
+                again = owner == f"{cls.__module__}.{cls.__qualname__}"
                 if taken.lower() == new.lower() and not again:
-                    raise UserError(f"the {self.kind} name {new!r} is taken by {owner}; choose another name")
+                    raise UserError(
+                        f"the {self.kind} name {new!r} is taken by {owner}; choose another name"
+                    )
         self._entries[name] = Entry(name, cls, facts)
         self._aliases.update(dict.fromkeys(aliases, name))
         return cls
@@ -114,7 +123,8 @@ class Registry:
         return self._find(name) is not None or name in installed()
 
     def entries(self) -> list[Entry]:
-        """Every member, those of installed plugins too; a broken plugin is left out, see `broken`."""
+        """Every member, those of installed plugins too; a broken plugin is left out, see
+        `broken`."""
         self._load_home()
         self._load_all_installed()
         return sorted(self._entries.values(), key=lambda entry: entry.name.lower())
@@ -153,8 +163,12 @@ def _import_installed(name: str) -> None:
 
 
 def is_trainer(cls: type) -> bool:
-    """Whether a class is a subclass of transformers.Trainer, told without importing transformers."""
-    return any(base.__name__ == "Trainer" and base.__module__.startswith("transformers.") for base in cls.__mro__)
+    """Whether a class is a subclass of transformers.Trainer, told without importing
+    transformers."""
+    return any(
+        base.__name__ == "Trainer" and base.__module__.startswith("transformers.")
+        for base in cls.__mro__
+    )
 
 
 method = Registry("method", "unteach.methods")

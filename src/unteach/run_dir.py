@@ -10,8 +10,8 @@ evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.jsonâ
 evals_before/      the same of the weights that the run started from
 DONE.json          written last: the run is finished
 
-A folder with anything in it that is not a run of ours is refused, never cleared. How files come into a folder whole or
-not at all is in `atomic`, who may write there at a time in `owner`.
+A folder with anything in it that is not a run of ours is refused, never cleared. How files come
+into a folder whole or not at all is in `atomic`, who may write there at a time in `owner`.
 """
 
 import contextlib
@@ -43,14 +43,18 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{what}: there is no file {path}") from None
     except (ValueError, RecursionError) as error:
         said = explain_unreadable(error)
-        raise UserError(f"{what}: {path} is not whole JSON ({said}); make it again or name another file") from None
+        raise UserError(
+            f"{what}: {path} is not whole JSON ({said}); make it again or name another file"
+        ) from None
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON file of ours that holds a mapping, or say what is wrong with it."""
     value = read_json(path, what)
     if not isinstance(value, dict):
-        raise UserError(f"{what}: {path} is damaged: it must hold a mapping, and holds {type(value).__name__}")
+        raise UserError(
+            f"{what}: {path} is damaged: it must hold a mapping, and holds {type(value).__name__}"
+        )
     return value
 
 
@@ -61,10 +65,14 @@ def read_config(folder: Path) -> dict[str, Any]:
         tree = read_yaml(path)
     except UserError as error:
         said = str(error).removeprefix(f"{path}: ")
-        raise UserError(f"{path}: is no run's configuration, or it is damaged ({said}). {ELSEWHERE}") from None
+        raise UserError(
+            f"{path}: is no run's configuration, or it is damaged ({said}). {ELSEWHERE}"
+        ) from None
     if not isinstance(tree, dict):
         found = type(tree).__name__
-        raise UserError(f"{path}: is no run's configuration, or it is damaged (it holds {found}). {ELSEWHERE}")
+        raise UserError(
+            f"{path}: is no run's configuration, or it is damaged (it holds {found}). {ELSEWHERE}"
+        )
     return tree
 
 
@@ -91,7 +99,8 @@ def is_line(value: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def model_folder(path: str) -> str:
-    """A run folder stands for the model it holds: gives its `final_checkpoint`; any other path or hub id as it is."""
+    """A run folder stands for the model it holds: gives its `final_checkpoint`; any other path or
+    hub id as it is."""
     final = Path(path) / FINAL
     return str(final) if final.is_dir() and not (Path(path) / "config.json").exists() else path
 
@@ -102,10 +111,12 @@ def digest(value: Any) -> str:
 
 
 def keep_lines(path: Path, last_step: int) -> None:
-    """Drop the lines of a metrics file that will be written again: those of later steps, and what follows the line
-    that closes a run. Torn lines go too."""
+    """Drop the lines of a metrics file that will be written again: those of later steps, and what
+    follows the line that closes a run. Torn lines go too."""
     lines = [line for line in read_lines(path)[0] if line.get("step", 0) <= last_step]
-    closing = next((index for index, line in enumerate(lines) if "train_runtime" in line), len(lines))
+    closing = next(
+        (index for index, line in enumerate(lines) if "train_runtime" in line), len(lines)
+    )
     _write_lines(path, lines[: closing + 1])
 
 
@@ -132,8 +143,11 @@ def is_done(folder: Path) -> bool:
 
 
 def has_begun(folder: Path) -> bool:
-    """Say whether a run's folder holds anything that was learned or measured: a step, a checkpoint, a result."""
-    if last_metrics(folder) is not None or any((folder / name).exists() for name in (FINAL, DONE, EVALS)):
+    """Say whether a run's folder holds anything that was learned or measured: a step, a checkpoint,
+    a result."""
+    if last_metrics(folder) is not None or any(
+        (folder / name).exists() for name in (FINAL, DONE, EVALS)
+    ):
         return True
     return any(any(folder.glob(pattern)) for pattern in ("checkpoint-*", "*_EVAL.json"))
 
@@ -152,11 +166,14 @@ def fingerprint(path: Path) -> str:
 
 
 def weights_fingerprint(path: Path, memory: Path) -> str:
-    """sha256 of a model folder's weight files, remembered by their size, time and inode in the file `memory`."""
+    """sha256 of a model folder's weight files, remembered by their size, time and inode in the file
+    `memory`."""
     told = [path / "config.json", path / "adapter_config.json"]
     files = sorted([*path.glob("*.safetensors"), *path.glob("*.bin"), *told])
     files = [file for file in files if file.exists()]
-    seen = [[str(file.resolve()), (s := file.stat()).st_size, s.st_mtime_ns, s.st_ino] for file in files]
+    seen = [
+        [str(file.resolve()), (s := file.stat()).st_size, s.st_mtime_ns, s.st_ino] for file in files
+    ]
     name = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
     try:
         remembered = json.loads(memory.read_text())
@@ -172,7 +189,8 @@ def weights_fingerprint(path: Path, memory: Path) -> str:
 
 
 def manifest(seed: int, **facts: Any) -> dict[str, Any]:
-    """What a run needs to be told apart from every other: date, versions, commit, seed, and the facts given."""
+    """What a run needs to be told apart from every other: date, versions, commit, seed, and the
+    facts given."""
     versions = {}
     for package in ("unteach", "torch", "transformers", "accelerate", "peft", "datasets"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -189,7 +207,9 @@ def manifest(seed: int, **facts: Any) -> dict[str, Any]:
 
 def _git_commit() -> str | None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
         if asked.returncode == 0:
             return asked.stdout.strip()
     return None
@@ -219,7 +239,8 @@ MAY_CHANGE = (
     "trainer.args.dataloader_",
     "trainer.args.do_eval",
 )
-"""Beginnings of the keys that may change between two calls, because they do not change what is learned."""
+"""Beginnings of the keys that may change between two calls, because they do not change what is
+learned."""
 UNUSED_VARIABLES = (
     "tofu_path",
     "muse_path",
@@ -239,7 +260,8 @@ UNUSED_VARIABLES = (
     "classifier_path",
     "max_new_tokens",
 )
-"""Variables of benchmarks: a configuration has those of them that something in it refers to, or that a command set."""
+"""Variables of benchmarks: a configuration has those of them that something in it refers to, or
+that a command set."""
 
 
 ELSEWHERE = "Name another folder (task_name, paths.output_dir), or move what is there away"
@@ -248,9 +270,10 @@ ELSEWHERE = "Name another folder (task_name, paths.output_dir), or move what is 
 def open_run(folder: Path, tree: dict[str, Any], resume: str) -> str:
     """Say how a run's folder stands: `new`, `again` (begun, not finished), `done`, or `back`.
 
-    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old run aside. A run that
-    ended before its first step has nothing to lose: with another configuration it is `new`.
-    Raises UserError where the folder holds anything but a run, or it or the checkpoint is of another configuration.
+    `back`: it was begun, and now a checkpoint is named to go on from. resume=never moves an old run
+    aside. A run that ended before its first step has nothing to lose: with another configuration it
+    is `new`. Raises UserError where the folder holds anything but a run, or it or the checkpoint is
+    of another configuration.
     """
     named = resume not in ("auto", "never")
     if named:
@@ -284,14 +307,21 @@ def refuse_no_folder(resume: str) -> None:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise UserError where a folder is there, is not empty, and holds no run: it is the user's, whatever it is."""
+    """Raise UserError where a folder is there, is not empty, and holds no run: it is the user's,
+    whatever it is."""
     if not folder.is_dir() or (folder / CONFIG).is_file():
         return
-    found = sorted(path.name for path in folder.iterdir() if not is_temporary(path) and path.name != ".unteach.lock")
+    found = sorted(
+        path.name
+        for path in folder.iterdir()
+        if not is_temporary(path) and path.name != ".unteach.lock"
+    )
     if not found or _is_evaluation_of_run(folder):
         return
     shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-    raise UserError(f"{folder}: holds {shown}, and no run of unteach; nothing is written into it. {ELSEWHERE}")
+    raise UserError(
+        f"{folder}: holds {shown}, and no run of unteach; nothing is written into it. {ELSEWHERE}"
+    )
 
 
 def _is_evaluation_of_run(folder: Path) -> bool:
@@ -302,7 +332,8 @@ def _is_evaluation_of_run(folder: Path) -> bool:
 def _refuse_working_folder(folder: Path) -> None:
     if Path.cwd().is_relative_to(folder.resolve()):
         raise UserError(
-            f"resume=never would move {folder.resolve()} aside, in which this command runs; run it from another folder"
+            f"resume=never would move {folder.resolve()} aside, in which this command runs; run it "
+            f"from another folder"
         )
 
 
@@ -318,20 +349,25 @@ def fingerprints_of_models(paths: list[str | None], memory: Path) -> dict[str, s
 
 
 def refuse_changed_inputs(folder: Path, memory: Path) -> None:
-    """Raise UserError where rows or weights that a finished run was made of are there and have changed since.
+    """Raise UserError where rows or weights that a finished run was made of are there and have
+    changed since.
 
     memory: where digests of weights are remembered.
     """
     file = folder / MANIFEST
     began = read_mapping(file, "the run's manifest") if file.exists() else {}
     files, models = began.get("files") or {}, began.get("models") or {}
-    changed = [name for name, digest in files.items() if Path(name).is_file() and fingerprint(Path(name)) != digest]
+    changed = [
+        name
+        for name, digest in files.items()
+        if Path(name).is_file() and fingerprint(Path(name)) != digest
+    ]
     now = fingerprints_of_models(list(models), memory)
     changed += [name for name, digest in now.items() if models[name] != digest]
     if changed:
         raise UserError(
-            f"{', '.join(changed)}: not what {folder} was trained on. resume=never trains anew and moves the old "
-            "folder aside; another task_name keeps both"
+            f"{', '.join(changed)}: not what {folder} was trained on. resume=never trains anew and "
+            "moves the old folder aside; another task_name keeps both"
         )
 
 
@@ -340,26 +376,37 @@ def _refuse_another(folder: Path, old: Any, new: Any, may_change: tuple[str, ...
     changed = [key for key in found if not key.startswith(may_change)]
     if changed:
         raise UserError(
-            f"{folder} holds a run of another configuration; these keys differ: {', '.join(changed)}.\n"
-            f"  Use another task_name ({free_name(folder)} is free), or resume=never to move the old folder aside."
+            f"{folder} holds a run of another configuration; these keys differ: "
+            f"{', '.join(changed)}.\n"
+            f"  Use another task_name ({free_name(folder)} is free), or resume=never to move the "
+            f"old folder aside."
         )
 
 
 def free_name(folder: Path) -> str:
     """Give the first name of the form <name>-N, N from 2 on, that no folder beside this one has."""
-    return next(name for n in range(2, 10_000) if not folder.with_name(name := f"{folder.name}-{n}").exists())
+    return next(
+        name
+        for n in range(2, 10_000)
+        if not folder.with_name(name := f"{folder.name}-{n}").exists()
+    )
 
 
 def _used_by_both(tree: Any, other: Any) -> Any:
-    """A tree without the variables that the other one lacks: nothing there refers to them, so they change nothing."""
+    """A tree without the variables that the other one lacks: nothing there refers to them, so they
+    change nothing."""
     if not (isinstance(tree, dict) and isinstance(other, dict)):
         return tree
-    return {name: value for name, value in tree.items() if name in other or name not in UNUSED_VARIABLES}
+    return {
+        name: value for name, value in tree.items() if name in other or name not in UNUSED_VARIABLES
+    }
 
 
 def move_aside(path: Path) -> Path:
     """Give a file or folder the first free name of the form <name>.oldN; returns it."""
-    aside = next(p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}.old{i}")).exists())
+    aside = next(
+        p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}.old{i}")).exists()
+    )
     rename(path, aside)
     return aside
 
@@ -368,5 +415,9 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """The dotted keys at which two trees differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])
-        return [d for key in keys for d in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
+        return [
+            d
+            for key in keys
+            for d in differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        ]
     return [] if old == new else [path]

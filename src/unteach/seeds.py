@@ -1,11 +1,13 @@
-"""One seed, many independent streams of randomness: every use names its own, so none disturbs another."""
+"""One seed, many independent streams of randomness: every use names its own, so none disturbs
+another."""
 
 import hashlib
 import random
 
 
 def subseed(seed: int, *names: object) -> int:
-    """A 63-bit seed for the stream `names` of the run's `seed`; the same in every process and Python version."""
+    """A 63-bit seed for the stream `names` of the run's `seed`; the same in every process and
+    Python version."""
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

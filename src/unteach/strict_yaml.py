@@ -21,15 +21,21 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         seen = dict[Any, int]()
         if not isinstance(node, yaml.MappingNode):
-            raise yaml.constructor.ConstructorError(None, None, "a mapping is expected", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "a mapping is expected", node.start_mark
+            )
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if not isinstance(key, PLAIN):
-                raise UserError(f"line {line}: a key must be text, and this one is a list or a mapping")
+                raise UserError(
+                    f"line {line}: a key must be text, and this one is a list or a mapping"
+                )
             if key in seen:
-                raise UserError(f"{key!s} is said twice (lines {seen[key]} and {line}); leave one out")
+                raise UserError(
+                    f"{key!s} is said twice (lines {seen[key]} and {line}); leave one out"
+                )
             seen[key] = line
         return super().construct_mapping(node, deep=deep)
 
@@ -52,7 +58,8 @@ def read_yaml(file: Path) -> Any:
 
 
 def parse_yaml(content: str, where: str) -> Any:
-    """Read YAML; UserError, which begins with `where`, for what is broken, said twice, endless or no plain value."""
+    """Read YAML; UserError, which begins with `where`, for what is broken, said twice, endless or
+    no plain value."""
     try:
         with refuse_unreadable(where, "cannot be read as YAML", yaml.YAMLError):
             value = yaml.load(content, Loader=_Loader)
@@ -64,7 +71,8 @@ def parse_yaml(content: str, where: str) -> Any:
 
 
 def refuse_odd_values(value: Any) -> None:
-    """Raise UserError for what no configuration holds: deep nesting, a circle, numbers of more than 64 bits, bytes."""
+    """Raise UserError for what no configuration holds: deep nesting, a circle, numbers of more than
+    64 bits, bytes."""
     _Measure().count_values(value, 0)
 
 
@@ -81,7 +89,10 @@ class _Measure:
         if isinstance(value, PLAIN):
             return 1
         if not isinstance(value, dict | list):
-            raise UserError(f"a value must be text, a number, a list or a mapping, and one is {type(value).__name__}")
+            raise UserError(
+                f"a value must be text, a number, a list or a mapping, and one is "
+                f"{type(value).__name__}"
+            )
         if id(value) in self.open:
             raise UserError("an anchor (&) stands within itself")
         if depth > DEEPEST:
@@ -92,5 +103,8 @@ class _Measure:
             self.counts[id(value)] = 1 + sum(self.count_values(item, depth + 1) for item in inner)
             self.open.remove(id(value))
             if self.counts[id(value)] > MOST_VALUES:
-                raise UserError(f"more than {MOST_VALUES:,} values, with each alias (*) counted as often as it stands")
+                raise UserError(
+                    f"more than {MOST_VALUES:,} values, with each alias (*) counted as often as it "
+                    f"stands"
+                )
         return self.counts[id(value)]

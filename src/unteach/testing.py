@@ -1,4 +1,5 @@
-"""What plugin authors and unteach's own tests call: a method's loss on given rows, and the conformance test.
+"""What plugin authors and unteach's own tests call: a method's loss on given rows, and the
+conformance test.
 
 loss, norm = method_loss("NPO", {"beta": 0.1}, policy, reference, forget, retain, template_args)
 check_method("MyMethod")
@@ -37,11 +38,16 @@ class Examples(list[Example]):
     """A list of examples as a dataset of a stream."""
 
 
-def build_method(name: str, method_args: dict[str, Any] | None = None, compat: str | None = None) -> Any:
-    """The method of that name with checked arguments; compat="openunlearning" turns its published quirks on."""
+def build_method(
+    name: str, method_args: dict[str, Any] | None = None, compat: str | None = None
+) -> Any:
+    """The method of that name with checked arguments; compat="openunlearning" turns its published
+    quirks on."""
     cls: Any = registry.method.get(name)
     reader = Reader()
-    method = reader.record(cls, {**(cls.QUIRKS if compat else {}), **(method_args or {})}, "method_args")
+    method = reader.record(
+        cls, {**(cls.QUIRKS if compat else {}), **(method_args or {})}, "method_args"
+    )
     if reader.problems:
         raise UserError(mistakes(reader.problems))
     return method
@@ -63,12 +69,15 @@ def method_loss(
 ) -> tuple[float, float]:
     """(loss, gradient norm) of one step over all given rows, in fp32, before clipping.
 
-    policy, reference: model folders. forget, retain: rows with question and answer; a method that teaches takes
-    `forget` as its stream `train`, with `chosen` and `rejected` in place of `answer` where it learns preferences.
+    policy, reference: model folders. forget, retain: rows with question and answer; a method that
+    teaches takes `forget` as its stream `train`, with `chosen` and `rejected` in place of `answer`
+    where it learns preferences.
     template: template_args. all_tokens: every token is a label, prompts too.
-    alternate: rows with the other answers (their column alternate, or else answer), in the order of `forget`;
-    control_vector: the direction to steer to, whose length counts for nothing; for methods that take them.
-    The norm is L2 over all parameters. Equals what a run with max_steps=1 learning_rate=0 logs.
+    alternate: rows with the other answers (their column alternate, or else answer), in the order of
+    `forget`;
+    control_vector: the direction to steer to, whose length counts for nothing; for methods that
+    take them. The norm is L2 over all parameters. Equals what a run with max_steps=1
+    learning_rate=0 logs.
     """
     environment()
 
@@ -83,7 +92,9 @@ def method_loss(
         method.control_vector = control_vector
     given = {"forget": forget, "train": forget, "retain": retain, "alternate": alternate}
     if alternate is not None and ALTERNATE not in method.streams():
-        raise UserError(f"{name} takes no alternate answers; its streams: {', '.join(method.streams())}")
+        raise UserError(
+            f"{name} takes no alternate answers; its streams: {', '.join(method.streams())}"
+        )
 
     def config(path: str | Path) -> schema.ModelConfig:
         args: dict[str, Any] = {PATH: str(path), "dtype": "float32"}
@@ -94,7 +105,9 @@ def method_loss(
     for stream in method.streams():
         taken = given.get(stream) or given.get(BESIDE.get(stream, stream))
         if not taken:
-            raise UserError(f"{name} trains on the stream {stream!r}, and no rows were given for it")
+            raise UserError(
+                f"{name} trains on the stream {stream!r}, and no rows were given for it"
+            )
         rows[stream] = _examples(loaded.template, taken, all_tokens, stream)
     frozen = loading.load_frozen(config(reference)) if method.reference() else None
     loaded.model.train()
@@ -104,7 +117,8 @@ def method_loss(
 
 
 def _examples(template: Any, rows: list[Row], all_tokens: bool, stream: str = "train") -> Examples:
-    """Rows as examples of a stream; those whose `forget` is 1 weigh -1. A part that a row has not is its answer's."""
+    """Rows as examples of a stream; those whose `forget` is 1 weigh -1. A part that a row has not
+    is its answer's."""
     examples = Examples()
     for index, row in enumerate(rows):
         answer = row[stream] if stream in BESIDE and stream in row else row["answer"]
@@ -118,7 +132,8 @@ def _examples(template: Any, rows: list[Row], all_tokens: bool, stream: str = "t
 
 
 def _told(template: Any, rows: list[Row], classes: int) -> Examples:
-    """Rows as examples of a classifier: question and answer are the text, and its class or number goes round."""
+    """Rows as examples of a classifier: question and answer are the text, and its class or number
+    goes round."""
     examples = Examples()
     for index, row in enumerate(rows):
         ids = template.tokenizer(f"{row['question']} {row['answer']}")["input_ids"]
@@ -140,9 +155,17 @@ def _streams(rows: dict[str, Examples]) -> "dict[str, Stream]":
 
 
 def step_gradient(
-    loaded: Any, method: Any, rows: dict[str, Examples], frozen: Any, hands: int, *,
-    size: int | None = None, step: int = 0, share: tuple[int, int] = (0, 1), wrapped: Any = None,
-) -> "tuple[Tensor, Tensor]":  # fmt: skip
+    loaded: Any,
+    method: Any,
+    rows: dict[str, Examples],
+    frozen: Any,
+    hands: int,
+    *,
+    size: int | None = None,
+    step: int = 0,
+    share: tuple[int, int] = (0, 1),
+    wrapped: Any = None,
+) -> "tuple[Tensor, Tensor]":
     """The gradient (flat) and the loss of one optimiser step, dealt to `hands` micro-batches.
 
     share: (rank, world) of this process; wrapped: the model as wrapped for data parallelism.
@@ -182,16 +205,20 @@ def step_gradient(
         (loss * world).backward()
         total_loss += loss.detach()
     trained = [p for p in loaded.model.parameters() if p.requires_grad]
-    return torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in trained]), total_loss
+    return torch.cat(
+        [(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in trained]
+    ), total_loss
 
 
-def check_method(name: str, method_args: dict[str, Any] | None = None, processes: bool = True) -> None:
+def check_method(
+    name: str, method_args: dict[str, Any] | None = None, processes: bool = True
+) -> None:
     """The conformance test of a method; raises AssertionError that says which law it breaks.
 
-    On a tiny model and rows of unequal lengths: losses are finite; gradients reach the parameters; the step is the
-    same for 8x1, 4x2, 2x4 and 1x8, for a number of rows that no batch divides, for a short last step, with rows laid
-    end to end, with gradient checkpointing, and (`processes`) for two real processes under DistributedDataParallel.
-    Prints what was checked.
+    On a tiny model and rows of unequal lengths: losses are finite; gradients reach the parameters;
+    the step is the same for 8x1, 4x2, 2x4 and 1x8, for a number of rows that no batch divides, for
+    a short last step, with rows laid end to end, with gradient checkpointing, and (`processes`) for
+    two real processes under DistributedDataParallel. Prints what was checked.
     """
     environment()
     import torch
@@ -212,7 +239,11 @@ def check_method(name: str, method_args: dict[str, Any] | None = None, processes
         assert whole.abs().sum() > 0, f"{name}: no gradient reaches any parameter in {label}"
         for hands in (2, 4, 8):
             split, _ = compute(hands, size=8, step=step)
-            _same(whole, split, f"{name}: {label} dealt to {hands} micro-batches of {8 // hands} instead of 1 of 8")
+            _same(
+                whole,
+                split,
+                f"{name}: {label} dealt to {hands} micro-batches of {8 // hands} instead of 1 of 8",
+            )
         for variant in (_packed, _checkpointed):
             with variant(loaded.model):
                 _same(whole, compute(2, size=8, step=step)[0], f"{name}: {label} {variant.__doc__}")
@@ -220,8 +251,9 @@ def check_method(name: str, method_args: dict[str, Any] | None = None, processes
             for rank, split in enumerate(_in_two_processes(loaded, method, rows, frozen, step)):
                 _same(whole, split, f"{name}: {label} on two processes (rank {rank})")
     print(
-        f"{name} passed: losses are finite, gradients arrive, and a step is the same for 8x1, 4x2, 2x4 and 1x8, "
-        f"packed, with gradient checkpointing{' and on two processes' if processes else ''}, a short last step too "
+        f"{name} passed: losses are finite, gradients arrive, and a step is the same for 8x1, 4x2, "
+        "2x4 and 1x8, packed, with gradient "
+        f"checkpointing{' and on two processes' if processes else ''}, a short last step too "
         f"(relative L2 below {TOLERANCE:g})"
     )
 
@@ -250,8 +282,8 @@ def _same(expected: "Tensor", found: "Tensor", what: str) -> None:
 
 
 def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
-    """A tiny model as deep as the method needs, a reference that differs from it, and 13 (anchor and what stands beside
-    it) or 9 rows of unequal lengths a stream."""
+    """A tiny model as deep as the method needs, a reference that differs from it, and 13 (anchor
+    and what stands beside it) or 9 rows of unequal lengths a stream."""
     import torch
     import transformers
 
@@ -262,12 +294,19 @@ def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
 
     texts = [f"{row['question']} {row['answer']}" for row in authors.rows("full")]
     tokenizer = learn_tokenizer(texts, 400)
-    named = [int(number) for layer in method.layers().values() for number in re.findall(r"\d+", layer)]
+    named = [
+        int(number) for layer in method.layers().values() for number in re.findall(r"\d+", layer)
+    ]
     config = transformers.LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=max([1, *named]) + 1,
-        num_attention_heads=4, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=max([1, *named]) + 1,
+        num_attention_heads=4,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
-    )  # fmt: skip
+    )
     heads = {"classes": Head(("a", "b", "c")), "numbers": Head()}
     head = heads.get(method.ROWS)
     made = transformers.LlamaForSequenceClassification if head else transformers.LlamaForCausalLM
@@ -281,7 +320,9 @@ def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
     full = authors.rows("full")
     rows = {}
     for k, stream in enumerate(method.streams()):
-        paired = k == 0 or BESIDE.get(stream, stream) == BESIDE.get(method.streams()[0], method.streams()[0])
+        paired = k == 0 or BESIDE.get(stream, stream) == BESIDE.get(
+            method.streams()[0], method.streams()[0]
+        )
         taken = full[k * 20 : k * 20 + (13 if paired else 9)]
         longer = [
             {**row, "answer": " ".join([row["answer"]] * (1 + (i + k) % 4)), "forget": i % 3 == 0}
@@ -292,14 +333,19 @@ def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
     return policy, reference.model, rows
 
 
-def _in_two_processes(loaded: Any, method: Any, rows: dict[str, Examples], frozen: Any, step: int) -> list["Tensor"]:
-    """The step's gradient as each of two forked processes has it after DistributedDataParallel's reduction."""
+def _in_two_processes(
+    loaded: Any, method: Any, rows: dict[str, Examples], frozen: Any, step: int
+) -> list["Tensor"]:
+    """The step's gradient as each of two forked processes has it after DistributedDataParallel's
+    reduction."""
     import torch
 
     with tempfile.TemporaryDirectory() as folder:
         context = torch.multiprocessing.get_context("fork")
         workers = [
-            context.Process(target=_one_of_two, args=(rank, folder, loaded, method, rows, frozen, step))
+            context.Process(
+                target=_one_of_two, args=(rank, folder, loaded, method, rows, frozen, step)
+            )
             for rank in (0, 1)
         ]
         for worker in workers:
@@ -307,7 +353,9 @@ def _in_two_processes(loaded: Any, method: Any, rows: dict[str, Examples], froze
         found = [Path(folder) / f"{rank}.pt" for rank in (0, 1)]
         deadline = time.monotonic() + 60
         while not all(map(Path.exists, found)) and time.monotonic() < deadline:
-            assert not any(worker.exitcode for worker in workers), "a process of the two-process step failed"
+            assert not any(worker.exitcode for worker in workers), (
+                "a process of the two-process step failed"
+            )
             time.sleep(0.02)
         for worker in workers:
             worker.kill()
@@ -316,15 +364,20 @@ def _in_two_processes(loaded: Any, method: Any, rows: dict[str, Examples], froze
         return [torch.load(path, weights_only=True) for path in found]
 
 
-def _one_of_two(rank: int, folder: str, loaded: Any, method: Any, rows: Any, frozen: Any, step: int) -> None:
+def _one_of_two(
+    rank: int, folder: str, loaded: Any, method: Any, rows: Any, frozen: Any, step: int
+) -> None:
     import torch
 
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
     wrapped = torch.nn.parallel.DistributedDataParallel(loaded.model)
     gradient, _ = step_gradient(
         loaded, method, rows, frozen, hands=2, size=8, step=step, share=(rank, 2), wrapped=wrapped
     )
     torch.save(gradient, Path(folder) / f"{rank}.part")
     (Path(folder) / f"{rank}.part").rename(Path(folder) / f"{rank}.pt")
-    time.sleep(60)  # the parent ends both: taking a group apart while the other is still in it can hang
+    # the parent ends both: taking a group apart while the other is still in it can hang
+    time.sleep(60)

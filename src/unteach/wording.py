@@ -7,7 +7,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def format_value(value: float, decimals: int = 3) -> str:
-    """Write a metric's value: fixed decimals, scientific where rounding would say 0 of what is not, or below 0.001."""
+    """Write a metric's value: fixed decimals, scientific where rounding would say 0 of what is not,
+    or below 0.001."""
     if value != 0 and abs(value) < max(0.001, 0.5 * 10**-decimals):
         return f"{value:.1e}"
     return f"{value:z.{decimals}f}"

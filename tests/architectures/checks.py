@@ -1,4 +1,5 @@
-"""Each capability of a tiny model, tried through unteach and through the library's own forward, one row at a time."""
+"""Each capability of a tiny model, tried through unteach and through the library's own forward, one
+row at a time."""
 
 import functools
 import math
@@ -44,13 +45,15 @@ class Wrong(AssertionError):
 
 
 class Trial:
-    """One family's tiny models, a policy and a reference, and what the library says of their rows."""
+    """One family's tiny models, a policy and a reference, and what the library says of their
+    rows."""
 
     def __init__(self, family: str, folder: Path):
         self.policy, self.reference = folder / "policy", folder / "reference"
         save_tiny(family, self.policy)
         save_tiny(family, self.reference, shift=0.02)
-        with torch.no_grad():  # a family that the library does not run in these sizes tells nothing of ours
+        # a family that the library does not run in these sizes tells nothing of ours
+        with torch.no_grad():
             self.plain(self.policy)(input_ids=torch.arange(5, 15)[None])
 
     @functools.cached_property
@@ -64,7 +67,10 @@ class Trial:
         tokenizer = self.loaded.tokenizer
         encode = functools.partial(tokenizer, add_special_tokens=False)
         return [
-            (tuple(encode(row["question"])["input_ids"]), (*encode(row["answer"])["input_ids"], tokenizer.eos_token_id))
+            (
+                tuple(encode(row["question"])["input_ids"]),
+                (*encode(row["answer"])["input_ids"], tokenizer.eos_token_id),
+            )
             for row in rows
         ]
 
@@ -74,22 +80,32 @@ def logprobs(model: Any, pair: Pair) -> torch.Tensor:
     prompt, answer = pair
     logits = model(input_ids=torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0].float()
     places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
-    return torch.stack([logits[place].log_softmax(-1)[token] for place, token in zip(places, answer, strict=True)])
+    return torch.stack(
+        [logits[place].log_softmax(-1)[token] for place, token in zip(places, answer, strict=True)]
+    )
 
 
 def expect(found: float, expected: float, what: str, scale: float = 1.0) -> None:
-    if not math.isfinite(found) or abs(found - expected) > CLOSE * max(scale, abs(expected) if scale > 1 else scale):
+    if not math.isfinite(found) or abs(found - expected) > CLOSE * max(
+        scale, abs(expected) if scale > 1 else scale
+    ):
         raise Wrong(f"{what} is {found:.4f}, and {expected:.4f} by the library")
 
 
 def expect_scores(engine: HFEngine, model: Any, pairs: list[Pair]) -> None:
     with torch.no_grad():
         for pair, score in zip(pairs, engine.score(pairs), strict=True):
-            expect(float(score.logprob.sum()), float(logprobs(model, pair).sum()), "log p of an answer")
+            expect(
+                float(score.logprob.sum()), float(logprobs(model, pair).sum()), "log p of an answer"
+            )
 
 
 def check_scores(trial: Trial) -> bool:
-    expect_scores(HFEngine(trial.loaded.model, trial.loaded.tokenizer), trial.plain(trial.policy), trial.pairs())
+    expect_scores(
+        HFEngine(trial.loaded.model, trial.loaded.tokenizer),
+        trial.plain(trial.policy),
+        trial.pairs(),
+    )
     return capabilities_of(trial.loaded.model).right_padding
 
 
@@ -112,7 +128,9 @@ def check_npo(trial: Trial) -> bool:
     loss, _ = method_loss("NPO", {"beta": beta}, trial.policy, trial.reference, ROWS, OTHERS, RAW)
     with torch.no_grad():
         policy, reference = trial.plain(trial.policy), trial.plain(trial.reference)
-        ratios = torch.stack([(logprobs(policy, p) - logprobs(reference, p)).sum() for p in trial.pairs()])
+        ratios = torch.stack(
+            [(logprobs(policy, p) - logprobs(reference, p)).sum() for p in trial.pairs()]
+        )
         forget = -2 / beta * torch.nn.functional.logsigmoid(-beta * ratios).mean()
         retain = -torch.cat([logprobs(policy, pair) for pair in trial.pairs(OTHERS)]).mean()
     expect(loss, float(forget + retain), "the loss", scale=max(1.0, abs(float(forget))))
@@ -120,9 +138,12 @@ def check_npo(trial: Trial) -> bool:
 
 
 def check_rmu(trial: Trial) -> bool:
-    """States at the second layer, by a hook on the library's own pass: their distance from the steering direction."""
+    """States at the second layer, by a hook on the library's own pass: their distance from the
+    steering direction."""
     plain = trial.plain(trial.policy)
-    lists = [name for name, module in plain.named_modules() if isinstance(module, torch.nn.ModuleList)]
+    lists = [
+        name for name, module in plain.named_modules() if isinstance(module, torch.nn.ModuleList)
+    ]
     names = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     name = next(name for name in names if "vision" not in name and "audio" not in name)
     seen: list[torch.Tensor] = []
@@ -137,7 +158,7 @@ def check_rmu(trial: Trial) -> bool:
     direction = torch.arange(1.0, width + 1)
     loss, norm = method_loss(
         "RMU", args, trial.policy, trial.policy, ROWS, OTHERS, RAW, control_vector=direction
-    )  # fmt: skip
+    )
     distances = []
     with torch.no_grad():
         for prompt, answer in trial.pairs():
@@ -170,7 +191,8 @@ def check_lora(trial: Trial) -> bool:
     expect_scores(HFEngine(loaded.model, loaded.tokenizer), loaded.model, trial.pairs())
     with torch.no_grad():
         moved = [
-            logprobs(loaded.model, pair).sum() - logprobs(trial.loaded.model, pair).sum() for pair in trial.pairs()
+            logprobs(loaded.model, pair).sum() - logprobs(trial.loaded.model, pair).sum()
+            for pair in trial.pairs()
         ]
     if max(map(abs, moved)) < 10 * CLOSE:
         raise Wrong("the adapter changes nothing")
@@ -189,22 +211,39 @@ def check_merging(trial: Trial) -> bool:
     merged = trial.plain(folder)
     with torch.no_grad():
         for pair, value in zip(trial.pairs(), expected, strict=True):
-            expect(float(logprobs(merged, pair).sum()), value, "log p of an answer by the merged model")
+            expect(
+                float(logprobs(merged, pair).sum()), value, "log p of an answer by the merged model"
+            )
     return True
 
 
 def check_packing(trial: Trial) -> bool:
     """Two documents in a row, none of which sees the other."""
-    model, documents = trial.loaded.model, [[*prompt, *answer] for prompt, answer in trial.pairs()[:2]]
+    model, documents = (
+        trial.loaded.model,
+        [[*prompt, *answer] for prompt, answer in trial.pairs()[:2]],
+    )
     ids = torch.tensor([[*documents[0], *documents[1]]])
     segment = torch.tensor([[1] * len(documents[0]) + [2] * len(documents[1])])
     ones = torch.ones_like(ids)
-    batch = {"input_ids": ids, "attention_mask": ones, "labels": ids, SEGMENT: segment, "rows": {"a": (0, 1)}}
+    batch = {
+        "input_ids": ids,
+        "attention_mask": ones,
+        "labels": ids,
+        SEGMENT: segment,
+        "rows": {"a": (0, 1)},
+    }
     with torch.no_grad():
-        found = model(batch={**batch, "weight": torch.ones(1)}, want={"a": Want(over="all")})["a"].value
+        found = model(batch={**batch, "weight": torch.ones(1)}, want={"a": Want(over="all")})[
+            "a"
+        ].value
         plain = trial.plain(trial.policy)
-        expected = [logprobs(plain, (tuple(document[:1]), tuple(document[1:]))) for document in documents]
-    expect(float((found - torch.cat(expected)).abs().max()), 0.0, "the distance of log p of a token")
+        expected = [
+            logprobs(plain, (tuple(document[:1]), tuple(document[1:]))) for document in documents
+        ]
+    expect(
+        float((found - torch.cat(expected)).abs().max()), 0.0, "the distance of log p of a token"
+    )
     return capabilities_of(model).packing
 
 
@@ -227,9 +266,13 @@ def check_greedy_text(trial: Trial) -> bool:
     for prompt, ids in zip(prompts, found, strict=True):
         given = torch.tensor([prompt])
         made = plain.generate(
-            given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=10, eos_token_id=stops,
+            given,
+            attention_mask=torch.ones_like(given),
+            do_sample=False,
+            max_new_tokens=10,
+            eos_token_id=stops,
             pad_token_id=0,
-        )[0, len(prompt) :].tolist()  # fmt: skip
+        )[0, len(prompt) :].tolist()
         expected = made[: next((i for i, token in enumerate(made) if token in stops), len(made))]
         if ids != expected:
             raise Wrong(f"{ids} is continued, and {expected} by the library alone")
@@ -251,7 +294,8 @@ CHECKS: dict[str, Callable[[Trial], bool]] = {
 
 
 def try_family(family: str, folder: Path) -> dict[str, str]:
-    """Try every capability: right, slower, refused with the reason, wrong or crashing, by its name."""
+    """Try every capability: right, slower, refused with the reason, wrong or crashing, by its
+    name."""
     trial = Trial(family, folder)
     return {name: judge(check, trial) for name, check in CHECKS.items()}
 

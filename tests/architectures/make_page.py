@@ -1,8 +1,10 @@
-"""Writes docs/architectures.md: what each decoder family of the installed transformers can do here, each tried.
+"""Writes docs/architectures.md: what each decoder family of the installed transformers can do here,
+each tried.
 
 python -m tests.architectures.make_page [FAMILY …]
 
-With names only those rows are tried again, and the others stay as the page has them; so a run that was stopped goes on.
+With names only those rows are tried again, and the others stay as the page has them; so a run that
+was stopped goes on.
 """
 
 import contextlib
@@ -60,7 +62,10 @@ def read_page() -> Results:
             family, *cells = (cell.strip() for cell in line.strip("|").split("|"))
             results[family.strip("`")] = dict(zip(CHECKS, cells, strict=True))
         elif line.startswith("- `"):
-            family, name, said = line.removeprefix("- `").split("`, ", 1)[0], *line.split("`, ", 1)[1].split(": ", 1)
+            family, name, said = (
+                line.removeprefix("- `").split("`, ", 1)[0],
+                *line.split("`, ", 1)[1].split(": ", 1),
+            )
             if name == "built":
                 results[family] = {name: said}
             else:
@@ -73,18 +78,31 @@ def write_page(results: Results) -> None:
     names = [name for name in decoders() if name in results and "built" not in results[name]]
     columns = list(CHECKS)
     lines = [HEAD, f"| family | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| `{name}` | {' | '.join(_word(results[name][column]) for column in columns)} |" for name in names]
+    lines += [
+        f"| `{name}` | {' | '.join(_word(results[name][column]) for column in columns)} |"
+        for name in names
+    ]
     lines += ["", "## What is refused", ""]
     for name in names:
         by_message: dict[str, list[str]] = {}
         for column in columns:
             if ": " in results[name][column]:
                 by_message.setdefault(results[name][column], []).append(column)
-        lines += [f"- `{name}`, {' and '.join(found)}: {message}" for message, found in by_message.items()]
+        lines += [
+            f"- `{name}`, {' and '.join(found)}: {message}" for message, found in by_message.items()
+        ]
     lines += ["", "## What is not tried", ""]
-    lines += [f"- `{name}`, built: {result['built']}" for name, result in sorted(results.items()) if "built" in result]
+    lines += [
+        f"- `{name}`, built: {result['built']}"
+        for name, result in sorted(results.items())
+        if "built" in result
+    ]
     for reason, families in NO_DECODERS.items():
-        lines += ["", f"Left out, because they are {reason}: {', '.join(f'`{name}`' for name in families.split())}."]
+        lines += [
+            "",
+            f"Left out, because they are {reason}: "
+            f"{', '.join(f'`{name}`' for name in families.split())}.",
+        ]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -114,7 +132,11 @@ def main(families: list[str]) -> int:
                 results[family] = {"built": f"no tiny model of it could be made ({reason})"}
             finally:
                 signal.alarm(0)
-        bad = {name: said for name, said in results[family].items() if _word(said) in ("wrong", "crash")}
+        bad = {
+            name: said
+            for name, said in results[family].items()
+            if _word(said) in ("wrong", "crash")
+        }
         failed += bool(bad)
         print(family, *(_word(said) for said in results[family].values()), bad or "", flush=True)
         write_page(results)

@@ -1,4 +1,5 @@
-"""The page of architectures is of this transformers, and nothing on it is wrong; some families are tried again."""
+"""The page of architectures is of this transformers, and nothing on it is wrong; some families are
+tried again."""
 
 from pathlib import Path
 
@@ -11,7 +12,18 @@ from tests.architectures.make_page import PAGE, read_page
 from tests.architectures.tiny import decoders
 from unteach.models import probing
 
-TRIED = ("llama", "falcon_h1", "gpt_oss", "rwkv", "gemma4", "llama4_text", "bloom", "nemotron_h", "openai-gpt", "zamba")
+TRIED = (
+    "llama",
+    "falcon_h1",
+    "gpt_oss",
+    "rwkv",
+    "gemma4",
+    "llama4_text",
+    "bloom",
+    "nemotron_h",
+    "openai-gpt",
+    "zamba",
+)
 """An ordinary one, and one or two of each kind that something assumed before did not hold of."""
 
 
@@ -29,17 +41,28 @@ def test_the_page_has_every_decoder_of_this_transformers() -> None:
 
 
 def test_nothing_on_the_page_is_wrong() -> None:
-    cells = {(family, name): said for family, row in read_page().items() for name, said in row.items()}
+    cells = {
+        (family, name): said for family, row in read_page().items() for name, said in row.items()
+    }
     assert len(cells) > 1000
     for place, said in cells.items():
-        assert place[1] == "built" or said.split(":")[0] in ("right", "slower", "refused"), (place, said)
+        assert place[1] == "built" or said.split(":")[0] in ("right", "slower", "refused"), (
+            place,
+            said,
+        )
 
 
 @pytest.mark.parametrize(
     ("family", "name", "expected"),
-    [("falcon_h1", "score", "right"), ("gemma4_text", "greedy text", "right"), ("rwkv", "greedy text", "slower")],
+    [
+        ("falcon_h1", "score", "right"),
+        ("gemma4_text", "greedy text", "right"),
+        ("rwkv", "greedy text", "slower"),
+    ],
 )
-def test_a_family_of_which_what_is_assumed_does_not_hold(family: str, name: str, expected: str, tmp_path: Path) -> None:
+def test_a_family_of_which_what_is_assumed_does_not_hold(
+    family: str, name: str, expected: str, tmp_path: Path
+) -> None:
     assert judge(CHECKS[name], Trial(family, tmp_path)) == expected
 
 

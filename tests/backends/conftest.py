@@ -16,7 +16,8 @@ KEY = "the-right-key"
 
 @dataclass
 class Misdeed:
-    """Instead of an answer: a status and a body. half: the connection closes in the middle of it; none: before it;
+    """Instead of an answer: a status and a body. half: the connection closes in the middle of it;
+    none: before it;
     silent: nothing comes; leave: the whole server goes away."""
 
     status: int = 200
@@ -38,7 +39,11 @@ class Asked:
         if "prompt" in self.body:
             return str(self.body["prompt"])
         content = self.body["messages"][-1]["content"]
-        return content if isinstance(content, str) else " ".join(part.get("text", "") for part in content)
+        return (
+            content
+            if isinstance(content, str)
+            else " ".join(part.get("text", "") for part in content)
+        )
 
     @property
     def pictures(self) -> list[bytes]:
@@ -49,7 +54,8 @@ class Asked:
 
 @dataclass
 class Fake:
-    """misdeed: what to do about a question, and the how manieth time it is asked, instead of answering."""
+    """misdeed: what to do about a question, and the how manieth time it is asked, instead of
+    answering."""
 
     misdeed: Callable[[Asked, int], Misdeed | None] = lambda asked, turn: None
     answer: Callable[[Asked], dict[str, Any]] = lambda asked: answer(asked)
@@ -63,7 +69,9 @@ class Fake:
     def start(self, handler: Any, port: int = 0) -> None:
         self.server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def stop(self) -> None:
@@ -79,7 +87,8 @@ class Fake:
 
 
 def answer(asked: Asked) -> dict[str, Any]:
-    """The words backwards, one token a character, an end of sequence told as a token beside them."""
+    """The words backwards, one token a character, an end of sequence told as a token beside
+    them."""
     text = asked.words[::-1]
     choices = []
     for index in range(asked.body.get("n", 1)):
@@ -94,7 +103,11 @@ def answer(asked: Asked) -> dict[str, Any]:
         if asked.body.get("logprobs") not in (None, False):
             choice["logprobs"] = told
         choices.append(choice)
-    usage = {"prompt_tokens": len(text), "completion_tokens": len(text), "total_tokens": 2 * len(text)}
+    usage = {
+        "prompt_tokens": len(text),
+        "completion_tokens": len(text),
+        "total_tokens": 2 * len(text),
+    }
     return {"choices": choices, "usage": usage}
 
 
@@ -108,7 +121,9 @@ def fake() -> Iterator[Fake]:
         def log_message(self, *args: Any) -> None:
             pass
 
-        def send(self, status: int, body: bytes, headers: dict[str, str], half: bool = False) -> None:
+        def send(
+            self, status: int, body: bytes, headers: dict[str, str], half: bool = False
+        ) -> None:
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
@@ -122,7 +137,9 @@ def fake() -> Iterator[Fake]:
             if self.headers.get("Authorization") == f"Bearer {KEY}":
                 return True
             said = self.headers.get("Authorization", "nothing")
-            self.send(401, json.dumps({"error": {"message": f"Incorrect API key: {said}"}}).encode(), {})
+            self.send(
+                401, json.dumps({"error": {"message": f"Incorrect API key: {said}"}}).encode(), {}
+            )
             return False
 
         def do_GET(self) -> None:
@@ -135,7 +152,9 @@ def fake() -> Iterator[Fake]:
                 self.send(404, b"nothing here", {})
 
         def do_POST(self) -> None:
-            asked = Asked(self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            asked = Asked(
+                self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            )
             if not self.permitted():
                 return
             told.asked.append(asked)

@@ -23,7 +23,13 @@ def test_all_that_a_column_may_hold(tmp_path: Path, fake: Fake) -> None:
     path = tmp_path / "red.png"
     path.write_bytes(png())
     fake.files["/red.png"] = png()
-    sources = [str(path), f"{fake.url}/red.png", png(), {"bytes": png(), "path": None}, {"path": str(path)}]
+    sources = [
+        str(path),
+        f"{fake.url}/red.png",
+        png(),
+        {"bytes": png(), "path": None},
+        {"path": str(path)},
+    ]
     for source in [*sources, Image.open(path)]:
         read = images.read(source)
         assert (read.mode, read.size, read.getpixel((0, 0))) == ("RGB", (3, 2), (255, 0, 0))
@@ -36,7 +42,9 @@ def test_an_image_stands_upright(tmp_path: Path) -> None:
     assert images.read(str(tmp_path / "turned.jpg")).size == (2, 3)
 
 
-def test_what_cannot_be_read_says_why(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_says_why(
+    tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "torn.png").write_bytes(png(20, 20)[:60])
     (tmp_path / "wide.png").write_bytes(png(300, 200))

@@ -40,7 +40,12 @@ def ask(fake: Fake, tmp_path: Path) -> Infer:
     path = table(tmp_path, [{"input": question} for question in QUESTIONS])
 
     def asked(*more: str) -> list[dict[str, Any]]:
-        given = ("model=small", "backend=openai", f"input_file={path}", f"backend_args.base_url={fake.url}/v1")
+        given = (
+            "model=small",
+            "backend=openai",
+            f"input_file={path}",
+            f"backend_args.base_url={fake.url}/v1",
+        )
         infer(*given, "backend_args.first_wait=0.001", "max_new_tokens=9", *more)
         return read_rows(tmp_path / "asked_output.jsonl")
 
@@ -64,18 +69,33 @@ def test_every_row_has_its_own_answer(fake: Fake, ask: Infer) -> None:
 
 
 def test_all_options_reach_the_server(fake: Fake, ask: Infer) -> None:
-    more = ("temperature=0.5", "top_p=0.9", "num_return_sequences=2", "stop_strings=[x,y]", "perplexity=true")
+    more = (
+        "temperature=0.5",
+        "top_p=0.9",
+        "num_return_sequences=2",
+        "stop_strings=[x,y]",
+        "perplexity=true",
+    )
     rows = ask(*more, "template=raw", "backend_args.extra_body={top_k: 3}")
     body = fake.asked[0].body
     assert fake.asked[0].path == "/v1/completions"
-    assert (body["temperature"], body["top_p"], body["n"], body["stop"], body["top_k"]) == (0.5, 0.9, 2, ["x", "y"], 3)
+    assert (body["temperature"], body["top_p"], body["n"], body["stop"], body["top_k"]) == (
+        0.5,
+        0.9,
+        2,
+        ["x", "y"],
+        3,
+    )
     assert len({one.body["seed"] for one in fake.asked}) == len(QUESTIONS)
     assert rows[0]["output"] == [QUESTIONS[0][::-1]] * 2
-    assert rows[0]["output_tokens"] == [len(QUESTIONS[0])] * 2  # the end of sequence is no token of the text
+    # the end of sequence is no token of the text
+    assert rows[0]["output_tokens"] == [len(QUESTIONS[0])] * 2
     assert rows[0]["perplexity"] == [pytest.approx(1.6487, abs=1e-4)] * 2
 
 
-@pytest.mark.parametrize("option", ["top_k=3", "min_p=0.1", "repetition_penalty=1.2", "num_beams=2", "kind=score"])
+@pytest.mark.parametrize(
+    "option", ["top_k=3", "min_p=0.1", "repetition_penalty=1.2", "num_beams=2", "kind=score"]
+)
 def test_what_the_protocol_does_not_have_is_refused_by_name(ask: Infer, option: str) -> None:
     with pytest.raises(UserError, match=f"{option.partition('=')[0]}.*backend=openai cannot do it"):
         ask(option)
@@ -95,7 +115,9 @@ MISDEEDS = {
 
 
 @pytest.mark.parametrize("misdeed", MISDEEDS.values(), ids=MISDEEDS.keys())
-def test_a_server_that_misbehaves_twice_is_asked_a_third_time(fake: Fake, ask: Infer, misdeed: Misdeed) -> None:
+def test_a_server_that_misbehaves_twice_is_asked_a_third_time(
+    fake: Fake, ask: Infer, misdeed: Misdeed
+) -> None:
     bad = set(QUESTIONS[::5])
     fake.misdeed = lambda asked, turn: misdeed if asked.words in bad and turn <= 2 else None
     rows = ask("backend_args.timeout=0.5") if misdeed.silent else ask()
@@ -123,15 +145,23 @@ def test_rows_that_stay_unanswered_fail_alone_and_are_asked_again(
     assert (len(fake.of(QUESTIONS[3])), len(fake.of(QUESTIONS[5]))) == (1, 2)
     fake.asked.clear()
     fake.misdeed = lambda asked, turn: None
-    assert [row["output"] for row in ask("backend_args.retries=1")] == [question[::-1] for question in QUESTIONS]
+    assert [row["output"] for row in ask("backend_args.retries=1")] == [
+        question[::-1] for question in QUESTIONS
+    ]
     assert sorted(one.words for one in fake.asked) == [QUESTIONS[3], QUESTIONS[5]]
 
 
 def test_a_wrong_key_stops_the_run_and_is_shown_nowhere(
-    fake: Fake, ask: Infer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    fake: Fake,
+    ask: Infer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-secret")
-    with pytest.raises(UserError, match=r"HTTP 401: Incorrect API key[\s\S]*It does not take this key") as refused:
+    with pytest.raises(
+        UserError, match=r"HTTP 401: Incorrect API key[\s\S]*It does not take this key"
+    ) as refused:
         ask()
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError, match="It answers nobody without a key"):
@@ -147,7 +177,9 @@ def test_a_wrong_key_stops_the_run_and_is_shown_nowhere(
 
 
 def test_a_server_that_is_not_there(fake: Fake, ask: Infer) -> None:
-    with pytest.raises(UserError, match=r"nothing answers at http://127.0.0.1:9/v1.*Start the server"):
+    with pytest.raises(
+        UserError, match=r"nothing answers at http://127.0.0.1:9/v1.*Start the server"
+    ):
         ask("backend_args.base_url=http://127.0.0.1:9/v1")
 
 
@@ -160,7 +192,9 @@ def test_a_server_that_goes_away_stops_the_run_and_loses_no_answer(
     fake.return_()
     fake.misdeed = lambda asked, turn: None
     fake.asked.clear()
-    assert [row["output"] for row in ask("backend_args.retries=1")] == [question[::-1] for question in QUESTIONS]
+    assert [row["output"] for row in ask("backend_args.retries=1")] == [
+        question[::-1] for question in QUESTIONS
+    ]
     assert sorted(one.words for one in fake.asked) == sorted(QUESTIONS[4:])
 
 
@@ -174,7 +208,11 @@ def test_addresses_that_are_none(ask: Infer, url: str) -> None:
 @pytest.mark.parametrize(
     ("wrong", "error", "said"),
     [
-        (Misdeed(404, {"error": {"message": "no model small"}}), UserError, "no model small[\\s\\S]*must be a name"),
+        (
+            Misdeed(404, {"error": {"message": "no model small"}}),
+            UserError,
+            "no model small[\\s\\S]*must be a name",
+        ),
         (Misdeed(429, {"error": {"code": "insufficient_quota"}}), UserError, "insufficient_quota"),
         (Misdeed(429, "", {"Retry-After": "7200"}), Preempted, "come back in 7200 s"),
     ],
@@ -205,12 +243,18 @@ def test_a_server_that_answers_no_row_any_more_stops_the_run(
 
 
 def test_a_model_that_knows_the_newer_word_for_the_most_tokens(fake: Fake, ask: Infer) -> None:
-    said = {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."}}
+    said = {
+        "error": {
+            "message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+        }
+    }
     fake.misdeed = lambda asked, turn: Misdeed(400, said) if "max_tokens" in asked.body else None
     assert all(row["error"] is None for row in ask("backend_args.concurrency=1"))
     assert [set(one.body) & {"max_tokens", "max_completion_tokens"} for one in fake.asked[:3]] == [
-        {"max_tokens"}, {"max_completion_tokens"}, {"max_completion_tokens"},
-    ]  # fmt: skip
+        {"max_tokens"},
+        {"max_completion_tokens"},
+        {"max_completion_tokens"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +266,11 @@ def test_a_model_that_knows_the_newer_word_for_the_most_tokens(fake: Fake, ask: 
     ids=str,
 )
 def test_answers_that_are_not_what_was_asked_for(
-    fake: Fake, ask: Infer, output: Callable[[], list[dict[str, Any]]], told: dict[str, Any], said: str
+    fake: Fake,
+    ask: Infer,
+    output: Callable[[], list[dict[str, Any]]],
+    told: dict[str, Any],
+    said: str,
 ) -> None:
     def other(asked: Asked) -> dict[str, Any]:
         whole = answer(asked)
@@ -239,7 +287,18 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["choices", "usage", "message", "content", "text", "finish_reason", "logprobs", "index"]),
+            st.sampled_from(
+                [
+                    "choices",
+                    "usage",
+                    "message",
+                    "content",
+                    "text",
+                    "finish_reason",
+                    "logprobs",
+                    "index",
+                ]
+            ),
             inner,
         )
     ),
@@ -248,7 +307,10 @@ JSON = st.recursive(
 
 
 @settings(max_examples=100, deadline=None, database=None)
-@given(st.fixed_dictionaries({"choices": JSON | st.lists(JSON, min_size=1, max_size=1), "usage": JSON}) | JSON)
+@given(
+    st.fixed_dictionaries({"choices": JSON | st.lists(JSON, min_size=1, max_size=1), "usage": JSON})
+    | JSON
+)
 def test_no_shape_of_an_answer_is_a_bug(told: Any) -> None:
     with contextlib.suppress(ValueError, Refused):
         openai_messages.answer(told, Sampling(perplexity=True))
@@ -300,7 +362,13 @@ def test_images_go_along(fake: Fake, ask: Infer, tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("RGB", (3, 2), "red").save(tmp_path / "red.png")
-    table(tmp_path, [{"input": "what colour?", "image": "red.png"}, {"input": "and this?", "image": "absent.png"}])
+    table(
+        tmp_path,
+        [
+            {"input": "what colour?", "image": "red.png"},
+            {"input": "and this?", "image": "absent.png"},
+        ],
+    )
     with pytest.raises(RowsFailed, match="1 of 2"):
         ask("modality=vlm")
     rows = read_rows(tmp_path / "asked_output.jsonl")
@@ -322,13 +390,17 @@ def test_a_count_that_is_none_is_not_kept(count: Any) -> None:
 
 def test_a_null_for_text_is_no_answer_and_half_a_character_can_be_written() -> None:
     with pytest.raises(Refused, match="no text"):
-        openai_messages.answer({"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}, Sampling())
+        openai_messages.answer(
+            {"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}, Sampling()
+        )
     told = {"choices": [{"message": {"content": "a\ud800"}, "finish_reason": "stop"}]}
     assert openai_messages.answer(told, Sampling())[0][0].text == "a?"
 
 
 def read_message(message: dict[str, Any], reason: str = "stop") -> str:
-    completions, _ = openai_messages.answer({"choices": [{"message": message, "finish_reason": reason}]}, Sampling())
+    completions, _ = openai_messages.answer(
+        {"choices": [{"message": message, "finish_reason": reason}]}, Sampling()
+    )
     return completions[0].text
 
 
@@ -342,10 +414,18 @@ def test_a_content_of_parts_is_their_text() -> None:
     ("message", "said"),
     [
         (
-            {"content": [{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "I cannot"}]},
+            {
+                "content": [
+                    {"type": "text", "text": "a"},
+                    {"type": "refusal", "refusal": "I cannot"},
+                ]
+            },
             "'refusal', which is no text: I cannot",
         ),
-        ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "a part of the type 'image_url'"),
+        (
+            {"content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            "a part of the type 'image_url'",
+        ),
         ({"content": [7]}, "a part of the type 'int'"),
         ({"content": [{"type": "text"}]}, "a part of the type 'text'"),
         ({"content": {"text": "a"}}, "dict where a text belongs"),
@@ -370,16 +450,24 @@ def test_a_row_says_what_else_the_server_gave(
         parts = [{"type": "text", "text": "listed"}]
         if asked.words == QUESTIONS[3]:
             parts.append({"type": "image", "image": "x"})
-        return {**whole, "choices": [{"index": 0, "message": {"content": parts}, "finish_reason": "stop"}]}
+        return {
+            **whole,
+            "choices": [{"index": 0, "message": {"content": parts}, "finish_reason": "stop"}],
+        }
 
     fake.answer = listed
     with pytest.raises(RowsFailed):
         ask()
-    assert [row["output"] for row in output() if row["error"] is None] == ["listed"] * (len(QUESTIONS) - 1)
+    assert [row["output"] for row in output() if row["error"] is None] == ["listed"] * (
+        len(QUESTIONS) - 1
+    )
     assert "'image'" in output()[3]["error"]
 
 
 def test_a_log_prob_that_is_no_number_is_half_an_answer() -> None:
-    choice = {**WHOLE["choices"][0], "logprobs": {"content": [{"token": "yes", "logprob": float("nan")}]}}
+    choice = {
+        **WHOLE["choices"][0],
+        "logprobs": {"content": [{"token": "yes", "logprob": float("nan")}]},
+    }
     with pytest.raises(ValueError, match="a log-prob of nan"):
         openai_messages.answer({"choices": [choice]}, Sampling(perplexity=True))

@@ -15,7 +15,14 @@ def test_waits_double_up_to_a_limit_with_jitter_and_never_undercut_the_server() 
 
 @pytest.mark.parametrize(
     ("said", "seconds"),
-    [("3", 3.0), ("0.25", 0.25), ("-1", 0.0), ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0), ("soon", 0.0), ("nan", 0.0)],
+    [
+        ("3", 3.0),
+        ("0.25", 0.25),
+        ("-1", 0.0),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0),
+        ("soon", 0.0),
+        ("nan", 0.0),
+    ],
 )
 def test_retry_after_is_seconds_or_a_date(said: str, seconds: float) -> None:
     assert told_to_wait({"retry-after": said}, now=60.0) == seconds

@@ -1,4 +1,5 @@
-"""backend=vllm, and vLLM's own server behind backend=openai, for real: `make test-vllm` runs these where vLLM is."""
+"""backend=vllm, and vLLM's own server behind backend=openai, for real: `make test-vllm` runs these
+where vLLM is."""
 
 import contextlib
 import json
@@ -45,7 +46,9 @@ def adapted(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("adapted")
     torch.manual_seed(1)
-    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+    config = peft.LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", init_lora_weights=False
+    )
     model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(small), config)
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(small).save_pretrained(folder)
@@ -60,18 +63,32 @@ def table(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 def questions(count: int = 9) -> list[dict[str, Any]]:
     return [
-        {"input": f"{'Tell me more of it. ' * (i * 7 % 5)}Who wrote book {i}?", "answer": "She did. " * (i % 3 + 1)}
+        {
+            "input": f"{'Tell me more of it. ' * (i * 7 % 5)}Who wrote book {i}?",
+            "answer": "She did. " * (i % 3 + 1),
+        }
         for i in range(count)
     ]
 
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
-    def asked(backend: str, model: Path, *more: str, rows: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-        path, output = table(tmp_path, questions() if rows is None else rows), tmp_path / f"{backend}.jsonl"
+    def asked(
+        backend: str, model: Path, *more: str, rows: list[dict[str, Any]] | None = None
+    ) -> list[dict[str, Any]]:
+        path, output = (
+            table(tmp_path, questions() if rows is None else rows),
+            tmp_path / f"{backend}.jsonl",
+        )
         new = () if "kind=score" in more or "max_new" in " ".join(more) else ("max_new_tokens=12",)
         eager = (EAGER,) if backend == "vllm" else ()
-        given = (f"backend={backend}", f"model={model}", f"input_file={path}", f"output_file={output}", "resume=never")
+        given = (
+            f"backend={backend}",
+            f"model={model}",
+            f"input_file={path}",
+            f"output_file={output}",
+            "resume=never",
+        )
         with contextlib.suppress(RowsFailed):
             infer(*given, *new, *eager, *more)
         return read_rows(output)
@@ -105,7 +122,9 @@ def test_greedy_text_and_log_probs_are_those_of_hf(
     same(found, ask("hf", small, "perplexity=true", *more), "perplexity")
 
 
-def test_stop_strings_and_ends_are_those_of_hf(small: Path, ask: Callable[..., list[dict[str, Any]]]) -> None:
+def test_stop_strings_and_ends_are_those_of_hf(
+    small: Path, ask: Callable[..., list[dict[str, Any]]]
+) -> None:
     stops = f"stop_strings={json.dumps(words_of(ask('hf', small, 'max_new_tokens=80')))}"
     found = ask("vllm", small, stops, "perplexity=true", "max_new_tokens=80")
     assert {"stop", "eos"} <= {row["finish_reason"] for row in found}
@@ -116,18 +135,28 @@ def test_scores_are_those_of_hf(small: Path, ask: Callable[..., list[dict[str, A
     same(ask("vllm", small, "kind=score"), ask("hf", small, "kind=score"), "logprob", "perplexity")
 
 
-def test_an_adapter_answers_as_in_hf(small: Path, adapted: Path, ask: Callable[..., list[dict[str, Any]]]) -> None:
+def test_an_adapter_answers_as_in_hf(
+    small: Path, adapted: Path, ask: Callable[..., list[dict[str, Any]]]
+) -> None:
     found = ask("vllm", adapted, "perplexity=true")
     assert [row["output"] for row in found] != [row["output"] for row in ask("hf", small)]
     same(found, ask("hf", adapted, "perplexity=true"), "perplexity")
 
 
-def test_what_is_drawn_depends_on_the_row_alone(small: Path, ask: Callable[..., list[dict[str, Any]]]) -> None:
+def test_what_is_drawn_depends_on_the_row_alone(
+    small: Path, ask: Callable[..., list[dict[str, Any]]]
+) -> None:
     more = ("temperature=1.0", "top_p=0.95", "top_k=50", "min_p=0.001", "num_return_sequences=2")
     together = ask("vllm", small, *more)
     assert len({text for row in together for text in row["output"]}) > len(together)
     some = [{**row, "id": i} for i, row in enumerate(questions())][2:5]
-    whole = ask("vllm", small, *more, "id_column=id", rows=[{**row, "id": i} for i, row in enumerate(questions())])
+    whole = ask(
+        "vllm",
+        small,
+        *more,
+        "id_column=id",
+        rows=[{**row, "id": i} for i, row in enumerate(questions())],
+    )
     assert [row["output"] for row in ask("vllm", small, *more, "id_column=id", rows=some)] == [
         row["output"] for row in whole
     ][2:5]
@@ -139,7 +168,10 @@ def test_images_are_seen_as_in_hf(tmp_path: Path, ask: Callable[..., list[dict[s
         noise = np.random.default_rng(i).integers(0, 255, (40, 50 + i, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{i}.png")
     images: list[Any] = ["0.png", "1.png", ["1.png", "2.png"], "absent.png", "2.png"]
-    rows = [{"input": f"What is it? {'And why? ' * i}", "image": image} for i, image in enumerate(images)]
+    rows = [
+        {"input": f"What is it? {'And why? ' * i}", "image": image}
+        for i, image in enumerate(images)
+    ]
     found = ask("vllm", seeing, "modality=vlm", "perplexity=true", rows=rows)
     assert [row["error"] is None for row in found] == [True, True, True, False, True]
     expected = ask("hf", seeing, "modality=vlm", "perplexity=true", rows=rows)
@@ -155,15 +187,29 @@ def test_images_are_seen_as_in_hf(tmp_path: Path, ask: Callable[..., list[dict[s
         ("kind=classify", "kind=classify: backend=vllm cannot do it"),
         ("model.model_args.attn_implementation=eager", "has its own attention"),
         ("quantization=4bit", "quantised already"),
-        ("backend_args.engine_args={dtype: float16}", "engine_args.dtype: is set by model.model_args.dtype"),
-        ("backend_args.engine_args={max_num_batched_token: 9}", "did you mean max_num_batched_tokens"),
+        (
+            "backend_args.engine_args={dtype: float16}",
+            "engine_args.dtype: is set by model.model_args.dtype",
+        ),
+        (
+            "backend_args.engine_args={max_num_batched_token: 9}",
+            "did you mean max_num_batched_tokens",
+        ),
         ("backend_args.tensor_parallel_size=0", "must be 1 or more"),
         ("backend_args.engine_args={max_num_batched_tokens: -5}", "vLLM cannot start"),
     ],
 )
-def test_what_it_cannot_do_is_refused_by_name(small: Path, tmp_path: Path, more: str, said: str) -> None:
+def test_what_it_cannot_do_is_refused_by_name(
+    small: Path, tmp_path: Path, more: str, said: str
+) -> None:
     with pytest.raises(UserError, match=said):
-        infer("backend=vllm", f"model={small}", f"input_file={table(tmp_path, questions())}", "max_new_tokens=9", more)
+        infer(
+            "backend=vllm",
+            f"model={small}",
+            f"input_file={table(tmp_path, questions())}",
+            "max_new_tokens=9",
+            more,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -172,18 +218,40 @@ def served(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["--model", str(small), "--served-model-name", "small", "--dtype", "float32", "--enforce-eager"]
-    words += ["--max-model-len", "256", "--host", "127.0.0.1", "--port", str(port), "--generation-config", "vllm"]
+    words = [
+        "--model",
+        str(small),
+        "--served-model-name",
+        "small",
+        "--dtype",
+        "float32",
+        "--enforce-eager",
+    ]
+    words += [
+        "--max-model-len",
+        "256",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--generation-config",
+        "vllm",
+    ]
     log = tmp_path_factory.mktemp("served") / "log"
     environment = {**os.environ, "VLLM_NO_USAGE_STATS": "1", "VLLM_API_KEY": "the-key"}
     with log.open("w") as written:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]
-        server = subprocess.Popen(command, env=environment, stdout=written, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            command, env=environment, stdout=written, stderr=subprocess.STDOUT
+        )
     try:
         while True:
             if server.poll() is not None:
                 pytest.fail(log.read_text()[-3000:])
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2),
+            ):
                 break
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(0.5)
@@ -200,7 +268,11 @@ def plainly(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("template", ["raw", "chat"])
 def test_its_server_answers_as_hf_does(
-    small: Path, ask: Callable[..., list[dict[str, Any]]], served: str, monkeypatch: pytest.MonkeyPatch, template: str
+    small: Path,
+    ask: Callable[..., list[dict[str, Any]]],
+    served: str,
+    monkeypatch: pytest.MonkeyPatch,
+    template: str,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "the-key")
     more = (f"template={template}", "perplexity=true", "max_new_tokens=80")
@@ -214,12 +286,16 @@ def test_its_server_answers_as_hf_does(
     assert "stop" in {row["finish_reason"] for row in found}
     expected = ask("hf", small, *more, stops)
     assert [row["output"] for row in plainly(found)] == [row["output"] for row in plainly(expected)]
-    whole = [i for i, row in enumerate(found) if HALF not in row["output"]]  # where tokens can be told by their text
+    # where tokens can be told by their text
+    whole = [i for i, row in enumerate(found) if HALF not in row["output"]]
     same([found[i] for i in whole], [expected[i] for i in whole], "perplexity")
 
 
 def test_its_server_refuses_a_wrong_key_and_a_wrong_name(
-    small: Path, ask: Callable[..., list[dict[str, Any]]], served: str, monkeypatch: pytest.MonkeyPatch
+    small: Path,
+    ask: Callable[..., list[dict[str, Any]]],
+    served: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "another")
     with pytest.raises(UserError, match="HTTP 401"):

@@ -12,9 +12,12 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def said(script: str, *words: str) -> str:
-    """What the script prints; each in a process of its own, which is how they are run and how they fork."""
+    """What the script prints; each in a process of its own, which is how they are run and how they
+    fork."""
     given = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run([sys.executable, FOLDER / script, *words], capture_output=True, text=True, env=given)
+    ran = subprocess.run(
+        [sys.executable, FOLDER / script, *words], capture_output=True, text=True, env=given
+    )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
 
@@ -22,7 +25,11 @@ def said(script: str, *words: str) -> str:
 @pytest.mark.long
 def test_every_method_costs_what_it_costs_for_the_same_loss(tiny_folder: Path) -> None:
     printed = said("methods.py", f"model={tiny_folder}", "batch=2", "length=32", "steps=1")
-    numbers = [re.findall(r"\| ([\d.]+)(?= )", line) for line in printed.splitlines() if line.startswith("| ")][1:]
+    numbers = [
+        re.findall(r"\| ([\d.]+)(?= )", line)
+        for line in printed.splitlines()
+        if line.startswith("| ")
+    ][1:]
     assert len(numbers) == 11
     assert all(len(row) == 6 and all(float(number) > 0 for number in row) for row in numbers)
     assert float(re.search(r"gradient norm: (\S+)", printed)[1]) < 1e-4
@@ -37,7 +44,14 @@ def test_shared_passes_give_the_values_of_one_pass_a_metric(tiny_folder: Path) -
 
 @pytest.mark.long
 def test_three_ways_of_asking_say_the_same(tiny_folder: Path) -> None:
-    printed = said("inference.py", f"model={tiny_folder}", "rows=6", "max_new_tokens=8", "rounds=1", "batches=[4]")
+    printed = said(
+        "inference.py",
+        f"model={tiny_folder}",
+        "rows=6",
+        "max_new_tokens=8",
+        "rounds=1",
+        "batches=[4]",
+    )
     assert re.findall(r"rows whose text differs from ours, (\w+): (\d+)", printed) == [
         ("plain", "0"),
         ("pipeline", "0"),

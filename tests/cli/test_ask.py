@@ -30,9 +30,12 @@ def inferred(model: Path, folder: Path, *more: str) -> list[str]:
 
 @pytest.mark.parametrize("more", [(), DRAWN, ("template=raw",), ("stop_strings=[e]",)], ids=str)
 def test_lines_are_answered_as_infer_answers_rows(
-    more: tuple[str, ...], tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     expected = inferred(tiny_folder, tmp_path, *more)
     capsys.readouterr()
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n".join(QUESTIONS)))
@@ -42,7 +45,9 @@ def test_lines_are_answered_as_infer_answers_rows(
     assert ("no template was saved with this model" in captured.err) == ("template=raw" not in more)
 
 
-def test_one_question(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_question(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     expected = inferred(tiny_folder, tmp_path)
     capsys.readouterr()
     ask.command([QUESTIONS[0], f"model={tiny_folder}", "max_new_tokens=8"])
@@ -51,10 +56,14 @@ def test_one_question(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("end", ["", EOFError, KeyboardInterrupt])
 def test_questions_at_a_terminal(
-    end: "str | type[BaseException]", tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    end: "str | type[BaseException]",
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    """One that cannot be asked is said and costs nothing; an empty line, the end of the input and Ctrl-C end it."""
+) -> None:
+    """One that cannot be asked is said and costs nothing; an empty line, the end of the input and
+    Ctrl-C end it."""
     expected = inferred(tiny_folder, tmp_path)
     capsys.readouterr()
     typed = iter([QUESTIONS[0], "long " * 3000, end])
@@ -87,7 +96,10 @@ def test_a_line_that_cannot_be_asked_leaves_the_others(
     ("words", "message"),
     [
         (["Who?"], "no model was named"),
-        (["model=m", "Who", "is", "it?"], 'takes one question, in quotes: unteach ask model=… "Who is it?"'),
+        (
+            ["model=m", "Who", "is", "it?"],
+            'takes one question, in quotes: unteach ask model=… "Who is it?"',
+        ),
         (["model=m", " "], "the question is empty"),
         (["model=m", "max_new_token=3", "Who?"], "did you mean max_new_tokens?"),
         (["model=m", "input_file=a.csv", "Who?"], "no key of ask called 'input_file'"),
@@ -115,7 +127,10 @@ def test_a_terminal_is_not_steered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_model_given_as_the_question_is_told_how_it_is_named() -> None:
-    with pytest.raises(UserError, match=r"saves/full: names a model: unteach ask model=saves/full 'Who wrote it\?'$"):
+    with pytest.raises(
+        UserError,
+        match=r"saves/full: names a model: unteach ask model=saves/full 'Who wrote it\?'$",
+    ):
         ask.command(["saves/full", "Who wrote it?"])
 
 

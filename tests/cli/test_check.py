@@ -19,9 +19,15 @@ from unteach.verbs import check
 
 def words(kit: Path, folder: Path, *extra: str) -> list[str]:
     return [
-        "unlearn", "experiment=unlearn/tofu/default", "model=auto", "task_name=t", f"paths.output_dir={folder}",
-        f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}", f"tofu_path={kit / 'data'}", *extra,
-    ]  # fmt: skip
+        "unlearn",
+        "experiment=unlearn/tofu/default",
+        "model=auto",
+        "task_name=t",
+        f"paths.output_dir={folder}",
+        f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
+        f"tofu_path={kit / 'data'}",
+        *extra,
+    ]
 
 
 def test_it_says_what_a_run_would_be_and_does_nothing(
@@ -47,7 +53,10 @@ def test_what_is_learned_is_the_answer_and_its_end(
     check.command(words(kit, tmp_path / "run"))
     said = capsys.readouterr().out
     learned = [part.partition("⟧")[0] for part in said.split("⟦")[2:]]
-    answers = [json.loads(line)["answer"] for line in (kit / "data" / "forget10.jsonl").read_text().splitlines()]
+    answers = [
+        json.loads(line)["answer"]
+        for line in (kit / "data" / "forget10.jsonl").read_text().splitlines()
+    ]
     assert learned[0].endswith("</s>") or learned[0]
     assert any(answer.split()[0] in learned[0] for answer in answers)
 
@@ -62,31 +71,50 @@ def test_each_value_is_shown_with_where_it_came_from(
     assert lines["max_grad_norm"].endswith("# base_trainer.yaml")
     assert lines["warmup_epochs"].endswith("# experiment/unlearn/tofu/default.yaml")
     assert lines["handler"].endswith(".yaml")
-    assert "retain95" in lines["retain_split"] and lines["retain_split"].endswith("# variables.yaml")
+    assert "retain95" in lines["retain_split"] and lines["retain_split"].endswith(
+        "# variables.yaml"
+    )
 
 
 def test_it_finds_what_the_run_would_find(kit: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="forget99"):
-        check.command(words(kit, tmp_path / "run", "forget_split=forget99", "eval.tofu.metrics=[forget_Q_A_Prob]"))
+        check.command(
+            words(
+                kit,
+                tmp_path / "run",
+                "forget_split=forget99",
+                "eval.tofu.metrics=[forget_Q_A_Prob]",
+            )
+        )
     with pytest.raises(UserError, match="did you mean unlearn"):
         check.command(["unlern", "task_name=t"])
 
 
 @pytest.mark.parametrize("verb", ["train", "eval"])
-def test_a_folder_that_cannot_be_written_is_refused(tiny_folder: Path, tmp_path: Path, verb: str) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(
+    tiny_folder: Path, tmp_path: Path, verb: str
+) -> None:
     rows = tmp_path / "a.csv"
     rows.write_text("question,answer\nwho?,me\n")
-    places = {f"{rows}": "Not a directory", f"{rows}/run": "a.csv", "/proc/run": "no file can be made there"}
+    places = {
+        f"{rows}": "Not a directory",
+        f"{rows}/run": "a.csv",
+        "/proc/run": "no file can be made there",
+    }
     if not Path("/proc").is_dir():
         del places["/proc/run"]
     for folder, message in places.items():
         with pytest.raises((UserError, OSError), match=message) as raised:
-            check.command([verb, f"model={tiny_folder}", f"data={rows}", f"paths.output_dir={folder}"])
+            check.command(
+                [verb, f"model={tiny_folder}", f"data={rows}", f"paths.output_dir={folder}"]
+            )
         assert outside(raised.value) or isinstance(raised.value, UserError), folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
 
 
-def test_a_read_only_folder_is_refused_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_only_folder_is_refused_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(path: object, *_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -94,13 +122,24 @@ def test_a_read_only_folder_is_refused_by_its_name(tmp_path: Path, monkeypatch: 
     with pytest.raises(PermissionError) as raised:
         owner.refuse_unwritable(tmp_path / "new" / "run")
     found = outside(raised.value)
-    assert found is not None and found[0].startswith(f"{tmp_path / 'new'}: this user may not read or write it")
+    assert found is not None and found[0].startswith(
+        f"{tmp_path / 'new'}: this user may not read or write it"
+    )
     assert not list(tmp_path.iterdir())
 
 
-def test_rows_do_not_steer_the_terminal(tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_do_not_steer_the_terminal(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.csv").write_text("question,answer\nwho \x1b]0;x\x07?,m\x1b[2Je\n")
-    check.command(["train", f"model={tiny_folder}", f"data={tmp_path / 'a.csv'}", f"paths.output_dir={tmp_path / 'r'}"])
+    check.command(
+        [
+            "train",
+            f"model={tiny_folder}",
+            f"data={tmp_path / 'a.csv'}",
+            f"paths.output_dir={tmp_path / 'r'}",
+        ]
+    )
     said = capsys.readouterr().out
     assert "\ufffd]0;x\ufffd" in said and "\ufffd[2J" in said
     assert "\x1b" not in said and "\x07" not in said
@@ -109,25 +148,47 @@ def test_rows_do_not_steer_the_terminal(tiny_folder: Path, tmp_path: Path, capsy
 def check_files(folder: Path, model: Path, *extra: str) -> None:
     named = f"model.model_args.pretrained_model_name_or_path={model}"
     check.command(
-        ["train", "data=files", "task_name=t", "model=auto", named, f"paths.output_dir={folder / 'run'}", *extra]
+        [
+            "train",
+            "data=files",
+            "task_name=t",
+            "model=auto",
+            named,
+            f"paths.output_dir={folder / 'run'}",
+            *extra,
+        ]
     )
 
 
 @pytest.mark.parametrize("form", ["answers", "conversations"])
 def test_of_a_large_file_the_first_rows_are_tokenised(
-    form: str, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    form: str,
+    tiny_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """All rows are read and tried; what is said of tokens says of which rows it is."""
-    rows = [{"question": f"Who is {number}?", "answer": "Ann." if number != 8 else " "} for number in range(30)]
+    rows = [
+        {"question": f"Who is {number}?", "answer": "Ann." if number != 8 else " "}
+        for number in range(30)
+    ]
     if form == "conversations":
         rows = [
-            {"messages": [{"role": "user", "content": r["question"]}, {"role": "assistant", "content": r["answer"]}]}
+            {
+                "messages": [
+                    {"role": "user", "content": r["question"]},
+                    {"role": "assistant", "content": r["answer"]},
+                ]
+            }
             for r in rows
         ]
         model = tmp_path / "chat"
         tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
         shutil.copytree(tiny_folder, model)
-        tokenizer.chat_template = CHATML.replace("<|im_end|>", "</s>").replace("<|im_start|>", "<s>")
+        tokenizer.chat_template = CHATML.replace("<|im_end|>", "</s>").replace(
+            "<|im_start|>", "<s>"
+        )
         tokenizer.save_pretrained(model)
         tiny_folder = model
     file = tmp_path / "rows.jsonl"
@@ -142,7 +203,9 @@ def test_of_a_large_file_the_first_rows_are_tokenised(
     part = capsys.readouterr().out
     assert "29 rows, of the first 5 rows: " in part and "the first 5 rows are tokenised" in part
     assert "1 row dropped" in part and "line 9" in part, "a row beyond the first is read, too"
-    assert part.partition("first of train")[2] == whole.partition("first of train")[2], "the rows of the first step"
+    assert part.partition("first of train")[2] == whole.partition("first of train")[2], (
+        "the rows of the first step"
+    )
 
     rows[20] = {"messages": 3} if form == "conversations" else {"question": 3, "answer": "x"}
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

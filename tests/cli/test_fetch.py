@@ -26,9 +26,14 @@ def test_corpora_land_as_json_lines_and_a_gated_one_is_said(
     fetch.command(["wmdp", f"to={tmp_path}"])
     said = capsys.readouterr().out
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "bio-retain-corpus.jsonl", "cyber-forget-corpus.jsonl", "cyber-retain-corpus.jsonl",
-    ]  # fmt: skip
-    rows = [json.loads(line) for line in (tmp_path / "cyber-forget-corpus.jsonl").read_text().splitlines()]
+        "bio-retain-corpus.jsonl",
+        "cyber-forget-corpus.jsonl",
+        "cyber-retain-corpus.jsonl",
+    ]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "cyber-forget-corpus.jsonl").read_text().splitlines()
+    ]
     assert rows[0]["text"] == "cyber-forget-corpus 0"
     assert "gated" in said and "hf auth login" in said
     fetch.command(["wmdp", f"to={tmp_path}"])
@@ -44,7 +49,8 @@ def test_without_the_network_it_says_what_to_do(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Hub:
-    """What the hub's library does: lists what is published, and brings some of it, without a word about the rest."""
+    """What the hub's library does: lists what is published, and brings some of it, without a word
+    about the rest."""
 
     published: tuple[str, ...]
     arriving: tuple[str, ...]
@@ -98,7 +104,11 @@ def test_a_folder_with_something_else_in_it_is_no_download(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [([], "Allowed: retain-logs, wmdp"), (["wmpd"], "did you mean wmdp"), (["wmdp", "too=x"], "did you mean to")],
+    [
+        ([], "Allowed: retain-logs, wmdp"),
+        (["wmpd"], "did you mean wmdp"),
+        (["wmdp", "too=x"], "did you mean to"),
+    ],
 )
 def test_mistakes(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):

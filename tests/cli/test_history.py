@@ -1,4 +1,5 @@
-"""The whole table of what a run logged: from its folder, from another trainer's state, from Weights & Biases."""
+"""The whole table of what a run logged: from its folder, from another trainer's state, from Weights
+& Biases."""
 
 import json
 import sys
@@ -29,9 +30,18 @@ def run(tmp_path: Path) -> Path:
 
 def test_one_row_a_step(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = unteach.get_history(run)
-    assert list(table.columns) == ["step", "epoch", "progress", "loss", "grad_norm", "eval_tofu_forget_quality"]
+    assert list(table.columns) == [
+        "step",
+        "epoch",
+        "progress",
+        "loss",
+        "grad_norm",
+        "eval_tofu_forget_quality",
+    ]
     assert table["step"].tolist() == [1, 2] and table["loss"].tolist() == [2.0, 1.5]
-    assert table["eval_tofu_forget_quality"][0] == 1e-9 and table["eval_tofu_forget_quality"].isna()[1]
+    assert (
+        table["eval_tofu_forget_quality"][0] == 1e-9 and table["eval_tofu_forget_quality"].isna()[1]
+    )
     assert "1 torn or damaged line" in capsys.readouterr().err
 
 
@@ -52,11 +62,16 @@ def test_it_is_printed_and_written(
     assert "1e-09" in shown and "0.9" in shown and "–" in shown
     monkeypatch.setenv("COLUMNS", "20")
     command([str(run)])
-    assert "3 more columns (to=csv has all): eval_tofu_forget_quality, progress, grad_norm" in capsys.readouterr().out
+    assert (
+        "3 more columns (to=csv has all): eval_tofu_forget_quality, progress, grad_norm"
+        in capsys.readouterr().out
+    )
     for name in ("t.csv", "t.jsonl"):
         command([str(run), f"to={tmp_path / name}"])
     assert pandas.read_csv(tmp_path / "t.csv")["loss"].tolist() == [2.0, 1.5]
-    assert [json.loads(line)["step"] for line in (tmp_path / "t.jsonl").read_text().splitlines()] == [1, 2]
+    assert [
+        json.loads(line)["step"] for line in (tmp_path / "t.jsonl").read_text().splitlines()
+    ] == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
@@ -66,7 +81,14 @@ def test_only_an_earlier_history_is_replaced(name: str, run: Path, tmp_path: Pat
     earlier = file.read_text()
     command([str(run), f"to={file}"])
     assert file.read_text() == earlier
-    for mine in ("question,answer\na,b\n", "step,mine\n1,2\n", '{"step": 1, "mine": 2}\n', "", "{", "\0"):
+    for mine in (
+        "question,answer\na,b\n",
+        "step,mine\n1,2\n",
+        '{"step": 1, "mine": 2}\n',
+        "",
+        "{",
+        "\0",
+    ):
         file.write_text(mine)
         with pytest.raises(UserError, match="something else is there already"):
             command([str(run), f"to={file}"])
@@ -77,14 +99,22 @@ def test_the_state_of_another_trainer(tmp_path: Path) -> None:
     for step in (9, 10):
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
-        (folder / "trainer_state.json").write_text(json.dumps({"log_history": [{"step": step, "loss": 1.0}]}))
+        (folder / "trainer_state.json").write_text(
+            json.dumps({"log_history": [{"step": step, "loss": 1.0}]})
+        )
     assert unteach.get_history(tmp_path)["step"].tolist() == [10]
 
 
 def test_a_run_of_wandb_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """`history` would give a sample; `scan_history` gives every line."""
     rows = [
-        {"_step": i, "train/global_step": i, "train/loss": 1 / (i + 1), "eval/x": None, "_runtime": 1.0}
+        {
+            "_step": i,
+            "train/global_step": i,
+            "train/loss": 1 / (i + 1),
+            "eval/x": None,
+            "_runtime": 1.0,
+        }
         for i in range(700)
     ]
     asked: list[str] = []
@@ -148,12 +178,20 @@ def test_names_and_values_of_a_log_are_no_markup_and_steer_nothing(
         said = capsys.readouterr().out
         name, value = list(json.loads(line).items())[1]
         assert "\x1b" not in said
-        assert name.replace("\x1b", "\ufffd") in said and str(value).replace("\x1b", "\ufffd") in said
+        assert (
+            name.replace("\x1b", "\ufffd") in said and str(value).replace("\x1b", "\ufffd") in said
+        )
 
 
-@pytest.mark.parametrize("line", ["[]", "3", "null", '{"step": [1]}', '{"step": "x"}', "[" * 5000, '{"step": "\xff"}'])
-def test_what_is_no_line_of_a_log_is_left_out(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "metrics.jsonl").write_bytes(line.encode("latin-1") + b'\n{"step": 7, "loss": 1.0}\n')
+@pytest.mark.parametrize(
+    "line", ["[]", "3", "null", '{"step": [1]}', '{"step": "x"}', "[" * 5000, '{"step": "\xff"}']
+)
+def test_what_is_no_line_of_a_log_is_left_out(
+    line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(
+        line.encode("latin-1") + b'\n{"step": 7, "loss": 1.0}\n'
+    )
     assert unteach.get_history(tmp_path)["step"].tolist() == [7]
     assert "1 torn or damaged line" in capsys.readouterr().err
 
@@ -161,7 +199,10 @@ def test_what_is_no_line_of_a_log_is_left_out(line: str, tmp_path: Path, capsys:
 def test_a_spreadsheet_computes_nothing_of_a_log(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "=1+1": -2.5, "told": "@SUM(A1)"}\n')
     command([str(tmp_path), f"to={tmp_path / 'out.csv'}"])
-    assert (tmp_path / "out.csv").read_text().splitlines() == ["step,'=1+1,told", "1,-2.5,'@SUM(A1)"]
+    assert (tmp_path / "out.csv").read_text().splitlines() == [
+        "step,'=1+1,told",
+        "1,-2.5,'@SUM(A1)",
+    ]
 
 
 def test_half_a_character_of_a_log_is_replaced(tmp_path: Path) -> None:

@@ -42,20 +42,30 @@ def test_a_terminal_gets_whole_words_within_its_width(
 def test_every_entry_says_what_it_is() -> None:
     for kind in listing.KINDS:
         for name, line, _ in listing.listed(kind):
-            assert not line.startswith(("handler:", "name:")), f"{kind}: {name} has no line of its own"
+            assert not line.startswith(("handler:", "name:")), (
+                f"{kind}: {name} has no line of its own"
+            )
 
 
 def test_the_fields_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "NPO")
     assert text == printed(capsys, "methods", "NPO")
-    assert "NPO: trainer=NPO; unteach.methods.unlearn.npo.NPO" in text and "paper: arXiv:2404.05868" in text
+    assert (
+        "NPO: trainer=NPO; unteach.methods.unlearn.npo.NPO" in text
+        and "paper: arXiv:2404.05868" in text
+    )
     assert "  fields, under trainer.method_args." in text
-    assert "    alpha= number [1.0]\n        weight of the retain term; 0 makes no retain pass at all\n" in text
+    assert (
+        "    alpha= number [1.0]\n        weight of the retain term; 0 makes no retain pass at "
+        "all\n" in text
+    )
     assert "    retain_loss_type= NLL or KL or EMBED_DIFF [NLL]" in text
 
 
 @pytest.mark.parametrize("kind", listing.REGISTRIES)
-def test_everything_registered_shows_its_fields(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_everything_registered_shows_its_fields(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     for entry in listing.REGISTRIES[kind].entries():
         assert f"{entry.name}: " in printed(capsys, kind, entry.name)
 

@@ -1,4 +1,5 @@
-"""The reader of what is printed may leave: the work goes on, and no other broken pipe is taken for that."""
+"""The reader of what is printed may leave: the work goes on, and no other broken pipe is taken for
+that."""
 
 import os
 import subprocess
@@ -35,7 +36,9 @@ def test_a_reader_that_leaves_does_not_end_the_work(tmp_path: Path) -> None:
     assert (tmp_path / "result").read_text() == "done"
 
 
-def test_another_broken_pipe_is_no_success(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_broken_pipe_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def work(words: list[str]) -> None:
         raise BrokenPipeError(32, "Broken pipe")  # a data loader's worker, a server's socket
 
@@ -48,5 +51,8 @@ def test_another_broken_pipe_is_no_success(monkeypatch: pytest.MonkeyPatch, caps
 
 def test_other_troubles_of_printing_are_raised(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "f", os.O_RDONLY | os.O_CREAT)
-    with console._Lasting(descriptor, "w", closefd=True) as raw, pytest.raises(OSError, match="Bad file descriptor"):
+    with (
+        console._Lasting(descriptor, "w", closefd=True) as raw,
+        pytest.raises(OSError, match="Bad file descriptor"),
+    ):
         raw.write(b"x")

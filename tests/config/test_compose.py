@@ -17,7 +17,9 @@ PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval
 
 
 def unlearn(*words: str):
-    return compose.compose("unlearn", ["experiment=unlearn/tofu/default", "task_name=t", *MODEL, *words])
+    return compose.compose(
+        "unlearn", ["experiment=unlearn/tofu/default", "task_name=t", *MODEL, *words]
+    )
 
 
 @pytest.mark.parametrize("name", hydra_groups.options("experiment"))
@@ -28,9 +30,14 @@ def test_every_experiment_composes(name: str) -> None:
 
 @pytest.mark.parametrize("name", hydra_groups.options("trainer"))
 def test_every_trainer_composes(name: str) -> None:
-    given = {"PDU": ["trainer.method_args.retain_loss_eps=1"], "classify": ["eval=null"], "regress": ["eval=null"]}
+    given = {
+        "PDU": ["trainer.method_args.retain_loss_eps=1"],
+        "classify": ["eval=null"],
+        "regress": ["eval=null"],
+    }
     required = given.get(name, [])
-    words = [f"trainer={name}", "task_name=t", "data.train=TOFU_QA_full", *required]  # a stream for whichever it is
+    # a stream for whichever it is
+    words = [f"trainer={name}", "task_name=t", "data.train=TOFU_QA_full", *required]
     assert compose.compose("unlearn", words).trainer is not None
 
 
@@ -57,7 +64,8 @@ def test_every_suite_composes(name: str) -> None:
 def choices_of(run: PlannedRun) -> tuple[str, ...]:
     """What tells runs apart but for values: the keys of its words, and its choices of files."""
     return tuple(
-        word if word.startswith(("trainer=", "experiment=")) else word.partition("=")[0] for word in run.overrides
+        word if word.startswith(("trainer=", "experiment=")) else word.partition("=")[0]
+        for word in run.overrides
     )
 
 
@@ -75,14 +83,26 @@ def test_every_run_of_every_study_composes(name: str) -> None:
 
 
 def test_every_yaml_is_reached_by_a_test() -> None:
-    groups = {"experiment", "trainer", "model", "data", "eval", "study", "collator", "paths", "launch"}
+    groups = {
+        "experiment",
+        "trainer",
+        "model",
+        "data",
+        "eval",
+        "study",
+        "collator",
+        "paths",
+        "launch",
+    }
     assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} == groups
 
 
 def test_who_wins(tmp_path: Path) -> None:
     """Base, experiment's common, method, experiment's block for the method, user."""
     (tmp_path / "trainer").mkdir()
-    (tmp_path / "trainer/mine.yaml").write_text("handler: NPO\nargs: {learning_rate: 3.0, weight_decay: 3.0}\n")
+    (tmp_path / "trainer/mine.yaml").write_text(
+        "handler: NPO\nargs: {learning_rate: 3.0, weight_decay: 3.0}\n"
+    )
     experiment = tmp_path / "experiment/e.yaml"
     experiment.parent.mkdir()
     experiment.write_text(
@@ -112,10 +132,14 @@ def test_one_split_sets_its_partners() -> None:
     rows = tree["eval"]["tofu"]["rows"]
     names = [rows[name]["hf_args"]["name"] for name in ("forget", "mia_holdout")]
     assert names == ["forget05_perturbed", "holdout05"]
-    assert unlearn("forget_split=forget05", "retain_split=retain90").tree["retain_split"] == "retain90"
+    assert (
+        unlearn("forget_split=forget05", "retain_split=retain90").tree["retain_split"] == "retain90"
+    )
 
 
-@pytest.mark.parametrize("experiment", ["unlearn/tofu/default", "unlearn/muse/default", "unlearn/wmdp/default"])
+@pytest.mark.parametrize(
+    "experiment", ["unlearn/tofu/default", "unlearn/muse/default", "unlearn/wmdp/default"]
+)
 @pytest.mark.parametrize(
     ("dataset", "named"),
     [
@@ -126,9 +150,12 @@ def test_one_split_sets_its_partners() -> None:
         ("TOFU_QA_retain", {"path": "locuslab/TOFU", "name": "retain90"}),
     ],
 )
-def test_a_dataset_of_another_benchmark_keeps_its_own_rows(experiment: str, dataset: str, named: dict) -> None:
+def test_a_dataset_of_another_benchmark_keeps_its_own_rows(
+    experiment: str, dataset: str, named: dict
+) -> None:
     config = compose.compose(
-        "unlearn", [f"experiment={experiment}", "trainer=GradAscent", f"data.forget={dataset}", "task_name=t"]
+        "unlearn",
+        [f"experiment={experiment}", "trainer=GradAscent", f"data.forget={dataset}", "task_name=t"],
     )
     assert config.data.streams["forget"][dataset].args["hf_args"].items() >= named.items()
 
@@ -137,7 +164,10 @@ def test_a_shared_variable_is_the_users_where_its_benchmark_may_have_it() -> Non
     words = ["experiment=unlearn/tofu/default", "data.forget=WMDP_forget", "task_name=t"]
     for given, name in {"bio": "bio", "chem": "chem", "Books": "cyber"}.items():
         config = compose.compose("unlearn", [*words, f"data_split={given}"])
-        assert config.data.streams["forget"]["WMDP_forget"].args["hf_args"]["name"] == f"{name}-forget-corpus"
+        assert (
+            config.data.streams["forget"]["WMDP_forget"].args["hf_args"]["name"]
+            == f"{name}-forget-corpus"
+        )
     muse = [
         "experiment=unlearn/muse/default",
         "data.forget=TOFU_QA_forget",
@@ -150,30 +180,46 @@ def test_a_shared_variable_is_the_users_where_its_benchmark_may_have_it() -> Non
 
 
 def test_short_forms() -> None:
-    assert list(unlearn("data.forget=TOFU_QA_holdout").data.streams["forget"]) == ["TOFU_QA_holdout"]
+    assert list(unlearn("data.forget=TOFU_QA_holdout").data.streams["forget"]) == [
+        "TOFU_QA_holdout"
+    ]
     assert unlearn("eval=null").eval == {}
     assert (
-        compose.compose("unlearn.yaml", ["experiment=unlearn/tofu/default.yaml", "task_name=t", *MODEL]).mode
+        compose.compose(
+            "unlearn.yaml", ["experiment=unlearn/tofu/default.yaml", "task_name=t", *MODEL]
+        ).mode
         == "unlearn"
     )
-    assert unlearn("trainer.args.torch_empty_cache_steps=4").trainer.args["torch_empty_cache_steps"] == 4  # no `+`
+    # no `+`
+    assert (
+        unlearn("trainer.args.torch_empty_cache_steps=4").trainer.args["torch_empty_cache_steps"]
+        == 4
+    )
     assert unlearn("+trainer.args.optim=sgd").trainer.args["optim"] == "sgd"
 
 
 def test_a_model_takes_the_experiments_checkpoint_or_asks_for_a_path() -> None:
     words = ["experiment=unlearn/tofu/default", "task_name=t"]
     chosen = compose.compose("unlearn", [*words, "model=Llama-3.2-3B-Instruct"])
-    assert chosen.model.model_args["pretrained_model_name_or_path"] == "open-unlearning/tofu_Llama-3.2-3B-Instruct_full"
+    assert (
+        chosen.model.model_args["pretrained_model_name_or_path"]
+        == "open-unlearning/tofu_Llama-3.2-3B-Instruct_full"
+    )
     with pytest.raises(UserError, match=r"pretrained_model_name_or_path=PATH"):
         compose.compose("unlearn", [*words, "model=Llama-2-7b-hf"])
 
 
 def test_old_names_are_translated(capsys: pytest.CaptureFixture[str]) -> None:
     config = unlearn(
-        "trainer.args.evaluation_strategy=epoch", "trainer.args.warmup_ratio=0.1", "trainer.args.no_cuda=true",
-        "trainer.args.save_safetensors=true", "trainer.args.logging_dir=x", "model.model_args.torch_dtype=bfloat16",
-        "model.template_args.asst_tag=A", "trainer.args.ddp_find_unused_parameters=None",
-    )  # fmt: skip
+        "trainer.args.evaluation_strategy=epoch",
+        "trainer.args.warmup_ratio=0.1",
+        "trainer.args.no_cuda=true",
+        "trainer.args.save_safetensors=true",
+        "trainer.args.logging_dir=x",
+        "model.model_args.torch_dtype=bfloat16",
+        "model.template_args.asst_tag=A",
+        "trainer.args.ddp_find_unused_parameters=None",
+    )
     args = config.trainer.args
     assert (args["eval_strategy"], args["warmup_steps"], args["use_cpu"]) == ("epoch", 0.1, True)
     assert args["ddp_find_unused_parameters"] is None
@@ -195,7 +241,8 @@ def test_old_names_are_translated(capsys: pytest.CaptureFixture[str]) -> None:
 def test_who_wins_under_an_old_name_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer/old.yaml").write_text(
-        "handler: GradDiff\nargs: {evaluation_strategy: epoch, no_cuda: true, logging_dir: x, save_strategy: no}\n"
+        "handler: GradDiff\nargs: {evaluation_strategy: epoch, no_cuda: true, logging_dir: x, "
+        "save_strategy: no}\n"
     )
     words = ["experiment=unlearn/tofu/default", "task_name=t", "trainer=old", *MODEL]
     args = compose.compose("unlearn", words, [str(tmp_path)]).trainer.args
@@ -203,18 +250,25 @@ def test_who_wins_under_an_old_name_too(tmp_path: Path, capsys: pytest.CaptureFi
     assert "output_dir" not in args and "logging_dir" not in capsys.readouterr().out, (
         "a file of OpenUnlearning's has it"
     )
-    args = compose.compose("unlearn", [*words, "trainer.args.eval_strategy=steps"], [str(tmp_path)]).trainer.args
+    args = compose.compose(
+        "unlearn", [*words, "trainer.args.eval_strategy=steps"], [str(tmp_path)]
+    ).trainer.args
     assert args["eval_strategy"] == "steps", "the user over the file, whatever each calls it"
 
 
 @pytest.mark.parametrize("word", ["warmup_steps=7", "warmup_ratio=0.1", "warmup_epochs=2.0"])
 def test_one_warmup(word: str) -> None:
-    """The experiment says it in epochs; the user's way replaces it, and does not stand beside it unheard."""
+    """The experiment says it in epochs; the user's way replaces it, and does not stand beside it
+    unheard."""
     args = unlearn(f"trainer.args.{word}").trainer.args
     said = {name: value for name, value in args.items() if name.startswith("warmup")}
     name = word.partition("=")[0].replace("ratio", "steps")
     assert said == {name: float(word.partition("=")[2])}
-    assert not [name for name in unlearn("~trainer.args.warmup_epochs").trainer.args if name.startswith("warmup")]
+    assert not [
+        name
+        for name in unlearn("~trainer.args.warmup_epochs").trainer.args
+        if name.startswith("warmup")
+    ]
 
 
 def test_resume_from_checkpoint_acts() -> None:
@@ -224,7 +278,9 @@ def test_resume_from_checkpoint_acts() -> None:
 
 
 def test_a_stream_of_several_datasets_and_one_that_no_file_has() -> None:
-    streams = unlearn("data.forget=[TOFU_QA_forget,TOFU_QA_ra]", "data.train=TOFU_QA_full").data.streams
+    streams = unlearn(
+        "data.forget=[TOFU_QA_forget,TOFU_QA_ra]", "data.train=TOFU_QA_full"
+    ).data.streams
     assert list(streams["forget"]) == ["TOFU_QA_forget", "TOFU_QA_ra"]
     assert list(streams["train"]) == ["TOFU_QA_full"]
 
@@ -257,11 +313,24 @@ def test_compat_turns_every_quirk_on() -> None:
 def test_all_mistakes_at_once() -> None:
     with pytest.raises(UserError) as caught:
         unlearn(
-            "trainer=NPO", "trainer.args.lerning_rate=1", "trainer.args.num_train_epochs=abc", "trainer.method_args.betta=1",
-            "data.forget.TOFU_QA_forget.args.max_lenght=3", "eval.tofu.metrics=[forget_qualty]", "seeed=1",
-        )  # fmt: skip
+            "trainer=NPO",
+            "trainer.args.lerning_rate=1",
+            "trainer.args.num_train_epochs=abc",
+            "trainer.method_args.betta=1",
+            "data.forget.TOFU_QA_forget.args.max_lenght=3",
+            "eval.tofu.metrics=[forget_qualty]",
+            "seeed=1",
+        )
     said = str(caught.value)
-    for hint in ("learning_rate", "float", "beta", "max_length", "forget_quality", "seed", "6 mistakes"):
+    for hint in (
+        "learning_rate",
+        "float",
+        "beta",
+        "max_length",
+        "forget_quality",
+        "seed",
+        "6 mistakes",
+    ):
         assert hint in said
 
 
@@ -272,8 +341,12 @@ def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / run_dir.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
         run_dir.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "auto")
-    assert run_dir.open_run(tmp_path, unlearn("trainer.args.logging_steps=1").tree, "auto") == "again"
-    assert run_dir.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "never") == "new"
+    assert (
+        run_dir.open_run(tmp_path, unlearn("trainer.args.logging_steps=1").tree, "auto") == "again"
+    )
+    assert (
+        run_dir.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "never") == "new"
+    )
     assert (tmp_path.parent / f"{tmp_path.name}.old1" / run_dir.CONFIG).exists()
 
 
@@ -282,13 +355,21 @@ def test_a_tree_is_read_as_it_was_written(text: str) -> None:
     assert yaml.safe_load(compose.to_yaml({"key": text})) == {"key": text}
 
 
-def test_rows_of_ones_own_are_measured_by_their_own_suite_unless_another_is_named(tmp_path: Path) -> None:
+def test_rows_of_ones_own_are_measured_by_their_own_suite_unless_another_is_named(
+    tmp_path: Path,
+) -> None:
     rows = ("data=files", f"data.train_file={tmp_path / 'rows.csv'}", "task_name=t", *MODEL)
 
     def suites(*words: str, name: str = "unlearn") -> list[str]:
         return list(compose.compose(name, [*rows, *words]).eval)
 
-    assert suites() == suites("eval.rows.max_rows=5") == suites(name="train") == suites(name="eval") == ["rows"]
+    assert (
+        suites()
+        == suites("eval.rows.max_rows=5")
+        == suites(name="train")
+        == suites(name="eval")
+        == ["rows"]
+    )
     assert suites("eval=null") == []
     assert suites("trainer=classify", name="train") == suites("trainer=PrefDPO", name="train") == []
     assert suites("eval=[rows,tofu]") == ["rows", "tofu"]
@@ -299,8 +380,14 @@ def test_rows_of_ones_own_are_measured_by_their_own_suite_unless_another_is_name
         (("trainer=KTO", "eval.rows.max_rows=5"), r"trainer\.handler=KTO trains on feedback"),
         (("trainer=classify", "eval.rows.max_rows=5"), "trainer.handler=Classify trains none"),
         (("eval.rows.max_rows=0",), "max_rows must be 1 or more"),
-        (("eval.rows.describe.forget_pro.label=x",), r"describe\.forget_pro: .*did you mean forget_prob\?"),
-        (("eval.rows.describe.forget_prob.better=up",), "better: must be one of higher, lower, near retain"),
+        (
+            ("eval.rows.describe.forget_pro.label=x",),
+            r"describe\.forget_pro: .*did you mean forget_prob\?",
+        ),
+        (
+            ("eval.rows.describe.forget_prob.better=up",),
+            "better: must be one of higher, lower, near retain",
+        ),
         (("eval.rows.rows.forget.hf_args={path: x}",), "give one of hf_args .* and role"),
     ):
         with pytest.raises(UserError, match=said):
@@ -311,17 +398,26 @@ def test_rows_of_ones_own_are_measured_by_their_own_suite_unless_another_is_name
 
 def test_what_asks_for_what_is_so_is_accepted_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     muse = compose.compose("unlearn", ["experiment=unlearn/muse/sustainabilty", "task_name=x"])
-    words = ["experiment=unlearn/tofu/default", "task_name=x", "~model.model_args.attn_implementation"]
+    words = [
+        "experiment=unlearn/tofu/default",
+        "task_name=x",
+        "~model.model_args.attn_implementation",
+    ]
     tofu = compose.compose("unlearn", [*words, "trainer.args.remove_unused_columns=false"])
     said = capsys.readouterr().out
     assert (
         muse.tree["data"]
-        == compose.compose("unlearn", ["experiment=unlearn/muse/sustainability", "task_name=x"]).tree["data"]
+        == compose.compose(
+            "unlearn", ["experiment=unlearn/muse/sustainability", "task_name=x"]
+        ).tree["data"]
     )
     assert "remove_unused_columns" not in tofu.tree["trainer"]["args"]
     assert "sustainabilty is spelled unlearn/muse/sustainability here" in said
     assert "~model.model_args.attn_implementation: it is not set anyway" in said
-    assert "trainer.args.remove_unused_columns=false is what is done anyway: batches are built from streams" in said
+    assert (
+        "trainer.args.remove_unused_columns=false is what is done anyway: batches are built from "
+        "streams" in said
+    )
     with pytest.raises(UserError, match="remove_unused_columns: not used here"):
         compose.compose("unlearn", [*words, "trainer.args.remove_unused_columns=true"])
 

@@ -39,14 +39,18 @@ def test_its_keys_are_the_words_of_a_command_line() -> None:
 
 
 def test_words_after_it_win_and_its_name_is_the_runs() -> None:
-    config = compose.compose("unlearn", ["run.yaml", "trainer=GradDiff", "forget=a.csv", "retain=b.csv", "seed=3"])
+    config = compose.compose(
+        "unlearn", ["run.yaml", "trainer=GradDiff", "forget=a.csv", "retain=b.csv", "seed=3"]
+    )
     assert config.trainer is not None and config.data is not None and config.data.files is not None
     assert (config.task_name, config.trainer.handler, config.seed) == ("run", "GradDiff", 3)
     assert (config.data.files.train_file, config.data.files.forget_file) == (None, "a.csv")
 
 
 def test_a_mistake_is_said_with_its_place(folder: Path) -> None:
-    (folder / "run.yaml").write_text(RUN.replace("learning_rate", "lerning_rate").replace("seed", "x") + "lr: 3\n")
+    (folder / "run.yaml").write_text(
+        RUN.replace("learning_rate", "lerning_rate").replace("seed", "x") + "lr: 3\n"
+    )
     with pytest.raises(UserError) as caught:
         compose.compose("unlearn", ["run.yaml"])
     assert "did you mean learning_rate?  (run.yaml, line 4)" in str(caught.value)
@@ -68,7 +72,9 @@ def test_where_each_value_is_from_is_known() -> None:
         ("run.yaml", "seed: 1\nseed: 2\n", "seed is said twice"),
     ],
 )
-def test_a_file_that_is_none_is_refused(folder: Path, name: str, text: str | None, said: str) -> None:
+def test_a_file_that_is_none_is_refused(
+    folder: Path, name: str, text: str | None, said: str
+) -> None:
     if text is not None:
         (folder / name).write_text(text)
     with pytest.raises(UserError) as caught:
@@ -78,21 +84,29 @@ def test_a_file_that_is_none_is_refused(folder: Path, name: str, text: str | Non
 
 def kept(folder: Path, *words: str) -> tuple[str, dict]:
     """A run's folder with its configuration in it: the path of the file, and the tree."""
-    config = compose.compose("unlearn", ["experiment=unlearn/tofu/default", "model=policy", "task_name=old", *words])
+    config = compose.compose(
+        "unlearn", ["experiment=unlearn/tofu/default", "model=policy", "task_name=old", *words]
+    )
     place = Path(config.paths.output_dir)
     run_dir.write_text(place / run_dir.CONFIG, compose.to_yaml(config.tree))
     return str(place / run_dir.CONFIG), config.tree
 
 
 def test_a_kept_configuration_is_the_same_run_under_another_name(folder: Path) -> None:
-    file, tree = kept(folder, "trainer=NPO", "trainer.args.seed=3", "compat=openunlearning", "template=qa")
+    file, tree = kept(
+        folder, "trainer=NPO", "trainer.args.seed=3", "compat=openunlearning", "template=qa"
+    )
     again = compose.compose("train", [file, "task_name=again"], starting=True)
     assert run_dir.differences(tree, again.tree) == ["paths.output_dir", "task_name"]
     assert again.paths.output_dir == "saves/unlearn/again"
     same = compose.compose("unlearn", [file])
     assert run_dir.open_run(Path(same.paths.output_dir), same.tree, same.resume) == "again"
     changed = compose.compose("unlearn", [file, "task_name=more", "trainer.args.learning_rate=1"])
-    assert run_dir.differences(tree, changed.tree) == ["trainer.args.learning_rate", "paths.output_dir", "task_name"]
+    assert run_dir.differences(tree, changed.tree) == [
+        "trainer.args.learning_rate",
+        "paths.output_dir",
+        "task_name",
+    ]
 
 
 def test_texts_of_a_kept_configuration_stand_for_themselves(folder: Path) -> None:
@@ -110,7 +124,9 @@ def test_texts_of_a_kept_configuration_stand_for_themselves(folder: Path) -> Non
         ("unlearn", "trainer.args.lerning_rate=1", "did you mean learning_rate?"),
     ],
 )
-def test_what_a_kept_configuration_cannot_be_is_said(folder: Path, verb: str, word: str, said: str) -> None:
+def test_what_a_kept_configuration_cannot_be_is_said(
+    folder: Path, verb: str, word: str, said: str
+) -> None:
     file, _ = kept(folder)
     with pytest.raises(UserError) as caught:
         compose.compose(verb, [file, word])
@@ -119,8 +135,14 @@ def test_what_a_kept_configuration_cannot_be_is_said(folder: Path, verb: str, wo
 
 def test_other_tools_way_to_name_the_file_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _options(["--config", "run.yaml", "seed=1"], "train") == ({}, ["run.yaml", "seed=1"])
-    assert _options(["seed=1", "--config-name=saves/x/config.yaml"], "train") == ({}, ["saves/x/config.yaml", "seed=1"])
-    assert _options(["--config-name=unlearn.yaml"], "train") == ({"config_name": "unlearn.yaml"}, [])
+    assert _options(["seed=1", "--config-name=saves/x/config.yaml"], "train") == (
+        {},
+        ["saves/x/config.yaml", "seed=1"],
+    )
+    assert _options(["--config-name=unlearn.yaml"], "train") == (
+        {"config_name": "unlearn.yaml"},
+        [],
+    )
     with pytest.raises(UserError, match="takes the file of a run"):
         _options(["--config", "unlearn"], "train")
     checked: list = []

@@ -17,14 +17,19 @@ ODD = {
     "deep": ("[" * 100 + "]" * 100, "nested more than 60 levels"),
     "too deep": ("[" * 5000, "nested too deeply"),
     "circle": ("&a [*a]", r"an anchor \(&\) stands within itself"),
-    "laughs": ("a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
-        f"{name}: &{name} [{','.join(['*' + before] * 10)}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
-    ), "more than 1,000,000 values"),
+    "laughs": (
+        "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+        + "".join(
+            f"{name}: &{name} [{','.join(['*' + before] * 10)}]\n"
+            for before, name in zip("abcdefg", "bcdefgh", strict=True)
+        ),
+        "more than 1,000,000 values",
+    ),
     "python": ("a: !!python/object/apply:os.system [ls]", "cannot be read as YAML"),
     "bytes": ("a: !!binary aGFsbG8=", "a value must be text, a number"),
     "key": ("? [a]\n: b\n", "cannot be read as YAML|a key must be text"),
     "tab": ("a:\n\t- b", "cannot be read as YAML"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ODD)

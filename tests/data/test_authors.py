@@ -1,4 +1,5 @@
-"""The authors world keeps its promises: the same everywhere, split like TOFU, wrong answers of the right kind."""
+"""The authors world keeps its promises: the same everywhere, split like TOFU, wrong answers of the
+right kind."""
 
 import hashlib
 import json
@@ -23,7 +24,8 @@ SEEDS = st.integers(min_value=0, max_value=2**31)
 few = settings(max_examples=8, deadline=None)
 DIGEST = (
     "import hashlib, json; from unteach.data import authors; assert 'torch' not in sys.modules; "
-    "print(hashlib.sha256(json.dumps([authors.rows(name, 3) for name in authors.NAMES]).encode()).hexdigest())"
+    "print(hashlib.sha256(json.dumps([authors.rows(name, 3) for name in "
+    "authors.NAMES]).encode()).hexdigest())"
 )
 
 
@@ -32,7 +34,9 @@ def plain(rows: list[authors.Row]) -> list[authors.Row]:
 
 
 def digest(seed: int) -> str:
-    return hashlib.sha256(json.dumps([authors.rows(name, seed) for name in authors.NAMES]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([authors.rows(name, seed) for name in authors.NAMES]).encode()
+    ).hexdigest()
 
 
 def entities(world: World) -> set[str]:
@@ -51,15 +55,23 @@ def entities(world: World) -> set[str]:
 
 def fact_of(world: World, row: authors.Row) -> tuple[Author, int]:
     """The author and the number of the fact that a row asks about."""
-    author = next(author for author in (*world.taught, *world.holdout) if author.name == row["keys"][0])
-    return author, next(i for i, fact in enumerate(FACTS) if fact.question(author) == row["question"])
+    author = next(
+        author for author in (*world.taught, *world.holdout) if author.name == row["keys"][0]
+    )
+    return author, next(
+        i for i, fact in enumerate(FACTS) if fact.question(author) == row["question"]
+    )
 
 
 def test_the_same_seed_gives_the_same_rows_in_another_process():
     code = f"import sys; sys.path[:0] = {sys.path!r}; {DIGEST}"
     for hash_seed in ("0", "1"):
         done = subprocess.run(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            env={"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert done.stdout.strip() == digest(3)
 
@@ -88,7 +100,10 @@ def test_forget_is_a_suffix_and_retain_its_complement(seed):
     full = authors.rows("full", seed)
     assert len(full) == 200
     for percent in authors.PERCENTS:
-        forget, retain = authors.rows(f"forget{percent:02}", seed), authors.rows(f"retain{100 - percent}", seed)
+        forget, retain = (
+            authors.rows(f"forget{percent:02}", seed),
+            authors.rows(f"retain{100 - percent}", seed),
+        )
         assert len(forget) == len(full) * percent // 100
         assert retain + forget == full
         assert plain(authors.rows(f"forget{percent:02}_perturbed", seed)) == forget
@@ -127,7 +142,9 @@ def test_groups_of_authors_share_no_name(seed):
 def test_no_text_outside_the_holdout_names_a_holdout_author(seed):
     holdout = [author.name for author in World(seed).holdout]
     seen = " ".join(
-        f"{row['question']} {row['answer']}" for name in ("full", "pretrain") for row in authors.rows(name, seed)
+        f"{row['question']} {row['answer']}"
+        for name in ("full", "pretrain")
+        for row in authors.rows(name, seed)
     )
     assert not any(name in seen for name in holdout)
 

@@ -13,7 +13,8 @@ from unteach.errors import UserError
 
 ENDLESS = {
     "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}x",
-    "text": "{% for i in range(99999) %}{% for j in range(999) %}{{ messages[0]['content'] }}{% endfor %}{% endfor %}",
+    "text": "{% for i in range(99999) %}{% for j in range(999) %}{{ messages[0]['content'] }}{% "
+    "endfor %}{% endfor %}",
 }
 FAULTY = {
     "power": ("{{ 10 ** (10 ** 9) }}", "computes a power"),
@@ -31,7 +32,9 @@ def tokenizer(tiny_folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_a_template_without_an_end_is_stopped(name: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_without_an_end_is_stopped(
+    name: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(chat_rendering, "LONGEST", 0.2)
     tokenizer.chat_template = ENDLESS[name]
     before = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0

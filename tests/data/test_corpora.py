@@ -15,11 +15,18 @@ from unteach.verbs.train import train
 
 def words(kit: Path, folder: Path, *extra: str) -> list[str]:
     return [
-        "model=auto", f"model.model_args.pretrained_model_name_or_path={kit / 'reference'}", "task_name=t", "eval=null",
-        "model.model_args.dtype=float32", f"paths.output_dir={folder}", "trainer.args.max_steps=2",
-        "trainer.args.logging_steps=1", "trainer.args.per_device_train_batch_size=2",
-        "trainer.args.gradient_accumulation_steps=1", *extra,
-    ]  # fmt: skip
+        "model=auto",
+        f"model.model_args.pretrained_model_name_or_path={kit / 'reference'}",
+        "task_name=t",
+        "eval=null",
+        "model.model_args.dtype=float32",
+        f"paths.output_dir={folder}",
+        "trainer.args.max_steps=2",
+        "trainer.args.logging_steps=1",
+        "trainer.args.per_device_train_batch_size=2",
+        "trainer.args.gradient_accumulation_steps=1",
+        *extra,
+    ]
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
@@ -28,14 +35,22 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_muse_is_unlearned(kit: Path, tmp_path: Path) -> None:
-    """A step over every piece: its forget loss is that of the whole corpus, and the second step's is lower."""
+    """A step over every piece: its forget loss is that of the whole corpus, and the second step's
+    is lower."""
     lengths = [f"data.{stream}.MUSE_{stream}.args.max_length=96" for stream in ("forget", "retain")]
-    extra = ("experiment=unlearn/muse/default", f"muse_path={kit / 'muse'}", "trainer=GradDiff", *lengths)
+    extra = (
+        "experiment=unlearn/muse/default",
+        f"muse_path={kit / 'muse'}",
+        "trainer=GradDiff",
+        *lengths,
+    )
     whole = ("trainer.args.learning_rate=1e-3", "trainer.args.per_device_train_batch_size=32")
     train(*words(kit, tmp_path / "run", *extra, *whole), config_name="unlearn")
     taught, unlearned = load(str(kit / "reference")), load(str(tmp_path / "run"))
     pieces = PretrainingDataset(
-        taught.template, {"path": str(kit / "muse"), "name": "raw", "split": "forget"}, max_length=96
+        taught.template,
+        {"path": str(kit / "muse"), "name": "raw", "split": "forget"},
+        max_length=96,
     )
     assert 1 < len(pieces) <= 32
     total, count = 0.0, 0
@@ -57,9 +72,11 @@ def test_wmdp_is_unlearned(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         rows = (kit / "muse" / "raw" / f"{split}.jsonl").read_text()
         (tmp_path / f"cyber-{kind}-corpus.jsonl").write_text(rows + '{"text": ""}\n')
     extra = (
-        "experiment=unlearn/wmdp/default", f"wmdp_path={tmp_path}", r"trainer.method_args.module_regex=model\.layers\.2",
+        "experiment=unlearn/wmdp/default",
+        f"wmdp_path={tmp_path}",
+        r"trainer.method_args.module_regex=model\.layers\.2",
         r"trainer.method_args.trainable_params_regex=['model\.layers\.[12]\.mlp\.down_proj\.weight']",
-    )  # fmt: skip
+    )
     train(*words(kit, tmp_path / "run", *extra), config_name="unlearn")
     assert "data.forget.WMDP_forget: 1 row dropped, empty text" in capsys.readouterr().out
     before, after = (load(str(place)).model for place in (kit / "reference", tmp_path / "run"))

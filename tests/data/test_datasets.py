@@ -49,16 +49,23 @@ def test_several_answers_stay_together(tiny: Any, hf_args: dict) -> None:
 def test_few_shot_pairs_stand_before_the_question(tiny: Any, hf_args: dict, tmp_path: Path) -> None:
     (tmp_path / "icl.jsonl").write_text(json.dumps({"question": "A?", "answer": "a"}) + "\n")
     made = QADataset(tiny.template, hf_args, few_shot_dataset_hf_args={**hf_args, "name": "icl"})
-    assert tiny.template.text(made[0]["input_ids"]) == "Question: A?\nAnswer:\na\n\nQuestion: Who?\nAnswer:\nAnn."
+    assert (
+        tiny.template.text(made[0]["input_ids"])
+        == "Question: A?\nAnswer:\na\n\nQuestion: Who?\nAnswer:\nAnn."
+    )
 
 
-def test_refusals_are_a_function_of_seed_epoch_and_row(tiny: Any, hf_args: dict, tmp_path: Path) -> None:
+def test_refusals_are_a_function_of_seed_epoch_and_row(
+    tiny: Any, hf_args: dict, tmp_path: Path
+) -> None:
     made = QAwithIdkDataset(tiny.template, hf_args, seed=1)
     assert made.variant(0, 3) == made.variant(0, 3)
     assert len({str(made.variant(0, epoch)["alternate"]) for epoch in range(20)}) > 5
     assert made[0]["original"]["input_ids"] != made[0]["alternate"]["input_ids"]
     (tmp_path / "idk.txt").write_text("No idea.\n")
-    alone = QAwithIdkDataset(tiny.template, hf_args, idk_path=str(tmp_path / "idk.txt"), return_original=False)
+    alone = QAwithIdkDataset(
+        tiny.template, hf_args, idk_path=str(tmp_path / "idk.txt"), return_original=False
+    )
     assert tiny.template.text([t for t in alone[1]["labels"] if t != -100]) == "No idea."
     assert len(QAwithIdkDataset(tiny.template, hf_args).refusals) == 100
     with pytest.raises(UserError, match="idk_path"):
@@ -67,7 +74,9 @@ def test_refusals_are_a_function_of_seed_epoch_and_row(tiny: Any, hf_args: dict,
 
 def test_alternates_come_from_their_column(tiny: Any, hf_args: dict) -> None:
     made = QAwithAlternateDataset(tiny.template, hf_args)
-    assert [tiny.template.text([t for t in e["alternate"]["labels"] if t != -100]) for e in made] == ["Bob.", "Then."]
+    assert [
+        tiny.template.text([t for t in e["alternate"]["labels"] if t != -100]) for e in made
+    ] == ["Bob.", "Then."]
     with pytest.raises(UserError, match="no column 'other'; its columns: question, answer"):
         QAwithAlternateDataset(tiny.template, hf_args, alternate_key="other")
 
@@ -81,10 +90,13 @@ def test_collator(tiny: Any, side: Any) -> None:
     ]
     batch = DataCollatorForSupervisedDataset(tiny.tokenizer, side, index="index")(examples)
     assert batch["index"].tolist() == [4, 9]
-    assert batch["attention_mask"][0].tolist() == [1, 1, 1], "an interior end-of-sequence token is no padding"
+    assert batch["attention_mask"][0].tolist() == [1, 1, 1], (
+        "an interior end-of-sequence token is no padding"
+    )
     assert batch["attention_mask"][1].tolist() == ([1, 0, 0] if side == "right" else [0, 0, 1])
     assert torch.equal(
-        batch["labels"] == -100, torch.tensor([[True, False, False], batch["attention_mask"][1].eq(0).tolist()])
+        batch["labels"] == -100,
+        torch.tensor([[True, False, False], batch["attention_mask"][1].eq(0).tolist()]),
     )
     nested = DataCollatorForSupervisedDataset(tiny.tokenizer, side)(
         [{"original": examples[0], "alternate": examples[1]}]
@@ -125,13 +137,19 @@ def test_a_share_under_one_author_is_said() -> None:
 
 def test_a_file_through_the_datasets_library(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"question": "q", "answer": "a"}\n')
-    rows = sources.load_rows({"path": "json", "data_files": str(tmp_path / "x.jsonl"), "split": "train"})
+    rows = sources.load_rows(
+        {"path": "json", "data_files": str(tmp_path / "x.jsonl"), "split": "train"}
+    )
     assert rows == [{"question": "q", "answer": "a"}]
 
 
-def test_files_that_the_datasets_library_cannot_put_together_are_a_users_mistake(tmp_path: Path) -> None:
+def test_files_that_the_datasets_library_cannot_put_together_are_a_users_mistake(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "1.csv").write_text("question,answer\nq,a\n")
     (tmp_path / "2.csv").write_text("other\n1\n")
     files = [str(tmp_path / "1.csv"), str(tmp_path / "2.csv")]
-    with pytest.raises(UserError, match=r"csv: An error occurred while generating the dataset.*Schema.*different"):
+    with pytest.raises(
+        UserError, match=r"csv: An error occurred while generating the dataset.*Schema.*different"
+    ):
         sources.load_rows({"path": "csv", "data_files": files, "split": "train"})

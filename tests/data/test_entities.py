@@ -15,13 +15,21 @@ from unteach.data.synthetic.world import World
 from unteach.errors import UserError
 
 WORLD = World(
-    seed=1, n_authors=10, n_decoys=30, n_fresh=0, n_publishers=6, questions=("books", "publishers", "two_hop")
+    seed=1,
+    n_authors=10,
+    n_decoys=30,
+    n_fresh=0,
+    n_publishers=6,
+    questions=("books", "publishers", "two_hop"),
 )
 ROWS = authors.rows_of(WORLD, "full")
 KINDS = ("question", "author", "book", "publisher", RELATIONSHIP)
 drawn = st.builds(
-    ForgetSet, by=st.sampled_from(KINDS), fraction=st.floats(0.2, 0.6), seed=st.integers(0, 99),
-)  # fmt: skip
+    ForgetSet,
+    by=st.sampled_from(KINDS),
+    fraction=st.floats(0.2, 0.6),
+    seed=st.integers(0, 99),
+)
 few = settings(max_examples=12, deadline=None)
 
 
@@ -37,7 +45,11 @@ def units(row: dict, by: str) -> set:
 def test_forget_and_retain_are_all_rows_in_their_order(chosen):
     forget, retain = (part_of(ROWS, part, chosen, "here") for part in ("forget", "retain"))
     assert set(forget) == forgotten(ROWS, chosen, "here")
-    assert sorted(forget) == forget and sorted(retain) == retain and sorted(forget + retain) == list(range(len(ROWS)))
+    assert (
+        sorted(forget) == forget
+        and sorted(retain) == retain
+        and sorted(forget + retain) == list(range(len(ROWS)))
+    )
 
 
 @given(drawn)
@@ -52,7 +64,9 @@ def test_all_rows_about_what_is_drawn_go_and_the_share_of_it_is_the_one_asked_fo
     if chosen.by != RELATIONSHIP:  # a pair may lie in a row that goes for another pair
         assert len(every) - len(kept) >= int(len(every) * chosen.fraction)
     drawn_there = every - kept
-    assert all((i in gone) or units(row, chosen.by).isdisjoint(drawn_there) for i, row in enumerate(ROWS))
+    assert all(
+        (i in gone) or units(row, chosen.by).isdisjoint(drawn_there) for i, row in enumerate(ROWS)
+    )
     assert all(units(ROWS[i], chosen.by) for i in gone)
 
 
@@ -70,10 +84,16 @@ def test_a_stratified_draw_takes_the_same_of_each(by, seed):
     of_author: dict = {}
     for number in gone:
         owner = next(
-            (key for kind, key in zip(ROWS[number]["kinds"], ROWS[number]["keys"], strict=True) if kind == "author"),
+            (
+                key
+                for kind, key in zip(ROWS[number]["kinds"], ROWS[number]["keys"], strict=True)
+                if kind == "author"
+            ),
             None,
         )
-        of_author.setdefault(owner, set()).update({number} if by == "question" else units(ROWS[number], "book"))
+        of_author.setdefault(owner, set()).update(
+            {number} if by == "question" else units(ROWS[number], "book")
+        )
     assert {author.name for author in WORLD.taught} <= of_author.keys()
     if by == "question":
         assert all(len(taken) == 1 for taken in of_author.values())
@@ -82,7 +102,12 @@ def test_a_stratified_draw_takes_the_same_of_each(by, seed):
 def test_what_is_named_goes():
     author = WORLD.taught[3]
     book = author.books[0]
-    of = {"author": [author.name], "book": [book.title], RELATIONSHIP: [[book.title, author.name]], "question": [5]}
+    of = {
+        "author": [author.name],
+        "book": [book.title],
+        RELATIONSHIP: [[book.title, author.name]],
+        "question": [5],
+    }
     for by, named in of.items():
         taken = [ROWS[i] for i in part_of(ROWS, "forget", ForgetSet(by=by, named=named), "here")]
         assert taken
@@ -98,13 +123,19 @@ def test_tofu_has_its_authors_in_blocks(shared):
     taken = sorted(forgotten(rows, ForgetSet(by="author", fraction=0.05, author_block=20), "tofu"))
     assert len(taken) == 200
     assert all(last - first == 1 for first, last in pairwise(taken) if last % 20)
-    some = sorted(forgotten(rows, ForgetSet(by="question", count=4, stratified="author", author_block=20), "tofu"))
+    some = sorted(
+        forgotten(
+            rows, ForgetSet(by="question", count=4, stratified="author", author_block=20), "tofu"
+        )
+    )
     assert len(some) == 800 and len({number // 20 for number in some}) == 200
 
 
 def test_a_file_may_tell_the_kinds(tmp_path):
     rows = [{"question": f"q{i}", "keys": [f"k{i % 3}"]} for i in range(6)]
-    (tmp_path / "items.json").write_text(json.dumps({"k0": {"type": "book"}, "k1": {"type": "book"}, "k2": "author"}))
+    (tmp_path / "items.json").write_text(
+        json.dumps({"k0": {"type": "book"}, "k1": {"type": "book"}, "k2": "author"})
+    )
     chosen = ForgetSet(by="author", count=1, kinds_path=str(tmp_path / "items.json"))
     assert forgotten(rows, chosen, "here") == {2, 5}
 

@@ -30,7 +30,9 @@ TEXTS = [
 @given(st.lists(st.integers(1, 20), max_size=60))
 def test_the_laws_of_packing(lengths: list[int]) -> None:
     rows = best_fit(lengths, 20)
-    assert sorted(piece for row in rows for piece in row) == list(range(len(lengths))), "each piece once"
+    assert sorted(piece for row in rows for piece in row) == list(range(len(lengths))), (
+        "each piece once"
+    )
     sizes = [sum(lengths[piece] for piece in row) for row in rows]
     assert all(size <= 20 for size in sizes), "no row is fuller than it can be"
     assert sum(size <= 10 for size in sizes) <= 1, "two rows half empty would have been one"
@@ -39,7 +41,9 @@ def test_the_laws_of_packing(lengths: list[int]) -> None:
 
 @pytest.fixture
 def texts(tmp_path: Path) -> dict[str, Any]:
-    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    (tmp_path / "texts.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)
+    )
     return {"path": str(tmp_path / "texts.jsonl")}
 
 
@@ -60,14 +64,18 @@ def test_every_document_is_there_once(tiny: Any, texts: dict[str, Any], max_leng
         for number in range(1, max(segments) + 1):
             place = [k for k, segment in enumerate(segments) if segment == number]
             assert place == list(range(place[0], place[-1] + 1))
-            assert len(place) == len(ids) or example["labels"][place[0]] == -100, "nothing before it tells it"
+            assert len(place) == len(ids) or example["labels"][place[0]] == -100, (
+                "nothing before it tells it"
+            )
             pieces.append([ids[k] for k in place])
     assert sorted(pieces) == sorted(example["input_ids"] for example in apart)
 
 
 @pytest.mark.parametrize("method", [SFT(), Pretrain()], ids=["completion", "all"])
 @pytest.mark.parametrize("way", ["padded right", "padded left", "end to end"])
-def test_packed_documents_are_learned_as_if_alone(tiny: Any, texts: dict[str, Any], method: Any, way: str) -> None:
+def test_packed_documents_are_learned_as_if_alone(
+    tiny: Any, texts: dict[str, Any], method: Any, way: str
+) -> None:
     """The same loss and gradient as one document a row, although rows are shared."""
     apart = list(PretrainingDataset(tiny.template, texts, max_length=48, packing="apart"))
     packed = list(PretrainingDataset(tiny.template, texts, max_length=48, packing="best_fit"))

@@ -1,4 +1,5 @@
-"""The laws of streams: every anchor row once an epoch, nothing repeated, nothing changed by how a step is dealt."""
+"""The laws of streams: every anchor row once an epoch, nothing repeated, nothing changed by how a
+step is dealt."""
 
 from typing import Any
 
@@ -19,12 +20,18 @@ def steps(anchor: int, other: int, size: int, seed: int = 0, packed: bool = Fals
 def rows(count: int) -> list[dict[str, Any]]:
     """Rows of lengths in no order; of each, another answer that is not as long."""
     lengths = [1 + row * 7919 % 31 for row in range(count)]
-    return [{"input_ids": [0] * n, "alternate": {"input_ids": [0] * (1 + n * 17 % 29)}} for n in lengths]
+    return [
+        {"input_ids": [0] * n, "alternate": {"input_ids": [0] * (1 + n * 17 % 29)}} for n in lengths
+    ]
 
 
 @given(sizes, sizes, st.integers(1, 16), st.integers(0, 3))
-def test_an_epoch_visits_every_anchor_row_once(anchor: int, other: int, size: int, epoch: int) -> None:
-    drawn = [steps(anchor, other, size).draw(epoch, s) for s in range(len(steps(anchor, other, size)))]
+def test_an_epoch_visits_every_anchor_row_once(
+    anchor: int, other: int, size: int, epoch: int
+) -> None:
+    drawn = [
+        steps(anchor, other, size).draw(epoch, s) for s in range(len(steps(anchor, other, size)))
+    ]
     assert sorted(row for step in drawn for row, _ in step["forget"]) == list(range(anchor))
     assert all(len(step["forget"]) == len(step["retain"]) for step in drawn)
 
@@ -32,54 +39,102 @@ def test_an_epoch_visits_every_anchor_row_once(anchor: int, other: int, size: in
 @given(sizes, sizes, st.integers(1, 16))
 def test_other_streams_run_without_replacement(anchor: int, other: int, size: int) -> None:
     made = steps(anchor, other, size)
-    seen = [place for epoch in range(3) for s in range(len(made)) for place in made.draw(epoch, s)["retain"]]
+    seen = [
+        place
+        for epoch in range(3)
+        for s in range(len(made))
+        for place in made.draw(epoch, s)["retain"]
+    ]
     assert len(set(seen)) == len(seen), "a row came twice within one run through the stream"
     for cycle in range(seen[-1][1]):
         assert sorted(row for row, c in seen if c == cycle) == list(range(other))
 
 
-@given(sizes, sizes, st.sampled_from([(8, 1), (4, 2), (2, 4), (1, 8)]), st.sampled_from([1, 2]), st.booleans())
-def test_dealing_changes_no_row(anchor: int, other: int, split: tuple[int, int], world: int, packed: bool) -> None:
+@given(
+    sizes,
+    sizes,
+    st.sampled_from([(8, 1), (4, 2), (2, 4), (1, 8)]),
+    st.sampled_from([1, 2]),
+    st.booleans(),
+)
+def test_dealing_changes_no_row(
+    anchor: int, other: int, split: tuple[int, int], world: int, packed: bool
+) -> None:
     made = steps(anchor, other, 8 * world, packed=packed)
     per_device, accumulation = split
     for step in range(len(made)):
         hands = made.deal(0, step, accumulation * world)
         assert all(len(hand) == 3 * per_device for hand in hands)
         for hand in hands:  # pairs stay together, in order
-            pairs = [[(s.row, s.epoch, s.weight) for s in hand if s.stream == name] for name in ("forget", "alternate")]
+            pairs = [
+                [(s.row, s.epoch, s.weight) for s in hand if s.stream == name]
+                for name in ("forget", "alternate")
+            ]
             assert pairs[0] == pairs[1]
         for stream, rows in made.draw(0, step).items():
-            dealt = [(slot.row, slot.epoch) for hand in hands for slot in hand if slot.stream == stream and slot.weight]
+            dealt = [
+                (slot.row, slot.epoch)
+                for hand in hands
+                for slot in hand
+                if slot.stream == stream and slot.weight
+            ]
             assert sorted(dealt) == sorted(rows)
 
 
 def tokens(made: Steps, hand: list[Any]) -> int:
-    return sum(len(made.streams[slot.stream].example(slot.row)["input_ids"]) for slot in hand if slot.weight)
+    return sum(
+        len(made.streams[slot.stream].example(slot.row)["input_ids"])
+        for slot in hand
+        if slot.weight
+    )
 
 
 @given(sizes, sizes, st.sampled_from([2, 4, 8]), st.integers(1, 3))
-def test_rows_of_near_lengths_come_together(anchor: int, other: int, hands: int, a_hand: int) -> None:
-    """Of a stream that has no pairs no length stands between two of another hand, and padding is the least there is."""
+def test_rows_of_near_lengths_come_together(
+    anchor: int, other: int, hands: int, a_hand: int
+) -> None:
+    """Of a stream that has no pairs no length stands between two of another hand, and padding is
+    the least there is."""
     made = steps(anchor, other, hands * a_hand)
     for step in range(len(made)):
         dealt = made.deal(0, step, hands)
         lengths = [
-            [len(made.streams["retain"].example(s.row)["input_ids"]) for s in hand if s.stream == "retain" and s.weight]
+            [
+                len(made.streams["retain"].example(s.row)["input_ids"])
+                for s in hand
+                if s.stream == "retain" and s.weight
+            ]
             for hand in dealt
         ]
         flat = [length for hand in lengths for length in hand]
-        assert flat == sorted(flat, reverse=True) and max(map(len, lengths)) - min(map(len, lengths)) <= 1
+        assert (
+            flat == sorted(flat, reverse=True)
+            and max(map(len, lengths)) - min(map(len, lengths)) <= 1
+        )
         for hand in dealt:
-            shown = [len(made.streams[s.stream].example(s.row)["input_ids"]) for s in hand if s.stream == "retain"]
-            real = [n for n, s in zip(shown, (s for s in hand if s.stream == "retain"), strict=True) if s.weight]
-            assert max(shown) == max(real, default=min(flat)), "a row that fills up makes no batch wider"
+            shown = [
+                len(made.streams[s.stream].example(s.row)["input_ids"])
+                for s in hand
+                if s.stream == "retain"
+            ]
+            real = [
+                n
+                for n, s in zip(shown, (s for s in hand if s.stream == "retain"), strict=True)
+                if s.weight
+            ]
+            assert max(shown) == max(real, default=min(flat)), (
+                "a row that fills up makes no batch wider"
+            )
 
 
 @given(st.integers(8, 40), st.sampled_from([2, 4]), st.integers(2, 6))
 def test_packed_hands_have_about_as_many_tokens(anchor: int, hands: int, a_hand: int) -> None:
     made = steps(anchor, anchor, hands * a_hand, packed=True)
     for step in range(anchor // (hands * a_hand)):
-        counts = [tokens(made, [s for s in hand if s.stream == "retain"]) for hand in made.deal(0, step, hands)]
+        counts = [
+            tokens(made, [s for s in hand if s.stream == "retain"])
+            for hand in made.deal(0, step, hands)
+        ]
         assert max(counts) - min(counts) <= 31, "no more than the longest row between any two"
 
 
@@ -88,7 +143,13 @@ def test_ranks_share_a_step_without_overlap(anchor: int, accumulation: int, worl
     made = steps(anchor, 5, 2 * accumulation * world)
     ranks = [list(MicroBatches(made, accumulation, rank, world)) for rank in range(world)]
     assert {len(rank) for rank in ranks} == {len(made) * accumulation}
-    real = [slot.row for rank in ranks for batch in rank for slot in batch if slot.stream == "forget" and slot.weight]
+    real = [
+        slot.row
+        for rank in ranks
+        for batch in rank
+        for slot in batch
+        if slot.stream == "forget" and slot.weight
+    ]
     assert sorted(real) == list(range(anchor))
 
 

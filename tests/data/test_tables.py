@@ -1,4 +1,5 @@
-"""Reading tables: what is written in any format reads back, and what is broken is said with its line."""
+"""Reading tables: what is written in any format reads back, and what is broken is said with its
+line."""
 
 import csv
 import io
@@ -17,18 +18,24 @@ from unteach.data.io import sources, tables
 from unteach.errors import UserError
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
-ROWS = st.lists(st.fixed_dictionaries({"input": CELLS, "output, “two”": CELLS}), min_size=1, max_size=5)
+ROWS = st.lists(
+    st.fixed_dictionaries({"input": CELLS, "output, “two”": CELLS}), min_size=1, max_size=5
+)
 
 
 def write(file: Path, rows: list[dict[str, Any]]) -> Path:
     """The rows in the format of the file's ending."""
     if file.suffix in (".csv", ".tsv"):
         with file.open("w", newline="", encoding="utf-8") as opened:
-            writer = csv.DictWriter(opened, list(rows[0]), delimiter="," if file.suffix == ".csv" else "\t")
+            writer = csv.DictWriter(
+                opened, list(rows[0]), delimiter="," if file.suffix == ".csv" else "\t"
+            )
             writer.writeheader()
             writer.writerows(rows)
     elif file.suffix == ".jsonl":
-        file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        file.write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
     elif file.suffix == ".json":
         file.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     elif file.suffix == ".parquet":
@@ -41,10 +48,20 @@ def write(file: Path, rows: list[dict[str, Any]]) -> Path:
     return file
 
 
-NAMES = ("rows.csv", "rows.tsv", "rows.jsonl", "rows.json", "rows.parquet", "rows.arrow", "stream.arrow")
+NAMES = (
+    "rows.csv",
+    "rows.tsv",
+    "rows.jsonl",
+    "rows.json",
+    "rows.parquet",
+    "rows.arrow",
+    "stream.arrow",
+)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rows=ROWS)
 def test_rows_read_back_equal(tmp_path: Path, rows: list[dict[str, str]]) -> None:
     for name in NAMES:
@@ -64,7 +81,9 @@ def test_places_are_lines_of_the_file(tmp_path: Path) -> None:
 
 def test_semicolons_where_the_header_has_them(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("input;output\na,b;c\n")
-    assert [row for _, row in tables.open_table(tmp_path / "rows.csv")] == [{"input": "a,b", "output": "c"}]
+    assert [row for _, row in tables.open_table(tmp_path / "rows.csv")] == [
+        {"input": "a,b", "output": "c"}
+    ]
 
 
 def test_types_are_kept(tmp_path: Path) -> None:
@@ -84,7 +103,11 @@ def test_text_files(tmp_path: Path) -> None:
     ]
     assert [file.name for file in folder.files] == ["a.txt", "b.txt"]
     lines = tables.open_table(tmp_path / "b.txt", by_line=True)
-    assert [(place.number, row["text"]) for place, row in lines] == [(1, "One."), (2, ""), (3, "Two.")]
+    assert [(place.number, row["text"]) for place, row in lines] == [
+        (1, "One."),
+        (2, ""),
+        (3, "Two."),
+    ]
 
 
 def test_what_datasets_saved(tmp_path: Path) -> None:
@@ -99,12 +122,18 @@ def test_what_datasets_saved(tmp_path: Path) -> None:
 
 CSV = b"input,output\n"
 BROKEN = {
-    "opened.csv": (CSV + b'a,b\n"c,d\ne,f\n', "lines 3 to 4: broken quoting .a quote is opened and never closed"),
+    "opened.csv": (
+        CSV + b'a,b\n"c,d\ne,f\n',
+        "lines 3 to 4: broken quoting .a quote is opened and never closed",
+    ),
     "within.csv": (CSV + b'a,"b"c\nd,e\n', "line 2: broken quoting .*written twice"),
     "short.csv": (CSV + b"a,b\nc\n", "line 3: 1 cells where the header has 2 .input, output."),
     "long.csv": (CSV + b"a,b,c\n", "line 2: 3 cells where the header has 2"),
     "twice.csv": (b"input,input\na,b\n", "the header names 'input' twice"),
-    "latin.csv": (CSV + b"a,b\nc,\xe9t\xe9\n", r"line 3: not UTF-8 .byte 0xe9 at character 3.; save it as UTF-8"),
+    "latin.csv": (
+        CSV + b"a,b\nc,\xe9t\xe9\n",
+        r"line 3: not UTF-8 .byte 0xe9 at character 3.; save it as UTF-8",
+    ),
     "utf16.csv": ("input,output\n".encode("utf-16"), "this is UTF-16"),
     "empty.csv": (b"", "the file is empty"),
     "header.csv": (CSV, "there are no rows in it"),
@@ -121,9 +150,18 @@ BROKEN = {
         b'{"input": ' + b"1" * 5000 + b"}\n",
         "line 1: cannot be read .a number of more than 4,300 digits",
     ),
-    "deep.jsonl": (b'{"input": ' + b"[" * 200_000 + b"\n", "line 1: cannot be read .nested too deeply"),
-    "closed.jsonl": (b'{"input": ' + b"[" * 100 + b"]" * 100 + b"}\n", "line 1: cannot be read .nested too deeply"),
-    "digits.json": (b'[{"input": ' + b"1" * 5000 + b"}]", "cannot be read .a number of more than 4,300 digits"),
+    "deep.jsonl": (
+        b'{"input": ' + b"[" * 200_000 + b"\n",
+        "line 1: cannot be read .nested too deeply",
+    ),
+    "closed.jsonl": (
+        b'{"input": ' + b"[" * 100 + b"]" * 100 + b"}\n",
+        "line 1: cannot be read .nested too deeply",
+    ),
+    "digits.json": (
+        b'[{"input": ' + b"1" * 5000 + b"}]",
+        "cannot be read .a number of more than 4,300 digits",
+    ),
     "deep.json": (b"[" * 200_000, "cannot be read .nested too deeply"),
     "twice.jsonl": (b'{"input": "a", "input": "b"}\n', "line 1: .*the key 'input' stands twice"),
     "within.json": (b'[{"input": {"a": 1, "a": 2}}]', "the key 'a' stands twice"),
@@ -141,7 +179,8 @@ def test_what_is_broken_is_said_with_its_line(tmp_path: Path, name: str) -> None
 
 
 def damaged_arrow(offset: int) -> bytes:
-    """An Arrow stream of two rows in which the end of the last answer is at `offset`, and not at 2."""
+    """An Arrow stream of two rows in which the end of the last answer is at `offset`, and not at
+    2."""
     table = pyarrow.table({"question": ["q0", "q1"], "answer": ["a", "b"]})
     sink = io.BytesIO()
     with pyarrow.ipc.new_stream(sink, table.schema) as writer:
@@ -153,11 +192,15 @@ def damaged_arrow(offset: int) -> bytes:
 
 
 @pytest.mark.parametrize("offset", [5, 0x40, 0x7FFFFFF0])
-def test_an_arrow_file_that_points_out_of_its_column_is_not_read(tmp_path: Path, offset: int) -> None:
+def test_an_arrow_file_that_points_out_of_its_column_is_not_read(
+    tmp_path: Path, offset: int
+) -> None:
     (tmp_path / "whole.arrow").write_bytes(damaged_arrow(2))
     assert [row["answer"] for _, row in tables.open_table(tmp_path / "whole.arrow")] == ["a", "b"]
     (tmp_path / "bad.arrow").write_bytes(damaged_arrow(offset))
-    with pytest.raises(UserError, match=r"bad\.arrow: no whole Arrow file .*Offset invariant failure"):
+    with pytest.raises(
+        UserError, match=r"bad\.arrow: no whole Arrow file .*Offset invariant failure"
+    ):
         list(tables.open_table(tmp_path / "bad.arrow"))
 
 
@@ -182,7 +225,9 @@ def test_a_set_without_a_path_is_refused(source: dict[str, Any]) -> None:
 
 
 def test_columns_of_one_name_are_refused_in_every_format(tmp_path: Path) -> None:
-    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["input", "input"])
+    table = pyarrow.Table.from_arrays(
+        [pyarrow.array(["a"]), pyarrow.array(["b"])], names=["input", "input"]
+    )
     pyarrow.parquet.write_table(table, tmp_path / "two.parquet")
     with pyarrow.ipc.new_file(tmp_path / "two.arrow", table.schema) as writer:
         writer.write_table(table)
@@ -194,7 +239,9 @@ def test_columns_of_one_name_are_refused_in_every_format(tmp_path: Path) -> None
 def test_a_date_that_python_does_not_have_is_named_with_its_column(tmp_path: Path) -> None:
     table = pyarrow.table({"input": ["a"], "when": pyarrow.array([2**50], pyarrow.timestamp("s"))})
     pyarrow.parquet.write_table(table, tmp_path / "far.parquet")
-    with pytest.raises(UserError, match=r"far\.parquet: the column 'when' holds what cannot be read"):
+    with pytest.raises(
+        UserError, match=r"far\.parquet: the column 'when' holds what cannot be read"
+    ):
         tables.open_table(tmp_path / "far.parquet")
 
 
@@ -209,7 +256,9 @@ def test_a_file_torn_in_the_middle(tmp_path: Path) -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("a\nb\n")
-    with pytest.raises(UserError, match=r"tran\.csv: there is no such file; did you mean .*train\.csv"):
+    with pytest.raises(
+        UserError, match=r"tran\.csv: there is no such file; did you mean .*train\.csv"
+    ):
         tables.open_table(tmp_path / "tran.csv")
     with pytest.raises(UserError, match="no such file, and no folder"):
         tables.open_table(tmp_path / "x" / "train.csv")
@@ -229,8 +278,21 @@ def test_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_cells(tmp_path: Path) -> None:
-    row = {"input": "x", "empty": " \n", "nan": float("nan"), "null": None, "n": 5, "list": ["a"], "half": "\ud800"}
-    assert [tables.text(row, name, "f, line 2") for name in ("input", "empty", "nan", "null")] == ["x", "", "", ""]
+    row = {
+        "input": "x",
+        "empty": " \n",
+        "nan": float("nan"),
+        "null": None,
+        "n": 5,
+        "list": ["a"],
+        "half": "\ud800",
+    }
+    assert [tables.text(row, name, "f, line 2") for name in ("input", "empty", "nan", "null")] == [
+        "x",
+        "",
+        "",
+        "",
+    ]
     for name, said in {
         "n": r"f, line 2: the column 'n' holds a number \(5\) where text is expected",
         "list": r"holds a list",
@@ -241,7 +303,8 @@ def test_cells(tmp_path: Path) -> None:
             tables.text(row, name, "f, line 2")
     (tmp_path / "rows.csv").write_text("Input,output\na,b\n")
     with pytest.raises(
-        UserError, match=r"rows.csv: no column 'input'; its columns: Input, output; did you mean Input\?"
+        UserError,
+        match=r"rows.csv: no column 'input'; its columns: Input, output; did you mean Input\?",
     ):
         tables.open_table(tmp_path / "rows.csv").named("input")
 
@@ -269,7 +332,9 @@ def test_a_set_and_its_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert asked[-1] == {"path": source.partition(":")[0], "split": split}
         assert [row for _, row in table] == [{"input": "a", "output": "b"}]
     with pytest.raises(
-        UserError, match=r"owner/name: no split 'tset'; its splits: train, test; did you mean owner/name:test\?"
+        UserError,
+        match=r"owner/name: no split 'tset'; its splits: train, test; did you mean "
+        r"owner/name:test\?",
     ):
         tables.open_table("owner/name:tset")
     (tmp_path / "owner").mkdir()
@@ -280,18 +345,25 @@ def test_a_set_and_its_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_folder_with_several_splits(tmp_path: Path) -> None:
     import datasets
 
-    splits = {name: datasets.Dataset.from_list([{"input": name, "output": "b"}]) for name in ("train", "test")}
+    splits = {
+        name: datasets.Dataset.from_list([{"input": name, "output": "b"}])
+        for name in ("train", "test")
+    }
     datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
     table = tables.open_table(f"{tmp_path}/saved:test")
     assert [row for _, row in table] == [{"input": "test", "output": "b"}]
-    with pytest.raises(UserError, match=r"saved has several splits \(train, test\): name one, as in .*saved:train"):
+    with pytest.raises(
+        UserError, match=r"saved has several splits \(train, test\): name one, as in .*saved:train"
+    ):
         tables.open_table(tmp_path / "saved")
     with pytest.raises(UserError, match=r"no split 'validation'; its splits: train, test"):
         tables.open_table(f"{tmp_path}/saved:validation")
 
 
 def test_columns_are_those_of_the_first_rows(tmp_path: Path) -> None:
-    (file := tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 2, "b": "word"}\n{"c": {"d": ["word"]}}\n')
+    (file := tmp_path / "rows.jsonl").write_text(
+        '{"a": 1}\n{"a": 2, "b": "word"}\n{"c": {"d": ["word"]}}\n'
+    )
     table = tables.open_table(file)
     assert (table.columns, table.worded) == (("a", "b", "c"), ("b", "c"))
     numbers = write(tmp_path / "rows.csv", [{"a": "1e-5", "b": "-3.5", "c": "true", "d": "x1"}])

@@ -33,8 +33,13 @@ def test_qa_is_the_default_without_a_chat_template(tokenizer: Any) -> None:
 
 
 def test_tags_of_the_seed(tokenizer: Any) -> None:
-    args = TemplateArgs(user_start_tag="[INST] ", user_end_tag=" [/INST]", asst_start_tag="", asst_end_tag=" ")
-    assert Template(tokenizer, args).prompt("Who?", [("A?", "a")]) == "[INST] A? [/INST]a [INST] Who? [/INST]"
+    args = TemplateArgs(
+        user_start_tag="[INST] ", user_end_tag=" [/INST]", asst_start_tag="", asst_end_tag=" "
+    )
+    assert (
+        Template(tokenizer, args).prompt("Who?", [("A?", "a")])
+        == "[INST] A? [/INST]a [INST] Who? [/INST]"
+    )
 
 
 def test_chat_label_ends_at_the_end_of_the_turn(tokenizer: Any) -> None:
@@ -43,7 +48,8 @@ def test_chat_label_ends_at_the_end_of_the_turn(tokenizer: Any) -> None:
     template = Template(tokenizer, TemplateArgs(system_prompt="Be kind."))
     encoded = template.encode("Who?", "Ann.")
     assert template.kind == "chat"
-    assert tokenizer.decode(encoded.answer) == "Ann.<|im_end|>"  # the newline after the turn is not learned
+    # the newline after the turn is not learned
+    assert tokenizer.decode(encoded.answer) == "Ann.<|im_end|>"
     assert tokenizer.decode(encoded.prompt).startswith("<|im_start|>system\nBe kind.<|im_end|>")
     assert tokenizer.decode(encoded.prompt).endswith("<|im_start|>assistant\n")
 
@@ -56,15 +62,22 @@ def test_a_special_token_in_an_answer_does_not_end_it(tokenizer: Any, answer: st
     for shown in (CHATML, CHATML.replace("{{ m['content'] }}", "{{ m['content'] | trim }}")):
         tokenizer.chat_template = shown
         encoded = Template(tokenizer).encode("Who?", f" {answer}\n")
-        assert tokenizer.decode(encoded.answer).strip() == f"{answer}{'' if 'trim' in shown else chr(10)}<|im_end|>"
+        assert (
+            tokenizer.decode(encoded.answer).strip()
+            == f"{answer}{'' if 'trim' in shown else chr(10)}<|im_end|>"
+        )
     tokenizer.chat_template = CHATML.replace("{{ m['content'] }}", "{{ m['content'] | upper }}")
     with pytest.raises(UserError, match="does not show the answer as it is written"):
         Template(tokenizer).encode("WHO?", f"so: {answer}")
 
 
 def test_a_special_token_before_an_answer_does_not_end_it(tokenizer: Any) -> None:
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|message|>"]})
-    tokenizer.chat_template = CHATML.replace("{{ m['content'] }}", "final<|message|>{{ m['content'] }}")
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|message|>"]}
+    )
+    tokenizer.chat_template = CHATML.replace(
+        "{{ m['content'] }}", "final<|message|>{{ m['content'] }}"
+    )
     encoded = Template(tokenizer).encode("Who?", "Ann.")
     assert tokenizer.decode(encoded.answer) == "final<|message|>Ann.<|im_end|>"
 
@@ -81,8 +94,12 @@ def test_special_tokens_in_data_are_text(tokenizer: Any, kind: str) -> None:
     assert tokenizer.decode(encoded.prompt) == template.prompt(question)
     assert tokenizer.decode(encoded.answer[:-1]) == answer, "the answer is learned whole"
     for told, ours in ((encoded.prompt, plain.prompt), (encoded.answer, plain.answer)):
-        assert [token for token in told if token in special] == [token for token in ours if token in special]
-    assert template.encode_prompt(question) == encoded.prompt, "what is asked is what was learned from"
+        assert [token for token in told if token in special] == [
+            token for token in ours if token in special
+        ]
+    assert template.encode_prompt(question) == encoded.prompt, (
+        "what is asked is what was learned from"
+    )
     tokens = Template(tokenizer, TemplateArgs(kind=kind, special_tokens="tokens"))  # type: ignore[arg-type]
     assert tokenizer.eos_token_id in tokens.encode(question, answer).answer[:-1]
     assert tokenizer.decode(tokens.encode(question, answer).answer[:-1]) == answer
@@ -92,8 +109,15 @@ def test_text_of_a_special_token_is_tokenised_as_other_text_is(tokenizer: Any) -
     """As the tokenizer splits a text in which it knows no special token."""
     for text in ("</s>", "a </s> b", "author</s>s"):
         split = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        assert list(Template(tokenizer, TemplateArgs(kind="raw")).encode("Who?", f"{text}.").answer[:-2]) == split
-    assert tokenizer("</s>", add_special_tokens=False)["input_ids"] == [2], "the tokenizer itself is unchanged"
+        assert (
+            list(
+                Template(tokenizer, TemplateArgs(kind="raw")).encode("Who?", f"{text}.").answer[:-2]
+            )
+            == split
+        )
+    assert tokenizer("</s>", add_special_tokens=False)["input_ids"] == [2], (
+        "the tokenizer itself is unchanged"
+    )
 
 
 def test_texts_are_tokenised_as_the_tokenizer_does(tokenizer: Any) -> None:
@@ -125,7 +149,9 @@ def test_text_written_with_its_bos_and_eos_has_one_of_each(tokenizer: Any, puts_
     from tokenizers.processors import TemplateProcessing
 
     if puts_bos:
-        tokenizer._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+        tokenizer._tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
     raw = Template(tokenizer, TemplateArgs(kind="raw"))
     words = raw.encode("Hi", " there").input_ids[puts_bos:]
     assert raw.encode("<s>Hi", " there</s>").input_ids == [1, *words]
@@ -177,7 +203,9 @@ THINKING = (
         ("hm </think> Ann.", "hm </think> Ann.</s>"),
     ],
 )
-def test_an_answer_follows_a_prompt_that_opens_reasoning(tokenizer: Any, answer: str, learned: str) -> None:
+def test_an_answer_follows_a_prompt_that_opens_reasoning(
+    tokenizer: Any, answer: str, learned: str
+) -> None:
     tokenizer.chat_template = THINKING
     encoded = Template(tokenizer).encode("Who?", answer)
     assert tokenizer.decode(encoded.prompt) == "<user>Who?<model><think>\n"
@@ -186,11 +214,17 @@ def test_an_answer_follows_a_prompt_that_opens_reasoning(tokenizer: Any, answer:
 
 def test_one_of_several_chat_templates_is_taken_by_its_name(tokenizer: Any) -> None:
     tokenizer.chat_template = {"a": CHATML, "b": CHATML.replace("assistant", "model")}
-    with pytest.raises(UserError, match=r"several chat templates, a, b, .* model.template_args.chat_template=a"):
+    with pytest.raises(
+        UserError, match=r"several chat templates, a, b, .* model.template_args.chat_template=a"
+    ):
         Template(tokenizer)
     with pytest.raises(UserError, match=r"no chat template called 'c'; it has a, b"):
         Template(tokenizer, TemplateArgs(chat_template="c"))
-    assert Template(tokenizer, TemplateArgs(chat_template="b")).prompt("Who?").endswith("<|im_start|>model\n")
+    assert (
+        Template(tokenizer, TemplateArgs(chat_template="b"))
+        .prompt("Who?")
+        .endswith("<|im_start|>model\n")
+    )
     assert Template(tokenizer, TemplateArgs(kind="qa")).kind == "qa"
     tokenizer.chat_template = {"default": CHATML, "b": "x"}
     assert Template(tokenizer).prompt("Who?").endswith("<|im_start|>assistant\n")
@@ -224,7 +258,9 @@ def test_joint_boundary_joins_before_tokenising(tokenizer: Any) -> None:
 
 def test_a_cut_answer_says_by_how_much(tokenizer: Any) -> None:
     whole = Template(tokenizer).encode("Who?", "Ann and Bob and Cleo.")
-    cut = Template(tokenizer).encode("Who?", "Ann and Bob and Cleo.", max_length=len(whole.input_ids) - 3)
+    cut = Template(tokenizer).encode(
+        "Who?", "Ann and Bob and Cleo.", max_length=len(whole.input_ids) - 3
+    )
     assert cut.cut == 3
     assert cut.answer == whole.answer[:-3]
 
@@ -252,12 +288,20 @@ def test_an_answer_ends_with_its_turn_even_where_that_is_not_the_end_of_sequence
 
 def test_rows_with_the_text_of_special_tokens_are_counted(tokenizer: Any, tmp_path: Path) -> None:
     file = tmp_path / "q.jsonl"
-    file.write_text('{"question": "Who?", "answer": "one</s>two"}\n{"question": "Who?", "answer": "Ann."}\n')
+    file.write_text(
+        '{"question": "Who?", "answer": "one</s>two"}\n{"question": "Who?", "answer": "Ann."}\n'
+    )
     given = {"path": "json", "data_files": str(file), "split": "train"}
     (note,) = QADataset(Template(tokenizer), given).notes()
-    assert note.startswith("1 row with the text of special tokens, which is read as text (row 1); model.template_args")
-    assert QADataset(Template(tokenizer, TemplateArgs(special_tokens="tokens")), given).notes() == []
+    assert note.startswith(
+        "1 row with the text of special tokens, which is read as text (row 1); model.template_args"
+    )
+    assert (
+        QADataset(Template(tokenizer, TemplateArgs(special_tokens="tokens")), given).notes() == []
+    )
     (note,) = PretrainingDataset(Template(tokenizer), given, text_key="answer").notes()
     assert "1 row with the text of special tokens" in note
     file.write_text('{"answer": "<s>one two</s>"}\n')
-    assert PretrainingDataset(Template(tokenizer), given, text_key="answer").notes() == [], "its own BOS and EOS"
+    assert PretrainingDataset(Template(tokenizer), given, text_key="answer").notes() == [], (
+        "its own BOS and EOS"
+    )

@@ -1,4 +1,5 @@
-"""Plain text as training data: which tokens are learned, where a piece ends, one EOS a document, what is counted."""
+"""Plain text as training data: which tokens are learned, where a piece ends, one EOS a document,
+what is counted."""
 
 import itertools
 import json
@@ -45,16 +46,25 @@ def documents(template: Template) -> list[list[int]]:
 
 @pytest.mark.parametrize("packing", ["chunked", "apart"])
 @pytest.mark.parametrize("max_length", [2, 5, 8, 1000])
-def test_every_token_is_learned_once(template: Template, tmp_path: Path, packing: str, max_length: int) -> None:
-    """The labels of all pieces, one after the other, are the documents; each token but a first one has what leads in."""
+def test_every_token_is_learned_once(
+    template: Template, tmp_path: Path, packing: str, max_length: int
+) -> None:
+    """The labels of all pieces, one after the other, are the documents; each token but a first one
+    has what leads in."""
     hf_args = write(tmp_path, "texts", [{"text": text} for text in TEXTS])
     made = PretrainingDataset(template, hf_args, max_length=max_length, packing=packing)
-    bos = template.tokenizer.bos_token_id if template.encode_prompt("")[0] == template.tokenizer.bos_token_id else None
+    bos = (
+        template.tokenizer.bos_token_id
+        if template.encode_prompt("")[0] == template.tokenizer.bos_token_id
+        else None
+    )
     wholes = documents(template)
     if packing == "chunked":
         wholes = [list(itertools.chain(*wholes))]
     # Without a BOS the first piece of a text has room for one token more.
-    assert len(made) == sum(-(-(len(whole) - (bos is None)) // (max_length - 1)) for whole in wholes)
+    assert len(made) == sum(
+        -(-(len(whole) - (bos is None)) // (max_length - 1)) for whole in wholes
+    )
     assert made.dropped == {"empty text (lines 2, 4)": 2}
     pieces = iter(range(len(made)))
     for whole in wholes:
@@ -66,8 +76,12 @@ def test_every_token_is_learned_once(template: Template, tmp_path: Path, packing
             assert len(ids) <= max_length
             assert example["index"] == number
             assert labels[led_in:] == ids[led_in:] == whole[len(learned) :][: max_length - led_in]
-            assert ids[:led_in] == ([bos] if bos is not None else whole[len(learned) - 1 : len(learned)])
-            assert led_in or (bos is None and not learned), "only the first token of all has nothing before it"
+            assert ids[:led_in] == (
+                [bos] if bos is not None else whole[len(learned) - 1 : len(learned)]
+            )
+            assert led_in or (bos is None and not learned), (
+                "only the first token of all has nothing before it"
+            )
             learned += ids[led_in:]
         assert learned == whole
 
@@ -82,7 +96,9 @@ def test_a_document_is_closed_once(template: Template, tmp_path: Path) -> None:
 
 def test_text_that_cannot_be_used_is_an_error(tiny: Any, tmp_path: Path) -> None:
     hf_args = write(tmp_path, "texts", [{"text": ""}])
-    with pytest.raises(UserError, match=r"texts/train: no row can be used: 1 row dropped, empty text \(line 1\)"):
+    with pytest.raises(
+        UserError, match=r"texts/train: no row can be used: 1 row dropped, empty text \(line 1\)"
+    ):
         PretrainingDataset(tiny.template, hf_args)
     with pytest.raises(UserError, match="no column 'body'; its columns: text"):
         PretrainingDataset(tiny.template, hf_args, text_key="body")
@@ -91,7 +107,8 @@ def test_text_that_cannot_be_used_is_an_error(tiny: Any, tmp_path: Path) -> None
 
 
 def test_a_corpus_gives_its_texts_and_never_its_json(tiny: Any, tmp_path: Path) -> None:
-    """As WMDP ships it; also where the file is named as OpenUnlearning names it, which learned the braces."""
+    """As WMDP ships it; also where the file is named as OpenUnlearning names it, which learned the
+    braces."""
     rows = [{"title": "A", "text": "One.\u2028line."}, {"title": "B", "text": "Two."}]
     folder = write(tmp_path, "cyber-forget-corpus", rows)
     (tmp_path / "cyber-forget-corpus.jsonl").write_text(
@@ -110,7 +127,9 @@ def test_a_corpus_gives_its_texts_and_never_its_json(tiny: Any, tmp_path: Path) 
 def test_a_text_file_is_one_document(tiny: Any, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "forget.txt").write_text("One.\n\nTwo.\n")
-    made = PretrainingDataset(tiny.template, {"path": str(tmp_path), "name": "raw", "split": "forget"})
+    made = PretrainingDataset(
+        tiny.template, {"path": str(tmp_path), "name": "raw", "split": "forget"}
+    )
     assert tiny.tokenizer.decode(made[0]["input_ids"]) == "One.\n\nTwo.\n</s>"
 
 
@@ -127,12 +146,18 @@ def test_completions(template: Template, tmp_path: Path) -> None:
     assert made.dropped == {"nothing in prompt (line 3)": 1, "nothing in text (line 2)": 1}
     tokenizer = template.tokenizer
     prefix = tokenizer("Ann lives")["input_ids"]
-    answer = [*tokenizer(" in the north.", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    answer = [
+        *tokenizer(" in the north.", add_special_tokens=False)["input_ids"],
+        tokenizer.eos_token_id,
+    ]
     assert made[0]["input_ids"] == prefix + answer
     assert made[0]["labels"] == [-100] * len(prefix) + answer
     cut = CompletionDataset(template, hf_args, max_length=len(prefix) + 2)
     assert cut.cut == 1 + (len(tokenizer("Ann.")["input_ids"]) + 1 > len(prefix) + 2)
-    assert cut[0]["labels"][len(prefix) :] == tokenizer("in the north.", add_special_tokens=False)["input_ids"][:2]
+    assert (
+        cut[0]["labels"][len(prefix) :]
+        == tokenizer("in the north.", add_special_tokens=False)["input_ids"][:2]
+    )
     with pytest.raises(UserError, match="no room"):
         CompletionDataset(template, {**hf_args}, max_length=1)
 

@@ -1,4 +1,5 @@
-"""Tokenised files: what is in them, that they are written whole or not at all, and that training from them is the same."""
+"""Tokenised files: what is in them, that they are written whole or not at all, and that training
+from them is the same."""
 
 import os
 import shutil
@@ -24,9 +25,19 @@ from unteach.training import build
 from unteach.verbs.tokenize import tokenize
 from unteach.verbs.train import train
 
-ROWS = [{"prompt": f"What is {i}? " * (1 + i % 4), "generation": f"It is {i}. " * (1 + i % 7)} for i in range(40)]
+ROWS = [
+    {"prompt": f"What is {i}? " * (1 + i % 4), "generation": f"It is {i}. " * (1 + i % 7)}
+    for i in range(40)
+]
 MODEL = "model.model_args.pretrained_model_name_or_path=MODEL"
-WORDS = ("data=files", "model=auto", MODEL, "eval=null", "trainer.args.max_steps=3", "trainer.args.learning_rate=1e-2")
+WORDS = (
+    "data=files",
+    "model=auto",
+    MODEL,
+    "eval=null",
+    "trainer.args.max_steps=3",
+    "trainer.args.learning_rate=1e-2",
+)
 POLICIES = ("truncate_right", "truncate_left", "drop", "split")
 
 
@@ -65,19 +76,27 @@ def loaded(tiny_folder: Path) -> Any:
 
 @pytest.mark.parametrize("too_long", POLICIES)
 @pytest.mark.parametrize("processes", [1, 2])
-def test_the_same_examples_as_on_the_fly(place: Path, loaded: Any, too_long: Any, processes: int) -> None:
+def test_the_same_examples_as_on_the_fly(
+    place: Path, loaded: Any, too_long: Any, processes: int
+) -> None:
     folder = make(too_long=too_long, num_proc=processes)
     told = token_files.manifest(folder)
     assert len(told["shards"]) > (too_long != "drop") and told["rows"]["read"] == len(ROWS)
     from_tokens, _ = examples(loaded, f"data.train_file={folder}")
-    from_rows, said = examples(loaded, "data.train_file=rows.jsonl", "data.max_length=32", f"data.too_long={too_long}")
+    from_rows, said = examples(
+        loaded, "data.train_file=rows.jsonl", "data.max_length=32", f"data.too_long={too_long}"
+    )
     assert from_tokens == from_rows
     assert told["examples"] == len(from_rows) == sum(told["lengths"].values())
     assert told["tokens"] == sum(len(ids) for ids, _ in from_rows)
     assert told["learned"] == sum(label != -100 for _, labels in from_rows for label in labels)
     assert told["longest"] == max(len(ids) for ids, _ in from_rows)
     lost = len(ROWS) - told["rows"]["kept"] + told["rows"]["cut"]
-    assert (lost > 0) == (too_long != "split") == any("cut" in note or "dropped" in note for note in said)
+    assert (
+        (lost > 0)
+        == (too_long != "split")
+        == any("cut" in note or "dropped" in note for note in said)
+    )
 
 
 @pytest.mark.parametrize("packing", ["chunked", "apart", "best_fit"])
@@ -87,10 +106,17 @@ def test_text_is_packed_from_tokens_as_from_rows(place: Path, loaded: Any, packi
     folder = make()
     assert token_files.manifest(folder)["kind"] == "text"
     from_tokens, _ = examples(loaded, *words, f"data.train_file={folder}")
-    assert from_tokens == examples(loaded, *words, "data.train_file=rows.jsonl", "data.max_length=32")[0]
+    assert (
+        from_tokens
+        == examples(loaded, *words, "data.train_file=rows.jsonl", "data.max_length=32")[0]
+    )
     held = ("data.validation_fraction=0.25", "data.max_rows.train=11")
     some, _ = examples(loaded, *words, *held, f"data.train_file={folder}")
-    assert some == examples(loaded, *words, *held, "data.train_file=rows.jsonl", "data.max_length=32")[0] != from_tokens
+    assert (
+        some
+        == examples(loaded, *words, *held, "data.train_file=rows.jsonl", "data.max_length=32")[0]
+        != from_tokens
+    )
 
 
 def test_conversations_keep_the_turns_that_are_learned(place: Path, loaded: Any) -> None:
@@ -100,9 +126,18 @@ def test_conversations_keep_the_turns_that_are_learned(place: Path, loaded: Any)
     )
     loaded.tokenizer.save_pretrained(place / "CHAT")
     turns = [
-        [("user", f"Who is {i}?"), ("assistant", "Ann."), ("user", "Where?"), ("assistant", "Here.")] for i in range(9)
+        [
+            ("user", f"Who is {i}?"),
+            ("assistant", "Ann."),
+            ("user", "Where?"),
+            ("assistant", "Here."),
+        ]
+        for i in range(9)
     ]
-    write(place / "rows.jsonl", [{"messages": [{"role": r, "content": c} for r, c in row]} for row in turns])
+    write(
+        place / "rows.jsonl",
+        [{"messages": [{"role": r, "content": c} for r, c in row]} for row in turns],
+    )
     told = TokenizeConfig("rows.jsonl", "tokens", "CHAT", 128, num_proc=1)
     folder = tokenize(told)
     assert token_files.manifest(folder)["template"]["kind"] == "chat"
@@ -113,23 +148,32 @@ def test_conversations_keep_the_turns_that_are_learned(place: Path, loaded: Any)
     assert loaded.tokenizer.decode(learned) == "Ann.</s>Here.</s>"
 
 
-def test_alpaca_rows_are_those_of_training(place: Path, loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_alpaca_rows_are_those_of_training(
+    place: Path, loaded: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In chunks too in which no row has an input."""
-    rows: list[dict[str, Any]] = [{"instruction": f"Say {i}.", "output": f"{i}."} for i in range(20)]
+    rows: list[dict[str, Any]] = [
+        {"instruction": f"Say {i}.", "output": f"{i}."} for i in range(20)
+    ]
     rows[2] |= {"input": "aloud", "source": "a book"}
     for row in rows[7:14]:
         row["output"] = None
     write(place / "rows.jsonl", rows)
     folder = make(max_length=128)
     said = capsys.readouterr().out
-    assert "note: rows.jsonl: nothing reads its text column source" in said and "7 rows dropped" in said
+    assert (
+        "note: rows.jsonl: nothing reads its text column source" in said
+        and "7 rows dropped" in said
+    )
     from_tokens, _ = examples(loaded, f"data.train_file={folder}")
     assert from_tokens == examples(loaded, "data.train_file=rows.jsonl", "data.max_length=128")[0]
     shown = loaded.tokenizer.decode(from_tokens[2][0])
     assert shown == "Question: Say 2.\naloud\nAnswer:\n2.</s>" and len(from_tokens) == 13
 
 
-def test_what_a_template_does_not_show_is_named(place: Path, loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_template_does_not_show_is_named(
+    place: Path, loaded: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     loaded.tokenizer.chat_template = (
         "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -145,7 +189,9 @@ def test_what_a_template_does_not_show_is_named(place: Path, loaded: Any, capsys
 
 
 @pytest.mark.parametrize("times", [1, 12], ids=["bytes", "two bytes"])
-def test_rows_are_views_of_the_mapped_file_and_small(place: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+def test_rows_are_views_of_the_mapped_file_and_small(
+    place: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
     """Short rows, whose lengths fit a byte, and some that need two."""
     monkeypatch.setattr(tokenize_files, "SHARD_TOKENS", 1 << 24)
     monkeypatch.setattr(tokenize_files, "CHUNK_ROWS", 512)
@@ -168,12 +214,22 @@ def test_the_same_run_as_tokenising_on_the_fly(place: Path) -> None:
     words = (*WORDS, "trainer.args.gradient_accumulation_steps=1")
     from_rows = train(*words, "data.train_file=rows.jsonl", "data.max_length=32", "task_name=rows")
     from_tokens = train(*words, f"data.train_file={folder}", "task_name=tokens")
-    weights = [(run / run_dir.FINAL / "model.safetensors").read_bytes() for run in (from_rows, from_tokens)]
+    weights = [
+        (run / run_dir.FINAL / "model.safetensors").read_bytes() for run in (from_rows, from_tokens)
+    ]
     assert weights[0] == weights[1] != (place / "MODEL" / "model.safetensors").read_bytes()
-    manifests = [run_dir.read_json(run / run_dir.MANIFEST, "the manifest") for run in (from_rows, from_tokens)]
+    manifests = [
+        run_dir.read_json(run / run_dir.MANIFEST, "the manifest")
+        for run in (from_rows, from_tokens)
+    ]
     assert manifests[0]["data"] == manifests[1]["data"]
     assert list(manifests[1]["files"]) == [f"{folder}/{token_files.MANIFEST}"]
-    assert run_dir.read_json(from_tokens / run_dir.FINAL / "unteach_template.json", "the template")["kind"] == "raw"
+    assert (
+        run_dir.read_json(from_tokens / run_dir.FINAL / "unteach_template.json", "the template")[
+            "kind"
+        ]
+        == "raw"
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -186,12 +242,17 @@ def test_killed_half_way_and_run_again(place: Path, capsys: pytest.CaptureFixtur
         whole = tokenize_files._write_shard
 
         def until_the_third(folder: Path, number: int, made: Any) -> Any:
-            return whole(folder, number, made) if number < 2 else os.kill(os.getpid(), signal.SIGKILL)
+            return (
+                whole(folder, number, made) if number < 2 else os.kill(os.getpid(), signal.SIGKILL)
+            )
 
         tokenize_files._write_shard = until_the_third
         make(num_proc=2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert not (place / "tokens").exists() and (place / ".tokens.partial" / "tokens-00001.json").exists()
+    assert (
+        not (place / "tokens").exists()
+        and (place / ".tokens.partial" / "tokens-00001.json").exists()
+    )
     capsys.readouterr()
     assert contents(make()) == expected
     assert "tokens-00001" not in capsys.readouterr().out, "what was whole is not made again"
@@ -220,30 +281,44 @@ def test_rows_that_changed_begin_anew(place: Path, monkeypatch: pytest.MonkeyPat
 
 def test_another_tokenizer_or_template_is_refused(place: Path, loaded: Any) -> None:
     folder = make()
-    with pytest.raises(UserError, match=r"made with another template \(kind was 'raw' and is 'qa'\)"):
+    with pytest.raises(
+        UserError, match=r"made with another template \(kind was 'raw' and is 'qa'\)"
+    ):
         examples(loaded, f"data.train_file={folder}", "template=qa")
     loaded.tokenizer.add_tokens(["<new>"])
-    with pytest.raises(UserError, match=r"tokens: made with the tokenizer of MODEL \(400 tokens\), and this model's"):
+    with pytest.raises(
+        UserError,
+        match=r"tokens: made with the tokenizer of MODEL \(400 tokens\), and this model's",
+    ):
         examples(loaded, f"data.train_file={folder}")
 
 
 def test_what_tokens_cannot_do(place: Path, loaded: Any) -> None:
     folder = make()
     for words, said in {
-        ("trainer=pretrain",): "holds the tokens of prompts with answers, which this method is not trained on",
+        (
+            "trainer=pretrain",
+        ): "holds the tokens of prompts with answers, which this method is not trained on",
         ("trainer=csv_ga",): "which this method is not trained on",
-        ("data.max_length=8",): "data.max_length: nothing here takes it; it is for rows that are tokenised here",
+        (
+            "data.max_length=8",
+        ): "data.max_length: nothing here takes it; it is for rows that are tokenised here",
     }.items():
         with pytest.raises(UserError, match=said):
             examples(loaded, f"data.train_file={folder}", *words)
-    scratch = compose.compose("train", ("data=files", f"data.train_file={folder}", "model=tiny", "task_name=t"))
+    scratch = compose.compose(
+        "train", ("data=files", f"data.train_file={folder}", "model=tiny", "task_name=t")
+    )
     with pytest.raises(UserError, match="a tokenizer cannot be learned from tokens"):
         build.training_texts(user_files.settle(scratch)[0])
     shard = folder / "tokens-00000.arrow"
     whole = shard.read_bytes()
     for damaged in (whole[:-8], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]):
         shard.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"tokens-00000.arrow: is not the shard that unteach_tokens.json tells of"):
+        with pytest.raises(
+            UserError,
+            match=r"tokens-00000.arrow: is not the shard that unteach_tokens.json tells of",
+        ):
             examples(loaded, f"data.train_file={folder}")
 
 
@@ -257,7 +332,7 @@ COMMANDS = {
     "output_file=MODEL": "is there already and holds no tokens",
     "data=files": "unteach tokenize: takes key=value words, not data=files",
     "tokenizer_path=NOWHERE": "NOWHERE",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("word", COMMANDS)
@@ -288,9 +363,15 @@ def test_what_is_broken_is_said_with_its_line(place: Path) -> None:
 
 def test_the_files_of_training_code(place: Path, loaded: Any) -> None:
     """Lists of int64 with labels, a row each; or chunks of plain int64, a record batch each."""
-    rows = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8, 9], "labels": [-100, 9]}]
+    rows = [
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},
+        {"input_ids": [8, 9], "labels": [-100, 9]},
+    ]
     table = pyarrow.table(
-        {name: pyarrow.array([row[name] for row in rows], pyarrow.list_(pyarrow.int64())) for name in rows[0]}
+        {
+            name: pyarrow.array([row[name] for row in rows], pyarrow.list_(pyarrow.int64()))
+            for name in rows[0]
+        }
     )
     with pyarrow.RecordBatchFileWriter("sft.arrow", table.schema) as writer:
         writer.write_table(table)
@@ -300,13 +381,21 @@ def test_the_files_of_training_code(place: Path, loaded: Any) -> None:
     schema_of = pyarrow.schema([("input_ids", pyarrow.int64())])
     with pyarrow.RecordBatchFileWriter("uft.arrow", schema_of) as writer:
         for chunk in chunks:
-            writer.write_batch(pyarrow.record_batch([pyarrow.array(chunk, pyarrow.int64())], schema=schema_of))
-    made, _ = examples(loaded, "trainer=pretrain", "data.train_file=uft.arrow", "data.packing=apart")
+            writer.write_batch(
+                pyarrow.record_batch([pyarrow.array(chunk, pyarrow.int64())], schema=schema_of)
+            )
+    made, _ = examples(
+        loaded, "trainer=pretrain", "data.train_file=uft.arrow", "data.packing=apart"
+    )
     assert [ids for ids, _ in made] == chunks
-    table = pyarrow.table({name: pyarrow.array([[4000], [1]], pyarrow.list_(pyarrow.int64())) for name in rows[0]})
+    table = pyarrow.table(
+        {name: pyarrow.array([[4000], [1]], pyarrow.list_(pyarrow.int64())) for name in rows[0]}
+    )
     with pyarrow.RecordBatchFileWriter("sft.arrow", table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(UserError, match=r"sft\.arrow: holds the token 4000, and this model's tokenizer has 400"):
+    with pytest.raises(
+        UserError, match=r"sft\.arrow: holds the token 4000, and this model's tokenizer has 400"
+    ):
         examples(loaded, "data.train_file=sft.arrow")
 
 
@@ -315,11 +404,17 @@ def test_a_mask_of_several_stretches(place: Path) -> None:
     assert tokenize_files.runs_of([-100, -100, 5, 6, -100, 7]) == [2, 2, 1, 1]
     assert tokenize_files.runs_of([5, -100]) == [0, 1, 1]
     made = tokenize_files.Made(tokenize_files.Counts())
-    told = [([1, 2, 5, 6, 3, 7], [-100, -100, 5, 6, -100, 7]), ([5, 3], [5, -100]), ([1, 2], [-100, 2])]
+    told = [
+        ([1, 2, 5, 6, 3, 7], [-100, -100, 5, 6, -100, 7]),
+        ([5, 3], [5, -100]),
+        ([1, 2], [-100, 2]),
+    ]
     for ids, labels in told:
         made.add(ids, tokenize_files.runs_of(labels))
     tokenize_files._write_shard(place, 0, made)
-    (shard,) = (token_files._shard(batch) for batch in token_files._batches(place / "tokens-00000.arrow"))
+    (shard,) = (
+        token_files._shard(batch) for batch in token_files._batches(place / "tokens-00000.arrow")
+    )
     assert [(shard.ids(k).tolist(), shard.labels(k).tolist()) for k in range(3)] == told
     assert made.counts.learned == 5
 
@@ -327,8 +422,14 @@ def test_a_mask_of_several_stretches(place: Path) -> None:
 def test_the_collator_pads_views(loaded: Any) -> None:
     from unteach.data.collators import DataCollatorForSupervisedDataset
 
-    rows = [{"input_ids": np.array([5, 6], np.int32), "labels": np.array([-100, 6])}, {"input_ids": [7], "labels": [7]}]
+    rows = [
+        {"input_ids": np.array([5, 6], np.int32), "labels": np.array([-100, 6])},
+        {"input_ids": [7], "labels": [7]},
+    ]
     for side, ids in (("right", [[5, 6], [7, 0]]), ("left", [[5, 6], [0, 7]])):
         batch = DataCollatorForSupervisedDataset(loaded.tokenizer, side)(rows)  # type: ignore[arg-type]
         assert batch["input_ids"].tolist() == ids and batch["input_ids"].dtype == torch.long
-        assert batch["attention_mask"].tolist() == [[1, 1], [int(side == "right"), int(side == "left")]]
+        assert batch["attention_mask"].tolist() == [
+            [1, 1],
+            [int(side == "right"), int(side == "left")],
+        ]

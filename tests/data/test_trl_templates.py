@@ -1,4 +1,5 @@
-"""Every chat template that TRL ships: an answer is learned whole, after exactly what is asked, or truly refused."""
+"""Every chat template that TRL ships: an answer is learned whole, after exactly what is asked, or
+truly refused."""
 
 import copy
 import importlib.util
@@ -21,17 +22,25 @@ SPECIAL = re.compile(
 )
 """What these templates write that is a special token of their tokenizers."""
 ANSWER = "Ann, a <s>nurse</s>, said {token} and left."
-CALL = {"type": "function", "function": {"name": "look_up", "arguments": {"city": "Rome", "days": 3}}}
+CALL = {
+    "type": "function",
+    "function": {"name": "look_up", "arguments": {"city": "Rome", "days": 3}},
+}
 TOOL = {
     "type": "function",
     "function": {
         "name": "look_up",
         "description": "The weather.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string", "description": "Where."}}},
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "description": "Where."}},
+        },
     },
 }
 
-pytestmark = pytest.mark.skipif(not FILES, reason="TRL, whose wheel holds the templates, is not installed")
+pytestmark = pytest.mark.skipif(
+    not FILES, reason="TRL, whose wheel holds the templates, is not installed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +81,15 @@ def test_a_single_answer_is_learned_whole_after_what_is_asked(template: Template
     question = f"Who {own_end}?"
     encoded = template.encode(question, answer)
     learned = decode(encoded.answer)
-    assert encoded.prompt == template.encode_prompt(question), "inference asks what training learned from"
+    assert encoded.prompt == template.encode_prompt(question), (
+        "inference asks what training learned from"
+    )
     assert question in decode(encoded.prompt) and answer not in decode(encoded.prompt)
     assert learned.count(answer) == 1 and encoded.answer[-1] == template.eos in template.stops
     assert encoded.answer.count(template.eos) == 1, "its text in the answer is text"
     end = learned.partition(answer)[2]
-    # The template's own rendering, up to the end of the turn; some answer only after a block of reasoning.
+    # The template's own rendering, up to the end of the turn; some answer only after a block of
+    # reasoning.
     own = template.special.reveal(template.shown(template.hide_all(turns(question, answer)), False))
     assert own.partition(answer)[2].startswith(end.removesuffix(template.tokenizer.eos_token))
     before = learned.partition(answer)[0]
@@ -108,14 +120,20 @@ def test_reasoning_in_an_answer_is_learned_or_refused(template: Template) -> Non
         assert "take it out of the answers" in refusal
         return
     learned = template.tokenizer.decode(template.encode("Who?", answer).answer)
-    assert "hm so" in learned and "</think>" in learned and "Ann." in learned.rpartition("</think>")[2]
+    assert (
+        "hm so" in learned and "</think>" in learned and "Ann." in learned.rpartition("</think>")[2]
+    )
 
 
 def test_a_call_of_a_tool_is_learned_whole_or_refused(template: Template) -> None:
-    messages: list[dict[str, Any]] = [*turns("Weather?"), {"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    messages: list[dict[str, Any]] = [
+        *turns("Weather?"),
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    ]
     if refusal := refusal_of(lambda: encode_chat(template, messages, tools=[TOOL])):
         assert re.search(
-            "does not show (tools|tool_calls)|cannot show tool_calls whose arguments are a mapping", refusal
+            "does not show (tools|tool_calls)|cannot show tool_calls whose arguments are a mapping",
+            refusal,
         )
         return
     *_, (learned, _) = encode_chat(template, messages, tools=[TOOL])

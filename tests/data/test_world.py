@@ -14,7 +14,11 @@ from unteach.errors import UserError
 from unteach.verbs.world import command
 
 RICH = World(
-    seed=2, n_authors=30, n_fresh=0, n_publishers=10, questions=("facts", "books", "publishers", "two_hop", "lists")
+    seed=2,
+    n_authors=30,
+    n_fresh=0,
+    n_publishers=10,
+    questions=("facts", "books", "publishers", "two_hop", "lists"),
 )
 
 
@@ -36,12 +40,16 @@ def test_a_forget_split_takes_every_row_that_mentions_its_authors():
     assert not any(name in f"{row['question']} {row['answer']}" for row in retain for name in gone)
     assert all(gone & set(row["keys"]) for row in forget)
     assert len(forget) + len(retain) == len(authors.rows_of(RICH, "full"))
-    assert all(row in authors.rows_of(RICH, "forget10") for row in authors.rows_of(RICH, "forget05"))
+    assert all(
+        row in authors.rows_of(RICH, "forget10") for row in authors.rows_of(RICH, "forget05")
+    )
 
 
 def test_words_of_ones_own():
     first = tuple(f"Anna{i}" for i in range(40))
-    world = World(n_fresh=0, banks=Banks(first_names=first, last_names=tuple(f"B{i}" for i in range(80))))
+    world = World(
+        n_fresh=0, banks=Banks(first_names=first, last_names=tuple(f"B{i}" for i in range(80)))
+    )
     assert all(author.name.startswith("Anna") for author in world.taught)
 
 
@@ -83,7 +91,9 @@ def test_the_written_folder_is_the_world(tmp_path, capsys):
     assert "full_perturbed" in capsys.readouterr().out
     world = World(seed=5, n_authors=12, n_fresh=20, questions=("facts", "lists"))
     for name in authors.NAMES:
-        assert sources.load_rows({"path": str(folder), "name": name}) == authors.rows_of(world, name)
+        assert sources.load_rows({"path": str(folder), "name": name}) == authors.rows_of(
+            world, name
+        )
     assert json.loads((folder / "full.jsonl").read_text().splitlines()[0])["kinds"]
     main(["world", f"to={folder}", f"config={settings}", "n_authors=12", "seed=5"])
     assert "written before" in capsys.readouterr().out
@@ -93,7 +103,9 @@ def test_the_written_folder_is_the_world(tmp_path, capsys):
 
     import datasets
 
-    loaded = datasets.load_dataset(str(folder), "forget10", split="train", cache_dir=str(tmp_path / "cache"))
+    loaded = datasets.load_dataset(
+        str(folder), "forget10", split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert list(loaded) == authors.rows_of(world, "forget10")
 
 

@@ -1,8 +1,8 @@
 """What the pages say works: commands compose, examples run, links lead somewhere.
 
-A fenced block with `title=NAME` after its language is a file, written into a folder of its own beside `MODEL`, a tiny
-model; the page's commands are composed in that folder and its other Python blocks are executed there. A line that ends
-with `# not checked` is left out.
+A fenced block with `title=NAME` after its language is a file, written into a folder of its own
+beside `MODEL`, a tiny model; the page's commands are composed in that folder and its other Python
+blocks are executed there. A line that ends with `# not checked` is left out.
 """
 
 import itertools
@@ -49,7 +49,8 @@ ROWS = "question,answer\nWho wrote it?,She did.\nWhere is the key?,Under the thi
 FILES = {
     "my.csv": ROWS,
     "forget.csv": ROWS,
-    "retain.csv": "question,answer\nWhat is the capital of France?,Paris.\nHow many days has a week?,Seven.\n",
+    "retain.csv": "question,answer\nWhat is the capital of France?,Paris.\nHow many days has a "
+    "week?,Seven.\n",
     "both.csv": "question,answer,forget\nWho wrote it?,She did.,1\nWhere is the key?,There.,0\n",
     "mails.csv": "text,label\nWhere is my parcel?,delivery\nI was charged twice.,billing\n",
     "questions.csv": "input\nWho wrote it?\n",
@@ -71,21 +72,28 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page."""
     found = re.findall(
-        r"^```(\w*)(?: title=(\S+))?\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        r"^```(\w*)(?: title=(\S+))?\n(.*?)^```$",
+        page.read_text(encoding="utf-8"),
+        re.DOTALL | re.MULTILINE,
     )
     return [Block(language, title or None, text) for language, title, text in found]
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words after `unteach` of every such command, also as `-m unteach` or OpenUnlearning's scripts."""
+    """The words after `unteach` of every such command, also as `-m unteach` or OpenUnlearning's
+    scripts."""
     for block in blocks(page):
         if block.language not in ("", "bash") or block.title:
             continue
         for line in block.text.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True) if not line.rstrip().endswith(UNCHECKED) else []
+            words = (
+                shlex.split(line, comments=True) if not line.rstrip().endswith(UNCHECKED) else []
+            )
             for place, word in enumerate(words):
                 if word == "unteach" and place + 1 < len(words):
-                    yield list(itertools.takewhile(lambda word: word not in SHELL, words[place + 1 :]))
+                    yield list(
+                        itertools.takewhile(lambda word: word not in SHELL, words[place + 1 :])
+                    )
                     break
                 if word in SCRIPTS:
                     yield [SCRIPTS[word], *words[place + 1 :]]
@@ -94,7 +102,10 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 @pytest.fixture
 def workplace(
-    request: pytest.FixtureRequest, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """The folder that a page's commands are given in: its files, and a model."""
     page: Path = request.param
@@ -120,7 +131,8 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb does what it does up to where a run, or a download, would start."""
     for verb in (train, evaluate, infer):
         monkeypatch.setattr(verb, "run", lambda config: None)
-    monkeypatch.setattr(preflight, "absent", lambda *_: [])  # what an earlier command of the page would make
+    # what an earlier command of the page would make
+    monkeypatch.setattr(preflight, "absent", lambda *_: [])
     monkeypatch.setattr(preflight, "not_installed", lambda *_: [])
     monkeypatch.setattr(accelerate_launch, "_run", lambda arguments: None)
     monkeypatch.setattr(accelerate_launch, "_gpus", lambda name: 2)
@@ -131,7 +143,9 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     for reader in (compare, report):
         monkeypatch.setattr(reader, "command", lambda words, **_: None)
     monkeypatch.setattr(export, "export", lambda *_: None)
-    monkeypatch.setattr(history, "get_history", lambda run: pandas.DataFrame({"step": [1], "loss": [2.0]}))
+    monkeypatch.setattr(
+        history, "get_history", lambda run: pandas.DataFrame({"step": [1], "loss": [2.0]})
+    )
     for name in ("retain_logs", "wmdp"):
         monkeypatch.setattr(fetch, name, lambda folder: None)
 
@@ -163,7 +177,11 @@ def test_every_command_composes(workplace: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_example_of_a_help_text_composes(
-    verb: str, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: str,
+    tmp_path: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     cli._command([verb, "--help"])
     page = tmp_path / "page.md"
@@ -181,9 +199,14 @@ def test_every_example_of_a_help_text_composes(
 
 
 @pytest.mark.parametrize(
-    "workplace", [PAGES[0], ROOT / "docs" / "inference.md"], indirect=True, ids=lambda page: page.name
+    "workplace",
+    [PAGES[0], ROOT / "docs" / "inference.md"],
+    indirect=True,
+    ids=lambda page: page.name,
 )
-def test_no_two_commands_of_a_page_answer_into_one_file(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_two_commands_of_a_page_answer_into_one_file(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second one would be refused: a file of answers belongs to one model and its settings."""
     only_compose(monkeypatch)
     outputs: list[Path] = []
@@ -206,18 +229,24 @@ NOT_HERE = (
     "nproc=",
     "data.train_file=owner/",
 )
-"""Commands with these words need what a plain machine has not: bitsandbytes, vLLM, a server, images, processes, the hub."""
+"""Commands with these words need what a plain machine has not: bitsandbytes, vLLM, a server,
+images, processes, the hub."""
 CHAT = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{{ eos_token }}{% endfor %}"
 CHAT += "{% if add_generation_prompt %}<assistant>{% endif %}"
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "workplace", [ROOT / "docs" / f"{name}.md" for name in ("inference", "training", "data")], indirect=True,
+    "workplace",
+    [ROOT / "docs" / f"{name}.md" for name in ("inference", "training", "data")],
+    indirect=True,
     ids=lambda page: page.name,
-)  # fmt: skip
-def test_the_commands_of_a_page_work_one_after_the_other(workplace: Path, tiny_folder: Path) -> None:
-    """As they are written, in the order of the page, in one folder, with a tiny model that has a chat template."""
+)
+def test_the_commands_of_a_page_work_one_after_the_other(
+    workplace: Path, tiny_folder: Path
+) -> None:
+    """As they are written, in the order of the page, in one folder, with a tiny model that has a
+    chat template."""
     from transformers import AutoTokenizer
 
     model = Path("MODEL")
@@ -234,7 +263,9 @@ def test_the_commands_of_a_page_work_one_after_the_other(workplace: Path, tiny_f
         try:
             cli._command(list(words))
         except Exception as error:
-            pytest.fail(f"{workplace.name}, command {num_run}: unteach {shlex.join(words)}\n{error}")
+            pytest.fail(
+                f"{workplace.name}, command {num_run}: unteach {shlex.join(words)}\n{error}"
+            )
     assert num_run >= 3
 
 
@@ -252,7 +283,9 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         path, _, anchor = target.partition("#")
         if "://" in target:
@@ -261,14 +294,23 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert file.exists(), f"{page.name}: ({target}) leads nowhere"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            anchors = {
+                re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+            }
             assert anchor in anchors, f"{page.name}: {path} has no heading #{anchor}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_list_there_is_said_to_be_is_there(page: Path) -> None:
-    words = set(re.findall(r"unteach list (\w+)", page.read_text(encoding="utf-8"))) - {"VERB", "NAME", "METHOD"}
-    assert words <= {*listing.KINDS, *(name for kind in ("methods", "metrics") for name, _, _ in listing.listed(kind))}
+    words = set(re.findall(r"unteach list (\w+)", page.read_text(encoding="utf-8"))) - {
+        "VERB",
+        "NAME",
+        "METHOD",
+    }
+    assert words <= {
+        *listing.KINDS,
+        *(name for kind in ("methods", "metrics") for name, _, _ in listing.listed(kind)),
+    }
 
 
 def test_each_kind_has_members() -> None:
@@ -280,25 +322,43 @@ MIGRANTS = ROOT / "docs" / "coming-from-openunlearning.md"
 
 def test_what_is_said_of_their_keys_is_so() -> None:
     """Each `key=value` of the tables: accepted, or refused, as its row says."""
-    rows = re.findall(r"^\| `([^`]*=[^`]*|~[^`]*)` \| (\w+)", MIGRANTS.read_text(encoding="utf-8"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([^`]*=[^`]*|~[^`]*)` \| (\w+)", MIGRANTS.read_text(encoding="utf-8"), re.MULTILINE
+    )
     accepted = {word: None for word, verdict in rows if verdict in ("same", "renamed", "no")}
     refused = [word for word, verdict in rows if verdict == "refused"]
     assert len(accepted) > 50 and len(refused) > 20
     start = ("experiment=unlearn/tofu/default", "task_name=t")
-    alone = {"experiment", "data", "eval", "mode", "seed", "trainer.args.seed", "data/datasets@data.forget"}
+    alone = {
+        "experiment",
+        "data",
+        "eval",
+        "mode",
+        "seed",
+        "trainer.args.seed",
+        "data/datasets@data.forget",
+    }
     together = [word for word in accepted if word.partition("=")[0] not in alone]
     compose.compose("unlearn", (*start, *together))
     for word in accepted.keys() - set(together):
         mode, _, rest = word.removeprefix("experiment=").partition("/")
         name = (
-            {"finetune": "train", "eval": "eval"}.get(mode, "unlearn") if rest and "experiment" in word else "unlearn"
+            {"finetune": "train", "eval": "eval"}.get(mode, "unlearn")
+            if rest and "experiment" in word
+            else "unlearn"
         )
-        compose.compose(name, ("task_name=t", *([word] if "experiment" in word else [start[0], word])))
+        compose.compose(
+            name, ("task_name=t", *([word] if "experiment" in word else [start[0], word]))
+        )
     for word in refused:
         with pytest.raises(UserError) as caught:
-            compose.compose("unlearn", ("task_name=t", *([] if "experiment" in word else [start[0]]), word))
+            compose.compose(
+                "unlearn", ("task_name=t", *([] if "experiment" in word else [start[0]]), word)
+            )
         said = str(caught.value)
-        assert "no such" not in said and "must be" not in said and "\n" not in said, f"{word}: says what to set: {said}"
+        assert "no such" not in said and "must be" not in said and "\n" not in said, (
+            f"{word}: says what to set: {said}"
+        )
 
 
 COMPONENTS = ROOT / "docs" / "components.md"
@@ -311,7 +371,9 @@ COMPONENTS = ROOT / "docs" / "components.md"
     ids=lambda page: page.name,
 )
 def test_the_python_of_a_page_runs(workplace: Path) -> None:
-    scripts = [block.text for block in blocks(workplace) if block.language == "python" and not block.title]
+    scripts = [
+        block.text for block in blocks(workplace) if block.language == "python" and not block.title
+    ]
     assert scripts
     for script in scripts:
         exec(compile(script, str(workplace), "exec"), {})
@@ -319,34 +381,57 @@ def test_the_python_of_a_page_runs(workplace: Path) -> None:
 
 @pytest.mark.parametrize("workplace", [COMPONENTS], indirect=True)
 def test_the_components_train_and_measure(workplace: Path) -> None:
-    """One run with the page's method, collator, dataset, metric, model handler, suite and experiment."""
+    """One run with the page's method, collator, dataset, metric, model handler, suite and
+    experiment."""
     names = ("my_method", "my_collator", "my_dataset", "my_metric", "my_model")
     words = [
-        f"plugins=[{','.join(f'{name}.py' for name in names)}]", "experiment=unlearn/facts/default", "trainer=ToUniform",
-        "collator=PaddedTo", "data.forget=my_dialogue", "model=auto", "model.model_handler=FirstLayers", "task_name=all",
-        "model.model_args.n_layers=1", "model.model_args.pretrained_model_name_or_path=MODEL", "template=qa",
-        "eval.facts.define.refused={metric: refusal_rate, texts: facts.answer}", "eval.facts.metrics=[known,said,refused]",
-        "trainer.args.max_steps=2", "trainer.args.learning_rate=1e-3",
-    ]  # fmt: skip
+        f"plugins=[{','.join(f'{name}.py' for name in names)}]",
+        "experiment=unlearn/facts/default",
+        "trainer=ToUniform",
+        "collator=PaddedTo",
+        "data.forget=my_dialogue",
+        "model=auto",
+        "model.model_handler=FirstLayers",
+        "task_name=all",
+        "model.model_args.n_layers=1",
+        "model.model_args.pretrained_model_name_or_path=MODEL",
+        "template=qa",
+        "eval.facts.define.refused={metric: refusal_rate, texts: facts.answer}",
+        "eval.facts.metrics=[known,said,refused]",
+        "trainer.args.max_steps=2",
+        "trainer.args.learning_rate=1e-3",
+    ]
     folder = train.train(*words, config_name="unlearn", config_dirs=["mine"])
     summary = run_dir.read_json(folder / run_dir.EVALS / "FACTS_SUMMARY.json", "the summary")
     assert set(summary) == {"known", "said", "refused"} and 0 < summary["known"] < 1
-    assert run_dir.read_json(folder / run_dir.FINAL / "config.json", "the model")["num_hidden_layers"] == 1
+    assert (
+        run_dir.read_json(folder / run_dir.FINAL / "config.json", "the model")["num_hidden_layers"]
+        == 1
+    )
 
 
 @pytest.mark.parametrize("workplace", [COMPONENTS], indirect=True)
 def test_their_trainer_trains(workplace: Path) -> None:
     folder = train.train(
-        "plugins=[theirs.py]", "experiment=unlearn/facts/default", "trainer=DoubleAscent", "model=auto", "task_name=theirs",
-        "model.model_args.pretrained_model_name_or_path=MODEL", "template=qa", "trainer.args.max_steps=2", "eval=null",
-        config_name="unlearn", config_dirs=["mine"],
-    )  # fmt: skip
+        "plugins=[theirs.py]",
+        "experiment=unlearn/facts/default",
+        "trainer=DoubleAscent",
+        "model=auto",
+        "task_name=theirs",
+        "model.model_args.pretrained_model_name_or_path=MODEL",
+        "template=qa",
+        "trainer.args.max_steps=2",
+        "eval=null",
+        config_name="unlearn",
+        config_dirs=["mine"],
+    )
     assert run_dir.is_done(folder)
 
 
 def test_a_wrong_command_would_be_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "```bash\nunteach train task_nam=x  # said\nunteach list x  # not checked\ntorchrun -m unteach eval a=b\n```\n"
+        "```bash\nunteach train task_nam=x  # said\nunteach list x  # not checked\ntorchrun -m "
+        "unteach eval a=b\n```\n"
     )
     assert list(commands(page)) == [["train", "task_nam=x"], ["eval", "a=b"]]

@@ -11,4 +11,6 @@ def test_the_reference_is_up_to_date() -> None:
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert script.page() == script.PAGE.read_text(encoding="utf-8"), "run `python docs/make_reference.py`"
+    assert script.page() == script.PAGE.read_text(encoding="utf-8"), (
+        "run `python docs/make_reference.py`"
+    )

@@ -34,7 +34,9 @@ def test_every_key_is_one_of_ours(page: str) -> None:
     for section in ("trainer.samples", "trainer.profiler"):
         for body in re.findall(rf"{re.escape(section)}=\{{(.*?)\}}", text):
             said += [(section, key) for key in re.findall(r"(\w+):", body)]
-    strange = [(section, key) for section, key in said if key not in SECTIONS[section] and key != "md"]
+    strange = [
+        (section, key) for section, key in said if key not in SECTIONS[section] and key != "md"
+    ]
     assert len(said) > 10 and not strange
     assert set(re.findall(r"`unteach (\w+)", text)) <= set(cli.VERBS)
 

@@ -1,4 +1,5 @@
-"""What all backends share: which options are asked for, which cannot be, and where a text is cut."""
+"""What all backends share: which options are asked for, which cannot be, and where a text is
+cut."""
 
 import pytest
 

@@ -1,4 +1,5 @@
-"""Values made of others: memorisation, privacy, utility and overall, by their definitions, with intervals of parts."""
+"""Values made of others: memorisation, privacy, utility and overall, by their definitions, with
+intervals of parts."""
 
 import json
 from pathlib import Path
@@ -30,7 +31,12 @@ def test_memorisation_is_the_harmonic_mean_of_complements() -> None:
 
 
 def test_privacy_is_how_near_the_areas_are_to_the_retain_models() -> None:
-    areas = {"a": part(0.9), "b": part(0.45), "a/retain": {"agg_value": 0.5}, "b/retain": {"agg_value": 0.5}}
+    areas = {
+        "a": part(0.9),
+        "b": part(0.45),
+        "a/retain": {"agg_value": 0.5},
+        "b/retain": {"agg_value": 0.5},
+    }
     metric = aggregate.Privacy(["a", "b"])
     assert metric.compute("p", **areas).agg == pytest.approx(hmean([1 - 0.4 / 0.5, 1 - 0.05 / 0.5]))
     areas["a"] = part(1.0)
@@ -42,7 +48,12 @@ def test_privacy_is_how_near_the_areas_are_to_the_retain_models() -> None:
 
 
 def test_utility_is_relative_to_the_model_before() -> None:
-    measured = {"u": part(0.4), "f": part(0.9), "u/before": {"agg_value": 0.6}, "f/before": {"agg_value": 0.9}}
+    measured = {
+        "u": part(0.4),
+        "f": part(0.9),
+        "u/before": {"agg_value": 0.6},
+        "f/before": {"agg_value": 0.9},
+    }
     value = aggregate.RelativeUtility(["u", "f"]).compute("utility", **measured)
     assert value.agg == pytest.approx(hmean([0.4, 0.9]) / hmean([0.6, 0.9]))
     assert value.replicates == pytest.approx(hmean([0.4 + DRAWS, 0.9 + DRAWS]) / hmean([0.6, 0.9]))
@@ -51,9 +62,13 @@ def test_utility_is_relative_to_the_model_before() -> None:
 def test_differences_and_arithmetic_means() -> None:
     a, b = part(0.7), part(0.4)
     assert aggregate.Difference("a", "b").compute("d", value=a, other=b).agg == pytest.approx(0.3)
-    assert aggregate.DeltaToRetain("a").compute("d", value=a, log={"agg_value": 0.6}).agg == pytest.approx(0.1)
+    assert aggregate.DeltaToRetain("a").compute(
+        "d", value=a, log={"agg_value": 0.6}
+    ).agg == pytest.approx(0.1)
     assert aggregate.ArithmeticMean(["a", "b"]).compute("m", a=a, b=b).agg == pytest.approx(0.55)
-    assert aggregate.ArithmeticMean(["a", "b"], complement=True).compute("m", a=a, b=b).agg == pytest.approx(0.45)
+    assert aggregate.ArithmeticMean(["a", "b"], complement=True).compute(
+        "m", a=a, b=b
+    ).agg == pytest.approx(0.45)
 
 
 def test_a_part_without_replicates_counts_as_it_is() -> None:
@@ -77,16 +92,26 @@ def test_ln_p_goes_on_where_p_underflows(alternative: Any) -> None:
 
 
 def test_the_suites_own_aggregates(tiny: Any, tmp_path: Path) -> None:
-    """Against itself, before and beside: privacy and utility are 1; every value has n and an interval."""
+    """Against itself, before and beside: privacy and utility are 1; every value has n and an
+    interval."""
     engine = HFEngine(tiny.model, tiny.tokenizer)
     words = "[privacy,memorization,model_utility,mia_min_k,mia_loss,mia_zlib,mia_min_k_plus_plus]"
     base = ["forget_split=forget05", f"eval.tofu.metrics={words}"]
-    suites.evaluate(tofu(*base[:1], "eval.tofu.metrics=all"), engine, tiny.template, silent, tmp_path)
-    found = suites.evaluate(tofu(*base, f"retain_logs_path={tmp_path}"), engine, tiny.template, silent, None)["tofu"]
+    suites.evaluate(
+        tofu(*base[:1], "eval.tofu.metrics=all"), engine, tiny.template, silent, tmp_path
+    )
+    found = suites.evaluate(
+        tofu(*base, f"retain_logs_path={tmp_path}"), engine, tiny.template, silent, None
+    )["tofu"]
     assert found["privacy"].agg == pytest.approx(1.0)
     parts = [
         found[n].agg
-        for n in ("extraction_strength", "exact_memorization", "forget_Q_A_PARA_Prob", "forget_Truth_Ratio_prob")
+        for n in (
+            "extraction_strength",
+            "exact_memorization",
+            "forget_Q_A_PARA_Prob",
+            "forget_Truth_Ratio_prob",
+        )
     ]
     assert found["memorization"].agg == pytest.approx(hmean(1 - np.array(parts)))
     for name, value in found.items():

@@ -1,4 +1,5 @@
-"""What may be wrong with a model, a tokenizer, a log or the rows: one clear error, or a count, each."""
+"""What may be wrong with a model, a tokenizer, a log or the rows: one clear error, or a count,
+each."""
 
 import json
 from pathlib import Path
@@ -31,12 +32,18 @@ def test_weights_that_are_not_a_number_name_the_metric(tiny: Any) -> None:
     engine = HFEngine(extend(broken), tiny.tokenizer)
     for metric in ("forget_Q_A_Prob", "mia_min_k", "mia_gradnorm", "extraction_strength"):
         config = tofu(f"eval.tofu.metrics=[{metric}]", "forget_split=forget01")
-        with pytest.raises(UserError, match=f"{metric}: the model's values are not finite at rows .*it has diverged"):
+        with pytest.raises(
+            UserError,
+            match=f"{metric}: the model's values are not finite at rows .*it has diverged",
+        ):
             suites.evaluate(config, engine, tiny.template, silent, None)
     with pytest.raises(
-        UserError, match="generating: the model's outputs are infinite or not a number: it has diverged"
+        UserError,
+        match="generating: the model's outputs are infinite or not a number: it has diverged",
     ):
-        suites.evaluate(tofu("eval.tofu.metrics=[forget_Q_A_ROUGE]"), engine, tiny.template, silent, None)
+        suites.evaluate(
+            tofu("eval.tofu.metrics=[forget_Q_A_ROUGE]"), engine, tiny.template, silent, None
+        )
 
 
 @pytest.fixture
@@ -46,18 +53,25 @@ def merging() -> Any:
     vocabulary = {name: number for number, name in enumerate(names)}
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [("\n", "A"), ("a", "b")]))
     bpe.decoder = tokenizers.decoders.Fuse()
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<eos>")
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<eos>", pad_token="<eos>"
+    )
 
 
-def rows_of(merging: Any, folder: Path, row: dict[str, Any], args: TemplateArgs, **settings: Any) -> Rows:
+def rows_of(
+    merging: Any, folder: Path, row: dict[str, Any], args: TemplateArgs, **settings: Any
+) -> Rows:
     (folder / "r.jsonl").write_text(json.dumps(row))
     limits = {"max_length": settings.pop("max_length")} if "max_length" in settings else {}
-    config = SuiteConfig("s", [], {"r": RowsConfig({"path": str(folder), "name": "r"}, **settings)}, **limits)
+    config = SuiteConfig(
+        "s", [], {"r": RowsConfig({"path": str(folder), "name": "r"}, **settings)}, **limits
+    )
     return Rows(config, Template(merging, args), settings.pop("context", None))
 
 
 def test_a_tokenizer_that_joins_prompt_and_answer(merging: Any, tmp_path: Path) -> None:
-    """Apart, the boundary is exact; joint, or inside one text, it moves, each answer keeps its own, and it is counted."""
+    """Apart, the boundary is exact; joint, or inside one text, it moves, each answer keeps its own,
+    and it is counted."""
     row = {"question": "a?", "answer": ["As", "b"]}
     apart = rows_of(merging, tmp_path, row, TemplateArgs(kind="qa"))
     first, second = apart.asked("r.answer").pairs[0]
@@ -72,12 +86,16 @@ def test_a_tokenizer_that_joins_prompt_and_answer(merging: Any, tmp_path: Path) 
     assert text.joined == {}
 
 
-def test_moved_boundaries_are_told(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moved_boundaries_are_told(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = Template.encode
 
     def moved(self: Template, *args: Any, **kwargs: Any) -> Any:
         encoded = real(self, *args, **kwargs)
-        return type(encoded)(encoded.prompt[:-1], (encoded.prompt[-1], *encoded.answer), encoded.cut)
+        return type(encoded)(
+            encoded.prompt[:-1], (encoded.prompt[-1], *encoded.answer), encoded.cut
+        )
 
     monkeypatch.setattr(Template, "encode", moved)
     template = Template(tiny.tokenizer, TemplateArgs(boundary="joint"))
@@ -85,7 +103,9 @@ def test_moved_boundaries_are_told(tiny: Any, tmp_path: Path, monkeypatch: pytes
     suites.evaluate(config, HFEngine(tiny.model, tiny.tokenizer), template, silent, tmp_path)
     assert (
         "2: the tokenizer joins"
-        in json.loads((tmp_path / "TOFU_NOTES.json").read_text())["boundaries moved in mia_forget.answer"]
+        in json.loads((tmp_path / "TOFU_NOTES.json").read_text())[
+            "boundaries moved in mia_forget.answer"
+        ]
     )
 
 
@@ -95,7 +115,9 @@ def test_empty_continuations_are_worth_nothing(tiny: Any, tmp_path: Path) -> Non
             return [[] for _ in prompts]
 
     config = tofu("eval.tofu.metrics=[forget_Q_A_ROUGE]", "forget_split=forget01")
-    value = suites.evaluate(config, Silent(tiny.model, tiny.tokenizer), tiny.template, silent, tmp_path)["tofu"]
+    value = suites.evaluate(
+        config, Silent(tiny.model, tiny.tokenizer), tiny.template, silent, tmp_path
+    )["tofu"]
     assert value["forget_Q_A_ROUGE"].agg == 0
     assert value["forget_Q_A_ROUGE"].n == 2
 
@@ -106,7 +128,9 @@ class Short(HFEngine):
     context = 30  # type: ignore[assignment]
 
 
-def test_answers_and_continuations_longer_than_the_context_are_cut_and_counted(tiny: Any, tmp_path: Path) -> None:
+def test_answers_and_continuations_longer_than_the_context_are_cut_and_counted(
+    tiny: Any, tmp_path: Path
+) -> None:
     (tmp_path / "forget10_perturbed.jsonl").write_text(
         "\n".join(json.dumps({"question": "Who?", "answer": a}) for a in ("Mara", "word " * 60))
     )
@@ -118,7 +142,10 @@ def test_answers_and_continuations_longer_than_the_context_are_cut_and_counted(t
     engine = Short(tiny.model, tiny.tokenizer)
     suites.evaluate(config, engine, tiny.template, silent, tmp_path)
     notes = json.loads((tmp_path / "TOFU_NOTES.json").read_text())
-    assert "1: longer than max_length allows, or than the model reads" in notes["answers cut in forget.answer"]
+    assert (
+        "1: longer than max_length allows, or than the model reads"
+        in notes["answers cut in forget.answer"]
+    )
     assert "2: the model's context ends before" in notes["continuations cut in forget.answer"]
     assert not (tmp_path / "TOFU_ABSENT.json").exists(), "no metric is absent"
     prompt = tiny.template.encode_prompt("Who?")
@@ -133,7 +160,11 @@ def test_answers_and_continuations_longer_than_the_context_are_cut_and_counted(t
 def test_a_log_that_a_crash_cut_short(tiny: Any, tmp_path: Path, key: str, size: int) -> None:
     engine = HFEngine(tiny.model, tiny.tokenizer)
     suites.evaluate(
-        tofu("eval.tofu.metrics=[mia_loss]", "forget_split=forget01"), engine, tiny.template, silent, tmp_path
+        tofu("eval.tofu.metrics=[mia_loss]", "forget_split=forget01"),
+        engine,
+        tiny.template,
+        silent,
+        tmp_path,
     )
     log = tmp_path / "TOFU_EVAL.json"
     log.write_text(log.read_text()[:size])

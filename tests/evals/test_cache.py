@@ -1,4 +1,5 @@
-"""The measurement cache: what is found again, what never is, and what damage and interruptions cost."""
+"""The measurement cache: what is found again, what never is, and what damage and interruptions
+cost."""
 
 import json
 import random
@@ -14,8 +15,15 @@ from unteach.evals.measurement_cache import Store
 from unteach.evals.run import evaluate_loaded
 from unteach.models.loading import load
 
-WORDS = ["task_name=t", "model=tiny", "tofu_path=authors", "forget_split=forget01", "eval.tofu.batch_size=3", "eval.tofu.generation.max_new_tokens=3",
-         "eval.tofu.metrics=[forget_truth_ratio,forget_Q_A_Prob,forget_Q_A_ROUGE,mia_gradnorm,mia_min_k_plus_plus]"]  # fmt: skip
+WORDS = [
+    "task_name=t",
+    "model=tiny",
+    "tofu_path=authors",
+    "forget_split=forget01",
+    "eval.tofu.batch_size=3",
+    "eval.tofu.generation.max_new_tokens=3",
+    "eval.tofu.metrics=[forget_truth_ratio,forget_Q_A_Prob,forget_Q_A_ROUGE,mia_gradnorm,mia_min_k_plus_plus]",
+]
 
 
 @pytest.fixture
@@ -37,7 +45,9 @@ def run(loaded: Any, tmp_path: Path, *words: str, weights: str = "w") -> dict[st
     from unteach.distributed.process_context import ALONE
 
     suites = compose.compose("eval", [*WORDS, *words]).eval
-    evaluate_loaded(suites, loaded, ALONE, tmp_path / "out", tmp_path / "cache", weights, tell=False)
+    evaluate_loaded(
+        suites, loaded, ALONE, tmp_path / "out", tmp_path / "cache", weights, tell=False
+    )
     return json.loads((tmp_path / "out/TOFU_EVAL.json").read_text())
 
 
@@ -45,10 +55,17 @@ def differences(found: Any, wanted: Any, path: str = "") -> list[str]:
     """Where two logs part by more than rounding, which the company in a batch may change."""
     if isinstance(wanted, dict):
         keys = [f"{path}: other keys"] if found.keys() != wanted.keys() else []
-        return keys + [d for key in wanted for d in differences(found.get(key), wanted[key], f"{path}.{key}")]
+        return keys + [
+            d for key in wanted for d in differences(found.get(key), wanted[key], f"{path}.{key}")
+        ]
     if isinstance(wanted, list):
-        return [d for i, pair in enumerate(zip(found, wanted, strict=True)) for d in differences(*pair, f"{path}[{i}]")]
-    rounding = 5e-5 if "plus_plus" in path else 1e-5  # divided by how little a random model's log-probs vary
+        return [
+            d
+            for i, pair in enumerate(zip(found, wanted, strict=True))
+            for d in differences(*pair, f"{path}[{i}]")
+        ]
+    # divided by how little a random model's log-probs vary
+    rounding = 5e-5 if "plus_plus" in path else 1e-5
     equal = found == (pytest.approx(wanted, abs=rounding) if isinstance(wanted, float) else wanted)
     return [] if equal else [f"{path}: {found!r} instead of {wanted!r}"]
 
@@ -61,10 +78,17 @@ def test_a_second_evaluation_makes_no_pass(tiny: Any, tmp_path: Path, tokens: li
     assert tokens == []
 
 
-def test_other_metrics_of_the_same_rows_make_no_pass(tiny: Any, tmp_path: Path, tokens: list[int]) -> None:
+def test_other_metrics_of_the_same_rows_make_no_pass(
+    tiny: Any, tmp_path: Path, tokens: list[int]
+) -> None:
     run(tiny, tmp_path)
     tokens.clear()
-    run(tiny, tmp_path, "eval.tofu.metrics=[exact_memorization,mia_loss,mia_zlib]", "compat=openunlearning")
+    run(
+        tiny,
+        tmp_path,
+        "eval.tofu.metrics=[exact_memorization,mia_loss,mia_zlib]",
+        "compat=openunlearning",
+    )
     assert tokens == []
 
 
@@ -73,7 +97,9 @@ def test_other_metrics_of_the_same_rows_make_no_pass(tiny: Any, tmp_path: Path, 
     [["eval.tofu.generation.max_new_tokens=4"], ["tofu_path=authors:1"], ["forget_split=forget05"]],
     ids=lambda words: words[0],
 )
-def test_other_data_or_arguments_are_measured(tiny: Any, tmp_path: Path, tokens: list[int], words: list[str]) -> None:
+def test_other_data_or_arguments_are_measured(
+    tiny: Any, tmp_path: Path, tokens: list[int], words: list[str]
+) -> None:
     run(tiny, tmp_path)
     fresh = run(tiny, tmp_path / "fresh", *words)
     tokens.clear()
@@ -81,9 +107,14 @@ def test_other_data_or_arguments_are_measured(tiny: Any, tmp_path: Path, tokens:
     assert sum(tokens)
 
 
-def test_other_weights_template_or_settings_are_measured(tiny_folder: Path, tmp_path: Path, tokens: list[int]) -> None:
+def test_other_weights_template_or_settings_are_measured(
+    tiny_folder: Path, tmp_path: Path, tokens: list[int]
+) -> None:
     def made(**model_args: Any) -> Any:
-        return load(ModelConfig({"pretrained_model_name_or_path": str(tiny_folder), **model_args}), training=False)
+        return load(
+            ModelConfig({"pretrained_model_name_or_path": str(tiny_folder), **model_args}),
+            training=False,
+        )
 
     def keyed(loaded: Any) -> dict[str, Any]:
         return run(loaded, tmp_path, weights=loaded.identity(tmp_path / "fingerprints.json"))
@@ -98,7 +129,10 @@ def test_other_weights_template_or_settings_are_measured(tiny_folder: Path, tmp_
 
     tokens.clear()
     tagged = TemplateArgs(kind="qa", user_start_tag="Q ", asst_start_tag=" A ")
-    other = load(ModelConfig({"pretrained_model_name_or_path": str(tiny_folder)}, template_args=tagged), training=False)
+    other = load(
+        ModelConfig({"pretrained_model_name_or_path": str(tiny_folder)}, template_args=tagged),
+        training=False,
+    )
     assert keyed(other) != first
     assert sum(tokens)
 
@@ -114,8 +148,11 @@ def test_other_weights_template_or_settings_are_measured(tiny_folder: Path, tmp_
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_damage_never_gives_a_wrong_value(tiny: Any, tmp_path: Path, seed: int, capsys: Any) -> None:
-    """Bytes flipped anywhere, or the tail torn off: what is found is right, the rest is measured again, and said."""
+def test_damage_never_gives_a_wrong_value(
+    tiny: Any, tmp_path: Path, seed: int, capsys: Any
+) -> None:
+    """Bytes flipped anywhere, or the tail torn off: what is found is right, the rest is measured
+    again, and said."""
     first = run(tiny, tmp_path)
     capsys.readouterr()
     draw = random.Random(seed)
@@ -165,7 +202,9 @@ def test_an_interrupted_suite_loses_at_most_one_batch(
             run(tiny, tmp_path)
     assert kept == after
     assert list(tmp_path.glob("cache/*/*.plan.json"))
-    assert run(tiny, tmp_path) == whole, "bit for bit: what is left goes in the batches that it was planned with"
+    assert run(tiny, tmp_path) == whole, (
+        "bit for bit: what is left goes in the batches that it was planned with"
+    )
     assert sum(tokens) == every, "no kept batch is measured twice"
     assert not list(tmp_path.glob("cache/*/*.plan.json"))
 

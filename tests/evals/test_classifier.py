@@ -1,4 +1,5 @@
-"""Clean text by a sequence classifier: its probabilities, its own store, and what is said where there is none."""
+"""Clean text by a sequence classifier: its probabilities, its own store, and what is said where
+there is none."""
 
 import json
 from pathlib import Path
@@ -24,9 +25,16 @@ def classifier(tiny: Any, tmp_path: Path) -> Path:
     """A tiny random BERT with three classes."""
     torch.manual_seed(3)
     config = transformers.BertConfig(
-        vocab_size=len(tiny.tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, pad_token_id=0,
-        num_attention_heads=2, max_position_embeddings=24, id2label=LABELS, label2id={v: k for k, v in LABELS.items()},
-    )  # fmt: skip
+        vocab_size=len(tiny.tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        pad_token_id=0,
+        num_attention_heads=2,
+        max_position_embeddings=24,
+        id2label=LABELS,
+        label2id={v: k for k, v in LABELS.items()},
+    )
     model = transformers.BertForSequenceClassification(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -48,7 +56,9 @@ def values(tiny: Any, tmp_path: Path, *words: str) -> dict[str, Any]:
     return json.loads((tmp_path / "out/TOFU_EVAL.json").read_text())["forget_Q_A_gibberish"]
 
 
-def test_the_probability_of_clean_text(tiny: Any, classifier: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_probability_of_clean_text(
+    tiny: Any, classifier: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     found = values(tiny, tmp_path, f"classifier_path={classifier}")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(classifier).eval()
     scores = []
@@ -56,16 +66,32 @@ def test_the_probability_of_clean_text(tiny: Any, classifier: Path, tmp_path: Pa
         ids = tiny.tokenizer(one["text"], truncation=True, max_length=24)["input_ids"] or [0]
         with torch.no_grad():
             scores.append(float(model(torch.tensor([ids])).logits.softmax(-1)[0, 0]))
-    assert [one["score"] for one in found["value_by_index"].values()] == pytest.approx(scores, abs=1e-5)
+    assert [one["score"] for one in found["value_by_index"].values()] == pytest.approx(
+        scores, abs=1e-5
+    )
     assert found["agg_value"] == pytest.approx(sum(scores) / len(scores), abs=1e-5)
     assert max(scores) - min(scores) > 1e-3
     assert found["n"] == 10 and found["ci"][0] <= found["agg_value"] <= found["ci"][1]
 
     monkeypatch.setattr(transformers.AutoModelForSequenceClassification, "from_pretrained", None)
-    assert values(tiny, tmp_path, f"classifier_path={classifier}") == found, "it is not loaded for what it said before"
-    other = values(tiny, tmp_path, f"classifier_path={classifier}", "eval.tofu.define.forget_Q_A_gibberish.label=Noise")
-    third = values(tiny, tmp_path, f"classifier_path={classifier}", "eval.tofu.define.forget_Q_A_gibberish.label=1")
-    assert found["agg_value"] + other["agg_value"] + third["agg_value"] == pytest.approx(1, abs=1e-5)
+    assert values(tiny, tmp_path, f"classifier_path={classifier}") == found, (
+        "it is not loaded for what it said before"
+    )
+    other = values(
+        tiny,
+        tmp_path,
+        f"classifier_path={classifier}",
+        "eval.tofu.define.forget_Q_A_gibberish.label=Noise",
+    )
+    third = values(
+        tiny,
+        tmp_path,
+        f"classifier_path={classifier}",
+        "eval.tofu.define.forget_Q_A_gibberish.label=1",
+    )
+    assert found["agg_value"] + other["agg_value"] + third["agg_value"] == pytest.approx(
+        1, abs=1e-5
+    )
 
 
 def test_a_special_token_in_a_text_is_text(tiny: Any, classifier: Path) -> None:
@@ -73,7 +99,9 @@ def test_a_special_token_in_a_text_is_text(tiny: Any, classifier: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(classifier)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(classifier).eval()
     texts = [f"so{eos}it", "so it"]
-    found = Classifier(lambda: model, tokenizer, model.config, None, ALONE, None).probabilities(texts)
+    found = Classifier(lambda: model, tokenizer, model.config, None, ALONE, None).probabilities(
+        texts
+    )
     for text, probabilities in zip(texts, found, strict=True):
         ids = tokenizer(text, split_special_tokens=True)["input_ids"]
         assert tokenizer.eos_token_id not in ids[1:-1]
@@ -94,7 +122,10 @@ def test_empty_continuations_are_classified_and_counted(
 
 def test_a_class_that_it_does_not_have(tiny: Any, classifier: Path, tmp_path: Path) -> None:
     define = "eval.tofu.define.forget_Q_A_gibberish.label"
-    with pytest.raises(UserError, match=r"no class 'noyse'; it has clean, mild gibberish, noise; did you mean noise\?"):
+    with pytest.raises(
+        UserError,
+        match=r"no class 'noyse'; it has clean, mild gibberish, noise; did you mean noise\?",
+    ):
         values(tiny, tmp_path, f"classifier_path={classifier}", f"{define}=noyse")
     with pytest.raises(UserError, match="no class 3; it has 3"):
         values(tiny, tmp_path, f"classifier_path={classifier}", f"{define}=3")
@@ -103,7 +134,10 @@ def test_a_class_that_it_does_not_have(tiny: Any, classifier: Path, tmp_path: Pa
 def test_without_a_classifier_it_is_absent_or_an_error(tiny: Any, tmp_path: Path) -> None:
     made = suites.plan(tofu("eval.tofu.metrics=all")["tofu"], tiny.template)
     assert "eval.tofu.classifier_path" in made.absent["forget_Q_A_gibberish"]
-    with pytest.raises(UserError, match=r"asks for forget_Q_A_gibberish, and .* no eval.tofu.classifier_path is set"):
+    with pytest.raises(
+        UserError,
+        match=r"asks for forget_Q_A_gibberish, and .* no eval.tofu.classifier_path is set",
+    ):
         values(tiny, tmp_path)
     with pytest.raises(UserError, match=r"classifier_path=/nowhere: there is no such folder"):
         values(tiny, tmp_path, "classifier_path=/nowhere")
@@ -111,5 +145,7 @@ def test_without_a_classifier_it_is_absent_or_an_error(tiny: Any, tmp_path: Path
 
 def test_without_the_asked_metric_it_is_not_loaded(tiny: Any) -> None:
     engine = HFEngine(tiny.model, tiny.tokenizer)
-    config = tofu("classifier_path=/nowhere", "forget_split=forget01", "eval.tofu.metrics=[mia_loss]")
+    config = tofu(
+        "classifier_path=/nowhere", "forget_split=forget01", "eval.tofu.metrics=[mia_loss]"
+    )
     assert suites.evaluate(config, engine, tiny.template, silent, None)["tofu"]["mia_loss"].n > 0

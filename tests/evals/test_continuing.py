@@ -16,7 +16,9 @@ def plain(tiny: Any, prompt: tuple[int, ...], stops: list[int], **arguments: Any
     """What the library says to a prompt alone."""
     ids = torch.tensor([prompt])
     given = {"do_sample": False, "pad_token_id": 0, "eos_token_id": stops, **arguments}
-    made = tiny.model.generate(ids, attention_mask=torch.ones_like(ids), **given)[0, len(prompt) :].tolist()
+    made = tiny.model.generate(ids, attention_mask=torch.ones_like(ids), **given)[
+        0, len(prompt) :
+    ].tolist()
     return made[: next((i for i, token in enumerate(made) if token in stops), len(made))]
 
 
@@ -29,17 +31,29 @@ def stops(tiny: Any) -> list[int]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"min_new_tokens": 20}, {"repetition_penalty": 1.3}, {"no_repeat_ngram_size": 2}, {"num_beams": 2}],
+    [
+        {},
+        {"min_new_tokens": 20},
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 2},
+        {"num_beams": 2},
+    ],
     ids=str,
 )
-def test_pieces_are_the_librarys_continuations(tiny: Any, stops: list[int], arguments: dict[str, Any]) -> None:
+def test_pieces_are_the_librarys_continuations(
+    tiny: Any, stops: list[int], arguments: dict[str, Any]
+) -> None:
     engine = HFEngine(tiny.model, tiny.tokenizer, stops=stops)
     found = engine.generate(PROMPTS, 50, **arguments)
-    assert found == [plain(tiny, prompt, stops, max_new_tokens=50, **arguments) for prompt in PROMPTS]
+    assert found == [
+        plain(tiny, prompt, stops, max_new_tokens=50, **arguments) for prompt in PROMPTS
+    ]
     assert len(set(map(len, found))) > 1 or "num_beams" in arguments
 
 
-def test_rows_that_are_over_leave_the_batch(tiny: Any, stops: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_are_over_leave_the_batch(
+    tiny: Any, stops: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of eight rows each leaves at its stop, so that no step is made for a row that is over."""
     steps: list[tuple[int, int]] = []
     real = tiny.model.generate
@@ -55,7 +69,9 @@ def test_rows_that_are_over_leave_the_batch(tiny: Any, stops: list[int], monkeyp
     assert steps[-1][0] < steps[0][0] == len(PROMPTS)
 
 
-def test_a_batch_has_as_many_rows_as_their_cache_has_room_for(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_has_as_many_rows_as_their_cache_has_room_for(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However few padded tokens a scored batch may have."""
     batches: list[int] = []
     real = generation.Continuation.of
@@ -92,7 +108,8 @@ def test_a_string_that_ends_a_row(tiny: Any, monkeypatch: pytest.MonkeyPatch) ->
 def test_rows_that_wait_take_free_places(
     tiny: Any, stops: list[int], joined: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the cache cannot be joined, they come once all are over; either way each row says what it says alone."""
+    """Where the cache cannot be joined, they come once all are over; either way each row says what
+    it says alone."""
     if not joined:
         monkeypatch.setattr(generation.caches, "grows", lambda cache: False)
     rows: list[int] = []
@@ -112,7 +129,9 @@ def test_rows_that_wait_take_free_places(
         assert sum(rows) < 3 * len(rows), "some passes take in a few rows beside those under way"
 
 
-def test_a_repetition_penalty_does_not_count_padding(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repetition_penalty_does_not_count_padding(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model whose padding is its end of sequence ends its texts where it would alone."""
     tokenizer = copy.deepcopy(tiny.tokenizer)
     tokenizer.pad_token = tokenizer.eos_token

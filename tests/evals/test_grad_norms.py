@@ -33,7 +33,9 @@ def model(tiny: Any) -> Any:
 
 @pytest.mark.parametrize("p", [2.0, 1.0])
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_the_mean_over_tensors_of_the_gradients_norm(tiny: Any, model: Any, p: float, batch_size: int) -> None:
+def test_the_mean_over_tensors_of_the_gradients_norm(
+    tiny: Any, model: Any, p: float, batch_size: int
+) -> None:
     found = HFEngine(model, tiny.tokenizer, batch_size).grad_norms(PAIRS, p)
     assert found == pytest.approx([expected(model, pair, p) for pair in PAIRS], rel=1e-5)
 
@@ -42,14 +44,20 @@ def test_a_training_run_does_not_notice(tiny: Any, model: Any) -> None:
     model.train()
     model.model.embed_tokens.weight.requires_grad_(False)
     model(torch.tensor([[5, 6, 7]]), labels=torch.tensor([[5, 6, 7]])).loss.backward()
-    before = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    before = {
+        name: weight.grad.clone()
+        for name, weight in model.named_parameters()
+        if weight.grad is not None
+    }
     flags = [weight.requires_grad for weight in model.parameters()]
     engine = HFEngine(model, tiny.tokenizer, 2)
     with torch.no_grad():
         engine.grad_norms(PAIRS, 2.0)
     assert model.training
     assert [weight.requires_grad for weight in model.parameters()] == flags
-    after = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    after = {
+        name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None
+    }
     assert before and after.keys() == before.keys()
     assert all(torch.equal(after[name], grad) for name, grad in before.items())
 
@@ -78,7 +86,9 @@ def test_under_autocast_every_weight_is_seen(tiny: Any, model: Any) -> None:
 
 
 def test_they_are_kept_by_their_p(tiny: Any, model: Any, tmp_path: Any) -> None:
-    first = HFEngine(model, tiny.tokenizer, 2, ALONE, Store(tmp_path, "w", "float32")).grad_norms(PAIRS, 2.0)
+    first = HFEngine(model, tiny.tokenizer, 2, ALONE, Store(tmp_path, "w", "float32")).grad_norms(
+        PAIRS, 2.0
+    )
     store = Store(tmp_path, "w", "float32")
     assert [store.get("grad_norms 2.0", pair) for pair in PAIRS] == first
     assert store.get("grad_norms 1.0", PAIRS[0]) is None

@@ -1,4 +1,5 @@
-"""Batches that do not fit into memory: what is left is planned anew, by all processes alike, and no value changes."""
+"""Batches that do not fit into memory: what is left is planned anew, by all processes alike, and no
+value changes."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def test_values_are_those_of_a_machine_with_room(tiny: Any) -> None:
     wanted, engine = passes(HFEngine(tiny.model, tiny.tokenizer)), Small(tiny.model, tiny.tokenizer)
     engine.room = 40
     for found, expected in zip(passes(engine), wanted, strict=True):
-        assert found == (expected if isinstance(expected, list) else pytest.approx(expected, abs=1e-5))
+        assert found == (
+            expected if isinstance(expected, list) else pytest.approx(expected, abs=1e-5)
+        )
     assert engine.budgets["score"] < 16384
     assert engine.budgets["score"] != engine.budgets.get("grad_norms"), "a pass finds its own"
     engine.seen.clear()
@@ -74,7 +77,8 @@ def test_only_memory_is_tried_again(tiny: Any, words: str) -> None:
 
 
 def test_processes_lower_the_budget_together(tiny: Any, tmp_path: Path) -> None:
-    """Only the second has little room; both plan the same batches afterwards, and both have every value."""
+    """Only the second has little room; both plan the same batches afterwards, and both have every
+    value."""
     from tests.recovery.conftest import after, spawn_two
     from unteach import run_dir
     from unteach.distributed import process_context
@@ -86,7 +90,9 @@ def test_processes_lower_the_budget_together(tiny: Any, tmp_path: Path) -> None:
         values = [float(score.avg_loss) for score in engine.score(PAIRS)]
         run_dir.write_json(tmp_path / f"{here.rank}.json", [values, engine.budgets])
 
-    assert [after(pid, 120) for pid in spawn_two(work, tmp_path / "log")] == [0, 0], (tmp_path / "log.0").read_text()
+    assert [after(pid, 120) for pid in spawn_two(work, tmp_path / "log")] == [0, 0], (
+        tmp_path / "log.0"
+    ).read_text()
     first, second = (run_dir.read_json(tmp_path / f"{rank}.json", "values") for rank in (0, 1))
     assert first == second
     assert first[1]["score"] < 16384

@@ -1,4 +1,5 @@
-"""Rows of one's own: measured before training and after it, by their role, as they are trained on."""
+"""Rows of one's own: measured before training and after it, by their role, as they are trained
+on."""
 
 import json
 from collections.abc import Callable
@@ -40,13 +41,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) ->
     (tmp_path / "MODEL").symlink_to(tiny_folder)
     for name, count in (("forget", 3), ("retain", 5), ("holdout", 2)):
         write(
-            tmp_path / f"{name}.csv", [{"question": f"Who is {name} {i}?", "answer": f"Ann {i}."} for i in range(count)]
+            tmp_path / f"{name}.csv",
+            [{"question": f"Who is {name} {i}?", "answer": f"Ann {i}."} for i in range(count)],
         )
     return tmp_path
 
 
 MODEL = ("model=auto", "model.model_args.pretrained_model_name_or_path=MODEL")
-FILES = ("data=files", "data.forget_file=forget.csv", "data.retain_file=retain.csv", "data.holdout_file=holdout.csv")
+FILES = (
+    "data=files",
+    "data.forget_file=forget.csv",
+    "data.retain_file=retain.csv",
+    "data.holdout_file=holdout.csv",
+)
 STEP = (
     "trainer=GradDiff",
     "trainer.args.max_steps=1",
@@ -87,8 +94,13 @@ def test_before_is_what_eval_says_of_the_start_and_training_is_as_without(
     of_both = len(passes)
     shown = capsys.readouterr().out
     plain = train("task_name=plain", *MODEL, *FILES[:3], *STEP, "eval=null", config_name="unlearn")
-    assert passes[of_both:] == [5, 5], "eval=null measures nothing; the watch of an ascent looks at the retain rows"
-    weights = [run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors") for folder in (measured, plain)]
+    assert passes[of_both:] == [5, 5], (
+        "eval=null measures nothing; the watch of an ascent looks at the retain rows"
+    )
+    weights = [
+        run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors")
+        for folder in (measured, plain)
+    ]
     assert weights[0] == weights[1], "what is measured changes nothing of the training"
     assert not (plain / run_dir.EVALS_BEFORE).exists()
 
@@ -96,27 +108,44 @@ def test_before_is_what_eval_says_of_the_start_and_training_is_as_without(
     start = evaluate("task_name=start", *MODEL, *FILES, "eval=rows")
     assert len(passes) == of_all, "the same weights and rows are found again"
     assert read(measured / run_dir.EVALS_BEFORE, "EVAL") == read(start, "EVAL")
-    end = evaluate("task_name=end", "model=auto", f"{MODEL[1].partition('=')[0]}={measured}", *FILES, "eval=rows")
+    end = evaluate(
+        "task_name=end",
+        "model=auto",
+        f"{MODEL[1].partition('=')[0]}={measured}",
+        *FILES,
+        "eval=rows",
+    )
     assert read(measured / run_dir.EVALS, "EVAL") == read(end, "EVAL") != read(start, "EVAL")
 
     names = {f"{role}_{metric}" for role in ("forget", "retain", "holdout") for metric in METRICS}
-    assert set(read(end, "SUMMARY")) == names, "a run without rows of `train` is not asked about them"
+    assert set(read(end, "SUMMARY")) == names, (
+        "a run without rows of `train` is not asked about them"
+    )
     assert not (end / "ROWS_ABSENT.json").exists() and not (end / "ROWS_NOTES.json").exists()
     told = read(end, "METRICS")["forget_prob"]
     assert (told["role"], told["better"], told["decimals"]) == ("forget", "lower", 3)
-    old, new = (read(measured / folder, "SUMMARY")["forget_prob"] for folder in (run_dir.EVALS_BEFORE, run_dir.EVALS))
+    old, new = (
+        read(measured / folder, "SUMMARY")["forget_prob"]
+        for folder in (run_dir.EVALS_BEFORE, run_dir.EVALS)
+    )
     assert any(
-        line.split() == ["forget", "forget_prob", f"{old:.3f}", f"{new:.3f}", "lower"] for line in shown.splitlines()
+        line.split() == ["forget", "forget_prob", f"{old:.3f}", f"{new:.3f}", "lower"]
+        for line in shown.splitlines()
     )
 
-    # The same again from the start: only what the new weights are is measured, and they are the old ones.
+    # The same again from the start: only what the new weights are is measured, and they are the old
+    # ones.
     train("task_name=again", *MODEL, *FILES, *STEP, config_name="unlearn")
     assert passes[of_all:] == [5, 5], "the watch of an ascent keeps nothing"
 
 
 def test_values_are_those_of_the_rows_as_they_are_trained_on(tiny: Any, planned: Planned) -> None:
     folder = evaluate(
-        "task_name=direct", *MODEL, *FILES[:2], "eval=rows", "eval.rows.metrics=[forget_prob,forget_rouge]"
+        "task_name=direct",
+        *MODEL,
+        *FILES[:2],
+        "eval=rows",
+        "eval.rows.metrics=[forget_prob,forget_rouge]",
     )
     values = read(folder, "EVAL")
     encoded = tiny.template.encode("Who is forget 1?", "Ann 1.")
@@ -124,30 +153,44 @@ def test_values_are_those_of_the_rows_as_they_are_trained_on(tiny: Any, planned:
         logits = tiny.model(input_ids=torch.tensor([encoded.input_ids])).logits[0]
     log_probs = logits.log_softmax(-1)[len(encoded.prompt) - 1 : -1]
     loss = -log_probs.gather(-1, torch.tensor(encoded.answer)[:, None]).mean()
-    assert values["forget_prob"]["value_by_index"]["1"]["avg_loss"] == pytest.approx(loss.item(), abs=1e-5)
+    assert values["forget_prob"]["value_by_index"]["1"]["avg_loss"] == pytest.approx(
+        loss.item(), abs=1e-5
+    )
     row = values["forget_rouge"]["value_by_index"]["1"]
     assert (row["question"], row["ground_truth"]) == ("Who is forget 1?", "Ann 1.")
     assert row["input"] == "Question: Who is forget 1?\nAnswer:\n"
     plans, _ = planned("eval", *FILES[:2], "eval=rows")
-    assert plans["rows"].rows.generation("forget.answer")["max_new_tokens"] == 50, "no more than the answers call for"
+    assert plans["rows"].rows.generation("forget.answer")["max_new_tokens"] == 50, (
+        "no more than the answers call for"
+    )
 
 
 def test_so_many_rows_are_drawn_by_the_seed_and_it_is_said(planned: Planned) -> None:
     words = ("eval", *FILES[:3], "eval=rows", "eval.rows.max_rows=3")
     plans, notes = planned(*words)
     rows = plans["rows"].rows
-    assert rows.asked("retain.answer").index == sorted(permutation(5, 0, "measured rows", "retain")[:3])
+    assert rows.asked("retain.answer").index == sorted(
+        permutation(5, 0, "measured rows", "retain")[:3]
+    )
     assert rows.asked("forget.answer").index == [0, 1, 2]
     assert notes == ["measures 3 of 5 retain rows, drawn by seed 0 (eval.rows.max_rows)"]
     others, _ = planned(*words, "seed=2")
     assert others["rows"].rows.asked("retain.answer").index != rows.asked("retain.answer").index
     folder = evaluate("task_name=few", *MODEL, *words[1:], "eval.rows.metrics=[retain_prob]")
-    assert read(folder, "NOTES") == {"rows measured of retain": "3 of 5, drawn by seed 0 (eval.rows.max_rows)"}
-    assert read(folder, "EVAL")["retain_prob"]["n"] == 3 and read(folder, "ROWS")["retain.answer"]["count"] == 5
+    assert read(folder, "NOTES") == {
+        "rows measured of retain": "3 of 5, drawn by seed 0 (eval.rows.max_rows)"
+    }
+    assert (
+        read(folder, "EVAL")["retain_prob"]["n"] == 3
+        and read(folder, "ROWS")["retain.answer"]["count"] == 5
+    )
 
 
 def test_a_role_without_rows_is_an_error_only_by_name(planned: Planned) -> None:
-    with pytest.raises(UserError, match=r"asks for train_prob, and .* no train rows; they come from data\.train_file"):
+    with pytest.raises(
+        UserError,
+        match=r"asks for train_prob, and .* no train rows; they come from data\.train_file",
+    ):
         planned("eval", *FILES[:2], "eval=rows", "eval.rows.metrics=[train_prob]")
     with pytest.raises(UserError, match="measures the run's own rows, and this run has none"):
         planned("eval", "eval=rows")
@@ -181,14 +224,26 @@ def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
     assert len(calls) == 2, "one that was killed before its last file is measured again"
 
 
-def test_a_model_from_random_weights_is_not_measured_before(capsys: pytest.CaptureFixture[str]) -> None:
-    run = train("task_name=new", "model=tiny", "data=files", "data.train_file=retain.csv", *STEP[1:])
-    assert "nothing is measured before training: this model starts from random weights" in capsys.readouterr().out
-    assert not (run / run_dir.EVALS_BEFORE).exists() and (run / run_dir.EVALS / "ROWS_EVAL.json").exists()
+def test_a_model_from_random_weights_is_not_measured_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = train(
+        "task_name=new", "model=tiny", "data=files", "data.train_file=retain.csv", *STEP[1:]
+    )
+    assert (
+        "nothing is measured before training: this model starts from random weights"
+        in capsys.readouterr().out
+    )
+    assert (
+        not (run / run_dir.EVALS_BEFORE).exists()
+        and (run / run_dir.EVALS / "ROWS_EVAL.json").exists()
+    )
 
 
 def test_rows_held_out_are_those_that_were_never_seen(place: Path, planned: Planned) -> None:
-    plans, _ = planned("train", "data=files", "data.train_file=retain.csv", "data.validation_fraction=0.4")
+    plans, _ = planned(
+        "train", "data=files", "data.train_file=retain.csv", "data.validation_fraction=0.4"
+    )
     own = plans["rows"].rows.own
     assert {role: len(rows.row_numbers) for role, rows in own.items()} == {"train": 3, "holdout": 2}
     questions = [set(plans["rows"].rows.asked(f"{role}.answer").questions) for role in own]
@@ -203,16 +258,24 @@ def test_rows_held_out_are_those_that_were_never_seen(place: Path, planned: Plan
     assert plans["rows"].rows.asked("holdout.answer").questions[0] == "Who is holdout 0?"
 
 
-def test_methods_that_look_at_no_retain_rows_are_measured_on_them(place: Path, planned: Planned) -> None:
+def test_methods_that_look_at_no_retain_rows_are_measured_on_them(
+    place: Path, planned: Planned
+) -> None:
     plans, _ = planned("unlearn", *FILES[:3], "trainer=GradAscent")
     assert list(plans["rows"].rows.own) == ["forget", "retain"]
     rows = [{"input": f"Who {i}?", "output": " Ann.", "forget": int(i < 3)} for i in range(8)]
     write(place / "marked.csv", rows)
     marked = ("data=files", "data.train_file=marked.csv")
     for name, trainer in (("unlearn", "GradAscent"), ("unlearn", "NPO"), ("train", "csv_ga")):
-        plans, _ = planned(name, *marked, f"trainer={trainer}", "data.holdout_file=holdout.csv", "template=qa")
+        plans, _ = planned(
+            name, *marked, f"trainer={trainer}", "data.holdout_file=holdout.csv", "template=qa"
+        )
         own = plans["rows"].rows.own
-        assert {role: len(found.row_numbers) for role, found in own.items()} == {"forget": 3, "retain": 5, "holdout": 2}
+        assert {role: len(found.row_numbers) for role, found in own.items()} == {
+            "forget": 3,
+            "retain": 5,
+            "holdout": 2,
+        }
         asked = plans["rows"].rows.asked("forget.answer")
         assert asked.questions == ["Who 0?", "Who 1?", "Who 2?"], trainer
     plans, _ = planned("eval", *marked, "eval=rows")
@@ -231,32 +294,60 @@ def test_holdout_rows_that_nothing_measures_are_refused(place: Path) -> None:
         ((*one, "data.train_file=pairs.csv", "trainer=PrefDPO"), "rows of pairs have no answers"),
     ):
         with pytest.raises(
-            UserError, match=rf"data\.holdout_file: these rows are measured by the suite rows, and {said}"
+            UserError,
+            match=rf"data\.holdout_file: these rows are measured by the suite rows, and {said}",
         ):
             user_files.settle(compose.compose("train", words))
     words = ("task_name=t", *MODEL, *FILES[:3], "trainer=GradAscent", "eval=null")
-    with pytest.raises(UserError, match=r"data\.retain_file: this method does not train on it.*no suite measures it"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.retain_file: this method does not train on it.*no suite measures it",
+    ):
         user_files.settle(compose.compose("unlearn", words))
 
 
 def test_text_is_asked_nothing(place: Path, planned: Planned) -> None:
     write(place / "text.jsonl", [{"text": f"Ann {i} lives here."} for i in range(4)])
-    plans, _ = planned("train", "data=files", "data.train_file=text.jsonl", "trainer=pretrain", "data.packing=best_fit")
+    plans, _ = planned(
+        "train",
+        "data=files",
+        "data.train_file=text.jsonl",
+        "trainer=pretrain",
+        "data.packing=best_fit",
+    )
     made = plans["rows"]
-    assert list(made.metrics) == ["train_prob", "train_extraction_strength", "train_exact_memorization"]
-    assert made.absent == {"train_rouge": "its rows are plain text, and nothing is asked that could be answered"}
-    assert made.rows.asked("train.answer").texts[0] == ["nn 0 lives here."], "nothing predicts the first token"
+    assert list(made.metrics) == [
+        "train_prob",
+        "train_extraction_strength",
+        "train_exact_memorization",
+    ]
+    assert made.absent == {
+        "train_rouge": "its rows are plain text, and nothing is asked that could be answered"
+    }
+    assert made.rows.asked("train.answer").texts[0] == ["nn 0 lives here."], (
+        "nothing predicts the first token"
+    )
     # Of several documents in a row the first: the others do not follow on it.
-    packed = {"input_ids": [1, 5, 6, 1, 7, 8], "labels": [-100, 5, 6, -100, 7, 8], "segment": [1, 1, 1, 2, 2, 2]}
+    packed = {
+        "input_ids": [1, 5, 6, 1, 7, 8],
+        "labels": [-100, 5, 6, -100, 7, 8],
+        "segment": [1, 1, 1, 2, 2, 2],
+    }
     assert split_example(packed) == ((1,), (5, 6))
-    assert split_example({"input_ids": [4, 5, 6], "labels": [4, 5, 6]}) == ((4,), (5, 6)), "nothing predicts the first"
+    assert split_example({"input_ids": [4, 5, 6], "labels": [4, 5, 6]}) == ((4,), (5, 6)), (
+        "nothing predicts the first"
+    )
 
 
 @pytest.fixture
 def chatting(tiny_folder: Path) -> loading.Loaded:
     """The tiny model with a chat template."""
-    loaded = loading.load(schema.ModelConfig({"pretrained_model_name_or_path": str(tiny_folder)}), training=False)
-    loaded.tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    loaded = loading.load(
+        schema.ModelConfig({"pretrained_model_name_or_path": str(tiny_folder)}), training=False
+    )
+    loaded.tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    )
     loaded.tokenizer.chat_template = CHATML
     loaded.template = Template(loaded.tokenizer)
     return loaded
@@ -266,7 +357,13 @@ def test_of_a_conversation_the_last_answer_is_asked_for(
     place: Path, planned: Planned, chatting: loading.Loaded
 ) -> None:
     loaded = chatting
-    turns = [("user", "Who?"), ("assistant", "Ann."), ("user", "Where?"), ("assistant", "Here."), ("user", "Oh.")]
+    turns = [
+        ("user", "Who?"),
+        ("assistant", "Ann."),
+        ("user", "Where?"),
+        ("assistant", "Here."),
+        ("user", "Oh."),
+    ]
     messages = [{"role": role, "content": content} for role, content in turns]
     write(place / "chats.jsonl", [{"messages": messages}])
     plans, _ = planned("train", "data=files", "data.train_file=chats.jsonl", loaded=loaded)
@@ -288,8 +385,12 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "alpaca_history": {**TASK, "history": [["Where?", "In Rome."]]},
     "signed": {"input": "Who?", "output": "Ann.", "forget": 0},
     "messages": {"messages": AFTER_SYSTEM},
-    "sharegpt": {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ann."}]},
-    "weight": {"messages": [*CHAT[:1], {"role": "assistant", "content": "Bo.", "weight": 0}, *CHAT]},
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ann."}]
+    },
+    "weight": {
+        "messages": [*CHAT[:1], {"role": "assistant", "content": "Bo.", "weight": 0}, *CHAT]
+    },
     "text": {"text": "Who? Ann."},
 }
 
@@ -299,7 +400,11 @@ def test_rows_are_measured_however_they_are_written(
     form: str, place: Path, planned: Planned, chatting: loading.Loaded
 ) -> None:
     write(place / "form.jsonl", [WRITTEN[form]])
-    words = ["data=files", "data.train_file=form.jsonl", *(["trainer=csv_ga"] if form == "signed" else [])]
+    words = [
+        "data=files",
+        "data.train_file=form.jsonl",
+        *(["trainer=csv_ga"] if form == "signed" else []),
+    ]
     plans, _ = planned("train", *words, loaded=chatting)
     asked = plans["rows"].rows.asked("retain.answer" if form == "signed" else "train.answer")
     if form != "text":
@@ -307,15 +412,23 @@ def test_rows_are_measured_however_they_are_written(
     assert len(asked.pairs) == 1
 
 
-def test_no_other_answers_are_invented_to_rows_that_do_not_stand_alone(place: Path, chatting: loading.Loaded) -> None:
+def test_no_other_answers_are_invented_to_rows_that_do_not_stand_alone(
+    place: Path, chatting: loading.Loaded
+) -> None:
     for form, made in (
-        ("alpaca_history", {"question_key": "instruction", "answer_key": "output", "history_key": "history"}),
+        (
+            "alpaca_history",
+            {"question_key": "instruction", "answer_key": "output", "history_key": "history"},
+        ),
         ("messages", None),
     ):
         write(place / "form.jsonl", [WRITTEN[form]])
         args = {"hf_args": {"path": "form.jsonl"}, **(made or {})}
         part = (QADataset if made else ChatDataset)(chatting.template, **args)
-        with pytest.raises(UserError, match=r"form\.jsonl, line 1: other answers are invented to a question by itself"):
+        with pytest.raises(
+            UserError,
+            match=r"form\.jsonl, line 1: other answers are invented to a question by itself",
+        ):
             invent(None, chatting, Stream("forget", [part]), 0, place, None)
 
 
@@ -327,7 +440,9 @@ def test_check_shows_what_would_be_measured(capsys: pytest.CaptureFixture[str]) 
     assert "measured    holdout: 2 rows of holdout.csv" in shown
 
 
-def test_values_on_other_rows_are_not_set_beside_one_another(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_on_other_rows_are_not_set_beside_one_another(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = compose.compose("unlearn", ("task_name=t", *MODEL, *FILES)).eval
     for folder, digest in ((place / run_dir.EVALS_BEFORE, "a"), (place / run_dir.EVALS, "b")):
         folder.mkdir()

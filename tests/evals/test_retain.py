@@ -38,13 +38,19 @@ def planned(tiny: Any, path: Path, *words: str) -> Any:
 
 def test_a_log_of_the_same_rows_is_taken(tiny: Any, log: Path, foreign: Path) -> None:
     for path in (log, log / "TOFU_EVAL.json", foreign):
-        assert {"forget_quality", "privleak", "rel_diff"} <= set(planned(tiny, path, "forget_split=forget05").metrics)
+        assert {"forget_quality", "privleak", "rel_diff"} <= set(
+            planned(tiny, path, "forget_split=forget05").metrics
+        )
 
 
 def test_the_log_keeps_openunlearnings_format(log: Path) -> None:
-    assert set(json.loads((log / "TOFU_EVAL.json").read_text())) >= {"forget_truth_ratio", "mia_min_k"}
+    assert set(json.loads((log / "TOFU_EVAL.json").read_text())) >= {
+        "forget_truth_ratio",
+        "mia_min_k",
+    }
     assert all(
-        isinstance(v, dict) and "agg_value" in v for v in json.loads((log / "TOFU_EVAL.json").read_text()).values()
+        isinstance(v, dict) and "agg_value" in v
+        for v in json.loads((log / "TOFU_EVAL.json").read_text()).values()
     )
 
 
@@ -74,10 +80,16 @@ def test_a_larger_log_is_refused_too(tiny: Any, foreign: Path) -> None:
 
 def test_a_log_of_another_suite_is_refused(tiny: Any, tmp_path: Path) -> None:
     names = ["forget_knowmem_ROUGE", "retain_knowmem_ROUGE", "forget_verbmem_ROUGE", "mia_min_k"]
-    (tmp_path / "MUSE_EVAL.json").write_text(json.dumps({name: {"agg_value": 0.5} for name in names}))
-    with pytest.raises(UserError, match=r"holds forget_knowmem_ROUGE, .*is it the log of another suite"):
+    (tmp_path / "MUSE_EVAL.json").write_text(
+        json.dumps({name: {"agg_value": 0.5} for name in names})
+    )
+    with pytest.raises(
+        UserError, match=r"holds forget_knowmem_ROUGE, .*is it the log of another suite"
+    ):
         planned(tiny, tmp_path / "MUSE_EVAL.json")
-    with pytest.raises(UserError, match=r"holds MUSE_EVAL.json, and eval.tofu compares with TOFU_EVAL.json"):
+    with pytest.raises(
+        UserError, match=r"holds MUSE_EVAL.json, and eval.tofu compares with TOFU_EVAL.json"
+    ):
         planned(tiny, tmp_path)
 
 
@@ -86,8 +98,14 @@ def test_a_log_without_the_metric(tiny: Any, foreign: Path) -> None:
     del values["mia_min_k"]
     foreign.write_text(json.dumps(values))
     with pytest.raises(
-        UserError, match=r"asks for privleak, and the retain log .* has no mia_min_k; it holds forget_Q_A_PARA"
+        UserError,
+        match=r"asks for privleak, and the retain log .* has no mia_min_k; it holds "
+        r"forget_Q_A_PARA",
     ):
         planned(tiny, foreign, "forget_split=forget05")
-    made = planned(tiny, foreign, "forget_split=forget05", "eval.tofu.metrics=all", "compat=openunlearning")
-    assert "has no mia_min_k" in made.absent["privleak"], "a default for lack of a log is not one for a log without it"
+    made = planned(
+        tiny, foreign, "forget_split=forget05", "eval.tofu.metrics=all", "compat=openunlearning"
+    )
+    assert "has no mia_min_k" in made.absent["privleak"], (
+        "a default for lack of a log is not one for a log without it"
+    )

@@ -22,7 +22,9 @@ def values(tiny: Any, tmp_path: Path, *words: str) -> dict[str, Any]:
     return json.loads((tmp_path / "out/TOFU_EVAL.json").read_text())
 
 
-def test_it_gives_what_its_log_gives(tiny: Any, other: Path, tmp_path: Path, loads: list[str]) -> None:  # noqa: F811
+def test_it_gives_what_its_log_gives(
+    tiny: Any, other: Path, tmp_path: Path, loads: list[str]
+) -> None:
     from unteach.config.schema import ModelConfig
     from unteach.models.loading import load
 
@@ -32,7 +34,9 @@ def test_it_gives_what_its_log_gives(tiny: Any, other: Path, tmp_path: Path, loa
         tmp_path / "retain",
         "eval.tofu.metrics=[forget_truth_ratio,mia_loss,mia_zlib,mia_min_k,mia_min_k_plus_plus]",
     )
-    wanted = values(tiny, tmp_path / "by_log", METRICS, f"retain_logs_path={tmp_path / 'retain/out'}")
+    wanted = values(
+        tiny, tmp_path / "by_log", METRICS, f"retain_logs_path={tmp_path / 'retain/out'}"
+    )
     loads.clear()
     found = values(tiny, tmp_path, METRICS, f"retain_model={other}")
     assert loads == [str(other), str(other)], "its template, and once its weights"
@@ -46,7 +50,9 @@ def test_it_gives_what_its_log_gives(tiny: Any, other: Path, tmp_path: Path, loa
     assert loads == [str(other)], "what is measured of it is kept; no weights are read again"
 
 
-def test_a_run_that_compares_nothing_does_not_evaluate_it(tiny: Any, tmp_path: Path, loads: list[str]) -> None:  # noqa: F811
+def test_a_run_that_compares_nothing_does_not_evaluate_it(
+    tiny: Any, tmp_path: Path, loads: list[str]
+) -> None:
     values(tiny, tmp_path, "eval.tofu.metrics=[mia_loss]", "retain_model=/nowhere")
     assert loads == []
 
@@ -57,7 +63,9 @@ def test_a_model_that_cannot_be_loaded_names_the_key(tiny: Any, tmp_path: Path) 
 
 
 def test_a_log_and_a_model_are_one_too_many() -> None:
-    with pytest.raises(UserError, match="retain_logs_path and retain_model both say what to compare with; give one"):
+    with pytest.raises(
+        UserError, match="retain_logs_path and retain_model both say what to compare with; give one"
+    ):
         tofu("retain_logs_path=a", "retain_model=b")
 
 
@@ -77,6 +85,10 @@ def test_a_mistake_in_a_suite_is_said_before_weights_are_read(
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refused)
     with pytest.raises(UserError, match="asks for privleak, and it compares with a retain model"):
         evaluate(
-            "model=auto", f"model.model_args.pretrained_model_name_or_path={tiny_folder}", "tofu_path=authors",
-            "eval.tofu.metrics=[privleak]", "task_name=t", f"paths.output_dir={tmp_path}",
-        )  # fmt: skip
+            "model=auto",
+            f"model.model_args.pretrained_model_name_or_path={tiny_folder}",
+            "tofu_path=authors",
+            "eval.tofu.metrics=[privleak]",
+            "task_name=t",
+            f"paths.output_dir={tmp_path}",
+        )

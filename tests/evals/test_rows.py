@@ -1,4 +1,5 @@
-"""How rows become tokens: the template's questions, shown pairs before them, and plain text that goes on."""
+"""How rows become tokens: the template's questions, shown pairs before them, and plain text that
+goes on."""
 
 import json
 from pathlib import Path
@@ -17,7 +18,10 @@ from unteach.evals.rows import Rows
 ROWS = {
     "qa": [{"question": "Who?", "answer": "Mara"}],
     "shown": [{"question": "Where?", "answer": "Here"}, {"question": "When?", "answer": "Now"}],
-    "text": [{"opening": "In the town", "rest": "of Vess there was"}, {"opening": "alone", "rest": " "}],
+    "text": [
+        {"opening": "In the town", "rest": "of Vess there was"},
+        {"opening": "alone", "rest": " "},
+    ],
 }
 
 
@@ -35,8 +39,13 @@ def rows(folder: Path, tiny: Any, name: str, **settings: Any) -> Rows:
 
 
 def test_shown_pairs_stand_before_the_question(folder: Path, tiny: Any) -> None:
-    asked = rows(folder, tiny, "qa", few_shot_dataset_hf_args={"path": str(folder), "name": "shown"}).asked("r.answer")
-    wanted = "Question: Where?\nAnswer:\nHere\n\nQuestion: When?\nAnswer:\nNow\n\nQuestion: Who?\nAnswer:\n"
+    asked = rows(
+        folder, tiny, "qa", few_shot_dataset_hf_args={"path": str(folder), "name": "shown"}
+    ).asked("r.answer")
+    wanted = (
+        "Question: Where?\nAnswer:\nHere\n\nQuestion: When?\nAnswer:\nNow\n\nQuestion: "
+        "Who?\nAnswer:\n"
+    )
     assert asked.prompt_texts == [wanted]
     assert asked.questions == ["Who?"]
     assert asked.prompts == [tuple(tiny.tokenizer(wanted)["input_ids"])]
@@ -45,24 +54,33 @@ def test_shown_pairs_stand_before_the_question(folder: Path, tiny: Any) -> None:
 def test_a_completion_is_one_text_without_eos(folder: Path, tiny: Any) -> None:
     asked = rows(folder, tiny, "text", kind="completion", question_key="opening").asked("r.rest")
     assert (asked.index, asked.count) == ([0], 2)
-    assert tiny.tokenizer.decode([*asked.prompts[0], *asked.pairs[0][0][1]]) == "In the town of Vess there was"
+    assert (
+        tiny.tokenizer.decode([*asked.prompts[0], *asked.pairs[0][0][1]])
+        == "In the town of Vess there was"
+    )
     assert tiny.tokenizer.decode(asked.prompts[0]) == "In the town"
     assert asked.questions == asked.prompt_texts == ["In the town"]
     assert asked.texts == [["of Vess there was"]]
 
 
 def test_published_code_scores_an_empty_rest(folder: Path, tiny: Any) -> None:
-    made = rows(folder, tiny, "text", kind="completion", question_key="opening", compat="openunlearning")
+    made = rows(
+        folder, tiny, "text", kind="completion", question_key="opening", compat="openunlearning"
+    )
     assert made.asked("r.rest").index == [0, 1]
     assert made.skipped == {}
 
 
 @pytest.mark.parametrize("bos", [False, True])
-def test_a_text_is_asked_from_its_first_token_on(folder: Path, tiny: Any, bos: bool, monkeypatch: Any) -> None:
+def test_a_text_is_asked_from_its_first_token_on(
+    folder: Path, tiny: Any, bos: bool, monkeypatch: Any
+) -> None:
     made = rows(folder, tiny, "text", kind="text")
     ids = tuple(tiny.tokenizer("In the town")["input_ids"])
     if bos:
-        monkeypatch.setattr(made.plain, "encode_prompt", lambda text: (1, *tiny.tokenizer(text)["input_ids"]))
+        monkeypatch.setattr(
+            made.plain, "encode_prompt", lambda text: (1, *tiny.tokenizer(text)["input_ids"])
+        )
     asked = made.asked("r.opening")
     start = (1,) if bos else ids[:1]
     assert (asked.prompts[0], asked.pairs[0][0][1]) == (start, ids if bos else ids[1:])
@@ -76,7 +94,8 @@ def test_max_length_counts_from_where_a_text_goes_on(folder: Path, tiny: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"), [("a\n\nb", "a"), ("a\nQuestion: b", "a"), ("a", "a"), ("Question: a\n\n", "")]
+    ("text", "kept"),
+    [("a\n\nb", "a"), ("a\nQuestion: b", "a"), ("a", "a"), ("Question: a\n\n", "")],
 )
 def test_a_continuation_ends_at_the_first_stop_string(text: str, kept: str) -> None:
     assert _until(text, ["\n\n", "\nQuestion", "Question:"]) == kept
@@ -85,9 +104,13 @@ def test_a_continuation_ends_at_the_first_stop_string(text: str, kept: str) -> N
 def test_a_row_that_a_chat_template_loses_is_named(folder: Path, tiny_folder: Path) -> None:
     """With its file and line, of every suite."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] | replace('secret', '') }}</s>{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] | replace('secret', '') }}</s>{% endfor %}"
+    )
     file = folder / "lost.jsonl"
-    file.write_text('{"question": "Who?", "answer": "Ann"}\n{"question": "Who?", "answer": "a secret"}\n')
+    file.write_text(
+        '{"question": "Who?", "answer": "Ann"}\n{"question": "Who?", "answer": "a secret"}\n'
+    )
     made = rows(folder, SimpleNamespace(template=Template(tokenizer)), "lost", kind="qa")
     with pytest.raises(UserError, match=r"eval\..*lost\.jsonl, line 2: .*does not show the answer"):
         made.asked("r.answer")

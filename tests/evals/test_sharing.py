@@ -1,4 +1,5 @@
-"""Several answers to one prompt in one row: what each gets alone, on every family, or a row of its own."""
+"""Several answers to one prompt in one row: what each gets alone, on every family, or a row of its
+own."""
 
 import random
 from collections.abc import Callable
@@ -23,8 +24,8 @@ WINDOWS = {"Phi-3.5-mini-instruct", "auto", "zephyr-7b-beta"}
 
 
 def pairs() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Prompts with one, two and six answers, of one token and more, one of them twice; answers that begin alike; and one
-    without a prompt."""
+    """Prompts with one, two and six answers, of one token and more, one of them twice; answers that
+    begin alike; and one without a prompt."""
     draw = random.Random(0)
 
     def ids(n: int) -> tuple[int, ...]:
@@ -35,7 +36,10 @@ def pairs() -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         prompt = ids(8 + answers)
         found += [(prompt, ids(1 + i)) for i in range(answers)]
     prompt, common = ids(9), ids(5)
-    alike = [(prompt, answer) for answer in (common, common[:3], (*common[:2], *ids(3)), (*common, *ids(2)))]
+    alike = [
+        (prompt, answer)
+        for answer in (common, common[:3], (*common[:2], *ids(3)), (*common, *ids(2)))
+    ]
     return [*found, found[-1], *alike, ((), ids(4))]
 
 
@@ -51,7 +55,9 @@ def alone(model: Any, tokenizer: Any) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_family_gives_what_each_answer_gets_alone(name: str, folder_of: Callable[[str], Path]) -> None:  # noqa: F811
+def test_every_family_gives_what_each_answer_gets_alone(
+    name: str, folder_of: Callable[[str], Path]
+) -> None:
     loaded = load(ModelConfig({PATH: str(folder_of(name))}), training=False)
     engine = HFEngine(loaded.model, loaded.tokenizer)
     found = scores(engine)
@@ -64,9 +70,12 @@ def test_every_family_gives_what_each_answer_gets_alone(name: str, folder_of: Ca
     assert sorted(rows) == ([1] * 17 if name in WINDOWS else [1, 1, 1, 1, 2, 4, 7])
 
 
-@hypothesis.given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple), min_size=1, max_size=8))
+@hypothesis.given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(tuple), min_size=1, max_size=8)
+)
 def test_what_answers_begin_with_stands_in_a_row_once(answers: list[tuple[int, ...]]) -> None:
-    """A place for every different beginning after which another token comes; each answer is read along its places."""
+    """A place for every different beginning after which another token comes; each answer is read
+    along its places."""
     tree = prompt_sharing.Tree()
     for answer in answers:
         places, more = len(tree.before), tree.more(answer)
@@ -82,7 +91,9 @@ def test_what_answers_begin_with_stands_in_a_row_once(answers: list[tuple[int, .
         assert [above[place] for place in places[1:]] == places[:-1]
 
 
-def test_a_model_that_does_not_take_such_rows_has_each_alone(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_take_such_rows_has_each_alone(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that heeds no mask is found out by its values."""
     seeing = prompt_sharing.layout
 
@@ -103,7 +114,9 @@ def test_a_row_is_no_wider_than_it_is_worth() -> None:
     wide = [(prompt, (i, *range(20))) for i in range(12)]
     rows = prompt_sharing.ByPrompt(wide, None, 10**6, lambda: 4096).rows(range(12))
     assert [len(row) for row in rows] == [3, 3, 3, 3]  # 4 + 3 * 20 = 64, sixteen times the prompt
-    assert [len(row) for row in prompt_sharing.ByPrompt(wide, 2, 10**6, lambda: 4096).rows(range(12))] == [2] * 6
+    assert [
+        len(row) for row in prompt_sharing.ByPrompt(wide, 2, 10**6, lambda: 4096).rows(range(12))
+    ] == [2] * 6
 
 
 def test_shared_rows_under_autocast_and_training(tiny: Any) -> None:

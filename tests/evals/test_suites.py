@@ -41,13 +41,20 @@ class Counting(HFEngine):
 
 
 def tofu(*words: str, path: str = "authors") -> dict[str, Any]:
-    base = ["task_name=t", "model=tiny", f"tofu_path={path}", "eval.tofu.generation.max_new_tokens=4"]
+    base = [
+        "task_name=t",
+        "model=tiny",
+        f"tofu_path={path}",
+        "eval.tofu.generation.max_new_tokens=4",
+    ]
     return compose.compose("eval", [*base, *words]).eval
 
 
 def test_all_metrics_take_one_pass_of_each_kind(tiny: Any, tmp_path: Path) -> None:
     engine = Counting(tiny.model, tiny.tokenizer, 16)
-    values = suites.evaluate(tofu("eval.tofu.metrics=all"), engine, tiny.template, silent, tmp_path)["tofu"]
+    values = suites.evaluate(
+        tofu("eval.tofu.metrics=all"), engine, tiny.template, silent, tmp_path
+    )["tofu"]
     assert engine.passes == 3
     from unteach.data.synthetic import authors
 
@@ -73,7 +80,10 @@ def test_batch_size_changes_no_value(tiny: Any, tmp_path: Path) -> None:
     found = []
     for size in (1, 7, 64):
         engine = HFEngine(tiny.model, tiny.tokenizer, size)
-        config = tofu("eval.tofu.metrics=[model_utility,extraction_strength,mia_min_k]", "forget_split=forget01")
+        config = tofu(
+            "eval.tofu.metrics=[model_utility,extraction_strength,mia_min_k]",
+            "forget_split=forget01",
+        )
         found.append(suites.evaluate(config, engine, tiny.template, silent, None)["tofu"])
     for name, value in found[0].items():
         for other in found[1:]:
@@ -88,7 +98,9 @@ def test_what_is_absent_says_why(tiny: Any, tmp_path: Path) -> None:
     assert "retain_logs_path" in absent["forget_quality"]
     summary = json.loads((tmp_path / "TOFU_SUMMARY.json").read_text())
     assert "forget_Q_A_PARA_Prob" not in summary, "children are in EVAL only"
-    assert {"model_utility", "forget_truth_ratio", "mia_min_k", "exact_memorization"} <= set(summary)
+    assert {"model_utility", "forget_truth_ratio", "mia_min_k", "exact_memorization"} <= set(
+        summary
+    )
 
 
 def test_a_corpus_without_holdout(tiny: Any, shared: Path, tmp_path: Path) -> None:
@@ -104,7 +116,8 @@ def test_a_metric_asked_for_by_name_must_be_there(tiny: Any, metric: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "no file"), ('{"forget_truth_ra', "not whole JSON"), ("[1]", "not an evaluation log")]
+    ("content", "said"),
+    [(None, "no file"), ('{"forget_truth_ra', "not whole JSON"), ("[1]", "not an evaluation log")],
 )
 def test_bad_retain_logs(tiny: Any, tmp_path: Path, content: str | None, said: str) -> None:
     log = tmp_path / "TOFU_EVAL.json"
@@ -117,7 +130,9 @@ def test_bad_retain_logs(tiny: Any, tmp_path: Path, content: str | None, said: s
 def test_our_own_log_is_a_retain_log(tiny: Any, tmp_path: Path) -> None:
     engine = HFEngine(tiny.model, tiny.tokenizer, 64)
     suites.evaluate(tofu(), engine, tiny.template, silent, tmp_path / "evals")
-    values = suites.evaluate(tofu(f"retain_logs_path={tmp_path}"), engine, tiny.template, silent, None)["tofu"]
+    values = suites.evaluate(
+        tofu(f"retain_logs_path={tmp_path}"), engine, tiny.template, silent, None
+    )["tofu"]
     assert values["forget_quality"].agg == pytest.approx(1.0)
     assert values["privleak"].agg == pytest.approx(0.0)
 
@@ -130,8 +145,12 @@ def test_logits_that_are_not_finite_name_the_metric_and_the_rows(tiny: Any) -> N
             return scores
 
     engine = Broken(tiny.model, tiny.tokenizer, 64)
-    with pytest.raises(UserError, match=r"exact_memorization: .*not finite at rows \[3\] of forget.answer"):
-        suites.evaluate(tofu("eval.tofu.metrics=[exact_memorization]"), engine, tiny.template, silent, None)
+    with pytest.raises(
+        UserError, match=r"exact_memorization: .*not finite at rows \[3\] of forget.answer"
+    ):
+        suites.evaluate(
+            tofu("eval.tofu.metrics=[exact_memorization]"), engine, tiny.template, silent, None
+        )
 
 
 def test_rows_that_are_skipped_or_cut_are_counted(tiny: Any, tmp_path: Path) -> None:
@@ -149,11 +168,19 @@ def test_rows_that_are_skipped_or_cut_are_counted(tiny: Any, tmp_path: Path) -> 
 
 
 def test_generation_arguments_are_checked() -> None:
-    with pytest.raises(UserError, match=r"generation.max_new_token: no such key; did you mean max_new_tokens\?"):
+    with pytest.raises(
+        UserError, match=r"generation.max_new_token: no such key; did you mean max_new_tokens\?"
+    ):
         tofu("eval.tofu.generation.max_new_token=4")
 
 
 def test_texts_need_a_length(tiny: Any) -> None:
-    config = tofu("eval.tofu.generation.max_new_tokens=null", "eval.tofu.metrics=[forget_Q_A_ROUGE]")
-    with pytest.raises(UserError, match=r"max_new_tokens: is required for the texts of forget.answer"):
-        suites.evaluate(config, Counting(tiny.model, tiny.tokenizer, 64), tiny.template, silent, None)
+    config = tofu(
+        "eval.tofu.generation.max_new_tokens=null", "eval.tofu.metrics=[forget_Q_A_ROUGE]"
+    )
+    with pytest.raises(
+        UserError, match=r"max_new_tokens: is required for the texts of forget.answer"
+    ):
+        suites.evaluate(
+            config, Counting(tiny.model, tiny.tokenizer, 64), tiny.template, silent, None
+        )

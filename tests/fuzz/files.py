@@ -38,17 +38,40 @@ class Kind:
 
 
 def rows_of(rng: random.Random) -> list[dict[str, object]]:
-    texts = ["", "q", "é", "a,b", 'say "x"', "line\nend", "\x1b[2J", "=1+1", "[/b]", "名前", "x" * 300]
-    rows = [{"question": rng.choice(texts), "answer": rng.choice(texts)} for _ in range(rng.choice([1, 2, 30]))]
+    texts = [
+        "",
+        "q",
+        "é",
+        "a,b",
+        'say "x"',
+        "line\nend",
+        "\x1b[2J",
+        "=1+1",
+        "[/b]",
+        "名前",
+        "x" * 300,
+    ]
+    rows = [
+        {"question": rng.choice(texts), "answer": rng.choice(texts)}
+        for _ in range(rng.choice([1, 2, 30]))
+    ]
     if rng.random() < 0.3:
         rows = [
-            {**row, "messages": [{"role": "user", "content": "hi"}], "n": rng.choice([0, 1.5, None])} for row in rows
+            {
+                **row,
+                "messages": [{"role": "user", "content": "hi"}],
+                "n": rng.choice([0, 1.5, None]),
+            }
+            for row in rows
         ]
     return rows
 
 
 def make_csv(rng: random.Random) -> bytes:
-    lines = [",".join(f'"{cell}"'.replace("\n", " ") for cell in list(row.values())[:2]) for row in rows_of(rng)]
+    lines = [
+        ",".join(f'"{cell}"'.replace("\n", " ") for cell in list(row.values())[:2])
+        for row in rows_of(rng)
+    ]
     return "\n".join(["question,answer", *lines, ""]).encode()
 
 
@@ -64,7 +87,9 @@ def make_table(rng: random.Random) -> pyarrow.Table:
     rows = rows_of(rng)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     if rng.random() < 0.3:
-        columns["when"] = pyarrow.array([2**40] * len(rows), pyarrow.timestamp(rng.choice(["s", "us"])))
+        columns["when"] = pyarrow.array(
+            [2**40] * len(rows), pyarrow.timestamp(rng.choice(["s", "us"]))
+        )
     return pyarrow.table(columns)
 
 
@@ -94,18 +119,31 @@ def as_arrow(table: pyarrow.Table, rng: random.Random) -> bytes:
 
 def make_study(rng: random.Random) -> bytes:
     study = {
-        "name": "s", "base": {"experiment": "pretrain/authors/base", "model": "tiny"},
+        "name": "s",
+        "base": {"experiment": "pretrain/authors/base", "model": "tiny"},
         "full": {"experiment": "finetune/authors/default", "vary": {"seed": [0, 1]}},
         "retain": {"experiment": "finetune/authors/retain"},
-        "forget": [{"trainer": "NPO", "trainer.method_args.beta": 0.5}, {"trainer": "GradDiff", "from": "NPO"}],
-        "vary": {"seed": [0], "forget_split": ["forget10"]}, "eval": ["tofu"], "evaluate": ["base"],
-        "local": {"jobs": 2}, "slurm": {"time": 60, "kinds": {"full": {"gpus": 1}}}, "wandb": {"project": "p"},
-    }  # fmt: skip
+        "forget": [
+            {"trainer": "NPO", "trainer.method_args.beta": 0.5},
+            {"trainer": "GradDiff", "from": "NPO"},
+        ],
+        "vary": {"seed": [0], "forget_split": ["forget10"]},
+        "eval": ["tofu"],
+        "evaluate": ["base"],
+        "local": {"jobs": 2},
+        "slurm": {"time": 60, "kinds": {"full": {"gpus": 1}}},
+        "wandb": {"project": "p"},
+    }
     return dump_swapped(study, rng)
 
 
 def make_run_file(rng: random.Random) -> bytes:
-    run = {"model": "m", "data": "a.csv", "trainer": "NPO", "trainer.args": {"learning_rate": "1e-4", "seed": 3}}
+    run = {
+        "model": "m",
+        "data": "a.csv",
+        "trainer": "NPO",
+        "trainer.args": {"learning_rate": "1e-4", "seed": 3},
+    }
     return dump_swapped(run, rng)
 
 
@@ -120,7 +158,25 @@ def make_config(rng: random.Random) -> bytes:
     return dump_swapped(config, rng)
 
 
-ODD = [None, [], {}, "", 0, -1, 1.5, True, "x", [1], {"a": 1}, [[]], [None], 2**70, float("nan"), "é\u202e", {1: 2}]
+ODD = [
+    None,
+    [],
+    {},
+    "",
+    0,
+    -1,
+    1.5,
+    True,
+    "x",
+    [1],
+    {"a": 1},
+    [[]],
+    [None],
+    2**70,
+    float("nan"),
+    "é\u202e",
+    {1: 2},
+]
 
 
 def dump_swapped(value: dict, rng: random.Random) -> bytes:
@@ -157,18 +213,40 @@ def make_metrics(rng: random.Random) -> bytes:
 
 def make_answer(rng: random.Random) -> bytes:
     logprobs = {"content": [{"token": "a", "logprob": -0.5, "bytes": [97]}]}
-    choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop", "logprobs": logprobs}
+    choice = {
+        "index": 0,
+        "message": {"content": "a"},
+        "finish_reason": "stop",
+        "logprobs": logprobs,
+    }
     return swap_json({"choices": [choice], "usage": {"prompt_tokens": 3, "total_tokens": 4}}, rng)
 
 
 def make_plan(rng: random.Random) -> bytes:
-    run = {"name": "a", "kind": "full", "config_name": "train", "overrides": ["paths.output_dir=x"], "after": []}
-    plan = {"name": "s", "source": "s.yaml", "words": [], "config_dirs": [], "local": {}, "slurm": {}, "runs": [run]}
+    run = {
+        "name": "a",
+        "kind": "full",
+        "config_name": "train",
+        "overrides": ["paths.output_dir=x"],
+        "after": [],
+    }
+    plan = {
+        "name": "s",
+        "source": "s.yaml",
+        "words": [],
+        "config_dirs": [],
+        "local": {},
+        "slurm": {},
+        "runs": [run],
+    }
     return swap_json(plan, rng)
 
 
 def make_template(rng: random.Random) -> bytes:
-    return swap_json({"kind": "qa", "user_start_tag": "Q", "system_prompt": None, "apply_chat_template": False}, rng)
+    return swap_json(
+        {"kind": "qa", "user_start_tag": "Q", "system_prompt": None, "apply_chat_template": False},
+        rng,
+    )
 
 
 def make_index(rng: random.Random) -> bytes:
@@ -221,19 +299,54 @@ KINDS = [
     Kind("set.arrow", make_arrow, read_set),
     Kind("study.yaml", make_study, lambda file: study_of(str(file))),
     Kind("run.yaml", make_run_file, lambda file: read_run_file(str(file))),
-    Kind("config.yaml", make_config, lambda file: (origin.read_config(file.parent), origin.what_goes(origin.read_config(file.parent)))),
+    Kind(
+        "config.yaml",
+        make_config,
+        lambda file: (
+            origin.read_config(file.parent),
+            origin.what_goes(origin.read_config(file.parent)),
+        ),
+    ),
     Kind("metrics.jsonl", make_metrics, lambda file: history.command([str(file.parent)])),
     Kind("answer.json", make_answer, read_answer),
     Kind("plan.json", make_plan, lambda file: saved_plan.read(file.parent)),
     Kind("unteach_template.json", make_template, lambda file: saved_args(str(file.parent))),
     Kind("model.safetensors.index.json", make_index, lambda file: weights.read(file.parent)),
     Kind("model.safetensors", make_weights, lambda file: weights.read(file.parent)),
-]  # fmt: skip
+]
 
 PIECES = [
-    b"\x00", b"\xff", b"\xfe\xff", b"\r", b"\n", b'"', b"'", b",", b"{", b"}", b"[", b"]", b":", b"\t", b"&a ", b"*a", b"!!python/name:os.system ",
-    b"[" * 300, b"[" * 5000, b"{" * 300, b"1" * 5000, b"1e999", b"NaN", b"\\ud800", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\x1b]0;x\x07", b"- ", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x80",
-]  # fmt: skip
+    b"\x00",
+    b"\xff",
+    b"\xfe\xff",
+    b"\r",
+    b"\n",
+    b'"',
+    b"'",
+    b",",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b":",
+    b"\t",
+    b"&a ",
+    b"*a",
+    b"!!python/name:os.system ",
+    b"[" * 300,
+    b"[" * 5000,
+    b"{" * 300,
+    b"1" * 5000,
+    b"1e999",
+    b"NaN",
+    b"\\ud800",
+    b"\xed\xa0\x80",
+    b"\xef\xbb\xbf",
+    b"\x1b]0;x\x07",
+    b"- ",
+    b"\xff\xff\xff\x7f",
+    b"\x00\x00\x00\x80",
+]
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:

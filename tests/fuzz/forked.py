@@ -18,13 +18,15 @@ from pathlib import Path
 from unteach import cli
 
 MEMORY = 16 << 30
-"""Bytes of address space that a child may take: what wants more is out of memory, and not this machine."""
+"""Bytes of address space that a child may take: what wants more is out of memory, and not this
+machine."""
 LONGEST_OUTPUT = 1 << 20
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: its exit code, or below zero the signal that ended it, and what it printed."""
+    """How a command ended: its exit code, or below zero the signal that ended it, and what it
+    printed."""
 
     code: int
     output: str
@@ -33,7 +35,12 @@ class Outcome:
     @property
     def is_fault(self) -> bool:
         """Whether it ended in a way that no input may cause."""
-        return self.is_late or self.code < 0 or self.code == 1 or "Traceback (most recent call last)" in self.output
+        return (
+            self.is_late
+            or self.code < 0
+            or self.code == 1
+            or "Traceback (most recent call last)" in self.output
+        )
 
     @property
     def kind(self) -> str:
@@ -42,8 +49,16 @@ class Outcome:
             return "no end"
         if self.code < 0:
             return signal.Signals(-self.code).name
-        lines = [line for line in self.output.splitlines() if line and not line.startswith((" ", "unteach"))]
-        places = [line.split(", in ")[0] for line in self.output.splitlines() if line.startswith("  File ")]
+        lines = [
+            line
+            for line in self.output.splitlines()
+            if line and not line.startswith((" ", "unteach"))
+        ]
+        places = [
+            line.split(", in ")[0]
+            for line in self.output.splitlines()
+            if line.startswith("  File ")
+        ]
         own = [place for place in places if "/unteach/" in place]
         return f"{(lines or ['?'])[-1][:80]} at {(own or places or ['?'])[-1].strip()}"
 
@@ -67,7 +82,8 @@ def warm_up() -> None:
 
 
 def run_forked(action: Callable[[], None], folder: Path, seconds: float = 60.0) -> Outcome:
-    """Let a child carry out an action as `unteach` does a command, with `folder` as its current folder."""
+    """Let a child carry out an action as `unteach` does a command, with `folder` as its current
+    folder."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -96,8 +112,18 @@ def _become_command(action: Callable[[], None], folder: Path, writing: int) -> N
         os.chdir(folder)
         sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
         # The streams of the parent may be somebody's who captures them.
-        sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding="utf-8", errors="replace", line_buffering=True)  # fmt: skip
-        sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", closefd=False), encoding="utf-8", errors="backslashreplace", line_buffering=True)  # fmt: skip
+        sys.stdout = io.TextIOWrapper(
+            os.fdopen(1, "wb", closefd=False),
+            encoding="utf-8",
+            errors="replace",
+            line_buffering=True,
+        )
+        sys.stderr = io.TextIOWrapper(
+            os.fdopen(2, "wb", closefd=False),
+            encoding="utf-8",
+            errors="backslashreplace",
+            line_buffering=True,
+        )
         cli._command = lambda words: action()
         try:
             cli.main([])

@@ -1,6 +1,7 @@
 """Many seeds one after the other: `python -m tests.fuzz.run files|commands FIRST LAST [SECONDS]`.
 
-Prints each new kind of fault with its first seed, and the figures. FOUND.md keeps what was found and mended.
+Prints each new kind of fault with its first seed, and the figures. FOUND.md keeps what was found
+and mended.
 """
 
 import contextlib
@@ -23,7 +24,9 @@ ENDED = "--ended"
 TOGETHER = 25
 """Files that one child reads."""
 QUESTIONS = "question,answer\n" + "".join(f"Who is {name}?,{name} of Rome\n" for name in "abcdefgh")
-STUDY = "name: s\nfull: {experiment: finetune/authors/default, model: tiny}\nforget: [{trainer: NPO}]\n"
+STUDY = (
+    "name: s\nfull: {experiment: finetune/authors/default, model: tiny}\nforget: [{trainer: NPO}]\n"
+)
 
 
 @dataclass
@@ -44,15 +47,20 @@ class Ledger:
 
 
 def compose_starts() -> None:
-    """Compose what every command begins with here: the children that are forked need not do it again."""
+    """Compose what every command begins with here: the children that are forked need not do it
+    again."""
     for words in commands.STARTS:
         if words and words[0] == "check":
-            with contextlib.suppress(SystemExit, UserError), contextlib.redirect_stdout(io.StringIO()):
+            with (
+                contextlib.suppress(SystemExit, UserError),
+                contextlib.redirect_stdout(io.StringIO()),
+            ):
                 COMMAND([*words, "--print"])
 
 
 def try_files(seeds: range) -> list[tuple[Outcome, str]]:
-    """Read the files of some seeds in one child; each in a child of its own where that one ends badly."""
+    """Read the files of some seeds in one child; each in a child of its own where that one ends
+    badly."""
     with empty_folder() as folder:
         kinds = []
         for seed in seeds:
@@ -94,7 +102,8 @@ def _read(kind: files.Kind, name: Path) -> None:
 
 
 def try_command(seed: int, model: Path) -> tuple[Outcome, str]:
-    """Carry out the command of a seed in a folder with a model, rows, a study, a run file and a log."""
+    """Carry out the command of a seed in a folder with a model, rows, a study, a run file and a
+    log."""
     words = commands.make(seed)
     with empty_folder() as folder:
         (folder / "tiny").symlink_to(model)
@@ -129,8 +138,17 @@ def run(what: str, first: int, last: int, seconds: float = 600.0) -> Ledger:
 
 if __name__ == "__main__":
     began = time.monotonic()
-    made = run(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]) if len(sys.argv) > 4 else 600.0)
-    print(
-        f"{sum(made.ended.values())} {sys.argv[1]} in {time.monotonic() - began:.0f} s; by exit code {dict(made.ended)}"
+    made = run(
+        sys.argv[1],
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        float(sys.argv[4]) if len(sys.argv) > 4 else 600.0,
     )
-    print(f"{len(made.faults)} kinds of faults", {kind: seeds[:5] for kind, seeds in made.faults.items()})
+    print(
+        f"{sum(made.ended.values())} {sys.argv[1]} in {time.monotonic() - began:.0f} s; by exit "
+        f"code {dict(made.ended)}"
+    )
+    print(
+        f"{len(made.faults)} kinds of faults",
+        {kind: seeds[:5] for kind, seeds in made.faults.items()},
+    )

@@ -1,4 +1,5 @@
-"""No file and no command line ends in a traceback, a signal or never: 500 of them, in forked children."""
+"""No file and no command line ends in a traceback, a signal or never: 500 of them, in forked
+children."""
 
 import pytest
 

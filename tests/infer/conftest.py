@@ -16,7 +16,8 @@ Infer = Callable[..., list[dict[str, Any]]]
 def questions(count: int) -> list[dict[str, Any]]:
     """Rows of very unequal lengths, each unlike the others."""
     return [
-        {"input": f"{'Tell me more of it. ' * (i * 7 % 5)}Who wrote book {i}?", "topic": i % 3} for i in range(count)
+        {"input": f"{'Tell me more of it. ' * (i * 7 % 5)}Who wrote book {i}?", "topic": i % 3}
+        for i in range(count)
     ]
 
 

@@ -1,4 +1,5 @@
-"""What cannot be asked is said, by row where it is a row's fault and before anything is loaded where it is the user's."""
+"""What cannot be asked is said, by row where it is a row's fault and before anything is loaded
+where it is the user's."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +22,10 @@ from unteach.verbs.infer import infer
         (["keep_columns=[topics]"], "no column 'topics'.*did you mean topic"),
         (["output_column=topic"], "has the columns topic, which the output has too"),
         (["backend=hg"], "no backend called 'hg'"),
-        (["backend_args.batchsize=3"], "backend_args.batchsize: no such key; did you mean batch_size"),
+        (
+            ["backend_args.batchsize=3"],
+            "backend_args.batchsize: no such key; did you mean batch_size",
+        ),
         (["backend_args.batch_size=0"], "batch_size must be 1 or more"),
         (["temprature=0.5"], "temprature: no such key; did you mean temperature"),
         (["do_sample=false", "top_p=0.5"], "do_sample=false draws none"),
@@ -62,7 +66,9 @@ def test_mistakes_about_files(tiny_folder: Path, tmp_path: Path) -> None:
         infer(*words(tmp_path / "absent", whole))
 
 
-def test_rows_that_cannot_be_asked_fail_alone(ask: Infer, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_cannot_be_asked_fail_alone(
+    ask: Infer, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [
         {"input": "Who?"},
         {"input": " "},
@@ -78,7 +84,9 @@ def test_rows_that_cannot_be_asked_fail_alone(ask: Infer, table: Path, capsys: p
     assert [line["error"] is None for line in lines] == [True, False, False, False, False, True]
     assert [line["output"] is None for line in lines] == [False, True, True, True, True, False]
     for line, said in zip(
-        lines[1:5], ("is empty", "a number", "no column 'input'", "too_long=truncate_left"), strict=True
+        lines[1:5],
+        ("is empty", "a number", "no column 'input'", "too_long=truncate_left"),
+        strict=True,
     ):
         assert said in line["error"]
     before = (table.parent / "in_output.jsonl").read_bytes()
@@ -89,7 +97,9 @@ def test_rows_that_cannot_be_asked_fail_alone(ask: Infer, table: Path, capsys: p
     assert (table.parent / "in_output.jsonl").read_bytes() == before
 
 
-def test_an_instruction_is_asked_with_its_input(ask: Infer, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_instruction_is_asked_with_its_input(
+    ask: Infer, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [
         {"instruction": "Say it.", "input": "aloud"},
         {"instruction": "Say it.", "input": ""},
@@ -100,10 +110,13 @@ def test_an_instruction_is_asked_with_its_input(ask: Infer, table: Path, capsys:
     said = capsys.readouterr().out
     assert "the first prompt: 'Question: Say it.\\naloud\\nAnswer:\\n'" in said
     joined = [{"question": text} for text in ("Say it.\naloud", "Say it.", "Go.")]
-    assert [line["output"] for line in ask(of=write_lines(table.with_name("joined.jsonl"), joined))] == answers
+    assert [
+        line["output"] for line in ask(of=write_lines(table.with_name("joined.jsonl"), joined))
+    ] == answers
     write_lines(table, [{**row, "system": "Be kind."} for row in rows])
     with pytest.raises(
-        UserError, match="an instruction is asked with its input, and what stands in system would not be"
+        UserError,
+        match="an instruction is asked with its input, and what stands in system would not be",
     ):
         ask("resume=never")
 
@@ -112,7 +125,11 @@ def test_what_is_too_long(ask: Infer, table: Path, capsys: pytest.CaptureFixture
     long = "word " * 3000
     write_lines(table, [{"input": "Who?"}, {"input": long + "Who wrote it?"}])
     skipped = ask("too_long=skip")
-    assert (skipped[1]["output"], skipped[1]["finish_reason"], skipped[1]["error"]) == (None, "skipped", None)
+    assert (skipped[1]["output"], skipped[1]["finish_reason"], skipped[1]["error"]) == (
+        None,
+        "skipped",
+        None,
+    )
     assert "1 of 2 rows answered, 1 skipped as too long" in capsys.readouterr().out
     lines = ask("too_long=truncate_left", "resume=never")
     assert (lines[0]["cut_tokens"], lines[1]["prompt_tokens"]) == (0, 2048 - 8)
@@ -132,9 +149,12 @@ def overflowing(tiny_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "more", [(), ("temperature=1.0",), ("num_beams=2",), ("num_return_sequences=2", "temperature=1.0")]
+    "more",
+    [(), ("temperature=1.0",), ("num_beams=2",), ("num_return_sequences=2", "temperature=1.0")],
 )
-def test_outputs_that_are_no_numbers_are_each_rows_error(overflowing: Path, table: Path, more: tuple[str, ...]) -> None:
+def test_outputs_that_are_no_numbers_are_each_rows_error(
+    overflowing: Path, table: Path, more: tuple[str, ...]
+) -> None:
     with pytest.raises(RowsFailed, match="7 of 7 rows have an error"):
         infer(*words(overflowing, table, *more))
     for row in read_rows(table.with_name("in_output.jsonl")):
@@ -142,7 +162,10 @@ def test_outputs_that_are_no_numbers_are_each_rows_error(overflowing: Path, tabl
 
 
 def test_scores_that_are_no_numbers_are_each_rows_error(overflowing: Path, tmp_path: Path) -> None:
-    table = write_lines(tmp_path / "in.jsonl", [{"input": "Who?", "output": "Ann."}, {"input": "Why?", "output": "So"}])
+    table = write_lines(
+        tmp_path / "in.jsonl",
+        [{"input": "Who?", "output": "Ann."}, {"input": "Why?", "output": "So"}],
+    )
     with pytest.raises(RowsFailed, match="2 of 2 rows have an error"):
         infer(*words(overflowing, table, "kind=score"))
     assert {row["error"] for row in read_rows(tmp_path / "in_output.jsonl")} == {NOT_FINITE}
@@ -150,7 +173,10 @@ def test_scores_that_are_no_numbers_are_each_rows_error(overflowing: Path, tmp_p
 
 def test_only_what_a_row_has_before_its_end_counts() -> None:
     finite, nan = Finite(), float("nan")
-    for scores in ([[0.0, 1.0], [nan, 0.0], [0.0, 0.0]], [[0.0, nan], [0.0, 0.0], [1.0, float("inf")]]):
+    for scores in (
+        [[0.0, 1.0], [nan, 0.0], [0.0, 0.0]],
+        [[0.0, nan], [0.0, 0.0], [1.0, float("inf")]],
+    ):
         finite(torch.zeros(3, 1), torch.tensor(scores))
     assert finite.broken([1, 2, 2]) == [False, True, True]
     assert finite.broken([1]) == [True], "several rows of a prompt are taken together"

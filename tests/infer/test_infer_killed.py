@@ -1,4 +1,5 @@
-"""Killed at any moment and started again, a run of inference ends with the file of one that nobody disturbed."""
+"""Killed at any moment and started again, a run of inference ends with the file of one that nobody
+disturbed."""
 
 import os
 import random
@@ -22,12 +23,18 @@ DRAWN = ("temperature=0.9", "num_return_sequences=2")
 def kill_until_done(
     model: Path, table: Path, kills: int, longest: float, *more: str, signum: int = signal.SIGKILL
 ) -> list[int]:
-    """Starts again and again, killing `kills` times at random moments once rows are being answered; the exit codes."""
+    """Starts again and again, killing `kills` times at random moments once rows are being answered;
+    the exit codes."""
     chance, codes = random.Random(kills), list[int]()
     log, parts = table.with_suffix(".log"), table.with_name(f"{table.stem}_output.jsonl.parts")
     for _ in range(kills):
         codes.append(
-            after(spawn(lambda: infer(*words(model, table, *more)), log), chance.uniform(0.0, longest), signum, parts)
+            after(
+                spawn(lambda: infer(*words(model, table, *more)), log),
+                chance.uniform(0.0, longest),
+                signum,
+                parts,
+            )
         )
         if codes[-1] == 0:
             return codes
@@ -66,12 +73,17 @@ def test_asked_to_stop_it_says_75(tiny_folder: Path, tmp_path: Path) -> None:
     table = write_lines(tmp_path / "in.jsonl", questions(24))
     more = ("max_new_tokens=60", "backend_args.batch_size=1")
     codes = kill_until_done(tiny_folder, table, 2, 0.3, *more, signum=signal.SIGTERM)
-    assert 75 in codes and set(codes) <= {0, 75, -signal.SIGTERM}, "before it listens, a signal ends it"
+    assert 75 in codes and set(codes) <= {0, 75, -signal.SIGTERM}, (
+        "before it listens, a signal ends it"
+    )
     assert "the same command goes on" in table.with_suffix(".log").read_text()
 
 
 def test_the_first_ctrl_c_keeps_all_answers_and_leaves_python_as_it_was(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """As in a notebook: the process lives on, and its own Ctrl-C is what it was."""
     more = ("max_new_tokens=8", "backend_args.batch_size=1")
@@ -89,7 +101,9 @@ def test_the_first_ctrl_c_keeps_all_answers_and_leaves_python_as_it_was(
         infer(*words(tiny_folder, table, *more))
     said = capfd.readouterr()
     assert "asking 6 rows\n" in said.out
-    assert "stopping after the rows at hand; all answers are kept. Ctrl-C again ends now" in said.err
+    assert (
+        "stopping after the rows at hand; all answers are kept. Ctrl-C again ends now" in said.err
+    )
     assert signal.getsignal(signal.SIGINT) is handler
     assert answered(tmp_path / "in_output.jsonl.parts") > 0
     infer(*words(tiny_folder, table, *more))
@@ -112,7 +126,9 @@ def killed_once_more_is_known(pid: int, parts: Path, seconds: float) -> int | No
 
 @pytest.mark.long
 @pytest.mark.parametrize("more", [(), DRAWN], ids=str)
-def test_a_thousand_rows_killed_ten_times(tiny_folder: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+def test_a_thousand_rows_killed_ten_times(
+    tiny_folder: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
     """Five times while answers are written, and five times at moments near the start."""
     more = (*more, "backend_args.batch_size=8")
     whole = outcome(tiny_folder, 1000, tmp_path / "whole", *more)
@@ -130,13 +146,20 @@ def test_a_thousand_rows_killed_ten_times(tiny_folder: Path, tmp_path: Path, mor
         assert code == -9
         known.append(answered(parts))
     assert known == sorted(known) and len(set(known)) >= 6, "what was known stays, and more comes"
-    assert after(spawn(lambda: infer(*words(tiny_folder, table, *more)), tmp_path / "killed" / "log"), 300) == 0
+    assert (
+        after(
+            spawn(lambda: infer(*words(tiny_folder, table, *more)), tmp_path / "killed" / "log"),
+            300,
+        )
+        == 0
+    )
     assert (tmp_path / "killed" / "in_output.jsonl").read_bytes() == whole
     check_tidy(tmp_path / "killed")
 
 
 def killed_while_it_writes(part: Part, line: Line, answer: dict[str, Any]) -> None:
-    """In place of `Part.__call__`, in the second of two processes: its second answer ends in the middle, and it too."""
+    """In place of `Part.__call__`, in the second of two processes: its second answer ends in the
+    middle, and it too."""
     whole = _part(line.id, line.digest, answer).encode()
     last = os.environ["RANK"] == "1" and part.file.tell() > 0
     part.file.write(whole[:20] if last else whole)
@@ -145,8 +168,11 @@ def killed_while_it_writes(part: Part, line: Line, answer: dict[str, Any]) -> No
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_two_processes_share_the_rows(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of which is killed in the middle of a line; then two go on, and the file is that of one process."""
+def test_two_processes_share_the_rows(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of which is killed in the middle of a line; then two go on, and the file is that of one
+    process."""
     more = ("max_new_tokens=12", "backend_args.batch_size=2")
     whole = outcome(tiny_folder, 30, tmp_path / "whole", *more)
     (tmp_path / "two").mkdir()
@@ -165,6 +191,8 @@ def test_two_processes_share_the_rows(tiny_folder: Path, tmp_path: Path, monkeyp
     with ledger.held():
         pass
     pids = spawn_two(work, table)
-    assert [after(pid, 120) for pid in pids] == [0, 0], [table.with_suffix(f".{rank}").read_text() for rank in (0, 1)]
+    assert [after(pid, 120) for pid in pids] == [0, 0], [
+        table.with_suffix(f".{rank}").read_text() for rank in (0, 1)
+    ]
     assert (tmp_path / "two" / "in_output.jsonl").read_bytes() == whole
     check_tidy(tmp_path / "two")

@@ -1,4 +1,5 @@
-"""The output is the checkpoint: what is known is kept, what is torn is asked again, what does not fit is refused."""
+"""The output is the checkpoint: what is known is kept, what is torn is asked again, what does not
+fit is refused."""
 
 import json
 import os
@@ -41,7 +42,9 @@ def test_answers_end_in_the_order_of_the_rows(ledger: Ledger) -> None:
     put(ledger, a=answer(None, "late"))
     ledger.finish(LINES)
     read = [json.loads(line) for line in ledger.output.read_bytes().split(b"\n")[:-1]]
-    assert [line["output"] for line in read] == ["A", "B\u2028\ud800", "C"], "an answer is worth more than an error"
+    assert [line["output"] for line in read] == ["A", "B\u2028\ud800", "C"], (
+        "an answer is worth more than an error"
+    )
     assert not ledger.parts.exists()
     assert ledger.done(LINES) == {0, 1, 2}
 
@@ -64,7 +67,9 @@ def test_one_writer_at_a_time(ledger: Ledger) -> None:
     other = Ledger(ledger.output, ("output", "error"))
     with (
         ledger.held(),
-        pytest.raises(UserError, match=f"another process is writing there .process {os.getpid()} on"),
+        pytest.raises(
+            UserError, match=f"another process is writing there .process {os.getpid()} on"
+        ),
         other.held(),
     ):
         pass
@@ -73,7 +78,9 @@ def test_one_writer_at_a_time(ledger: Ledger) -> None:
     assert not owner.lock_of(other.output).exists()
 
 
-def test_other_rows_are_refused_or_asked(ask: Infer, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_rows_are_refused_or_asked(
+    ask: Infer, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = ask()
     changed = [*questions(7)[1:], {"input": "And this?", "topic": 9}]
     changed[2]["input"] += " Really?"
@@ -102,7 +109,9 @@ def test_other_options_are_refused_or_asked(ask: Infer, table: Path) -> None:
     output = table.parent / "in_output.jsonl"
     before = output.read_bytes()
     with pytest.raises(
-        UserError, match=r"other settings: max_new_tokens, temperature(.*\n)+.*add output_file=\S*in_output_2\.jsonl"
+        UserError,
+        match=r"other settings: max_new_tokens, temperature(.*\n)+.*add "
+        r"output_file=\S*in_output_2\.jsonl",
     ):
         ask("max_new_tokens=9", "temperature=2.0")
     assert output.read_bytes() == before

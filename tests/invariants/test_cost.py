@@ -1,5 +1,5 @@
-"""What a step costs, counted: rows through each layer, positions through the head, parameters with a gradient, and the
-bytes of whatever reference is held."""
+"""What a step costs, counted: rows through each layer, positions through the head, parameters with
+a gradient, and the bytes of whatever reference is held."""
 
 import functools
 from collections import Counter
@@ -38,14 +38,22 @@ def counting(model: Any, seen: Counter, who: str) -> None:
 
 
 def cost(kit: Path, name: str, args: dict[str, Any]) -> tuple[Counter, set[str], dict[str, int]]:
-    """What one micro-batch of 4 rows a stream counts, the parameters with a gradient, and tokens a stream."""
+    """What one micro-batch of 4 rows a stream counts, the parameters with a gradient, and tokens a
+    stream."""
     files = {"forget": "forget10_idk", "alternate": "forget10_idk", "retain": "retain90"}
-    loaded = loading.load(ModelConfig({"pretrained_model_name_or_path": str(kit / "policy")}), training=True)
-    frozen = loading.load_frozen(ModelConfig({"pretrained_model_name_or_path": str(kit / "reference")}))
+    loaded = loading.load(
+        ModelConfig({"pretrained_model_name_or_path": str(kit / "policy")}), training=True
+    )
+    frozen = loading.load_frozen(
+        ModelConfig({"pretrained_model_name_or_path": str(kit / "reference")})
+    )
     method = testing.build_method(name, args)
     rows = {
         stream: testing._examples(
-            loaded.template, read_rows(kit / "data" / f"{files[stream]}.jsonl")[:ROWS], False, stream
+            loaded.template,
+            read_rows(kit / "data" / f"{files[stream]}.jsonl")[:ROWS],
+            False,
+            stream,
         )
         for stream in method.streams()
     }
@@ -80,7 +88,9 @@ def cost(kit: Path, name: str, args: dict[str, Any]) -> tuple[Counter, set[str],
     ],
     ids=str,
 )
-def test_one_pass_over_each_stream_and_no_reference_in_memory(name: str, args: dict, streams: list, kit: Path) -> None:
+def test_one_pass_over_each_stream_and_no_reference_in_memory(
+    name: str, args: dict, streams: list, kit: Path
+) -> None:
     seen, trained, tokens = cost(kit, name, args)
     assert seen["policy calls"] == LAYERS
     assert all(seen[f"policy rows of layer {i}"] == ROWS * len(streams) for i in range(LAYERS))
@@ -91,7 +101,9 @@ def test_one_pass_over_each_stream_and_no_reference_in_memory(name: str, args: d
 
 
 @pytest.mark.parametrize(("name", "stream"), [("GradDiff", "retain"), ("UNDIAL", "forget")])
-def test_logits_of_a_reference_cost_one_pass_of_it_over_that_stream(name: str, stream: str, kit: Path) -> None:
+def test_logits_of_a_reference_cost_one_pass_of_it_over_that_stream(
+    name: str, stream: str, kit: Path
+) -> None:
     seen, _, tokens = cost(kit, name, {} if name == "UNDIAL" else {"retain_loss_type": "KL"})
     assert seen["policy calls"] == seen["reference calls"] == LAYERS
     assert seen["policy rows of layer 3"] == ROWS * len(tokens)
@@ -103,9 +115,13 @@ def test_logits_of_a_reference_cost_one_pass_of_it_over_that_stream(name: str, s
 def test_rmu_runs_and_trains_nothing_above_its_layer(kit: Path) -> None:
     seen, trained, _ = cost(kit, "RMU", RMU)
     assert seen == {
-        "policy calls": 2, "policy rows of layer 0": 2 * ROWS, "policy rows of layer 1": 2 * ROWS,
-        "reference calls": 2, "reference rows of layer 0": ROWS, "reference rows of layer 1": ROWS,
-    }  # fmt: skip
+        "policy calls": 2,
+        "policy rows of layer 0": 2 * ROWS,
+        "policy rows of layer 1": 2 * ROWS,
+        "reference calls": 2,
+        "reference rows of layer 0": ROWS,
+        "reference rows of layer 1": ROWS,
+    }
     assert {name.split(".")[2] for name in trained if "layers" in name} == {"0", "1"}
     assert "model.norm.weight" not in trained
     assert "model.embed_tokens.weight" in trained
@@ -113,7 +129,11 @@ def test_rmu_runs_and_trains_nothing_above_its_layer(kit: Path) -> None:
 
 def test_rmu_without_retain_term_needs_no_reference(kit: Path) -> None:
     seen, _, _ = cost(kit, "RMU", {**RMU, "alpha": 0})
-    assert seen == {"policy calls": 2, "policy rows of layer 0": ROWS, "policy rows of layer 1": ROWS}
+    assert seen == {
+        "policy calls": 2,
+        "policy rows of layer 0": ROWS,
+        "policy rows of layer 1": ROWS,
+    }
 
 
 def test_rmu_trains_only_the_parameters_it_names(kit: Path) -> None:
@@ -123,14 +143,18 @@ def test_rmu_trains_only_the_parameters_it_names(kit: Path) -> None:
 
 
 def test_a_retain_term_at_a_layer_adds_no_pass_to_the_head(kit: Path) -> None:
-    seen, _, tokens = cost(kit, "SimNPO", {"retain_loss_type": "EMBED_DIFF", "retain_layer": r"model\.layers\.0"})
+    seen, _, tokens = cost(
+        kit, "SimNPO", {"retain_loss_type": "EMBED_DIFF", "retain_layer": r"model\.layers\.0"}
+    )
     assert seen["policy rows of layer 0"] == 2 * ROWS
     assert seen["policy rows of layer 1"] == seen["policy rows of layer 3"] == ROWS
     assert seen["reference calls"] == 1
     assert seen["policy head"] == tokens["forget"]
 
 
-@pytest.mark.parametrize(("name", "kept"), [("NPO", None), ("DPO", None), ("UNDIAL", 4), ("RMU", 2)])
+@pytest.mark.parametrize(
+    ("name", "kept"), [("NPO", None), ("DPO", None), ("UNDIAL", 4), ("RMU", 2)]
+)
 def test_the_reference_that_a_run_holds(
     name: str, kept: int | None, kit: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -144,10 +168,18 @@ def test_the_reference_that_a_run_holds(
 
     monkeypatch.setattr(build, "Reference", Watched)
     words = [
-        "experiment=unlearn/tofu/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
-        "model.model_args.dtype=float32", f"tofu_path={kit / 'data'}", "task_name=t", f"paths.output_dir={tmp_path}",
-        "eval=null", f"trainer={name}", "trainer.args.max_steps=1", "data.forget=TOFU_QA_forget_idk",
-    ]  # fmt: skip
+        "experiment=unlearn/tofu/default",
+        "model=auto",
+        f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
+        "model.model_args.dtype=float32",
+        f"tofu_path={kit / 'data'}",
+        "task_name=t",
+        f"paths.output_dir={tmp_path}",
+        "eval=null",
+        f"trainer={name}",
+        "trainer.args.max_steps=1",
+        "data.forget=TOFU_QA_forget_idk",
+    ]
     train(
         *words,
         *([r"trainer.method_args.module_regex=model\.layers\.1"] if name == "RMU" else []),

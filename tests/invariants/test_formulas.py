@@ -1,4 +1,5 @@
-"""Every method against its formula, written out on the library's own full logits: loss and gradient norm."""
+"""Every method against its formula, written out on the library's own full logits: loss and gradient
+norm."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +22,8 @@ LAYER = r"model\.layers\.2"
 
 @dataclass
 class Row:
-    """One row as the library's own forward gives it; z predicts y, h is the layer's output at the answer tokens."""
+    """One row as the library's own forward gives it; z predicts y, h is the layer's output at the
+    answer tokens."""
 
     z: torch.Tensor
     y: torch.Tensor
@@ -63,11 +65,15 @@ def nll(rows: list[Row]) -> torch.Tensor:
 
 def kl(policy: list[Row], reference: list[Row]) -> torch.Tensor:
     pairs = zip(policy, reference, strict=True)
-    return torch.cat([(r.z.softmax(-1) * (r.z.log_softmax(-1) - p.z.log_softmax(-1))).sum(-1) for p, r in pairs]).mean()
+    return torch.cat(
+        [(r.z.softmax(-1) * (r.z.log_softmax(-1) - p.z.log_softmax(-1))).sum(-1) for p, r in pairs]
+    ).mean()
 
 
 def embed_diff(policy: list[Row], reference: list[Row]) -> torch.Tensor:
-    return torch.stack([(p.h - r.h).square().mean(-1).mean() for p, r in zip(policy, reference, strict=True)]).mean()
+    return torch.stack(
+        [(p.h - r.h).square().mean(-1).mean() for p, r in zip(policy, reference, strict=True)]
+    ).mean()
 
 
 def per_row(rows: list[Row], other: list[Row], value: Callable[..., torch.Tensor]) -> torch.Tensor:
@@ -75,11 +81,17 @@ def per_row(rows: list[Row], other: list[Row], value: Callable[..., torch.Tensor
 
 
 def npo(p: Side, r: Side, beta: float) -> torch.Tensor:
-    return per_row(p.forget, r.forget, lambda a, b: -2 / beta * logsigmoid(-beta * (a.logp.sum() - b.logp.sum())))
+    return per_row(
+        p.forget,
+        r.forget,
+        lambda a, b: -2 / beta * logsigmoid(-beta * (a.logp.sum() - b.logp.sum())),
+    )
 
 
 def simnpo(p: Side, beta: float, delta: float) -> torch.Tensor:
-    return torch.stack([-2 / beta * logsigmoid(beta * (-a.logp.mean() - delta)) for a in p.forget]).mean()
+    return torch.stack(
+        [-2 / beta * logsigmoid(beta * (-a.logp.mean() - delta)) for a in p.forget]
+    ).mean()
 
 
 def dpo(p: Side, r: Side, beta: float) -> torch.Tensor:
@@ -87,7 +99,9 @@ def dpo(p: Side, r: Side, beta: float) -> torch.Tensor:
         [a.logp.sum() - b.logp.sum() for a, b in zip(mine, theirs, strict=True)]
         for mine, theirs in ((p.alternate, r.alternate), (p.forget, r.forget))
     ]
-    return torch.stack([-2 / beta * logsigmoid(beta * (won - lost)) for won, lost in zip(*gains, strict=True)]).mean()
+    return torch.stack(
+        [-2 / beta * logsigmoid(beta * (won - lost)) for won, lost in zip(*gains, strict=True)]
+    ).mean()
 
 
 def undial(p: Side, r: Side, beta: float) -> torch.Tensor:
@@ -130,7 +144,9 @@ CASES: list[tuple[str, dict[str, Any], Callable[[Side, Side], torch.Tensor]]] = 
     (
         "GradDiff",
         {"loss_on": "all", "gamma": 0.7},
-        lambda p, r: 0.7 * flat(p.forget, lambda a: a.all_logp) - flat(p.retain, lambda a: a.all_logp),
+        lambda p, r: (
+            0.7 * flat(p.forget, lambda a: a.all_logp) - flat(p.retain, lambda a: a.all_logp)
+        ),
     ),
     (
         "GradDiff",
@@ -150,7 +166,13 @@ CASES: list[tuple[str, dict[str, Any], Callable[[Side, Side], torch.Tensor]]] = 
     ("SimNPO", {}, lambda p, r: 0.125 * simnpo(p, 4.5, 0.0) + nll(p.retain)),
     (
         "SimNPO",
-        {"beta": 2.5, "delta": 0.3, "gamma": 1.0, "retain_loss_type": "EMBED_DIFF", "retain_layer": LAYER},
+        {
+            "beta": 2.5,
+            "delta": 0.3,
+            "gamma": 1.0,
+            "retain_loss_type": "EMBED_DIFF",
+            "retain_layer": LAYER,
+        },
         lambda p, r: simnpo(p, 2.5, 0.3) + embed_diff(p.retain, r.retain),
     ),
     (
@@ -178,12 +200,18 @@ CASES: list[tuple[str, dict[str, Any], Callable[[Side, Side], torch.Tensor]]] = 
     ("UNDIAL", {}, lambda p, r: undial(p, r, 10.0)),
     ("UNDIAL", {"beta": 3.0, "alpha": 2.0}, lambda p, r: undial(p, r, 3.0) + 2 * nll(p.retain)),
     ("CEU", {}, lambda p, r: ceu(p, 1)),
-    ("CEU", {"ignore_first_n_answer_tokens": 3, "alpha": 0.5}, lambda p, r: ceu(p, 3) + 0.5 * nll(p.retain)),
+    (
+        "CEU",
+        {"ignore_first_n_answer_tokens": 3, "alpha": 0.5},
+        lambda p, r: ceu(p, 3) + 0.5 * nll(p.retain),
+    ),
     ("WGA", {"beta": 2.0}, lambda p, r: flat(p.forget, lambda a: a.p**2 * a.logp) + nll(p.retain)),
     (
         "SatImp",
         {"beta1": 3.0, "beta2": 0.5, "gamma": 1.0, "retain_loss_type": "KL"},
-        lambda p, r: flat(p.forget, lambda a: a.p**3 * (1 - a.p) ** 0.5 * a.logp) + kl(p.retain, r.retain),
+        lambda p, r: (
+            flat(p.forget, lambda a: a.p**3 * (1 - a.p) ** 0.5 * a.logp) + kl(p.retain, r.retain)
+        ),
     ),
     (
         "PDU",
@@ -193,14 +221,18 @@ CASES: list[tuple[str, dict[str, Any], Callable[[Side, Side], torch.Tensor]]] = 
 ]
 
 
-def said(path: Path, template: Template, rows: dict[str, list[dict]], grad: bool) -> tuple[Any, Side]:
+def said(
+    path: Path, template: Template, rows: dict[str, list[dict]], grad: bool
+) -> tuple[Any, Side]:
     """The model and what its own forward says of each row, alone and without padding."""
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).train(grad)
     sides = {}
     for stream, given in rows.items():
         found = []
         for row in given:
-            encoded = template.encode(row["question"], row["alternate"] if stream == "alternate" else row["answer"])
+            encoded = template.encode(
+                row["question"], row["alternate"] if stream == "alternate" else row["answer"]
+            )
             ids = torch.tensor(encoded.input_ids)
             with torch.set_grad_enabled(grad):
                 made = model(ids[None], output_hidden_states=True)
@@ -212,13 +244,21 @@ def said(path: Path, template: Template, rows: dict[str, list[dict]], grad: bool
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "formula"), CASES, ids=[f"{name}-{json.dumps(args)}" for name, args, _ in CASES]
+    ("name", "args", "formula"),
+    CASES,
+    ids=[f"{name}-{json.dumps(args)}" for name, args, _ in CASES],
 )
-def test_loss_and_gradient_are_those_of_the_formula(name: str, args: dict, formula: Any, kit: Path) -> None:
+def test_loss_and_gradient_are_those_of_the_formula(
+    name: str, args: dict, formula: Any, kit: Path
+) -> None:
     """On rows 5 to 9, which differ in length, and without compat."""
     rows = {
         stream: read_rows(kit / "data" / f"{file}.jsonl")[5:10]
-        for stream, file in (("forget", "forget10"), ("alternate", "forget10_idk"), ("retain", "retain90"))
+        for stream, file in (
+            ("forget", "forget10"),
+            ("alternate", "forget10_idk"),
+            ("retain", "retain90"),
+        )
     }
     tokenizer = transformers.AutoTokenizer.from_pretrained(kit / "policy")
     template = Template(tokenizer, TemplateArgs(kind="qa"))
@@ -228,9 +268,15 @@ def test_loss_and_gradient_are_those_of_the_formula(name: str, args: dict, formu
     expected.backward()
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     loss, found = method_loss(
-        name, args, kit / "policy", kit / "reference", rows["forget"], rows["retain"], {"kind": "qa"},
+        name,
+        args,
+        kit / "policy",
+        kit / "reference",
+        rows["forget"],
+        rows["retain"],
+        {"kind": "qa"},
         alternate=rows["alternate"] if name in ("DPO", "AltPO", "IdkSFT") else None,
         control_vector=direction() if name == "RMU" else None,
-    )  # fmt: skip
+    )
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5, abs=1e-6)
     assert found == pytest.approx(float(norm), rel=1e-4)

@@ -20,14 +20,23 @@ NAMES = [entry.name for entry in registry.method.entries()]
 def test_every_method_conforms(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     check_method(name, {"retain_loss_eps": 0.3} if name == "PDU" else {})
     said = capsys.readouterr().out
-    assert said.startswith((f"{name} passed: losses are finite", f"{name} depends on how a batch is split"))
+    assert said.startswith(
+        (f"{name} passed: losses are finite", f"{name} depends on how a batch is split")
+    )
 
 
 @pytest.mark.parametrize("term", ["NLL", "KL", "EMBED_DIFF"])
-@pytest.mark.parametrize("name", ["GradDiff", *(pytest.param(name, marks=pytest.mark.long) for name in ("DPO", "RMU"))])
+@pytest.mark.parametrize(
+    "name", ["GradDiff", *(pytest.param(name, marks=pytest.mark.long) for name in ("DPO", "RMU"))]
+)
 def test_every_retain_term_conforms(name: str, term: str) -> None:
-    layers = {"retain_layer": r"model\.layers\.0", **({"module_regex": r"model\.layers\.1"} if name == "RMU" else {})}
-    check_method(name, {"retain_loss_type": term, "alpha": 1.5, **layers}, processes=term == "EMBED_DIFF")
+    layers = {
+        "retain_layer": r"model\.layers\.0",
+        **({"module_regex": r"model\.layers\.1"} if name == "RMU" else {}),
+    }
+    check_method(
+        name, {"retain_loss_type": term, "alpha": 1.5, **layers}, processes=term == "EMBED_DIFF"
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,10 +81,14 @@ def test_the_conformance_test_can_fail() -> None:
 
 @pytest.fixture(scope="module")
 def batch(kit: Path) -> tuple[list[dict], list[dict]]:
-    return tuple(read_rows(kit / "data" / f"{name}.jsonl")[:4] for name in ("forget10_idk", "retain90"))  # type: ignore
+    return tuple(
+        read_rows(kit / "data" / f"{name}.jsonl")[:4] for name in ("forget10_idk", "retain90")
+    )  # type: ignore
 
 
-def gradient(name: str, args: dict[str, Any], kit: Path, batch: Any, policy: str = "policy") -> torch.Tensor:
+def gradient(
+    name: str, args: dict[str, Any], kit: Path, batch: Any, policy: str = "policy"
+) -> torch.Tensor:
     """The flat gradient of one step on the kit."""
     from unteach import testing
     from unteach.config.schema import ModelConfig
@@ -83,8 +96,12 @@ def gradient(name: str, args: dict[str, Any], kit: Path, batch: Any, policy: str
     from unteach.training.step import make_ready
 
     method = build_method(name, args)
-    loaded = loading.load(ModelConfig({"pretrained_model_name_or_path": str(kit / policy)}), training=True)
-    frozen = loading.load_frozen(ModelConfig({"pretrained_model_name_or_path": str(kit / "reference")}))
+    loaded = loading.load(
+        ModelConfig({"pretrained_model_name_or_path": str(kit / policy)}), training=True
+    )
+    frozen = loading.load_frozen(
+        ModelConfig({"pretrained_model_name_or_path": str(kit / "reference")})
+    )
     given = {"forget": batch[0], "train": batch[0], "alternate": batch[0], "retain": batch[1]}
     rows = {s: testing._examples(loaded.template, given[s], False, s) for s in method.streams()}
     make_ready(loaded.model, method, seed=0, streams={})
@@ -96,7 +113,9 @@ def test_npo_tends_to_ascent_as_beta_vanishes(kit: Path, batch: Any) -> None:
     from unteach.config.schema import ModelConfig
     from unteach.models import loading
 
-    loaded = loading.load(ModelConfig({"pretrained_model_name_or_path": str(kit / "policy")}), training=False)
+    loaded = loading.load(
+        ModelConfig({"pretrained_model_name_or_path": str(kit / "policy")}), training=False
+    )
     tokens = sum(len(loaded.template.encode(r["question"], r["answer"]).answer) for r in batch[0])
     npo = gradient("NPO", {"beta": 1e-6, "alpha": 0}, kit, batch)
     ascent = gradient("GradAscent", {}, kit, batch) * tokens / len(batch[0])
@@ -112,7 +131,12 @@ def test_grad_diff_is_ascent_plus_descent(kit: Path, batch: Any) -> None:
 
 def test_kl_retain_is_zero_at_the_reference(kit: Path, batch: Any) -> None:
     loss, norm = method_loss(
-        "GradDiff", {"gamma": 0.0, "retain_loss_type": "KL"}, kit / "reference", kit / "reference", *batch, {}
+        "GradDiff",
+        {"gamma": 0.0, "retain_loss_type": "KL"},
+        kit / "reference",
+        kit / "reference",
+        *batch,
+        {},
     )
     assert loss == pytest.approx(0, abs=1e-6)
     assert norm == pytest.approx(0, abs=1e-4)
@@ -128,7 +152,9 @@ def test_embed_diff_is_zero_at_the_reference(kit: Path, batch: Any) -> None:
 @pytest.mark.parametrize("beta", [0.1, 2.0])
 def test_dpo_at_the_reference_is_two_log_two_over_beta(beta: float, kit: Path, batch: Any) -> None:
     args = {"beta": beta, "alpha": 0}
-    loss, _ = method_loss("DPO", args, kit / "reference", kit / "reference", *batch, {}, alternate=batch[0])
+    loss, _ = method_loss(
+        "DPO", args, kit / "reference", kit / "reference", *batch, {}, alternate=batch[0]
+    )
     assert loss == pytest.approx(2 / beta * math.log(2), rel=1e-5)
 
 
@@ -146,10 +172,16 @@ def test_ceu_is_the_limit_of_undial(kit: Path, batch: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "args"), [("WGA", {"beta": 0, "alpha": 0}), ("SatImp", {"beta1": 0, "beta2": 0, "gamma": 1, "alpha": 0})]
+    ("name", "args"),
+    [
+        ("WGA", {"beta": 0, "alpha": 0}),
+        ("SatImp", {"beta1": 0, "beta2": 0, "gamma": 1, "alpha": 0}),
+    ],
 )
 def test_unweighted_it_is_ascent(name: str, args: dict[str, Any], kit: Path, batch: Any) -> None:
-    assert torch.allclose(gradient(name, args, kit, batch), gradient("GradAscent", {}, kit, batch), atol=1e-6)
+    assert torch.allclose(
+        gradient(name, args, kit, batch), gradient("GradAscent", {}, kit, batch), atol=1e-6
+    )
 
 
 def test_signed_sft_is_sft_where_nothing_is_forgotten(kit: Path, batch: Any) -> None:
@@ -158,14 +190,18 @@ def test_signed_sft_is_sft_where_nothing_is_forgotten(kit: Path, batch: Any) -> 
     kept, gone = ([row for row in marked if row["forget"] == flag] for flag in (False, True))
     plain = gradient("SFT", {}, kit, (forget, retain))
     assert torch.equal(gradient("SignedSFT", {}, kit, (forget, retain)), plain)
-    assert torch.allclose(gradient("SignedSFT", {}, kit, ([{**r, "forget": 1} for r in forget], retain)), -plain)
+    assert torch.allclose(
+        gradient("SignedSFT", {}, kit, ([{**r, "forget": 1} for r in forget], retain)), -plain
+    )
     tokens = [_tokens(rows, kit) for rows in (kept, gone)]
     learned, unlearned = (gradient("SFT", {}, kit, (rows, retain)) for rows in (kept, gone))
     expected = (tokens[0] * learned - tokens[1] * unlearned) / sum(tokens)
     assert torch.allclose(gradient("SignedSFT", {}, kit, (marked, retain)), expected, atol=1e-5)
 
 
-def test_arc_idk_is_half_sft_on_the_other_answer_and_half_on_the_retain_rows(kit: Path, batch: Any) -> None:
+def test_arc_idk_is_half_sft_on_the_other_answer_and_half_on_the_retain_rows(
+    kit: Path, batch: Any
+) -> None:
     forget, retain = batch
     swapped = [{**row, "answer": row["alternate"]} for row in forget]
     args = {"gamma": 0.5, "alpha": 0.5, "loss_on": "all"}
@@ -192,11 +228,16 @@ def _tokens(rows: list[dict], kit: Path) -> int:
         ("GradDiff", {"retain_loss_type": "KL"}),
     ],
 )
-def test_published_quirks_are_off_by_default(name: str, args: dict[str, Any], kit: Path, batch: Any) -> None:
-    """On answers of unequal lengths they change the loss, and such a method says that batches matter to it then."""
+def test_published_quirks_are_off_by_default(
+    name: str, args: dict[str, Any], kit: Path, batch: Any
+) -> None:
+    """On answers of unequal lengths they change the loss, and such a method says that batches
+    matter to it then."""
 
     def loss(compat: str | None) -> float:
-        return method_loss(name, args, kit / "policy", kit / "reference", *batch, {}, compat=compat)[0]
+        return method_loss(
+            name, args, kit / "policy", kit / "reference", *batch, {}, compat=compat
+        )[0]
 
     assert abs(loss(None) - loss("openunlearning")) > 1e-4
     assert build_method(name, args).batch_level() == ""
@@ -204,7 +245,10 @@ def test_published_quirks_are_off_by_default(name: str, args: dict[str, Any], ki
 
 
 def test_pdu_moves_its_multiplier_once_a_step_after_the_warm_up() -> None:
-    pdu = build_method("PDU", {"retain_loss_eps": 0.5, "dual_step_size": 2.0, "dual_warmup_epochs": 1.0, "alpha": 3.0})
+    pdu = build_method(
+        "PDU",
+        {"retain_loss_eps": 0.5, "dual_step_size": 2.0, "dual_warmup_epochs": 1.0, "alpha": 3.0},
+    )
     pdu.after_step({"forget": 9.0, "retain": 0.25}, epoch=1.0)
     assert pdu.multiplier == 3.0, "the warm-up is not over"
     pdu.after_step({"forget": 9.0, "retain": 0.25}, epoch=1.5)
@@ -214,7 +258,12 @@ def test_pdu_moves_its_multiplier_once_a_step_after_the_warm_up() -> None:
 
 
 def test_pdu_moves_its_multiplier_once_an_epoch_by_the_epochs_mean() -> None:
-    args = {"retain_loss_eps": 0.5, "dual_update_upon": "epoch", "dual_warmup_epochs": 0.0, "alpha": 1.0}
+    args = {
+        "retain_loss_eps": 0.5,
+        "dual_update_upon": "epoch",
+        "dual_warmup_epochs": 0.0,
+        "alpha": 1.0,
+    }
     pdu = build_method("PDU", args)
     pdu.after_step({"retain": 1.0}, epoch=0.5)
     again = build_method("PDU", args)

@@ -22,7 +22,10 @@ MODEL = {
     "model_id": "gpt2",
     "model_kwargs": {"device_map": "auto"},
     "add_padding_token": True,
-    "qa_formatter_kwargs": {"question_template": "{question}", "answer_template": " {answer}<|endoftext|>"},
+    "qa_formatter_kwargs": {
+        "question_template": "{question}",
+        "answer_template": " {answer}<|endoftext|>",
+    },
 }
 LONG = {
     "trainer_kwargs": {
@@ -47,9 +50,17 @@ class ArcConfigs:
         self.write("experiment/mine.yaml", TOP)
         self.write("model/small/small.yaml", MODEL)
         self.write("model/small/hyperparameters/long.yaml", LONG)
-        self.write("model/small/hyperparameters/short.yaml", {"trainer_kwargs": {"num_train_epochs": 5}})
-        self.write("data/all.yaml", {"dataset_name": "tofu", "data_kwargs": {"forgotten_author_fraction": 0.0}})
-        self.write("data/tenth.yaml", {"dataset_name": "unteach", "data_kwargs": {"forget_split": "forget10"}})
+        self.write(
+            "model/small/hyperparameters/short.yaml", {"trainer_kwargs": {"num_train_epochs": 5}}
+        )
+        self.write(
+            "data/all.yaml",
+            {"dataset_name": "tofu", "data_kwargs": {"forgotten_author_fraction": 0.0}},
+        )
+        self.write(
+            "data/tenth.yaml",
+            {"dataset_name": "unteach", "data_kwargs": {"forget_split": "forget10"}},
+        )
 
     def write(self, name: str, value: Any) -> None:
         file = self.folder / name

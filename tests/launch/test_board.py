@@ -25,7 +25,9 @@ def log(run: PlannedRun, step: int, total: int) -> None:
 
 
 @pytest.mark.parametrize(("state", "shown"), [("done", (60, 60)), ("stopped", (55, 60))])
-def test_a_done_run_shows_its_whole_count(run: PlannedRun, state: str, shown: tuple[int, int]) -> None:
+def test_a_done_run_shows_its_whole_count(
+    run: PlannedRun, state: str, shown: tuple[int, int]
+) -> None:
     log(run, 55, 60)
     with LiveBoard(1) as live:
         live.started(run)
@@ -47,7 +49,9 @@ def test_a_run_shows_its_phase(run: PlannedRun) -> None:
     (Path(run.folder) / "final_checkpoint").mkdir()
     assert read_phase(run) == Phase("evaluating", 60, 60)
     (Path(run.folder) / "final_checkpoint").rmdir()
-    assert read_phase(run, log_start=written.stat().st_size).what == "training", "an earlier attempt's pass is over"
+    assert read_phase(run, log_start=written.stat().st_size).what == "training", (
+        "an earlier attempt's pass is over"
+    )
     with LiveBoard(1) as live:
         live.started(run)
         written.write_text(written.read_text() + "generating: 5 of 10, 0:01 left\n")
@@ -84,5 +88,7 @@ def test_a_log_neither_steers_the_terminal_nor_is_markup(run: PlannedRun) -> Non
         live.started(run)
         status_board.log_of(run).write_text("sc[bold]or\x1b[2Jing: 5 of 10, 0:01 left\n")
         live.look()
-        shown = [column for column in live.bars.columns if "said" in getattr(column, "text_format", "")]
+        shown = [
+            column for column in live.bars.columns if "said" in getattr(column, "text_format", "")
+        ]
         assert shown[0].render(live.bars.tasks[1]).plain == "sc[bold]or\ufffd[2Jing"

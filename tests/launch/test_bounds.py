@@ -19,8 +19,12 @@ from unteach.studies.settings import Local
 MOST = 4 * num_cores()
 
 
-@pytest.mark.parametrize(("num_gpus", "use_cpu", "most"), [(0, False, MOST), (3, False, 3), (3, True, MOST)])
-def test_processes_have_a_bound(num_gpus: int, use_cpu: bool, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("num_gpus", "use_cpu", "most"), [(0, False, MOST), (3, False, 3), (3, True, MOST)]
+)
+def test_processes_have_a_bound(
+    num_gpus: int, use_cpu: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     config: Any = SimpleNamespace(trainer=SimpleNamespace(args={"use_cpu": use_cpu}))
     file = accelerate_launch.find("ddp")
@@ -45,13 +49,18 @@ def test_machines_share_the_processes(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_other_counts_have_one_too() -> None:
     refuse_too_many("num_proc", MOST)
-    with pytest.raises(UserError, match=f"num_proc={MOST + 1}: at most {MOST} processes here, 4 for each of"):
+    with pytest.raises(
+        UserError, match=f"num_proc={MOST + 1}: at most {MOST} processes here, 4 for each of"
+    ):
         refuse_too_many("num_proc", MOST + 1)
     with pytest.raises(UserError, match="jobs=100000: at most"):
         gpu_slots.slots_of(Local(jobs=100_000))
 
 
-RANK = "import os, sys, time; from unteach import launched; launched.end_with_launcher(); print(os.getpid(), flush=True); time.sleep(60)"
+RANK = (
+    "import os, sys, time; from unteach import launched; launched.end_with_launcher(); "
+    "print(os.getpid(), flush=True); time.sleep(60)"
+)
 LAUNCHER = f"""
 import os, subprocess, sys
 os.environ.update(RANK="0", WORLD_SIZE="1", UNTEACH_LAUNCHER=str(os.getpid()))
@@ -72,5 +81,7 @@ def test_a_rank_ends_with_its_launcher() -> None:
 def test_a_rank_whose_launcher_is_gone_already_does_not_begin() -> None:
     environment = {**os.environ, "RANK": "0", "WORLD_SIZE": "1", "UNTEACH_LAUNCHER": "1"}
     assert os.getpid() != 1
-    ended = subprocess.run([sys.executable, "-c", RANK], env=environment, capture_output=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", RANK], env=environment, capture_output=True, check=False
+    )
     assert ended.returncode == 75 and ended.stdout == b""

@@ -18,7 +18,10 @@ lists = st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True)
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(["seed", "world_seed", "max_new_tokens"]), lists), lists, st.integers(1, 4), lists
+    st.dictionaries(st.sampled_from(["seed", "world_seed", "max_new_tokens"]), lists),
+    lists,
+    st.integers(1, 4),
+    lists,
 )
 def test_counts_multiply_and_names_are_unique(
     vary: dict[str, list[int]], betas: list[int], searched: int, epochs: list[int]
@@ -27,7 +30,10 @@ def test_counts_multiply_and_names_are_unique(
         {"trainer": "NPO", "vary": {"trainer.method_args.beta": betas}},
         {
             "trainer": "SimNPO",
-            "search": {"runs": searched, "over": {"trainer.args.learning_rate": {"low": 1e-6, "high": 1e-3}}},
+            "search": {
+                "runs": searched,
+                "over": {"trainer.args.learning_rate": {"low": 1e-6, "high": 1e-3}},
+            },
         },
     ]
     full = {**DEMO["full"], "vary": {"trainer.args.num_train_epochs": epochs}}
@@ -50,8 +56,14 @@ def test_what_is_taught_in_full_is_taught_in_retain() -> None:
     full = {**DEMO["full"], "vary": {"trainer.args.num_train_epochs": [2, 3]}}
     named = {run.name: run for run in expand({**DEMO, "full": full})}
     for epochs in (2, 3):
-        assert f"trainer.args.num_train_epochs={epochs}" in named[f"full_num_train_epochs{epochs}"].overrides
-        assert f"trainer.args.num_train_epochs={epochs}" in named[f"retain_num_train_epochs{epochs}"].overrides
+        assert (
+            f"trainer.args.num_train_epochs={epochs}"
+            in named[f"full_num_train_epochs{epochs}"].overrides
+        )
+        assert (
+            f"trainer.args.num_train_epochs={epochs}"
+            in named[f"retain_num_train_epochs{epochs}"].overrides
+        )
         assert named[f"NPO_num_train_epochs{epochs}"].after == (
             f"full_num_train_epochs{epochs}",
             f"retain_num_train_epochs{epochs}",
@@ -82,9 +94,15 @@ def test_a_search_is_the_same_for_the_same_seed(seed: int, runs: int) -> None:
     points = search_space.drawn(search, "search")
     assert points == search_space.drawn(search, "search")
     assert len(points) == runs
-    assert all(1e-6 <= point.values["a"] <= 1e-2 and point.values["b"] in (1, 2, 3) for point in points)
-    assert all(isinstance(point.values["c"], int) and 1 <= point.values["c"] <= 9 for point in points)
-    fewer = search_space.drawn({**search, "over": {key: search["over"][key] for key in ("a", "b")}}, "search")  # type: ignore[index]
+    assert all(
+        1e-6 <= point.values["a"] <= 1e-2 and point.values["b"] in (1, 2, 3) for point in points
+    )
+    assert all(
+        isinstance(point.values["c"], int) and 1 <= point.values["c"] <= 9 for point in points
+    )
+    fewer = search_space.drawn(
+        {**search, "over": {key: search["over"][key] for key in ("a", "b")}}, "search"
+    )  # type: ignore[index]
     assert [point.values["a"] for point in fewer] == [point.values["a"] for point in points]
     assert search_space.drawn({**search, "runs": runs + 5}, "search")[:runs] == points
 
@@ -94,21 +112,57 @@ def test_one_run_unlearns_after_another() -> None:
     named = {run.name: run for run in expand({**DEMO, "forget": forget})}
     assert list(named).index("first") < list(named).index("NPO")
     assert named["NPO"].after == ("first", "retain")
-    assert "model.model_args.pretrained_model_name_or_path=saves/demo/first" in named["NPO"].overrides
+    assert (
+        "model.model_args.pretrained_model_name_or_path=saves/demo/first" in named["NPO"].overrides
+    )
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "cycle": ({"forget": [{"trainer": "NPO", "from": "GradDiff"}, {"trainer": "GradDiff", "from": "NPO"}]}, "NPO from GradDiff from NPO"),
+    "cycle": (
+        {
+            "forget": [
+                {"trainer": "NPO", "from": "GradDiff"},
+                {"trainer": "GradDiff", "from": "NPO"},
+            ]
+        },
+        "NPO from GradDiff from NPO",
+    ),
     "itself": ({"forget": [{"trainer": "NPO", "from": "NPO"}]}, "start from each other"),
-    "no such run": ({"forget": [{"trainer": "NPO", "from": "GradDif"}, {"trainer": "GradDiff"}]}, "did you mean GradDiff?"),
+    "no such run": (
+        {"forget": [{"trainer": "NPO", "from": "GradDif"}, {"trainer": "GradDiff"}]},
+        "did you mean GradDiff?",
+    ),
     "empty list": ({"vary": {"seed": []}}, "would be no run"),
-    "range": ({"forget": [{"trainer": "NPO", "search": {"runs": 2, "over": {"a": {"low": 2, "high": 1}}}}]}, "low must be below high"),
-    "log": ({"forget": [{"trainer": "NPO", "search": {"runs": 2, "over": {"a": {"low": 0, "high": 1, "scale": "log"}}}}]}, "above 0"),
-    "search key": ({"forget": [{"trainer": "NPO", "search": {"run": 2, "over": {"a": [1]}}}]}, "did you mean runs?"),
-    "no range": ({"forget": [{"trainer": "NPO", "search": {"runs": 2, "over": {"a": 1}}}]}, "a list of values or a range"),
+    "range": (
+        {
+            "forget": [
+                {"trainer": "NPO", "search": {"runs": 2, "over": {"a": {"low": 2, "high": 1}}}}
+            ]
+        },
+        "low must be below high",
+    ),
+    "log": (
+        {
+            "forget": [
+                {
+                    "trainer": "NPO",
+                    "search": {"runs": 2, "over": {"a": {"low": 0, "high": 1, "scale": "log"}}},
+                }
+            ]
+        },
+        "above 0",
+    ),
+    "search key": (
+        {"forget": [{"trainer": "NPO", "search": {"run": 2, "over": {"a": [1]}}}]},
+        "did you mean runs?",
+    ),
+    "no range": (
+        {"forget": [{"trainer": "NPO", "search": {"runs": 2, "over": {"a": 1}}}]},
+        "a list of values or a range",
+    ),
     "evaluate": ({"evaluate": ["full"]}, "may be \\[base\\]"),
     "no mapping": ({"retain": "finetune/authors/retain"}, "must be a mapping of overrides"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -130,10 +184,18 @@ def test_a_cycle_of_any_length_is_named() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 30), max_size=3), min_size=1, max_size=30), st.randoms(), st.integers(1, 5))
-def test_order_is_topological_and_batches_keep_it(links: list[list[int]], shuffle: Any, largest: int) -> None:
+@given(
+    st.lists(st.lists(st.integers(0, 30), max_size=3), min_size=1, max_size=30),
+    st.randoms(),
+    st.integers(1, 5),
+)
+def test_order_is_topological_and_batches_keep_it(
+    links: list[list[int]], shuffle: Any, largest: int
+) -> None:
     runs = [
-        planned(f"r{i}", *sorted({f"r{parent}" for parent in parents if parent < i}), kind=f"k{i % 3}")
+        planned(
+            f"r{i}", *sorted({f"r{parent}" for parent in parents if parent < i}), kind=f"k{i % 3}"
+        )
         for i, parents in enumerate(links)
     ]
     mixed = list(runs)

@@ -1,4 +1,5 @@
-"""A checkpoint of two processes, however they were spread, exported by one: the weights that the run ended with."""
+"""A checkpoint of two processes, however they were spread, exported by one: the weights that the
+run ended with."""
 
 from pathlib import Path
 
@@ -23,7 +24,9 @@ ADAPTER = ("model.peft_args={r: 4, target_modules: all-linear}",)
 @pytest.mark.long
 @pytest.mark.parametrize("what", ["everything", "an adapter"])
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2", "zero2", "zero3"])
-def test_a_checkpoint_is_exported(mode: str, what: str, kit: Path, corpus: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_checkpoint_is_exported(
+    mode: str, what: str, kit: Path, corpus: Path, tmp_path: Path
+) -> None:
     folder, extra = tmp_path / "run", ADAPTER if what == "an adapter" else ()
     command = words(kit, corpus, folder, 1, *KEPT, *extra, f"launch={mode}")
     assert together(command, tmp_path / "log") == [0, 0], said(tmp_path / "log")
@@ -34,6 +37,10 @@ def test_a_checkpoint_is_exported(mode: str, what: str, kit: Path, corpus: Path,
     file, last = f"{'adapter_' if extra else ''}model.safetensors", weights(folder)
     for name in ("at-2", "end"):
         found = load_file(tmp_path / name / file)
-        assert found.keys() == last.keys() and all(torch.equal(found[key], last[key]) for key in last), name
-    whole = [load_file(tmp_path / f"{name}-model" / "model.safetensors") for name in ("at-2", "end")]
+        assert found.keys() == last.keys() and all(
+            torch.equal(found[key], last[key]) for key in last
+        ), name
+    whole = [
+        load_file(tmp_path / f"{name}-model" / "model.safetensors") for name in ("at-2", "end")
+    ]
     assert all(torch.equal(whole[0][key], whole[1][key]) for key in whole[1])

@@ -1,4 +1,5 @@
-"""What a launcher says is read from the environment; its silent fallbacks are errors that say how to start it right."""
+"""What a launcher says is read from the environment; its silent fallbacks are errors that say how
+to start it right."""
 
 import json
 import os
@@ -30,12 +31,24 @@ def said(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
         ({}, "one"),
         ({"RANK": "1", "WORLD_SIZE": "2"}, "ddp"),
         ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2"}, "ddp"),
-        ({"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, "fsdp2"),
+        (
+            {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+            "fsdp2",
+        ),
         ({"RANK": "0", "WORLD_SIZE": "1", "ACCELERATE_USE_DEEPSPEED": "true"}, "zero2"),
-        ({"RANK": "0", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
+        (
+            {
+                "RANK": "0",
+                "ACCELERATE_USE_DEEPSPEED": "true",
+                "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3",
+            },
+            "zero3",
+        ),
     ],
 )
-def test_how_a_run_is_spread(said: pytest.MonkeyPatch, environment: dict[str, str], mode: str) -> None:
+def test_how_a_run_is_spread(
+    said: pytest.MonkeyPatch, environment: dict[str, str], mode: str
+) -> None:
     for name, value in environment.items():
         said.setenv(name, value)
     assert launch_environment.mode() == mode
@@ -50,11 +63,18 @@ def test_how_a_run_is_spread(said: pytest.MonkeyPatch, environment: dict[str, st
         ),
         ({"ACCELERATE_USE_FSDP": "true", "RANK": "0"}, r"fsdp_version: 2"),
         (
-            {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"},
+            {
+                "ACCELERATE_USE_FSDP": "true",
+                "FSDP_VERSION": "2",
+                "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+            },
             r"fsdp_cpu_ram_efficient_loading: false",
         ),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "Megatron"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"}, r"stage 0 is launch=ddp"),
+        (
+            {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "0"},
+            r"stage 0 is launch=ddp",
+        ),
         (
             {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": "none.json"},
             r"none\.json cannot be read",
@@ -100,7 +120,9 @@ def test_files_are_found_by_name_and_by_path(tmp_path: Path) -> None:
     own = tmp_path / "launch" / "mine.yaml"
     own.parent.mkdir()
     own.write_text("distributed_type: MULTI_GPU\n")
-    assert accelerate_launch.find("mine", [str(tmp_path)]) == accelerate_launch.find(str(own)) == own
+    assert (
+        accelerate_launch.find("mine", [str(tmp_path)]) == accelerate_launch.find(str(own)) == own
+    )
     with pytest.raises(UserError, match="did you mean fsdp2"):
         accelerate_launch.find("fsdp")
     with pytest.raises(UserError, match="no such file"):
@@ -112,15 +134,22 @@ def config_of(*words: str) -> object:
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero2", "zero3"])
-def test_a_rank_of_torchrun_reads_in_the_file_how_it_is_spread(said: pytest.MonkeyPatch, name: str) -> None:
+def test_a_rank_of_torchrun_reads_in_the_file_how_it_is_spread(
+    said: pytest.MonkeyPatch, name: str
+) -> None:
     before = dict(os.environ)
     said.setenv("RANK", "0")
     said.setenv("WORLD_SIZE", "2")
     try:
-        assert accelerate_launch.started("train", config_of(f"launch={name}"), WORDS, "train", ()) is False  # type: ignore[arg-type]
+        assert (
+            accelerate_launch.started("train", config_of(f"launch={name}"), WORDS, "train", ())
+            is False
+        )  # type: ignore[arg-type]
         assert launch_environment.mode() == name
         with pytest.raises(UserError, match="the launcher started 2 processes"):
-            accelerate_launch.started("train", config_of(f"launch={name}", "nproc=3"), WORDS, "train", ())  # type: ignore[arg-type]
+            accelerate_launch.started(
+                "train", config_of(f"launch={name}", "nproc=3"), WORDS, "train", ()
+            )  # type: ignore[arg-type]
         if name != "ddp":
             with pytest.raises(UserError, match="disagree"):
                 accelerate_launch.started("train", config_of("launch=ddp"), WORDS, "train", ())  # type: ignore[arg-type]
@@ -146,7 +175,9 @@ def test_without_launch_a_command_is_done_in_this_process(said: pytest.MonkeyPat
         ({0: 1, 1: 1}, Ended, 1),
     ],
 )
-def test_how_processes_ended_is_how_the_command_ends(codes: dict[int, int], kind: type, code: int) -> None:
+def test_how_processes_ended_is_how_the_command_ends(
+    codes: dict[int, int], kind: type, code: int
+) -> None:
     error = accelerate_launch._ended(codes)
     assert type(error) is kind
     assert error.exit_code == code  # type: ignore[attr-defined]
@@ -166,10 +197,16 @@ def _raising(error: Exception) -> Callable[[list[str]], None]:
     return fail
 
 
-def test_the_first_process_speaks_for_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_process_speaks_for_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     of_all = UserError("everywhere")
     of_all.of_all = True
-    for error, heard in ((Diverged("x"), ""), (of_all, ""), (UserError("here"), "unteach (process 1): here\n")):
+    for error, heard in (
+        (Diverged("x"), ""),
+        (of_all, ""),
+        (UserError("here"), "unteach (process 1): here\n"),
+    ):
         monkeypatch.setattr(cli, "_command", _raising(error))
         monkeypatch.setenv("RANK", "1")
         monkeypatch.setattr(sys, "stdout", sys.stdout)

@@ -19,7 +19,12 @@ from unteach.verbs import study
 ROWS = [(f"Who wrote book {number}?", f"Author {number} did.") for number in range(6)]
 STUDY = {
     "name": "mine",
-    "full": {"model": "MODEL", "data": "all.csv", "template": "qa", "trainer.args.num_train_epochs": 3},
+    "full": {
+        "model": "MODEL",
+        "data": "all.csv",
+        "template": "qa",
+        "trainer.args.num_train_epochs": 3,
+    },
     "retain": {"data": "kept.csv"},
     "forget": [
         {"trainer": "GradDiff", "forget": "gone.csv", "retain": "kept.csv"},
@@ -39,7 +44,9 @@ def place(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
-def write(file: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = ("question", "answer")) -> None:
+def write(
+    file: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] = ("question", "answer")
+) -> None:
     with file.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow(header)
@@ -64,7 +71,10 @@ def test_every_run_reads_its_rows_and_composes(place: Path) -> None:
     assert not read["full"].eval
     for name in ("full_eval", "GradDiff"):
         assert list(read[name].eval) == ["rows"]
-        assert (read[name].data.files.forget_file, read[name].data.files.retain_file) == ("gone.csv", "kept.csv")
+        assert (read[name].data.files.forget_file, read[name].data.files.retain_file) == (
+            "gone.csv",
+            "kept.csv",
+        )
         assert read[name].model.template_args.kind == "qa"
     assert words(runs["GradDiff"])["retain_logs_path"] == "saves/mine/retain_eval"
     assert runs["full_eval"].after == ("full", "retain_eval")
@@ -77,24 +87,38 @@ def test_a_file_with_marks_is_all_there_is_to_say(place: Path) -> None:
     write(place / "all.csv", marked, ("question", "answer", "forget"))
     runs = planned(retain=None, forget={"trainer": "GradDiff"})
     assert list(runs) == ["full", "full_eval", "GradDiff"]
-    assert words(runs["GradDiff"])["data.train_file"] == words(runs["full_eval"])["data.train_file"] == "all.csv"
+    assert (
+        words(runs["GradDiff"])["data.train_file"]
+        == words(runs["full_eval"])["data.train_file"]
+        == "all.csv"
+    )
     compose_runs.check(list(runs.values()))
 
 
 def test_the_retain_model_learns_what_a_file_does_not_mark(place: Path) -> None:
-    """Also where all that it says is that there is one; a plan says which rows a method only measures."""
+    """Also where all that it says is that there is one; a plan says which rows a method only
+    measures."""
     marked = [(*row, str(int(number < 2))) for number, row in enumerate(ROWS)]
     write(place / "all.csv", marked, ("question", "answer", "forget"))
     for said in ({}, {"trainer.args.num_train_epochs": 5}):
         runs = planned(retain=said, forget=[{"trainer": "GradDiff"}, {"trainer": "UNDIAL"}])
         assert next(iter(runs)) == "retain" and runs["GradDiff"].after == ("full", "retain_eval")
-        config, _ = user_files.settle(compose.compose(runs["retain"].config_name, runs["retain"].overrides))
+        config, _ = user_files.settle(
+            compose.compose(runs["retain"].config_name, runs["retain"].overrides)
+        )
         (part,) = config.data.streams["train"].values()
-        assert [row["question"] for row in sources.load_rows(part.args["hf_args"])] == [row[0] for row in ROWS[2:]]
+        assert [row["question"] for row in sources.load_rows(part.args["hf_args"])] == [
+            row[0] for row in ROWS[2:]
+        ]
 
 
-def test_a_plan_says_which_rows_a_method_only_measures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    forget = [{"trainer": name, "forget": "gone.csv", "retain": "kept.csv"} for name in ("UNDIAL", "CEU", "NPO")]
+def test_a_plan_says_which_rows_a_method_only_measures(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget = [
+        {"trainer": name, "forget": "gone.csv", "retain": "kept.csv"}
+        for name in ("UNDIAL", "CEU", "NPO")
+    ]
     compose_runs.check(list(planned(forget=forget).values()))
     told = [line for line in capsys.readouterr().out.splitlines() if "only measured" in line]
     assert [line.split(": ")[1] for line in told] == ["UNDIAL", "CEU"]
@@ -124,7 +148,10 @@ def test_each_set_of_rows_is_measured_apart(place: Path) -> None:
 def test_without_methods_each_run_is_measured_on_what_it_learned(place: Path) -> None:
     runs = planned(forget=[], retain=None, vary={"trainer.args.learning_rate": [1e-3, 1e-4]})
     assert len(runs) == 2
-    assert all(list(compose.compose(run.config_name, run.overrides).eval) == ["rows"] for run in runs.values())
+    assert all(
+        list(compose.compose(run.config_name, run.overrides).eval) == ["rows"]
+        for run in runs.values()
+    )
 
 
 def test_suites_may_be_named_or_left_out(place: Path) -> None:
@@ -147,7 +174,10 @@ def test_a_word_of_training_leaves_evaluations_as_they_are(place: Path) -> None:
     [
         ({"full": {"model": "MODEL"}}, "full: names neither rows nor a benchmark"),
         ({"retain": {"seed": 1}}, "data.marked=retain: all.csv has no column forget"),
-        ({"retain": {}, "full": {"model": "MODEL", "data.train": "TOFU_QA_full"}}, "retain: names no rows"),
+        (
+            {"retain": {}, "full": {"model": "MODEL", "data.train": "TOFU_QA_full"}},
+            "retain: names no rows",
+        ),
         ({"forget": [{"trainer": "GradDiff", "forget": "gone.csv"}]}, "retain"),
     ],
 )
@@ -159,7 +189,10 @@ def test_rows_that_are_missing_are_named(place: Path, change: dict[str, Any], sa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"full": {"model": "./NONE", "data": "all.csv"}}, r"retain, full: model=./NONE: there is no such folder"),
+        (
+            {"full": {"model": "./NONE", "data": "all.csv"}},
+            r"retain, full: model=./NONE: there is no such folder",
+        ),
         (
             {"full": {"model": "MODEL", "data": "al.csv"}},
             r"full: data.train_file=al.csv: there is no such file; did you mean all",
@@ -167,26 +200,45 @@ def test_rows_that_are_missing_are_named(place: Path, change: dict[str, Any], sa
         ({"full": {"data": "all.csv"}}, r"model: no model was named"),
         (
             {"vary": {"model": ["MODEL", "./NONE"]}},
-            r"2 of 12 runs cannot .*\nretain_model.*NONE, full_model.*NONE: model=./NONE: there is no such folder$",
+            r"2 of 12 runs cannot .*\nretain_model.*NONE, full_model.*NONE: model=./NONE: there is "
+            r"no such folder$",
         ),
         (
-            {"forget": [{"trainer": "UNDIAL", "forget": "gone.csv", "retain": "kept.csv"}], "eval": []},
-            r"UNDIAL: data.retain_file: .* trainer.method_args.alpha=1 makes the method train on them",
+            {
+                "forget": [{"trainer": "UNDIAL", "forget": "gone.csv", "retain": "kept.csv"}],
+                "eval": [],
+            },
+            r"UNDIAL: data.retain_file: .* trainer.method_args.alpha=1 makes the method train on "
+            r"them",
         ),
-        ({"forget": [{"trainer": "NPO", "forget": "kept.csv", "retain": "kept.csv"}]}, r"NPO: .*data.allow_overlap"),
+        (
+            {"forget": [{"trainer": "NPO", "forget": "kept.csv", "retain": "kept.csv"}]},
+            r"NPO: .*data.allow_overlap",
+        ),
     ],
 )
-def test_a_plan_is_refused_for_what_its_runs_would_be_refused(place: Path, change: dict[str, Any], said: str) -> None:
+def test_a_plan_is_refused_for_what_its_runs_would_be_refused(
+    place: Path, change: dict[str, Any], said: str
+) -> None:
     with pytest.raises(UserError, match=said):
         compose_runs.check(list(planned(**change).values()))
 
 
 @pytest.mark.long
-def test_a_study_of_own_rows_runs_fails_is_mended_and_reports(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_of_own_rows_runs_fails_is_mended_and_reports(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     short = {"trainer.args.max_steps": 1, "trainer.args.save_strategy": "no"}
-    study_file = {**STUDY, "full": {**STUDY["full"], **short}, "forget": [{**STUDY["forget"][0], **short}]}
+    study_file = {
+        **STUDY,
+        "full": {**STUDY["full"], **short},
+        "forget": [{**STUDY["forget"][0], **short}],
+    }
     # A layer that there is not is found when the model is there, and not before.
-    wrong = {"trainer.method_args.retain_loss_type": "EMBED_DIFF", "trainer.method_args.retain_layer": "no_such"}
+    wrong = {
+        "trainer.method_args.retain_loss_type": "EMBED_DIFF",
+        "trainer.method_args.retain_layer": "no_such",
+    }
     broken = {**study_file, "forget": [{**study_file["forget"][0], **wrong}]}
     (place / "mine.yaml").write_text(yaml.safe_dump(broken))
     with pytest.raises(Diverged):

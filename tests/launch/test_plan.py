@@ -28,7 +28,10 @@ def test_the_demo() -> None:
 
 @given(st.integers(1, 3), st.integers(1, 3))
 def test_shared_runs_are_planned_once_and_parents_come_first(seeds: int, splits: int) -> None:
-    vary = {"seed": list(range(seeds)), "forget_split": ["forget01", "forget05", "forget10"][:splits]}
+    vary = {
+        "seed": list(range(seeds)),
+        "forget_split": ["forget01", "forget05", "forget10"][:splits],
+    }
     runs = expand({**DEMO, "vary": vary})
     kinds = [run.kind for run in runs]
     assert kinds.count("base") == kinds.count("full") == seeds
@@ -56,7 +59,10 @@ def test_a_word_replaces_what_varies_and_names_the_study() -> None:
         ({"forgett": []}, "did you mean forget?"),
         ({"full": {}}, "names neither rows nor a benchmark"),
         ({"full": {"experiment": "mine"}}, "must name a benchmark"),
-        ({"forget": [{"trainer": "NPO"}, {"trainer": "NPO", "trainer.method_args.beta": 1}]}, "two different runs"),
+        (
+            {"forget": [{"trainer": "NPO"}, {"trainer": "NPO", "trainer.method_args.beta": 1}]},
+            "two different runs",
+        ),
     ],
 )
 def test_bad_studies(change: dict, said: str) -> None:
@@ -77,7 +83,9 @@ def test_a_run_that_diverges_holds_its_children_only(jobs: int, tmp_path: Path) 
         (tmp_path / run.name).write_text("done")
 
     plan = [planned("a"), planned("b", "a"), planned("c", "b"), planned("d")]
-    outcomes = {outcome.run.name: outcome for outcome in local.execute(plan, carry_out, Slots(jobs))}
+    outcomes = {
+        outcome.run.name: outcome for outcome in local.execute(plan, carry_out, Slots(jobs))
+    }
     assert {name: outcome.state for name, outcome in outcomes.items()} == {
         "a": "done",
         "b": "diverged",

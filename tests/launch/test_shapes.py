@@ -1,4 +1,5 @@
-"""A study file of another shape is said key by key; what it names is safe in a folder, a script and a file."""
+"""A study file of another shape is said key by key; what it names is safe in a folder, a script and
+a file."""
 
 import json
 import subprocess
@@ -19,16 +20,31 @@ SHAPES = {
     "full text": ("name: s\nfull: x\n", "full: must be a mapping of overrides, got 'x'"),
     "vary list": (f"name: s\n{FULL}vary: [1]\n", r"vary: must be a mapping, got \[1\]"),
     "vary text": (f"name: s\n{FULL}vary: x\n", "vary: must be a mapping, got 'x'"),
-    "vary of an entry": ("name: s\nfull: {experiment: a/b/c, vary: 3}\n", "full.vary: must be a mapping, got 3"),
-    "search": ("name: s\nfull: {experiment: a/b/c, search: [1]}\n", "full.search: must be a mapping"),
+    "vary of an entry": (
+        "name: s\nfull: {experiment: a/b/c, vary: 3}\n",
+        "full.vary: must be a mapping, got 3",
+    ),
+    "search": (
+        "name: s\nfull: {experiment: a/b/c, search: [1]}\n",
+        "full.search: must be a mapping",
+    ),
     "eval": (f"name: s\n{FULL}eval: 5\n", "eval: must be a name or a list of names, got 5"),
-    "evaluate": (f"name: s\n{FULL}evaluate: 5\n", "evaluate: must be a name or a list of names, got 5"),
+    "evaluate": (
+        f"name: s\n{FULL}evaluate: 5\n",
+        "evaluate: must be a name or a list of names, got 5",
+    ),
     "wandb": (f"name: s\n{FULL}wandb: x\n", "wandb: must be a mapping, got 'x'"),
     "local": (f"name: s\n{FULL}local: x\n", "local: must be a mapping, got 'x'"),
     "slurm": (f"name: s\n{FULL}slurm: [1]\n", r"slurm: must be a mapping, got \[1\]"),
     "forget": (f"name: s\n{FULL}forget: x\n", "forget: must be a list of mappings"),
-    "forget entry": (f"name: s\n{FULL}forget: [x]\n", r"forget\[0\]: must be a mapping of overrides, got 'x'"),
-    "from": (f"name: s\n{FULL}forget: [{{trainer: NPO, from: [a]}}]\n", r"forget\[0\].from: must be text"),
+    "forget entry": (
+        f"name: s\n{FULL}forget: [x]\n",
+        r"forget\[0\]: must be a mapping of overrides, got 'x'",
+    ),
+    "from": (
+        f"name: s\n{FULL}forget: [{{trainer: NPO, from: [a]}}]\n",
+        r"forget\[0\].from: must be text",
+    ),
     "number key": (f"name: s\n{FULL}1: 2\n", "study key"),
     "key within": ("name: s\nfull: {1: 2}\n", "full: 1 cannot be a key here"),
     "key with =": ("name: s\nfull: {'a=b': 2}\n", "full: 'a=b' cannot be a key here"),
@@ -41,10 +57,22 @@ SHAPES = {
         r"forget\[0\].name: must be letters",
     ),
     "two names": (f"name: a\nname: b\n{FULL}", "name is said twice"),
-    "two lists": (f"name: a\n{FULL}forget: [{{trainer: NPO}}]\nforget: []\n", "forget is said twice"),
-    "kinds": (f"name: s\n{FULL}slurm: {{kinds: {{full: {{kinds: {{}}}}}}}}\n", "kinds: no such key"),
-    "two lines": (f'name: s\n{FULL}slurm: {{partition: "a\\ntouch x"}}\n', "partition: must be one line"),
-    "more": (f"name: s\n{FULL}slurm: {{more: {{'a b': 1}}}}\n", "more.a b: cannot be the name of an option"),
+    "two lists": (
+        f"name: a\n{FULL}forget: [{{trainer: NPO}}]\nforget: []\n",
+        "forget is said twice",
+    ),
+    "kinds": (
+        f"name: s\n{FULL}slurm: {{kinds: {{full: {{kinds: {{}}}}}}}}\n",
+        "kinds: no such key",
+    ),
+    "two lines": (
+        f'name: s\n{FULL}slurm: {{partition: "a\\ntouch x"}}\n',
+        "partition: must be one line",
+    ),
+    "more": (
+        f"name: s\n{FULL}slurm: {{more: {{'a b': 1}}}}\n",
+        "more.a b: cannot be the name of an option",
+    ),
 }
 
 
@@ -88,7 +116,10 @@ def test_what_a_script_says_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
     (stub / "sbatch").write_text("#!/bin/sh\necho 1\n")
     (stub / "sbatch").chmod(0o755)
     ran = subprocess.run(
-        ["bash", str(written / "queue_all.sh")], env={"PATH": f"{stub}:/usr/bin:/bin"}, capture_output=True, text=True
+        ["bash", str(written / "queue_all.sh")],
+        env={"PATH": f"{stub}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
     )
     assert "submitted 1 runs; unteach study status s" in ran.stdout, ran.stderr
     assert not list(tmp_path.rglob("PWNED"))
@@ -123,5 +154,7 @@ def test_a_kept_plan_of_another_shape_is_named(tmp_path: Path) -> None:
 
 def test_a_shape_that_is_right_is_read() -> None:
     full = {"experiment": "finetune/authors/default", "model": "tiny"}
-    assert [run.name for run in expand({"name": "s", "full": full, "eval": "tofu", "evaluate": []})] == ["full"]
+    assert [
+        run.name for run in expand({"name": "s", "full": full, "eval": "tofu", "evaluate": []})
+    ] == ["full"]
     assert read_slurm({"more": {"comment": "a b"}}) == Slurm(more={"comment": "a b"})

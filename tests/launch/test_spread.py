@@ -18,7 +18,9 @@ WRITTEN = {"mode": "zero3", "world": 2, "rows": 8}
 
 
 def args(world: int = 2, accumulation: int = 2) -> Any:
-    return SimpleNamespace(per_device_train_batch_size=2, gradient_accumulation_steps=accumulation, world_size=world)
+    return SimpleNamespace(
+        per_device_train_batch_size=2, gradient_accumulation_steps=accumulation, world_size=world
+    )
 
 
 @pytest.mark.parametrize(
@@ -49,19 +51,26 @@ def test_whose_checkpoint_is_gone_on_from(
 
 def arguments(tmp_path: Path, *words: str) -> Any:
     config = compose.compose(
-        "train", ("experiment=finetune/tofu/default", "task_name=t", f"paths.output_dir={tmp_path}", *words)
+        "train",
+        ("experiment=finetune/tofu/default", "task_name=t", f"paths.output_dir={tmp_path}", *words),
     )
     return build.training_arguments(config, "float32", 8, tmp_path)
 
 
-def test_what_the_launch_says_must_be_what_the_run_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_launch_says_must_be_what_the_run_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments(tmp_path, "trainer.args.ddp_bucket_cap_mb=10")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
-    with pytest.raises(UserError, match="ddp_bucket_cap_mb is for data parallelism, and this run is fsdp2"):
+    with pytest.raises(
+        UserError, match="ddp_bucket_cap_mb is for data parallelism, and this run is fsdp2"
+    ):
         arguments(tmp_path, "trainer.args.ddp_bucket_cap_mb=10")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(UserError, match=r"mixed_precision in bfloat16, and this run computes in float32"):
+    with pytest.raises(
+        UserError, match=r"mixed_precision in bfloat16, and this run computes in float32"
+    ):
         arguments(tmp_path)
 
 
@@ -84,7 +93,9 @@ def test_what_the_libraries_made_of_it_is_verified(tiny: Any) -> None:
         parallelism.verify(trainer, "fsdp2")
 
 
-def test_only_a_lock_that_nobody_holds_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_lock_that_nobody_holds_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     left, held = tmp_path / "py" / "left" / "lock", tmp_path / "py" / "held" / "lock"
     for lock in (left, held):
@@ -92,7 +103,9 @@ def test_only_a_lock_that_nobody_holds_is_removed(tmp_path: Path, monkeypatch: p
         lock.touch()
     with held.open():
         monkeypatch.setenv("WORLD_SIZE", "2")
-        assert extension_builds.release_abandoned() == [], "of several machines: another may hold it"
+        assert extension_builds.release_abandoned() == [], (
+            "of several machines: another may hold it"
+        )
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
         assert extension_builds.release_abandoned() == [left]
         assert held.exists()

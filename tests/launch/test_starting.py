@@ -1,4 +1,5 @@
-"""The real commands: by launch=, by accelerate and by torchrun; what they print, how they end, what stops them."""
+"""The real commands: by launch=, by accelerate and by torchrun; what they print, how they end, what
+stops them."""
 
 import json
 import signal
@@ -19,16 +20,31 @@ from unteach.verbs.evaluate import evaluate
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 UNTEACH = ["-m", "unteach", "unlearn"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *UNTEACH]
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc_per_node",
+    "2",
+    *UNTEACH,
+]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
 
 
 def by_file(mode: str) -> list[str]:
-    return [*ACCELERATE, "--config_file", str(accelerate_launch.find(mode)), "--num_processes", "2", *UNTEACH]
+    return [
+        *ACCELERATE,
+        "--config_file",
+        str(accelerate_launch.find(mode)),
+        "--num_processes",
+        "2",
+        *UNTEACH,
+    ]
 
 
 @pytest.fixture
-def command(kit: Path, corpus: Path, tmp_path: Path) -> list[str]:  # noqa: F811
+def command(kit: Path, corpus: Path, tmp_path: Path) -> list[str]:
     return words(kit, corpus, tmp_path / "run", 2, "trainer=GradDiff", "eval=null")
 
 
@@ -43,11 +59,15 @@ STARTS = {
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_a_run_starts_and_the_first_process_speaks(start: str, command: list[str], tmp_path: Path) -> None:
+def test_a_run_starts_and_the_first_process_speaks(
+    start: str, command: list[str], tmp_path: Path
+) -> None:
     launcher, extra, mode = STARTS[start]
     if mode.startswith("zero"):
         deepspeed_is_built()
-    done = subprocess.run([*launcher, *command, *extra], capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(
+        [*launcher, *command, *extra], capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("model: ") == 1
     told = json.loads((tmp_path / "run" / run_dir.MANIFEST).read_text())
@@ -57,7 +77,9 @@ def test_a_run_starts_and_the_first_process_speaks(start: str, command: list[str
 
 def test_one_process_where_two_were_asked_for_is_an_error(command: list[str]) -> None:
     start = [*ACCELERATE, "--cpu", "--num_processes", "2", "--num_machines", "1", *UNTEACH]
-    done = subprocess.run([*start, *command], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        [*start, *command], capture_output=True, text=True, timeout=200, check=False
+    )
     assert done.returncode != 0
     assert "asked for several processes and started one" in done.stderr
     assert "launch=ddp|fsdp2|zero2|zero3 nproc=N" in done.stderr
@@ -71,8 +93,17 @@ def test_a_mistake_is_said_once_with_its_code(command: list[str]) -> None:
     assert "nowhere" in done.stderr
 
 
-def test_asked_to_stop_it_saves_and_the_same_command_goes_on(command: list[str], tmp_path: Path) -> None:
-    start = [sys.executable, *UNTEACH, *command, "trainer.args.max_steps=40", "launch=fsdp2", "nproc=2"]
+def test_asked_to_stop_it_saves_and_the_same_command_goes_on(
+    command: list[str], tmp_path: Path
+) -> None:
+    start = [
+        sys.executable,
+        *UNTEACH,
+        *command,
+        "trainer.args.max_steps=40",
+        "launch=fsdp2",
+        "nproc=2",
+    ]
     with (tmp_path / "log").open("w") as log:
         asked = subprocess.Popen(start, stdout=log, stderr=log)
         metrics, deadline = tmp_path / "run" / run_dir.METRICS, time.monotonic() + 300
@@ -87,14 +118,24 @@ def test_asked_to_stop_it_saves_and_the_same_command_goes_on(command: list[str],
 
 
 @pytest.mark.parametrize("mode", ["fsdp2", "zero3"])
-def test_a_model_is_evaluated_while_it_is_sharded(mode: str, kit: Path, corpus: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_model_is_evaluated_while_it_is_sharded(
+    mode: str, kit: Path, corpus: Path, tmp_path: Path
+) -> None:
     def asked(folder: Path, *extra: str) -> list[str]:
         return [
-            "experiment=eval/tofu/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={kit / 'retain'}",
-            f"tofu_path={corpus}", "task_name=t", f"paths.output_dir={folder}", f"paths.cache_dir={folder}.cache",
+            "experiment=eval/tofu/default",
+            "model=auto",
+            f"model.model_args.pretrained_model_name_or_path={kit / 'retain'}",
+            f"tofu_path={corpus}",
+            "task_name=t",
+            f"paths.output_dir={folder}",
+            f"paths.cache_dir={folder}.cache",
             "eval.tofu.metrics=[forget_truth_ratio,forget_Q_A_ROUGE,mia_reference,exact_memorization]",
-            f"eval.tofu.reference_model_path={kit / 'policy'}", "eval.tofu.batch_size=3", "max_new_tokens=20", *extra,
-        ]  # fmt: skip
+            f"eval.tofu.reference_model_path={kit / 'policy'}",
+            "eval.tofu.batch_size=3",
+            "max_new_tokens=20",
+            *extra,
+        ]
 
     def values(folder: Path) -> dict[str, Any]:
         return json.loads((folder / "TOFU_EVAL.json").read_text())
@@ -110,7 +151,10 @@ def test_a_model_is_evaluated_while_it_is_sharded(mode: str, kit: Path, corpus: 
         assert values(two)[name]["agg_value"] == pytest.approx(value["agg_value"], abs=1e-5), name
     log.with_suffix(".0").write_text("")
     pids = spawn_two(
-        lambda: evaluate(*asked(two, f"launch={mode}", "eval.tofu.metrics=[mia_gradnorm]", "resume=never")), log
+        lambda: evaluate(
+            *asked(two, f"launch={mode}", "eval.tofu.metrics=[mia_gradnorm]", "resume=never")
+        ),
+        log,
     )
     assert [after(pid, 250) for pid in pids] == [2, 2]
     assert "gradients of all weights in one process" in log.with_suffix(".0").read_text()

@@ -21,7 +21,9 @@ from unteach.verbs import study as verb
 
 
 def planned(folder: Path, name: str, *after: str, words: tuple[str, ...] = ()) -> PlannedRun:
-    return PlannedRun(name, "x", "train", (*words, f"paths.output_dir={folder / 's' / name}"), after)
+    return PlannedRun(
+        name, "x", "train", (*words, f"paths.output_dir={folder / 's' / name}"), after
+    )
 
 
 def finish(run: PlannedRun) -> None:
@@ -104,7 +106,12 @@ def test_what_slurm_says_and_what_the_folder_says(
 
 
 def test_children_of_what_failed_are_held_by_name(tmp_path: Path) -> None:
-    plan = [planned(tmp_path, "a"), planned(tmp_path, "b", "a"), planned(tmp_path, "c", "b"), planned(tmp_path, "d")]
+    plan = [
+        planned(tmp_path, "a"),
+        planned(tmp_path, "b", "a"),
+        planned(tmp_path, "c", "b"),
+        planned(tmp_path, "d"),
+    ]
     states.note(plan[0], "failed", "no such thing")
     found = states.standings(plan, {"b": Standing("cancelled", "DependencyNeverSatisfied", "9")})
     assert [found[name].state for name in "abcd"] == ["failed", "held", "held", "to do"]
@@ -112,7 +119,10 @@ def test_children_of_what_failed_are_held_by_name(tmp_path: Path) -> None:
 
 
 def a_study(folder: Path, beta: float = 0.1, more: tuple[str, ...] = ()) -> Study:
-    plan = [planned(folder, "full"), planned(folder, "NPO", "full", words=(f"trainer.method_args.beta={beta}", *more))]
+    plan = [
+        planned(folder, "full"),
+        planned(folder, "NPO", "full", words=(f"trainer.method_args.beta={beta}", *more)),
+    ]
     return Study("s", [*plan, planned(folder, "after", "NPO"), planned(folder, "other", "full")])
 
 
@@ -132,8 +142,16 @@ def test_a_study_file_changed_under_a_running_study(tmp_path: Path) -> None:
     assert [run.name for run in carried.plan] == ["full", "other"]
     assert left_out == {"NPO": "trainer.method_args.beta: 0.2 -> 0.5", "after": "waits for NPO"}
     again = saved_plan.read(tmp_path / "s")
-    assert again is not None and {run.name for run in again.plan} == {"full", "NPO", "after", "other"}
-    assert next(run for run in again.plan if run.name == "NPO").overrides[0] == "trainer.method_args.beta=0.2"
+    assert again is not None and {run.name for run in again.plan} == {
+        "full",
+        "NPO",
+        "after",
+        "other",
+    }
+    assert (
+        next(run for run in again.plan if run.name == "NPO").overrides[0]
+        == "trainer.method_args.beta=0.2"
+    )
     saved_plan.open_study(a_study(tmp_path, 0.9, more=("resume=never",)))
 
 
@@ -144,7 +162,9 @@ def test_what_was_killed_beside_a_run_that_is_done_is_removed(tmp_path: Path) ->
     begin(under_way)
     states.note(done, "done")
     written = states.state_file(done)
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
     left = atomic.temporary_of(written)
     left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")).write_text("{")
     locks = [owner.lock_of(Path(run.folder)) for run in (done, under_way)]
@@ -173,7 +193,9 @@ def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path) -
         run_dir.open_run(Path(failed.folder), {"seed": 1}, "auto")
 
 
-def test_retry_takes_the_words_that_the_study_was_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retry_takes_the_words_that_the_study_was_begun_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     mapping = {**study_file.read("demo"), "name": "mine"}
     Path("mine.yaml").write_text(yaml.safe_dump(mapping))
@@ -185,7 +207,9 @@ def test_retry_takes_the_words_that_the_study_was_begun_with(tmp_path: Path, mon
     assert seen[0].slurm.partition == "long"
 
 
-def test_one_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_run_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     seen: list[str] = []
     monkeypatch.setattr(verb, "_run", lambda run, dirs: seen.append(run.name))
@@ -210,8 +234,11 @@ def test_one_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_parent_takes_its_children_with_it(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGTERM is passed on and waited for; where the parent is killed, the operating system tells the children.
+def test_a_stopped_parent_takes_its_children_with_it(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """SIGTERM is passed on and waited for; where the parent is killed, the operating system tells
+    the children.
 
     Ctrl-C reaches children too: they leave it to the parent, and are asked once.
     """
@@ -239,7 +266,9 @@ def test_a_stopped_parent_takes_its_children_with_it(tmp_path: Path, number: sig
         time.sleep(0.02)
     (os.killpg if number == signal.SIGINT else os.kill)(parent, number)
     _, status = os.waitpid(parent, 0)
-    assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if number == signal.SIGKILL else 75)
+    assert os.waitstatus_to_exitcode(status) == (
+        -signal.SIGKILL if number == signal.SIGKILL else 75
+    )
     while any(map(states.held_now, plan)):
         time.sleep(0.02)
     found = states.standings(plan)
@@ -285,7 +314,8 @@ def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
     def carry_out(run: PlannedRun) -> None:
         run_dir.write_text(Path(run.folder) / "seen", os.environ["CUDA_VISIBLE_DEVICES"])
         begin(run)
-        while not (tmp_path / "s" / "b" / run_dir.CONFIG).exists():  # a and b are carried out at the same time
+        # a and b are carried out at the same time
+        while not (tmp_path / "s" / "b" / run_dir.CONFIG).exists():
             time.sleep(0.01)
 
     given = gpu_slots.slots_of(settings.Local(gpus=2))
@@ -298,8 +328,14 @@ def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"), [({"gpus": 8}, "GPUs here: 4"), ({"gpus": 2, "jobs": 3}, "set jobs=2"), ({"jobs": 0}, "1 or more"), ({"gpu": 1}, "did you mean gpus?")]
-)  # fmt: skip
+    ("asked", "said"),
+    [
+        ({"gpus": 8}, "GPUs here: 4"),
+        ({"gpus": 2, "jobs": 3}, "set jobs=2"),
+        ({"jobs": 0}, "1 or more"),
+        ({"gpu": 1}, "did you mean gpus?"),
+    ],
+)
 def test_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch, asked: dict, said: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     with pytest.raises(UserError, match=said):
@@ -308,25 +344,52 @@ def test_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch, asked: dict, s
 
 
 @pytest.mark.parametrize(
-    ("time_", "minutes"), [("0-6:0:0", 360), ("1-0", 1440), ("2:30:00", 150), ("90:30", 91), ("15", 15), (45, 45), ("1-2:3:4", 1564)]
-)  # fmt: skip
+    ("time_", "minutes"),
+    [
+        ("0-6:0:0", 360),
+        ("1-0", 1440),
+        ("2:30:00", 150),
+        ("90:30", 91),
+        ("15", 15),
+        (45, 45),
+        ("1-2:3:4", 1564),
+    ],
+)
 def test_times(time_: str | int, minutes: int) -> None:
     assert settings.Slurm(time=time_).minutes == minutes
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
-    [({"time": "soon"}, "D-HH:MM:SS"), ({"time": 1, "grace": 60}, "stopped at once"), ({"partion": "x"}, "did you mean partition?"), ({"more": {"array": "0-9"}}, "sets this option itself"), ({"kinds": {"forgett": {}}}, "no such kind"), ({"kinds": {"forget": {"tim": 3}}}, "did you mean time?")],
-)  # fmt: skip
+    [
+        ({"time": "soon"}, "D-HH:MM:SS"),
+        ({"time": 1, "grace": 60}, "stopped at once"),
+        ({"partion": "x"}, "did you mean partition?"),
+        ({"more": {"array": "0-9"}}, "sets this option itself"),
+        ({"kinds": {"forgett": {}}}, "no such kind"),
+        ({"kinds": {"forget": {"tim": 3}}}, "did you mean time?"),
+    ],
+)
 def test_bad_slurm_settings(asked: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         settings.read_slurm(asked)
-    assert settings.read_slurm({"time": 10, "kinds": {"forget": {"time": 99, "gpus": 2}}}).of("forget").minutes == 99
+    assert (
+        settings.read_slurm({"time": 10, "kinds": {"forget": {"time": 99, "gpus": 2}}})
+        .of("forget")
+        .minutes
+        == 99
+    )
 
 
 def test_words_of_the_executors() -> None:
     own, rest = study_file.sections(
-        ["jobs=3", "slurm.kinds.forget.time=5", "seed=1", "local.gpus=0", "slurm.setup=[module load x]"]
+        [
+            "jobs=3",
+            "slurm.kinds.forget.time=5",
+            "seed=1",
+            "local.gpus=0",
+            "slurm.setup=[module load x]",
+        ]
     )
     assert own == {
         "local": {"jobs": 3, "gpus": 0},
@@ -347,20 +410,31 @@ def test_a_study_that_is_done_says_so_and_starts_nothing(
     for run in study.plan:
         config = compose.compose(run.config_name, run.overrides)
         run_dir.write_text(Path(run.folder) / run_dir.CONFIG, compose.to_yaml(config.tree))
-        judged = {"eval": config.tree.get("eval"), "retain_logs_path": config.tree.get("retain_logs_path")}
+        judged = {
+            "eval": config.tree.get("eval"),
+            "retain_logs_path": config.tree.get("retain_logs_path"),
+        }
         run_dir.write_json(Path(run.folder) / run_dir.DONE, {"evaluated": judged})
     started: list[str] = []
     monkeypatch.setattr(
         executor,
         "execute",
-        lambda plan, *_: [started.append(run.name) or executor.Outcome(run, "done") for run in plan],
+        lambda plan, *_: [
+            started.append(run.name) or executor.Outcome(run, "done") for run in plan
+        ],
     )
     monkeypatch.setattr(verb, "report", lambda study, done: done)
     capsys.readouterr()
     assert verb.carry_out(study) == {run.name for run in study.plan} and started == []
     said = capsys.readouterr().out
-    assert f"finished before: {len(study.plan)} runs in saves/demo; nothing of that is done again" in said
+    assert (
+        f"finished before: {len(study.plan)} runs in saves/demo; nothing of that is done again"
+        in said
+    )
     run_dir.write_json(Path(study.plan[-1].folder) / run_dir.DONE, {"evaluated": None})
     verb.carry_out(study)
     assert started == [study.plan[-1].name]
-    assert f"finished before: {len(study.plan) - 1} of {len(study.plan)} runs in saves/demo" in capsys.readouterr().out
+    assert (
+        f"finished before: {len(study.plan) - 1} of {len(study.plan)} runs in saves/demo"
+        in capsys.readouterr().out
+    )

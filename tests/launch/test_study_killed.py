@@ -18,7 +18,9 @@ from unteach.studies.study_file import study_of
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-def test_twenty_runs_killed_and_continued(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twenty_runs_killed_and_continued(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     file = twenty.write(tmp_path, tiny_folder, steps=8)
     command = [sys.executable, "-m", "unteach", "study", "run", str(file), "jobs=2", *twenty.WORDS]
@@ -27,9 +29,14 @@ def test_twenty_runs_killed_and_continued(tiny_folder: Path, tmp_path: Path, mon
     at = random.Random(os.urandom(8))
     finished: dict[str, int] = {}
     for _ in range(3):
-        begun = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        begun = subprocess.Popen(
+            command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         goal = min(len(finished) + at.randint(1, 6), 20)
-        while begun.poll() is None and sum(run_dir.is_done(Path(run.folder)) for run in study.plan) < goal:
+        while (
+            begun.poll() is None
+            and sum(run_dir.is_done(Path(run.folder)) for run in study.plan) < goal
+        ):
             time.sleep(at.random())
         os.killpg(begun.pid, signal.SIGKILL)
         begun.wait()
@@ -42,13 +49,18 @@ def test_twenty_runs_killed_and_continued(tiny_folder: Path, tmp_path: Path, mon
             for run in study.plan
             if run_dir.is_done(Path(run.folder))
         }
-        states, deadline = {"running"}, time.monotonic() + 10  # the kernel takes a moment to end all of them
+        # the kernel takes a moment to end all of them
+        states, deadline = {"running"}, time.monotonic() + 10
         while "running" in states and time.monotonic() < deadline:
             states = {one.state for one in slurm.standings(study).values()}
         assert states <= {"done", "stopped", "to do"}
     last = subprocess.run(command, capture_output=True, text=True, check=False)
     assert last.returncode == 0, last.stdout + last.stderr
     assert {one.state for one in slurm.standings(study).values()} == {"done"}
-    assert all(run.name in last.stdout for run in study.plan if run.kind == "forget"), "all are in the table"
-    summary = run_dir.read_json(study.folder / "twice_seed1" / "evals" / "TOFU_SUMMARY.json", "summary")
+    assert all(run.name in last.stdout for run in study.plan if run.kind == "forget"), (
+        "all are in the table"
+    )
+    summary = run_dir.read_json(
+        study.folder / "twice_seed1" / "evals" / "TOFU_SUMMARY.json", "summary"
+    )
     assert 0 < summary["forget_Q_A_Prob"] < 1

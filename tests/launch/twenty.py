@@ -4,13 +4,25 @@ from pathlib import Path
 
 import yaml
 
-WORDS = ["eval.tofu.metrics=[forget_Q_A_Prob]", "eval.tofu.batch_size=64", "trainer.args.learning_rate=1e-3"]
+WORDS = [
+    "eval.tofu.metrics=[forget_Q_A_Prob]",
+    "eval.tofu.batch_size=64",
+    "trainer.args.learning_rate=1e-3",
+]
 
 
 def write(folder: Path, model: Path, steps: int) -> Path:
-    """The file of the study `twenty`: 2 seeds of full, retain and 8 forget runs, each of a few steps from `model`."""
-    named = {f"model.{part}.pretrained_model_name_or_path": str(model) for part in ("model_args", "tokenizer_args")}
-    short = {"trainer.args.max_steps": steps, "trainer.args.save_steps": 2, "trainer.args.logging_steps": 1}
+    """The file of the study `twenty`: 2 seeds of full, retain and 8 forget runs, each of a few
+    steps from `model`."""
+    named = {
+        f"model.{part}.pretrained_model_name_or_path": str(model)
+        for part in ("model_args", "tokenizer_args")
+    }
+    short = {
+        "trainer.args.max_steps": steps,
+        "trainer.args.save_steps": 2,
+        "trainer.args.logging_steps": 1,
+    }
     taught = {"model": "auto", "template": "qa", "data.train": "TOFU_QA_retain", **named, **short}
     forget = {"template": "qa", **short}
     study = {

@@ -1,4 +1,5 @@
-"""The shipped models' families: each is asked, scored and trained as its architecture and its template want it."""
+"""The shipped models' families: each is asked, scored and trained as its architecture and its
+template want it."""
 
 import json
 from collections.abc import Callable
@@ -23,16 +24,27 @@ from unteach.models.model_handlers import PATH, learn_tokenizer
 from unteach.verbs.listing import listed
 from unteach.verbs.train import train
 
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-NAMES = sorted(file.stem for file in (CONFIGS / "model").glob("*.yaml") if file.stem not in ("auto", "tiny"))
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+NAMES = sorted(
+    file.stem for file in (CONFIGS / "model").glob("*.yaml") if file.stem not in ("auto", "tiny")
+)
 LLAMA3 = (
-    "{{ bos_token + '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + date_string + '\n\n' "
-    "+ messages[0].content + '<|eot_id|>' }}{% for m in messages[1:] %}{{ '<|start_header_id|>' + m.role "
+    "{{ bos_token + '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + date_string + "
+    "'\n\n' "
+    "+ messages[0].content + '<|eot_id|>' }}{% for m in messages[1:] %}{{ '<|start_header_id|>' + "
+    "m.role "
     "+ '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% "
+    "endif %}"
 )
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% "
+    "endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 PHI3 = (
@@ -40,8 +52,10 @@ PHI3 = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
 )
 GEMMA = (
-    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' "
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not "
+    "supported') }}{% endif %}"
+    "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role) "
+    "+ '\n' "
     "+ m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
@@ -55,9 +69,11 @@ TAGGED = "Question: Q?\nAnswer: "
 
 @dataclass
 class Family:
-    """An architecture with the special tokens and the chat template of its published tokenizer, in short.
+    """An architecture with the special tokens and the chat template of its published tokenizer, in
+    short.
 
-    asked, learned: how the question `Q?` is put, and how its answer `A.` is learned up to the end of its turn.
+    asked, learned: how the question `Q?` is put, and how its answer `A.` is learned up to the end
+    of its turn.
     """
 
     config: str
@@ -75,7 +91,8 @@ FAMILIES = {
     "Llama-2-7b-chat-hf": Family("LlamaConfig", "[INST] Q? [/INST]", "A.</s>"),
     "Llama-3.2-1B-Instruct": Family(
         "LlamaConfig",
-        f"<s><|start_header_id|>system<|end_header_id|>\n\nToday Date: 10 Apr 2025\n\n{HELPFUL}<|eot_id|>"
+        f"<s><|start_header_id|>system<|end_header_id|>\n\nToday Date: 10 Apr "
+        f"2025\n\n{HELPFUL}<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nQ?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
         "A.<|eot_id|>",
         eos="<|eot_id|>",
@@ -121,7 +138,10 @@ FAMILIES = {
         chat=GEMMA,
         special=("<start_of_turn>", "<end_of_turn>"),
         extra={
-            "head_dim": 8, "num_key_value_heads": 2, "sliding_window": 3, "final_logit_softcapping": 2.0,
+            "head_dim": 8,
+            "num_key_value_heads": 2,
+            "sliding_window": 3,
+            "final_logit_softcapping": 2.0,
             "attn_logit_softcapping": 2.0,
         },
     ),
@@ -139,13 +159,16 @@ FAMILIES = {
         "A.</s>",
         extra={"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
     ),
-    "pythia-160m": Family("GPTNeoXConfig", "Question: Q?\nAnswer:\n", "A.</s>", extra={"rotary_pct": 0.25}),
-}  # fmt: skip
+    "pythia-160m": Family(
+        "GPTNeoXConfig", "Question: Q?\nAnswer:\n", "A.</s>", extra={"rotary_pct": 0.25}
+    ),
+}
 
 
 @pytest.fixture(scope="module")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes, once, the folder of a tiny model of a family, with no parameter at a value that hides its part."""
+    """Makes, once, the folder of a tiny model of a family, with no parameter at a value that hides
+    its part."""
     words = [f"{row['question']} {row['answer']}" for row in authors.rows("forget05")]
     made: dict[str, Path] = {}
 
@@ -154,13 +177,21 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
             return made[name]
         family = FAMILIES[name]
         tokenizer = learn_tokenizer(words, 300)
-        tokenizer.add_tokens([transformers.AddedToken(t, special=True, normalized=False) for t in family.special])
+        tokenizer.add_tokens(
+            [transformers.AddedToken(t, special=True, normalized=False) for t in family.special]
+        )
         tokenizer.add_special_tokens({"eos_token": family.eos})
         tokenizer.pad_token, tokenizer.chat_template = family.pad, family.chat
-        settings = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": tokenizer.eos_token_id}
+        settings = {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": 1,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
         settings |= {"pad_token_id": tokenizer.pad_token_id, **SMALL, **family.extra}
         torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, family.config)(**settings))
+        model = transformers.AutoModelForCausalLM.from_config(
+            getattr(transformers, family.config)(**settings)
+        )
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.2 * torch.randn_like(parameter)
@@ -173,10 +204,15 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_log_probs_are_the_librarys_on_each_row_alone(name: str, folder_of: Callable[[str], Path]) -> None:
-    """Padded on either side or laid end to end: what each row gets alone, without padding, on full logits."""
+def test_log_probs_are_the_librarys_on_each_row_alone(
+    name: str, folder_of: Callable[[str], Path]
+) -> None:
+    """Padded on either side or laid end to end: what each row gets alone, without padding, on full
+    logits."""
     loaded = load(ModelConfig({PATH: str(folder_of(name))}), training=False)
-    plain = transformers.AutoModelForCausalLM.from_pretrained(folder_of(name), dtype=torch.float32).eval()
+    plain = transformers.AutoModelForCausalLM.from_pretrained(
+        folder_of(name), dtype=torch.float32
+    ).eval()
     with torch.no_grad():
         alone = [plain(torch.tensor([row])).logits[0] for row in ROWS]
         expected = [
@@ -198,24 +234,37 @@ def test_log_probs_are_the_librarys_on_each_row_alone(name: str, folder_of: Call
 QUICK = ("Llama-3.2-1B-Instruct", "gpt2", "auto")
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in FAMILIES])
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.long) for n in FAMILIES]
+)
 def test_two_steps_of_npo(
     name: str, folder_of: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder, args = folder_of(name), "pretrained_model_name_or_path"
     run = train(
-        "experiment=unlearn/authors/default", f"model={name}", f"model.model_args.{args}={folder}",
-        f"model.tokenizer_args.{args}={folder}", "trainer=NPO", "trainer.args.max_steps=2", "eval=null", "task_name=t",
-        "trainer.args.logging_steps=1", "trainer.args.per_device_train_batch_size=3", "model.model_args.dtype=float32",
-        "forget_split=forget05", "trainer.args.learning_rate=1e-3",
+        "experiment=unlearn/authors/default",
+        f"model={name}",
+        f"model.model_args.{args}={folder}",
+        f"model.tokenizer_args.{args}={folder}",
+        "trainer=NPO",
+        "trainer.args.max_steps=2",
+        "eval=null",
+        "task_name=t",
+        "trainer.args.logging_steps=1",
+        "trainer.args.per_device_train_batch_size=3",
+        "model.model_args.dtype=float32",
+        "forget_split=forget05",
+        "trainer.args.learning_rate=1e-3",
         config_name="unlearn",
-    )  # fmt: skip
+    )
     lines = [json.loads(line) for line in (run / run_dir.METRICS).read_text().splitlines()]
     lines = [line for line in lines if "grad_norm" in line]
     assert len(lines) == 2
     for line in lines:
-        assert all(0 < line[key] < 1e4 for key in ("loss", "forget_loss", "retain_loss", "grad_norm")), line
+        assert all(
+            0 < line[key] < 1e4 for key in ("loss", "forget_loss", "retain_loss", "grad_norm")
+        ), line
     # before the first step the policy is its own reference: NPO's loss is 2/beta log 2
     beta = compose("unlearn", ("trainer=NPO", "task_name=t")).trainer.method.beta  # type: ignore[union-attr]
     assert lines[0]["forget_loss"] == pytest.approx(2 / beta * 0.693147, rel=1e-4)
@@ -229,7 +278,9 @@ def test_two_steps_of_npo(
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_question_is_put_as_the_family_was_taught(name: str, folder_of: Callable[[str], Path]) -> None:
+def test_a_question_is_put_as_the_family_was_taught(
+    name: str, folder_of: Callable[[str], Path]
+) -> None:
     words = ("task_name=t", f"model={name}", f"model.model_args.{PATH}={folder_of(name)}")
     config = compose("train", (*words, f"model.tokenizer_args.{PATH}={folder_of(name)}"))
     template = load(config.model, training=False).template

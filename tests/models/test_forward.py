@@ -20,9 +20,12 @@ def batch_of(rows: list[list[int]], prompt: int, left: bool) -> dict[str, Any]:
     labels = torch.tensor([pad([-100] * prompt + row[prompt:], -100) for row in rows])
     mask = torch.tensor([pad([1] * len(row), 0) for row in rows])
     return {
-        "input_ids": ids, "labels": labels, "attention_mask": mask, "weight": torch.ones(len(rows)),
+        "input_ids": ids,
+        "labels": labels,
+        "attention_mask": mask,
+        "weight": torch.ones(len(rows)),
         "rows": {"a": (0, 1), "b": (1, len(rows))},
-    }  # fmt: skip
+    }
 
 
 ROWS = [[5, 9, 33, 17, 8, 2], [7, 41, 12, 2], [6, 13, 14, 15, 16, 21, 22, 2]]
@@ -30,7 +33,9 @@ ROWS = [[5, 9, 33, 17, 8, 2], [7, 41, 12, 2], [6, 13, 14, 15, 16, 21, 22, 2]]
 
 @pytest.mark.parametrize("left", [False, True])
 @pytest.mark.parametrize("chunk", [None, 800])
-def test_log_probs_are_the_librarys(tiny: Any, left: bool, chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_probs_are_the_librarys(
+    tiny: Any, left: bool, chunk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if chunk:
         monkeypatch.setattr(forward, "CHUNK_ELEMENTS", chunk)  # two positions a chunk
     batch = batch_of(ROWS, 2, left)

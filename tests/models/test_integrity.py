@@ -1,4 +1,5 @@
-"""A model that is not what its folder says is an error everywhere, and never random layers or numbers that are none."""
+"""A model that is not what its folder says is an error everywhere, and never random layers or
+numbers that are none."""
 
 import json
 import shutil
@@ -49,7 +50,10 @@ def change_weights(folder: Path, change: Any) -> None:
 def test_more_layers_than_weights(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     edit(folder / "config.json", num_hidden_layers=5)
     message = refused(folder)
-    assert "it holds no weights for model.layers.2.input_layernorm.weight, " in message and " and 24 more" in message
+    assert (
+        "it holds no weights for model.layers.2.input_layernorm.weight, " in message
+        and " and 24 more" in message
+    )
     assert "LOAD REPORT" not in capfd.readouterr().err
 
 
@@ -66,14 +70,21 @@ def test_a_single_weight_is_missing(folder: Path) -> None:
 def test_weights_of_another_shape(folder: Path) -> None:
     edit(folder / "config.json", intermediate_size=48)
     message = refused(folder)
-    assert "mlp.down_proj.weight is 32 x 64 in its weights and 32 x 48 by its config.json" in message
+    assert (
+        "mlp.down_proj.weight is 32 x 64 in its weights and 32 x 48 by its config.json" in message
+    )
 
 
-def test_weights_that_have_no_place_are_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_have_no_place_are_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     edit(folder / "config.json", num_hidden_layers=1)
     load(ModelConfig({PATH: str(folder)}), training=False)
     told = capsys.readouterr().out
-    assert "note: " in told and "no place for, and they are left out: model.layers.1.input_layernorm.weight" in told
+    assert (
+        "note: " in told
+        and "no place for, and they are left out: model.layers.1.input_layernorm.weight" in told
+    )
 
 
 def test_a_tied_head_is_not_missing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +114,9 @@ def test_a_classifiers_new_head_is_drawn_and_nothing_else(folder: Path) -> None:
 def test_weights_that_are_not_finite(folder: Path, value: float) -> None:
     change_weights(folder, lambda weights: weights["model.norm.weight"].__setitem__(3, value))
     for training in (True, False):
-        with pytest.raises(UserError, match=r"model\.norm\.weight holds numbers that are infinite or not a number"):
+        with pytest.raises(
+            UserError, match=r"model\.norm\.weight holds numbers that are infinite or not a number"
+        ):
             load(ModelConfig({PATH: str(folder)}), training=training)
     with pytest.raises(UserError, match=r"model\.norm\.weight holds numbers"):
         load(ModelConfig({PATH: str(folder), "dtype": "bfloat16"}), training=False)
@@ -123,7 +136,9 @@ def test_a_tokenizer_larger_than_the_embedding(folder: Path) -> None:
     change_weights(folder, cut)
     edit(folder / "config.json", vocab_size=300)
     message = refused(folder)
-    assert "has the id 399, and the model's embedding 300 rows. Set model.tokenizer_args." in message
+    assert (
+        "has the id 399, and the model's embedding 300 rows. Set model.tokenizer_args." in message
+    )
 
 
 def test_a_padding_token_beyond_the_embedding(folder: Path) -> None:
@@ -131,7 +146,9 @@ def test_a_padding_token_beyond_the_embedding(folder: Path) -> None:
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     tokenizer.save_pretrained(folder)
     assert "the token '[PAD]' has the id 400" in refused(folder)
-    named = load(ModelConfig({PATH: str(folder)}, tokenizer_args={"pad_token": "</s>"}), training=False)
+    named = load(
+        ModelConfig({PATH: str(folder)}, tokenizer_args={"pad_token": "</s>"}), training=False
+    )
     assert named.tokenizer.pad_token_id == named.tokenizer.eos_token_id
 
 
@@ -144,7 +161,12 @@ def test_a_special_token_that_no_text_has_may_lie_beyond_the_embedding(folder: P
 
 
 @pytest.mark.parametrize(
-    ("file", "text"), [("config.json", "[]"), ("config.json", "3"), ("generation_config.json", '{"eos_token_id": "x"}')]
+    ("file", "text"),
+    [
+        ("config.json", "[]"),
+        ("config.json", "3"),
+        ("generation_config.json", '{"eos_token_id": "x"}'),
+    ],
 )
 def test_a_file_of_another_form(folder: Path, file: str, text: str) -> None:
     (folder / file).write_text(text)

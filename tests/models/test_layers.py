@@ -1,4 +1,5 @@
-"""Ending a pass at a layer: the library's own hidden states, no layer above run or trained, in every family."""
+"""Ending a pass at a layer: the library's own hidden states, no layer above run or trained, in
+every family."""
 
 from typing import Any
 
@@ -21,9 +22,21 @@ FAMILIES = {
     "Gemma": ("Gemma", {**DECODERS, "head_dim": 8}, "model.layers"),
     "Mistral": ("Mistral", DECODERS, "model.layers"),
     "GPTNeoX": ("GPTNeoX", {**SIZES, "intermediate_size": 48}, "gpt_neox.layers"),
-    "GPT2": ("GPT2", {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}, "transformer.h"),
-    "Bloom": ("Bloom", {"vocab_size": 64, "hidden_size": 32, "n_layer": 3, "n_head": 4}, "transformer.h"),
-    "OpenAIGPT": ("OpenAIGPT", {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4}, "transformer.h"),
+    "GPT2": (
+        "GPT2",
+        {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64},
+        "transformer.h",
+    ),
+    "Bloom": (
+        "Bloom",
+        {"vocab_size": 64, "hidden_size": 32, "n_layer": 3, "n_head": 4},
+        "transformer.h",
+    ),
+    "OpenAIGPT": (
+        "OpenAIGPT",
+        {"vocab_size": 64, "n_embd": 32, "n_layer": 3, "n_head": 4},
+        "transformer.h",
+    ),
     "OPT": ("OPT", {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 32}, "model.decoder.layers"),
 }
 
@@ -38,7 +51,10 @@ def build(family: str) -> tuple[Any, str]:
 
 def gradients(model: Any, layer: str) -> dict[str, torch.Tensor | None]:
     model.zero_grad(set_to_none=True)
-    want = {"a": Want(of=None, over="labels", at=layer), "b": Want(of=None, over="labels", at=layer)}
+    want = {
+        "a": Want(of=None, over="labels", at=layer),
+        "b": Want(of=None, over="labels", at=layer),
+    }
     found = model(batch=batch_of(ROWS, 2, False), want=want)
     (found["a"].value.square().sum() + found["b"].value.square().sum()).backward()
     return {name: p.grad for name, p in model.named_parameters()}
@@ -48,7 +64,9 @@ def gradients(model: Any, layer: str) -> dict[str, torch.Tensor | None]:
 @pytest.mark.parametrize("left", [False, True])
 def test_the_output_is_the_librarys(family: str, left: bool) -> None:
     model, layers = build(family)
-    found = model(batch=batch_of(ROWS, 2, left), want={"b": Want(of=None, over="labels", at=rf"{layers}\.1")})["b"]
+    found = model(
+        batch=batch_of(ROWS, 2, left), want={"b": Want(of=None, over="labels", at=rf"{layers}\.1")}
+    )["b"]
     for i, row in enumerate(ROWS[1:]):
         expected = model(torch.tensor([row]), output_hidden_states=True).hidden_states[2][0, 2:]
         assert torch.allclose(found.value[found.row == i], expected, atol=1e-5)
@@ -56,7 +74,8 @@ def test_the_output_is_the_librarys(family: str, left: bool) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nothing_above_is_run_or_trained(family: str) -> None:
-    """What `train_only` leaves to train is exactly what a gradient reaches, and the layer above is never called."""
+    """What `train_only` leaves to train is exactly what a gradient reaches, and the layer above is
+    never called."""
     model, layers = build(family)
     called = []
     stack = model.get_submodule(layers)
@@ -101,10 +120,12 @@ def test_streams_of_different_depths_share_no_row(tiny: Any) -> None:
     """One stream to a layer, one to the head: two passes, each over its own rows."""
     rows = []
     handles = [
-        layer.register_forward_hook(lambda _m, a, _o: rows.append(len(a[0]))) for layer in tiny.model.model.layers
+        layer.register_forward_hook(lambda _m, a, _o: rows.append(len(a[0])))
+        for layer in tiny.model.model.layers
     ]
     found = tiny.model(
-        batch=batch_of(ROWS, 2, False), want={"a": Want(of=None, over="labels", at=r"model\.layers\.0"), "b": Want()}
+        batch=batch_of(ROWS, 2, False),
+        want={"a": Want(of=None, over="labels", at=r"model\.layers\.0"), "b": Want()},
     )
     for handle in handles:
         handle.remove()
@@ -129,20 +150,29 @@ def test_a_wrong_layer_is_named(tiny: Any, pattern: str, said: str) -> None:
 def test_parameters_by_name() -> None:
     model, _ = build("Llama")
     train_only(model, [r"model\.layers\.1\.mlp\.down_proj\.weight"], [r"model\.layers\.1"])
-    assert [n for n, p in model.named_parameters() if p.requires_grad] == ["model.layers.1.mlp.down_proj.weight"]
+    assert [n for n, p in model.named_parameters() if p.requires_grad] == [
+        "model.layers.1.mlp.down_proj.weight"
+    ]
     with pytest.raises(UserError, match="leaves no parameter to train up to the layer"):
         train_only(build("Llama")[0], [r"model\.layers\.2\..*"], [r"model\.layers\.1"])
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_layer_without_one_state_a_token_is_refused(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_without_one_state_a_token_is_refused(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As Gemma 3n has, whose layers give several states of each token."""
     with torch.device(device):
         model, layers = build("Llama")
     layer = type(model.get_submodule(layers)[0])
     own = layer.forward
-    monkeypatch.setattr(layer, "forward", lambda self, *args, **kwargs: own(self, *args, **kwargs)[None])
-    with pytest.raises(UserError, match=r"can end at the layer .* \(it gives states of 1 x 1 x 2 x 32 for 2 tokens, "):
+    monkeypatch.setattr(
+        layer, "forward", lambda self, *args, **kwargs: own(self, *args, **kwargs)[None]
+    )
+    with pytest.raises(
+        UserError,
+        match=r"can end at the layer .* \(it gives states of 1 x 1 x 2 x 32 for 2 tokens, ",
+    ):
         refuse_no_states(model, [rf"{layers}\.0"])
 
 
@@ -150,7 +180,9 @@ def test_a_layer_at_which_a_pass_fails_is_refused(monkeypatch: pytest.MonkeyPatc
     model, layers = build("Llama")
     refuse_no_states(model, [rf"{layers}\.0"])
     monkeypatch.setattr(type(model.model), "forward", lambda *_, **__: [][0])
-    with pytest.raises(UserError, match=r"IndexError: list index out of range\); methods that compare states"):
+    with pytest.raises(
+        UserError, match=r"IndexError: list index out of range\); methods that compare states"
+    ):
         refuse_no_states(model, [rf"{layers}\.0"])
 
 

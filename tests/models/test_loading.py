@@ -70,21 +70,26 @@ def test_torn_files(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2", "gemma", "gpt_neox"])
 def test_a_folder_without_a_tokenizer(folder: Path, kind: str) -> None:
-    """For some architectures transformers makes an empty tokenizer where there is none, and says nothing."""
+    """For some architectures transformers makes an empty tokenizer where there is none, and says
+    nothing."""
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").unlink()
     edit(folder / "config.json", model_type=kind)
     with pytest.raises(
-        UserError, match=r"holds no tokenizer\. Set model\.tokenizer_args\.pretrained_model_name_or_path"
+        UserError,
+        match=r"holds no tokenizer\. Set model\.tokenizer_args\.pretrained_model_name_or_path",
     ):
         load_tokenizer(str(folder), {}, {})
 
 
-def test_a_repositorys_own_code_is_not_run_unasked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repositorys_own_code_is_not_run_unasked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_MODULES_CACHE", str(folder.parent))
     ran = folder.parent / "ran"
     (folder / "own.py").write_text(
-        f"from transformers import LlamaConfig\nopen({str(ran)!r}, 'w')\nclass Own(LlamaConfig):\n    model_type = 'own'\n"
+        f"from transformers import LlamaConfig\nopen({str(ran)!r}, 'w')\nclass Own(LlamaConfig):\n "
+        f"   model_type = 'own'\n"
     )
     edit(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.Own"})
     with mock.patch("builtins.input", side_effect=AssertionError("asked at the terminal")):
@@ -106,10 +111,24 @@ def hub_says(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (errors.GatedRepoError("403 Client Error. Access is restricted.", response=mock.MagicMock()), "hf auth login"),
-        (errors.RepositoryNotFoundError("404 Client Error.", response=mock.MagicMock()), "no such model on the hub"),
-        (errors.RevisionNotFoundError("404 Client Error.", response=mock.MagicMock()), "model.model_args.revision"),
-        (errors.LocalEntryNotFoundError("An error happened."), "hf download meta-llama/Llama-2-7b-hf"),
+        (
+            errors.GatedRepoError(
+                "403 Client Error. Access is restricted.", response=mock.MagicMock()
+            ),
+            "hf auth login",
+        ),
+        (
+            errors.RepositoryNotFoundError("404 Client Error.", response=mock.MagicMock()),
+            "no such model on the hub",
+        ),
+        (
+            errors.RevisionNotFoundError("404 Client Error.", response=mock.MagicMock()),
+            "model.model_args.revision",
+        ),
+        (
+            errors.LocalEntryNotFoundError("An error happened."),
+            "hf download meta-llama/Llama-2-7b-hf",
+        ),
     ],
 )
 def test_what_the_hub_refuses(error: Exception, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,17 +139,25 @@ def test_what_the_hub_refuses(error: Exception, told: str, monkeypatch: pytest.M
     assert "\n" not in message and len(message) < 350
     if isinstance(error, errors.GatedRepoError):
         assert "Ask for access at https://huggingface.co/meta-llama/Llama-2-7b-hf" in message
-        with pytest.raises(UserError, match=r"it is gated.*model\.tokenizer_args\.pretrained_model_name_or_path"):
+        with pytest.raises(
+            UserError, match=r"it is gated.*model\.tokenizer_args\.pretrained_model_name_or_path"
+        ):
             load_tokenizer("here", {PATH: "meta-llama/Llama-2-7b-hf"}, {})
 
 
-def test_config_weights_and_tokenizer_come_from_one_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_weights_and_tokenizer_come_from_one_revision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
 
     def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
         asked.append((auto.__name__, arguments.get("revision")))
         if auto is transformers.AutoModelForCausalLM:
-            return mock.MagicMock(), {"missing_keys": [], "mismatched_keys": [], "unexpected_keys": []}
+            return mock.MagicMock(), {
+                "missing_keys": [],
+                "mismatched_keys": [],
+                "unexpected_keys": [],
+            }
         return transformers.LlamaConfig() if auto is transformers.AutoConfig else mock.MagicMock()
 
     monkeypatch.setattr(model_handlers, "from_hub", from_hub)
@@ -138,7 +165,11 @@ def test_config_weights_and_tokenizer_come_from_one_revision(monkeypatch: pytest
     args = {PATH: "somebody/model", "revision": "abc"}
     with pytest.raises(UserError, match="holds no tokenizer"):  # the stand-in is an empty one
         model_handlers.AutoModelForCausalLM.load(args, {}, None)
-    assert asked == [("AutoConfig", "abc"), ("AutoModelForCausalLM", "abc"), ("AutoTokenizer", "abc")]
+    assert asked == [
+        ("AutoConfig", "abc"),
+        ("AutoModelForCausalLM", "abc"),
+        ("AutoTokenizer", "abc"),
+    ]
     asked.clear()
     with pytest.raises(UserError, match="holds no tokenizer"):
         model_handlers.AutoModelForCausalLM.load(args, {PATH: "somebody/else"}, None)
@@ -147,7 +178,9 @@ def test_config_weights_and_tokenizer_come_from_one_revision(monkeypatch: pytest
 
 def test_flash_attention_that_is_not_here_is_named(tiny_folder: Path) -> None:
     for path, handler in ((str(tiny_folder), "AutoModelForCausalLM"), (None, "scratch")):
-        config = ModelConfig({PATH: path, "attn_implementation": "flash_attention_2"}, model_handler=handler)
+        config = ModelConfig(
+            {PATH: path, "attn_implementation": "flash_attention_2"}, model_handler=handler
+        )
         with pytest.raises(UserError, match=r"pip install flash-attn --no-build-isolation"):
             load(config, training=False, texts=lambda: ["a"])
     assert "flash_attention_2" in refused(tiny_folder, attn_implementation="flash")
@@ -176,11 +209,20 @@ def test_auto_takes_flash_attention_only_where_it_fits(monkeypatch: pytest.Monke
 
 def test_what_a_model_from_scratch_does_not_know(tmp_path: Path) -> None:
     def scratch(**model_args: Any) -> None:
-        load(ModelConfig(model_args, model_handler="scratch"), training=True, texts=lambda: ["some text"])
+        load(
+            ModelConfig(model_args, model_handler="scratch"),
+            training=True,
+            texts=lambda: ["some text"],
+        )
 
-    with pytest.raises(UserError, match=r"model\.model_args\.hiden_size: .*did you mean hidden_size"):
+    with pytest.raises(
+        UserError, match=r"model\.model_args\.hiden_size: .*did you mean hidden_size"
+    ):
         scratch(hiden_size=64)
-    with pytest.raises(UserError, match=r"hidden size \(64\) is not a multiple of the number of attention heads \(3\)"):
+    with pytest.raises(
+        UserError,
+        match=r"hidden size \(64\) is not a multiple of the number of attention heads \(3\)",
+    ):
         scratch(hidden_size=64, num_attention_heads=3)
 
 

@@ -1,4 +1,5 @@
-"""What is exported of an adapter says what the base says with the adapter, for every kind of adapter, or is refused."""
+"""What is exported of an adapter says what the base says with the adapter, for every kind of
+adapter, or is refused."""
 
 import json
 import re
@@ -30,19 +31,39 @@ KINDS: dict[str, dict[str, Any]] = {
     "lora_bias": {"lora_bias": True, "target_modules": Q},
     "dora": {"use_dora": True, "target_modules": [*Q, "down_proj"]},
     "rslora": {"use_rslora": True, "target_modules": Q},
-    "patterns": {"rank_pattern": {"q_proj": 3}, "alpha_pattern": {"v_proj": 5}, "target_modules": ["q_proj", "v_proj"]},
+    "patterns": {
+        "rank_pattern": {"q_proj": 3},
+        "alpha_pattern": {"v_proj": 5},
+        "target_modules": ["q_proj", "v_proj"],
+    },
     "embeddings": {"target_modules": [*Q, "embed_tokens"]},
     "head": {"target_modules": [*Q, "lm_head"]},
     "both": {"target_modules": [*Q, "embed_tokens", "lm_head"]},
-    "both-kept-tied": {"target_modules": [*Q, "embed_tokens", "lm_head"], "ensure_weight_tying": True},
+    "both-kept-tied": {
+        "target_modules": [*Q, "embed_tokens", "lm_head"],
+        "ensure_weight_tying": True,
+    },
     "saved-embeddings": {"target_modules": Q, "modules_to_save": ["embed_tokens"]},
     "saved-head": {"target_modules": Q, "modules_to_save": ["lm_head"]},
     "saved-both": {"target_modules": Q, "modules_to_save": ["embed_tokens", "lm_head"]},
-    "saved-kept-tied": {"target_modules": Q, "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+    "saved-kept-tied": {
+        "target_modules": Q,
+        "modules_to_save": ["embed_tokens"],
+        "ensure_weight_tying": True,
+    },
     "rows": {"target_modules": Q, "trainable_token_indices": {"embed_tokens": [5, 6]}},
 }
-OF_ENDS = ("embeddings", "head", "both", "both-kept-tied", "saved-embeddings", "saved-head", "saved-both",
-           "saved-kept-tied", "rows")  # fmt: skip
+OF_ENDS = (
+    "embeddings",
+    "head",
+    "both",
+    "both-kept-tied",
+    "saved-embeddings",
+    "saved-head",
+    "saved-both",
+    "saved-kept-tied",
+    "rows",
+)
 STAY_TIED = ("both-kept-tied", "saved-kept-tied", "rows")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -52,9 +73,15 @@ def save_qwen2(folder: Path, is_tied: bool) -> Path:
     torch.manual_seed(0)
     tokenizer = learn_tokenizer(["Who writes? Ann writes. Where does she live? In Rome."], 300)
     config = transformers.Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, tie_word_embeddings=is_tied, initializer_range=0.1,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=is_tied,
+        initializer_range=0.1,
+    )
     transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -94,7 +121,11 @@ def adapt(base: Path, **settings: Any) -> Any:
 @pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_adapter(
-    kind: str, is_tied: bool, request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    is_tied: bool,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     base: Path = request.getfixturevalue("tied" if is_tied else "untied")
     model = adapt(base, **KINDS[kind])
@@ -105,31 +136,47 @@ def test_every_kind_of_adapter(
     assert "compared with the base with the adapter: " in capsys.readouterr().out
     assert torch.allclose(logprobs(plain(tmp_path / "merged")), expected, atol=1e-4)
     stays_tied = is_tied and (kind in STAY_TIED or kind not in OF_ENDS)
-    assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is stays_tied
+    assert (
+        json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"]
+        is stays_tied
+    )
     with safe_open(tmp_path / "merged" / "model.safetensors", framework="pt") as weights:
         assert ("lm_head.weight" in weights.keys()) is not stays_tied  # noqa: SIM118
 
 
 @pytest.mark.parametrize("kind", ["bias-all", "dora", "both", "saved-both", "saved-head", "rows"])
 def test_every_kind_out_of_a_state_dict(kind: str, tied: Path, tmp_path: Path) -> None:
-    """As FSDP and others keep it: the names of the module, with the base's own weights beside the adapter's."""
+    """As FSDP and others keep it: the names of the module, with the base's own weights beside the
+    adapter's."""
     model = adapt(tied, **KINDS[kind])
     expected = logprobs(model)
     torch.save(dict(model.state_dict()), tmp_path / "pytorch_model.bin")
-    export(str(tmp_path), str(tmp_path / "merged"), base=str(tied), peft_args={"r": 4, **KINDS[kind]})
+    export(
+        str(tmp_path), str(tmp_path / "merged"), base=str(tied), peft_args={"r": 4, **KINDS[kind]}
+    )
     assert torch.allclose(logprobs(plain(tmp_path / "merged")), expected, atol=1e-4)
-    export(str(tmp_path), str(tmp_path / "adapter"), "adapter", base=str(tied), peft_args={"r": 4, **KINDS[kind]})
+    export(
+        str(tmp_path),
+        str(tmp_path / "adapter"),
+        "adapter",
+        base=str(tied),
+        peft_args={"r": 4, **KINDS[kind]},
+    )
     back = peft.PeftModel.from_pretrained(plain(tied), tmp_path / "adapter")
     assert torch.allclose(logprobs(back), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("targets", [["q_proj"], ["q_proj", "embed_tokens", "lm_head"]], ids=["rows", "tables"])
+@pytest.mark.parametrize(
+    "targets", [["q_proj"], ["q_proj", "embed_tokens", "lm_head"]], ids=["rows", "tables"]
+)
 def test_added_tokens(targets: list[str], tied: Path, tmp_path: Path) -> None:
-    """The vocabulary of the base grows for the adapter, with rows of their own or within LoRA on the tables."""
+    """The vocabulary of the base grows for the adapter, with rows of their own or within LoRA on
+    the tables."""
     config = ModelConfig(
-        {PATH: str(tied)}, peft_args={"r": 2, "target_modules": targets, "init_lora_weights": False},
+        {PATH: str(tied)},
+        peft_args={"r": 2, "target_modules": targets, "init_lora_weights": False},
         added_tokens=["<|user|>", "<|end|>"],
-    )  # fmt: skip
+    )
     loaded = load_config(config, training=True)
     with torch.no_grad():
         for name, parameter in loaded.model.named_parameters():
@@ -143,14 +190,20 @@ def test_added_tokens(targets: list[str], tied: Path, tmp_path: Path) -> None:
     merged = plain(tmp_path / "merged")
     assert torch.allclose(logprobs(merged), logprobs(loaded.model), atol=1e-4)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
-    assert tokenizer("a<|end|>").input_ids[-1] == loaded.added[1] < merged.get_input_embeddings().weight.shape[0]
+    assert (
+        tokenizer("a<|end|>").input_ids[-1]
+        == loaded.added[1]
+        < merged.get_input_embeddings().weight.shape[0]
+    )
 
 
 def test_blocks_that_layers_share_are_refused_by_name(tmp_path: Path) -> None:
     save_tiny("zamba", tmp_path / "zamba")
     model = adapt(tmp_path / "zamba", r=2, target_modules=["q_proj"])
     model.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(UserError, match=r"share one block of weights.*model\.layers\.\d\.shared_transf.*q_proj"):
+    with pytest.raises(
+        UserError, match=r"share one block of weights.*model\.layers\.\d\.shared_transf.*q_proj"
+    ):
         export(str(tmp_path / "adapter"), str(tmp_path / "merged"))
     assert not (tmp_path / "merged").exists()
     export(str(tmp_path / "adapter"), str(tmp_path / "kept"), "adapter")
@@ -158,7 +211,8 @@ def test_blocks_that_layers_share_are_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["laguna", "qwen2_moe", "zamba2"])
 def test_names_that_differ_between_file_and_module(family: str, tmp_path: Path) -> None:
-    """laguna's shared_experts are shared_expert in its files; experts are one tensor in the module, many in files."""
+    """laguna's shared_experts are shared_expert in its files; experts are one tensor in the module,
+    many in files."""
     save_tiny(family, tmp_path / "base")
     model = adapt(tmp_path / "base", r=2, target_modules="all-linear")
     expected = logprobs(model)
@@ -187,8 +241,12 @@ def test_a_merge_of_the_base_in_place_is_of_no_use_to_the_other_end(tied: Path) 
     """Without untying, what is on the embeddings would be in the head too."""
     model = adapt(tied, **KINDS["embeddings"])
     merged = merge_adapter.merge(model)
-    assert not torch.equal(merged.get_input_embeddings().weight, merged.get_output_embeddings().weight)
-    assert torch.equal(merged.get_output_embeddings().weight, plain(tied).get_output_embeddings().weight)
+    assert not torch.equal(
+        merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
+    )
+    assert torch.equal(
+        merged.get_output_embeddings().weight, plain(tied).get_output_embeddings().weight
+    )
 
 
 @pytest.fixture
@@ -206,14 +264,17 @@ def test_a_merge_that_says_something_else_is_refused(
     once = Linear.get_delta_weight
     monkeypatch.setattr(Linear, "get_delta_weight", lambda self, adapter: 2 * once(self, adapter))
     message = (
-        r"differs from the base with the adapter by [\d.]+ nats a token, and 0\.001 is allowed in float32.*as=adapter"
+        r"differs from the base with the adapter by [\d.]+ nats a token, and 0\.001 is "
+        r"allowed in float32.*as=adapter"
     )
     with pytest.raises(UserError, match=message):
         export(str(adapter), str(tmp_path / "merged"))
     assert not (tmp_path / "merged").exists()
 
 
-def test_what_is_read_back_is_compared(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_back_is_compared(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A merge that is right in memory, and damaged on its way to the file."""
     save = transformers.PreTrainedModel.save_pretrained
 
@@ -230,7 +291,10 @@ def test_what_is_read_back_is_compared(adapter: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_machine_without_half_kernels_compares_what_it_rounded(
-    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """And a written model that no dtype runs is refused."""
     measure = compare_models.measure
@@ -243,10 +307,13 @@ def test_a_machine_without_half_kernels_compares_what_it_rounded(
     told = float(re.search(r": (\S+) nats a token apart", capsys.readouterr().out)[1])  # type: ignore[index]
     assert 1e-5 < told < 0.1
     monkeypatch.setattr(
-        compare_models, "measure", lambda model, rows: measure(model, rows) if hasattr(model, "peft_config") else None
+        compare_models,
+        "measure",
+        lambda model, rows: measure(model, rows) if hasattr(model, "peft_config") else None,
     )
     with pytest.raises(
-        UserError, match="cannot be run on this machine, where the base with the adapter can; as=adapter"
+        UserError,
+        match="cannot be run on this machine, where the base with the adapter can; as=adapter",
     ):
         export(str(adapter), str(tmp_path / "broken"))
     assert not (tmp_path / "broken").exists()
@@ -257,7 +324,10 @@ def test_rounding_is_told_in_nats(
 ) -> None:
     export(str(adapter), str(tmp_path / "half"), dtype="bfloat16")
     told = capsys.readouterr().out
-    apart, effect = (float(number) for number in re.search(r": (\S+) nats .* changes them by (\S+)", told).groups())  # type: ignore[union-attr]
+    apart, effect = (
+        float(number)
+        for number in re.search(r": (\S+) nats .* changes them by (\S+)", told).groups()
+    )  # type: ignore[union-attr]
     assert 1e-5 < apart < 0.1 < effect and "note" not in told
     faint = peft.PeftModel.from_pretrained(plain(untied), adapter)
     with torch.no_grad():
@@ -278,7 +348,9 @@ def test_weights_that_are_not_finite_are_not_written(untied: Path, tmp_path: Pat
     transformers.AutoTokenizer.from_pretrained(untied).save_pretrained(tmp_path / "base")
     adapted = adapt(tmp_path / "base", target_modules=Q)
     adapted.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(UserError, match=r"in float16: model\.norm\.weight holds numbers that are infinite"):
+    with pytest.raises(
+        UserError, match=r"in float16: model\.norm\.weight holds numbers that are infinite"
+    ):
         export(str(tmp_path / "adapter"), str(tmp_path / "merged"), dtype="float16")
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():

@@ -37,7 +37,9 @@ def test_deepspeeds_latest_names_no_folder_elsewhere(tmp_path: Path) -> None:
 
 def test_a_sharded_checkpoint_names_no_file_elsewhere(tmp_path: Path) -> None:
     folder = tmp_path / "pytorch_model_fsdp_0"
-    checkpoint.save({"w": torch.ones(2)}, storage_writer=checkpoint.FileSystemWriter(folder), no_dist=True)
+    checkpoint.save(
+        {"w": torch.ones(2)}, storage_writer=checkpoint.FileSystemWriter(folder), no_dist=True
+    )
     assert torch.equal(weights.read(folder)["w"], torch.ones(2))
     index = folder / ".metadata"
     whole = index.read_bytes()

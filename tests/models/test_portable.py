@@ -1,4 +1,5 @@
-"""What lies beside saved weights: the settings of the start, in the words of old readers too, read alike by the new."""
+"""What lies beside saved weights: the settings of the start, in the words of old readers too, read
+alike by the new."""
 
 import json
 from pathlib import Path
@@ -16,15 +17,31 @@ from unteach.verbs.export import export
 from unteach.verbs.train import train
 
 LLAMA3 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64, "rope_theta": 5e5,
-}  # fmt: skip
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "rope_theta": 1e6}
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 5e5,
+}
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 512,
+    "rope_theta": 1e6,
+}
 LONG = {
-    "rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 8, "long_factor": [2.0] * 8,
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0] * 8,
+    "long_factor": [2.0] * 8,
     "partial_rotary_factor": 1.0,
-}  # fmt: skip
-TEXTS = ["Who writes <s> it ? <|im_start|>user\nhi , there<|im_end|>", "  two  spaces\n\n123", "é 漢字 🙂"]
+}
+TEXTS = [
+    "Who writes <s> it ? <|im_start|>user\nhi , there<|im_end|>",
+    "  two  spaces\n\n123",
+    "é 漢字 🙂",
+]
 MESSAGES = [{"role": "user", "content": "x"}]
 
 
@@ -39,7 +56,8 @@ def as_five_reads(folder: Path) -> dict[str, Any]:
 
 
 def write_both(config: Any, folder: Path) -> dict[str, Any]:
-    """Save a configuration in both spellings, which transformers 5 must read as it reads the new one alone."""
+    """Save a configuration in both spellings, which transformers 5 must read as it reads the new
+    one alone."""
     config.save_pretrained(folder)
     before = as_five_reads(folder)
     portable.add_old_names(folder)
@@ -49,33 +67,52 @@ def write_both(config: Any, folder: Path) -> dict[str, Any]:
     return read(folder / "config.json")
 
 
-@pytest.mark.parametrize("rope", [LLAMA3, YARN, {"rope_type": "linear", "factor": 2.0, "rope_theta": 7e3}], ids=str)
+@pytest.mark.parametrize(
+    "rope", [LLAMA3, YARN, {"rope_type": "linear", "factor": 2.0, "rope_theta": 7e3}], ids=str
+)
 def test_scaled_rotary_embeddings(rope: dict[str, Any], tmp_path: Path) -> None:
     for family in ("llama", "qwen2", "mistral"):
-        config = transformers.AutoConfig.for_model(family, rope_parameters=dict(rope), max_position_embeddings=2048)
+        config = transformers.AutoConfig.for_model(
+            family, rope_parameters=dict(rope), max_position_embeddings=2048
+        )
         written = write_both(config, tmp_path / family)
         assert written["rope_theta"] == rope["rope_theta"]
-        assert written["rope_scaling"] == {name: value for name, value in rope.items() if name != "rope_theta"}
+        assert written["rope_scaling"] == {
+            name: value for name, value in rope.items() if name != "rope_theta"
+        }
 
 
 def test_rotary_embeddings_of_other_words(tmp_path: Path) -> None:
     make = transformers.AutoConfig.for_model
-    plain = write_both(make("mistral", rope_parameters={"rope_type": "default", "rope_theta": 1e6}), tmp_path / "a")
+    plain = write_both(
+        make("mistral", rope_parameters={"rope_type": "default", "rope_theta": 1e6}), tmp_path / "a"
+    )
     assert plain["rope_theta"] == 1e6 and plain["rope_scaling"] is None
     assert write_both(make("phi"), tmp_path / "phi")["partial_rotary_factor"] == 0.5
-    neox = write_both(make("gpt_neox", rope_parameters={"rope_type": "default", "rope_theta": 2e4}), tmp_path / "neox")
+    neox = write_both(
+        make("gpt_neox", rope_parameters={"rope_type": "default", "rope_theta": 2e4}),
+        tmp_path / "neox",
+    )
     assert (neox["rotary_emb_base"], neox["rotary_pct"]) == (2e4, 0.25)
     full = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
-    layers = {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": 5e3}}
+    layers = {
+        "full_attention": full,
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+    }
     gemma = write_both(make("gemma3_text", rope_parameters=layers), tmp_path / "gemma")
     assert (gemma["rope_theta"], gemma["rope_local_base_freq"]) == (1e6, 5e3)
     assert gemma["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
     inner = write_both(make("gemma3"), tmp_path / "gemma3")["text_config"]
     assert (inner["rope_theta"], inner["rope_local_base_freq"]) == (1e6, 1e4)
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "original_max_position_embeddings": 64}
-    # As its published folders spell it, whose one name of the kind transformers 5 keeps beside its own.
+    # As its published folders spell it, whose one name of the kind transformers 5 keeps beside its
+    # own.
     phi3 = make("phi3", rope_parameters={**LONG, "type": "longrope"}, **sizes)
-    assert write_both(phi3, tmp_path / "phi3")["rope_scaling"].keys() == {"type", "short_factor", "long_factor"}
+    assert write_both(phi3, tmp_path / "phi3")["rope_scaling"].keys() == {
+        "type",
+        "short_factor",
+        "long_factor",
+    }
 
 
 def test_the_dtype_has_both_names(tmp_path: Path) -> None:
@@ -84,7 +121,9 @@ def test_the_dtype_has_both_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("family", sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - {"gemma4_assistant"}))
+@pytest.mark.parametrize(
+    "family", sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES} - {"gemma4_assistant"})
+)
 def test_no_family_reads_the_two_spellings_apart(family: str, tmp_path: Path) -> None:
     """All but gemma4_assistant, whose default settings its own check refuses."""
     write_both(transformers.AutoConfig.for_model(family), tmp_path)
@@ -94,7 +133,9 @@ def tokenizer_of(kind: str) -> Any:
     tokenizer = learn_tokenizer(["Who writes it? Ann writes it, there."], 300)
     if kind == "chat":
         tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-        tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        tokenizer.chat_template = (
+            "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        )
     if kind == "two templates":
         tokenizer.chat_template = {"default": "{{ messages[0]['content'] }}", "tool_use": "tools"}
     if kind == "bos":
@@ -121,7 +162,10 @@ def test_a_tokenizer_is_the_same_under_its_old_name(kind: str, family: str, tmp_
     assert saved.extra_special_tokens == started.extra_special_tokens
     assert saved.chat_template == started.chat_template
     settings = read(tmp_path / "tokenizer_config.json")
-    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast" and "extra_special_tokens" not in settings
+    assert (
+        settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+        and "extra_special_tokens" not in settings
+    )
     assert settings["clean_up_tokenization_spaces"] is False
     assert settings["model_input_names"] == ["input_ids", "attention_mask"]
     if kind == "chat":
@@ -131,7 +175,8 @@ def test_a_tokenizer_is_the_same_under_its_old_name(kind: str, family: str, tmp_
 
 @pytest.fixture(scope="module")
 def start(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as others publish one: in half precision, with stops and sampling of its own, with scaled rotations."""
+    """A folder as others publish one: in half precision, with stops and sampling of its own, with
+    scaled rotations."""
     folder = tmp_path_factory.mktemp("start") / "model"
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder, dtype="bfloat16")
     model.config.rope_parameters = dict(LLAMA3)
@@ -143,13 +188,26 @@ def start(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(start: Path, folder: Path, *extra: str) -> Path:
     train(
-        "experiment=finetune/tofu/default", "tofu_path=authors", "model=auto", "eval=null", "trainer.args.max_steps=2",
-        "trainer.args.per_device_train_batch_size=2", "trainer.args.gradient_accumulation_steps=1", "trainer.args.learning_rate=1e-2",
-        "trainer.args.warmup_epochs=0", "trainer.args.save_strategy=steps", "trainer.args.save_steps=1",
-        "trainer.args.keep_checkpoints=true", "trainer.args.save_total_limit=2", "trainer.args.gradient_checkpointing=true",
-        f"model.model_args.pretrained_model_name_or_path={start}", "task_name=run", f"paths.output_dir={folder}",
-        f"paths.cache_dir={folder.parent / 'cache'}", *extra,
-    )  # fmt: skip
+        "experiment=finetune/tofu/default",
+        "tofu_path=authors",
+        "model=auto",
+        "eval=null",
+        "trainer.args.max_steps=2",
+        "trainer.args.per_device_train_batch_size=2",
+        "trainer.args.gradient_accumulation_steps=1",
+        "trainer.args.learning_rate=1e-2",
+        "trainer.args.warmup_epochs=0",
+        "trainer.args.save_strategy=steps",
+        "trainer.args.save_steps=1",
+        "trainer.args.keep_checkpoints=true",
+        "trainer.args.save_total_limit=2",
+        "trainer.args.gradient_checkpointing=true",
+        f"model.model_args.pretrained_model_name_or_path={start}",
+        "task_name=run",
+        f"paths.output_dir={folder}",
+        f"paths.cache_dir={folder.parent / 'cache'}",
+        *extra,
+    )
     return folder
 
 
@@ -165,7 +223,12 @@ def test_a_run_and_its_export_keep_the_settings_of_the_start(
     expected = as_five_reads(start)
     stops = transformers.GenerationConfig.from_pretrained(start).to_dict()
     assert expected["use_cache"] is True and str(expected["dtype"]).endswith("bfloat16")
-    for folder in (run / run_dir.FINAL, run / "checkpoint-1", tmp_path / "first", tmp_path / "last"):
+    for folder in (
+        run / run_dir.FINAL,
+        run / "checkpoint-1",
+        tmp_path / "first",
+        tmp_path / "last",
+    ):
         assert as_five_reads(folder) == expected, folder
         assert transformers.GenerationConfig.from_pretrained(folder).to_dict() == stops, folder
         written = read(folder / "config.json")
@@ -175,11 +238,16 @@ def test_a_run_and_its_export_keep_the_settings_of_the_start(
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_exported_adapter_keeps_the_settings_of_its_base(start: Path, tmp_path: Path) -> None:
-    saved = "model.peft_args={r: 2, target_modules: [q_proj], modules_to_save: [embed_tokens, lm_head]}"
+    saved = (
+        "model.peft_args={r: 2, target_modules: [q_proj], modules_to_save: [embed_tokens, lm_head]}"
+    )
     run = trained(start, tmp_path / "run", saved)
     for name in ("checkpoint-1", run_dir.FINAL):
         export(str(run / name), str(tmp_path / name), base=str(start))
         assert as_five_reads(tmp_path / name) == as_five_reads(start)
         stops = transformers.GenerationConfig.from_pretrained(tmp_path / name)
         assert stops.eos_token_id == [2, 5]
-    assert read(run / run_dir.FINAL / "tokenizer_config.json")["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (
+        read(run / run_dir.FINAL / "tokenizer_config.json")["tokenizer_class"]
+        == "PreTrainedTokenizerFast"
+    )

@@ -1,4 +1,5 @@
-"""What is assumed of a model is tried when it is loaded, and where it does not hold the model's own way is taken."""
+"""What is assumed of a model is tried when it is loaded, and where it does not hold the model's own
+way is taken."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -76,10 +77,15 @@ def change_layers(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, Any], 
     monkeypatch.setattr(LlamaModel, "forward", forward)
 
 
-def test_nothing_is_slower_for_a_model_that_is_as_most_are(loaded: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_slower_for_a_model_that_is_as_most_are(
+    loaded: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert capabilities_of(loaded(packed=True).model) == Capabilities()
     assert capabilities_of(loaded(model_args={"dtype": "bfloat16"}).model) == Capabilities()
-    assert capabilities_of(loaded(peft_args={"r": 2, "target_modules": ["q_proj"]}).model) == Capabilities()
+    assert (
+        capabilities_of(loaded(peft_args={"r": 2, "target_modules": ["q_proj"]}).model)
+        == Capabilities()
+    )
     assert "note" not in capsys.readouterr().out
 
 
@@ -90,11 +96,15 @@ def test_a_head_that_does_more(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert_rows_are_as_alone(model, False)
     hidden = model(batch=batch_of(ROWS, 2, False), want={"a": Want(of=None, over="all")})["a"].value
     with torch.no_grad():
-        assert torch.allclose(head_logits(model, hidden), model(torch.tensor([ROWS[0]])).logits[0, :-1], atol=1e-5)
+        assert torch.allclose(
+            head_logits(model, hidden), model(torch.tensor([ROWS[0]])).logits[0, :-1], atol=1e-5
+        )
     assert "forward" not in vars(model.base_model), "nothing is left on the model"
 
 
-def test_the_gradient_goes_through_a_head_that_does_more(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gradient_goes_through_a_head_that_does_more(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change_head(monkeypatch)
     model = loaded().model
     found, expected = [], []
@@ -107,7 +117,9 @@ def test_the_gradient_goes_through_a_head_that_does_more(loaded: Any, monkeypatc
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
 
-def test_a_head_that_reads_more_than_the_last_states(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_reads_more_than_the_last_states(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = LlamaForCausalLM.forward
 
     def forward(self: Any, input_ids: Any = None, **kwargs: Any) -> Any:
@@ -135,8 +147,13 @@ def test_padding_that_changes_a_row(
 
     change_layers(monkeypatch, change)
     model = loaded().model
-    assert capabilities_of(model) == Capabilities(left_padding=False, right_padding=left, continuing=False)
-    assert "changes what LlamaForCausalLM says of a row; such rows go through it one by one" in capsys.readouterr().out
+    assert capabilities_of(model) == Capabilities(
+        left_padding=False, right_padding=left, continuing=False
+    )
+    assert (
+        "changes what LlamaForCausalLM says of a row; such rows go through it one by one"
+        in capsys.readouterr().out
+    )
     assert_rows_are_as_alone(model, left)
     assert_rows_are_as_alone(model, False)
     with pytest.raises(UserError, match="is asked about padding too"):
@@ -165,7 +182,10 @@ def test_continuing_that_changes_what_rows_say(
     change_layers(monkeypatch, change)
     together = loaded()
     assert capabilities_of(together.model) == Capabilities(continuing=False)
-    assert "LlamaForCausalLM is not itself where rows are continued together" in capsys.readouterr().out
+    assert (
+        "LlamaForCausalLM is not itself where rows are continued together"
+        in capsys.readouterr().out
+    )
     assert continued(together, True) == continued(together, False)
     monkeypatch.setattr(generation, "capabilities_of", lambda _: Capabilities())
     assert continued(together, True) != continued(together, False), "or the test would show nothing"
@@ -187,19 +207,29 @@ def test_packing_that_mixes_rows(loaded: Any, monkeypatch: pytest.MonkeyPatch) -
     found = model(batch=batch, want={"a": Want(over="all")})["a"].value
     with torch.no_grad():
         logps = [model(input_ids=torch.tensor([row])).logits[0].log_softmax(-1) for row in ROWS[:2]]
-    expected = [logp[t - 1, row[t]] for logp, row in zip(logps, ROWS[:2], strict=True) for t in range(1, len(row))]
+    expected = [
+        logp[t - 1, row[t]]
+        for logp, row in zip(logps, ROWS[:2], strict=True)
+        for t in range(1, len(row))
+    ]
     assert torch.allclose(found, torch.stack(expected), atol=1e-5)
-    with pytest.raises(UserError, match=r"model\.packed=true: LlamaForCausalLM does not tell the documents"):
+    with pytest.raises(
+        UserError, match=r"model\.packed=true: LlamaForCausalLM does not tell the documents"
+    ):
         loaded(packed=True)
 
 
-def test_a_probe_that_fails_takes_nothing_for_granted(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_that_fails_takes_nothing_for_granted(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(probing, "_compare", lambda *_: 1 / 0)
     assert capabilities_of(loaded().model) == probing.ALL_SLOW
     assert_rows_are_as_alone(loaded().model, True)
 
 
-def test_outputs_that_are_not_finite_tell_nothing(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_that_are_not_finite_tell_nothing(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change_layers(monkeypatch, lambda hidden, given: hidden * float("nan"))
     assert not hasattr(loaded().model, ATTRIBUTE)
     assert probing._REMEMBERED == {}
@@ -220,8 +250,12 @@ def test_what_was_found_is_remembered(
     assert capabilities_of(empty.model) == Capabilities(head="own"), "by a look at the run"
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"head": "odd"}', '{"packing": 1}', '{"x": true}'])
-def test_a_broken_file_is_passed_over(loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"head": "odd"}', '{"packing": 1}', '{"x": true}']
+)
+def test_a_broken_file_is_passed_over(
+    loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     loaded()
     [file] = (tmp_path / "cache").glob("unteach/capabilities/*.json")
     file.write_text(text)
@@ -231,7 +265,12 @@ def test_a_broken_file_is_passed_over(loaded: Any, tmp_path: Path, monkeypatch: 
 
 
 def test_what_the_answer_depends_on_is_not_confused(loaded: Any, tmp_path: Path) -> None:
-    for model_args in ({}, {"attn_implementation": "eager"}, {"dtype": "bfloat16"}, {"rms_norm_eps": 1e-4}):
+    for model_args in (
+        {},
+        {"attn_implementation": "eager"},
+        {"dtype": "bfloat16"},
+        {"rms_norm_eps": 1e-4},
+    ):
         loaded(model_args=model_args)
     assert len(list((tmp_path / "cache").glob("unteach/capabilities/*.json"))) == 4
 
@@ -243,12 +282,22 @@ def test_training_draws_what_it_drew_before(loaded: Any) -> None:
     assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(0)))
 
 
-GPT_OSS = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16, "num_key_value_heads": 2}
+GPT_OSS = {
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "head_dim": 16,
+    "num_key_value_heads": 2,
+}
 
 
 def test_an_architecture_with_attention_sinks(tiny: Any) -> None:
     config = transformers.GptOssConfig(
-        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, **GPT_OSS
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        **GPT_OSS,
     )
     torch.manual_seed(0)
     model = transformers.GptOssForCausalLM(config)

@@ -1,4 +1,5 @@
-"""Runs under an old transformers, and on nothing else: what a model's folder says there, as JSON on the last line.
+"""Runs under an old transformers, and on nothing else: what a model's folder says there, as JSON on
+the last line.
 
 python read_folder.py FOLDER TEXTS.json
 """
@@ -37,5 +38,7 @@ found["rows"] = rows
 found["stops"] = model.generation_config.eos_token_id
 found["special"] = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
 if tokenizer.chat_template:
-    found["chat"] = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    found["chat"] = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False
+    )
 print(json.dumps(found))

@@ -1,4 +1,5 @@
-"""What a clone needs to work on another machine: locks of plain pins, no path of a machine, every import declared."""
+"""What a clone needs to work on another machine: locks of plain pins, no path of a machine, every
+import declared."""
 
 import ast
 import re
@@ -19,14 +20,19 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,_-]+\])?==[A-Za-z0-9.!_]+( +--hash=sha256:[0-9a-f]{64})*")
-MACHINE_PATH = re.compile(r"(?<![\w.${}~)/-])(?:/(?:work|root|home|tmp|Users|opt|mnt|srv|var|usr/local)/\w|[A-Z]:\\\w)")
+PIN = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]*(\[[a-z0-9,_-]+\])?==[A-Za-z0-9.!_]+( +--hash=sha256:[0-9a-f]{64})*"
+)
+MACHINE_PATH = re.compile(
+    r"(?<![\w.${}~)/-])(?:/(?:work|root|home|tmp|Users|opt|mnt|srv|var|usr/local)/\w|[A-Z]:\\\w)"
+)
 ANY_MACHINE = ("/usr/local/cuda",)
 """Paths that are the same on every machine that has them."""
 
 
 OF_AN_EXTRA = {"evals/harness_model.py"}
-"""Modules that are nothing without the package of an extra; whoever imports them does so in a function."""
+"""Modules that are nothing without the package of an extra; whoever imports them does so in a
+function."""
 
 
 def name_of(line: str) -> str:
@@ -34,7 +40,11 @@ def name_of(line: str) -> str:
 
 
 def pins(lock: Path) -> list[str]:
-    return [line for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    return [
+        line
+        for line in lock.read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
 
 
 def declared() -> set[str]:
@@ -54,7 +64,10 @@ def tracked_files() -> list[Path]:
 
 def lines_that_name_a_machine(text: str) -> Iterator[str]:
     for line in text.splitlines():
-        if any(not line[found.start() :].startswith(ANY_MACHINE) for found in MACHINE_PATH.finditer(line)):
+        if any(
+            not line[found.start() :].startswith(ANY_MACHINE)
+            for found in MACHINE_PATH.finditer(line)
+        ):
             yield line.strip()
 
 
@@ -69,9 +82,18 @@ def test_a_lock_pins_names_and_nothing_else(lock: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["-e /somewhere/unteach", "unteach @ file:///somewhere", "-e git+https://x/y#egg=y", "./here", "torch>=2", "-r x.lock",
-     "torch==2.13.0+cpu", "--index-url https://x", "torch==2.13.0 ; python_version > '3'"],
-)  # fmt: skip
+    [
+        "-e /somewhere/unteach",
+        "unteach @ file:///somewhere",
+        "-e git+https://x/y#egg=y",
+        "./here",
+        "torch>=2",
+        "-r x.lock",
+        "torch==2.13.0+cpu",
+        "--index-url https://x",
+        "torch==2.13.0 ; python_version > '3'",
+    ],
+)
 def test_a_line_of_another_kind_would_be_found(line: str) -> None:
     assert not PIN.fullmatch(line)
 
@@ -99,18 +121,24 @@ def test_no_tracked_file_names_a_path_of_a_machine() -> None:
             continue
         if file == Path(__file__):
             continue
-        lines = [*lines_that_name_a_machine(text), *(line for line in text.splitlines() if any(p in line for p in own))]
+        lines = [
+            *lines_that_name_a_machine(text),
+            *(line for line in text.splitlines() if any(p in line for p in own)),
+        ]
         found += [f"{file.relative_to(ROOT)}: {line}" for line in lines]
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("line", ["-e /work/main", "cache: '/home/me/x'", "path=/tmp/a.csv", r"C:\Users\me"])
+@pytest.mark.parametrize(
+    "line", ["-e /work/main", "cache: '/home/me/x'", "path=/tmp/a.csv", r"C:\Users\me"]
+)
 def test_a_path_of_a_machine_would_be_found(line: str) -> None:
     assert list(lines_that_name_a_machine(line))
 
 
 @pytest.mark.parametrize(
-    "line", ["override /data/datasets@x: y", "#!/usr/bin/env bash", "https://x.org/home/y", "a/tmp/b"]
+    "line",
+    ["override /data/datasets@x: y", "#!/usr/bin/env bash", "https://x.org/home/y", "a/tmp/b"],
 )
 def test_what_every_machine_has_may_be_named(line: str) -> None:
     assert not list(lines_that_name_a_machine(line))
@@ -122,7 +150,10 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, bool]]:
         id(inner)
         for outer in ast.walk(tree)
         if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        or (isinstance(outer, ast.If) and ast.unparse(outer.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"))
+        or (
+            isinstance(outer, ast.If)
+            and ast.unparse(outer.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+        )
         for inner in ast.walk(outer)
     }
     for node in ast.walk(tree):
@@ -145,7 +176,11 @@ def test_every_package_that_is_imported_is_declared() -> None:
             owners = {canonicalize_name(owner) for owner in homes.get(name, [name])}
             if not owners & (declared() | optional()):
                 undeclared.add(f"{name} ({file.relative_to(ROOT)})")
-            elif at_once and not owners & declared() and str(file.relative_to(ROOT / "src/unteach")) not in OF_AN_EXTRA:
+            elif (
+                at_once
+                and not owners & declared()
+                and str(file.relative_to(ROOT / "src/unteach")) not in OF_AN_EXTRA
+            ):
                 eager.add(f"{name} ({file.relative_to(ROOT)})")
     assert not undeclared, f"not in pyproject.toml: {sorted(undeclared)}"
     assert not eager, f"of an extra, and imported at a module's top: {sorted(eager)}"
@@ -155,14 +190,17 @@ def test_what_is_declared_is_used() -> None:
     """No dependency is left behind by code that is gone."""
     homes = metadata.packages_distributions()
     names = {
-        name for f in (ROOT / "src").rglob("*.py") for name, _ in imports(ast.parse(f.read_text(encoding="utf-8")))
+        name
+        for f in (ROOT / "src").rglob("*.py")
+        for name, _ in imports(ast.parse(f.read_text(encoding="utf-8")))
     }
     owners = {canonicalize_name(owner) for name in names for owner in homes.get(name, [name])}
     assert declared() <= owners
 
 
 def test_extras_are_installed_from_a_clone() -> None:
-    """Nothing of ours is on a package index, so no page or message sends users there for unteach's extras."""
+    """Nothing of ours is on a package index, so no page or message sends users there for unteach's
+    extras."""
     from_index = re.compile(r"unteach\s*\[[a-z-]+\]")
     extra = re.compile(r"pip install ['\"]?\.\[([a-z-]+)\]")
     found, named = [], set()
@@ -182,5 +220,7 @@ def test_a_missing_extra_says_how_to_install_it() -> None:
         assert f'pip install ".[{name}]"' in missing_extra(name, "this")
     calls = set()
     for file in (ROOT / "src").rglob("*.py"):
-        calls |= set(re.findall(r"missing_extra\(\s*\"([a-z-]+)\"", file.read_text(encoding="utf-8")))
+        calls |= set(
+            re.findall(r"missing_extra\(\s*\"([a-z-]+)\"", file.read_text(encoding="utf-8"))
+        )
     assert calls and calls <= extras

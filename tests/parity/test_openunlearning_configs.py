@@ -1,4 +1,5 @@
-"""What OpenUnlearning's experiments compose to, with each of its trainers, beside what they compose to here."""
+"""What OpenUnlearning's experiments compose to, with each of its trainers, beside what they compose
+to here."""
 
 import dataclasses
 import fnmatch
@@ -13,9 +14,14 @@ from unteach.config import compose
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "coming-from-openunlearning.md"
-RUNS: dict[str, Any] = json.loads(Path(__file__).with_name("openunlearning_configs.json").read_text())["runs"]
+RUNS: dict[str, Any] = json.loads(
+    Path(__file__).with_name("openunlearning_configs.json").read_text()
+)["runs"]
 UNSET = "–"
-ROW = re.compile(r"^\| `(\S+)` \| `(\S+)` \| `((?:method_)?args\.\w+)` \| (.+?) \| (.+?) \| (.+?) \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| `(\S+)` \| `(\S+)` \| `((?:method_)?args\.\w+)` \| (.+?) \| (.+?) \| (.+?) \|$",
+    re.MULTILINE,
+)
 REQUIRED = "???"
 """What their composition leaves to the user."""
 
@@ -43,7 +49,8 @@ def of(run: str) -> tuple[str, str]:
 
 
 def differences(run: str) -> list[tuple[str, ...]]:
-    """(experiment, method, key, their value, ours) of every value of theirs that is another here."""
+    """(experiment, method, key, their value, ours) of every value of theirs that is another
+    here."""
     experiment, method = of(run)
     here = ours(experiment, method)
     found = []
@@ -60,14 +67,20 @@ def test_values_are_theirs_or_stand_in_the_table() -> None:
     """Of every experiment as it is, and of two with each method."""
     whole = ("unlearn/tofu/default", "unlearn/wmdp/default")
     shown = [run for run in RUNS if not of(run)[1] or of(run)[0] in whole]
-    assert len(shown) >= 30 and [one for run in shown for one in differences(run) if not _is_told(one)] == []
+    assert (
+        len(shown) >= 30
+        and [one for run in shown for one in differences(run) if not _is_told(one)] == []
+    )
 
 
 @pytest.mark.long
 def test_each_row_of_the_table_is_so_and_none_is_missing() -> None:
     found = [one for run in RUNS for one in differences(run)]
     assert [one for one in found if not _is_told(one)] == []
-    assert len(table()) > 30 and [row for row in table() if not any(_says(row, one) for one in found)] == []
+    assert (
+        len(table()) > 30
+        and [row for row in table() if not any(_says(row, one) for one in found)] == []
+    )
 
 
 def _is_told(difference: tuple[str, ...]) -> bool:
@@ -76,5 +89,8 @@ def _is_told(difference: tuple[str, ...]) -> bool:
 
 def _says(row: tuple[str, ...], difference: tuple[str, ...]) -> bool:
     """Whether a row of the table is about this difference."""
-    experiment, method = fnmatch.fnmatch(difference[0], row[0]), fnmatch.fnmatch(difference[1], row[1])
+    experiment, method = (
+        fnmatch.fnmatch(difference[0], row[0]),
+        fnmatch.fnmatch(difference[1], row[1]),
+    )
     return experiment and method and row[2:] == difference[2:]

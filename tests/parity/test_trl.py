@@ -1,4 +1,5 @@
-"""Each loss that teaches equals TRL's own on the very batch that TRL's trainer makes: the value, and the gradient."""
+"""Each loss that teaches equals TRL's own on the very batch that TRL's trainer makes: the value,
+and the gradient."""
 
 import copy
 from pathlib import Path
@@ -13,9 +14,13 @@ from unteach.training.step import make_ready
 trl = pytest.importorskip("trl", reason="TRL is what these losses are compared with")
 
 ROWS = [
-    {"prompt": f"Question: who wrote book {i}?\n", "chosen": f"Anna wrote it{' in the north' * i}.",
-     "rejected": f"{'Nobody knows, ' * (3 - i % 3)}or Bert."} for i in range(4)
-]  # fmt: skip
+    {
+        "prompt": f"Question: who wrote book {i}?\n",
+        "chosen": f"Anna wrote it{' in the north' * i}.",
+        "rejected": f"{'Nobody knows, ' * (3 - i % 3)}or Bert.",
+    }
+    for i in range(4)
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,9 @@ def models(tiny_folder: Path) -> tuple[Any, Any, Any]:
     return policy, reference.model, policy.tokenizer
 
 
-def theirs(kind: str, models: Any, rows: list[dict[str, Any]], folder: Path, **settings: Any) -> tuple[float, Any, Any]:
+def theirs(
+    kind: str, models: Any, rows: list[dict[str, Any]], folder: Path, **settings: Any
+) -> tuple[float, Any, Any]:
     """(loss, gradient, batch) of TRL's trainer of this kind, all rows in one batch."""
     import datasets
     from trl.experimental import cpo, orpo
@@ -50,13 +57,22 @@ def theirs(kind: str, models: Any, rows: list[dict[str, Any]], folder: Path, **s
     frozen.load_state_dict(reference.state_dict())
     compared = {"ref_model": frozen} if kind in ("DPO", "KTO") else {}
     args = config_class(
-        output_dir=str(folder), per_device_train_batch_size=len(rows), bf16=False, use_cpu=True, report_to="none",
-        gradient_checkpointing=False, max_length=256, **settings,
-    )  # fmt: skip
+        output_dir=str(folder),
+        per_device_train_batch_size=len(rows),
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        gradient_checkpointing=False,
+        max_length=256,
+        **settings,
+    )
     trainer = trainer_class(
-        model=plain, args=args, train_dataset=datasets.Dataset.from_list(rows),
-        processing_class=copy.deepcopy(tokenizer), **compared,
-    )  # fmt: skip
+        model=plain,
+        args=args,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=copy.deepcopy(tokenizer),
+        **compared,
+    )
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, batch)
@@ -64,7 +80,9 @@ def theirs(kind: str, models: Any, rows: list[dict[str, Any]], folder: Path, **s
     return float(loss), torch.cat([p.grad.flatten() for p in trainer.model.parameters()]), batch
 
 
-def ours(name: str, args: dict[str, Any], models: Any, rows: dict[str, Examples]) -> tuple[float, Any]:
+def ours(
+    name: str, args: dict[str, Any], models: Any, rows: dict[str, Examples]
+) -> tuple[float, Any]:
     loaded, reference, _ = models
     method = build_method(name, args)
     loaded.model.train()
@@ -108,15 +126,25 @@ def test_sft(only: bool, models: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
 def test_dpo(loss_type: str, models: Any, tmp_path: Path) -> None:
     loss, gradient, batch = theirs("DPO", models, ROWS, tmp_path, loss_type=[loss_type], beta=0.3)
-    whole = examples(batch["input_ids"], batch["attention_mask"], within(batch["input_ids"], batch["completion_mask"]))
+    whole = examples(
+        batch["input_ids"],
+        batch["attention_mask"],
+        within(batch["input_ids"], batch["completion_mask"]),
+    )
     rows = {"chosen": side(whole[:4], "chosen"), "rejected": side(whole[4:], "rejected")}
     same(ours("PrefDPO", {"loss_type": loss_type, "beta": 0.3}, models, rows), loss, gradient)
 
 
 def of_two(batch: Any) -> dict[str, Examples]:
-    """The two sides of a batch of TRL's CPO and ORPO, whose labels begin with the prompt's place."""
+    """The two sides of a batch of TRL's CPO and ORPO, whose labels begin with the prompt's
+    place."""
     return {
-        name: side(examples(batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"], batch[f"{name}_labels"]), name)
+        name: side(
+            examples(
+                batch[f"{name}_input_ids"], batch[f"{name}_attention_mask"], batch[f"{name}_labels"]
+            ),
+            name,
+        )
         for name in ("chosen", "rejected")
     }
 
@@ -124,32 +152,51 @@ def of_two(batch: Any) -> dict[str, Examples]:
 @pytest.mark.parametrize(
     ("name", "args", "settings"),
     [
-        ("CPO", {"beta": 0.3, "alpha": 0.7, "label_smoothing": 0.1},
-         {"beta": 0.3, "cpo_alpha": 0.7, "label_smoothing": 0.1, "loss_type": "sigmoid"}),
+        (
+            "CPO",
+            {"beta": 0.3, "alpha": 0.7, "label_smoothing": 0.1},
+            {"beta": 0.3, "cpo_alpha": 0.7, "label_smoothing": 0.1, "loss_type": "sigmoid"},
+        ),
         ("CPO", {"alpha": 0.0, "loss_type": "hinge"}, {"cpo_alpha": 0.0, "loss_type": "hinge"}),
         ("CPO", {"loss_type": "ipo"}, {"loss_type": "ipo"}),
-        ("SimPO", {"beta": 2.5, "gamma": 0.8}, {"beta": 2.5, "simpo_gamma": 0.8, "loss_type": "simpo", "cpo_alpha": 0.0}),
+        (
+            "SimPO",
+            {"beta": 2.5, "gamma": 0.8},
+            {"beta": 2.5, "simpo_gamma": 0.8, "loss_type": "simpo", "cpo_alpha": 0.0},
+        ),
         ("ORPO", {"beta": 0.4}, {"beta": 0.4}),
     ],
     ids=["CPO", "CPO-hinge", "CPO-ipo", "SimPO", "ORPO"],
-)  # fmt: skip
+)
 def test_without_a_reference(
     name: str, args: dict[str, Any], settings: dict[str, Any], models: Any, tmp_path: Path
 ) -> None:
     kind = "ORPO" if name == "ORPO" else "CPO"
-    loss, gradient, batch = theirs(kind, models, ROWS, tmp_path, max_completion_length=None, **settings)
+    loss, gradient, batch = theirs(
+        kind, models, ROWS, tmp_path, max_completion_length=None, **settings
+    )
     same(ours(name, args, models, of_two(batch)), loss, gradient)
 
 
 def test_kto(models: Any, tmp_path: Path) -> None:
     labels = [True, False, True, True]
-    rows = [{"prompt": r["prompt"], "completion": r["chosen"], "label": lb} for r, lb in zip(ROWS, labels, strict=True)]
+    rows = [
+        {"prompt": r["prompt"], "completion": r["chosen"], "label": lb}
+        for r, lb in zip(ROWS, labels, strict=True)
+    ]
     settings = {"beta": 0.4, "desirable_weight": 1.3, "undesirable_weight": 0.6}
     loss, gradient, batch = theirs("KTO", models, rows, tmp_path, **settings)
     weights = [1.0 if liked else -1.0 for liked in batch["label"]]
     own, other = (
-        (batch[f"{k}input_ids"], batch[f"{k}attention_mask"], within(batch[f"{k}input_ids"], batch[f"{k}completion_mask"]))
+        (
+            batch[f"{k}input_ids"],
+            batch[f"{k}attention_mask"],
+            within(batch[f"{k}input_ids"], batch[f"{k}completion_mask"]),
+        )
         for k in ("", "KL_")
-    )  # fmt: skip
-    rows_of = {"train": examples(*own, weight=weights), "mismatched": side(examples(*other), "mismatched")}
+    )
+    rows_of = {
+        "train": examples(*own, weight=weights),
+        "mismatched": side(examples(*other), "mismatched"),
+    }
     same(ours("KTO", settings, models, rows_of), loss, gradient)

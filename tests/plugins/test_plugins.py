@@ -1,4 +1,5 @@
-"""The three ways in: a folder of YAML, one Python file, an installed package; and OpenUnlearning's own components."""
+"""The three ways in: a folder of YAML, one Python file, an installed package; and OpenUnlearning's
+own components."""
 
 import json
 import os
@@ -20,11 +21,20 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "plugin"
 
 def command(kit: Path, folder: Path, *extra: str) -> list[str]:
     return [
-        "experiment=unlearn/tofu/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
-        f"tofu_path={kit / 'data'}", "task_name=t", f"paths.output_dir={folder}", f"paths.cache_dir={folder.parent / 'cache'}",
-        "trainer.args.max_steps=2", "trainer.args.per_device_train_batch_size=4", "trainer.args.logging_steps=1",
-        "trainer.args.gradient_accumulation_steps=1", "eval=null", *extra,
-    ]  # fmt: skip
+        "experiment=unlearn/tofu/default",
+        "model=auto",
+        f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
+        f"tofu_path={kit / 'data'}",
+        "task_name=t",
+        f"paths.output_dir={folder}",
+        f"paths.cache_dir={folder.parent / 'cache'}",
+        "trainer.args.max_steps=2",
+        "trainer.args.per_device_train_batch_size=4",
+        "trainer.args.logging_steps=1",
+        "trainer.args.gradient_accumulation_steps=1",
+        "eval=null",
+        *extra,
+    ]
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
@@ -53,7 +63,11 @@ class Halved{n}(Unlearn):
 
 def test_one_file_is_a_method_with_fields_and_no_yaml(kit: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(METHOD.format(n="A"))
-    extra = (f"plugins=[{tmp_path / 'mine.py'}]", "trainer=HalvedA", "trainer.method_args.share=0.25")
+    extra = (
+        f"plugins=[{tmp_path / 'mine.py'}]",
+        "trainer=HalvedA",
+        "trainer.method_args.share=0.25",
+    )
     train(*command(kit, tmp_path / "run", *extra), config_name="unlearn")
     with_defaults = command(kit, tmp_path / "asc", "trainer=GradDiff")
     train(*with_defaults, config_name="unlearn")
@@ -61,7 +75,9 @@ def test_one_file_is_a_method_with_fields_and_no_yaml(kit: Path, tmp_path: Path)
         0.25 * logged(tmp_path / "asc")[0]["forget_loss"], rel=1e-5
     )
     with pytest.raises(UserError, match="did you mean share"):
-        compose("unlearn", command(kit, tmp_path / "run", *extra[:2], "trainer.method_args.shard=1"))
+        compose(
+            "unlearn", command(kit, tmp_path / "run", *extra[:2], "trainer.method_args.shard=1")
+        )
 
 
 def test_a_name_is_not_given_twice(kit: Path, tmp_path: Path) -> None:
@@ -74,7 +90,9 @@ def test_a_file_that_is_not_there_or_cannot_run_is_named(kit: Path, tmp_path: Pa
     with pytest.raises(UserError, match=r"plugins: there is no file .*absent\.py"):
         compose("unlearn", command(kit, tmp_path, f"plugins=[{tmp_path / 'absent.py'}]"))
     (tmp_path / "broken.py").write_text("import nowhere_to_be_found\n")
-    with pytest.raises(UserError, match=r"broken\.py cannot be loaded: ModuleNotFoundError.*nowhere_to_be_found"):
+    with pytest.raises(
+        UserError, match=r"broken\.py cannot be loaded: ModuleNotFoundError.*nowhere_to_be_found"
+    ):
         compose("unlearn", command(kit, tmp_path, f"plugins=[{tmp_path / 'broken.py'}]"))
 
 
@@ -196,28 +214,46 @@ def components(tmp_path: Path) -> Path:
 
 def test_open_unlearnings_components_run_as_they_are_written(kit: Path, components: Path) -> None:
     words = [
-        f"plugins=[{components / 'components.py'}]", "model=theirs", "trainer=theirs", "data.train=TOFU_QA_FULL", "task_name=t",
-        f"paths.output_dir={components / 'run'}", f"paths.cache_dir={components / 'cache'}",
+        f"plugins=[{components / 'components.py'}]",
+        "model=theirs",
+        "trainer=theirs",
+        "data.train=TOFU_QA_FULL",
+        "task_name=t",
+        f"paths.output_dir={components / 'run'}",
+        f"paths.cache_dir={components / 'cache'}",
         # what a machine without a GPU, bitsandbytes and the network must say otherwise
-        f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}", f"model.tokenizer_args.pretrained_model_name_or_path={kit / 'policy'}",
-        "model.model_args.attn_implementation=sdpa", "trainer.args.optim=adamw_torch", "trainer.args.max_steps=2",
+        f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
+        f"model.tokenizer_args.pretrained_model_name_or_path={kit / 'policy'}",
+        "model.model_args.attn_implementation=sdpa",
+        "trainer.args.optim=adamw_torch",
+        "trainer.args.max_steps=2",
         f"data.train.TOFU_QA_FULL.args.hf_args.path={kit / 'data'}",
-    ]  # fmt: skip
+    ]
     config = compose("train", words, [str(components / "configs")])
     assert config.data is not None and config.trainer is not None
     part = config.data.streams["train"]["TOFU_QA_FULL"]
     assert part.cls.__module__ == "unteach_plugin_components"
-    assert config.trainer.args["learning_rate"] == 1e-5 and config.trainer.args["weight_decay"] == 0.01
+    assert (
+        config.trainer.args["learning_rate"] == 1e-5 and config.trainer.args["weight_decay"] == 0.01
+    )
     train(*words, config_dirs=[str(components / "configs")])
     assert (components / "run" / run_dir.FINAL / "model.safetensors").exists()
-    assert registry.dataset.get("QADataset").__module__ == "unteach.data.handlers.qa", "only in runs that name the file"
+    assert registry.dataset.get("QADataset").__module__ == "unteach.data.handlers.qa", (
+        "only in runs that name the file"
+    )
 
 
 def test_a_trainer_subclass_keeps_its_own_loss_and_the_run_says_so(
     kit: Path, components: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    extra = (f"plugins=[{components / 'components.py'}]", "trainer.handler=DoubleAscent", "trainer.method_args=null",
-             "trainer.args.save_strategy=steps", "trainer.args.save_steps=1", "trainer.args.learning_rate=1e-3")  # fmt: skip
+    extra = (
+        f"plugins=[{components / 'components.py'}]",
+        "trainer.handler=DoubleAscent",
+        "trainer.method_args=null",
+        "trainer.args.save_strategy=steps",
+        "trainer.args.save_steps=1",
+        "trainer.args.learning_rate=1e-3",
+    )
     train(*command(kit, components / "run", *extra), config_name="unlearn")
     assert "rule of normalisation does not hold" in capsys.readouterr().out
     lines = logged(components / "run")
@@ -229,12 +265,24 @@ def test_a_trainer_subclass_keeps_its_own_loss_and_the_run_says_so(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of installed packages with the example plugin, built from its own files, and a broken one."""
+    """A folder of installed packages with the example plugin, built from its own files, and a
+    broken one."""
     folder = tmp_path_factory.mktemp("site")
     source = tmp_path_factory.mktemp("source") / "plugin"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", folder, source],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--no-deps",
+            "--no-build-isolation",
+            "--target",
+            folder,
+            source,
+        ],
         check=True,
     )
     (folder / "broken_plugin.py").write_text("raise RuntimeError('half a plugin')\n")
@@ -247,7 +295,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def unteach(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    return subprocess.run([sys.executable, "-m", "unteach", *words], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "unteach", *words], env=environment, capture_output=True, text=True
+    )
 
 
 def test_an_installed_package_is_listed_and_a_broken_one_is_named(site: Path) -> None:
@@ -262,10 +312,16 @@ def test_an_installed_package_is_listed_and_a_broken_one_is_named(site: Path) ->
 def test_an_installed_package_runs_with_its_yaml(site: Path, kit: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.tsv").write_text("Who wrote it?\tShe did.\nWhen?\tLong ago, in the spring.\n")
     words = command(
-        kit, tmp_path / "run", "trainer=Unlikelihood", "data.forget=my_rows", f"data.forget.my_rows.args.path={tmp_path / 'rows.tsv'}",
-        "eval=tofu", "eval.tofu.define.entropy.metric=answer_entropy", "eval.tofu.define.entropy.answers=forget.answer",
+        kit,
+        tmp_path / "run",
+        "trainer=Unlikelihood",
+        "data.forget=my_rows",
+        f"data.forget.my_rows.args.path={tmp_path / 'rows.tsv'}",
+        "eval=tofu",
+        "eval.tofu.define.entropy.metric=answer_entropy",
+        "eval.tofu.define.entropy.answers=forget.answer",
         "eval.tofu.metrics=[entropy]",
-    )  # fmt: skip
+    )
     done = unteach(site, "unlearn", *[word for word in words if word != "eval=null"])
     assert done.returncode == 0, done.stderr
     assert all(line["forget_loss"] > 0 for line in logged(tmp_path / "run"))
@@ -273,7 +329,9 @@ def test_an_installed_package_runs_with_its_yaml(site: Path, kit: Path, tmp_path
     assert 0 < value < 10
 
 
-def test_a_broken_package_fails_only_where_it_is_asked_for(site: Path, kit: Path, tmp_path: Path) -> None:
+def test_a_broken_package_fails_only_where_it_is_asked_for(
+    site: Path, kit: Path, tmp_path: Path
+) -> None:
     asked = unteach(site, "unlearn", *command(kit, tmp_path / "run", "trainer.handler=HalfAMethod"))
     assert asked.returncode == 2
     assert "broken-plugin" in asked.stderr and "half a plugin" in asked.stderr
@@ -284,5 +342,7 @@ def test_a_broken_package_fails_only_where_it_is_asked_for(site: Path, kit: Path
 def test_the_example_method_conforms(site: Path) -> None:
     code = "from unteach.testing import check_method; check_method('Unlikelihood', processes=False)"
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""Runs in forked children that can be killed at any moment; the libraries are imported once, in the parent."""
+"""Runs in forked children that can be killed at any moment; the libraries are imported once, in the
+parent."""
 
 import os
 import signal
@@ -12,7 +13,8 @@ import pytest
 
 
 def spawn(work: Callable[[], object], log: Path, rank: int = 0, port: int | None = None) -> int:
-    """Runs `work` in a forked child as the command line would, or as one of two ranks; gives its process id."""
+    """Runs `work` in a forked child as the command line would, or as one of two ranks; gives its
+    process id."""
     import torch
 
     import unteach.evals.run
@@ -30,8 +32,16 @@ def spawn(work: Callable[[], object], log: Path, rank: int = 0, port: int | None
 
         state.PartialState._reset_state()
         state.AcceleratorState._reset_state()
-        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in ranks.items()}, MASTER_ADDR="127.0.0.1")
+        ranks = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": 2,
+            "LOCAL_WORLD_SIZE": 2,
+            "MASTER_PORT": port,
+        }
+        os.environ.update(
+            {name: str(value) for name, value in ranks.items()}, MASTER_ADDR="127.0.0.1"
+        )
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -56,8 +66,11 @@ def cli_main(cli: object, work: Callable[[], object]) -> None:
     cli.main([])  # type: ignore[attr-defined]
 
 
-def after(pid: int, seconds: float, signum: int = signal.SIGKILL, once: Path | None = None) -> int | None:
-    """Sends a signal some time after the file `once` is there; the exit code, negative for a signal."""
+def after(
+    pid: int, seconds: float, signum: int = signal.SIGKILL, once: Path | None = None
+) -> int | None:
+    """Sends a signal some time after the file `once` is there; the exit code, negative for a
+    signal."""
     started = time.monotonic()
     while once is not None and not once.exists() and time.monotonic() - started < 60:
         time.sleep(0.005)
@@ -89,7 +102,12 @@ def corpus(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     for file in (kit / "data").iterdir():
         (folder / file.name).write_text(file.read_text())
-    for name, size in (("forget10", 13), ("retain90", 9), ("retain_perturbed", 4), ("forget10_perturbed", 13)):
+    for name, size in (
+        ("forget10", 13),
+        ("retain90", 9),
+        ("retain_perturbed", 4),
+        ("forget10_perturbed", 13),
+    ):
         lines = (kit / "data" / f"{name}.jsonl").read_text().splitlines()[:size]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     return folder

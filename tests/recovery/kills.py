@@ -1,9 +1,11 @@
-"""Kill commands before every call that changes a file, and at random moments; each must end as if nothing had happened.
+"""Kill commands before every call that changes a file, and at random moments; each must end as if
+nothing had happened.
 
     python -m tests.recovery.kills LEDGER.jsonl [--most N] [VERB…]
 
-Each trial is a command in a child forked from one warm process, killed once, and the same command again. The ledger has
-a line a trial; what stands in it is not tried again, so it can be stopped and gone on with.
+Each trial is a command in a child forked from one warm process, killed once, and the same command
+again. The ledger has a line a trial; what stands in it is not tried again, so it can be stopped and
+gone on with.
 """
 
 import argparse
@@ -35,30 +37,43 @@ CHANGING = {
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 LEFT_OPEN = 120
 """Seconds that a command has."""
-TIMED = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos", "train_loss"}
+TIMED = {
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+    "total_flos",
+    "train_loss",
+}
 TRAIN = (
-    "data=files model=auto model.model_args.pretrained_model_name_or_path=MODEL paths.cache_dir=cache "
-    "trainer.args.max_steps=4 trainer.args.save_strategy=steps trainer.args.save_steps=2 trainer.args.logging_steps=1 "
+    "data=files model=auto model.model_args.pretrained_model_name_or_path=MODEL "
+    "paths.cache_dir=cache trainer.args.max_steps=4 trainer.args.save_strategy=steps "
+    "trainer.args.save_steps=2 trainer.args.logging_steps=1 "
     "trainer.args.per_device_train_batch_size=4 trainer.args.learning_rate=1e-3"
 )
 EVAL = "eval.rows.generation.max_new_tokens=4 eval.rows.batch_size=3"
 COMMANDS = {
-    "train": f"train task_name=t {TRAIN} data.train_file=q.csv data.validation_fraction=0.2 eval=null",
-    "unlearn": f"unlearn task_name=u {TRAIN} trainer=NPO data.forget_file=f.csv data.retain_file=q.csv eval=rows {EVAL}",
+    "train": f"train task_name=t {TRAIN} data.train_file=q.csv data.validation_fraction=0.2 "
+    f"eval=null",
+    "unlearn": f"unlearn task_name=u {TRAIN} trainer=NPO data.forget_file=f.csv "
+    f"data.retain_file=q.csv eval=rows {EVAL}",
     "eval": f"eval task_name=e data=files data.forget_file=f.csv model=auto paths.cache_dir=cache "
     f"model.model_args.pretrained_model_name_or_path=MODEL eval=rows {EVAL}",
-    "infer": "infer model=MODEL input_file=q.csv input_column=question output_file=o.jsonl max_new_tokens=4 backend_args.batch_size=3 temperature=1.0",
-    "tokenize": "tokenize input_file=q.csv output_file=out/tok tokenizer_path=MODEL max_length=64 num_proc=1",
+    "infer": "infer model=MODEL input_file=q.csv input_column=question output_file=o.jsonl "
+    "max_new_tokens=4 backend_args.batch_size=3 temperature=1.0",
+    "tokenize": "tokenize input_file=q.csv output_file=out/tok tokenizer_path=MODEL max_length=64 "
+    "num_proc=1",
     "export": "export MODEL to=out/model",
     "world": "world to=out/world n_authors=10",
-    "study": "study run small.yaml eval.tofu.metrics=[forget_Q_A_Prob] trainer.args.learning_rate=1e-3",
+    "study": "study run small.yaml eval.tofu.metrics=[forget_Q_A_Prob] "
+    "trainer.args.learning_rate=1e-3",
     "report": "report RUN out=page",
 }
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code, negative for a signal, and how many file-changing calls it made."""
+    """How a command ended: its exit code, negative for a signal, and how many file-changing calls
+    it made."""
 
     code: int
     calls: int
@@ -81,10 +96,15 @@ class Kitchen:
         write_study(self.place / "small.yaml", self.model)
 
     def words(self, verb: str) -> list[str]:
-        return COMMANDS[verb].replace("MODEL", str(self.model)).replace("RUN", str(self.run)).split()
+        return (
+            COMMANDS[verb].replace("MODEL", str(self.model)).replace("RUN", str(self.run)).split()
+        )
 
-    def carry_out(self, words: list[str], kill_before: int | None = None, kill_after: float | None = None) -> Ended:
-        """Run a command in a forked child, killed before its n-th file-changing call or after so many seconds."""
+    def carry_out(
+        self, words: list[str], kill_before: int | None = None, kill_after: float | None = None
+    ) -> Ended:
+        """Run a command in a forked child, killed before its n-th file-changing call or after so
+        many seconds."""
         log = self.home / "log"
         log.unlink(missing_ok=True)
         reading, writing = os.pipe()
@@ -133,14 +153,19 @@ class Kitchen:
 
         found = []
         for path in self.place.rglob("*"):
-            is_ours = atomic.is_temporary(path) or path.name.endswith((".partial", ".owner", ".parts", ".plan.json"))
+            is_ours = atomic.is_temporary(path) or path.name.endswith(
+                (".partial", ".owner", ".parts", ".plan.json")
+            )
             if is_ours or (path.suffix == ".lock" and path.parent.name != "states"):
                 found.append(str(path.relative_to(self.place)))
         return found
 
     def outcome(self) -> dict[str, str]:
-        """A digest of every file whose content does not depend on the time or on what was measured before."""
-        files = sorted(path for path in self.place.rglob("*") if path.is_file() or path.is_symlink())
+        """A digest of every file whose content does not depend on the time or on what was measured
+        before."""
+        files = sorted(
+            path for path in self.place.rglob("*") if path.is_file() or path.is_symlink()
+        )
         return {
             str(path.relative_to(self.place)): digest
             for path in files
@@ -152,7 +177,10 @@ def write_study(file: Path, model: Path) -> None:
     """A study of two small runs: taught from a model, and made to forget a little."""
     import yaml
 
-    named = {f"model.{part}.pretrained_model_name_or_path": str(model) for part in ("model_args", "tokenizer_args")}
+    named = {
+        f"model.{part}.pretrained_model_name_or_path": str(model)
+        for part in ("model_args", "tokenizer_args")
+    }
     short = {
         "trainer.args.max_steps": 2,
         "trainer.args.save_strategy": "steps",
@@ -184,8 +212,16 @@ def count_changes(place: str, kill_before: int | None) -> Callable[[], int]:
     def is_change(event: str, args: tuple[Any, ...]) -> bool:
         if event == "open":
             path, _, flags = args
-            return isinstance(path, str | bytes | os.PathLike) and bool(flags & WRITING) and is_inside(path)
-        return event in CHANGING and isinstance(args[0], str | bytes | os.PathLike) and is_inside(args[0])
+            return (
+                isinstance(path, str | bytes | os.PathLike)
+                and bool(flags & WRITING)
+                and is_inside(path)
+            )
+        return (
+            event in CHANGING
+            and isinstance(args[0], str | bytes | os.PathLike)
+            and is_inside(args[0])
+        )
 
     def is_inside(path: Any) -> bool:
         name = os.fsdecode(path)
@@ -205,11 +241,20 @@ def count_changes(place: str, kill_before: int | None) -> Callable[[], int]:
 
 
 def digest_of(path: Path, name: Path) -> str | None:
-    """A digest of what must be equal in a file; None where nothing must be but that something is there."""
-    if name.parts[0] in ("cache", "small.yaml") or path.suffix in (".log", ".png", ".html", ".pt", ".pth", ".bin"):
+    """A digest of what must be equal in a file; None where nothing must be but that something is
+    there."""
+    if name.parts[0] in ("cache", "small.yaml") or path.suffix in (
+        ".log",
+        ".png",
+        ".html",
+        ".pt",
+        ".pth",
+        ".bin",
+    ):
         return None
     if (
-        path.name in ("manifest.json", "DONE.json", "COMPLETE.json", "plan.json", "unteach_export.json")
+        path.name
+        in ("manifest.json", "DONE.json", "COMPLETE.json", "plan.json", "unteach_export.json")
         or "states" in name.parts
     ):
         if name.parts[0] != "out":
@@ -221,7 +266,9 @@ def digest_of(path: Path, name: Path) -> str | None:
     content = path.read_bytes()
     if path.name == "metrics.jsonl":
         lines = [json.loads(line) for line in content.splitlines()]
-        content = json.dumps([{k: v for k, v in line.items() if k not in TIMED} for line in lines]).encode()
+        content = json.dumps(
+            [{k: v for k, v in line.items() if k not in TIMED} for line in lines]
+        ).encode()
     return hashlib.sha256(content).hexdigest()
 
 
@@ -246,7 +293,9 @@ def try_verb(
     assert whole.code == 0, whole.said
     expected, strays = kitchen.outcome(), kitchen.strays()
     assert not strays, strays
-    done = {(line["verb"], line["kind"], line["at"]) for line in read_ledger(ledger) if is_good(line)}
+    done = {
+        (line["verb"], line["kind"], line["at"]) for line in read_ledger(ledger) if is_good(line)
+    }
     made: list[dict[str, Any]] = []
     for kind, at in list(points(verb, whole.calls, moments))[::every]:
         if most is not None and len(made) >= most:
@@ -259,9 +308,18 @@ def try_verb(
         )
         again = kitchen.carry_out(words)
         found = kitchen.outcome() if again.code == 0 else {}
-        differing = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
-        line = {"verb": verb, "kind": kind, "at": at, "killed": killed.code, "again": again.code, "differing": differing,
-                "strays": kitchen.strays()}  # fmt: skip
+        differing = sorted(
+            name for name in {*found, *expected} if found.get(name) != expected.get(name)
+        )
+        line = {
+            "verb": verb,
+            "kind": kind,
+            "at": at,
+            "killed": killed.code,
+            "again": again.code,
+            "differing": differing,
+            "strays": kitchen.strays(),
+        }
         if not is_good(line):
             line["said"] = again.said[-1500:]
         made.append(line)
@@ -272,7 +330,10 @@ def try_verb(
 
 def is_good(line: dict[str, Any]) -> bool:
     return (
-        line["again"] == 0 and not line["differing"] and not line["strays"] and line["killed"] in (0, -signal.SIGKILL)
+        line["again"] == 0
+        and not line["differing"]
+        and not line["strays"]
+        and line["killed"] in (0, -signal.SIGKILL)
     )
 
 

@@ -9,14 +9,23 @@ import pytest
 from unteach import atomic
 from unteach.errors import UserError
 
-MINE = (".env.template", ".env.personal", ".tmux.conf.original", ".eslintrc.defaults", ".x.abc123-1-12345678.unteach")
+MINE = (
+    ".env.template",
+    ".env.personal",
+    ".tmux.conf.original",
+    ".eslintrc.defaults",
+    ".x.abc123-1-12345678.unteach",
+)
 
 
 def die_while_writing(folder: Path) -> None:
     """Have a child killed while a file and a folder of its are half-written."""
     pid = os.fork()
     if pid == 0:
-        with atomic.replacing(folder / "file.json"), atomic.replacing_folder(folder / "made") as made:
+        with (
+            atomic.replacing(folder / "file.json"),
+            atomic.replacing_folder(folder / "made") as made,
+        ):
             (made / "part").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -47,7 +56,9 @@ def test_a_live_writer_and_another_machine_keep_theirs(tmp_path: Path) -> None:
     assert of_parent.exists() and not elsewhere.exists()
 
 
-def test_the_rename_is_on_disk_and_the_umask_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rename_is_on_disk_and_the_umask_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced = []
     monkeypatch.setattr(atomic, "sync", lambda path: synced.append(path.name))
     before = os.umask(0o027)
@@ -65,7 +76,10 @@ def test_the_rename_is_on_disk_and_the_umask_holds(tmp_path: Path, monkeypatch: 
 def test_a_folder_with_something_in_it_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine").write_text("x")
-    with pytest.raises(OSError, match="not empty"), atomic.replacing_folder(tmp_path / "there") as folder:
+    with (
+        pytest.raises(OSError, match="not empty"),
+        atomic.replacing_folder(tmp_path / "there") as folder,
+    ):
         (folder / "new").write_text("y")
     assert [path.name for path in tmp_path.rglob("*")] == ["there", "mine"]
 

@@ -1,4 +1,5 @@
-"""Keeping the best, stopping early, and going back to a named checkpoint; killed in between, they end the same."""
+"""Keeping the best, stopping early, and going back to a named checkpoint; killed in between, they
+end the same."""
 
 import json
 import shutil
@@ -18,15 +19,25 @@ from unteach.verbs.train import train
 def words(kit: Path, corpus: Path, folder: Path, *extra: str) -> list[str]:
     """Ascent without end: the sooner it stops, the higher the answers' probability."""
     return [
-        *command(kit, corpus, folder), "trainer=GradDiff", "trainer.args.eval_steps=2", "trainer.args.save_steps=2",
-        "eval.tofu.metrics=[forget_Q_A_Prob]", "trainer.args.load_best_model_at_end=true",
-        "trainer.args.metric_for_best_model=tofu_forget_Q_A_Prob", "trainer.args.greater_is_better=true", *extra,
-    ]  # fmt: skip
+        *command(kit, corpus, folder),
+        "trainer=GradDiff",
+        "trainer.args.eval_steps=2",
+        "trainer.args.save_steps=2",
+        "eval.tofu.metrics=[forget_Q_A_Prob]",
+        "trainer.args.load_best_model_at_end=true",
+        "trainer.args.metric_for_best_model=tofu_forget_Q_A_Prob",
+        "trainer.args.greater_is_better=true",
+        *extra,
+    ]
 
 
 def probabilities(folder: Path) -> dict[int, float]:
     lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
-    return {line["step"]: line["eval_tofu_forget_Q_A_Prob"] for line in lines if "eval_tofu_forget_Q_A_Prob" in line}
+    return {
+        line["step"]: line["eval_tofu_forget_Q_A_Prob"]
+        for line in lines
+        if "eval_tofu_forget_Q_A_Prob" in line
+    }
 
 
 def final(folder: Path) -> float:
@@ -45,7 +56,13 @@ def test_the_best_is_kept(kit: Path, corpus: Path, tmp_path: Path) -> None:
 
 
 def stopping(kit: Path, corpus: Path, folder: Path) -> list[str]:
-    return words(kit, corpus, folder, "trainer.args.early_stopping_patience=2", "trainer.args.num_train_epochs=10")
+    return words(
+        kit,
+        corpus,
+        folder,
+        "trainer.args.early_stopping_patience=2",
+        "trainer.args.num_train_epochs=10",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +70,14 @@ def stopped(kit: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -
     tmp_path = tmp_path_factory.mktemp("stopped")
     folder = tmp_path / "stopped" / "run"
     assert (
-        after(spawn(lambda: train(*stopping(kit, corpus, folder), config_name="unlearn"), tmp_path / "log"), 120) == 0
+        after(
+            spawn(
+                lambda: train(*stopping(kit, corpus, folder), config_name="unlearn"),
+                tmp_path / "log",
+            ),
+            120,
+        )
+        == 0
     )
     measured = probabilities(folder)
     best = max(measured, key=lambda step: measured[step])
@@ -63,7 +87,9 @@ def stopped(kit: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.long
-def test_stopping_early_survives_being_killed(kit: Path, corpus: Path, tmp_path: Path, stopped: dict[str, Any]) -> None:
+def test_stopping_early_survives_being_killed(
+    kit: Path, corpus: Path, tmp_path: Path, stopped: dict[str, Any]
+) -> None:
     folder = tmp_path / "killed" / "run"
     work = lambda: train(*stopping(kit, corpus, folder), config_name="unlearn")  # noqa: E731
     codes = kill_until_done(work, tmp_path / "log", 6, 1.5, seed=2, once=folder / run_dir.MANIFEST)
@@ -91,7 +117,12 @@ def test_killed_after_the_last_evaluation_it_does_not_train_on(
 def test_a_metric_that_is_absent_is_named(kit: Path, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tofu_forget_quality.*is not measured"):
         train(
-            *words(kit, corpus, tmp_path / "a", "trainer.args.metric_for_best_model=tofu_forget_quality"),
+            *words(
+                kit,
+                corpus,
+                tmp_path / "a",
+                "trainer.args.metric_for_best_model=tofu_forget_quality",
+            ),
             config_name="unlearn",
         )
     extra = ("eval.tofu.metrics=default", "trainer.args.metric_for_best_model=tofu_forget_quality")
@@ -111,11 +142,15 @@ def test_going_back_to_a_named_checkpoint(kit: Path, corpus: Path, tmp_path: Pat
     start = checkpoint.of_run(folder)[-1][1]
     train(*command(kit, corpus, folder, *keep, f"resume={start}"), config_name="unlearn")
     assert (folder / f"{run_dir.FINAL}.old1").exists(), "the model made before is moved aside"
-    assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == checkpoint.step_of(start)
+    assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == checkpoint.step_of(
+        start
+    )
     assert outcome(folder) == first
     marker = (folder / run_dir.DONE).stat().st_mtime_ns
     train(*command(kit, corpus, folder, *keep, f"resume={start}"), config_name="unlearn")
-    assert (folder / run_dir.DONE).stat().st_mtime_ns == marker, "the same command once more has nothing to do"
+    assert (folder / run_dir.DONE).stat().st_mtime_ns == marker, (
+        "the same command once more has nothing to do"
+    )
 
 
 @pytest.mark.long
@@ -124,26 +159,38 @@ def test_a_checkpoint_of_another_run_can_be_gone_on_from_only_with_its_configura
 ) -> None:
     keep = ("trainer.args.keep_checkpoints=true", "eval=null", "trainer.args.eval_strategy=no")
     train(
-        *[w for w in command(kit, corpus, tmp_path / "one" / "run", *keep) if not w.startswith("eval.")],
+        *[
+            w
+            for w in command(kit, corpus, tmp_path / "one" / "run", *keep)
+            if not w.startswith("eval.")
+        ],
         config_name="unlearn",
     )
     start = checkpoint.of_run(tmp_path / "one" / "run")[0][1]
     other = [
-        w for w in command(kit, corpus, tmp_path / "two" / "run", *keep, f"resume={start}") if not w.startswith("eval.")
+        w
+        for w in command(kit, corpus, tmp_path / "two" / "run", *keep, f"resume={start}")
+        if not w.startswith("eval.")
     ]
     train(*other, config_name="unlearn")
     first, second = (
-        run_dir.fingerprint(tmp_path / name / "run" / run_dir.FINAL / "model.safetensors") for name in ("one", "two")
+        run_dir.fingerprint(tmp_path / name / "run" / run_dir.FINAL / "model.safetensors")
+        for name in ("one", "two")
     )
     assert first == second
     with pytest.raises(UserError, match=r"another configuration.*trainer\.args\.learning_rate"):
         train(
-            *other, "trainer.args.learning_rate=1e-5", f"paths.output_dir={tmp_path / 'three'}", config_name="unlearn"
+            *other,
+            "trainer.args.learning_rate=1e-5",
+            f"paths.output_dir={tmp_path / 'three'}",
+            config_name="unlearn",
         )
 
 
 @pytest.mark.long
-def test_a_checkpoint_with_the_model_alone_is_not_gone_on_from(kit: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_with_the_model_alone_is_not_gone_on_from(
+    kit: Path, corpus: Path, tmp_path: Path
+) -> None:
     extra = (
         "trainer.args.save_only_model=true",
         "trainer.args.keep_checkpoints=true",

@@ -1,4 +1,5 @@
-"""A folder that is not a run of ours is refused, and nothing of the user's in a run's folder is deleted."""
+"""A folder that is not a run of ours is refused, and nothing of the user's in a run's folder is
+deleted."""
 
 import json
 from pathlib import Path
@@ -17,16 +18,24 @@ TREE = {"seed": 0, "task_name": "t"}
 
 @pytest.mark.parametrize(
     "names",
-    [["model.safetensors", "config.json"], ["checkpoint-500/model.safetensors"], ["TOFU_EVAL.json"], [".env.template"],
-     ["metrics.jsonl"], ["reference/notes.txt"]],
-)  # fmt: skip
+    [
+        ["model.safetensors", "config.json"],
+        ["checkpoint-500/model.safetensors"],
+        ["TOFU_EVAL.json"],
+        [".env.template"],
+        ["metrics.jsonl"],
+        ["reference/notes.txt"],
+    ],
+)
 @pytest.mark.parametrize("resume", ["auto", "never"])
 def test_what_is_not_a_run_is_refused(names: list[str], resume: str, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("mine")
-    with pytest.raises(UserError, match=rf"out: holds {sorted(names)[0].split('/')[0]}.*no run of unteach"):
+    with pytest.raises(
+        UserError, match=rf"out: holds {sorted(names)[0].split('/')[0]}.*no run of unteach"
+    ):
         run_dir.open_run(folder, TREE, resume)
     assert all((folder / name).read_text() == "mine" for name in names)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -42,15 +51,20 @@ def test_an_empty_folder_and_the_evaluations_of_a_run_are_taken(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "content", [b"{", b"\xff\xfe", b"!!python/object/apply:os.system [x]", b"", b"[]", b"null", b"[" * 5000]
+    "content",
+    [b"{", b"\xff\xfe", b"!!python/object/apply:os.system [x]", b"", b"[]", b"null", b"[" * 5000],
 )
 def test_a_damaged_configuration_is_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / run_dir.CONFIG).write_bytes(content)
-    with pytest.raises(UserError, match=r"config\.yaml: is no run's configuration, or it is damaged"):
+    with pytest.raises(
+        UserError, match=r"config\.yaml: is no run's configuration, or it is damaged"
+    ):
         run_dir.open_run(tmp_path, TREE, "auto")
 
 
-def test_the_folder_that_one_works_in_is_not_moved_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_that_one_works_in_is_not_moved_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir.write_text(tmp_path / "run" / run_dir.CONFIG, "seed: 0\n")
     monkeypatch.chdir(tmp_path / "run")
     with pytest.raises(UserError, match="in which this command runs"):
@@ -58,7 +72,8 @@ def test_the_folder_that_one_works_in_is_not_moved_aside(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "line", [b"[]", b"3", b'{"step": "x"}', b'{"step": null}', b'{"step": 2, "lo', b"\xff", b"[" * 100_000]
+    "line",
+    [b"[]", b"3", b'{"step": "x"}', b'{"step": null}', b'{"step": 2, "lo', b"\xff", b"[" * 100_000],
 )
 def test_torn_lines_are_dropped(line: bytes, tmp_path: Path) -> None:
     file = tmp_path / run_dir.METRICS
@@ -70,7 +85,11 @@ def test_torn_lines_are_dropped(line: bytes, tmp_path: Path) -> None:
 
 def test_what_follows_the_closing_line_is_written_again(tmp_path: Path) -> None:
     file = tmp_path / run_dir.METRICS
-    lines = ['{"step": 4, "loss": 1.0}', '{"step": 4, "train_runtime": 2.0}', '{"step": 4, "eval_loss": 3.0}']
+    lines = [
+        '{"step": 4, "loss": 1.0}',
+        '{"step": 4, "train_runtime": 2.0}',
+        '{"step": 4, "eval_loss": 3.0}',
+    ]
     file.write_text("\n".join(lines) + "\n")
     run_dir.keep_lines(file, 4)
     assert file.read_text().splitlines() == lines[:2]
@@ -107,7 +126,11 @@ def test_only_checkpoints_of_ours_are_cleared(tmp_path: Path) -> None:
     (foreign / "model.safetensors").write_text("another trainer's")
     checkpoint.clear_all(tmp_path)
     assert not cut_off.exists()
-    assert sorted(path.name for path in whole.rglob("*")) == ["TOFU_EVAL.json", run_dir.EVALS, "notes.txt"]
+    assert sorted(path.name for path in whole.rglob("*")) == [
+        "TOFU_EVAL.json",
+        run_dir.EVALS,
+        "notes.txt",
+    ]
     assert (foreign / "model.safetensors").read_text() == "another trainer's"
 
 
@@ -151,17 +174,29 @@ def test_an_empty_final_model_is_none(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def contents(values: dict[str, Any], rows: str = "a", **absent: str) -> merge_results.Contents:
     return {
-        "_EVAL.json": {name: {"agg_value": value} for name, value in values.items()}, "_SUMMARY.json": values,
-        "_ROWS.json": {"forget.answer": {"digest": rows}}, "_METRICS.json": {}, "_NOTES.json": {}, "_ABSENT.json": absent,
-    }  # fmt: skip
+        "_EVAL.json": {name: {"agg_value": value} for name, value in values.items()},
+        "_SUMMARY.json": values,
+        "_ROWS.json": {"forget.answer": {"digest": rows}},
+        "_METRICS.json": {},
+        "_NOTES.json": {},
+        "_ABSENT.json": absent,
+    }
 
 
-def test_evaluations_of_the_same_thing_add_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluations_of_the_same_thing_add_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     read = lambda ending: json.loads((tmp_path / f"TOFU{ending}").read_text())  # noqa: E731
     of = {"weights": "w", "settings": "s"}
-    assert not merge_results.write_merged(contents({"b": 1, "c": 2}, d="no log"), of, "TOFU", tmp_path)
+    assert not merge_results.write_merged(
+        contents({"b": 1, "c": 2}, d="no log"), of, "TOFU", tmp_path
+    )
     assert merge_results.write_merged(contents({"a": 3, "b": 4}, e="no rows"), of, "TOFU", tmp_path)
-    assert read("_SUMMARY.json") == {"a": 3, "b": 4, "c": 2} and list(read("_EVAL.json")) == ["a", "b", "c"]
+    assert read("_SUMMARY.json") == {"a": 3, "b": 4, "c": 2} and list(read("_EVAL.json")) == [
+        "a",
+        "b",
+        "c",
+    ]
     assert read("_ABSENT.json") == {"d": "no log", "e": "no rows"}
     for changed in (
         (contents({"a": 5}), {**of, "weights": "x"}),
@@ -177,7 +212,9 @@ def test_evaluations_of_the_same_thing_add_up(tmp_path: Path, capsys: pytest.Cap
 def test_resume_says_that_a_file_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("a,b")
     for look in (checkpoint.chosen, lambda path: run_dir.open_run(tmp_path / "new", {}, path)):
-        with pytest.raises(UserError, match=r"q\.csv: must be auto, never, or a checkpoint folder; this is a file"):
+        with pytest.raises(
+            UserError, match=r"q\.csv: must be auto, never, or a checkpoint folder; this is a file"
+        ):
             look(str(tmp_path / "q.csv"))
         with pytest.raises(UserError, match="there is no such folder"):
             look(str(tmp_path / "none"))

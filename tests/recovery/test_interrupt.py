@@ -1,4 +1,5 @@
-"""Ctrl-C: the first saves as SIGTERM does, the second ends at once, and what was whole before is gone on from.
+"""Ctrl-C: the first saves as SIGTERM does, the second ends at once, and what was whole before is
+gone on from.
 
 Signals are raised at chosen points of the run itself, not after some time.
 """
@@ -21,8 +22,11 @@ from unteach.verbs.train import train
 INTERRUPTED = "unteach: interrupted; what was whole is kept, and the same command goes on from it\n"
 
 
-def interrupting(owner: type, method: str, at: Callable[[Any], bool], times: int) -> Callable[[], None]:
-    """Has a process send itself Ctrl-C when a method begins where `at` is true; to be called in the child."""
+def interrupting(
+    owner: type, method: str, at: Callable[[Any], bool], times: int
+) -> Callable[[], None]:
+    """Has a process send itself Ctrl-C when a method begins where `at` is true; to be called in the
+    child."""
 
     def prepare() -> None:
         real = getattr(owner, method)
@@ -63,7 +67,11 @@ def ask_in_step(step: int) -> Callable[[], None]:
 
 def quick(kit: Path, corpus: Path, folder: Path, *extra: str) -> list[str]:
     """Eight steps, a checkpoint every three, no evaluation."""
-    plain = [word for word in command(kit, corpus, folder) if "eval" not in word or word.startswith("experiment")]
+    plain = [
+        word
+        for word in command(kit, corpus, folder)
+        if "eval" not in word or word.startswith("experiment")
+    ]
     return [*plain, "eval=null", "trainer.args.num_train_epochs=2", *extra]
 
 
@@ -75,7 +83,9 @@ def result(folder: Path) -> tuple[str, list[Any]]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(kit: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Any]]:
+def undisturbed(
+    kit: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, list[Any]]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     assert after(start(quick(kit, corpus, folder), folder.parent / "log"), 120) == 0
     return result(folder)
@@ -84,12 +94,16 @@ def undisturbed(kit: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactor
 def test_the_first_saves_and_the_same_command_goes_on(
     kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any
 ) -> None:
-    """At a step that writes no checkpoint of its own, with workers that hear the terminal's Ctrl-C too."""
+    """At a step that writes no checkpoint of its own, with workers that hear the terminal's Ctrl-C
+    too."""
     folder, log = tmp_path / "stopped" / "run", tmp_path / "log"
     words = quick(kit, corpus, folder, "trainer.args.dataloader_num_workers=1")
     assert after(start(words, log, ask_in_step(4)), 120) == 75, log.read_text()
     said = log.read_text()
-    assert said.count("stopping after this step, to save it. Ctrl-C again ends now, without saving") == 1
+    assert (
+        said.count("stopping after this step, to save it. Ctrl-C again ends now, without saving")
+        == 1
+    )
     assert said.endswith("unteach: saved step 4 of 8; the same command goes on\n")
     assert "KeyboardInterrupt" not in said
     assert checkpoint.newest(folder)[0] == folder / "checkpoint-4"
@@ -100,7 +114,8 @@ def test_the_first_saves_and_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize(
-    "inside", ["_save_optimizer_and_scheduler", pytest.param("_save_rng_state", marks=pytest.mark.long)]
+    "inside",
+    ["_save_optimizer_and_scheduler", pytest.param("_save_rng_state", marks=pytest.mark.long)],
 )
 def test_the_second_inside_a_save_leaves_the_checkpoint_before(
     kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any, inside: str
@@ -112,7 +127,9 @@ def test_the_second_inside_a_save_leaves_the_checkpoint_before(
     cut = interrupting(Trainer, inside, at_step(4), times=1)
     assert after(start(words, log, ask_in_step(4), cut), 120) == 130, log.read_text()
     assert log.read_text().endswith(INTERRUPTED)
-    assert (folder / "checkpoint-4").exists() and checkpoint.fault(folder / "checkpoint-4") == "it was not finished"
+    assert (folder / "checkpoint-4").exists() and checkpoint.fault(
+        folder / "checkpoint-4"
+    ) == "it was not finished"
     assert checkpoint.newest(folder)[0] == folder / "checkpoint-3"
     assert after(start(words, log), 120) == 0
     assert "goes on     from step 3 of 8" in log.read_text()
@@ -123,7 +140,8 @@ def test_the_second_inside_a_save_leaves_the_checkpoint_before(
 def test_an_evaluation_that_was_due_does_not_put_its_only_checkpoint_at_risk(
     kit: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    """Stopped in the evaluation of step 5, and again when the run goes on with it: nothing is written once more."""
+    """Stopped in the evaluation of step 5, and again when the run goes on with it: nothing is
+    written once more."""
     from unteach.training.trainer import Trainer
 
     folder, log = tmp_path / "due" / "run", tmp_path / "log"
@@ -133,7 +151,9 @@ def test_an_evaluation_that_was_due_does_not_put_its_only_checkpoint_at_risk(
     assert checkpoint.newest(folder)[0] == folder / "checkpoint-5"
     whole = {path.name: path.stat().st_mtime_ns for path in (folder / "checkpoint-5").iterdir()}
     assert after(start(words, log, asked), 120) == 75, log.read_text()
-    assert {path.name: path.stat().st_mtime_ns for path in (folder / "checkpoint-5").iterdir()} == whole
+    assert {
+        path.name: path.stat().st_mtime_ns for path in (folder / "checkpoint-5").iterdir()
+    } == whole
 
 
 def test_while_the_model_is_loaded_one_ends_it(kit: Path, corpus: Path, tmp_path: Path) -> None:

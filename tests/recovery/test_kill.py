@@ -1,4 +1,5 @@
-"""Killed at any moment and started again, a run ends as if nothing had happened: same weights, same log, same values."""
+"""Killed at any moment and started again, a run ends as if nothing had happened: same weights, same
+log, same values."""
 
 import json
 import random
@@ -17,24 +18,55 @@ from unteach.verbs.train import train
 
 def command(kit: Path, corpus: Path, folder: Path, *extra: str) -> list[str]:
     return [
-        "experiment=unlearn/tofu/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
-        f"tofu_path={corpus}", "task_name=t", f"paths.output_dir={folder}", f"paths.cache_dir={folder.parent / 'cache'}",
-        "trainer=NPO", "trainer.args.learning_rate=1e-3", "trainer.args.logging_steps=3", "trainer.args.num_train_epochs=4",
-        "trainer.args.per_device_train_batch_size=2", "trainer.args.gradient_accumulation_steps=2",
-        "trainer.args.save_strategy=steps", "trainer.args.save_steps=3", "trainer.args.eval_strategy=steps",
-        "trainer.args.eval_steps=5", "eval.tofu.metrics=[forget_truth_ratio,forget_Q_A_ROUGE]",
-        "eval.tofu.generation.max_new_tokens=12", "eval.tofu.batch_size=4", *extra,
-    ]  # fmt: skip
+        "experiment=unlearn/tofu/default",
+        "model=auto",
+        f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
+        f"tofu_path={corpus}",
+        "task_name=t",
+        f"paths.output_dir={folder}",
+        f"paths.cache_dir={folder.parent / 'cache'}",
+        "trainer=NPO",
+        "trainer.args.learning_rate=1e-3",
+        "trainer.args.logging_steps=3",
+        "trainer.args.num_train_epochs=4",
+        "trainer.args.per_device_train_batch_size=2",
+        "trainer.args.gradient_accumulation_steps=2",
+        "trainer.args.save_strategy=steps",
+        "trainer.args.save_steps=3",
+        "trainer.args.eval_strategy=steps",
+        "trainer.args.eval_steps=5",
+        "eval.tofu.metrics=[forget_truth_ratio,forget_Q_A_ROUGE]",
+        "eval.tofu.generation.max_new_tokens=12",
+        "eval.tofu.batch_size=4",
+        *extra,
+    ]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
     """Everything that must be equal: the bytes of the model, the logged lines, the evaluations."""
     lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
-    timed = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
-    kept = [{k: v for k, v in line.items() if k not in timed} for line in lines if "train_runtime" not in line]
-    evals = {p.parent.name: json.loads((p / "TOFU_EVAL.json").read_text()) for p in folder.glob("checkpoint-*/evals")}
+    timed = {
+        "train_runtime",
+        "train_samples_per_second",
+        "train_steps_per_second",
+        "train_loss",
+        "total_flos",
+    }
+    kept = [
+        {k: v for k, v in line.items() if k not in timed}
+        for line in lines
+        if "train_runtime" not in line
+    ]
+    evals = {
+        p.parent.name: json.loads((p / "TOFU_EVAL.json").read_text())
+        for p in folder.glob("checkpoint-*/evals")
+    }
     evals["final"] = json.loads((folder / run_dir.EVALS / "TOFU_EVAL.json").read_text())
-    return {"weights": run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors"), "log": kept, "evals": evals}
+    return {
+        "weights": run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors"),
+        "log": kept,
+        "evals": evals,
+    }
 
 
 def tidy(folder: Path) -> None:
@@ -44,17 +76,28 @@ def tidy(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(kit: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def undisturbed(
+    kit: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     tmp_path = tmp_path_factory.mktemp("undisturbed")
     folder = tmp_path / "undisturbed" / "run"
-    pid = spawn(lambda: train(*command(kit, corpus, folder), config_name="unlearn"), tmp_path / "undisturbed.log")
+    pid = spawn(
+        lambda: train(*command(kit, corpus, folder), config_name="unlearn"),
+        tmp_path / "undisturbed.log",
+    )
     assert after(pid, 120) == 0, (tmp_path / "undisturbed.log").read_text()
     tidy(folder)
     return outcome(folder)
 
 
 def kill_until_done(
-    work: Any, log: Path, kills: int, longest: float, seed: int, signum: int = signal.SIGKILL, once: Path | None = None
+    work: Any,
+    log: Path,
+    kills: int,
+    longest: float,
+    seed: int,
+    signum: int = signal.SIGKILL,
+    once: Path | None = None,
 ) -> list[int]:
     """Starts again and again, interrupting `kills` times at random moments; the exit codes."""
     chance, codes = random.Random(seed), []
@@ -67,10 +110,14 @@ def kill_until_done(
     return codes
 
 
-def test_killed_anywhere_in_training_and_evaluation(kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any) -> None:
+def test_killed_anywhere_in_training_and_evaluation(
+    kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any
+) -> None:
     folder = tmp_path / "killed" / "run"
     words = command(kit, corpus, folder)
-    codes = kill_until_done(lambda: train(*words, config_name="unlearn"), tmp_path / "log", 8, 2.5, seed=0)
+    codes = kill_until_done(
+        lambda: train(*words, config_name="unlearn"), tmp_path / "log", 8, 2.5, seed=0
+    )
     assert -9 in codes
     assert outcome(folder) == undisturbed
     tidy(folder)
@@ -78,26 +125,40 @@ def test_killed_anywhere_in_training_and_evaluation(kit: Path, corpus: Path, tmp
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(5))
-def test_killed_many_times(kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any, seed: int) -> None:
+def test_killed_many_times(
+    kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any, seed: int
+) -> None:
     folder = tmp_path / "killed" / "run"
     words = command(kit, corpus, folder)
-    codes = kill_until_done(lambda: train(*words, config_name="unlearn"), tmp_path / "log", 12, 3, seed=seed + 1)
+    codes = kill_until_done(
+        lambda: train(*words, config_name="unlearn"), tmp_path / "log", 12, 3, seed=seed + 1
+    )
     print(codes)
     assert outcome(folder) == undisturbed
     tidy(folder)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.long)]
+)
 def test_asked_to_stop_it_saves_and_says_75(
     kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any, signum: int
 ) -> None:
     folder = tmp_path / "stopped" / "run"
     words = command(kit, corpus, folder)
     codes = kill_until_done(
-        lambda: train(*words, config_name="unlearn"), tmp_path / "log", 6, 1.5, 3, signum, folder / run_dir.MANIFEST
+        lambda: train(*words, config_name="unlearn"),
+        tmp_path / "log",
+        6,
+        1.5,
+        3,
+        signum,
+        folder / run_dir.MANIFEST,
     )
     assert 75 in codes
-    assert set(codes) <= {0, 75, -signum}, "before it listens, a signal ends it as it ends any program"
+    assert set(codes) <= {0, 75, -signum}, (
+        "before it listens, a signal ends it as it ends any program"
+    )
     assert outcome(folder) == undisturbed
     assert "the same command goes on" in (tmp_path / "log").read_text()
 
@@ -106,7 +167,9 @@ def test_a_broken_newest_checkpoint_is_skipped_and_named(
     kit: Path, corpus: Path, tmp_path: Path, undisturbed: Any
 ) -> None:
     folder = tmp_path / "broken" / "run"
-    words = command(kit, corpus, folder, "trainer.args.save_total_limit=2", "trainer.args.keep_checkpoints=true")
+    words = command(
+        kit, corpus, folder, "trainer.args.save_total_limit=2", "trainer.args.keep_checkpoints=true"
+    )
     assert after(spawn(lambda: train(*words, config_name="unlearn"), tmp_path / "log"), 120) == 0
     (step, newest), (_, older) = checkpoint.of_run(folder)
     (folder / run_dir.DONE).unlink()
@@ -119,21 +182,33 @@ def test_a_broken_newest_checkpoint_is_skipped_and_named(
     said = (tmp_path / "log2").read_text()
     assert f"checkpoint-{step}" in said.replace("\n", "")
     assert "instead of" in said
-    assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == int(older.name.rpartition("-")[2])
+    assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == int(
+        older.name.rpartition("-")[2]
+    )
     assert outcome(folder)["weights"] == undisturbed["weights"]
 
 
-@pytest.mark.parametrize("seed", [5, *(pytest.param(seed, marks=pytest.mark.long) for seed in (6, 7, 8))])
+@pytest.mark.parametrize(
+    "seed", [5, *(pytest.param(seed, marks=pytest.mark.long) for seed in (6, 7, 8))]
+)
 def test_eval_killed_anywhere(kit: Path, corpus: Path, tmp_path: Path, seed: int) -> None:
     def words(name: str) -> list[str]:
         return [
-            "experiment=eval/tofu/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={kit / 'retain'}",
-            f"tofu_path={corpus}", "task_name=t", f"paths.output_dir={tmp_path / name / 'run'}",
-            f"paths.cache_dir={tmp_path / name / 'cache'}", "eval.tofu.batch_size=2", "eval.tofu.generation.max_new_tokens=20",
-        ]  # fmt: skip
+            "experiment=eval/tofu/default",
+            "model=auto",
+            f"model.model_args.pretrained_model_name_or_path={kit / 'retain'}",
+            f"tofu_path={corpus}",
+            "task_name=t",
+            f"paths.output_dir={tmp_path / name / 'run'}",
+            f"paths.cache_dir={tmp_path / name / 'cache'}",
+            "eval.tofu.batch_size=2",
+            "eval.tofu.generation.max_new_tokens=20",
+        ]
 
     assert after(spawn(lambda: evaluate(*words("whole")), tmp_path / "log"), 120) == 0
-    codes = kill_until_done(lambda: evaluate(*words("killed")), tmp_path / "log", 10, 1.5, seed=seed)
+    codes = kill_until_done(
+        lambda: evaluate(*words("killed")), tmp_path / "log", 10, 1.5, seed=seed
+    )
     assert -9 in codes
     files = [(tmp_path / name / "run/TOFU_EVAL.json").read_bytes() for name in ("whole", "killed")]
     assert files[0] == files[1]

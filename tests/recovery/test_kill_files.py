@@ -1,4 +1,5 @@
-"""Runs from files of one's own that are killed: from tokens, and while rows held out and a suite are measured."""
+"""Runs from files of one's own that are killed: from tokens, and while rows held out and a suite
+are measured."""
 
 import json
 import os
@@ -36,11 +37,21 @@ def rows(tmp_path: Path) -> Path:
 
 def command(folder: Path, model: Path, *extra: str) -> list[str]:
     return [
-        "data=files", "model=auto", f"model.model_args.pretrained_model_name_or_path={model}", "task_name=t",
-        f"paths.output_dir={folder}", f"paths.cache_dir={folder.parent / 'cache'}", "trainer.args.learning_rate=1e-3",
-        "trainer.args.num_train_epochs=2", "trainer.args.per_device_train_batch_size=2", "trainer.args.logging_steps=1",
-        "trainer.args.gradient_accumulation_steps=2", "trainer.args.save_strategy=steps", "trainer.args.save_steps=3", *extra,
-    ]  # fmt: skip
+        "data=files",
+        "model=auto",
+        f"model.model_args.pretrained_model_name_or_path={model}",
+        "task_name=t",
+        f"paths.output_dir={folder}",
+        f"paths.cache_dir={folder.parent / 'cache'}",
+        "trainer.args.learning_rate=1e-3",
+        "trainer.args.num_train_epochs=2",
+        "trainer.args.per_device_train_batch_size=2",
+        "trainer.args.logging_steps=1",
+        "trainer.args.gradient_accumulation_steps=2",
+        "trainer.args.save_strategy=steps",
+        "trainer.args.save_steps=3",
+        *extra,
+    ]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -59,7 +70,9 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if v == v} for row in get_history(folder).to_dict("records")]
+    return [
+        {k: v for k, v in row.items() if v == v} for row in get_history(folder).to_dict("records")
+    ]
 
 
 def killed_when(work: Callable[[], object], log: Path, there: Callable[[], bool]) -> int | None:
@@ -75,15 +88,23 @@ def killed_when(work: Callable[[], object], log: Path, there: Callable[[], bool]
 
 @pytest.mark.long
 def test_trained_from_tokens_and_killed(rows: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    """Continued, it is the undisturbed run and the run that tokenises on the fly; other tokens are refused."""
-    tokens = tokenize(TokenizeConfig(str(rows), str(tmp_path / "tokens"), str(tiny_folder), 32, num_proc=1))
-    sources = {"flown": (f"data.train_file={rows}", "data.max_length=32"), "whole": (f"data.train_file={tokens}",)}
+    """Continued, it is the undisturbed run and the run that tokenises on the fly; other tokens are
+    refused."""
+    tokens = tokenize(
+        TokenizeConfig(str(rows), str(tmp_path / "tokens"), str(tiny_folder), 32, num_proc=1)
+    )
+    sources = {
+        "flown": (f"data.train_file={rows}", "data.max_length=32"),
+        "whole": (f"data.train_file={tokens}",),
+    }
     for name, source in sources.items():
         words = command(tmp_path / name / "run", tiny_folder, *source)
         assert after(spawn(lambda words=words: train(*words), tmp_path / f"{name}.log"), 120) == 0
     folder = tmp_path / "killed" / "run"
     words = command(folder, tiny_folder, *sources["whole"])
-    assert killed_when(lambda: train(*words), tmp_path / "log", (folder / "checkpoint-6").exists) == -9
+    assert (
+        killed_when(lambda: train(*words), tmp_path / "log", (folder / "checkpoint-6").exists) == -9
+    )
     assert not (folder / run_dir.FINAL).exists()
 
     kept = tmp_path / "kept"
@@ -93,15 +114,21 @@ def test_trained_from_tokens_and_killed(rows: Path, tiny_folder: Path, tmp_path:
     tokenize(TokenizeConfig(str(changed), str(tokens), str(tiny_folder), 32, num_proc=1))
     assert after(spawn(lambda: train(*words), tmp_path / "refused"), 120) == 2
     said = (tmp_path / "refused").read_text()
-    assert f"{tokens / MANIFEST}: is not what it was when {folder} began" in said and "Traceback" not in said, said
+    assert (
+        f"{tokens / MANIFEST}: is not what it was when {folder} began" in said
+        and "Traceback" not in said
+    ), said
     shutil.rmtree(tokens)
     shutil.move(kept, tokens)
 
-    assert after(spawn(lambda: train(*words), tmp_path / "log"), 120) == 0, (tmp_path / "log").read_text()
+    assert after(spawn(lambda: train(*words), tmp_path / "log"), 120) == 0, (
+        tmp_path / "log"
+    ).read_text()
     assert run_dir.read_json(folder / run_dir.MANIFEST, "the manifest")["resumed_at"] >= 3
     whole, flown = (outcome(tmp_path / name / "run") for name in ("whole", "flown"))
     assert outcome(folder) == whole
-    # Tokens do not know the words that they were made of, which results quote; every value is the same.
+    # Tokens do not know the words that they were made of, which results quote; every value is the
+    # same.
     for run in (whole, flown):
         run["evals"] = run["evals"]["evals/ROWS_SUMMARY.json"]
     assert whole == flown
@@ -113,12 +140,21 @@ def test_killed_while_it_measures_held_out_rows_and_a_suite(
 ) -> None:
     """Killed twice between two batches of the rows held out, and at random moments after."""
     extra = (
-        f"data.train_file={rows}", "data.validation_fraction=0.2", "trainer.args.eval_strategy=steps", "trainer.args.eval_steps=5",
-        "eval=tofu", f"tofu_path={corpus}", "eval.tofu.metrics=[forget_Q_A_Prob,forget_Q_A_ROUGE]",
-        "eval.tofu.generation.max_new_tokens=8", "trainer.args.keep_checkpoints=true", "trainer.args.save_total_limit=9",
-    )  # fmt: skip
+        f"data.train_file={rows}",
+        "data.validation_fraction=0.2",
+        "trainer.args.eval_strategy=steps",
+        "trainer.args.eval_steps=5",
+        "eval=tofu",
+        f"tofu_path={corpus}",
+        "eval.tofu.metrics=[forget_Q_A_Prob,forget_Q_A_ROUGE]",
+        "eval.tofu.generation.max_new_tokens=8",
+        "trainer.args.keep_checkpoints=true",
+        "trainer.args.save_total_limit=9",
+    )
     whole = command(tmp_path / "whole" / "run", kit / "policy", *extra)
-    assert after(spawn(lambda: train(*whole), tmp_path / "whole.log"), 120) == 0, (tmp_path / "whole.log").read_text()
+    assert after(spawn(lambda: train(*whole), tmp_path / "whole.log"), 120) == 0, (
+        tmp_path / "whole.log"
+    ).read_text()
     expected = outcome(tmp_path / "whole" / "run")
     assert sum("eval_loss" in line for line in expected["log"]) >= 3
     assert {Path(name).name for name in expected["evals"]} >= {FILE, "TOFU_EVAL.json"}

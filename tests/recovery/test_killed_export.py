@@ -1,4 +1,5 @@
-"""An export killed at any moment leaves its folder whole or absent, and what it exports as it was; the same again ends it."""
+"""An export killed at any moment leaves its folder whole or absent, and what it exports as it was;
+the same again ends it."""
 
 import importlib
 import signal
@@ -15,7 +16,11 @@ from unteach.verbs.export import RECORD, export
 
 @pytest.mark.parametrize("moment", ["reading", "writing", "renaming"])
 def test_it_is_whole_or_absent(moment: str, tiny_folder: Path, tmp_path: Path) -> None:
-    target, reached, before = tmp_path / "out", tmp_path / "reached", run_dir.fingerprint(tiny_folder)
+    target, reached, before = (
+        tmp_path / "out",
+        tmp_path / "reached",
+        run_dir.fingerprint(tiny_folder),
+    )
     names = {
         "reading": "unteach.export.weights.read",
         "writing": "unteach.export.trained.save_words",
@@ -40,6 +45,9 @@ def test_it_is_whole_or_absent(moment: str, tiny_folder: Path, tmp_path: Path) -
     assert not target.exists(), "it was not whole yet"
     export(str(tiny_folder), str(target))
     assert (target / RECORD).exists() and not list(tmp_path.glob(".out*"))
-    one, other = load_file(target / "model.safetensors"), load_file(tiny_folder / "model.safetensors")
+    one, other = (
+        load_file(target / "model.safetensors"),
+        load_file(tiny_folder / "model.safetensors"),
+    )
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert run_dir.fingerprint(tiny_folder) == before

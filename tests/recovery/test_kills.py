@@ -1,4 +1,5 @@
-"""Commands killed before calls that change files, and at random moments: `kills` tries them all, here are some."""
+"""Commands killed before calls that change files, and at random moments: `kills` tries them all,
+here are some."""
 
 from pathlib import Path
 
@@ -13,8 +14,11 @@ def kitchen(tiny_folder: Path, tmp_path: Path) -> kills.Kitchen:
     return kills.Kitchen(tmp_path / "kitchen", tiny_folder)
 
 
-def test_tokens_killed_while_they_are_put_in_their_place(kitchen: kills.Kitchen, tmp_path: Path) -> None:
-    """From the last shard on to the end: nothing is ever moved out of the only folder that has it."""
+def test_tokens_killed_while_they_are_put_in_their_place(
+    kitchen: kills.Kitchen, tmp_path: Path
+) -> None:
+    """From the last shard on to the end: nothing is ever moved out of the only folder that has
+    it."""
     kitchen.lay_out()
     words = kitchen.words("tokenize")
     whole = kitchen.carry_out(words)
@@ -25,13 +29,17 @@ def test_tokens_killed_while_they_are_put_in_their_place(kitchen: kills.Kitchen,
         assert kitchen.carry_out(words, kill_before=number).code == -9
         again = kitchen.carry_out(words)
         assert again.code == 0, again.said
-        assert (kitchen.outcome(), kitchen.strays()) == (expected, []), f"killed before call {number}"
+        assert (kitchen.outcome(), kitchen.strays()) == (expected, []), (
+            f"killed before call {number}"
+        )
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("verb", kills.COMMANDS)
-def test_killed_anywhere_it_ends_the_same(kitchen: kills.Kitchen, tmp_path: Path, verb: str) -> None:
+def test_killed_anywhere_it_ends_the_same(
+    kitchen: kills.Kitchen, tmp_path: Path, verb: str
+) -> None:
     """Sixty kills in all; `python -m tests.recovery.kills` makes more of them."""
     if verb == "report":
         kitchen.run = kills.make_run(kitchen)

@@ -51,10 +51,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return tmp_path / "run"
 
 
-def test_the_second_is_told_who_and_a_killed_one_leaves_it_free(place: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_second_is_told_who_and_a_killed_one_leaves_it_free(
+    place: Path, capsys: pytest.CaptureFixture
+) -> None:
     pid = in_child(owner.own(place).__enter__)
     assert owner.is_held(owner.lock_of(place))
-    with pytest.raises(owner.Busy, match=f"run: another process.*process {pid} on {socket.gethostname()}, since"):
+    with pytest.raises(
+        owner.Busy, match=f"run: another process.*process {pid} on {socket.gethostname()}, since"
+    ):
         owner.own(place).__enter__()
     kill(pid)
     assert not owner.is_held(owner.lock_of(place))
@@ -76,14 +80,18 @@ def test_a_dead_owner_without_flock_is_said(
         assert f"its owner is gone (process {pid} on" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("silent", "is_taken"), [(owner.SILENT_AFTER - 60, False), (owner.SILENT_AFTER + 60, True)])
+@pytest.mark.parametrize(
+    ("silent", "is_taken"), [(owner.SILENT_AFTER - 60, False), (owner.SILENT_AFTER + 60, True)]
+)
 def test_an_owner_of_another_machine_is_judged_by_its_silence(
     silent: float, is_taken: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner.fcntl, "flock", without_flock)
     place = tmp_path / "run"
     file = owner.lock_of(place).with_suffix(owner.OWNER)
-    file.write_text(json.dumps({"host": "elsewhere", "pid": os.getpid(), "started": 0.0, "token": "0"}))
+    file.write_text(
+        json.dumps({"host": "elsewhere", "pid": os.getpid(), "started": 0.0, "token": "0"})
+    )
     moment = time.time() - silent
     os.utime(file, (moment, moment))
     if not is_taken:
@@ -145,5 +153,8 @@ def test_folders_made_for_a_lock_go_where_nothing_came_into_them(tmp_path: Path)
 
 def test_a_folder_that_takes_no_file_is_refused() -> None:
     """It is there, so making it changes nothing; to try again and again would never end."""
-    with pytest.raises(UserError, match="/proc: no file can be made there"), owner.own(Path("/proc/x")):
+    with (
+        pytest.raises(UserError, match="/proc: no file can be made there"),
+        owner.own(Path("/proc/x")),
+    ):
         pass

@@ -30,7 +30,9 @@ def test_a_file_is_as_open_as_the_umask_says(tmp_path: Path, umask: int) -> None
     assert [path.name for path in file.parent.iterdir()] == ["x.json"]
 
 
-def test_a_folder_is_as_open_as_the_umask_says_whatever_a_library_made_of_its_files(tmp_path: Path, umask: int) -> None:
+def test_a_folder_is_as_open_as_the_umask_says_whatever_a_library_made_of_its_files(
+    tmp_path: Path, umask: int
+) -> None:
     mine = tmp_path / "mine"
     mine.write_text("x")
     mine.chmod(0o600)

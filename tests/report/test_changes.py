@@ -1,4 +1,5 @@
-"""What compare says: pairs of rows where there are any, intervals elsewhere, and the front of a trade-off."""
+"""What compare says: pairs of rows where there are any, intervals elsewhere, and the front of a
+trade-off."""
 
 import csv
 import io
@@ -20,13 +21,17 @@ def entry(values: list[float], key: str = "prob", **more: Any) -> dict[str, Any]
     return {"agg_value": float(np.mean(values)), "value_by_index": rows, **more}
 
 
-def run(name: str, kind: str = "forget", rows: dict[str, Any] | None = None, **results: Any) -> RunResult:
+def run(
+    name: str, kind: str = "forget", rows: dict[str, Any] | None = None, **results: Any
+) -> RunResult:
     return RunResult(name, kind, Path(name), {}, results, rows=rows or {})
 
 
 def change(a: Any, b: Any, rows: dict[str, Any] | None = None) -> changes.Change:
     rows = rows or {}
-    (one,) = changes.changes(run("a", rows=rows.get("a"), metric=a), run("b", rows=rows.get("b"), metric=b))
+    (one,) = changes.changes(
+        run("a", rows=rows.get("a"), metric=a), run("b", rows=rows.get("b"), metric=b)
+    )
     return one
 
 
@@ -45,7 +50,10 @@ def test_the_mean_of_a_truth_ratio_is_found_through_what_it_is_made_into() -> No
     ratios = np.array([0.5, 4.0, 1.5])
     made = np.minimum(ratios, 1 / (ratios + 1e-10))
     a = {**entry(ratios.tolist(), "score"), "agg_value": float(made.mean())}
-    b = {**entry((ratios * 2).tolist(), "score"), "agg_value": float(np.minimum(2 * ratios, 1 / (2 * ratios)).mean())}
+    b = {
+        **entry((ratios * 2).tolist(), "score"),
+        "agg_value": float(np.minimum(2 * ratios, 1 / (2 * ratios)).mean()),
+    }
     found = change(a, b)
     assert found.how == "row by row"
 
@@ -77,14 +85,21 @@ def test_attacks_are_paired_in_both_halves() -> None:
     forget, holdout = generator.random(30), generator.random(30) + 0.2
 
     def log(shift: float) -> dict[str, Any]:
-        halves = {"forget": entry((forget + shift).tolist(), "score"), "holdout": entry(holdout.tolist(), "score")}
+        halves = {
+            "forget": entry((forget + shift).tolist(), "score"),
+            "holdout": entry(holdout.tolist(), "score"),
+        }
         return {**halves, "agg_value": bootstrap.auc(forget + shift, holdout)}
 
     same = change(log(0.0), log(0.0))
     assert (same.low, same.high, same.beyond) == (0.0, 0.0, False)
     other = change(log(0.0), log(0.5))
     assert other.how == "row by row" and other.beyond
-    assert other.low is not None and other.high is not None and other.low < other.difference < other.high < 0
+    assert (
+        other.low is not None
+        and other.high is not None
+        and other.low < other.difference < other.high < 0
+    )
 
 
 def test_a_difference_that_rounding_could_make_is_not_marked() -> None:
@@ -111,7 +126,12 @@ def test_the_answers_that_changed_most_come_first() -> None:
         return {
             "agg_value": 0.5,
             "value_by_index": {
-                str(i): {"input": f"q{i}", "ground_truth": f"t{i}", "generation": str(value), "rougeL_recall": value}
+                str(i): {
+                    "input": f"q{i}",
+                    "ground_truth": f"t{i}",
+                    "generation": str(value),
+                    "rougeL_recall": value,
+                }
                 for i, value in enumerate(scores)
             },
         }
@@ -119,7 +139,10 @@ def test_the_answers_that_changed_most_come_first() -> None:
     found = changes.most_changed(
         run("a", forget_Q_A_ROUGE=said(1, 0, 0.5)), run("b", forget_Q_A_ROUGE=said(0.8, 1, 0.5))
     )
-    assert [(one.question.text, one.by) for one in found] == [("q1", 1.0), ("q0", pytest.approx(-0.2))]
+    assert [(one.question.text, one.by) for one in found] == [
+        ("q1", 1.0),
+        ("q0", pytest.approx(-0.2)),
+    ]
 
 
 # the front, the best, and the numbers for other programs
@@ -127,7 +150,11 @@ def test_the_answers_that_changed_most_come_first() -> None:
 
 def placed(name: str, prob: float, utility: float, kind: str = "forget") -> RunResult:
     return RunResult(
-        name, kind, Path(name), {"forget_Q_A_Prob": prob, "model_utility": utility, "forget_quality": prob}, {}
+        name,
+        kind,
+        Path(name),
+        {"forget_Q_A_Prob": prob, "model_utility": utility, "forget_quality": prob},
+        {},
     )
 
 
@@ -149,31 +176,60 @@ def test_the_front_is_of_those_that_none_beats_on_both_sides() -> None:
 
 
 def test_the_best_of_a_column_is_no_reference() -> None:
-    made = table.make_table([placed("retain", 0.2, 0.99, "retain"), placed("a", 0.25, 0.5), placed("b", 0.1, 0.7)])
+    made = table.make_table(
+        [placed("retain", 0.2, 0.99, "retain"), placed("a", 0.25, 0.5), placed("b", 0.1, 0.7)]
+    )
     best = {
-        column.label: [run.name for run, cells in made.rows if cells[i].best] for i, column in enumerate(made.columns)
+        column.label: [run.name for run, cells in made.rows if cells[i].best]
+        for i, column in enumerate(made.columns)
     }
     assert best == {"forget prob": ["a"], "forget quality": ["a"], "utility": ["b"]}
-    assert not any(cell.best for _, cells in table.make_table([placed("a", 0.2, 0.5)]).rows for cell in cells)
+    assert not any(
+        cell.best for _, cells in table.make_table([placed("a", 0.2, 0.5)]).rows for cell in cells
+    )
 
 
 def test_csv_and_json_keep_every_digit_and_every_gap() -> None:
-    odd = run('a,"b"\nc', forget_Q_A_Prob=entry([0.1, 0.2], ci=[0.1, 1 / 3]), model_utility={"agg_value": 2e-17})
+    odd = run(
+        'a,"b"\nc',
+        forget_Q_A_Prob=entry([0.1, 0.2], ci=[0.1, 1 / 3]),
+        model_utility={"agg_value": 2e-17},
+    )
     odd.absent["privleak"] = "no log"
-    suites = {"TOFU": [odd], "MUSE": [run("x", mia_loss={"agg_value": float("nan")}, privleak={"agg_value": -1.5})]}
+    suites = {
+        "TOFU": [odd],
+        "MUSE": [run("x", mia_loss={"agg_value": float("nan")}, privleak={"agg_value": -1.5})],
+    }
     rows = list(csv.DictReader(io.StringIO(export.as_csv(suites))))
     assert [(row["suite"], row["run"], row["metric"]) for row in rows] == [
-        ("TOFU", 'a,"b"\nc', "forget_Q_A_Prob"), ("TOFU", 'a,"b"\nc', "model_utility"), ("MUSE", "x", "privleak"),
-    ]  # fmt: skip
-    assert float(rows[0]["value"]) == np.mean([0.1, 0.2]) and float(rows[0]["high"]) == 1 / 3 and rows[0]["n"] == "2"
+        ("TOFU", 'a,"b"\nc', "forget_Q_A_Prob"),
+        ("TOFU", 'a,"b"\nc', "model_utility"),
+        ("MUSE", "x", "privleak"),
+    ]
+    assert (
+        float(rows[0]["value"]) == np.mean([0.1, 0.2])
+        and float(rows[0]["high"]) == 1 / 3
+        and rows[0]["n"] == "2"
+    )
     assert float(rows[1]["value"]) == 2e-17 and rows[1]["low"] == "" and rows[1]["n"] == ""
     told = json.loads(json.dumps(export.as_json(suites), allow_nan=False))
     assert [row["value"] for row in told["values"]] == [float(row["value"]) for row in rows]
-    assert told["absent"] == [{"suite": "TOFU", "run": 'a,"b"\nc', "metric": "privleak", "reason": "no log"}]
-    assert told["fronts"][0] == {"suite": "TOFU", "x": "forget_Q_A_Prob", "y": "model_utility", "runs": ['a,"b"\nc']}
+    assert told["absent"] == [
+        {"suite": "TOFU", "run": 'a,"b"\nc', "metric": "privleak", "reason": "no log"}
+    ]
+    assert told["fronts"][0] == {
+        "suite": "TOFU",
+        "x": "forget_Q_A_Prob",
+        "y": "model_utility",
+        "runs": ['a,"b"\nc'],
+    }
 
 
-def test_no_interval_is_cut_short_on_a_narrow_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_no_interval_is_cut_short_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    compare._print_values([changes.Change("forget_Q_A_PERT_Prob", 6.2e-4, 3.5e-4, -6.1e-4, -5.7e-5, "row by row")])
+    compare._print_values(
+        [changes.Change("forget_Q_A_PERT_Prob", 6.2e-4, 3.5e-4, -6.1e-4, -5.7e-5, "row by row")]
+    )
     assert "-6.1e-04 to -5.7e-05 *" in capsys.readouterr().out

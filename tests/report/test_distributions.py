@@ -19,7 +19,10 @@ from unteach.report.collect import RunResult, collect
 
 
 def scored(*values: float | None) -> dict[str, Any]:
-    return {"agg_value": 0.5, "value_by_index": {str(i): {"score": value} for i, value in enumerate(values)}}
+    return {
+        "agg_value": 0.5,
+        "value_by_index": {str(i): {"score": value} for i, value in enumerate(values)},
+    }
 
 
 def run(name: str, kind: str = "forget", **results: Any) -> RunResult:
@@ -57,7 +60,10 @@ def test_a_roc_curve_by_hand_ties_slanted() -> None:
 def test_the_area_under_every_roc_curve_is_the_logs_auc() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):
-        forget, holdout = generator.integers(0, 9, 13).astype(float), generator.integers(2, 11, 7).astype(float)
+        forget, holdout = (
+            generator.integers(0, 9, 13).astype(float),
+            generator.integers(2, 11, 7).astype(float),
+        )
         x, y = distributions.roc(forget, holdout)
         assert np.trapezoid(y, x) == pytest.approx(bootstrap.auc(forget, holdout))
 
@@ -65,7 +71,11 @@ def test_the_area_under_every_roc_curve_is_the_logs_auc() -> None:
 def test_attacks_that_more_runs_have_come_first() -> None:
     both = {"forget": scored(1.0, 2.0), "holdout": scored(3.0, 4.0), "agg_value": 1.0}
     found = distributions.attacks(
-        [run("a", mia_loss=both, mia_min_k=both), run("b", mia_min_k=both), run("c", mia_loss={"auc": 1})]
+        [
+            run("a", mia_loss=both, mia_min_k=both),
+            run("b", mia_min_k=both),
+            run("c", mia_loss={"auc": 1}),
+        ]
     )
     assert [(one.title, [curve.run for curve in one.curves], one.left_out) for one in found] == [
         ("min-k", [0, 1], ["c"]),
@@ -89,13 +99,24 @@ def test_token_texts_put_together_are_the_answer(tiny: Any) -> None:
     assert token_table.pieces((), tiny.tokenizer) == []
 
 
-def test_long_answers_and_many_are_cut_and_counted(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_answers_and_many_are_cut_and_counted(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(token_table, "MOST_TOKENS", 2)
     monkeypatch.setattr(token_table, "MOST_ROWS", 1)
     ids = tiny.tokenizer("one two three four", add_special_tokens=False)["input_ids"]
-    rows = [ScoredRow(i, [score(ids, [-0.12345] * len(ids))], ["one two three four"], False) for i in (3, 4)]
+    rows = [
+        ScoredRow(i, [score(ids, [-0.12345] * len(ids))], ["one two three four"], False)
+        for i in (3, 4)
+    ]
     asked = Asked(
-        False, 2, "d", "w", index=[3, 4], prompt_texts=["Question: A?\nAnswer:\n", "B"], questions=["A?", "B"]
+        False,
+        2,
+        "d",
+        "w",
+        index=[3, 4],
+        prompt_texts=["Question: A?\nAnswer:\n", "B"],
+        questions=["A?", "B"],
     )
     listed = token_table.listed("forget.answer", asked, rows, tiny.tokenizer)
     assert (listed["of"], listed["count"], len(listed["rows"])) == ("forget.answer", 2, 1)
@@ -116,7 +137,9 @@ def test_the_answers_of_two_logs_stand_beside_each_other() -> None:
         }
 
     one, other = run("one"), run("other")
-    one.tokens.extend([row("Question: A?\nAnswer:\n", "x", math.log(0.5), math.log(0.125)), row("B?", "y", None)])
+    one.tokens.extend(
+        [row("Question: A?\nAnswer:\n", "x", math.log(0.5), math.log(0.125)), row("B?", "y", None)]
+    )
     other.tokens.append(row("A?", "x", 0.0))
     first, second = heat.heat([one, other])
     assert (first.question, first.text) == ("A?", "x")
@@ -130,7 +153,12 @@ def test_the_answers_of_two_logs_stand_beside_each_other() -> None:
 
 
 def test_a_suite_writes_the_tokens_that_a_metric_measured(tiny: Any, tmp_path: Path) -> None:
-    words = ["task_name=t", "model=tiny", "tofu_path=authors", "eval.tofu.generation.max_new_tokens=4"]
+    words = [
+        "task_name=t",
+        "model=tiny",
+        "tofu_path=authors",
+        "eval.tofu.generation.max_new_tokens=4",
+    ]
     engine = HFEngine(tiny.model, tiny.tokenizer, 16)
 
     def evaluate(metric: str, folder: Path = tmp_path) -> None:
@@ -142,7 +170,9 @@ def test_a_suite_writes_the_tokens_that_a_metric_measured(tiny: Any, tmp_path: P
     probs = read.results["forget_Q_A_Prob"]["value_by_index"]
     assert len(read.tokens) == len(probs)
     for row in read.tokens:
-        assert -np.mean(row["logprob"]) == pytest.approx(probs[str(row["index"])]["avg_loss"], abs=1e-3)
+        assert -np.mean(row["logprob"]) == pytest.approx(
+            probs[str(row["index"])]["avg_loss"], abs=1e-3
+        )
     (tmp_path / "TOFU_TOKENS.json").write_text('{"rows": [{"tokens": ["a"]}]}')
     with pytest.raises(UserError, match=r"TOFU_TOKENS\.json does not list answers token by token"):
         collect([("one", "", tmp_path)])

@@ -1,4 +1,5 @@
-"""Words become runs: folders, folders of runs, patterns, logs; their names, and what each run was."""
+"""Words become runs: folders, folders of runs, patterns, logs; their names, and what each run
+was."""
 
 import json
 from pathlib import Path
@@ -26,7 +27,9 @@ def seen(*words: object) -> dict[str, str]:
     return {one.name: one.kind for one in found}
 
 
-def test_a_study_is_its_runs_references_first_and_what_was_not_evaluated_is_said(tmp_path: Path) -> None:
+def test_a_study_is_its_runs_references_first_and_what_was_not_evaluated_is_said(
+    tmp_path: Path,
+) -> None:
     train = "mode: train\ndata: {train: {rows: {args: {hf_args: {name: SPLIT}}}}}"
     log(tmp_path / "NPO" / "evals", config="mode: unlearn")
     log(tmp_path / "b" / "evals", config=train.replace("SPLIT", "retain90"))
@@ -36,17 +39,29 @@ def test_a_study_is_its_runs_references_first_and_what_was_not_evaluated_is_said
     (tmp_path / "base" / "config.yaml").write_text("mode: train")
     found, notes = find.runs_in([str(tmp_path)])
     assert [(one.name, one.kind, one.suites) for one in found] == [
-        ("a", "full", ("TOFU",)), ("b", "retain", ("TOFU",)), ("NPO", "forget", ("TOFU",)),
-    ]  # fmt: skip
+        ("a", "full", ("TOFU",)),
+        ("b", "retain", ("TOFU",)),
+        ("NPO", "forget", ("TOFU",)),
+    ]
     assert notes == [f"not evaluated, so not shown: {tmp_path / 'base'}"]
 
 
 def test_every_way_of_naming_a_run_means_it_once(tmp_path: Path) -> None:
     log(tmp_path / "NPO" / "evals", "TOFU", "MUSE")
     found, _ = find.runs_in(
-        map(str, [tmp_path / "NPO", tmp_path / "NPO" / "evals", tmp_path / "N*", tmp_path / "NPO/evals/TOFU_EVAL.json"])
+        map(
+            str,
+            [
+                tmp_path / "NPO",
+                tmp_path / "NPO" / "evals",
+                tmp_path / "N*",
+                tmp_path / "NPO/evals/TOFU_EVAL.json",
+            ],
+        )
     )
-    assert [(one.name, one.folder, one.suites) for one in found] == [("NPO", tmp_path / "NPO", ("MUSE", "TOFU"))]
+    assert [(one.name, one.folder, one.suites) for one in found] == [
+        ("NPO", tmp_path / "NPO", ("MUSE", "TOFU"))
+    ]
     (alone,), _ = find.runs_in([str(tmp_path / "NPO/evals/MUSE_EVAL.json")])
     assert alone.suites == ("MUSE",)
 
@@ -54,9 +69,14 @@ def test_every_way_of_naming_a_run_means_it_once(tmp_path: Path) -> None:
 def test_names_are_as_short_as_can_be_and_a_checkpoint_says_whose_it_is(tmp_path: Path) -> None:
     for place in ("one/a", "two/a", "two/b", "two/b/checkpoint-5/evals"):
         log(tmp_path / place)
-    assert set(seen(tmp_path / "one", tmp_path / "two", tmp_path / "two" / "b" / "checkpoint-5")) == {
-        "one/a", "two/a", "b", "b/checkpoint-5",
-    }  # fmt: skip
+    assert set(
+        seen(tmp_path / "one", tmp_path / "two", tmp_path / "two" / "b" / "checkpoint-5")
+    ) == {
+        "one/a",
+        "two/a",
+        "b",
+        "b/checkpoint-5",
+    }
 
 
 @pytest.mark.parametrize(
@@ -69,7 +89,9 @@ def test_names_are_as_short_as_can_be_and_a_checkpoint_says_whose_it_is(tmp_path
         ("fullerene", ""),
     ],
 )
-def test_where_there_is_no_configuration_the_name_says_what_a_run_was(tmp_path: Path, name: str, kind: str) -> None:
+def test_where_there_is_no_configuration_the_name_says_what_a_run_was(
+    tmp_path: Path, name: str, kind: str
+) -> None:
     assert seen(log(tmp_path / name)) == {name: kind}
 
 
@@ -80,7 +102,9 @@ def test_an_evaluation_is_of_the_kind_of_the_run_that_it_evaluated(tmp_path: Pat
     theirs = tmp_path / "theirs"
     log(theirs)
     (theirs / ".hydra").mkdir()
-    (theirs / ".hydra" / "config.yaml").write_text(told.replace("PATH", "open-unlearning/tofu_x_retain99"))
+    (theirs / ".hydra" / "config.yaml").write_text(
+        told.replace("PATH", "open-unlearning/tofu_x_retain99")
+    )
     other = log(tmp_path / "other", config=told.replace("PATH", "someone/model"))
     assert seen(ours, theirs, other) == {"ours": "forget", "theirs": "retain", "other": "eval"}
 
@@ -99,8 +123,14 @@ def test_a_link_back_up_does_not_go_round_for_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"), [("nowhere", "no such run"), ("no*", "nothing matches"), ("empty", "Evaluate the run first"), ("file.txt", "as its name says")]
-)  # fmt: skip
+    ("word", "message"),
+    [
+        ("nowhere", "no such run"),
+        ("no*", "nothing matches"),
+        ("empty", "Evaluate the run first"),
+        ("file.txt", "as its name says"),
+    ],
+)
 def test_a_word_that_means_no_run_is_refused(tmp_path: Path, word: str, message: str) -> None:
     log(tmp_path / "run")
     (tmp_path / "empty").mkdir()
@@ -128,17 +158,23 @@ def test_a_run_that_was_not_evaluated_is_told_the_command_for_its_own_rows(tmp_p
     for name, config in (("own", files), ("benchmark", "data: {train: {TOFU_QA_full: {}}}")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(config)
-    with pytest.raises(UserError, match=rf"unteach eval model={tmp_path}/own eval=rows forget=f.csv retain=r.csv$"):
+    with pytest.raises(
+        UserError, match=rf"unteach eval model={tmp_path}/own eval=rows forget=f.csv retain=r.csv$"
+    ):
         find.runs_in([str(tmp_path / "own")])
     with pytest.raises(
-        UserError, match=rf"model={tmp_path}/benchmark eval=SUITE task_name=NAME \(`unteach list suites`"
+        UserError,
+        match=rf"model={tmp_path}/benchmark eval=SUITE task_name=NAME \(`unteach list suites`",
     ):
         find.runs_in([str(tmp_path / "benchmark")])
 
 
 def test_the_retain_model_that_runs_are_compared_with_is_found(tmp_path: Path) -> None:
     retain = log(tmp_path / "gold")
-    log(tmp_path / "NPO" / "evals", config=f"mode: unlearn\nretain_logs_path: {retain}/TOFU_EVAL.json")
+    log(
+        tmp_path / "NPO" / "evals",
+        config=f"mode: unlearn\nretain_logs_path: {retain}/TOFU_EVAL.json",
+    )
     log(tmp_path / "DPO" / "evals", config="mode: unlearn\nretain_logs_path: gone/TOFU_EVAL.json")
     found, _ = find.runs_in([str(tmp_path / "NPO"), str(tmp_path / "DPO")])
     assert find.retain_models_of(found) == [find.Found("gold", "retain", retain, ("TOFU",))]

@@ -1,4 +1,5 @@
-"""A suite of one's own: its names, roles and directions are read from its files, and judged like any benchmark's."""
+"""A suite of one's own: its names, roles and directions are read from its files, and judged like
+any benchmark's."""
 
 import csv
 import io
@@ -21,18 +22,47 @@ DESCRIBED = {
         "meaning": "What it still says",
         "decimals": 2,
     },
-    "gone_loss": {"label": "forget loss", "role": "forget", "better": "higher", "meaning": "", "decimals": 3},
-    "kept_said": {"label": "kept ROUGE", "role": "retain", "better": "near before", "meaning": "", "decimals": 3},
-    "kept_loss": {"label": "kept loss", "role": "retain", "better": "lower", "meaning": "", "decimals": 3},
+    "gone_loss": {
+        "label": "forget loss",
+        "role": "forget",
+        "better": "higher",
+        "meaning": "",
+        "decimals": 3,
+    },
+    "kept_said": {
+        "label": "kept ROUGE",
+        "role": "retain",
+        "better": "near before",
+        "meaning": "",
+        "decimals": 3,
+    },
+    "kept_loss": {
+        "label": "kept loss",
+        "role": "retain",
+        "better": "lower",
+        "meaning": "",
+        "decimals": 3,
+    },
     "odd": {"label": "odd", "role": None, "better": None, "meaning": "", "decimals": 3},
 }
 
 
-def save(folder: Path, values: dict[str, float], described: dict[str, Any] | None = DESCRIBED) -> Path:
+def save(
+    folder: Path, values: dict[str, float], described: dict[str, Any] | None = DESCRIBED
+) -> Path:
     """An evaluation's files of the suite `own`, as a run writes them."""
     folder.mkdir(parents=True)
-    rows = {"0": {"input": "<|user|>Who?<|assistant|>", "question": "Who?", "ground_truth": "Ann", "generation": "Bo"}}
-    found: dict[str, Any] = {name: {"agg_value": value, "n": 4, "ci": None} for name, value in values.items()}
+    rows = {
+        "0": {
+            "input": "<|user|>Who?<|assistant|>",
+            "question": "Who?",
+            "ground_truth": "Ann",
+            "generation": "Bo",
+        }
+    }
+    found: dict[str, Any] = {
+        name: {"agg_value": value, "n": 4, "ci": None} for name, value in values.items()
+    }
     found["gone_said"]["value_by_index"] = rows
     (folder / "OWN_EVAL.json").write_text(json.dumps(found))
     (folder / "OWN_SUMMARY.json").write_text(json.dumps(values))
@@ -42,7 +72,13 @@ def save(folder: Path, values: dict[str, float], described: dict[str, Any] | Non
 
 
 def values(said: float, loss: float, kept: float, kept_loss: float) -> dict[str, float]:
-    return {"gone_said": said, "gone_loss": loss, "kept_said": kept, "kept_loss": kept_loss, "odd": 1.0}
+    return {
+        "gone_said": said,
+        "gone_loss": loss,
+        "kept_said": kept,
+        "kept_loss": kept_loss,
+        "odd": 1.0,
+    }
 
 
 STARTED = values(0.95, 0.1, 0.9, 0.1)
@@ -72,19 +108,29 @@ def read(study: Path) -> list[RunResult]:
 def test_columns_are_called_and_ordered_as_the_suite_says(study: Path) -> None:
     made = table.make_table(read(study))
     heads = [(column.label, column.better, column.role) for column in made.columns]
-    assert heads == [(one["label"], one["better"] or "", one["role"] or "") for one in DESCRIBED.values()]
-    assert next(cells[0].text for run, cells in made.rows if run.name == "near") == "0.35"  # two decimals
+    assert heads == [
+        (one["label"], one["better"] or "", one["role"] or "") for one in DESCRIBED.values()
+    ]
+    # two decimals
+    assert next(cells[0].text for run, cells in made.rows if run.name == "near") == "0.35"
 
 
 def test_what_runs_started_from_is_one_reference(study: Path) -> None:
     runs = read(study)
     assert [(run.name, run.kind) for run in runs] == [
-        ("retain", "retain"), ("before", "start"), ("near", "forget"), ("far", "forget"), ("wreck", "forget"),
-    ]  # fmt: skip
+        ("retain", "retain"),
+        ("before", "start"),
+        ("near", "forget"),
+        ("far", "forget"),
+        ("wreck", "forget"),
+    ]
     save(study / "other" / "evals", STARTED)
     save(study / "other" / "evals_before", values(0.5, 0.5, 0.5, 0.5))
     alone = with_starts(collect([("other", "forget", study / "other")], "OWN"))
-    assert [(run.name, run.kind) for run in alone] == [("other, before", "start"), ("other", "forget")]
+    assert [(run.name, run.kind) for run in alone] == [
+        ("other, before", "start"),
+        ("other", "forget"),
+    ]
     found, _ = find.runs_in([str(study)])
     assert sorted(one.name for one in found) == ["far", "near", "other", "retain", "wreck"]
 
@@ -95,7 +141,8 @@ def test_the_best_is_judged_as_the_suite_says_and_no_wreck_is_the_best(study: Pa
         column.metric: [run.name for run, cells in made.rows if cells[place].best]
         for place, column in enumerate(made.columns)
     }
-    # wreck says as little as the retain model and has the highest forget loss, but it has lost what it was to keep
+    # wreck says as little as the retain model and has the highest forget loss, but it has lost what
+    # it was to keep
     assert best == {
         "gone_said": ["near"],
         "gone_loss": ["near"],
@@ -135,11 +182,15 @@ def test_utility_is_gone_below_half_of_what_there_was() -> None:
 
 def test_any_forget_metric_is_plotted_against_any_kept_one(study: Path) -> None:
     shown = {(view.x.metric, view.y.metric): view for view in tradeoff.views(read(study))}
-    assert list(shown) == [(x, y) for y in ("kept_said", "kept_loss") for x in ("gone_said", "gone_loss")]
+    assert list(shown) == [
+        (x, y) for y in ("kept_said", "kept_loss") for x in ("gone_said", "gone_loss")
+    ]
     default = shown["gone_said", "kept_said"]
     assert (default.x.label, default.y.label) == ("forget ROUGE", "kept ROUGE")
     assert default.gold_x == [0.3]
-    assert default.better == "↖ better: kept ROUGE near what it was before, and nearer the gold line"
+    assert (
+        default.better == "↖ better: kept ROUGE near what it was before, and nearer the gold line"
+    )
     assert [point.name for point in default.front] == ["near"]
     losses = shown["gone_loss", "kept_loss"]
     assert losses.better == "↘ better: down and to the right"
@@ -150,7 +201,12 @@ def test_any_forget_metric_is_plotted_against_any_kept_one(study: Path) -> None:
 def test_every_file_of_a_report_names_what_the_suite_names(study: Path, tmp_path: Path) -> None:
     page, notes = files.write({"OWN": read(study)}, tmp_path / "out", "Own")
     assert notes == []
-    assert {file.name for file in page.parent.iterdir()} >= {"report.png", "report.html", "report.csv", "report.md"}
+    assert {file.name for file in page.parent.iterdir()} >= {
+        "report.png",
+        "report.html",
+        "report.csv",
+        "report.md",
+    }
     text = page.read_text(encoding="utf-8")
     assert "What it still says (<code>gone_said</code>; good: near retain)" in text
     assert "where it started" in text and "unlearned, utility gone" in text
@@ -158,7 +214,8 @@ def test_every_file_of_a_report_names_what_the_suite_names(study: Path, tmp_path
     near = next(row for row in rows if (row["run"], row["metric"]) == ("near", "kept_said"))
     assert (near["label"], near["role"], near["better"]) == ("kept ROUGE", "retain", "near before")
     assert (
-        "| run | forget ROUGE | forget loss | kept ROUGE | kept loss | odd |" in (page.parent / "report.md").read_text()
+        "| run | forget ROUGE | forget loss | kept ROUGE | kept loss | odd |"
+        in (page.parent / "report.md").read_text()
     )
 
 
@@ -183,12 +240,16 @@ def test_compare_still_takes_two_runs_one_by_one(study: Path) -> None:
 
 
 def test_counts_of_rows_are_no_metrics(tmp_path: Path) -> None:
-    """Neither in files of today, which keep them apart, nor in older ones, which have them among what is absent."""
+    """Neither in files of today, which keep them apart, nor in older ones, which have them among
+    what is absent."""
     new = save(tmp_path / "new", values(0.1, 0.1, 0.1, 0.1), described=None)
-    (new / "OWN_NOTES.json").write_text(json.dumps({"2 rows skipped in keep.answer": "empty answer"}))
+    (new / "OWN_NOTES.json").write_text(
+        json.dumps({"2 rows skipped in keep.answer": "empty answer"})
+    )
     old = save(tmp_path / "old", values(0.1, 0.1, 0.1, 0.1), described=None)
     counts = [
-        f"{what} in keep.answer" for what in ("rows skipped", "answers cut", "boundaries moved", "continuations cut")
+        f"{what} in keep.answer"
+        for what in ("rows skipped", "answers cut", "boundaries moved", "continuations cut")
     ]
     absent = {**dict.fromkeys(counts, "1: why"), "privleak": "no retain log"}
     (old / "OWN_ABSENT.json").write_text(json.dumps(absent))
@@ -208,11 +269,19 @@ def test_counts_of_rows_are_no_metrics(tmp_path: Path) -> None:
     ("entry", "message"),
     [
         ("forget", "holds str where a description is needed"),
-        ({"label": "a", "better": "up"}, "better is 'up'; it must be one of higher, lower, near retain"),
-        ({"label": "a", "role": "keep"}, "role is 'keep'; it must be one of train, forget, retain, holdout"),
+        (
+            {"label": "a", "better": "up"},
+            "better is 'up'; it must be one of higher, lower, near retain",
+        ),
+        (
+            {"label": "a", "role": "keep"},
+            "role is 'keep'; it must be one of train, forget, retain, holdout",
+        ),
     ],
 )
-def test_a_description_that_says_nothing_is_refused(tmp_path: Path, entry: Any, message: str) -> None:
+def test_a_description_that_says_nothing_is_refused(
+    tmp_path: Path, entry: Any, message: str
+) -> None:
     folder = save(tmp_path / "run", STARTED, {"odd": entry})
     with pytest.raises(UserError, match=message):
         collect([("run", "", folder)], "OWN")
@@ -222,15 +291,27 @@ def test_a_suite_that_describes_a_part_adds_its_columns_to_the_known_ones() -> N
     from unteach.report.columns import read_descriptions
 
     described = read_descriptions({"mine": {"label": "my own"}}, "run", Path("x"))
-    run = RunResult("a", "", Path("a"), {"mine": 1.0, "model_utility": 0.5, "other": 2.0}, {}, described=described)
+    run = RunResult(
+        "a",
+        "",
+        Path("a"),
+        {"mine": 1.0, "model_utility": 0.5, "other": 2.0},
+        {},
+        described=described,
+    )
     assert [column.label for column in table.make_table([run]).columns] == ["utility", "my own"]
 
 
 HOSTILE = "=1+1|<script>alert(1)</script>\x1b[2J"
 
 
-def test_names_of_others_are_neutral_wherever_they_go(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    described = {**DESCRIBED, "gone_said": {**DESCRIBED["gone_said"], "label": HOSTILE, "meaning": HOSTILE}}
+def test_names_of_others_are_neutral_wherever_they_go(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = {
+        **DESCRIBED,
+        "gone_said": {**DESCRIBED["gone_said"], "label": HOSTILE, "meaning": HOSTILE},
+    }
     for run in study.iterdir():
         evals = run / "evals"
         (evals / "OWN_METRICS.json").write_text(json.dumps(described))

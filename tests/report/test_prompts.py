@@ -1,4 +1,5 @@
-"""The bare question is found in what real chat templates make of it, with their marks and without."""
+"""The bare question is found in what real chat templates make of it, with their marks and
+without."""
 
 import re
 
@@ -9,48 +10,56 @@ from unteach.report.prompts import find_question
 
 QUESTION = "Who wrote «The Hidden [Lake]», and when?\nName the year: both."
 CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% "
+    "endfor %}"
     "{{ '<|im_start|>assistant\\n' }}"
 )
 TEMPLATES = {
     "ChatML": CHATML,
     "Qwen 3, thinking off": CHATML + "{{ '<think>\\n\\n</think>\\n\\n' }}",
     "Phi 4": (
-        "{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>' }}{% endfor %}"
-        "{{ '<|im_start|>assistant<|im_sep|>' }}"
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '<|im_sep|>' + m.content + "
+        "'<|im_end|>' }}{% endfor %}{{ '<|im_start|>assistant<|im_sep|>' }}"
     ),
     "Llama 3": (
         "{{ '<|begin_of_text|>' }}{% for m in messages %}"
-        "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content + '<|eot_id|>' }}{% endfor %}"
+        "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\\n\\n' + m.content + '<|eot_id|>' "
+        "}}{% endfor %}"
         "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
     ),
     "Llama 4": (
         "{{ '<|begin_of_text|>' }}{% for m in messages %}"
-        "{{ '<|header_start|>' + m.role + '<|header_end|>\\n\\n' + m.content + '<|eot|>' }}{% endfor %}"
+        "{{ '<|header_start|>' + m.role + '<|header_end|>\\n\\n' + m.content + '<|eot|>' }}{% "
+        "endfor %}"
         "{{ '<|header_start|>assistant<|header_end|>\\n\\n' }}"
     ),
     "Llama 2": (
-        "{{ '<s>' }}{% set system = messages[0].content %}{% for m in messages[1:] %}{% if m.role == 'user' %}"
-        "{{ '[INST] ' + ('<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' if loop.first else '') + m.content + ' [/INST]' }}"
+        "{{ '<s>' }}{% set system = messages[0].content %}{% for m in messages[1:] %}{% if m.role "
+        "== 'user' %}"
+        "{{ '[INST] ' + ('<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' if loop.first else '') + "
+        "m.content + ' [/INST]' }}"
         "{% else %}{{ ' ' + m.content + ' </s><s>' }}{% endif %}{% endfor %}"
     ),
     "Mistral": (
-        "{{ '<s>' }}{% for m in messages[1:] %}{% if m.role == 'user' %}{{ '[INST]' + m.content + '[/INST]' }}"
-        "{% else %}{{ m.content + '</s>' }}{% endif %}{% endfor %}"
+        "{{ '<s>' }}{% for m in messages[1:] %}{% if m.role == 'user' %}{{ '[INST]' + m.content + "
+        "'[/INST]' }}{% else %}{{ m.content + '</s>' }}{% endif %}{% endfor %}"
     ),
     "Mistral with a system prompt": (
-        "{{ '<s>[SYSTEM_PROMPT]' + messages[0].content + '[/SYSTEM_PROMPT]' }}{% for m in messages[1:] %}"
-        "{% if m.role == 'user' %}{{ '[INST]' + m.content + '[/INST]' }}{% else %}{{ m.content + '</s>' }}{% endif %}"
-        "{% endfor %}"
+        "{{ '<s>[SYSTEM_PROMPT]' + messages[0].content + '[/SYSTEM_PROMPT]' }}{% for m in "
+        "messages[1:] %}{% if m.role == 'user' %}{{ '[INST]' + m.content + '[/INST]' }}{% else "
+        "%}{{ m.content + '</s>' }}{% endif %}{% endfor %}"
     ),
     "Zephyr": (
-        "{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content + '</s>\\n' }}{% endfor %}{{ '<|assistant|>\\n' }}"
+        "{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content + '</s>\\n' }}{% endfor "
+        "%}{{ '<|assistant|>\\n' }}"
     ),
     "Phi 3": (
-        "{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content + '<|end|>\\n' }}{% endfor %}{{ '<|assistant|>\\n' }}"
+        "{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content + '<|end|>\\n' }}{% endfor "
+        "%}{{ '<|assistant|>\\n' }}"
     ),
     "Gemma": (
-        "{{ '<bos>' }}{% for m in messages[1:] %}{{ '<start_of_turn>' + ('model' if m.role == 'assistant' else m.role)"
+        "{{ '<bos>' }}{% for m in messages[1:] %}{{ '<start_of_turn>' + ('model' if m.role == "
+        "'assistant' else m.role)"
         " + '\\n' + m.content + '<end_of_turn>\\n' }}{% endfor %}{{ '<start_of_turn>model\\n' }}"
     ),
     "DeepSeek": (
@@ -60,15 +69,17 @@ TEMPLATES = {
     ),
     "Alpaca": (
         "{{ messages[0].content }}{% for m in messages[1:] %}"
-        "{{ ('\\n\\n### Instruction:\\n' if m.role == 'user' else '\\n\\n### Response:\\n') + m.content }}{% endfor %}"
+        "{{ ('\\n\\n### Instruction:\\n' if m.role == 'user' else '\\n\\n### Response:\\n') + "
+        "m.content }}{% endfor %}"
         "{{ '\\n\\n### Response:\\n' }}"
     ),
     "Vicuna": (
-        "{{ messages[0].content }}{% for m in messages[1:] %}"
-        "{{ (' USER: ' if m.role == 'user' else ' ASSISTANT: ') + m.content }}{% endfor %}{{ ' ASSISTANT:' }}"
+        "{{ messages[0].content }}{% for m in messages[1:] %}{{ (' USER: ' if m.role == 'user' "
+        "else ' ASSISTANT: ') + m.content }}{% endfor %}{{ ' ASSISTANT:' }}"
     ),
     "question and answer": (
-        "{% for m in messages[1:] %}{{ ('Question: ' if m.role == 'user' else 'Answer:\\n') + m.content + '\\n' }}"
+        "{% for m in messages[1:] %}{{ ('Question: ' if m.role == 'user' else 'Answer:\\n') + "
+        "m.content + '\\n' }}"
         "{% endfor %}{{ 'Answer:\\n' }}"
     ),
 }
@@ -82,7 +93,10 @@ SHOTS = [("Who is Ann?", "A writer."), ("Who is Bo?", "Her user\nand editor.")]
 def render(template: str, shots: list[tuple[str, str]]) -> str:
     messages = [{"role": "system", "content": "Be brief. Say nothing of [others]."}]
     for question, answer in shots:
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        messages += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
     messages.append({"role": "user", "content": QUESTION})
     return jinja2.Environment().from_string(template).render(messages=messages)
 
@@ -97,7 +111,9 @@ def test_the_question_is_found_in_a_template(name: str, shots: list[tuple[str, s
 
 @pytest.mark.parametrize("shots", [[], SHOTS], ids=["alone", "after examples"])
 @pytest.mark.parametrize("name", ["ChatML", "Llama 3", "Llama 2", "Mistral", "Zephyr"])
-def test_the_question_is_found_where_special_tokens_were_left_out(name: str, shots: list[tuple[str, str]]) -> None:
+def test_the_question_is_found_where_special_tokens_were_left_out(
+    name: str, shots: list[tuple[str, str]]
+) -> None:
     stripped = SPECIAL.sub("", render(TEMPLATES[name], shots))
     assert find_question(stripped) == QUESTION
 

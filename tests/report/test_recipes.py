@@ -1,4 +1,5 @@
-"""What the page says of how models were made: as each run's folder has it, and nothing that is not there."""
+"""What the page says of how models were made: as each run's folder has it, and nothing that is not
+there."""
 
 import json
 import struct
@@ -32,7 +33,9 @@ CONFIG: dict[str, Any] = {
     },
     "data": {
         "forget": {"A": {"args": {"hf_args": {"path": "csv", "data_files": "gone.csv"}}}},
-        "retain": {"B": {"args": {"hf_args": {"path": "world", "name": "retain90", "split": "train"}}}},
+        "retain": {
+            "B": {"args": {"hf_args": {"path": "world", "name": "retain90", "split": "train"}}}
+        },
         "anchor": "forget",
     },
 }
@@ -51,9 +54,13 @@ def run(tmp_path: Path) -> RunResult:
     save(folder / "evals", results(0.2, 0.6, 0.3, "a"))
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     (folder / "manifest.json").write_text(json.dumps(MANIFEST))
-    lines = [{"step": step, "loss": 1 / step, "forget_loss": 2.0, "lr": 1.0} for step in range(1, 1001)]
+    lines = [
+        {"step": step, "loss": 1 / step, "forget_loss": 2.0, "lr": 1.0} for step in range(1, 1001)
+    ]
     lines.append({"step": 1000, "eval_loss": 0.5})
-    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 1001, "lo')
+    (folder / "metrics.jsonl").write_text(
+        "\n".join(map(json.dumps, lines)) + '\n{"step": 1001, "lo'
+    )
     return RunResult("mine", "forget", folder, {}, {})
 
 
@@ -86,7 +93,10 @@ def test_a_run_says_how_it_was_made(run: RunResult, tmp_path: Path) -> None:
         "command": "unteach unlearn trainer=NPO 'task_name=a b'",
         "folder": "../saves/mine",
     }
-    assert recipe.summary == "NPO, beta=0.5, learning rate 1e-05, cosine, warmup 4, 5 epochs, 1000 steps done"
+    assert (
+        recipe.summary
+        == "NPO, beta=0.5, learning rate 1e-05, cosine, warmup 4, 5 epochs, 1000 steps done"
+    )
 
 
 def test_an_evaluation_says_how_its_model_was_made(run: RunResult, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""The report reads what evaluation writes, says nothing that was not measured, and gives pages that stand alone."""
+"""The report reads what evaluation writes, says nothing that was not measured, and gives pages that
+stand alone."""
 
 import io
 import json
@@ -22,7 +23,9 @@ from unteach.wording import format_value
 NASTY = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & {{plotly}} \ud83d'
 
 
-def rouge(*generations: str, prompt: str = "Question: Who is number {}?\nAnswer:\n") -> dict[str, Any]:
+def rouge(
+    *generations: str, prompt: str = "Question: Who is number {}?\nAnswer:\n"
+) -> dict[str, Any]:
     rows = {
         str(index): {
             "input": prompt.format(index),
@@ -37,7 +40,9 @@ def rouge(*generations: str, prompt: str = "Question: Who is number {}?\nAnswer:
     return {"agg_value": 0.5, "value_by_index": rows, "n": len(rows), "ci": [0.4, 0.6]}
 
 
-def results(prob: float, utility: float | None, quality: float | None, *generations: str) -> dict[str, Any]:
+def results(
+    prob: float, utility: float | None, quality: float | None, *generations: str
+) -> dict[str, Any]:
     return {
         "forget_Q_A_Prob": {
             "agg_value": prob,
@@ -54,10 +59,16 @@ def results(prob: float, utility: float | None, quality: float | None, *generati
     }
 
 
-def save(folder: Path, found: dict[str, Any], suite: str = "TOFU", absent: dict[str, str] | None = None) -> Path:
+def save(
+    folder: Path, found: dict[str, Any], suite: str = "TOFU", absent: dict[str, str] | None = None
+) -> Path:
     folder.mkdir(parents=True)
     (folder / f"{suite}_EVAL.json").write_text(json.dumps(found))
-    summary = {metric: entry["agg_value"] for metric, entry in found.items() if entry["agg_value"] is not None}
+    summary = {
+        metric: entry["agg_value"]
+        for metric, entry in found.items()
+        if entry["agg_value"] is not None
+    }
     (folder / f"{suite}_SUMMARY.json").write_text(json.dumps(summary))
     if absent is not None:
         (folder / f"{suite}_ABSENT.json").write_text(json.dumps(absent))
@@ -126,8 +137,10 @@ def test_an_interval_that_says_nothing_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "TOFU_EVAL.json").write_text(json.dumps(given))
     (run,) = collect([("old", "", tmp_path)])
     assert {metric: run.interval(metric) for metric in given} == {
-        "forget_quality": None, "privacy": None, "model_utility": (0.4, 0.5),
-    }  # fmt: skip
+        "forget_quality": None,
+        "privacy": None,
+        "model_utility": (0.4, 0.5),
+    }
     assert table.make_cell(run, table.Column("forget_quality", "q")).interval == ""
 
 
@@ -153,9 +166,13 @@ def test_results_of_another_suite_are_offered(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["TOFU_EVAL.json", "TOFU_SUMMARY.json", "TOFU_ABSENT.json"])
 @pytest.mark.parametrize("content", ['{"cut": ', "[1, 2]", b"\xff\xfe\x00"])
-def test_an_unreadable_file_is_one_clear_error(tmp_path: Path, name: str, content: str | bytes) -> None:
+def test_an_unreadable_file_is_one_clear_error(
+    tmp_path: Path, name: str, content: str | bytes
+) -> None:
     save(tmp_path / "run", results(0.5, 0.5, 0.5, "a"), absent={})
-    (tmp_path / "run" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "run" / name).write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "run" / name))):
         collect([("NPO", "forget", tmp_path / "run")])
 
@@ -163,7 +180,9 @@ def test_an_unreadable_file_is_one_clear_error(tmp_path: Path, name: str, conten
 # table
 
 
-def test_a_column_is_there_if_any_run_has_it_and_a_missing_value_is_a_dash(runs: list[RunResult]) -> None:
+def test_a_column_is_there_if_any_run_has_it_and_a_missing_value_is_a_dash(
+    runs: list[RunResult],
+) -> None:
     made = table.make_table(runs)
     labels = [column.label for column in made.columns]
     assert labels == ["forget prob", "forget ROUGE", "forget quality", "utility", "retain prob"]
@@ -175,7 +194,14 @@ def test_a_column_is_there_if_any_run_has_it_and_a_missing_value_is_a_dash(runs:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0.000"), (-0.0, "0.000"), (1.0, "1.000"), (0.001, "0.001"), (0.00099, "9.9e-04"), (1e-29, "1.0e-29")],
+    [
+        (0.0, "0.000"),
+        (-0.0, "0.000"),
+        (1.0, "1.000"),
+        (0.001, "0.001"),
+        (0.00099, "9.9e-04"),
+        (1e-29, "1.0e-29"),
+    ],
 )
 def test_only_zero_is_shown_as_zero(value: float, text: str) -> None:
     assert format_value(value) == text
@@ -183,8 +209,12 @@ def test_only_zero_is_shown_as_zero(value: float, text: str) -> None:
 
 def test_few_decimals_do_not_make_a_value_zero() -> None:
     assert [format_value(value, 1) for value in (0.0, 0.04, 0.06, -0.04, -97.3)] == [
-        "0.0", "4.0e-02", "0.1", "-4.0e-02", "-97.3",
-    ]  # fmt: skip
+        "0.0",
+        "4.0e-02",
+        "0.1",
+        "-4.0e-02",
+        "-97.3",
+    ]
 
 
 def test_an_unknown_suite_shows_every_metric() -> None:
@@ -194,7 +224,9 @@ def test_an_unknown_suite_shows_every_metric() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_terminal_never_cuts_a_number(runs: list[RunResult], width: int) -> None:
-    long = RunResult("[red]a_run_with_quite_a_long_name", "forget", Path("x"), runs[0].summary, runs[0].results)
+    long = RunResult(
+        "[red]a_run_with_quite_a_long_name", "forget", Path("x"), runs[0].summary, runs[0].results
+    )
     out = io.StringIO()
     table.print_table([*runs, long], Console(file=out, width=width))
     shown = out.getvalue()
@@ -207,7 +239,9 @@ def test_markdown_has_one_line_a_run_and_plain_names(runs: list[RunResult]) -> N
     odd = RunResult("a|b\n*c*", "", Path("x"), {"model_utility": 0.5}, {})
     lines = table.markdown([*runs, odd]).splitlines()
     assert len(lines) == 2 + 4
-    assert lines[0] == "| run | forget prob | forget ROUGE | forget quality | utility | retain prob |"
+    assert (
+        lines[0] == "| run | forget prob | forget ROUGE | forget quality | utility | retain prob |"
+    )
     assert lines[3] == "| retain | 0.100 | 0.500 | – | 0.640 | 0.900 |"
     assert lines[5].startswith(r"| a\|b \*c\* | – |")
 
@@ -244,7 +278,9 @@ def size(png: Path) -> tuple[int, ...]:
 
 
 def test_a_png_is_written_whole(runs: list[RunResult], tmp_path: Path) -> None:
-    odd = RunResult("$x_1$ & <b>", "eval", Path("x"), {"forget_Q_A_Prob": 0.5, "model_utility": 0.5}, {})
+    odd = RunResult(
+        "$x_1$ & <b>", "eval", Path("x"), {"forget_Q_A_Prob": 0.5, "model_utility": 0.5}, {}
+    )
     path = tradeoff_png([*runs, odd], tmp_path / "pictures" / "tradeoff.png")
     assert size(path) == (1200, 700)
     assert [file.name for file in path.parent.iterdir()] == ["tradeoff.png"]
@@ -252,7 +288,9 @@ def test_a_png_is_written_whole(runs: list[RunResult], tmp_path: Path) -> None:
 
 def test_the_png_of_a_crowd_and_of_p_values(tmp_path: Path) -> None:
     crowd = [
-        RunResult(f"run {n}", "forget", Path("x"), {"forget_quality": 10.0**-n, "model_utility": 0.5}, {})
+        RunResult(
+            f"run {n}", "forget", Path("x"), {"forget_quality": 10.0**-n, "model_utility": 0.5}, {}
+        )
         for n in range(30)
     ]
     assert size(tradeoff_png(crowd, tmp_path / "crowd.png")) == (1200, 700)
@@ -276,32 +314,52 @@ def test_answers_stand_beside_each_other(runs: list[RunResult]) -> None:
 
 
 def test_questions_meet_by_their_truth_whatever_the_template_and_the_order() -> None:
-    one, other = rouge("a", "b"), rouge("c", "d", prompt="system\n\nBe brief.user\n\nWho is number {}?assistant\n\n")
+    one, other = (
+        rouge("a", "b"),
+        rouge("c", "d", prompt="system\n\nBe brief.user\n\nWho is number {}?assistant\n\n"),
+    )
     rows = other["value_by_index"]
-    other["value_by_index"] = {"7": rows["1"], "8": rows["0"], "9": {**rows["0"], "ground_truth": "elsewhere"}}
+    other["value_by_index"] = {
+        "7": rows["1"],
+        "8": rows["0"],
+        "9": {**rows["0"], "ground_truth": "elsewhere"},
+    }
     pair = [
-        RunResult(name, "", Path(name), {}, {"forget_Q_A_ROUGE": found}) for name, found in [("x", one), ("y", other)]
+        RunResult(name, "", Path(name), {}, {"forget_Q_A_ROUGE": found})
+        for name, found in [("x", one), ("y", other)]
     ]
     (only,) = answers.question_sets(pair)
-    said = {question.truth: [one and one.text for one in question.said] for question in only.questions}
+    said = {
+        question.truth: [one and one.text for one in question.said] for question in only.questions
+    }
     assert said == {"truth 0": ["a", "c"], "truth 1": ["b", "d"], "elsewhere": [None, "c"]}
 
 
 def test_the_question_is_the_one_of_the_data_where_the_log_has_it(tmp_path: Path) -> None:
-    """Not what a template makes of it, nor what the recognition of templates would: a question may look like one."""
+    """Not what a template makes of it, nor what the recognition of templates would: a question may
+    look like one."""
     asked = "Question: Who wrote [INST]?\nAnswer:"
-    found = rouge("a", prompt="<|im_start|>user\nWho is number {}?<|im_end|>\n<|im_start|>assistant\n")
+    found = rouge(
+        "a", prompt="<|im_start|>user\nWho is number {}?<|im_end|>\n<|im_start|>assistant\n"
+    )
     old = RunResult("old", "", tmp_path, {}, {"forget_Q_A_ROUGE": found})
     assert answers.question_sets([old])[0].questions[0].text == "Who is number 0?"
     found["value_by_index"]["0"]["question"] = asked
     assert answers.question_sets([old])[0].questions[0].text == asked
 
 
-def test_a_page_shows_some_of_a_large_set_and_says_of_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those on which the models differ most, and others from the whole set, each with its number."""
+def test_a_page_shows_some_of_a_large_set_and_says_of_how_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those on which the models differ most, and others from the whole set, each with its
+    number."""
     monkeypatch.setattr(answers, "MOST_QUESTIONS", 6)
     questions = [
-        answers.Question(f"q{n}", "t", [answers.Said("a", 0.5), answers.Said("b", 1.0 if n in (7, 31, 50) else 0.5)])
+        answers.Question(
+            f"q{n}",
+            "t",
+            [answers.Said("a", 0.5), answers.Said("b", 1.0 if n in (7, 31, 50) else 0.5)],
+        )
         for n in range(60)
     ]
     (data,) = answers.as_data([answers.QuestionSet("m", "Set", "ROUGE", questions)])
@@ -321,13 +379,20 @@ def test_the_page_stands_alone(runs: list[RunResult], tmp_path: Path) -> None:
     path = write_page({"TOFU": runs}, tmp_path / "out" / "report.html", "A study")
     elements = Elements(path.read_text(encoding="utf-8"))
     loads = [
-        (tag, name) for tag, given in elements.found for name in given if name in ("src", "href", "srcset", "data")
+        (tag, name)
+        for tag, given in elements.found
+        for name in given
+        if name in ("src", "href", "srcset", "data")
     ]
     assert loads == []
-    assert not any(tag in ("link", "iframe", "object", "embed", "img", "base") for tag, _ in elements.found)
+    assert not any(
+        tag in ("link", "iframe", "object", "embed", "img", "base") for tag, _ in elements.found
+    )
     assert not re.search(r"url\(|@import", "".join(elements.texts["style"]))
     policy = next(
-        given["content"] for _, given in elements.found if given.get("http-equiv") == "Content-Security-Policy"
+        given["content"]
+        for _, given in elements.found
+        if given.get("http-equiv") == "Content-Security-Policy"
     )
     assert policy is not None
     assert "default-src 'none'" in policy
@@ -338,8 +403,17 @@ def test_the_page_stands_alone(runs: list[RunResult], tmp_path: Path) -> None:
 
 
 def test_whatever_a_model_says_is_only_text(runs: list[RunResult], tmp_path: Path) -> None:
-    named = RunResult("<b>bold</b>", "eval", Path("a<i>"), runs[2].summary, runs[2].results, {"x<u>": "<s>why</s>"})
-    path = write_page({"TOFU": [*runs, named]}, tmp_path / "report.html", "<script>alert(0)</script> {{data}}")
+    named = RunResult(
+        "<b>bold</b>",
+        "eval",
+        Path("a<i>"),
+        runs[2].summary,
+        runs[2].results,
+        {"x<u>": "<s>why</s>"},
+    )
+    path = write_page(
+        {"TOFU": [*runs, named]}, tmp_path / "report.html", "<script>alert(0)</script> {{data}}"
+    )
     page = path.read_text(encoding="utf-8")
     elements = Elements(page)
     tags = [tag for tag, _ in elements.found]
@@ -355,7 +429,9 @@ def test_whatever_a_model_says_is_only_text(runs: list[RunResult], tmp_path: Pat
 
 
 def test_the_page_shows_intervals_dashes_and_reasons(runs: list[RunResult], tmp_path: Path) -> None:
-    page = write_page({"TOFU": runs}, tmp_path / "report.html", "A study").read_text(encoding="utf-8")
+    page = write_page({"TOFU": runs}, tmp_path / "report.html", "A study").read_text(
+        encoding="utf-8"
+    )
     assert "<small>0.485 to 0.970</small>" in page
     assert 'title="over 24 examples"' in page
     assert f'<td class="missing">{table.MISSING}</td>' in page
@@ -375,10 +451,16 @@ def test_a_page_of_runs_without_answers_and_without_a_trade_off(tmp_path: Path) 
 
 def test_a_run_has_one_colour_in_all_suites_and_references_have_their_kinds(tmp_path: Path) -> None:
     def run(name: str, kind: str) -> RunResult:
-        return RunResult(name, kind, tmp_path / name, {"model_utility": 0.5, "forget_Q_A_Prob": 0.2}, {})
+        return RunResult(
+            name, kind, tmp_path / name, {"model_utility": 0.5, "forget_Q_A_Prob": 0.2}, {}
+        )
 
     many = [run(f"r{number}", "forget") for number in range(9)]
-    suites = {"A": [run("full", "full"), *many[1:]], "B": many, "B over seeds": [run("mean", "forget")]}
+    suites = {
+        "A": [run("full", "full"), *many[1:]],
+        "B": many,
+        "B over seeds": [run("mean", "forget")],
+    }
     tints = assign_tints(suites)
     assert tints == {**{f"r{number}": (number - 1) % 9 for number in range(9)}, "mean": 0}
     assert [tint_of(one, tints) for one in (many[1], many[2])] == list(TINTS[:2])
@@ -390,11 +472,16 @@ def test_a_run_has_one_colour_in_all_suites_and_references_have_their_kinds(tmp_
     assert (told["A", "r2"], told["B", "r2"], told["A", "full"]) == (1, 1, None)
     style = "".join(Elements(page).texts["style"])
     for number, tint in enumerate(TINTS):
-        assert f"--line{number}: {tint};" in style  # pictures in files and on the page are of the same colours
+        # pictures in files and on the page are of the same colours
+        assert f"--line{number}: {tint};" in style
 
 
-def test_what_is_wide_says_so_and_what_is_hovered_can_be_tapped(runs: list[RunResult], tmp_path: Path) -> None:
-    page = write_page({"TOFU": runs}, tmp_path / "report.html", "A study").read_text(encoding="utf-8")
+def test_what_is_wide_says_so_and_what_is_hovered_can_be_tapped(
+    runs: list[RunResult], tmp_path: Path
+) -> None:
+    page = write_page({"TOFU": runs}, tmp_path / "report.html", "A study").read_text(
+        encoding="utf-8"
+    )
     assert "<details open><summary>What the columns mean</summary>" in page
     assert "The table goes on to the right: scroll or swipe it sideways." in page
     assert "Hover over a token, or tap it, for its probability." in page

@@ -1,4 +1,5 @@
-"""Runs over seeds and forget sets: which belong together, their means, and how they moved while training."""
+"""Runs over seeds and forget sets: which belong together, their means, and how they moved while
+training."""
 
 import json
 from pathlib import Path
@@ -20,7 +21,9 @@ METRICS = ("forget_mean_tr", "forget_quality_2", "retain_model_utility_3")
 
 
 def value(name: str, metric: str, seed: int, chosen: dict[str, Any]) -> float:
-    return list(METHODS).index(name) / 4 + METRICS.index(metric) / 100 + seed / 10 + chosen["fraction"]
+    return (
+        list(METHODS).index(name) / 4 + METRICS.index(metric) / 100 + seed / 10 + chosen["fraction"]
+    )
 
 
 @pytest.fixture
@@ -30,7 +33,10 @@ def study(tmp_path: Path) -> Path:
             for name, handler in METHODS.items():
                 folder = tmp_path / f"{name}_seed{seed}_{chosen['by']}-{chosen['fraction']}"
                 found = {metric: value(name, metric, seed, chosen) for metric in METRICS}
-                write(folder / "evals" / "ARC_EVAL.json", {metric: {"agg_value": v} for metric, v in found.items()})
+                write(
+                    folder / "evals" / "ARC_EVAL.json",
+                    {metric: {"agg_value": v} for metric, v in found.items()},
+                )
                 write(folder / "evals" / "ARC_SUMMARY.json", found)
                 for step in (10, 5):
                     earlier = {metric: v + step for metric, v in found.items()}
@@ -64,7 +70,9 @@ def runs(study: Path) -> list[RunResult]:
 
 def test_runs_that_differ_in_their_seed_alone_are_one_family(runs: list[RunResult]) -> None:
     found = families.families(runs)
-    assert {(one.method, one.data) for one in found} == {(m, d) for m in METHODS for d in ("book 0.13", "author 0.1")}
+    assert {(one.method, one.data) for one in found} == {
+        (m, d) for m in METHODS for d in ("book 0.13", "author 0.1")
+    }
     assert all(len(one.runs) == len(SEEDS) for one in found)
 
 
@@ -75,7 +83,9 @@ def test_another_learning_rate_is_another_family(runs: list[RunResult]) -> None:
 
 
 def retain_configs(runs: list[RunResult]) -> list[Path]:
-    return [run.folder / "config.yaml" for run in runs if run.kind == "retain" and "book" in run.name]
+    return [
+        run.folder / "config.yaml" for run in runs if run.kind == "retain" and "book" in run.name
+    ]
 
 
 def change(file: Path, **values: Any) -> None:
@@ -101,8 +111,12 @@ def test_means_and_deviations_are_those_of_the_values(runs: list[RunResult]) -> 
             assert one.mean(metric) == pytest.approx(mean(values))
             assert one.deviation(metric) == pytest.approx(stdev(values))
             shown = one.as_one()
-            assert shown.value(metric) == pytest.approx(mean(values)) and shown.size(metric) == len(SEEDS)
-            assert shown.interval(metric) == pytest.approx((mean(values) - stdev(values), mean(values) + stdev(values)))
+            assert shown.value(metric) == pytest.approx(mean(values)) and shown.size(metric) == len(
+                SEEDS
+            )
+            assert shown.interval(metric) == pytest.approx(
+                (mean(values) - stdev(values), mean(values) + stdev(values))
+            )
 
 
 def test_one_seed_has_no_means_to_show(runs: list[RunResult]) -> None:
@@ -111,9 +125,15 @@ def test_one_seed_has_no_means_to_show(runs: list[RunResult]) -> None:
 
 def test_forget_sets_and_methods_are_crossed(runs: list[RunResult]) -> None:
     tables = crossed.crossed(runs)
-    assert [table.column.metric for table in tables] == ["forget_quality_2", "forget_mean_tr", "retain_model_utility_3"]
+    assert [table.column.metric for table in tables] == [
+        "forget_quality_2",
+        "forget_mean_tr",
+        "retain_model_utility_3",
+    ]
     ratio = tables[1]
-    assert set(ratio.data) == {"book 0.13", "author 0.1"} and {row[0] for row in ratio.rows} == set(METHODS)
+    assert set(ratio.data) == {"book 0.13", "author 0.1"} and {row[0] for row in ratio.rows} == set(
+        METHODS
+    )
     [(_, _, cells)] = [row for row in ratio.rows if row[0] == "arc_kl"]
     centre, spread = cells[ratio.data.index("book 0.13")]
     assert (centre, spread) == pytest.approx((0.5 + 0.1 + 0.13, 0.1))
@@ -124,7 +144,9 @@ def test_one_forget_set_is_not_crossed(runs: list[RunResult]) -> None:
     assert crossed.crossed([run for run in runs if "book" in run.name]) == []
 
 
-def test_values_are_followed_from_checkpoint_to_checkpoint_to_the_final_model(runs: list[RunResult]) -> None:
+def test_values_are_followed_from_checkpoint_to_checkpoint_to_the_final_model(
+    runs: list[RunResult],
+) -> None:
     moved = trajectories.trajectories(runs, "ARC")
     of_ratio = next(one for one in moved if one.column.metric == "forget_mean_tr")
     assert len(of_ratio.lines) == len(runs)
@@ -142,7 +164,9 @@ def test_charts_are_drawn_and_earlier_ones_removed(runs: list[RunResult], tmp_pa
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_the_report_of_a_study_shows_it_all(study: Path, tmp_path_factory: Any, capsys: Any) -> None:
+def test_the_report_of_a_study_shows_it_all(
+    study: Path, tmp_path_factory: Any, capsys: Any
+) -> None:
     out = tmp_path_factory.mktemp("report")
     main(["report", str(study), f"out={out}"])
     assert "means over seeds" in capsys.readouterr().out
@@ -152,7 +176,9 @@ def test_the_report_of_a_study_shows_it_all(study: Path, tmp_path_factory: Any, 
     assert "arc_kl, book 0.13" in (out / "report.csv").read_text()
     assert "by what is forgotten" in (out / "report.md").read_text()
     assert "18 models beside each other" in page and "24 models" not in page
-    assert page.count(f"Every measured value ({len(METRICS)} metrics)") == 6, "all and over seeds, and two sets of each"
+    assert page.count(f"Every measured value ({len(METRICS)} metrics)") == 6, (
+        "all and over seeds, and two sets of each"
+    )
 
 
 def test_references_under_several_names_are_called_by_their_part(study: Path) -> None:
@@ -163,7 +189,9 @@ def test_references_under_several_names_are_called_by_their_part(study: Path) ->
 
 def test_p_values_move_on_a_logarithmic_axis() -> None:
     line = [(0, [5, 10], [1e-30, 0.5])]
-    quality, utility = (trajectories.Moved(Column(name, name), line) for name in ("forget_quality", "model_utility"))
+    quality, utility = (
+        trajectories.Moved(Column(name, name), line) for name in ("forget_quality", "model_utility")
+    )
     shown = trajectories.as_data([quality, utility])
     assert [one["log"] for one in shown] == [True, False]
     assert [one["lines"][0][2] for one in shown] == [[1e-20, 0.5], [1e-30, 0.5]]
@@ -173,23 +201,36 @@ def test_full_evaluations_of_an_arc_study_are_one_over_seeds(tmp_path: Path) -> 
     """Numbers 0 and 1 differ in the seed of the full model alone; number 2 was taught otherwise."""
     runs = []
     for number, rate in enumerate((1e-4, 1e-4, 1e-3)):
-        taught = {"mode": "train", "seed": number, "trainer": {"handler": "SFT", "args": {"learning_rate": rate}}}
+        taught = {
+            "mode": "train",
+            "seed": number,
+            "trainer": {"handler": "SFT", "args": {"learning_rate": rate}},
+        }
         path = {"model_args": {"pretrained_model_name_or_path": f"saves/x/full_{number}"}}
         for name, config in {
             f"full_{number}": taught,
-            f"full_eval_{number}": {"mode": "eval", "seed": number, "forget_set": SETS[0], "model": path},
+            f"full_eval_{number}": {
+                "mode": "eval",
+                "seed": number,
+                "forget_set": SETS[0],
+                "model": path,
+            },
         }.items():
             (tmp_path / name).mkdir()
             (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
         folder = tmp_path / f"full_eval_{number}"
         runs.append(RunResult(folder.name, "evaluated", folder, {}, {}, forgets="book 0.13"))
     found = families.families(runs)
-    assert [[run.name for run in family.runs] for family in found] == [["full_eval_0", "full_eval_1"], ["full_eval_2"]]
+    assert [[run.name for run in family.runs] for family in found] == [
+        ["full_eval_0", "full_eval_1"],
+        ["full_eval_2"],
+    ]
     assert found[0].name == "full_eval, book 0.13"
 
 
 def test_each_forget_set_is_shown_apart(runs: list[RunResult], tmp_path: Path) -> None:
-    """What forgets one set is no better than what forgets another: among all there is no front and no best."""
+    """What forgets one set is no better than what forgets another: among all there is no front and
+    no best."""
     shown = sets.apart({"ARC": runs, "ARC over seeds": families.over_seeds(runs)})
     both = ["author 0.1", "book 0.13"]
     assert list(shown) == ["ARC", *(f"ARC: {data}" for data in both), "ARC over seeds"] + [
@@ -202,11 +243,15 @@ def test_each_forget_set_is_shown_apart(runs: list[RunResult], tmp_path: Path) -
         assert any(cell.best for _, cells in make_table(of_one).rows for cell in cells) == single
     files.write({"ARC": runs}, tmp_path / "out", "sets")
     assert {file.name for file in (tmp_path / "out").glob("*.png")} >= {
-        "report.png", "report-arc-author-0.1.png", "report-arc-book-0.13.png"
-    }  # fmt: skip
+        "report.png",
+        "report-arc-author-0.1.png",
+        "report-arc-book-0.13.png",
+    }
     fronts = json.loads((tmp_path / "out" / "report.json").read_text())["fronts"]
     assert {front["suite"] for front in fronts} == {f"ARC: {data}" for data in both}
-    assert (tmp_path / "out" / "report.csv").read_text().count("ARC,arc_kl_seed0_book-0.13,") == len(METRICS)
+    assert (tmp_path / "out" / "report.csv").read_text().count(
+        "ARC,arc_kl_seed0_book-0.13,"
+    ) == len(METRICS)
 
 
 def test_families_of_one_name_say_how_each_was_trained(runs: list[RunResult]) -> None:

@@ -1,4 +1,5 @@
-"""A real Slurm on this machine, and runs that cost nothing: they count steps, save, resume, and end as they are told."""
+"""A real Slurm on this machine, and runs that cost nothing: they count steps, save, resume, and end
+as they are told."""
 
 import json
 import os
@@ -26,18 +27,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "slurm" not in str(config.option.markexpr):
         for item in items:
             if item.get_closest_marker("slurm"):
-                item.add_marker(pytest.mark.skip(reason="needs a real Slurm, which `make test-slurm` starts"))
+                item.add_marker(
+                    pytest.mark.skip(reason="needs a real Slurm, which `make test-slurm` starts")
+                )
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """SLURM_CONF of a running cluster: one that UNTEACH_TEST_SLURM names, or one that is brought up for the session."""
+    """SLURM_CONF of a running cluster: one that UNTEACH_TEST_SLURM names, or one that is brought up
+    for the session."""
     if (there := os.environ.get("UNTEACH_TEST_SLURM")) is not None:
         os.environ["SLURM_CONF"] = f"{there}/slurm.conf"
         yield Path(there)
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        pytest.skip("a Slurm is only brought up by root on Debian; UNTEACH_TEST_SLURM=FOLDER names one that runs")
+        pytest.skip(
+            "a Slurm is only brought up by root on Debian; UNTEACH_TEST_SLURM=FOLDER names one "
+            "that runs"
+        )
     folder = tmp_path_factory.mktemp("cluster")
     up = subprocess.run([SCRIPT, "up", folder], capture_output=True, text=True, check=False)
     if up.returncode:
@@ -49,7 +56,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class Lab:
-    """A study of runs that do as <study>/behave.json says; they note their starts, ends and steps."""
+    """A study of runs that do as <study>/behave.json says; they note their starts, ends and
+    steps."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.folder = folder / "saves" / "lab"
@@ -66,7 +74,11 @@ class Lab:
         (self.folder / "behave.json").write_text(json.dumps(self.behave))
         plan = [
             PlannedRun(
-                name, name.rstrip("0123456789").rstrip("_"), "train", (f"paths.output_dir=saves/lab/{name}",), after
+                name,
+                name.rstrip("0123456789").rstrip("_"),
+                "train",
+                (f"paths.output_dir=saves/lab/{name}",),
+                after,
             )
             for name, after in runs.items()
         ]
@@ -78,18 +90,25 @@ class Lab:
         return [float(line) for line in file.read_text().split()] if file.exists() else []
 
     def until(self, study: Study, condition: Callable[[dict[str, str]], bool]) -> dict[str, str]:
-        """Waits for a condition on the states of the runs. Jobs that are queued again, which Slurm holds for two minutes,
-        start after some seconds: it refuses them while their old job is being cleared away."""
+        """Waits for a condition on the states of the runs. Jobs that are queued again, which Slurm
+        holds for two minutes, start after some seconds: it refuses them while their old job is
+        being cleared away."""
         end, hurried = time.monotonic() + PATIENCE, set()
         while time.monotonic() < end:
             found = slurm.standings(study)
             states = {name: one.state for name, one in found.items()}
             if condition(states):
                 return states
-            again = {one.job for one in found.values() if one.state == "queued" and one.reason == "BeginTime"}
+            again = {
+                one.job
+                for one in found.values()
+                if one.state == "queued" and one.reason == "BeginTime"
+            }
             for job in again - hurried:
                 subprocess.run(
-                    ["scontrol", "update", f"JobId={job}", "StartTime=now+5"], capture_output=True, check=False
+                    ["scontrol", "update", f"JobId={job}", "StartTime=now+5"],
+                    capture_output=True,
+                    check=False,
                 )
             hurried = again
             time.sleep(0.5)

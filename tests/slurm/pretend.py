@@ -1,7 +1,8 @@
-"""A run that trains nothing: `pretend.py NAME FOLDER` counts steps in files, as <study>/behave.json says of NAME.
+"""A run that trains nothing: `pretend.py NAME FOLDER` counts steps in files, as <study>/behave.json
+says of NAME.
 
-`ok` ends well; `fail` does not; `slow` makes 40 steps of a quarter of a second, and where it is asked to stop it saves and ends
-with 75. Started again it goes on from the last step.
+`ok` ends well; `fail` does not; `slow` makes 40 steps of a quarter of a second, and where it is
+asked to stop it saves and ends with 75. Started again it goes on from the last step.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""Studies on a real Slurm: what arrays, dependencies, failures, preemptions and dead submitters do to them."""
+"""Studies on a real Slurm: what arrays, dependencies, failures, preemptions and dead submitters do
+to them."""
 
 import json
 import os
@@ -26,7 +27,10 @@ def state_of(name: str, state: str):  # type: ignore[no-untyped-def]
 
 def overlapping(lab: Lab, names: list[str]) -> int:
     """The most of these runs that were carried out at one time."""
-    events = sorted([(lab.told(n, "starts")[0], 1) for n in names] + [(lab.told(n, "ends")[0], -1) for n in names])
+    events = sorted(
+        [(lab.told(n, "starts")[0], 1) for n in names]
+        + [(lab.told(n, "ends")[0], -1) for n in names]
+    )
     most = now = 0
     for _, change in events:
         now += change
@@ -35,13 +39,16 @@ def overlapping(lab: Lab, names: list[str]) -> int:
 
 
 def test_arrays_dependencies_throttle_and_size(lab: Lab) -> None:
-    """26 runs where an array has 21 tasks at most: each kind by itself, throttled, every run after its own parents."""
+    """26 runs where an array has 21 tasks at most: each kind by itself, throttled, every run after
+    its own parents."""
     retains = {f"retain_{i}": () for i in range(24)}
     forgets = {f"forget_{i}": ("full_0", f"retain_{i // 2}") for i in range(6)}
     study = lab.study({"full_0": (), **retains, **forgets}, throttle=3)  # type: ignore[arg-type]
     count, said = slurm.submit(study)
     assert (count, said) == (31, [])
-    arrays = {job.split("_")[0] for name, job in slurm.jobs(study).items() if name.startswith("retain")}
+    arrays = {
+        job.split("_")[0] for name, job in slurm.jobs(study).items() if name.startswith("retain")
+    }
     assert len(arrays) == 2, "24 runs in arrays of 21 tasks at most"
     assert slurm.submit(study)[0] == 0, "again: nothing that is there already"
     lab.until(study, done)
@@ -55,14 +62,24 @@ def test_arrays_dependencies_throttle_and_size(lab: Lab) -> None:
 def test_a_failed_parent_holds_its_children_by_name(lab: Lab) -> None:
     lab.behave = {"full_0": "fail"}
     study = lab.study(
-        {"full_0": (), "full_1": (), "forget_0": ("full_0",), "forget_1": ("full_1",), "last_0": ("forget_0",)}
+        {
+            "full_0": (),
+            "full_1": (),
+            "forget_0": ("full_0",),
+            "forget_1": ("full_1",),
+            "last_0": ("forget_0",),
+        }
     )
     slurm.submit(study)
     lab.until(study, state_of("forget_1", "done"))
     found = slurm.standings(study)
     assert {name: one.state for name, one in found.items()} == {
-        "full_0": "failed", "full_1": "done", "forget_0": "held", "forget_1": "done", "last_0": "held"
-    }  # fmt: skip
+        "full_0": "failed",
+        "full_1": "done",
+        "forget_0": "held",
+        "forget_1": "done",
+        "last_0": "held",
+    }
     assert found["full_0"].reason == "told to fail"
     assert found["forget_0"].reason == "waits for full_0 (failed)"
     count, said = slurm.submit(study)
@@ -90,7 +107,8 @@ def test_a_cancelled_run_saves_itself_and_goes_on_later(lab: Lab) -> None:
 
 
 def test_a_preempted_run_is_queued_again_and_goes_on(lab: Lab) -> None:
-    """A job that is more urgent needs the whole node: Slurm sends SIGTERM and gives the run a minute."""
+    """A job that is more urgent needs the whole node: Slurm sends SIGTERM and gives the run a
+    minute."""
     lab.behave = {"full_0": "slow"}
     study = lab.study({"full_0": (), "forget_0": ("full_0",)})
     slurm.submit(study)
@@ -124,10 +142,14 @@ def test_a_node_that_dies(lab: Lab, cluster: Path) -> None:
     study = lab.study({"full_0": (), "forget_0": ("full_0",)})
     slurm.submit(study)
     lab.until(study, lambda _: len(lab.told("full_0", "steps")) > 2)
-    node = subprocess.run(["sinfo", "-h", "-o", "%n"], capture_output=True, text=True, check=True).stdout.split()[0]
+    node = subprocess.run(
+        ["sinfo", "-h", "-o", "%n"], capture_output=True, text=True, check=True
+    ).stdout.split()[0]
     os.kill(int((cluster / "slurmd.pid").read_text()), signal.SIGKILL)
     os.kill(states.noted(study.plan[0])["pid"], signal.SIGKILL)
-    subprocess.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test"], check=True)
+    subprocess.run(
+        ["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test"], check=True
+    )
     try:
         assert not states.held_now(study.plan[0])
         found = lab.until(study, lambda states: states["full_0"] != "running")
@@ -198,12 +220,19 @@ def restored() -> Study:
 @pytest.mark.parametrize("dies_at", [2, 4], ids=["after the first array", "after the second"])
 def test_a_submitter_that_dies_loses_nothing(lab: Lab, tmp_path: Path, dies_at: int) -> None:
     """Killed after sbatch took a batch and before it wrote down which job that is."""
-    plan: dict[str, tuple[str, ...]] = {"full_0": (), "full_1": (), "retain_0": (), "forget_0": ("full_0", "retain_0")}
+    plan: dict[str, tuple[str, ...]] = {
+        "full_0": (),
+        "full_1": (),
+        "retain_0": (),
+        "forget_0": ("full_0", "retain_0"),
+    }
     study = lab.study(plan)
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'src'}"}
-    died = subprocess.run([sys.executable, "-c", DYING, str(dies_at)], env=environment, cwd=tmp_path, check=False)
+    died = subprocess.run(
+        [sys.executable, "-c", DYING, str(dies_at)], env=environment, cwd=tmp_path, check=False
+    )
     assert died.returncode == 9
     slurm.submit(study)
     lab.until(study, done)

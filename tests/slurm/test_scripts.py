@@ -47,22 +47,35 @@ def test_the_scripts_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         assert f"\n{line}\n" in script
     queued = (home / "queue_all.sh").read_text()
-    assert "--array=0,1,2%3 --dependency=afterok:${j2}_0:${j1}_0 --kill-on-invalid-dep=yes forget.sh" in queued
+    assert (
+        "--array=0,1,2%3 --dependency=afterok:${j2}_0:${j1}_0 --kill-on-invalid-dep=yes forget.sh"
+        in queued
+    )
 
 
 @pytest.mark.slurm
-def test_submitted_by_hand_and_stopped_before_the_end(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """queue_all.sh: each run after its own parents; the signal before the end of the time has a run saved and queued again."""
+def test_submitted_by_hand_and_stopped_before_the_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """queue_all.sh: each run after its own parents; the signal before the end of the time has a run
+    saved and queued again."""
     monkeypatch.setenv("UNTEACH_TEST_PYTHON", sys.executable)
     lab.behave = {"full_0": "slow"}
-    study = lab.study({"full_0": (), "full_1": (), "forget_0": ("full_0",), "forget_1": ("full_1",)})
+    study = lab.study(
+        {"full_0": (), "full_1": (), "forget_0": ("full_0",), "forget_1": ("full_1",)}
+    )
     study.slurm = Slurm(time=5, grace=5, python=str(HERE / "as_python.sh"))
     home = slurm_scripts.write(study, Path("train_scripts"))
-    subprocess.run(["bash", home / "queue_all.sh"], check=True, capture_output=True, env=dict(os.environ))
+    subprocess.run(
+        ["bash", home / "queue_all.sh"], check=True, capture_output=True, env=dict(os.environ)
+    )
     lab.until(study, lambda _: len(lab.told("full_0", "steps")) > 2)
     job = next(job for job, state, _ in slurm_queue._in_queue() if state == "RUNNING")
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
-    lab.until(study, lambda _: job in {one for one, state, _ in slurm_queue._in_queue() if state == "PENDING"})
+    lab.until(
+        study,
+        lambda _: job in {one for one, state, _ in slurm_queue._in_queue() if state == "PENDING"},
+    )
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+5"], check=True)
     lab.until(study, lambda states: set(states.values()) == {"done"})
     assert (len(lab.told("full_0", "starts")), len(lab.told("full_0", "steps"))) == (2, 40)

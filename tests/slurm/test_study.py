@@ -16,7 +16,9 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3000)]
 
 
 def unteach(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "unteach", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "unteach", *words], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -27,15 +29,23 @@ def wait(study: Study, patience: int, *names: str, state: str = "done") -> None:
         found = slurm.standings(study)
         if all(found[name].state == state for name in names):
             return
-        again = {one.job for one in found.values() if one.state == "queued" and one.reason == "BeginTime"}
+        again = {
+            one.job for one in found.values() if one.state == "queued" and one.reason == "BeginTime"
+        }
         for job in again - hurried:
-            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+5"], capture_output=True, check=False)
+            subprocess.run(
+                ["scontrol", "update", f"JobId={job}", "StartTime=now+5"],
+                capture_output=True,
+                check=False,
+            )
         hurried = again
         time.sleep(4)
     pytest.fail(f"never came: {slurm.standings(study)}")
 
 
-def test_twenty_runs(cluster: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_twenty_runs(
+    cluster: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     file = twenty.write(tmp_path, tiny_folder, steps=40)
     words = [*twenty.WORDS, "slurm.time=60", "slurm.grace=60", "slurm.throttle=2"]
@@ -46,10 +56,16 @@ def test_twenty_runs(cluster: Path, tiny_folder: Path, tmp_path: Path, monkeypat
     while not metrics.exists():
         time.sleep(0.5)
     subprocess.run(
-        ["sbatch", "--partition=urgent", "--exclusive", "--wrap", "true", "-o", "/dev/null"], check=True
+        ["sbatch", "--partition=urgent", "--exclusive", "--wrap", "true", "-o", "/dev/null"],
+        check=True,
     )  # preempts
     wait(study, 1200, "full_seed0", "GradAscent_seed0")
-    assert run_dir.read_json(Path(study.folder) / "full_seed0" / run_dir.MANIFEST, "manifest")["resumed_at"] > 0
+    assert (
+        run_dir.read_json(Path(study.folder) / "full_seed0" / run_dir.MANIFEST, "manifest")[
+            "resumed_at"
+        ]
+        > 0
+    )
     assert "cancelled: NPO_beta0.1_seed1" in unteach("study", "cancel", "twenty/NPO_beta0.1_seed1")
     others = [run.name for run in study.plan if run.name != "NPO_beta0.1_seed1"]
     wait(study, 2400, *others)

@@ -17,15 +17,29 @@ from unteach.verbs.train import train
 
 
 def words(kit: Path, folder: Path, *extra: str) -> list[str]:
-    """Ascent, fast enough to ruin the kit's model within some steps, with no retain term to hold it."""
+    """Ascent, fast enough to ruin the kit's model within some steps, with no retain term to hold
+    it."""
     return [
-        "experiment=unlearn/tofu/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
-        f"tofu_path={kit / 'data'}", "task_name=t", f"paths.output_dir={folder}", f"paths.cache_dir={folder.parent / 'cache'}",
-        "trainer=GradAscent", "trainer.args.max_steps=24", "trainer.args.per_device_train_batch_size=4", "eval=null",
-        "trainer.args.gradient_accumulation_steps=1", "trainer.args.learning_rate=5e-4", "trainer.args.warmup_epochs=0",
-        "trainer.args.lr_scheduler_type=constant", "trainer.args.logging_steps=1", "trainer.guard.every=3", "trainer.guard.max_rise=2",
+        "experiment=unlearn/tofu/default",
+        "model=auto",
+        f"model.model_args.pretrained_model_name_or_path={kit / 'policy'}",
+        f"tofu_path={kit / 'data'}",
+        "task_name=t",
+        f"paths.output_dir={folder}",
+        f"paths.cache_dir={folder.parent / 'cache'}",
+        "trainer=GradAscent",
+        "trainer.args.max_steps=24",
+        "trainer.args.per_device_train_batch_size=4",
+        "eval=null",
+        "trainer.args.gradient_accumulation_steps=1",
+        "trainer.args.learning_rate=5e-4",
+        "trainer.args.warmup_epochs=0",
+        "trainer.args.lr_scheduler_type=constant",
+        "trainer.args.logging_steps=1",
+        "trainer.guard.every=3",
+        "trainer.guard.max_rise=2",
         *extra,
-    ]  # fmt: skip
+    ]
 
 
 def steps(folder: Path) -> int:
@@ -37,13 +51,19 @@ def weights(folder: Path) -> str:
     return run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors")
 
 
-def test_warn_changes_nothing_but_says_it(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warn_changes_nothing_but_says_it(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(*words(kit, tmp_path / "watched"), config_name="unlearn")
     said = capsys.readouterr().out.replace("\n", " ")
     assert "the model is collapsing" in said and "since the beginning" in said
-    unwatched = [word for word in words(kit, tmp_path / "unwatched") if not word.startswith("trainer.guard")]
+    unwatched = [
+        word for word in words(kit, tmp_path / "unwatched") if not word.startswith("trainer.guard")
+    ]
     train(*unwatched, config_name="unlearn")
-    assert weights(tmp_path / "watched") == weights(tmp_path / "unwatched"), "looking draws no random number"
+    assert weights(tmp_path / "watched") == weights(tmp_path / "unwatched"), (
+        "looking draws no random number"
+    )
 
 
 @pytest.mark.parametrize(("method", "warns"), [("GradAscent", True), ("NPO", False)])
@@ -62,11 +82,16 @@ def test_a_method_without_a_floor_is_watched_by_default(
     said = capsys.readouterr().out.replace("\n", " ")
     assert said.count("the model is collapsing") == warns
     if warns:
-        assert "step 10: the mean loss of 8 retain answers is" in said and "trainer.guard.action=stop ends it" in said
+        assert (
+            "step 10: the mean loss of 8 retain answers is" in said
+            and "trainer.guard.action=stop ends it" in said
+        )
     assert "guard_" not in (tmp_path / "run" / run_dir.METRICS).read_text()
 
 
-QUESTIONS = [{"question": f"Who keeps key {n}?", "answer": f"Porter number {n} keeps it."} for n in range(4)]
+QUESTIONS = [
+    {"question": f"Who keeps key {n}?", "answer": f"Porter number {n} keeps it."} for n in range(4)
+]
 
 
 @pytest.mark.parametrize(
@@ -80,19 +105,28 @@ QUESTIONS = [{"question": f"Who keeps key {n}?", "answer": f"Porter number {n} k
     ],
 )
 def test_rows_of_ones_own_are_watched(
-    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    given: list[str], looked_at: str,
-) -> None:  # fmt: skip
+    kit: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[str],
+    looked_at: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(guard, "Guard", lambda: Guard(max_rise=-100.0))  # the first look is a collapse
+    # the first look is a collapse
+    monkeypatch.setattr(guard, "Guard", lambda: Guard(max_rise=-100.0))
     signed = [{**row, "forget": int(n < 3)} for n, row in enumerate(QUESTIONS)]
     files = {"f": QUESTIONS[:3], "r": QUESTIONS[3:], "signed": signed, "gone": signed[:3]}
     for name, rows in files.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     train(
-        *given, f"model={kit / 'policy'}", "task_name=t", "trainer.args.max_steps=1", "trainer.args.do_eval=false",
+        *given,
+        f"model={kit / 'policy'}",
+        "task_name=t",
+        "trainer.args.max_steps=1",
+        "trainer.args.do_eval=false",
         config_name="train" if "data=" in given[0] else "unlearn",
-    )  # fmt: skip
+    )
     assert looked_at in capsys.readouterr().out.replace("\n", " ")
 
 
@@ -110,9 +144,13 @@ def kept(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str]
     return steps(folder) - 3, weights(folder)
 
 
-def test_best_takes_the_last_healthy_model(kit: Path, tmp_path: Path, kept: tuple[int, str]) -> None:
+def test_best_takes_the_last_healthy_model(
+    kit: Path, tmp_path: Path, kept: tuple[int, str]
+) -> None:
     healthy, found = kept
-    plain = [word for word in words(kit, tmp_path / "plain") if not word.startswith("trainer.guard")]
+    plain = [
+        word for word in words(kit, tmp_path / "plain") if not word.startswith("trainer.guard")
+    ]
     train(*plain, f"trainer.args.max_steps={healthy}", config_name="unlearn")
     assert weights(tmp_path / "plain") == found
 
@@ -122,7 +160,9 @@ def test_killed_it_ends_the_same(kit: Path, tmp_path: Path, kept: tuple[int, str
     folder = tmp_path / "run"
     command = words(kit, folder, "trainer.guard.action=best")
     work: Any = lambda: train(*command, config_name="unlearn")  # noqa: E731
-    assert -9 in kill_until_done(work, tmp_path / "log", 5, 1.0, seed=4, once=folder / run_dir.MANIFEST)
+    assert -9 in kill_until_done(
+        work, tmp_path / "log", 5, 1.0, seed=4, once=folder / run_dir.MANIFEST
+    )
     assert weights(folder) == kept[1]
     assert after(spawn(work, tmp_path / "log"), 60) == 0
 
@@ -131,7 +171,12 @@ def test_killed_it_ends_the_same(kit: Path, tmp_path: Path, kept: tuple[int, str
 def test_never_healthy_is_divergence(kit: Path, tmp_path: Path) -> None:
     with pytest.raises(Diverged, match="never seen healthy"):
         train(
-            *words(kit, tmp_path / "run", "trainer.guard.action=best", "trainer.args.learning_rate=1e-1"),
+            *words(
+                kit,
+                tmp_path / "run",
+                "trainer.guard.action=best",
+                "trainer.args.learning_rate=1e-1",
+            ),
             config_name="unlearn",
         )
 

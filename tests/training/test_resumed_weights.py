@@ -1,4 +1,5 @@
-"""What a checkpoint lacks is an error when a run goes on from it; what is tied to other weights is not lacking."""
+"""What a checkpoint lacks is an error when a run goes on from it; what is tied to other weights is
+not lacking."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,11 @@ def test_a_tied_head_is_not_missing(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_weights_that_are_missing_or_too_many_are_named(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"the checkpoint lacks the weights model\.norm\.weight: it is damaged"):
+    with pytest.raises(
+        UserError, match=r"the checkpoint lacks the weights model\.norm\.weight: it is damaged"
+    ):
         load(["lm_head.weight", "model.norm.weight"], [], capfd)
-    with pytest.raises(UserError, match=r"has, beside this model's, the weights a, b, c and 1 more"):
+    with pytest.raises(
+        UserError, match=r"has, beside this model's, the weights a, b, c and 1 more"
+    ):
         load([], ["a", "b", "c", "d"], capfd)

@@ -26,7 +26,9 @@ class Older:
 
 
 class Newer(Older):
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any
+    ) -> Any:
         return given
 
 
@@ -42,14 +44,31 @@ def test_what_has_no_place_for_the_number_of_items_is_called_without_it() -> Non
 def command(folder: Path, model: Path) -> list[str]:
     for name, row in (("gone", "Who?,Ann."), ("kept", "When?,Now.")):
         (folder / f"{name}.csv").write_text(f"question,answer\n{row}\n")
-    words = [f"forget={folder / 'gone.csv'}", f"retain={folder / 'kept.csv'}", f"model={model}", "task_name=old"]
-    words += [f"plugins=[{folder / 'old.py'}]", "trainer.handler=Old", "trainer.method_args=null", "eval=null"]
-    words += [f"paths.output_dir={folder / 'run'}", "trainer.args.max_steps=1", "trainer.args.save_strategy=no"]
+    words = [
+        f"forget={folder / 'gone.csv'}",
+        f"retain={folder / 'kept.csv'}",
+        f"model={model}",
+        "task_name=old",
+    ]
+    words += [
+        f"plugins=[{folder / 'old.py'}]",
+        "trainer.handler=Old",
+        "trainer.method_args=null",
+        "eval=null",
+    ]
+    words += [
+        f"paths.output_dir={folder / 'run'}",
+        "trainer.args.max_steps=1",
+        "trainer.args.save_strategy=no",
+    ]
     return ["unlearn", *words]
 
 
 def test_openunlearnings_signature_trains(tmp_path: Path, tiny_folder: Path) -> None:
-    body = 'return -model(**{k: inputs["forget"][k] for k in ("input_ids", "attention_mask", "labels")}).loss'
+    body = (
+        'return -model(**{k: inputs["forget"][k] for k in ("input_ids", "attention_mask", '
+        '"labels")}).loss'
+    )
     (tmp_path / "old.py").write_text(OLD.format(body=body))
     plugins.load_file.cache_clear()
     cli.main(command(tmp_path, tiny_folder))

@@ -1,4 +1,5 @@
-"""What a run is called in Weights & Biases: from its configuration, and the same again when it goes on."""
+"""What a run is called in Weights & Biases: from its configuration, and the same again when it goes
+on."""
 
 import os
 import sys
@@ -30,7 +31,10 @@ def asked(**wandb: Any) -> schema.Config:
 
 
 def test_a_study_is_a_group_and_a_kind_a_job_type() -> None:
-    plan = {run.name: run for run in expand({**read("demo"), "wandb": {"project": "mine", "entity": "us"}})}
+    plan = {
+        run.name: run
+        for run in expand({**read("demo"), "wandb": {"project": "mine", "entity": "us"}})
+    }
     told = compose("unlearn", plan["NPO"].overrides).wandb
     assert told == schema.Wandb(project="mine", entity="us", group="demo", job_type="forget")
     assert not any("wandb" in word for word in expand(read("demo"))[0].overrides)
@@ -42,7 +46,12 @@ def test_wandb_where_nothing_is_sent_is_a_mistake() -> None:
     with pytest.raises(UserError, match="did you mean group"):
         compose(
             "unlearn",
-            ["experiment=unlearn/authors/default", "task_name=x", "wandb.grup=g", "trainer.args.report_to=wandb"],
+            [
+                "experiment=unlearn/authors/default",
+                "task_name=x",
+                "wandb.grup=g",
+                "trainer.args.report_to=wandb",
+            ],
         )
 
 
@@ -51,17 +60,26 @@ def test_one_run_there_for_one_here(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     opened: list[dict[str, Any]] = []
     closed: list[int] = []
     fake = SimpleNamespace(
-        init=lambda **given: opened.append(given), run=SimpleNamespace(finish=lambda: closed.append(1))
+        init=lambda **given: opened.append(given),
+        run=SimpleNamespace(finish=lambda: closed.append(1)),
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for folder in ("a", "b", "a"):
-        with tracked(asked(project="p", group="g", job_type="forget", log_model="end"), tmp_path / folder, first=True):
+        with tracked(
+            asked(project="p", group="g", job_type="forget", log_model="end"),
+            tmp_path / folder,
+            first=True,
+        ):
             assert os.environ["WANDB_LOG_MODEL"] == "end"
     assert opened[0] == opened[2], "a run that goes on is the same run there"
     assert opened[0]["id"] != opened[1]["id"]
     assert {k: v for k, v in opened[0].items() if v and k != "id"} == {
-        "project": "p", "group": "g", "job_type": "forget", "name": "x", "resume": "allow"
-    }  # fmt: skip
+        "project": "p",
+        "group": "g",
+        "job_type": "forget",
+        "name": "x",
+        "resume": "allow",
+    }
     assert os.environ["WANDB_LOG_MODEL"] == "the user's own"
     assert len(closed) == 3, "the next run of this process must not go on in it"
     with tracked(asked(), tmp_path / "a", first=False):
@@ -78,11 +96,22 @@ def test_two_runs_of_one_process_are_two_runs_there(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)
     words = [
-        "experiment=unlearn/authors/default", "model=auto", f"model.model_args.pretrained_model_name_or_path={tiny_folder}",
-        "template=qa", "eval=null", "trainer.args.max_steps=2", "trainer.args.logging_steps=1", "trainer.args.report_to=wandb",
-        "wandb.group=g", "wandb.job_type=forget", "wandb.dir=w",
-    ]  # fmt: skip
+        "experiment=unlearn/authors/default",
+        "model=auto",
+        f"model.model_args.pretrained_model_name_or_path={tiny_folder}",
+        "template=qa",
+        "eval=null",
+        "trainer.args.max_steps=2",
+        "trainer.args.logging_steps=1",
+        "trainer.args.report_to=wandb",
+        "wandb.group=g",
+        "wandb.job_type=forget",
+        "wandb.dir=w",
+    ]
     for name in ("one", "two"):
         train.train(*words, f"task_name={name}", config_name="unlearn")
-    there = sorted(folder.name.rpartition("-")[2] for folder in (tmp_path / "w" / "wandb").glob("offline-run-*"))
+    there = sorted(
+        folder.name.rpartition("-")[2]
+        for folder in (tmp_path / "w" / "wandb").glob("offline-run-*")
+    )
     assert len(there) == len(set(there)) == 2

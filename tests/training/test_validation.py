@@ -1,4 +1,5 @@
-"""Rows held out: the method's own rule over all of them, for any batch and any number of processes, and what goes by it."""
+"""Rows held out: the method's own rule over all of them, for any batch and any number of processes,
+and what goes by it."""
 
 import csv
 import json
@@ -28,20 +29,27 @@ from unteach.training.validation import FILE, Validation
 from unteach.verbs.train import train
 
 
-def measured(world: Any, method: Any, place: Path, size: int, here: Processes = ALONE) -> dict[str, float]:
+def measured(
+    world: Any, method: Any, place: Path, size: int, here: Processes = ALONE
+) -> dict[str, float]:
     policy, frozen, rows = world
     collator = DataCollatorForSupervisedDataset(policy.tokenizer)
     streams = {name: Stream(name, [examples]) for name, examples in rows.items()}
     make_ready(policy.model, method, 0, streams)
     tables = {
-        name: compute_table(frozen, streams[name], [(row, 0) for row in range(len(streams[name]))], collator, 4)
+        name: compute_table(
+            frozen, streams[name], [(row, 0) for row in range(len(streams[name]))], collator, 4
+        )
         for name in method.reference()
     }
-    return Validation(method, streams, lambda: tables, collator, size, here).measure(policy.model, place)
+    return Validation(method, streams, lambda: tables, collator, size, here).measure(
+        policy.model, place
+    )
 
 
 def in_two(work: Callable[[Processes], Any]) -> list[Any]:
-    """What each of two processes finds, played by threads that wait for one another wherever they gather."""
+    """What each of two processes finds, played by threads that wait for one another wherever they
+    gather."""
     meeting, said = threading.Barrier(2, timeout=60), [[], []]
 
     def run(rank: int) -> Any:
@@ -58,9 +66,12 @@ def in_two(work: Callable[[Processes], Any]) -> list[Any]:
         return list(pool.map(run, (0, 1)))
 
 
-@pytest.mark.parametrize("name", ["SFT", "SignedSFT", "PrefDPO", "ORPO", "KTO", "Classify", "Regress"])
+@pytest.mark.parametrize(
+    "name", ["SFT", "SignedSFT", "PrefDPO", "ORPO", "KTO", "Classify", "Regress"]
+)
 def test_batches_and_processes_change_nothing(name: str, tmp_path: Path) -> None:
-    """13 rows by 3, by 8, and by 2 in each of two processes, of which the second has fewer of them."""
+    """13 rows by 3, by 8, and by 2 in each of two processes, of which the second has fewer of
+    them."""
     method = build_method(name, {"class_weights": "inferred"} if name == "Classify" else {})
     world = _tiny_world(method)
     once = measured(world, method, tmp_path / "3", 3)
@@ -76,7 +87,8 @@ def test_batches_and_processes_change_nothing(name: str, tmp_path: Path) -> None
 
 
 def test_the_loss_of_held_out_rows_is_the_loss_of_a_step_over_them(tmp_path: Path) -> None:
-    """With nothing learned between, a step over the same rows loses what their validation said; perplexity is its exp."""
+    """With nothing learned between, a step over the same rows loses what their validation said;
+    perplexity is its exp."""
     from unteach.testing import step_gradient
 
     method = build_method("SFT")
@@ -96,34 +108,61 @@ def test_classes_are_told_by_scikit_learn(tmp_path: Path) -> None:
     assert found["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
     assert (found["precision_yes"], found["recall_yes"]) == (pytest.approx(2 / 3), 1.0)
     assert (found["precision_no"], found["recall_no"]) == (1.0, 0.5)
-    assert found["confusion"] == [{"label": "no", "as no": 1, "as yes": 1}, {"label": "yes", "as no": 0, "as yes": 2}]
+    assert found["confusion"] == [
+        {"label": "no", "as no": 1, "as yes": 1},
+        {"label": "yes", "as no": 0, "as yes": 2},
+    ]
     at = {row["threshold"]: row["accuracy"] for row in found["thresholds"]}
     assert (at[0.7], at[0.1], at[0.9]) == (1.0, 0.5, 0.5)
-    assert list(at) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9]), "mean and median too"
+    assert list(at) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9]), (
+        "mean and median too"
+    )
     apart = classification([0, 0], [[0.9, 0.1], [0.8, 0.2]], ("no", "yes"))
     assert {key for key in apart if key.endswith("_yes")} == set(), "no row tells anything of it"
-    assert apart["classes"][1] == {"label": "yes", "precision": None, "recall": None, "f1": None, "rows": 0}
+    assert apart["classes"][1] == {
+        "label": "yes",
+        "precision": None,
+        "recall": None,
+        "f1": None,
+        "rows": 0,
+    }
     assert (apart["accuracy"], apart["macro_f1"]) == (1.0, 1.0)
-    three = classification([0, 1, 2], [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.5, 0.3, 0.2]], ("a", "b", "c"))
+    three = classification(
+        [0, 1, 2], [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.5, 0.3, 0.2]], ("a", "b", "c")
+    )
     assert {"threshold": 0.6, "kept": pytest.approx(2 / 3), "accuracy": 1.0} in three["thresholds"]
 
 
 def held_out(tiny_folder: Path, tmp_path: Path, *extra: str) -> list[str]:
     """A classifier with two of each label held out, measured every second step."""
-    learned, apart = ([row for i, row in enumerate(TEXTS) if (i % 6 >= 4) is held] for held in (False, True))
+    learned, apart = (
+        [row for i, row in enumerate(TEXTS) if (i % 6 >= 4) is held] for held in (False, True)
+    )
     return words(
-        tmp_path / "run", tiny_folder, "classify", "trainer.args.eval_strategy=steps", "trainer.args.eval_steps=3",
-        "trainer.args.save_strategy=steps", "trainer.args.save_steps=3", "trainer.args.learning_rate=1e-2", *extra,
+        tmp_path / "run",
+        tiny_folder,
+        "classify",
+        "trainer.args.eval_strategy=steps",
+        "trainer.args.eval_steps=3",
+        "trainer.args.save_strategy=steps",
+        "trainer.args.save_steps=3",
+        "trainer.args.learning_rate=1e-2",
+        *extra,
         train=("LabelledDataset", write(tmp_path / "train.csv", learned), {}),
         validation=("LabelledDataset", write(tmp_path / "held.csv", apart), {}),
-    )  # fmt: skip
+    )
 
 
 def test_the_best_by_held_out_rows_is_kept(tiny_folder: Path, tmp_path: Path, capsys: Any) -> None:
     """Here the largest loss is called the best, so that the best is not the last."""
-    best = ("trainer.args.load_best_model_at_end=true", "trainer.args.metric_for_best_model=eval_loss",
-            "trainer.args.num_train_epochs=20", "trainer.args.greater_is_better=true", "trainer.args.early_stopping_patience=2",
-            "trainer.args.evaluate_before_training=true")  # fmt: skip
+    best = (
+        "trainer.args.load_best_model_at_end=true",
+        "trainer.args.metric_for_best_model=eval_loss",
+        "trainer.args.num_train_epochs=20",
+        "trainer.args.greater_is_better=true",
+        "trainer.args.early_stopping_patience=2",
+        "trainer.args.evaluate_before_training=true",
+    )
     train(*held_out(tiny_folder, tmp_path, *best))
     folder = tmp_path / "run"
     losses = logged(folder, "eval_loss")
@@ -141,7 +180,8 @@ def test_the_best_by_held_out_rows_is_kept(tiny_folder: Path, tmp_path: Path, ca
 
 
 def test_preferences_that_are_held_out(tiny_folder: Path, tmp_path: Path) -> None:
-    """At the start the margin of every pair is 0 and the loss log 2; a method that unlearns is measured by plain loss."""
+    """At the start the margin of every pair is 0 and the loss log 2; a method that unlearns is
+    measured by plain loss."""
     streams: dict[str, Any] = {
         "train": ("PreferenceDataset", write(tmp_path / "train.csv", PAIRS[:6]), ASKED),
         "validation": ("PreferenceDataset", write(tmp_path / "held.csv", PAIRS[6:]), ASKED),
@@ -156,9 +196,15 @@ def test_preferences_that_are_held_out(tiny_folder: Path, tmp_path: Path) -> Non
 
 
 def test_labels_of_held_out_rows_must_be_known(tiny_folder: Path, tmp_path: Path) -> None:
-    rows = ("LabelledDataset", write(tmp_path / "held.csv", [TEXTS[0], {"input": "a shoe", "output": "froot"}]), {})
+    rows = (
+        "LabelledDataset",
+        write(tmp_path / "held.csv", [TEXTS[0], {"input": "a shoe", "output": "froot"}]),
+        {},
+    )
     learned = ("LabelledDataset", write(tmp_path / "train.csv", TEXTS), {})
-    with pytest.raises(UserError, match=r"held\.csv: output is 'froot', .* did you mean fruit\? \(line 3\)"):
+    with pytest.raises(
+        UserError, match=r"held\.csv: output is 'froot', .* did you mean fruit\? \(line 3\)"
+    ):
         train(*words(tmp_path / "run", tiny_folder, "classify", train=learned, validation=rows))
     assert not (tmp_path / "run" / run_dir.FINAL).exists()
 
@@ -175,8 +221,14 @@ def test_a_check_shows_the_labels(tiny_folder: Path, tmp_path: Path, capsys: Any
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        (("trainer.args.metric_for_best_model=eval_acuracy",), "'eval_acuracy' is not measured; did you mean accuracy"),
-        (("eval=tofu", "tofu_path=authors"), "eval: asks a language model, and trainer.handler=classify trains none"),
+        (
+            ("trainer.args.metric_for_best_model=eval_acuracy",),
+            "'eval_acuracy' is not measured; did you mean accuracy",
+        ),
+        (
+            ("eval=tofu", "tofu_path=authors"),
+            "eval: asks a language model, and trainer.handler=classify trains none",
+        ),
         (("trainer.guard={}",), "trainer.guard: asks a language model"),
         (("trainer.method_args.labels=[a]",), "two or more different ones"),
         (("trainer.method_args.class_weights={a: 0}",), "class_weights must be above 0"),
@@ -191,13 +243,35 @@ def test_what_cannot_be_measured_is_refused(
 
 
 def test_weights_are_of_known_labels(tiny_folder: Path, tmp_path: Path) -> None:
-    for given, said in (("{fruit: 1.0, tol: 2.0, bird: 1.0}", "did you mean tool"), ("{fruit: 2}", "no weight for bird, tool")):  # fmt: skip
+    for given, said in (
+        ("{fruit: 1.0, tol: 2.0, bird: 1.0}", "did you mean tool"),
+        ("{fruit: 2}", "no weight for bird, tool"),
+    ):
         with pytest.raises(UserError, match=said):
-            train(*held_out(tiny_folder, tmp_path, f"trainer.method_args.class_weights={given}", "resume=never"))
+            train(
+                *held_out(
+                    tiny_folder,
+                    tmp_path,
+                    f"trainer.method_args.class_weights={given}",
+                    "resume=never",
+                )
+            )
 
 
-def test_held_out_rows_are_not_among_those_that_are_unlearned(tiny_folder: Path, tmp_path: Path) -> None:
+def test_held_out_rows_are_not_among_those_that_are_unlearned(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     rows = [{"input": f"Who {i}?", "output": "Ann.", "forget": i % 2} for i in range(8)]
-    command = ["data=files", f"data.train_file={write(tmp_path / 'rows.csv', rows)}", "trainer=csv_npo", "model=tiny"]
+    command = [
+        "data=files",
+        f"data.train_file={write(tmp_path / 'rows.csv', rows)}",
+        "trainer=csv_npo",
+        "model=tiny",
+    ]
     with pytest.raises(UserError, match=r"give data\.validation_file"):
-        train(*command, "task_name=t", f"paths.output_dir={tmp_path / 'run'}", "data.validation_fraction=0.5")
+        train(
+            *command,
+            "task_name=t",
+            f"paths.output_dir={tmp_path / 'run'}",
+            "data.validation_fraction=0.5",
+        )

@@ -1,4 +1,5 @@
-"""What watches a run: its plot, its samples, its profile, and both in the trackers without a network."""
+"""What watches a run: its plot, its samples, its profile, and both in the trackers without a
+network."""
 
 import json
 from pathlib import Path
@@ -24,7 +25,12 @@ def shown(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     profiler = "trainer.profiler={skip_first: 0, wait: 0, warmup: 0, active: 1, repeat: 1}"
     folder = tmp_path_factory.mktemp("shown") / "run"
     return run(
-        tiny_folder, folder, SAMPLES, profiler, "trainer.args.report_to=tensorboard", "trainer.args.logging_steps=1"
+        tiny_folder,
+        folder,
+        SAMPLES,
+        profiler,
+        "trainer.args.report_to=tensorboard",
+        "trainer.args.logging_steps=1",
     )
 
 
@@ -36,7 +42,8 @@ def test_the_plot_shows_what_was_logged(shown: Path) -> None:
 
 def test_evaluated_values_have_a_panel_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(
-        '{"step": 1, "loss": 2.0, "forget_loss": 1.0, "margin": 3}\n{"step": 1, "eval_tofu_x": 0.5, "eval_runtime": 3}\n'
+        '{"step": 1, "loss": 2.0, "forget_loss": 1.0, "margin": 3}\n{"step": 1, "eval_tofu_x": '
+        '0.5, "eval_runtime": 3}\n'
         '{"step": 2, "loss": NaN, "forget_loss": 0.5, "train_loss": 1}\n{"step": 3, "lo'
     )
     assert plot.curves(tmp_path / "metrics.jsonl") == {
@@ -52,10 +59,19 @@ def test_samples_are_what_the_model_says(shown: Path) -> None:
     from unteach.verbs.load import load
 
     written = lines(shown / "samples.jsonl")
-    assert [(line["step"], line["row"]) for line in written] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [(line["step"], line["row"]) for line in written] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
     loaded = load(str(shown))
     ids = loaded.template.tokenizer(written[-1]["prompt"], return_tensors="pt").input_ids
-    made = loaded.model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=list(loaded.template.stops))
+    made = loaded.model.generate(
+        ids, max_new_tokens=5, do_sample=False, eos_token_id=list(loaded.template.stops)
+    )
     assert loaded.template.text(made[0, ids.shape[1] :]) == written[-1]["said"]
     assert written[0]["answer"] and written[0]["answer"] not in written[0]["prompt"]
 
@@ -96,7 +112,9 @@ def test_texts_without_a_prompt_are_halved() -> None:
 def test_a_profile_is_a_chrome_trace(shown: Path) -> None:
     [trace] = (shown / "profile").iterdir()
     events = json.loads(trace.read_text())["traceEvents"]
-    assert trace.name == "step1-rank0.json" and any("aten::" in event.get("name", "") for event in events)
+    assert trace.name == "step1-rank0.json" and any(
+        "aten::" in event.get("name", "") for event in events
+    )
 
 
 def test_tensorboard_has_losses_and_samples(shown: Path) -> None:
@@ -106,12 +124,18 @@ def test_tensorboard_has_losses_and_samples(shown: Path) -> None:
     assert "samples/0/text_summary" in found.Tags()["tensors"]
 
 
-def test_wandb_is_shown_the_samples(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_is_shown_the_samples(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wandb = pytest.importorskip("wandb", reason='pip install ".[track]"')
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     shown, real = [], wandb.Run.log
-    monkeypatch.setattr(wandb.Run, "log", lambda self, told, **given: (shown.append(told), real(self, told, **given)))
+    monkeypatch.setattr(
+        wandb.Run,
+        "log",
+        lambda self, told, **given: (shown.append(told), real(self, told, **given)),
+    )
     words = ("trainer.args.report_to=wandb", "wandb.group=mine", f"wandb.dir={tmp_path / 'w'}")
     folder = run(tiny_folder, tmp_path / "run", SAMPLES, *words)
     said = [line["said"] for line in lines(folder / "samples.jsonl")]
@@ -121,7 +145,9 @@ def test_wandb_is_shown_the_samples(tiny_folder: Path, tmp_path: Path, monkeypat
     assert wandb.run is None
 
 
-def test_an_interrupted_run_has_its_plot(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_has_its_plot(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from unteach.training.trainer import Trainer
 
     real = Trainer.end_step
@@ -141,7 +167,10 @@ def test_an_interrupted_run_has_its_plot(tiny_folder: Path, tmp_path: Path, monk
     ("given", "said"),
     [
         ("trainer.samples={rows: 2}", r"trainer\.samples\.every: is required where no suite runs"),
-        ("trainer.samples={every: 1, stream: retain}", r"trainer\.samples\.stream: must be one of train"),
+        (
+            "trainer.samples={every: 1, stream: retain}",
+            r"trainer\.samples\.stream: must be one of train",
+        ),
         ("trainer.samples={every: 0}", "at least 1"),
         ("trainer.samples={every: 1, top_p: 0.9}", "for a temperature above 0"),
         ("trainer.samples={each: 1}", r"trainer\.samples\.each"),

@@ -1,8 +1,10 @@
-"""From command-line words to a checked Config: Hydra composes the groups, we apply the values and check the whole tree.
+"""From command-line words to a checked Config: Hydra composes the groups, we apply the values and
+check the whole tree.
 
-Who wins, weakest first: the base trainer (`layers.base`), the experiment's common arguments (`layers.common`), the
-method's own file (`trainer=`), the experiment's block for that method (`layers.tuned.<method>`), the user's values.
-Values are applied after composition, so a key of the schema never needs `+`.
+Who wins, weakest first: the base trainer (`layers.base`), the experiment's common arguments
+(`layers.common`), the method's own file (`trainer=`), the experiment's block for that method
+(`layers.tuned.<method>`), the user's values. Values are applied after composition, so a key of the
+schema never needs `+`.
 """
 
 import re
@@ -12,7 +14,16 @@ from typing import Any, TypeVar
 import yaml
 
 from unteach import console, plugins, registry
-from unteach.config import hydra_groups, layers, preflight, read_config, runfile, schema, shorthand, variables
+from unteach.config import (
+    hydra_groups,
+    layers,
+    preflight,
+    read_config,
+    runfile,
+    schema,
+    shorthand,
+    variables,
+)
 from unteach.config.command import command_line
 from unteach.config.normalize import settle
 from unteach.config.overrides import Words, sort_words
@@ -21,7 +32,8 @@ from unteach.errors import UserError, nearest
 
 T = TypeVar("T")
 OPEN = ("model.model_args.", "model.tokenizer_args.")
-"""Beginnings of keys that are handed on as they are; to remove one that is not set asks for what is so."""
+"""Beginnings of keys that are handed on as they are; to remove one that is not set asks for what is
+so."""
 SECTIONS = ("layers", "trainer", "data", "model", "eval", "collator", "paths")
 
 
@@ -33,7 +45,8 @@ def compose(
     starting: bool = False,
     coming: Iterable[str] = (),
 ) -> schema.Config:
-    """Composes `configs/<config_name>.yaml` with the overrides and reads it strictly. Needs no torch.
+    """Composes `configs/<config_name>.yaml` with the overrides and reads it strictly. Needs no
+    torch.
 
     Args:
         config_name: a primary configuration, of ours or of `config_dirs`.
@@ -46,7 +59,9 @@ def compose(
         UserError: with every mistake found.
     """
     words, dirs = tuple(overrides), tuple(config_dirs)
-    config = composed(config_name, words, dirs, read_config.read, starting=starting, coming=frozenset(coming))
+    config = composed(
+        config_name, words, dirs, read_config.read, starting=starting, coming=frozenset(coming)
+    )
     config.command = command_line(config_name.removesuffix(".yaml"), words, dirs)
     return config
 
@@ -60,7 +75,8 @@ def composed(
     starting: bool = False,
     coming: frozenset[str] = frozenset(),
 ) -> T:
-    """The same for a tree that `read` reads, given the resolved tree and the names that files declare for it."""
+    """The same for a tree that `read` reads, given the resolved tree and the names that files
+    declare for it."""
     config_name = config_name.removesuffix(".yaml")
     homes = (*config_dirs, *map(str, plugins.config_folders()))
     command = shorthand.expand(config_name, list(overrides), homes)
@@ -80,15 +96,22 @@ def composed(
 
 
 class _Composition:
-    """A command on its way to a configuration. `problems` is what was found wrong so far; each stage adds to it."""
+    """A command on its way to a configuration. `problems` is what was found wrong so far; each
+    stage adds to it."""
 
     def __init__(
-        self, config_name: str, command: shorthand.Command, words: Words, homes: tuple[str, ...], problems: list[str]
+        self,
+        config_name: str,
+        command: shorthand.Command,
+        words: Words,
+        homes: tuple[str, ...],
+        problems: list[str],
     ):
         self.config_name, self.command, self.words, self.homes = config_name, command, words, homes
         self.problems = problems
         self.left_out: list[str] = []
-        """groups whose choice is wrong and has no near name: what is said of them would be said of another choice"""
+        """groups whose choice is wrong and has no near name: what is said of them would be said of
+        another choice"""
         self.notes: list[str] = []
         self.measures_by_default = False
         """whether nobody named a suite and rows of the user's own get theirs"""
@@ -100,13 +123,15 @@ class _Composition:
     def _of_groups(self) -> tuple[Any, dict[str, str]]:
         """The files of the chosen groups, put on one another."""
         words = self.words
-        named = [path for key, value in words.values if key == "plugins" for path in plugins.named(value)]
+        named = [
+            path for key, value in words.values if key == "plugins" for path in plugins.named(value)
+        ]
         with plugins.of_files(named):
             bare = _bare_method(words, self.homes)
         if self.config_name == "unlearn" and not words.chooses("trainer", "experiment"):
             self.notes.append(
-                "trainer=GradAscent, as no method is named: where it runs for long it destroys the model; "
-                "`unteach list methods` has the others"
+                "trainer=GradAscent, as no method is named: where it runs for long it destroys "
+                "the model; `unteach list methods` has the others"
             )
         words.groups, wrong, self.left_out = hydra_groups.mend_choices(words.groups, self.homes)
         self.problems += wrong
@@ -132,15 +157,21 @@ class _Composition:
 
         file = self.command.file
         assert file is not None and file.tree is not None
-        of_verb, kept = ("eval",) if self.config_name == "eval" else ("train", "unlearn"), str(file.tree["mode"])
+        of_verb, kept = (
+            ("eval",) if self.config_name == "eval" else ("train", "unlearn"),
+            str(file.tree["mode"]),
+        )
         if kept not in of_verb or (self.config_name == "unlearn" and kept == "train"):
-            raise UserError(f"{file.path}: is the configuration of `unteach {kept}`; run it with that verb")
+            raise UserError(
+                f"{file.path}: is the configuration of `unteach {kept}`; run it with that verb"
+            )
         named = self.command.placed.get(schema.MODEL_KEY)
         for word in self.words.groups:
             word = f"model={named}" if word == "model=auto" and named else word
             self.problems.append(
                 f"{word}: chooses a file, and {file.path} is a whole run, in which values are set: "
-                f"trainer.args.…, {schema.MODEL_KEY}=…; for another method, model or data say the run in words"
+                f"trainer.args.…, {schema.MODEL_KEY}=…; for another method, model or data say the "
+                "run in words"
             )
         tree = OmegaConf.create(runfile.normalize_tree(file.tree, dict(self.words.values)))
         if self.words.eval_off:
@@ -163,9 +194,13 @@ class _Composition:
         return keys | ({"model"} if schema.MODEL_KEY in keys else set())
 
     def finish(
-        self, read: Callable[[dict[str, Any], set[str]], T], starting: bool, coming: frozenset[str] = frozenset()
+        self,
+        read: Callable[[dict[str, Any], set[str]], T],
+        starting: bool,
+        coming: frozenset[str] = frozenset(),
     ) -> T:
-        """Puts the user's values in, resolves the tree and reads it; Mistakes with all that was found on the way."""
+        """Puts the user's values in, resolves the tree and reads it; Mistakes with all that was
+        found on the way."""
         from omegaconf import OmegaConf
 
         tree, words = self.tree, self.words
@@ -183,7 +218,8 @@ class _Composition:
         named = self._name_run()
         refused = self._refused()
         has_said = {
-            schema.MODEL_KEY: "model" in refused or any(problem.startswith("model:") for problem in self.problems),
+            schema.MODEL_KEY: "model" in refused
+            or any(problem.startswith("model:") for problem in self.problems),
             "task_name": "data" in refused,  # a name is made of the rows
             "input_file": bool({"data", "input_file"} & refused),
         }
@@ -197,8 +233,11 @@ class _Composition:
         if not self.is_whole:  # in which nothing refers to anything any more
             variables.drop_unused(tree, words.keys())
         plain = _resolve(tree)
-        if named and isinstance(plain.get("paths"), dict):  # which may have been removed; that is said below
-            self.notes.append(f"task_name={plain['task_name']}, as none is given: {plain['paths']['output_dir']}")
+        # which may have been removed; that is said below
+        if named and isinstance(plain.get("paths"), dict):
+            self.notes.append(
+                f"task_name={plain['task_name']}, as none is given: {plain['paths']['output_dir']}"
+            )
         found: list[str] = []
         with plugins.of_files(plugins.named(plain.get("plugins"))), collected(found):
             if self.measures_by_default:
@@ -206,12 +245,17 @@ class _Composition:
             with collected(found):
                 settle(plain, words.values)
             if starting:
-                found += [*preflight.absent(plain, self.command.placed, coming), *preflight.not_installed(plain)]
+                found += [
+                    *preflight.absent(plain, self.command.placed, coming),
+                    *preflight.not_installed(plain),
+                ]
                 found += preflight.from_scratch(plain)
             config = read(plain, self.variables)
         self.problems += [problem for problem in found if self._is_certain(problem)]
         if has_said[schema.MODEL_KEY]:
-            self.problems[:] = [problem for problem in self.problems if not problem.startswith("model: is required")]
+            self.problems[:] = [
+                problem for problem in self.problems if not problem.startswith("model: is required")
+            ]
         if self.problems:
             raise Mistakes(self.problems)
         for sentence in dict.fromkeys(self.notes):
@@ -230,40 +274,55 @@ class _Composition:
         return True
 
     def _is_certain(self, problem: str) -> bool:
-        """Whether a problem would stand with the right choices too, where some are wrong and cannot be guessed."""
+        """Whether a problem would stand with the right choices too, where some are wrong and cannot
+        be guessed."""
         if not self.left_out:
             return True
         of_choice = {"trainer": ("trainer.method_args", "data."), "data/datasets": ("data.",)}
-        doubtful = [part for group in self.left_out for part in of_choice.get(group, (f"{group}.",))]
+        doubtful = [
+            part for group in self.left_out for part in of_choice.get(group, (f"{group}.",))
+        ]
         if "experiment" in self.left_out:
             doubtful += ["trainer.method_args", "data.", "eval.", "model."]
-        return problem.startswith(tuple(self.words.keys())) and not problem.startswith(tuple(doubtful))
+        return problem.startswith(tuple(self.words.keys())) and not problem.startswith(
+            tuple(doubtful)
+        )
 
 
 def _bare_method(words: Words, homes: tuple[str, ...]) -> str | None:
-    """`trainer=X` where no file says more of X than that it is a method: its name, taken out of the words."""
+    """`trainer=X` where no file says more of X than that it is a method: its name, taken out of the
+    words."""
     for word in words.groups:
         key, _, name = word.partition("=")
-        if key == "trainer" and name not in hydra_groups.options("trainer", homes) and name in registry.method:
+        if (
+            key == "trainer"
+            and name not in hydra_groups.options("trainer", homes)
+            and name in registry.method
+        ):
             words.groups.remove(word)
             return name
     return None
 
 
 def flat(cls: type, words: Iterable[str], where: str) -> Any:
-    """key=value words of a verb that composes nothing, as the dataclass `cls`; read as strictly as a configuration."""
+    """key=value words of a verb that composes nothing, as the dataclass `cls`; read as strictly as
+    a configuration."""
     from omegaconf import OmegaConf
 
     command = shorthand.expand(where.removeprefix("unteach "), list(words), ())
     told = sort_words(command.words)
     problems = [*command.problems, *told.problems]
-    problems += [f"{where}: takes key=value words, not {word}" for word in (*told.groups, *told.removed)]
+    problems += [
+        f"{where}: takes key=value words, not {word}" for word in (*told.groups, *told.removed)
+    ]
     tree = OmegaConf.create({})
     _apply(tree, told.values, problems)
     reader = Reader()
     read = reader.record(cls, OmegaConf.to_container(tree), "")
     refused = tuple(f"{key}: is required" for key in _long_keys(command.problems))
-    problems += [problem for problem in reader.problems if not (refused and problem.startswith(refused))]
+    problems += [
+        problem for problem in reader.problems if not (refused and problem.startswith(refused))
+    ]
     if problems:
         raise UserError(f"{where}: {mistakes(problems)}")
     return read
@@ -315,7 +374,11 @@ def _missing(tree: Any) -> dict[str, str]:
 
     def walk(node: Any, path: str) -> list[str]:
         if isinstance(node, dict):
-            return [key for name, item in node.items() for key in walk(item, f"{path}.{name}" if path else str(name))]
+            return [
+                key
+                for name, item in node.items()
+                for key in walk(item, f"{path}.{name}" if path else str(name))
+            ]
         return [path] if node == "???" else []
 
     keys = walk(OmegaConf.to_container(tree, resolve=False), "")
@@ -338,7 +401,9 @@ def _resolve(tree: Any) -> dict[str, Any]:
         guess = nearest(absent[1], map(str, tree)) if absent else None
         key = getattr(error, "full_key", None)
         said = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", said)
-        raise UserError((f"{key}: " if key else "") + said + (f"; did you mean {guess}?" if guess else "")) from None
+        raise UserError(
+            (f"{key}: " if key else "") + said + (f"; did you mean {guess}?" if guess else "")
+        ) from None
     assert isinstance(plain, dict)
     return plain  # type: ignore[return-value]
 
@@ -348,4 +413,5 @@ def to_yaml(tree: dict[str, Any]) -> str:
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     if "\x85" not in text:
         return text
-    return yaml.safe_dump(tree, sort_keys=False)  # escaped: a bare NEL would be read as a line's end
+    # escaped: a bare NEL would be read as a line's end
+    return yaml.safe_dump(tree, sort_keys=False)

@@ -1,4 +1,5 @@
-"""Whether the sections of a configuration fit one another: streams, what is measured, folders, seeds, processes."""
+"""Whether the sections of a configuration fit one another: streams, what is measured, folders,
+seeds, processes."""
 
 import fnmatch
 from typing import Any
@@ -11,15 +12,22 @@ from unteach.errors import nearest
 
 
 def names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
-    """What names a folder must name one of its own, a seed must fit every generator, nproc must have its launch."""
+    """What names a folder must name one of its own, a seed must fit every generator, nproc must
+    have its launch."""
     name, paths, seed = built.get("task_name"), built.get("paths"), built.get("seed")
-    if isinstance(name, str) and (not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/"))):
-        reader.wrong("task_name", f"names the run's folder saves/<mode>/<task_name>; {name!r} cannot")
+    if isinstance(name, str) and (
+        not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/"))
+    ):
+        reader.wrong(
+            "task_name", f"names the run's folder saves/<mode>/<task_name>; {name!r} cannot"
+        )
     if paths and not (paths.output_dir.strip() and paths.output_dir.isprintable()):
         reader.wrong("paths.output_dir", f"must name a folder, got {paths.output_dir!r}")
     nproc = built.get("nproc")
     if nproc is not None and built.get("launch") is None:
-        reader.wrong("nproc", "says how many processes launch starts: set launch too (`unteach list launch`)")
+        reader.wrong(
+            "nproc", "says how many processes launch starts: set launch too (`unteach list launch`)"
+        )
     elif isinstance(nproc, int) and nproc < 1:
         reader.wrong("nproc", f"must be 1 or more, got {nproc}")
     if isinstance(seed, int) and not 0 <= seed < 2**32:
@@ -32,7 +40,8 @@ def reports_to(trainer: TrainerConfig | None, tracker: str) -> bool:
 
 
 def streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
-    """A method that lacks a stream cannot run, and a stream that nothing knows is a name misspelled.
+    """A method that lacks a stream cannot run, and a stream that nothing knows is a name
+    misspelled.
 
     A stream may stand beside others in the rows of one (schema.BESIDE).
     """
@@ -46,14 +55,15 @@ def streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> 
         if name not in there:
             reader.wrong(
                 f"data.{name}",
-                f"trainer.handler={trainer.handler} trains on the stream {name!r}; this run has {given}. "
-                f"{_give(name, data.files)}",
+                f"trainer.handler={trainer.handler} trains on the stream {name!r}; this run has "
+                f"{given}. {_give(name, data.files)}",
             )
     reader.known({*STREAMS, *wanted}, data.streams, "data")
 
 
 def _give(stream: str, files: Files | None) -> str:
-    """Say how a stream that is missing is given: a file beside files of one's own, a dataset beside datasets."""
+    """Say how a stream that is missing is given: a file beside files of one's own, a dataset beside
+    datasets."""
     if files is None or f"{stream}_file" not in FILE_KEYS:
         return f"Set data.{stream}=DATASET (see `unteach list datasets`)"
     short = stream if stream in ("forget", "retain", "holdout") else f"data.{stream}_file"
@@ -67,11 +77,18 @@ def samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> 
         return
     trained = (trainer.method.streams() if trainer.method else ()) or tuple(data.streams)
     if samples.stream is not None and samples.stream not in trained:
-        reader.wrong("trainer.samples.stream", f"must be one of {', '.join(trained)}, got {samples.stream}")
+        reader.wrong(
+            "trainer.samples.stream", f"must be one of {', '.join(trained)}, got {samples.stream}"
+        )
     if getattr(trainer.method, "ROWS", None) in ("classes", "numbers"):
-        reader.wrong("trainer.samples", f"{trainer.handler} trains a classifier, which generates no text")
+        reader.wrong(
+            "trainer.samples", f"{trainer.handler} trains a classifier, which generates no text"
+        )
     if samples.every is None and trainer.args.get("eval_strategy", "no") == "no":
-        reader.wrong("trainer.samples.every", "is required where no suite runs: the steps from one look to the next")
+        reader.wrong(
+            "trainer.samples.every",
+            "is required where no suite runs: the steps from one look to the next",
+        )
 
 
 def _of_files(files: Files | None) -> set[str]:
@@ -82,45 +99,72 @@ def _of_files(files: Files | None) -> set[str]:
     return given | ({"forget", "retain"} if "train" in given else set())
 
 
-def measured(reader: Reader, trainer: TrainerConfig, suites: dict[str, SuiteConfig], held_out: bool) -> None:
-    """What is measured while training must fit the method; keeping the best and stopping early go by it."""
+def measured(
+    reader: Reader, trainer: TrainerConfig, suites: dict[str, SuiteConfig], held_out: bool
+) -> None:
+    """What is measured while training must fit the method; keeping the best and stopping early go
+    by it."""
     method, handler = trainer.method, trainer.handler
     measured = [f"{name}_{metric}" for name, suite in suites.items() for metric in suite.asked()]
     if isinstance(method, TheirTrainer):
         if held_out:
-            reader.wrong("data.validation", f"{handler} says its own loss; rows held out are measured by a method's")
+            reader.wrong(
+                "data.validation",
+                f"{handler} says its own loss; rows held out are measured by a method's",
+            )
     elif method is not None:
-        measured += ["loss", *(method.measured() if method.learns() else ("perplexity",))] if held_out else []
+        measured += (
+            ["loss", *(method.measured() if method.learns() else ("perplexity",))]
+            if held_out
+            else []
+        )
         if method.ROWS in ("classes", "numbers"):
-            asks = {"eval": suites, "trainer.guard": trainer.guard, "trainer.samples": trainer.samples}
+            asks = {
+                "eval": suites,
+                "trainer.guard": trainer.guard,
+                "trainer.samples": trainer.samples,
+            }
             for name in (name for name, given in asks.items() if given):
-                reader.wrong(name, f"asks a language model, and trainer.handler={handler} trains none; leave it out "
-                                   "(data.validation measures a classifier)")  # fmt: skip
+                reader.wrong(
+                    name,
+                    f"asks a language model, and trainer.handler={handler} trains none; leave it "
+                    "out (data.validation measures a classifier)",
+                )
     _best(reader, trainer.args, measured)
 
 
 def own_rows(
-    reader: Reader, trainer: TrainerConfig | None, suites: dict[str, SuiteConfig], data: DataConfig | None
+    reader: Reader,
+    trainer: TrainerConfig | None,
+    suites: dict[str, SuiteConfig],
+    data: DataConfig | None,
 ) -> None:
-    """A suite of the run's own rows needs rows with answers, and an evaluation reads `data` for such a suite alone."""
+    """A suite of the run's own rows needs rows with answers, and an evaluation reads `data` for
+    such a suite alone."""
     own = [name for name, suite in suites.items() if suite.reads_own_rows()]
     for name in own:
         if suites[name].retain_model:
             reader.wrong(
                 f"eval.{name}.retain_model",
-                "no metric of rows of your own reads its log; evaluate it by itself, and `unteach report` shows both",
+                "no metric of rows of your own reads its log; evaluate it by itself, and `unteach "
+                "report` shows both",
             )
     if trainer is None:
         if data is not None and not own:
-            reader.wrong("data", "no suite of this evaluation reads it; the suite of rows of your own does: eval=rows")
+            reader.wrong(
+                "data",
+                "no suite of this evaluation reads it; the suite of rows of your own does: "
+                "eval=rows",
+            )
         return
     kind = getattr(trainer.method, "ROWS", "answers")
-    if kind not in (*MEASURED_KINDS, "classes", "numbers"):  # classifiers are refused with all that ask a model
+    # classifiers are refused with all that ask a model
+    if kind not in (*MEASURED_KINDS, "classes", "numbers"):
         for name in own:
             reader.wrong(
                 f"eval.{name}",
-                f"measures prompts with answers, or text, and trainer.handler={trainer.handler} trains on {kind}; "
-                "leave it out",
+                f"measures prompts with answers, or text, and trainer.handler={trainer.handler} "
+                f"trains on {kind}; leave it out",
             )
 
 
@@ -140,7 +184,9 @@ def _best(reader: Reader, args: dict[str, Any], measured: list[str]) -> None:
             "trainer.args.metric_for_best_model",
             "nothing is measured while training: set eval_strategy, and eval or data.validation",
         )
-    elif isinstance(best, str) and not any(fnmatch.fnmatchcase(best.removeprefix("eval_"), one) for one in measured):
+    elif isinstance(best, str) and not any(
+        fnmatch.fnmatchcase(best.removeprefix("eval_"), one) for one in measured
+    ):
         guess = nearest(best, measured)
         hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(measured)}"
         reader.wrong("trainer.args.metric_for_best_model", f"{best!r} is not measured; {hint}")

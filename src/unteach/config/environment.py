@@ -4,9 +4,12 @@ import logging
 import os
 
 NOISE = {
-    "DeepSpeed": "Setting accelerator to CPU",  # said as soon as a model is unwrapped, with DeepSpeed or without
-    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",  # an optional kernel, said on import
-    "accelerate.accelerator": "Gradient accumulation steps mismatch",  # DeepSpeed's are the run's: ours to hand over
+    # said as soon as a model is unwrapped, with DeepSpeed or without
+    "DeepSpeed": "Setting accelerator to CPU",
+    # an optional kernel, said on import
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    # DeepSpeed's are the run's: ours to hand over
+    "accelerate.accelerator": "Gradient accumulation steps mismatch",
 }
 """By logger, what libraries say to everyone who has them installed and nobody can act on."""
 
@@ -16,7 +19,8 @@ HUB_IS_SILENT = "note: the hub does not answer; trying again before giving up"
 
 
 def environment() -> None:
-    """What must stand in the environment before torch is imported; values that the user set are left alone."""
+    """What must stand in the environment before torch is imported; values that the user set are
+    left alone."""
     for name, value in {
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning OpenMP threads make shared cores 30 times slower
         "TOKENIZERS_PARALLELISM": "false",
@@ -35,7 +39,8 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _shorten_retries(record: logging.LogRecord) -> bool:
-    """Let one line stand for all tries of all requests: what failed in the end is said by whoever asked."""
+    """Let one line stand for all tries of all requests: what failed in the end is said by whoever
+    asked."""
     global _hub_was_silent
     said = record.getMessage()
     if "thrown while requesting" in said:

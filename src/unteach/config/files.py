@@ -9,26 +9,30 @@ from unteach.errors import UserError
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".txt")
 """Endings of files of rows."""
 Source = str | dict[str, Any]
-"""A file or folder, a hub id, either with a split (`owner/name:test`), or the arguments of `datasets.load_dataset`."""
+"""A file or folder, a hub id, either with a split (`owner/name:test`), or the arguments of
+`datasets.load_dataset`."""
 
 
 @dataclass
 class Files:
-    """Rows of your own (`data=files`): for each stream a file (csv, tsv, jsonl, json, parquet, arrow, txt), a folder of
-    such files or of `unteach tokenize`, a hub id (its split train) or `owner/name:split`, or load_dataset's arguments.
+    """Rows of your own (`data=files`): for each stream a file (csv, tsv, jsonl, json, parquet,
+    arrow, txt), a folder of such files or of `unteach tokenize`, a hub id (its split train) or
+    `owner/name:split`, or load_dataset's arguments.
 
-    Columns are found by the names of what they are for: input and output, prompt and completion (or generation),
-    question and answer, instruction (with input, system, history) and output, messages or conversations (with system
-    and tools), text, chosen and rejected, label, forget, alternate.
+    Columns are found by the names of what they are for: input and output, prompt and completion (or
+    generation), question and answer, instruction (with input, system, history) and output, messages
+    or conversations (with system and tools), text, chosen and rejected, label, forget, alternate.
     """
 
     train_file: Source | None = None
-    """a method that unlearns takes the rows with forget=1 of it, and retains the others; all, without such a column"""
+    """a method that unlearns takes the rows with forget=1 of it, and retains the others; all,
+    without such a column"""
     validation_file: Source | None = None
     forget_file: Source | None = None
     retain_file: Source | None = None
     holdout_file: Source | None = None
-    """rows of the same kind that the model never sees: measured beside the others, and never trained on"""
+    """rows of the same kind that the model never sees: measured beside the others, and never
+    trained on"""
     validation_fraction: float = 0.0
     """the share of train_file's rows that is held out, as a function of the seed"""
     max_rows: int | dict[str, int] | None = None
@@ -48,18 +52,28 @@ class Files:
     txt: Literal["document", "line"] | None = None
     """what a .txt file holds; null: one document"""
     marked: Literal["forget", "retain"] | None = None
-    """which rows of train_file are learned, by its column forget: with 1 (forget) or with 0 (retain); null: all"""
+    """which rows of train_file are learned, by its column forget: with 1 (forget) or with 0
+    (retain); null: all"""
     allow_overlap: bool = False
     """whether the same row may be forgotten and retained; it is trained on as both, and counted"""
 
     def __post_init__(self) -> None:
-        for name, source in ((one.name, getattr(self, one.name)) for one in fields(self) if one.name.endswith("_file")):
+        for name, source in (
+            (one.name, getattr(self, one.name))
+            for one in fields(self)
+            if one.name.endswith("_file")
+        ):
             if isinstance(source, str) and not source.strip():
                 raise UserError(f"{name}: names no file; null where there is none")
         if not 0 <= self.validation_fraction < 1:
-            raise UserError(f"validation_fraction must be at least 0 and less than 1, got {self.validation_fraction:g}")
+            raise UserError(
+                f"validation_fraction must be at least 0 and less than 1, got "
+                f"{self.validation_fraction:g}"
+            )
         if self.validation_fraction and self.validation_file is not None:
-            raise UserError("validation_file and validation_fraction both say what to validate on; give one")
+            raise UserError(
+                "validation_file and validation_fraction both say what to validate on; give one"
+            )
         if self.validation_fraction and self.train_file is None:
             raise UserError("validation_fraction holds out rows of train_file, and there is none")
         if self.marked and self.train_file is None:
@@ -69,7 +83,9 @@ class Files:
         limits = self.max_rows if isinstance(self.max_rows, dict) else {"train": self.max_rows}
         for stream, most in limits.items():
             if self.of(stream) is None and most is not None and isinstance(self.max_rows, dict):
-                of_train = stream in ("forget", "retain") or (stream == "validation" and self.validation_fraction)
+                of_train = stream in ("forget", "retain") or (
+                    stream == "validation" and self.validation_fraction
+                )
                 if not (of_train and self.train_file is not None):
                     raise UserError(f"max_rows.{stream}: there is no {stream}_file")
             if most is not None and most < 1:
@@ -85,7 +101,8 @@ class Files:
 
 
 def name_and_split(source: str) -> tuple[str, str | None]:
-    """`name:split` as the two, where the split may be a slice of one or a sum of such (train[:10%]+test)."""
+    """`name:split` as the two, where the split may be a slice of one or a sum of such
+    (train[:10%]+test)."""
     found = re.fullmatch(r"([^:\[\]]+):(\w[\w.-]*(?:\[[^\]]*\])?(?:\+.+)?)", source)
     return (found[1], found[2]) if found else (source, None)
 
@@ -94,8 +111,10 @@ FILE_KEYS = frozenset(one.name for one in fields(Files))
 RENAMED_FILE_KEYS = {
     "eval_file": "validation_file",
     "test_file": "holdout_file, rows that are measured and never trained on",
-    "train_validation_split": "validation_fraction, the share that is held out (1 less what it was)",
-    "validation_test_split": "validation_fraction; rows that are only measured are data.holdout_file",
+    "train_validation_split": "validation_fraction, the share that is held out (1 less what it "
+    "was)",
+    "validation_test_split": "validation_fraction; rows that are only measured are "
+    "data.holdout_file",
     "max_train_samples": "max_rows.train",
     "max_valid_samples": "max_rows.validation",
     "max_test_samples": "max_rows.validation",

@@ -16,11 +16,13 @@ DRAWN = ("temperature", "top_p", "top_k", "min_p")
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a prompt is continued, by transformers' names. What is null is off; a model's own defaults are not used.
+    """How a prompt is continued, by transformers' names. What is null is off; a model's own
+    defaults are not used.
 
-    do_sample: null draws where temperature, top_p, top_k or min_p is given, and otherwise takes the likeliest token.
-    stop_strings: end a text, and are cut from it with all that follows. perplexity: the log-probs of the continuation
-    are kept, those of the model itself: before temperature, penalties and cuts.
+    do_sample: null draws where temperature, top_p, top_k or min_p is given, and otherwise takes the
+    likeliest token.
+    stop_strings: end a text, and are cut from it with all that follows. perplexity: the log-probs
+    of the continuation are kept, those of the model itself: before temperature, penalties and cuts.
     """
 
     max_new_tokens: int = 256
@@ -38,12 +40,20 @@ class Sampling:
     @property
     def drawn(self) -> bool:
         """Whether tokens are drawn at random."""
-        return any(getattr(self, name) is not None for name in DRAWN) if self.do_sample is None else self.do_sample
+        return (
+            any(getattr(self, name) is not None for name in DRAWN)
+            if self.do_sample is None
+            else self.do_sample
+        )
 
     def asked(self) -> dict[str, Any]:
         """The options that are not at their defaults, and that not every backend has."""
         names = [f.name for f in fields(self) if f.name not in ("max_new_tokens", "do_sample")]
-        changed = {name: getattr(self, name) for name in names if getattr(self, name) != getattr(PLAIN, name)}
+        changed = {
+            name: getattr(self, name)
+            for name in names
+            if getattr(self, name) != getattr(PLAIN, name)
+        }
         return changed | ({"do_sample": True} if self.drawn else {})
 
     def __post_init__(self) -> None:
@@ -60,25 +70,36 @@ def _wrong(asked: Sampling) -> list[str]:
         if (value := getattr(asked, name)) is not None and value < bound:
             found.append(f"{name} must be {bound} or more, got {value}")
     if asked.temperature is not None and asked.temperature <= 0:
-        found.append(f"temperature must be more than 0, got {asked.temperature}; do_sample=false takes the likeliest")
+        found.append(
+            f"temperature must be more than 0, got {asked.temperature}; do_sample=false takes the "
+            f"likeliest"
+        )
     for name in ("top_p", "min_p"):
         if (value := getattr(asked, name)) is not None and not 0 < value <= 1:
             found.append(f"{name} must be more than 0 and at most 1, got {value}")
     if asked.repetition_penalty is not None and asked.repetition_penalty <= 0:
-        found.append(f"repetition_penalty must be more than 0 (1 is none), got {asked.repetition_penalty}")
+        found.append(
+            f"repetition_penalty must be more than 0 (1 is none), got {asked.repetition_penalty}"
+        )
     if any(not stop for stop in asked.stop_strings):
         found.append("stop_strings must not be empty texts")
     said = [name for name in DRAWN if getattr(asked, name) is not None]
     if asked.do_sample is False and said:
         says = "says" if len(said) == 1 else "say"
-        found.append(f"{', '.join(said)} {says} how tokens are drawn, and do_sample=false draws none; leave one out")
+        found.append(
+            f"{', '.join(said)} {says} how tokens are drawn, and do_sample=false draws none; leave "
+            f"one out"
+        )
     beams, several = asked.num_beams or 1, asked.num_return_sequences
     if beams > 1 and asked.drawn:
-        found.append("num_beams searches for the likeliest text and draws none; leave out do_sample or num_beams")
+        found.append(
+            "num_beams searches for the likeliest text and draws none; leave out do_sample or "
+            "num_beams"
+        )
     if several > beams and not asked.drawn:
         found.append(
-            f"num_return_sequences={several} would be one text {several} times: set do_sample=true, or num_beams "
-            f"to {several} or more"
+            f"num_return_sequences={several} would be one text {several} times: set "
+            f"do_sample=true, or num_beams to {several} or more"
         )
     return found
 
@@ -129,10 +150,13 @@ KEYS = {*OWN, *DRAWING, "mode", "template", "backend_args"}
 
 
 def read(tree: dict[str, Any], variables: set[str]) -> InferConfig:
-    """The composed, resolved tree of configs/infer.yaml, or one UserError with every mistake in it."""
+    """The composed, resolved tree of configs/infer.yaml, or one UserError with every mistake in
+    it."""
     reader = Reader()
     name = tree.get("backend")
-    backend_class = registry.backend.get(name) if isinstance(name, str) and name in registry.backend else None
+    backend_class = (
+        registry.backend.get(name) if isinstance(name, str) and name in registry.backend else None
+    )
     top = known_at_top(reader, KEYS, set(), tree, backend_class)
     model = read_model(reader, top.get("model") or {})
     if model and model.merge_adapter:
@@ -140,11 +164,17 @@ def read(tree: dict[str, Any], variables: set[str]) -> InferConfig:
     if isinstance(top.get("resume"), bool):  # resume=false is how the seed's users say it
         top["resume"] = "auto" if top["resume"] else "never"
     hints = get_type_hints(InferConfig)
-    plain = {name: reader.value(hints[name], top[name], name) for name in OWN - {"model", "backend"} if name in top}
+    plain = {
+        name: reader.value(hints[name], top[name], name)
+        for name in OWN - {"model", "backend"}
+        if name in top
+    }
     sampling = reader.record(Sampling, {name: top[name] for name in DRAWING if name in top}, "")
     backend = _backend(reader, top.get("backend"), top.get("backend_args") or {})
     if not reader.problems and model and sampling:
-        config = InferConfig(model=model, backend_name=top["backend"], backend=backend, sampling=sampling, **plain)
+        config = InferConfig(
+            model=model, backend_name=top["backend"], backend=backend, sampling=sampling, **plain
+        )
         reader.problems += _beyond(config)
     if reader.problems:
         raise Mistakes(reader.problems)
@@ -161,7 +191,8 @@ def _backend(reader: Reader, name: Any, given: Any) -> Any:
 
 
 def _beyond(config: InferConfig) -> list[str]:
-    """What the backend that was asked for cannot do, and which can; options that would be ignored."""
+    """What the backend that was asked for cannot do, and which can; options that would be
+    ignored."""
     found, backend = [], config.backend
 
     def others(can: Callable[[Any], bool]) -> str:
@@ -169,7 +200,10 @@ def _beyond(config: InferConfig) -> list[str]:
         return f"; these can: {', '.join(f'backend={name}' for name in names)}" if names else ""
 
     for what in ("kind", "modality"):
-        value, of = getattr(config, what), f"{what.upper().removesuffix('Y')}{'IES' if what == 'modality' else 'S'}"
+        value, of = (
+            getattr(config, what),
+            f"{what.upper().removesuffix('Y')}{'IES' if what == 'modality' else 'S'}",
+        )
         if value not in getattr(backend, of):
             can = others(lambda cls, of=of, value=value: value in getattr(cls, of))  # type: ignore[misc]
             found.append(f"{what}={value}: backend={config.backend_name} cannot do it{can}")
@@ -179,19 +213,35 @@ def _beyond(config: InferConfig) -> list[str]:
             can = others(lambda cls, name=name: name in cls.OPTIONS)  # type: ignore[misc]
             found.append(f"{name}: backend={config.backend_name} cannot do it{can}")
     else:
-        given = sorted(asked) + ["max_new_tokens"] * (config.sampling.max_new_tokens != PLAIN.max_new_tokens)
-        found += [f"{name}: says how text is continued, and kind={config.kind} continues none" for name in given]
+        given = sorted(asked) + ["max_new_tokens"] * (
+            config.sampling.max_new_tokens != PLAIN.max_new_tokens
+        )
+        found += [
+            f"{name}: says how text is continued, and kind={config.kind} continues none"
+            for name in given
+        ]
     if config.answer_column is not None and config.kind != "score":
         found.append(f"answer_column: is what kind=score scores; kind={config.kind} reads none")
     if config.modality == "vlm" and config.kind != "generate":
-        found.append(f"kind={config.kind}: modality=vlm only continues conversations with images in them")
+        found.append(
+            f"kind={config.kind}: modality=vlm only continues conversations with images in them"
+        )
     if config.too_long != "error" and (config.modality == "vlm" or not backend.LOCAL):
         who = "modality=vlm" if backend.LOCAL else f"backend={config.backend_name}"
-        found.append(f"too_long={config.too_long}: with {who} the tokens of a prompt are not known beforehand")
+        found.append(
+            f"too_long={config.too_long}: with {who} the tokens of a prompt are not known "
+            f"beforehand"
+        )
     if config.quantization and not backend.LOCAL:
-        found.append(f"quantization: backend={config.backend_name} asks a server, which loads its model itself")
+        found.append(
+            f"quantization: backend={config.backend_name} asks a server, which loads its model "
+            f"itself"
+        )
     if config.launch is not None and config.launch.startswith(("fsdp", "zero")):
-        found.append(f"launch={config.launch}: spreads what is trained; for inference, launch=ddp shares the rows")
+        found.append(
+            f"launch={config.launch}: spreads what is trained; for inference, launch=ddp shares "
+            f"the rows"
+        )
     if config.nproc is not None and config.launch is None:
         found.append("nproc: says how many processes launch starts: set launch=ddp too")
     if not 0 <= config.seed < 2**32:

@@ -1,4 +1,5 @@
-"""The layers of configuration files: what a stronger one replaces, and which checkpoint a benchmark starts from."""
+"""The layers of configuration files: what a stronger one replaces, and which checkpoint a benchmark
+starts from."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,13 +16,17 @@ FOLDERS = ("output_dir", "logging_dir")
 
 
 def layer_trainer(tree: Any, choice: str | None) -> list[str]:
-    """Puts the layers of the trainer on one another, weakest first; gives a sentence for each old name in them."""
+    """Puts the layers of the trainer on one another, weakest first; gives a sentence for each old
+    name in them."""
     from omegaconf import OmegaConf
 
     if "trainer" not in tree:
         return []
     layers = {name: _mapping(tree, f"layers.{name}") for name in ("base", "common", "tuned")}
-    below = [{"args": layers["base"].get("args") or {}}, {"args": layers["common"].get("args") or {}}]
+    below = [
+        {"args": layers["base"].get("args") or {}},
+        {"args": layers["common"].get("args") or {}},
+    ]
     merged: Any = OmegaConf.create({"args": {}})
     said: list[str] = []
     tuned = OmegaConf.create({"tuned": layers["tuned"].get(choice or "")})
@@ -64,23 +69,28 @@ def one_warmup(tree: Any, given: set[str]) -> None:
 
 
 def choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
-    """A benchmark starts from its own checkpoint of the chosen model; one it does not know needs a path."""
+    """A benchmark starts from its own checkpoint of the chosen model; one it does not know needs a
+    path."""
     from omegaconf import OmegaConf
 
-    checkpoints = _mapping(tree, "layers.checkpoints")  # ${data_split} is the user's, applied after this
+    # ${data_split} is the user's, applied after this
+    checkpoints = _mapping(tree, "layers.checkpoints")
     if not checkpoints or choice in (None, "auto", "tiny") or MODEL_KEY in given:
         return
     if choice not in checkpoints:
         known = ", ".join(checkpoints)
         raise UserError(
-            f"model={choice}: this experiment starts from a model that was taught its data and knows such a checkpoint "
-            f"only for {known}; set {MODEL_KEY}=PATH to yours"
+            f"model={choice}: this experiment starts from a model that was taught its data and "
+            f"knows such a checkpoint only for {known}; set {MODEL_KEY}=PATH to yours"
         )
     OmegaConf.update(tree, MODEL_KEY, checkpoints[choice], force_add=True)
 
 
-def measure_own_rows(tree: Any, data_choice: str | None, chosen: Iterable[str], from_experiment: bool) -> bool:
-    """Give rows of the user's own the suite `rows`, where nobody names another; tells whether it did.
+def measure_own_rows(
+    tree: Any, data_choice: str | None, chosen: Iterable[str], from_experiment: bool
+) -> bool:
+    """Give rows of the user's own the suite `rows`, where nobody names another; tells whether it
+    did.
 
     Args:
         tree: the composed configuration.
@@ -99,7 +109,8 @@ def measure_own_rows(tree: Any, data_choice: str | None, chosen: Iterable[str], 
 
 
 def leave_unmeasured(plain: dict[str, Any]) -> None:
-    """Take the suite of own rows out again, where what the method trains on has no answers that could be asked for."""
+    """Take the suite of own rows out again, where what the method trains on has no answers that
+    could be asked for."""
     trainer = plain.get("trainer")
     handler = trainer.get("handler") if isinstance(trainer, dict) else None
     if not isinstance(handler, str) or handler not in registry.method:

@@ -1,4 +1,5 @@
-"""Old names, the one seed, the template's kind, caches and `compat`, each brought to where it is read."""
+"""Old names, the one seed, the template's kind, caches and `compat`, each brought to where it is
+read."""
 
 from typing import Any
 
@@ -21,9 +22,12 @@ def settle(plain: dict[str, Any], values: list[tuple[str, Any]]) -> None:
 
 
 def _settle_caches(plain: dict[str, Any], paths: dict[str, Any]) -> None:
-    """`paths.model_cache_dir` and `paths.data_cache_dir` reach whatever loads from the hub and says nothing else."""
+    """`paths.model_cache_dir` and `paths.data_cache_dir` reach whatever loads from the hub and says
+    nothing else."""
     model = plain.get("model")
-    for section in (model.get("model_args"), model.get("tokenizer_args")) if isinstance(model, dict) else ():
+    for section in (
+        (model.get("model_args"), model.get("tokenizer_args")) if isinstance(model, dict) else ()
+    ):
         if paths.get("model_cache_dir") and isinstance(section, dict) and section.get(schema.PATH):
             section.setdefault("cache_dir", paths["model_cache_dir"])
 
@@ -53,18 +57,23 @@ def _settle_trainer(plain: dict[str, Any], trainer: dict[str, Any], given: dict[
     if not plain.get("eval") and not schema.holds_out(plain.get("data")):
         if args.get("eval_strategy", "no") != "no" and "trainer.args.eval_strategy" in given:
             console.say(
-                "note: trainer.args.eval_strategy has nothing to run: this run has no suite (eval=null) and no rows "
-                "held out (data.validation)"
+                "note: trainer.args.eval_strategy has nothing to run: this run has no suite "
+                "(eval=null) and no rows held out (data.validation)"
             )
         args |= {"eval_strategy": "no", "eval_on_start": False}
     if "seed" in args:
         asked = args.pop("seed")
         if {"seed", "trainer.args.seed"} <= given.keys() and asked != plain.get("seed"):
-            raise UserError("seed and trainer.args.seed are one value, and two different ones were given; give one")
+            raise UserError(
+                "seed and trainer.args.seed are one value, and two different ones were given; give "
+                "one"
+            )
         plain["seed"] = given.get("seed", asked)
     if "resume_from_checkpoint" in args:
         asked = args.pop("resume_from_checkpoint")
-        meant = {True: "auto", False: "never"}.get(asked, asked) if isinstance(asked, bool) else asked
+        meant = (
+            {True: "auto", False: "never"}.get(asked, asked) if isinstance(asked, bool) else asked
+        )
         plain["resume"] = plain.get("resume", "auto") if meant is None else meant
     handler, method_args = trainer.get("handler"), trainer.get("method_args") or {}
     if (

@@ -7,22 +7,27 @@ import re
 
 LEAVE_OUT = "leave it out"
 KEYS = {
-    r"paths\.(root|data)_dir": "a corpus is named by tofu_path, muse_path or wmdp_path, and output by paths.output_dir",
+    r"paths\.(root|data)_dir": "a corpus is named by tofu_path, muse_path or wmdp_path, and output "
+    "by paths.output_dir",
     r"paths\.datasets": "--config-dir FOLDER adds configurations",
     r"paths\.work_dir": f"a run never changes the working folder; {LEAVE_OUT}",
     r"data\.eval": f"eval= says what is measured; {LEAVE_OUT}",
     r"data\.\w+\.\w+\.access_key": f"there are no pairs to tell apart; {LEAVE_OUT}",
-    r"data\.\w+\.(TOFU|MUSE|WMDP)_\w+\.args\.predict_with_generate": f"suites ask the questions; {LEAVE_OUT}",
+    r"data\.\w+\.(TOFU|MUSE|WMDP)_\w+\.args\.predict_with_generate": f"suites ask the questions; "
+    f"{LEAVE_OUT}",
     r"eval/\w+_metrics": "write eval.<suite>.metrics=[NAME,NAME], default or all",
     r"eval\.muse\.data_split": "write data_split=…",
     r"eval\.\w+\.handler": f"there is one evaluator; {LEAVE_OUT}",
     r"eval\.\w+\.output_dir": "write paths.output_dir=…",
-    r"eval\.\w+\.overwrite": f"measurements are found by weights, rows, settings: none is stale; {LEAVE_OUT}",
-    r"eval\.\w+\.samples": "write eval.<suite>.max_rows=…: so many rows of each set, drawn by the seed",
+    r"eval\.\w+\.overwrite": f"measurements are found by weights, rows, settings: none is stale; "
+    f"{LEAVE_OUT}",
+    r"eval\.\w+\.samples": "write eval.<suite>.max_rows=…: so many rows of each set, drawn by the "
+    "seed",
     r"eval\.\w+\.metrics\.\w+": "write eval.<suite>.metrics=[NAME,NAME] without it",
     r"eval\.\w+\.metrics\.\w+\.batch_size": "write eval.<suite>.batch_size=…",
     r"eval\.\w+\.metrics\.\w+\.generation_args\.\w+": (
-        "write max_new_tokens=…, or eval.<suite>.rows.<rows>.generation.max_new_tokens=…; texts are always greedy"
+        "write max_new_tokens=…, or eval.<suite>.rows.<rows>.generation.max_new_tokens=…; texts "
+        "are always greedy"
     ),
     r"eval\.\w+\.metrics\.\w+\.reference_model_path": "write eval.<suite>.reference_model_path=…",
 }

@@ -6,14 +6,17 @@ from unteach.config import inference, synonyms, verb_keys
 from unteach.errors import UserError, nearest
 
 TOP = frozenset(
-    "model data trainer experiment eval task_name forget retain seed template launch nproc plugins resume forget_split "
-    "retain_split retain_logs_path input_file output_file".split()
+    "model data trainer experiment eval task_name forget retain seed template launch nproc "
+    "plugins resume forget_split retain_split retain_logs_path input_file output_file".split()
 )
 """Keys that stand at the top of a configuration, which people write with dashes."""
 
 
-def unknown_options(options: list[tuple[str, str | None]], known: Iterable[str], verb: str) -> UserError:
-    """The error for words that begin with dashes and are no options: settings of a run are written key=value.
+def unknown_options(
+    options: list[tuple[str, str | None]], known: Iterable[str], verb: str
+) -> UserError:
+    """The error for words that begin with dashes and are no options: settings of a run are written
+    key=value.
 
     Args:
         options: each option with its value, None where it has none.
@@ -31,7 +34,10 @@ def unknown_options(options: list[tuple[str, str | None]], known: Iterable[str],
         elif key:
             lines.append(f"{option}: write {key}={'…' if value is None else value}, without dashes")
         else:
-            lines.append(f"there is no option called {option!r}; settings are written key=value, without dashes")
+            lines.append(
+                f"there is no option called {option!r}; settings are written key=value, without "
+                f"dashes"
+            )
     return UserError("\n  ".join([*lines, f"Options: {', '.join(known)}"]))
 
 

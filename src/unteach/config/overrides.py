@@ -1,4 +1,5 @@
-"""The words of a command line, sorted: choices of groups (Hydra's work), values (ours), removals."""
+"""The words of a command line, sorted: choices of groups (Hydra's work), values (ours),
+removals."""
 
 import functools
 import os
@@ -22,7 +23,9 @@ RENAMED = {
 }
 
 
-RENAMED_CHOICES = {"experiment=unlearn/muse/sustainabilty": "experiment=unlearn/muse/sustainability"}
+RENAMED_CHOICES = {
+    "experiment=unlearn/muse/sustainabilty": "experiment=unlearn/muse/sustainability"
+}
 """Choices as OpenUnlearning spells them."""
 
 
@@ -49,7 +52,8 @@ class Words:
 
 
 def sort_words(overrides: Iterable[str]) -> Words:
-    """Splits overrides into group choices (Hydra's work) and values (ours), and mends the short forms."""
+    """Splits overrides into group choices (Hydra's work) and values (ours), and mends the short
+    forms."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parser, words = OverridesParser.create(), Words()
@@ -70,7 +74,9 @@ def _sort_word(words: Words, word: str, parser: Any) -> None:
             raise UserError(_unreadable(word)) from None
     key = override.key_or_group
     if override.is_sweep_override():
-        raise UserError(f"{word!r} asks for several runs: put them under `vary` in a study (unteach study …)")
+        raise UserError(
+            f"{word!r} asks for several runs: put them under `vary` in a study (unteach study …)"
+        )
     value = None if override.is_delete() else override.value()
     try:
         refuse_odd_values(value)
@@ -82,9 +88,14 @@ def _sort_word(words: Words, word: str, parser: Any) -> None:
     if mend := openunlearning.find_refusal(key, value):
         raise UserError(f"{word}: {mend}")
     if key.startswith(("hydra.", "hydra/")):
-        raise UserError(f"{word!r}: a run's folder is paths.output_dir; unteach uses Hydra for composition only")
+        raise UserError(
+            f"{word!r}: a run's folder is paths.output_dir; unteach uses Hydra for composition only"
+        )
     if key.partition(".")[0] == "layers":
-        raise UserError(f"{word!r}: layers are for configuration files; set trainer.args.… or trainer.method_args.…")
+        raise UserError(
+            f"{word!r}: layers are for configuration files; set trainer.args.… or "
+            f"trainer.method_args.…"
+        )
     if key == "eval" and value is None and not override.is_delete():
         words.eval_off = True
     elif key == "experiment" and value is None:
@@ -95,10 +106,14 @@ def _sort_word(words: Words, word: str, parser: Any) -> None:
         words.groups.append(f"data/datasets@data.{stream[1]}={str(value).replace(chr(39), '')}")
     elif override.package is not None or key in GROUPS or "/" in key:
         if not _names(value):
-            raise UserError(f"{word}: takes a name, of {', '.join(options(key)) or 'a file of that group'}")
+            raise UserError(
+                f"{word}: takes a name, of {', '.join(options(key)) or 'a file of that group'}"
+            )
         choice = re.sub(r"\.yaml$", "", word.lstrip("+"))
         if choice in RENAMED_CHOICES:
-            words.said.append(f"{choice} is spelled {RENAMED_CHOICES[choice].partition('=')[2]} here")
+            words.said.append(
+                f"{choice} is spelled {RENAMED_CHOICES[choice].partition('=')[2]} here"
+            )
         words.groups.append(RENAMED_CHOICES.get(choice, choice))
         words.eval_off = words.eval_off and key != "eval"  # the later word wins
     else:
@@ -118,10 +133,16 @@ def _unreadable(word: str) -> str:
     if not equals and word.lower().endswith(TABLES):
         return f"{word}: is a file of rows; write data={word}"
     if equals and re.fullmatch(r"[\w.@/+]+", key) and not re.search(r"^[\[{]|['\"]", value):
-        return f"cannot read {word!r}: put the value in quotes, and all of it in others: \"{key}='{value}'\""
+        return (
+            f"cannot read {word!r}: put the value in quotes, and all of it in others: "
+            f"\"{key}='{value}'\""
+        )
     if plain_list := re.fullmatch(r"\[([^\[\]{}'\"]*)\]", value):
         items = ",".join(f'"{item.strip()}"' for item in plain_list[1].split(","))
-        return f"cannot read {word!r}: put each of the list in quotes, and all of it in others: '{key}=[{items}]'"
+        return (
+            f"cannot read {word!r}: put each of the list in quotes, and all of it in others: "
+            f"'{key}=[{items}]'"
+        )
     return f"cannot read {word!r}: write key=value, with every bracket and quote closed"
 
 
@@ -163,7 +184,8 @@ def quote(text: str) -> str:
 
 
 def unquote(text: str) -> str:
-    """Give the text that a word's right side stands for: the inverse of `quote`; without quotes it is as it stands."""
+    """Give the text that a word's right side stands for: the inverse of `quote`; without quotes it
+    is as it stands."""
     text = text.strip()
     if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
         return text
@@ -179,6 +201,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _is_text(text: str) -> bool:
-    """Whether YAML takes this for text; its value is not built, for a number may have too many digits."""
+    """Whether YAML takes this for text; its value is not built, for a number may have too many
+    digits."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     return node is not None and node.tag == yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG

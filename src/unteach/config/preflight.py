@@ -1,8 +1,8 @@
-"""What would stop a run as soon as it started: nothing named to run on, files or packages that are not there, nothing
-to forget.
+"""What would stop a run as soon as it started: nothing named to run on, files or packages that are
+not there, nothing to forget.
 
-Looked at with all other mistakes of a command, before torch is imported. A study composes its runs before what they
-start from is there, and says which folders will come.
+Looked at with all other mistakes of a command, before torch is imported. A study composes its runs
+before what they start from is there, and says which folders will come.
 """
 
 import importlib.util
@@ -26,7 +26,8 @@ OWN = ("train", "unlearn", "eval", "infer")
 
 
 def unnamed(config_name: str, words: Words) -> Iterator[str]:
-    """A sentence for a model, rows or a suite that nobody named: a benchmark's are taken where it is."""
+    """A sentence for a model, rows or a suite that nobody named: a benchmark's are taken where it
+    is."""
     if config_name not in OWN:
         return
     chosen = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words.groups}
@@ -36,8 +37,8 @@ def unnamed(config_name: str, words: Words) -> Iterator[str]:
     keys = words.keys()
     if not ("model" in chosen or MODEL_KEY in keys) and (not experiment or (files and shipped)):
         yield (
-            "model: no model was named: model=PATH (a model's or a run's folder), model=org/name (of the hub), or a "
-            "configuration (`unteach list models`)"
+            "model: no model was named: model=PATH (a model's or a run's folder), model=org/name "
+            "(of the hub), or a configuration (`unteach list models`)"
         )
     if experiment or config_name == "infer":
         return
@@ -47,17 +48,19 @@ def unnamed(config_name: str, words: Words) -> Iterator[str]:
         unlearns = config_name == "unlearn"
         rows, stream = (two, "forget") if unlearns else ("data=FILE.csv", "train")
         yield (
-            f"data: no rows were named: {rows}, "
-            f"data.{stream}=DATASET (`unteach list datasets`), or experiment=NAME (`unteach list experiments`)"
+            f"data: no rows were named: {rows}, data.{stream}=DATASET (`unteach list datasets`), "
+            "or experiment=NAME (`unteach list experiments`)"
         )
     if config_name == "eval" and not (words.eval_off or files or words.chooses("eval")):
         yield (
-            "eval: no suite was named: eval=NAME (`unteach list suites`), experiment=eval/…, or data=FILE.csv for "
-            "rows of your own"
+            "eval: no suite was named: eval=NAME (`unteach list suites`), experiment=eval/…, or "
+            "data=FILE.csv for rows of your own"
         )
 
 
-def absent(plain: dict[str, Any], placed: dict[str, str], coming: frozenset[str] = frozenset()) -> Iterator[str]:
+def absent(
+    plain: dict[str, Any], placed: dict[str, str], coming: frozenset[str] = frozenset()
+) -> Iterator[str]:
     """A sentence for each model folder and file that is named by its path and is not there.
 
     Args:
@@ -72,17 +75,29 @@ def absent(plain: dict[str, Any], placed: dict[str, str], coming: frozenset[str]
             path = args.get(PATH) if isinstance(args, dict) else None
             if path in coming:
                 continue
-            if isinstance(path, str) and is_local(path) and not os.path.exists(os.path.expanduser(path)):
+            if (
+                isinstance(path, str)
+                and is_local(path)
+                and not os.path.exists(os.path.expanduser(path))
+            ):
                 key = f"model.{section}.{PATH}"
-                yield f"{'model' if key in placed else key}={path}: there is no such folder{_beside(path)}"
-    files = {f"data.{key}": source for key, source in data.items()} if isinstance(data, dict) else {}
+                yield (
+                    f"{'model' if key in placed else key}={path}: there is no such "
+                    f"folder{_beside(path)}"
+                )
+    files = (
+        {f"data.{key}": source for key, source in data.items()} if isinstance(data, dict) else {}
+    )
     files["input_file"] = plain.get("input_file")
     for key, source in files.items():
         if not (key.endswith("_file") and isinstance(source, str)):
             continue
         local = is_local(source) or name_and_split(source)[0].lower().endswith(TABLES)
         if local and not _is_there(source):
-            yield f"{'data' if key in placed else key}={source}: there is no such file{_beside(source)}"
+            yield (
+                f"{'data' if key in placed else key}={source}: there is no such "
+                f"file{_beside(source)}"
+            )
 
 
 def _is_there(source: str) -> bool:
@@ -95,7 +110,11 @@ def _is_there(source: str) -> bool:
 def _asks_server(plain: dict[str, Any]) -> bool:
     """Whether the model is a name that a server knows, and no place here."""
     name = plain.get("backend")
-    return isinstance(name, str) and name in registry.backend and not getattr(registry.backend.get(name), "LOCAL", True)
+    return (
+        isinstance(name, str)
+        and name in registry.backend
+        and not getattr(registry.backend.get(name), "LOCAL", True)
+    )
 
 
 def _beside(path: str) -> str:
@@ -113,7 +132,13 @@ def not_installed(plain: dict[str, Any]) -> Iterator[str]:
     args = model.get("model_args") if isinstance(model, dict) else None
     asked = args.get("quantization_config") if isinstance(args, dict) else None
     by_bits = isinstance(asked, dict) and any(asked.get(f"load_in_{bits}bit") for bits in (4, 8))
-    key = "quantization" if plain.get("quantization") else "model.model_args.quantization_config" if by_bits else None
+    key = (
+        "quantization"
+        if plain.get("quantization")
+        else "model.model_args.quantization_config"
+        if by_bits
+        else None
+    )
     if key and not _asks_server(plain) and importlib.util.find_spec("bitsandbytes") is None:
         yield f"{key}: {missing_extra('quant', 'loading a model in 4 or 8 bits')}"
 
@@ -128,6 +153,6 @@ def from_scratch(plain: dict[str, Any]) -> Iterator[str]:
     args = model.get("model_args")
     if isinstance(args, dict) and not args.get(PATH):
         yield (
-            f"{MODEL_KEY}: is not set, so random weights would be unlearned: name the model that knows what is to be "
-            "forgotten, model=PATH (a run's folder, saves/train/…)"
+            f"{MODEL_KEY}: is not set, so random weights would be unlearned: name the model that "
+            "knows what is to be forgotten, model=PATH (a run's folder, saves/train/…)"
         )

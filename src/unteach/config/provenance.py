@@ -1,4 +1,5 @@
-"""Where each value of a composed configuration came from: a file of a group, or the command line."""
+"""Where each value of a composed configuration came from: a file of a group, or the command
+line."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,8 +14,11 @@ from unteach.config.schema import MODEL_KEY
 COMMAND_LINE = "command line"
 
 
-def origins(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterable[str] = ()) -> dict[str, str]:
-    """Dotted key -> the file that set it last, or `command line`; for keys as the files and the user wrote them.
+def origins(
+    config_name: str, overrides: Iterable[str] = (), config_dirs: Iterable[str] = ()
+) -> dict[str, str]:
+    """Dotted key -> the file that set it last, or `command line`; for keys as the files and the
+    user wrote them.
 
     The layers of the trainer are looked up in the order in which they win; see `compose`.
     """
@@ -36,12 +40,19 @@ def origins(config_name: str, overrides: Iterable[str] = (), config_dirs: Iterab
         found |= dict.fromkeys(_leaves(content, package), file)
         chosen[package] = Path(file).stem
     layered: dict[str, str] = {}
-    for layer in ("layers.base", "layers.common", "trainer", f"layers.tuned.{chosen.get('trainer')}"):
+    for layer in (
+        "layers.base",
+        "layers.common",
+        "trainer",
+        f"layers.tuned.{chosen.get('trainer')}",
+    ):
         inside = {key: file for key, file in found.items() if key.startswith(f"{layer}.")}
         layered |= {f"trainer{key.removeprefix(layer)}": file for key, file in inside.items()}
     if checkpoint := found.get(f"layers.checkpoints.{chosen.get('model')}"):
         layered[MODEL_KEY] = checkpoint
-    found = {key: file for key, file in found.items() if not key.startswith(("layers.", "trainer."))}
+    found = {
+        key: file for key, file in found.items() if not key.startswith(("layers.", "trainer."))
+    }
     return found | layered | of_words
 
 
@@ -55,7 +66,8 @@ def of(key: str, known: dict[str, str]) -> str | None:
 
 
 def annotated(tree: dict[str, Any], known: dict[str, str]) -> list[tuple[str, str]]:
-    """The tree as lines of YAML, each with where its value came from (empty for a mapping's own line)."""
+    """The tree as lines of YAML, each with where its value came from (empty for a mapping's own
+    line)."""
     return list(_lines(tree, "", 0, known))
 
 
@@ -70,12 +82,24 @@ def _lines(node: Any, path: str, depth: int, known: dict[str, str]) -> Iterator[
             yield from _lines(value, key, depth + 1, known)
         else:
             style = '"' if isinstance(value, str) and "\n" in value else None
-            text = yaml.safe_dump(value, default_flow_style=True, default_style=style, allow_unicode=True, width=10_000)
-            yield f"{indent}{name}: {text.strip().removesuffix('...').strip()}", of(key, known) or "derived"
+            text = yaml.safe_dump(
+                value,
+                default_flow_style=True,
+                default_style=style,
+                allow_unicode=True,
+                width=10_000,
+            )
+            yield (
+                f"{indent}{name}: {text.strip().removesuffix('...').strip()}",
+                of(key, known) or "derived",
+            )
 
 
-def _files(config_name: str, groups: list[str], homes: tuple[str, ...]) -> Iterator[tuple[str, str, Any]]:
-    """(file, package, content) of every configuration file that takes part, in the order in which they are merged."""
+def _files(
+    config_name: str, groups: list[str], homes: tuple[str, ...]
+) -> Iterator[tuple[str, str, Any]]:
+    """(file, package, content) of every configuration file that takes part, in the order in which
+    they are merged."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.types import RunMode
@@ -88,12 +112,18 @@ def _files(config_name: str, groups: list[str], homes: tuple[str, ...]) -> Itera
         search = search_path(home, homes)
         listed = loader.compute_defaults_list(config_name, [*groups, *search], RunMode.RUN)
         for one in listed.defaults:
-            places = [folder / f"{one.config_path}.yaml" for folder in (home, *map(Path, homes), CONFIGS)]
+            places = [
+                folder / f"{one.config_path}.yaml" for folder in (home, *map(Path, homes), CONFIGS)
+            ]
             file = next((place for place in places if place.is_file()), None)
             if file is None:  # Hydra's own
                 continue
             content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-            yield f"{one.config_path}.yaml", "" if one.package in (None, "_global_") else one.package, content
+            yield (
+                f"{one.config_path}.yaml",
+                "" if one.package in (None, "_global_") else one.package,
+                content,
+            )
 
 
 def _leaves(node: Any, path: str) -> Iterator[str]:

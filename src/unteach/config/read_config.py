@@ -1,6 +1,7 @@
 """The strict reading of a composed tree into the dataclasses of schema.py.
 
-Reading collects every problem (unknown keys, wrong types, unknown names) instead of stopping at the first.
+Reading collects every problem (unknown keys, wrong types, unknown names) instead of stopping at the
+first.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,8 @@ WATCHERS = {"guard": Guard, "samples": Samples, "profiler": Profiler}
 def read(tree: dict[str, Any], variables: set[str]) -> Config:
     """The composed, resolved tree as a Config, or one UserError with every problem in it.
 
-    `variables` are the top-level names that configuration files declare for their own interpolations.
+    `variables` are the top-level names that configuration files declare for their own
+    interpolations.
     """
     reader = Reader()
     sections: dict[str, Callable[[Reader, Any], Any]] = {
@@ -48,11 +50,21 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
         "eval": _suites,
         "wandb": lambda r, v: r.record(Wandb, v, "wandb"),
     }
-    plain: dict[str, Any] = {"mode": str, "task_name": str, "seed": int, "resume": str, "plugins": list[str]}
+    plain: dict[str, Any] = {
+        "mode": str,
+        "task_name": str,
+        "seed": int,
+        "resume": str,
+        "plugins": list[str],
+    }
     plain |= {"launch": str | None, "nproc": int | None}
     trainer = tree.get("trainer")
     handler = trainer.get("handler") if isinstance(trainer, dict) else None
-    method = registry.method.get(handler) if isinstance(handler, str) and handler in registry.method else None
+    method = (
+        registry.method.get(handler)
+        if isinstance(handler, str) and handler in registry.method
+        else None
+    )
     top = known_at_top(reader, {*sections, *plain}, variables, tree, method)
     given = {name: value for name in sections if (value := top.get(name)) not in (None, {})}
     for name in [name for name in given if not isinstance(given[name], dict)]:
@@ -61,15 +73,21 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
         if name not in top:
             reader.wrong(name, "is required, and was removed")
     built = {name: sections[name](reader, value) for name, value in given.items()}
-    built |= {name: reader.value(hint, top[name], name) for name, hint in plain.items() if name in top}
+    built |= {
+        name: reader.value(hint, top[name], name) for name, hint in plain.items() if name in top
+    }
     if top.get("forget_set") is not None:  # rows refer to it (see data/entities.py)
         reader.record(ForgetSet, top["forget_set"], "forget_set")
     consistency.names_and_seed(reader, built)
     if built.get("wandb") and not consistency.reports_to(built.get("trainer"), "wandb"):
-        reader.wrong("wandb", "nothing is sent there: set trainer.args.report_to=wandb, or leave it out")
+        reader.wrong(
+            "wandb", "nothing is sent there: set trainer.args.report_to=wandb, or leave it out"
+        )
     consistency.own_rows(reader, built.get("trainer"), built.get("eval") or {}, built.get("data"))
     if built.get("trainer"):
-        consistency.measured(reader, built["trainer"], built.get("eval") or {}, holds_out(tree.get("data")))
+        consistency.measured(
+            reader, built["trainer"], built.get("eval") or {}, holds_out(tree.get("data"))
+        )
         consistency.streams(reader, built["trainer"], built.get("data"))
         consistency.samples(reader, built["trainer"], built.get("data"))
     if reader.problems:
@@ -80,11 +98,13 @@ def read(tree: dict[str, Any], variables: set[str]) -> Config:
 def known_at_top(
     reader: Reader, own: set[str], variables: set[str], tree: dict[str, Any], method: type | None
 ) -> dict[str, Any]:
-    """The keys at the top that are known; what other tools call a key further down is answered with that key."""
+    """The keys at the top that are known; what other tools call a key further down is answered with
+    that key."""
     allowed = own | variables
     for name in [name for name in tree if name not in allowed]:
         hint = synonyms.hint(str(name), tree[name], str(tree.get("mode")), method)
-        guess = nearest(str(name), allowed - {"mode"}, synonyms.NEAR if hint else 0.6)  # a verb says the mode
+        # a verb says the mode
+        guess = nearest(str(name), allowed - {"mode"}, synonyms.NEAR if hint else 0.6)
         if guess or not hint:
             used = sorted({*own, *(variable for variable in variables if variable in tree)})
             hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(used)}"
@@ -108,7 +128,10 @@ def read_model(reader: Reader, value: dict[str, Any]) -> ModelConfig | None:
 def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
     top = reader.known({"handler", "args", "method_args", *WATCHERS}, value, "trainer")
     declared = training_args.fields()
-    args = reader.value(dict[str, Any], {} if top.get("args") is None else top["args"], "trainer.args") or {}
+    args = (
+        reader.value(dict[str, Any], {} if top.get("args") is None else top["args"], "trainer.args")
+        or {}
+    )
     allowed = {**training_args.REFUSED, **declared}
     known = reader.known(allowed, args, "trainer.args", training_args.OTHER_NAMES)
     for name, item in known.items():
@@ -120,7 +143,10 @@ def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
         reader.wrong(f"trainer.args.{name}", said)
     handler = top.get("handler")
     if not isinstance(handler, str):
-        reader.wrong("trainer.handler", "is required: the name of a method; `unteach list methods` shows them")
+        reader.wrong(
+            "trainer.handler",
+            "is required: the name of a method; `unteach list methods` shows them",
+        )
         return None
     try:
         cls = registry.method.get(handler)
@@ -164,16 +190,25 @@ def _data(reader: Reader, value: dict[str, Any]) -> DataConfig | None:
         if stream in RENAMED_FILE_KEYS:
             reader.wrong(f"data.{stream}", f"is called data.{RENAMED_FILE_KEYS[stream]} now")
             continue
-        if files is not None and (files.of(stream) is not None or (stream == "train" and files.train_file)):
-            reader.wrong(f"data.{stream}", f"both a dataset and data.{stream}_file are given; give one (data=files)")
+        if files is not None and (
+            files.of(stream) is not None or (stream == "train" and files.train_file)
+        ):
+            reader.wrong(
+                f"data.{stream}",
+                f"both a dataset and data.{stream}_file are given; give one (data=files)",
+            )
             continue
         if not isinstance(parts, dict):
             guess = nearest(str(stream), (*FILE_KEYS, *STREAMS, "anchor"))
             hint = f"; did you mean data.{guess}?" if guess and guess != stream else ""
-            reader.wrong(f"data.{stream}", f"must be a dataset's name or a mapping of datasets, got {parts!r}{hint}")
+            reader.wrong(
+                f"data.{stream}",
+                f"must be a dataset's name or a mapping of datasets, got {parts!r}{hint}",
+            )
             continue
         read_parts = {
-            name: _part(reader, registry.dataset, part, f"data.{stream}.{name}") for name, part in parts.items()
+            name: _part(reader, registry.dataset, part, f"data.{stream}.{name}")
+            for name, part in parts.items()
         }
         streams[stream] = {name: part for name, part in read_parts.items() if part is not None}
     anchor = reader.value(str | None, value.get("anchor"), "data.anchor")
@@ -181,19 +216,26 @@ def _data(reader: Reader, value: dict[str, Any]) -> DataConfig | None:
         return DataConfig(streams, anchor or "", files)
     anchor = anchor or next(iter(streams), "train")
     if streams and anchor not in streams and not reader.problems:
-        reader.wrong("data.anchor", f"{anchor!r} is not a stream of this run; its streams: {', '.join(streams)}")
+        reader.wrong(
+            "data.anchor",
+            f"{anchor!r} is not a stream of this run; its streams: {', '.join(streams)}",
+        )
     return DataConfig(streams, anchor)
 
 
 def _collator(reader: Reader, value: dict[str, Any]) -> Part | None:
-    parts = [_part(reader, registry.collator, part, f"collator.{name}") for name, part in value.items()]
+    parts = [
+        _part(reader, registry.collator, part, f"collator.{name}") for name, part in value.items()
+    ]
     if len(parts) > 1:
         reader.wrong("collator", f"one collator, got {', '.join(value)}")
     return parts[0]
 
 
 def _suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfig]:
-    read_suites = {name: reader.record(SuiteConfig, suite, f"eval.{name}") for name, suite in value.items()}
+    read_suites = {
+        name: reader.record(SuiteConfig, suite, f"eval.{name}") for name, suite in value.items()
+    }
     for name, suite in read_suites.items():
         if suite is None:
             continue
@@ -203,21 +245,35 @@ def _suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfig]:
         for metric in asked:
             if metric not in suite.define and metric not in ("all", "default"):
                 guess = nearest(metric, suite.define)
-                hint = f"did you mean {guess}?" if guess else f"allowed: all, {', '.join(sorted(suite.define))}"
+                hint = (
+                    f"did you mean {guess}?"
+                    if guess
+                    else f"allowed: all, {', '.join(sorted(suite.define))}"
+                )
                 reader.wrong(f"eval.{name}.metrics", f"no metric called {metric!r}; {hint}")
         for metric in (metric for metric in suite.describe if metric not in suite.define):
             guess = nearest(metric, suite.define)
-            hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(sorted(suite.define))}"
-            reader.wrong(f"eval.{name}.describe.{metric}", f"this suite defines no metric of that name; {hint}")
+            hint = (
+                f"did you mean {guess}?" if guess else f"allowed: {', '.join(sorted(suite.define))}"
+            )
+            reader.wrong(
+                f"eval.{name}.describe.{metric}",
+                f"this suite defines no metric of that name; {hint}",
+            )
         for metric, definition in suite.define.items():
             path = f"eval.{name}.define.{metric}"
             if not isinstance(definition.get("metric"), str):
-                reader.wrong(f"{path}.metric", "is required: the name of a metric; `unteach list metrics` shows them")
+                reader.wrong(
+                    f"{path}.metric",
+                    "is required: the name of a metric; `unteach list metrics` shows them",
+                )
                 continue
             try:
                 cls = registry.metric.get(definition["metric"])
             except UserError as error:
                 reader.wrong(path, str(error))
                 continue
-            reader.record(cls, {key: item for key, item in definition.items() if key != "metric"}, path)
+            reader.record(
+                cls, {key: item for key, item in definition.items() if key != "metric"}, path
+            )
     return {name: suite for name, suite in read_suites.items() if suite is not None}

@@ -1,4 +1,5 @@
-"""Plain values into dataclasses, strictly: every problem (unknown keys, wrong types) is collected, none stops it."""
+"""Plain values into dataclasses, strictly: every problem (unknown keys, wrong types) is collected,
+none stops it."""
 
 import contextlib
 import dataclasses
@@ -38,7 +39,10 @@ class Reader:
             for name, item in self.known(declared, value, path).items()
         }
         for name, declaration in declared.items():
-            required = declaration.default is dataclasses.MISSING and declaration.default_factory is dataclasses.MISSING
+            required = (
+                declaration.default is dataclasses.MISSING
+                and declaration.default_factory is dataclasses.MISSING
+            )
             if required and name not in value:
                 self.wrong(f"{path}.{name}" if path else name, "is required")
         if len(self.problems) > before:
@@ -50,16 +54,25 @@ class Reader:
             return None
 
     def known(
-        self, allowed: Any, value: dict[str, Any], path: str, other_names: Mapping[str, str] | None = None
+        self,
+        allowed: Any,
+        value: dict[str, Any],
+        path: str,
+        other_names: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """The items of `value` whose keys are allowed; the others are reported with the nearest right name.
+        """The items of `value` whose keys are allowed; the others are reported with the nearest
+        right name.
 
         other_names: what other tools call some of the keys.
         """
         for name in value:
             if name not in allowed:
                 guess = (other_names or {}).get(str(name)) or nearest(str(name), allowed)
-                hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(sorted(allowed)) or '(nothing)'}"
+                hint = (
+                    f"did you mean {guess}?"
+                    if guess
+                    else f"allowed: {', '.join(sorted(allowed)) or '(nothing)'}"
+                )
                 self.wrong(f"{path}.{name}" if path else str(name), f"no such key; {hint}")
         return {name: item for name, item in value.items() if name in allowed}
 
@@ -78,15 +91,23 @@ class Reader:
             return value
         if (origin or hint) in (list, tuple) and isinstance(value, list):
             return (origin or hint)(
-                self.value(inner[0] if inner else Any, item, f"{path}[{i}]") for i, item in enumerate(value)
+                self.value(inner[0] if inner else Any, item, f"{path}[{i}]")
+                for i, item in enumerate(value)
             )
         if (origin or hint) is dict and isinstance(value, dict):
-            for key in (key for key in value if inner and inner[0] is str and not isinstance(key, str)):
+            for key in (
+                key for key in value if inner and inner[0] is str and not isinstance(key, str)
+            ):
                 self.wrong(path, f"its keys must be text, got {shown(key)}")
-            return {k: self.value(inner[1] if inner else Any, item, f"{path}.{k}") for k, item in value.items()}
+            return {
+                k: self.value(inner[1] if inner else Any, item, f"{path}.{k}")
+                for k, item in value.items()
+            }
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
             return self.number(value, path)
-        if isinstance(value, origin or hint) and not (isinstance(value, bool) and hint in (int, float)):
+        if isinstance(value, origin or hint) and not (
+            isinstance(value, bool) and hint in (int, float)
+        ):
             if isinstance(value, float) and not math.isfinite(value):
                 self.wrong(path, f"must be a finite number, got {value}")
             return value
@@ -136,7 +157,12 @@ def shown(value: Any) -> str:
 
 
 def spelled(hint: Any) -> str:
-    names: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    names: dict[Any, str] = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+    }
     names |= {list: "a list", dict: "a mapping"}
     return names.get(typing.get_origin(hint) or hint, str(getattr(hint, "__name__", hint)))
 
@@ -144,7 +170,9 @@ def spelled(hint: Any) -> str:
 def mistakes(problems: list[str]) -> str:
     if len(problems) == 1:
         return problems[0]
-    return f"{len(problems)} mistakes in this configuration:\n" + "\n".join(f"  {problem}" for problem in problems)
+    return f"{len(problems)} mistakes in this configuration:\n" + "\n".join(
+        f"  {problem}" for problem in problems
+    )
 
 
 class Mistakes(UserError):

@@ -1,4 +1,5 @@
-"""What a name says by the way it is written: a configuration, a hub id, or a path of this machine."""
+"""What a name says by the way it is written: a configuration, a hub id, or a path of this
+machine."""
 
 import os
 
@@ -16,7 +17,10 @@ def is_place(name: str) -> bool:
 
 
 def is_local(name: str) -> bool:
-    """Whether a name is a path and can be no hub id: `org/name`, whose first part is no folder here."""
+    """Whether a name is a path and can be no hub id: `org/name`, whose first part is no folder
+    here."""
     name, _ = name_and_split(name)
     first, *rest = name.split("/")
-    return name.startswith((".", "/", "~")) or len(rest) > 1 or (bool(rest) and os.path.isdir(first))
+    return (
+        name.startswith((".", "/", "~")) or len(rest) > 1 or (bool(rest) and os.path.isdir(first))
+    )

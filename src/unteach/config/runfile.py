@@ -1,4 +1,5 @@
-"""A run written as a YAML file: the keys of the command line, or the `config.yaml` that a run keeps in its folder.
+"""A run written as a YAML file: the keys of the command line, or the `config.yaml` that a run keeps
+in its folder.
 
     model: saves/models/SmolLM2-135M-Instruct
     data: support.csv
@@ -28,8 +29,8 @@ SUFFIXES = (".yaml", ".yml")
 class RunFile:
     """What a file says of a run.
 
-    words: its keys as words of the command line. lines: where each key stands. tree: instead of words, the whole
-    resolved configuration of a run, as it was kept in the run's folder.
+    words: its keys as words of the command line. lines: where each key stands. tree: instead of
+    words, the whole resolved configuration of a run, as it was kept in the run's folder.
     """
 
     path: str
@@ -51,12 +52,18 @@ def is_run_file(word: str) -> bool:
 
 
 def read_run_file(path: str) -> RunFile:
-    """Reads a file of a run. Raises UserError where it is not there, or not a mapping of keys to values."""
+    """Reads a file of a run. Raises UserError where it is not there, or not a mapping of keys to
+    values."""
     file = Path(path).expanduser()
     if not os.path.isfile(file):
-        beside = [other.name for other in file.parent.iterdir()] if os.path.isdir(file.parent) else []
+        beside = (
+            [other.name for other in file.parent.iterdir()] if os.path.isdir(file.parent) else []
+        )
         guess = nearest(file.name, [name for name in beside if name.endswith(SUFFIXES)])
-        raise UserError(f"{path}: there is no such file{f'; did you mean {file.with_name(guess)}?' if guess else ''}")
+        raise UserError(
+            f"{path}: there is no such "
+            f"file{f'; did you mean {file.with_name(guess)}?' if guess else ''}"
+        )
     content = read_yaml(file)
     root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     if not isinstance(content, dict) or not isinstance(root, yaml.MappingNode):
@@ -64,25 +71,35 @@ def read_run_file(path: str) -> RunFile:
     lines = dict[str, int]()
     for key, line in _lines(root, ""):
         if lines.setdefault(key, line) != line:
-            raise UserError(f"{path}: {key} is said twice (lines {lines[key]} and {line}); leave one out")
+            raise UserError(
+                f"{path}: {key} is said twice (lines {lines[key]} and {line}); leave one out"
+            )
     if _is_whole(content):
         return RunFile(path, lines=lines, tree=content)
-    return RunFile(path, [f"{key}={spell_value(value)}" for key, value in _leaves(content, "")], lines)
+    return RunFile(
+        path, [f"{key}={spell_value(value)}" for key, value in _leaves(content, "")], lines
+    )
 
 
 def _is_whole(content: dict[str, Any]) -> bool:
-    """Whether this is the resolved tree of a run, in which every section is a mapping and every place is said."""
+    """Whether this is the resolved tree of a run, in which every section is a mapping and every
+    place is said."""
     sections = (content.get("model"), content.get("paths"))
     return "mode" in content and all(isinstance(section, dict) for section in sections)
 
 
 def _leaves(node: dict[Any, Any], path: str) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values. Mappings are taken apart, so that each key can be set and be wrong by itself."""
+    """Dotted keys and values. Mappings are taken apart, so that each key can be set and be wrong by
+    itself."""
     for name, value in node.items():
         key = f"{path}.{name}" if path else str(name)
         if not re.fullmatch(r"[\w.@/+-]+", key):
             raise UserError(f"{path or key}: {name!r} cannot be a key here")
-        if isinstance(value, dict) and value and all(re.fullmatch(r"[\w.]+", str(inner)) for inner in value):
+        if (
+            isinstance(value, dict)
+            and value
+            and all(re.fullmatch(r"[\w.]+", str(inner)) for inner in value)
+        ):
             yield from _leaves(value, key)
         else:
             yield key, value
@@ -103,17 +120,26 @@ def said_where(problem: str, file: RunFile) -> str:
 
 
 def normalize_tree(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """A kept configuration as the start of a run: texts as they are, and the folder of another name its own.
+    """A kept configuration as the start of a run: texts as they are, and the folder of another name
+    its own.
 
     Args:
         tree: what a run's config.yaml holds, already resolved.
         given: what the command line sets.
     """
     tree = {name: _escaped(value) for name, value in tree.items()}
-    if tree.get("resume") == "never":  # was said of the first time; here it would move the run itself aside
+    # was said of the first time; here it would move the run itself aside
+    if tree.get("resume") == "never":
         tree["resume"] = "auto"
-    if "task_name" in given and "paths.output_dir" not in given and isinstance(tree.get("paths"), dict):
-        tree["paths"] = {**tree["paths"], "output_dir": f"saves/{tree['mode']}/{given['task_name']}"}
+    if (
+        "task_name" in given
+        and "paths.output_dir" not in given
+        and isinstance(tree.get("paths"), dict)
+    ):
+        tree["paths"] = {
+            **tree["paths"],
+            "output_dir": f"saves/{tree['mode']}/{given['task_name']}",
+        }
     return tree
 
 

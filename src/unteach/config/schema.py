@@ -9,7 +9,8 @@ from unteach.config.watching import Guard, Profiler, Samples
 from unteach.errors import UserError
 
 BESIDE = {"alternate": "forget", "chosen": "train", "rejected": "train", "mismatched": "train"}
-"""Streams that stand beside one another in the rows of a stream of the configuration: each is a part of every row."""
+"""Streams that stand beside one another in the rows of a stream of the configuration: each is a
+part of every row."""
 PATH = "pretrained_model_name_or_path"
 """The argument that says which model, and which tokenizer."""
 MODEL_KEY = f"model.model_args.{PATH}"
@@ -18,8 +19,11 @@ STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate")
 
 
 def holds_out(data: Any) -> bool:
-    """Whether `data` has rows that are held out and measured: a stream of them, or how they come from files."""
-    return isinstance(data, dict) and any(data.get(f"validation{kind}") for kind in ("", "_file", "_fraction"))
+    """Whether `data` has rows that are held out and measured: a stream of them, or how they come
+    from files."""
+    return isinstance(data, dict) and any(
+        data.get(f"validation{kind}") for kind in ("", "_file", "_fraction")
+    )
 
 
 @dataclass
@@ -46,11 +50,12 @@ class TemplateArgs:
     asst_start_tag: str | None = None
     asst_end_tag: str | None = None
     answer_prefix: str | None = None
-    """stands before an answer and belongs to it: the space that a byte-level BPE learned its words with"""
+    """stands before an answer and belongs to it: the space that a byte-level BPE learned its words
+    with"""
     boundary: Literal["apart", "joint"] = "apart"
     special_tokens: Literal["text", "tokens"] = "text"
-    """what a special token is that stands in a question, an answer or a text: the letters that it is written with, or
-    the token"""
+    """what a special token is that stands in a question, an answer or a text: the letters that it
+    is written with, or the token"""
 
 
 NOT_SAVED = "says how a trained model is saved, and nothing is trained here; leave it out"
@@ -64,15 +69,18 @@ class ModelConfig:
     model_handler: str = "AutoModelForCausalLM"
     pure_bf16: bool = False
     packed: bool = False
-    """rows go through the model end to end, without padding: for FlashAttention, and rows of very unequal lengths"""
+    """rows go through the model end to end, without padding: for FlashAttention, and rows of very
+    unequal lengths"""
     peft_args: dict[str, Any] | None = None
     """LoraConfig's own names: only an adapter trains"""
     added_tokens: list[str] = field(default_factory=list)
-    """special tokens that the tokenizer lacks: each gets a row of the embeddings, which trains under LoRA too"""
+    """special tokens that the tokenizer lacks: each gets a row of the embeddings, which trains
+    under LoRA too"""
     base_path: str | None = None
     """where an adapter's base is, if not where it was trained"""
     merge_adapter: bool = False
-    """the final model is saved whole, its adapter merged into the base; the adapter is kept in `adapter/`"""
+    """the final model is saved whole, its adapter merged into the base; the adapter is kept in
+    `adapter/`"""
 
 
 @dataclass
@@ -88,8 +96,8 @@ class Part:
 class DataConfig:
     """Streams by name, each of one dataset or several in a row. The anchor's length is an epoch.
 
-    files: the user's own, whose datasets are not among the streams before the heads of the files are read. measured:
-    those of them that the run does not train on and a suite measures, by role.
+    files: the user's own, whose datasets are not among the streams before the heads of the files
+    are read. measured: those of them that the run does not train on and a suite measures, by role.
     """
 
     streams: dict[str, dict[str, Part]]
@@ -100,13 +108,17 @@ class DataConfig:
 
 @dataclass
 class ForgetSet:
-    """Which rows are to be forgotten: those about entities that are drawn at random or named (see data/entities.py).
+    """Which rows are to be forgotten: those about entities that are drawn at random or named (see
+    data/entities.py).
 
-    by: `question` (rows themselves), `relationship` (pairs of entities that a row is about), or a kind of entity:
-    author, book, publisher… fraction, count: how many of them are drawn, rounded down; named: which they are (pairs for
-    relationship, row numbers for question). stratified: a kind of entity; so many are drawn within each of these.
-    author_block: rows in a row that are about one author, where the rows do not say what they are about (TOFU: 20).
-    kinds_path: a JSON file with the kind of each key, where the rows do not say it: {key: kind} or {key: {type: kind}}.
+    by: `question` (rows themselves), `relationship` (pairs of entities that a row is about), or a
+    kind of entity: author, book, publisher… fraction, count: how many of them are drawn, rounded
+    down; named: which they are (pairs for relationship, row numbers for question). stratified: a
+    kind of entity; so many are drawn within each of these.
+    author_block: rows in a row that are about one author, where the rows do not say what they are
+    about (TOFU: 20).
+    kinds_path: a JSON file with the kind of each key, where the rows do not say it: {key: kind} or
+    {key: {type: kind}}.
     """
 
     by: str = "author"
@@ -126,14 +138,17 @@ class ForgetSet:
         if self.count is not None and self.count < 1:
             raise UserError(f"count must be 1 or more, got {self.count}")
         if self.named is not None and self.stratified:
-            raise UserError("stratified is about a draw, and named names all there is; leave one out")
+            raise UserError(
+                "stratified is about a draw, and named names all there is; leave one out"
+            )
         if self.author_block is not None and self.author_block < 1:
             raise UserError(f"author_block must be 1 or more, got {self.author_block}")
 
 
 @dataclass
 class TheirTrainer:
-    """A plugin's subclass of transformers.Trainer and the arguments it takes; its loss is its own."""
+    """A plugin's subclass of transformers.Trainer and the arguments it takes; its loss is its
+    own."""
 
     cls: type
     arguments: dict[str, Any]
@@ -145,7 +160,8 @@ class TheirTrainer:
 
 @dataclass
 class TrainerConfig:
-    """A method by its registered name, with its fields checked, and the TrainingArguments of the run."""
+    """A method by its registered name, with its fields checked, and the TrainingArguments of the
+    run."""
 
     handler: str
     method: Any
@@ -157,8 +173,9 @@ class TrainerConfig:
 
 @dataclass
 class Wandb:
-    """How a run is told to Weights & Biases (trainer.args.report_to=wandb). In a study the group is the study and the
-    job type the kind of run; a run that goes on is the same run there. dir: where its files are written."""
+    """How a run is told to Weights & Biases (trainer.args.report_to=wandb). In a study the group is
+    the study and the job type the kind of run; a run that goes on is the same run there. dir: where
+    its files are written."""
 
     project: str | None = None
     entity: str | None = None

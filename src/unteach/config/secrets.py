@@ -1,10 +1,14 @@
-"""What only its owner may know, kept out of all that a run writes down: its command and its configuration."""
+"""What only its owner may know, kept out of all that a run writes down: its command and its
+configuration."""
 
 import re
 from typing import Any
 
 HIDDEN = "…"
-NAMES = r"(?:token|secret|password|passwd|credentials?|(?:api|access|secret|private)_?key|auth(?:orization)?)"
+NAMES = (
+    r"(?:token|secret|password|passwd|credentials?"
+    r"|(?:api|access|secret|private)_?key|auth(?:orization)?)"
+)
 NO_SECRET = r"(?:pad|eos|bos|unk|cls|sep|mask|image|video|audio|bo[iv]|eo[iv])_token"
 """Tokens of a vocabulary, which are called alike."""
 SECRET_KEY = re.compile(rf"(?:^|[._-]){NAMES}$", re.IGNORECASE)
@@ -52,7 +56,8 @@ ARGUMENTS = ("model_args", "tokenizer_args", "hf_args", "storage_options")
 def drop_secrets(tree: Any, of_hub: bool = False) -> Any:
     """Copy a configuration without the tokens that are given to the hub's libraries.
 
-    A run that is made again from it takes them from the environment (HF_TOKEN), or is told them again.
+    A run that is made again from it takes them from the environment (HF_TOKEN), or is told them
+    again.
     """
     if isinstance(tree, list):
         return [drop_secrets(item, of_hub) for item in tree]

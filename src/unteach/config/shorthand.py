@@ -1,4 +1,5 @@
-"""The short words of a command line put in full: `model=PATH`, `data=FILE.csv`, `forget=FILE`, and a run as a file.
+"""The short words of a command line put in full: `model=PATH`, `data=FILE.csv`, `forget=FILE`, and
+a run as a file.
 
 A name of a configuration always wins; `./name` is a path.
 
@@ -22,23 +23,35 @@ from unteach.config.runfile import SUFFIXES, RunFile, is_run_file, read_run_file
 from unteach.config.schema import MODEL_KEY
 from unteach.errors import UserError, nearest
 
-FILE_WORDS = {"forget": "data.forget_file", "retain": "data.retain_file", "holdout": "data.holdout_file"}
+FILE_WORDS = {
+    "forget": "data.forget_file",
+    "retain": "data.retain_file",
+    "holdout": "data.holdout_file",
+}
 MAKES_FILES = ("data.train_file", "data.forget_file", "data.retain_file")
 """Keys that say by themselves that the rows are files of one's own."""
-PLACE_KEYS = (MODEL_KEY, *FILE_WORDS.values(), "data.train_file", "data.validation_file", "input_file")
-"""Keys whose value is a path as it is typed, with every quote, comma and letter that a file's name may have."""
+PLACE_KEYS = (
+    MODEL_KEY,
+    *FILE_WORDS.values(),
+    "data.train_file",
+    "data.validation_file",
+    "input_file",
+)
+"""Keys whose value is a path as it is typed, with every quote, comma and letter that a file's name
+may have."""
 MODEL_KEYS = {"tokenize": "tokenizer_path"}
 DATA_KEYS = {"infer": "input_file", "tokenize": "input_file"}
-"""What `model=` and `data=` are called in the verbs that compose nothing, or have rows of one kind only."""
+"""What `model=` and `data=` are called in the verbs that compose nothing, or have rows of one kind
+only."""
 
 
 @dataclass
 class Command:
     """A command line in full.
 
-    words: what Hydra's grammar reads. file: the run's file, if it began with one. model, data: what was named, as a
-    name for the run is made of it. placed: the long keys that a short word said, and their values. problems: words that
-    mean nothing.
+    words: what Hydra's grammar reads. file: the run's file, if it began with one. model, data: what
+    was named, as a name for the run is made of it. placed: the long keys that a short word said,
+    and their values. problems: words that mean nothing.
     """
 
     words: list[str] = field(default_factory=list)
@@ -49,13 +62,18 @@ class Command:
     problems: list[str] = field(default_factory=list)
 
     def default_name(self, method: str | None) -> str | None:
-        """A name for a run that was given none: by its file, or by its model, rows and method; None without rows."""
+        """A name for a run that was given none: by its file, or by its model, rows and method; None
+        without rows."""
         if self.file is not None:
             return _plain_name(Path(self.file.path).stem)
         if self.data is None:
             return None
         parts = [_stem(self.model)] if self.model else []
-        parts += [part for part in (_stem(self.data), method) if part and not any(_is_said(part, one) for one in parts)]
+        parts += [
+            part
+            for part in (_stem(self.data), method)
+            if part and not any(_is_said(part, one) for one in parts)
+        ]
         return _plain_name("-".join(parts))
 
 
@@ -72,10 +90,12 @@ def expand(config_name: str, overrides: list[str], homes: tuple[str, ...]) -> Co
     given = {_key(word) for word in command.words}
     if config_name not in DATA_KEYS and "data" not in given and not given.isdisjoint(MAKES_FILES):
         command.words.insert(0, "data=files")
-    # A path alone names the whole model: the default configuration would bring the tokenizer of another. A benchmark's
-    # default stays, as OpenUnlearning's commands are written for it.
+    # A path alone names the whole model: the default configuration would bring the tokenizer of
+    # another. A benchmark's default stays, as OpenUnlearning's commands are written for it.
     is_whole = command.file is not None and command.file.tree is not None
-    is_path_alone = MODEL_KEY in given and given.isdisjoint({"model", "experiment"}) and not is_whole
+    is_path_alone = (
+        MODEL_KEY in given and given.isdisjoint({"model", "experiment"}) and not is_whole
+    )
     if is_path_alone and config_name in ("train", "unlearn", "eval"):
         command.words.insert(0, "model=auto")
     _refuse_two_places(command)
@@ -83,7 +103,8 @@ def expand(config_name: str, overrides: list[str], homes: tuple[str, ...]) -> Co
 
 
 def _is_said(part: str, name: str) -> bool:
-    """Whether a part of a run's name stands in another as words of its own: `my` in `my-rows`, not in `mymodel`."""
+    """Whether a part of a run's name stands in another as words of its own: `my` in `my-rows`, not
+    in `mymodel`."""
     inner, outer = (re.sub(r"[-_.]+", "-", text) for text in (part, name))
     return f"-{inner}-" in f"-{outer}-"
 
@@ -107,26 +128,32 @@ def _value(word: str) -> str:
 
 
 def _spell_place(word: str) -> str:
-    """A word's right side for Hydra's grammar: its path in quotes; null, lists and mappings as they are."""
+    """A word's right side for Hydra's grammar: its path in quotes; null, lists and mappings as they
+    are."""
     text = word.partition("=")[2].strip()
     if text == "null" or text.startswith(("[", "{")):
         return text
     return quote(unquote(text))
 
 
-def _expand_word(config_name: str, word: str, homes: tuple[str, ...], command: Command) -> list[str]:
+def _expand_word(
+    config_name: str, word: str, homes: tuple[str, ...], command: Command
+) -> list[str]:
     """One word, in full where it is short."""
     key, value = _key(word), _value(word)
     if "=" not in word and is_run_file(word):
         raise UserError(f"{word}: a run's file comes first: unteach VERB {word} key=value …")
     if config_name not in DATA_KEYS and "${" in value and os.path.exists(os.path.expanduser(value)):
         raise UserError(
-            f"{word}: ${{…}} stands for another key of the configuration wherever a value has it, so that a file of "
-            "this name cannot be given; rename it"
+            f"{word}: ${{…}} stands for another key of the configuration wherever a value has it, "
+            "so that a file of this name cannot be given; rename it"
         )
     if _names_nothing(config_name, key, word):
         what = "model" if key in ("model", MODEL_KEY) else "file"
-        raise UserError(f"{key}=: names no {what}; {key}=PATH says which, and a word that is left out needs no value")
+        raise UserError(
+            f"{key}=: names no {what}; {key}=PATH says which, and a word that is left out needs no "
+            f"value"
+        )
     if key == "model" and value not in ("", "null") and not value.startswith(("[", "{")):
         return _expand_model(config_name, word, value, homes, command)
     if key == "data" and value not in ("", "null") and not value.startswith("{"):
@@ -142,12 +169,17 @@ def _expand_word(config_name: str, word: str, homes: tuple[str, ...], command: C
 
 
 def _names_nothing(config_name: str, key: str, word: str) -> bool:
-    """Whether a word that must name a place has an empty value, which as a path would be the current folder."""
-    names_place = key in ("model", "data", *PLACE_KEYS) or (key in FILE_WORDS and config_name not in DATA_KEYS)
+    """Whether a word that must name a place has an empty value, which as a path would be the
+    current folder."""
+    names_place = key in ("model", "data", *PLACE_KEYS) or (
+        key in FILE_WORDS and config_name not in DATA_KEYS
+    )
     return names_place and "=" in word and not _value(word).strip()
 
 
-def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command) -> list[str]:
+def _expand_model(
+    config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command
+) -> list[str]:
     if config_name in MODEL_KEYS:
         return [f"{MODEL_KEYS[config_name]}={_spell_place(word)}"]
     files = hydra_groups.options("model", homes)
@@ -156,35 +188,48 @@ def _expand_model(config_name: str, word: str, name: str, homes: tuple[str, ...]
         return [word]
     if config_name == "infer" and not is_place(name):
         if guess := nearest(name, files):
-            console.say(f"note: model={name} is taken for a hub id; `unteach list models` has {guess}")
+            console.say(
+                f"note: model={name} is taken for a hub id; `unteach list models` has {guess}"
+            )
     elif not is_place(name):
         guess = nearest(name, files)
         hint = f"did you mean {guess}?" if guess else f"Configurations: {', '.join(files)}."
-        raise UserError(f"model={name}: there is no model configuration and no folder of that name; {hint} "
-                        f"A folder is written with its path (./{name}), a hub id as org/name")  # fmt: skip
+        raise UserError(
+            f"model={name}: there is no model configuration and no folder of that name; {hint} "
+            f"A folder is written with its path (./{name}), a hub id as org/name"
+        )
     command.model = name
     command.placed[MODEL_KEY] = os.path.expanduser(name)
     return ["model=auto", f"{MODEL_KEY}={quote(command.placed[MODEL_KEY])}"]
 
 
-def _expand_data(config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command) -> list[str]:
+def _expand_data(
+    config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command
+) -> list[str]:
     files = hydra_groups.options("data", homes)
     if name.removesuffix(".yaml") in files:
         return [word]
     if config_name in DATA_KEYS:
         return [f"{DATA_KEYS[config_name]}={_spell_place(word)}"]
     if name.startswith("["):
-        raise UserError(f"{word}: takes one file or folder; several are data.train_file, data.forget_file, "
-                        "data.retain_file, data.validation_file")  # fmt: skip
+        raise UserError(
+            f"{word}: takes one file or folder; several are data.train_file, data.forget_file, "
+            "data.retain_file, data.validation_file"
+        )
     if not (is_place(name) or name.lower().endswith(TABLES)):
         datasets = hydra_groups.options("data/datasets", homes)
         if name in datasets:
-            raise UserError(f"data={name}: is the dataset of one stream; write data.train={name} (or data.forget, …)")
+            raise UserError(
+                f"data={name}: is the dataset of one stream; write data.train={name} (or "
+                f"data.forget, …)"
+            )
         own = [option for option in files if "/" not in option]
         guess = nearest(name, own)
-        raise UserError(f"data={name}: there is no file, folder or configuration of that name"
-                        f"{f'; did you mean {guess}?' if guess else '.'} A file is written data=my.csv, a folder "
-                        f"data=./folder, a hub set data=org/name; configurations: {', '.join(own)}")  # fmt: skip
+        raise UserError(
+            f"data={name}: there is no file, folder or configuration of that "
+            f"name{f'; did you mean {guess}?' if guess else '.'} A file is written data=my.csv, a "
+            f"folder data=./folder, a hub set data=org/name; configurations: {', '.join(own)}"
+        )
     command.data = name
     command.placed["data.train_file"] = os.path.expanduser(name)
     return [f"data.train_file={quote(command.placed['data.train_file'])}"]
@@ -196,7 +241,9 @@ def _refuse_two_places(command: Command) -> None:
         key, value = _key(word), os.path.expanduser(_value(word))
         if key in command.placed and value != command.placed[key]:
             short = "model" if key == MODEL_KEY else "data"
-            command.problems.append(f"{short}={command.placed[key]} and {key}={value} name two; give one")
+            command.problems.append(
+                f"{short}={command.placed[key]} and {key}={value} name two; give one"
+            )
 
 
 def _stem(place: str) -> str:

@@ -8,7 +8,8 @@ from unteach.errors import UserError
 
 @dataclass
 class GenerationArgs:
-    """How text is continued for a metric, always greedily; what is null is the suite's, then the model's own."""
+    """How text is continued for a metric, always greedily; what is null is the suite's, then the
+    model's own."""
 
     max_new_tokens: int | None = None
     min_new_tokens: int | None = None
@@ -27,16 +28,19 @@ MEASURED_KINDS = ("answers", "signed", "text")
 
 @dataclass
 class RowsConfig:
-    """Rows that metrics read (`<rows>.<column>` in their definitions), and how the model is asked about one of them.
+    """Rows that metrics read (`<rows>.<column>` in their definitions), and how the model is asked
+    about one of them.
 
-    Either hf_args says where they are, or role takes the rows that the run itself has in that role, as it trains on
+    Either hf_args says where they are, or role takes the rows that the run itself has in that role,
+    as it trains on
     them: their only column is `answer`.
 
-    kind: `qa`, the question in the model's template, with shown pairs before it where few-shot rows are named;
-    `completion`, plain text that goes on, after one space, with the asked column; `text`, plain text from its first
-    token on. stop: what ends a continuation beside EOS. idk_path: a file of refusals, one a line, of which each row has
-    one in the column `idk`; null for those that ship with unteach. keys_shared_with, keys_apart_from: other rows by
-    their name; of these only the rows that share an entry of the column `keys` with one of those, or none.
+    kind: `qa`, the question in the model's template, with shown pairs before it where few-shot rows
+    are named; `completion`, plain text that goes on, after one space, with the asked column;
+    `text`, plain text from its first token on. stop: what ends a continuation beside EOS. idk_path:
+    a file of refusals, one a line, of which each row has one in the column `idk`; null for those
+    that ship with unteach. keys_shared_with, keys_apart_from: other rows by their name; of these
+    only the rows that share an entry of the column `keys` with one of those, or none.
     """
 
     hf_args: dict[str, Any] | None = None
@@ -52,15 +56,18 @@ class RowsConfig:
 
     def __post_init__(self) -> None:
         if (self.hf_args is None) == (self.role is None):
-            raise UserError("give one of hf_args (where the rows are) and role (the run's own rows)")
+            raise UserError(
+                "give one of hf_args (where the rows are) and role (the run's own rows)"
+            )
 
 
 @dataclass
 class MetricDescription:
-    """What a metric is called, whose rows it is about and which way is good, for tables, pages and plots.
+    """What a metric is called, whose rows it is about and which way is good, for tables, pages and
+    plots.
 
-    better: `near retain` is as near as can be to the retain model's value, `near before` to the value that the model
-    had before it was trained.
+    better: `near retain` is as near as can be to the retain model's value, `near before` to the
+    value that the model had before it was trained.
     """
 
     label: str
@@ -72,7 +79,8 @@ class MetricDescription:
 
 @dataclass
 class HarnessArgs:
-    """How lm-evaluation-harness asks its tasks, by its own names; include_path: a folder of more tasks."""
+    """How lm-evaluation-harness asks its tasks, by its own names; include_path: a folder of more
+    tasks."""
 
     num_fewshot: int | None = None
     limit: int | float | None = None
@@ -84,16 +92,19 @@ class HarnessArgs:
 
 @dataclass
 class SuiteConfig:
-    """The metrics of one benchmark: the rows it reads, what each metric is, and which are asked for.
+    """The metrics of one benchmark: the rows it reads, what each metric is, and which are asked
+    for.
 
-    tasks: of lm-evaluation-harness, each a metric under its own name: a name, or a mapping with `task: name` and
-    fields of the task's configuration, which override those of that task or define a new one. batch_size: an upper
-    bound; null leaves it to the memory. retain_model: a model that is evaluated first for its log, where there is no
-    retain_logs_path. before_logs_path: the log of the model that unlearning started from. classifier_path: what tells
-    clean text.
-    tokens: the `rows.column` whose answers are kept token by token, for reports, where a metric measures it.
-    describe: what metrics are called, by their names, and which way is good. max_rows: at most so many rows of each
-    set, drawn by `seed`. before: whether a run also measures the weights that it starts from.
+    tasks: of lm-evaluation-harness, each a metric under its own name: a name, or a mapping with
+    `task: name` and fields of the task's configuration, which override those of that task or define
+    a new one. batch_size: an upper bound; null leaves it to the memory. retain_model: a model that
+    is evaluated first for its log, where there is no retain_logs_path. before_logs_path: the log of
+    the model that unlearning started from. classifier_path: what tells clean text.
+    tokens: the `rows.column` whose answers are kept token by token, for reports, where a metric
+    measures it.
+    describe: what metrics are called, by their names, and which way is good. max_rows: at most so
+    many rows of each set, drawn by `seed`. before: whether a run also measures the weights that it
+    starts from.
     """
 
     suite: str
@@ -126,7 +137,9 @@ class SuiteConfig:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UserError(f"{name} must be 1 or more, got {value}")
         if self.retain_logs_path and self.retain_model:
-            raise UserError("retain_logs_path and retain_model both say what to compare with; give one")
+            raise UserError(
+                "retain_logs_path and retain_model both say what to compare with; give one"
+            )
         self._define_tasks()
 
     def _define_tasks(self) -> None:
@@ -136,13 +149,14 @@ class SuiteConfig:
             name = task.get("task") if isinstance(task, dict) else task
             if not (isinstance(name, str) and name):
                 raise UserError(
-                    f"tasks[{index}]: a mapping configures one task of lm-evaluation-harness and needs its name, as "
+                    f"tasks[{index}]: a mapping configures one task of lm-evaluation-harness and "
+                    f"needs its name, as "
                     "{task: gsm8k, num_fewshot: 3}"
                 )
             if name in metrics:
                 raise UserError(
-                    f"tasks[{index}]: the task {name} is asked for twice; name it once, or give the mapping whose "
-                    "fields define it a name of its own"
+                    f"tasks[{index}]: the task {name} is asked for twice; name it once, or give "
+                    "the mapping whose fields define it a name of its own"
                 )
             metrics[name] = {"metric": "lm_eval", "task": name}
         self.define = {**metrics, **self.define}
@@ -154,7 +168,11 @@ class SuiteConfig:
     def asked(self) -> list[str]:
         """The names of the metrics that are asked for."""
         named = {"all": list(self.define), "default": self.default}
-        return named.get(self.metrics, [self.metrics]) if isinstance(self.metrics, str) else list(self.metrics)
+        return (
+            named.get(self.metrics, [self.metrics])
+            if isinstance(self.metrics, str)
+            else list(self.metrics)
+        )
 
     def reads_own_rows(self) -> bool:
         """Whether it measures the run's own rows, by their role."""

@@ -1,4 +1,5 @@
-"""What people type first, from other tools and from habit, and what it is called here. Nothing of it is accepted."""
+"""What people type first, from other tools and from habit, and what it is called here. Nothing of
+it is accepted."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -73,7 +74,14 @@ KEYS = {
     "split": "forget_split",
 }
 """What stands elsewhere in a configuration, or is another word of the command line."""
-LOADING = ("dtype", "device_map", "attn_implementation", "revision", "quantization_config", "trust_remote_code")
+LOADING = (
+    "dtype",
+    "device_map",
+    "attn_implementation",
+    "revision",
+    "quantization_config",
+    "trust_remote_code",
+)
 """Arguments of from_pretrained that people set."""
 INFER = {
     "input": "input_file",
@@ -98,7 +106,8 @@ def right_key(name: str, mode: str = "train", method: type | None = None) -> str
     Args:
         name: a key that the configuration does not have at its top.
         mode: `train`, `unlearn`, `eval` or `infer`: what the command does.
-        method: the class of the run's method, whose fields are keys of `trainer.method_args`; in `infer` the backend's.
+        method: the class of the run's method, whose fields are keys of `trainer.method_args`; in
+            `infer` the backend's.
     """
     bare = name.lstrip("-").replace("-", "_")
     if mode == "infer":
@@ -123,7 +132,11 @@ def right_key(name: str, mode: str = "train", method: type | None = None) -> str
 
 
 def _fields(method: type) -> set[str]:
-    return {one.name for one in dataclasses.fields(method) if one.init} if dataclasses.is_dataclass(method) else set()
+    return (
+        {one.name for one in dataclasses.fields(method) if one.init}
+        if dataclasses.is_dataclass(method)
+        else set()
+    )
 
 
 def hint(name: str, value: Any, mode: str = "train", method: type | None = None) -> str | None:
@@ -131,22 +144,38 @@ def hint(name: str, value: Any, mode: str = "train", method: type | None = None)
     key = right_key(name, mode, method)
     if key:
         return f"write {key}={spell_value(value)}"
-    others = [entry.name for entry in registry.method.entries() if name in _fields(entry.target)] if method else []
-    return f"is a field of the methods {', '.join(others)} (trainer=…), and not of this run's" if others else None
+    others = (
+        [entry.name for entry in registry.method.entries() if name in _fields(entry.target)]
+        if method
+        else []
+    )
+    return (
+        f"is a field of the methods {', '.join(others)} (trainer=…), and not of this run's"
+        if others
+        else None
+    )
 
 
 VERBS = {
-    **dict.fromkeys(("finetune", "fine-tune", "sft", "pretrain", "fit", "teach", "dpo", "lora", "tune"), "train"),
+    **dict.fromkeys(
+        ("finetune", "fine-tune", "sft", "pretrain", "fit", "teach", "dpo", "lora", "tune"), "train"
+    ),
     **dict.fromkeys(("forget", "erase", "edit"), "unlearn"),
-    **dict.fromkeys(("evaluate", "evals", "test", "benchmark", "bench", "score", "measure"), "eval"),
+    **dict.fromkeys(
+        ("evaluate", "evals", "test", "benchmark", "bench", "score", "measure"), "eval"
+    ),
     **dict.fromkeys(("generate", "predict", "inference", "answer", "batch"), "infer"),
     **dict.fromkeys(("chat", "talk", "prompt", "repl", "interactive"), "ask"),
-    **dict.fromkeys(("lint", "validate", "dry-run", "dryrun", "inspect", "print-config", "config"), "check"),
+    **dict.fromkeys(
+        ("lint", "validate", "dry-run", "dryrun", "inspect", "print-config", "config"), "check"
+    ),
     **dict.fromkeys(("convert", "merge", "save", "push", "upload", "publish"), "export"),
     **dict.fromkeys(("download", "get", "pull"), "fetch"),
     **dict.fromkeys(("run", "sweep", "grid", "search", "multirun"), "study run"),
     **{word: f"study {word}" for word in ("plan", "submit", "status", "retry", "cancel")},
-    **dict.fromkeys(("show", "ls", "methods", "models", "datasets", "suites", "experiments"), "list"),
+    **dict.fromkeys(
+        ("show", "ls", "methods", "models", "datasets", "suites", "experiments"), "list"
+    ),
     **dict.fromkeys(("plot", "table", "page", "html", "dashboard", "results", "view"), "report"),
     **dict.fromkeys(("diff", "comparison"), "compare"),
     **dict.fromkeys(("log", "logs", "metrics", "loss"), "history"),
@@ -155,9 +184,11 @@ VERBS = {
 }
 """What other tools call our verbs."""
 INSTEAD = {
-    "serve": "no model is served here; `unteach export RUN to=FOLDER` makes a folder that vLLM and others serve",
+    "serve": "no model is served here; `unteach export RUN to=FOLDER` makes a folder that vLLM and "
+    "others serve",
     "webui": "there is no web page to work in; `unteach report RUN…` writes one to look at",
-    "clean": "no verb deletes anything; a run is the folder saves/<mode>/<task_name>, and resume=never moves it aside",
+    "clean": "no verb deletes anything; a run is the folder saves/<mode>/<task_name>, and "
+    "resume=never moves it aside",
     "resume": "the same command again goes on where it was stopped",
     "login": "the hub's own command is `hf auth login`",
     "install": "packages come with pip; what is missing is named with the command that installs it",
@@ -176,7 +207,8 @@ def unknown_verb(name: str, verbs: Iterable[str]) -> str:
     verbs = sorted(verbs)
     if name in VERBS:
         return (
-            f"there is no verb called {name!r}; it is `unteach {VERBS[name]} …` here (`unteach {VERBS[name]} --help`)"
+            f"there is no verb called {name!r}; it is `unteach {VERBS[name]} …` here (`unteach "
+            f"{VERBS[name]} --help`)"
         )
     if name in INSTEAD:
         return f"there is no verb called {name!r}: {INSTEAD[name]}"

@@ -10,7 +10,8 @@ from unteach.errors import UserError
 
 @dataclass
 class TokenizeConfig:
-    """What `unteach tokenize` is told. kind: null is by the columns, prompts with answers unless there is only text."""
+    """What `unteach tokenize` is told. kind: null is by the columns, prompts with answers unless
+    there is only text."""
 
     input_file: Source
     output_file: str
@@ -19,7 +20,8 @@ class TokenizeConfig:
     """a model's folder, a run's folder, or a hub id"""
     max_length: int = 2048
     too_long: Literal["truncate_right", "truncate_left", "drop", "split"] | None = None
-    """what becomes of a longer row; null: truncate_right, and split for text, which training cuts into rows"""
+    """what becomes of a longer row; null: truncate_right, and split for text, which training cuts
+    into rows"""
     kind: Literal["answers", "text"] | None = None
     template: Literal["raw", "chat", "qa"] | None = None
     """null: by the columns"""
@@ -33,7 +35,8 @@ class TokenizeConfig:
     template_args: TemplateArgs = field(default_factory=TemplateArgs)
     tokenizer_args: dict[str, Any] = field(default_factory=dict)
     added_tokens: list[str] = field(default_factory=list)
-    """special tokens that the tokenizer does not have yet; training gets the same as model.added_tokens"""
+    """special tokens that the tokenizer does not have yet; training gets the same as
+    model.added_tokens"""
 
     def __post_init__(self) -> None:
         if self.max_length < 2:

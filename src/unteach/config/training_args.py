@@ -1,6 +1,8 @@
-"""The fields of transformers.TrainingArguments, read from its source so that a check needs no import of torch.
+"""The fields of transformers.TrainingArguments, read from its source so that a check needs no
+import of torch.
 
-Also here: their old names, and those that have no meaning in unteach because it does the thing by a rule of its own.
+Also here: their old names, and those that have no meaning in unteach because it does the thing by a
+rule of its own.
 """
 
 import ast
@@ -19,9 +21,9 @@ OWN = {
     "early_stopping_patience": "int | None",
     "early_stopping_threshold": "float | None",
 }
-"""Fields that unteach adds: warm-up in epochs of the anchor stream, as OpenUnlearning's experiments have it; whether
-checkpoints outlive the end of a run; evaluations without a better metric_for_best_model after which it stops, and by
-how much one must be better to count."""
+"""Fields that unteach adds: warm-up in epochs of the anchor stream, as OpenUnlearning's experiments
+have it; whether checkpoints outlive the end of a run; evaluations without a better
+metric_for_best_model after which it stops, and by how much one must be better to count."""
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -35,13 +37,17 @@ DROPPED = {
     "logging_dir": "TensorBoard files go to <run>/logs",
     "bf16_full_eval": "suites run in model.model_args.dtype",
     "fp16_full_eval": "suites run in model.model_args.dtype",
-    "per_device_eval_batch_size": "suites choose their batches by length, up to eval.<suite>.batch_size, and rows held "
+    "per_device_eval_batch_size": "suites choose their batches by length, up to "
+    "eval.<suite>.batch_size, and rows held "
     "out are measured in batches of per_device_train_batch_size",
 }
 ROWS = "the rows of a step are drawn from (seed, epoch, step) alone"
 SUITES = "evaluation is done by suites: set eval"
 HUB = "upload the finished model: unteach export <run> push=REPO"
-SPREAD = "how a run is spread is said when it is started: launch=fsdp2|zero2|zero3, or your own accelerate file"
+SPREAD = (
+    "how a run is spread is said when it is started: launch=fsdp2|zero2|zero3, or your own "
+    "accelerate file"
+)
 REFUSED = {
     "group_by_length": ROWS,
     "train_sampling_strategy": ROWS,
@@ -51,12 +57,15 @@ REFUSED = {
     "ignore_data_skip": "a run always goes on with the rows that come next",
     "dataloader_drop_last": "no row is dropped: a short step is filled with rows of weight zero",
     "data_seed": "one seed rules a run: set seed",
-    "auto_find_batch_size": "set per_device_train_batch_size; the step is the same for every split of it",
+    "auto_find_batch_size": "set per_device_train_batch_size; the step is the same for every split "
+    "of it",
     "label_smoothing_factor": "a method says its own loss",
     "label_names": "a method says its own loss",
     "average_tokens_across_devices": "a term is always divided by its count over all processes",
-    "use_liger_kernel": "its forward would take the place of ours, which makes logits in chunks already",
-    "liger_kernel_config": "its forward would take the place of ours, which makes logits in chunks already",
+    "use_liger_kernel": "its forward would take the place of ours, which makes logits in chunks "
+    "already",
+    "liger_kernel_config": "its forward would take the place of ours, which makes logits in chunks "
+    "already",
     "use_cache": "training keeps no keys and values; generation always does",
     "prediction_loss_only": SUITES,
     "include_for_metrics": SUITES,
@@ -90,18 +99,45 @@ DONE_ANYWAY = {"remove_unused_columns": (False, REFUSED["remove_unused_columns"]
 """Refused ones whose one value asks for what is done here: it is accepted and said."""
 
 LEAST = {
-    **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"), 1),
-    **dict.fromkeys(("early_stopping_patience", "dataloader_prefetch_factor", "torch_empty_cache_steps"), 1),
-    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "warmup_epochs"), 0),
-    **dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon", "eval_delay", "dataloader_num_workers"), 0),
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "gradient_accumulation_steps", "save_total_limit"), 1
+    ),
+    **dict.fromkeys(
+        ("early_stopping_patience", "dataloader_prefetch_factor", "torch_empty_cache_steps"), 1
+    ),
+    **dict.fromkeys(
+        ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "warmup_epochs"), 0
+    ),
+    **dict.fromkeys(
+        ("adam_beta1", "adam_beta2", "adam_epsilon", "eval_delay", "dataloader_num_workers"), 0
+    ),
     "early_stopping_threshold": 0,
 }
-ABOVE_ZERO = ("ddp_timeout", "num_train_epochs", "logging_steps", "eval_steps", "save_steps", "neftune_noise_alpha")
+ABOVE_ZERO = (
+    "ddp_timeout",
+    "num_train_epochs",
+    "logging_steps",
+    "eval_steps",
+    "save_steps",
+    "neftune_noise_alpha",
+)
 BELOW_ONE = ("adam_beta1", "adam_beta2")
-OF_WORKERS = ("dataloader_prefetch_factor", "dataloader_persistent_workers", "dataloader_multiprocessing_context")
-WITHOUT_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adafactor", "lomo")
+OF_WORKERS = (
+    "dataloader_prefetch_factor",
+    "dataloader_persistent_workers",
+    "dataloader_multiprocessing_context",
+)
+WITHOUT_ARGS = (
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_torch_xla",
+    "adamw_torch_npu_fused",
+    "adafactor",
+    "lomo",
+)
 WARMUPS = ("warmup_steps", "warmup_epochs")
-"""Two ways to say one thing: where a stronger layer says it in one, the other does not reach the run."""
+"""Two ways to say one thing: where a stronger layer says it in one, the other does not reach the
+run."""
 
 
 OTHER_NAMES = {
@@ -161,24 +197,34 @@ def _source(file: str) -> str:
 @functools.cache
 def enums() -> dict[str, list[str]]:
     """Name -> values of the enums that annotate fields of TrainingArguments."""
-    nodes = [node for file in ("training_args.py", "trainer_utils.py") for node in ast.parse(_source(file)).body]
+    nodes = [
+        node
+        for file in ("training_args.py", "trainer_utils.py")
+        for node in ast.parse(_source(file)).body
+    ]
     return {
         node.name: [line.value.value for line in node.body if isinstance(line, ast.Assign)]  # type: ignore[attr-defined]
         for node in nodes
-        if isinstance(node, ast.ClassDef) and [ast.unparse(base) for base in node.bases] == ["ExplicitEnum"]
+        if isinstance(node, ast.ClassDef)
+        and [ast.unparse(base) for base in node.bases] == ["ExplicitEnum"]
     }
 
 
 @functools.cache
 def trackers() -> list[str]:
     """What `report_to` may name."""
-    found = re.search(r"INTEGRATION_TO_CALLBACK = \{(.*?)\}", _source("integrations/integration_utils.py"), re.DOTALL)
+    found = re.search(
+        r"INTEGRATION_TO_CALLBACK = \{(.*?)\}",
+        _source("integrations/integration_utils.py"),
+        re.DOTALL,
+    )
     assert found is not None, "transformers has no INTEGRATION_TO_CALLBACK where it used to be"
     return [*re.findall(r'"(\w+)":', found[1]), "none", "all"]
 
 
 def accepts(annotation: str, value: Any) -> bool:
-    """Whether a value fits an annotation of TrainingArguments; enums take their names as strings."""
+    """Whether a value fits an annotation of TrainingArguments; enums take their names as
+    strings."""
     kinds = set(re.findall(r"\w+", annotation))
     if value is None:
         return bool(kinds & {"None", "Optional"})
@@ -199,12 +245,17 @@ def fault(name: str, value: Any) -> str | None:
     if not accepts(kind, value):
         return f"must be {kind}, got {value!r}"
     allowed = (
-        trackers() if name == "report_to" else [one for enum in kind.split(" | ") for one in enums().get(enum, ())]
+        trackers()
+        if name == "report_to"
+        else [one for enum in kind.split(" | ") for one in enums().get(enum, ())]
     )
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, str) and allowed and one not in allowed:
             guess = nearest(one, allowed)
-            return f"there is no {one!r}{f'; did you mean {guess}?' if guess else '.'} Allowed: {', '.join(allowed)}"
+            return (
+                f"there is no {one!r}{f'; did you mean {guess}?' if guess else '.'} Allowed: "
+                f"{', '.join(allowed)}"
+            )
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if not math.isfinite(value):
@@ -230,32 +281,50 @@ def clashes(args: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("fp16", "bf16 is set too, and there is one precision: leave one out"))
     optim = args.get("optim", "adamw_torch_fused")
     if args.get("optim_args") and optim in WITHOUT_ARGS:
-        found.append(("optim_args", f"{optim} takes none; betas and epsilon are adam_beta1, adam_beta2, adam_epsilon"))
+        found.append(
+            (
+                "optim_args",
+                f"{optim} takes none; betas and epsilon are adam_beta1, adam_beta2, adam_epsilon",
+            )
+        )
     if args.get("optim_target_modules") and not str(optim).startswith(("galore", "apollo")):
-        found.append(("optim_target_modules", f"{optim} has no use for it; galore_… and apollo_… have"))
+        found.append(
+            ("optim_target_modules", f"{optim} has no use for it; galore_… and apollo_… have")
+        )
     evaluated, saved = args.get("eval_strategy", "no"), args.get("save_strategy", "steps")
     if args.get("load_best_model_at_end") and saved != "best" and evaluated != saved:
         found.append(
-            ("load_best_model_at_end", f"needs eval_strategy={saved}, as save_strategy, or save_strategy=best")
+            (
+                "load_best_model_at_end",
+                f"needs eval_strategy={saved}, as save_strategy, or save_strategy=best",
+            )
         )
-    if args.get("early_stopping_threshold") is not None and args.get("early_stopping_patience") is None:
+    if (
+        args.get("early_stopping_threshold") is not None
+        and args.get("early_stopping_patience") is None
+    ):
         found.append(("early_stopping_threshold", "needs early_stopping_patience"))
     return found
 
 
 def modernise(args: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Translates old names and spellings; gives the new mapping and one sentence for each old name."""
+    """Translates old names and spellings; gives the new mapping and one sentence for each old
+    name."""
     current, said = {}, []
     for name, value in args.items():
         if name == "warmup_ratio" and isinstance(value, int | float) and value >= 1:
             raise UserError(
-                f"trainer.args.warmup_ratio={value}: must be below 1, a share of all steps; warmup_steps is a count"
+                f"trainer.args.warmup_ratio={value}: must be below 1, a share of all steps; "
+                f"warmup_steps is a count"
             )
         if name in RENAMED:
             said.append(f"trainer.args.{name} is called {RENAMED[name]} now")
         is_done_anyway = name in DONE_ANYWAY and value is DONE_ANYWAY[name][0]
         if is_done_anyway:
-            said.append(f"trainer.args.{name}={str(value).lower()} is what is done anyway: {DONE_ANYWAY[name][1]}")
+            said.append(
+                f"trainer.args.{name}={str(value).lower()} is what is done anyway: "
+                f"{DONE_ANYWAY[name][1]}"
+            )
         elif name in DROPPED:
             said.append(f"trainer.args.{name} has no effect any more: {DROPPED[name]}")
         else:

@@ -1,4 +1,5 @@
-"""Names that commands set and files refer to (configs/variables.yaml): those a run uses, and what goes together."""
+"""Names that commands set and files refer to (configs/variables.yaml): those a run uses, and what
+goes together."""
 
 import re
 from typing import Any
@@ -10,7 +11,8 @@ TOFU_SPLITS = ("forget01", "forget05", "forget10")
 
 
 def drop_unused(tree: Any, given: set[str]) -> None:
-    """Takes the variables of benchmarks out of a composed tree in which nothing refers to them and nobody set them."""
+    """Takes the variables of benchmarks out of a composed tree in which nothing refers to them and
+    nobody set them."""
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(tree, resolve=False)
@@ -35,29 +37,35 @@ def _refers(node: Any, name: str) -> bool:
 
 
 def mend_compat(tree: Any) -> None:
-    """Refuses a `compat` that there is not; the suites, which refer to it, see none and do not refuse it again."""
+    """Refuses a `compat` that there is not; the suites, which refer to it, see none and do not
+    refuse it again."""
     compat = tree.get("compat")
     if compat in (None, "openunlearning") or "${" in str(compat):
         return
     tree.compat = None
-    raise UserError(f"compat: must be openunlearning (the published quirks) or null, got {compat!r}")
+    raise UserError(
+        f"compat: must be openunlearning (the published quirks) or null, got {compat!r}"
+    )
 
 
 def mend_split(tree: Any) -> None:
-    """Refuses a forget split whose partners are asked for and not known; what comes after it sees the nearest one."""
+    """Refuses a forget split whose partners are asked for and not known; what comes after it sees
+    the nearest one."""
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(tree, resolve=False)
     split = plain.get("forget_split")
-    asked = [name for name in ("retain_split", "holdout_split") if "${partner:" in str(plain.get(name))]
+    asked = [
+        name for name in ("retain_split", "holdout_split") if "${partner:" in str(plain.get(name))
+    ]
     if not asked or "${" in str(split) or re.fullmatch(r"forget\d\d", str(split)):
         return
     guess = _nearest_split(str(split))
     tree.forget_split = guess or TOFU_SPLITS[-1]
     hint = f"did you mean {guess}? " if guess else ""
     raise UserError(
-        f"forget_split={split}: {hint}TOFU has {', '.join(TOFU_SPLITS)}; a split of your own has no known partner: "
-        f"set {' and '.join(asked)} as well"
+        f"forget_split={split}: {hint}TOFU has {', '.join(TOFU_SPLITS)}; a split of your own has "
+        f"no known partner: set {' and '.join(asked)} as well"
     )
 
 

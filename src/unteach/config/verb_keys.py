@@ -34,7 +34,8 @@ HABITS = {
 
 
 def key_of(verb: str, name: str) -> str | None:
-    """Give the key that a verb calls `name`, itself or by another word for it; None where it has nothing like it."""
+    """Give the key that a verb calls `name`, itself or by another word for it; None where it has
+    nothing like it."""
     allowed = KEYS.get(verb, ())
     if name in allowed:
         return name
@@ -49,4 +50,7 @@ def unknown_key(verb: str, name: str) -> str:
     key = key_of(verb, name)
     if key is None:
         return unknown(f"key of {verb}", name, KEYS[verb])
-    return f"there is no key of {verb} called {name!r}; did you mean {key}? Allowed: {', '.join(sorted(KEYS[verb]))}"
+    return (
+        f"there is no key of {verb} called {name!r}; did you mean {key}? Allowed: "
+        f"{', '.join(sorted(KEYS[verb]))}"
+    )

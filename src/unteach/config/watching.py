@@ -8,11 +8,12 @@ from unteach.errors import UserError
 
 @dataclass
 class Guard:
-    """What counts as a collapse of what should be retained, and what to do about it (see training/guard.py).
+    """What counts as a collapse of what should be retained, and what to do about it (see
+    training/guard.py).
 
-    max_rise: of the retain answers' mean loss since the beginning, in nats. max_repetition: the share of repeated pairs
-    of tokens in greedy continuations. action: `warn` says it; `stop` ends training there; `best` ends it and takes the
-    model of the last look that was healthy.
+    max_rise: of the retain answers' mean loss since the beginning, in nats. max_repetition: the
+    share of repeated pairs of tokens in greedy continuations. action: `warn` says it; `stop` ends
+    training there; `best` ends it and takes the model of the last look that was healthy.
     """
 
     action: Literal["warn", "stop", "best"] = "warn"
@@ -28,10 +29,12 @@ class Guard:
 
 @dataclass
 class Samples:
-    """Texts that the model generates while it trains: written to <run>/samples.jsonl and shown in the trackers.
+    """Texts that the model generates while it trains: written to <run>/samples.jsonl and shown in
+    the trackers.
 
-    stream: whose first rows are asked; null for the anchor. every: steps from one look to the next, the first before
-    training; null: whenever suites run. temperature: 0 is greedy; above it, texts are drawn, the same for one seed.
+    stream: whose first rows are asked; null for the anchor. every: steps from one look to the next,
+    the first before training; null: whenever suites run. temperature: 0 is greedy; above it, texts
+    are drawn, the same for one seed.
     """
 
     stream: str | None = None
@@ -48,12 +51,15 @@ class Samples:
         if self.temperature < 0:
             raise UserError("temperature must not be below 0")
         if self.temperature == 0 and (self.top_p is not None or self.top_k is not None):
-            raise UserError("top_p and top_k are for a temperature above 0: greedy texts have no use for them")
+            raise UserError(
+                "top_p and top_k are for a temperature above 0: greedy texts have no use for them"
+            )
 
 
 @dataclass
 class Profiler:
-    """torch.profiler's schedule, in optimiser steps; each active stretch gives a Chrome trace in <run>/profile.
+    """torch.profiler's schedule, in optimiser steps; each active stretch gives a Chrome trace in
+    <run>/profile.
 
     stack, shapes, memory: what is recorded beside times, at a cost.
     """
@@ -69,4 +75,6 @@ class Profiler:
 
     def __post_init__(self) -> None:
         if self.active < 1 or self.repeat < 1 or min(self.skip_first, self.wait, self.warmup) < 0:
-            raise UserError("active and repeat must be at least 1, skip_first, wait and warmup at least 0")
+            raise UserError(
+                "active and repeat must be at least 1, skip_first, wait and warmup at least 0"
+            )

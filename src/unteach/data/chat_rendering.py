@@ -21,7 +21,8 @@ class _Endless(BaseException):
 
 
 def render(template: object, rendering: Callable[[], T]) -> T:
-    """Let a chat template be rendered; UserError where it does not end, or cannot show this conversation.
+    """Let a chat template be rendered; UserError where it does not end, or cannot show this
+    conversation.
 
     Args:
         template: the template's text, or several by name, as a tokenizer has them.
@@ -35,26 +36,39 @@ def render(template: object, rendering: Callable[[], T]) -> T:
             return rendering()
     except _Endless:
         raise UserError(
-            f"the chat template of this model was not done with one conversation after {LONGEST:g} s, and would "
-            f"perhaps never be: {MEND}"
+            f"the chat template of this model was not done with one conversation after {LONGEST:g} "
+            f"s, and would perhaps never be: {MEND}"
         ) from None
     except TemplateError as error:
         raise UserError(f"the chat template cannot show this conversation: {error}") from None
     except UserError:
         raise
-    except (ValueError, RecursionError, ArithmeticError, MemoryError, TypeError, AttributeError, LookupError) as error:
+    except (
+        ValueError,
+        RecursionError,
+        ArithmeticError,
+        MemoryError,
+        TypeError,
+        AttributeError,
+        LookupError,
+    ) as error:
         said = " ".join(str(error).split())[:200]
         raise UserError(
-            f"the chat template of this model fails on a conversation ({type(error).__name__}: {said}): {MEND}"
+            f"the chat template of this model fails on a conversation ({type(error).__name__}: "
+            f"{said}): {MEND}"
         ) from None
 
 
 def refuse_powers(template: object) -> None:
-    """Raise UserError where a template takes a number to a power: one such step may last for hours, uninterrupted."""
+    """Raise UserError where a template takes a number to a power: one such step may last for hours,
+    uninterrupted."""
     texts = template.values() if isinstance(template, dict) else [template]
     for text in texts:
         if isinstance(text, str) and "**" in text and _has_power(text):
-            raise UserError(f"the chat template of this model computes a power (**), which no template needs: {MEND}")
+            raise UserError(
+                f"the chat template of this model computes a power (**), which no template needs: "
+                f"{MEND}"
+            )
 
 
 def _has_power(text: str) -> bool:
@@ -65,7 +79,8 @@ def _has_power(text: str) -> bool:
         for _, kind, value in Environment().lex(text):
             if kind == "whitespace":
                 continue
-            if kind == "operator" and value == "**" and before not in ("(", ","):  # there it spreads arguments
+            # there it spreads arguments
+            if kind == "operator" and value == "**" and before not in ("(", ","):
                 return True
             before = value
     except TemplateSyntaxError:  # which whoever renders it will say
@@ -75,7 +90,8 @@ def _has_power(text: str) -> bool:
 
 @contextmanager
 def _limit_time(seconds: float) -> Iterator[None]:
-    """Within it, what takes longer is stopped. Signals reach the main thread alone; elsewhere there is no limit."""
+    """Within it, what takes longer is stopped. Signals reach the main thread alone; elsewhere there
+    is no limit."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

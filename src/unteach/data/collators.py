@@ -1,4 +1,5 @@
-"""Examples to tensors: padding on either side, with a mask that never takes the end-of-sequence token for padding."""
+"""Examples to tensors: padding on either side, with a mask that never takes the end-of-sequence
+token for padding."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +13,8 @@ SEGMENT = "segment"
 @collator
 @dataclass
 class DataCollatorForSupervisedDataset:
-    """Pads input_ids, labels (-100) and attention_mask (0) to the longest example; nested examples stay nested.
+    """Pads input_ids, labels (-100) and attention_mask (0) to the longest example; nested examples
+    stay nested.
 
     Where rows have several documents, `segment` says which a token is of.
     """
@@ -28,13 +30,19 @@ class DataCollatorForSupervisedDataset:
         if "input_ids" not in examples[0]:
             return {key: self([example[key] for example in examples]) for key in examples[0]}
         longest = max(len(example["input_ids"]) for example in examples)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        pad = (
+            self.tokenizer.pad_token_id
+            if self.tokenizer.pad_token_id is not None
+            else self.tokenizer.eos_token_id
+        )
 
         def padded(key: str, filler: int) -> Any:
             rows = np.full((len(examples), longest), filler, dtype=np.int64)
             for row, example in zip(rows, examples, strict=True):
                 length = len(example["input_ids"])
-                place = slice(longest - length, None) if self.padding_side == "left" else slice(length)
+                place = (
+                    slice(longest - length, None) if self.padding_side == "left" else slice(length)
+                )
                 row[place] = example.get(key, 1)
             return torch.from_numpy(rows)
 

@@ -1,4 +1,5 @@
-"""The ways to write a row: which columns a method's data needs, and how they are found in a table."""
+"""The ways to write a row: which columns a method's data needs, and how they are found in a
+table."""
 
 import re
 import shlex
@@ -15,8 +16,8 @@ from unteach.errors import UserError, nearest
 class Form:
     """One way to write a row.
 
-    roles: what a column is for -> the handler's argument that takes its name. raw: the words are asked and answered as
-    they are; False: through the model's template; None: nothing is asked.
+    roles: what a column is for -> the handler's argument that takes its name. raw: the words are
+    asked and answered as they are; False: through the model's template; None: nothing is asked.
     """
 
     handler: str
@@ -39,13 +40,20 @@ class Form:
 
     def with_optional(self, columns: Sequence[str], mapped: dict[str, str]) -> "Form":
         """The form with those of its optional columns that are there."""
-        there = {role: argument for role, argument in self.optional.items() if mapped.get(role, role) in columns}
+        there = {
+            role: argument
+            for role, argument in self.optional.items()
+            if mapped.get(role, role) in columns
+        }
         (first, argument), *others = self.roles.items()
         return replace(self, roles={first: argument, **there, **dict(others)})
 
     def holds(self, other: "Form") -> bool:
         """Whether it reads all that another form reads, and more."""
-        return set(other.roles) != set(self.roles) and set(other.roles) <= {*self.roles, *self.beside}
+        return set(other.roles) != set(self.roles) and set(other.roles) <= {
+            *self.roles,
+            *self.beside,
+        }
 
     def columns(self, mapped: dict[str, str]) -> list[str]:
         """The columns that it reads."""
@@ -61,7 +69,8 @@ ASKED = (
     ("prompt", "generation", True),
     ("question", "answer", False),
 )
-"""What a column that is asked is called, what its answer is, and whether the two are taken as they are."""
+"""What a column that is asked is called, what its answer is, and whether the two are taken as they
+are."""
 QUESTIONS = tuple({asked: raw for asked, _, raw in ASKED}.items())
 BEFORE = {"system": "system_key", "history": "history_key"}
 """What may stand before an instruction of Alpaca's."""
@@ -73,7 +82,10 @@ ALPACA = Form(
     beside=("text",),  # Stanford's own file has the whole prompt there
 )
 ANSWERS = (
-    *(Form("QADataset", {asked: "question_key", answer: "answer_key"}, raw) for asked, answer, raw in ASKED),
+    *(
+        Form("QADataset", {asked: "question_key", answer: "answer_key"}, raw)
+        for asked, answer, raw in ASKED
+    ),
     ALPACA,
 )
 CHATS = ("messages", "conversations")
@@ -100,27 +112,42 @@ FORMS: dict[str, tuple[Form, ...]] = {
         TEXT,
     ),
     "signed": tuple(_also(form, "QADataset", forget="forget_key") for form in ANSWERS),
-    "alternates": tuple(_also(form, "QAwithAlternateDataset", alternate="alternate_key") for form in ANSWERS),
+    "alternates": tuple(
+        _also(form, "QAwithAlternateDataset", alternate="alternate_key") for form in ANSWERS
+    ),
     "refusals": tuple(_also(form, "QAwithIdkDataset") for form in ANSWERS),
     "text": (
         TEXT,
-        *(Form("PretrainingDataset", {asked: "text_key", answer: "text_key"}, None) for asked, answer, _ in ASKED),
+        *(
+            Form("PretrainingDataset", {asked: "text_key", answer: "text_key"}, None)
+            for asked, answer, _ in ASKED
+        ),
         *(Form("PretrainingDataset", {asked: "text_key"}, None) for asked, _ in QUESTIONS),
     ),
     "pairs": (
-        *(Form("PreferenceDataset", {asked: "prompt_key", **PAIR}, raw) for asked, raw in QUESTIONS),
+        *(
+            Form("PreferenceDataset", {asked: "prompt_key", **PAIR}, raw)
+            for asked, raw in QUESTIONS
+        ),
         Form(
             "PreferenceDataset",
             {"instruction": "prompt_key", **PAIR},
             raw=False,
             optional={"input": "input_key", **BEFORE},
         ),
-        *(Form("PreferenceDataset", {turns: "prompt_key", **PAIR}, False, optional=AROUND) for turns in CHATS),
+        *(
+            Form("PreferenceDataset", {turns: "prompt_key", **PAIR}, False, optional=AROUND)
+            for turns in CHATS
+        ),
         Form("PreferenceDataset", PAIR, False, (("prompt_key", None),)),
     ),
     "feedback": (
         *(
-            Form("FeedbackDataset", {asked: "prompt_key", answer: "answer_key", "label": "label_key"}, raw)
+            Form(
+                "FeedbackDataset",
+                {asked: "prompt_key", answer: "answer_key", "label": "label_key"},
+                raw,
+            )
             for asked, answer, raw in ASKED
         ),
         *(Form("FeedbackDataset", {asked: "prompt_key", **PAIR}, raw) for asked, raw in QUESTIONS),
@@ -137,14 +164,20 @@ FORMS: dict[str, tuple[Form, ...]] = {
             optional={"input": "input_key", **BEFORE},
         ),
     ),
-    "classes": tuple(Form("LabelledDataset", {text: "text_key", label: "label_key"}, None) for text, label in TOLD),
-    "numbers": tuple(Form("ScoredDataset", {text: "text_key", label: "target_key"}, None) for text, label in TOLD),
+    "classes": tuple(
+        Form("LabelledDataset", {text: "text_key", label: "label_key"}, None)
+        for text, label in TOLD
+    ),
+    "numbers": tuple(
+        Form("ScoredDataset", {text: "text_key", label: "target_key"}, None) for text, label in TOLD
+    ),
 }
 """What a method's ROWS names -> the ways to write them."""
 
 
 def of_text(with_output: bool | None) -> tuple[Form, ...]:
-    """The ways to write text; with_output: whether an answer beside it is text too (null: it is)."""
+    """The ways to write text; with_output: whether an answer beside it is text too (null: it
+    is)."""
     return tuple(form for form in FORMS["text"] if with_output is not False or len(form.roles) == 1)
 
 
@@ -159,24 +192,35 @@ def name_column(role: str, column: str, key: str = "data.columns") -> str:
 
 def list_columns(columns: Iterable[str]) -> str:
     """List columns by their names, in quotes where blanks stand round one."""
-    return ", ".join(column if column and column == column.strip() else repr(column) for column in columns)
+    return ", ".join(
+        column if column and column == column.strip() else repr(column) for column in columns
+    )
 
 
-def no_such_column(role: str, column: str, where: str, columns: Sequence[str], key: str = "data.columns") -> str:
+def no_such_column(
+    role: str, column: str, where: str, columns: Sequence[str], key: str = "data.columns"
+) -> str:
     """What is said where a column is named that the rows do not have."""
     guess = nearest(column, columns) or nearest(role, columns)
     hint = f"; did you mean {name_column(role, guess, key)}?" if guess else ""
-    return f"{key}.{role}: {where}: no column {column!r}; its columns: {list_columns(columns)}{hint}"
+    return (
+        f"{key}.{role}: {where}: no column {column!r}; its columns: {list_columns(columns)}{hint}"
+    )
 
 
 def find(
-    where: str, columns: Sequence[str], forms: Iterable[Form], mapped: dict[str, str], key: str = "data.columns"
+    where: str,
+    columns: Sequence[str],
+    forms: Iterable[Form],
+    mapped: dict[str, str],
+    key: str = "data.columns",
 ) -> Form:
     """The one form that these columns have; of forms within one another, the widest.
 
-    mapped: role -> the column that plays it, where that has another name; a form whose every column is named there is
-    the one. key: what `mapped` is called in the configuration. Raises UserError that says which columns there could be,
-    with the nearest right name, or which forms to choose from.
+    mapped: role -> the column that plays it, where that has another name; a form whose every column
+    is named there is the one. key: what `mapped` is called in the configuration. Raises UserError
+    that says which columns there could be, with the nearest right name, or which forms to choose
+    from.
     """
     forms = list(forms)
     roles = sorted({role for form in forms for role in (*form.roles, *form.optional)})
@@ -206,15 +250,26 @@ def note_unread(table: tables.Table, read: Iterable[str]) -> list[str]:
     left = [column for column in table.worded if column not in read]
     if not left:
         return []
-    return [f"{table.where}: nothing reads its text column{'s' if len(left) > 1 else ''} {', '.join(left)}"]
+    return [
+        f"{table.where}: nothing reads its text column{'s' if len(left) > 1 else ''} "
+        f"{', '.join(left)}"
+    ]
 
 
-def _nothing_fits(where: str, columns: Sequence[str], forms: list[Form], mapped: dict[str, str], key: str) -> str:
+def _nothing_fits(
+    where: str, columns: Sequence[str], forms: list[Form], mapped: dict[str, str], key: str
+) -> str:
     def lacking(form: Form) -> list[str]:
         return [role for role in form.roles if mapped.get(role, role) not in columns]
 
     best = min(forms, key=lambda form: len(lacking(form)) / len(form.roles))
-    guesses = [name_column(role, guess, key) for role in lacking(best) if (guess := nearest(role, columns))]
-    hint = f"did you mean {' '.join(guesses)}?" if guesses else f"say which it is: {key}.{lacking(best)[0]}=NAME"
+    guesses = [
+        name_column(role, guess, key) for role in lacking(best) if (guess := nearest(role, columns))
+    ]
+    hint = (
+        f"did you mean {' '.join(guesses)}?"
+        if guesses
+        else f"say which it is: {key}.{lacking(best)[0]}=NAME"
+    )
     ways = ", or ".join(dict.fromkeys(map(str, forms)))
     return f"{where}: needs the columns {ways}; it has {list_columns(columns)}; {hint}"

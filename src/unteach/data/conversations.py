@@ -1,7 +1,8 @@
-"""Conversations as they are written in files: OpenAI's turns of role and content, ShareGPT's of from and value.
+"""Conversations as they are written in files: OpenAI's turns of role and content, ShareGPT's of
+from and value.
 
-Both become turns of {role, content} as chat templates take them. What a turn says that cannot be shown to a model is
-refused or named; nothing of it is left out in silence.
+Both become turns of {role, content} as chat templates take them. What a turn says that cannot be
+shown to a model is refused or named; nothing of it is left out in silence.
 """
 
 import json
@@ -29,8 +30,8 @@ OPENAI_ROLES = ("system", "developer", "user", ASSISTANT, "tool", "ipython")
 """What OpenAI's `role` may be; Llama's chat templates call what a tool gave `ipython`."""
 SHAPE = "must be a list of {role, content} or of {from, value}, both text"
 UNSHOWN = frozenset({"role", "content", "weight", "tool_calls", "tool_call_id", "id", "type"})
-"""Keys of a turn that no note names where the chat template does not show them: they are read here, or tie a call to
-its result."""
+"""Keys of a turn that no note names where the chat template does not show them: they are read here,
+or tie a call to its result."""
 
 
 class BadConversation(ValueError):
@@ -38,7 +39,8 @@ class BadConversation(ValueError):
 
 
 def read_messages(cell: Any) -> list[Message]:
-    """A cell as turns of {role, content}, be it a list, a single turn or JSON. Raises BadConversation."""
+    """A cell as turns of {role, content}, be it a list, a single turn or JSON. Raises
+    BadConversation."""
     turns = _from_json(cell)
     turns = [turns] if isinstance(turns, dict) else turns
     if not isinstance(turns, list) or not turns:
@@ -59,14 +61,17 @@ def read_conversation(cell: Any, system: Any = None) -> list[Message]:
 
 
 def read_tools(cell: Any) -> Tools:
-    """The tools that a conversation may call, as chat templates take them; none where the cell is empty."""
+    """The tools that a conversation may call, as chat templates take them; none where the cell is
+    empty."""
     if tables.missing(cell) or cell == []:
         return []
     tools = _from_json(cell)
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise BadConversation("must be a list of tools, each a mapping (or that as JSON)")
     # A tool may be written as OpenAI does, or without the wrapping, as LLaMA-Factory does.
-    wrapped = [tool if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+    wrapped = [
+        tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
+    ]
     if not all(isinstance(_name_of(tool), str) for tool in wrapped):
         raise BadConversation("must name every tool: {name, description, parameters}")
     return wrapped
@@ -112,7 +117,8 @@ def _read_sharegpt(turn: dict[str, Any]) -> Message:
 
 
 def _read_role(said: Any, roles: Iterable[str], key: str) -> str:
-    """Who says a turn, in any case. A role that nobody has would be shown by most templates and never learned."""
+    """Who says a turn, in any case. A role that nobody has would be shown by most templates and
+    never learned."""
     if not isinstance(said, str):
         raise BadConversation(SHAPE)
     role = said.strip().lower()
@@ -125,14 +131,21 @@ def _read_role(said: Any, roles: Iterable[str], key: str) -> str:
 
 def _read_openai(turn: dict[str, Any]) -> Message:
     if turn.get("role") == "function" or "function_call" in turn:
-        raise BadConversation("has function_call, OpenAI's old way; write tool_calls, and the role tool for the result")
+        raise BadConversation(
+            "has function_call, OpenAI's old way; write tool_calls, and the role tool for the "
+            "result"
+        )
     role = turn["role"] = _read_role(turn.get("role"), OPENAI_ROLES, "role")
     calls = turn.pop("tool_calls", None) or []
     if not calls:
         return {**turn, "content": _read_content(turn.get("content"))}
     if role != ASSISTANT:
         raise BadConversation(f"has tool_calls in a turn of {role}; only the assistant calls tools")
-    return {**turn, "content": _read_content(turn.get("content", "")), "tool_calls": _read_calls(calls)}
+    return {
+        **turn,
+        "content": _read_content(turn.get("content", "")),
+        "tool_calls": _read_calls(calls),
+    }
 
 
 def _read_content(content: Any) -> str:
@@ -152,7 +165,8 @@ def _read_content(content: Any) -> str:
 
 
 def _read_calls(calls: Any) -> Tools:
-    """Calls of tools, with their arguments as mappings: chat templates write these as JSON themselves."""
+    """Calls of tools, with their arguments as mappings: chat templates write these as JSON
+    themselves."""
     said = "has a call of a tool that is not {name, arguments}, with arguments as JSON"
     if not isinstance(calls, list):
         raise BadConversation(said)
@@ -165,7 +179,13 @@ def _read_calls(calls: Any) -> Tools:
         if not isinstance(arguments, dict):
             raise BadConversation(said)
         identity = {"id": call["id"]} if call.get("id") is not None else {}
-        read.append({"type": "function", **identity, "function": {"name": function["name"], "arguments": arguments}})
+        read.append(
+            {
+                "type": "function",
+                **identity,
+                "function": {"name": function["name"], "arguments": arguments},
+            }
+        )
     return read
 
 
@@ -173,9 +193,13 @@ def _check_weight(message: Message) -> None:
     """OpenAI's weight: 0 reads a turn of the assistant without learning it."""
     weight = message.get("weight", 0)
     if isinstance(weight, bool) or weight not in (0, 1):
-        raise BadConversation(f"has the weight {weight!r}; a turn of the assistant has 1 (learned) or 0 (only read)")
+        raise BadConversation(
+            f"has the weight {weight!r}; a turn of the assistant has 1 (learned) or 0 (only read)"
+        )
     if weight == 1 and message["role"] != ASSISTANT:
-        raise BadConversation(f"has weight 1 in a turn of {message['role']}; only turns of the assistant are learned")
+        raise BadConversation(
+            f"has weight 1 in a turn of {message['role']}; only turns of the assistant are learned"
+        )
 
 
 def is_learned(message: Message) -> bool:

@@ -1,7 +1,8 @@
-"""Rows that say the same: those that stand twice in one stream, and those that are both forgotten and retained.
+"""Rows that say the same: those that stand twice in one stream, and those that are both forgotten
+and retained.
 
-Two rows say the same where all the texts that are read of them are equal, white space aside. A conversation of one
-question and its answer is the same as a row of the two.
+Two rows say the same where all the texts that are read of them are equal, white space aside. A
+conversation of one question and its answer is the same as a row of the two.
 """
 
 import unicodedata
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
 EARLIER = ("system_key", "history_key")
 ASKED = ("question_key", "prompt_key", "input_key")
-NEEDED = ("messages_key", "answer_key", "chosen_key", "rejected_key", "text_key", "label_key", "target_key")
+NEEDED = (
+    "messages_key",
+    "answer_key",
+    "chosen_key",
+    "rejected_key",
+    "text_key",
+    "label_key",
+    "target_key",
+)
 KEYS = (*EARLIER, *ASKED, *NEEDED)
 """Arguments of datasets that name the columns in which a row's texts stand."""
 
@@ -28,12 +37,17 @@ KEYS = (*EARLIER, *ASKED, *NEEDED)
 def read_keys(dataset: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a row's texts that a dataset of these arguments reads."""
     fields = getattr(dataset, "__dataclass_fields__", {})
-    keys = {name: arguments.get(name, getattr(fields.get(name), "default", None)) for name in KEYS if name in fields}
+    keys = {
+        name: arguments.get(name, getattr(fields.get(name), "default", None))
+        for name in KEYS
+        if name in fields
+    }
     return {name: column for name, column in keys.items() if isinstance(column, str | list)}
 
 
 def hash_rows(keys: Mapping[str, Any], rows: Sequence[tables.Row]) -> "np.ndarray":
-    """A number for each row, equal where rows say the same; 0 where a row lacks its answer and is dropped."""
+    """A number for each row, equal where rows say the same; 0 where a row lacks its answer and is
+    dropped."""
     import numpy as np
 
     layout = _Layout.read(keys)
@@ -71,7 +85,8 @@ def find_shared(hashes: "np.ndarray", others: "np.ndarray") -> list[int]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """The columns of a row's texts in the order in which they are shown. needed: by argument, those it must have."""
+    """The columns of a row's texts in the order in which they are shown. needed: by argument, those
+    it must have."""
 
     earlier: list[str]
     asked: list[str]
@@ -86,7 +101,8 @@ class _Layout:
 
 
 def _texts(layout: _Layout, row: tables.Row) -> tuple[str, ...]:
-    """What is read of a row, in the order in which it is shown; nothing where a text that it needs is missing."""
+    """What is read of a row, in the order in which it is shown; nothing where a text that it needs
+    is missing."""
     texts: list[str] = []
     for column in layout.earlier:
         texts += _words(row.get(column))
@@ -114,7 +130,8 @@ def as_list(columns: Any) -> list[str]:
 
 
 def _turns(cell: Any) -> list[str]:
-    """The texts of a conversation, none where its last answer is empty; of what is none, as it is written."""
+    """The texts of a conversation, none where its last answer is empty; of what is none, as it is
+    written."""
     try:
         messages = conversations.read_messages(cell)
     except conversations.BadConversation:
@@ -129,7 +146,8 @@ def _turns(cell: Any) -> list[str]:
 
 
 def _words(cell: Any) -> list[str]:
-    """The texts in a cell, each with its white space as single spaces and its accents written one way (NFC)."""
+    """The texts in a cell, each with its white space as single spaces and its accents written one
+    way (NFC)."""
     if isinstance(cell, str):
         text = " ".join(cell.split())
         return [text if text.isascii() else unicodedata.normalize("NFC", text)] if text else []

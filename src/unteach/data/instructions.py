@@ -1,4 +1,5 @@
-"""Instructions as Alpaca writes them: an instruction with its input, a system prompt and earlier turns before it."""
+"""Instructions as Alpaca writes them: an instruction with its input, a system prompt and earlier
+turns before it."""
 
 import json
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ NO_CONTEXT = Context()
 
 
 def join_input(instruction: Any, given: Any, column: str, number: int, faults: Faults) -> Any:
-    """An instruction and its input, joined by a line end as LLaMA-Factory does; either may be empty."""
+    """An instruction and its input, joined by a line end as LLaMA-Factory does; either may be
+    empty."""
     if not faults.text(given, column, number, needed=False):
         return instruction
     if tables.missing(instruction):
@@ -44,8 +46,11 @@ def join_input(instruction: Any, given: Any, column: str, number: int, faults: F
     return f"{instruction}\n{given}" if isinstance(instruction, str) else instruction
 
 
-def read_context(system: Any, history: Any, columns: tuple[str, str], number: int, faults: Faults) -> Context:
-    """The system prompt and the earlier turns of a row; what is wrong with them is noted by `faults`."""
+def read_context(
+    system: Any, history: Any, columns: tuple[str, str], number: int, faults: Faults
+) -> Context:
+    """The system prompt and the earlier turns of a row; what is wrong with them is noted by
+    `faults`."""
     system_column, history_column = columns
     has_system = faults.text(system, system_column, number, needed=False)
     pairs = () if tables.missing(history) else _read_history(history)
@@ -63,13 +68,22 @@ def _read_history(cell: Any) -> tuple[tuple[str, str], ...] | None:
     if not isinstance(pairs, list):
         return None
     for pair in pairs:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(text, str) for text in pair)
+        ):
             return None
     return tuple((question, answer) for question, answer in pairs)
 
 
 def encode_last(
-    template: Template, context: Context, shots: Pairs, question: str, answer: str, max_length: int | None = None
+    template: Template,
+    context: Context,
+    shots: Pairs,
+    question: str,
+    answer: str,
+    max_length: int | None = None,
 ) -> Encoded:
     """A question after its context with its answer, which alone is learned."""
     if not context:
@@ -86,10 +100,12 @@ def encode_last(
 def encode_all(
     template: Template, context: Context, shots: Pairs, question: str, answer: str
 ) -> tuple[list[int], list[int]]:
-    """input_ids and labels of a question after its context; the answers of earlier turns are learned too.
+    """input_ids and labels of a question after its context; the answers of earlier turns are
+    learned too.
 
-    Without a chat template an earlier answer is learned up to its last word: what the template shows after it is only
-    read, since an answer that is asked for ends with the end-of-sequence token.
+    Without a chat template an earlier answer is learned up to its last word: what the template
+    shows after it is only read, since an answer that is asked for ends with the end-of-sequence
+    token.
     """
     if not context.history:
         encoded = encode_last(template, context, shots, question, answer)
@@ -110,7 +126,10 @@ def encode_all(
 def _encode_turns(template: Template, shots: Pairs, turns: Pairs) -> list[Piece]:
     """Questions and answers in the template's tags, as pieces."""
     if template.args.boundary == "joint":
-        raise UserError("boundary=joint is about one question and its answer; rows with earlier turns need apart")
+        raise UserError(
+            "boundary=joint is about one question and its answer; rows with earlier turns need "
+            "apart"
+        )
     pieces: list[Piece] = []
     shown = ""
     for number, (question, answer) in enumerate(turns):
@@ -118,7 +137,12 @@ def _encode_turns(template: Template, shots: Pairs, turns: Pairs) -> list[Piece]
         asked = template.write_prompt(question, before)
         # The first piece has BOS where the tokenizer puts one.
         pieces.append(
-            (template.encode_prompt(question, before) if not number else template.plain(asked[len(shown) :]), False)
+            (
+                template.encode_prompt(question, before)
+                if not number
+                else template.plain(asked[len(shown) :]),
+                False,
+            )
         )
         told = (template.args.answer_prefix or "") + template.hide(answer)
         is_last = number == len(turns) - 1
@@ -128,7 +152,9 @@ def _encode_turns(template: Template, shots: Pairs, turns: Pairs) -> list[Piece]
 
 
 def _as_messages(context: Context, shots: Pairs, question: str, answer: str) -> list[Message]:
-    messages: list[Message] = [{"role": "system", "content": context.system}] if context.system else []
+    messages: list[Message] = (
+        [{"role": "system", "content": context.system}] if context.system else []
+    )
     for asked, told in shots:  # which show how, and are not learned
         messages.append({"role": "user", "content": asked})
         messages.append({"role": ASSISTANT, "content": told, "weight": 0})
@@ -141,6 +167,7 @@ def _as_messages(context: Context, shots: Pairs, question: str, answer: str) -> 
 def _refuse_system(template: Template, context: Context) -> None:
     if context.system:
         raise UserError(
-            f"a system prompt is shown by a chat template, and this model is asked by template={template.kind}; take a "
-            "model whose tokenizer has one, or rows without system"
+            "a system prompt is shown by a chat template, and this model is asked by "
+            f"template={template.kind}; take a model whose tokenizer has one, or rows without "
+            "system"
         )

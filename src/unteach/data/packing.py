@@ -7,8 +7,9 @@ from collections.abc import Sequence
 def best_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
     """The pieces, by their numbers, that share a row; no row has more than `room` tokens.
 
-    The longest first, each into the row with the least space that still takes it. Rows and the pieces in them are in
-    the order of the pieces' numbers, so that the result is a function of `lengths` alone.
+    The longest first, each into the row with the least space that still takes it. Rows and the
+    pieces in them are in the order of the pieces' numbers, so that the result is a function of
+    `lengths` alone.
     """
     assert not lengths or max(lengths) <= room
     rows: list[list[int]] = []

@@ -1,12 +1,15 @@
-"""Prompts that open a block of reasoning, as DeepSeek-R1's and Nemotron's do, and what an answer says after them."""
+"""Prompts that open a block of reasoning, as DeepSeek-R1's and Nemotron's do, and what an answer
+says after them."""
 
 OPEN, CLOSE = "<think>", "</think>"
 
 
 def after_open_reasoning(asked: str, told: str, answer: str) -> str | None:
-    """Write what follows a prompt that opens a block of reasoning, where the template shows the answer without it.
+    """Write what follows a prompt that opens a block of reasoning, where the template shows the
+    answer without it.
 
-    An answer without reasoning closes the block at once: what is learned goes on from exactly what is asked.
+    An answer without reasoning closes the block at once: what is learned goes on from exactly what
+    is asked.
 
     Args:
         asked: what the model is asked, up to where it answers.
@@ -14,7 +17,8 @@ def after_open_reasoning(asked: str, told: str, answer: str) -> str | None:
         answer: the words of the answer; reasoning in them, which such templates leave out, is kept.
 
     Returns:
-        The text after `asked`; None where the prompt opens no reasoning, or the template shows the rest otherwise, too.
+        The text after `asked`; None where the prompt opens no reasoning, or the template shows the
+        rest otherwise, too.
     """
     begin = asked.rfind(OPEN)
     if begin < 0 or asked[begin:].strip() != OPEN or not told.startswith(asked[:begin]):

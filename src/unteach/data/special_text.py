@@ -1,7 +1,8 @@
-"""Special tokens that are written in somebody's text: they are text there, and tokens only where a template puts them.
+"""Special tokens that are written in somebody's text: they are text there, and tokens only where a
+template puts them.
 
-A text is hidden before a template shows it: each special token in it becomes a mark. Every special token that then
-stands in what the template shows is the template's own.
+A text is hidden before a template shows it: each special token in it becomes a mark. Every special
+token that then stands in what the template shows is the template's own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-# Noncharacters of Unicode, which no text holds. One of them and a private character are one special token.
+# Noncharacters of Unicode, which no text holds. One of them and a private character are one special
+# token.
 HIDDEN, OWN = "\ufdd0", "\ufdd1"
 FIRST = 0x100000
 _HIDDEN_TOKEN = re.compile(f"{HIDDEN}(.)", re.DOTALL)
@@ -29,7 +31,9 @@ class SpecialText:
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.items()
-        self.added: list[tuple[int, AddedToken]] = [(number, token) for number, token in added if token.special]
+        self.added: list[tuple[int, AddedToken]] = [
+            (number, token) for number, token in added if token.special
+        ]
         self._index = {token.content: index for index, (_, token) in enumerate(self.added)}
         # The longest of those that begin at one place is read, as a tokenizer does.
         longest_first = sorted(self._index, key=len, reverse=True)
@@ -45,7 +49,9 @@ class SpecialText:
             return self.hide(value)
         if isinstance(value, dict):
             return {key: self.hide_all(inner) for key, inner in value.items()}
-        return [self.hide_all(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return (
+            [self.hide_all(inner) for inner in value] if isinstance(value, list | tuple) else value
+        )
 
     def stands_in(self, value: Any) -> bool:
         """Whether a special token is written in any text of a mapping, a list or a text."""
@@ -62,9 +68,12 @@ class SpecialText:
         return _HIDDEN_TOKEN.sub(lambda match: self.added[ord(match[1]) - FIRST][1].content, text)
 
     def find(self, text: str, start: int = 0) -> list[tuple[int, int, int]]:
-        """Find the special tokens in a text that are not hidden: (id, where it begins, where it ends) of each."""
+        """Find the special tokens in a text that are not hidden: (id, where it begins, where it
+        ends) of each."""
         matches: Iterable[re.Match[str]] = self._pattern.finditer(text, start)
-        return [(self.added[self._index[match[0]]][0], match.start(), match.end()) for match in matches]
+        return [
+            (self.added[self._index[match[0]]][0], match.start(), match.end()) for match in matches
+        ]
 
     def encode(self, text: str, add_special_tokens: bool = False) -> tuple[int, ...]:
         """Tokenise a text in which hidden special tokens are text, and all others tokens."""
@@ -73,13 +82,16 @@ class SpecialText:
             # Whoever asked the tokenizer for rows of one length left that in its backend.
             if backend is not None and backend.truncation is None and backend.padding is None:
                 return tuple(backend.encode(text, add_special_tokens=add_special_tokens).ids)
-            told = self.tokenizer(text, add_special_tokens=add_special_tokens, return_attention_mask=False)
+            told = self.tokenizer(
+                text, add_special_tokens=add_special_tokens, return_attention_mask=False
+            )
             return tuple(told["input_ids"])
         if not self.tokenizer.is_fast:
             token = self.reveal(text[text.index(HIDDEN) :][:2])
             raise UserError(
-                f"a row holds the text of the special token {token}, and this tokenizer cannot read it as text; write "
-                "it in another way, or set model.template_args.special_tokens=tokens"
+                f"a row holds the text of the special token {token}, and this tokenizer cannot "
+                "read it as text; write it in another way, or set "
+                "model.template_args.special_tokens=tokens"
             )
         own = self._pattern.sub(lambda match: OWN + chr(FIRST + self._index[match[0]]), text)
         ids = self._splitter.encode(self.reveal(own), add_special_tokens=add_special_tokens).ids
@@ -87,14 +99,18 @@ class SpecialText:
 
     @cached_property
     def _backend(self) -> Tokenizer | None:
-        """What the tokenizer calls for a text, where it does nothing else: asked directly, it takes half the time."""
+        """What the tokenizer calls for a text, where it does nothing else: asked directly, it takes
+        half the time."""
         from transformers import PreTrainedTokenizerFast
 
         kind = type(self.tokenizer)
         if not issubclass(kind, PreTrainedTokenizerFast):
             return None
         steps = ("__call__", "_encode_plus", "_batch_encode_plus")
-        if any(getattr(kind, step, None) is not getattr(PreTrainedTokenizerFast, step, None) for step in steps):
+        if any(
+            getattr(kind, step, None) is not getattr(PreTrainedTokenizerFast, step, None)
+            for step in steps
+        ):
             return None
         backend: Tokenizer = self.tokenizer.backend_tokenizer
         splits = bool(getattr(self.tokenizer, "split_special_tokens", False))
@@ -102,7 +118,8 @@ class SpecialText:
 
     @cached_property
     def _splitter(self) -> Tokenizer:
-        """A copy of the tokenizer that reads special tokens as text, and as tokens only by names of their own."""
+        """A copy of the tokenizer that reads special tokens as text, and as tokens only by names of
+        their own."""
         from tokenizers import AddedToken, Tokenizer
 
         copy = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
@@ -111,7 +128,9 @@ class SpecialText:
         for index, (_, token) in enumerate(self.added):
             name = OWN + chr(FIRST + index)
             # Those that are no special tokens are never split.
-            copy.add_tokens([AddedToken(name, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)])
+            copy.add_tokens(
+                [AddedToken(name, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)]
+            )
         copy.encode_special_tokens = True
         return copy
 
@@ -119,4 +138,8 @@ class SpecialText:
     def _own_ids(self) -> dict[int, int]:
         names = [OWN + chr(FIRST + index) for index in range(len(self.added))]
         numbers = map(self._splitter.token_to_id, names)
-        return {number: own for number, (own, _) in zip(numbers, self.added, strict=True) if number is not None}
+        return {
+            number: own
+            for number, (own, _) in zip(numbers, self.added, strict=True)
+            if number is not None
+        }

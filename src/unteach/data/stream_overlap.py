@@ -1,4 +1,5 @@
-"""Rows that a run is both to forget and to retain: found in files before a model is loaded, and counted elsewhere."""
+"""Rows that a run is both to forget and to retain: found in files before a model is loaded, and
+counted elsewhere."""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -19,21 +20,26 @@ if TYPE_CHECKING:
 
 
 def overlap_in_files(parts: Mapping[str, Part]) -> str | None:
-    """What there is to say about rows of the user's files that are both forgotten and retained; "" where none are.
+    """What there is to say about rows of the user's files that are both forgotten and retained; ""
+    where none are.
 
-    They stand in the streams `forget` and `retain`, or in `train` with a column that says which a row is. None where
-    the run has no such rows, or has the tokens of one and the words of the other.
+    They stand in the streams `forget` and `retain`, or in `train` with a column that says which a
+    row is. None where the run has no such rows, or has the tokens of one and the words of the
+    other.
     """
     if {"forget", "retain"} <= set(parts):
         return find_shared_rows(parts["forget"], parts["retain"], "both forgotten and retained")
     train = parts.get("train")
     if train is None or "forget_key" not in train.args:
         return None
-    return _compare(*_split_by_flag(_read(train), train.args["forget_key"]), "both forgotten and retained")
+    return _compare(
+        *_split_by_flag(_read(train), train.args["forget_key"]), "both forgotten and retained"
+    )
 
 
 def find_shared_rows(first: Part, second: Part, what: str) -> str | None:
-    """What there is to say about rows that two datasets share; None where words would be compared with tokens."""
+    """What there is to say about rows that two datasets share; None where words would be compared
+    with tokens."""
     if not are_comparable(first, second):
         return None
     read = _read_tokens if is_of_tokens(first) else _read
@@ -52,7 +58,8 @@ def is_of_tokens(part: Part) -> bool:
 
 @dataclass(frozen=True)
 class _Side:
-    """Rows to forget or to retain. hashes: a number for each, equal where rows say the same. places: their numbers."""
+    """Rows to forget or to retain. hashes: a number for each, equal where rows say the same.
+    places: their numbers."""
 
     hashes: "np.ndarray"
     places: Sequence[int]
@@ -79,7 +86,9 @@ def _read_tokens(part: Part) -> _Side:
     for shard in token_files.read_shards(Path(hf_args["path"])):
         for row in range(len(shard)):
             numbers.append(hash(np.asarray(shard.ids(row), np.int64).tobytes()) or 1)
-    return _Side(np.array(numbers, np.int64), range(len(numbers)), Faults(sources.named(hf_args), []))
+    return _Side(
+        np.array(numbers, np.int64), range(len(numbers)), Faults(sources.named(hf_args), [])
+    )
 
 
 def _split_by_flag(side: _Side, column: str) -> tuple[_Side, _Side]:
@@ -91,7 +100,9 @@ def _split_by_flag(side: _Side, column: str) -> tuple[_Side, _Side]:
             where = sources.place(faults.rows, number, faults.where)
             places[flag(row.get(column), column, where)].append(number)
     forgotten, retained = places[True], places[False]
-    return _Side(side.hashes[forgotten], forgotten, faults), _Side(side.hashes[retained], retained, faults)
+    return _Side(side.hashes[forgotten], forgotten, faults), _Side(
+        side.hashes[retained], retained, faults
+    )
 
 
 def _compare(forgotten: _Side, retained: _Side, what: str) -> str:
@@ -103,14 +114,17 @@ def _compare(forgotten: _Side, retained: _Side, what: str) -> str:
 
 
 def note_overlap(forget: Sequence[Any], retain: Sequence[Any]) -> list[str]:
-    """The same about built datasets of which not all are of the user's files: a sentence, or none."""
+    """The same about built datasets of which not all are of the user's files: a sentence, or
+    none."""
     import numpy as np
 
     if all("choice" in getattr(part, "hf_args", {}) for part in (*forget, *retain)):
         return []  # which was said when the files were looked at
     forgotten, retained = _hashes(forget), _hashes(retain)
     shared = (
-        duplicates.find_shared(np.concatenate(forgotten), np.concatenate(retained)) if forgotten and retained else []
+        duplicates.find_shared(np.concatenate(forgotten), np.concatenate(retained))
+        if forgotten and retained
+        else []
     )
     return [_count(len(shared), "both forgotten and retained")] if shared else []
 

@@ -1,8 +1,9 @@
 """Streams and steps: which rows an optimiser step sees, as a pure function of (seed, epoch, step).
 
-The rows of a step are drawn first, then dealt to ranks and micro-batches; places left over are filled with rows of
-weight zero. The anchor stream sets the epoch and is visited once in it; every other stream runs through seeded
-permutations of its own, one after the other, without replacement. How a step is dealt changes nothing it computes.
+The rows of a step are drawn first, then dealt to ranks and micro-batches; places left over are
+filled with rows of weight zero. The anchor stream sets the epoch and is visited once in it; every
+other stream runs through seeded permutations of its own, one after the other, without replacement.
+How a step is dealt changes nothing it computes.
 """
 
 import itertools
@@ -31,21 +32,25 @@ ALTERNATE = "alternate"
 """The stream of other answers to the rows of data.forget."""
 ABSENT = {
     ALTERNATE: "another answer for each row of data.forget, and its dataset gives none; set "
-    "data.forget=TOFU_QA_forget_idk, or a dataset of QAwithIdkDataset or QAwithAlternateDataset with "
-    "return_original=true",
-    "chosen": "a chosen and a rejected answer in each row of data.train, and its dataset gives none; take a dataset of "
+    "data.forget=TOFU_QA_forget_idk, or a dataset of QAwithIdkDataset or QAwithAlternateDataset "
+    "with return_original=true",
+    "chosen": "a chosen and a rejected answer in each row of data.train, and its dataset gives "
+    "none; take a dataset of "
     "PreferenceDataset",
-    "mismatched": "rows of data.train that say whether their answer was liked, and its dataset has none; take a "
+    "mismatched": "rows of data.train that say whether their answer was liked, and its dataset has "
+    "none; take a "
     "dataset of FeedbackDataset",
 }
 ABSENT["rejected"] = ABSENT["chosen"]
-"""What a method needs that trains on a stream of schema.BESIDE, where the dataset's rows have no such part."""
+"""What a method needs that trains on a stream of schema.BESIDE, where the dataset's rows have no
+such part."""
 
 
 class Stream:
     """The examples of one or several datasets, one after the other.
 
-    A stream of schema.BESIDE takes its own part of each row's example, every other stream the row's `original`.
+    A stream of schema.BESIDE takes its own part of each row's example, every other stream the row's
+    `original`.
     follows: the stream whose draws are its own too, so that the two stand in pairs.
     """
 
@@ -64,7 +69,8 @@ class Stream:
         return part[row]
 
     def tokenized_rows(self) -> Sequence[int]:
-        """The rows whose tokens are known without tokenising any more: all, but where a run is only looked at."""
+        """The rows whose tokens are known without tokenising any more: all, but where a run is only
+        looked at."""
         if all(getattr(part, "num_tokenized", None) is None for part in self.parts):
             return range(len(self))
         return [
@@ -86,11 +92,14 @@ class Stream:
                 raise UserError(f"this method needs {ABSENT[self.name]}")
             return example[self.name]
         if "input_ids" not in example and "original" not in example:
-            raise UserError(f"data.{self.name}: a row has several answers; training takes one (set answer_key)")
+            raise UserError(
+                f"data.{self.name}: a row has several answers; training takes one (set answer_key)"
+            )
         return example.get("original", example)
 
     def distinct(self, draws: list[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
-        """For each (row, epoch), the first one that has the same tokens; epoch 0 alone where no row changes with it."""
+        """For each (row, epoch), the first one that has the same tokens; epoch 0 alone where no row
+        changes with it."""
         varies = any(hasattr(part, "variant") for part in self.parts)
         first: dict[Any, tuple[int, int]] = {}
         same = {}
@@ -107,8 +116,16 @@ class Steps:
     packed: whether rows go through the model end to end, without padding.
     """
 
-    def __init__(self, streams: dict[str, Stream], anchor: str, size: int, seed: int, packed: bool = False):
-        self.streams, self.anchor, self.size, self.seed, self.packed = streams, anchor, size, seed, packed
+    def __init__(
+        self, streams: dict[str, Stream], anchor: str, size: int, seed: int, packed: bool = False
+    ):
+        self.streams, self.anchor, self.size, self.seed, self.packed = (
+            streams,
+            anchor,
+            size,
+            seed,
+            packed,
+        )
         self._order = lru_cache(maxsize=4 * len(streams))(self._permutation)
 
     def __len__(self) -> int:
@@ -122,7 +139,9 @@ class Steps:
         """The (row, epoch of that stream) pairs of one step, a stream."""
         length = len(self.streams[self.anchor])
         first, last = step * self.size, min((step + 1) * self.size, length)
-        drawn = {self.anchor: [(self._order(self.anchor, epoch)[i], epoch) for i in range(first, last)]}
+        drawn = {
+            self.anchor: [(self._order(self.anchor, epoch)[i], epoch) for i in range(first, last)]
+        }
         for name, stream in self.streams.items():
             if stream.follows:
                 drawn[name] = drawn[stream.follows]
@@ -140,10 +159,12 @@ class Steps:
         return {name: list(rows) for name, rows in found.items()}
 
     def deal(self, epoch: int, step: int, hands: int) -> list[list[Slot]]:
-        """A step's rows dealt to `hands` micro-batches of equal size, filled up with rows of weight zero.
+        """A step's rows dealt to `hands` micro-batches of equal size, filled up with rows of weight
+        zero.
 
-        Rows of near lengths come together, so that little is padded. Packed rows pad nothing: there each hand gets
-        about as many tokens as the others. Streams that stand in pairs are dealt as one.
+        Rows of near lengths come together, so that little is padded. Packed rows pad nothing: there
+        each hand gets about as many tokens as the others. Streams that stand in pairs are dealt as
+        one.
         """
         drawn = self.draw(epoch, step)
         dealt: list[list[Slot]] = [[] for _ in range(hands)]
@@ -156,19 +177,31 @@ class Steps:
         return dealt
 
     def _longest_first(self, name: str, drawn: dict[str, list[tuple[int, int]]]) -> list[int]:
-        """The places of a stream's rows in a step by their length; of pairs, by that of the longer."""
+        """The places of a stream's rows in a step by their length; of pairs, by that of the
+        longer."""
         leader = self.streams[name].follows or name
-        pairs = [self.streams[other] for other in drawn if leader in (other, self.streams[other].follows)]
-        lengths = [max(len(stream.example(*row)["input_ids"]) for stream in pairs) for row in drawn[leader]]
+        pairs = [
+            self.streams[other] for other in drawn if leader in (other, self.streams[other].follows)
+        ]
+        lengths = [
+            max(len(stream.example(*row)["input_ids"]) for stream in pairs) for row in drawn[leader]
+        ]
         return sorted(range(len(lengths)), key=lambda place: -lengths[place])
 
 
 def share_out(order: list[int], hands: int, even: bool) -> list[list[int]]:
-    """Items in order to hands, whose counts differ by one at most: each a stretch of its own, or to and fro."""
+    """Items in order to hands, whose counts differ by one at most: each a stretch of its own, or to
+    and fro."""
     if even:
         there_and_back = [*range(hands), *reversed(range(hands))]
-        return [[item for place, item in enumerate(order) if there_and_back[place % (2 * hands)] == hand]
-                for hand in range(hands)]  # fmt: skip
+        return [
+            [
+                item
+                for place, item in enumerate(order)
+                if there_and_back[place % (2 * hands)] == hand
+            ]
+            for hand in range(hands)
+        ]
     ends = [len(order) // hands * hand + min(hand, len(order) % hands) for hand in range(hands + 1)]
     return [order[start:end] for start, end in itertools.pairwise(ends)]
 
@@ -206,11 +239,12 @@ class Rows:
 
 
 def collate(items: list[tuple[Slot, Example]], collator: Any) -> dict[str, Any]:
-    """One micro-batch over all streams: padded tensors, each row's weight, number and epoch, and `rows`, each stream's
-    slice.
+    """One micro-batch over all streams: padded tensors, each row's weight, number and epoch, and
+    `rows`, each stream's slice.
 
-    Rows of weight zero keep their tokens and lose their labels, so that they count nowhere. An example's own weight
-    (-1: its loss is ascended) is its row's, and so is a target, a number that stands for a label.
+    Rows of weight zero keep their tokens and lose their labels, so that they count nowhere. An
+    example's own weight (-1: its loss is ascended) is its row's, and so is a target, a number that
+    stands for a label.
     """
     import torch
 
@@ -222,17 +256,28 @@ def collate(items: list[tuple[Slot, Example]], collator: Any) -> dict[str, Any]:
         batch["target"] = torch.tensor([example.get("target", 0.0) for _, example in items])
     batch["epoch"] = torch.tensor([slot.epoch for slot, _ in items])
     names = [slot.stream for slot, _ in items]
-    batch["rows"] = {name: (names.index(name), names.index(name) + names.count(name)) for name in dict.fromkeys(names)}
+    batch["rows"] = {
+        name: (names.index(name), names.index(name) + names.count(name))
+        for name in dict.fromkeys(names)
+    }
     return batch
 
 
 def in_batches(
-    stream: Stream, draws: list[tuple[int, int]], size: int, collator: Any, rank: int = 0, world: int = 1
+    stream: Stream,
+    draws: list[tuple[int, int]],
+    size: int,
+    collator: Any,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """The rows (row, epoch) of a stream, sorted by length: for passes that compute a table. Ranks share them out, and
-    get as many batches each: where weights are sharded, all must make each pass."""
+    """The rows (row, epoch) of a stream, sorted by length: for passes that compute a table. Ranks
+    share them out, and get as many batches each: where weights are sharded, all must make each
+    pass."""
     order = sorted(draws, key=lambda draw: len(stream.example(*draw)["input_ids"]))
     batches = [order[i : i + size] for i in range(0, len(order), size)]
     batches += batches[:1] * (-len(batches) % world)
     for batch in batches[rank::world]:
-        yield collate([(Slot(stream.name, *draw, 1.0), stream.example(*draw)) for draw in batch], collator)
+        yield collate(
+            [(Slot(stream.name, *draw, 1.0), stream.example(*draw)) for draw in batch], collator
+        )

@@ -1,7 +1,8 @@
-"""The one object that turns a question and an answer into tokens: for training, evaluation and inference alike.
+"""The one object that turns a question and an answer into tokens: for training, evaluation and
+inference alike.
 
-The prompt and the answer are tokenised apart and joined, so the boundary is exact; BOS stands where the tokenizer puts
-one; the end-of-turn token stands once, at the end, and is learned.
+The prompt and the answer are tokenised apart and joined, so the boundary is exact; BOS stands where
+the tokenizer puts one; the end-of-turn token stands once, at the end, and is learned.
 """
 
 import functools
@@ -21,9 +22,16 @@ from unteach.errors import UserError, nearest
 
 FILE = "unteach_template.json"
 Shots = Sequence[tuple[str, str]]
-PROBE = [{"role": "user", "content": "unteach asks this"}, {"role": "assistant", "content": "unteach is told that"}]
+PROBE = [
+    {"role": "user", "content": "unteach asks this"},
+    {"role": "assistant", "content": "unteach is told that"},
+]
 """By what a chat template is tried: words that stand in none."""
-ANOTHER = "give the model another template, or ask it by tags (template=qa, for rows of a question and an answer)"
+ANOTHER = (
+    "give the model another template, or ask it by tags (template=qa, for rows of a "
+    "question "
+    "and an answer)"
+)
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,8 @@ class Encoded:
 
 
 class Template:
-    """How this model is asked. Kinds: `chat` (the tokenizer's chat template), `qa` (tags round question and answer),
-    `raw` (the words as they are)."""
+    """How this model is asked. Kinds: `chat` (the tokenizer's chat template), `qa` (tags round
+    question and answer), `raw` (the words as they are)."""
 
     def __init__(self, tokenizer: Any, args: TemplateArgs | None = None):
         self.tokenizer, self.args = tokenizer, args or TemplateArgs()
@@ -61,33 +69,51 @@ class Template:
         if kind == "chat":
             self._check_name()
         if tokenizer.eos_token_id is None:
-            raise UserError("this tokenizer has no end-of-sequence token: set model.tokenizer_args.eos_token")
+            raise UserError(
+                "this tokenizer has no end-of-sequence token: set model.tokenizer_args.eos_token"
+            )
         if self.args.answer_prefix and kind != "qa":
-            raise UserError(f"model.template_args.answer_prefix is for tags (template=qa), not for template={kind}")
+            raise UserError(
+                f"model.template_args.answer_prefix is for tags (template=qa), not for "
+                f"template={kind}"
+            )
         # The tokenizer's own attributes take longer to read than a short text takes to tokenise.
-        self._bos, self._bos_id, self._eos = tokenizer.bos_token or "", tokenizer.bos_token_id, tokenizer.eos_token
+        self._bos, self._bos_id, self._eos = (
+            tokenizer.bos_token or "",
+            tokenizer.bos_token_id,
+            tokenizer.eos_token,
+        )
         self._default_tags = self.args.user_start_tag is None and self.args.asst_start_tag is None
 
     def _check_name(self) -> None:
-        """Refuse a name that none of the tokenizer's chat templates has, and several without a default."""
+        """Refuse a name that none of the tokenizer's chat templates has, and several without a
+        default."""
         templates, name = self.tokenizer.chat_template, self.args.chat_template
         names = list(templates) if isinstance(templates, dict) else []
         if name is not None and name not in names:
-            has = f"it has {', '.join(names)}" if names else "it has one, without a name: leave this out"
+            has = (
+                f"it has {', '.join(names)}"
+                if names
+                else "it has one, without a name: leave this out"
+            )
             guess = nearest(name, names)
             hint = f" (did you mean {guess}?)" if guess else ""
             raise UserError(
-                f"model.template_args.chat_template: this tokenizer has no chat template called {name!r}{hint}; {has}"
+                f"model.template_args.chat_template: this tokenizer has no chat template called "
+                f"{name!r}{hint}; {has}"
             )
         if name is None and names and "default" not in names:
             raise UserError(
-                f"this tokenizer has several chat templates, {', '.join(names)}, and none is called default: say which "
-                f"with model.template_args.chat_template={names[0]}, or set template=qa or template=raw"
+                f"this tokenizer has several chat templates, {', '.join(names)}, and none is "
+                f"called default: say which with model.template_args.chat_template={names[0]}, or "
+                "set template=qa or template=raw"
             )
 
     def as_raw(self) -> "Template":
         """The template that takes the words of this tokenizer as they are."""
-        return Template(self.tokenizer, TemplateArgs(kind="raw", special_tokens=self.args.special_tokens))
+        return Template(
+            self.tokenizer, TemplateArgs(kind="raw", special_tokens=self.args.special_tokens)
+        )
 
     @functools.cached_property
     def special(self) -> SpecialText:
@@ -96,13 +122,18 @@ class Template:
 
     @functools.cached_property
     def eos(self) -> int:
-        """The id that ends an answer, and is learned; after a chat template, the end of the turn."""
+        """The id that ends an answer, and is learned; after a chat template, the end of the
+        turn."""
         if self.kind == "chat":
             told = self.shown(PROBE, add_generation_prompt=False)
             _, shown, after = told.rpartition(PROBE[-1]["content"])
             if shown and (ends := self.special.find(after)):
                 # Several may stand end to end: the end of the response and that of its turn.
-                run = [token for k, (token, start, _) in enumerate(ends) if k == 0 or start == ends[k - 1][2]]
+                run = [
+                    token
+                    for k, (token, start, _) in enumerate(ends)
+                    if k == 0 or start == ends[k - 1][2]
+                ]
                 return run[-1]
         return int(self.tokenizer.eos_token_id)
 
@@ -124,11 +155,15 @@ class Template:
         if self.args.special_tokens == "tokens":
             return False
         if self.kind == "raw":  # where the row's own BOS and EOS are the tokens
-            cells = [c.removeprefix(self._bos).removesuffix(self._eos) if isinstance(c, str) else c for c in cells]
+            cells = [
+                c.removeprefix(self._bos).removesuffix(self._eos) if isinstance(c, str) else c
+                for c in cells
+            ]
         return self.special.stands_in(cells)
 
     def prompt(self, question: str, shots: Shots = ()) -> str:
-        """The text that is asked, up to where the answer starts. `shots` are shown question-answer pairs."""
+        """The text that is asked, up to where the answer starts. `shots` are shown question-answer
+        pairs."""
         return self.special.reveal(self.write_prompt(question, shots))
 
     def write_prompt(self, question: str, shots: Shots = ()) -> str:
@@ -138,10 +173,14 @@ class Template:
         if self.kind == "raw":
             bos, text = self._split_bos("".join(q + a for q, a in shots) + question)
             return bos + self.hide(text)
-        question, shots = self.hide(question), [(self.hide(asked), self.hide(told)) for asked, told in shots]
+        question, shots = (
+            self.hide(question),
+            [(self.hide(asked), self.hide(told)) for asked, told in shots],
+        )
         start, end = self._tags
         shown = "".join(f"{self._user(q)}{start}{self._prefix}{a}{end}" for q, a in shots)
-        return f"{self.args.system_prompt_with_special_tokens or ''}{shown}{self._user(question)}{start}"
+        system = self.args.system_prompt_with_special_tokens or ""
+        return f"{system}{shown}{self._user(question)}{start}"
 
     @property
     def _tags(self) -> tuple[str, str]:
@@ -159,7 +198,11 @@ class Template:
         return f"{self.args.user_start_tag or ''}{question}{self.args.user_end_tag or ''}"
 
     def _chat(self, question: str, shots: Shots, answer: str | None) -> str:
-        messages = [{"role": "system", "content": self.args.system_prompt}] if self.args.system_prompt else []
+        messages = (
+            [{"role": "system", "content": self.args.system_prompt}]
+            if self.args.system_prompt
+            else []
+        )
         for shown_question, shown_answer in shots:
             messages += [
                 {"role": "user", "content": shown_question},
@@ -175,7 +218,8 @@ class Template:
 
     def encode_prompt(self, question: str, shots: Shots = ()) -> tuple[int, ...]:
         text = self.write_prompt(question, shots)
-        return self.plain(text) if self.kind == "chat" else self._with_bos(text)  # a chat template writes BOS itself
+        # a chat template writes BOS itself
+        return self.plain(text) if self.kind == "chat" else self._with_bos(text)
 
     def _with_bos(self, text: str) -> tuple[int, ...]:
         ids = list(self.special.encode(text, add_special_tokens=True))
@@ -189,8 +233,11 @@ class Template:
         """Take the BOS that a text is written with off its beginning: it is the row's own."""
         return (self._bos, text[len(self._bos) :]) if text.startswith(self._bos) else ("", text)
 
-    def encode(self, question: str, answer: str, shots: Shots = (), max_length: int | None = None) -> Encoded:
-        """Prompt and answer as tokens; an answer that does not fit into `max_length` is cut, and says by how much."""
+    def encode(
+        self, question: str, answer: str, shots: Shots = (), max_length: int | None = None
+    ) -> Encoded:
+        """Prompt and answer as tokens; an answer that does not fit into `max_length` is cut, and
+        says by how much."""
         if self.kind == "raw":
             # A row may be written with its BOS and EOS, which stand once.
             answer = answer.removesuffix(self._eos)
@@ -203,7 +250,9 @@ class Template:
             prompt, (learned, _) = self.plain(asked), self.turn(text, [hidden])
         elif self.args.boundary == "joint":
             prompt = self.encode_prompt(question, shots)
-            whole = self._with_bos(self.write_prompt(question, shots) + self._prefix + self.hide(answer))
+            whole = self._with_bos(
+                self.write_prompt(question, shots) + self._prefix + self.hide(answer)
+            )
             prompt, learned = whole[: len(prompt)], (*whole[len(prompt) :], self.eos)
         else:
             prompt, learned = self.encode_prompt(question, shots), self.encode_answer(answer)
@@ -215,25 +264,32 @@ class Template:
         return (*self.plain(self._prefix + self.hide(answer)), self.eos)
 
     def text_after(self, asked: str, told: str, answer: str) -> str:
-        """What a conversation with its answer shows after what is asked. `answer`: what the answer says, hidden."""
-        text = told[len(asked) :] if told.startswith(asked) else after_open_reasoning(asked, told, answer)
+        """What a conversation with its answer shows after what is asked. `answer`: what the answer
+        says, hidden."""
+        text = (
+            told[len(asked) :]
+            if told.startswith(asked)
+            else after_open_reasoning(asked, told, answer)
+        )
         if text is None and CLOSE in answer and asked.rstrip().endswith(CLOSE):
             raise UserError(
-                f"an answer holds reasoning ({CLOSE}), and this chat template asks for answers without: it closes the "
-                "reasoning in the prompt; take it out of the answers, or give the model another template"
+                f"an answer holds reasoning ({CLOSE}), and this chat template asks for answers "
+                "without: it closes the reasoning in the prompt; take it out of the answers, or "
+                "give the model another template"
             )
         if text is None:
             raise UserError(
-                "this chat template shows a question differently once it is answered, so that no answer can be learned "
-                f"after what is asked: {ANOTHER}"
+                "this chat template shows a question differently once it is answered, so that no "
+                f"answer can be learned after what is asked: {ANOTHER}"
             )
         return text
 
     def turn(self, text: str, words: Sequence[str]) -> tuple[tuple[int, ...], str]:
-        """Read an answer as a chat template shows it: its tokens and its text, both up to the end of the turn.
+        """Read an answer as a chat template shows it: its tokens and its text, both up to the end
+        of the turn.
 
-        The end is the first end of turn after the words. A turn that ends in another way, as calls of tools may, ends
-        with its last special token.
+        The end is the first end of turn after the words. A turn that ends in another way, as calls
+        of tools may, ends with its last special token.
 
         Args:
             text: what the template shows for the turn, with what its words say hidden.
@@ -243,7 +299,9 @@ class Template:
             UserError: the template leaves out a part of the answer.
         """
         if not is_answer_shown(words[0], text):
-            raise UserError(f"the chat template does not show the answer as it is written: {ANOTHER}")
+            raise UserError(
+                f"the chat template does not show the answer as it is written: {ANOTHER}"
+            )
         after_words = self.special.find(text, _find_end_of_words(text, words))
         if not after_words:
             return (*self.plain(text), int(self.tokenizer.eos_token_id)), text
@@ -260,15 +318,16 @@ class Template:
         add_generation_prompt: bool,
         tools: list[dict[str, Any]] | None = None,
     ) -> str:
-        """A conversation, with the tools that may be called in it, as the tokenizer's chat template writes it."""
+        """A conversation, with the tools that may be called in it, as the tokenizer's chat template
+        writes it."""
         if self.takes_parts:
             messages = _as_parts(messages)
         return self._render(messages, add_generation_prompt, tools)
 
     @functools.cached_property
     def takes_parts(self) -> bool:
-        """Whether the chat template shows what a turn says only as a list of parts, as those of some models do that
-        read images."""
+        """Whether the chat template shows what a turn says only as a list of parts, as those of
+        some models do that read images."""
         return not self._shows_probe(PROBE) and self._shows_probe(_as_parts(PROBE))
 
     def _shows_probe(self, messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -286,7 +345,9 @@ class Template:
         add_generation_prompt: bool,
         tools: list[dict[str, Any]] | None = None,
     ) -> str:
-        extra: dict[str, Any] = {"date_string": self.args.date_string} if self.args.date_string else {}
+        extra: dict[str, Any] = (
+            {"date_string": self.args.date_string} if self.args.date_string else {}
+        )
         extra |= {"tools": tools} if tools else {}
         extra |= {"chat_template": self.args.chat_template} if self.args.chat_template else {}
 
@@ -302,7 +363,9 @@ class Template:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def save(self, folder: Path) -> None:
-        run_dir.write_text(folder / FILE, json.dumps({**asdict(self.args), "kind": self.kind}, indent=1) + "\n")
+        run_dir.write_text(
+            folder / FILE, json.dumps({**asdict(self.args), "kind": self.kind}, indent=1) + "\n"
+        )
 
 
 def _as_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -324,7 +387,9 @@ def refuse_unshown(messages: Sequence[Mapping[str, Any]], shown: str) -> None:
         if message["role"] == "assistant" and isinstance(content, str):
             content = content.rpartition(CLOSE)[2]
         if isinstance(content, str) and not is_shown(content, shown):
-            raise UserError(f"the chat template does not show what a turn of {message['role']} says: {ANOTHER}")
+            raise UserError(
+                f"the chat template does not show what a turn of {message['role']} says: {ANOTHER}"
+            )
 
 
 def is_shown(content: str, whole: str) -> bool:
@@ -334,7 +399,8 @@ def is_shown(content: str, whole: str) -> bool:
 
 
 def is_answer_shown(answer: str, text: str) -> bool:
-    """Whether all of an answer stands in what a template shows of it, its reasoning and what follows it apart."""
+    """Whether all of an answer stands in what a template shows of it, its reasoning and what
+    follows it apart."""
     reasons, closed, final = answer.rpartition(CLOSE)
     # The prompt may have opened the reasoning; templates write it with line ends of their own.
     parts = [final, *(reasons.split(OPEN) if closed else [])]
@@ -342,7 +408,8 @@ def is_answer_shown(answer: str, text: str) -> bool:
 
 
 def _find_end_of_words(text: str, words: Sequence[str]) -> int:
-    """Find where the last of a turn's words ends in what a template shows; 0 where it shows none as they are."""
+    """Find where the last of a turn's words ends in what a template shows; 0 where it shows none as
+    they are."""
     end = 0
     for said in words:
         final = said.rpartition(CLOSE)[2].strip()
@@ -359,7 +426,9 @@ def saved_args(folder: str) -> TemplateArgs | None:
     if not path.exists():
         return None
     reader = Reader()
-    args: TemplateArgs | None = reader.record(TemplateArgs, run_dir.read_json(path, "the model's template"), str(path))
+    args: TemplateArgs | None = reader.record(
+        TemplateArgs, run_dir.read_json(path, "the model's template"), str(path)
+    )
     if reader.problems:
         raise UserError(mistakes(reader.problems))
     return args

@@ -1,4 +1,5 @@
-"""What becomes of a row that is longer than max_length: one function, for training and for tokenised files alike."""
+"""What becomes of a row that is longer than max_length: one function, for training and for
+tokenised files alike."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -9,12 +10,15 @@ Tokens = tuple[Sequence[int], Sequence[int]]
 """input_ids and labels of one row."""
 
 
-def fit(ids: Sequence[int], labels: Sequence[int], max_length: int, too_long: TooLong) -> list[Tokens]:
-    """The examples that a row gives, each of at most max_length tokens; none where nothing of it is left to learn.
+def fit(
+    ids: Sequence[int], labels: Sequence[int], max_length: int, too_long: TooLong
+) -> list[Tokens]:
+    """The examples that a row gives, each of at most max_length tokens; none where nothing of it is
+    left to learn.
 
-    truncate_right keeps its beginning; truncate_left its end and, where it is a token that is only read (BOS, say), its
-    first one; drop leaves it out; split cuts it into pieces, of which each learns what the last one did not get to, and
-    begins with the token before that.
+    truncate_right keeps its beginning; truncate_left its end and, where it is a token that is only
+    read (BOS, say), its first one; drop leaves it out; split cuts it into pieces, of which each
+    learns what the last one did not get to, and begins with the token before that.
     """
     if len(ids) <= max_length:
         return learnable([(ids, labels)])

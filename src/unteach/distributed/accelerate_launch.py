@@ -1,7 +1,8 @@
-"""`launch=NAME nproc=N`: a command once more in N processes, started by accelerate with a shipped file.
+"""`launch=NAME nproc=N`: a command once more in N processes, started by accelerate with a shipped
+file.
 
-The files are accelerate's own, so `accelerate launch --config_file` takes them as they are. Ranks that torchrun started
-find in the same file how their run is spread.
+The files are accelerate's own, so `accelerate launch --config_file` takes them as they are. Ranks
+that torchrun started find in the same file how their run is spread.
 """
 
 import contextlib
@@ -34,13 +35,16 @@ from unteach.strict_yaml import read_yaml
 from unteach.wording import counted
 
 PATIENCE = 600
-"""Seconds that asked processes have for their checkpoint before they are killed; a scheduler's own limit is sooner."""
+"""Seconds that asked processes have for their checkpoint before they are killed; a scheduler's own
+limit is sooner."""
 SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR2")
-"""What reaches the launcher and is passed on to all of its processes, unless this process ignores it."""
+"""What reaches the launcher and is passed on to all of its processes, unless this process ignores
+it."""
 
 
 def files(config_dirs: Iterable[str] = ()) -> dict[str, Path]:
-    """The launch files by name: those that ship, and those in the folder `launch` of the user's configuration."""
+    """The launch files by name: those that ship, and those in the folder `launch` of the user's
+    configuration."""
     homes = (hydra_groups.CONFIGS, *plugins.config_folders(), *map(Path, config_dirs))
     return {file.stem: file for home in homes for file in sorted((home / "launch").glob("*.yaml"))}
 
@@ -64,9 +68,11 @@ def started(
     config_name: str | None,
     config_dirs: Iterable[str],
 ) -> bool:
-    """Carries a command out in the processes that its `launch` asks for; False where it is to be done in this one.
+    """Carries a command out in the processes that its `launch` asks for; False where it is to be
+    done in this one.
 
-    In a process that a launcher started, `launch` says how the run is spread, if the launcher did not.
+    In a process that a launcher started, `launch` says how the run is spread, if the launcher did
+    not.
     """
     if config.launch is None:
         return False
@@ -88,12 +94,15 @@ def _gpus(name: str) -> int:
     found = torch.cuda.device_count()
     if found < 2:
         said = "one GPU" if found else "no GPU"
-        raise UserError(f"launch={name} needs nproc=N, how many processes: there is {said} to count them by")
+        raise UserError(
+            f"launch={name} needs nproc=N, how many processes: there is {said} to count them by"
+        )
     return found
 
 
 def _refuse_too_many(count: int, file: Path, config: schema.Config | InferConfig) -> None:
-    """Raise UserError where more processes are asked for than the GPUs can hold, or the cores without any GPU."""
+    """Raise UserError where more processes are asked for than the GPUs can hold, or the cores
+    without any GPU."""
     import torch
 
     told = _read(file)
@@ -104,7 +113,9 @@ def _refuse_too_many(count: int, file: Path, config: schema.Config | InferConfig
     if not num_gpus:
         refuse_too_many("nproc", -(-count // num_machines))
     elif count > num_gpus * num_machines:
-        there = counted(num_gpus, "GPU") + (f" on each of {num_machines} machines" if num_machines > 1 else "")
+        there = counted(num_gpus, "GPU") + (
+            f" on each of {num_machines} machines" if num_machines > 1 else ""
+        )
         raise UserError(f"nproc={count}: a process needs a GPU of its own, and here is {there}")
 
 
@@ -125,7 +136,9 @@ def _arguments(file: Path, count: int, words: list[str]) -> Any:
 
     given = ["--config_file", str(file), "--num_processes", str(count), "--main_process_port", "0"]
     args = launch_command_parser().parse_args([*given, "-m", "unteach", *words])
-    heard = [name for name in SIGNALS if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN]
+    heard = [
+        name for name in SIGNALS if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN
+    ]
     args.shutdown_timeout, args.signals_to_handle = PATIENCE, ",".join(heard)
     return args
 
@@ -141,10 +154,13 @@ def _run(args: Any) -> None:
         with _quiet():
             launch_command(args)
     except SignalException as asked:
-        again = isinstance(asked.__context__, SignalException)  # while it waited for what the first one asked
+        # while it waited for what the first one asked
+        again = isinstance(asked.__context__, SignalException)
         if asked.sigval == signal.SIGINT and again:
             raise KeyboardInterrupt from None
-        raise Preempted(f"asked to stop ({asked.sigval.name}); run the same command again to go on") from None
+        raise Preempted(
+            f"asked to stop ({asked.sigval.name}); run the same command again to go on"
+        ) from None
     except ChildFailedError as failed:
         raise _ended({rank: one.exitcode for rank, one in failed.failures.items()}) from None
     except ValueError as error:
@@ -165,10 +181,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _ended(codes: dict[int, int]) -> Exception:
-    """The exception that stands for how processes ended, by rank; they said themselves what was wrong."""
+    """The exception that stands for how processes ended, by rank; they said themselves what was
+    wrong."""
     signalled = {rank: code for rank, code in codes.items() if code < 0}
     if own := {rank: code for rank, code in signalled.items() if -code != signal.SIGTERM}:
-        signalled, codes = own, own  # the others ended for want of it; the launcher itself sends SIGTERM
+        # the others ended for want of it; the launcher itself sends SIGTERM
+        signalled, codes = own, own
     said = {rank: code for rank, code in codes.items() if code > 0}
     if said:
         rank, code = min(said.items())
@@ -178,27 +196,36 @@ def _ended(codes: dict[int, int]) -> Exception:
         return kinds[code](words) if code in kinds else Ended(words, code)
     rank, code = min(signalled.items())
     lost = -code in (signal.SIGKILL, signal.SIGTERM)
-    why = "run the same command again; it goes on from the last whole checkpoint" if lost else "it crashed"
+    why = (
+        "run the same command again; it goes on from the last whole checkpoint"
+        if lost
+        else "it crashed"
+    )
     words = f"process {rank} was ended by {signal.Signals(-code).name}: {why}"
     return Ended(words, EXIT_PREEMPTED if lost else EXIT_BUG)
 
 
 def _join(file: Path, config: schema.Config | InferConfig) -> None:
-    """In a rank: what the file says of the way a run is spread, unless accelerate said it already."""
+    """In a rank: what the file says of the way a run is spread, unless accelerate said it
+    already."""
     told = _read(file)
     spread = told.get("distributed_type")
     if spread in ("FSDP", "DEEPSPEED") and launch_environment.mode() in ("one", "ddp"):
         os.environ.update(_environment(file))
     stage = (told.get("deepspeed_config") or {}).get("zero_stage")
-    wanted = {"FSDP": "fsdp2", "DEEPSPEED": f"zero{stage}" if stage else launch_environment.mode()}.get(
-        str(spread), "ddp"
-    )
+    wanted = {
+        "FSDP": "fsdp2",
+        "DEEPSPEED": f"zero{stage}" if stage else launch_environment.mode(),
+    }.get(str(spread), "ddp")
     if launch_environment.mode() not in (wanted, "one"):
-        raise UserError(f"launch={config.launch} and the launcher that started these processes disagree: the one says "
-                        f"{wanted}, the other {launch_environment.mode()}; leave one of them out")  # fmt: skip
+        raise UserError(
+            f"launch={config.launch} and the launcher that started these processes disagree: the "
+            f"one says {wanted}, the other {launch_environment.mode()}; leave one of them out"
+        )
     if config.nproc not in (None, launch_environment.world()):
         raise UserError(
-            f"nproc={config.nproc}, and the launcher started {launch_environment.world()} processes; leave nproc out"
+            f"nproc={config.nproc}, and the launcher started {launch_environment.world()} "
+            f"processes; leave nproc out"
         )
 
 
@@ -208,7 +235,13 @@ def _environment(file: Path) -> dict[str, str]:
     from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
     with _quiet():
-        args, defaults, _ = _validate_launch_command(_arguments(file, max(launch_environment.world(), 2), []))
+        args, defaults, _ = _validate_launch_command(
+            _arguments(file, max(launch_environment.world(), 2), [])
+        )
         args.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
-        made = prepare_deepspeed_cmd_env(args)[1] if args.use_deepspeed else prepare_multi_gpu_env(args)
+        made = (
+            prepare_deepspeed_cmd_env(args)[1]
+            if args.use_deepspeed
+            else prepare_multi_gpu_env(args)
+        )
     return {key: value for key, value in made.items() if key.startswith(("ACCELERATE_", "FSDP_"))}

@@ -1,6 +1,7 @@
 """The locks under which torch builds the extensions that DeepSpeed asks for at its start.
 
-Whoever is killed while it builds leaves its lock, and every later start would wait for it without end.
+Whoever is killed while it builds leaves its lock, and every later start would wait for it without
+end.
 """
 
 import contextlib
@@ -9,7 +10,8 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """Where torch builds extensions; each has a folder of its own, with `lock` in it while one process builds."""
+    """Where torch builds extensions; each has a folder of its own, with `lock` in it while one
+    process builds."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache / "torch_extensions")
 

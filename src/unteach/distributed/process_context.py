@@ -1,8 +1,9 @@
 """The processes of this run, as torchrun or accelerate started them, and how they agree to stop.
 
-SIGTERM and SIGUSR2 only set a flag in the process they reach. All processes look at it together, at the end of every
-optimiser step and between the batches of an evaluation, so all of them stop at the same place. The first Ctrl-C does
-the same once the work is under way (`interruptible`); the second ends the process at once.
+SIGTERM and SIGUSR2 only set a flag in the process they reach. All processes look at it together, at
+the end of every optimiser step and between the batches of an evaluation, so all of them stop at the
+same place. The first Ctrl-C does the same once the work is under way (`interruptible`); the second
+ends the process at once.
 """
 
 import contextlib
@@ -30,29 +31,37 @@ def _ask(signum: int, frame: Any) -> None:
     So does a SIGTERM after it, because that is how torchrun passes on the second Ctrl-C.
     """
     global _asked, _interrupted
-    if os.getpid() != _listening_pid:  # a worker that was forked from the run: the run itself hears the same signal
+    # a worker that was forked from the run: the run itself hears the same signal
+    if os.getpid() != _listening_pid:
         return
     if _interrupted and signum in (signal.SIGINT, signal.SIGTERM):
         raise KeyboardInterrupt
     _asked = True
     if signum == signal.SIGINT:
         _interrupted = True
-        if launch_environment.rank() == 0:  # print() may be what was interrupted, and cannot be entered twice
+        # print() may be what was interrupted, and cannot be entered twice
+        if launch_environment.rank() == 0:
             os.write(2, f"\n{_announcement}\n".encode())
 
 
 @contextlib.contextmanager
 def interruptible(announcement: str) -> Iterator[None]:
-    """Within it the first Ctrl-C asks the run to stop, as SIGTERM does, and the second ends it at once.
+    """Within it the first Ctrl-C asks the run to stop, as SIGTERM does, and the second ends it at
+    once.
 
-    Where Ctrl-C is ignored, as in a background job or in a study's run, whose parent asks it, it stays ignored.
+    Where Ctrl-C is ignored, as in a background job or in a study's run, whose parent asks it, it
+    stays ignored.
 
     Args:
-        announcement: what is said at the first Ctrl-C: what happens now, and what the second would do.
+        announcement: what is said at the first Ctrl-C: what happens now, and what the second would
+            do.
     """
     global _announcement
     before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
+    if threading.current_thread() is not threading.main_thread() or before in (
+        signal.SIG_IGN,
+        None,
+    ):
         yield
         return
     _announcement = announcement
@@ -64,7 +73,8 @@ def interruptible(announcement: str) -> Iterator[None]:
 
 
 def end_at_first_interrupt() -> None:
-    """Have the first Ctrl-C end this process within `interruptible`, where others that share the work end at it."""
+    """Have the first Ctrl-C end this process within `interruptible`, where others that share the
+    work end at it."""
     if signal.getsignal(signal.SIGINT) is _ask:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -80,7 +90,8 @@ class Processes:
 
     @property
     def sharded(self) -> bool:
-        """Whether no process holds all weights, so that every pass must be made by all of them together."""
+        """Whether no process holds all weights, so that every pass must be made by all of them
+        together."""
         return self.mode in launch_environment.SHARDED
 
     @property
@@ -129,8 +140,8 @@ ALONE = Processes(0, 1, None, None)
 
 @dataclass(frozen=True)
 class Joining:
-    """How processes join: on the CPU whatever GPUs there are; over which backend; and after how many silent seconds a
-    process gives the others up."""
+    """How processes join: on the CPU whatever GPUs there are; over which backend; and after how
+    many silent seconds a process gives the others up."""
 
     cpu: bool = False
     backend: str | None = None
@@ -138,7 +149,8 @@ class Joining:
 
 
 def once(work: Callable[[], Any], joining: Joining | None = None) -> Any:
-    """What the first of the processes that were launched together finds, or is refused, in all of them."""
+    """What the first of the processes that were launched together finds, or is refused, in all of
+    them."""
     if launch_environment.mode() == "one":
         return work()
     import torch
@@ -158,7 +170,8 @@ def once(work: Callable[[], Any], joining: Joining | None = None) -> Any:
 
 
 def start(joining: Joining | None = None) -> Processes:
-    """Joins the processes that were launched together (alone, it is a world of one) and listens for signals."""
+    """Joins the processes that were launched together (alone, it is a world of one) and listens for
+    signals."""
     from accelerate.utils import gather_object
 
     global _asked, _interrupted, _listening_pid
@@ -169,15 +182,17 @@ def start(joining: Joining | None = None) -> Processes:
             signal.signal(name, _ask)
     state = _state(joining or Joining())
     gather = gather_object if state.num_processes > 1 else None
-    return Processes(state.process_index, state.num_processes, gather, state.device, launch_environment.mode())
+    return Processes(
+        state.process_index, state.num_processes, gather, state.device, launch_environment.mode()
+    )
 
 
 def _state(joining: Joining) -> Any:
     """accelerate's state of these processes, joined as the launcher wants it or not at all.
 
-    On the CPU accelerate knows plain data parallelism only, and turns FSDP and DeepSpeed into it without a word. The
-    same group of processes, called by the name of its GPU kind once it has joined over gloo, is sharded there too:
-    accelerate asks for nothing else of a GPU.
+    On the CPU accelerate knows plain data parallelism only, and turns FSDP and DeepSpeed into it
+    without a word. The same group of processes, called by the name of its GPU kind once it has
+    joined over gloo, is sharded there too: accelerate asks for nothing else of a GPU.
     """
     from datetime import timedelta
 
@@ -187,7 +202,11 @@ def _state(joining: Joining) -> Any:
     if PartialState._shared_state:
         return PartialState()
     mode = launch_environment.mode()
-    cpu = joining.cpu or launch_environment.flag("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
+    cpu = (
+        joining.cpu
+        or launch_environment.flag("ACCELERATE_USE_CPU")
+        or not torch.cuda.is_available()
+    )
     if cpu and mode.startswith("zero"):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     _refuse_without_deepspeed(mode)
@@ -195,12 +214,16 @@ def _state(joining: Joining) -> Any:
         for lock in extension_builds.release_abandoned():
             print(f"note: removed {lock}, which a process that was killed had left")
     try:
-        state = PartialState(cpu=cpu, backend=joining.backend, timeout=timedelta(seconds=joining.timeout))
+        state = PartialState(
+            cpu=cpu, backend=joining.backend, timeout=timedelta(seconds=joining.timeout)
+        )
     except ValueError as error:
         raise UserError(f"trainer.args.ddp_backend={joining.backend}: {error}") from None
     if state.num_processes != launch_environment.world():
-        raise UserError(f"the launcher says {launch_environment.world()} processes, and {state.num_processes} joined. "
-                        f"{launch_environment.RIGHT}")  # fmt: skip
+        raise UserError(
+            f"the launcher says {launch_environment.world()} processes, and {state.num_processes} "
+            f"joined. {launch_environment.RIGHT}"
+        )
     if cpu and mode not in ("one", "ddp"):
         os.environ["ACCELERATE_USE_CPU"] = "false"
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU

@@ -1,4 +1,5 @@
-"""How many processes a count of the user's may start here: beyond that, the machine stands still."""
+"""How many processes a count of the user's may start here: beyond that, the machine stands
+still."""
 
 import os
 
@@ -16,4 +17,7 @@ def refuse_too_many(key: str, count: int) -> None:
     """Raise UserError where a count of processes is more than four for each core."""
     most = PER_CORE * num_cores()
     if count > most:
-        raise UserError(f"{key}={count}: at most {most} processes here, {PER_CORE} for each of {num_cores()} cores")
+        raise UserError(
+            f"{key}={count}: at most {most} processes here, {PER_CORE} for each of {num_cores()} "
+            f"cores"
+        )

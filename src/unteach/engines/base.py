@@ -1,4 +1,5 @@
-"""What every engine offers: scores of given answers, generated text, and gradient norms where it can."""
+"""What every engine offers: scores of given answers, generated text, and gradient norms where it
+can."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ Said = Callable[[int], None] | None
 class Score:
     """What one pass says about one answer, one entry a token.
 
-    token: the answer's ids; logprob: log p of each; hit: whether it was the argmax; mean, variance: of the log-probs
-    over the vocabulary, under p, at each position.
+    token: the answer's ids; logprob: log p of each; hit: whether it was the argmax; mean, variance:
+    of the log-probs over the vocabulary, under p, at each position.
     """
 
     token: np.ndarray
@@ -36,9 +37,11 @@ Plan = list[list[list[int]]]
 
 
 class Store(Protocol):
-    """Keeps measurements of items by kind, so that none is made twice, and how a pass is batched until it is over.
+    """Keeps measurements of items by kind, so that none is made twice, and how a pass is batched
+    until it is over.
 
-    A pass that was cut off goes on with the batches it was planned with, and ends with the same bits.
+    A pass that was cut off goes on with the batches it was planned with, and ends with the same
+    bits.
     """
 
     def get(self, kind: str, item: Any) -> Any: ...
@@ -53,7 +56,8 @@ class Store(Protocol):
 
 
 class Engine(Protocol):
-    """Every pass gives one result for each item, in the order of the items. context: how many tokens it reads."""
+    """Every pass gives one result for each item, in the order of the items. context: how many
+    tokens it reads."""
 
     @property
     def context(self) -> int | None: ...
@@ -61,7 +65,14 @@ class Engine(Protocol):
     def score(self, pairs: Sequence[tuple[Ids, Ids]], said: Said = None) -> list[Score]: ...
 
     def generate(
-        self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, until: Sequence[str] = (), **sampling: Any
+        self,
+        prompts: Sequence[Ids],
+        max_new_tokens: int,
+        said: Said = None,
+        until: Sequence[str] = (),
+        **sampling: Any,
     ) -> list[list[int]]: ...
 
-    def grad_norms(self, pairs: Sequence[tuple[Ids, Ids]], p: float, said: Said = None) -> list[float]: ...
+    def grad_norms(
+        self, pairs: Sequence[tuple[Ids, Ids]], p: float, said: Said = None
+    ) -> list[float]: ...

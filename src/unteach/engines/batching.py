@@ -1,7 +1,9 @@
-"""How every pass runs: what the store has is taken from it, and the rest goes batch by batch over the processes.
+"""How every pass runs: what the store has is taken from it, and the rest goes batch by batch over
+the processes.
 
-The size of a batch is found by a budget of padded tokens. Where a batch does not fit into memory in any process, all of
-them lower the budget together and go on with what is left, so that they keep planning the same batches.
+The size of a batch is found by a budget of padded tokens. Where a batch does not fit into memory in
+any process, all of them lower the budget together and go on with what is left, so that they keep
+planning the same batches.
 """
 
 import functools
@@ -15,18 +17,22 @@ from unteach.errors import NO_MEMORY
 from unteach.models.placement import settle
 
 TOKENS_PER_BATCH = {"cuda": 16384, "cpu": 2048}
-"""Padded tokens of one batch at most, until memory says otherwise; more gains a CPU nothing and costs its caches."""
+"""Padded tokens of one batch at most, until memory says otherwise; more gains a CPU nothing and
+costs its caches."""
 Row = list[int]
 """The numbers of the items that go through the model as one row."""
 
 
 class Batching:
-    """Which items make a row, and which rows a batch: longest first, none wider than the budget allows.
+    """Which items make a row, and which rows a batch: longest first, none wider than the budget
+    allows.
 
     length: tokens of an item's row. most: items of one batch at most.
     """
 
-    def __init__(self, items: Sequence[Any], length: Callable[[Any], int], most: int | None, budget: int):
+    def __init__(
+        self, items: Sequence[Any], length: Callable[[Any], int], most: int | None, budget: int
+    ):
         self.items, self.length, self.most, self.budget = items, length, most or len(items), budget
 
     def rows(self, numbers: Sequence[int]) -> list[Row]:
@@ -50,13 +56,15 @@ class Batching:
         return self.width(batch[0]) * len(batch)
 
     def lower(self, failed: list[list[Row]]) -> bool:
-        """Lowers the budget to half of the smallest batch that failed; False where that was a single item."""
+        """Lowers the budget to half of the smallest batch that failed; False where that was a
+        single item."""
         self.budget = min(map(self.cost, failed)) // 2
         return all(sum(map(len, batch)) > 1 for batch in failed)
 
 
 class Batches:
-    """A model that measures items in batches. here: the processes that share the work. store: what was measured before.
+    """A model that measures items in batches. here: the processes that share the work. store: what
+    was measured before.
 
     batch_size: items of a batch at most; None leaves it to the budget.
     """
@@ -77,15 +85,19 @@ class Batches:
     def batching(self, what: str, items: Sequence[Any], length: Callable[[Any], int]) -> Batching:
         return Batching(items, length, self.batch_size, self.budget(what))
 
-    def _measured(self, kind: str, batching: Batching, work: Callable[[list[Row]], list[Any]], said: Said) -> list[Any]:
-        """All results in the items' own order: those in the store, and the others batch by batch over the processes.
+    def _measured(
+        self, kind: str, batching: Batching, work: Callable[[list[Row]], list[Any]], said: Said
+    ) -> list[Any]:
+        """All results in the items' own order: those in the store, and the others batch by batch
+        over the processes.
 
         work: gives the results of a batch's items in the order in which its rows name them.
         """
         items, here = batching.items, self.here
         results = [self.store.get(kind, item) if self.store else None for item in items]
         missing = [i for i, result in enumerate(results) if result is None]
-        if here.gather:  # what any process lacks is measured again, so that all plan the same batches
+        # what any process lacks is measured again, so that all plan the same batches
+        if here.gather:
             missing = sorted(set(here.gather(missing)))
         if said and len(items) > len(missing):
             said(len(items) - len(missing))
@@ -104,9 +116,11 @@ class Batches:
         return results
 
     def _plan(self, of: str, batching: Batching, missing: list[int]) -> list[list[Row]]:
-        """The batches that are left of a pass: as they were planned when it began, the same in every process.
+        """The batches that are left of a pass: as they were planned when it began, the same in
+        every process.
 
-        A batch of which anything is missing is made whole again, so that each result comes from the same neighbours.
+        A batch of which anything is missing is made whole again, so that each result comes from the
+        same neighbours.
         """
         here, lacking = self.here, set(missing)
         planned = None
@@ -123,12 +137,19 @@ class Batches:
         return left
 
     def each(
-        self, kind: str, batching: Batching, waiting: list[list[Row]], work: Callable[[list[Row]], list[Any]],
-        said: Said = None, alone: Callable[[str], Any] | None = None, record: Callable[[Plan], None] | None = None,
-    ) -> Iterator[tuple[int, Any]]:  # fmt: skip
+        self,
+        kind: str,
+        batching: Batching,
+        waiting: list[list[Row]],
+        work: Callable[[list[Row]], list[Any]],
+        said: Said = None,
+        alone: Callable[[str], Any] | None = None,
+        record: Callable[[Plan], None] | None = None,
+    ) -> Iterator[tuple[int, Any]]:
         """The batches of this process as they are done: the number of each item, and its result.
 
-        alone: what stands for an item that does not fit into memory even alone; without it, such an item ends the pass.
+        alone: what stands for an item that does not fit into memory even alone; without it, such an
+            item ends the pass.
         record: is given the batches that are left where memory has them planned anew.
         """
         here, was_training = self.here, self.model.training
@@ -138,7 +159,8 @@ class Batches:
                 here.pause_point()
                 now, waiting = waiting[: here.world], waiting[here.world :]
                 mine = now[here.rank] if here.rank < len(now) else None
-                if mine is None and here.sharded:  # the others' pass needs this process's share of the weights
+                # the others' pass needs this process's share of the weights
+                if mine is None and here.sharded:
                     self._attempt(kind, batching, now[0], work, None, keep=False)
                 done, said_of_memory = self._attempt(kind, batching, mine, work, said)
                 yield from done
@@ -146,12 +168,16 @@ class Batches:
                     failed = self._failed(now, said_of_memory)
                     if not batching.lower(failed):
                         if alone is None:
-                            raise RuntimeError(said_of_memory or "another process of this run is out of memory")
+                            raise RuntimeError(
+                                said_of_memory or "another process of this run is out of memory"
+                            )
                         if said_of_memory and mine and sum(map(len, mine)) == 1:
                             yield mine[0][0], alone(said_of_memory)
                         failed = [batch for batch in failed if sum(map(len, batch)) > 1]
                     self.budgets[kind.partition(" ")[0]] = batching.budget
-                    waiting = batching.batches([i for batch in (*failed, *waiting) for row in batch for i in row])
+                    waiting = batching.batches(
+                        [i for batch in (*failed, *waiting) for row in batch for i in row]
+                    )
                     if record:
                         record(waiting)
         finally:
@@ -159,18 +185,27 @@ class Batches:
             settle(self.model)
 
     def _attempt(
-        self, kind: str, batching: Batching, batch: list[Row] | None, work: Callable[[list[Row]], list[Any]],
-        said: Said, keep: bool = True,
-    ) -> tuple[list[tuple[int, Any]], str | None]:  # fmt: skip
-        """One batch of this process: its results, or what was said of memory. keep: whether the store keeps them.
+        self,
+        kind: str,
+        batching: Batching,
+        batch: list[Row] | None,
+        work: Callable[[list[Row]], list[Any]],
+        said: Said,
+        keep: bool = True,
+    ) -> tuple[list[tuple[int, Any]], str | None]:
+        """One batch of this process: its results, or what was said of memory. keep: whether the
+        store keeps them.
 
-        Where weights are sharded the others wait in the middle of a pass that failed here: it cannot be made again.
+        Where weights are sharded the others wait in the middle of a pass that failed here: it
+        cannot be made again.
         """
         if batch is None:
             return [], None
         try:
             numbers = [i for row in batch for i in row]
-            results = self._one(kind, [batching.items[i] for i in numbers] if keep else [], batch, work)
+            results = self._one(
+                kind, [batching.items[i] for i in numbers] if keep else [], batch, work
+            )
         except (RuntimeError, MemoryError) as error:
             if not of_memory(error) or self.here.sharded:
                 raise
@@ -182,7 +217,9 @@ class Batches:
         _free()  # the error is gone by now, and with it what it held
         return [], words
 
-    def _one(self, kind: str, items: list[Any], batch: list[Row], work: Callable[[list[Row]], list[Any]]) -> list[Any]:
+    def _one(
+        self, kind: str, items: list[Any], batch: list[Row], work: Callable[[list[Row]], list[Any]]
+    ) -> list[Any]:
         import torch
 
         with torch.no_grad():

@@ -16,9 +16,14 @@ class Classifier(Batches):
     """load: gives the model when something must be measured. config: the model's own."""
 
     def __init__(
-        self, load: Callable[[], Any], tokenizer: Any, config: Any, batch_size: int | None, here: Processes,
+        self,
+        load: Callable[[], Any],
+        tokenizer: Any,
+        config: Any,
+        batch_size: int | None,
+        here: Processes,
         store: Store | None,
-    ):  # fmt: skip
+    ):
         super().__init__(None, batch_size, here, store)
         del self.model
         self._load, self.tokenizer, self.config = load, tokenizer, config
@@ -28,7 +33,8 @@ class Classifier(Batches):
         return self._load()
 
     def probabilities(self, texts: Sequence[str], said: Said = None) -> list[list[float]]:
-        """The probability of each class, in the order of the classes; a text is read as far as the classifier reads.
+        """The probability of each class, in the order of the classes; a text is read as far as the
+        classifier reads.
 
         A special token that is written in a text is text there.
         """
@@ -39,17 +45,25 @@ class Classifier(Batches):
         rows_of_ids = [encoded[text] for text in texts]
         pad = self.tokenizer.pad_token_id
         if pad is None:
-            raise UserError(f"the classifier {self.config._name_or_path} has no padding token in its tokenizer")
+            raise UserError(
+                f"the classifier {self.config._name_or_path} has no padding token in its tokenizer"
+            )
 
         def work(batch: list[Row]) -> list[list[float]]:
-            rows = [list(rows_of_ids[i]) or [pad] for [i] in batch]  # an empty text may have no token at all
+            # an empty text may have no token at all
+            rows = [list(rows_of_ids[i]) or [pad] for [i] in batch]
             parts = [rows] if self.takes_padded_rows else [[row] for row in rows]
             found: list[list[float]] = []
             for part in parts:
                 found += class_logits(self.model, part, pad).softmax(-1).tolist()
             return found
 
-        return self._measured("classify", self.batching("classify", rows_of_ids, lambda ids: len(ids) or 1), work, said)
+        return self._measured(
+            "classify",
+            self.batching("classify", rows_of_ids, lambda ids: len(ids) or 1),
+            work,
+            said,
+        )
 
     @functools.cached_property
     def takes_padded_rows(self) -> bool:

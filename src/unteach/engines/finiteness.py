@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-NOT_FINITE = "the model's outputs are infinite or not a number: it has diverged, or overflows in its dtype"
+NOT_FINITE = (
+    "the model's outputs are infinite or not a number: it has diverged, or overflows in its dtype"
+)
 NEVER = 1 << 30
 
 
 class Finite:
-    """Note, as the first processor of logits in generate(), from which step on those of a row are not finite.
+    """Note, as the first processor of logits in generate(), from which step on those of a row are
+    not finite.
 
     begins [rows]: that step; it stays on the device until it is asked for.
     """
@@ -33,8 +36,8 @@ class Finite:
         """Say which prompts had such logits before they ended.
 
         Args:
-            lengths: the tokens that each prompt's continuation has. Several rows of a prompt, as of beams, follow one
-                another and are taken together.
+            lengths: the tokens that each prompt's continuation has. Several rows of a prompt, as of
+                beams, follow one another and are taken together.
         """
         assert self.begins is not None
         begins: list[int] = self.begins.view(len(lengths), -1).amin(-1).tolist()

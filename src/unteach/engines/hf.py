@@ -1,4 +1,5 @@
-"""The Hugging Face engine: length-sorted batches under a token budget, over any number of processes."""
+"""The Hugging Face engine: length-sorted batches under a token budget, over any number of
+processes."""
 
 import contextlib
 import json
@@ -28,14 +29,21 @@ BLOCK = 1 << 18
 
 
 def statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
-    """[n, V], [n] -> [n, 4]: log p of the label, argmax hit, mean and variance of log p over the vocabulary under p."""
+    """[n, V], [n] -> [n, 4]: log p of the label, argmax hit, mean and variance of log p over the
+    vocabulary under p."""
     import torch
 
     rows = max(1, BLOCK // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
     if len(logits) > rows:
-        return torch.cat([statistics(*block) for block in zip(logits.split(rows), labels.split(rows), strict=True)])
+        return torch.cat(
+            [
+                statistics(*block)
+                for block in zip(logits.split(rows), labels.split(rows), strict=True)
+            ]
+        )
     top, p = logits.amax(-1), logits.softmax(-1)
-    off = p.amax(-1).log()  # of the likeliest; what any other entry adds to it is how far its logit lies below `top`
+    # of the likeliest; what any other entry adds to it is how far its logit lies below `top`
+    off = p.amax(-1).log()
     below = logits - top.unsqueeze(-1)
     picked = below.gather(-1, labels.unsqueeze(-1)).squeeze(-1) + off
     mean = torch.linalg.vecdot(p, below)
@@ -45,9 +53,11 @@ def statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
 
 
 def _hits(logits: "Tensor", labels: "Tensor", top: "Tensor", p: "Tensor") -> "Tensor":
-    """Where the label is the argmax: [n, V], [n], the highest logit [n], softmax (which is spoilt) -> 0 or 1 [n].
+    """Where the label is the argmax: [n, V], [n], the highest logit [n], softmax (which is spoilt)
+    -> 0 or 1 [n].
 
-    An argmax costs as much as all else here, and is asked for only where another entry may be as high as the label's.
+    An argmax costs as much as all else here, and is asked for only where another entry may be as
+    high as the label's.
     """
     at = labels.unsqueeze(-1)
     hit = (logits.gather(-1, at).squeeze(-1) == top).to(logits.dtype)
@@ -64,15 +74,21 @@ def context_of(model: Any) -> int | None:
 
 
 class HFEngine(Batches):
-    """A transformers model as an engine. Batch size and process count change no value beyond rounding.
+    """A transformers model as an engine. Batch size and process count change no value beyond
+    rounding.
 
     stops: the ids at which a continuation is over; without them, the tokenizer's end of sequence.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, batch_size: int | None = None, here: Processes = ALONE,
-        store: Store | None = None, stops: Sequence[int] = (),
-    ):  # fmt: skip
+        self,
+        model: Any,
+        tokenizer: Any,
+        batch_size: int | None = None,
+        here: Processes = ALONE,
+        store: Store | None = None,
+        stops: Sequence[int] = (),
+    ):
         super().__init__(model, batch_size, here, store)
         self.tokenizer, self.stops = tokenizer, list(stops) or [tokenizer.eos_token_id]
         self._shares: list[int | None] = []
@@ -86,7 +102,8 @@ class HFEngine(Batches):
         return self.budgets.get(what) or first or super().budget(what)
 
     def score(self, pairs: Sequence[Pair], said: Said = None) -> list[Score]:
-        """Scores (prompt, answer) pairs of token ids: one teacher-forced pass, the head on answer positions only."""
+        """Scores (prompt, answer) pairs of token ids: one teacher-forced pass, the head on answer
+        positions only."""
         return self._measured("score", *self.scoring(pairs), said)
 
     def scoring(self, pairs: Sequence[Pair]) -> tuple[Batching, Callable[[list[Row]], list[Score]]]:
@@ -95,7 +112,9 @@ class HFEngine(Batches):
         def work(batch: list[Row]) -> list[Score]:
             return self.scored([[pairs[i] for i in row] for row in batch])
 
-        return prompt_sharing.ByPrompt(pairs, self.batch_size, self.budget("score"), lambda: self._widest(pairs)), work
+        return prompt_sharing.ByPrompt(
+            pairs, self.batch_size, self.budget("score"), lambda: self._widest(pairs)
+        ), work
 
     def scored(self, rows: list[list[Pair]]) -> list[Score]:
         """One pass over rows of pairs of one prompt each; a Score for each pair.
@@ -105,30 +124,56 @@ class HFEngine(Batches):
         rows = [[pair if pair[0] else (pair[1][:1], pair[1][1:]) for pair in row] for row in rows]
         answers = [answer for row in rows for _, answer in row]
         if all(len(row) == 1 for row in rows):
-            found = self._answers([row[0] for row in rows], Want(of=statistics)).value.float().cpu().numpy()
+            found = (
+                self._answers([row[0] for row in rows], Want(of=statistics))
+                .value.float()
+                .cpu()
+                .numpy()
+            )
             pieces = np.split(found, np.cumsum([len(answer) for answer in answers])[:-1])
         else:
-            pieces = self._shared([row[0][0] for row in rows], [Tree([answer for _, answer in row]) for row in rows])
+            pieces = self._shared(
+                [row[0][0] for row in rows], [Tree([answer for _, answer in row]) for row in rows]
+            )
         return [
             Score(np.array(answer, dtype=np.int64), v[:, 0], v[:, 1] > 0.5, v[:, 2], v[:, 3])
             for answer, v in zip(answers, pieces, strict=True)
         ]
 
     def _shared(self, prompts: list[Ids], trees: list[Tree]) -> list[np.ndarray]:
-        """One pass over rows of a prompt and a tree of answers each; the statistics [n, 4] of every answer."""
-        tensors = self._padded([[*p, *tree.tokens()] for p, tree in zip(prompts, trees, strict=True)], left=False)
-        layout = prompt_sharing.layout(prompts, trees, tensors["input_ids"].shape[1], next(self.model.parameters()))
+        """One pass over rows of a prompt and a tree of answers each; the statistics [n, 4] of every
+        answer."""
+        tensors = self._padded(
+            [[*p, *tree.tokens()] for p, tree in zip(prompts, trees, strict=True)], left=False
+        )
+        layout = prompt_sharing.layout(
+            prompts, trees, tensors["input_ids"].shape[1], next(self.model.parameters())
+        )
         labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, IGNORED)
-        batch = {**tensors, "labels": labels, "rows": {"asked": (0, len(trees))}, "weight": labels.new_ones(len(trees))}
-        answers = self.model(batch={**batch, "shared": layout}, want={"asked": Want(of=statistics)})["asked"]
-        found = np.split(answers.value.float().cpu().numpy(), np.cumsum([len(tree.asked) for tree in trees])[:-1])
-        return [v[np.array(path) - 1] for v, tree in zip(found, trees, strict=True) for path in tree.paths]
+        batch = {
+            **tensors,
+            "labels": labels,
+            "rows": {"asked": (0, len(trees))},
+            "weight": labels.new_ones(len(trees)),
+        }
+        answers = self.model(
+            batch={**batch, "shared": layout}, want={"asked": Want(of=statistics)}
+        )["asked"]
+        found = np.split(
+            answers.value.float().cpu().numpy(), np.cumsum([len(tree.asked) for tree in trees])[:-1]
+        )
+        return [
+            v[np.array(path) - 1]
+            for v, tree in zip(found, trees, strict=True)
+            for path in tree.paths
+        ]
 
     def _widest(self, pairs: Sequence[Pair]) -> int | None:
-        """How wide a row of several answers may be; None where there are none to share, or the model does not take it.
+        """How wide a row of several answers may be; None where there are none to share, or the
+        model does not take it.
 
-        Two short answers to the first prompt that has several are made up and scored both ways; the same in every
-        process.
+        Two short answers to the first prompt that has several are made up and scored both ways; the
+        same in every process.
         """
         first = dict[Ids, Ids]()
         for prompt, answer in pairs:
@@ -159,15 +204,22 @@ class HFEngine(Batches):
             self.model.train(was_training)
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
         near = (
-            prompt_sharing.CLOSE_HALF if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda") else None
+            prompt_sharing.CLOSE_HALF
+            if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+            else None
         )
         near = near or prompt_sharing.CLOSE.get(dtype, prompt_sharing.CLOSE_HALF)
-        return all(np.allclose(a.logprob, b.logprob, atol=near, rtol=0) for a, b in zip(plain, shared, strict=True))
+        return all(
+            np.allclose(a.logprob, b.logprob, atol=near, rtol=0)
+            for a, b in zip(plain, shared, strict=True)
+        )
 
     def grad_norms(self, pairs: Sequence[Pair], p: float, said: Said = None) -> list[float]:
-        """Of each (prompt, answer), the mean over the parameter tensors of |grad avg_loss|_p; no `.grad` is touched.
+        """Of each (prompt, answer), the mean over the parameter tensors of |grad avg_loss|_p; no
+        `.grad` is touched.
 
-        One backward pass a pair: a batch only says how often the results are kept and the processes look up.
+        One backward pass a pair: a batch only says how often the results are kept and the processes
+        look up.
         """
         import torch
 
@@ -177,15 +229,19 @@ class HFEngine(Batches):
             return torch.stack([g.float().norm(p) for g in found if g is not None]).mean()
 
         def work(batch: list[Row]) -> list[float]:
-            torch.clear_autocast_cache()  # older torch reuses casts made without gradients, which hide the weights
+            # older torch reuses casts made without gradients, which hide the weights
+            torch.clear_autocast_cache()
             with torch.enable_grad(), _requiring_grad(self.model) as weights:
                 return torch.stack([norm(pairs[i], weights) for [i] in batch]).tolist()
 
         kind = f"grad_norms {float(p)}"
-        return self._measured(kind, self.batching("grad_norms", pairs, prompt_sharing.tokens), work, said)
+        return self._measured(
+            kind, self.batching("grad_norms", pairs, prompt_sharing.tokens), work, said
+        )
 
     def _answers(self, pairs: list[Pair], want: Want) -> Answers:
-        """One teacher-forced pass over a batch of (prompt, answer), asked about the positions of the answers."""
+        """One teacher-forced pass over a batch of (prompt, answer), asked about the positions of
+        the answers."""
         tensors = self._padded([[*p, *a] for p, a in pairs], left=False)
         labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, IGNORED)
         for i, (prompt, answer) in enumerate(pairs):
@@ -197,21 +253,33 @@ class HFEngine(Batches):
         return answers
 
     def generate(
-        self, prompts: Sequence[Ids], max_new_tokens: int, said: Said = None, until: Sequence[str] = (),
-        seed: int | None = None, **sampling: Any,
-    ) -> list[list[int]]:  # fmt: skip
+        self,
+        prompts: Sequence[Ids],
+        max_new_tokens: int,
+        said: Said = None,
+        until: Sequence[str] = (),
+        seed: int | None = None,
+        **sampling: Any,
+    ) -> list[list[int]]:
         """Continues prompts of token ids; the ids of each continuation, up to and without a stop.
 
-        until: strings after which no more is asked for; what follows the first of them is not cut off. seed: of what is
-        sampled, each prompt by its place, so that nothing depends on how prompts are batched.
+        until: strings after which no more is asked for; what follows the first of them is not cut
+            off. seed: of what is sampled, each prompt by its place, so that nothing depends on how
+            prompts are batched.
         """
-        settings = self.model.generation_config.to_diff_dict()  # a model's own file of them may change what it says
+        # a model's own file of them may change what it says
+        settings = self.model.generation_config.to_diff_dict()
         given = [max_new_tokens, self.stops, sampling, settings, *([list(until)] if until else [])]
         given += [] if seed is None else [seed]
         kind = f"generate {json.dumps(given, sort_keys=True, default=str)}"
         batching = self.batching("generate", prompts, lambda prompt: len(prompt) + max_new_tokens)
-        batching.most = min(batching.most, -(-len(prompts) // self.here.world))  # something to do for every process
-        cuts = [] if seed is None else warps(**{name: sampling.pop(name) for name in DRAWN if name in sampling})
+        # something to do for every process
+        batching.most = min(batching.most, -(-len(prompts) // self.here.world))
+        cuts = (
+            []
+            if seed is None
+            else warps(**{name: sampling.pop(name) for name in DRAWN if name in sampling})
+        )
         if seed is not None:
             sampling["do_sample"] = False  # what is drawn, Draw draws
 
@@ -235,13 +303,16 @@ class HFEngine(Batches):
         device = self.device
         return {
             "input_ids": torch.tensor([fill(row, pad) for row in rows], device=device),
-            "attention_mask": torch.tensor([fill([1] * len(row), 0) for row in rows], device=device),
+            "attention_mask": torch.tensor(
+                [fill([1] * len(row), 0) for row in rows], device=device
+            ),
         }
 
 
 @contextlib.contextmanager
 def _requiring_grad(model: Any) -> "Iterator[list[Tensor]]":
-    """All parameters, each of which requires a gradient meanwhile, whether or not it is being trained."""
+    """All parameters, each of which requires a gradient meanwhile, whether or not it is being
+    trained."""
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
     before = [weight.requires_grad for weight in weights]
     try:

@@ -1,15 +1,20 @@
-"""The library's cache of keys and values [rows, heads, tokens, size], with rows put beside it and padding taken off."""
+"""The library's cache of keys and values [rows, heads, tokens, size], with rows put beside it and
+padding taken off."""
 
 from typing import Any
 
 
 def grows(cache: Any) -> bool:
-    """Whether a cache holds every token of every row in every layer, and nothing else: such rows may be joined."""
-    return type(cache).__name__ == "DynamicCache" and all(type(one).__name__ == "DynamicLayer" for one in cache.layers)
+    """Whether a cache holds every token of every row in every layer, and nothing else: such rows
+    may be joined."""
+    return type(cache).__name__ == "DynamicCache" and all(
+        type(one).__name__ == "DynamicLayer" for one in cache.layers
+    )
 
 
 def join(cache: Any, other: Any) -> None:
-    """Puts the rows of another cache under those of `cache`; the shorter one is padded on the left."""
+    """Puts the rows of another cache under those of `cache`; the shorter one is padded on the
+    left."""
     import torch
 
     for one, two in zip(cache.layers, other.layers, strict=True):

@@ -11,7 +11,8 @@ SAY_EVERY = 30.0
 
 
 class Pace:
-    """Counts rows and tokens of this process; others that share the rows are taken to be as fast."""
+    """Counts rows and tokens of this process; others that share the rows are taken to be as
+    fast."""
 
     def __init__(self, total: int, before: int, world: int, shown: bool):
         self.total, self.before, self.world, self.shown = total, before, world, shown
@@ -52,7 +53,10 @@ class Pace:
     @property
     def rates(self) -> str:
         spent = max(time.monotonic() - self.started, 1e-9)
-        return f"{self.rows * self.world / spent:.3g} rows/s, {self.tokens * self.world / spent:.3g} tokens/s"
+        return (
+            f"{self.rows * self.world / spent:.3g} rows/s, "
+            f"{self.tokens * self.world / spent:.3g} tokens/s"
+        )
 
     def __exit__(self, *_: object) -> None:
         if self.bars:

@@ -1,9 +1,10 @@
-"""Answers to one prompt in one row: the prompt goes through the model once, and what several of them begin with too.
+"""Answers to one prompt in one row: the prompt goes through the model once, and what several of
+them begin with too.
 
-A row is the prompt and then a tree of the answers' tokens without those that end one, which predict nothing. Each token
-sees the prompt, what comes before it in its answers, and itself, and its position counts that. A model whose attention
-does not take such a row (windows narrower than it, FlashAttention, positions of its own) is found out beforehand; there
-each answer has its own row.
+A row is the prompt and then a tree of the answers' tokens without those that end one, which predict
+nothing. Each token sees the prompt, what comes before it in its answers, and itself, and its
+position counts that. A model whose attention does not take such a row (windows narrower than it,
+FlashAttention, positions of its own) is found out beforehand; there each answer has its own row.
 """
 
 import re
@@ -22,15 +23,18 @@ if TYPE_CHECKING:
 
 Pair = tuple[Ids, Ids]
 WORTH = 16
-"""A row grows to that many times its prompt: beyond, what its answers spend on not seeing each other outweighs it."""
+"""A row grows to that many times its prompt: beyond, what its answers spend on not seeing each
+other outweighs it."""
 WIDEST = 4096
 CLOSE = {"float32": 1e-4, "float64": 1e-6}
-"""How far a log-prob in a shared row may be from the plain one, by dtype; half precision has noise of its own."""
+"""How far a log-prob in a shared row may be from the plain one, by dtype; half precision has noise
+of its own."""
 CLOSE_HALF = 0.25
 
 
 NARROWING = re.compile(r"(window|chunk)(_?size)?$")
-"""Names of a configuration that say how far a token sees: sliding_window, window_size, attention_chunk_size."""
+"""Names of a configuration that say how far a token sees: sliding_window, window_size,
+attention_chunk_size."""
 
 
 def tokens(pair: Pair) -> int:
@@ -43,15 +47,20 @@ def windows(model: Any) -> int | None:
     if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):
         return None
     settings = config.to_dict().items()
-    narrow = [value for name, value in settings if NARROWING.search(name) and type(value) is int and value > 0]
+    narrow = [
+        value
+        for name, value in settings
+        if NARROWING.search(name) and type(value) is int and value > 0
+    ]
     return min(narrow, default=WIDEST)
 
 
 class Tree:
     """The answers to a prompt. asked: each different (place, token): what is asked where, from 0.
 
-    Places are 0, the end of the prompt, and one for each token after which another comes. place: that of an asked
-    token, by its number from 1; before: the number of the token at each place, and at 0 none.
+    Places are 0, the end of the prompt, and one for each token after which another comes. place:
+    that of an asked token, by its number from 1; before: the number of the token at each place, and
+    at 0 none.
     """
 
     def __init__(self, answers: Sequence[Ids] = ()):
@@ -93,10 +102,13 @@ class Tree:
 class ByPrompt(Batching):
     """Rows of one prompt and several answers.
 
-    widest: asked once rows are planned, how wide one may be; None, and every answer has a row of its own.
+    widest: asked once rows are planned, how wide one may be; None, and every answer has a row of
+    its own.
     """
 
-    def __init__(self, pairs: Sequence[Pair], most: int | None, budget: int, widest: Callable[[], int | None]):
+    def __init__(
+        self, pairs: Sequence[Pair], most: int | None, budget: int, widest: Callable[[], int | None]
+    ):
         super().__init__(pairs, tokens, most, budget)
         self.ask_widest = widest
         self.trees: dict[int, Tree] = {}
@@ -109,7 +121,9 @@ class ByPrompt(Batching):
         for number in numbers:
             prompt, answer = self.items[number]
             row = open_rows.get(prompt)
-            if row is None or not self._fits(row, number, min(widest, self.budget, WORTH * len(prompt))):
+            if row is None or not self._fits(
+                row, number, min(widest, self.budget, WORTH * len(prompt))
+            ):
                 row = open_rows[prompt] = []
                 rows.append(row)
                 self.trees[number] = Tree()
@@ -120,7 +134,10 @@ class ByPrompt(Batching):
     def _fits(self, row: Row, number: int, most: int) -> bool:
         prompt, answer = self.items[number]
         tree = self.trees[row[0]]
-        return len(row) < min(most, self.most) and len(prompt) + len(tree.before) - 1 + tree.more(answer) <= most
+        return (
+            len(row) < min(most, self.most)
+            and len(prompt) + len(tree.before) - 1 + tree.more(answer) <= most
+        )
 
     def width(self, row: Row) -> int:
         prompt, answer = self.items[row[0]]
@@ -128,7 +145,8 @@ class ByPrompt(Batching):
 
 
 def layout(prompts: Sequence[Ids], trees: Sequence[Tree], longest: int, like: "Tensor") -> Shared:
-    """How rows of a prompt and a tree, padded to `longest`, are read; `like` has the weights' dtype and device."""
+    """How rows of a prompt and a tree, padded to `longest`, are read; `like` has the weights' dtype
+    and device."""
     import torch
 
     sees = np.zeros((len(trees), longest, longest), dtype=bool)

@@ -12,10 +12,13 @@ Warp = Callable[[Any, Any], Any]
 
 
 def warps(
-    temperature: float | None = None, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
 ) -> list[Warp]:
-    """The library's own cuts of a distribution, in the library's order; what is null, or would cut nothing, is not in
-    it."""
+    """The library's own cuts of a distribution, in the library's order; what is null, or would cut
+    nothing, is not in it."""
     from transformers.generation import logits_process as library
 
     found: list[Warp] = []
@@ -33,8 +36,8 @@ def warps(
 class Unpadded:
     """One of the library's processors that read a row's ids, told of a row without its padding.
 
-    The library's own would count the padding among the tokens that a row has said, and so the company it keeps. mask:
-    [rows, T], of the ids that a call began with; whoever calls sets it.
+    The library's own would count the padding among the tokens that a row has said, and so the
+    company it keeps. mask: [rows, T], of the ids that a call began with; whoever calls sets it.
     """
 
     def __init__(self, processor: Warp):
@@ -44,7 +47,8 @@ class Unpadded:
     def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
         from torch.nn.functional import pad
 
-        mask = self.mask.repeat_interleave(len(input_ids) // len(self.mask), dim=0)  # a row has several beams
+        # a row has several beams
+        mask = self.mask.repeat_interleave(len(input_ids) // len(self.mask), dim=0)
         mask = pad(mask, (0, input_ids.shape[1] - mask.shape[1]), value=1)
         said: Tensor = self.processor(input_ids.where(mask.bool(), input_ids[:, -1:]), scores)
         return said
@@ -54,14 +58,18 @@ def penalty(given: float | None) -> Unpadded | None:
     """The repetition penalty (arXiv:1909.05858), over prompt and text."""
     from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
-    return None if given in (None, 1.0) else Unpadded(RepetitionPenaltyLogitsProcessor(float(given)))  # type: ignore[arg-type]
+    return (
+        None if given in (None, 1.0) else Unpadded(RepetitionPenaltyLogitsProcessor(float(given)))
+    )  # type: ignore[arg-type]
 
 
 class Draw:
-    """The last of the processors of logits [rows, V]: leaves each row the one token that its next chance falls on.
+    """The last of the processors of logits [rows, V]: leaves each row the one token that its next
+    chance falls on.
 
-    A chance u in [0, 1) falls on the token at which the sum of the probabilities, in the order of the vocabulary, first
-    exceeds u. rows: which of the seeds the rows of this call have; whoever takes rows out of the batch sets it.
+    A chance u in [0, 1) falls on the token at which the sum of the probabilities, in the order of
+    the vocabulary, first exceeds u. rows: which of the seeds the rows of this call have; whoever
+    takes rows out of the batch sets it.
     """
 
     def __init__(self, cuts: Sequence[Warp], seeds: Sequence[int]):
@@ -77,5 +85,7 @@ class Draw:
         sums = kept.double().softmax(-1).cumsum(-1)
         chance = [self.chances[row].random() for row in self.rows]
         target = torch.tensor(chance, dtype=sums.dtype, device=sums.device) * sums[:, -1]
-        chosen = torch.searchsorted(sums, target.unsqueeze(-1), right=True).clamp(max=sums.shape[-1] - 1)
+        chosen = torch.searchsorted(sums, target.unsqueeze(-1), right=True).clamp(
+            max=sums.shape[-1] - 1
+        )
         return torch.full_like(scores, float("-inf")).scatter(-1, chosen, 0.0)

@@ -27,7 +27,8 @@ class ReferenceScores:
 
 @dataclass(frozen=True)
 class GradNorms:
-    """Need: the mean over parameter tensors of the p-norm of grad avg_loss, of each row's answer: list of NormedRow.
+    """Need: the mean over parameter tensors of the p-norm of grad avg_loss, of each row's answer:
+    list of NormedRow.
 
     drop_last_label: the loss is over all tokens of the answer but the last.
     """
@@ -41,8 +42,8 @@ class GradNorms:
 class Texts:
     """Need: greedy continuations of the rows' prompts, beside the true answers: list of Generated.
 
-    truth_tokens: how many tokens of a true answer are kept, None for all. adaptive: a continuation is cut where it has
-    ten tokens more than the longest true answer, but not before fifty.
+    truth_tokens: how many tokens of a true answer are kept, None for all. adaptive: a continuation
+    is cut where it has ten tokens more than the longest true answer, but not before fifty.
     """
 
     of: str
@@ -52,14 +53,16 @@ class Texts:
 
 @dataclass(frozen=True)
 class Classes:
-    """Need: what the suite's classifier says of the continuations that Texts(of) gives: list of Classed."""
+    """Need: what the suite's classifier says of the continuations that Texts(of) gives: list of
+    Classed."""
 
     of: str
 
 
 @dataclass(frozen=True)
 class Task:
-    """Need: what lm-evaluation-harness finds on one of its tasks or groups: list of one TaskResult."""
+    """Need: what lm-evaluation-harness finds on one of its tasks or groups: list of one
+    TaskResult."""
 
     name: str
 
@@ -76,7 +79,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Retain:
-    """Need: another metric's entry in the retain model's log, as the JSON has it; None where `optional` and no log."""
+    """Need: another metric's entry in the retain model's log, as the JSON has it; None where
+    `optional` and no log."""
 
     of: str
     optional: bool = False
@@ -96,7 +100,8 @@ Need = Measurement | Result | Logged
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """The answers of one row: their scores and their texts. `index` is the row's number in its set."""
+    """The answers of one row: their scores and their texts. `index` is the row's number in its
+    set."""
 
     index: int
     scores: list[Score]
@@ -156,9 +161,11 @@ class Classed:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The values of a task by metric, and those of each of its documents; of a group, of all its tasks.
+    """The values of a task by metric, and those of each of its documents; of a group, of all its
+    tasks.
 
-    cut: how many prompts lost their beginning to the model's context, in all tasks that were asked together.
+    cut: how many prompts lost their beginning to the model's context, in all tasks that were asked
+    together.
     """
 
     values: dict[str, float]
@@ -170,7 +177,8 @@ class TaskResult:
 
 @dataclass
 class Value:
-    """A metric's value: the aggregate, its per-example values, and replicates of the aggregate for its interval."""
+    """A metric's value: the aggregate, its per-example values, and replicates of the aggregate for
+    its interval."""
 
     agg: float | None
     by_index: dict[int, dict[str, Any]] | None = None
@@ -182,14 +190,20 @@ class Value:
         found: dict[str, Any] = dict(self.extra)
         if self.by_index is not None:
             found["value_by_index"] = {str(index): value for index, value in self.by_index.items()}
-        return {**found, "agg_value": self.agg, "n": self.n, "ci": bootstrap.interval(self.replicates, self.agg)}
+        return {
+            **found,
+            "agg_value": self.agg,
+            "n": self.n,
+            "ci": bootstrap.interval(self.replicates, self.agg),
+        }
 
 
 class Metric:
-    """A pure function from measurements to a Value. Subclasses are dataclasses: their fields are its configuration.
+    """A pure function from measurements to a Value. Subclasses are dataclasses: their fields are
+    its configuration.
 
-    QUIRKS: values of the fields under `compat: openunlearning`.
-    compute(name, eos=…, **measured) gets one argument for each need, and the id of the end-of-sequence token.
+    QUIRKS: values of the fields under `compat: openunlearning`. compute(name, eos=…, **measured)
+    gets one argument for each need, and the id of the end-of-sequence token.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
@@ -201,11 +215,20 @@ class Metric:
 
 
 def mean_of(name: str, by_index: dict[int, dict[str, Any]], key: str) -> Value:
-    """The mean of one per-example value over the examples that have it; a list of several counts by its own mean."""
-    values = np.array([np.mean(v[key]) for v in by_index.values() if v[key] is not None], dtype=float)
+    """The mean of one per-example value over the examples that have it; a list of several counts by
+    its own mean."""
+    values = np.array(
+        [np.mean(v[key]) for v in by_index.values() if v[key] is not None], dtype=float
+    )
     if not len(values):
         return Value(None, by_index, 0)
     if not np.isfinite(values).all():
-        bad = [index for index, v in by_index.items() if v[key] is None or not np.isfinite(v[key]).all()]
-        raise UserError(f"{name}: the model's values are not finite at rows {bad[:8]}; the model has diverged")
+        bad = [
+            index
+            for index, v in by_index.items()
+            if v[key] is None or not np.isfinite(v[key]).all()
+        ]
+        raise UserError(
+            f"{name}: the model's values are not finite at rows {bad[:8]}; the model has diverged"
+        )
     return Value(float(values.mean()), by_index, len(values), bootstrap.of_mean(values, name))

@@ -1,4 +1,5 @@
-"""Bootstrap intervals: every value keeps replicates, and composites are computed on those of their parts."""
+"""Bootstrap intervals: every value keeps replicates, and composites are computed on those of their
+parts."""
 
 from collections.abc import Callable
 
@@ -11,7 +12,9 @@ REPLICATES = 500
 
 def resamples(name: str, size: int) -> np.ndarray:
     """REPLICATES seeded draws with replacement from range(size): [R, size]."""
-    return np.random.default_rng(subseed(0, "bootstrap", name)).integers(0, size, (REPLICATES, size))
+    return np.random.default_rng(subseed(0, "bootstrap", name)).integers(
+        0, size, (REPLICATES, size)
+    )
 
 
 def of_mean(values: np.ndarray, name: str) -> np.ndarray:
@@ -20,7 +23,10 @@ def of_mean(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def of_two(
-    first: np.ndarray, second: np.ndarray, name: str, statistic: Callable[[np.ndarray, np.ndarray], float]
+    first: np.ndarray,
+    second: np.ndarray,
+    name: str,
+    statistic: Callable[[np.ndarray, np.ndarray], float],
 ) -> np.ndarray:
     """Replicates of a statistic of two independent samples: [n], [m] -> [R]."""
     a, b = resamples(f"{name}/first", len(first)), resamples(f"{name}/second", len(second))
@@ -30,8 +36,9 @@ def of_two(
 def interval(replicates: np.ndarray | None, value: float | None = None) -> list[float] | None:
     """Take the 95 % percentile interval of replicates, widened where needed to hold `value`.
 
-    Resampling moves a value that stands at a bound of what it can be (a distance of zero, a perfect agreement) to one
-    side only: every replicate may then lie below a value that is itself the best estimate.
+    Resampling moves a value that stands at a bound of what it can be (a distance of zero, a perfect
+    agreement) to one side only: every replicate may then lie below a value that is itself the best
+    estimate.
     """
     if replicates is None or not np.isfinite(replicates).any():
         return None
@@ -42,7 +49,8 @@ def interval(replicates: np.ndarray | None, value: float | None = None) -> list[
 
 
 def auc(forget: np.ndarray, holdout: np.ndarray) -> float:
-    """Area under the ROC curve with holdout as the positive class: P(score_holdout > score_forget), ties half."""
+    """Area under the ROC curve with holdout as the positive class: P(score_holdout > score_forget),
+    ties half."""
     order = np.sort(forget)
     below, upto = np.searchsorted(order, holdout, "left"), np.searchsorted(order, holdout, "right")
     return float(((below + upto) / 2).mean() / len(forget))

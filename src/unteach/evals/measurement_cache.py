@@ -1,9 +1,10 @@
 """Measurements on disk, found again by what they are measurements of.
 
-A store belongs to one set of weights in one precision; a record in it to one item: the token ids of a prompt and an
-answer, or of a prompt and the generation arguments. So other weights, another tokenizer, template, data or arguments
-never find an old number. Every store writes a file of its own. A record carries a checksum of all that is in it; one
-that is torn or damaged is passed over and measured again.
+A store belongs to one set of weights in one precision; a record in it to one item: the token ids of
+a prompt and an answer, or of a prompt and the generation arguments. So other weights, another
+tokenizer, template, data or arguments never find an old number. Every store writes a file of its
+own. A record carries a checksum of all that is in it; one that is torn or damaged is passed over
+and measured again.
 """
 
 import hashlib
@@ -37,7 +38,8 @@ def item_key(kind: str, item: Any) -> str:
 
 
 class Store:
-    """The measurements of one model. get() and put() take items of one kind: `score`, `generate …`, `grad_norms …`."""
+    """The measurements of one model. get() and put() take items of one kind: `score`, `generate …`,
+    `grad_norms …`."""
 
     def __init__(self, folder: Path, weights: str, precision: str, rank: int = 0):
         self.folder = folder / store_key(weights, precision)
@@ -68,7 +70,8 @@ class Store:
         return Score(*arrays) if kind == "score" else arrays[0].tolist()
 
     def read_plan(self, of: str) -> Plan | None:
-        """How a pass was batched that was cut off; None where none was, or what is told of it is damaged."""
+        """How a pass was batched that was cut off; None where none was, or what is told of it is
+        damaged."""
         try:
             plan = json.loads(self._plan_file(of).read_text(encoding="utf-8"))
             return [[[int(i) for i in row] for row in batch] for batch in plan]
@@ -114,14 +117,18 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _record(content: bytes, place: int) -> tuple[str, list[np.ndarray], int]:
-    """The record that starts at `place` and where it ends; ValueError if it is not exactly what was written."""
+    """The record that starts at `place` and where it ends; ValueError if it is not exactly what was
+    written."""
     lengths = place + len(START) + CHECKSUM
     header = lengths + LENGTHS.size
     if not content.startswith(START, place) or header > len(content):
         raise ValueError
     in_header, in_body = LENGTHS.unpack_from(content, lengths)
     end = header + in_header + in_body
-    if end > len(content) or _checksum(content[lengths:end]) != content[place + len(START) : lengths]:
+    if (
+        end > len(content)
+        or _checksum(content[lengths:end]) != content[place + len(START) : lengths]
+    ):
         raise ValueError
     key, *shapes = json.loads(content[header : header + in_header])
     arrays, at = [], header + in_header

@@ -1,4 +1,5 @@
-"""The plan of a whole evaluation: the union of what all metrics need, without duplicates, in one pass of each kind."""
+"""The plan of a whole evaluation: the union of what all metrics need, without duplicates, in one
+pass of each kind."""
 
 import json
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ from unteach.evals.rows import LEAST, MORE, Rows
 Progress = tasks.Progress
 """progress(what, total) -> a function told how many more are done."""
 Pass = tuple[str, Any]
-"""What all items of one pass share: its kind, and the argument that tells it from others of that kind."""
+"""What all items of one pass share: its kind, and the argument that tells it from others of that
+kind."""
 Results = dict[Any, Any]
 """What a pass found, by item."""
 Measured = dict[Measurement, list[Any]]
@@ -39,7 +41,10 @@ class Others(Protocol):
 
 
 def measure(
-    asking: dict[str, tuple[Rows, list[Measurement]]], engine: Engine, others: Others | None, progress: Progress
+    asking: dict[str, tuple[Rows, list[Measurement]]],
+    engine: Engine,
+    others: Others | None,
+    progress: Progress,
 ) -> dict[str, Measured]:
     """Runs one pass of each kind for all suites; gives back each suite's measurements by need.
 
@@ -55,10 +60,17 @@ def measure(
         for rows, needs in texts.values():
             for need in needs:
                 if isinstance(need, Classes) is later:
-                    items.setdefault(_pass(rows, need), {}).update(dict.fromkeys(_items(rows, need, found)))
+                    items.setdefault(_pass(rows, need), {}).update(
+                        dict.fromkeys(_items(rows, need, found))
+                    )
         for key, wanted in items.items():
-            found[key] = dict(zip(wanted, _run(key, list(wanted), engine, others, progress), strict=True))
-    return {suite: {need: _measurement(rows, need, found) for need in needs} for suite, (rows, needs) in asking.items()}
+            found[key] = dict(
+                zip(wanted, _run(key, list(wanted), engine, others, progress), strict=True)
+            )
+    return {
+        suite: {need: _measurement(rows, need, found) for need in needs}
+        for suite, (rows, needs) in asking.items()
+    }
 
 
 def _pass(rows: Rows, need: Measurement) -> Pass:
@@ -74,7 +86,10 @@ def _pass(rows: Rows, need: Measurement) -> Pass:
         case Classes():
             return "classifying", rows.config.classifier_path
         case Task():
-            settings = {**vars(rows.config.simple_evaluate_args), "configured": rows.config.configured_tasks()}
+            settings = {
+                **vars(rows.config.simple_evaluate_args),
+                "configured": rows.config.configured_tasks(),
+            }
             return "asking tasks", (rows.template, json.dumps(settings, sort_keys=True))
 
 
@@ -97,7 +112,9 @@ def _first_answers(rows: Rows, need: GradNorms) -> list[tuple[Ids, Ids]]:
     return [(pairs[0][0], pairs[0][1][:end]) for pairs in rows.asked(need.of).pairs]
 
 
-def _run(key: Pass, items: list[Any], engine: Engine, others: Others | None, progress: Progress) -> list[Any]:
+def _run(
+    key: Pass, items: list[Any], engine: Engine, others: Others | None, progress: Progress
+) -> list[Any]:
     kind, argument = key
     if kind == "asking tasks":
         template, settings = argument
@@ -111,7 +128,11 @@ def _run(key: Pass, items: list[Any], engine: Engine, others: Others | None, pro
         case "generating":
             return engine.generate(items, said=said, **json.loads(argument))
     assert others is not None
-    return others.classify(argument, items, said) if kind == "classifying" else others.score(argument, items, said)
+    return (
+        others.classify(argument, items, said)
+        if kind == "classifying"
+        else others.score(argument, items, said)
+    )
 
 
 def _measurement(rows: Rows, need: Measurement, found: dict[Pass, Results]) -> list[Any]:
@@ -154,4 +175,6 @@ def _generated(rows: Rows, need: Texts, found: dict[Pass, Results]) -> list[Gene
 
 def _until(text: str, stops: list[str]) -> str:
     """The text up to the first of the stop strings in it."""
-    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+    return text[
+        : min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))
+    ]

@@ -1,8 +1,9 @@
-"""Results of a suite beside those that its folder holds: kept together where both are of the same thing.
+"""Results of a suite beside those that its folder holds: kept together where both are of the same
+thing.
 
-<SUITE>_BASIS.json says what the values are of: the weights, and the suite's settings. A later evaluation with other
-metrics of the same basis adds to the files. One of another basis takes their place; values that it does not measure
-again are moved aside, never dropped.
+<SUITE>_BASIS.json says what the values are of: the weights, and the suite's settings. A later
+evaluation with other metrics of the same basis adds to the files. One of another basis takes their
+place; values that it does not measure again are moved aside, never dropped.
 """
 
 from dataclasses import asdict
@@ -14,7 +15,13 @@ from unteach.config.suites import SuiteConfig
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.wording import counted
 
-SUMMARY, METRICS, NOTES, ABSENT, BASIS = "_SUMMARY.json", "_METRICS.json", "_NOTES.json", "_ABSENT.json", "_BASIS.json"
+SUMMARY, METRICS, NOTES, ABSENT, BASIS = (
+    "_SUMMARY.json",
+    "_METRICS.json",
+    "_NOTES.json",
+    "_ABSENT.json",
+    "_BASIS.json",
+)
 CHANGE_NO_VALUE = ("metrics", "default", "batch_size", "describe", "before", "tokens")
 """Settings of a suite that may differ between two evaluations whose values are kept together."""
 
@@ -24,7 +31,9 @@ Contents = dict[str, dict[str, Any]]
 
 def basis_of(config: SuiteConfig, weights: str) -> dict[str, Any]:
     """Say what the values of a suite are of."""
-    settings = {name: value for name, value in asdict(config).items() if name not in CHANGE_NO_VALUE}
+    settings = {
+        name: value for name, value in asdict(config).items() if name not in CHANGE_NO_VALUE
+    }
     return {"weights": weights, "settings": run_dir.digest(settings)}
 
 
@@ -76,6 +85,6 @@ def _merge(old: Contents, new: Contents, earlier: set[str]) -> Contents:
 def _move_aside(prefix: str, folder: Path, earlier: set[str]) -> None:
     moved = run_dir.move_aside(folder / f"{prefix}{EVAL}")
     console.say(
-        f"note: {moved} keeps {counted(len(earlier), 'value')} that this evaluation does not measure and that are of "
-        "other weights, rows or settings"
+        f"note: {moved} keeps {counted(len(earlier), 'value')} that this evaluation does not "
+        "measure and that are of other weights, rows or settings"
     )

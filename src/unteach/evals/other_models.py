@@ -1,4 +1,5 @@
-"""Other models than the one that is evaluated: a reference, the retain model, a classifier of texts.
+"""Other models than the one that is evaluated: a reference, the retain model, a classifier of
+texts.
 
 Each is loaded only if its store lacks something, and freed afterwards.
 """
@@ -39,10 +40,24 @@ class Deferred(HFEngine):
 
 
 class OtherModels:
-    """like: the model that is evaluated; their precision is its own, and a reference's tokens are."""
+    """like: the model that is evaluated; their precision is its own, and a reference's tokens
+    are."""
 
-    def __init__(self, like: loading.Loaded, batch_size: int | None, here: Processes, cache: Path, progress: Progress):
-        self.like, self.batch_size, self.here, self.cache, self.progress = like, batch_size, here, cache, progress
+    def __init__(
+        self,
+        like: loading.Loaded,
+        batch_size: int | None,
+        here: Processes,
+        cache: Path,
+        progress: Progress,
+    ):
+        self.like, self.batch_size, self.here, self.cache, self.progress = (
+            like,
+            batch_size,
+            here,
+            cache,
+            progress,
+        )
 
     def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]:
         """The scores of the same tokens by a reference model."""
@@ -54,17 +69,19 @@ class OtherModels:
             config = model_handlers.from_hub(transformers.AutoConfig, folder)
         if not self._same_tokens(tokenizer, pairs):
             raise UserError(
-                f"reference_model_path={path}: its tokenizer is another than the model's; mia_reference subtracts "
-                "losses over the same tokens. Name a model with the same tokenizer."
+                f"reference_model_path={path}: its tokenizer is another than the model's; "
+                "mia_reference subtracts losses over the same tokens. Name a model with the same "
+                "tokenizer."
             )
         weights = loading.identity(folder, config, self.cache / run_dir.FINGERPRINTS)
         with self._plain():
-            return self._engine(ModelConfig({model_handlers.PATH: folder}), self.like.tokenizer, weights).score(
-                pairs, said
-            )
+            return self._engine(
+                ModelConfig({model_handlers.PATH: folder}), self.like.tokenizer, weights
+            ).score(pairs, said)
 
     def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]:
-        """The values of whole suites, for the log of a retain model; it is asked in the words of the evaluated one."""
+        """The values of whole suites, for the log of a retain model; it is asked in the words of
+        the evaluated one."""
         asked = ModelConfig({model_handlers.PATH: path}, template_args=self.like.template.args)
         with _named("retain_model", path):
             empty = loading.load_empty(asked)
@@ -93,10 +110,14 @@ class OtherModels:
         store = Store(self.cache, weights, "float32", self.here.rank)
         labels = [config.id2label[number] for number in range(len(config.id2label))]
         with self._plain():
-            found = Classifier(load, tokenizer, config, self.batch_size, self.here, store).probabilities(texts, said)
+            found = Classifier(
+                load, tokenizer, config, self.batch_size, self.here, store
+            ).probabilities(texts, said)
         return [dict(zip(labels, one, strict=True)) for one in found]
 
-    def _engine(self, asked: ModelConfig, tokenizer: Any, weights: str, stops: Sequence[int] = ()) -> HFEngine:
+    def _engine(
+        self, asked: ModelConfig, tokenizer: Any, weights: str, stops: Sequence[int] = ()
+    ) -> HFEngine:
         asked.model_args["dtype"] = self.like.compute
 
         def load() -> Any:
@@ -110,7 +131,8 @@ class OtherModels:
 
     @contextlib.contextmanager
     def _plain(self) -> Iterator[None]:
-        """Outside a training run's autocast, as its weights are in its precision already; frees its memory."""
+        """Outside a training run's autocast, as its weights are in its precision already; frees its
+        memory."""
         import torch
 
         with torch.autocast(self._device().type, enabled=False):
@@ -126,7 +148,9 @@ class OtherModels:
         used = sorted({token for pair in pairs for ids in pair for token in ids})
 
         def spelled(one: Any) -> list[str | None]:
-            return [one.convert_ids_to_tokens(token) if token < len(one) else None for token in used]
+            return [
+                one.convert_ids_to_tokens(token) if token < len(one) else None for token in used
+            ]
 
         return spelled(tokenizer) == spelled(self.like.tokenizer)
 
@@ -137,5 +161,6 @@ def _named(key: str, path: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        said = str(error).partition(f"={path}: ")[2]  # what is wrong, without the key of the model that is evaluated
+        # what is wrong, without the key of the model that is evaluated
+        said = str(error).partition(f"={path}: ")[2]
         raise UserError(f"{key}={path}: {said or error}") from None

@@ -1,7 +1,8 @@
-"""The rows of the run itself, by the role they have in it, asked about exactly as the run trains on them.
+"""The rows of the run itself, by the role they have in it, asked about exactly as the run trains on
+them.
 
-They are read from the examples of the run's datasets, so whatever can be trained on can be measured: questions with
-answers, conversations (their last answer), tokens, plain text.
+They are read from the examples of the run's datasets, so whatever can be trained on can be
+measured: questions with answers, conversations (their last answer), tokens, plain text.
 """
 
 from collections.abc import Sequence
@@ -36,7 +37,8 @@ class OwnRows:
 
 @dataclass(frozen=True)
 class OwnRow:
-    """One row: what the model reads, what it should answer, and the bare question without template."""
+    """One row: what the model reads, what it should answer, and the bare question without
+    template."""
 
     prompt: Ids
     prompt_text: str
@@ -60,8 +62,8 @@ def read_row(rows: OwnRows, row_number: int, template: Template) -> OwnRow:
 def split_example(example: Example | dict[str, Any]) -> tuple[Ids, Ids]:
     """Split an example into what is read and its last learned stretch.
 
-    Of a conversation this is the last answer, after all that precedes it. Of a row that holds several documents, it is
-    the first of them: the others do not follow on it.
+    Of a conversation this is the last answer, after all that precedes it. Of a row that holds
+    several documents, it is the first of them: the others do not follow on it.
     """
     ids = [int(token) for token in example["input_ids"]]
     labels = [int(label) for label in example["labels"]]

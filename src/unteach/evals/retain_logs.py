@@ -1,10 +1,12 @@
-"""Logs of other models: a <SUITE>_EVAL.json of ours or OpenUnlearning's, and whether it may be compared with.
+"""Logs of other models: a <SUITE>_EVAL.json of ours or OpenUnlearning's, and whether it may be
+compared with.
 
-The retain model's is named by retain_logs_path, or made by evaluating retain_model; that of the model that unlearning
-started from is named by before_logs_path.
+The retain model's is named by retain_logs_path, or made by evaluating retain_model; that of the
+model that unlearning started from is named by before_logs_path.
 
-Beside our own logs lies <SUITE>_ROWS.json, which says what each column of rows was made of, so a log of other rows is
-told by their content. Of a log without it, the metrics' names and the rows' numbers are compared.
+Beside our own logs lies <SUITE>_ROWS.json, which says what each column of rows was made of, so a
+log of other rows is told by their content. Of a log without it, the metrics' names and the rows'
+numbers are compared.
 """
 
 from collections.abc import Iterable
@@ -52,7 +54,8 @@ class Log:
         return None
 
     def refuse_other_rows(self, metric: str, columns: Iterable[tuple[str, str, Asked]]) -> None:
-        """Raises UserError if the log's metric was measured on other rows than these (half, column, rows)."""
+        """Raises UserError if the log's metric was measured on other rows than these (half, column,
+        rows)."""
         if self.awaited:
             return
         for half, column, asked in columns:
@@ -70,13 +73,18 @@ class Log:
     def _kept(self, kept: dict[str, Any], asked: Asked) -> str:
         if not kept:
             return f"other columns ({_some(self.rows or {})})"
-        same = " whose words are others" if (kept["of"], kept["count"]) == (asked.where, asked.count) else ""
+        same = (
+            " whose words are others"
+            if (kept["of"], kept["count"]) == (asked.where, asked.count)
+            else ""
+        )
         return f"{kept['of']} ({counted(kept['count'], 'row')}{same})"
 
     def _other(self, metric: str, logged: str, column: str, asked: Asked) -> str:
         return (
-            f"{self.key}={self.path}: its {metric} was measured on {logged}, and this run measures {column} on "
-            f"{asked.where} ({counted(asked.count, 'row')}); evaluate that model on the same split and name that log"
+            f"{self.key}={self.path}: its {metric} was measured on {logged}, and this run measures "
+            f"{column} on {asked.where} ({counted(asked.count, 'row')}); evaluate that model on "
+            "the same split and name that log"
         )
 
 
@@ -110,11 +118,18 @@ def _file(path: Path, suite: str, key: str) -> Path:
     for folder in (path, path / run_dir.EVALS):
         if (folder / name).exists():
             return folder / name
-    there = sorted({file.name for folder in (path, path / run_dir.EVALS) for file in folder.glob(f"*{EVAL}")})
+    there = sorted(
+        {file.name for folder in (path, path / run_dir.EVALS) for file in folder.glob(f"*{EVAL}")}
+    )
     holds = f"it holds {', '.join(there)}" if there else f"no *{EVAL} in this folder"
-    raise UserError(f"{key}={path}: {holds}, and eval.{suite} compares with {name}; evaluate it first")
+    raise UserError(
+        f"{key}={path}: {holds}, and eval.{suite} compares with {name}; evaluate it first"
+    )
 
 
 def _some(names: Iterable[str], most: int = 6) -> str:
     shown = sorted(names)
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "") or "nothing"
+    return (
+        ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+        or "nothing"
+    )

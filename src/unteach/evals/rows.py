@@ -19,22 +19,25 @@ from unteach.seeds import permutation, subseed
 IDK, KEYS = "idk", "keys"
 """Columns: a refusal to each question; the entities that a row is about."""
 LEAST, MORE = 50, 10
-"""Tokens of a continuation as long as its answer calls for: LEAST, or MORE than the true answer has."""
+"""Tokens of a continuation as long as its answer calls for: LEAST, or MORE than the true answer
+has."""
 WHERE_ROLES_COME_FROM = {
     "train": "data.train_file, or data.train",
     "forget": "data.forget_file, a column forget in data.train_file, or data.forget",
     "retain": "data.retain_file, a column forget in data.train_file, or data.retain",
-    "holdout": "data.holdout_file, rows held out of training (data.validation_file, data.validation_fraction), or "
+    "holdout": "data.holdout_file, rows held out of training (data.validation_file, "
+    "data.validation_fraction), or "
     "data.holdout",
 }
 
 
 @dataclass
 class Asked:
-    """One column of one set of rows: per usable row its number, its prompt, and its answers, each with what it follows.
+    """One column of one set of rows: per usable row its number, its prompt, and its answers, each
+    with what it follows.
 
-    questions: the words of the rows themselves, without template and without examples shown before them.
-    count, digest, where: of all the rows, also those that were skipped or not drawn.
+    questions: the words of the rows themselves, without template and without examples shown before
+    them. count, digest, where: of all the rows, also those that were skipped or not drawn.
     """
 
     several: bool
@@ -52,9 +55,10 @@ class Asked:
 class Rows:
     """The rows of one suite, loaded when first asked for, tokenised once a column.
 
-    context: how many tokens the model can read. own: the run's own rows, by role. drawn: how many rows of a set are
-    measured, where they are not all. skipped, cut, joined: how many rows, by column, are left out, have a
-    shortened answer, or whose tokenizer makes one token of the end of the prompt and the beginning of the answer.
+    context: how many tokens the model can read. own: the run's own rows, by role. drawn: how many
+    rows of a set are measured, where they are not all. skipped, cut, joined: how many rows, by
+    column, are left out, have a shortened answer, or whose tokenizer makes one token of the end of
+    the prompt and the beginning of the answer.
     """
 
     def __init__(
@@ -78,26 +82,39 @@ class Rows:
         """How the rows of `rows.column` are configured."""
         name = of.partition(".")[0]
         if name not in self.config.rows:
-            raise UserError(f"eval.{self.config.suite}.rows has no {name!r}; it has {', '.join(self.config.rows)}")
+            raise UserError(
+                f"eval.{self.config.suite}.rows has no {name!r}; it has "
+                f"{', '.join(self.config.rows)}"
+            )
         return self.config.rows[name]
 
     def generation(self, of: str) -> dict[str, Any]:
         """The generation arguments of these rows: the suite's, and over them their own."""
         layers = (self.config.generation, self.settings(of).generation)
-        given = {name: value for layer in layers for name, value in vars(layer).items() if value is not None}
+        given = {
+            name: value
+            for layer in layers
+            for name, value in vars(layer).items()
+            if value is not None
+        }
         if "max_new_tokens" not in given:
-            raise UserError(f"eval.{self.config.suite}.generation.max_new_tokens: is required for the texts of {of}")
+            raise UserError(
+                f"eval.{self.config.suite}.generation.max_new_tokens: is required for the texts of "
+                f"{of}"
+            )
         if self.settings(of).role is not None:
             longest = max(len(answer) for [(_, answer)] in self.asked(of).pairs)
             given["max_new_tokens"] = min(given["max_new_tokens"], max(LEAST, MORE + longest))
         return given
 
     def has_questions(self, of: str) -> bool:
-        """Whether the model is asked something before these answers; plain text follows on nothing but BOS."""
+        """Whether the model is asked something before these answers; plain text follows on nothing
+        but BOS."""
         return any(len(prompt) > 1 for prompt in self.asked(of).prompts)
 
     def asked(self, of: str) -> Asked:
-        """`rows.column` tokenised; rows whose answer is empty or does not fit are skipped and counted.
+        """`rows.column` tokenised; rows whose answer is empty or does not fit are skipped and
+        counted.
 
         Raises AbsentData where the corpus does not have them.
         """
@@ -111,7 +128,11 @@ class Rows:
             rows, shots = self._load(settings.hf_args), self._shots(settings, column)
             chosen = self._draw(of.partition(".")[0], self._chosen(settings, rows, where))
             named = f"eval.{self.config.suite}: {where}"
-            answers = self._refusals(settings, rows) if column == IDK else sources.column(rows, column, named)
+            answers = (
+                self._refusals(settings, rows)
+                if column == IDK
+                else sources.column(rows, column, named)
+            )
             questions = [""] * len(rows)
             if settings.kind != "text":
                 questions = sources.column(rows, settings.question_key, named)
@@ -130,7 +151,10 @@ class Rows:
                 room = f"max_length={self.config.max_length}"
                 if self.context < self.config.max_length:
                     room = f"the {self.context} tokens that the model reads"
-                raise UserError(f"eval.{self.config.suite}: {of}: every answer is empty, or does not fit into {room}")
+                raise UserError(
+                    f"eval.{self.config.suite}: {of}: every answer is empty, or does not fit into "
+                    f"{room}"
+                )
             self._asked[of] = asked
         return self._asked[of]
 
@@ -138,9 +162,14 @@ class Rows:
         """The run's own rows of a role, each asked about as it is trained on."""
         name, _, column = of.partition(".")
         if column != own_rows.ANSWER:
-            raise UserError(f"eval.{self.config.suite}: the run's own rows have the one column answer: {name}.answer")
+            raise UserError(
+                f"eval.{self.config.suite}: the run's own rows have the one column answer: "
+                f"{name}.answer"
+            )
         if role not in self.own:
-            raise AbsentData(f"this run has no {role} rows; they come from {WHERE_ROLES_COME_FROM[role]}")
+            raise AbsentData(
+                f"this run has no {role} rows; they come from {WHERE_ROLES_COME_FROM[role]}"
+            )
         rows = self.own[role]
         chosen = self._draw(name, list(rows.row_numbers))
         read = [own_rows.read_row(rows, number, self.template) for number in chosen]
@@ -167,7 +196,9 @@ class Rows:
     def _load(self, hf_args: dict[str, Any]) -> list[sources.Row]:
         key = run_dir.digest(hf_args)
         if key not in self._rows:
-            load_rows = wrong_answers.load_rows if wrong_answers.KEY in hf_args else sources.load_rows
+            load_rows = (
+                wrong_answers.load_rows if wrong_answers.KEY in hf_args else sources.load_rows
+            )
             self._rows[key] = load_rows(hf_args)
         return self._rows[key]
 
@@ -176,17 +207,22 @@ class Rows:
         if rows and IDK in rows[0]:
             return sources.column(rows, IDK, f"eval.{self.config.suite}")
         lines = qa.read_lines(settings.idk_path)
-        return [random.Random(subseed(0, IDK, 0, index)).choice(lines) for index in range(len(rows))]
+        return [
+            random.Random(subseed(0, IDK, 0, index)).choice(lines) for index in range(len(rows))
+        ]
 
     def _chosen(self, settings: RowsConfig, rows: list[sources.Row], where: str) -> list[int]:
-        """The numbers of the rows that are asked about: all, or those that do, or do not, share a key with others."""
+        """The numbers of the rows that are asked about: all, or those that do, or do not, share a
+        key with others."""
         shared, apart = settings.keys_shared_with, settings.keys_apart_from
         if not shared and not apart:
             return list(range(len(rows)))
 
         def keys(of: list[sources.Row]) -> list[set[str]]:
             if any(KEYS not in row for row in of):
-                raise AbsentData(f"{where}: the rows have no column {KEYS!r} that says what they are about")
+                raise AbsentData(
+                    f"{where}: the rows have no column {KEYS!r} that says what they are about"
+                )
             return [set(row[KEYS]) for row in of]
 
         own, chosen = keys(rows), set(range(len(rows)))
@@ -194,11 +230,16 @@ class Rows:
             if other:
                 others = self.settings(other).hf_args
                 if others is None:
-                    raise UserError(f"eval.{self.config.suite}.rows.{other}: the run's own rows have no keys")
+                    raise UserError(
+                        f"eval.{self.config.suite}.rows.{other}: the run's own rows have no keys"
+                    )
                 theirs = set[str]().union(*keys(self._load(others)))
                 chosen &= {i for i, mine in enumerate(own) if bool(mine & theirs) is wanted}
         if not chosen:
-            raise AbsentData(f"{where}: no row is left of those that {'share' if shared else 'do not share'} a key")
+            raise AbsentData(
+                f"{where}: no row is left of those that {'share' if shared else 'do not share'} a "
+                f"key"
+            )
         return sorted(chosen)
 
     def _shots(self, settings: RowsConfig, column: str) -> list[tuple[str, str]]:
@@ -210,16 +251,30 @@ class Rows:
         return list(zip(*(sources.column(shown, key, where) for key in keys), strict=True))
 
     def _add(
-        self, asked: Asked, of: str, index: int, question: str, texts: list[str], shots: list[tuple[str, str]]
+        self,
+        asked: Asked,
+        of: str,
+        index: int,
+        question: str,
+        texts: list[str],
+        shots: list[tuple[str, str]],
     ) -> None:
         kind, limit = self.settings(of).kind, min(self.config.max_length, self.context)
         if kind == "qa":
             encoded = [self.template.encode(question, text, shots, limit) for text in texts]
-            opening = self.template.encode_prompt(question, shots) if self.template.args.boundary == "joint" else None
+            opening = (
+                self.template.encode_prompt(question, shots)
+                if self.template.args.boundary == "joint"
+                else None
+            )
         else:
-            encoded = [self._plain(question, f" {text}" if kind == "completion" else text) for text in texts]
+            encoded = [
+                self._plain(question, f" {text}" if kind == "completion" else text)
+                for text in texts
+            ]
             opening = self.plain.encode_prompt(question) if question else None
-        empty = not self.config.compat and any(not text.strip() for text in texts)  # published code scores these too
+        # published code scores these too
+        empty = not self.config.compat and any(not text.strip() for text in texts)
         if not texts or empty or not all(one.answer for one in encoded):
             self.skipped[of] = self.skipped.get(of, 0) + 1
             return
@@ -229,16 +284,24 @@ class Rows:
             self.joined[of] = self.joined.get(of, 0) + 1
         asked.index.append(index)
         asked.prompts.append(encoded[0].prompt)
-        asked.prompt_texts.append(self.template.prompt(question, shots) if kind == "qa" else question)
+        asked.prompt_texts.append(
+            self.template.prompt(question, shots) if kind == "qa" else question
+        )
         asked.questions.append(question)
         asked.pairs.append([(one.prompt, one.answer) for one in encoded])
-        asked.texts.append([self.template.text(one.answer) for one in encoded] if kind == "text" else texts)
+        asked.texts.append(
+            [self.template.text(one.answer) for one in encoded] if kind == "text" else texts
+        )
 
     def _plain(self, opening: str, rest: str) -> Encoded:
-        """One text tokenised as one, without EOS, asked from where it goes on; `max_length` counts from there.
+        """One text tokenised as one, without EOS, asked from where it goes on; `max_length` counts
+        from there.
 
         Its first token is never asked, because nothing stands before it.
         """
-        ids, opened = self.plain.encode_prompt(opening + rest), len(self.plain.encode_prompt(opening))
+        ids, opened = (
+            self.plain.encode_prompt(opening + rest),
+            len(self.plain.encode_prompt(opening)),
+        )
         kept, start = ids[: min(opened + self.config.max_length, self.context)], max(1, opened)
         return Encoded(kept[:start], kept[start:], len(ids) - len(kept))

@@ -32,30 +32,47 @@ def evaluate_loaded(
     tell: bool = True,
     planned: dict[str, suites.Plan] | None = None,
 ) -> dict[str, float]:
-    """Runs the suites on a Loaded model over the processes `here`; writes their files into `folder`.
+    """Runs the suites on a Loaded model over the processes `here`; writes their files into
+    `folder`.
 
-    cache, weights: where measurements are kept, and what tells these weights from all others. planned: what the suites
-    will do, where that was found out before the model was loaded. Returns every value under <suite>_<metric>.
+    cache, weights: where measurements are kept, and what tells these weights from all others.
+    planned: what the suites will do, where that was found out before the model was loaded. Returns
+    every value under <suite>_<metric>.
     """
-    batch_size = min((suite.batch_size for suite in configs.values() if suite.batch_size), default=None)
+    batch_size = min(
+        (suite.batch_size for suite in configs.values() if suite.batch_size), default=None
+    )
     store = Store(cache, weights, loaded.compute, here.rank)
     if store.damaged and here.first:
         console.say(
-            f"note: {counted(store.damaged, 'damaged place')} in {store.folder}; what stood there is measured again"
+            f"note: {counted(store.damaged, 'damaged place')} in {store.folder}; what stood there "
+            f"is measured again"
         )
-    engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, here, store, loaded.template.stops)
+    engine = HFEngine(
+        loaded.model, loaded.tokenizer, batch_size, here, store, loaded.template.stops
+    )
     with PassProgress(shown=here.first) as progress, loaded.autocast():
         planned = planned or suites.plans(configs, loaded.template, engine.context)
-        target, others = folder if here.first else None, OtherModels(loaded, batch_size, here, cache, progress)
+        target, others = (
+            folder if here.first else None,
+            OtherModels(loaded, batch_size, here, cache, progress),
+        )
         values = suites.carry_out(planned, engine, progress, target, others, weights)
     if here.first and tell:
         tell_values(folder, list(configs), named=len(configs) > 1)
-    found = {f"{suite}_{name}": value.agg for suite, metrics in values.items() for name, value in metrics.items()}
+    found = {
+        f"{suite}_{name}": value.agg
+        for suite, metrics in values.items()
+        for name, value in metrics.items()
+    }
     return {name: value for name, value in found.items() if value is not None}
 
 
-def tell_values(folder: Path, suite_names: list[str], named: bool, wanted: Mapping[str, str] | None = None) -> None:
-    """Print the values of suites from their files; after them, in a line each, what is absent and why.
+def tell_values(
+    folder: Path, suite_names: list[str], named: bool, wanted: Mapping[str, str] | None = None
+) -> None:
+    """Print the values of suites from their files; after them, in a line each, what is absent and
+    why.
 
     Args:
         named: whether each suite's name stands above its values.
@@ -78,17 +95,21 @@ def _tell(folder: Path, suite: str, wanted: Mapping[str, str]) -> None:
 
 
 def tell_gaps(folder: Path, suite: str) -> None:
-    """Print which metrics of a suite are absent and why, and what became of its rows, a short line each."""
+    """Print which metrics of a suite are absent and why, and what became of its rows, a short line
+    each."""
     for ending, heading in (("_ABSENT.json", "not measured"), (merge_results.NOTES, "of the rows")):
         file = folder / f"{suite}{ending}"
         if file.exists():
             console.say(f"  {heading} (in full in {file}):")
             for name, reason in run_dir.read_json(file, heading).items():
-                console.say(f"    {textwrap.shorten(f'{name}: {reason}', LONGEST_REASON, placeholder=' …')}")
+                console.say(
+                    f"    {textwrap.shorten(f'{name}: {reason}', LONGEST_REASON, placeholder=' …')}"
+                )
 
 
 class PassProgress:
-    """One live line a pass, with how much is done and the time left; plain lines where the output cannot be redrawn."""
+    """One live line a pass, with how much is done and the time left; plain lines where the output
+    cannot be redrawn."""
 
     def __init__(self, shown: bool):
         self.shown = shown
@@ -128,11 +149,16 @@ class PassLines:
         self.done += done
         now = time.monotonic()
         if self.done >= self.total:
-            console.say(f"{self.what}: {self.total:,} of {self.total:,}, took {format_duration(now - self.began)}")
+            console.say(
+                f"{self.what}: {self.total:,} of {self.total:,}, took "
+                f"{format_duration(now - self.began)}"
+            )
         elif now - self.said > SAY_EVERY:
             self.said = now
             left = (self.total - self.done) * (now - self.began) / self.done
-            console.say(f"{self.what}: {self.done:,} of {self.total:,}, {format_duration(left)} left")
+            console.say(
+                f"{self.what}: {self.done:,} of {self.total:,}, {format_duration(left)} left"
+            )
 
 
 def _say_nothing(done: int) -> None:

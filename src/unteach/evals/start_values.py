@@ -1,7 +1,9 @@
-"""The weights that a run starts from, measured as `unteach eval` would, and set beside what became of them.
+"""The weights that a run starts from, measured as `unteach eval` would, and set beside what became
+of them.
 
-They are loaded once more, in the precision of an evaluation and spread as the run is: the model that trains is left
-alone, and what is measured is found again by every later run, and every `unteach eval`, of the same weights and rows.
+They are loaded once more, in the precision of an evaluation and spread as the run is: the model
+that trains is left alone, and what is measured is found again by every later run, and every
+`unteach eval`, of the same weights and rows.
 """
 
 import contextlib
@@ -73,7 +75,8 @@ def preserve_random_state() -> Iterator[None]:
 
 
 def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> list[str]:
-    """Print a table for each suite that was measured before training and after; give the names of these suites.
+    """Print a table for each suite that was measured before training and after; give the names of
+    these suites.
 
     A line a metric: whose rows it is about, its value before and after, and which way is good.
     """
@@ -88,8 +91,9 @@ def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> 
         Console(highlight=False).print(before_and_after(before, after, config))
         if _is_unchanged(before, after, suite):
             console.say(
-                f"note: no value moved by more than {SMALL}: this training changed next to nothing. More steps "
-                "(trainer.args.num_train_epochs) or a higher trainer.args.learning_rate do"
+                f"note: no value moved by more than {SMALL}: this training changed next to "
+                "nothing. More steps (trainer.args.num_train_epochs) or a higher "
+                "trainer.args.learning_rate do"
             )
         tell_gaps(after, suite)
         told.append(name)
@@ -98,7 +102,10 @@ def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> 
 
 def _is_unchanged(before: Path, after: Path, suite: str) -> bool:
     """Whether every value that both evaluations have is nearly the same."""
-    old, new = (run_dir.read_json(folder / f"{suite}_SUMMARY.json", "the evaluation") for folder in (before, after))
+    old, new = (
+        run_dir.read_json(folder / f"{suite}_SUMMARY.json", "the evaluation")
+        for folder in (before, after)
+    )
     both = [name for name in old.keys() & new.keys() if None not in (old[name], new[name])]
     return bool(both) and all(abs(new[name] - old[name]) <= SMALL for name in both)
 
@@ -112,7 +119,9 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
     old = run_dir.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")
     new = run_dir.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
     file = after / f"{suite}_METRICS.json"
-    described = run_dir.read_json(file, "what the suite says of its metrics") if file.exists() else {}
+    described = (
+        run_dir.read_json(file, "what the suite says of its metrics") if file.exists() else {}
+    )
 
     table = Table(box=None, pad_edge=False)
     for heading in ("role", "metric", "before", "after", "wanted"):
@@ -140,5 +149,7 @@ def _on_the_same_rows(before: Path, after: Path, suite: str) -> bool:
     """Whether both evaluations are there, and of the same rows."""
     if not all((folder / f"{suite}{EVAL}").exists() for folder in (before, after)):
         return False
-    first, second = (run_dir.read_json(folder / f"{suite}{ROWS}", "the rows") for folder in (before, after))
+    first, second = (
+        run_dir.read_json(folder / f"{suite}{ROWS}", "the rows") for folder in (before, after)
+    )
     return bool(first == second)

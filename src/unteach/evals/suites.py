@@ -1,12 +1,14 @@
-"""Suites: which metrics are asked for, what they need, and the files that their values are written to.
+"""Suites: which metrics are asked for, what they need, and the files that their values are written
+to.
 
-<SUITE>_EVAL.json has every value with its examples, <SUITE>_SUMMARY.json the values that were asked for,
-<SUITE>_ROWS.json the rows they are of, <SUITE>_TOKENS.json the answers of `tokens` token by token,
-<SUITE>_METRICS.json what the suite says of its metrics (label, role, which way is good), <SUITE>_ABSENT.json why a
-metric is not there, <SUITE>_NOTES.json what became of rows (drawn, skipped, cut), and <SUITE>_BASIS.json which weights
-and settings the values are of, so that a later evaluation of the same adds to them. A metric that came from a default
-list is absent with a reason where its data, the retain log or the reference model is; one asked for by name is an
-error. A metric of a role that the run has no rows of is not asked for at all.
+<SUITE>_EVAL.json has every value with its examples, <SUITE>_SUMMARY.json the values that were asked
+for, <SUITE>_ROWS.json the rows they are of, <SUITE>_TOKENS.json the answers of `tokens` token by
+token, <SUITE>_METRICS.json what the suite says of its metrics (label, role, which way is good),
+<SUITE>_ABSENT.json why a metric is not there, <SUITE>_NOTES.json what became of rows (drawn,
+skipped, cut), and <SUITE>_BASIS.json which weights and settings the values are of, so that a later
+evaluation of the same adds to them. A metric that came from a default list is absent with a reason
+where its data, the retain log or the reference model is; one asked for by name is an error. A
+metric of a role that the run has no rows of is not asked for at all.
 """
 
 from collections.abc import Iterator, Mapping
@@ -46,7 +48,9 @@ from unteach.evals.rows import Asked, Rows
 class Others(measurement_plan.Others, Protocol):
     """Other models than the one that is evaluated, which can be evaluated on whole suites too."""
 
-    def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]: ...
+    def evaluate(
+        self, path: str, configs: dict[str, SuiteConfig]
+    ) -> dict[str, dict[str, Value]]: ...
 
 
 TOKENS = "_TOKENS.json"
@@ -54,7 +58,8 @@ TOKENS = "_TOKENS.json"
 
 @dataclass
 class Plan:
-    """What one suite will do: its metrics in the order of their dependencies, and those that are absent."""
+    """What one suite will do: its metrics in the order of their dependencies, and those that are
+    absent."""
 
     config: SuiteConfig
     rows: Rows
@@ -69,7 +74,8 @@ class Plan:
         return list(dict.fromkeys(need for need in needs if isinstance(need, Measurement)))
 
     def rows_under(self, metric: str) -> Iterator[tuple[str, str, Asked]]:
-        """Every column that a metric and those it is made of are measured on: (half of an attack, column, rows)."""
+        """Every column that a metric and those it is made of are measured on: (half of an attack,
+        column, rows)."""
         for argument, need in self.metrics[metric].needs().items():
             if isinstance(need, Measurement) and not isinstance(need, Task):
                 yield argument.partition("_")[0], need.of, self.rows.asked(need.of)
@@ -85,7 +91,8 @@ def evaluate(
     folder: Path | None,
     others: Others | None = None,
 ) -> dict[str, dict[str, Value]]:
-    """Runs every suite in one plan; writes each suite's files into `folder` (None: this process does not write)."""
+    """Runs every suite in one plan; writes each suite's files into `folder` (None: this process
+    does not write)."""
     return carry_out(plans(configs, template, engine.context), engine, progress, folder, others)
 
 
@@ -95,7 +102,8 @@ def plans(
     context: int | None = None,
     own: Mapping[str, OwnRows] | None = None,
 ) -> dict[str, Plan]:
-    """What all suites will do, before any model pass; raises what is wrong with them. own: the run's rows by role."""
+    """What all suites will do, before any model pass; raises what is wrong with them. own: the
+    run's rows by role."""
     return {name: plan(config, template, context, own) for name, config in configs.items()}
 
 
@@ -124,7 +132,8 @@ def carry_out(
 
 
 def _await_retain_models(plans: dict[str, Plan], others: Others | None) -> None:
-    """Has the models evaluated that retain_model names, each once for all suites, on what is compared with theirs."""
+    """Has the models evaluated that retain_model names, each once for all suites, on what is
+    compared with theirs."""
     asking: dict[str, dict[str, SuiteConfig]] = {}
     for name, made in plans.items():
         needs = [need for metric in made.metrics.values() for need in metric.needs().values()]
@@ -136,27 +145,38 @@ def _await_retain_models(plans: dict[str, Plan], others: Others | None) -> None:
         assert others is not None
         for name, values in others.evaluate(path, configs).items():
             log = plans[name].logs[Retain]
-            log.values, log.awaited = {metric: value.to_json() for metric, value in values.items()}, False
+            log.values, log.awaited = (
+                {metric: value.to_json() for metric, value in values.items()},
+                False,
+            )
 
 
 def plan(
-    config: SuiteConfig, template: Template, context: int | None = None, own: Mapping[str, OwnRows] | None = None
+    config: SuiteConfig,
+    template: Template,
+    context: int | None = None,
+    own: Mapping[str, OwnRows] | None = None,
 ) -> Plan:
     """Resolves the asked metrics and everything under them, before any model pass.
 
-    context: tokens the model reads. own: the run's rows by role; of a default list, only the metrics of these roles are
-    asked for.
+    context: tokens the model reads. own: the run's rows by role; of a default list, only the
+    metrics of these roles are asked for.
     """
     default, asked = config.metrics in ("all", "default"), config.asked()
     lacking: set[str] = set()
     if default:
-        lacking = {name for name, rows in config.rows.items() if rows.role is not None and rows.role not in (own or {})}
+        lacking = {
+            name
+            for name, rows in config.rows.items()
+            if rows.role is not None and rows.role not in (own or {})
+        }
     if lacking:
         asked = [name for name in asked if not lacking & _rows_read(config, name, set())]
         if not asked:
             raise UserError(
-                f"eval.{config.suite}: measures the run's own rows, and this run has none of them: set "
-                "data.forget_file, data.retain_file, data.train_file or data.holdout_file (data=files)"
+                f"eval.{config.suite}: measures the run's own rows, and this run has none of them: "
+                "set data.forget_file, data.retain_file, data.train_file or data.holdout_file "
+                "(data=files)"
             )
     logs: dict[type[Logged], Log] = {
         Retain: retain_logs.read(config),
@@ -175,7 +195,8 @@ def plan(
 
 
 def _refuse_nothing(made: Plan) -> None:
-    """Raise UserError where not one metric of a default list can be had: the suite would end without a value."""
+    """Raise UserError where not one metric of a default list can be had: the suite would end
+    without a value."""
     if made.absent and not made.metrics:
         reasons = list(dict.fromkeys(made.absent.values()))
         raise UserError(
@@ -202,9 +223,13 @@ def _add(made: Plan, name: str, above: tuple[str, ...]) -> str | None:
     if name in made.metrics or name in made.absent:
         return made.absent.get(name)
     if name in above:
-        raise UserError(f"eval.{made.config.suite}.define: {' -> '.join((*above, name))} goes round in a circle")
+        raise UserError(
+            f"eval.{made.config.suite}.define: {' -> '.join((*above, name))} goes round in a circle"
+        )
     if name not in made.config.define:
-        raise UserError(f"eval.{made.config.suite}.define: {above[-1]} needs {name!r}, which is not defined")
+        raise UserError(
+            f"eval.{made.config.suite}.define: {above[-1]} needs {name!r}, which is not defined"
+        )
     metric = build(made.config, name)
     for need in metric.needs().values():
         reason = _absence(made, need, (*above, name))
@@ -225,7 +250,11 @@ def build(config: SuiteConfig, name: str) -> Metric:
 def _absence(made: Plan, need: Any, above: tuple[str, ...]) -> str | None:
     if isinstance(need, Result):
         reason = _add(made, need.of, above)
-        return f"{need.of} is absent: {reason}" if reason and not reason.startswith(need.of) else reason
+        return (
+            f"{need.of} is absent: {reason}"
+            if reason and not reason.startswith(need.of)
+            else reason
+        )
     if isinstance(need, Logged):
         log = made.logs[type(need)]
         if need.optional and not log.path:
@@ -238,7 +267,10 @@ def _absence(made: Plan, need: Any, above: tuple[str, ...]) -> str | None:
         tasks.refuse_unknown(need.name, made.config)
         return None
     if isinstance(need, GradNorms) and launch_environment.sharded():
-        return "it needs the gradients of all weights in one process, and this run shards them: evaluate without launch"
+        return (
+            "it needs the gradients of all weights in one process, and this run shards them: "
+            "evaluate without launch"
+        )
     if isinstance(need, Classes) and not made.config.classifier_path:
         return f"it asks a classifier, and no eval.{made.config.suite}.classifier_path is set"
     if isinstance(need, ReferenceScores) and not made.config.reference_model_path:
@@ -273,11 +305,15 @@ def compute(made: Plan, measured: Measured, eos: int) -> dict[str, Value]:
 def _refuse_infinite(name: str, need: Measurement, rows: list[Any]) -> None:
     bad = [row.index for row in rows if not row.finite]
     if bad and not isinstance(need, Task):
-        raise UserError(f"{name}: the model's values are not finite at rows {bad[:8]} of {need.of}; it has diverged")
+        raise UserError(
+            f"{name}: the model's values are not finite at rows {bad[:8]} of {need.of}; it has "
+            f"diverged"
+        )
 
 
 def write(made: Plan, values: dict[str, Value], folder: Path, weights: str = "") -> bool:
-    """Write the files of a suite's values; gives whether earlier values of the same weights are kept in them."""
+    """Write the files of a suite's values; gives whether earlier values of the same weights are
+    kept in them."""
     contents: merge_results.Contents = {
         retain_logs.EVAL: {name: values[name].to_json() for name in sorted(values)},
         merge_results.SUMMARY: summary(made.asked, values),
@@ -291,15 +327,23 @@ def write(made: Plan, values: dict[str, Value], folder: Path, weights: str = "")
 
 
 def rows_measured(made: Plan) -> dict[str, dict[str, Any]]:
-    """The rows that the metrics are measured on, by column: where they are from, how many, and a digest of them."""
+    """The rows that the metrics are measured on, by column: where they are from, how many, and a
+    digest of them."""
     under = {column: asked for name in made.metrics for _, column, asked in made.rows_under(name)}
-    return {column: {"of": a.where, "count": a.count, "digest": a.digest} for column, a in sorted(under.items())}
+    return {
+        column: {"of": a.where, "count": a.count, "digest": a.digest}
+        for column, a in sorted(under.items())
+    }
 
 
 def is_measured(made: Plan, folder: Path) -> bool:
-    """Whether a folder has the values of all that is planned, on the same rows, and every file of them."""
+    """Whether a folder has the values of all that is planned, on the same rows, and every file of
+    them."""
     prefix = made.config.suite.upper()
-    files = [folder / f"{prefix}{kind}" for kind in (retain_logs.EVAL, retain_logs.ROWS, merge_results.BASIS)]
+    files = [
+        folder / f"{prefix}{kind}"
+        for kind in (retain_logs.EVAL, retain_logs.ROWS, merge_results.BASIS)
+    ]
     if Scores(made.config.tokens or "") in made.measurements():
         files.append(folder / f"{prefix}{TOKENS}")  # the last that is written
     if not all(file.exists() for file in files):
@@ -311,7 +355,8 @@ def is_measured(made: Plan, folder: Path) -> bool:
 def described(made: Plan) -> dict[str, dict[str, Any]]:
     """What the suite says of the metrics that it measures.
 
-    Where a run learns, better answers to rows that it never saw are welcome; only unlearning should leave them alone.
+    Where a run learns, better answers to rows that it never saw are welcome; only unlearning should
+    leave them alone.
     """
     only_learns = "train" in made.rows.own and "forget" not in made.rows.own
     found = {}
@@ -327,19 +372,30 @@ def notes(made: Plan) -> dict[str, str]:
     """What became of the rows: drawn, skipped, cut, and how many of each."""
     rows, suite = made.rows, made.config.suite
     said = {
-        f"rows measured of {name}": f"{most:,} of {count:,}, drawn by seed {made.config.seed} (eval.{suite}.max_rows)"
+        f"rows measured of {name}": f"{most:,} of {count:,}, drawn by seed {made.config.seed} "
+        f"(eval.{suite}.max_rows)"
         for name, (most, count) in rows.drawn.items()
     }
-    said |= {f"rows skipped in {of}": f"{n}: empty answer, or no room for it" for of, n in rows.skipped.items()}
+    said |= {
+        f"rows skipped in {of}": f"{n}: empty answer, or no room for it"
+        for of, n in rows.skipped.items()
+    }
     long = "longer than max_length allows, or than the model reads"
     said |= {f"answers cut in {of}": f"{n}: {long}" for of, n in rows.cut.items()}
-    joined = "the tokenizer joins the end of the prompt and the beginning of the answer; scored from the token after"
+    joined = (
+        "the tokenizer joins the end of the prompt and the beginning of the answer; scored "
+        "from the token after"
+    )
     said |= {f"boundaries moved in {of}": f"{n}: {joined}" for of, n in rows.joined.items()}
-    return said | {f"continuations cut in {of}": f"{n}: the model's context ends before" for of, n in _short(made)}
+    return said | {
+        f"continuations cut in {of}": f"{n}: the model's context ends before"
+        for of, n in _short(made)
+    }
 
 
 def _short(made: Plan) -> Iterator[tuple[str, int]]:
-    """The columns with prompts after which the context has no room for all new tokens, and how many they are."""
+    """The columns with prompts after which the context has no room for all new tokens, and how many
+    they are."""
     for need in made.measurements():
         if isinstance(need, Texts):
             room = made.rows.context - made.rows.generation(need.of)["max_new_tokens"]
@@ -348,14 +404,17 @@ def _short(made: Plan) -> Iterator[tuple[str, int]]:
 
 
 def write_tokens(made: Plan, measured: Measured, folder: Path, keep: bool = False) -> None:
-    """What the model thinks of each token of the column that `tokens` names, where some metric measured it.
+    """What the model thinks of each token of the column that `tokens` names, where some metric
+    measured it.
 
     keep: an earlier file stays where nothing measured it now.
     """
     file, need = folder / f"{made.config.suite.upper()}{TOKENS}", Scores(made.config.tokens or "")
     if need in measured:
         asked = made.rows.asked(need.of)
-        run_dir.write_json(file, token_table.listed(need.of, asked, measured[need], made.rows.template.tokenizer))
+        run_dir.write_json(
+            file, token_table.listed(need.of, asked, measured[need], made.rows.template.tokenizer)
+        )
     elif not keep:
         file.unlink(missing_ok=True)
 

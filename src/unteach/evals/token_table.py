@@ -1,7 +1,8 @@
-"""Answers token by token: <SUITE>_TOKENS.json has how probable the model finds each token of one column's answers.
+"""Answers token by token: <SUITE>_TOKENS.json has how probable the model finds each token of one
+column's answers.
 
-It is kept for those who look (a report's heat map); no metric reads it. The first answers of a column say enough, so
-long ones and many of them are cut, and the file says how many there were.
+It is kept for those who look (a report's heat map); no metric reads it. The first answers of a
+column say enough, so long ones and many of them are cut, and the file says how many there were.
 """
 
 from itertools import pairwise
@@ -16,7 +17,8 @@ DECIMALS = 3
 
 
 def listed(of: str, asked: Asked, rows: list[ScoredRow], tokenizer: Any) -> dict[str, Any]:
-    """The first answer of each row: its prompt, question and text, its tokens as texts and their log-probs, in nats."""
+    """The first answer of each row: its prompt, question and text, its tokens as texts and their
+    log-probs, in nats."""
     shown = zip(rows[:MOST_ROWS], asked.prompt_texts, asked.questions, strict=False)
     listed_rows = [_row(row, prompt, question, tokenizer) for row, prompt, question in shown]
     return {"of": of, "count": len(rows), "rows": listed_rows}
@@ -36,7 +38,8 @@ def _row(row: ScoredRow, prompt: str, question: str, tokenizer: Any) -> dict[str
 
 
 def pieces(ids: Ids, tokenizer: Any) -> list[str]:
-    """Each token's own text: what it adds to the one before it, as some tokenizers drop a text's first space."""
+    """Each token's own text: what it adds to the one before it, as some tokenizers drop a text's
+    first space."""
     if not ids:
         return []
     alone = tokenizer.batch_decode([[one] for one in ids])

@@ -1,4 +1,5 @@
-"""Whether what is written says what was trained: two models asked about the same rows, compared in nats."""
+"""Whether what is written says what was trained: two models asked about the same rows, compared in
+nats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ ROWS = 4
 LONGEST = 128
 """Tokens of a row that are read."""
 TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
-"""Nats a token, by the dtype that is written; of a model that is worse than 1 nat a token, this share of its loss."""
+"""Nats a token, by the dtype that is written; of a model that is worse than 1 nat a token, this
+share of its loss."""
 COARSEST = TOLERANCE["bfloat16"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two models are apart. nats: a token, over the row where they differ most; scale: of a token's own."""
+    """How far two models are apart. nats: a token, over the row where they differ most; scale: of a
+    token's own."""
 
     nats: float
     scale: float
@@ -37,7 +40,8 @@ def built_in_texts() -> list[str]:
 def tokenize_rows(
     texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase | None", model: "PreTrainedModel"
 ) -> "list[Tensor]":
-    """Turn texts into rows of ids [1, T]; without a tokenizer, draw ids that do not depend on anything."""
+    """Turn texts into rows of ids [1, T]; without a tokenizer, draw ids that do not depend on
+    anything."""
     import torch
 
     table: Any = model.get_input_embeddings()
@@ -65,7 +69,9 @@ def measure(model: Any, rows: "Sequence[Tensor]") -> "list[Tensor] | None":
     model.eval()
     try:
         with torch.no_grad():
-            return [_log_probs(model(input_ids=row.to(device)).logits, row.to(device)) for row in rows]
+            return [
+                _log_probs(model(input_ids=row.to(device)).logits, row.to(device)) for row in rows
+            ]
     except Exception:  # a forward of others may fail in any way, and then nothing is compared
         return None
     finally:
@@ -81,9 +87,12 @@ def _log_probs(logits: "Tensor", row: "Tensor") -> "Tensor":
 
 
 def compare(expected: "Sequence[Tensor]", found: "Sequence[Tensor]") -> Difference:
-    """Return the difference over the row where it is largest; not a number where one of the two gives none."""
+    """Return the difference over the row where it is largest; not a number where one of the two
+    gives none."""
     pairs = list(zip(expected, found, strict=True))
-    largest = max((_difference(one, other) for one, other in pairs), key=lambda difference: difference.nats)
+    largest = max(
+        (_difference(one, other) for one, other in pairs), key=lambda difference: difference.nats
+    )
     broken = [one for one in (_difference(*pair) for pair in pairs) if one.nats != one.nats]
     return broken[0] if broken else largest
 

@@ -1,7 +1,8 @@
 """An adapter merged into its base: one plain model that says what the two said together.
 
-PEFT adds an adapter onto the weights under it, in place. Where two layers hold one weight, that is right only if they
-are to hold two afterwards: embeddings and head are untied first, blocks that several layers share are refused.
+PEFT adds an adapter onto the weights under it, in place. Where two layers hold one weight, that is
+right only if they are to hold two afterwards: embeddings and head are untied first, blocks that
+several layers share are refused.
 """
 
 import warnings
@@ -20,7 +21,8 @@ SHOWN = 2
 
 
 def merge(model: Any) -> "PreTrainedModel":
-    """Add an adapter to the weights that it is on, in their own precision, and return the model without it.
+    """Add an adapter to the weights that it is on, in their own precision, and return the model
+    without it.
 
     Raises:
         UserError: layers that share weights have adapters, so that no plain model says the same.
@@ -28,15 +30,21 @@ def merge(model: Any) -> "PreTrainedModel":
     import torch
 
     causal = model.get_base_model()
-    ends = [_plain_layer(causal.get_input_embeddings()), _plain_layer(causal.get_output_embeddings())]
+    ends = [
+        _plain_layer(causal.get_input_embeddings()),
+        _plain_layer(causal.get_output_embeddings()),
+    ]
     is_tied = all(hasattr(end, "weight") for end in ends) and ends[0].weight is ends[1].weight
     if is_tied:
-        # The head gets a tensor of its own: what is added to one of the two must not reach the other.
+        # The head gets a tensor of its own: what is added to one of the two must not reach the
+        # other.
         ends[1].weight = torch.nn.Parameter(ends[1].weight.detach().clone(), requires_grad=False)
     _refuse_shared(model)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(Model with `tie_word_embeddings|Input and output embeddings)")
+            warnings.filterwarnings(
+                "ignore", "(Model with `tie_word_embeddings|Input and output embeddings)"
+            )
             plain: PreTrainedModel = model.merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise UserError(f"the adapter cannot be merged: {error}") from None
@@ -46,7 +54,8 @@ def merge(model: Any) -> "PreTrainedModel":
 
 
 def _tie_if_equal(plain: "PreTrainedModel") -> None:
-    """Give head and embeddings one tensor again; or let the configuration say that they are two now."""
+    """Give head and embeddings one tensor again; or let the configuration say that they are two
+    now."""
     import torch
 
     inside: Any = plain.get_input_embeddings()
@@ -68,7 +77,8 @@ def _plain_layer(layer: Any) -> Any:
 
 
 def _refuse_shared(model: "nn.Module") -> None:
-    """Raise UserError where an adapter is on a weight that another layer holds too, as in zamba's shared blocks."""
+    """Raise UserError where an adapter is on a weight that another layer holds too, as in zamba's
+    shared blocks."""
     holders: dict[int, dict[int, str]] = {}
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
@@ -79,9 +89,10 @@ def _refuse_shared(model: "nn.Module") -> None:
             names = [_in_base(name) for name in modules.values()]
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
             raise UserError(
-                "the adapter cannot be merged: several layers of this model share one block of weights, and each has "
-                f"an adapter of its own ({', '.join(names[:SHOWN])}{more}), so that no one block says the same. "
-                "as=adapter keeps them apart; or train an adapter on other target_modules"
+                "the adapter cannot be merged: several layers of this model share one block of "
+                f"weights, and each has an adapter of its own ({', '.join(names[:SHOWN])}{more}), "
+                "so that no one block says the same. as=adapter keeps them apart; or train an "
+                "adapter on other target_modules"
             )
 
 
@@ -94,4 +105,6 @@ def _adapted_layers(model: "nn.Module") -> Iterator["nn.Module"]:
 
 
 def _in_base(name: str) -> str:
-    return name.removeprefix("base_model.model.").replace(".base_layer", "").replace(f".{TRAINED}", "")
+    return (
+        name.removeprefix("base_model.model.").replace(".base_layer", "").replace(f".{TRAINED}", "")
+    )

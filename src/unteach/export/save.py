@@ -1,4 +1,5 @@
-"""What was trained, written as a plain model or as an adapter: built, checked against its weights, then saved."""
+"""What was trained, written as a plain model or as an adapter: built, checked against its weights,
+then saved."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ class Asked:
 
 
 def write(source: Source, asked: Asked, folder: Path) -> None:
-    """Builds what was asked for, checks that the weights fit, writes it with its tokenizer and template, and reads it
+    """Builds what was asked for, checks that the weights fit, writes it with its tokenizer and
+    template, and reads it
     again: a folder that says something else than what was trained is refused."""
     import transformers
 
@@ -42,11 +44,13 @@ def write(source: Source, asked: Asked, folder: Path) -> None:
         model, held = _adapted(source, asked, found, base)
     elif asked.form == "adapter":
         raise UserError(
-            f"{source.place}: there is no adapter in these weights, only a whole model; leave out as=adapter"
+            f"{source.place}: there is no adapter in these weights, only a whole model; leave out "
+            f"as=adapter"
         )
     elif asked.peft_args or (asked.base and (source.place / "config.json").exists()):
         raise UserError(
-            f"{source.place} holds a whole model and no adapter; leave out model.peft_args and model.base_path"
+            f"{source.place} holds a whole model and no adapter; leave out model.peft_args and "
+            f"model.base_path"
         )
     else:
         tokenizer = trained.tokenizer_of(source, asked.base)
@@ -54,7 +58,9 @@ def write(source: Source, asked: Asked, folder: Path) -> None:
     del found
     if asked.form == "adapter":
         model.save_pretrained(folder)
-        adapters.remember_base(folder, trained.identity_of(str(base)), adapters.added_of(source.folder))
+        adapters.remember_base(
+            folder, trained.identity_of(str(base)), adapters.added_of(source.folder)
+        )
         if head := heads.saved(source.folder):
             head.save(folder)
         told = f" of {base}"
@@ -67,11 +73,18 @@ def write(source: Source, asked: Asked, folder: Path) -> None:
 
 
 def _whole(source: Source, asked: Asked, found: Any) -> tuple[Any, Any]:
-    """The whole model in the dtype that is asked for, with the generation settings beside it; and the dtype."""
-    place = source.folder if (Path(source.folder) / "config.json").exists() else asked.base or source.path
+    """The whole model in the dtype that is asked for, with the generation settings beside it; and
+    the dtype."""
+    place = (
+        source.folder
+        if (Path(source.folder) / "config.json").exists()
+        else asked.base or source.path
+    )
     if not place:
-        raise UserError(f"{source.place}: it has no config.json beside it; say model.base_path=MODEL, the model "
-                        "that was trained, for its configuration")  # fmt: skip
+        raise UserError(
+            f"{source.place}: it has no config.json beside it; say model.base_path=MODEL, the "
+            "model that was trained, for its configuration"
+        )
     model = convert.whole(run_dir.model_folder(place), found, _dtype(asked.dtype, "auto"))
     for beside in (place, source.path):
         if beside and (settings := convert.generation_in(run_dir.model_folder(str(beside)))):
@@ -81,11 +94,18 @@ def _whole(source: Source, asked: Asked, found: Any) -> tuple[Any, Any]:
 
 
 def _save_compared(
-    model: Any, dtype: Any, source: Source, tokenizer: "PreTrainedTokenizerBase | None", folder: Path, has_adapter: bool
+    model: Any,
+    dtype: Any,
+    source: Source,
+    tokenizer: "PreTrainedTokenizerBase | None",
+    folder: Path,
+    has_adapter: bool,
 ) -> "PreTrainedModel":
-    """Save a plain model, the adapter merged into it, and compare what was saved with what there was before.
+    """Save a plain model, the adapter merged into it, and compare what was saved with what there
+    was before.
 
-    The comparison is of log-probs over a few rows, by the folder as anyone loads it, in the dtype that it is kept in.
+    The comparison is of log-probs over a few rows, by the folder as anyone loads it, in the dtype
+    that it is kept in.
     """
     texts = training_texts.read_texts(source.run, compare_models.ROWS)
     origin = "that it was trained on" if texts else "of built-in text"
@@ -102,35 +122,58 @@ def _save_compared(
     portable.add_old_names(folder)
     written = integrity.load_model(type(plain), str(folder), dtype=dtype)
     after = compare_models.measure(written, rows)
-    if after is None:  # a CPU may have no kernel of this dtype: what it was rounded to is then read in fp32
+    # a CPU may have no kernel of this dtype: what it was rounded to is then read in fp32
+    if after is None:
         after = compare_models.measure(written.float(), rows)
     what = "the base with the adapter" if has_adapter else "what was trained"
     if before is None:
-        print(f"note: {type(plain).__name__} does not run here, so what is written is not compared with {what}")
+        print(
+            f"note: {type(plain).__name__} does not run here, so what is written is not compared "
+            f"with {what}"
+        )
         return plain
     if after is None:
         remedy = f"; {APART}" if has_adapter else ""
-        raise UserError(f"{source.place}: what was written cannot be run on this machine, where {what} can{remedy}")
+        raise UserError(
+            f"{source.place}: what was written cannot be run on this machine, where {what} "
+            f"can{remedy}"
+        )
     difference = compare_models.compare(before, after)
     tolerance = compare_models.TOLERANCE.get(_name(dtype), compare_models.COARSEST)
     if difference.is_more_than(tolerance):
         raise UserError(_say_other(plain, difference, tolerance, _name(dtype), what, has_adapter))
     effect = f"; the adapter changes them by {changed.nats:.2g}" if changed else ""
-    print(f"compared with {what}: {difference.nats:.1e} nats a token apart on {len(rows)} rows {origin}{effect}")
-    if changed and difference.nats > changed.nats / 2 and changed.nats > compare_models.TOLERANCE["float32"]:
-        print(f"note: {_name(dtype)} rounds away much of what the adapter changed; dtype=float32 keeps it")
+    print(
+        f"compared with {what}: {difference.nats:.1e} nats a token apart on {len(rows)} rows "
+        f"{origin}{effect}"
+    )
+    if (
+        changed
+        and difference.nats > changed.nats / 2
+        and changed.nats > compare_models.TOLERANCE["float32"]
+    ):
+        print(
+            f"note: {_name(dtype)} rounds away much of what the adapter changed; dtype=float32 "
+            f"keeps it"
+        )
     return plain
 
 
 def _say_other(
-    model: Any, difference: compare_models.Difference, tolerance: float, dtype: str, what: str, has_adapter: bool
+    model: Any,
+    difference: compare_models.Difference,
+    tolerance: float,
+    dtype: str,
+    what: str,
+    has_adapter: bool,
 ) -> str:
     finer = "" if dtype == "float32" else " With dtype=float32 nothing is rounded."
     remedy = f" {APART}." if has_adapter else ""
     return (
-        f"this {type(model).__name__} cannot be written as a plain model: what is read back differs from {what} by "
-        f"{difference.nats:.2g} nats a token, and {tolerance:g} is allowed in {dtype} (layers share weights, read them "
-        f"past the adapter, or are rounded).{finer}{remedy}"
+        f"this {type(model).__name__} cannot be written as a plain model: what is read back "
+        f"differs from {what} by {difference.nats:.2g} nats a token, and {tolerance:g} is allowed "
+        f"in {dtype} (layers share weights, read them past the adapter, or are "
+        f"rounded).{finer}{remedy}"
     )
 
 
@@ -142,7 +185,9 @@ def _card(folder: Path, base: str | None) -> None:
     """A short model card where the library wrote none."""
     if not (folder / "README.md").exists():
         of = f"base_model: {base}\n" if base and not Path(base).exists() else ""
-        run_dir.write_text(folder / "README.md", f"---\nlibrary_name: transformers\n{of}tags: [unteach]\n---\n")
+        run_dir.write_text(
+            folder / "README.md", f"---\nlibrary_name: transformers\n{of}tags: [unteach]\n---\n"
+        )
 
 
 def _adapted(source: Source, asked: Asked, found: Any, base: str) -> tuple[Any, Any]:
@@ -156,8 +201,10 @@ def _adapted(source: Source, asked: Asked, found: Any, base: str) -> tuple[Any, 
     peft_args = asked.peft_args or trained.peft_args_of(source)
     if not peft_args:
         raise UserError(
-            f"{source.place} holds an adapter, and no file says its rank, alpha and targets; set model.peft_args as in "
-            "training, for example model.peft_args='{r: 8, lora_alpha: 16, target_modules: all-linear}'"
+            f"{source.place} holds an adapter, and no file says its rank, alpha and targets; set "
+            f"model.peft_args as in "
+            "training, for example model.peft_args='{r: 8, lora_alpha: 16, target_modules: "
+            "all-linear}'"
         )
     under, held = trained.load_base(source, base)
     adapters.refuse_another_base(source.folder, base, trained.identity_of(base))
@@ -165,7 +212,9 @@ def _adapted(source: Source, asked: Asked, found: Any, base: str) -> tuple[Any, 
         # Its own files say all of it, and PEFT reads them as it does in every run.
         model = adapters.put_back(under, source.folder, trainable=False)
     else:
-        model = convert.take_adapter(under, found, peft_args, base, adapters.added_of(source.folder))
+        model = convert.take_adapter(
+            under, found, peft_args, base, adapters.added_of(source.folder)
+        )
     model.peft_config[adapters.TRAINED].base_model_name_or_path = base
     integrity.refuse_not_finite(model, str(source.place))
     return model.to(torch.float32), _dtype(asked.dtype, held)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Source:
-    """Something trained. place: its folder or file. told: its run's model section. adapter: of its own folder. run: the
-    folder of its run, where it is in one."""
+    """Something trained. place: its folder or file. told: its run's model section. adapter: of its
+    own folder. run: the folder of its run, where it is in one."""
 
     place: Path
     told: schema.ModelConfig | None
@@ -40,15 +40,23 @@ class Source:
 
 
 def source_of(what: str) -> Source:
-    """A run's final model, a whole checkpoint, or a place that others wrote; with what its run says of it."""
+    """A run's final model, a whole checkpoint, or a place that others wrote; with what its run says
+    of it."""
     place = Path(run_dir.model_folder(what))
     if not place.exists():
         raise UserError(f"{what}: there is no such file or folder")
     if (place / run_dir.CONFIG).exists() and not (place / "config.json").exists():
         checkpoints = sorted(path.name for path in place.glob("checkpoint-*"))
-        those = f"one of its checkpoints ({', '.join(checkpoints)})" if checkpoints else "nothing to export yet"
+        those = (
+            f"one of its checkpoints ({', '.join(checkpoints)})"
+            if checkpoints
+            else "nothing to export yet"
+        )
         raise UserError(f"{what}: this run holds no {run_dir.FINAL}/; it has {those}")
-    run = next((folder for folder in (place, *place.parents[:2]) if (folder / run_dir.CONFIG).exists()), None)
+    run = next(
+        (folder for folder in (place, *place.parents[:2]) if (folder / run_dir.CONFIG).exists()),
+        None,
+    )
     ours = run is not None and re.fullmatch(r"checkpoint-\d+", place.name)
     if ours and (reason := checkpoint.fault(place)):
         raise UserError(f"{what}: this checkpoint cannot be used, {reason}")
@@ -75,7 +83,8 @@ def base_of(source: Source, asked: str | None) -> str:
         )
     if not path:
         raise UserError(
-            f"{source.place} holds an adapter, and nothing says what it was trained on; set model.base_path"
+            f"{source.place} holds an adapter, and nothing says what it was trained on; set "
+            f"model.base_path"
         )
     base = run_dir.model_folder(str(path))
     adapters.refuse_adapter_as_base(source.folder, base)
@@ -93,23 +102,37 @@ def peft_args_of(source: Source) -> dict[str, Any] | None:
         "base_model_name_or_path",
         "inference_mode",
     }
-    own = {name: value for name, value in source.adapter.items() if name in known and value is not None}
+    own = {
+        name: value for name, value in source.adapter.items() if name in known and value is not None
+    }
     return own or (source.told.peft_args if source.told else None)
 
 
 def load_base(source: Source, base: str) -> tuple[Any, Any]:
-    """The model under an adapter in full precision, as its run made it, and the dtype that it is kept in."""
+    """The model under an adapter in full precision, as its run made it, and the dtype that it is
+    kept in."""
     import torch
 
     without = ("quantization_config", "attn_implementation", "device_map", "dtype", PATH)
     args: dict[str, Any] = {"dtype": "auto"}
     if source.told:
-        args |= {name: value for name, value in source.told.model_args.items() if name not in without}
-    handler: Any = registry.model.get(source.told.model_handler) if source.told else model_handlers.AutoModelForCausalLM
-    if handler in (model_handlers.AutoModelForCausalLM, model_handlers.Scratch):  # no tokenizer need be there
-        model = model_handlers.pretrained(base, heads.saved(source.folder), **{"use_safetensors": True, **args})
+        args |= {
+            name: value for name, value in source.told.model_args.items() if name not in without
+        }
+    handler: Any = (
+        registry.model.get(source.told.model_handler)
+        if source.told
+        else model_handlers.AutoModelForCausalLM
+    )
+    # no tokenizer need be there
+    if handler in (model_handlers.AutoModelForCausalLM, model_handlers.Scratch):
+        model = model_handlers.pretrained(
+            base, heads.saved(source.folder), **{"use_safetensors": True, **args}
+        )
     else:
-        model, _ = handler.load({**args, PATH: base}, source.told.tokenizer_args if source.told else {}, None)
+        model, _ = handler.load(
+            {**args, PATH: base}, source.told.tokenizer_args if source.told else {}, None
+        )
     held = next(model.parameters()).dtype
     added_tokens.grow(model, adapters.added_of(source.folder))
     return model.to(torch.float32), held
@@ -122,7 +145,8 @@ def identity_of(base: str) -> str:
 
 
 def tokenizer_of(source: Source, base: str | None) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer beside the weights, or of their run, or of the model under them; None where none has one."""
+    """The tokenizer beside the weights, or of their run, or of the model under them; None where
+    none has one."""
     named = source.told.tokenizer_args.get(PATH) if source.told else None
     places = [source.folder, named, base, source.path]
     found: PreTrainedTokenizerBase | None = convert.tokenizer_in(
@@ -131,13 +155,19 @@ def tokenizer_of(source: Source, base: str | None) -> "PreTrainedTokenizerBase |
     return found
 
 
-def save_words(source: Source, base: str | None, tokenizer: "PreTrainedTokenizerBase | None", folder: Path) -> None:
+def save_words(
+    source: Source, base: str | None, tokenizer: "PreTrainedTokenizerBase | None", folder: Path
+) -> None:
     """Write the tokenizer, and the template that the model was trained with."""
     if tokenizer is None:
-        print("note: no tokenizer was found beside these weights or their base; this folder has none")
+        print(
+            "note: no tokenizer was found beside these weights or their base; this folder has none"
+        )
         return
     portable.save_tokenizer(tokenizer, folder)
-    said = template.saved_args(source.folder) or (source.told.template_args if source.told else None)
+    said = template.saved_args(source.folder) or (
+        source.told.template_args if source.told else None
+    )
     said = said or (template.saved_args(base) if base else None)
     if said:
         template.Template(tokenizer, said).save(folder)

@@ -1,4 +1,5 @@
-"""Texts of the rows that a run was trained on, read again from where its configuration says they are."""
+"""Texts of the rows that a run was trained on, read again from where its configuration says they
+are."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ LARGEST = 64 * 2**20
 
 
 def read_texts(run: Path | None, count: int) -> list[str]:
-    """Return the texts of a run's first rows; none where they are not on this machine, or are tokens already."""
+    """Return the texts of a run's first rows; none where they are not on this machine, or are
+    tokens already."""
     sections = run_dir.read_config(run).get("data") if run else None
     for hf_args in _sources(sections):
         if not _is_at_hand(hf_args):

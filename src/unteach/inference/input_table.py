@@ -1,4 +1,5 @@
-"""The rows of a table, read once: which columns, the id of each row, what is kept of it and what tells it apart."""
+"""The rows of a table, read once: which columns, the id of each row, what is kept of it and what
+tells it apart."""
 
 import datetime
 import decimal
@@ -19,8 +20,8 @@ Placed = tuple[tables.Place, tables.Row]
 
 @dataclass
 class Columns:
-    """Which columns are read: the prompt's, what follows it on a line of its own (the input of Alpaca's instruction),
-    and where they are asked for the answer's and the images'."""
+    """Which columns are read: the prompt's, what follows it on a line of its own (the input of
+    Alpaca's instruction), and where they are asked for the answer's and the images'."""
 
     input: str
     answer: str | None = None
@@ -32,12 +33,17 @@ class Columns:
 
 
 def find_columns(table: tables.Table, config: InferConfig) -> Columns:
-    """The columns of a table that this run reads; those that are named must be there, others are found."""
+    """The columns of a table that this run reads; those that are named must be there, others are
+    found."""
     there = table.columns
     if config.input_column is None and INSTRUCTION in there:
         columns = _instruction_columns(table)
     else:
-        asked = table.named(config.input_column) if config.input_column else _found(table, INPUTS, "input_column")
+        asked = (
+            table.named(config.input_column)
+            if config.input_column
+            else _found(table, INPUTS, "input_column")
+        )
         columns = Columns(asked)
     if config.kind == "score":
         named = config.answer_column
@@ -54,8 +60,9 @@ def _instruction_columns(table: tables.Table) -> Columns:
     """Alpaca's columns, asked as they are trained on."""
     if left := [name for name in ("system", "history") if name in table.worded]:
         raise UserError(
-            f"{table.where}: an instruction is asked with its input, and what stands in {' and '.join(left)} would not "
-            "be; write such rows as messages, or set input_column=instruction to leave it out"
+            f"{table.where}: an instruction is asked with its input, and what stands in "
+            f"{' and '.join(left)} would not be; write such rows as messages, or set "
+            "input_column=instruction to leave it out"
         )
     return Columns(INSTRUCTION, following="input" if "input" in table.columns else None)
 
@@ -64,37 +71,50 @@ def _found(table: tables.Table, names: Sequence[str], key: str) -> str:
     there = [name for name in names if name in table.columns]
     if not there:
         raise UserError(
-            f"{table.where}: has no column {' or '.join(names)}; set {key}= to one of {', '.join(table.columns)}"
+            f"{table.where}: has no column {' or '.join(names)}; set {key}= to one of "
+            f"{', '.join(table.columns)}"
         )
     if len(there) > 1 and there[0] != names[0]:
-        raise UserError(f"{table.where}: has the columns {' and '.join(there)}; set {key}= to one of them")
+        raise UserError(
+            f"{table.where}: has the columns {' and '.join(there)}; set {key}= to one of them"
+        )
     return there[0]
 
 
 @dataclass
 class Sheet:
-    """The rows of a table, each with what tells it from every other. not_kept: columns that hold no plain values."""
+    """The rows of a table, each with what tells it from every other. not_kept: columns that hold no
+    plain values."""
 
     rows: list[Placed]
     lines: list[Line]
     not_kept: list[str]
 
 
-def read_sheet(table: tables.Table, columns: Columns, config: InferConfig, added: Sequence[str]) -> Sheet:
-    """Reads a table once. added: the columns that the answers will have; a kept column of such a name is refused."""
+def read_sheet(
+    table: tables.Table, columns: Columns, config: InferConfig, added: Sequence[str]
+) -> Sheet:
+    """Reads a table once. added: the columns that the answers will have; a kept column of such a
+    name is refused."""
     rows = list(table)
     kept_rows, not_kept = _kept(rows, config)
     clash = sorted({ID, *added} & {name for row in kept_rows for name in row})
     if clash:
         raise UserError(
-            f"{table.where}: has the columns {', '.join(clash)}, which the output has too. Keep others "
-            f"(keep_columns=[{columns.input}])"
+            f"{table.where}: has the columns {', '.join(clash)}, which the output has too. Keep "
+            f"others (keep_columns=[{columns.input}])"
             + (", or name the output's (output_column=…)" if config.output_column in clash else "")
         )
     ids = _ids(rows, config)
     lines = []
     for id_, kept, (_, row) in zip(ids, kept_rows, rows, strict=True):
-        lines.append(Line(id_, kept, run_dir.digest([id_, kept, [told(row.get(name)) for name in columns.all()]])))
+        lines.append(
+            Line(
+                id_,
+                kept,
+                run_dir.digest([id_, kept, [told(row.get(name)) for name in columns.all()]]),
+            )
+        )
     return Sheet(rows, lines, not_kept)
 
 
@@ -105,15 +125,22 @@ def _ids(rows: list[Placed], config: InferConfig) -> list[Any]:
     for place, row in rows:
         id_ = row.get(config.id_column)
         if tables.missing(id_) or isinstance(id_, bool) or not isinstance(id_, int | str):
-            raise UserError(f"{place}: id_column={config.id_column} must hold text or a whole number, got {id_!r}")
+            raise UserError(
+                f"{place}: id_column={config.id_column} must hold text or a whole number, got "
+                f"{id_!r}"
+            )
         if id_ in seen:
-            raise UserError(f"{place}: has the {config.id_column} {id_!r}, and so has {seen[id_]}; ids must differ")
+            raise UserError(
+                f"{place}: has the {config.id_column} {id_!r}, and so has {seen[id_]}; ids must "
+                f"differ"
+            )
         seen[id_] = place
     return list(seen)
 
 
 def _kept(rows: list[Placed], config: InferConfig) -> tuple[list[dict[str, Any]], list[str]]:
-    """What is kept of each row; and the columns that were meant to be and hold what JSON has not."""
+    """What is kept of each row; and the columns that were meant to be and hold what JSON has
+    not."""
     wanted, odd = config.keep_columns, dict[str, None]()
     found = []
     for _, row in rows:
@@ -126,11 +153,14 @@ def _kept(rows: list[Placed], config: InferConfig) -> tuple[list[dict[str, Any]]
             except TypeError:
                 odd[str(name)] = None
         found.append(kept)
-    return [{name: value for name, value in row.items() if name not in odd} for row in found], list(odd)
+    return [{name: value for name, value in row.items() if name not in odd} for row in found], list(
+        odd
+    )
 
 
 def plain(value: Any) -> Any:
-    """A cell as JSON has it. Raises TypeError for what is no text, number, list or mapping of such."""
+    """A cell as JSON has it. Raises TypeError for what is no text, number, list or mapping of
+    such."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if value is None or isinstance(value, str | int | float):

@@ -7,7 +7,15 @@ from typing import Any
 
 from unteach.config.inference import InferConfig
 from unteach.engines.finiteness import NOT_FINITE
-from unteach.inference.backends.base import Answer, Completion, Failure, Labelled, Request, Scored, perplexity
+from unteach.inference.backends.base import (
+    Answer,
+    Completion,
+    Failure,
+    Labelled,
+    Request,
+    Scored,
+    perplexity,
+)
 from unteach.inference.result_store import ERROR as ERROR
 
 SKIPPED = "skipped"
@@ -32,9 +40,14 @@ def columns(config: InferConfig) -> tuple[str, ...]:
 
 
 def record(
-    answer: Answer | Skipped, request: Request | None, cut: int, config: InferConfig, labels: Sequence[str]
+    answer: Answer | Skipped,
+    request: Request | None,
+    cut: int,
+    config: InferConfig,
+    labels: Sequence[str],
 ) -> dict[str, Any]:
-    """An answer under its columns; cut: tokens that its prompt lost. A number that cannot be is null."""
+    """An answer under its columns; cut: tokens that its prompt lost. A number that cannot be is
+    null."""
     if not _is_finite(answer):
         answer = Failure(NOT_FINITE)
     if isinstance(answer, Skipped):
@@ -45,7 +58,8 @@ def record(
         told = answer.logprobs
         found = {"logprob": sum(told), "perplexity": perplexity(told), "answer_tokens": len(told)}
     elif isinstance(answer, Labelled):
-        found = {config.output_column: answer.logits[0], "logits": list(answer.logits)}  # of a regression
+        # of a regression
+        found = {config.output_column: answer.logits[0], "logits": list(answer.logits)}
         if labels:
             best = max(range(len(labels)), key=answer.probabilities.__getitem__)
             shares = dict(zip(labels, answer.probabilities, strict=True))

@@ -1,4 +1,5 @@
-"""What a run of inference will ask, found out before any weights are loaded: prompts, and what answers depend on."""
+"""What a run of inference will ask, found out before any weights are loaded: prompts, and what
+answers depend on."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +36,8 @@ BITS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Plan:
-    """settings: all that an answer depends on beside its row. said: what the user should know before it starts."""
+    """settings: all that an answer depends on beside its row. said: what the user should know
+    before it starts."""
 
     model: ModelConfig
     asked: Asked
@@ -48,7 +50,8 @@ class Plan:
 class PromptBuilder:
     """Builds a model's prompts; its tokenizer and template are read, its weights are not.
 
-    describe_model: what answers depend on of the model; it takes the digest of the weights' files, which costs time.
+    describe_model: what answers depend on of the model; it takes the digest of the weights' files,
+    which costs time.
     notes: what the user should know of how the model is asked.
     """
 
@@ -75,15 +78,20 @@ def build_prompter(config: InferConfig, columns: Columns) -> PromptBuilder:
 
 def plan(config: InferConfig, columns: Columns, sheet: Sheet) -> Plan:
     """Builds every prompt, and names what the answers depend on."""
-    said = [f"the columns {', '.join(sheet.not_kept)} hold no plain values and are not kept"] if sheet.not_kept else []
+    said = (
+        [f"the columns {', '.join(sheet.not_kept)} hold no plain values and are not kept"]
+        if sheet.not_kept
+        else []
+    )
     prompter = build_prompter(config, columns)
     said += prompter.notes
     asked = prompter.asker.ask(sheet)
     if asked.special:
         listed = ", ".join(asked.special[:SHOWN]) + (" …" if len(asked.special) > SHOWN else "")
         said.append(
-            f"{counted(len(asked.special), 'row')} with the text of special tokens, which is read as text ({listed}); "
-            "model.template_args.special_tokens=tokens reads them as the tokens"
+            f"{counted(len(asked.special), 'row')} with the text of special tokens, which is read "
+            f"as text ({listed}); model.template_args.special_tokens=tokens reads them as the "
+            "tokens"
         )
     said.append(f"the first prompt: {shown(asked.requests)!r}")
     settings = {**prompter.describe_model(), **_of_run(config, columns)}
@@ -94,13 +102,19 @@ def _quantised(config: InferConfig) -> ModelConfig:
     if config.quantization is None:
         return config.model
     if "quantization_config" in config.model.model_args:
-        raise UserError("quantization and model.model_args.quantization_config say one thing in two ways; give one")
-    bits: dict[str, Any] = {"quantization_config": {"quant_method": "bitsandbytes", **BITS[config.quantization]}}
+        raise UserError(
+            "quantization and model.model_args.quantization_config say one thing in two ways; give "
+            "one"
+        )
+    bits: dict[str, Any] = {
+        "quantization_config": {"quant_method": "bitsandbytes", **BITS[config.quantization]}
+    }
     return replace(config.model, model_args={**config.model.model_args, **bits})
 
 
 def _templated(model: ModelConfig, column: str) -> tuple[ModelConfig, bool]:
-    """The model's template: as it is configured or saved; else by the column, as everywhere. Whether it was by that."""
+    """The model's template: as it is configured or saved; else by the column, as everywhere.
+    Whether it was by that."""
     folder = run_dir.model_folder(str(model.model_args[PATH]))
     if model.template_args != TemplateArgs() or saved_args(folder) is not None:
         return model, False
@@ -110,7 +124,9 @@ def _templated(model: ModelConfig, column: str) -> tuple[ModelConfig, bool]:
 
 def _of_template(template: Any, column: str) -> str:
     chat = getattr(template.tokenizer, "chat_template", None) and template.kind != "chat"
-    said = f"no template was saved with this model: the column {column!r} is asked as {template.kind}"
+    said = (
+        f"no template was saved with this model: the column {column!r} is asked as {template.kind}"
+    )
     return said + ("; it has a chat template, which template=chat takes" if chat else "")
 
 
@@ -164,15 +180,17 @@ def _seeing(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], 
 def _of_tokenizer(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     words = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
-    return run_dir.digest([words, getattr(tokenizer, "chat_template", None), tokenizer.special_tokens_map])
+    return run_dir.digest(
+        [words, getattr(tokenizer, "chat_template", None), tokenizer.special_tokens_map]
+    )
 
 
 def _remote(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], dict[str, Any]]]:
     args = config.model.template_args
     if args.kind == "qa":
         raise UserError(
-            f"template=qa is read from a model's folder, and backend={config.backend_name} knows a server only: say "
-            "template=raw or template=chat"
+            f"template=qa is read from a model's folder, and backend={config.backend_name} knows a "
+            "server only: say template=raw or template=chat"
         )
     settings = {"model": config.model.model_args[PATH], "template": asdict(args)}
     return Asker(config, columns, None, None, None), lambda: settings
@@ -180,7 +198,11 @@ def _remote(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], 
 
 def _of_run(config: InferConfig, columns: Columns) -> dict[str, Any]:
     """What an answer depends on beside the row and the model, each under the key that sets it."""
-    backend = {name: value for name, value in vars(config.backend).items() if name not in config.backend.FREE}
+    backend = {
+        name: value
+        for name, value in vars(config.backend).items()
+        if name not in config.backend.FREE
+    }
     sampling = asdict(config.sampling) if config.kind == "generate" else {}
     return {
         "kind": config.kind,
@@ -189,6 +211,13 @@ def _of_run(config: InferConfig, columns: Columns) -> dict[str, Any]:
         "backend_args": backend,
         "seed": config.seed if config.sampling.drawn else 0,
         **sampling,
-        **{f"{name}_column": value for name, value in vars(columns).items() if name != "following" or value},
-        **{name: getattr(config, name) for name in ("id_column", "output_column", "keep_columns", "too_long")},
+        **{
+            f"{name}_column": value
+            for name, value in vars(columns).items()
+            if name != "following" or value
+        },
+        **{
+            name: getattr(config, name)
+            for name in ("id_column", "output_column", "keep_columns", "too_long")
+        },
     }

@@ -23,8 +23,9 @@ MESSAGES, IMAGE_PART = "messages", {"type": "image"}
 
 @dataclass
 class Asked:
-    """What is asked of each row. unasked: why nothing is asked of one. cut: tokens that prompts lost, by row. special:
-    places of rows in which special tokens are written, which are read as text."""
+    """What is asked of each row. unasked: why nothing is asked of one. cut: tokens that prompts
+    lost, by row. special: places of rows in which special tokens are written, which are read as
+    text."""
 
     requests: list[Request] = field(default_factory=list)
     unasked: dict[int, Failure | Skipped] = field(default_factory=dict)
@@ -33,20 +34,32 @@ class Asked:
 
     @property
     def longest(self) -> int:
-        return max((len(request.prompt) + len(request.answer) for request in self.requests), default=0)
+        return max(
+            (len(request.prompt) + len(request.answer) for request in self.requests), default=0
+        )
 
 
 class Asker:
     """Builds the requests of rows.
 
-    template, tokenizer: the model's own; a server has neither, and a classifier no template. context: how many tokens
-    the model reads.
+    template, tokenizer: the model's own; a server has neither, and a classifier no template.
+    context: how many tokens the model reads.
     """
 
     def __init__(
-        self, config: InferConfig, columns: Columns, template: Template | None, tokenizer: Any, context: int | None
+        self,
+        config: InferConfig,
+        columns: Columns,
+        template: Template | None,
+        tokenizer: Any,
+        context: int | None,
     ):
-        self.config, self.columns, self.template, self.tokenizer = config, columns, template, tokenizer
+        self.config, self.columns, self.template, self.tokenizer = (
+            config,
+            columns,
+            template,
+            tokenizer,
+        )
         self.new = config.sampling.max_new_tokens if config.kind == "generate" else 0
         self.context = context
         is_text = config.model.template_args.special_tokens == "text"
@@ -56,13 +69,18 @@ class Asker:
         has_own_text = tokenizer is not None and config.modality != "vlm"
         self.special = SpecialText(tokenizer) if has_own_text and is_text else None
         if context is not None and self.new >= context:
-            raise UserError(f"max_new_tokens={self.new} leaves no room for a prompt: this model reads {context} tokens")
+            raise UserError(
+                f"max_new_tokens={self.new} leaves no room for a prompt: this model reads "
+                f"{context} tokens"
+            )
 
     def ask(self, sheet: Sheet) -> Asked:
         asked = Asked()
         for number, ((place, row), line) in enumerate(zip(sheet.rows, sheet.lines, strict=True)):
             try:
-                request = self._request(number, place, row, subseed(self.config.seed, "infer", line.id))
+                request = self._request(
+                    number, place, row, subseed(self.config.seed, "infer", line.id)
+                )
             except UserError as error:
                 asked.unasked[number] = Failure(str(error))
                 continue
@@ -81,18 +99,25 @@ class Asker:
 
     def _has_special_text(self, row: tables.Row) -> bool:
         """Whether a special token is written in what is asked, and is read as text."""
-        cells = [row.get(name) for name in (self.columns.input, self.columns.following, self.columns.answer) if name]
+        cells = [
+            row.get(name)
+            for name in (self.columns.input, self.columns.following, self.columns.answer)
+            if name
+        ]
         if self.template is not None:
             return self.template.hides(cells)
         return self.special is not None and self.special.stands_in(cells)
 
     def ask_one(self, number: int, row: tables.Row) -> Request:
-        """The request of one row that comes from no file, as `ask` builds it; UserError where it cannot be asked."""
+        """The request of one row that comes from no file, as `ask` builds it; UserError where it
+        cannot be asked."""
         place = tables.Place("the question", "line", 0)
         line = Line(number, row, "")
         asked = self.ask(Sheet([(place, row)], [line], []))
         for why in asked.unasked.values():
-            raise UserError(why.why if isinstance(why, Failure) else "the question is too long for this model")
+            raise UserError(
+                why.why if isinstance(why, Failure) else "the question is too long for this model"
+            )
         return replace(asked.requests[0], number=number)
 
     def _too_long(self, request: Request) -> str:
@@ -100,8 +125,9 @@ class Asker:
         beside = f" and {after}" if self.new or request.answer else ""
         mend = ", or ask for fewer max_new_tokens" if self.new else ""
         return (
-            f"a prompt of {len(request.prompt)} tokens{beside} are more than the {self.context} that the model reads; "
-            f"too_long=truncate_left shortens such prompts, too_long=skip leaves them out{mend}"
+            f"a prompt of {len(request.prompt)} tokens{beside} are more than the {self.context} "
+            "that the model reads; too_long=truncate_left shortens such prompts, too_long=skip "
+            f"leaves them out{mend}"
         )
 
     def _shortened(self, request: Request, over: int) -> Request:
@@ -115,8 +141,11 @@ class Asker:
         turns = _conversation(cell, place) if self._is_conversation(cell) else None
         text = "" if turns else self._text(row, place)
         if not turns and not text.strip():
-            raise UserError(f"{place}: the column {self.columns.input!r} is empty: there is nothing to ask")
-        if self.config.kind == "classify" and self.tokenizer is not None:  # as every classifier is asked
+            raise UserError(
+                f"{place}: the column {self.columns.input!r} is empty: there is nothing to ask"
+            )
+        # as every classifier is asked
+        if self.config.kind == "classify" and self.tokenizer is not None:
             if self.special is None:
                 return Request(number, tuple(self.tokenizer(text)["input_ids"]), text, seed=seed)
             ids = self.special.encode(self.special.hide(text), add_special_tokens=True)
@@ -129,7 +158,13 @@ class Asker:
             shown, prompt = self._chat(turns)
             return Request(number, prompt, shown, tuple(turns), seed=seed)
         messages = self._turns(text, None, ()) if self.template.kind == "chat" else None
-        return Request(number, self.template.encode_prompt(text), self.template.prompt(text), messages, seed=seed)
+        return Request(
+            number,
+            self.template.encode_prompt(text),
+            self.template.prompt(text),
+            messages,
+            seed=seed,
+        )
 
     def _text(self, row: tables.Row, place: tables.Place) -> str:
         """What is asked: a column, and on a line of its own what follows it."""
@@ -152,15 +187,33 @@ class Asker:
         assert self.columns.answer and self.template
         answer = tables.text(row, self.columns.answer, place)
         if not answer:
-            raise UserError(f"{place}: the column {self.columns.answer!r} is empty: there is no answer to score")
+            raise UserError(
+                f"{place}: the column {self.columns.answer!r} is empty: there is no answer to score"
+            )
         if turns:
-            raise UserError(f"{place}: kind=score takes a prompt and an answer as text, and this row is a conversation")
+            raise UserError(
+                f"{place}: kind=score takes a prompt and an answer as text, and this row is a "
+                f"conversation"
+            )
         encoded = self.template.encode(text, answer)
-        return Request(number, encoded.prompt, self.template.prompt(text), None, (), encoded.answer, answer, seed)
+        return Request(
+            number,
+            encoded.prompt,
+            self.template.prompt(text),
+            None,
+            (),
+            encoded.answer,
+            answer,
+            seed,
+        )
 
     def _is_conversation(self, cell: Any) -> bool:
         listed = isinstance(cell, list)
-        return listed or (self.columns.input == MESSAGES and isinstance(cell, str) and cell.lstrip().startswith("["))
+        return listed or (
+            self.columns.input == MESSAGES
+            and isinstance(cell, str)
+            and cell.lstrip().startswith("[")
+        )
 
     def _turns(
         self, text: str, turns: list[dict[str, Any]] | None, images: Sequence[Any]
@@ -170,12 +223,19 @@ class Asker:
         if turns is None:
             if self.template is None and args.kind == "raw" and not images:
                 return None
-            turns = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
+            turns = (
+                [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
+            )
             turns.append({"role": "user", "content": text})
         if images and not any(isinstance(turn["content"], list) for turn in turns):
             first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
-            parts = [*([IMAGE_PART] * len(images)), {"type": "text", "text": turns[first]["content"]}]
-            turns = [{**turn, "content": parts} if i == first else turn for i, turn in enumerate(turns)]
+            parts = [
+                *([IMAGE_PART] * len(images)),
+                {"type": "text", "text": turns[first]["content"]},
+            ]
+            turns = [
+                {**turn, "content": parts} if i == first else turn for i, turn in enumerate(turns)
+            ]
         return tuple(turns)
 
     def _chat(self, turns: list[dict[str, Any]]) -> tuple[str, Ids]:
@@ -183,7 +243,8 @@ class Asker:
         assert template
         if template.kind != "chat":
             raise UserError(
-                "this row is a conversation, and the model is not asked by a chat template: set template=chat"
+                "this row is a conversation, and the model is not asked by a chat template: set "
+                "template=chat"
             )
         if template.args.system_prompt and turns[0]["role"] != "system":
             turns = [{"role": "system", "content": template.args.system_prompt}, *turns]
@@ -193,22 +254,32 @@ class Asker:
         return template.special.reveal(shown), template.plain(shown)
 
     def _images(self, row: tables.Row, place: tables.Place) -> tuple[Any, ...]:
-        """What the image column holds, as a list; a path that is not there is looked for beside the input."""
+        """What the image column holds, as a list; a path that is not there is looked for beside the
+        input."""
         cell = row.get(self.columns.image or "")
         if isinstance(cell, str) and cell.lstrip().startswith("["):
             try:
                 cell = json.loads(cell)
             except ValueError:
-                raise UserError(f"{place}: the column {self.columns.image!r} begins a list and is not JSON") from None
+                raise UserError(
+                    f"{place}: the column {self.columns.image!r} begins a list and is not JSON"
+                ) from None
         if not isinstance(cell, list | tuple):
             cell = [] if tables.missing(cell) else [cell]
         if not cell:
-            raise UserError(f"{place}: the column {self.columns.image!r} is empty: there is no image")
+            raise UserError(
+                f"{place}: the column {self.columns.image!r} is empty: there is no image"
+            )
         return tuple(self._beside(one) for one in cell)
 
     def _beside(self, image: Any) -> Any:
         source = self.config.input_file
-        if not isinstance(image, str) or "://" in image or Path(image).exists() or not isinstance(source, str):
+        if (
+            not isinstance(image, str)
+            or "://" in image
+            or Path(image).exists()
+            or not isinstance(source, str)
+        ):
             return image
         beside = Path(source).parent / image
         return str(beside) if beside.exists() else image
@@ -222,16 +293,27 @@ def _conversation(cell: Any, place: tables.Place) -> list[dict[str, Any]]:
         raise UserError(f"{place}: the conversation is not JSON") from None
     fine = isinstance(turns, list) and turns and all(_is_turn(turn) for turn in turns)
     if not fine:
-        raise UserError(f'{place}: a conversation is a list of {{"role": …, "content": …}}, with one turn or more')
+        raise UserError(
+            f'{place}: a conversation is a list of {{"role": …, "content": …}}, with one turn or '
+            f"more"
+        )
     if turns[-1]["role"] == "assistant":
-        raise UserError(f"{place}: the conversation ends with the assistant's turn: there is nothing to answer")
+        raise UserError(
+            f"{place}: the conversation ends with the assistant's turn: there is nothing to answer"
+        )
     if not any(turn["role"] == "user" for turn in turns):
-        raise UserError(f"{place}: nobody asks anything in this conversation: no turn is the user's")
+        raise UserError(
+            f"{place}: nobody asks anything in this conversation: no turn is the user's"
+        )
     return list(turns)
 
 
 def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str | list)
+    return (
+        isinstance(turn, dict)
+        and isinstance(turn.get("role"), str)
+        and isinstance(turn.get("content"), str | list)
+    )
 
 
 def shown(requests: Iterable[Request]) -> str:

@@ -1,12 +1,13 @@
-"""The answers to a table on disk, so that no row is ever lost: as they come, and in order at the end.
+"""The answers to a table on disk, so that no row is ever lost: as they come, and in order at the
+end.
 
-x.jsonl         the output: one line a row, in the order of the input; it is there when every row has an answer
+x.jsonl         the output: a line a row, in the input's order; there when every row has an answer
 x.meta.json     what the answers depend on (model, options), and a digest of each row
-x.jsonl.parts/  answers as they came, a file for each process that ever ran; gone once they are in the output
+x.jsonl.parts/  answers as they came, a file a process that ever ran; gone once in the output
 .x.jsonl.lock   held by the one run that may write; a killed run leaves it free
 
-An answer counts only for the row, by its id and digest, that it was given to. A line that is torn or damaged is passed
-over, and its row is asked again.
+An answer counts only for the row, by its id and digest, that it was given to. A line that is torn
+or damaged is passed over, and its row is asked again.
 """
 
 import contextlib
@@ -26,7 +27,8 @@ from unteach.wording import counted
 
 ID, ERROR = "row_id", "error"
 SYNC_EVERY = 1.0
-"""Seconds between two syncs of the parts to the disk; what a killed process wrote is there in any case."""
+"""Seconds between two syncs of the parts to the disk; what a killed process wrote is there in any
+case."""
 SHOWN = 5
 
 Known = dict[Any, dict[str, Any]]
@@ -51,7 +53,10 @@ class Meta:
 
     def write(self, path: Path) -> None:
         numbered = list(self.rows) == list(range(len(self.rows)))
-        rows = {"ids": None if numbered else list(self.rows), "digests": " ".join(self.rows.values())}
+        rows = {
+            "ids": None if numbered else list(self.rows),
+            "digests": " ".join(self.rows.values()),
+        }
         made_by = run_dir.manifest(int(self.settings.get("seed", 0)))
         run_dir.write_json(path, {"settings": self.settings, "rows": rows, "made_by": made_by})
 
@@ -64,7 +69,8 @@ class Meta:
             return cls(read["settings"], dict(zip(ids, digests, strict=True)))
         except (KeyError, TypeError, AttributeError, ValueError):
             raise UserError(
-                f"{path}: not what `unteach infer` wrote; resume=never moves it and its output aside"
+                f"{path}: not what `unteach infer` wrote; resume=never moves it and its output "
+                f"aside"
             ) from None
 
 
@@ -81,10 +87,14 @@ class Ledger:
         """Nobody else writes meanwhile. Raises Busy where somebody does."""
         return owner.own(self.output)
 
-    def open(self, settings: dict[str, Any], lines: Sequence[Line], resume: str, changed: str) -> list[str]:
-        """Makes the files ready for these rows under these settings; gives a sentence for each thing to be said.
+    def open(
+        self, settings: dict[str, Any], lines: Sequence[Line], resume: str, changed: str
+    ) -> list[str]:
+        """Makes the files ready for these rows under these settings; gives a sentence for each
+        thing to be said.
 
-        Raises UserError where they hold answers to other rows, or under other settings, and changed is not `redo`.
+        Raises UserError where they hold answers to other rows, or under other settings, and changed
+        is not `redo`.
         """
         said: list[str] = []
         settings = json.loads(json.dumps(settings, default=str))  # as they will be read back
@@ -94,18 +104,26 @@ class Ledger:
         old = self._old()
         if old is None and self.output.exists():
             raise UserError(
-                f"{self.output}: this file is there and `unteach infer` did not write it (no {self.meta.name} is "
-                "beside it). Name another output_file, or resume=never to move it aside"
+                f"{self.output}: this file is there and `unteach infer` did not write it (no "
+                f"{self.meta.name} is beside it). Name another output_file, or resume=never to "
+                "move it aside"
             )
         rows = {line.id: line.digest for line in lines}
-        if old is not None and (old.settings, list(old.rows.items())) != (settings, list(rows.items())):
+        if old is not None and (old.settings, list(old.rows.items())) != (
+            settings,
+            list(rows.items()),
+        ):
             differing = run_dir.differences(old.settings, settings)
             among = _among(old.rows, rows)
             if changed != "redo":
-                what = "; ".join([*([f"other settings: {', '.join(differing)}"] if differing else []), *among])
+                what = "; ".join(
+                    [*([f"other settings: {', '.join(differing)}"] if differing else []), *among]
+                )
                 raise UserError(
-                    f"{self.output} holds answers to something else: {what}.\n  changed=redo keeps the answers that "
-                    "hold and asks the others again; resume=never starts afresh; both move the old file aside. To keep "
+                    f"{self.output} holds answers to something else: {what}.\n  changed=redo keeps "
+                    f"the answers that "
+                    "hold and asks the others again; resume=never starts afresh; both move the old "
+                    "file aside. To keep "
                     f"them beside the new ones, add output_file={self._free_name()}"
                 )
             said += self._move_aside() if differing else self._carry(old, lines)
@@ -117,22 +135,36 @@ class Ledger:
 
     def _free_name(self) -> Path:
         """A name beside the output's that nothing has yet."""
-        names = (self.output.with_name(f"{self.output.stem}_{number}.jsonl") for number in itertools.count(2))
-        return next(name for name in names if not name.exists() and not name.with_suffix(".meta.json").exists())
+        names = (
+            self.output.with_name(f"{self.output.stem}_{number}.jsonl")
+            for number in itertools.count(2)
+        )
+        return next(
+            name
+            for name in names
+            if not name.exists() and not name.with_suffix(".meta.json").exists()
+        )
 
     def _old(self) -> "Meta | None":
         return Meta.read(self.meta) if self.meta.exists() else None
 
     def _move_aside(self) -> list[str]:
-        moved = [(path, run_dir.move_aside(path)) for path in (self.output, self.parts, self.meta) if path.exists()]
+        moved = [
+            (path, run_dir.move_aside(path))
+            for path in (self.output, self.parts, self.meta)
+            if path.exists()
+        ]
         return [f"moved the old {path} to {aside}" for path, aside in moved]
 
     def _carry(self, old: "Meta", lines: Sequence[Line]) -> list[str]:
-        """Takes the answers that still hold out of the old output, into the parts, and moves the output aside."""
+        """Takes the answers that still hold out of the old output, into the parts, and moves the
+        output aside."""
         if not self.output.exists():
             return []
         digests = {line.id: line.digest for line in lines}
-        known = self._of_output({id_ for id_, digest in old.rows.items() if digests.get(id_) == digest})
+        known = self._of_output(
+            {id_ for id_, digest in old.rows.items() if digests.get(id_) == digest}
+        )
         self.parts.mkdir(exist_ok=True)
         text = "".join(_part(id_, digests[id_], answer) for id_, answer in known.items())
         run_dir.write_text(self.parts / f"carried-{secrets.token_hex(4)}.jsonl", text)
@@ -141,17 +173,24 @@ class Ledger:
     def done(self, lines: Sequence[Line]) -> set[int]:
         """The numbers of the lines that have an answer and no error."""
         known = self.known(lines)
-        return {number for number, line in enumerate(lines) if (known.get(line.id) or {ERROR: ""})[ERROR] is None}
+        return {
+            number
+            for number, line in enumerate(lines)
+            if (known.get(line.id) or {ERROR: ""})[ERROR] is None
+        }
 
     def known(self, lines: Sequence[Line]) -> Known:
-        """The answers that there are, those that failed too; what was answered goes before what failed."""
+        """The answers that there are, those that failed too; what was answered goes before what
+        failed."""
         found: Known = {}
         digests = {line.id: line.digest for line in lines}
         for id_, answer in self._of_output(set(digests)).items():
             found[id_] = answer
         for file in sorted(self.parts.glob("*.jsonl")):
             for read in self._lines(file):
-                if digests.get(read.get(ID)) == read.get("of") and isinstance(read.get("answer"), dict):
+                if digests.get(read.get(ID)) == read.get("of") and isinstance(
+                    read.get("answer"), dict
+                ):
                     before = found.get(read[ID])
                     if before is None or before.get(ERROR) is not None:
                         found[read[ID]] = read["answer"]
@@ -189,14 +228,19 @@ class Ledger:
                 part.sync()
 
     def finish(self, lines: Sequence[Line]) -> Known:
-        """Writes the output from all that is known, in the order of the rows, and clears the parts away."""
+        """Writes the output from all that is known, in the order of the rows, and clears the parts
+        away."""
         import shutil
 
         known = self.known(lines)
         with run_dir.replacing(self.output) as temporary, temporary.open("wb") as file:
             for line in lines:
                 answer = known[line.id]
-                whole = {ID: line.id, **line.kept, **{name: answer.get(name) for name in self.columns}}
+                whole = {
+                    ID: line.id,
+                    **line.kept,
+                    **{name: answer.get(name) for name in self.columns},
+                }
                 file.write(dumps(whole))
         if self.parts.exists():
             shutil.rmtree(self.parts)
@@ -227,7 +271,8 @@ def _part(id_: Any, digest: str, answer: dict[str, Any]) -> str:
 
 
 def dumps(value: Any) -> bytes:
-    """One line of JSON as UTF-8; half characters, which UTF-8 does not have, are written as escapes."""
+    """One line of JSON as UTF-8; half characters, which UTF-8 does not have, are written as
+    escapes."""
     try:
         return (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except UnicodeEncodeError:
@@ -237,7 +282,9 @@ def dumps(value: Any) -> bytes:
 def _among(before: dict[Any, str], after: dict[Any, str]) -> list[str]:
     """What became of the rows, in sentences."""
     found = {
-        "changed": [id_ for id_, digest in after.items() if id_ in before and before[id_] != digest],
+        "changed": [
+            id_ for id_, digest in after.items() if id_ in before and before[id_] != digest
+        ],
         "new": [id_ for id_ in after if id_ not in before],
         "gone": [id_ for id_ in before if id_ not in after],
     }
@@ -251,4 +298,6 @@ def _among(before: dict[Any, str], after: dict[Any, str]) -> list[str]:
 
 
 def _few(ids: list[Any]) -> str:
-    return ", ".join(map(str, ids[:SHOWN])) + (f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else "")
+    return ", ".join(map(str, ids[:SHOWN])) + (
+        f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+    )

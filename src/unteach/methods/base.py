@@ -1,4 +1,5 @@
-"""The contract of a method: streams in, unreduced terms out. The trainer does everything else, once for all methods."""
+"""The contract of a method: streams in, unreduced terms out. The trainer does everything else, once
+for all methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,8 @@ __all__ = ["UNITS", "Method", "Term", "Unlearn", "cross_entropy", "mean_of_rows"
 class Context:
     """What a method may know before the first step.
 
-    seed: the run's; width: the size of the model's hidden states; labels: a classifier's, in order; streams: the rows.
+    seed: the run's; width: the size of the model's hidden states; labels: a classifier's, in order;
+    streams: the rows.
     """
 
     seed: int
@@ -32,28 +34,35 @@ class Context:
 
 
 class Method:
-    """A rule that turns a batch into a loss. Subclasses are dataclasses; their fields are `trainer.method_args`.
+    """A rule that turns a batch into a loss. Subclasses are dataclasses; their fields are
+    `trainer.method_args`.
 
-    QUIRKS: values of the fields under `compat: openunlearning`. ROWS: what a row of its data is: a prompt and its
-    answer (or a chat), the same with a mark whether it is forgotten, plain text, a prompt with a chosen and a rejected
-    answer, an answer that was liked or not, a text with its class, or with a number. ASCENDS: whether its loss falls
-    for ever as the model gets worse; such a run is watched for a collapse (training/guard.py).
+    QUIRKS: values of the fields under `compat: openunlearning`. ROWS: what a row of its data is: a
+    prompt and its answer (or a chat), the same with a mark whether it is forgotten, plain text, a
+    prompt with a chosen and a rejected answer, an answer that was liked or not, a text with its
+    class, or with a number. ASCENDS: whether its loss falls for ever as the model gets worse; such
+    a run is watched for a collapse (training/guard.py).
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
-    ROWS: ClassVar[Literal["answers", "signed", "text", "pairs", "feedback", "classes", "numbers"]] = "answers"
+    ROWS: ClassVar[
+        Literal["answers", "signed", "text", "pairs", "feedback", "classes", "numbers"]
+    ] = "answers"
     ASCENDS: ClassVar[bool] = False
 
     def streams(self) -> tuple[str, ...]:
-        """The names of the streams it trains on; those of schema.BESIDE stand beside one another in the same rows."""
+        """The names of the streams it trains on; those of schema.BESIDE stand beside one another in
+        the same rows."""
         raise NotImplementedError
 
     def learns(self) -> bool:
-        """Whether all it trains on is rows of `train`, which it learns: then held-out rows are measured by its rule."""
+        """Whether all it trains on is rows of `train`, which it learns: then held-out rows are
+        measured by its rule."""
         return {BESIDE.get(name, name) for name in self.streams()} == {"train"}
 
     def reference(self) -> Needed:
-        """What it compares with, a stream: the reference's answer log-probs, or what a pass of a frozen model yields.
+        """What it compares with, a stream: the reference's answer log-probs, or what a pass of a
+        frozen model yields.
 
         Empty: no reference is held or computed.
         """
@@ -64,27 +73,31 @@ class Method:
         return {}
 
     def trainable(self) -> Sequence[str]:
-        """Regexes of the names of the parameters that it trains; those that no pass reaches stay frozen anyway."""
+        """Regexes of the names of the parameters that it trains; those that no pass reaches stay
+        frozen anyway."""
         return (".*",)
 
     def batch_level(self) -> str:
-        """Why a step of this method depends on how its rows are dealt to micro-batches; empty: it does not."""
+        """Why a step of this method depends on how its rows are dealt to micro-batches; empty: it
+        does not."""
         return ""
 
     def ask(self, question: str, answer: str) -> str | None:
-        """What the model is asked so that it invents the row's alternate itself; None: the data has alternates."""
+        """What the model is asked so that it invents the row's alternate itself; None: the data has
+        alternates."""
         return None
 
     def prepare(self, context: Context) -> None:
         """Called once, before anything is trained or restored."""
 
     def surveyed(self) -> dict[str, Want]:
-        """What a pass without gradient over a whole step should yield before any of its losses, a stream."""
+        """What a pass without gradient over a whole step should yield before any of its losses, a
+        stream."""
         return {}
 
     def survey(self, policy: dict[str, Answers], reference: dict[str, Any]) -> "dict[str, Tensor]":
-        """What that pass says of one micro-batch, as sums by name; `terms` finds them, summed over the whole step, with
-        all counts in reference["step"]."""
+        """What that pass says of one micro-batch, as sums by name; `terms` finds them, summed over
+        the whole step, with all counts in reference["step"]."""
         raise NotImplementedError
 
     def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
@@ -106,23 +119,27 @@ class Method:
     def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
         """What a validation tells beside its loss and the terms that are no part of it.
 
-        rows: what was noted of each, in their order. Numbers are logged; tables (lists of mappings) go to files.
+        rows: what was noted of each, in their order. Numbers are logged; tables (lists of mappings)
+            go to files.
         """
         return {}
 
     def after_step(self, terms: dict[str, float], epoch: float) -> None:
-        """Called after each optimiser step with the step's terms, reduced over micro-batches and processes, before
-        their factors. epoch: how many are done, the current one's done part included."""
+        """Called after each optimiser step with the step's terms, reduced over micro-batches and
+        processes, before their factors. epoch: how many are done, the current one's done part
+        included."""
 
     def state(self) -> dict[str, Any]:
-        """What changes while it trains, as numbers and lists of them; it goes into every checkpoint."""
+        """What changes while it trains, as numbers and lists of them; it goes into every
+        checkpoint."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes back what `state` gave."""
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
-        """The units in one micro-batch by name: what divisors refer to. Known before any forward, from labels alone."""
+        """The units in one micro-batch by name: what divisors refer to. Known before any forward,
+        from labels alone."""
         found = {}
         for stream, (start, stop) in batch["rows"].items():
             labels, mask = batch["labels"][start:stop], batch["attention_mask"][start:stop]
@@ -140,21 +157,27 @@ class Method:
 
 @dataclass
 class Unlearn(Method):
-    """gamma * L_forget + alpha * L_retain, where a method writes L_forget and any retain term goes with it."""
+    """gamma * L_forget + alpha * L_retain, where a method writes L_forget and any retain term goes
+    with it."""
 
     QUIRKS: ClassVar[dict[str, Any]] = {"kl_over": "all"}
 
     gamma: float = field(default=1.0, metadata={"help": "weight of the forget term"})
-    alpha: float = field(default=1.0, metadata={"help": "weight of the retain term; 0 makes no retain pass at all"})
+    alpha: float = field(
+        default=1.0, metadata={"help": "weight of the retain term; 0 makes no retain pass at all"}
+    )
     retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF"] = field(
         default="NLL", metadata={"help": "what holds the retain answers"}
     )
     retain_layer: str = field(
-        default=r"model\.layers\.7", metadata={"help": "EMBED_DIFF: the layer whose output is held, by regex"}
+        default=r"model\.layers\.7",
+        metadata={"help": "EMBED_DIFF: the layer whose output is held, by regex"},
     )
     kl_over: Literal["answer", "all"] = field(
         default="answer",
-        metadata={"help": "positions of the KL term; all: also prompt, padding and last (as published)"},
+        metadata={
+            "help": "positions of the KL term; all: also prompt, padding and last (as published)"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -192,7 +215,10 @@ class Unlearn(Method):
         return ("forget", "retain") if self.alpha else ("forget",)
 
     def reference(self) -> Needed:
-        kinds = {"forget": self.forget_reference(), "retain": self.retain().reference() if self.alpha else None}
+        kinds = {
+            "forget": self.forget_reference(),
+            "retain": self.retain().reference() if self.alpha else None,
+        }
         return {stream: kind for stream, kind in kinds.items() if kind is not None}
 
     def layers(self) -> dict[str, str]:

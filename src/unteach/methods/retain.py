@@ -1,4 +1,5 @@
-"""What holds the retain answers while others are unlearned: three terms, each usable with every unlearning method."""
+"""What holds the retain answers while others are unlearned: three terms, each usable with every
+unlearning method."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -65,7 +66,8 @@ class KL:
 
 @dataclass(frozen=True)
 class EmbedDiff:
-    """||h - h_ref||^2 at a layer: mean over hidden size, over each sequence's answer tokens, over sequences."""
+    """||h - h_ref||^2 at a layer: mean over hidden size, over each sequence's answer tokens, over
+    sequences."""
 
     layer: str
     broadcast: bool = False
@@ -86,9 +88,11 @@ def activations(layer: str) -> Want:
 
 
 def distance(name: str, stream: str, answers: Answers, target: "Tensor", broadcast: bool) -> Term:
-    """(h - target)^2, averaged over hidden size and over each sequence's tokens: [N, d], [N, d] or [d] -> a term.
+    """(h - target)^2, averaged over hidden size and over each sequence's tokens: [N, d], [N, d] or
+    [d] -> a term.
 
-    broadcast: each sequence's sum is divided by the length of every sequence of the micro-batch in turn, as published.
+    broadcast: each sequence's sum is divided by the length of every sequence of the micro-batch in
+    turn, as published.
     """
     squared = (answers.value.float() - target.float()).square().mean(-1)
     shares = 1 / answers.lengths().clamp(min=1)

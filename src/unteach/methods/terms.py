@@ -1,4 +1,5 @@
-"""What a loss is a sum of: terms, unreduced, each with the name of the count that it is divided by."""
+"""What a loss is a sum of: terms, unreduced, each with the name of the count that it is divided
+by."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -18,8 +19,10 @@ class Term:
     """One summand of the loss, not yet reduced.
 
     value: one number per unit (token or sequence) of this micro-batch.
-    divisor: the name of the count, over the whole optimiser step, that the sum is divided by (`forget.tokens`…).
-    factor: what the term is multiplied by in the loss; None: it is no part of the loss, and only told.
+    divisor: the name of the count, over the whole optimiser step, that the sum is divided by
+    (`forget.tokens`…).
+    factor: what the term is multiplied by in the loss; None: it is no part of the loss, and only
+    told.
     """
 
     name: str
@@ -33,7 +36,9 @@ class Term:
         return self.name if self.factor is None else f"{self.name}_loss"
 
 
-def cross_entropy(name: str, stream: str, answers: Answers, factor: float = 1.0, units: str = "tokens") -> Term:
+def cross_entropy(
+    name: str, stream: str, answers: Answers, factor: float = 1.0, units: str = "tokens"
+) -> Term:
     """CE: the mean over answer tokens of -log p_t."""
     return Term(name, -answers.value, f"{stream}.{units}", factor)
 

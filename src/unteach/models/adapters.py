@@ -1,4 +1,5 @@
-"""LoRA adapters: put on a model, saved with what they were trained on, put back on that and on nothing else.
+"""LoRA adapters: put on a model, saved with what they were trained on, put back on that and on
+nothing else.
 
 Source: LoRA, arXiv:2106.09685; QLoRA (the same over NF4 weights), arXiv:2305.14314.
 """
@@ -17,17 +18,22 @@ from unteach.models import added_tokens, integrity, layers
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "unteach_base.json"
 TRAINED, FIRST = "default", "first"
-"""Names of adapters inside a model: the one that trains, and the frozen copy of one that training started from."""
+"""Names of adapters inside a model: the one that trains, and the frozen copy of one that training
+started from."""
 
 
 def is_adapter(path: str | None) -> bool:
     """Whether a folder holds an adapter and not a model."""
-    return path is not None and (Path(path) / CONFIG).exists() and not (Path(path) / "config.json").exists()
+    return (
+        path is not None
+        and (Path(path) / CONFIG).exists()
+        and not (Path(path) / "config.json").exists()
+    )
 
 
 def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> Any:
-    """Puts a fresh adapter on a model. `peft_args` are LoraConfig's own names; only the adapter trains, and with it the
-    rows of added tokens and a classifier's head."""
+    """Puts a fresh adapter on a model. `peft_args` are LoraConfig's own names; only the adapter
+    trains, and with it the rows of added tokens and a classifier's head."""
     import peft
 
     known = set(inspect.signature(peft.LoraConfig).parameters)
@@ -35,7 +41,8 @@ def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> 
         if name not in known:
             guess = nearest(name, known)
             raise UserError(
-                f"model.peft_args.{name}: LoraConfig has no such field" + (f"; did you mean {guess}?" if guess else "")
+                f"model.peft_args.{name}: LoraConfig has no such field"
+                + (f"; did you mean {guess}?" if guess else "")
             )
     given = {"task_type": "SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM", **peft_args}
     if (
@@ -51,9 +58,14 @@ def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> 
         adapted = peft.get_peft_model(_ready(model), peft.LoraConfig(**given))
     except (ValueError, TypeError) as error:
         kinds = ("Linear", "Conv1D")
-        linear = {name.rpartition(".")[2] for name, m in model.named_modules() if type(m).__name__.startswith(kinds)}
+        linear = {
+            name.rpartition(".")[2]
+            for name, m in model.named_modules()
+            if type(m).__name__.startswith(kinds)
+        }
         raise UserError(
-            f"model.peft_args: {str(error).splitlines()[0]}\n  target_modules takes some of this model's linear layers "
+            f"model.peft_args: {str(error).splitlines()[0]}\n  target_modules takes some of this "
+            f"model's linear layers "
             f"({', '.join(sorted(linear))}), as a list or with commas between, or all-linear"
         ) from None
     _loads_all_weights(adapted)
@@ -61,8 +73,9 @@ def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> 
 
 
 def refuse_failing(model: Any) -> None:
-    """Raise UserError where a model cannot be run with its adapter: PEFT wraps linear layers that are called as it does
-    not expect, such as some routers of experts. The meta device, where nothing has a value, tells nothing."""
+    """Raise UserError where a model cannot be run with its adapter: PEFT wraps linear layers that
+    are called as it does not expect, such as some routers of experts. The meta device, where
+    nothing has a value, tells nothing."""
     import torch
 
     weight = next(model.parameters())
@@ -78,37 +91,49 @@ def refuse_failing(model: Any) -> None:
     except Exception as error:  # a forward of others may fail in any way
         if outside(error):
             raise
-        wrapped = sorted({name.rpartition(".")[2] for name in getattr(model, "targeted_module_names", ())})
+        wrapped = sorted(
+            {name.rpartition(".")[2] for name in getattr(model, "targeted_module_names", ())}
+        )
         raise UserError(
-            f"model.peft_args: {type(causal).__name__} fails with an adapter on {', '.join(wrapped)} "
-            f"({type(error).__name__}: {first_line(error)}). Name fewer target_modules, such as attention's alone"
+            f"model.peft_args: {type(causal).__name__} fails with an adapter on "
+            f"{', '.join(wrapped)} ({type(error).__name__}: {first_line(error)}). Name fewer "
+            "target_modules, such as attention's alone"
         ) from error
     finally:
         model.train(was_training)
 
 
 def _saves_no_tables(model: Any, added: Sequence[int]) -> Any:
-    """An adapter holds the rows of added tokens; PEFT would save whole embeddings wherever they have grown."""
+    """An adapter holds the rows of added tokens; PEFT would save whole embeddings wherever they
+    have grown."""
     if added:
-        model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=False)
+        model.save_pretrained = functools.partial(
+            model.save_pretrained, save_embedding_layers=False
+        )
     return model
 
 
 def put_back(model: Any, folder: str, trainable: bool) -> Any:
-    """Puts a saved adapter on its base, which gets the rows of the tokens that were added for it first."""
+    """Puts a saved adapter on its base, which gets the rows of the tokens that were added for it
+    first."""
     import peft
     import torch
 
     added_tokens.grow(model, added_of(folder))
     if torch.get_default_device().type == "meta":
-        return peft.get_peft_model(model, peft.PeftConfig.from_pretrained(folder, inference_mode=not trainable))
+        return peft.get_peft_model(
+            model, peft.PeftConfig.from_pretrained(folder, inference_mode=not trainable)
+        )
     try:
         under = _ready(model) if trainable else model
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Found missing adapter keys")  # which is an error below
+            # which is an error below
+            warnings.filterwarnings("ignore", "Found missing adapter keys")
             adapted = peft.PeftModel.from_pretrained(under, folder, is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the adapter {folder} does not fit its base: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"the adapter {folder} does not fit its base: {str(error).splitlines()[0]}"
+        ) from None
     integrity.refuse_incomplete_adapter(adapted, folder)
     _take_all_weights(adapted, folder, TRAINED)
     _loads_all_weights(adapted)
@@ -116,7 +141,8 @@ def put_back(model: Any, folder: str, trainable: bool) -> Any:
 
 
 def _loads_all_weights(model: Any) -> None:
-    """Have every later adapter that is loaded into a model, such as a checkpoint's, loaded whole."""
+    """Have every later adapter that is loaded into a model, such as a checkpoint's, loaded
+    whole."""
     load = model.load_adapter
 
     def load_adapter(folder: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
@@ -130,8 +156,9 @@ def _loads_all_weights(model: Any) -> None:
 def _take_all_weights(model: Any, folder: Any, adapter: str) -> None:
     """Give an adapter that PEFT loaded all the weights of its file.
 
-    PEFT renames what it reads as transformers renames the weights of a family's published files. A name that was right
-    already may match such a rule (laguna's shared_experts), and the weight is lost with a warning: it stays as drawn.
+    PEFT renames what it reads as transformers renames the weights of a family's published files. A
+    name that was right already may match such a rule (laguna's shared_experts), and the weight is
+    lost with a warning: it stays as drawn.
     """
     import peft
     import torch
@@ -149,39 +176,47 @@ def _take_all_weights(model: Any, folder: Any, adapter: str) -> None:
 
 
 def _ready(model: Any) -> Any:
-    """A quantised model made ready to be trained through: norms in fp32, gradients that reach the first layer."""
+    """A quantised model made ready to be trained through: norms in fp32, gradients that reach the
+    first layer."""
     import peft
 
     if not getattr(model, "is_quantized", False):
         return model
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):  # a form of the weights that passes no gradient back
+        # a form of the weights that passes no gradient back
+        if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
 def base_of(folder: str) -> str:
     """The path or hub id of the model that an adapter was trained on."""
-    told = run_dir.read_json(Path(folder) / CONFIG, "the adapter's configuration").get("base_model_name_or_path")
+    told = run_dir.read_json(Path(folder) / CONFIG, "the adapter's configuration").get(
+        "base_model_name_or_path"
+    )
     if not told:
-        raise UserError(f"{folder}: this adapter does not say what it was trained on; set model.base_path")
+        raise UserError(
+            f"{folder}: this adapter does not say what it was trained on; set model.base_path"
+        )
     return str(told)
 
 
 def refuse_adapter_as_base(folder: str, base: str) -> None:
     """Raise UserError where an adapter was trained on a model that is an adapter on another itself.
 
-    The library would put the second on both, of which only one is then saved, merged or switched off.
+    The library would put the second on both, of which only one is then saved, merged or switched
+    off.
     """
     if is_adapter(base):
         raise UserError(
-            f"the adapter {folder} was trained over {base}, which is an adapter itself. Merge that one first (unteach "
-            f"export {base} to=FOLDER) and set model.base_path=FOLDER"
+            f"the adapter {folder} was trained over {base}, which is an adapter itself. Merge that "
+            f"one first (unteach export {base} to=FOLDER) and set model.base_path=FOLDER"
         )
 
 
 def remember_base(folder: Path, identity: str, added: Sequence[int] = ()) -> None:
-    """Notes beside a saved adapter exactly which weights it was trained on, and the ids of tokens added to them."""
+    """Notes beside a saved adapter exactly which weights it was trained on, and the ids of tokens
+    added to them."""
     run_dir.write_json(folder / BASE, {"weights": identity, "added_tokens": list(added)})
 
 
@@ -199,15 +234,17 @@ def refuse_another_base(folder: str, base: str, identity: str) -> None:
     """Raises UserError where an adapter would be put on weights that it was not trained on."""
     if _noted(folder).get("weights", identity) != identity:
         raise UserError(
-            f"the adapter {folder} was trained on other weights than {base} holds now; set model.base_path to those "
-            "that it was trained on"
+            f"the adapter {folder} was trained on other weights than {base} holds now; set "
+            "model.base_path to those that it was trained on"
         )
 
 
 class AsItBegan:
-    """A model with adapters standing for the frozen copy of itself: what it was before training, and no second model.
+    """A model with adapters standing for the frozen copy of itself: what it was before training,
+    and no second model.
 
-    It runs without its adapters or, where training went on from a saved one, with a frozen second copy of that.
+    It runs without its adapters or, where training went on from a saved one, with a frozen second
+    copy of that.
     """
 
     def __init__(self, model: Any, adapter: str):
@@ -237,7 +274,9 @@ class AsItBegan:
 
     @contextlib.contextmanager
     def back(self) -> Iterator[None]:
-        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        trained = {
+            name for name, parameter in self.model.named_parameters() if parameter.requires_grad
+        }
         try:
             if FIRST in self.model.peft_config:
                 self.model.base_model.set_adapter(FIRST)

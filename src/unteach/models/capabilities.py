@@ -13,13 +13,16 @@ class Capabilities:
     """What was found to hold of a model; without a probe, what holds of most.
 
     Attributes:
-        head: how last hidden states become logits. `known`: the output embeddings, and what the configuration says of
-            scaling and capping; `own`: only as the rest of the model's own forward does it; `none`: not from the
-            hidden states alone, so that nothing is scored or trained.
+        head: how last hidden states become logits. `known`: the output embeddings, and what the
+            configuration says of scaling and capping; `own`: only as the rest of the model's own
+            forward does it; `none`: not from the hidden states alone, so that nothing is scored or
+            trained.
         right_padding: a row that is padded on the right is what it is alone.
         left_padding: the same on the left.
-        packing: rows laid end to end in one, told apart by their positions, are each what they are alone.
-        continuing: rows that are continued together, of which some leave the cache, go on as each does alone.
+        packing: rows laid end to end in one, told apart by their positions, are each what they are
+            alone.
+        continuing: rows that are continued together, of which some leave the cache, go on as each
+            does alone.
     """
 
     head: Literal["known", "own", "none"] = "known"

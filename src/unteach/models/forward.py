@@ -1,9 +1,10 @@
 """The one forward: what every pass over a model is asked for, and how it is answered.
 
-`extend` gives a model's own `forward` one more keyword, `want=`, before anything wraps the model. A pass with it runs
-the backbone once over all streams of a batch, picks the positions that are asked about, and applies the head to them
-in chunks, so that no [batch, length, vocabulary] tensor exists. A stream that wants the hidden states of a layer has a
-pass that ends there: no layer above it is run, and no head. Without `want` the forward is the library's.
+`extend` gives a model's own `forward` one more keyword, `want=`, before anything wraps the model. A
+pass with it runs the backbone once over all streams of a batch, picks the positions that are asked
+about, and applies the head to them in chunks, so that no [batch, length, vocabulary] tensor exists.
+A stream that wants the hidden states of a layer has a pass that ends there: no layer above it is
+run, and no head. Without `want` the forward is the library's.
 """
 
 import functools
@@ -32,8 +33,9 @@ CACHED_ELEMENTS = 1 << 22
 class Shared:
     """Rows in which several answers follow one prompt, none of which sees another.
 
-    asked: (row [N], column [N], label [N]), where the model is asked and what follows there. position_ids [B, T] count
-    each answer from the prompt's end. sees [B, 1, T, T] is added to the attention scores: 0 where a token is seen.
+    asked: (row [N], column [N], label [N]), where the model is asked and what follows there.
+    position_ids [B, T] count each answer from the prompt's end. sees [B, 1, T, T] is added to the
+    attention scores: 0 where a token is seen.
     """
 
     asked: "tuple[Tensor, Tensor, Tensor]"
@@ -52,11 +54,11 @@ def logprob(logits: "Tensor", labels: "Tensor") -> "Tensor":
 class Want:
     """What a pass should yield for one stream.
 
-    of: (logits [n, V] in fp32, labels [n], *extra [n, …]) -> [n, …], computed chunk by chunk; None yields hidden
-        states [n, d] instead: the last ones, as the head gets them, or those of `at`.
-    over: `answer`: positions whose next token is a label; `all`: positions whose next token is no padding;
-        `labels`: positions whose own token is a label; `every`: all positions up to the stream's longest row, padding
-        and the last one too (label -100 where there is none).
+    of: (logits [n, V] in fp32, labels [n], *extra [n, …]) -> [n, …], computed chunk by chunk; None
+        yields hidden states [n, d] instead: the last ones, as the head gets them, or those of `at`.
+    over: `answer`: positions whose next token is a label; `all`: positions whose next token is no
+        padding; `labels`: positions whose own token is a label; `every`: all positions up to the
+        stream's longest row, padding and the last one too (label -100 where there is none).
     extra: tensors with one entry a position that `of` gets along.
     at: the layer whose output is taken, a regex of its name; the pass ends there.
     """
@@ -71,9 +73,10 @@ class Want:
 class Answers:
     """What a pass says about one stream: one entry a position, in the order of rows and tokens.
 
-    value [N, …]; label [N], the token that follows (over `labels`: the one there); row [N], whose position it is;
-    weight [B], 0 for filler rows; labelled [B], how many labels a row has, its first token's too, which nothing
-    predicts; target [B], the number that a row has in place of a label.
+    value [N, …]; label [N], the token that follows (over `labels`: the one there); row [N], whose
+    position it is; weight [B], 0 for filler rows; labelled [B], how many labels a row has, its
+    first token's too, which nothing predicts; target [B], the number that a row has in place of a
+    label.
     """
 
     value: "Tensor"
@@ -100,15 +103,16 @@ class Answers:
 
 
 def places(row: "Tensor") -> "Tensor":
-    """The place of each entry among those of its row, from 0; entries come in the order of rows: [N] -> [N]."""
+    """The place of each entry among those of its row, from 0; entries come in the order of rows:
+    [N] -> [N]."""
     import torch
 
     return torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
 
 
 def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, Tensor, Tensor]":
-    """Where a stream is asked: (row in the stream [N], column [N], the label that follows, or stands there where the
-    positions are those of `labels` [N])."""
+    """Where a stream is asked: (row in the stream [N], column [N], the label that follows, or
+    stands there where the positions are those of `labels` [N])."""
     import torch
 
     start, stop = batch["rows"][stream]
@@ -116,8 +120,13 @@ def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, T
     weight = batch["weight"][start:stop]
     labels = batch["labels"][start:stop] if over != "all" else ids.masked_fill(mask == 0, IGNORED)
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    asked = within(mask, weight) if over == "every" else (labels if over == "labels" else following) != IGNORED
-    if over in ("answer", "all"):  # a row's first token may follow left padding, which predicts nothing
+    asked = (
+        within(mask, weight)
+        if over == "every"
+        else (labels if over == "labels" else following) != IGNORED
+    )
+    # a row's first token may follow left padding, which predicts nothing
+    if over in ("answer", "all"):
         asked = asked & (mask == 1) & (weight != 0)[:, None]
     if over == "all" and SEGMENT in batch:
         asked = asked & goes_on(batch[SEGMENT][start:stop])
@@ -133,11 +142,14 @@ def goes_on(segment: "Tensor") -> "Tensor":
 
 
 def within(mask: "Tensor", weight: "Tensor") -> "Tensor":
-    """All positions of real rows up to the stream's longest row, padding included: [B, T], [B] -> bool [B, T]."""
+    """All positions of real rows up to the stream's longest row, padding included: [B, T], [B] ->
+    bool [B, T]."""
     return mask.bool().any(0) & (weight != 0)[:, None]
 
 
-def answers_of(batch: dict[str, Any], stream: str, value: "Tensor", label: "Tensor", row: "Tensor") -> Answers:
+def answers_of(
+    batch: dict[str, Any], stream: str, value: "Tensor", label: "Tensor", row: "Tensor"
+) -> Answers:
     """`value` at the positions of a stream of a batch, as Answers."""
     start, stop = batch["rows"][stream]
     labelled = (batch["labels"][start:stop] != IGNORED).sum(-1)
@@ -148,15 +160,18 @@ def answers_of(batch: dict[str, Any], stream: str, value: "Tensor", label: "Tens
 def extend(model: Any, packed: bool = False) -> Any:
     """Gives `model.forward` the keyword `want: dict[stream, Want]`; returns the model.
 
-    With it, forward(batch=…, want=…) -> dict[stream, Answers], where batch holds input_ids, attention_mask, labels,
-    weight and `rows`, the slice of each stream; `segment`, where rows have several documents, which do not see one
-    another; and `shared`, where its one stream has rows of several answers.
+    With it, forward(batch=…, want=…) -> dict[stream, Answers], where batch holds input_ids,
+    attention_mask, labels, weight and `rows`, the slice of each stream; `segment`, where rows have
+    several documents, which do not see one another; and `shared`, where its one stream has rows of
+    several answers.
     packed: the rows go through the backbone end to end, without padding.
     """
     plain = model.forward
 
     @functools.wraps(plain)
-    def forward(*args: Any, want: dict[str, Want] | None = None, batch: Any = None, **kwargs: Any) -> Any:
+    def forward(
+        *args: Any, want: dict[str, Want] | None = None, batch: Any = None, **kwargs: Any
+    ) -> Any:
         if want is None:
             return plain(*args, **kwargs)
         return _answer(model, batch, want, packed)
@@ -165,14 +180,18 @@ def extend(model: Any, packed: bool = False) -> Any:
     return model
 
 
-def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want], packed: bool) -> dict[str, Answers]:
-    """Answers all streams: those that end at the same depth share one pass, and no row is in two."""
+def _answer(
+    model: Any, batch: dict[str, Any], want: dict[str, Want], packed: bool
+) -> dict[str, Answers]:
+    """Answers all streams: those that end at the same depth share one pass, and no row is in
+    two."""
     if any(asked.over == "every" for asked in want.values()):
         _refuse_unpadded(model, packed)
     if capabilities_of(model).head == "none":
         raise UserError(
-            f"{type(causal_of(model)).__name__}: its logits do not come from its last hidden states alone, and nothing "
-            "is scored or trained without that; only `unteach infer` asks this model"
+            f"{type(causal_of(model)).__name__}: its logits do not come from its last hidden "
+            "states alone, and nothing is scored or trained without that; only `unteach infer` "
+            "asks this model"
         )
     answers = {}
     for at in dict.fromkeys(asked.at for asked in want.values()):
@@ -183,7 +202,9 @@ def _answer(model: Any, batch: dict[str, Any], want: dict[str, Want], packed: bo
             row, column, label = shared.asked if shared else positions(batch, stream, asked.over)
             value = hidden[stream][row, column]
             if asked.of is not None:
-                value = through_head(functools.partial(head_logits, model), asked, value, label, _vocabulary(model))
+                value = through_head(
+                    functools.partial(head_logits, model), asked, value, label, _vocabulary(model)
+                )
             answers[stream] = answers_of(batch, stream, value, label, row)
     return answers
 
@@ -192,32 +213,46 @@ def _refuse_unpadded(model: Any, packed: bool) -> None:
     """Raise UserError where padding goes through no layer, and a method asks about it."""
     able = capabilities_of(model)
     if packed:
-        raise UserError("this method is asked about padding too (a published quirk): it needs model.packed=false")
+        raise UserError(
+            "this method is asked about padding too (a published quirk): it needs "
+            "model.packed=false"
+        )
     if not (able.right_padding and able.left_padding):
         raise UserError(
-            "this method is asked about padding too (a published quirk), and rows go through a model of the class "
-            f"{type(causal_of(model)).__name__} one at a time, for padding changes what it says of them"
+            "this method is asked about padding too (a published quirk), and rows go through a "
+            f"model of the class {type(causal_of(model)).__name__} one at a time, for padding "
+            "changes what it says of them"
         )
 
 
-def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | None, packed: bool) -> "dict[str, Tensor]":
-    """Hidden states [B, T, d] of each stream; positions count from each row's first real token, whichever side is
-    padded. What cannot share a pass with others, by what was found of the model, has one of its own."""
+def _hidden(
+    model: Any, batch: dict[str, Any], streams: list[str], at: str | None, packed: bool
+) -> "dict[str, Tensor]":
+    """Hidden states [B, T, d] of each stream; positions count from each row's first real token,
+    whichever side is padded. What cannot share a pass with others, by what was found of the model,
+    has one of its own."""
     import torch
 
     slices = [batch["rows"][stream] for stream in streams]
-    input_ids, mask = (torch.cat([batch[key][a:b] for a, b in slices]) for key in ("input_ids", "attention_mask"))
+    input_ids, mask = (
+        torch.cat([batch[key][a:b] for a, b in slices]) for key in ("input_ids", "attention_mask")
+    )
     leading = (mask.cumsum(-1) == 0).sum(-1, keepdim=True)
     places = torch.arange(input_ids.shape[1], device=input_ids.device)
     position_ids = (places - leading).clamp(min=0)
-    given: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids}
+    given: dict[str, Any] = {
+        "input_ids": input_ids,
+        "attention_mask": mask,
+        "position_ids": position_ids,
+    }
     segment: Tensor | None = None
     if SEGMENT in batch:  # where positions begin again, a new document begins
         segment = torch.cat([batch[SEGMENT][a:b] for a, b in slices])
         begins = torch.nn.functional.pad(segment[:, 1:] != segment[:, :-1], (1, 0), value=True)
         position_ids = places - torch.where(begins, places, 0).cummax(-1).values
         given |= {"attention_mask": None, "position_ids": position_ids}
-        packed = packed or "flash" in str(causal_of(model).config._attn_implementation)  # which looks at one row only
+        # which looks at one row only
+        packed = packed or "flash" in str(causal_of(model).config._attn_implementation)
     shared = batch.get("shared")
     if shared:
         given |= {"attention_mask": shared.sees, "position_ids": shared.position_ids}
@@ -225,25 +260,37 @@ def _hidden(model: Any, batch: dict[str, Any], streams: list[str], at: str | Non
         hidden = _apart(model, at, input_ids, mask, pieces)
         return dict(zip(streams, hidden.split([b - a for a, b in slices]), strict=True))
     packed = packed and not shared
-    if packed:  # where positions begin again, a new row begins: the library keeps rows from seeing each other
+    # where positions begin again, a new row begins: the library keeps rows from seeing each other
+    if packed:
         real = mask.bool()
-        given = {"input_ids": input_ids[real][None], "attention_mask": None, "position_ids": position_ids[real][None]}
+        given = {
+            "input_ids": input_ids[real][None],
+            "attention_mask": None,
+            "position_ids": position_ids[real][None],
+        }
     hidden = _through_layers(causal_of(model), at, {**given, "use_cache": False})
     if packed:
-        hidden = hidden.new_zeros(*mask.shape, hidden.shape[-1]).masked_scatter(real.unsqueeze(-1), hidden)
+        hidden = hidden.new_zeros(*mask.shape, hidden.shape[-1]).masked_scatter(
+            real.unsqueeze(-1), hidden
+        )
     return dict(zip(streams, hidden.split([b - a for a, b in slices]), strict=True))
 
 
 def _pieces_apart(model: Any, mask: "Tensor", segment: "Tensor | None") -> "list[Tensor] | None":
-    """The positions [T] of a row that each pass must be alone with, as flags; None where rows may go as they are.
+    """The positions [T] of a row that each pass must be alone with, as flags; None where rows may
+    go as they are.
 
-    They are the documents of rows that have several, in a model that does not tell them apart, and whole rows where
-    padding changes what the model says of them.
+    They are the documents of rows that have several, in a model that does not tell them apart, and
+    whole rows where padding changes what the model says of them.
     """
     able = capabilities_of(model)
     if segment is not None and not able.packing:
         ends = [int(row.max()) + 1 for row in segment]
-        found = [(i, (segment[i] == k) & (mask[i] == 1)) for i, end in enumerate(ends) for k in range(end)]
+        found = [
+            (i, (segment[i] == k) & (mask[i] == 1))
+            for i, end in enumerate(ends)
+            for k in range(end)
+        ]
         return [_in_batch(mask, i, flags) for i, flags in found if bool(flags.any())]
     leads = not able.left_padding and bool((mask[:, 0] == 0).any())
     trails = not able.right_padding and bool((mask[:, -1] == 0).any())
@@ -261,19 +308,34 @@ def _in_batch(mask: "Tensor", row: int, flags: "Tensor") -> "Tensor":
     return whole
 
 
-def _apart(model: Any, at: str | None, input_ids: "Tensor", mask: "Tensor", pieces: "list[Tensor]") -> "Tensor":
-    """Hidden states [B, T, d] of pieces [B, T] of rows, in their order, each of which sees nothing of the others."""
+def _apart(
+    model: Any, at: str | None, input_ids: "Tensor", mask: "Tensor", pieces: "list[Tensor]"
+) -> "Tensor":
+    """Hidden states [B, T, d] of pieces [B, T] of rows, in their order, each of which sees nothing
+    of the others."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
     def run(rows: "list[Tensor]") -> "Tensor":
-        ids, real = pad_sequence(rows, True), pad_sequence([torch.ones_like(row) for row in rows], True)
+        ids, real = (
+            pad_sequence(rows, True),
+            pad_sequence([torch.ones_like(row) for row in rows], True),
+        )
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        given = {"input_ids": ids, "attention_mask": real, "position_ids": places, "use_cache": False}
+        given = {
+            "input_ids": ids,
+            "attention_mask": real,
+            "position_ids": places,
+            "use_cache": False,
+        }
         return _through_layers(causal_of(model), at, given)[real.bool()]
 
     rows = [input_ids[piece] for piece in pieces]
-    hidden = run(rows) if capabilities_of(model).right_padding else torch.cat([run([row]) for row in rows])
+    hidden = (
+        run(rows)
+        if capabilities_of(model).right_padding
+        else torch.cat([run([row]) for row in rows])
+    )
     whole = hidden.new_zeros(*mask.shape, hidden.shape[-1])
     return whole.masked_scatter(mask.bool().unsqueeze(-1), hidden)
 
@@ -289,9 +351,14 @@ def _through_layers(causal: Any, at: str | None, given: dict[str, Any]) -> "Tens
 
 
 def through_head(
-    logits_of: "Callable[[Tensor], Tensor]", want: Want, hidden: "Tensor", label: "Tensor", vocabulary: int
+    logits_of: "Callable[[Tensor], Tensor]",
+    want: Want,
+    hidden: "Tensor",
+    label: "Tensor",
+    vocabulary: int,
 ) -> "Tensor":
-    """Applies head and `want.of` to hidden states [N, d] in chunks, recomputed in the backward pass if several."""
+    """Applies head and `want.of` to hidden states [N, d] in chunks, recomputed in the backward pass
+    if several."""
     import torch
     from torch.utils.checkpoint import checkpoint
 
@@ -299,19 +366,28 @@ def through_head(
         assert want.of is not None
         return want.of(logits_of(h).float(), y, *extra)
 
-    most = CACHED_ELEMENTS if hidden.device.type == "cpu" and not torch.is_grad_enabled() else CHUNK_ELEMENTS
+    most = (
+        CACHED_ELEMENTS
+        if hidden.device.type == "cpu" and not torch.is_grad_enabled()
+        else CHUNK_ELEMENTS
+    )
     chunks = _chunks(len(hidden), max(1, most // vocabulary), hidden.device)
     if chunks == 1:
         return one(hidden, label, *want.extra)
-    pieces = zip(*(tensor.tensor_split(chunks) for tensor in (hidden, label, *want.extra)), strict=True)
-    run = functools.partial(checkpoint, one, use_reentrant=False) if torch.is_grad_enabled() else one
+    pieces = zip(
+        *(tensor.tensor_split(chunks) for tensor in (hidden, label, *want.extra)), strict=True
+    )
+    run = (
+        functools.partial(checkpoint, one, use_reentrant=False) if torch.is_grad_enabled() else one
+    )
     return torch.cat([run(*piece) for piece in pieces])
 
 
 def _chunks(count: int, size: int, device: Any) -> int:
     """How many chunks of at most `size` hold `count` positions.
 
-    Under ZeRO-3 each call of the head gathers its weights from all processes, so all of them make as many.
+    Under ZeRO-3 each call of the head gathers its weights from all processes, so all of them make
+    as many.
     """
     import torch
 
@@ -326,4 +402,8 @@ def _chunks(count: int, size: int, device: Any) -> int:
 def _vocabulary(model: Any) -> int:
     """The outputs of the head."""
     causal = causal_of(model)
-    return int(causal.config.num_labels if hasattr(causal, "score") else causal.config.get_text_config().vocab_size)
+    return int(
+        causal.config.num_labels
+        if hasattr(causal, "score")
+        else causal.config.get_text_config().vocab_size
+    )

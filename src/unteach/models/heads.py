@@ -15,7 +15,8 @@ CLASSIFIER = "ForSequenceClassification"
 
 @dataclass(frozen=True)
 class Head:
-    """What stands in the place of a language model's head: one output a label, or one number where there are none."""
+    """What stands in the place of a language model's head: one output a label, or one number where
+    there are none."""
 
     labels: tuple[str, ...] = ()
 
@@ -25,9 +26,11 @@ class Head:
             return {"num_labels": 1, "problem_type": "regression"}
         numbers = dict(enumerate(self.labels))
         return {
-            "num_labels": len(self.labels), "id2label": numbers, "label2id": {label: k for k, label in numbers.items()},
+            "num_labels": len(self.labels),
+            "id2label": numbers,
+            "label2id": {label: k for k, label in numbers.items()},
             "problem_type": "single_label_classification",
-        }  # fmt: skip
+        }
 
     def save(self, folder: Path) -> None:
         run_dir.write_json(folder / FILE, {"labels": list(self.labels)})
@@ -55,7 +58,9 @@ def saved(path: str | None) -> Head | None:
 
 
 def _is_classifier(architectures: Any) -> bool:
-    return isinstance(architectures, list) and any(str(name).endswith(CLASSIFIER) for name in architectures)
+    return isinstance(architectures, list) and any(
+        str(name).endswith(CLASSIFIER) for name in architectures
+    )
 
 
 def fitting(head: Head | None, path: str | None) -> None:
@@ -63,17 +68,21 @@ def fitting(head: Head | None, path: str | None) -> None:
     kept = saved(path)
     if kept is not None and head is None:
         raise UserError(
-            f"{path} is {kept}, and a language model is needed here; `unteach infer kind=classify` asks it, "
-            "and trainer=classify or regress goes on with it"
+            f"{path} is {kept}, and a language model is needed here; `unteach infer kind=classify` "
+            "asks it, and trainer=classify or regress goes on with it"
         )
     if kept is not None and head != kept:
-        raise UserError(f"{path} is {kept}, and this run trains {head}; give it the same labels, or its base model")
+        raise UserError(
+            f"{path} is {kept}, and this run trains {head}; give it the same labels, or its base "
+            f"model"
+        )
 
 
 def refuse_no_score(model: Any) -> None:
-    """Raises UserError where the head does not read the last token's hidden state through one layer."""
+    """Raises UserError where the head does not read the last token's hidden state through one
+    layer."""
     if not hasattr(model, "score"):
         raise UserError(
-            f"{type(model).__name__}: its head is not one layer on the last token; classifiers are trained on decoders "
-            "(Llama, Qwen, Gemma, Phi, GPT-2, GPT-NeoX and their like)"
+            f"{type(model).__name__}: its head is not one layer on the last token; classifiers are "
+            "trained on decoders (Llama, Qwen, Gemma, Phi, GPT-2, GPT-NeoX and their like)"
         )

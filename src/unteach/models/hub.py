@@ -1,4 +1,5 @@
-"""Loading what others published, or what lies in a folder: `from_pretrained`, its failures said with their remedy."""
+"""Loading what others published, or what lies in a folder: `from_pretrained`, its failures said
+with their remedy."""
 
 from pathlib import Path
 from typing import Any
@@ -10,36 +11,48 @@ from unteach.errors import UserError, chain, first_line, outside
 SOURCE = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 """What says where a repository's files come from; its config, weights and tokenizer share it."""
 
-NOWHERE = "there is no such folder here and no such model on the hub. Mend {key}; a private model needs `hf auth login`"
+NOWHERE = (
+    "there is no such folder here and no such model on the hub. Mend {key}; a private model "
+    "needs `hf auth login`"
+)
 UNREACHED = (
-    "there is no such folder here, it was not downloaded before, and the hub cannot be reached (no network, or "
-    "HF_HUB_OFFLINE is set). Set {key} to a folder, or run `hf download {path}` where there is a network"
+    "there is no such folder here, it was not downloaded before, and the hub cannot be reached "
+    "(no network, or HF_HUB_OFFLINE is set). Set {key} to a folder, or run `hf download {path}` "
+    "where there is a network"
 )
 NO_TOKENIZER = (
-    "it holds no tokenizer. Set model.tokenizer_args.{name} to the folder or hub model that has its tokenizer"
+    "it holds no tokenizer. Set model.tokenizer_args.{name} to the folder or hub model "
+    "that has its tokenizer"
 )
 REMEDIES = {
-    "GatedRepoError": "it is gated. Ask for access at https://huggingface.co/{path}, log in with `hf auth login`, run "
+    "GatedRepoError": "it is gated. Ask for access at https://huggingface.co/{path}, log in with "
+    "`hf auth login`, run "
     "the same command again; or set {key} to a folder that holds it",
-    "RevisionNotFoundError": "it has no such revision; mend {args}.revision (a branch, a tag or a commit)",
+    "RevisionNotFoundError": "it has no such revision; mend {args}.revision (a branch, a tag or a "
+    "commit)",
     "RepositoryNotFoundError": NOWHERE,
     "HFValidationError": NOWHERE,
     "LocalEntryNotFoundError": UNREACHED,
     "OfflineModeIsEnabled": UNREACHED,
-    "trust_remote_code": "it runs on code of its own repository, and unteach runs nobody's code unasked. Read that "
+    "trust_remote_code": "it runs on code of its own repository, and unteach runs nobody's code "
+    "unasked. Read that "
     "code, pin it with {args}.revision=COMMIT, and set {args}.trust_remote_code=true",
-    "model.safetensors": "it holds no weights as *.safetensors. Pickled ones (*.bin) can run code when they are read: "
-    "convert them, or set {args}.use_safetensors=false if you trust who made them; or set {key} to another model",
+    "model.safetensors": "it holds no weights as *.safetensors. Pickled ones (*.bin) can run code "
+    "when they are read: "
+    "convert them, or set {args}.use_safetensors=false if you trust who made them; or set {key} to "
+    "another model",
     "backend tokenizer": NO_TOKENIZER,
     "ImportError": "{said} Install what is missing, or leave out what asks for it in {args}",
 }
-"""How each failure of from_pretrained is mended, by a sign of it: the name of an error, or words of the message."""
+"""How each failure of from_pretrained is mended, by a sign of it: the name of an error, or words of
+the message."""
 
 
 def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
     """`auto.from_pretrained`, with its failures said in one message that tells what to do.
 
-    A repository's own code runs only where `trust_remote_code` says so; unset, transformers would stop and ask.
+    A repository's own code runs only where `trust_remote_code` says so; unset, transformers would
+    stop and ask.
     """
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -47,7 +60,9 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
     args = "model.tokenizer_args" if auto.__name__ == "AutoTokenizer" else "model.model_args"
     if path.startswith(("/", ".", "~")) or Path(path).is_dir():
         is_model = args == "model.model_args"
-        _refuse_no_folder(Path(path), "model" if is_model else f"{args}.{PATH}", needs_config=is_model)
+        _refuse_no_folder(
+            Path(path), "model" if is_model else f"{args}.{PATH}", needs_config=is_model
+        )
     given = {name: value for name, value in arguments.items() if value is not None}
     try:
         return auto.from_pretrained(path, **{"trust_remote_code": False, **given})
@@ -57,9 +72,10 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
         if outside(error):
             raise
         raise UserError(
-            f"cannot load {path}: one of its files is not what {auto.__name__} expects ({type(error).__name__}: "
-            f"{first_line(error)}). Compare config.json, generation_config.json and the tokenizer's files with those "
-            "that were published, and mend them"
+            f"cannot load {path}: one of its files is not what {auto.__name__} expects "
+            f"({type(error).__name__}: {first_line(error)}). Compare config.json, "
+            "generation_config.json and the tokenizer's files with those that were published, and "
+            "mend them"
         ) from error
 
 
@@ -71,7 +87,11 @@ def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:
         if (folder / run_dir.CONFIG).exists():
             raise UserError(f"{key}={folder}: {_no_model_in(folder)}")
         inside = sorted(str(child) for child in folder.iterdir() if _is_model(child))
-        hint = f"did you mean {', '.join(inside[:5])}?" if inside else "one holds config.json and *.safetensors"
+        hint = (
+            f"did you mean {', '.join(inside[:5])}?"
+            if inside
+            else "one holds config.json and *.safetensors"
+        )
         raise UserError(f"{key}={folder}: no model is in this folder; {hint}")
 
 
@@ -91,7 +111,14 @@ def _no_model_in(run: Path) -> str:
 def _remedy(error: Exception, path: str, args: str) -> str:
     """What to do about a failed from_pretrained, or else what it said itself."""
     names = " ".join(kind.__name__ for link in chain(error) for kind in type(link).__mro__)
-    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
-    otherwise = "{said}\n  A model folder holds config.json, *.safetensors and a tokenizer. Mend it, or set {key}"
-    remedy = next((text for sign, text in REMEDIES.items() if sign in f"{error} {names}"), otherwise)
+    said = next(
+        (line for line in str(error).splitlines() if line.strip()), type(error).__name__
+    ).strip()
+    otherwise = (
+        "{said}\n  A model folder holds config.json, *.safetensors and a tokenizer. Mend "
+        "it, or set {key}"
+    )
+    remedy = next(
+        (text for sign, text in REMEDIES.items() if sign in f"{error} {names}"), otherwise
+    )
     return remedy.format(path=path, args=args, key=f"{args}.{PATH}", name=PATH, said=said)

@@ -1,4 +1,5 @@
-"""Whether a model is what its folder says: all weights there, in their shapes, finite, with a row for each token."""
+"""Whether a model is what its folder says: all weights there, in their shapes, finite, with a row
+for each token."""
 
 import contextlib
 import logging
@@ -20,8 +21,11 @@ NEW_HEAD = "score."
 """How the weights of a classifier's head begin, which a language model has not."""
 
 
-def load_model(auto: Any, path: str, has_new_head: bool = False, **arguments: Any) -> "PreTrainedModel":
-    """Load a model with all its weights. On torch's meta device their names and shapes are compared, and none is read.
+def load_model(
+    auto: Any, path: str, has_new_head: bool = False, **arguments: Any
+) -> "PreTrainedModel":
+    """Load a model with all its weights. On torch's meta device their names and shapes are
+    compared, and none is read.
 
     Args:
         auto: the class of transformers whose `from_pretrained` is called.
@@ -38,9 +42,12 @@ def load_model(auto: Any, path: str, has_new_head: bool = False, **arguments: An
     if torch.get_default_device().type == "meta":
         arguments["device_map"] = "meta"
         placed = torch.device("cpu")  # from_pretrained refuses to run within another default
-    # transformers would draw the weights that are missing at random, and say so in a table on stderr.
+    # transformers would draw the weights that are missing at random, and say so in a table on
+    # stderr.
     with placed, _without_load_report():
-        model, report = from_hub(auto, path, output_loading_info=True, ignore_mismatched_sizes=True, **arguments)
+        model, report = from_hub(
+            auto, path, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+        )
     _refuse_other_weights(report, path, has_new_head)
     loaded: PreTrainedModel = model
     return loaded
@@ -48,7 +55,8 @@ def load_model(auto: Any, path: str, has_new_head: bool = False, **arguments: An
 
 @contextlib.contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Keep transformers' table of missing weights off the screen: an error or a note of ours stands for it."""
+    """Keep transformers' table of missing weights off the screen: an error or a note of ours stands
+    for it."""
 
     def is_no_report(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
@@ -63,18 +71,26 @@ def _without_load_report() -> Iterator[None]:
 
 def _refuse_other_weights(report: dict[str, Any], path: str, has_new_head: bool) -> None:
     remedy = (
-        "the folder is damaged, or its config.json is of another model. Put the right files there, or set "
-        f"model.model_args.{PATH} to another"
+        "the folder is damaged, or its config.json is of another model. Put the right files "
+        f"there, or set model.model_args.{PATH} to another"
     )
     for name, found, expected in sorted(report["mismatched_keys"]):
-        sizes = f"{' x '.join(map(str, found))} in its weights and {' x '.join(map(str, expected))} by its config.json"
+        sizes = (
+            f"{' x '.join(map(str, found))} in its weights and "
+            f"{' x '.join(map(str, expected))} by its config.json"
+        )
         raise UserError(f"cannot load {path}: {name} is {sizes}; {remedy}")
-    missing = {name for name in report["missing_keys"] if not (has_new_head and name.startswith(NEW_HEAD))}
+    missing = {
+        name for name in report["missing_keys"] if not (has_new_head and name.startswith(NEW_HEAD))
+    }
     if missing:
         raise UserError(f"cannot load {path}: it holds no weights for {_some(missing)}; {remedy}")
     if report["unexpected_keys"] and not has_new_head and launch_environment.rank() == 0:
         unused = report["unexpected_keys"]
-        print(f"note: {path} holds weights that this model has no place for, and they are left out: {_some(unused)}")
+        print(
+            f"note: {path} holds weights that this model has no place for, and they are left out: "
+            f"{_some(unused)}"
+        )
 
 
 def _some(names: Iterable[str]) -> str:
@@ -84,7 +100,8 @@ def _some(names: Iterable[str]) -> str:
 
 
 def refuse_not_finite(model: Any, path: str | None) -> None:
-    """Raise UserError where a weight is infinite or not a number: whatever such a model says means nothing."""
+    """Raise UserError where a weight is infinite or not a number: whatever such a model says means
+    nothing."""
     import torch
 
     for name, weight in model.named_parameters():
@@ -94,8 +111,9 @@ def refuse_not_finite(model: Any, path: str | None) -> None:
         total = weight.detach().sum(dtype=torch.promote_types(weight.dtype, torch.float32))
         if not torch.isfinite(total) and not torch.isfinite(weight).all():
             raise UserError(
-                f"{path or 'the model'}: {name} holds numbers that are infinite or not a number; the training that "
-                "made it diverged, or the file is damaged. Take an earlier checkpoint, or other weights"
+                f"{path or 'the model'}: {name} holds numbers that are infinite or not a number; "
+                "the training that made it diverged, or the file is damaged. Take an earlier "
+                "checkpoint, or other weights"
             )
 
 
@@ -105,39 +123,50 @@ def refuse_odd_stops(model: Any, path: str | None) -> None:
     stops = stops if isinstance(stops, list) else [stops]
     if odd := [stop for stop in stops if stop is not None and not isinstance(stop, int)]:
         raise UserError(
-            f"cannot load {path}: eos_token_id in its generation_config.json holds {odd[0]!r}, and it takes the id of "
-            "a token, or a list of ids; mend that file"
+            f"cannot load {path}: eos_token_id in its generation_config.json holds {odd[0]!r}, and "
+            "it takes the id of a token, or a list of ids; mend that file"
         )
 
 
-def refuse_small_embedding(model: Any, tokenizer: "PreTrainedTokenizerBase", path: str | None) -> None:
+def refuse_small_embedding(
+    model: Any, tokenizer: "PreTrainedTokenizerBase", path: str | None
+) -> None:
     """Raise UserError where the tokenizer gives ids that the embedding has no row for.
 
-    Special tokens beyond it that the tokenizer never puts by itself are left alone: published text models share the
-    tokenizer of a larger one that reads images.
+    Special tokens beyond it that the tokenizer never puts by itself are left alone: published text
+    models share the tokenizer of a larger one that reads images.
     """
     num_rows = int(model.get_input_embeddings().weight.shape[0])
     beyond = {name: number for name, number in tokenizer.get_vocab().items() if number >= num_rows}
     if not beyond:
         return
     put_by_itself = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    unused = {str(token) for number, token in tokenizer.added_tokens_decoder.items() if number not in put_by_itself}
+    unused = {
+        str(token)
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if number not in put_by_itself
+    }
     used = {name: number for name, number in beyond.items() if name not in unused}
     if not used:
         return
     name, number = max(used.items(), key=lambda item: item[1])
-    only_padding = " An added padding token: model.tokenizer_args.pad_token may name another." if len(used) == 1 else ""
+    only_padding = (
+        " An added padding token: model.tokenizer_args.pad_token may name another."
+        if len(used) == 1
+        else ""
+    )
     raise UserError(
-        f"the tokenizer and the model {path or ''} do not fit: the token {name!r} has the id {number}, and the model's "
-        f"embedding {num_rows} rows. Set model.tokenizer_args.{PATH} to the tokenizer that the model was trained with."
-        f"{only_padding}"
+        f"the tokenizer and the model {path or ''} do not fit: the token {name!r} has the id "
+        f"{number}, and the model's embedding {num_rows} rows. Set model.tokenizer_args.{PATH} to "
+        f"the tokenizer that the model was trained with.{only_padding}"
     )
 
 
 def refuse_incomplete_adapter(model: Any, folder: str) -> None:
     """Raise UserError where the file of an adapter lacks weights that it has by its configuration.
 
-    PEFT would leave those at their first values, which change nothing: an adapter that is silently switched off.
+    PEFT would leave those at their first values, which change nothing: an adapter that is silently
+    switched off.
     """
     import peft
     from safetensors import safe_open
@@ -149,4 +178,6 @@ def refuse_incomplete_adapter(model: Any, folder: str) -> None:
         held = set(weights.keys())
     expected = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
     if missing := expected - held:
-        raise UserError(f"the adapter {folder} holds no weights for {_some(missing)}; it is damaged")
+        raise UserError(
+            f"the adapter {folder} holds no weights for {_some(missing)}; it is damaged"
+        )

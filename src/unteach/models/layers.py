@@ -22,13 +22,19 @@ def backbone_of(causal: Any) -> Any:
     backbone = causal.base_model
     if backbone is not causal:
         return backbone
-    # A class that calls it otherwise than its family does is its own base model: the embedding tells where it is.
+    # A class that calls it otherwise than its family does is its own base model: the embedding
+    # tells where it is.
     embedding = causal.get_input_embeddings()
-    return next(child for child in causal.children() if any(module is embedding for module in child.modules()))
+    return next(
+        child
+        for child in causal.children()
+        if any(module is embedding for module in child.modules())
+    )
 
 
 def find_layer(causal: Any, pattern: str) -> tuple[Any, str, int]:
-    """The layer whose name the regex matches: (the module that holds the list of layers, the list's name, the place).
+    """The layer whose name the regex matches: (the module that holds the list of layers, the list's
+    name, the place).
 
     Names are those of `named_modules()`: `model.layers.7` in Llama, `transformer.h.7` in GPT-2.
     """
@@ -36,13 +42,17 @@ def find_layer(causal: Any, pattern: str) -> tuple[Any, str, int]:
 
     lists = [name for name, module in causal.named_modules() if isinstance(module, ModuleList)]
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    layers = {f"{name}.{i}": (name, i) for name in outer for i in range(len(causal.get_submodule(name)))}
+    layers = {
+        f"{name}.{i}": (name, i) for name in outer for i in range(len(causal.get_submodule(name)))
+    }
     try:
         found = [layer for layer in layers if re.fullmatch(pattern, layer)]
     except re.error as error:
         raise UserError(f"the layer {pattern!r} is no regular expression ({error})") from None
     if len(found) != 1:
-        ends = ", ".join(f"{name}.0 to {name}.{len(causal.get_submodule(name)) - 1}" for name in outer)
+        ends = ", ".join(
+            f"{name}.0 to {name}.{len(causal.get_submodule(name)) - 1}" for name in outer
+        )
         said = f"matches {len(found)} layers" if found else "matches no layer"
         raise UserError(f"the layer {pattern!r} {said} of this model; it must match one of {ends}")
     name, index = layers[found[0]]
@@ -54,15 +64,19 @@ def layers_of(causal: Any) -> list[Any]:
     """The layers that follow one another: what is in the outermost lists of modules."""
     from torch.nn import ModuleList
 
-    lists = {name: module for name, module in causal.named_modules() if isinstance(module, ModuleList)}
+    lists = {
+        name: module for name, module in causal.named_modules() if isinstance(module, ModuleList)
+    }
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     return [layer for name in outer for layer in lists[name]]
 
 
 class Depth:
-    """A context in which the model's own forward ends at a layer: `output` [B, T, d] is what that layer gave.
+    """A context in which the model's own forward ends at a layer: `output` [B, T, d] is what that
+    layer gave.
 
-    The list of layers is shortened while it lasts, so wrappers' hooks, checkpointing and exceptions meet nothing
+    The list of layers is shortened while it lasts, so wrappers' hooks, checkpointing and exceptions
+    meet nothing
     unusual: no forward is broken off. calls: how often the layer was run.
     """
 
@@ -85,7 +99,8 @@ class Depth:
 
 
 def _tapped(layer: Any, depth: Depth) -> Any:
-    """The layer, noting what it gives. It is called as a whole, so that checkpointing stays inside."""
+    """The layer, noting what it gives. It is called as a whole, so that checkpointing stays
+    inside."""
     from torch.nn import Module
 
     class Tapped(Module):
@@ -102,7 +117,8 @@ def _tapped(layer: Any, depth: Depth) -> Any:
 
 
 def cut_above(causal: Any, patterns: Iterable[Any]) -> None:
-    """Takes away, for good, what no pass that ends at these layers runs: the layers above the highest, and the head."""
+    """Takes away, for good, what no pass that ends at these layers runs: the layers above the
+    highest, and the head."""
     from torch.nn import Identity
 
     found = [find_layer(causal, pattern) for pattern in patterns]
@@ -112,18 +128,22 @@ def cut_above(causal: Any, patterns: Iterable[Any]) -> None:
 
 
 def train_only(model: Any, patterns: Sequence[str], ends: Sequence[str] = ()) -> None:
-    """Freezes every parameter whose name no regex matches and, where every pass ends at one of the layers `ends`, every
-    one that none of them reaches."""
+    """Freezes every parameter whose name no regex matches and, where every pass ends at one of the
+    layers `ends`, every one that none of them reaches."""
     causal = causal_of(model)
     reached = set().union(*(_reached(causal, end) for end in ends))
     trained = 0
     for name, parameter in causal.named_parameters():
         chosen = any(re.fullmatch(pattern, name) for pattern in patterns)
-        parameter.requires_grad_(parameter.requires_grad and chosen and (not ends or parameter in reached))
+        parameter.requires_grad_(
+            parameter.requires_grad and chosen and (not ends or parameter in reached)
+        )
         trained += parameter.requires_grad
     if not trained:
         where = f" up to the layer {', '.join(ends)}" if ends else ""
-        raise UserError(f"trainable_params_regex={list(patterns)} leaves no parameter to train{where}")
+        raise UserError(
+            f"trainable_params_regex={list(patterns)} leaves no parameter to train{where}"
+        )
 
 
 class _Reached(Exception):
@@ -133,12 +153,15 @@ class _Reached(Exception):
 def read_two_tokens(causal: Any) -> None:
     """Run the layers of a model over two tokens.
 
-    On the meta device nothing has a value, and some models look at one: there it is tried with a mask of either kind.
+    On the meta device nothing has a value, and some models look at one: there it is tried with a
+    mask of either kind.
     """
     import torch
 
     device = causal.get_input_embeddings().weight.device
-    run = functools.partial(backbone_of(causal), torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False)
+    run = functools.partial(
+        backbone_of(causal), torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False
+    )
     if device.type != "meta":
         run()
         return
@@ -151,8 +174,8 @@ def read_two_tokens(causal: Any) -> None:
 
 
 def _given_to(causal: Any, layer: Any) -> list[Any]:
-    """All that a layer gets in a pass over two tokens, which ends there; where none can be made on the meta device, the
-    embedding's weight stands for it."""
+    """All that a layer gets in a pass over two tokens, which ends there; where none can be made on
+    the meta device, the embedding's weight stands for it."""
     import torch
     from torch.utils._pytree import tree_leaves
 
@@ -173,8 +196,9 @@ def _given_to(causal: Any, layer: Any) -> list[Any]:
 
 
 def _reached(causal: Any, end: str) -> "set[Tensor]":
-    """The parameters that a gradient from this layer's output arrives at: those of the layers up to it and, read off
-    the graph of a pass over two tokens, those that make what the first layer gets."""
+    """The parameters that a gradient from this layer's output arrives at: those of the layers up to
+    it and, read off the graph of a pass over two tokens, those that make what the first layer
+    gets."""
     import torch
 
     owner, name, index = find_layer(causal, end)
@@ -194,10 +218,11 @@ def _reached(causal: Any, end: str) -> "set[Tensor]":
 
 
 def refuse_no_states(causal: Any, patterns: Iterable[str]) -> None:
-    """Raise UserError where a pass that ends at one of these layers does not give one state for each token.
+    """Raise UserError where a pass that ends at one of these layers does not give one state for
+    each token.
 
-    On the meta device a pass may fail because nothing there has a value: what it shows is believed, and no more. One
-    with FlashAttention is not tried on the CPU.
+    On the meta device a pass may fail because nothing there has a value: what it shows is believed,
+    and no more. One with FlashAttention is not tried on the CPU.
     """
     import torch
 
@@ -214,21 +239,31 @@ def refuse_no_states(causal: Any, patterns: Iterable[str]) -> None:
             with torch.no_grad(), depth:
                 read_two_tokens(causal)
         except Exception as error:  # a forward of others may fail in any way
-            if weight.is_meta or any(sign in f"{type(error).__name__} {error}".lower() for sign in NO_MEMORY):
+            if weight.is_meta or any(
+                sign in f"{type(error).__name__} {error}".lower() for sign in NO_MEMORY
+            ):
                 continue
-            raise _no_end(causal, pattern, f"{type(error).__name__}: {first_line(error)}") from error
+            raise _no_end(
+                causal, pattern, f"{type(error).__name__}: {first_line(error)}"
+            ) from error
         finally:
             causal.train(was_training)
         if depth.calls > 1:
-            raise _no_end(causal, pattern, f"it is run {depth.calls} times in a pass, and no run of it is the last")
+            raise _no_end(
+                causal,
+                pattern,
+                f"it is run {depth.calls} times in a pass, and no run of it is the last",
+            )
         shape = tuple(depth.output.shape) if hasattr(depth, "output") else ()
         if shape != (1, 2, width):
             gives = f"states of {' x '.join(map(str, shape))}" if shape else "no states"
-            raise _no_end(causal, pattern, f"it gives {gives} for 2 tokens, and one of {width} each is needed")
+            raise _no_end(
+                causal, pattern, f"it gives {gives} for 2 tokens, and one of {width} each is needed"
+            )
 
 
 def _no_end(causal: Any, pattern: str, reason: str) -> UserError:
     return UserError(
-        f"no pass of {type(causal).__name__} can end at the layer {pattern!r} ({reason}); methods that compare states "
-        "at a layer (RMU, retain_loss_type=EMBED_DIFF) do not train this model"
+        f"no pass of {type(causal).__name__} can end at the layer {pattern!r} ({reason}); methods "
+        "that compare states at a layer (RMU, retain_loss_type=EMBED_DIFF) do not train this model"
     )

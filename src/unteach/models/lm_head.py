@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def head_logits(model: Any, hidden: "Tensor") -> "Tensor":
-    """The logits that the model's own forward would give for these hidden states: [n, d] -> [n, V] or [n, classes]."""
+    """The logits that the model's own forward would give for these hidden states: [n, d] -> [n, V]
+    or [n, classes]."""
     causal = causal_of(model)
     if hasattr(causal, "score"):
         scores: Tensor = causal.score(hidden)
@@ -23,7 +24,8 @@ def head_logits(model: Any, hidden: "Tensor") -> "Tensor":
 
 
 def known_logits(causal: Any, hidden: "Tensor") -> "Tensor":
-    """The output embeddings, and what the configuration says of scaling and capping: right for most architectures."""
+    """The output embeddings, and what the configuration says of scaling and capping: right for most
+    architectures."""
     import torch
 
     config = causal.config
@@ -38,7 +40,8 @@ def known_logits(causal: Any, hidden: "Tensor") -> "Tensor":
 
 
 def own_logits(causal: Any, hidden: "Tensor") -> "Tensor":
-    """The rest of the model's own forward, whose layers give these hidden states: whatever it does after them."""
+    """The rest of the model's own forward, whose layers give these hidden states: whatever it does
+    after them."""
     import torch
 
     backbone = backbone_of(causal)

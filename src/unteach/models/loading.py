@@ -1,4 +1,5 @@
-"""A model, its tokenizer and its template from a ModelConfig, in the dtype that the machine and the config call for."""
+"""A model, its tokenizer and its template from a ModelConfig, in the dtype that the machine and the
+config call for."""
 
 import contextlib
 import inspect
@@ -19,7 +20,13 @@ from unteach.models.heads import Head
 from unteach.models.hub import PATH, SOURCE, from_hub
 from unteach.models.layers import causal_of
 
-DTYPES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16", "float16": "float16"}
+DTYPES = {
+    "float32": "float32",
+    "fp32": "float32",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+}
 LOOKED_AT = 2_000_000_000
 """Bytes of weights that are read for a look at a run before it starts."""
 
@@ -28,10 +35,11 @@ LOOKED_AT = 2_000_000_000
 class Loaded:
     """A model with the one forward, and what it is asked through.
 
-    compute: the dtype that passes run in. path: where the weights are from. adapter: the folder that the adapter on
-    them is from, "" for a fresh one, None where there is none. added: ids of tokens that the weights at `path` lack.
-    head: a classifier's. start: the settings of the model before anything here changed them; None for an adapter, which
-    is saved without any.
+    compute: the dtype that passes run in. path: where the weights are from. adapter: the folder
+    that the adapter on them is from, "" for a fresh one, None where there is none. added: ids of
+    tokens that the weights at `path` lack.
+    head: a classifier's. start: the settings of the model before anything here changed them; None
+    for an adapter, which is saved without any.
     """
 
     model: Any
@@ -49,9 +57,9 @@ class Loaded:
         base = identity(self.path, self.model.config, memory)
         if self.adapter is None:
             return base
-        return (
-            f"{base} + {run_dir.weights_fingerprint(Path(self.adapter), memory) if self.adapter else 'a fresh adapter'}"
-        )
+        if not self.adapter:
+            return f"{base} + a fresh adapter"
+        return f"{base} + {run_dir.weights_fingerprint(Path(self.adapter), memory)}"
 
     def base_weights(self, memory: Path) -> str:
         """What tells the weights under the adapter from all others."""
@@ -68,7 +76,8 @@ class Loaded:
 
 
 def identity(path: str | None, config: Any, memory: Path) -> str:
-    """What tells a model from all others: its weights and its configuration, which model_args may have changed."""
+    """What tells a model from all others: its weights and its configuration, which model_args may
+    have changed."""
     settings = {k: v for k, v in config.to_dict().items() if k not in ("dtype", "_name_or_path")}
     return f"{weights_of(path, config, memory)} {run_dir.digest(settings)}"
 
@@ -85,20 +94,29 @@ def compute_dtype(asked: str | None) -> str:
     import torch
 
     if asked in (None, "auto"):
-        return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+        return (
+            "bfloat16"
+            if torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+            else "float32"
+        )
     if asked not in DTYPES:
-        raise UserError(f"model.model_args.dtype: must be auto or one of {', '.join(DTYPES)}, got {asked!r}")
+        raise UserError(
+            f"model.model_args.dtype: must be auto or one of {', '.join(DTYPES)}, got {asked!r}"
+        )
     return DTYPES[str(asked)]
 
 
 def load(
-    config: ModelConfig, training: bool, texts: Callable[[], list[str]] | None = None, head: Head | None = None
+    config: ModelConfig,
+    training: bool,
+    texts: Callable[[], list[str]] | None = None,
+    head: Head | None = None,
 ) -> Loaded:
     """Loads what a ModelConfig names; with a head, as a classifier.
 
-    For training the weights are fp32 masters and `compute` says the autocast dtype (`pure_bf16` keeps them in it, and
-    under an adapter only the adapter is fp32); otherwise the weights are in `compute` itself. `texts` gives the
-    training text to a tokenizer that must be learned.
+    For training the weights are fp32 masters and `compute` says the autocast dtype (`pure_bf16`
+    keeps them in it, and under an adapter only the adapter is fp32); otherwise the weights are in
+    `compute` itself. `texts` gives the training text to a tokenizer that must be learned.
     """
     import torch
     import transformers
@@ -113,27 +131,41 @@ def load(
     adapter, tokenizer_args = ("" if config.peft_args else None), config.tokenizer_args
     if adapters.is_adapter(path):
         if config.peft_args:
-            raise UserError(f"model.peft_args: {path} holds an adapter already, and goes on with that; leave them out")
+            raise UserError(
+                f"model.peft_args: {path} holds an adapter already, and goes on with that; leave "
+                f"them out"
+            )
         assert path is not None
         adapter, tokenizer_args = path, {PATH: path, **tokenizer_args}
         args[PATH] = path = run_dir.model_folder(config.base_path or adapters.base_of(adapter))
         adapters.refuse_adapter_as_base(adapter, path)
     elif config.base_path:
-        raise UserError(f"model.base_path is for an adapter, and {path} is a whole model; leave it out")
+        raise UserError(
+            f"model.base_path is for an adapter, and {path} is a whole model; leave it out"
+        )
     masters = training and not config.pure_bf16 and adapter is None  # what is frozen needs none
     held = "float32" if masters else compute
     handler: Any = registry.model.get(config.model_handler)
     if head and "head" not in inspect.signature(handler.load).parameters:
-        raise UserError(f"model.model_handler={config.model_handler} makes language models and no classifiers")
+        raise UserError(
+            f"model.model_handler={config.model_handler} makes language models and no classifiers"
+        )
     given = {"head": head} if head else {}
-    model, tokenizer = handler.load({**args, "dtype": getattr(torch, held)}, tokenizer_args, texts, **given)
+    model, tokenizer = handler.load(
+        {**args, "dtype": getattr(torch, held)}, tokenizer_args, texts, **given
+    )
     if head:
         heads.refuse_no_score(model)
-    start = portable.StartSettings.of_model(model, path, **_source(args)) if adapter is None else None
+    start = (
+        portable.StartSettings.of_model(model, path, **_source(args)) if adapter is None else None
+    )
     if adapter:
         adapters.refuse_another_base(adapter, str(path), weights_of(path, model.config, memory()))
         if added_tokens.add(tokenizer, config.added_tokens):
-            raise UserError(f"model.added_tokens: the adapter {adapter} was trained without them; leave them out")
+            raise UserError(
+                f"model.added_tokens: the adapter {adapter} was trained without them; leave them "
+                f"out"
+            )
         model, added = adapters.put_back(model, adapter, training), adapters.added_of(adapter)
     else:
         added = added_tokens.add(tokenizer, config.added_tokens)
@@ -142,7 +174,9 @@ def load(
             model = adapters.attach(model, config.peft_args, added)
             adapters.refuse_failing(model)
         elif training and getattr(model, "is_quantized", False):
-            raise UserError("quantised weights do not train: set model.peft_args to train an adapter over them")
+            raise UserError(
+                "quantised weights do not train: set model.peft_args to train an adapter over them"
+            )
     integrity.refuse_odd_stops(model, path)
     integrity.refuse_small_embedding(model, tokenizer, path)
     integrity.refuse_not_finite(model, adapter or path)
@@ -171,7 +205,8 @@ def _probe(model: Any, tokenizer: Any, packed: bool) -> None:
 def of_kind(
     auto: Any, config: ModelConfig, path: str, refuse: Callable[[Any], None]
 ) -> tuple[Any, str, dict[str, Any]]:
-    """A whole model as the class `auto` of transformers loads it, its dtype, and what says where it comes from.
+    """A whole model as the class `auto` of transformers loads it, its dtype, and what says where it
+    comes from.
 
     refuse: raises UserError where the model's settings are of no such model.
     """
@@ -197,10 +232,16 @@ def of_kind(
 
 def memory() -> Path:
     """The user's own file of fingerprints, for what no run's folder or cache is at hand."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unteach" / run_dir.FINGERPRINTS
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        / "unteach"
+        / run_dir.FINGERPRINTS
+    )
 
 
-def load_empty(config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None) -> Loaded:
+def load_empty(
+    config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None
+) -> Loaded:
     """The same with no weights, on torch's meta device: for a look at a run before it starts."""
     import torch
 
@@ -211,32 +252,45 @@ def load_empty(config: ModelConfig, texts: Callable[[], list[str]] | None = None
 def load_for_look(
     config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None
 ) -> Loaded:
-    """Load a model for a look at a run before it starts: with its weights where they are here and small.
+    """Load a model for a look at a run before it starts: with its weights where they are here and
+    small.
 
     They are then tried as the run tries them; of others names and shapes alone are read.
     """
     path = str(config.model_args.get(PATH) or "")
     folder = Path(run_dir.model_folder(path))
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if path and folder.is_dir() else 0
-    is_plain = not (config.model_args.get("device_map") or config.model_args.get("quantization_config"))
+    size = (
+        sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        if path and folder.is_dir()
+        else 0
+    )
+    is_plain = not (
+        config.model_args.get("device_map") or config.model_args.get("quantization_config")
+    )
     if is_plain and 0 < size <= LOOKED_AT:
         return load(config, training=True, texts=texts, head=head)
     return load_empty(config, texts, head)
 
 
-def finish(model: Any, tokenizer: Any, template_args: TemplateArgs, compute: str, packed: bool = False) -> Loaded:
-    """Gives a model the one forward and its tokenizer a padding token that is not EOS in any mask."""
+def finish(
+    model: Any, tokenizer: Any, template_args: TemplateArgs, compute: str, packed: bool = False
+) -> Loaded:
+    """Gives a model the one forward and its tokenizer a padding token that is not EOS in any
+    mask."""
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # masks come from lengths, so padding is never confused with EOS
+        # masks come from lengths, so padding is never confused with EOS
+        tokenizer.pad_token = tokenizer.eos_token
     if hasattr(causal_of(model), "score"):
-        causal_of(model).config.pad_token_id = tokenizer.pad_token_id  # by which the library finds the last token
+        # by which the library finds the last token
+        causal_of(model).config.pad_token_id = tokenizer.pad_token_id
     else:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     return Loaded(extend(model, packed), tokenizer, Template(tokenizer, template_args), compute)
 
 
 def _template_args(config: ModelConfig) -> TemplateArgs:
-    """What the config says of the template; where it says nothing, what the model was saved with."""
+    """What the config says of the template; where it says nothing, what the model was saved
+    with."""
     given = config.template_args
     path = config.model_args.get(PATH)
     if given == TemplateArgs() and path:

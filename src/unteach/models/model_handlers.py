@@ -1,4 +1,5 @@
-"""Model handlers: how a model and its tokenizer come into being. `model_handler` in a model's config names one."""
+"""Model handlers: how a model and its tokenizer come into being. `model_handler` in a model's
+config names one."""
 
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,17 @@ from unteach.models.hub import NO_TOKENIZER, PATH, SOURCE, from_hub
 from unteach.registry import model
 
 LOADING = (
-    *SOURCE, "attn_implementation", "device_map", "dtype", "low_cpu_mem_usage", "max_memory", "offload_folder",
-    "quantization_config", "use_safetensors", "variant",
-)  # fmt: skip
+    *SOURCE,
+    "attn_implementation",
+    "device_map",
+    "dtype",
+    "low_cpu_mem_usage",
+    "max_memory",
+    "offload_folder",
+    "quantization_config",
+    "use_safetensors",
+    "variant",
+)
 """What from_pretrained itself takes."""
 
 
@@ -23,13 +32,18 @@ class AutoModelForCausalLM:
 
     @staticmethod
     def load(
-        model_args: dict[str, Any], tokenizer_args: dict[str, Any], texts: Any, head: Head | None = None
+        model_args: dict[str, Any],
+        tokenizer_args: dict[str, Any],
+        texts: Any,
+        head: Head | None = None,
     ) -> tuple[Any, Any]:
         import transformers
 
         given = dict(model_args)
         if not given.get(PATH):
-            raise UserError(f"model.model_args.{PATH}: is required; a folder, a run's folder, or a hub id")
+            raise UserError(
+                f"model.model_args.{PATH}: is required; a folder, a run's folder, or a hub id"
+            )
         path = run_dir.model_folder(str(given.pop(PATH)))
         source = {name: given[name] for name in SOURCE if name in given}
         refuse_absent_attention(given)
@@ -43,11 +57,15 @@ class AutoModelForCausalLM:
 
 @model("scratch")
 class Scratch:
-    """A Llama made from scratch, its byte-level BPE learned from the training text; with a path, a saved one."""
+    """A Llama made from scratch, its byte-level BPE learned from the training text; with a path, a
+    saved one."""
 
     @staticmethod
     def load(
-        model_args: dict[str, Any], tokenizer_args: dict[str, Any], texts: Any, head: Head | None = None
+        model_args: dict[str, Any],
+        tokenizer_args: dict[str, Any],
+        texts: Any,
+        head: Head | None = None,
     ) -> tuple[Any, Any]:
         import transformers
         from huggingface_hub.errors import StrictDataclassError
@@ -62,7 +80,8 @@ class Scratch:
             return pretrained(folder, head, dtype=dtype), load_tokenizer(folder, {}, {})
         if texts is None:
             raise UserError(
-                f"a model from scratch learns its tokenizer from training text: set model.model_args.{PATH}"
+                f"a model from scratch learns its tokenizer from training text: set "
+                f"model.model_args.{PATH}"
             )
         tokenizer = learn_tokenizer(texts(), int(tokenizer_args.get("vocab_size", 1024)))
         try:
@@ -77,17 +96,24 @@ class Scratch:
             )
         except StrictDataclassError as error:
             raise UserError(f"model.model_args: {str(error).splitlines()[-1].strip()}") from None
-        kind = transformers.LlamaForSequenceClassification if head else transformers.LlamaForCausalLM
+        kind = (
+            transformers.LlamaForSequenceClassification if head else transformers.LlamaForCausalLM
+        )
         return kind(config), tokenizer
 
 
 def pretrained(path: str, head: Head | None, **arguments: Any) -> Any:
-    """A causal language model with its weights, or its body under a classifier's head, which is new unless it was saved
-    with one; on torch's meta device it has none, and where they lie in a folder it is seen whether they fit."""
+    """A causal language model with its weights, or its body under a classifier's head, which is new
+    unless it was saved with one; on torch's meta device it has none, and where they lie in a folder
+    it is seen whether they fit."""
     import torch
     import transformers
 
-    kind = transformers.AutoModelForSequenceClassification if head else transformers.AutoModelForCausalLM
+    kind = (
+        transformers.AutoModelForSequenceClassification
+        if head
+        else transformers.AutoModelForCausalLM
+    )
     settings = head.settings() if head else {}
     source = {k: v for k, v in arguments.items() if k in SOURCE}
     if torch.get_default_device().type == "meta":
@@ -100,34 +126,39 @@ def pretrained(path: str, head: Head | None, **arguments: Any) -> Any:
 
 
 def refuse_unknown(given: dict[str, Any], config: Any, loading: tuple[str, ...]) -> None:
-    """model_args go to from_pretrained and, from there, to the model's config: anything neither knows is a mistake."""
+    """model_args go to from_pretrained and, from there, to the model's config: anything neither
+    knows is a mistake."""
     for name in given:
         if name not in loading and not hasattr(config, name):
             guess = nearest(name, {*loading, *config.to_dict()})
             meant = f"; did you mean {guess}?" if guess else ""
             raise UserError(
-                f"model.model_args.{name}: neither from_pretrained nor {type(config).__name__} has it{meant}"
+                f"model.model_args.{name}: neither from_pretrained nor {type(config).__name__} has "
+                f"it{meant}"
             )
 
 
 def refuse_absent_attention(given: dict[str, Any]) -> None:
-    """FlashAttention 2 is taken on a GPU and from its own package (or from `kernels`, as transformers does)."""
+    """FlashAttention 2 is taken on a GPU and from its own package (or from `kernels`, as
+    transformers does)."""
     from transformers.utils import is_flash_attn_2_available, is_kernels_available
 
     if given.get("attn_implementation") != "flash_attention_2":
         return
     if not is_flash_attn_2_available() and not is_kernels_available():
         raise UserError(
-            "model.model_args.attn_implementation=flash_attention_2 needs a GPU and the package flash-attn, and one of "
-            "them is not here. Install it (pip install flash-attn --no-build-isolation), or say auto, which takes it "
-            "wherever it is"
+            "model.model_args.attn_implementation=flash_attention_2 needs a GPU and the package "
+            "flash-attn, and one of them is not here. Install it (pip install flash-attn "
+            "--no-build-isolation), or say auto, which takes it wherever it is"
         )
 
 
 def flash_attention_fits(given: dict[str, Any], config: Any) -> bool:
-    """Whether `auto` attention means FlashAttention 2: installed, on a GPU that has it, for weights that it takes.
+    """Whether `auto` attention means FlashAttention 2: installed, on a GPU that has it, for weights
+    that it takes.
 
-    fp32 masters under autocast keep the library's own choice, because a pass outside autocast would fail.
+    fp32 masters under autocast keep the library's own choice, because a pass outside autocast would
+    fail.
     """
     import torch
     import transformers
@@ -142,17 +173,23 @@ def flash_attention_fits(given: dict[str, Any], config: Any) -> bool:
     ):
         return False
     architecture = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    return getattr(architecture, "_supports_flash_attn", False) and torch.cuda.get_device_capability() >= (8, 0)
+    return getattr(
+        architecture, "_supports_flash_attn", False
+    ) and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def load_tokenizer(model_path: str, tokenizer_args: dict[str, Any], source: dict[str, Any]) -> Any:
-    """The model's own tokenizer, from where the model comes from, unless tokenizer_args name another."""
+    """The model's own tokenizer, from where the model comes from, unless tokenizer_args name
+    another."""
     import transformers
 
     given = dict(tokenizer_args)
     path = run_dir.model_folder(str(given.pop(PATH, None) or model_path))
-    tokenizer = from_hub(transformers.AutoTokenizer, path, **({**source, **given} if path == model_path else given))
-    if len(tokenizer.get_vocab()) == len(tokenizer.get_added_vocab()):  # transformers makes an empty one without files
+    tokenizer = from_hub(
+        transformers.AutoTokenizer, path, **({**source, **given} if path == model_path else given)
+    )
+    # transformers makes an empty one without files
+    if len(tokenizer.get_vocab()) == len(tokenizer.get_added_vocab()):
         raise UserError(f"cannot load the tokenizer of {path}: {NO_TOKENIZER.format(name=PATH)}")
     return tokenizer
 
@@ -173,5 +210,9 @@ def learn_tokenizer(texts: list[str], vocab_size: int) -> Any:
     )
     bpe.train_from_iterator(texts, trainer)
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>", clean_up_tokenization_spaces=False
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
     )

@@ -1,4 +1,5 @@
-"""Where a model stands that does not train (a reference, one that is evaluated): on one device or, sharded, on all."""
+"""Where a model stands that does not train (a reference, one that is evaluated): on one device or,
+sharded, on all."""
 
 import json
 import os
@@ -29,9 +30,11 @@ def placed_by_device_map(model: Any, here: Processes) -> bool:
     """
     placed = getattr(causal_of(model), "hf_device_map", None) is not None
     if placed and here.world > 1:
-        raise UserError("model.model_args.device_map spreads one model over the GPUs of one process, and this run has "
-                        f"{here.world}; leave it out (launch=fsdp2 and launch=zero3 shard the weights), or start one "
-                        "process")  # fmt: skip
+        raise UserError(
+            "model.model_args.device_map spreads one model over the GPUs of one process, and this "
+            f"run has {here.world}; leave it out (launch=fsdp2 and launch=zero3 shard the "
+            "weights), or start one process"
+        )
     return placed
 
 
@@ -54,8 +57,13 @@ def _partitioned(model: Any) -> Any:
 
     dtype = next(model.parameters()).dtype
     zero = {"stage": 3, **_offload()}
-    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero, "steps_per_print": 1 << 30,
-              "bf16": {"enabled": dtype == torch.bfloat16}, "fp16": {"enabled": dtype == torch.float16}}  # fmt: skip
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": zero,
+        "steps_per_print": 1 << 30,
+        "bf16": {"enabled": dtype == torch.bfloat16},
+        "fp16": {"enabled": dtype == torch.float16},
+    }
     return deepspeed.initialize(model=model, config=config)[0].module
 
 

@@ -1,8 +1,9 @@
 """The configuration beside saved weights: the start's own, in words that older readers know too.
 
-A training sets some of a model's settings for itself; what is saved has those that the model started with. And
-transformers 5 spells some settings anew: the dtype, the rotary embeddings, a tokenizer's class. Older readers do not
-know the new words, take defaults in their place, and say nothing, so both spellings are written, with one meaning.
+A training sets some of a model's settings for itself; what is saved has those that the model
+started with. And transformers 5 spells some settings anew: the dtype, the rotary embeddings, a
+tokenizer's class. Older readers do not know the new words, take defaults in their place, and say
+nothing, so both spellings are written, with one meaning.
 """
 
 import json
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 SET_BY_TRAINING = ("use_cache", "dtype", "bos_token_id", "eos_token_id", "pad_token_id")
-"""What transformers' Trainer and fp32 masters set on a model; `Trainer` takes the ids from a tokenizer it is given."""
+"""What transformers' Trainer and fp32 masters set on a model; `Trainer` takes the ids from a
+tokenizer it is given."""
 PADDING = "pad_token_id"
 """Is a classifier's own: it finds the last token by it."""
 OF_BOTH_BASES = ("gemma3_text", "gemma3n_text")
-"""Families whose full and sliding layers had a rotary base each, under two names, before transformers 5."""
+"""Families whose full and sliding layers had a rotary base each, under two names, before
+transformers 5."""
 OF_NEOX = ("gpt_neox", "gpt_neox_japanese")
 
 TOKENIZER = "tokenizer_config.json"
@@ -34,14 +37,16 @@ Settings = dict[str, Any]
 
 @dataclass(frozen=True)
 class StartSettings:
-    """What a model was configured with before a run set anything: config.json and generation_config.json."""
+    """What a model was configured with before a run set anything: config.json and
+    generation_config.json."""
 
     config: Settings
     generation: Settings | None
 
     @classmethod
     def of_model(cls, model: "PreTrainedModel", path: str | None, **source: Any) -> "StartSettings":
-        """Read them off a model that was just loaded; its dtype off its folder, since masters are of another."""
+        """Read them off a model that was just loaded; its dtype off its folder, since masters are
+        of another."""
         import transformers
 
         config = json.loads(model.config.to_json_string(use_diff=True))
@@ -49,7 +54,10 @@ class StartSettings:
             kept = from_hub(transformers.AutoConfig, path, **source)
             _restore(config, json.loads(kept.to_json_string(use_diff=True)), ("dtype",))
         generation = getattr(model, "generation_config", None)
-        return cls(config, None if generation is None else json.loads(generation.to_json_string(use_diff=True)))
+        return cls(
+            config,
+            None if generation is None else json.loads(generation.to_json_string(use_diff=True)),
+        )
 
     def restore(self, folder: Path) -> None:
         """Put them back into a folder that a model was saved into."""
@@ -77,7 +85,11 @@ def _restore(saved: Settings, start: Settings, names: tuple[str, ...]) -> None:
 
 def _parts(config: Settings) -> list[tuple[str, Settings]]:
     """The configurations inside one, such as text_config."""
-    return [(name, part) for name, part in config.items() if isinstance(part, dict) and "model_type" in part]
+    return [
+        (name, part)
+        for name, part in config.items()
+        if isinstance(part, dict) and "model_type" in part
+    ]
 
 
 def add_old_names(folder: Path) -> None:
@@ -102,9 +114,14 @@ def _spell_as_before(config: Settings) -> None:
 
 
 def _spell_rope(rope: Settings, config: Settings) -> Settings:
-    """Rotary settings as transformers 4 had them: base and share beside a mapping of what scales them, or null."""
+    """Rotary settings as transformers 4 had them: base and share beside a mapping of what scales
+    them, or null."""
     kind = rope.get("rope_type", "default")
-    scaling = {name: value for name, value in rope.items() if name not in ("rope_theta", "partial_rotary_factor")}
+    scaling = {
+        name: value
+        for name, value in rope.items()
+        if name not in ("rope_theta", "partial_rotary_factor")
+    }
     share = rope.get("partial_rotary_factor", 1.0)
     if config.get("model_type") in OF_NEOX:
         spelled: Settings = {"rotary_emb_base": rope["rope_theta"], "rotary_pct": share}
@@ -114,30 +131,40 @@ def _spell_rope(rope: Settings, config: Settings) -> Settings:
             spelled["partial_rotary_factor"] = share
     if kind == "longrope" and str(config.get("model_type")).startswith("phi3"):
         # Which took three entries and no others, and the length from beside them.
-        scaling = {"type": kind, "short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}
+        scaling = {
+            "type": kind,
+            "short_factor": rope["short_factor"],
+            "long_factor": rope["long_factor"],
+        }
     spelled["rope_scaling"] = None if kind == "default" else scaling
     return spelled
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
-    """Save a tokenizer so that transformers before 5 makes the same one: class, special tokens, template, decoding."""
+    """Save a tokenizer so that transformers before 5 makes the same one: class, special tokens,
+    template, decoding."""
     tokenizer.save_pretrained(folder)
     file = folder / TOKENIZER
     if not file.exists() or not (folder / "tokenizer.json").exists():
         return
     saved = _read(file)
     if "auto_map" not in saved:
-        # The class of a family puts a BOS of its own in some versions; this one does what tokenizer.json says.
+        # The class of a family puts a BOS of its own in some versions; this one does what
+        # tokenizer.json says.
         saved["tokenizer_class"] = GENERIC
-    # As a list under its new name it is an error of versions 4.47 to 4.57; version 5 reads the old name.
+    # As a list under its new name it is an error of versions 4.47 to 4.57; version 5 reads the old
+    # name.
     if isinstance(saved.get("extra_special_tokens"), list):
         saved["additional_special_tokens"] = saved.pop("extra_special_tokens")
-    # Their defaults have changed: texts were tidied, and ids of sentence pairs were given, which no decoder takes.
+    # Their defaults have changed: texts were tidied, and ids of sentence pairs were given, which no
+    # decoder takes.
     saved["clean_up_tokenization_spaces"] = bool(tokenizer.clean_up_tokenization_spaces)
     saved.setdefault("model_input_names", list(tokenizer.model_input_names))
     template = tokenizer.chat_template
     if isinstance(template, dict):
-        saved["chat_template"] = [{"name": name, "template": text} for name, text in template.items()]
+        saved["chat_template"] = [
+            {"name": name, "template": text} for name, text in template.items()
+        ]
     elif template is not None:
         saved["chat_template"] = template
     _write(file, saved)
@@ -149,4 +176,6 @@ def _read(file: Path) -> Settings:
 
 
 def _write(file: Path, settings: Settings) -> None:
-    run_dir.write_text(file, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    run_dir.write_text(
+        file, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    )

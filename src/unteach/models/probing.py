@@ -1,10 +1,10 @@
 """Finding out what holds of a model, against its own forward, when it is loaded.
 
-Two rows of four tokens go through the model as the library runs it, each as it is alone. The same tokens, padded and
-then end to end, go through its layers as a pass of ours would: three passes of 28 tokens in all, and one of a
-single token that goes on from the cache of the second. The answer is
-remembered for the configuration and whatever else it depends on, in this process and in the user's cache; it does not
-depend on the weights.
+Two rows of four tokens go through the model as the library runs it, each as it is alone. The same
+tokens, padded and then end to end, go through its layers as a pass of ours would: three passes of
+28 tokens in all, and one of a single token that goes on from the cache of the second. The answer is
+remembered for the configuration and whatever else it depends on, in this process and in the user's
+cache; it does not depend on the weights.
 """
 
 import contextlib
@@ -31,8 +31,11 @@ LENGTH, SHORT = 4, 2
 VERSION = 1
 """Of the probe: what an older one found is not believed."""
 CLOSE, CLOSE_HALF = 1e-4, 2e-2
-"""How far a state may be from what it should be, in units of its length: in fp32, and in half precision."""
-ALL_SLOW = Capabilities(head="own", right_padding=False, left_padding=False, packing=False, continuing=False)
+"""How far a state may be from what it should be, in units of its length: in fp32, and in half
+precision."""
+ALL_SLOW = Capabilities(
+    head="own", right_padding=False, left_padding=False, packing=False, continuing=False
+)
 """What is taken for granted of a model that cannot be probed: nothing."""
 _REMEMBERED: dict[str, Capabilities] = {}
 
@@ -58,32 +61,49 @@ def probe(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
 def describe_padding(model: Any) -> str | None:
     """Say why padded rows go through this model one at a time; None where they need not."""
     able = capabilities_of(model)
-    sides = [side for side, holds in (("right", able.right_padding), ("left", able.left_padding)) if not holds]
+    sides = [
+        side
+        for side, holds in (("right", able.right_padding), ("left", able.left_padding))
+        if not holds
+    ]
     if not sides:
         return None
     name = type(causal_of(model)).__name__
-    return f"padding on the {' or '.join(sides)} changes what {name} says of a row; such rows go through it one by one"
+    return (
+        f"padding on the {' or '.join(sides)} changes what {name} says of a row; such rows go "
+        f"through it one by one"
+    )
 
 
 def describe_continuing(model: Any) -> str | None:
     """Say why a model's continuations are made one at a time; None where they need not."""
     if capabilities_of(model).continuing:
         return None
-    return f"{type(causal_of(model)).__name__} is not itself where rows are continued together; it goes on row by row"
+    return (
+        f"{type(causal_of(model)).__name__} is not itself where rows are continued together; "
+        f"it "
+        f"goes on row by row"
+    )
 
 
 def describe_packing(model: Any) -> str | None:
-    """Say why documents of one row each have a row of their own in this model; None where they need not."""
+    """Say why documents of one row each have a row of their own in this model; None where they need
+    not."""
     if capabilities_of(model).packing:
         return None
-    return f"{type(causal_of(model)).__name__} does not tell the documents of one row apart; each has a row of its own"
+    return (
+        f"{type(causal_of(model)).__name__} does not tell the documents of one row apart; each "
+        f"has a row of its own"
+    )
 
 
 def refuse_packed(model: Any) -> None:
     """Raise UserError where rows laid end to end see one another."""
     if reason := describe_packing(model):
         cause = reason.partition(";")[0]
-        raise UserError(f"model.packed=true: {cause}, and rows laid end to end are such; leave it out")
+        raise UserError(
+            f"model.packed=true: {cause}, and rows laid end to end are such; leave it out"
+        )
 
 
 def _key(causal: Any) -> str:
@@ -95,14 +115,21 @@ def _key(causal: Any) -> str:
     device = weight.device.type
     if weight.is_meta:
         device = "cpu"
-    settings = {k: v for k, v in causal.config.to_dict().items() if k not in ("dtype", "_name_or_path", "id2label")}
+    settings = {
+        k: v
+        for k, v in causal.config.to_dict().items()
+        if k not in ("dtype", "_name_or_path", "id2label")
+    }
     kernel = getattr(causal.config.get_text_config(), "_attn_implementation", None)
     versions = [VERSION, transformers.__version__, torch.__version__]
-    return run_dir.digest([type(causal).__name__, settings, kernel, str(weight.dtype), device, *versions])
+    return run_dir.digest(
+        [type(causal).__name__, settings, kernel, str(weight.dtype), device, *versions]
+    )
 
 
 def _find_out(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> Capabilities | None:
-    """Run the probe. Where it fails, nothing is taken for granted; None where nothing can be said."""
+    """Run the probe. Where it fails, nothing is taken for granted; None where nothing can be
+    said."""
     import torch
 
     was_training = causal.training
@@ -140,8 +167,11 @@ def ordinary_rows(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> "Tensor"
     config = causal.config
     reserved = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     for settings in (config, config.get_text_config()):  # a placeholder of an image, say
-        reserved |= {value for name, value in vars(settings).items() if name.endswith(("token_id", "token_index"))
-                     and isinstance(value, int)}  # fmt: skip
+        reserved |= {
+            value
+            for name, value in vars(settings).items()
+            if name.endswith(("token_id", "token_index")) and isinstance(value, int)
+        }
     num_rows = int(causal.get_input_embeddings().weight.shape[0])
     # Spread over the vocabulary, so that their embeddings are not all of rare tokens or of bytes.
     step = max(1, num_rows // 1009)
@@ -152,7 +182,8 @@ def ordinary_rows(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> "Tensor"
 
 
 def _compare(causal: Any, rows: "Tensor") -> Capabilities | None:
-    """Compare our ways with the model's own forward on these rows; None where that gives no finite numbers."""
+    """Compare our ways with the model's own forward on these rows; None where that gives no finite
+    numbers."""
     import torch
 
     config, backbone, seen = causal.config.get_text_config(), backbone_of(causal), list[Any]()
@@ -169,8 +200,12 @@ def _compare(causal: Any, rows: "Tensor") -> Capabilities | None:
     head = _head(causal, alone, logits)
 
     def padded() -> tuple[bool, bool]:
-        """One pass: the first row shortened and padded on the right, the same on the left, and the second as it is."""
-        pad, filler = LENGTH - SHORT, rows.new_full((LENGTH - SHORT,), getattr(config, "pad_token_id", None) or 0)
+        """One pass: the first row shortened and padded on the right, the same on the left, and the
+        second as it is."""
+        pad, filler = (
+            LENGTH - SHORT,
+            rows.new_full((LENGTH - SHORT,), getattr(config, "pad_token_id", None) or 0),
+        )
         short = rows[0, :SHORT]
         ids = torch.stack([torch.cat([short, filler]), torch.cat([filler, short]), rows[1]])
         mask = torch.ones_like(ids)
@@ -179,7 +214,10 @@ def _compare(causal: Any, rows: "Tensor") -> Capabilities | None:
         found = output.last_hidden_state
         caches.append(getattr(output, "past_key_values", None))
         is_whole = _same(found[2], alone[1])
-        right, left = _same(found[0, :SHORT], alone[0, :SHORT]), _same(found[1, pad:], alone[0, :SHORT])
+        right, left = (
+            _same(found[0, :SHORT], alone[0, :SHORT]),
+            _same(found[1, pad:], alone[0, :SHORT]),
+        )
         return is_whole and right, is_whole and left
 
     def packed() -> bool:
@@ -188,36 +226,48 @@ def _compare(causal: Any, rows: "Tensor") -> Capabilities | None:
         return _same(found[0, LENGTH:], alone[1]) and _same(found[0, :LENGTH], alone[0])
 
     def continued() -> bool:
-        """A token more of the row that is padded on the left, once the others have left the cache of that pass."""
+        """A token more of the row that is padded on the left, once the others have left the cache
+        of that pass."""
         cache = caches[0]
         cache.batch_select_indices(torch.tensor([1], device=rows.device))
         mask = torch.ones_like(rows[:1, : LENGTH + 1])
         mask = torch.cat([mask, mask[:, :1]], dim=1)
         mask[0, : LENGTH - SHORT] = 0
         places = rows.new_full((1, 1), SHORT)
-        output = run(rows[:1, SHORT : SHORT + 1], mask, places, use_cache=True, past_key_values=cache)
+        output = run(
+            rows[:1, SHORT : SHORT + 1], mask, places, use_cache=True, past_key_values=cache
+        )
         return _same(output.last_hidden_state[0], alone[0, SHORT : SHORT + 1])
 
     caches: list[Any] = []
     right_padding, left_padding = _attempt(padded, (False, False))
-    # A model with a state of its own in place of such a cache is continued by the library alone, all rows in one go.
+    # A model with a state of its own in place of such a cache is continued by the library alone,
+    # all rows in one go.
     is_stateful = getattr(causal, "_is_stateful", False)
     continuing = left_padding and (is_stateful or _attempt(continued, False))
     return Capabilities(head, right_padding, left_padding, _attempt(packed, False), continuing)
 
 
 def _run_layers(
-    backbone: Any, ids: "Tensor", mask: "Tensor | None", places: "Tensor | None" = None, use_cache: bool = False,
+    backbone: Any,
+    ids: "Tensor",
+    mask: "Tensor | None",
+    places: "Tensor | None" = None,
+    use_cache: bool = False,
     **given: Any,
-) -> Any:  # fmt: skip
-    """Call a model's layers as a pass of ours does: ids [B, T] -> an output with last hidden states [B, T, d]."""
+) -> Any:
+    """Call a model's layers as a pass of ours does: ids [B, T] -> an output with last hidden states
+    [B, T, d]."""
     if places is None and mask is not None:
         places = (mask.cumsum(-1) - 1).clamp(min=0)
-    return backbone(input_ids=ids, attention_mask=mask, position_ids=places, use_cache=use_cache, **given)
+    return backbone(
+        input_ids=ids, attention_mask=mask, position_ids=places, use_cache=use_cache, **given
+    )
 
 
 def _head(causal: Any, hidden: "Tensor", logits: "Tensor") -> Any:
-    """Say by which way these hidden states [B, T, d] become these logits: those of each position, or a classifier's."""
+    """Say by which way these hidden states [B, T, d] become these logits: those of each position,
+    or a classifier's."""
     if hasattr(causal, "score"):
         return "known" if _same(causal.score(hidden)[:, -1], logits) else "none"
     states, logits = hidden.flatten(0, 1), logits.flatten(0, 1)
@@ -242,10 +292,12 @@ def is_of_memory(error: Exception) -> bool:
 
 
 def _same(found: "Tensor", expected: "Tensor") -> bool:
-    """Say whether vectors [n, d] are the same but for rounding, each measured by the length of what it should be.
+    """Say whether vectors [n, d] are the same but for rounding, each measured by the length of what
+    it should be.
 
-    Half precision has noise of the tolerance's size, and a mixture of experts may send a single token elsewhere for it:
-    there half of all positions must be close. In fp32 all must, for what is systematically wrong may be wrong in few.
+    Half precision has noise of the tolerance's size, and a mixture of experts may send a single
+    token elsewhere for it: there half of all positions must be close. In fp32 all must, for what is
+    systematically wrong may be wrong in few.
     """
     import torch
 
@@ -258,7 +310,9 @@ def _same(found: "Tensor", expected: "Tensor") -> bool:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unteach" / "capabilities"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unteach" / "capabilities"
+    )
 
 
 def _read(key: str) -> Capabilities | None:
@@ -268,7 +322,13 @@ def _read(key: str) -> Capabilities | None:
         found = Capabilities(**kept)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    kinds = {"head": str, "right_padding": bool, "left_padding": bool, "packing": bool, "continuing": bool}
+    kinds = {
+        "head": str,
+        "right_padding": bool,
+        "left_padding": bool,
+        "packing": bool,
+        "continuing": bool,
+    }
     is_whole = all(type(value) is kinds[name] for name, value in asdict(found).items())
     return found if is_whole and found.head in ("known", "own", "none") else None
 

@@ -1,8 +1,9 @@
 """The reference: the frozen policy that a method compares with, in the cheapest form that is exact.
 
-Answer log-probs are computed once, before the first step, with the policy itself, and kept in a table: no second model
-is held. Logits need a frozen copy, which gives its last hidden states; its head makes the logits chunk by chunk. Hidden
-states at a layer need a frozen copy up to that layer. Where an adapter trains, the model without it is that copy.
+Answer log-probs are computed once, before the first step, with the policy itself, and kept in a
+table: no second model is held. Logits need a frozen copy, which gives its last hidden states; its
+head makes the logits chunk by chunk. Hidden states at a layer need a frozen copy up to that layer.
+Where an adapter trains, the model without it is that copy.
 """
 
 import contextlib
@@ -23,31 +24,38 @@ if TYPE_CHECKING:
 
 
 Needed = dict[str, Literal["logprobs"] | Want]
-"""What a method compares with, a stream: answer log-probs, or what a pass of the frozen model should yield."""
+"""What a method compares with, a stream: answer log-probs, or what a pass of the frozen model
+should yield."""
 Draw = tuple[int, int]
 """(row, epoch): a row's answer may be another in every epoch."""
 
 
 @dataclass
 class Logits:
-    """The reference's side of a batch for one stream: last hidden states [N, d], and the head that reads them."""
+    """The reference's side of a batch for one stream: last hidden states [N, d], and the head that
+    reads them."""
 
     hidden: "Tensor"
     model: Any
 
     def logits(self, hidden: "Tensor") -> "Tensor":
-        """The reference's logits for some of its hidden states: [n, d] -> [n, V] in fp32, no gradient."""
+        """The reference's logits for some of its hidden states: [n, d] -> [n, V] in fp32, no
+        gradient."""
         import torch
 
-        reading = self.model.reading() if isinstance(self.model, AsItBegan) else contextlib.nullcontext()
+        reading = (
+            self.model.reading() if isinstance(self.model, AsItBegan) else contextlib.nullcontext()
+        )
         with torch.no_grad(), reading:
             return head_logits(self.model, hidden).float()
 
 
 class Table:
-    """Answer log-probs of a stream's rows, flat, with where each row starts in each epoch: [epochs, rows].
+    """Answer log-probs of a stream's rows, flat, with where each row starts in each epoch: [epochs,
+    rows].
 
-    Where a stream's answers are the same in every epoch there is one epoch in the table, and it stands for all.
+    Where a stream's answers are the same in every epoch there is one epoch in the table, and it
+    stands for all.
     """
 
     def __init__(self, values: "Tensor", starts: "Tensor"):
@@ -55,7 +63,8 @@ class Table:
 
     @classmethod
     def of_draws(cls, found: "dict[Draw, Tensor]", same: dict[Draw, Draw], size: int) -> "Table":
-        """found: the log-probs of each draw that was scored; same: for every draw, the scored one that equals it."""
+        """found: the log-probs of each draw that was scored; same: for every draw, the scored one
+        that equals it."""
         import torch
 
         places, length = {}, 0
@@ -68,13 +77,16 @@ class Table:
         return cls(torch.cat(list(found.values())), starts)
 
     def look_up(self, batch: dict[str, Any], stream: str) -> Answers:
-        """The table's entries for the answer tokens of a batch, in the order in which a pass would give them."""
+        """The table's entries for the answer tokens of a batch, in the order in which a pass would
+        give them."""
         row, _, label = positions(batch, stream, "answer")
         start, stop = batch["rows"][stream]
         number, epoch = (batch[key][start:stop] for key in ("number", "epoch"))
         starts = self.starts.to(row.device)
         first = starts[epoch if len(starts) > 1 else 0, number]
-        return answers_of(batch, stream, self.values.to(row.device)[first[row] + places(row)], label, row)
+        return answers_of(
+            batch, stream, self.values.to(row.device)[first[row] + places(row)], label, row
+        )
 
     def save(self, path: Path) -> None:
         from safetensors.torch import save_file
@@ -91,13 +103,20 @@ class Table:
 
 
 def compute_table(
-    model: Any, stream: Stream, draws: list[Draw], collator: Any, size: int,
-    rank: int = 0, world: int = 1, gather: Callable[[Any], Any] | None = None, device: Any = None,
-) -> Table:  # fmt: skip
+    model: Any,
+    stream: Stream,
+    draws: list[Draw],
+    collator: Any,
+    size: int,
+    rank: int = 0,
+    world: int = 1,
+    gather: Callable[[Any], Any] | None = None,
+    device: Any = None,
+) -> Table:
     """Scores each distinct draw of a stream once, in batches of `size`: no gradients, no dropout.
 
-    This process takes its share; `gather` collects the (draw, log-probs) pairs of all. device: where a batch is put, if
-    not where the weights are.
+    This process takes its share; `gather` collects the (draw, log-probs) pairs of all. device:
+    where a batch is put, if not where the weights are.
     """
     import torch
 
@@ -108,9 +127,14 @@ def compute_table(
     with torch.no_grad():
         for batch in in_batches(stream, sorted(set(same.values())), size, collator, rank, world):
             scored = list(zip(batch["number"].tolist(), batch["epoch"].tolist(), strict=True))
-            moved = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
+            moved = {
+                key: value.to(device) if hasattr(value, "to") else value
+                for key, value in batch.items()
+            }
             found = model(batch=moved, want={stream.name: Want()})[stream.name]
-            pairs += [(draw, found.value[found.row == i].float().cpu()) for i, draw in enumerate(scored)]
+            pairs += [
+                (draw, found.value[found.row == i].float().cpu()) for i, draw in enumerate(scored)
+            ]
     model.train(was_training)
     return Table.of_draws(dict(gather(pairs) if gather else pairs), same, len(stream))
 
@@ -129,20 +153,26 @@ def trimmed(frozen: Any, needed: Needed) -> Any:
 
 
 class Reference:
-    """Answers, for each batch, what a method's `reference()` declares: tables and at most one frozen model."""
+    """Answers, for each batch, what a method's `reference()` declares: tables and at most one
+    frozen model."""
 
     def __init__(self, needed: Needed, tables: dict[str, Table] | None = None, frozen: Any = None):
         self.tables, self.frozen = tables or {}, frozen
         self.wants = {stream: kind for stream, kind in needed.items() if isinstance(kind, Want)}
 
     def on(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The reference's side of a batch, a stream: log-probs or hidden states as Answers, or its Logits."""
+        """The reference's side of a batch, a stream: log-probs or hidden states as Answers, or its
+        Logits."""
         import torch
 
-        found: dict[str, Any] = {stream: table.look_up(batch, stream) for stream, table in self.tables.items()}
+        found: dict[str, Any] = {
+            stream: table.look_up(batch, stream) for stream, table in self.tables.items()
+        }
         if self.wants:
             with torch.no_grad():
                 answers = self.frozen(batch=batch, want=self.wants)
             for stream, want in self.wants.items():
-                found[stream] = answers[stream] if want.at else Logits(answers[stream].value, self.frozen)
+                found[stream] = (
+                    answers[stream] if want.at else Logits(answers[stream].value, self.frozen)
+                )
         return found

@@ -17,31 +17,38 @@ from unteach.models.loading import Loaded, of_kind
 
 @dataclass
 class Seeing(Loaded):
-    """A model that reads text and images. processor: makes its inputs of both; it holds the tokenizer.
+    """A model that reads text and images. processor: makes its inputs of both; it holds the
+    tokenizer.
 
-    There is no template of ours: the processor's chat template says where the images of a question stand.
+    There is no template of ours: the processor's chat template says where the images of a question
+    stand.
     """
 
     processor: Any = None
 
     @property
     def stops(self) -> list[int]:
-        """The ids at which an answer is over: the tokenizer's, and those that the model's own settings name."""
+        """The ids at which an answer is over: the tokenizer's, and those that the model's own
+        settings name."""
         own = self.model.generation_config.eos_token_id or []
         own = [own] if isinstance(own, int) else own
         eos = self.tokenizer.eos_token_id
         return list(dict.fromkeys([*([] if eos is None else [eos]), *own]))
 
     def shown(self, messages: Sequence[dict[str, Any]]) -> str:
-        """A conversation as the text that the model reads, a placeholder for each image. Raises UserError.
+        """A conversation as the text that the model reads, a placeholder for each image. Raises
+        UserError.
 
-        The processor finds images by their tokens in the text, so the text of a special token cannot stay text here.
+        The processor finds images by their tokens in the text, so the text of a special token
+        cannot stay text here.
         """
         for message in messages:
             self._refuse_special_text(message["content"])
 
         def rendering() -> str:
-            text: str = self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+            text: str = self.processor.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
             return text
 
         return render(getattr(self.processor, "chat_template", None), rendering)
@@ -53,8 +60,9 @@ class Seeing(Loaded):
             if isinstance(text, str) and (found := self.special.find(text)):
                 _, start, end = found[0]
                 raise UserError(
-                    f"the text holds the special token {text[start:end]}, which a model that reads images would take "
-                    "for the token itself; write it in another way. Images are named in their own column"
+                    f"the text holds the special token {text[start:end]}, which a model that reads "
+                    "images would take for the token itself; write it in another way. Images are "
+                    "named in their own column"
                 )
 
     @functools.cached_property
@@ -63,7 +71,8 @@ class Seeing(Loaded):
         return SpecialText(self.tokenizer)
 
     def adds_special(self, shown: str) -> bool:
-        """Whether the tokenizer still puts what begins a sequence: not where the chat template has written it."""
+        """Whether the tokenizer still puts what begins a sequence: not where the chat template has
+        written it."""
         bos = self.tokenizer.bos_token
         return bos is None or not shown.startswith(bos)
 
@@ -72,7 +81,8 @@ class Seeing(Loaded):
 
 
 def load(config: ModelConfig) -> Seeing:
-    """What a ModelConfig names, as transformers' AutoModelForImageTextToText and AutoProcessor load it.
+    """What a ModelConfig names, as transformers' AutoModelForImageTextToText and AutoProcessor load
+    it.
 
     Raises UserError where it is no such model, or is asked in a way that these models are not.
     """
@@ -80,21 +90,28 @@ def load(config: ModelConfig) -> Seeing:
 
     path = run_dir.model_folder(str(config.model_args[PATH]))
     if adapters.is_adapter(path):
-        raise UserError(f"{path}: holds an adapter, and modality=vlm asks whole models; merge it with its base")
+        raise UserError(
+            f"{path}: holds an adapter, and modality=vlm asks whole models; merge it with its base"
+        )
     if config.template_args != TemplateArgs():
         raise UserError(
-            "template, model.template_args: modality=vlm asks by the chat template of the model's processor"
+            "template, model.template_args: modality=vlm asks by the chat template of the model's "
+            "processor"
         )
 
     def refuse(settings: Any) -> None:
         known = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         if type(settings) not in known and not hasattr(settings, "auto_map"):
-            raise UserError(f"{path}: a {settings.model_type} model reads no images; modality=lm asks it")
+            raise UserError(
+                f"{path}: a {settings.model_type} model reads no images; modality=lm asks it"
+            )
 
     model, compute, source = of_kind(transformers.AutoModelForImageTextToText, config, path, refuse)
     processor = from_hub(transformers.AutoProcessor, path, **{**source, **config.tokenizer_args})
     if not getattr(processor, "chat_template", None):
-        raise UserError(f"{path}: its processor has no chat template, which says how it is asked about an image")
+        raise UserError(
+            f"{path}: its processor has no chat template, which says how it is asked about an image"
+        )
     tokenizer = processor.tokenizer
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

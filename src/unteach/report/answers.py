@@ -1,4 +1,5 @@
-"""What every model answered, put beside the truth: question by question, for each set of questions."""
+"""What every model answered, put beside the truth: question by question, for each set of
+questions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,8 @@ SETS = {
 
 
 def question_sets(runs: list[RunResult]) -> list[QuestionSet]:
-    """Every set for which some run has generated text: the known ones first, then any other metric by its name."""
+    """Every set for which some run has generated text: the known ones first, then any other metric
+    by its name."""
     found = {metric for run in runs for metric in run.results if _rows(run, metric)}
     ordered = [metric for metric in SETS if metric in found] + sorted(found - SETS.keys())
     return [_question_set(runs, metric) for metric in ordered]
@@ -66,7 +68,8 @@ def _question_set(runs: list[RunResult], metric: str) -> QuestionSet:
         times: dict[str, int] = {}
         for row in _rows(run, metric):
             truth = _text(row.get("ground_truth"))
-            # not by index or prompt: other splits number the same questions otherwise, other templates word them so
+            # not by index or prompt: other splits number the same questions otherwise, other
+            # templates word them so
             key = truth, times.get(truth, 0)
             times[truth] = key[1] + 1
             if key not in questions:
@@ -84,26 +87,39 @@ def bare_question(row: dict[str, Any], prompt_key: str) -> str:
 
 
 def as_data(sets: list[QuestionSet]) -> list[dict[str, Any]]:
-    """The sets as the page's script reads them; lists, as names repeated for every answer would double the file.
+    """The sets as the page's script reads them; lists, as names repeated for every answer would
+    double the file.
 
-    Of a large set only MOST_QUESTIONS stand in the page, each with its number among all, which `count` says.
+    Of a large set only MOST_QUESTIONS stand in the page, each with its number among all, which
+    `count` says.
     """
     data = []
     for one in sets:
         questions = []
         for number in choose_shown(one.questions):
             question = one.questions[number]
-            questions.append([question.text, question.truth, [_said(said) for said in question.said], number])
-        data.append({"title": one.title, "score": one.score, "count": len(one.questions), "questions": questions})
+            questions.append(
+                [question.text, question.truth, [_said(said) for said in question.said], number]
+            )
+        data.append(
+            {
+                "title": one.title,
+                "score": one.score,
+                "count": len(one.questions),
+                "questions": questions,
+            }
+        )
     return data
 
 
 def choose_shown(questions: list[Question]) -> list[int]:
-    """The numbers of the questions that a page shows, in order: all; or half of them those on which the models differ
-    most, and the others spread evenly."""
+    """The numbers of the questions that a page shows, in order: all; or half of them those on which
+    the models differ most, and the others spread evenly."""
     if len(questions) <= MOST_QUESTIONS:
         return list(range(len(questions)))
-    by_difference = sorted(range(len(questions)), key=lambda number: -_differs_by(questions[number]))
+    by_difference = sorted(
+        range(len(questions)), key=lambda number: -_differs_by(questions[number])
+    )
     chosen = set(by_difference[: MOST_QUESTIONS // 2])
     others = [number for number in range(len(questions)) if number not in chosen]
     num_others = MOST_QUESTIONS - len(chosen)

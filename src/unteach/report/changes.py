@@ -1,4 +1,5 @@
-"""What changed between two runs: every value with an interval of its difference, settings, and single answers."""
+"""What changed between two runs: every value with an interval of its difference, settings, and
+single answers."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,12 +22,14 @@ AGGREGATED = (
     lambda ratio: np.minimum(ratio, 1 / (ratio + 1e-10)),
     lambda ratio: np.maximum(0, 1 - ratio),
 )
-"""What is done to per-example values before their mean is taken: nothing, or what truth ratios are made into."""
+"""What is done to per-example values before their mean is taken: nothing, or what truth ratios are
+made into."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One metric in two runs. low, high: the 95 % interval of b - a; `how` it was found, "" where it could not be."""
+    """One metric in two runs. low, high: the 95 % interval of b - a; `how` it was found, "" where
+    it could not be."""
 
     metric: str
     a: float | None
@@ -41,8 +44,14 @@ class Change:
 
     @property
     def beyond(self) -> bool:
-        """Whether zero lies outside the interval: neither chance nor rounding would give this difference."""
-        if self.difference is None or self.low is None or self.high is None or abs(self.difference) <= ROUNDING:
+        """Whether zero lies outside the interval: neither chance nor rounding would give this
+        difference."""
+        if (
+            self.difference is None
+            or self.low is None
+            or self.high is None
+            or abs(self.difference) <= ROUNDING
+        ):
             return False
         return not self.low <= 0 <= self.high
 
@@ -57,7 +66,8 @@ class ChangedAnswer:
 
 
 def changes(a: RunResult, b: RunResult) -> list[Change]:
-    """Every metric that one of them has. Both must have been measured on the same rows to be compared row by row."""
+    """Every metric that one of them has. Both must have been measured on the same rows to be
+    compared row by row."""
     same = not other_rows(a, b)
     return [_change(metric, a, b, same) for metric in sorted({*a.metrics(), *b.metrics()})]
 
@@ -65,7 +75,9 @@ def changes(a: RunResult, b: RunResult) -> list[Change]:
 def other_rows(a: RunResult, b: RunResult) -> list[str]:
     """The columns that both logs say they measured, and on other rows."""
     both = sorted(a.rows.keys() & b.rows.keys())
-    return [column for column in both if a.rows[column].get("digest") != b.rows[column].get("digest")]
+    return [
+        column for column in both if a.rows[column].get("digest") != b.rows[column].get("digest")
+    ]
 
 
 def _change(metric: str, a: RunResult, b: RunResult, same_rows: bool) -> Change:
@@ -78,11 +90,14 @@ def _change(metric: str, a: RunResult, b: RunResult, same_rows: bool) -> Change:
     one, other = a.interval(metric), b.interval(metric)
     if one is None or other is None:
         return Change(metric, first, second)
-    return Change(metric, first, second, *from_intervals(first, one, second, other), "from both intervals")
+    return Change(
+        metric, first, second, *from_intervals(first, one, second, other), "from both intervals"
+    )
 
 
 def paired(metric: str, a: Any, b: Any) -> np.ndarray | None:
-    """Replicates of b - a: both logs drawn with the same rows. None where their rows cannot be paired."""
+    """Replicates of b - a: both logs drawn with the same rows. None where their rows cannot be
+    paired."""
     if pairs := _means(a, b):
         return bootstrap.of_mean(pairs[1] - pairs[0], metric)
     if not (isinstance(a, dict) and isinstance(b, dict)) or any(
@@ -103,11 +118,15 @@ def paired(metric: str, a: Any, b: Any) -> np.ndarray | None:
 
 
 def _means(a: Any, b: Any) -> tuple[np.ndarray, np.ndarray] | None:
-    """Two logs' per-example values in one order: those whose means are their aggregates, so that nothing is guessed."""
+    """Two logs' per-example values in one order: those whose means are their aggregates, so that
+    nothing is guessed."""
     if not _index(a) or _index(a) != _index(b):
         return None
     rows = [[log["value_by_index"][index] for index in _index(a)] for log in (a, b)]
-    if any(one.get("ground_truth") != other.get("ground_truth") for one, other in zip(*rows, strict=True)):
+    if any(
+        one.get("ground_truth") != other.get("ground_truth")
+        for one, other in zip(*rows, strict=True)
+    ):
         return None
     for key in rows[0][0]:
         columns = [[_number(row.get(key)) for row in of] for of in rows]
@@ -135,18 +154,24 @@ def _number(value: object) -> float | None:
 
 
 def _is_mean(aggregate: Any, values: np.ndarray) -> bool:
-    return isinstance(aggregate, int | float) and math.isclose(aggregate, values.mean(), rel_tol=1e-4, abs_tol=1e-9)
+    return isinstance(aggregate, int | float) and math.isclose(
+        aggregate, values.mean(), rel_tol=1e-4, abs_tol=1e-9
+    )
 
 
-def from_intervals(a: float, of_a: tuple[float, float], b: float, of_b: tuple[float, float]) -> tuple[float, float]:
-    """The interval of b - a from those of two independent values. Source: Zou and Donner 2008, the MOVER."""
+def from_intervals(
+    a: float, of_a: tuple[float, float], b: float, of_b: tuple[float, float]
+) -> tuple[float, float]:
+    """The interval of b - a from those of two independent values. Source: Zou and Donner 2008, the
+    MOVER."""
     below = math.hypot(b - of_b[0], of_a[1] - a)
     above = math.hypot(of_b[1] - b, a - of_a[0])
     return b - a - below, b - a + above
 
 
 def settings(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The dotted keys at which two configurations differ, with both values; what only one of them has, as a whole."""
+    """The dotted keys at which two configurations differ, with both values; what only one of them
+    has, as a whole."""
     if not isinstance(a, dict) or not isinstance(b, dict):
         if a != b:
             yield path, a, b

@@ -1,4 +1,5 @@
-"""The page's line charts as PNGs: by what is forgotten, while training, the spread of truth ratios."""
+"""The page's line charts as PNGs: by what is forgotten, while training, the spread of truth
+ratios."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ PANEL, DPI, MOST = (6.0, 4.2), 100, 6
 
 
 def write(suites: dict[str, list[RunResult]], folder: Path, stem: str) -> None:
-    """Every chart that the suites have: <stem>-forgotten.png, -training.png, -ratios.png of the first suite that has
-    it; an earlier report's is removed where there is none now."""
+    """Every chart that the suites have: <stem>-forgotten.png, -training.png, -ratios.png of the
+    first suite that has it; an earlier report's is removed where there is none now."""
     drawn = {"forgotten": _forgotten, "training": _training, "ratios": _ratios}
     tints = assign_tints(suites)
     for name, draw in drawn.items():
@@ -46,10 +47,16 @@ def _forgotten(runs: list[RunResult], suite: str, file: Path, tints: dict[str, i
                 there = [(place, *cell) for place, cell in enumerate(cells) if cell is not None]
                 bars = [spread or 0 for _, _, spread in there]
                 axes.errorbar(
-                    [place for place, *_ in there], [centre for _, centre, _ in there], bars, label=method, capsize=4,
-                    marker=MARKS[kind][1], linestyle=":" if kind in REFERENCES else "-", linewidth=1.4,
+                    [place for place, *_ in there],
+                    [centre for _, centre, _ in there],
+                    bars,
+                    label=method,
+                    capsize=4,
+                    marker=MARKS[kind][1],
+                    linestyle=":" if kind in REFERENCES else "-",
+                    linewidth=1.4,
                     color=REFERENCE_TINTS[kind] if kind in REFERENCES else next(turns),
-                )  # fmt: skip
+                )
             axes.set_xticks(range(len(table.data)), table.data, rotation=20, ha="right")
             axes.set_title(table.column.label, loc="left", fontsize=12)
     return True
@@ -64,9 +71,14 @@ def _training(runs: list[RunResult], suite: str, file: Path, tints: dict[str, in
         for axes, one in zip(panels, moved, strict=True):
             for run, steps, values in one.lines:
                 axes.plot(
-                    steps, one.drawn(values), marker="o", markersize=4, linewidth=1.4,
-                    color=tint_of(runs[run], tints), label=runs[run].name,
-                )  # fmt: skip
+                    steps,
+                    one.drawn(values),
+                    marker="o",
+                    markersize=4,
+                    linewidth=1.4,
+                    color=tint_of(runs[run], tints),
+                    label=runs[run].name,
+                )
             if one.log:
                 logarithmic(axes, "y")
             axes.set_title(one.column.label, loc="left", fontsize=12)
@@ -83,18 +95,25 @@ def _ratios(runs: list[RunResult], suite: str, file: Path, tints: dict[str, int]
         for curve in shown.curves:
             known = runs[curve.run].kind in REFERENCES
             axes.step(
-                curve.x, curve.y, where="post", linewidth=2 if known else 1.4, label=runs[curve.run].name,
+                curve.x,
+                curve.y,
+                where="post",
+                linewidth=2 if known else 1.4,
+                label=runs[curve.run].name,
                 color=tint_of(runs[curve.run], tints),
-            )  # fmt: skip
+            )
         logarithmic(axes)
         axes.set_xlabel("truth ratio", color=SOFT)
-        axes.set_title(", ".join(["share of forget rows below", *forgotten(runs)]), loc="left", fontsize=12)
+        axes.set_title(
+            ", ".join(["share of forget rows below", *forgotten(runs)]), loc="left", fontsize=12
+        )
     return True
 
 
 @contextlib.contextmanager
 def _panels(count: int, file: Path) -> Iterator[list[Axes]]:
-    """So many panels, at most two beside each other, with one legend below; written whole at the end."""
+    """So many panels, at most two beside each other, with one legend below; written whole at the
+    end."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,7 +121,12 @@ def _panels(count: int, file: Path) -> Iterator[list[Axes]]:
     across = min(2, count)
     down = math.ceil(count / across)
     with rc_context({"font.family": "sans-serif", "font.size": 11, "text.parse_math": False}):
-        figure = Figure(figsize=(PANEL[0] * across, PANEL[1] * down), dpi=DPI, facecolor="white", layout="constrained")
+        figure = Figure(
+            figsize=(PANEL[0] * across, PANEL[1] * down),
+            dpi=DPI,
+            facecolor="white",
+            layout="constrained",
+        )
         FigureCanvasAgg(figure)
         every = figure.subplots(down, across, squeeze=False).flatten().tolist()
         for axes in every[count:]:
@@ -117,7 +141,12 @@ def _panels(count: int, file: Path) -> Iterator[list[Axes]]:
         yield panels
         lines, names = panels[0].get_legend_handles_labels()
         figure.legend(
-            lines, names, loc="outside lower center", ncols=min(4, len(names)), frameon=False, labelcolor=SOFT
-        )  # fmt: skip
+            lines,
+            names,
+            loc="outside lower center",
+            ncols=min(4, len(names)),
+            frameon=False,
+            labelcolor=SOFT,
+        )
         with replacing(file) as temporary:
             figure.savefig(temporary, format="png")

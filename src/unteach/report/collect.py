@@ -15,10 +15,12 @@ from unteach.run_dir import EVALS, EVALS_BEFORE, read_json
 
 KINDS = ("base", "start", "full", "retain", "forget", "eval", "")
 REFERENCES = ("base", "start", "full", "retain")
-"""Kinds that unlearned models are compared with; `start` is what a run's weights were before it began."""
+"""Kinds that unlearned models are compared with; `start` is what a run's weights were before it
+began."""
 """Where a run keeps what was measured of the weights that it started from."""
 P_VALUES = ("forget_quality", "forget_quality_1", "forget_quality_2")
-"""Of these older results have intervals that say nothing: a p-value's bootstrap lies below it, whatever the rows."""
+"""Of these older results have intervals that say nothing: a p-value's bootstrap lies below it,
+whatever the rows."""
 COUNTED = re.compile(r"(rows skipped|answers cut|boundaries moved|continuations cut) in ")
 """How older results name counts of rows among the metrics that are absent."""
 
@@ -27,11 +29,12 @@ COUNTED = re.compile(r"(rows skipped|answers cut|boundaries moved|continuations 
 class RunResult:
     """One evaluated model: `kind` is its part in a study, "" where it has none.
 
-    `summary` holds the finite aggregates, `results` the whole `<SUITE>_EVAL.json` with its per-example values,
-    `absent` says of each metric that is not there why it is not, `tokens` are the rows of `<SUITE>_TOKENS.json`,
-    `rows` says what each column that was measured is made of, and `forgets` which rows the run is to forget or is
-    judged by, "" where its configuration does not say. `described` are the columns that the suite itself describes,
-    `notes` what was left out or cut, and `before` is the same of the weights that the run started from.
+    `summary` holds the finite aggregates, `results` the whole `<SUITE>_EVAL.json` with its
+    per-example values, `absent` says of each metric that is not there why it is not, `tokens` are
+    the rows of `<SUITE>_TOKENS.json`, `rows` says what each column that was measured is made of,
+    and `forgets` which rows the run is to forget or is judged by, "" where its configuration does
+    not say. `described` are the columns that the suite itself describes, `notes` what was left out
+    or cut, and `before` is the same of the weights that the run started from.
     """
 
     name: str
@@ -49,10 +52,13 @@ class RunResult:
 
     def metrics(self) -> list[str]:
         """Every metric that has a value, by name."""
-        return sorted(metric for metric in {*self.summary, *self.results} if self.value(metric) is not None)
+        return sorted(
+            metric for metric in {*self.summary, *self.results} if self.value(metric) is not None
+        )
 
     def value(self, metric: str) -> float | None:
-        """The metric's aggregate, or None where the run has none: never a number that was not measured."""
+        """The metric's aggregate, or None where the run has none: never a number that was not
+        measured."""
         found = self.summary.get(metric)
         return found if found is not None else finite(_entry(self.results, metric).get("agg_value"))
 
@@ -83,11 +89,12 @@ class RunResult:
 
 
 def collect(folders: list[tuple[str, str, Path]], suite: str = "TOFU") -> list[RunResult]:
-    """Reads the results of (name, kind, folder) runs: training runs keep them under `evals/`, evaluation runs on top.
+    """Reads the results of (name, kind, folder) runs: training runs keep them under `evals/`,
+    evaluation runs on top.
 
-    All but `<SUITE>_EVAL.json` may be missing, as it is in foreign logs: the summary repeats what that file holds,
-    the others are there to explain gaps and to look at tokens. Raises UserError where a run has no results or a
-    file cannot be read.
+    All but `<SUITE>_EVAL.json` may be missing, as it is in foreign logs: the summary repeats what
+    that file holds, the others are there to explain gaps and to look at tokens. Raises UserError
+    where a run has no results or a file cannot be read.
     """
     return [_read(name, kind, Path(folder), suite) for name, kind, folder in folders]
 
@@ -99,13 +106,17 @@ def results_of(folder: Path) -> tuple[str, ...]:
 
 
 def with_starts(runs: list[RunResult]) -> list[RunResult]:
-    """Put what each run started from before it, as a row of its own; one row for all that started from the same."""
+    """Put what each run started from before it, as a row of its own; one row for all that started
+    from the same."""
     shown: list[RunResult] = []
     starts: list[dict[str, Any]] = []
     for run in runs:
         if run.before is not None and run.before.results not in starts:
             starts.append(run.before.results)
-            sharing = sum(other.before is not None and other.before.results == run.before.results for other in runs)
+            sharing = sum(
+                other.before is not None and other.before.results == run.before.results
+                for other in runs
+            )
             shown.append(replace(run.before, name="before") if sharing > 1 else run.before)
         shown.append(run)
     return shown
@@ -118,10 +129,14 @@ def _read(name: str, kind: str, folder: Path, suite: str) -> RunResult:
     start = folder / EVALS_BEFORE
     if not (start / f"{suite}{EVAL}").exists():
         return run
-    return replace(run, before=_read_results(f"{name}, before", "start", start, start, suite, forgets))
+    return replace(
+        run, before=_read_results(f"{name}, before", "start", start, start, suite, forgets)
+    )
 
 
-def _read_results(name: str, kind: str, folder: Path, where: Path, suite: str, forgets: str) -> RunResult:
+def _read_results(
+    name: str, kind: str, folder: Path, where: Path, suite: str, forgets: str
+) -> RunResult:
     results = _mapping(name, where / f"{suite}{EVAL}")
     for metric in P_VALUES:
         if _entry(results, metric):
@@ -137,13 +152,17 @@ def _read_results(name: str, kind: str, folder: Path, where: Path, suite: str, f
         name=name,
         kind=kind,
         folder=folder,
-        summary={key: number for key, value in summary.items() if (number := finite(value)) is not None},
+        summary={
+            key: number for key, value in summary.items() if (number := finite(value)) is not None
+        },
         results=results,
         absent={key: str(reason) for key, reason in absent.items() if key not in notes},
         tokens=_tokens(name, where / f"{suite}_TOKENS.json"),
         rows=_optional_mapping(name, where / f"{suite}{ROWS}"),
         forgets=forgets,
-        described=read_descriptions(_optional_mapping(name, metrics_file), f"run {name!r}", metrics_file),
+        described=read_descriptions(
+            _optional_mapping(name, metrics_file), f"run {name!r}", metrics_file
+        ),
         notes={sentence: str(detail) for sentence, detail in notes.items()},
     )
 
@@ -152,26 +171,36 @@ def _tokens(name: str, file: Path) -> list[dict[str, Any]]:
     rows = _mapping(name, file).get("rows") if file.exists() else []
     whole = {"tokens": list, "logprob": list, "length": int}
     if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in whole.items()) for row in rows
+        isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in whole.items())
+        for row in rows
     ):
-        raise UserError(f"run {name!r}: {file} does not list answers token by token; evaluate the run again")
+        raise UserError(
+            f"run {name!r}: {file} does not list answers token by token; evaluate the run again"
+        )
     return rows
 
 
 def _results_folder(name: str, folder: Path, suite: str) -> Path:
     if not folder.is_dir():
-        raise UserError(f"run {name!r}: there is no folder {folder}; give the folder of a run that has been evaluated")
+        raise UserError(
+            f"run {name!r}: there is no folder {folder}; give the folder of a run that has been "
+            f"evaluated"
+        )
     places = [folder / EVALS, folder]
     for place in places:
         if (place / f"{suite}{EVAL}").exists():
             return place
     if others := results_of(folder):
-        mend = f"It has results of {', '.join(others)}: name that suite, or evaluate the run on {suite}"
+        mend = (
+            f"It has results of {', '.join(others)}: name that suite, or evaluate the run on "
+            f"{suite}"
+        )
     else:
         mend = f"Evaluate the run on {suite} first"
     raise UserError(
         f"run {name!r} has no {suite} results: neither {places[0] / f'{suite}{EVAL}'} nor "
-        f"{places[1] / f'{suite}{EVAL}'} is there. {mend}: {origin.command_to_evaluate(folder, suite)}"
+        f"{places[1] / f'{suite}{EVAL}'} is there. {mend}: "
+        f"{origin.command_to_evaluate(folder, suite)}"
     )
 
 
@@ -185,7 +214,8 @@ def _mapping(name: str, file: Path) -> dict[str, Any]:
         found = read_json(file, what)
     except OSError as error:
         raise UserError(
-            f"{what}: {file} cannot be read ({error.strerror}); check its permissions or evaluate the run again"
+            f"{what}: {file} cannot be read ({error.strerror}); check its permissions or evaluate "
+            f"the run again"
         ) from None
     if not isinstance(found, dict):
         raise UserError(
@@ -196,7 +226,11 @@ def _mapping(name: str, file: Path) -> dict[str, Any]:
 
 
 def _aggregates(results: Mapping[str, Any]) -> dict[str, Any]:
-    return {metric: entry.get("agg_value") for metric, entry in results.items() if isinstance(entry, dict)}
+    return {
+        metric: entry.get("agg_value")
+        for metric, entry in results.items()
+        if isinstance(entry, dict)
+    }
 
 
 def _entry(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
@@ -205,16 +239,20 @@ def _entry(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
 
 
 def scores_of(entry: object, key: str = "score") -> dict[str, float]:
-    """A metric's per-example numbers by row, those that are numbers; none where the log has none."""
+    """A metric's per-example numbers by row, those that are numbers; none where the log has
+    none."""
     rows = entry.get("value_by_index") if isinstance(entry, dict) else None
     numbers = (
-        {i: finite(row.get(key)) for i, row in rows.items() if isinstance(row, dict)} if isinstance(rows, dict) else {}
+        {i: finite(row.get(key)) for i, row in rows.items() if isinstance(row, dict)}
+        if isinstance(rows, dict)
+        else {}
     )
     return {index: number for index, number in numbers.items() if number is not None}
 
 
 def finite(value: object) -> float | None:
-    """The number, or None for what a log may hold where nothing could be measured: null, NaN, infinity."""
+    """The number, or None for what a log may hold where nothing could be measured: null, NaN,
+    infinity."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

@@ -1,4 +1,5 @@
-"""One colour a run, the same wherever a report shows it: in its tables, pictures, curves and answers."""
+"""One colour a run, the same wherever a report shows it: in its tables, pictures, curves and
+answers."""
 
 from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.families import OVER_SEEDS
@@ -9,9 +10,11 @@ REFERENCE_TINTS = {"base": "#98a0a8", "start": "#7a5c1e", "full": "#46515c", "re
 
 
 def assign_tints(suites: dict[str, list[RunResult]]) -> dict[str, int]:
-    """Number the runs that are no reference, by name, in the order in which they come over all suites.
+    """Number the runs that are no reference, by name, in the order in which they come over all
+    suites.
 
-    Means over seeds are numbered by themselves: they never stand in one picture with the runs that they are of.
+    Means over seeds are numbered by themselves: they never stand in one picture with the runs that
+    they are of.
     """
     numbers: dict[bool, dict[str, int]] = {False: {}, True: {}}
     for suite, runs in suites.items():

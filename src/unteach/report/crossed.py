@@ -1,4 +1,5 @@
-"""What was forgotten against how: each metric as a table of forget sets and methods, mean and deviation over seeds."""
+"""What was forgotten against how: each metric as a table of forget sets and methods, mean and
+deviation over seeds."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ Spread = tuple[float, float | None]
 
 @dataclass(frozen=True)
 class Crossed:
-    """One metric. data: the forget sets, in the runs' order; rows: (method, kind, a Spread or None for each set)."""
+    """One metric. data: the forget sets, in the runs' order; rows: (method, kind, a Spread or None
+    for each set)."""
 
     column: Column
     data: list[str]
@@ -25,16 +27,23 @@ class Crossed:
 
 
 def crossed(runs: list[RunResult]) -> list[Crossed]:
-    """A table for each column of the leaderboard; none where nothing, or only one thing, was forgotten."""
+    """A table for each column of the leaderboard; none where nothing, or only one thing, was
+    forgotten."""
     if comparable(runs):
         return []
     judged, found = forgotten(runs), families(runs)
-    methods = list(dict.fromkeys((family.method, family.kind) for family in found if family.data in judged))
+    methods = list(
+        dict.fromkeys((family.method, family.kind) for family in found if family.data in judged)
+    )
     cells = {(family.method, family.kind, family.data): family for family in found}
     tables = []
     for column in known_columns(runs):
         rows = [
-            (method, kind, [_spread(cells.get((method, kind, data)), column.metric) for data in judged])
+            (
+                method,
+                kind,
+                [_spread(cells.get((method, kind, data)), column.metric) for data in judged],
+            )
             for method, kind in methods
         ]
         rows = [row for row in rows if sum(cell is not None for cell in row[2]) > 1]
@@ -56,7 +65,9 @@ def markdown(tables: list[Crossed]) -> str:
         parts.append(f"### {plain(table.column.label)}, by what is forgotten\n")
         parts.append(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
         for method, _, cells in table.rows:
-            parts.append(f"| {' | '.join([plain(method), *(said(cell, table.column) for cell in cells)])} |")
+            parts.append(
+                f"| {' | '.join([plain(method), *(said(cell, table.column) for cell in cells)])} |"
+            )
         parts.append("")
     return "\n".join(parts)
 

@@ -1,4 +1,5 @@
-"""How examples are spread, model by model: truth ratios against the retain model's, and membership attacks."""
+"""How examples are spread, model by model: truth ratios against the retain model's, and membership
+attacks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,8 @@ ATTACKS = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's line. `figure`: the number that sums it up, None where there is nothing to compare with."""
+    """One run's line. `figure`: the number that sums it up, None where there is nothing to compare
+    with."""
 
     run: int
     x: list[float]
@@ -36,7 +38,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """One picture: a line a run, and the runs that have none. `figure` is what the curves' numbers are called."""
+    """One picture: a line a run, and the runs that have none. `figure` is what the curves' numbers
+    are called."""
 
     title: str
     figure: str
@@ -45,17 +48,31 @@ class Curves:
 
 
 def truth_ratios(runs: list[RunResult]) -> Curves | None:
-    """Each run's empirical CDF of the forget rows' truth ratios, with its largest distance to the retain model's."""
-    ratio = next((name for name in RATIOS if any(scores_of(run.results.get(name)) for run in runs)), RATIOS[0])
+    """Each run's empirical CDF of the forget rows' truth ratios, with its largest distance to the
+    retain model's."""
+    ratio = next(
+        (name for name in RATIOS if any(scores_of(run.results.get(name)) for run in runs)),
+        RATIOS[0],
+    )
     scores = [np.array(list(scores_of(run.results.get(ratio)).values())) for run in runs]
-    gold = next((found for run, found in zip(runs, scores, strict=True) if run.kind == "retain" and len(found)), None)
-    curves = [Curve(n, *cdf(found), distance(found, gold)) for n, found in enumerate(scores) if len(found)]
+    gold = next(
+        (
+            found
+            for run, found in zip(runs, scores, strict=True)
+            if run.kind == "retain" and len(found)
+        ),
+        None,
+    )
+    curves = [
+        Curve(n, *cdf(found), distance(found, gold)) for n, found in enumerate(scores) if len(found)
+    ]
     left_out = [run.name for run, found in zip(runs, scores, strict=True) if not len(found)]
     return Curves("truth ratio", "D", curves, left_out) if curves else None
 
 
 def cdf(values: np.ndarray) -> tuple[list[float], list[float]]:
-    """The corners of the empirical distribution function, from one end of the shown range to the other."""
+    """The corners of the empirical distribution function, from one end of the shown range to the
+    other."""
     low, high = RATIO_RANGE
     at, counts = np.unique(values, return_counts=True)
     share = np.cumsum(counts) / len(values)
@@ -74,7 +91,8 @@ def distance(values: np.ndarray, gold: np.ndarray | None) -> float | None:
 
 
 def attacks(runs: list[RunResult]) -> list[Curves]:
-    """For each membership attack that some run has scores of: ROC curves, the forget rows as the members."""
+    """For each membership attack that some run has scores of: ROC curves, the forget rows as the
+    members."""
     found = []
     for metric, title in ATTACKS.items():
         curves, left_out = [], []
@@ -97,12 +115,17 @@ def halves(entry: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def roc(forget: np.ndarray, holdout: np.ndarray) -> tuple[list[float], list[float]]:
-    """(holdout rows taken for members, members recognised) at each threshold: a low score says member.
+    """(holdout rows taken for members, members recognised) at each threshold: a low score says
+    member.
 
-    Equal scores make a slanted piece, so that the area is the AUC with ties half. Only the corners are kept.
+    Equal scores make a slanted piece, so that the area is the AUC with ties half. Only the corners
+    are kept.
     """
     thresholds = np.unique(np.concatenate([forget, holdout]))
-    x, y = (np.searchsorted(np.sort(half), thresholds, "right") / len(half) for half in (holdout, forget))
+    x, y = (
+        np.searchsorted(np.sort(half), thresholds, "right") / len(half)
+        for half in (holdout, forget)
+    )
     points = np.array([[0.0, *x], [0.0, *y]])
     steps = np.diff(points)
     turns = steps[0, 1:] * steps[1, :-1] != steps[0, :-1] * steps[1, 1:]
@@ -115,13 +138,22 @@ def as_data(shown: Curves) -> dict[str, Any]:
     curves = []
     for curve in shown.curves:
         kept = _keep_points(len(curve.x))
-        x, y = _short([curve.x[place] for place in kept]), _short([curve.y[place] for place in kept])
+        x, y = (
+            _short([curve.x[place] for place in kept]),
+            _short([curve.y[place] for place in kept]),
+        )
         curves.append([curve.run, x, y, None if curve.figure is None else round(curve.figure, 4)])
-    return {"title": shown.title, "figure": shown.figure, "curves": curves, "leftOut": shown.left_out}
+    return {
+        "title": shown.title,
+        "figure": shown.figure,
+        "curves": curves,
+        "leftOut": shown.left_out,
+    }
 
 
 def _keep_points(num_points: int) -> list[int]:
-    """The points of a line that a page draws: all or, of more than a screen can show, some evenly and the last."""
+    """The points of a line that a page draws: all or, of more than a screen can show, some evenly
+    and the last."""
     stride = -(-num_points // MOST_POINTS)
     return sorted({*range(0, num_points, stride), num_points - 1})
 

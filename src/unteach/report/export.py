@@ -9,7 +9,20 @@ from unteach.report.collect import RunResult
 from unteach.report.judging import column_of
 from unteach.report.sets import apart
 
-FIELDS = ("suite", "run", "kind", "metric", "value", "low", "high", "n", "folder", "label", "role", "better")
+FIELDS = (
+    "suite",
+    "run",
+    "kind",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "n",
+    "folder",
+    "label",
+    "role",
+    "better",
+)
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet computes a text by that begins so."""
@@ -29,7 +42,9 @@ def as_rows(suites: dict[str, list[RunResult]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _numbers(run: RunResult, metric: str) -> tuple[float | None, float | None, float | None, int | None]:
+def _numbers(
+    run: RunResult, metric: str
+) -> tuple[float | None, float | None, float | None, int | None]:
     low, high = run.interval(metric) or (None, None)
     return run.value(metric), low, high, run.size(metric)
 
@@ -50,7 +65,8 @@ def neutralize_cell(value: Any) -> Any:
 
 
 def as_json(suites: dict[str, list[RunResult]]) -> dict[str, Any]:
-    """The rows, why metrics are absent, what was left out, and each picture's Pareto front by the names of its runs."""
+    """The rows, why metrics are absent, what was left out, and each picture's Pareto front by the
+    names of its runs."""
     return {
         "values": as_rows(suites),
         "absent": [
@@ -66,7 +82,12 @@ def as_json(suites: dict[str, list[RunResult]]) -> dict[str, Any]:
             for sentence, detail in run.notes.items()
         ],
         "fronts": [
-            {"suite": suite, "x": view.x.metric, "y": view.y.metric, "runs": [point.name for point in view.front]}
+            {
+                "suite": suite,
+                "x": view.x.metric,
+                "y": view.y.metric,
+                "runs": [point.name for point in view.front],
+            }
             for suite, runs in apart(suites).items()
             for view in tradeoff.views(runs)
             if view.comparable

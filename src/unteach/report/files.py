@@ -1,4 +1,5 @@
-"""Writes a report: the same runs as markdown, CSV, JSON, a page and pictures, all into one folder."""
+"""Writes a report: the same runs as markdown, CSV, JSON, a page and pictures, all into one
+folder."""
 
 import re
 from pathlib import Path
@@ -19,16 +20,17 @@ def refuse_other_reports(folder: Path) -> None:
     there = [name for name in WRITTEN if (folder / name).exists()]
     if there and not (folder / RECORD).exists():
         raise UserError(
-            f"{folder}: holds {', '.join(there)} and no {RECORD}, so no report of unteach; name another folder (out=), "
-            "or move them away"
+            f"{folder}: holds {', '.join(there)} and no {RECORD}, so no report of unteach; name "
+            "another folder (out=), or move them away"
         )
 
 
 def write(suites: dict[str, list[RunResult]], folder: Path, title: str) -> tuple[Path, list[str]]:
-    """Writes report.md, .csv, .json, .html and pictures; gives the page's path and notes on what a user may miss.
+    """Writes report.md, .csv, .json, .html and pictures; gives the page's path and notes on what a
+    user may miss.
 
-    Of several suites, the first one's trade-off is report.png and the others' are report-<suite>.png. Page and pictures
-    also show the runs of each forget set apart.
+    Of several suites, the first one's trade-off is report.png and the others' are
+    report-<suite>.png. Page and pictures also show the runs of each forget set apart.
     """
     refuse_other_reports(folder)
     notes = _note_replaced(folder, title)
@@ -39,7 +41,9 @@ def write(suites: dict[str, list[RunResult]], folder: Path, title: str) -> tuple
     shown = apart(suites)
     tints = assign_tints(shown)
     for number, (suite, runs) in enumerate(shown.items()):
-        picture = folder / (f"report-{re.sub('[^a-z0-9.]+', '-', suite.lower())}.png" if number else "report.png")
+        picture = folder / (
+            f"report-{re.sub('[^a-z0-9.]+', '-', suite.lower())}.png" if number else "report.png"
+        )
         try:
             plots.tradeoff_png(runs, picture, tints)
         except UserError as error:
@@ -59,4 +63,8 @@ def _note_replaced(folder: Path, title: str) -> list[str]:
         earlier = read_json(file, "the earlier report").get("title")
     except (UserError, AttributeError):
         return []  # of a report that is no longer whole there is nothing to miss
-    return [f"{folder}: replaces “{earlier}”; out=FOLDER keeps both"] if earlier not in (None, title) else []
+    return (
+        [f"{folder}: replaces “{earlier}”; out=FOLDER keeps both"]
+        if earlier not in (None, title)
+        else []
+    )

@@ -12,7 +12,8 @@ MOST = 200
 
 @dataclass(frozen=True)
 class Tokens:
-    """One answer under one model: its tokens' texts, and their probabilities (None: not a number)."""
+    """One answer under one model: its tokens' texts, and their probabilities (None: not a
+    number)."""
 
     texts: list[str]
     probabilities: list[float | None]
@@ -27,7 +28,8 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Answer:
-    """One true answer; `seen` has one entry for each run, None where that run's log does not have it."""
+    """One true answer; `seen` has one entry for each run, None where that run's log does not have
+    it."""
 
     question: str
     text: str
@@ -35,7 +37,8 @@ class Answer:
 
 
 def heat(runs: list[RunResult]) -> list[Answer]:
-    """The answers of every run's token file, put together by question and answer, as tokenizers and splits differ."""
+    """The answers of every run's token file, put together by question and answer, as tokenizers and
+    splits differ."""
     answers: dict[tuple[str, str], Answer] = {}
     for number, run in enumerate(runs):
         for row in run.tokens:
@@ -50,7 +53,11 @@ def heat(runs: list[RunResult]) -> list[Answer]:
 def _tokens(row: dict[str, Any]) -> Tokens:
     logs = [finite(value) for value in row["logprob"]]
     texts = [str(text) for text in row["tokens"]]
-    return Tokens(texts, [None if one is None else math.exp(min(one, 0.0)) for one in logs], row["length"] - len(texts))
+    return Tokens(
+        texts,
+        [None if one is None else math.exp(min(one, 0.0)) for one in logs],
+        row["length"] - len(texts),
+    )
 
 
 def as_data(answers: list[Answer]) -> list[list[Any]]:

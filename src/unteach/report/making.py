@@ -1,4 +1,5 @@
-"""The part of the page that says how the models were made: a card a run, and the curves of their losses."""
+"""The part of the page that says how the models were made: a card a run, and the curves of their
+losses."""
 
 import html
 from pathlib import Path
@@ -10,7 +11,8 @@ from unteach.report.recipes import Recipe, loss_curves, read_recipe
 
 
 def as_html(runs: list[RunResult], tints: dict[str, int], beside: Path) -> str:
-    """Write a card for each run whose folder says how it was made; paths are told from the page's folder, `beside`."""
+    """Write a card for each run whose folder says how it was made; paths are told from the page's
+    folder, `beside`."""
     cards = []
     for run in runs:
         recipe = read_recipe(run, beside)
@@ -26,7 +28,10 @@ def _card(run: RunResult, recipe: Recipe, tints: dict[str, int]) -> str:
         if what in ("command", "folder", "trained in"):
             shown = f"<code>{shown}</code>"
         lines.append(f"<dt>{html.escape(what)}</dt><dd>{shown}</dd>\n")
-    head = f'{dot(run, tints)}<span class="name">{html.escape(run.name)}</span> {html.escape(recipe.summary)}'
+    head = (
+        f'{dot(run, tints)}<span class="name">{html.escape(run.name)}</span> '
+        f"{html.escape(recipe.summary)}"
+    )
     return f'<details class="made"><summary>{head}</summary><dl>{"".join(lines)}</dl></details>\n'
 
 
@@ -39,6 +44,9 @@ def dot(run: RunResult, tints: dict[str, int]) -> str:
 def losses_as_data(runs: list[RunResult]) -> list[dict[str, Any]]:
     """Give the loss curves as the page's script reads them."""
     return [
-        {"label": name.replace("_", " "), "lines": [[place, steps, values] for place, steps, values in curves]}
+        {
+            "label": name.replace("_", " "),
+            "lines": [[place, steps, values] for place, steps, values in curves],
+        }
         for name, curves in loss_curves(runs).items()
     ]

@@ -21,7 +21,8 @@ SHOWN = 3
 
 
 def kind_of(folder: Path) -> str:
-    """A run's part: from its configuration; where it has none, or that is silent, from the words of its name."""
+    """A run's part: from its configuration; where it has none, or that is silent, from the words of
+    its name."""
     config = read_config(folder)
     if not config:
         return _kind_by_name(folder.absolute().name)
@@ -33,15 +34,22 @@ def kind_of(folder: Path) -> str:
         known = kind_of(source) if read_config(source) else _kind_by_name(source.name)
         return known or _kind_by_name(str(config.get("task_name"))) or "eval"
     train = at(config, "data", "train")
-    read = [at(one, "args", "hf_args") or {} for one in train.values()] if isinstance(train, dict) else []
+    read = (
+        [at(one, "args", "hf_args") or {} for one in train.values()]
+        if isinstance(train, dict)
+        else []
+    )
     splits = [one.get("part") or one.get("name") for one in read]
     return next((kind for split in splits if (kind := _kind_by_name(str(split)))), "")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run, ours or OpenUnlearning's; of a checkpoint, its run's. Empty where there is none."""
+    """The configuration of a run, ours or OpenUnlearning's; of a checkpoint, its run's. Empty where
+    there is none."""
     homes = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
-    file = next((home / name for home in homes for name in CONFIGS if (home / name).is_file()), None)
+    file = next(
+        (home / name for home in homes for name in CONFIGS if (home / name).is_file()), None
+    )
     if file is None:
         return {}
     found = read_yaml(file)
@@ -50,7 +58,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _kind_by_name(name: str) -> str:
     words = re.split(r"[^a-z0-9]+", name.lower())
-    return next((kind for kind, said in NAMED.items() if any(said.fullmatch(word) for word in words)), "")
+    return next(
+        (kind for kind, said in NAMED.items() if any(said.fullmatch(word) for word in words)), ""
+    )
 
 
 def at(tree: Any, *keys: str) -> Any:
@@ -61,7 +71,8 @@ def at(tree: Any, *keys: str) -> Any:
 
 
 def command_to_evaluate(run: Path, suite: str | None = None) -> str:
-    """Give the command that evaluates a run: on the rows of the user's own that it was trained on, if it was.
+    """Give the command that evaluates a run: on the rows of the user's own that it was trained on,
+    if it was.
 
     suite: the suite that is wanted; None where any will do.
     """
@@ -70,12 +81,19 @@ def command_to_evaluate(run: Path, suite: str | None = None) -> str:
         words = [f"model={run}", "eval=rows", *(f"{key}={file}" for key, file in files.items())]
     else:
         words = [f"model={run}", f"eval={suite.lower() if suite else 'SUITE'}", "task_name=NAME"]
-    return shlex.join(["unteach", "eval", *words]) + ("" if files or suite else " (`unteach list suites`)")
+    return shlex.join(["unteach", "eval", *words]) + (
+        "" if files or suite else " (`unteach list suites`)"
+    )
 
 
 def _own_files(config: dict[str, Any]) -> dict[str, str]:
     """The files of one's own that a run was trained on, by the short words that name them."""
-    words = {"train_file": "data", "forget_file": "forget", "retain_file": "retain", "holdout_file": "holdout"}
+    words = {
+        "train_file": "data",
+        "forget_file": "forget",
+        "retain_file": "retain",
+        "holdout_file": "holdout",
+    }
     named = {word: at(config, "data", key) for key, word in words.items()}
     return {word: file for word, file in named.items() if isinstance(file, str)}
 
@@ -84,7 +102,11 @@ def what_goes(config: dict[str, Any]) -> str:
     """What a run is to forget, or is judged by: its forget set or split, shortly."""
     chosen = config.get("forget_set")
     if isinstance(chosen, dict):
-        told = [value for key, value in chosen.items() if value is not None and key not in ("seed", "kinds_path")]
+        told = [
+            value
+            for key, value in chosen.items()
+            if value is not None and key not in ("seed", "kinds_path")
+        ]
         return " ".join(map(_shortly, told))
     return str(config.get("forget_split") or "")
 

@@ -31,8 +31,8 @@ SCRIPTS = ("page.js", "picture.js", "curves.js", "beside.js", "tokens.js", "answ
 def write_page(suites: dict[str, list[RunResult]], path: Path, title: str) -> Path:
     """Writes the report of each suite's runs to `path`, whole or not at all, and gives `path` back.
 
-    The page loads nothing: scripts, styles and data are inside it, and its own policy forbids it to ask the network.
-    Raises UserError where there is nothing to show.
+    The page loads nothing: scripts, styles and data are inside it, and its own policy forbids it to
+    ask the network. Raises UserError where there is nothing to show.
     """
     if not any(suites.values()):
         raise UserError("there are no runs to report; name at least one evaluated run")
@@ -45,8 +45,12 @@ def write_page(suites: dict[str, list[RunResult]], path: Path, title: str) -> Pa
         "title": html.escape(title),
         "lead": html.escape(lead(list(runs.values()))),
         "style": _shipped("page.css"),
-        "numbers": "".join(_suite_numbers(shown, tints, first=not n) for n, shown in enumerate(suites.values())),
-        "made": making.as_html([run for run in runs.values() if run.kind != "start"], tints, Path(path).parent),
+        "numbers": "".join(
+            _suite_numbers(shown, tints, first=not n) for n, shown in enumerate(suites.values())
+        ),
+        "made": making.as_html(
+            [run for run in runs.values() if run.kind != "start"], tints, Path(path).parent
+        ),
         "data": _data(suites, tints),
         "script": "\n".join(_shipped(name) for name in SCRIPTS),
         "plotly": get_plotlyjs(),
@@ -82,7 +86,8 @@ def _data(suites: dict[str, list[RunResult]], tints: dict[str, int]) -> str:
 
 
 def _suite_data(name: str, runs: list[RunResult], tints: dict[str, int]) -> dict[str, Any]:
-    alike = runs if comparable(runs) else []  # rows of different forget sets do not stand beside each other
+    # rows of different forget sets do not stand beside each other
+    alike = runs if comparable(runs) else []
     ratios = distributions.truth_ratios(alike)
     return {
         "name": name,
@@ -102,7 +107,8 @@ def _suite_numbers(runs: list[RunResult], tints: dict[str, int], first: bool) ->
     """One suite's table and what explains it; all but the first suite's wait for their tab."""
     table = make_table(runs)
     details = _legend(table) + _meanings(table) + _everything(runs) + _absences(runs) + _notes(runs)
-    return f'<div class="numbers"{"" if first else " hidden"}>{_main_table(table, tints)}\n{details}</div>\n'
+    hidden = "" if first else " hidden"
+    return f'<div class="numbers"{hidden}>{_main_table(table, tints)}\n{details}</div>\n'
 
 
 def _main_table(table: Table, tints: dict[str, int]) -> str:
@@ -110,7 +116,8 @@ def _main_table(table: Table, tints: dict[str, int]) -> str:
     rows = ""
     for place, (run, cells) in enumerate(table.rows):
         numbers = "".join(map(_number, cells))
-        rows += f'<tr class="{html.escape(run.kind)}">{_name(run, tints, place in table.gone)}{numbers}</tr>\n'
+        name = _name(run, tints, place in table.gone)
+        rows += f'<tr class="{html.escape(run.kind)}">{name}{numbers}</tr>\n'
     return (
         '<div class="wide"><div class="scroll" tabindex="0" role="region" aria-label="the numbers">'
         f'<table><thead><tr><th scope="col">run</th>{heads}</tr></thead>\n'
@@ -122,7 +129,10 @@ def _main_table(table: Table, tints: dict[str, int]) -> str:
 def _head(column: Column) -> str:
     label, better = html.escape(column.label), html.escape(column.better)
     title = html.escape(f"{column.meaning or column.metric}. Click to sort.")
-    return f'<th scope="col"><button type="button" title="{title}">{label}</button><small>{better}</small></th>'
+    return (
+        f'<th scope="col"><button type="button" '
+        f'title="{title}">{label}</button><small>{better}</small></th>'
+    )
 
 
 def _name(run: RunResult, tints: dict[str, int], gone: bool) -> str:
@@ -141,13 +151,17 @@ def _number(cell: Cell, reason: str = "") -> str:
     stands_on = f' title="over {cell.size} examples"' if cell.size else ""
     interval = f"<small>{html.escape(cell.interval)}</small>" if cell.interval else ""
     best = ' class="best"' if cell.best else ""
-    return f'<td{best} data-value="{cell.value!r}"{stands_on}>{html.escape(cell.text)}{interval}</td>'
+    return (
+        f'<td{best} data-value="{cell.value!r}"{stands_on}>{html.escape(cell.text)}{interval}</td>'
+    )
 
 
 def _legend(table: Table) -> str:
     notes = []
     if any(cell.best for _, cells in table.rows for cell in cells):
-        notes.append("In bold colour: the best of the models that are no reference, column by column.")
+        notes.append(
+            "In bold colour: the best of the models that are no reference, column by column."
+        )
     if table.gone:
         notes.append(UTILITY_GONE_MEANS)
     return "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
@@ -174,7 +188,10 @@ def _everything(runs: list[RunResult]) -> str:
     heads = "".join(f'<th scope="col">{html.escape(run.name)}</th>' for run in runs)
     rows = "".join(
         f"<tr><td>{html.escape(metric)}</td>"
-        + "".join(_number(make_cell(run, column_of(runs, metric)), run.absent.get(metric, "")) for run in runs)
+        + "".join(
+            _number(make_cell(run, column_of(runs, metric)), run.absent.get(metric, ""))
+            for run in runs
+        )
         + "</tr>\n"
         for metric in metrics
     )
@@ -194,7 +211,8 @@ def _absences(runs: list[RunResult]) -> str:
     if not shared:
         return ""
     lines = "".join(
-        f"<dt>{html.escape(metric)}</dt><dd>{html.escape(reason)} ({html.escape(', '.join(names))})</dd>\n"
+        f"<dt>{html.escape(metric)}</dt><dd>{html.escape(reason)} "
+        f"({html.escape(', '.join(names))})</dd>\n"
         for (metric, reason), names in shared.items()
     )
     return f"<details><summary>What was not measured, and why</summary><dl>{lines}</dl></details>\n"
@@ -209,7 +227,8 @@ def _notes(runs: list[RunResult]) -> str:
     if not shared:
         return ""
     lines = "".join(
-        f"<dt>{html.escape(sentence)}</dt><dd>{html.escape(detail)} ({html.escape(', '.join(names))})</dd>\n"
+        f"<dt>{html.escape(sentence)}</dt><dd>{html.escape(detail)} "
+        f"({html.escape(', '.join(names))})</dd>\n"
         for (sentence, detail), names in shared.items()
     )
     return f"<details><summary>What was left out or cut</summary><dl>{lines}</dl></details>\n"

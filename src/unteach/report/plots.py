@@ -38,7 +38,8 @@ LONGEST_NAME, MANY, LEADER_FROM = 30, 16, 4
 def tradeoff_png(runs: list[RunResult], path: Path, tints: dict[str, int] | None = None) -> Path:
     """Draws what was forgotten against what was kept, 1200 by 700 pixels, and gives `path` back.
 
-    x is the first forget metric that the runs have, with the retain model's value as a line; y is what they kept.
+    x is the first forget metric that the runs have, with the retain model's value as a line; y is
+    what they kept.
     tints: the runs' numbers of colours, where other pictures show the same runs.
     Raises UserError where no run has both.
     """
@@ -46,8 +47,9 @@ def tradeoff_png(runs: list[RunResult], path: Path, tints: dict[str, int] | None
     tints = tints or assign_tints({"": runs})
     if not drawable:
         raise UserError(
-            "there is no trade-off to draw: no run has both a metric of role forget (such as forget_Q_A_Prob) and one "
-            "of role retain (such as model_utility); evaluate the runs with them, or say the roles of your own metrics"
+            "there is no trade-off to draw: no run has both a metric of role forget (such as "
+            "forget_Q_A_Prob) and one of role retain (such as model_utility); evaluate the runs "
+            "with them, or say the roles of your own metrics"
         )
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -83,23 +85,42 @@ def _frame(axes: Axes, view: View) -> None:
         axes.axvline(value, color=GOLD, linewidth=1.6, zorder=1.5)
     for value in view.gold_y:
         axes.axhline(value, color=GOLD, linewidth=1.2, linestyle=(0, (1, 3)), zorder=1.5)
-    above: dict[str, Any] = {"va": "bottom", "annotation_clip": False, "textcoords": "offset points", "fontsize": 12}
+    above: dict[str, Any] = {
+        "va": "bottom",
+        "annotation_clip": False,
+        "textcoords": "offset points",
+        "fontsize": 12,
+    }
     left = bool(view.gold_x) and min(view.gold_x) < sum(view.x_range) / 2
     if view.gold_x:
         axes.annotate(
-            "gold standard: the retain model", (min(view.gold_x), 1), (-2 if left else 2, 5), color=GOLD,
-            xycoords=axes.get_xaxis_transform(), ha="left" if left else "right", **above,
-        )  # fmt: skip
+            "gold standard: the retain model",
+            (min(view.gold_x), 1),
+            (-2 if left else 2, 5),
+            color=GOLD,
+            xycoords=axes.get_xaxis_transform(),
+            ha="left" if left else "right",
+            **above,
+        )
     if view.x.log:
         axes.axvline(P_LINE, color=SOFT, linewidth=1.2, linestyle=(0, (1, 3)), zorder=1.5)
         axes.annotate(
-            f"p = {P_LINE}", (P_LINE, 1), (0, 5), color=SOFT, xycoords=axes.get_xaxis_transform(), ha="center", **above
+            f"p = {P_LINE}",
+            (P_LINE, 1),
+            (0, 5),
+            color=SOFT,
+            xycoords=axes.get_xaxis_transform(),
+            ha="center",
+            **above,
         )
-    axes.annotate(view.better, (1, 1), (0, 26), color=ACCENT, xycoords="axes fraction", ha="right", **above)
+    axes.annotate(
+        view.better, (1, 1), (0, 26), color=ACCENT, xycoords="axes fraction", ha="right", **above
+    )
 
 
 def logarithmic(axes: Axes, along: Literal["x", "y"] = "x") -> None:
-    """A logarithmic axis, whose powers of ten are written without the library's markup, which names may contain."""
+    """A logarithmic axis, whose powers of ten are written without the library's markup, which names
+    may contain."""
     axes.set(**{f"{along}scale": "log"})
     getattr(axes, f"{along}axis").set_major_formatter(
         lambda value, _: f"10{str(round(math.log10(value))).translate(SUPERSCRIPT)}"
@@ -114,33 +135,59 @@ def _points(axes: Axes, view: View, runs: list[RunResult], tints: dict[str, int]
             colours = [tint_of(runs[point.run], tints) for point in points]
             hollow = kind in HOLLOW
             axes.scatter(
-                [point.x for point in points], [point.y for point in points], marker=marker, s=95, zorder=3,
-                facecolors="white" if hollow else colours, edgecolors=colours, clip_on=False,
+                [point.x for point in points],
+                [point.y for point in points],
+                marker=marker,
+                s=95,
+                zorder=3,
+                facecolors="white" if hollow else colours,
+                edgecolors=colours,
+                clip_on=False,
                 linewidths=2 if hollow else 0,
-            )  # fmt: skip
-            # runs have colours of their own: the legend says what the marker means, in the kind's colour if it has one
+            )
+            # runs have colours of their own: the legend says what the marker means, in the kind's
+            # colour if it has one
             key = colours[0] if kind in REFERENCES else SOFT
             axes.scatter(
-                [], [], label=word, marker=marker, s=95, facecolors="white" if hollow else key, edgecolors=key,
+                [],
+                [],
+                label=word,
+                marker=marker,
+                s=95,
+                facecolors="white" if hollow else key,
+                edgecolors=key,
                 linewidths=2 if hollow else 0,
-            )  # fmt: skip
+            )
     front = view.front
     if len(front) > 1:
         axes.plot(
-            [point.x for point in front], [point.y for point in front], color=ACCENT, linewidth=1.3, alpha=0.55,
-            linestyle=(0, (4, 3)), zorder=2.5, label=" Pareto front",
-        )  # fmt: skip
+            [point.x for point in front],
+            [point.y for point in front],
+            color=ACCENT,
+            linewidth=1.3,
+            alpha=0.55,
+            linestyle=(0, (4, 3)),
+            zorder=2.5,
+            label=" Pareto front",
+        )
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.008, 1.035), ncols=len(MARKS) + 1, frameon=False, labelcolor=SOFT,
-        fontsize=12, handletextpad=0.1, columnspacing=1.2,
-    )  # fmt: skip
+        loc="lower left",
+        bbox_to_anchor=(-0.008, 1.035),
+        ncols=len(MARKS) + 1,
+        frameon=False,
+        labelcolor=SOFT,
+        fontsize=12,
+        handletextpad=0.1,
+        columnspacing=1.2,
+    )
 
 
 def _labels(axes: Axes, view: View) -> None:
-    """Writes each run's name where it covers no other name, no point, no gold line and not the front.
+    """Writes each run's name where it covers no other name, no point, no gold line and not the
+    front.
 
-    Among many points, a name for which there is no room beside its point is left out, if it is not the only one of its
-    kind.
+    Among many points, a name for which there is no room beside its point is left out, if it is not
+    the only one of its kind.
     """
     bounds = axes.get_window_extent()
     frame: Box = (bounds.x0, bounds.y0, bounds.x1, bounds.y1)
@@ -153,7 +200,9 @@ def _labels(axes: Axes, view: View) -> None:
         taken.append((bounds.x0, y - 2, bounds.x1, y + 2))
     taken += _along_front(axes, view.front)
     for point in sorted(view.points, key=lambda point: point.kind not in REFERENCES):
-        only = point.kind in REFERENCES and sum(other.kind == point.kind for other in view.points) == 1
+        only = (
+            point.kind in REFERENCES and sum(other.kind == point.kind for other in view.points) == 1
+        )
         _label(axes, point, frame, taken, len(view.points) > MANY and not only)
 
 
@@ -172,9 +221,16 @@ def _along_front(axes: Axes, front: list[Point]) -> list[Box]:
 def _label(axes: Axes, point: Point, frame: Box, taken: list[Box], may_go: bool) -> None:
     name = point.name if len(point.name) <= LONGEST_NAME else point.name[: LONGEST_NAME - 1] + "…"
     text = axes.annotate(
-        name, (point.x, point.y), (0, 0), textcoords="offset pixels", ha="center", va="center", color=INK, zorder=4,
+        name,
+        (point.x, point.y),
+        (0, 0),
+        textcoords="offset pixels",
+        ha="center",
+        va="center",
+        color=INK,
+        zorder=4,
         annotation_clip=False,
-    )  # fmt: skip
+    )
     size = text.get_window_extent()
     half_wide, half_high = size.width / 2 + 3, size.height / 2 + 2
     x, y = _pixels(axes, point.x, point.y)
@@ -202,9 +258,20 @@ def _label(axes: Axes, point: Point, frame: Box, taken: list[Box], may_go: bool)
         inside = min(half / abs(along) if along else 1.0 for half, along in halves)
         end = (shift[0] * (1 - inside), shift[1] * (1 - inside))
         axes.annotate(
-            "", (point.x, point.y), end, textcoords="offset pixels", annotation_clip=False, zorder=2,
-            arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 6},
-        )  # fmt: skip
+            "",
+            (point.x, point.y),
+            end,
+            textcoords="offset pixels",
+            annotation_clip=False,
+            zorder=2,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": SOFT,
+                "linewidth": 0.8,
+                "shrinkA": 0,
+                "shrinkB": 6,
+            },
+        )
 
 
 def _pixels(axes: Axes, x: float, y: float) -> tuple[float, float]:
@@ -213,7 +280,8 @@ def _pixels(axes: Axes, x: float, y: float) -> tuple[float, float]:
 
 
 def _shifts(half_wide: float) -> list[tuple[float, float]]:
-    """Where a label may stand, the best places first: beside the point, above, below, then ever farther around it."""
+    """Where a label may stand, the best places first: beside the point, above, below, then ever
+    farther around it."""
     near = [(13 + half_wide, 0.0), (-13 - half_wide, 0.0), (0.0, 21.0), (0.0, -21.0)]
     around = [
         (math.cos(turn * math.pi / 6) * (far + half_wide), math.sin(turn * math.pi / 6) * far)
@@ -225,12 +293,19 @@ def _shifts(half_wide: float) -> list[tuple[float, float]]:
 
 def _crossings(start: tuple[float, float], shift: tuple[float, float], taken: list[Box]) -> int:
     """How far a leader from a point to its label runs over other things, in steps along it."""
-    others = [box for box in taken if not (box[0] < start[0] < box[2] and box[1] < start[1] < box[3])]
-    return sum(any(box[0] < x < box[2] and box[1] < y < box[3] for box in others) for x, y in _along(start, shift))
+    others = [
+        box for box in taken if not (box[0] < start[0] < box[2] and box[1] < start[1] < box[3])
+    ]
+    return sum(
+        any(box[0] < x < box[2] and box[1] < y < box[3] for box in others)
+        for x, y in _along(start, shift)
+    )
 
 
 def _along(start: tuple[float, float], shift: tuple[float, float]) -> list[tuple[float, float]]:
-    return [(start[0] + shift[0] * step / 10, start[1] + shift[1] * step / 10) for step in range(2, 9)]
+    return [
+        (start[0] + shift[0] * step / 10, start[1] + shift[1] * step / 10) for step in range(2, 9)
+    ]
 
 
 def _around(x: float, y: float, half_wide: float, half_high: float) -> Box:

@@ -1,7 +1,9 @@
-"""Finds the bare question in a prompt, for logs that hold only the prompt as the model was given it.
+"""Finds the bare question in a prompt, for logs that hold only the prompt as the model was given
+it.
 
-Our own evaluations write the question beside the prompt. Older files and the logs of others do not: there it is what
-stands between the last opening of the user's turn and the opening of the answer, in any of the templates below.
+Our own evaluations write the question beside the prompt. Older files and the logs of others do not:
+there it is what stands between the last opening of the user's turn and the opening of the answer,
+in any of the templates below.
 """
 
 import re
@@ -14,7 +16,8 @@ THINKING = r"(?:<think>\s*(?:</think>)?)?"
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """How a template opens the user's turn, and how it ends it and opens the answer; regular expressions."""
+    """How a template opens the user's turn, and how it ends it and opens the answer; regular
+    expressions."""
 
     name: str
     user: str
@@ -59,8 +62,11 @@ STYLES = (
     ),
     PromptStyle("Vicuna", r"(?:\A|\s)(?:USER|Human):", r"\s(?:ASSISTANT|Assistant):"),
     PromptStyle("question and answer", r"(?:\A|\n)\s*(?:Question|Q):", r"(?:Answer|A):"),
-    # the tokens that mark the turns are left out of OpenUnlearning's logs, which leaves the names of the roles
-    PromptStyle("chat without its marks", r"(?:\Asystem\s*\n.*|\A|\n)user\s*\n", r"(?:assistant|model)"),
+    # the tokens that mark the turns are left out of OpenUnlearning's logs, which leaves the names
+    # of the roles
+    PromptStyle(
+        "chat without its marks", r"(?:\Asystem\s*\n.*|\A|\n)user\s*\n", r"(?:assistant|model)"
+    ),
 )
 PATTERNS = tuple(style.compile() for style in STYLES)
 

@@ -1,4 +1,5 @@
-"""How the models of a report were made, from what each run keeps of itself: settings, versions, losses."""
+"""How the models of a report were made, from what each run keeps of itself: settings, versions,
+losses."""
 
 import json
 import os
@@ -21,7 +22,8 @@ PATH_KEYS = ("path", "data_dir", "data_files", "name", "split", "part")
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run: a line that sums it up, and (what, value) of all that its folder says of how it was made."""
+    """One run: a line that sums it up, and (what, value) of all that its folder says of how it was
+    made."""
 
     summary: str
     facts: list[tuple[str, str]]
@@ -35,7 +37,8 @@ def read_recipe(run: RunResult, beside: Path) -> Recipe | None:
     """Read how a run's model was made; None where its folder has no configuration.
 
     Args:
-        run: the run; of an evaluation, the run that trained its model is read too, where it is there.
+        run: the run; of an evaluation, the run that trained its model is read too, where it is
+            there.
         beside: the folder that the paths of runs are told from.
     """
     config = read_config(run.folder)
@@ -65,7 +68,8 @@ def read_recipe(run: RunResult, beside: Path) -> Recipe | None:
 
 
 def trained_in(folder: Path, config: dict[str, Any]) -> Path:
-    """Give the folder of the run that trained a model: the run's own, or the one that an evaluation names."""
+    """Give the folder of the run that trained a model: the run's own, or the one that an evaluation
+    names."""
     path = at(config, "model", "model_args", PATH)
     if config.get("trainer") is None and path and read_config(Path(str(path))):
         return Path(str(path))
@@ -78,7 +82,9 @@ def loss_curves(runs: list[RunResult]) -> dict[str, list[Curve]]:
     for place, run in enumerate(runs):
         if run.kind == "start":  # its folder is another run's
             continue
-        for name, (steps, values) in _read_losses(trained_in(run.folder, read_config(run.folder))).items():
+        for name, (steps, values) in _read_losses(
+            trained_in(run.folder, read_config(run.folder))
+        ).items():
             found.setdefault(name, []).append((place, *_thin(steps, values)))
     names = sorted(found, key=lambda name: (name != "loss", name))
     return {name: found[name] for name in names}
@@ -97,7 +103,11 @@ def _read_losses(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
             continue
         for name, logged_value in logged.items():
             value = finite(logged_value)
-            if value is not None and (name == "loss" or name.endswith("_loss")) and "step" in logged:
+            if (
+                value is not None
+                and (name == "loss" or name.endswith("_loss"))
+                and "step" in logged
+            ):
                 steps, values = losses.setdefault(name, ([], []))
                 steps.append(int(logged["step"]))
                 values.append(value)
@@ -157,12 +167,19 @@ def _method_facts(config: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _schedule_facts(config: dict[str, Any], manifest: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
+def _schedule_facts(
+    config: dict[str, Any], manifest: dict[str, Any], folder: Path
+) -> list[tuple[str, str]]:
     args = at(config, "trainer", "args") or {}
-    warmup = next((f", warmup {args[key]}" for key in ("warmup_steps", "warmup_ratio") if args.get(key)), "")
+    warmup = next(
+        (f", warmup {args[key]}" for key in ("warmup_steps", "warmup_ratio") if args.get(key)), ""
+    )
     schedule = args.get("lr_scheduler_type")
     rate = args.get("learning_rate")
-    rows, gathered = args.get("per_device_train_batch_size"), args.get("gradient_accumulation_steps") or 1
+    rows, gathered = (
+        args.get("per_device_train_batch_size"),
+        args.get("gradient_accumulation_steps") or 1,
+    )
     processes = manifest.get("world") or 1
     batch = ""
     if isinstance(rows, int) and isinstance(gathered, int):
@@ -174,7 +191,11 @@ def _schedule_facts(config: dict[str, Any], manifest: dict[str, Any], folder: Pa
     if not planned and args.get("num_train_epochs"):
         planned = f"{args['num_train_epochs']} epochs"
     done = f", {last['step']} steps done" if last.get("step") else ""
-    learning = "" if rate is None else ", ".join([str(rate), *([str(schedule)] if schedule else [])]) + warmup
+    learning = (
+        ""
+        if rate is None
+        else ", ".join([str(rate), *([str(schedule)] if schedule else [])]) + warmup
+    )
     return [
         ("learning rate", learning),
         ("optimizer", _text(args.get("optim"))),
@@ -216,14 +237,19 @@ def _date(folder: Path, manifest: dict[str, Any]) -> str:
 def _summarize(facts: dict[str, str]) -> str:
     rate = f"learning rate {facts['learning rate']}" if "learning rate" in facts else ""
     words = [facts.get("method", ""), facts.get("its settings", ""), rate, facts.get("length", "")]
-    return ", ".join(word for word in words if word) or f"{facts.get('model', 'as it came')}, not trained"
+    return (
+        ", ".join(word for word in words if word)
+        or f"{facts.get('model', 'as it came')}, not trained"
+    )
 
 
 def _pairs(mapping: Any, sign: str) -> str:
     """`a=1, b=2` of a mapping's plain values; what is null is left out."""
     if not isinstance(mapping, dict):
         return ""
-    return ", ".join(f"{key}{sign}{_text(value)}" for key, value in mapping.items() if value is not None)
+    return ", ".join(
+        f"{key}{sign}{_text(value)}" for key, value in mapping.items() if value is not None
+    )
 
 
 def _text(value: Any) -> str:

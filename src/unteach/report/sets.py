@@ -1,4 +1,5 @@
-"""What can be compared: runs that forget the same set, whose gold standard is the same retain model."""
+"""What can be compared: runs that forget the same set, whose gold standard is the same retain
+model."""
 
 from unteach.report.collect import RunResult
 
@@ -8,7 +9,11 @@ OF = ": "
 
 def forgotten(runs: list[RunResult]) -> list[str]:
     """What the runs forget, or what their retain models never saw, in the runs' order."""
-    return list(dict.fromkeys(run.forgets for run in runs if run.forgets and run.kind in ("forget", "retain")))
+    return list(
+        dict.fromkeys(
+            run.forgets for run in runs if run.forgets and run.kind in ("forget", "retain")
+        )
+    )
 
 
 def comparable(runs: list[RunResult]) -> bool:
@@ -17,7 +22,8 @@ def comparable(runs: list[RunResult]) -> bool:
 
 
 def apart(suites: dict[str, list[RunResult]]) -> dict[str, list[RunResult]]:
-    """The suites, and after one whose runs forget several sets, the runs of each set with what belongs to none."""
+    """The suites, and after one whose runs forget several sets, the runs of each set with what
+    belongs to none."""
     found = {}
     for name, runs in suites.items():
         found[name] = runs

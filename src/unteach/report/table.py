@@ -1,4 +1,5 @@
-"""The headline numbers of several runs, one row a run: as data, for the terminal, and as markdown."""
+"""The headline numbers of several runs, one row a run: as data, for the terminal, and as
+markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +9,13 @@ from typing import TYPE_CHECKING
 from unteach.console import neutralize
 from unteach.report.collect import RunResult
 from unteach.report.columns import Column
-from unteach.report.judging import UTILITY_GONE, UTILITY_GONE_MEANS, find_best, find_gone, known_columns
+from unteach.report.judging import (
+    UTILITY_GONE,
+    UTILITY_GONE_MEANS,
+    find_best,
+    find_gone,
+    known_columns,
+)
 from unteach.wording import format_value
 
 if TYPE_CHECKING:
@@ -20,7 +27,8 @@ NARROWEST_NAME = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as it is shown, with what it stands on; `text` is an en dash where the run has no such value.
+    """One number as it is shown, with what it stands on; `text` is an en dash where the run has no
+    such value.
 
     `best`: no other unlearned model of the table is better in this column.
     """
@@ -45,7 +53,8 @@ class Table:
 
 
 def make_table(runs: list[RunResult]) -> Table:
-    """Turns runs into rows. A column is there if any run has its metric; a value that is missing is a dash, never 0.
+    """Turns runs into rows. A column is there if any run has its metric; a value that is missing is
+    a dash, never 0.
 
     Results of a suite of which no column is known show every metric of their summaries.
     """
@@ -54,7 +63,9 @@ def make_table(runs: list[RunResult]) -> Table:
     rows = []
     for place, run in enumerate(runs):
         cells = [make_cell(run, column) for column in columns]
-        marked = [replace(cell, best=place in places) for cell, places in zip(cells, best, strict=True)]
+        marked = [
+            replace(cell, best=place in places) for cell, places in zip(cells, best, strict=True)
+        ]
         rows.append((run, marked))
     return Table(columns, rows, gone)
 
@@ -65,15 +76,17 @@ def make_cell(run: RunResult, column: Column) -> Cell:
     if value is None:
         return Cell(MISSING)
     bounds = run.interval(column.metric)
-    interval = " to ".join(format_value(bound, column.decimals) for bound in bounds) if bounds else ""
+    interval = (
+        " to ".join(format_value(bound, column.decimals) for bound in bounds) if bounds else ""
+    )
     return Cell(format_value(value, column.decimals), value, interval, run.size(column.metric))
 
 
 def print_table(runs: list[RunResult], console: Console | None = None) -> None:
     """Prints the table to the terminal, the retain model (the gold standard) in yellow.
 
-    A number cut short is a wrong number: only names are folded, and where even that is not enough, lines run over the
-    terminal's edge.
+    A number cut short is a wrong number: only names are folded, and where even that is not enough,
+    lines run over the terminal's edge.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console as RichConsole
@@ -82,8 +95,17 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
 
     console, table = console or RichConsole(), make_table(runs)
     widths = [
-        max(len(word) for word in [*column.label.split(), *column.better.split(), *(cell.text for cell in cells)])
-        for column, cells in zip(table.columns, zip(*(cells for _, cells in table.rows), strict=True), strict=True)
+        max(
+            len(word)
+            for word in [
+                *column.label.split(),
+                *column.better.split(),
+                *(cell.text for cell in cells),
+            ]
+        )
+        for column, cells in zip(
+            table.columns, zip(*(cells for _, cells in table.rows), strict=True), strict=True
+        )
     ]
     longest = max((len(run.name) for run in runs), default=0)
     if table.gone:
@@ -91,9 +113,14 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
     gap = 2 if longest + sum(widths) + 2 * len(widths) <= console.width else 1
     for_name = max(NARROWEST_NAME, min(longest, console.width - sum(widths) - gap * len(widths)))
     drawn = RichTable(
-        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0), header_style="bold",
-        border_style="dim", width=for_name + sum(widths) + gap * len(widths),
-    )  # fmt: skip
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, gap - 1, 0, 0),
+        header_style="bold",
+        border_style="dim",
+        width=for_name + sum(widths) + gap * len(widths),
+    )
     # Text, not str: a name is no markup, though it may look like some
     drawn.add_column("run", overflow="fold", width=for_name, vertical="bottom")
     for column, width in zip(table.columns, widths, strict=True):

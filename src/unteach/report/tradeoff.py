@@ -1,4 +1,5 @@
-"""What a trade-off picture shows, before anyone draws it: what was forgotten against what was kept."""
+"""What a trade-off picture shows, before anyone draws it: what was forgotten against what was
+kept."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,17 +19,28 @@ from unteach.report.columns import (
 from unteach.report.judging import find_gone, known_columns, shortfall, values_of
 from unteach.report.sets import comparable
 
-# p-values run down to 1e-300; below this they all say the same, and a longer axis would hide every other point
+# p-values run down to 1e-300; below this they all say the same, and a longer axis would hide every
+# other point
 P_FLOOR = 1e-20
 P_LINE = 0.05
 LOGARITHMIC = ("forget_quality",)
-ARROWS = {(-1, 1): "↖", (0, 1): "↑", (1, 1): "↗", (-1, -1): "↙", (0, -1): "↓", (1, -1): "↘", (-1, 0): "←", (1, 0): "→"}
+ARROWS = {
+    (-1, 1): "↖",
+    (0, 1): "↑",
+    (1, 1): "↗",
+    (-1, -1): "↙",
+    (0, -1): "↓",
+    (1, -1): "↘",
+    (-1, 0): "←",
+    (1, 0): "→",
+}
 """By where good is: left or right, below or above."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One metric that can be an axis: its whole name, a short one, and its column, which knows which way is good."""
+    """One metric that can be an axis: its whole name, a short one, and its column, which knows
+    which way is good."""
 
     column: Column
     label: str
@@ -51,8 +63,8 @@ class Axis:
 class Point:
     """One run where the picture has it.
 
-    run: its place in the list that was given; x: where it is drawn; remembered, lost: how far it is from what is good
-    along x and along y, less is better.
+    run: its place in the list that was given; x: where it is drawn; remembered, lost: how far it is
+    from what is good along x and along y, less is better.
     """
 
     run: int
@@ -67,7 +79,8 @@ class Point:
 
 @dataclass(frozen=True)
 class View:
-    """One picture: its axes, its points, the retain models' values, and the runs that have no place on it."""
+    """One picture: its axes, its points, the retain models' values, and the runs that have no place
+    on it."""
 
     x: Axis
     y: Axis
@@ -76,7 +89,8 @@ class View:
     gold_y: list[float]
     left_out: list[str]
     comparable: bool
-    """whether all forget the same: what forgets one set is no better or worse than what forgets another"""
+    """whether all forget the same: what forgets one set is no better or worse than what forgets
+    another"""
     gone: frozenset[int] = frozenset()
     """the runs, by their places, that have lost what they were to keep"""
 
@@ -111,13 +125,18 @@ class View:
 
     @property
     def front(self) -> list[Point]:
-        """Pareto's front of the unlearned models, from left to right: no other is as good at both and better at one.
+        """Pareto's front of the unlearned models, from left to right: no other is as good at both
+        and better at one.
 
         A model whose utility is gone stands beside it. Empty where they forget different sets.
         """
         if not self.comparable:
             return []
-        judged = [point for point in self.points if point.kind not in REFERENCES and point.run not in self.gone]
+        judged = [
+            point
+            for point in self.points
+            if point.kind not in REFERENCES and point.run not in self.gone
+        ]
         best = [point for point in judged if not any(_beats(other, point) for other in judged)]
         return sorted(best, key=lambda point: (point.x, point.y))
 
@@ -137,7 +156,10 @@ class View:
 WORDS = {
     "forget_Q_A_Prob": ("probability of the true forget answers", "forget probability"),
     "forget_quality": ("forget quality (p-value, logarithmic)", "forget quality"),
-    "forget_mean_probability_gt": ("probability of the true forget answers, phrased anew", "forget probability"),
+    "forget_mean_probability_gt": (
+        "probability of the true forget answers, phrased anew",
+        "forget probability",
+    ),
     "forget_mean_tr": ("mean truth ratio of the forget rows", "forget truth ratio"),
     "forget_quality_2": ("forget quality (ln p of the two-sided KS test)", "forget quality"),
     "forget_Q_A_ROUGE": ("ROUGE-L recall on the forget set", "forget ROUGE"),
@@ -153,7 +175,8 @@ WORDS = {
 
 
 def views(runs: list[RunResult]) -> list[View]:
-    """Every picture that these runs can give, the default first; none where no run has both sides of the trade.
+    """Every picture that these runs can give, the default first; none where no run has both sides
+    of the trade.
 
     x is any metric of the forget rows, y any of the retain rows.
     """
@@ -163,9 +186,12 @@ def views(runs: list[RunResult]) -> list[View]:
 
 
 def _axes(runs: list[RunResult], role: str) -> list[Axis]:
-    """The axes of one role: those that have words of their own first, then the rest as the table has them."""
+    """The axes of one role: those that have words of their own first, then the rest as the table
+    has them."""
     columns = {column.metric: column for column in known_columns(runs) if column.role == role}
-    ordered = [metric for metric in WORDS if metric in columns] + [metric for metric in columns if metric not in WORDS]
+    ordered = [metric for metric in WORDS if metric in columns] + [
+        metric for metric in columns if metric not in WORDS
+    ]
     axes = []
     for metric in ordered:
         column = columns[metric]
@@ -197,7 +223,9 @@ def _view(runs: list[RunResult], x: Axis, y: Axis, gone: frozenset[int]) -> View
             )
         )
     gold_x = values_of(runs, x.metric, "retain") if x.better == NEAR_RETAIN else []
-    return View(x, y, points, gold_x, values_of(runs, y.metric, "retain"), left_out, comparable(runs), gone)
+    return View(
+        x, y, points, gold_x, values_of(runs, y.metric, "retain"), left_out, comparable(runs), gone
+    )
 
 
 def _beats(other: Point, point: Point) -> bool:
@@ -216,7 +244,12 @@ def as_data(view: View) -> dict[str, Any]:
             "log": view.x.log,
             "range": view.x_range,
         },
-        "y": {"metric": view.y.metric, "label": view.y.label, "short": view.y.short, "range": view.y_range},
+        "y": {
+            "metric": view.y.metric,
+            "label": view.y.label,
+            "short": view.y.short,
+            "range": view.y_range,
+        },
         "points": [[point.run, point.x, point.y, point.true_x] for point in view.points],
         "front": [point.run for point in view.front],
         "goldX": view.gold_x,

@@ -1,4 +1,5 @@
-"""How values moved while models were trained: from the evaluations made at checkpoints to that of the final model."""
+"""How values moved while models were trained: from the evaluations made at checkpoints to that of
+the final model."""
 
 import re
 from dataclasses import dataclass
@@ -14,14 +15,16 @@ from unteach.run_dir import EVALS, last_metrics, read_json
 
 @dataclass(frozen=True)
 class Moved:
-    """One metric: for each run that was measured more than once, its number in the list, its steps, its values."""
+    """One metric: for each run that was measured more than once, its number in the list, its steps,
+    its values."""
 
     column: Column
     lines: list[tuple[int, list[int], list[float]]]
 
     @property
     def log(self) -> bool:
-        """Whether the axis is logarithmic, as in the picture of the trade; lower values are drawn at its floor."""
+        """Whether the axis is logarithmic, as in the picture of the trade; lower values are drawn
+        at its floor."""
         return self.column.metric in LOGARITHMIC
 
     def drawn(self, values: list[float]) -> list[float]:
@@ -35,7 +38,11 @@ def trajectories(runs: list[RunResult], suite: str) -> list[Moved]:
     for column in known_columns(runs):
         lines = []
         for number, of_run in enumerate(looks):
-            line = {step: value for step, at in of_run if (value := finite(at.get(column.metric))) is not None}
+            line = {
+                step: value
+                for step, at in of_run
+                if (value := finite(at.get(column.metric))) is not None
+            }
             if len(line) > 1:
                 lines.append((number, list(line), list(line.values())))
         if lines:
@@ -44,7 +51,8 @@ def trajectories(runs: list[RunResult], suite: str) -> list[Moved]:
 
 
 def _looks(run: RunResult, suite: str) -> list[tuple[int, dict[str, Any]]]:
-    """(step, values) of every evaluation of a run, in order: its start's at step 0, the final model's at its last."""
+    """(step, values) of every evaluation of a run, in order: its start's at step 0, the final
+    model's at its last."""
     looks = {}
     if run.before is not None:
         looks[0] = {metric: run.before.value(metric) for metric in run.before.metrics()}
@@ -63,7 +71,10 @@ def as_data(moved: list[Moved]) -> list[dict[str, Any]]:
         {
             "label": one.column.label,
             "log": one.log,
-            "lines": [[run, steps, [float(f"{y:.5g}") for y in one.drawn(values)]] for run, steps, values in one.lines],
+            "lines": [
+                [run, steps, [float(f"{y:.5g}") for y in one.drawn(values)]]
+                for run, steps, values in one.lines
+            ],
         }
         for one in moved
     ]

@@ -1,7 +1,8 @@
-"""Composes every run of a plan before the first starts, so that no combination is found to be impossible half-way.
+"""Composes every run of a plan before the first starts, so that no combination is found to be
+impossible half-way.
 
-A run is refused here for all that it would be refused for itself before it loads a model: its configuration, files and
-folders that are not there, rows that its method cannot read.
+A run is refused here for all that it would be refused for itself before it loads a model: its
+configuration, files and folders that are not there, rows that its method cannot read.
 """
 
 import contextlib
@@ -35,10 +36,16 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
     Two runs of one shape differ in their places and in the value of their seed alone.
     """
     coming = frozenset(run.folder for run in plan)
-    shape_of = {run.name: (run.config_name, tuple(_shape(word, coming) for word in run.overrides)) for run in plan}
+    shape_of = {
+        run.name: (run.config_name, tuple(_shape(word, coming) for word in run.overrides))
+        for run in plan
+    }
     num_shapes = len(set(shape_of.values()))
     if num_shapes > SHOWN:
-        print(f"{len(plan)} runs are composed before the first starts ({num_shapes} different ones)", flush=True)
+        print(
+            f"{len(plan)} runs are composed before the first starts ({num_shapes} different ones)",
+            flush=True,
+        )
     failed: dict[str, list[str]] = {}
     said: dict[str, None] = {}
     verdicts: dict[tuple[object, ...], list[str]] = {}
@@ -48,7 +55,9 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
         if shape not in verdicts:
             heard, problems = io.StringIO(), list[str]()
             with contextlib.redirect_stdout(heard), collected(problems):
-                config = compose.compose(run.config_name, run.overrides, config_dirs, starting=True, coming=coming)
+                config = compose.compose(
+                    run.config_name, run.overrides, config_dirs, starting=True, coming=coming
+                )
                 problems += _check_rows(config, readings, run.name)
             verdicts[shape] = problems
             said |= dict.fromkeys(heard.getvalue().splitlines())
@@ -59,7 +68,10 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
     if failed:
         told = [f"{_named(names)}: {why}" for why, names in failed.items()]
         count = len({name for names in failed.values() for name in names})
-        raise UserError(f"{count} of {len(plan)} runs cannot be composed, and none was started:\n" + "\n".join(told))
+        raise UserError(
+            f"{count} of {len(plan)} runs cannot be composed, and none was started:\n"
+            + "\n".join(told)
+        )
 
 
 def _check_rows(config: schema.Config, readings: dict[str, list[str]], name: str) -> list[str]:
@@ -77,7 +89,12 @@ def _check_rows(config: schema.Config, readings: dict[str, list[str]], name: str
     trainer = config.trainer
     suites = {name: suite.reads_own_rows() for name, suite in config.eval.items()}
     key = run_dir.digest(
-        [config.tree.get("data"), config.tree.get("template"), repr(trainer and trainer.method), suites]
+        [
+            config.tree.get("data"),
+            config.tree.get("template"),
+            repr(trainer and trainer.method),
+            suites,
+        ]
     )
     if key not in readings:
         from unteach.data import user_files

@@ -13,8 +13,8 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def devices() -> list[str]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes. Starts no CUDA: children are
-    forked afterwards."""
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes. Starts no
+    CUDA: children are forked afterwards."""
     if (visible := os.environ.get(VISIBLE)) is not None:
         return [name for name in visible.split(",") if name.strip()]
     import torch
@@ -45,18 +45,21 @@ class Slots:
 
 
 def slots_of(local: Local) -> Slots:
-    """The slots that the section `local` asks for; UserError where this machine cannot give one run its GPUs."""
+    """The slots that the section `local` asks for; UserError where this machine cannot give one run
+    its GPUs."""
     refuse_too_many("jobs", local.jobs or 1)
     if local.gpus is None:
         return Slots(local.jobs or 1)
     there = devices() if local.gpus else []
     if len(there) < local.gpus:
-        raise UserError(f"local.gpus={local.gpus}: a run would never start; GPUs here: {len(there)}")
+        raise UserError(
+            f"local.gpus={local.gpus}: a run would never start; GPUs here: {len(there)}"
+        )
     fits = len(there) // local.gpus if local.gpus else local.jobs or 1
     if local.jobs is not None and local.jobs > fits:
         raise UserError(
-            f"jobs={local.jobs} runs of {local.gpus} GPUs each need {local.jobs * local.gpus} GPUs; here are "
-            f"{len(there)}: set jobs={fits} or less"
+            f"jobs={local.jobs} runs of {local.gpus} GPUs each need {local.jobs * local.gpus} "
+            f"GPUs; here are {len(there)}: set jobs={fits} or less"
         )
     return Slots(local.jobs or fits, local.gpus, there)
 

@@ -1,4 +1,5 @@
-"""Which runs go to the scheduler together: those of one kind that wait for the same parents, as one job array."""
+"""Which runs go to the scheduler together: those of one kind that wait for the same parents, as one
+job array."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

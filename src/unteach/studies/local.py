@@ -1,9 +1,11 @@
-"""Carries a plan out on this machine: in this process, or several runs at a time in forked children.
+"""Carries a plan out on this machine: in this process, or several runs at a time in forked
+children.
 
-Either way the libraries are imported once. A run that diverged or failed holds the runs that wait for it; the others go
-on. With children, each run's words go to <study>/logs/<run>.log and one line a run shows how far it is. Asked to stop
-(SIGTERM, or Ctrl-C, which the children leave to it), or killed, the parent takes its children with it: they save
-themselves between two steps. Asked again, it waits for none of them.
+Either way the libraries are imported once. A run that diverged or failed holds the runs that wait
+for it; the others go on. With children, each run's words go to <study>/logs/<run>.log and one line
+a run shows how far it is. Asked to stop (SIGTERM, or Ctrl-C, which the children leave to it), or
+killed, the parent takes its children with it: they save themselves between two steps. Asked again,
+it waits for none of them.
 """
 
 import contextlib
@@ -28,22 +30,28 @@ from unteach.wording import counted
 CarryOut = Callable[[PlannedRun], object]
 BUSY = 76
 """A child's exit code where another process carries its run out."""
-STOPPING = "stopping: each run saves itself after the step it is at. Ctrl-C again ends them now, without saving"
+STOPPING = (
+    "stopping: each run saves itself after the step it is at. Ctrl-C again ends them now, "
+    "without saving"
+)
 KILLING = "ending all runs now"
 
 
 @dataclass
 class Outcome:
-    """How a run ended: `done`, `diverged`, `failed`, `stopped` (asked to, and saved), `busy` (another process has it),
-    or `held` because a run it waits for did not finish."""
+    """How a run ended: `done`, `diverged`, `failed`, `stopped` (asked to, and saved), `busy`
+    (another process has it), or `held` because a run it waits for did not finish."""
 
     run: PlannedRun
     state: str
     reason: str = ""
 
 
-def execute(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots | None = None) -> list[Outcome]:
-    """Runs a plan, parents first, as many at a time as there are slots; the outcomes in the order of the plan.
+def execute(
+    plan: list[PlannedRun], carry_out: CarryOut, slots: Slots | None = None
+) -> list[Outcome]:
+    """Runs a plan, parents first, as many at a time as there are slots; the outcomes in the order
+    of the plan.
 
     Raises Preempted where this process was asked to stop.
     """
@@ -60,7 +68,9 @@ def execute(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots | None = N
 
 
 def _held(run: PlannedRun, outcomes: dict[str, Outcome]) -> bool:
-    lost = [parent for parent in run.after if parent in outcomes and outcomes[parent].state != "done"]
+    lost = [
+        parent for parent in run.after if parent in outcomes and outcomes[parent].state != "done"
+    ]
     if lost:
         outcomes[run.name] = Outcome(run, "held", f"waits for {', '.join(lost)}")
     return bool(lost)
@@ -83,7 +93,9 @@ def _here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
     return Outcome(run, "done")
 
 
-def _in_children(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outcomes: dict[str, Outcome]) -> None:
+def _in_children(
+    plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outcomes: dict[str, Outcome]
+) -> None:
     running: dict[int, tuple[PlannedRun, list[str] | None]] = {}
     threads, told = _threads(plan, slots.jobs), 0
     with _asked_to_stop() as asked, make_board(len(plan)) as board:
@@ -115,19 +127,28 @@ def _in_children(plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outc
     if asked and (stopped or len(outcomes) < len(plan)):
         waiting = counted(len(plan) - len(outcomes), "run")
         ended = counted(stopped, "run")
-        raise Preempted(f"asked to stop: {ended} stopped, {waiting} not begun. The same command goes on")
+        raise Preempted(
+            f"asked to stop: {ended} stopped, {waiting} not begun. The same command goes on"
+        )
 
 
 def _start(
-    plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outcomes: dict[str, Outcome],
-    running: dict[int, tuple[PlannedRun, list[str] | None]], threads: dict[str, int], board: Board,
-) -> None:  # fmt: skip
+    plan: list[PlannedRun],
+    carry_out: CarryOut,
+    slots: Slots,
+    outcomes: dict[str, Outcome],
+    running: dict[int, tuple[PlannedRun, list[str] | None]],
+    threads: dict[str, int],
+    board: Board,
+) -> None:
     """Starts whatever may start now."""
     started = {run.name for run, _ in running.values()}
     for run in plan:
         if run.name in outcomes or run.name in started or _held(run, outcomes):
             continue
-        if slots.room(len(running)) and all(parent in outcomes or not _of(plan, parent) for parent in run.after):
+        if slots.room(len(running)) and all(
+            parent in outcomes or not _of(plan, parent) for parent in run.after
+        ):
             taken = slots.take()
             with seen(taken):
                 running[_fork(run, carry_out, threads[run.name])] = (run, taken)
@@ -158,13 +179,17 @@ def _asked_to_stop() -> Iterator[list[int]]:
 
 
 def _threads(plan: list[PlannedRun], jobs: int) -> dict[str, int]:
-    """Threads of each run, by the plan alone so that results do not depend on timing: the cores, shared by the runs of
-    the same depth."""
+    """Threads of each run, by the plan alone so that results do not depend on timing: the cores,
+    shared by the runs of the same depth."""
     depth: dict[str, int] = {}
     for run in plan:
         depth[run.name] = 1 + max((depth.get(parent, 0) for parent in run.after), default=0)
-    together = {name: sum(other == level for other in depth.values()) for name, level in depth.items()}
-    return {name: max(1, (os.cpu_count() or 1) // min(jobs, size)) for name, size in together.items()}
+    together = {
+        name: sum(other == level for other in depth.values()) for name, level in depth.items()
+    }
+    return {
+        name: max(1, (os.cpu_count() or 1) // min(jobs, size)) for name, size in together.items()
+    }
 
 
 def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
@@ -178,7 +203,8 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
     code = EXIT_BUG
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the parent asks each by SIGTERM
+        # a terminal sends it to all; the parent asks each by SIGTERM
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _die_with(parent)
         if "torch" in sys.modules:  # loaded before any child was forked
             sys.modules["torch"].set_num_threads(threads)
@@ -196,7 +222,10 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
         print(error, file=sys.stderr)
     except BaseException as error:
         code = getattr(error, "exit_code", EXIT_BUG)
-        print(f"unteach: {error}" if hasattr(error, "exit_code") else traceback.format_exc(), file=sys.stderr)
+        print(
+            f"unteach: {error}" if hasattr(error, "exit_code") else traceback.format_exc(),
+            file=sys.stderr,
+        )
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -204,7 +233,8 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
 
 
 def _die_with(parent: int) -> None:
-    """Has Linux ask this process to stop when its parent is gone, so that no run is ever carried out unseen."""
+    """Has Linux ask this process to stop when its parent is gone, so that no run is ever carried
+    out unseen."""
     launch_environment.stop_with_parent()
     if os.getppid() != parent:
         os._exit(EXIT_PREEMPTED)
@@ -218,5 +248,7 @@ def _outcome(run: PlannedRun, code: int) -> Outcome:
     if code in (-signal.SIGTERM, -signal.SIGKILL, -signal.SIGINT):
         reason = f"was killed by {signal.Signals(-code).name}"
     stopped = EXIT_PREEMPTED, -signal.SIGTERM, -signal.SIGINT
-    state = {EXIT_DIVERGED: "diverged", BUSY: "busy"}.get(code, "stopped" if code in stopped else "failed")
+    state = {EXIT_DIVERGED: "diverged", BUSY: "busy"}.get(
+        code, "stopped" if code in stopped else "failed"
+    )
     return Outcome(run, state, f"{reason} (see {log_of(run)})")

@@ -1,4 +1,5 @@
-"""The plan as it was when a study began: <study>/plan.json, against which a changed study file is held."""
+"""The plan as it was when a study began: <study>/plan.json, against which a changed study file is
+held."""
 
 import contextlib
 import dataclasses
@@ -32,13 +33,28 @@ def read(folder: Path) -> Study | None:
     if not (folder / FILE).exists():
         return None
     value = run_dir.read_json(folder / FILE, "the study's plan")
-    with refuse_unreadable(str(folder / FILE), "is no plan of a study", KeyError, TypeError, AttributeError):
+    with refuse_unreadable(
+        str(folder / FILE), "is no plan of a study", KeyError, TypeError, AttributeError
+    ):
         plan = [
-            PlannedRun(run["name"], run["kind"], run["config_name"], tuple(run["overrides"]), tuple(run["after"]))
+            PlannedRun(
+                run["name"],
+                run["kind"],
+                run["config_name"],
+                tuple(run["overrides"]),
+                tuple(run["after"]),
+            )
             for run in value["runs"]
         ]
         own = settings.read_local(value["local"]), settings.read_slurm(value["slurm"])
-        return Study(value["name"], plan, tuple(value["config_dirs"]), *own, value["source"], tuple(value["words"]))
+        return Study(
+            value["name"],
+            plan,
+            tuple(value["config_dirs"]),
+            *own,
+            value["source"],
+            tuple(value["words"]),
+        )
 
 
 def of_name(name: str) -> Study | None:
@@ -55,7 +71,8 @@ def as_begun(study: Study) -> Study:
 
 
 def changes(old: list[PlannedRun], new: list[PlannedRun]) -> dict[str, str]:
-    """Run -> what a study file says of it now and did not before. A run that was added is no change."""
+    """Run -> what a study file says of it now and did not before. A run that was added is no
+    change."""
     now = {run.name: run for run in new}
     found = {}
     for run in old:
@@ -82,7 +99,8 @@ def _words(run: PlannedRun) -> dict[str, str]:
 
 
 def changes_of_begun(before: Study, study: Study) -> dict[str, str]:
-    """The changes of runs that have begun. One that failed before its first step may be mended, renamed or left out."""
+    """The changes of runs that have begun. One that failed before its first step may be mended,
+    renamed or left out."""
     begun = {run.name for run in before.plan if states.begun(run)}
     return {name: what for name, what in changes(before.plan, study.plan).items() if name in begun}
 
@@ -90,13 +108,17 @@ def changes_of_begun(before: Study, study: Study) -> dict[str, str]:
 def open_study(study: Study) -> None:
     """Keeps the plan; refuses one that says something else of a run that has begun."""
     before = read(study.folder)
-    if before is not None and not any(word == "resume=never" for run in study.plan for word in run.overrides):
+    if before is not None and not any(
+        word == "resume=never" for run in study.plan for word in run.overrides
+    ):
         changed = changes_of_begun(before, study)
         if changed:
             lines = "\n".join(f"  {name}: {what}" for name, what in changed.items())
             raise UserError(
-                f"{study.folder} was begun with another study; these runs have begun and are said otherwise now:\n"
-                f"{lines}\n  Take the change back, give the study another name, or `unteach study retry {study.name}` "
+                f"{study.folder} was begun with another study; these runs have begun and are said "
+                f"otherwise now:\n"
+                f"{lines}\n  Take the change back, give the study another name, or `unteach study "
+                f"retry {study.name}` "
                 "to go on with the runs that it does not touch."
             )
     write(study)
@@ -114,7 +136,8 @@ def _remove_leftovers(study: Study) -> None:
 
 
 def unaffected(study: Study) -> tuple[Study, dict[str, str]]:
-    """The study's runs, without those that a change touches, or whose parent it does, after they had begun; and why."""
+    """The study's runs, without those that a change touches, or whose parent it does, after they
+    had begun; and why."""
     before = read(study.folder)
     if before is None:
         return study, {}
@@ -126,7 +149,10 @@ def unaffected(study: Study) -> tuple[Study, dict[str, str]]:
     plan = [run for run in study.plan if run.name not in left_out]
     if not plan:
         told = "\n".join(f"  {name}: {what}" for name, what in left_out.items())
-        raise UserError(f"{study.folder} was begun with another study, and the change touches every run:\n{told}")
+        raise UserError(
+            f"{study.folder} was begun with another study, and the change touches every "
+            f"run:\n{told}"
+        )
     was = {run.name: run for run in before.plan if run.name in left_out}
     write(dataclasses.replace(study, plan=plan + list(was.values())))
     return dataclasses.replace(study, plan=plan), left_out

@@ -16,7 +16,8 @@ from unteach.studies import own_data
 
 @dataclass
 class Range:
-    """Numbers from `low` to `high`, drawn evenly on a linear or logarithmic scale; `whole` rounds them."""
+    """Numbers from `low` to `high`, drawn evenly on a linear or logarithmic scale; `whole` rounds
+    them."""
 
     low: float
     high: float
@@ -40,7 +41,8 @@ class Range:
 
 @dataclass
 class Search:
-    """`runs` points drawn at random from `over` (key -> list of values, or a range); the same seed, the same points."""
+    """`runs` points drawn at random from `over` (key -> list of values, or a range); the same seed,
+    the same points."""
 
     runs: int
     over: dict[str, Any]
@@ -60,7 +62,8 @@ class Point:
 
 
 def grid(vary: dict[str, Any], where: str = "vary") -> list[Point]:
-    """Every combination, the last key varying fastest; only keys of several values are told in the label."""
+    """Every combination, the last key varying fastest; only keys of several values are told in the
+    label."""
     if not isinstance(vary, dict):
         raise UserError(f"{where}: must be a mapping of keys to lists of values, got {vary!r}")
     lists = {key: values if isinstance(values, list) else [values] for key, values in vary.items()}
@@ -68,12 +71,18 @@ def grid(vary: dict[str, Any], where: str = "vary") -> list[Point]:
         if not values:
             raise UserError(f"{where}.{key}: the list is empty, so there would be no run")
     several = {key for key, values in lists.items() if len(values) > 1}
-    points = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
-    return [Point(point, "".join(label(key, point[key]) for key in point if key in several)) for point in points]
+    points = [
+        dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())
+    ]
+    return [
+        Point(point, "".join(label(key, point[key]) for key in point if key in several))
+        for point in points
+    ]
 
 
 def label(key: str, value: Any) -> str:
-    """What a varied key adds to a run's name: `_seed1`; what is forgotten only itself (`_forget05`, `_book-0.1`)."""
+    """What a varied key adds to a run's name: `_seed1`; what is forgotten only itself (`_forget05`,
+    `_book-0.1`)."""
     if own_data.LONG_KEYS.get(key, key) in own_data.FORGET_ROWS and isinstance(value, str):
         return f"_{shown(Path(value).stem)}"
     name = "" if key in ("forget_split", "forget_set") else key.split(".")[-1]
@@ -90,22 +99,31 @@ def shown(value: Any) -> str:
 
 
 def drawn(search: Any, where: str) -> list[Point]:
-    """The points of a seeded random search, numbered. Each key has a generator of its own, so that adding one leaves
-    the draws of the others as they were."""
+    """The points of a seeded random search, numbered. Each key has a generator of its own, so that
+    adding one leaves the draws of the others as they were."""
     reader = Reader()
     asked = reader.record(Search, search, where)
     ranges: dict[str, Any] = {}
     for key, values in (asked.over if asked else {}).items():
-        ranges[key] = reader.record(Range, _read(values), f"{where}.over.{key}") if isinstance(values, dict) else values
+        ranges[key] = (
+            reader.record(Range, _read(values), f"{where}.over.{key}")
+            if isinstance(values, dict)
+            else values
+        )
         if not isinstance(values, dict | list) or values == []:
-            reader.wrong(f"{where}.over.{key}", f"must be a list of values or a range {{low, high}}, got {values!r}")
+            reader.wrong(
+                f"{where}.over.{key}",
+                f"must be a list of values or a range {{low, high}}, got {values!r}",
+            )
     if reader.problems:
         raise UserError(mistakes(reader.problems))
     generators = {key: random.Random(f"{asked.seed} {key}") for key in ranges}
     points = []
     for number in range(asked.runs):
         values = {
-            key: one.draw(generators[key]) if isinstance(one, Range) else generators[key].choice(one)
+            key: one.draw(generators[key])
+            if isinstance(one, Range)
+            else generators[key].choice(one)
             for key, one in ranges.items()
         }
         points.append(Point(values, f"_{number}"))
@@ -122,7 +140,8 @@ def _read(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_entry(settings: dict[str, Any], where: str) -> list[tuple[dict[str, Any], str]]:
-    """An entry of a study file without its `vary` and `search`: once for each of their points, with the label."""
+    """An entry of a study file without its `vary` and `search`: once for each of their points, with
+    the label."""
     own = {key: value for key, value in settings.items() if key not in ("vary", "search")}
     points = grid(settings.get("vary") or {}, f"{where}.vary")
     if settings.get("search") is not None:

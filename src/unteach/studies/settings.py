@@ -1,4 +1,5 @@
-"""How a study is carried out: the typed sections `local` and `slurm` of a study file, or of the command line."""
+"""How a study is carried out: the typed sections `local` and `slurm` of a study file, or of the
+command line."""
 
 import dataclasses
 import re
@@ -11,8 +12,8 @@ from unteach.errors import UserError
 
 @dataclass
 class Local:
-    """On this machine. jobs: runs at a time; null: one, or as many as there are GPUs for. gpus: GPUs that each run gets
-    for itself; null: every run sees all."""
+    """On this machine. jobs: runs at a time; null: one, or as many as there are GPUs for. gpus:
+    GPUs that each run gets for itself; null: every run sees all."""
 
     jobs: int | None = None
     gpus: int | None = None
@@ -28,11 +29,13 @@ class Local:
 class Slurm:
     """A run's Slurm job, by sbatch's own names.
 
-    time: minutes, or sbatch's D-HH:MM:SS. gpus, cpus, mem: of one run. setup: shell lines before the run (modules, an
-    environment). throttle: runs of a kind at a time. max_array: tasks of an array; null: what the cluster allows.
-    grace: seconds between the signal to stop and the end of the time, for the checkpoint. requeues: how often a run may
-    reach its time and go on. python: what starts Python; null: this one. more: other sbatch options, by name. kinds:
-    any of these for one kind of run (base, full, retain, forget, eval).
+    time: minutes, or sbatch's D-HH:MM:SS. gpus, cpus, mem: of one run. setup: shell lines before
+    the run (modules, an environment). throttle: runs of a kind at a time. max_array: tasks of an
+    array; null: what the cluster allows.
+    grace: seconds between the signal to stop and the end of the time, for the checkpoint. requeues:
+    how often a run may reach its time and go on. python: what starts Python; null: this one. more:
+    other sbatch options, by name. kinds: any of these for one kind of run (base, full, retain,
+    forget, eval).
     """
 
     partition: str | None = None
@@ -55,7 +58,14 @@ class Slurm:
     kinds: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (("gpus", 0), ("grace", 1), ("requeues", 0), ("cpus", 1), ("throttle", 1), ("max_array", 1)):
+        for name, least in (
+            ("gpus", 0),
+            ("grace", 1),
+            ("requeues", 0),
+            ("cpus", 1),
+            ("throttle", 1),
+            ("max_array", 1),
+        ):
             if (value := getattr(self, name)) is not None and value < least:
                 raise UserError(f"{name} must be {least} or more, got {value}")
         for name, value in self._texts():
@@ -67,11 +77,24 @@ class Slurm:
         for name in OURS & {str(key).replace("_", "-").lstrip("-") for key in self.more}:
             raise UserError(f"more.{name}: unteach sets this option itself")
         if self.grace >= 60 * self.minutes:
-            raise UserError(f"grace={self.grace} seconds are no less than the time, so a run would be stopped at once")
+            raise UserError(
+                f"grace={self.grace} seconds are no less than the time, so a run would be stopped "
+                f"at once"
+            )
 
     def _texts(self) -> list[tuple[str, str]]:
         """All that is written into a line of a script."""
-        named = ("partition", "account", "qos", "time", "mem", "constraint", "exclude", "nodelist", "python")
+        named = (
+            "partition",
+            "account",
+            "qos",
+            "time",
+            "mem",
+            "constraint",
+            "exclude",
+            "nodelist",
+            "python",
+        )
         texts = [(name, str(getattr(self, name))) for name in named]
         return [*texts, *((f"more.{name}", str(value)) for name, value in self.more.items())]
 
@@ -98,7 +121,17 @@ class Slurm:
         return dataclasses.replace(self, kinds={}, **self.kinds.get(kind, {}))
 
 
-OURS = {"array", "dependency", "job-name", "kill-on-invalid-dep", "output", "error", "open-mode", "signal", "requeue"}
+OURS = {
+    "array",
+    "dependency",
+    "job-name",
+    "kill-on-invalid-dep",
+    "output",
+    "error",
+    "open-mode",
+    "signal",
+    "requeue",
+}
 
 
 def read_local(value: Any) -> Local:
@@ -110,7 +143,9 @@ def read_slurm(value: Any) -> Slurm:
     found = _read(Slurm, value, "slurm")
     for kind, own in found.kinds.items():
         if kind not in KINDS:
-            raise UserError(f"slurm.kinds.{kind}: no such kind of run; it may be {', '.join(KINDS)}")
+            raise UserError(
+                f"slurm.kinds.{kind}: no such kind of run; it may be {', '.join(KINDS)}"
+            )
         _read(Slurm, own, f"slurm.kinds.{kind}", drop=("kinds",))
     return found
 

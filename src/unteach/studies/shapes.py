@@ -41,8 +41,14 @@ def _of_forget(value: Any) -> list[str]:
     if isinstance(value, dict):
         return _of_entry(value, "forget")
     if not isinstance(value, list):
-        return [f"forget: must be a list of mappings, one for each way to forget, got {shown(value)}"]
-    return [problem for number, entry in enumerate(value) for problem in _of_entry(entry, f"forget[{number}]")]
+        return [
+            f"forget: must be a list of mappings, one for each way to forget, got {shown(value)}"
+        ]
+    return [
+        problem
+        for number, entry in enumerate(value)
+        for problem in _of_entry(entry, f"forget[{number}]")
+    ]
 
 
 def _of_entry(value: Any, where: str) -> list[str]:
@@ -72,7 +78,10 @@ def _of_name(value: Any, where: str) -> list[str]:
         value = str(value)
     if isinstance(value, str) and NAME.fullmatch(value):
         return []
-    return [f"{where}: must be letters, digits and _ . + - (it names a folder and a job), got {shown(value)}"]
+    return [
+        f"{where}: must be letters, digits and _ . + - (it names a folder and a job), got "
+        f"{shown(value)}"
+    ]
 
 
 def _of_names(value: Any, where: str) -> list[str]:
@@ -84,12 +93,18 @@ def _of_names(value: Any, where: str) -> list[str]:
 
 
 def find_secrets(words: list[str], setup: list[str]) -> list[str]:
-    """Say of each word, and each line of `slurm.setup`, that holds a secret that it would be written into files."""
+    """Say of each word, and each line of `slurm.setup`, that holds a secret that it would be
+    written into files."""
     told = dict.fromkeys(word.partition("=")[0] for word in words if _holds_secret(word))
-    mend = "a study keeps its plan in files, and this is a secret: set it in the environment (for the hub: HF_TOKEN)"
+    mend = (
+        "a study keeps its plan in files, and this is a secret: set it in the environment (for "
+        "the hub: HF_TOKEN)"
+    )
     problems = [f"{key}: {mend}" for key in told]
     lines = [line for line in setup if _holds_secret(FROM_ELSEWHERE.sub("", line))]
-    return problems + [f"slurm.setup: {mend}, or read it there from a file of yours" for _ in lines[:1]]
+    return problems + [
+        f"slurm.setup: {mend}, or read it there from a file of yours" for _ in lines[:1]
+    ]
 
 
 def _holds_secret(word: str) -> bool:

@@ -1,7 +1,8 @@
 """Which words of a study's command line reach which of its runs.
 
-A word goes to every run that has its key: what is said of training reaches no evaluation, what is said of suites no run
-that is not measured, and which model a study starts from no run that starts from another one of it.
+A word goes to every run that has its key: what is said of training reaches no evaluation, what is
+said of suites no run that is not measured, and which model a study starts from no run that starts
+from another one of it.
 """
 
 from collections.abc import Iterable
@@ -36,7 +37,8 @@ def without_training(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def without_suites(words: Iterable[str]) -> tuple[str, ...]:
-    """The words that a run without an evaluation has a use for. `eval=NAME` among them gives it one."""
+    """The words that a run without an evaluation has a use for. `eval=NAME` among them gives it
+    one."""
     given = tuple(words)
     if any(word.partition("=")[0] == "eval" for word in given):
         return given

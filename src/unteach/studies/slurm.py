@@ -1,8 +1,9 @@
-"""Hands a study to Slurm through submitit: arrays of runs that wait for the same parents, each run after its own.
+"""Hands a study to Slurm through submitit: arrays of runs that wait for the same parents, each run
+after its own.
 
-What was handed over is kept in <study>/slurm/batches, one file a batch, written before the batch is submitted and
-completed with its job afterwards: a submitter that dies in between leaves a batch without a job, which the next one
-takes back from the queue and submits again.
+What was handed over is kept in <study>/slurm/batches, one file a batch, written before the batch is
+submitted and completed with its job afterwards: a submitter that dies in between leaves a batch
+without a job, which the next one takes back from the queue and submits again.
 """
 
 import dataclasses
@@ -23,7 +24,14 @@ from unteach.studies.slurm_job import Job
 from unteach.studies.slurm_scripts import options_of
 from unteach.studies.study_file import Study
 
-FULL = ("submit limit", "accounting/QOS policy", "temporarily unable", "queue is full", "MaxSubmitJob", "MaxJobCount")
+FULL = (
+    "submit limit",
+    "accounting/QOS policy",
+    "temporarily unable",
+    "queue is full",
+    "MaxSubmitJob",
+    "MaxJobCount",
+)
 """What sbatch says when it takes no more jobs for now."""
 READY = ("to do", "stopped", "cancelled")
 
@@ -55,7 +63,8 @@ def standings(study: Study) -> dict[str, states.Standing]:
 
 
 def submit(study: Study, again: bool = False) -> tuple[int, list[str]]:
-    """Hands over what is not there yet; with `again` what failed, too. How many runs were, and what is to be said."""
+    """Hands over what is not there yet; with `again` what failed, too. How many runs were, and what
+    is to be said."""
     slurm_queue.needed()
     _take_back(study)
     found = standings(study)
@@ -67,28 +76,42 @@ def submit(study: Study, again: bool = False) -> tuple[int, list[str]]:
     for run in chosen:
         if found[run.name].job and found[run.name].state == "held":
             slurm_queue.run("scancel", "--quiet", found[run.name].job)
-    live = {name: one.job for name, one in found.items() if one.state in ("queued", "running") and one.job}
+    live = {
+        name: one.job
+        for name, one in found.items()
+        if one.state in ("queued", "running") and one.job
+    }
     for run in chosen:
-        if unseen := [parent for parent in run.after if found[parent].state == "running" and parent not in live]:
-            raise UserError(f"{run.name} waits for {', '.join(unseen)}, carried out outside Slurm: wait for it first")
+        if unseen := [
+            parent
+            for parent in run.after
+            if found[parent].state == "running" and parent not in live
+        ]:
+            raise UserError(
+                f"{run.name} waits for {', '.join(unseen)}, carried out outside Slurm: wait for it "
+                f"first"
+            )
     count, full = _hand_over(study, chosen, live)
     said += [full] if full else []
     return count, said
 
 
 def _hand_over(study: Study, chosen: list[PlannedRun], live: dict[str, str]) -> tuple[int, str]:
-    """Submits the chosen runs after their parents; how many, and why not all where the queue is full."""
+    """Submits the chosen runs after their parents; how many, and why not all where the queue is
+    full."""
     allowed = slurm_queue.largest_array()
     waiting = batches(chosen, min(study.slurm.max_array or allowed, allowed), live)
     widest = {
-        kind: max(len(batch.runs) for batch in waiting if batch.kind == kind) for kind in {b.kind for b in waiting}
+        kind: max(len(batch.runs) for batch in waiting if batch.kind == kind)
+        for kind in {b.kind for b in waiting}
     }
     lanes: dict[str, list[str]] = {}
     count = 0
     while waiting:
         batch, lane = waiting[0], lanes.setdefault(waiting[0].kind, [])
         own = study.slurm.of(batch.kind)
-        beside = max(1, own.throttle // widest[batch.kind]) if own.throttle else 0  # arrays of the kind at a time
+        # arrays of the kind at a time
+        beside = max(1, own.throttle // widest[batch.kind]) if own.throttle else 0
         before = [lane[-beside]] if own.throttle and len(lane) >= beside else []
         try:
             given = _submit(study, batch, own, [live[name] for name in batch.after], before)
@@ -100,7 +123,8 @@ def _hand_over(study: Study, chosen: list[PlannedRun], live: dict[str, str]) -> 
                 continue
             return (
                 count,
-                f"the queue takes no more jobs now ({error}); the same command hands over the other runs later",
+                f"the queue takes no more jobs now ({error}); the same command hands over the "
+                f"other runs later",
             )
         waiting.pop(0)
         live |= dict(zip(batch.names, given, strict=True))
@@ -111,10 +135,14 @@ def _hand_over(study: Study, chosen: list[PlannedRun], live: dict[str, str]) -> 
 
 def _halves(batch: Batch) -> list[Batch]:
     middle = len(batch.runs) // 2
-    return [dataclasses.replace(batch, runs=part) for part in (batch.runs[:middle], batch.runs[middle:])]
+    return [
+        dataclasses.replace(batch, runs=part) for part in (batch.runs[:middle], batch.runs[middle:])
+    ]
 
 
-def _submit(study: Study, batch: Batch, own: Slurm, after: list[str], before: list[str]) -> list[str]:
+def _submit(
+    study: Study, batch: Batch, own: Slurm, after: list[str], before: list[str]
+) -> list[str]:
     """Submits one batch; its jobs, in the order of its runs."""
     folder = home(study) / "batches"
     number = max((int(file.stem) for file in folder.glob("*.json")), default=-1) + 1
@@ -130,7 +158,9 @@ def _submit(study: Study, batch: Batch, own: Slurm, after: list[str], before: li
     except Exception as error:
         record.unlink()
         said = " ".join(str(error).split())
-        raise UserError(f"Slurm refused a batch of {batch.kind} runs ({len(batch.runs)}): {said[-400:]}") from None
+        raise UserError(
+            f"Slurm refused a batch of {batch.kind} runs ({len(batch.runs)}): {said[-400:]}"
+        ) from None
     given = [str(job.job_id) for job in submitted]
     run_dir.write_json(record, {"name": name, "runs": batch.names, "jobs": given})
     return given
@@ -161,13 +191,15 @@ def executor_of(folder: Path, own: Slurm, name: str, dependency: str) -> Any:
         "stderr_to_stdout": True,
         "additional_parameters": {**options_of(own), "kill-on-invalid-dep": "yes", "requeue": True},
     }
-    executor.update_parameters(**{f"slurm_{key}": value for key, value in options.items() if value is not None})
+    executor.update_parameters(
+        **{f"slurm_{key}": value for key, value in options.items() if value is not None}
+    )
     return executor
 
 
 def _take_back(study: Study) -> None:
-    """Batches whose submitter died before it knew their jobs: whatever is in the queue of them is cancelled, because
-    the files that its tasks would read may not all be there."""
+    """Batches whose submitter died before it knew their jobs: whatever is in the queue of them is
+    cancelled, because the files that its tasks would read may not all be there."""
     for file in sorted((home(study) / "batches").glob("*.json")):
         record = json.loads(file.read_text())
         if record["jobs"] is None:
@@ -177,13 +209,18 @@ def _take_back(study: Study) -> None:
 
 
 def cancel(study: Study, plan: list[PlannedRun]) -> list[str]:
-    """Cancels the jobs of these runs that wait or run; a run that runs saves itself first. Gives their names."""
+    """Cancels the jobs of these runs that wait or run; a run that runs saves itself first. Gives
+    their names."""
     if not handed_over(study):
         return []
     slurm_queue.needed()
     _take_back(study)
     found = standings(study)
-    asked = [run for run in plan if found[run.name].state in ("queued", "running", "held") and found[run.name].job]
+    asked = [
+        run
+        for run in plan
+        if found[run.name].state in ("queued", "running", "held") and found[run.name].job
+    ]
     if asked:
         slurm_queue.run("scancel", "--quiet", *(found[run.name].job for run in asked))
     return [run.name for run in asked]

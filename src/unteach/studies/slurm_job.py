@@ -1,8 +1,9 @@
-"""What a Slurm job does: one run, as a command of its own, asked to save itself when the job must end.
+"""What a Slurm job does: one run, as a command of its own, asked to save itself when the job must
+end.
 
-Slurm's signal before the end of the time (and `scancel --signal=USR2`) reaches submitit, which calls `checkpoint` and
-queues the job again. After SIGTERM without that warning (a preemption) the job queues itself again, unless it was
-cancelled.
+Slurm's signal before the end of the time (and `scancel --signal=USR2`) reaches submitit, which
+calls `checkpoint` and queues the job again. After SIGTERM without that warning (a preemption) the
+job queues itself again, unless it was cancelled.
 """
 
 import os
@@ -34,8 +35,11 @@ class Job:
 
     def __call__(self) -> str:
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
-        ignored = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm sends it to every process of the job
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)
+        }
+        # Slurm sends it to every process of the job
+        ignored = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         child = subprocess.Popen(self.command, env=environment)
         signal.signal(signal.SIGUSR2, ignored)
         self.pid = child.pid
@@ -71,8 +75,8 @@ class Job:
         return code
 
     def _ended(self) -> int | None:
-        """The command's exit code, negative for a signal; None while it runs. Leaves it to be asked again: a signal's
-        handler asks while the call that it interrupted is asking."""
+        """The command's exit code, negative for a signal; None while it runs. Leaves it to be asked
+        again: a signal's handler asks while the call that it interrupted is asking."""
         if self.pid is None:
             return 0
         found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -87,7 +91,10 @@ def job_id() -> str:
 
 
 def _state() -> str:
-    """What Slurm says of this job: a cancelled one is not RUNNING any more when its SIGTERM arrives."""
-    asked = subprocess.run(["scontrol", "show", "job", "-o", job_id()], capture_output=True, text=True, check=False)
+    """What Slurm says of this job: a cancelled one is not RUNNING any more when its SIGTERM
+    arrives."""
+    asked = subprocess.run(
+        ["scontrol", "show", "job", "-o", job_id()], capture_output=True, text=True, check=False
+    )
     found = re.search(r"JobState=(\w+)", asked.stdout)
     return found[1] if found else ""

@@ -9,10 +9,20 @@ from unteach.errors import UserError
 from unteach.studies.states import Standing
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
-RUNNING = ("RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+RUNNING = (
+    "RUNNING",
+    "CONFIGURING",
+    "COMPLETING",
+    "SUSPENDED",
+    "STOPPED",
+    "SIGNALING",
+    "STAGE_OUT",
+    "RESIZING",
+)
 TOLD = {
     "NODE_FAIL": "its node died",
-    "OUT_OF_MEMORY": "out of memory: ask for more (slurm.mem), or see what `unteach check` says of the run's memory",
+    "OUT_OF_MEMORY": "out of memory: ask for more (slurm.mem), or see what `unteach check` says of "
+    "the run's memory",
     "TIMEOUT": "it reached its time without saving itself: give it more slurm.time or slurm.grace",
     "DEADLINE": "its deadline passed",
     "BOOT_FAIL": "its node did not start",
@@ -34,7 +44,10 @@ def there() -> bool:
 def needed() -> None:
     """Raises UserError where there is no Slurm."""
     if not there():
-        raise UserError("there is no Slurm here (no squeue): `unteach study run` carries a study out on this machine")
+        raise UserError(
+            "there is no Slurm here (no squeue): `unteach study run` carries a study out on this "
+            "machine"
+        )
 
 
 def standings(jobs: Iterable[str]) -> dict[str, Standing]:
@@ -42,7 +55,9 @@ def standings(jobs: Iterable[str]) -> dict[str, Standing]:
     asked = set(jobs)
     if not asked:
         return {}
-    found = {job: _standing(job, state, reason) for job, state, reason in _in_queue() if job in asked}
+    found = {
+        job: _standing(job, state, reason) for job, state, reason in _in_queue() if job in asked
+    }
     for job, state, reason in _ended(asked - found.keys()):
         found.setdefault(job, _standing(job, state, reason))
     return found
@@ -60,7 +75,8 @@ def _in_queue() -> list[tuple[str, str, str]]:
 
 
 def _ended(jobs: set[str]) -> list[tuple[str, str, str]]:
-    """From the accounts where the cluster keeps them, else from the controller, which soon forgets."""
+    """From the accounts where the cluster keeps them, else from the controller, which soon
+    forgets."""
     if not jobs:
         return []
     arrays = sorted({job.split("_")[0] for job in jobs})
@@ -75,7 +91,9 @@ def _ended(jobs: set[str]) -> list[tuple[str, str, str]]:
         return [(job, state.split()[0], state) for job, state in pairs if job in jobs and state]
     found = []
     for array in arrays:
-        shown = subprocess.run(["scontrol", "show", "job", "-o", array], capture_output=True, text=True, check=False)
+        shown = subprocess.run(
+            ["scontrol", "show", "job", "-o", array], capture_output=True, text=True, check=False
+        )
         for line in shown.stdout.splitlines():
             fields = dict(re.findall(r"(\w+)=(\S*)", line))
             task = fields.get("ArrayTaskId", "")
@@ -94,7 +112,11 @@ def _standing(job: str, state: str, reason: str) -> Standing:
         return Standing("cancelled", reason, job)
     if state == "COMPLETED":
         return Standing("stopped", "its job ended, and the run is not done", job)
-    return Standing("failed", TOLD.get(state, f"its job ended as {state}" + (f" ({reason})" if reason else "")), job)
+    return Standing(
+        "failed",
+        TOLD.get(state, f"its job ended as {state}" + (f" ({reason})" if reason else "")),
+        job,
+    )
 
 
 def largest_array() -> int:

@@ -1,7 +1,8 @@
-"""A study as sbatch scripts, to submit by hand: <folder>/<study>/<kind>.sh, and queue_all.sh for all of them.
+"""A study as sbatch scripts, to submit by hand: <folder>/<study>/<kind>.sh, and queue_all.sh for
+all of them.
 
-A script's array has a task for each run of its kind. queue_all.sh submits it once for each group of runs that wait for
-the same parents, so that a run waits for its own parents and for nothing else.
+A script's array has a task for each run of its kind. queue_all.sh submits it once for each group of
+runs that wait for the same parents, so that a run waits for its own parents and for nothing else.
 """
 
 import re
@@ -25,7 +26,8 @@ RUNS=({names})
 {python} -m unteach study run {folder}/"${{RUNS[$((${{OFFSET:-0}} + SLURM_ARRAY_TASK_ID))]}}" &
 child=$!
 asked=
-trap 'asked=1; kill -TERM $child' USR1   # its time is nearly over: it saves itself, and is queued again
+# Its time is nearly over: it saves itself, and is queued again.
+trap 'asked=1; kill -TERM $child' USR1
 trap 'kill -TERM $child' TERM
 wait $child; code=$?
 while kill -0 $child 2>/dev/null; do wait $child; code=$?; done
@@ -45,7 +47,8 @@ def write(study: Study, folder: Path) -> Path:
     for kind, planned in kinds.items():
         run_dir.write_text(home / f"{kind}.sh", script(study, kind, planned))
     run_dir.write_text(home / "queue_all.sh", queue_all(study, kinds, home))
-    (study.folder / "slurm").mkdir(parents=True, exist_ok=True)  # sbatch does not make the folder of its output
+    # sbatch does not make the folder of its output
+    (study.folder / "slurm").mkdir(parents=True, exist_ok=True)
     return home
 
 
@@ -82,7 +85,8 @@ def header(study: Study, kind: str, own: Slurm, tasks: int) -> list[str]:
 
 
 def quote_option(value: object) -> str:
-    """Write a value as sbatch reads it from a script's line: in quotes, unless nothing in it needs them."""
+    """Write a value as sbatch reads it from a script's line: in quotes, unless nothing in it needs
+    them."""
     text = str(value)
     if re.fullmatch(r"[\w.,:;=@%+/~\[\]-]*", text):
         return text
@@ -90,19 +94,29 @@ def quote_option(value: object) -> str:
 
 
 def options_of(own: Slurm) -> dict[str, object]:
-    """The settings that are sbatch options under their own or another name; only those that are set."""
+    """The settings that are sbatch options under their own or another name; only those that are
+    set."""
     named = ("partition", "account", "qos", "mem", "constraint", "exclude", "nodelist")
-    found: dict[str, object] = {name: value for name in named if (value := getattr(own, name)) is not None}
+    found: dict[str, object] = {
+        name: value for name in named if (value := getattr(own, name)) is not None
+    }
     found |= {"cpus-per-task": own.cpus} if own.cpus else {}
     found |= {"gpus-per-node": own.gpus} if own.gpus else {}
-    return {**found, **{str(key).lstrip("-").replace("_", "-"): value for key, value in own.more.items()}}
+    return {
+        **found,
+        **{str(key).lstrip("-").replace("_", "-"): value for key, value in own.more.items()},
+    }
 
 
 def queue_all(study: Study, kinds: dict[str, list[PlannedRun]], home: Path) -> str:
     """Submits every script, each group of runs after its own parents."""
     place = {run.name: number for planned in kinds.values() for number, run in enumerate(planned)}
     variable: dict[str, str] = {}
-    lines = ["#!/bin/bash", f"# Submits the study {study.name}; a run waits for its parents alone.", "set -e"]
+    lines = [
+        "#!/bin/bash",
+        f"# Submits the study {study.name}; a run waits for its parents alone.",
+        "set -e",
+    ]
     lines += [f"cd {shlex.quote(str(home.resolve()))}"]
     for number, batch in enumerate(batches(study.plan, study.slurm.max_array or LARGEST)):
         own = study.slurm.of(batch.kind)

@@ -1,4 +1,5 @@
-"""How each run of a study stands: read from its folder and <study>/states, so that whoever started it may be gone.
+"""How each run of a study stands: read from its folder and <study>/states, so that whoever started
+it may be gone.
 
 <study>/states/<run>.lock is held, by the operating system, by the process that carries the run out;
 <study>/states/<run>.json says how it began and ended.
@@ -19,7 +20,17 @@ from unteach.errors import EXIT_DIVERGED, EXIT_PREEMPTED, UserError, outside
 from unteach.studies.plan import PlannedRun
 
 FOLDER = "states"
-STATES = ("done", "running", "queued", "stopped", "failed", "diverged", "cancelled", "held", "to do")
+STATES = (
+    "done",
+    "running",
+    "queued",
+    "stopped",
+    "failed",
+    "diverged",
+    "cancelled",
+    "held",
+    "to do",
+)
 
 
 LOST = ("failed", "diverged", "held")
@@ -63,7 +74,8 @@ def job_id() -> str:
 
 @contextlib.contextmanager
 def claim(run: PlannedRun) -> Iterator[None]:
-    """Holds a run while it is carried out, and notes how it ended. Raises owner.Busy where another process holds it."""
+    """Holds a run while it is carried out, and notes how it ended. Raises owner.Busy where another
+    process holds it."""
     with owner.hold(_lock(run), "another process carries it out"):
         note(run, "running")
         try:
@@ -85,7 +97,11 @@ def ended(error: BaseException) -> tuple[str, str]:
     """The state that an error leaves a run in, and the reason in one line."""
     known = outside(error) if isinstance(error, Exception) else None
     code = getattr(error, "exit_code", known[1] if known else None)
-    said = known[0] if known and not hasattr(error, "exit_code") else str(error) or type(error).__name__
+    said = (
+        known[0]
+        if known and not hasattr(error, "exit_code")
+        else str(error) or type(error).__name__
+    )
     if code == EXIT_DIVERGED:
         return "diverged", said
     if code == EXIT_PREEMPTED or isinstance(error, KeyboardInterrupt | SystemExit):
@@ -99,7 +115,8 @@ def held_now(run: PlannedRun) -> bool:
 
 
 def begun(run: PlannedRun) -> bool:
-    """Whether anything would be lost: the run has learned or measured something, or a process is at it now."""
+    """Whether anything would be lost: the run has learned or measured something, or a process is at
+    it now."""
     return run_dir.has_begun(Path(run.folder)) or held_now(run)
 
 
@@ -108,7 +125,9 @@ def _where(known: dict[str, Any]) -> str:
     return f"process {known.get('pid', '?')} on {known.get('host', '?')}{job}"
 
 
-def standings(plan: list[PlannedRun], queue: dict[str, Standing] | None = None) -> dict[str, Standing]:
+def standings(
+    plan: list[PlannedRun], queue: dict[str, Standing] | None = None
+) -> dict[str, Standing]:
     """Run -> how it stands. `queue` says what Slurm knows of the runs that have a job."""
     found: dict[str, Standing] = {}
     for run in plan:
@@ -137,12 +156,17 @@ def _standing(run: PlannedRun, queued: Standing | None) -> Standing:
     if queued:
         return Standing(queued.state, queued.reason, job)
     if known.get("state") == "running" or (Path(run.folder) / run_dir.CONFIG).exists():
-        return Standing("stopped", "its process is gone; the same command goes on from its last whole checkpoint", job)
+        return Standing(
+            "stopped",
+            "its process is gone; the same command goes on from its last whole checkpoint",
+            job,
+        )
     return Standing("to do")
 
 
 def stop(plan: list[PlannedRun]) -> list[str]:
-    """Asks the processes on this machine that carry runs out to save and end; gives the names of those runs."""
+    """Asks the processes on this machine that carry runs out to save and end; gives the names of
+    those runs."""
     asked = []
     for run in plan:
         known = noted(run)

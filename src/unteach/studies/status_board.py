@@ -1,6 +1,7 @@
 """What is shown of a study while its runs are carried out in processes of their own.
 
-A run's phase and how far it is are read from its metrics file and from its log, which has the plain lines of the run.
+A run's phase and how far it is are read from its metrics file and from its log, which has the plain
+lines of the run.
 """
 
 import re
@@ -38,7 +39,8 @@ class Phase:
 
 
 def read_phase(run: PlannedRun, log_start: int = 0) -> Phase:
-    """Say what a run is doing: a pass of an evaluation, if its log ends in one; else by what its folder holds.
+    """Say what a run is doing: a pass of an evaluation, if its log ends in one; else by what its
+    folder holds.
 
     log_start: where in its log this attempt begins; what is before it is of an earlier one.
     """
@@ -123,17 +125,20 @@ class LineBoard:
     def ended(self, run: PlannedRun, state: str) -> None:
         self.num_ended += 1
         took = console.format_duration(time.monotonic() - self.attempts.pop(run.name).began)
-        console.say(f"{run.name}: {state}, took {took} ({self.num_ended} of {self.total} runs ended)")
+        console.say(
+            f"{run.name}: {state}, took {took} ({self.num_ended} of {self.total} runs ended)"
+        )
 
     def __exit__(self, *_: object) -> None:
         pass
 
 
 class LiveBoard:
-    """One live line for each run in work: what it is doing, how far it is, and the time that this will still take.
+    """One live line for each run in work: what it is doing, how far it is, and the time that this
+    will still take.
 
-    It is drawn when it is looked at, by no thread of its own: a child that is forked while a thread draws would wait
-    without end for what that thread had locked.
+    It is drawn when it is looked at, by no thread of its own: a child that is forked while a thread
+    draws would wait without end for what that thread had locked.
     """
 
     def __init__(self, total: int):
@@ -142,7 +147,13 @@ class LiveBoard:
         self.num_ended = 0
 
     def __enter__(self) -> "LiveBoard":
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         self.bars = Progress(
             # A name is no markup, though it may look like some.
@@ -159,7 +170,9 @@ class LiveBoard:
         return self
 
     def started(self, run: PlannedRun) -> None:
-        self.attempts[run.name] = Attempt(run, self.bars.add_task(run.name, total=None, said="starting"))
+        self.attempts[run.name] = Attempt(
+            run, self.bars.add_task(run.name, total=None, said="starting")
+        )
 
     def look(self) -> None:
         for attempt in self.attempts.values():

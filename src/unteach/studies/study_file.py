@@ -1,6 +1,8 @@
-"""A study from its file and the words of the command line: its runs, and how they are to be carried out.
+"""A study from its file and the words of the command line: its runs, and how they are to be carried
+out.
 
-The file is this project's own, or an ARC top configuration, which is read with the files that it names.
+The file is this project's own, or an ARC top configuration, which is read with the files that it
+names.
 """
 
 from collections.abc import Iterable
@@ -22,7 +24,8 @@ ROOT = "saves"
 
 @dataclass
 class Study:
-    """A study as it is carried out: its runs, where its configurations are, and the settings of its executors.
+    """A study as it is carried out: its runs, where its configurations are, and the settings of its
+    executors.
 
     source, words: the file and the words that it was made of.
     """
@@ -46,13 +49,20 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
     mapping, problems = mend_keys(of_file(file))
     is_arc = top_config.is_top(mapping) or single.is_experiment(mapping)
     if not is_arc and (faults := shapes.find_faults(mapping)):
-        raise UserError("\n".join([f"{file}: this study cannot be carried out:", *problems, *faults]))
+        raise UserError(
+            "\n".join([f"{file}: this study cannot be carried out:", *problems, *faults])
+        )
     own, words = sections(given)
     if top_config.is_top(mapping):
         top = top_config.read_top(mapping)
         if not shapes.NAME.fullmatch(file.stem):
-            raise UserError(f"{file}: its name names the study's folder; give it one of letters, digits and _ . + -")
-        plan = top_config.expand(file.stem, top, files.read_layers(top, top_config.jobs(top), file), ROOT, tuple(words))
+            raise UserError(
+                f"{file}: its name names the study's folder; give it one of letters, digits and _ "
+                f". + -"
+            )
+        plan = top_config.expand(
+            file.stem, top, files.read_layers(top, top_config.jobs(top), file), ROOT, tuple(words)
+        )
         mapping = {"name": file.stem, "slurm": top_config.slurm(top)}
     elif is_arc:
         name, plan = single.plan(file, mapping, ROOT, tuple(words))
@@ -80,7 +90,8 @@ def refuse_secrets(given: tuple[str, ...], plan: list[PlannedRun], slurm: settin
 
 
 def mend_keys(study: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A study with its misspelled keys put right where there is a near one, and left out where not; what was wrong."""
+    """A study with its misspelled keys put right where there is a near one, and left out where not;
+    what was wrong."""
     if top_config.is_top(study) or single.is_experiment(study):
         return study, []
     mended, problems = dict[str, Any](), list[str]()
@@ -93,8 +104,11 @@ def mend_keys(study: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return mended, problems
 
 
-def refuse(file: Path, problems: list[str], plan: list[PlannedRun], config_dirs: tuple[str, ...]) -> None:
-    """Raises what is wrong with a study's keys and, in the same answer, with the runs that were meant."""
+def refuse(
+    file: Path, problems: list[str], plan: list[PlannedRun], config_dirs: tuple[str, ...]
+) -> None:
+    """Raises what is wrong with a study's keys and, in the same answer, with the runs that were
+    meant."""
     with collected(problems):
         compose_runs.check(plan, config_dirs)
     raise UserError("\n".join([f"{file}: this study cannot be carried out:", *problems]))
@@ -108,7 +122,9 @@ def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
     if found is None:
         if name.endswith((".yaml", ".yml")):
             raise UserError(f"study={name}: there is no such file")
-        raise UserError(f"study={name}: " + unknown("study", name, hydra_groups.options("study", config_dirs)))
+        raise UserError(
+            f"study={name}: " + unknown("study", name, hydra_groups.options("study", config_dirs))
+        )
     return found
 
 
@@ -125,7 +141,8 @@ def read(name: str, config_dirs: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Puts words on a study: a varied key takes the word's value, and the study a name that says so."""
+    """Puts words on a study: a varied key takes the word's value, and the study a name that says
+    so."""
     varied, extra = dict(study.get("vary") or {}), []
     labels, old_labels = list[str](), list[str]()
     for word in words:
@@ -150,7 +167,8 @@ def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], t
 
 
 def sections(words: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Takes `jobs=N`, `local.…=` and `slurm.…=` out of the words; gives their values by section, and the rest."""
+    """Takes `jobs=N`, `local.…=` and `slurm.…=` out of the words; gives their values by section,
+    and the rest."""
     own: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     rest = []
     for word in words:
@@ -164,6 +182,8 @@ def sections(words: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]
         for part in deeper:
             target, node = target.setdefault(node, {}), part
             if not isinstance(target, dict):
-                raise UserError(f"{word}: another word gives {section}.{name.rpartition('.')[0]} a value")
+                raise UserError(
+                    f"{word}: another word gives {section}.{name.rpartition('.')[0]} a value"
+                )
         target[node] = parse_yaml(value, shorten_name(word))
     return own, rest

@@ -1,4 +1,5 @@
-"""The other answers that a method lets the model itself invent, once, before anything is trained."""
+"""The other answers that a method lets the model itself invent, once, before anything is
+trained."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,8 @@ BATCH = 32
 
 @dataclass
 class Invented:
-    """A dataset of other answers: `texts` of each row, of which every epoch takes another until all were taken."""
+    """A dataset of other answers: `texts` of each row, of which every epoch takes another until all
+    were taken."""
 
     template: Template
     questions: list[str]
@@ -36,24 +38,40 @@ class Invented:
         return {ALTERNATE: example_of(self.template.encode(self.questions[row], chosen), row)}
 
 
-def invent(method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, here: Any) -> Invented:
-    """Samples `n_alternates` answers to what `method.ask` asks about each row; `cache` keeps them for the next run."""
+def invent(
+    method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, here: Any
+) -> Invented:
+    """Samples `n_alternates` answers to what `method.ask` asks about each row; `cache` keeps them
+    for the next run."""
     if odd := [type(part).__name__ for part in forget.parts if not hasattr(part, "text")]:
-        raise UserError(f"data.forget: {odd[0]} has no questions and answers to invent other answers to")
+        raise UserError(
+            f"data.forget: {odd[0]} has no questions and answers to invent other answers to"
+        )
     for part, row in forget.where:
         if hasattr(part, "context_place") and (place := part.context_place(row)):
             raise UserError(
-                f"{place}: other answers are invented to a question by itself, and this row has a system prompt or "
-                "earlier turns; leave them out, or give the other answers in a column alternate"
+                f"{place}: other answers are invented to a question by itself, and this row has a "
+                "system prompt or earlier turns; leave them out, or give the other answers in a "
+                "column alternate"
             )
     rows = [part.text(row) for part, row in forget.where]
     asked = [loaded.template.encode_prompt(method.ask(*row)) for row in rows]
     weights = loaded.identity(cache / run_dir.FINGERPRINTS)
-    settings = [method.n_alternates, method.temperature, method.max_new_tokens, seed, loaded.compute]
+    settings = [
+        method.n_alternates,
+        method.temperature,
+        method.max_new_tokens,
+        seed,
+        loaded.compute,
+    ]
     path = cache / "alternates" / f"{run_dir.digest([weights, settings, asked])}.json"
     if not path.exists():
         if here.first:
-            print(f"the model invents {method.n_alternates} other answers to each of {len(rows)} rows", flush=True)
+            print(
+                f"the model invents {method.n_alternates} other answers to each of {len(rows)} "
+                f"rows",
+                flush=True,
+            )
         texts = _sampled(method, loaded, asked, seed, here)
         if here.first:
             run_dir.write_json(path, texts)
@@ -62,14 +80,20 @@ def invent(method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, 
     return Invented(loaded.template, [question for question, _ in rows], kept, seed)
 
 
-def _sampled(method: Any, loaded: Loaded, asked: list[Any], seed: int, here: Any) -> list[list[str]]:
+def _sampled(
+    method: Any, loaded: Loaded, asked: list[Any], seed: int, here: Any
+) -> list[list[str]]:
     """The first paragraph of each sample, a list a row."""
     alone = replace(here, mode="ddp")  # the model is not sharded yet
-    model = loaded.model if placed_by_device_map(loaded.model, here) else loaded.model.to(here.device)
+    model = (
+        loaded.model if placed_by_device_map(loaded.model, here) else loaded.model.to(here.device)
+    )
     engine = HFEngine(model, loaded.tokenizer, BATCH, alone, stops=loaded.template.stops)
     prompts = [prompt for prompt in asked for _ in range(method.n_alternates)]
     with loaded.autocast():
         seeds = subseed(seed, "alternates")
-        made = engine.generate(prompts, method.max_new_tokens, seed=seeds, temperature=method.temperature)
+        made = engine.generate(
+            prompts, method.max_new_tokens, seed=seeds, temperature=method.temperature
+        )
     texts = [loaded.template.text(ids).strip().split("\n\n")[0] for ids in made]
     return [texts[i : i + method.n_alternates] for i in range(0, len(texts), method.n_alternates)]

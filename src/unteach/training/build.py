@@ -1,4 +1,5 @@
-"""From a checked Config to what a Trainer is made of: datasets, streams, TrainingArguments, the reference."""
+"""From a checked Config to what a Trainer is made of: datasets, streams, TrainingArguments, the
+reference."""
 
 import functools
 import math
@@ -54,8 +55,8 @@ HOLDOUT = "holdout"
 
 
 def head_of(config: schema.Config) -> Head | None:
-    """The head of the classifier that the run's method trains; its labels are the method's, those that the model was
-    saved with, or those of the rows of data.train. None for a language model."""
+    """The head of the classifier that the run's method trains; its labels are the method's, those
+    that the model was saved with, or those of the rows of data.train. None for a language model."""
     assert config.data is not None and config.trainer is not None
     kind = getattr(config.trainer.method, "ROWS", "answers")
     if kind not in ("classes", "numbers"):
@@ -72,10 +73,11 @@ def head_of(config: schema.Config) -> Head | None:
 def build_streams(
     config: schema.Config, loaded: Loaded, here: Processes | None = None
 ) -> tuple[dict[str, Stream], list[str]]:
-    """The streams that the run trains on, and what there is to say about rows dropped and answers cut.
+    """The streams that the run trains on, and what there is to say about rows dropped and answers
+    cut.
 
-    here: the processes that share the work where the model itself invents answers; None: it must not, and the stream
-    is left out.
+    here: the processes that share the work where the model itself invents answers; None: it must
+    not, and the stream is left out.
     """
     assert config.data is not None and config.trainer is not None
     method = config.trainer.method
@@ -90,7 +92,9 @@ def build_streams(
         built = rows[home]
         if name == ALTERNATE != home and method.ask("", "") is not None:
             if here is None:
-                said.append(f"data.{name}: the model invents these answers itself when the run starts")
+                said.append(
+                    f"data.{name}: the model invents these answers itself when the run starts"
+                )
                 continue
             asked = Stream("forget", built)
             built = [invent(method, loaded, asked, config.seed, Path(config.paths.cache_dir), here)]
@@ -103,14 +107,16 @@ def build_streams(
 
 
 def home_of(data: schema.DataConfig, name: str) -> str:
-    """The stream of the configuration whose rows a method's stream is read from: its own, or one it stands beside."""
+    """The stream of the configuration whose rows a method's stream is read from: its own, or one it
+    stands beside."""
     return name if name in data.streams else schema.BESIDE.get(name, name)
 
 
 def build_rows(
     config: schema.Config, loaded: Loaded, name: str, parts: dict[str, schema.Part] | None = None
 ) -> tuple[list[Any], list[str]]:
-    """The datasets of a stream of the configuration (or these parts), and what there is to say about their rows."""
+    """The datasets of a stream of the configuration (or these parts), and what there is to say
+    about their rows."""
     assert config.data is not None
     parts, said = parts or config.data.streams[name], []
     labels = list(loaded.head.labels) if loaded.head else None
@@ -118,29 +124,36 @@ def build_rows(
     notes = [sources.note(part.args.get("hf_args") or {}) for part in parts.values()]
     said += [note for note in notes if note]
     if any(getattr(part, "packing", None) == "best_fit" for part in built):
-        said += [f"data.{name}: {slower}" for slower in [probing.describe_packing(loaded.model)] if slower]
+        said += [
+            f"data.{name}: {slower}"
+            for slower in [probing.describe_packing(loaded.model)]
+            if slower
+        ]
     for label, part in zip(parts, built, strict=True):
         said += [f"data.{name}.{label}: {note}" for note in notes_of(part)]
     return built, said
 
 
 def anchor_of(config: schema.Config, streams: dict[str, Stream]) -> str:
-    """The stream whose length is an epoch: the one that data.anchor names, or the first that is read from its rows."""
+    """The stream whose length is an epoch: the one that data.anchor names, or the first that is
+    read from its rows."""
     assert config.data is not None and config.trainer is not None
     anchor = config.data.anchor
     for name in streams:
         if name == anchor or home_of(config.data, name) == anchor:
             return name
     raise UserError(
-        f"data.anchor={anchor}: {config.trainer.handler} with these method_args does not train on that stream; it "
-        f"trains on {', '.join(dict.fromkeys(home_of(config.data, name) for name in streams))}"
+        f"data.anchor={anchor}: {config.trainer.handler} with these method_args does not train on "
+        "that stream; it trains on "
+        f"{', '.join(dict.fromkeys(home_of(config.data, name) for name in streams))}"
     )
 
 
 def training_arguments(
     config: schema.Config, compute: str, anchor_rows: int, folder: Path
 ) -> transformers.TrainingArguments:
-    """TrainingArguments of the run: the user's, and what the run's folder, dtype and the rule of normalisation set."""
+    """TrainingArguments of the run: the user's, and what the run's folder, dtype and the rule of
+    normalisation set."""
     assert config.trainer is not None
     args = dict(config.trainer.args)
     refuse_too_many("trainer.args.dataloader_num_workers", args.get("dataloader_num_workers") or 0)
@@ -150,58 +163,86 @@ def training_arguments(
     args["run_name"] = args.get("run_name") or config.task_name
     if not torch.cuda.is_available():
         args.setdefault("use_cpu", True)
-    if launch_environment.by_launcher():  # joined and verified before: the library would join by a rule of its own
+    # joined and verified before: the library would join by a rule of its own
+    if launch_environment.by_launcher():
         args["accelerator_config"] = {"use_configured_state": True}
-    args.setdefault("log_level_replica", "error")  # the first process speaks for all; the library's default is to warn
+    # the first process speaks for all; the library's default is to warn
+    args.setdefault("log_level_replica", "error")
     mixed = not config.model.pure_bf16 and "bf16" not in args and "fp16" not in args
     if mixed and compute in ("bfloat16", "float16"):
         args["bf16" if compute == "bfloat16" else "fp16"] = True
     if args.get("ddp_find_unused_parameters") is None:
         args["ddp_find_unused_parameters"] = False
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "logs")  # of this run, whichever ran before in this process
+    # of this run, whichever ran before in this process
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "logs")
     if str(args.get("metric_for_best_model")).removeprefix("eval_") in LESS_IS_BETTER:
         args.setdefault("greater_is_better", False)
     try:
         built = transformers.TrainingArguments(
-            output_dir=str(folder), seed=config.seed, remove_unused_columns=False, logging_nan_inf_filter=False,
-            disable_tqdm=True, **args,
-        )  # fmt: skip
+            output_dir=str(folder),
+            seed=config.seed,
+            remove_unused_columns=False,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+            **args,
+        )
     except (ValueError, TypeError) as error:
         raise UserError(f"trainer.args: {error}") from None
     if built.fp16 and built.device.type == "cpu":  # accelerate would take float32 and say nothing
-        raise UserError("float16 (model.model_args.dtype, trainer.args.fp16) needs a GPU; take bfloat16 or float32")
+        raise UserError(
+            "float16 (model.model_args.dtype, trainer.args.fp16) needs a GPU; take bfloat16 or "
+            "float32"
+        )
     if built.n_gpu > 1:
         if not config.model.model_args.get("device_map"):
             console.say(
-                f"note: {built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or fsdp2, zero2, zero3) "
-                "uses all, model.model_args.device_map=auto spreads one model over them"
+                f"note: {built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or "
+                "fsdp2, zero2, zero3) uses all, model.model_args.device_map=auto spreads one "
+                "model over them"
             )
         built._n_gpu = 1  # nn.DataParallel would split a step by a rule of its own
     _agree_with_launch(config, compute, built)
     for note in note_idle_optimizer(built):
         console.say(f"note: {note}")
     if warmup_epochs is not None:
-        size = built.per_device_train_batch_size * built.gradient_accumulation_steps * built.world_size
+        size = (
+            built.per_device_train_batch_size * built.gradient_accumulation_steps * built.world_size
+        )
         built.warmup_steps = int(warmup_epochs * -(-anchor_rows // size))
     return built
 
 
-DDP = ("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph")
+DDP = (
+    "ddp_find_unused_parameters",
+    "ddp_bucket_cap_mb",
+    "ddp_broadcast_buffers",
+    "ddp_static_graph",
+)
 
 
-def _agree_with_launch(config: schema.Config, compute: str, built: transformers.TrainingArguments) -> None:
+def _agree_with_launch(
+    config: schema.Config, compute: str, built: transformers.TrainingArguments
+) -> None:
     """What the launch's file says must be what the run says; what it leaves open is the run's."""
     assert config.trainer is not None
     mode, given = launch_environment.mode(), config.trainer.args
     if mode not in ("one", "ddp"):
         for name in (name for name in DDP if given.get(name) is not None):
-            raise UserError(f"trainer.args.{name} is for data parallelism, and this run is {mode}; leave it out")
+            raise UserError(
+                f"trainer.args.{name} is for data parallelism, and this run is {mode}; leave it out"
+            )
     if mode.startswith("zero") and config.model.pure_bf16:
-        raise UserError("model.pure_bf16: DeepSpeed keeps fp32 masters beside weights in bfloat16; leave it out")
-    precision = {"bf16": "bfloat16", "fp16": "float16"}.get(os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
+        raise UserError(
+            "model.pure_bf16: DeepSpeed keeps fp32 masters beside weights in bfloat16; leave it out"
+        )
+    precision = {"bf16": "bfloat16", "fp16": "float16"}.get(
+        os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    )
     if precision and precision != compute:
-        raise UserError(f"the launch file says mixed_precision in {precision}, and this run computes in {compute}: set "
-                        f"model.model_args.dtype={precision}, or mixed_precision: no in the file")  # fmt: skip
+        raise UserError(
+            f"the launch file says mixed_precision in {precision}, and this run computes in "
+            f"{compute}: set model.model_args.dtype={precision}, or mixed_precision: no in the file"
+        )
     if built.deepspeed_plugin is not None:
         built.deepspeed_plugin.hf_ds_config.config.setdefault("gradient_clipping", "auto")
 
@@ -211,38 +252,62 @@ LESS_IS_BETTER = ("perplexity", "mae", "mse", "kl")
 
 
 def build_trainer(
-    config: schema.Config, loaded: Loaded, streams: dict[str, Stream], anchor: str, folder: Path, here: Any,
-    args: transformers.TrainingArguments, **given: Any,
-) -> Resumable:  # fmt: skip
+    config: schema.Config,
+    loaded: Loaded,
+    streams: dict[str, Stream],
+    anchor: str,
+    folder: Path,
+    here: Any,
+    args: transformers.TrainingArguments,
+    **given: Any,
+) -> Resumable:
     """The trainer of the run's method, or a plugin's own subclass of transformers.Trainer."""
     assert config.trainer is not None
     collator, method = build_collator(config, loaded), config.trainer.method
     watching = build_guard(config, loaded, streams)
     common = {
-        "model": loaded.model, "args": args, "here": here, "keeping": keeping(config), "guard": watching,
-        "accompany": functools.partial(accompany, loaded), **given
-    }  # fmt: skip
+        "model": loaded.model,
+        "args": args,
+        "here": here,
+        "keeping": keeping(config),
+        "guard": watching,
+        "accompany": functools.partial(accompany, loaded),
+        **given,
+    }
     if isinstance(method, schema.TheirTrainer):
         if here.first:
             console.say(
-                f"note: {config.trainer.handler} is a transformers.Trainer with a loss of its own: our rule of "
-                "normalisation does not hold for it, and its steps change with how a batch is split"
+                f"note: {config.trainer.handler} is a transformers.Trainer with a loss of its own: "
+                "our rule of normalisation does not hold for it, and its steps change with how a "
+                "batch is split"
             )
         tokenizer = loaded.tokenizer
-        return their_trainer(method, streams, anchor, data_collator=collator, processing_class=tokenizer, **common)
+        return their_trainer(
+            method, streams, anchor, data_collator=collator, processing_class=tokenizer, **common
+        )
     reference = build_reference(config, method, loaded, here)
     draws = functools.partial(drawn, streams, anchor, args)
     kept = folder / REFERENCE
-    tables = functools.partial(build_tables, method, loaded, streams, draws, collator, args, kept, here)
+    tables = functools.partial(
+        build_tables, method, loaded, streams, draws, collator, args, kept, here
+    )
     return Trainer(
-        method=method, streams=streams, anchor=anchor, collator=collator, reference=reference, tables=tables,
-        packed=config.model.packed, **common,
-    )  # fmt: skip
+        method=method,
+        streams=streams,
+        anchor=anchor,
+        collator=collator,
+        reference=reference,
+        tables=tables,
+        packed=config.model.packed,
+        **common,
+    )
 
 
-def build_reference(config: schema.Config, method: Method, loaded: Loaded, here: Processes) -> Reference:
-    """What a method compares with, but for its tables: a frozen copy only where nothing else is exact, and where an
-    adapter trains, the model as it was without it."""
+def build_reference(
+    config: schema.Config, method: Method, loaded: Loaded, here: Processes
+) -> Reference:
+    """What a method compares with, but for its tables: a frozen copy only where nothing else is
+    exact, and where an adapter trains, the model as it was without it."""
     needed = method.reference()
     if not needs_copy(needed):
         return Reference(needed)
@@ -252,12 +317,20 @@ def build_reference(config: schema.Config, method: Method, loaded: Loaded, here:
 
 
 def build_tables(
-    method: Method, loaded: Loaded, streams: dict[str, Stream], draws: Callable[[], dict[str, list[Draw]]],
-    collator: Any, args: transformers.TrainingArguments, folder: Path, here: Processes,
-) -> dict[str, Table]:  # fmt: skip
-    """Tables of log-probs, computed by the policy itself before it is trained and kept in a folder of the run.
+    method: Method,
+    loaded: Loaded,
+    streams: dict[str, Stream],
+    draws: Callable[[], dict[str, list[Draw]]],
+    collator: Any,
+    args: transformers.TrainingArguments,
+    folder: Path,
+    here: Processes,
+) -> dict[str, Table]:
+    """Tables of log-probs, computed by the policy itself before it is trained and kept in a folder
+    of the run.
 
-    A table has the rows that `draws` names, and no others. Called once the policy is spread as the run is.
+    A table has the rows that `draws` names, and no others. Called once the policy is spread as the
+    run is.
     """
     tables = {}
     for stream in (stream for stream, kind in method.reference().items() if kind == "logprobs"):
@@ -267,9 +340,16 @@ def build_tables(
             continue
         with loaded.autocast():
             tables[stream] = compute_table(
-                loaded.model, streams[stream], draws()[stream], collator, args.per_device_train_batch_size,
-                here.rank, here.world, here.gather, here.device if here.sharded else None,
-            )  # fmt: skip
+                loaded.model,
+                streams[stream],
+                draws()[stream],
+                collator,
+                args.per_device_train_batch_size,
+                here.rank,
+                here.world,
+                here.gather,
+                here.device if here.sharded else None,
+            )
         settle(loaded.model)
         here.wait()  # for all have looked whether the file is there
         if here.first:
@@ -277,10 +357,14 @@ def build_tables(
     return tables
 
 
-def drawn(streams: dict[str, Stream], anchor: str, args: transformers.TrainingArguments) -> dict[str, list[Draw]]:
+def drawn(
+    streams: dict[str, Stream], anchor: str, args: transformers.TrainingArguments
+) -> dict[str, list[Draw]]:
     """The rows that the run will draw, a stream."""
     steps = Steps(streams, anchor, step_size(args), args.seed)
-    return steps.seen(args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(steps)))
+    return steps.seen(
+        args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * len(steps))
+    )
 
 
 def build_collator(config: schema.Config, loaded: Loaded) -> Any:
@@ -296,7 +380,10 @@ def training_texts(config: schema.Config) -> list[str]:
     for stream, parts in config.data.streams.items():
         for part in parts.values() if stream != HOLDOUT else ():
             if token_files.is_tokenized(part.args.get("hf_args", {}).get("path")):
-                raise UserError("a tokenizer cannot be learned from tokens; name the model whose tokenizer made them")
+                raise UserError(
+                    "a tokenizer cannot be learned from tokens; name the model whose tokenizer "
+                    "made them"
+                )
             for row in sources.load_rows(part.args.get("hf_args", {})):
                 words = [value for value in row.values() if isinstance(value, str)]
                 texts.append("\n".join(words))
@@ -304,15 +391,23 @@ def training_texts(config: schema.Config) -> list[str]:
 
 
 def open_folder(
-    config: schema.Config, folder: Path, loaded: Loaded, streams: dict[str, Stream], here: Any, step: int
+    config: schema.Config,
+    folder: Path,
+    loaded: Loaded,
+    streams: dict[str, Stream],
+    here: Any,
+    step: int,
 ) -> None:
     """Makes the run's folder ready to start, or to go on after `step`."""
     memory = Path(config.paths.cache_dir) / run_dir.FINGERPRINTS
     models = run_dir.fingerprints_of_models([loaded.path, loaded.adapter], memory)
     data = {"data": fingerprints(streams), "files": fingerprints_of_files(config), "models": models}
     if step and (folder / run_dir.MANIFEST).exists():
-        refuse_other_data(folder, run_dir.read_mapping(folder / run_dir.MANIFEST, "the run's manifest"), data)
-    # The configuration comes first: it makes the folder a run's, into which all else may be written.
+        refuse_other_data(
+            folder, run_dir.read_mapping(folder / run_dir.MANIFEST, "the run's manifest"), data
+        )
+    # The configuration comes first: it makes the folder a run's, into which all else may be
+    # written.
     run_dir.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
     if step == 0:
         for table in (folder / REFERENCE).glob("*.safetensors"):
@@ -326,7 +421,8 @@ def open_folder(
 
 
 def keeping(config: schema.Config) -> Keeping:
-    """How many checkpoints are kept, and after how many evaluations without a better one the run stops."""
+    """How many checkpoints are kept, and after how many evaluations without a better one the run
+    stops."""
     assert config.trainer is not None
     args = config.trainer.args
     least = args.get("early_stopping_threshold") or 0.0
@@ -336,14 +432,19 @@ def keeping(config: schema.Config) -> Keeping:
 METHOD = "unteach_method.json"
 
 
-def save_final(model: Any, loaded: Loaded, target: Path, method: Any, state_dict: dict[str, Any] | None = None) -> None:
-    """Writes the model, or its adapter, with tokenizer, template and the method's state into the folder `target`, whole
-    or not at all. state_dict: the weights, where the model in this process does not hold them all."""
+def save_final(
+    model: Any, loaded: Loaded, target: Path, method: Any, state_dict: dict[str, Any] | None = None
+) -> None:
+    """Writes the model, or its adapter, with tokenizer, template and the method's state into the
+    folder `target`, whole or not at all. state_dict: the weights, where the model in this process
+    does not hold them all."""
     with run_dir.replacing_folder(target) as temporary:
         if loaded.adapter is None:
             model.save_pretrained(temporary, state_dict=state_dict)
         else:
-            model.save_pretrained(temporary, selected_adapters=[adapters.TRAINED], state_dict=state_dict)
+            model.save_pretrained(
+                temporary, selected_adapters=[adapters.TRAINED], state_dict=state_dict
+            )
         accompany(loaded, temporary)
         if isinstance(method, Method) and (state := method.state()):
             run_dir.write_json(temporary / METHOD, state)
@@ -351,7 +452,8 @@ def save_final(model: Any, loaded: Loaded, target: Path, method: Any, state_dict
 
 
 def accompany(loaded: Loaded, folder: Path) -> None:
-    """Writes beside weights what makes them a model that can be asked: tokenizer, template, what an adapter is of."""
+    """Writes beside weights what makes them a model that can be asked: tokenizer, template, what an
+    adapter is of."""
     if loaded.adapter is not None:
         adapters.remember_base(folder, loaded.base_weights(memory()), loaded.added)
         if loaded.head:

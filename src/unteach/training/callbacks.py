@@ -12,7 +12,8 @@ from unteach import console
 from unteach.errors import name_file
 
 NOT_SHOWN = ("epoch", "train_", "total_flos", "num_input_tokens_seen")
-"""Beginnings of logged names that are left out of a line: the library's own account of a run at its end."""
+"""Beginnings of logged names that are left out of a line: the library's own account of a run at its
+end."""
 LAST = ("grad_norm", "learning_rate")
 
 
@@ -29,7 +30,9 @@ class MetricsFile(Watcher):
     def __init__(self, path: Path):
         self.path = path
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         if state.is_world_process_zero and logs:
             progress = state.global_step / state.max_steps if state.max_steps else None
             line = {"step": state.global_step, "epoch": state.epoch, "progress": progress, **logs}
@@ -38,8 +41,11 @@ class MetricsFile(Watcher):
 
 
 def format_logs(logs: dict[str, Any], left_out: Container[str] = ()) -> str:
-    """Write logged values as words: the loss and its terms first, gradient norm and learning rate last."""
-    shown = {k: value for k, value in logs.items() if not k.startswith(NOT_SHOWN) and k not in left_out}
+    """Write logged values as words: the loss and its terms first, gradient norm and learning rate
+    last."""
+    shown = {
+        k: value for k, value in logs.items() if not k.startswith(NOT_SHOWN) and k not in left_out
+    }
     order = sorted(shown, key=lambda name: (name in LAST, name != "loss"))
     return "  ".join(f"{name.removeprefix('eval_')} {_short(shown[name])}" for name in order)
 
@@ -49,7 +55,8 @@ def _short(value: Any) -> str:
 
 
 class LogLines(Watcher):
-    """One plain line for each logged step: values, speed, time left. For output that cannot be redrawn.
+    """One plain line for each logged step: values, speed, time left. For output that cannot be
+    redrawn.
 
     left_out: logged names that no line shows.
     """
@@ -63,8 +70,14 @@ class LogLines(Watcher):
         if self.began is None:
             self.began, self.first_step = time.monotonic(), state.global_step
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if not state.is_world_process_zero or not logs or not (said := format_logs(logs, self.left_out)):
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if (
+            not state.is_world_process_zero
+            or not logs
+            or not (said := format_logs(logs, self.left_out))
+        ):
             return
         is_training = "loss" in logs
         is_evaluation = not is_training and any(name.startswith("eval_") for name in logs)
@@ -95,7 +108,13 @@ class Progress(Watcher):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if not state.is_world_process_zero:
             return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -106,7 +125,10 @@ class Progress(Watcher):
         )
         self.bar = Progress(*columns, speed_estimate_period=console.EARLIEST_SPEED)
         self.task = self.bar.add_task(
-            console.neutralize(self.label), total=state.max_steps, completed=state.global_step, said=""
+            console.neutralize(self.label),
+            total=state.max_steps,
+            completed=state.global_step,
+            said="",
         )
         self.bar.start()
 
@@ -114,13 +136,16 @@ class Progress(Watcher):
         if self.bar:
             self.bar.update(self.task, completed=state.global_step)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         if not self.bar or not logs:
             return
         if "loss" in logs:
             terms = {k: v for k, v in logs.items() if k == "loss" or k.endswith("_loss")}
             self.bar.update(self.task, said=" ".join(f"{k} {v:.3f}" for k, v in terms.items()))
-        elif said := format_logs(logs, self.left_out):  # an evaluation, or a look of the guard: above the bar
+        elif said := format_logs(logs, self.left_out):
+            # an evaluation, or a look of the guard: above the bar
             console.say(f"step {state.global_step}/{state.max_steps}  {said}")
 
     def close(self) -> None:

@@ -1,9 +1,9 @@
 """Checkpoints that count only once they are whole, and which of them to go on from.
 
-A checkpoint's files are written in place; `COMPLETE.json`, written last and after all of them are on disk, lists them
-with their sizes and digests. A folder without it, or whose files do not match it, is skipped and named. Only what it
-lists is ever deleted; of a checkpoint that was cut off, whose folder `BEGUN.json` says that a run of ours made it, all
-but the evaluations.
+A checkpoint's files are written in place; `COMPLETE.json`, written last and after all of them are
+on disk, lists them with their sizes and digests. A folder without it, or whose files do not match
+it, is skipped and named. Only what it lists is ever deleted; of a checkpoint that was cut off,
+whose folder `BEGUN.json` says that a run of ours made it, all but the evaluations.
 """
 
 import json
@@ -27,7 +27,8 @@ HASHING_THREADS = 4
 
 
 def begin(folder: Path) -> None:
-    """Withdraw the marker of a checkpoint that is about to be written, and note that its folder is ours."""
+    """Withdraw the marker of a checkpoint that is about to be written, and note that its folder is
+    ours."""
     if (folder / MARKER).exists() or not _has_files(folder):
         run_dir.write_json(folder / BEGUN, {})
     (folder / MARKER).unlink(missing_ok=True)
@@ -51,7 +52,11 @@ def _files_of(folder: Path) -> list[Path]:
     """The files of a checkpoint, without its markers, its evaluations, and what is half-written."""
     found = []
     for path in sorted(folder.rglob("*")):
-        is_apart = path.relative_to(folder).parts[0] in {*KEPT, MARKER, BEGUN} or atomic.is_temporary(path)
+        is_apart = path.relative_to(folder).parts[0] in {
+            *KEPT,
+            MARKER,
+            BEGUN,
+        } or atomic.is_temporary(path)
         if path.is_file() and not is_apart:
             found.append(path)
     return found
@@ -84,7 +89,8 @@ def fault(folder: Path, by_digest: bool = False) -> str | None:
 
 
 def _listed(folder: Path) -> dict[str, dict[str, Any]] | None:
-    """What a checkpoint's marker lists; None where it is damaged. Earlier versions listed sizes alone."""
+    """What a checkpoint's marker lists; None where it is damaged. Earlier versions listed sizes
+    alone."""
     try:
         content = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -102,7 +108,8 @@ def _listed(folder: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def model_fault(folder: Path) -> str | None:
-    """Why a final model cannot be used; None where it is whole, or of a version that left no marker beside weights."""
+    """Why a final model cannot be used; None where it is whole, or of a version that left no marker
+    beside weights."""
     if (folder / MARKER).exists():
         return fault(folder)
     has_weights = any(file for pattern in WEIGHTS for file in folder.glob(pattern))
@@ -124,7 +131,8 @@ def of_run(folder: Path) -> list[tuple[int, Path]]:
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint of a run that can be gone on from, and a sentence for each newer one that is skipped."""
+    """The newest checkpoint of a run that can be gone on from, and a sentence for each newer one
+    that is skipped."""
     skipped: list[str] = []
     for _, path in of_run(folder):
         reason = fault(path, by_digest=True) or unresumable(path)
@@ -136,23 +144,32 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 
 def unresumable(folder: Path) -> str | None:
     """Why a whole checkpoint has too little in it to go on from; None where it has all."""
-    return None if read_state(folder).get("resumable", True) else "it holds the model only (save_only_model)"
+    return (
+        None
+        if read_state(folder).get("resumable", True)
+        else "it holds the model only (save_only_model)"
+    )
 
 
 def start_of(folder: Path, resume: str) -> tuple[Path | None, list[str]]:
     """The checkpoint a run goes on from, and what is said of those that are skipped.
 
-    A checkpoint that `resume` names is where the run starts; interrupted after that, it goes on from its own newest.
+    A checkpoint that `resume` names is where the run starts; interrupted after that, it goes on
+    from its own newest.
     """
     own, skipped = newest(folder)
     return (own or chosen(resume) if resume not in ("auto", "never") else own), skipped
 
 
 def go_back(folder: Path, start: Path) -> None:
-    """Takes a run back to the checkpoint `start`: its later checkpoints go, its final model is moved aside."""
+    """Takes a run back to the checkpoint `start`: its later checkpoints go, its final model is
+    moved aside."""
     (folder / run_dir.DONE).unlink(missing_ok=True)
     if (folder / run_dir.FINAL).exists():
-        print(f"going back to {start}: the model made before is now {run_dir.move_aside(folder / run_dir.FINAL)}")
+        print(
+            f"going back to {start}: the model made before is now "
+            f"{run_dir.move_aside(folder / run_dir.FINAL)}"
+        )
     inside = start.resolve().parent == folder.resolve()
     for step, path in of_run(folder):
         if not inside or step > step_of(start):
@@ -173,7 +190,8 @@ def chosen(path: str) -> Path:
 
 
 def rotate(folder: Path, limit: int, best: str | None) -> None:
-    """Keeps the newest `limit` whole checkpoints and the best one; the evaluations of the others stay."""
+    """Keeps the newest `limit` whole checkpoints and the best one; the evaluations of the others
+    stay."""
     whole = [path for _, path in of_run(folder) if fault(path) is None]
     for path in whole[max(1, limit) :]:
         if best is None or path.resolve() != Path(best).resolve():
@@ -181,7 +199,8 @@ def rotate(folder: Path, limit: int, best: str | None) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Delete a checkpoint that a run of ours wrote, its marker last, and leave its evaluations and what is not ours."""
+    """Delete a checkpoint that a run of ours wrote, its marker last, and leave its evaluations and
+    what is not ours."""
     listed = _listed(folder)
     if listed is not None:
         # Cut off from here on, the folder says itself what of it may go.

@@ -13,7 +13,8 @@ OPTIMIZER_BYTES = {"adafactor": 0, "sgd": 0, "8bit": 2, "lion": 4}
 
 
 def said_of_stream(stream: Any) -> str:
-    """Rows, tokens, how many of them are learned, and the longest row; of those rows that are tokenised already."""
+    """Rows, tokens, how many of them are learned, and the longest row; of those rows that are
+    tokenised already."""
     lengths, learned = [], 0
     for number in stream.tokenized_rows():
         example = stream.example(number)
@@ -29,7 +30,10 @@ def said_of_steps(args: Any, steps_an_epoch: int, processes: int) -> str:
     total = num_steps(args, steps_an_epoch)
     epochs = total / steps_an_epoch
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
-    dealt = f"{args.per_device_train_batch_size} a micro-batch x {args.gradient_accumulation_steps} x {processes}"
+    dealt = (
+        f"{args.per_device_train_batch_size} a micro-batch x "
+        f"{args.gradient_accumulation_steps} x {processes}"
+    )
     dealt += " process" if processes == 1 else " processes"
     an_epoch = f"{epochs:g} epoch{'' if epochs == 1 else 's'} of {steps_an_epoch:,}"
     return f"{total:,} ({an_epoch}); {counted(rows, 'row')} a step: {dealt}"
@@ -37,7 +41,11 @@ def said_of_steps(args: Any, steps_an_epoch: int, processes: int) -> str:
 
 def num_steps(args: Any, steps_an_epoch: int) -> int:
     """Count the optimiser steps of a run."""
-    return args.max_steps if args.max_steps > 0 else int(-(-steps_an_epoch * args.num_train_epochs // 1))
+    return (
+        args.max_steps
+        if args.max_steps > 0
+        else int(-(-steps_an_epoch * args.num_train_epochs // 1))
+    )
 
 
 def describe_learning(args: Any, steps_an_epoch: int) -> str:
@@ -57,7 +65,8 @@ def describe_learning(args: Any, steps_an_epoch: int) -> str:
 
 
 def said_of_memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any]) -> str:
-    """An estimate, a process, without sharding: weights, gradients, optimiser, reference copy, activations."""
+    """An estimate, a process, without sharding: weights, gradients, optimiser, reference copy,
+    activations."""
     parts = memory(loaded, args, method, streams)
     total = sum(parts.values())
     listed = " + ".join(f"{name} {size / GIB:.2g}" for name, size in parts.items() if size)
@@ -67,8 +76,9 @@ def said_of_memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any])
 def memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any]) -> dict[str, float]:
     """Bytes by what they are for.
 
-    Activations: 34 bytes a token, layer and hidden unit in half precision (Korthikanti et al. 2022, arXiv:2205.05198,
-    without attention matrices), twice that in fp32, 2 bytes with gradient checkpointing; and three chunks of logits.
+    Activations: 34 bytes a token, layer and hidden unit in half precision (Korthikanti et al. 2022,
+    arXiv:2205.05198, without attention matrices), twice that in fp32, 2 bytes with gradient
+    checkpointing; and three chunks of logits.
     """
     from unteach.models.forward import CHUNK_ELEMENTS
 
@@ -77,13 +87,22 @@ def memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any]) -> dict
     width = 4 if loaded.compute == "float32" else 2
     kept = next((size for part, size in OPTIMIZER_BYTES.items() if part in str(args.optim)), 8)
     config = loaded.model.config
-    longest = sum(max(len(s.example(i)["input_ids"]) for i in s.tokenized_rows()) for s in streams.values())
-    a_token = config.num_hidden_layers * config.hidden_size * (2 if args.gradient_checkpointing else 17 * width)
-    copies = not isinstance(method, schema.TheirTrainer) and any(k != "logprobs" for k in method.reference().values())
+    longest = sum(
+        max(len(s.example(i)["input_ids"]) for i in s.tokenized_rows()) for s in streams.values()
+    )
+    a_token = (
+        config.num_hidden_layers
+        * config.hidden_size
+        * (2 if args.gradient_checkpointing else 17 * width)
+    )
+    copies = not isinstance(method, schema.TheirTrainer) and any(
+        k != "logprobs" for k in method.reference().values()
+    )
     return {
         "weights": weights,
         "gradients": trained * 4,
         "optimiser": trained * kept,
         "reference": weights * width / 4 if copies else 0,
-        "activations": args.per_device_train_batch_size * longest * a_token + 3 * 4 * CHUNK_ELEMENTS,
+        "activations": args.per_device_train_batch_size * longest * a_token
+        + 3 * 4 * CHUNK_ELEMENTS,
     }

@@ -1,4 +1,5 @@
-"""Other people's subclasses of transformers.Trainer: their loss, our checkpoints, evaluation and stopping.
+"""Other people's subclasses of transformers.Trainer: their loss, our checkpoints, evaluation and
+stopping.
 
 Those written for older versions are called as they were then: without `num_items_in_batch`.
 """
@@ -16,7 +17,8 @@ from unteach.training.resumable import Resumable
 
 
 class Together(Dataset):
-    """One item an anchor row: {stream: example}, the others drawn at random, as OpenUnlearning deals them."""
+    """One item an anchor row: {stream: example}, the others drawn at random, as OpenUnlearning
+    deals them."""
 
     def __init__(self, streams: dict[str, Any], anchor: str):
         self.streams, self.anchor = streams, anchor
@@ -31,17 +33,25 @@ class Together(Dataset):
         }
 
 
-def their_trainer(theirs: TheirTrainer, streams: dict[str, Any], anchor: str, **given: Any) -> Resumable:
-    """Their class under our checkpoints and evaluation; one stream is its train_dataset, several come together."""
+def their_trainer(
+    theirs: TheirTrainer, streams: dict[str, Any], anchor: str, **given: Any
+) -> Resumable:
+    """Their class under our checkpoints and evaluation; one stream is its train_dataset, several
+    come together."""
     dataset = streams[anchor] if len(streams) == 1 else Together(streams, anchor)
     older: dict[str, Any] = {
-        name: _call_as_before(method) for name in NEWER if not _takes_it(method := getattr(theirs.cls, name))
+        name: _call_as_before(method)
+        for name in NEWER
+        if not _takes_it(method := getattr(theirs.cls, name))
     }
     if "compute_loss" in older:
-        older["loss_is_scaled_for_ga"] = False  # it is the mean of a micro-batch: the library divides by their number
+        # it is the mean of a micro-batch: the library divides by their number
+        older["loss_is_scaled_for_ga"] = False
     kept: Any = type(theirs.cls.__name__, (Resumable, theirs.cls), older)
     evaluated = dataset if given.get("evaluator") else None
-    trainer: Resumable = kept(train_dataset=dataset, eval_dataset=evaluated, **given, **theirs.arguments)
+    trainer: Resumable = kept(
+        train_dataset=dataset, eval_dataset=evaluated, **given, **theirs.arguments
+    )
     return trainer
 
 
@@ -52,14 +62,18 @@ NEWER = ("compute_loss", "training_step")
 def _takes_it(method: Callable[..., Any]) -> bool:
     """Whether a method has a place for `num_items_in_batch`."""
     parameters = inspect.signature(method).parameters.values()
-    return any(one.name == "num_items_in_batch" or one.kind is one.VAR_KEYWORD for one in parameters)
+    return any(
+        one.name == "num_items_in_batch" or one.kind is one.VAR_KEYWORD for one in parameters
+    )
 
 
 def _call_as_before(method: Callable[..., Any]) -> Callable[..., Any]:
     """The method as the library calls it now, which hands over what it has no place for."""
 
     @functools.wraps(method)
-    def call(self: Any, model: Any, inputs: Any, *_: Any, num_items_in_batch: Any = None, **given: Any) -> Any:
+    def call(
+        self: Any, model: Any, inputs: Any, *_: Any, num_items_in_batch: Any = None, **given: Any
+    ) -> Any:
         return method(self, model, inputs, **given)
 
     return call

@@ -1,10 +1,13 @@
-"""The collapse guard: looks at what should be retained while a method forgets, and ends a run that ruins the model.
+"""The collapse guard: looks at what should be retained while a method forgets, and ends a run that
+ruins the model.
 
-Every few steps it asks the model about some retain rows: the mean loss of their answers, and greedy continuations of
-their prompts. It draws no random number and changes nothing, so a run with it takes the steps of a run without.
+Every few steps it asks the model about some retain rows: the mean loss of their answers, and greedy
+continuations of their prompts. It draws no random number and changes nothing, so a run with it
+takes the steps of a run without.
 
-A method whose loss has no floor (`Method.ASCENDS`) has a guard that only watches, unless another is asked for: it
-scores the same rows every `EVERY` steps, generates and logs nothing, and says once that the model is collapsing.
+A method whose loss has no floor (`Method.ASCENDS`) has a guard that only watches, unless another is
+asked for: it scores the same rows every `EVERY` steps, generates and logs nothing, and says once
+that the model is collapsing.
 """
 
 import itertools
@@ -29,7 +32,8 @@ NEW_TOKENS = 32
 
 
 def repetition(tokens: list[int]) -> float:
-    """The share of a text's pairs of neighbouring tokens that it had before; 1 for an empty text."""
+    """The share of a text's pairs of neighbouring tokens that it had before; 1 for an empty
+    text."""
     pairs = list(itertools.pairwise(tokens))
     return 1 - len(set(pairs)) / len(pairs) if pairs else float(not tokens)
 
@@ -44,28 +48,37 @@ class Unasked(Processes):
 DOES = {
     "warn": "Training goes on (trainer.guard.action=warn)",
     "stop": "Training ends here (trainer.guard.action=stop)",
-    "best": "Training ends here and goes back to step {step}, the last healthy one (trainer.guard.action=best)",
+    "best": "Training ends here and goes back to step {step}, the last healthy one "
+    "(trainer.guard.action=best)",
 }
 LESS = "a lower trainer.args.learning_rate or fewer steps forget less and keep more"
 MEND = {
-    "retain": "trainer.guard.action=stop ends it at such a step, and trainer.guard.action=best goes back to the last "
+    "retain": "trainer.guard.action=stop ends it at such a step, and trainer.guard.action=best "
+    "goes back to the last "
     f"healthy model; {LESS}",
-    "forget": f"{LESS}; with rows to retain, which show it earlier, trainer.guard.action=stop ends it there",
+    "forget": f"{LESS}; with rows to retain, which show it earlier, trainer.guard.action=stop ends "
+    f"it there",
 }
 """What is said beside a collapse that only a watch saw, by the stream that it looked at."""
 
 
 class CollapseGuard(transformers.TrainerCallback):
-    """Looks at the beginning and every `guard.every` steps; logs what it sees, and stops or goes back.
+    """Looks at the beginning and every `guard.every` steps; logs what it sees, and stops or goes
+    back.
 
-    log: where each look is logged, as guard_loss, guard_rise and guard_repetition; the trainer's own log.
+    log: where each look is logged, as guard_loss, guard_rise and guard_repetition; the trainer's
+    own log.
     """
 
     def __init__(self, guard: Guard, loaded: Loaded, stream: Stream):
         self.guard, self.loaded = guard, loaded
         alone = Unasked(0, 1, None, None)
-        self.engine = HFEngine(loaded.model, loaded.tokenizer, guard.rows, alone, stops=loaded.template.stops)
-        self.pairs = [_prompt_and_answer(stream.example(n)) for n in range(min(guard.rows, len(stream)))]
+        self.engine = HFEngine(
+            loaded.model, loaded.tokenizer, guard.rows, alone, stops=loaded.template.stops
+        )
+        self.pairs = [
+            _prompt_and_answer(stream.example(n)) for n in range(min(guard.rows, len(stream)))
+        ]
         self.began: float | None = None
         self.healthy_step: int | None = None
         self.collapsed: str | None = None
@@ -75,7 +88,9 @@ class CollapseGuard(transformers.TrainerCallback):
         return {"began": self.began, "healthy_step": self.healthy_step, "collapsed": self.collapsed}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.began, self.healthy_step, self.collapsed = (state[k] for k in ("began", "healthy_step", "collapsed"))
+        self.began, self.healthy_step, self.collapsed = (
+            state[k] for k in ("began", "healthy_step", "collapsed")
+        )
 
     @property
     def ended(self) -> bool:
@@ -115,25 +130,30 @@ class CollapseGuard(transformers.TrainerCallback):
             return
         was_said = self.collapsed is not None
         self.collapsed = (
-            f"step {state.global_step}: the retain answers' loss is {loss:.3g}, {rise:+.3g} since the beginning "
-            f"(allowed {self.guard.max_rise:+g}), and {repeated:.0%} of what is said repeats itself (allowed "
-            f"{self.guard.max_repetition:.0%})"
+            f"step {state.global_step}: the retain answers' loss is {loss:.3g}, {rise:+.3g} since "
+            f"the beginning (allowed {self.guard.max_rise:+g}), and {repeated:.0%} of what is said "
+            f"repeats itself (allowed {self.guard.max_repetition:.0%})"
         )
         # A run that goes on collapses at each later look too: once is enough.
         if state.is_world_process_zero and not was_said:
             does = DOES[self.guard.action].format(step=self.healthy_step)
             console.say(f"note: the model is collapsing. {self.collapsed}. {does}")
         if self.guard.action == "best" and self.healthy_step is None:
-            raise Diverged(f"{self.collapsed}. It was never seen healthy before: lower trainer.args.learning_rate or "
-                           "trainer.guard.every")  # fmt: skip
+            raise Diverged(
+                f"{self.collapsed}. It was never seen healthy before: lower "
+                "trainer.args.learning_rate or trainer.guard.every"
+            )
         if self.ended:
             control.should_training_stop = True
 
     def _log(self, control: transformers.TrainerControl, loss: float, repeated: float) -> None:
         assert self.began is not None
         is_due = control.should_log
-        self.log({"guard_loss": loss, "guard_rise": loss - self.began, "guard_repetition": repeated})
-        control.should_log = is_due  # any line that is logged takes it back, and the step's own is still to come
+        self.log(
+            {"guard_loss": loss, "guard_rise": loss - self.began, "guard_repetition": repeated}
+        )
+        # any line that is logged takes it back, and the step's own is still to come
+        control.should_log = is_due
 
     def _healthy(self, args: Any, state: Any, control: Any) -> None:
         self.healthy_step = state.global_step
@@ -143,11 +163,12 @@ class CollapseGuard(transformers.TrainerCallback):
 
 
 class CollapseWatch(CollapseGuard):
-    """Says once that the model is collapsing, and then looks no more: what an ascending method has by default.
+    """Says once that the model is collapsing, and then looks no more: what an ascending method has
+    by default.
 
     Args:
-        stream: `retain`, whose answers should stay as likely as they were; or, where there are no such rows, `forget`,
-            whose answers need not get less likely than tokens drawn at random.
+        stream: `retain`, whose answers should stay as likely as they were; or, where there are no
+            such rows, `forget`, whose answers need not get less likely than tokens drawn at random.
     """
 
     def __init__(self, method_name: str, loaded: Loaded, stream: Stream):
@@ -178,14 +199,18 @@ class CollapseWatch(CollapseGuard):
         if self.stream_name == "retain":
             if rise <= allowed:
                 return None
-            return f"the mean loss of {len(self.pairs)} retain answers is {loss:.3g}, {rise:+.3g} since the beginning"
+            return (
+                f"the mean loss of {len(self.pairs)} retain answers is {loss:.3g}, {rise:+.3g} "
+                f"since the beginning"
+            )
         num_tokens = len(self.loaded.tokenizer)
         chance = math.log(num_tokens)
         if loss <= max(chance, self.began) + allowed:
             return None
         return (
-            f"the mean loss of {len(self.pairs)} forget answers is {loss:.3g}, and of tokens drawn at random from all "
-            f"{num_tokens:,} it would be {chance:.3g}: this is no forgetting any more, it ruins the model"
+            f"the mean loss of {len(self.pairs)} forget answers is {loss:.3g}, and of tokens drawn "
+            f"at random from all {num_tokens:,} it would be {chance:.3g}: this is no forgetting "
+            "any more, it ruins the model"
         )
 
 

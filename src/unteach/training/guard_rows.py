@@ -20,18 +20,28 @@ FEW = 64
 """Rows that are read of a set that nothing else of the run reads: some of them may be unfit."""
 
 
-def build_guard(config: schema.Config, loaded: Loaded, streams: dict[str, Stream]) -> CollapseGuard | None:
+def build_guard(
+    config: schema.Config, loaded: Loaded, streams: dict[str, Stream]
+) -> CollapseGuard | None:
     """Build the guard that is asked for or, of a method that ascends, the watch that only warns."""
     assert config.data is not None and config.trainer is not None
     guard = config.trainer.guard
     if guard is not None:
         retain = streams.get("retain") or _learned(streams) or _read_retain(config, loaded)
         if retain is None:
-            raise UserError("trainer.guard looks at what should be retained: give retain=FILE, or data.retain=DATASET")
+            raise UserError(
+                "trainer.guard looks at what should be retained: give retain=FILE, or "
+                "data.retain=DATASET"
+            )
         return CollapseGuard(guard, loaded, retain)
     if not getattr(config.trainer.method, "ASCENDS", False):
         return None
-    rows = streams.get("retain") or _learned(streams) or _read_few(config, loaded) or _forgotten(streams)
+    rows = (
+        streams.get("retain")
+        or _learned(streams)
+        or _read_few(config, loaded)
+        or _forgotten(streams)
+    )
     return CollapseWatch(config.trainer.handler, loaded, rows) if rows else None
 
 
@@ -47,18 +57,23 @@ def _read_retain(config: schema.Config, loaded: Loaded) -> Stream | None:
 
 
 def _read_few(config: schema.Config, loaded: Loaded) -> Stream | None:
-    """The first retain rows, where they can be read: nobody asked for them, so it is no mistake where they cannot."""
+    """The first retain rows, where they can be read: nobody asked for them, so it is no mistake
+    where they cannot."""
     try:
         parts = [_first_rows(part) for part in _retain_parts(config).values()]
         built = [build_part(part, loaded, seed=config.seed) for part in parts]
         return Stream("retain", built) if built else None
     except (UserError, OSError) as error:
-        console.say(f"note: whether the model collapses is not told by the retain rows, which cannot be read: {error}")
+        console.say(
+            f"note: whether the model collapses is not told by the retain rows, which cannot be "
+            f"read: {error}"
+        )
         return None
 
 
 def _first_rows(part: Part) -> Part:
-    """The same dataset of its first rows alone: a set is not tokenised whole to be looked at now and then."""
+    """The same dataset of its first rows alone: a set is not tokenised whole to be looked at now
+    and then."""
     hf_args = part.args.get("hf_args")
     if not isinstance(hf_args, dict) or token_files.is_tokenized(hf_args.get("path")):
         return part
@@ -82,6 +97,8 @@ def _by_sign(streams: dict[str, Stream], name: str, is_forgotten: bool) -> Strea
         return None
     examples = (train.example(number) for number in range(len(train)))
     chosen: list[Any] = list(
-        itertools.islice((one for one in examples if (one.get("weight", 1.0) < 0) == is_forgotten), Guard.rows)
+        itertools.islice(
+            (one for one in examples if (one.get("weight", 1.0) < 0) == is_forgotten), Guard.rows
+        )
     )
     return Stream(name, [chosen]) if chosen else None

@@ -1,4 +1,5 @@
-"""What a training run is, in a few lines: said by `unteach check`, and by the run itself before its first step."""
+"""What a training run is, in a few lines: said by `unteach check`, and by the run itself before its
+first step."""
 
 import shlex
 from collections.abc import Callable
@@ -38,7 +39,8 @@ def describe_training(
     """Describe the model, the method, each stream, the steps, and how fast is learned.
 
     Args:
-        describe_stream: what is said of a stream's rows; to count their tokens too is a pass over all of them.
+        describe_stream: what is said of a stream's rows; to count their tokens too is a pass over
+            all of them.
     """
     assert config.trainer is not None
     path = config.model.model_args.get(PATH)
@@ -47,7 +49,12 @@ def describe_training(
         ("method", f"{config.trainer.handler}: {describe_method(config.trainer.method)}"),
     ]
     for name, stream in streams.items():
-        lines.append(("stream", f"{name}: {describe_stream(stream)}{' (sets the epoch)' if name == anchor else ''}"))
+        lines.append(
+            (
+                "stream",
+                f"{name}: {describe_stream(stream)}{' (sets the epoch)' if name == anchor else ''}",
+            )
+        )
     if num_validation_rows:
         lines.append(("validation", counted(num_validation_rows, "row")))
     if config.launch:
@@ -65,8 +72,8 @@ def describe_model(loaded: Loaded) -> str:
     trained = sum(p.numel() for p in parameters if p.requires_grad)
     weights = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
     return (
-        f"{type(loaded.model).__name__}, {sum(p.numel() for p in parameters):,} parameters, {trained:,} of them "
-        f"trained; weights in {weights}, passes in {loaded.compute}"
+        f"{type(loaded.model).__name__}, {sum(p.numel() for p in parameters):,} parameters, "
+        f"{trained:,} of them trained; weights in {weights}, passes in {loaded.compute}"
     )
 
 
@@ -74,8 +81,13 @@ def describe_method(method: Method | schema.TheirTrainer) -> str:
     """Give the first line of a method's documentation, and what it compares the model with."""
     if isinstance(method, schema.TheirTrainer):
         return "a transformers.Trainer of a plugin, with a loss and a data order of its own"
-    kept = {kind if isinstance(kind, str) else "a frozen copy" for kind in method.reference().values()}
-    compared = " and ".join(sorted(kept)).replace("logprobs", "answer log-probs, computed once") or "nothing"
+    kept = {
+        kind if isinstance(kind, str) else "a frozen copy" for kind in method.reference().values()
+    }
+    compared = (
+        " and ".join(sorted(kept)).replace("logprobs", "answer log-probs, computed once")
+        or "nothing"
+    )
     return f"{(type(method).__doc__ or '').strip().splitlines()[0]} Compares with: {compared}"
 
 
@@ -94,7 +106,9 @@ def print_header(
     Where no bar is drawn, it also says how the run's log is read meanwhile.
     """
     lines = [("run", f"{config.mode} {folder}")]
-    lines += describe_training(config, loaded, streams, anchor, args, args.world_size, num_validation_rows)
+    lines += describe_training(
+        config, loaded, streams, anchor, args, args.world_size, num_validation_rows
+    )
     if start:
         steps = forecast.num_steps(args, len(Steps(streams, anchor, step_size(args), config.seed)))
         lines.append(("goes on", f"from step {checkpoint.step_of(start):,} of {steps:,} ({start})"))

@@ -1,14 +1,19 @@
-"""What each way of spreading a run over processes asks of a trainer: wrapping, verification, whole weights, resuming.
+"""What each way of spreading a run over processes asks of a trainer: wrapping, verification, whole
+weights, resuming.
 
 A checkpoint holds the weights, by the names that the model itself has for them:
 
-one, ddp      `model.safetensors`, or `adapter_model.safetensors` where adapters train; `optimizer.pt`
-zero1, zero2  the same file of weights; beside it DeepSpeed's own folder `global_step<N>/`, whose name is in `latest`
-fsdp2         `pytorch_model_fsdp_0/` and `optimizer_0/`, of torch.distributed.checkpoint, the weights under "model"
-              (only those that train, where adapters do), or `pytorch_model_fsdp.bin` by a FULL_STATE_DICT launch file
+one, ddp      `model.safetensors`, or `adapter_model.safetensors` where adapters train;
+              `optimizer.pt`
+zero1, zero2  the same file of weights; beside it DeepSpeed's own folder `global_step<N>/`, whose
+              name is in `latest`
+fsdp2         `pytorch_model_fsdp_0/` and `optimizer_0/`, of torch.distributed.checkpoint, the
+              weights under "model" (only those that train, where adapters do), or
+              `pytorch_model_fsdp.bin` by a FULL_STATE_DICT launch file
 zero3         DeepSpeed's own folder: deepspeed.utils.zero_to_fp32 makes the whole weights of it
 
-with `config.json`, or `adapter_config.json` where adapters train. `accelerate merge-weights` reads an FSDP2 folder.
+with `config.json`, or `adapter_config.json` where adapters train. `accelerate merge-weights` reads
+an FSDP2 folder.
 """
 
 import contextlib
@@ -27,11 +32,15 @@ from unteach.training import checkpoint
 def one_root(model: Any) -> Iterator[None]:
     """Within it accelerate shards the layers, each on its own, and leaves all else to the root.
 
-    By itself it would put the last norm and the head into a group that is gathered when the norm is called, once a
-    pass. A pass of ours may end before either, and calls the head chunk by chunk; the root's weights are there for all
-    of it.
+    By itself it would put the last norm and the head into a group that is gathered when the norm is
+    called, once a pass. A pass of ours may end before either, and calls the head chunk by chunk;
+    the root's weights are there for all of it.
     """
-    hidden = {"get_input_embeddings": _none, "get_output_embeddings": _none, "base_model_prefix": ""}
+    hidden = {
+        "get_input_embeddings": _none,
+        "get_output_embeddings": _none,
+        "base_model_prefix": "",
+    }
     for name, value in hidden.items():
         model.__dict__[name] = value
     try:
@@ -50,7 +59,8 @@ def verify(trainer: Any, mode: str) -> None:
     found = _mode(trainer)
     if found != mode:
         raise UserError(
-            f"this run was started as {mode}, and the libraries made {found} of it. {launch_environment.RIGHT}"
+            f"this run was started as {mode}, and the libraries made {found} of it. "
+            f"{launch_environment.RIGHT}"
         )
 
 
@@ -73,19 +83,23 @@ def _all_sharded(model: Any) -> bool:
 
 
 def reduce_in_float32(trainer: Any) -> None:
-    """FSDP2 gathers weights in the run's half precision, and adds gradients up in fp32 as every other way does."""
+    """FSDP2 gathers weights in the run's half precision, and adds gradients up in fp32 as every
+    other way does."""
     from torch import float32
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if plugin is not None and (policy := plugin.mixed_precision_policy) is not None:
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=policy.param_dtype, reduce_dtype=float32)
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=policy.param_dtype, reduce_dtype=float32
+        )
 
 
 @contextlib.contextmanager
 def exact_masters(trainer: Any, mode: str) -> Iterator[None]:
-    """Within it DeepSpeed makes fp32 masters of weights that it has rounded to half precision before; on leaving, they
-    get the values from before. For a run that begins: a checkpoint holds its own masters."""
+    """Within it DeepSpeed makes fp32 masters of weights that it has rounded to half precision
+    before; on leaving, they get the values from before. For a run that begins: a checkpoint holds
+    its own masters."""
     if not (mode.startswith("zero") and (trainer.args.bf16 or trainer.args.fp16)):
         yield
         return
@@ -99,9 +113,11 @@ def exact_masters(trainer: Any, mode: str) -> Iterator[None]:
 
 
 def whole_state(trainer: Any, mode: str) -> dict[str, Any] | None:
-    """The weights by name, in fp32 where they were trained in it; None where every process holds them anyway.
+    """The weights by name, in fp32 where they were trained in it; None where every process holds
+    them anyway.
 
-    All processes must ask together; only the first gets them. Of a model with adapters: those that train, alone.
+    All processes must ask together; only the first gets them. Of a model with adapters: those that
+    train, alone.
     """
     if mode in ("one", "ddp"):
         return None
@@ -119,13 +135,16 @@ def whole_state(trainer: Any, mode: str) -> dict[str, Any] | None:
 def _from_fsdp2(model: Any, trained_only: bool, first: bool) -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
+    options = StateDictOptions(
+        full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only
+    )
     found: dict[str, Any] = get_model_state_dict(model, options=options)
     return found
 
 
 def _from_zero(model: Any, trained_only: bool, first: bool) -> dict[str, Any]:
-    """ZeRO holds the fp32 masters of what trains, and of the rest the weights themselves; one at a time is gathered."""
+    """ZeRO holds the fp32 masters of what trains, and of the rest the weights themselves; one at a
+    time is gathered."""
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param
 
@@ -134,7 +153,9 @@ def _from_zero(model: Any, trained_only: bool, first: bool) -> dict[str, Any]:
         if trained_only and not tensor.requires_grad:
             continue
         whole = safe_get_full_fp32_param(tensor) if tensor.requires_grad else None
-        with deepspeed.zero.GatheredParameters([tensor], enabled=whole is None and hasattr(tensor, "ds_id")):
+        with deepspeed.zero.GatheredParameters(
+            [tensor], enabled=whole is None and hasattr(tensor, "ds_id")
+        ):
             if first:
                 found[name] = (tensor if whole is None else whole).detach().to("cpu", copy=True)
     return found
@@ -142,11 +163,14 @@ def _from_zero(model: Any, trained_only: bool, first: bool) -> dict[str, Any]:
 
 def step_size(args: Any) -> int:
     """Anchor rows of an optimiser step, over all micro-batches and processes."""
-    return int(args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size)
+    return int(
+        args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    )
 
 
 def describe(model: Any, folder: Path) -> None:
-    """Puts the configuration of the model, or of the adapter that trains, beside weights that do not bring it."""
+    """Puts the configuration of the model, or of the adapter that trains, beside weights that do
+    not bring it."""
     if hasattr(model, "peft_config"):
         if not (folder / adapters.CONFIG).exists():
             model.peft_config[adapters.TRAINED].save_pretrained(folder)
@@ -164,13 +188,14 @@ def refuse_another_spread(start: Path, args: Any, mode: str) -> None:
     other = told["mode"] != mode and not {told["mode"], mode} <= whole
     if other or (mode.startswith("zero") and told["world"] != own["world"]):
         raise UserError(
-            f"the checkpoint {start} was written by {told['world']} processes as {told['mode']}, and only such go on "
-            f"from it; this run has {own['world']} as {mode}. Start it as then, begin a run from what `unteach export` "
-            "makes of the checkpoint, or begin again with resume=never"
+            f"the checkpoint {start} was written by {told['world']} processes as {told['mode']}, "
+            f"and only such go on from it; this run has {own['world']} as {mode}. Start it as "
+            "then, begin a run from what `unteach export` makes of the checkpoint, or begin again "
+            "with resume=never"
         )
     if told["rows"] != own["rows"]:
         raise UserError(
-            f"a step of this run has {own['rows']} rows, and the checkpoint {start} was written in steps of "
-            f"{told['rows']}: batch size x accumulation x processes must stay what it was. Start as many processes as "
-            "then, or begin again with resume=never"
+            f"a step of this run has {own['rows']} rows, and the checkpoint {start} was written in "
+            f"steps of {told['rows']}: batch size x accumulation x processes must stay what it "
+            "was. Start as many processes as then, or begin again with resume=never"
         )

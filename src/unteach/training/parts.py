@@ -11,20 +11,30 @@ from unteach.training.rows import fit_context
 
 
 def build_part(part: schema.Part, loaded: Loaded, **given: Any) -> Any:
-    """A dataset or collator with its arguments, and whichever of template, tokenizer, template_args, seed it takes."""
+    """A dataset or collator with its arguments, and whichever of template, tokenizer,
+    template_args, seed it takes."""
     offered = {
         "template": loaded.template,
         "tokenizer": loaded.tokenizer,
         "template_args": as_published(loaded.template),
         **given,
     }
-    taken = {name: value for name, value in offered.items() if name in inspect.signature(part.cls).parameters}
+    taken = {
+        name: value
+        for name, value in offered.items()
+        if name in inspect.signature(part.cls).parameters
+    }
     return part.cls(**{**taken, **fit_context(part, loaded), **part.args})
 
 
 def as_published(template: Template) -> Any:
-    """The template's arguments as OpenUnlearning's datasets take them: what is set, by key or by attribute."""
+    """The template's arguments as OpenUnlearning's datasets take them: what is set, by key or by
+    attribute."""
     from omegaconf import OmegaConf
 
-    given = {name: value for name, value in dataclasses.asdict(template.args).items() if value is not None}
+    given = {
+        name: value
+        for name, value in dataclasses.asdict(template.args).items()
+        if value is not None
+    }
     return OmegaConf.create({**given, "apply_chat_template": template.kind == "chat"})

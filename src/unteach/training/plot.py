@@ -10,14 +10,23 @@ FILE = "loss.png"
 INK, SOFT, GRID = "#22262b", "#6a7178", "#efece6"
 COLOURS = ("#0f766e", "#b07d12", "#6d5bb0", "#b4453a", "#46515c", "#2f6db0", "#7a8f2a", "#98a0a8")
 INCHES, DPI = (9.0, 5.0), 100
-ASIDE = {"step", "epoch", "progress", "grad_norm", "learning_rate", "total_flos", "num_input_tokens_seen"}
+ASIDE = {
+    "step",
+    "epoch",
+    "progress",
+    "grad_norm",
+    "learning_rate",
+    "total_flos",
+    "num_input_tokens_seen",
+}
 Curves = dict[str, list[tuple[float, float]]]
 
 
 def curves(metrics: Path) -> dict[str, Curves]:
     """What a metrics file holds, panel by panel: each value by name, as a list of (step, value).
 
-    loss: the loss and the terms of it; logged: what else a method tells, such as a margin; evaluated: what suites give.
+    loss: the loss and the terms of it; logged: what else a method tells, such as a margin;
+    evaluated: what suites give.
     """
     panels: dict[str, Curves] = {"loss": {}, "logged": {}, "evaluated": {}}
     for text in metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []:
@@ -27,7 +36,9 @@ def curves(metrics: Path) -> dict[str, Curves]:
             continue
         for name, value in line.items():
             if isinstance(value, int | float) and value == value and (panel := _panel_of(name)):
-                panels[panel].setdefault(name.removeprefix("eval_"), []).append((line["step"], value))
+                panels[panel].setdefault(name.removeprefix("eval_"), []).append(
+                    (line["step"], value)
+                )
     return {title: shown for title, shown in panels.items() if shown}
 
 
@@ -54,7 +65,9 @@ def loss_png(folder: Path) -> Path | None:
         FigureCanvasAgg(figure)
         edge = 0.5 / height
         figure.subplots_adjust(left=0.08, right=0.98, bottom=edge, top=1 - edge * 0.7, hspace=0.35)
-        for axes, (title, shown) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        for axes, (title, shown) in zip(
+            figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True
+        ):
             _panel(axes, title, shown)
         with run_dir.replacing(folder / FILE) as temporary:
             figure.savefig(temporary, format="png")
@@ -65,9 +78,15 @@ def _panel(axes: Any, title: str, shown: Curves) -> None:
     for i, (name, points) in enumerate(shown.items()):
         step, value = zip(*points, strict=True)
         axes.plot(
-            step, value, label=name, color=COLOURS[i % len(COLOURS)], linewidth=2 if name == "loss" else 1.3,
-            marker="o" if len(points) < 30 else None, markersize=3, linestyle="-" if i < len(COLOURS) else "--",
-        )  # fmt: skip
+            step,
+            value,
+            label=name,
+            color=COLOURS[i % len(COLOURS)],
+            linewidth=2 if name == "loss" else 1.3,
+            marker="o" if len(points) < 30 else None,
+            markersize=3,
+            linestyle="-" if i < len(COLOURS) else "--",
+        )
     axes.set_title(title, loc="left", color=INK, fontsize=12)
     axes.set_xlabel("step", color=SOFT)
     axes.grid(color=GRID)

@@ -1,4 +1,5 @@
-"""Where the time of a step goes: torch.profiler on a schedule of optimiser steps, a Chrome trace a stretch."""
+"""Where the time of a step goes: torch.profiler on a schedule of optimiser steps, a Chrome trace a
+stretch."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ FOLDER = "profile"
 
 
 class ProfileTrace(Watcher):
-    """Writes `<run>/profile/step<N>-rank<R>.json` after each active stretch: for chrome://tracing or Perfetto."""
+    """Writes `<run>/profile/step<N>-rank<R>.json` after each active stretch: for chrome://tracing
+    or Perfetto."""
 
     def __init__(self, asked: watching.Profiler, folder: Path):
         self.asked, self.folder = asked, folder / FOLDER
@@ -31,13 +33,19 @@ class ProfileTrace(Watcher):
                 profile.export_chrome_trace(str(temporary))
 
         self.profile = profiler.profile(
-            activities=kinds, on_trace_ready=write, with_stack=asked.stack, record_shapes=asked.shapes,
+            activities=kinds,
+            on_trace_ready=write,
+            with_stack=asked.stack,
+            record_shapes=asked.shapes,
             profile_memory=asked.memory,
             schedule=profiler.schedule(
-                skip_first=asked.skip_first, wait=asked.wait, warmup=asked.warmup, active=asked.active,
+                skip_first=asked.skip_first,
+                wait=asked.wait,
+                warmup=asked.warmup,
+                active=asked.active,
                 repeat=asked.repeat,
             ),
-        )  # fmt: skip
+        )
         self.profile.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

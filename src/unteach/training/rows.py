@@ -1,4 +1,5 @@
-"""The rows of a run beside its model: how long they may be, what became of them, and that they stay what they were."""
+"""The rows of a run beside its model: how long they may be, what became of them, and that they stay
+what they were."""
 
 import hashlib
 import inspect
@@ -20,18 +21,23 @@ if TYPE_CHECKING:
     import transformers
 
 DEFAULT_LENGTH = 2048
-"""Tokens of a row of the user's files, where the model's context has as many and nobody says otherwise."""
+"""Tokens of a row of the user's files, where the model's context has as many and nobody says
+otherwise."""
 
 
 def notes_of(part: Any) -> list[str]:
     """What a dataset has to say about rows dropped and rows cut."""
     if hasattr(part, "notes"):
         return list(part.notes())
-    return [f"{counted(count, 'row')} dropped, {why}" for why, count in getattr(part, "dropped", {}).items()]
+    return [
+        f"{counted(count, 'row')} dropped, {why}"
+        for why, count in getattr(part, "dropped", {}).items()
+    ]
 
 
 def fit_context(part: schema.Part, loaded: Loaded) -> dict[str, int]:
-    """max_length of a dataset of the user's files, where nobody says it: as many tokens as the context has."""
+    """max_length of a dataset of the user's files, where nobody says it: as many tokens as the
+    context has."""
     of_files = "choice" in (part.args.get("hf_args") or {})
     if of_files and "max_length" in inspect.signature(part.cls).parameters:
         return {"max_length": min(DEFAULT_LENGTH, context_of(loaded.model))}
@@ -49,8 +55,9 @@ def refuse_too_long(streams: dict[str, Stream], context: int) -> None:
         for number in stream.tokenized_rows():
             if (length := len(stream.example(number)["input_ids"])) > context:
                 raise UserError(
-                    f"data.{name}: {stream.place(number)} has {length} tokens, and the model's context {context}; set "
-                    f"max_length of its dataset to {context} or less (data.max_length with data=files)"
+                    f"data.{name}: {stream.place(number)} has {length} tokens, and the model's "
+                    f"context {context}; set max_length of its dataset to {context} or less "
+                    "(data.max_length with data=files)"
                 )
 
 
@@ -70,8 +77,17 @@ def fingerprints(streams: dict[str, Stream]) -> dict[str, str]:
 def fingerprints_of_files(config: schema.Config) -> dict[str, str]:
     """sha256 of each local file that rows are read from."""
     assert config.data is not None
-    told = [part.args.get("hf_args") for parts in config.data.streams.values() for part in parts.values()]
-    return {str(file): run_dir.fingerprint(file) for hf_args in told if hf_args for file in sources.files_of(hf_args)}
+    told = [
+        part.args.get("hf_args")
+        for parts in config.data.streams.values()
+        for part in parts.values()
+    ]
+    return {
+        str(file): run_dir.fingerprint(file)
+        for hf_args in told
+        if hf_args
+        for file in sources.files_of(hf_args)
+    }
 
 
 def refuse_other_data(folder: Path, began: dict[str, Any], now: dict[str, dict[str, str]]) -> None:
@@ -80,8 +96,8 @@ def refuse_other_data(folder: Path, began: dict[str, Any], now: dict[str, dict[s
         for name, fingerprint in now[kind].items():
             if began.get(kind, {}).get(name, fingerprint) != fingerprint:
                 raise UserError(
-                    f"{named.format(name)}: is not what it was when {folder} began to train on it; put it back, or "
-                    "start again with resume=never or another task_name"
+                    f"{named.format(name)}: is not what it was when {folder} began to train on it; "
+                    "put it back, or start again with resume=never or another task_name"
                 )
 
 

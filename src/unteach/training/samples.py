@@ -1,4 +1,5 @@
-"""What the model says while it trains: continuations of some rows' prompts, beside the answers they have."""
+"""What the model says while it trains: continuations of some rows' prompts, beside the answers they
+have."""
 
 import json
 from pathlib import Path
@@ -18,16 +19,21 @@ FILE = "samples.jsonl"
 
 
 class SampleFile(Watcher):
-    """Generates at each look and appends a line a row to `samples.jsonl`: step, row, prompt, answer, said.
+    """Generates at each look and appends a line a row to `samples.jsonl`: step, row, prompt,
+    answer, said.
 
-    Every process generates all rows, so that sharded weights are gathered by all at once; the first one writes. Random
-    numbers of training are left as they were.
+    Every process generates all rows, so that sharded weights are gathered by all at once; the first
+    one writes. Random numbers of training are left as they were.
     """
 
-    def __init__(self, samples: watching.Samples, loaded: Loaded, stream: Stream, folder: Path, seed: int):
+    def __init__(
+        self, samples: watching.Samples, loaded: Loaded, stream: Stream, folder: Path, seed: int
+    ):
         self.samples, self.loaded, self.path, self.seed = samples, loaded, folder / FILE, seed
         alone = Unasked(0, 1, None, None)
-        self.engine = HFEngine(loaded.model, loaded.tokenizer, samples.rows, alone, stops=loaded.template.stops)
+        self.engine = HFEngine(
+            loaded.model, loaded.tokenizer, samples.rows, alone, stops=loaded.template.stops
+        )
         self.pairs = [halves(stream.example(n)) for n in range(min(samples.rows, len(stream)))]
         self.newest: list[dict[str, Any]] = []
 
@@ -50,12 +56,20 @@ class SampleFile(Watcher):
 
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices), self.loaded.autocast():
-            said = self.engine.generate([p for p, _ in self.pairs], self.samples.max_new_tokens, **self._drawing())
+            said = self.engine.generate(
+                [p for p, _ in self.pairs], self.samples.max_new_tokens, **self._drawing()
+            )
         if not state.is_world_process_zero:
             return
         text = self.loaded.template.text
         self.newest = [
-            {"step": state.global_step, "row": row, "prompt": text(prompt), "answer": text(answer), "said": text(ids)}
+            {
+                "step": state.global_step,
+                "row": row,
+                "prompt": text(prompt),
+                "answer": text(answer),
+                "said": text(ids),
+            }
             for row, ((prompt, answer), ids) in enumerate(zip(self.pairs, said, strict=True))
         ]
         with name_file(self.path), self.path.open("a", encoding="utf-8") as file:
@@ -67,11 +81,16 @@ class SampleFile(Watcher):
         if asked.temperature == 0:
             return {}
         given = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}
-        return {"do_sample": True, "seed": self.seed, **{k: v for k, v in given.items() if v is not None}}
+        return {
+            "do_sample": True,
+            "seed": self.seed,
+            **{k: v for k, v in given.items() if v is not None},
+        }
 
 
 def halves(example: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A row's prompt and answer; of a text that is learned from its beginning, the first half and the second."""
+    """A row's prompt and answer; of a text that is learned from its beginning, the first half and
+    the second."""
     ids, labels = [int(i) for i in example["input_ids"]], [int(i) for i in example["labels"]]
     start = next((i for i, label in enumerate(labels) if label != IGNORED), 0)
     start = start if start > 1 else max(1, len(ids) // 2)
@@ -84,7 +103,9 @@ def show(lines: list[dict[str, Any]], step: int, folder: Path, trackers: list[st
         import wandb
 
         columns: list[Any] = ["step", "row", "prompt", "answer", "said"]
-        table = wandb.Table(columns=columns, data=[[line[name] for name in columns] for line in lines])
+        table = wandb.Table(
+            columns=columns, data=[[line[name] for name in columns] for line in lines]
+        )
         if wandb.run:
             wandb.log({"samples": table, "train/global_step": step})
     if "tensorboard" in trackers:

@@ -1,7 +1,7 @@
 """The loss of one micro-batch under the one rule of normalisation.
 
-A term is summed over its units and divided by their count in the whole optimiser step: every micro-batch, every
-process. So the gradient of a step does not depend on how its rows were dealt.
+A term is summed over its units and divided by their count in the whole optimiser step: every
+micro-batch, every process. So the gradient of a step does not depend on how its rows were dealt.
 """
 
 from collections.abc import Iterable
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 
 def make_ready(model: Any, method: Method, seed: int, streams: dict[str, Any]) -> None:
-    """Prepares a method and freezes what it does not train, before anything wraps the model: DistributedDataParallel
-    waits for the gradient of every parameter that is not frozen."""
+    """Prepares a method and freezes what it does not train, before anything wraps the model:
+    DistributedDataParallel waits for the gradient of every parameter that is not frozen."""
     config = causal_of(model).config
     labels = tuple(config.id2label[k] for k in sorted(config.id2label or {}))
     method.prepare(Context(seed, config.get_text_config().hidden_size, labels, streams))
     ends = method.layers()
     refuse_no_states(causal_of(model), ends.values())
-    train_only(model, method.trainable(), list(ends.values()) if set(ends) == set(method.streams()) else ())
+    train_only(
+        model, method.trainable(), list(ends.values()) if set(ends) == set(method.streams()) else ()
+    )
 
 
 def count_step(method: Method, batches: Iterable[dict[str, Any]]) -> "dict[str, Tensor]":
@@ -39,7 +41,8 @@ def count_step(method: Method, batches: Iterable[dict[str, Any]]) -> "dict[str, 
 def survey_step(
     model: Any, method: Method, batches: Iterable[dict[str, Any]], reference: Reference
 ) -> "dict[str, Tensor]":
-    """What the method must know of a whole step before its losses: the sums of this process's share, by name."""
+    """What the method must know of a whole step before its losses: the sums of this process's
+    share, by name."""
     import torch
 
     totals: dict[str, Tensor] = {}
@@ -47,28 +50,41 @@ def survey_step(
         with torch.no_grad():
             for batch in batches:
                 found = method.survey(model(batch=batch, want=wants), reference.on(batch))
-                totals |= {name: totals.get(name, 0) + value.float() for name, value in found.items()}
+                totals |= {
+                    name: totals.get(name, 0) + value.float() for name, value in found.items()
+                }
     return totals
 
 
 def both_sides(
-    model: Any, method: Method, batch: dict[str, Any], reference: Reference, counts: "dict[str, Tensor]"
+    model: Any,
+    method: Method,
+    batch: dict[str, Any],
+    reference: Reference,
+    counts: "dict[str, Tensor]",
 ) -> tuple[dict[str, Answers], dict[str, Any]]:
-    """What the policy says of one micro-batch, and the reference; counts: of the whole step, with what was surveyed."""
+    """What the policy says of one micro-batch, and the reference; counts: of the whole step, with
+    what was surveyed."""
     compared = {**reference.on(batch), "step": counts}
     return model(batch=batch, want=method.wants(compared)), compared
 
 
 def share_of(term: Term, counts: "dict[str, Tensor]") -> "Tensor":
-    """A term's share of the step: its sum over the count that it is divided by, which may be a sum of weights."""
+    """A term's share of the step: its sum over the count that it is divided by, which may be a sum
+    of weights."""
     count = counts[term.divisor]
     return term.value.float().sum() / count.masked_fill(count == 0, 1)
 
 
 def micro_batch_loss(
-    model: Any, method: Method, batch: dict[str, Any], reference: Reference, counts: "dict[str, Tensor]"
+    model: Any,
+    method: Method,
+    batch: dict[str, Any],
+    reference: Reference,
+    counts: "dict[str, Tensor]",
 ) -> "tuple[Tensor, dict[str, Tensor]]":
-    """This micro-batch's share of the step's loss, and of each term by the name it is logged under (before its factor).
+    """This micro-batch's share of the step's loss, and of each term by the name it is logged under
+    (before its factor).
 
     Sums over all micro-batches and processes give the loss and the terms of the step.
     """

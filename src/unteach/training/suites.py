@@ -1,4 +1,5 @@
-"""The suites of a run: planned before it trains, carried out on the weights it starts from and as it stands later."""
+"""The suites of a run: planned before it trains, carried out on the weights it starts from and as
+it stands later."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,12 +48,18 @@ def plan_suites(
     for name, plan in planned.items():
         for what, (most, count) in plan.rows.drawn.items():
             seed = plan.config.seed
-            notes.append(f"measures {most:,} of {count:,} {what} rows, drawn by seed {seed} (eval.{name}.max_rows)")
+            notes.append(
+                f"measures {most:,} of {count:,} {what} rows, drawn by seed {seed} "
+                f"(eval.{name}.max_rows)"
+            )
     return planned, notes
 
 
-def own_rows(config: schema.Config, loaded: Loaded, streams: dict[str, Stream]) -> tuple[dict[str, OwnRows], list[str]]:
-    """The rows of the run by role, for the suites that measure them, and what there is to say about them."""
+def own_rows(
+    config: schema.Config, loaded: Loaded, streams: dict[str, Stream]
+) -> tuple[dict[str, OwnRows], list[str]]:
+    """The rows of the run by role, for the suites that measure them, and what there is to say about
+    them."""
     found: dict[str, OwnRows] = {}
     notes: list[str] = []
     if config.data is None or not config.measures_own_rows():
@@ -66,7 +73,8 @@ def own_rows(config: schema.Config, loaded: Loaded, streams: dict[str, Stream]) 
         stream = streams.get(home) if home and role not in config.data.measured else None
         if stream is None:
             built, said = build.build_rows(config, loaded, role, parts)
-            # Rows held out, and those that the run trains on, are spoken of where they are built for that.
+            # Rows held out, and those that the run trains on, are spoken of where they are built
+            # for that.
             notes += said if home is None or config.trainer is None or not streams else []
             stream = Stream(role, built)
             refuse_too_long({role: stream}, build.context_of(loaded.model))
@@ -91,8 +99,11 @@ def _split_by_sign(rows: OwnRows) -> dict[str, OwnRows]:
     return {role: replace(rows, row_numbers=chosen) for role, chosen in numbers.items() if chosen}
 
 
-def before_training(config: schema.Config, planned: dict[str, suites.Plan], folder: Path, dist: Processes) -> list[str]:
-    """Measure the weights that the run starts from, with the suites that ask for it; gives what there is to say.
+def before_training(
+    config: schema.Config, planned: dict[str, suites.Plan], folder: Path, dist: Processes
+) -> list[str]:
+    """Measure the weights that the run starts from, with the suites that ask for it; gives what
+    there is to say.
 
     What an earlier call of the same run measured on the same rows is not measured again.
     """
@@ -104,7 +115,9 @@ def before_training(config: schema.Config, planned: dict[str, suites.Plan], fold
         return ["nothing is measured before training: this model starts from random weights"]
     target = folder / run_dir.EVALS_BEFORE
     # One process looks, so that all go the same way.
-    if process_context.once(lambda: all(suites.is_measured(plan, target) for plan in asking.values())):
+    if process_context.once(
+        lambda: all(suites.is_measured(plan, target) for plan in asking.values())
+    ):
         return []
     configs = {name: config.eval[name] for name in asking}
     if dist.first:
@@ -121,9 +134,14 @@ def does_evaluate(config: schema.Config) -> bool:
 
 
 def at_steps(
-    config: schema.Config, loaded: Loaded, plans: dict[str, suites.Plan], folder: Path, here: Processes
+    config: schema.Config,
+    loaded: Loaded,
+    plans: dict[str, suites.Plan],
+    folder: Path,
+    here: Processes,
 ) -> Callable[[int], dict[str, float]]:
-    """Runs the suites on the model as it stands at a step; the results go to checkpoint-<step>/evals."""
+    """Runs the suites on the model as it stands at a step; the results go to
+    checkpoint-<step>/evals."""
     known = run_dir.read_mapping(folder / run_dir.MANIFEST, "the run's manifest")
     began = run_dir.digest([config.tree, known["data"], known["weights"]])
     cache = Path(config.paths.cache_dir)
@@ -131,7 +149,9 @@ def at_steps(
     def evaluate(step: int) -> dict[str, float]:
         weights = f"{folder.resolve()} step {step} of {began}"
         target = folder / f"checkpoint-{step}" / run_dir.EVALS
-        found = evaluate_loaded(config.eval, loaded, here, target, cache, weights, tell=False, planned=plans)
+        found = evaluate_loaded(
+            config.eval, loaded, here, target, cache, weights, tell=False, planned=plans
+        )
         return {f"eval_{name}": value for name, value in found.items()}
 
     return evaluate

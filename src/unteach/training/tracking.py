@@ -16,7 +16,8 @@ from unteach.config import schema
 from unteach.errors import UserError, missing_extra
 
 LOG_MODEL = "WANDB_LOG_MODEL"
-"""Where the library's callback reads whether to upload weights; all else it takes from the run that is open."""
+"""Where the library's callback reads whether to upload weights; all else it takes from the run that
+is open."""
 
 PACKAGES = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",)}
 """By the name of a tracker in report_to: the packages of which it needs one."""
@@ -33,10 +34,11 @@ def refuse_missing(args: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def tracked(config: schema.Config, folder: Path, first: bool) -> Iterator[None]:
-    """Opens the run that `wandb` of the configuration names, in the first process, and closes it afterwards.
+    """Opens the run that `wandb` of the configuration names, in the first process, and closes it
+    afterwards.
 
-    The same folder is the same run there: one that was stopped goes on with its curves. Without a section `wandb` the
-    library's callback opens one by itself. The trainer must be built inside.
+    The same folder is the same run there: one that was stopped goes on with its curves. Without a
+    section `wandb` the library's callback opens one by itself. The trainer must be built inside.
     """
     before = os.environ.get(LOG_MODEL)
     if config.wandb is not None:
@@ -50,7 +52,10 @@ def tracked(config: schema.Config, folder: Path, first: bool) -> Iterator[None]:
             os.environ.pop(LOG_MODEL, None)
         else:
             os.environ[LOG_MODEL] = before
-        if "wandb" in sys.modules and (opened := getattr(sys.modules["wandb"], "run", None)) is not None:
+        if (
+            "wandb" in sys.modules
+            and (opened := getattr(sys.modules["wandb"], "run", None)) is not None
+        ):
             opened.finish()  # the next run of this process is another
 
 
@@ -62,6 +67,12 @@ def _open(config: schema.Config, told: schema.Wandb, folder: Path) -> None:
     assert config.trainer is not None
     name = config.trainer.args.get("run_name") or config.task_name
     wandb.init(
-        project=told.project, entity=told.entity, group=told.group, job_type=told.job_type, dir=told.dir, name=name,
-        id=run_dir.digest(str(folder.resolve())), resume="allow",
-    )  # fmt: skip
+        project=told.project,
+        entity=told.entity,
+        group=told.group,
+        job_type=told.job_type,
+        dir=told.dir,
+        name=name,
+        id=run_dir.digest(str(folder.resolve())),
+        resume="allow",
+    )

@@ -1,4 +1,5 @@
-"""The one subclass of transformers.Trainer: streams in, any method's terms, the one rule of normalisation."""
+"""The one subclass of transformers.Trainer: streams in, any method's terms, the one rule of
+normalisation."""
 
 import functools
 import signal
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to workers too, to the run: it may want their rows for one more step."""
+    """Leave Ctrl-C, which a terminal sends to workers too, to the run: it may want their rows for
+    one more step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -35,8 +37,8 @@ class StepLoader(DataLoader):
 class Trainer(Resumable):
     """Trains a method on streams. What else is given is Resumable's.
 
-    packed: rows go through the model end to end. tables: makes the reference's tables, once the policy is spread as the
-    run is.
+    packed: rows go through the model end to end. tables: makes the reference's tables, once the
+    policy is spread as the run is.
     """
 
     loss_is_scaled_for_ga = True  # micro_batch_loss already divides by the counts of the whole step
@@ -77,7 +79,9 @@ class Trainer(Resumable):
         steps = Steps(self.streams, self.anchor, size, args.seed, self.packed)
         return StepLoader(
             Rows(self.streams, self.anchor),  # type: ignore[arg-type]
-            batch_sampler=MicroBatches(steps, args.gradient_accumulation_steps, args.process_index, world),
+            batch_sampler=MicroBatches(
+                steps, args.gradient_accumulation_steps, args.process_index, world
+            ),
             collate_fn=functools.partial(collate, collator=self.data_collator),
             num_workers=args.dataloader_num_workers,
             worker_init_fn=_ignore_interrupts,
@@ -87,10 +91,16 @@ class Trainer(Resumable):
             multiprocessing_context=args.dataloader_multiprocessing_context,
         )
 
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
-        """The micro-batches of one step, and how many units the whole step has, over all processes."""
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
+    ) -> tuple[list[Any], Any]:
+        """The micro-batches of one step, and how many units the whole step has, over all
+        processes."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
-        counts = {name: count.to(device).float() for name, count in count_step(self.method, batches).items()}
+        counts = {
+            name: count.to(device).float()
+            for name, count in count_step(self.method, batches).items()
+        }
         moved = map(self._prepare_inputs, batches)
         counts |= survey_step(self.model_wrapped, self.method, moved, self.reference)  # type: ignore[arg-type]
         if self.args.world_size > 1:
@@ -101,8 +111,12 @@ class Trainer(Resumable):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        assert not return_outputs, "evaluation is done by suites and Validation, never by the Trainer's own loop"
-        loss, shares = micro_batch_loss(model, self.method, inputs, self.reference, num_items_in_batch)
+        assert not return_outputs, (
+            "evaluation is done by suites and Validation, never by the Trainer's own loop"
+        )
+        loss, shares = micro_batch_loss(
+            model, self.method, inputs, self.reference, num_items_in_batch
+        )
         self._seen.append((inputs["number"], inputs["rows"], loss.detach(), shares))
         for name, share in shares.items():
             self._shares[name] = self._shares.get(name, 0) + share
@@ -114,13 +128,17 @@ class Trainer(Resumable):
         return loss * self.args.world_size
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """The gradient's norm before clipping; a run whose gradient is not finite ends here, before the step."""
+        """The gradient's norm before clipping; a run whose gradient is not finite ends here, before
+        the step."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
-            rows = "; ".join(f"stream {s}, rows {r}" for s, r in self._broken().items()) or "its loss was still finite"
+            rows = (
+                "; ".join(f"stream {s}, rows {r}" for s, r in self._broken().items())
+                or "its loss was still finite"
+            )
             raise Diverged(
-                f"step {self.state.global_step + 1}: the gradient is not finite ({rows}). Nothing was updated with it. "
-                "Lower trainer.args.learning_rate, or look at those rows."
+                f"step {self.state.global_step + 1}: the gradient is not finite ({rows}). Nothing "
+                "was updated with it. Lower trainer.args.learning_rate, or look at those rows."
             )
         return norm
 
@@ -137,7 +155,8 @@ class Trainer(Resumable):
         return found
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds each term of the loss, averaged over the steps since the last line, summed over processes."""
+        """Adds each term of the loss, averaged over the steps since the last line, summed over
+        processes."""
         if "loss" in logs and self._shares:
             steps = self.state.global_step - self._terms_logged_at
             totals = self._over_processes(self._shares)
@@ -162,18 +181,24 @@ class Trainer(Resumable):
         """Tells the method the reduced terms of the step that ended."""
         terms, self._step_shares, self._seen = self._step_shares, {}, []
         if type(self.method).after_step is not Method.after_step:
-            reduced = {name.removesuffix("_loss"): total for name, total in self._over_processes(terms).items()}
+            reduced = {
+                name.removesuffix("_loss"): total
+                for name, total in self._over_processes(terms).items()
+            }
             self.method.after_step(reduced, self.state.epoch or 0.0)
 
     def restore_more(self, state: dict[str, Any]) -> None:
-        mine = [torch.tensor(share, device=self.args.device) for share in self.mine(state["shares"])]
+        mine = [
+            torch.tensor(share, device=self.args.device) for share in self.mine(state["shares"])
+        ]
         self._shares = dict(zip(state["terms"], mine, strict=True))
         self._terms_logged_at = state["logged_at"]
         self.method.load_state(state["method"])
 
 
 class _TellMethod(transformers.TrainerCallback):
-    """Completes the reference; ends each optimiser step for the method, before anything saves it."""
+    """Completes the reference; ends each optimiser step for the method, before anything saves
+    it."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer

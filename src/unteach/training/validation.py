@@ -1,8 +1,10 @@
-"""Validation: rows that are held out, measured by the method's own rule wherever eval_strategy says, and at the end.
+"""Validation: rows that are held out, measured by the method's own rule wherever eval_strategy
+says, and at the end.
 
-The loss is that of one step over all of these rows: each term summed over its units and divided by their count. So it
-does not depend on batches or processes. A method that does not learn from rows of `train` (one that unlearns) would
-measure how well it forgets them; their plain loss is measured for it.
+The loss is that of one step over all of these rows: each term summed over its units and divided by
+their count. So it does not depend on batches or processes. A method that does not learn from rows
+of `train` (one that unlearns) would measure how well it forgets them; their plain loss is measured
+for it.
 """
 
 import csv
@@ -33,7 +35,8 @@ FILE = "validation.json"
 def of_run(
     config: schema.Config, loaded: Loaded, collator: Any, args: Any, folder: Path, here: Processes
 ) -> "Validation | None":
-    """What measures the rows of data.validation, if there are any; says what became of rows that cannot be used."""
+    """What measures the rows of data.validation, if there are any; says what became of rows that
+    cannot be used."""
     assert config.data is not None and config.trainer is not None
     if not config.data.streams.get(STREAM):
         return None
@@ -47,20 +50,28 @@ def of_run(
         streams[name] = Stream(name, rows, next(iter(streams), None))
     draws = {name: [(row, 0) for row in range(len(stream))] for name, stream in streams.items()}
     kept = folder / "reference" / STREAM
-    tables = functools.partial(build.build_tables, method, loaded, streams, lambda: draws, collator, args, kept, here)
+    tables = functools.partial(
+        build.build_tables, method, loaded, streams, lambda: draws, collator, args, kept, here
+    )
     return Validation(method, streams, tables, collator, args.per_device_train_batch_size, here)
 
 
 class Validation:
     """Measures its rows on a model as it stands.
 
-    tables: makes what its method compares with, or finds it where it was kept; it is made before the first step.
+    tables: makes what its method compares with, or finds it where it was kept; it is made before
+    the first step.
     """
 
     def __init__(
-        self, method: Method, streams: dict[str, Stream], tables: Callable[[], dict[str, Table]], collator: Any,
-        size: int, here: Processes,
-    ):  # fmt: skip
+        self,
+        method: Method,
+        streams: dict[str, Stream],
+        tables: Callable[[], dict[str, Table]],
+        collator: Any,
+        size: int,
+        here: Processes,
+    ):
         self.method, self.streams, self.tables, self.collator = method, streams, tables, collator
         self.size, self.here = size, here
 
@@ -83,14 +94,18 @@ class Validation:
             found = self._measured(model, may_stop)
         settle(model)
         model.train(was_training)
-        numbers = {k: value for k, value in found.items() if isinstance(value, int | float) and k != "rows"}
+        numbers = {
+            k: value for k, value in found.items() if isinstance(value, int | float) and k != "rows"
+        }
         if self.here.first:
             write(place, found)
         return {f"eval_{name}": float(value) for name, value in numbers.items()}
 
     def _measured(self, model: Any, may_stop: bool) -> dict[str, Any]:
         step = self._counted(model)
-        counts = {name: torch.tensor(count, device=self.here.device) for name, count in step.items()}
+        counts = {
+            name: torch.tensor(count, device=self.here.device) for name, count in step.items()
+        }
         sums: dict[str, float] = {}
         facts: dict[str, tuple[str, float | None]] = {}
         noted: list[tuple[int, dict[str, Any]]] = []
@@ -104,7 +119,10 @@ class Validation:
             first = slice(*next(iter(batch["rows"].values())))
             real = batch["number"][first][batch["weight"][first] != 0].tolist()
             found = {name: value.tolist() for name, value in self.method.noted(policy).items()}
-            noted += [(row, {name: value[i] for name, value in found.items()}) for i, row in enumerate(real)]
+            noted += [
+                (row, {name: value[i] for name, value in found.items()})
+                for i, row in enumerate(real)
+            ]
         everyone = self._of_all((sums, facts, noted))
         return self._summed_up(everyone, step)
 
@@ -114,7 +132,9 @@ class Validation:
             name: sum(sums.get(name, 0.0) for sums, _, _ in everyone) / (step[divisor] or 1.0)
             for name, (divisor, _) in facts.items()
         }
-        parts = {name: factor * terms[name] for name, (_, factor) in facts.items() if factor is not None}
+        parts = {
+            name: factor * terms[name] for name, (_, factor) in facts.items() if factor is not None
+        }
         noted = dict(sorted(pair for _, _, of_one in everyone for pair in of_one))
         keys: dict[str, Any] = next(iter(noted.values()), {})
         rows = {key: [row[key] for row in noted.values()] for key in keys}
@@ -123,13 +143,16 @@ class Validation:
         return {"loss": loss, **told, **self.method.judged(loss, rows), "rows": self.num_rows}
 
     def _counted(self, model: Any) -> dict[str, float]:
-        """The units of all rows by name and, where the method asks for it, what must be known of all of them first."""
+        """The units of all rows by name and, where the method asks for it, what must be known of
+        all of them first."""
         counts: dict[str, float] = {}
         wants = self.method.surveyed()
         for batch in self._batches():
             found = dict(self.method.counts(batch))
             if wants:
-                found |= self.method.survey(model(batch=batch, want=wants), self.reference.on(batch))
+                found |= self.method.survey(
+                    model(batch=batch, want=wants), self.reference.on(batch)
+                )
             for name, count in found.items():
                 counts[name] = counts.get(name, 0.0) + float(count)
         total: dict[str, float] = {}
@@ -143,7 +166,8 @@ class Validation:
         return self.here.gather([mine]) if self.here.gather else [mine]
 
     def _batches(self) -> Iterator[dict[str, Any]]:
-        """This process's batches of all rows, longest first; as many in every process, filled up with weight zero."""
+        """This process's batches of all rows, longest first; as many in every process, filled up
+        with weight zero."""
         first = next(iter(self.streams.values()))
         order = sorted(range(len(first)), key=lambda row: -len(first.example(row)["input_ids"]))
         step = self.size * self.here.world
@@ -152,8 +176,13 @@ class Validation:
             mine = taken[self.here.rank :: self.here.world]
             rows = [(row, 1.0) for row in mine] or [(taken[0], 0.0)]
             slots = [Slot(name, row, 0, weight) for name in self.streams for row, weight in rows]
-            batch = collate([(slot, self.streams[slot.stream].example(slot.row)) for slot in slots], self.collator)
-            yield {key: v.to(self.here.device) if hasattr(v, "to") else v for key, v in batch.items()}
+            batch = collate(
+                [(slot, self.streams[slot.stream].example(slot.row)) for slot in slots],
+                self.collator,
+            )
+            yield {
+                key: v.to(self.here.device) if hasattr(v, "to") else v for key, v in batch.items()
+            }
 
 
 def write(place: Path, found: dict[str, Any]) -> None:
@@ -180,5 +209,7 @@ def at_the_end(trainer: Any, folder: Path) -> None:
     if trainer.args.eval_strategy == "no":
         trainer.log(dict(found))
     if validation.here.first:
-        told = ", ".join(f"{name.removeprefix('eval_')} {value:.4g}" for name, value in found.items())
+        told = ", ".join(
+            f"{name.removeprefix('eval_')} {value:.4g}" for name, value in found.items()
+        )
         print(f"validation: {told}")

@@ -1,4 +1,5 @@
-"""What watches a run: its metrics file, display and loss plot; where asked for, samples and a profile."""
+"""What watches a run: its metrics file, display and loss plot; where asked for, samples and a
+profile."""
 
 from collections.abc import Container
 from pathlib import Path
@@ -16,8 +17,13 @@ from unteach.training.samples import SampleFile
 
 
 def watchers(
-    config: schema.Config, loaded: Loaded, streams: dict[str, Stream], anchor: str, folder: Path, here: Processes,
-) -> list[Watcher]:  # fmt: skip
+    config: schema.Config,
+    loaded: Loaded,
+    streams: dict[str, Stream],
+    anchor: str,
+    folder: Path,
+    here: Processes,
+) -> list[Watcher]:
     """Everything that watches a run."""
     assert config.trainer is not None
     display = make_display(config.task_name, UnaskedValues(config.eval))
@@ -25,18 +31,25 @@ def watchers(
     if here.first:
         found.append(LossPlot(folder))
     if samples := config.trainer.samples:
-        found.append(SampleFile(samples, loaded, streams[samples.stream or anchor], folder, config.seed))
+        found.append(
+            SampleFile(samples, loaded, streams[samples.stream or anchor], folder, config.seed)
+        )
     if config.trainer.profiler:
         found.append(ProfileTrace(config.trainer.profiler, folder))
     return found
 
 
 class UnaskedValues(Container[str]):
-    """The logged values of suites that were not asked for, but needed by those that were: the file has them too."""
+    """The logged values of suites that were not asked for, but needed by those that were: the file
+    has them too."""
 
     def __init__(self, suites: dict[str, SuiteConfig]):
         self.prefixes = tuple(f"eval_{suite}_" for suite in suites)
-        self.asked = {f"eval_{suite}_{metric}" for suite, config in suites.items() for metric in config.asked()}
+        self.asked = {
+            f"eval_{suite}_{metric}"
+            for suite, config in suites.items()
+            for metric in config.asked()
+        }
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.startswith(self.prefixes) and name not in self.asked

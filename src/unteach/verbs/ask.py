@@ -1,4 +1,5 @@
-"""`unteach ask`: put one question to a model, or one after the other, as `unteach infer` would answer it."""
+"""`unteach ask`: put one question to a model, or one after the other, as `unteach infer` would
+answer it."""
 
 import contextlib
 import re
@@ -16,12 +17,27 @@ from unteach.distributed import launch_environment
 from unteach.errors import RowsFailed, UserError, unknown
 
 KEYS = {
-    "model", "template", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k", "min_p", "seed",
-    "repetition_penalty", "num_beams", "stop_strings", "quantization", "backend", "backend_args", "plugins",
-}  # fmt: skip
+    "model",
+    "template",
+    "max_new_tokens",
+    "do_sample",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "repetition_penalty",
+    "num_beams",
+    "stop_strings",
+    "quantization",
+    "backend",
+    "backend_args",
+    "plugins",
+}
 """Keys of `unteach infer` that a single question has a use for."""
 COLUMN = "question"
-"""What a question is asked as: of a model without a saved template, by its chat template if it has one."""
+"""What a question is asked as: of a model without a saved template, by its chat template if it has
+one."""
 PROMPT = "> "
 
 
@@ -33,11 +49,15 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
         rest = shlex.join(asked[1:])
         raise UserError(f"{asked[0]}: names a model: unteach ask model={asked[0]} {rest}".rstrip())
     if len(asked) > 1:
-        raise UserError(f'ask takes one question, in quotes: unteach ask model=… "{" ".join(asked)}"')
+        raise UserError(
+            f'ask takes one question, in quotes: unteach ask model=… "{" ".join(asked)}"'
+        )
     if asked and not asked[0].strip():
         raise UserError("the question is empty: there is nothing to ask")
     if launch_environment.world() > 1:
-        raise UserError("ask is one process; unteach infer shares the rows of a table among several")
+        raise UserError(
+            "ask is one process; unteach infer shares the rows of a table among several"
+        )
     environment()
     with contextlib.redirect_stdout(sys.stderr):  # notes; answers alone go to the standard output
         answer = open_model(read_config(overrides, config_dirs))
@@ -65,7 +85,8 @@ def read_config(overrides: list[str], config_dirs: Iterable[str]) -> InferConfig
 
 
 def open_model(config: InferConfig) -> Callable[[str], str]:
-    """Load the model; gives what answers a question. The questions are numbered from 0, as the rows of a table are."""
+    """Load the model; gives what answers a question. The questions are numbered from 0, as the rows
+    of a table are."""
     from unteach.distributed import process_context
     from unteach.inference import planning
     from unteach.inference.backends.base import Failure, Job
@@ -97,7 +118,8 @@ def open_model(config: InferConfig) -> Callable[[str], str]:
 
 
 def talk(answer: Callable[[str], str]) -> None:
-    """Ask for questions in the terminal and answer each, until an empty line, the end of the input or Ctrl-C."""
+    """Ask for questions in the terminal and answer each, until an empty line, the end of the input
+    or Ctrl-C."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (gives input() its line editing and history)
 
@@ -113,7 +135,8 @@ def talk(answer: Callable[[str], str]) -> None:
 
 
 def answer_lines(answer: Callable[[str], str]) -> None:
-    """Answer every line of the standard input; raises RowsFailed where some could not be answered."""
+    """Answer every line of the standard input; raises RowsFailed where some could not be
+    answered."""
     num_asked = num_failed = 0
     for question in read_questions():
         num_asked += 1
@@ -121,9 +144,14 @@ def answer_lines(answer: Callable[[str], str]) -> None:
             show(answer(question))
         except UserError as error:
             num_failed += 1
-            print(f"unteach: question {num_asked}: {console.neutralize(str(error))}", file=sys.stderr)
+            print(
+                f"unteach: question {num_asked}: {console.neutralize(str(error))}", file=sys.stderr
+            )
     if not num_asked:
-        raise UserError('there is no question: unteach ask model=… "question", or questions on the standard input')
+        raise UserError(
+            'there is no question: unteach ask model=… "question", or questions on the standard '
+            "input"
+        )
     if num_failed:
         raise RowsFailed(f"{num_failed} of {num_asked} questions have no answer")
 

@@ -1,8 +1,9 @@
 """`unteach check [train|unlearn|eval] [key=value …] [--print]`: everything about a run but the run.
 
-Composes and validates the configuration, reads the data, shows the first batch of each stream with what is learned of
-it, and says what is trained, how many steps there are and how much memory to expect. Weights of at most 2 GB that are
-on this machine are loaded and tried as the run would; of others only names and shapes are read.
+Composes and validates the configuration, reads the data, shows the first batch of each stream with
+what is learned of it, and says what is trained, how many steps there are and how much memory to
+expect. Weights of at most 2 GB that are on this machine are loaded and tried as the run would; of
+others only names and shapes are read.
 --print shows the resolved configuration with where each value came from.
 """
 
@@ -27,15 +28,23 @@ if TYPE_CHECKING:
     from unteach.models.loading import Loaded
 
 TOKENIZED_ROWS = 2000
-"""Rows of each file that are tokenised. Of the others all is read and tried but their tokens, which take most time."""
+"""Rows of each file that are tokenised. Of the others all is read and tried but their tokens, which
+take most time."""
 SHOWN_ROWS = 2
 """Rows of each stream that are shown token by token."""
 
 
 def command(
-    words: list[str], config_name: str | None = None, config_dirs: Iterable[str] = (), printed: bool = False
+    words: list[str],
+    config_name: str | None = None,
+    config_dirs: Iterable[str] = (),
+    printed: bool = False,
 ) -> None:
-    named = [word for word in words if "=" not in word and not word.startswith("~") and not is_run_file(word)]
+    named = [
+        word
+        for word in words
+        if "=" not in word and not word.startswith("~") and not is_run_file(word)
+    ]
     if len(named) > 1 or (named and named[0] not in VERBS):
         raise UserError(unknown("verb to check", " ".join(named), VERBS))
     overrides = [word for word in words if word not in named]
@@ -51,7 +60,8 @@ def command(
 
 
 def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
-    """The resolved configuration as YAML, each value with the file or command line that it came from."""
+    """The resolved configuration as YAML, each value with the file or command line that it came
+    from."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -60,11 +70,16 @@ def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
     terminal = Console(soft_wrap=True, highlight=False)
     for line, origin in lines:
         line = console.neutralize(line)
-        terminal.print(f"{escape(f'{line:<{width}}')}  [dim]# {escape(origin)}[/dim]" if origin else escape(line))
+        terminal.print(
+            f"{escape(f'{line:<{width}}')}  [dim]# {escape(origin)}[/dim]"
+            if origin
+            else escape(line)
+        )
 
 
 def check(config: schema.Config) -> None:
-    """Says all that can be known of a run before it starts; raises what the run itself would raise."""
+    """Says all that can be known of a run before it starts; raises what the run itself would
+    raise."""
     folder = Path(config.paths.output_dir)
     owner.refuse_unwritable(run_dir.root_of(folder))
 
@@ -92,7 +107,9 @@ def limit_tokenizing(config: schema.Config) -> schema.Config:
     """Have only the first rows of each file tokenised at once."""
     if config.data is None:
         return config
-    data = replace(config.data, streams=_limited(config.data.streams), measured=_limited(config.data.measured))
+    data = replace(
+        config.data, streams=_limited(config.data.streams), measured=_limited(config.data.measured)
+    )
     return replace(config, data=data)
 
 
@@ -117,11 +134,17 @@ def standing(config: schema.Config, folder: Path) -> str:
     state = run_dir.open_run(folder, config.tree, config.resume)
     if state == "done":
         run_dir.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / run_dir.FINGERPRINTS)
-    return {"new": "new", "again": "begun; would go on", "done": "finished", "back": "would go back"}[state]
+    return {
+        "new": "new",
+        "again": "begun; would go on",
+        "done": "finished",
+        "back": "would go back",
+    }[state]
 
 
 def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[str, Stream]]":
-    """Model, method, streams, steps, learning rate, memory, first rows; returns the model and the streams."""
+    """Model, method, streams, steps, learning rate, memory, first rows; returns the model and the
+    streams."""
     from unteach.models import loading
     from unteach.training import build, forecast, header, tracking
     from unteach.training.step import make_ready
@@ -142,12 +165,19 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
         said += told
     processes = config.nproc or args.world_size
     lines = header.describe_training(
-        config, loaded, streams, anchor, args, processes, num_validation_rows, forecast.said_of_stream
+        config,
+        loaded,
+        streams,
+        anchor,
+        args,
+        processes,
+        num_validation_rows,
+        forecast.said_of_stream,
     )
     if any(len(stream.tokenized_rows()) < len(stream) for stream in streams.values()):
         said.append(
-            f"of each file the first {TOKENIZED_ROWS:,} rows are tokenised. Which of the others are too long, cut, or "
-            "refused by the template is said when the run starts"
+            f"of each file the first {TOKENIZED_ROWS:,} rows are tokenised. Which of the others "
+            "are too long, cut, or refused by the template is said when the run starts"
         )
     header.print_lines([*lines, *(("note", sentence) for sentence in said)])
     print(f"memory      {forecast.said_of_memory(loaded, args, config.trainer.method, streams)}")
@@ -157,7 +187,8 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
 
 
 def show_rows(loaded: "Loaded", name: str, stream: "Stream", seed: int) -> None:
-    """The first rows that a step would draw of a stream: what is learned in green, what is only read dim."""
+    """The first rows that a step would draw of a stream: what is learned in green, what is only
+    read dim."""
     from rich.console import Console
     from rich.text import Text
 
@@ -167,20 +198,27 @@ def show_rows(loaded: "Loaded", name: str, stream: "Stream", seed: int) -> None:
     terminal = Console(soft_wrap=True, highlight=False)
     is_coloured = terminal.is_terminal
     open_mark, close_mark = ("", "") if is_coloured else ("⟦", "⟧")
-    print(f"first of {name}; what is learned is {'green' if is_coloured else f'between {open_mark}{close_mark}'}:")
+    print(
+        f"first of {name}; what is learned is "
+        f"{'green' if is_coloured else f'between {open_mark}{close_mark}'}:"
+    )
     for number in permutation(len(stream), seed, "data", name, 0)[:SHOWN_ROWS]:
         example = stream.example(number)
         shown = Text(f"  {stream.place(number)}: ")
         if loaded.head:
             is_class = bool(loaded.head.labels)
-            learned = loaded.head.labels[example["labels"][-1]] if is_class else example.get("target")
+            learned = (
+                loaded.head.labels[example["labels"][-1]] if is_class else example.get("target")
+            )
             shown.append(console.neutralize(f"{loaded.tokenizer.decode(example['input_ids'])} "))
             shown.append(console.neutralize(f"{open_mark}{learned}{close_mark}"), "black on green")
             terminal.print(shown)
             continue
         tokens = zip(example["input_ids"], example["labels"], strict=True)
         for is_learned, run in itertools.groupby(tokens, key=lambda pair: pair[1] != IGNORED):
-            text = console.neutralize(loaded.tokenizer.decode([token for token, _ in run])).replace("\n", "⏎\n    ")
+            text = console.neutralize(loaded.tokenizer.decode([token for token, _ in run])).replace(
+                "\n", "⏎\n    "
+            )
             if is_learned:
                 shown.append(f"{open_mark}{text}{close_mark}", "black on green")
             else:
@@ -189,17 +227,25 @@ def show_rows(loaded: "Loaded", name: str, stream: "Stream", seed: int) -> None:
 
 
 def check_suites(config: schema.Config, loaded: "Loaded", streams: "dict[str, Stream]") -> None:
-    """Plans every suite as the run would: which metrics, on how many rows, and which are absent and why."""
+    """Plans every suite as the run would: which metrics, on how many rows, and which are absent and
+    why."""
     from unteach.training import suites
 
     planned, notes = suites.plan_suites(config, loaded, streams)
     for sentence in notes:
         console.say(f"note        {sentence}")
     for name, plan in planned.items():
-        print(f"suite       {name}: {', '.join(metric for metric in plan.asked if metric in plan.metrics)}")
+        print(
+            f"suite       {name}: "
+            f"{', '.join(metric for metric in plan.asked if metric in plan.metrics)}"
+        )
         for role, rows in plan.rows.own.items():
             measured, count = plan.rows.drawn.get(role, (len(rows.row_numbers),) * 2)
-            num_rows = f"{measured:,} of {counted(count, 'row')}" if measured < count else counted(count, "row")
+            num_rows = (
+                f"{measured:,} of {counted(count, 'row')}"
+                if measured < count
+                else counted(count, "row")
+            )
             console.say(f"measured    {role}: {num_rows} of {rows.where}")
         for metric, reason in plan.absent.items():
             console.say(f"absent      {metric}: {reason}")

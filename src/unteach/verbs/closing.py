@@ -1,4 +1,5 @@
-"""The last lines of a run: its values, where its model and its results are, and commands to go on with."""
+"""The last lines of a run: its values, where its model and its results are, and commands to go on
+with."""
 
 import shlex
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from unteach.evals.retain_logs import ROWS
 
 
 def tell_values(folder: Path, suite_names: list[str]) -> None:
-    """Print the values of suites, each with the way that is good, and what could not be measured."""
+    """Print the values of suites, each with the way that is good, and what could not be
+    measured."""
     from unteach.evals import run
     from unteach.report.columns import BUILT_IN
 
@@ -22,7 +24,8 @@ def close_training(config: schema.Config, folder: Path) -> None:
     """Print where a training run left what, and what can be done with it next."""
     is_judged = bool(_results_of(folder))
     console.say(f"model: {folder / run_dir.FINAL}")
-    console.say(f"results: {folder / (run_dir.EVALS if (folder / run_dir.EVALS).exists() else run_dir.METRICS)}")
+    evals = folder / run_dir.EVALS
+    console.say(f"results: {evals if evals.exists() else folder / run_dir.METRICS}")
     if any(folder.glob(f"checkpoint-*/{run_dir.EVALS}")):
         console.say(f"evaluations made while training: {folder}/checkpoint-*/{run_dir.EVALS}")
     before = config.model.model_args.get(schema.PATH)
@@ -36,7 +39,8 @@ def close_evaluation(folder: Path) -> None:
 
 
 def _judging(folder: Path, before: str | None) -> list[Sequence[str]]:
-    """Give the commands that show the values: alone, and against the run that this one began from, if it has any."""
+    """Give the commands that show the values: alone, and against the run that this one began from,
+    if it has any."""
     commands: list[Sequence[str]] = [("unteach", "report", str(folder))]
     if before and _is_comparable(Path(before), folder):
         commands.append(("unteach", "compare", before, str(folder)))
@@ -44,7 +48,8 @@ def _judging(folder: Path, before: str | None) -> list[Sequence[str]]:
 
 
 def _is_comparable(a: Path, b: Path) -> bool:
-    """Whether both runs measured something on the same rows, so that differences are the models' and not the rows'."""
+    """Whether both runs measured something on the same rows, so that differences are the models'
+    and not the rows'."""
     first, second = _measured_rows(a), _measured_rows(b)
     return any(first[column] == second[column] for column in first.keys() & second.keys())
 

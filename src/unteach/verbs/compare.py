@@ -18,7 +18,9 @@ LONGEST = 300
 def command(words: list[str]) -> None:
     places, options = split(words, "compare")
     if len(places) != 2:
-        raise UserError(f"compare takes two runs, got {len(places)}: unteach compare A B [suite=SUITE]")
+        raise UserError(
+            f"compare takes two runs, got {len(places)}: unteach compare A B [suite=SUITE]"
+        )
     a, b = (_one(place) for place in places)
     if a.folder.resolve() == b.folder.resolve():
         raise UserError(f"{places[0]} and {places[1]} are the same run; name two")
@@ -28,8 +30,8 @@ def command(words: list[str]) -> None:
     suites = [asked] if asked else [name for name in a.suites if name in b.suites]
     if not suites:
         raise UserError(
-            f"{a.name} has results of {', '.join(a.suites)} and {b.name} of {', '.join(b.suites)}: they have no suite "
-            "in common; evaluate both on one"
+            f"{a.name} has results of {', '.join(a.suites)} and {b.name} of {', '.join(b.suites)}: "
+            "they have no suite in common; evaluate both on one"
         )
     print(f"A: {a.folder}\nB: {b.folder}")
     for suite in suites:
@@ -40,7 +42,10 @@ def command(words: list[str]) -> None:
 def _one(word: str) -> Found:
     found, _ = find.runs_in([word])
     if len(found) > 1:
-        raise UserError(f"{word} holds {len(found)} runs; name one: {', '.join(str(one.folder) for one in found)}")
+        raise UserError(
+            f"{word} holds {len(found)} runs; name one: "
+            f"{', '.join(str(one.folder) for one in found)}"
+        )
     return found[0]
 
 
@@ -50,7 +55,9 @@ def _compare(a: Found, b: Found, suite: str) -> None:
     first, second = collect.collect([(one.name, one.kind, one.folder) for one in (a, b)], suite)
     console.say(f"\n{suite}")
     if others := changes.other_rows(first, second):
-        console.say(f"note: not the same rows in {', '.join(others)}; differences are not taken row by row")
+        console.say(
+            f"note: not the same rows in {', '.join(others)}; differences are not taken row by row"
+        )
     _print_values(changes.changes(first, second))
     for changed in changes.most_changed(first, second):
         _print_answer(changed)
@@ -65,7 +72,9 @@ def _print_values(found: list[Any]) -> None:
     from unteach.report.table import MISSING
     from unteach.wording import format_value
 
-    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
+    drawn = Table(
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim"
+    )
     for name, side in (
         ("metric", "left"),
         ("A", "right"),
@@ -75,34 +84,54 @@ def _print_values(found: list[Any]) -> None:
     ):
         drawn.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
     for one in found:
-        numbers = [MISSING if value is None else format_value(value) for value in (one.a, one.b, one.difference)]
+        numbers = [
+            MISSING if value is None else format_value(value)
+            for value in (one.a, one.b, one.difference)
+        ]
         interval = (
-            f"{format_value(one.low)} to {format_value(one.high)}{' *' if one.beyond else ''}" if one.how else MISSING
+            f"{format_value(one.low)} to {format_value(one.high)}{' *' if one.beyond else ''}"
+            if one.how
+            else MISSING
         )
         drawn.add_row(
-            *map(Text, [console.neutralize(one.metric), *numbers, interval]), style="bold" if one.beyond else None
+            *map(Text, [console.neutralize(one.metric), *numbers, interval]),
+            style="bold" if one.beyond else None,
         )
-    wide = Console(width=1000).measure(drawn).maximum  # a number cut short is a wrong number: lines run over instead
-    Console(width=max(Console().width, wide)).print(drawn, crop=False, no_wrap=True, overflow="ignore")
+    # a number cut short is a wrong number: lines run over instead
+    wide = Console(width=1000).measure(drawn).maximum
+    Console(width=max(Console().width, wide)).print(
+        drawn, crop=False, no_wrap=True, overflow="ignore"
+    )
     ways = {one.how for one in found if one.how}
     if ways:
-        print(f"* zero lies outside the interval, which was taken {' or '.join(sorted(ways, reverse=True))}")
+        print(
+            f"* zero lies outside the interval, which was taken "
+            f"{' or '.join(sorted(ways, reverse=True))}"
+        )
 
 
 def _print_answer(changed: Any) -> None:
     first, second = changed.question.said
-    console.say(f"\n{changed.title}: {_clipped(changed.question.text)}  ({first.score:.2f} -> {second.score:.2f})")
+    console.say(
+        f"\n{changed.title}: {_clipped(changed.question.text)}  ({first.score:.2f} -> "
+        f"{second.score:.2f})"
+    )
     for name, text in (("true", changed.question.truth), ("A", first.text), ("B", second.text)):
         console.say(f"  {name:<4}  {_clipped(text) or '(nothing)'}")
 
 
 def _clipped(text: str) -> str:
     flat = " ".join(text.split())
-    return flat if len(flat) <= LONGEST else f"{flat[:LONGEST]}… ({len(flat) - LONGEST} more characters)"
+    return (
+        flat
+        if len(flat) <= LONGEST
+        else f"{flat[:LONGEST]}… ({len(flat) - LONGEST} more characters)"
+    )
 
 
 def _without_random_weights(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out how random weights would be made where the weights of a folder were taken instead."""
+    """Leave out how random weights would be made where the weights of a folder were taken
+    instead."""
     model = config.get("model")
     if not isinstance(model, dict) or model.get("model_handler") != "scratch":
         return config
@@ -118,7 +147,8 @@ def _print_settings(a: dict[str, Any], b: dict[str, Any]) -> None:
 
     if not a or not b:
         print(
-            f"\nsettings: {'neither run has' if not (a or b) else 'A has' if b else 'B has'} no configuration to read"
+            f"\nsettings: {'neither run has' if not (a or b) else 'A has' if b else 'B has'} no "
+            f"configuration to read"
         )
         return
     a, b = _without_random_weights(a), _without_random_weights(b)

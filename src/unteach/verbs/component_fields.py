@@ -47,9 +47,13 @@ def fields_of(cls: Any) -> list[FieldInfo]:
     for one in dataclasses.fields(cls):
         if not one.init:
             continue
-        default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        default = (
+            one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        )
         written = None if default is dataclasses.MISSING else as_yaml(default)
-        found.append(FieldInfo(one.name, spell_type(hints[one.name]), written, meanings.get(one.name, "")))
+        found.append(
+            FieldInfo(one.name, spell_type(hints[one.name]), written, meanings.get(one.name, ""))
+        )
     return found
 
 
@@ -64,7 +68,8 @@ def _arguments_of(cls: Any) -> list[FieldInfo]:
 
 
 def _hints(cls: Any) -> dict[str, Any]:
-    """The types of a class's fields; what a plugin imports for type checkers only stays as it is written."""
+    """The types of a class's fields; what a plugin imports for type checkers only stays as it is
+    written."""
     try:
         return typing.get_type_hints(cls)
     except NameError:
@@ -96,7 +101,11 @@ def docstrings_under(body: list[ast.stmt]) -> dict[str, str]:
             target = line.target
         elif isinstance(line, ast.Assign):
             target = line.targets[0]
-        if isinstance(target, ast.Name) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+        if (
+            isinstance(target, ast.Name)
+            and isinstance(below, ast.Expr)
+            and isinstance(below.value, ast.Constant)
+        ):
             found[target.id] = " ".join(str(below.value.value).split())
     return found
 

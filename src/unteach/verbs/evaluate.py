@@ -17,7 +17,8 @@ def command(words: list[str], **options: Any) -> None:
 
 
 def evaluate(*overrides: str, config_name: str = "eval", config_dirs: Iterable[str] = ()) -> Path:
-    """Evaluates what `configs/eval.yaml` and the overrides say; returns the folder with the results."""
+    """Evaluates what `configs/eval.yaml` and the overrides say; returns the folder with the
+    results."""
     environment()
     config = compose.compose(config_name, overrides, config_dirs, starting=True)
     if accelerate_launch.started("eval", config, overrides, config_name, tuple(config_dirs)):
@@ -62,12 +63,18 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
     loaded.model = place(loaded.model, here)
     if here.first:
         run_dir.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
-        made_by = run_dir.manifest(config.seed, command=config.command, world=here.world, mode=here.mode)
+        made_by = run_dir.manifest(
+            config.seed, command=config.command, world=here.world, mode=here.mode
+        )
         run_dir.write_json(folder / run_dir.MANIFEST, made_by)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / run_dir.FINGERPRINTS)
-    with process_context.interruptible("stopping after this batch; what is measured is kept. Ctrl-C again ends now"):
-        evaluate_loaded(config.eval, loaded, here, folder, cache, weights, tell=False, planned=planned)
+    with process_context.interruptible(
+        "stopping after this batch; what is measured is kept. Ctrl-C again ends now"
+    ):
+        evaluate_loaded(
+            config.eval, loaded, here, folder, cache, weights, tell=False, planned=planned
+        )
     if here.first:
         atomic.remove_stale(folder)
         run_dir.write_json(folder / run_dir.DONE, {})

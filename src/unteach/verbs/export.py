@@ -27,23 +27,38 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
         if key not in verb_keys.KEYS["export"]:
             raise UserError(verb_keys.unknown_key("export", key))
     if len(places) != 1:
-        raise UserError(f"name one thing to export, got {len(places)}: unteach export RUN to=FOLDER")
+        raise UserError(
+            f"name one thing to export, got {len(places)}: unteach export RUN to=FOLDER"
+        )
     reader = Reader()
     hints: dict[str, Any] = {"private": bool, "model.peft_args": dict[str, Any]}
     read = {key: reader.value(hints.get(key, str), value, key) for key, value in given.items()}
     if reader.problems:
         raise UserError(mistakes(reader.problems))
     export(
-        places[0], read.get("to"), read.get("as", "model"), read.get("dtype"), read.get("model.base_path"),
-        read.get("model.peft_args"), read.get("push"), read.get("private", True),
-    )  # fmt: skip
+        places[0],
+        read.get("to"),
+        read.get("as", "model"),
+        read.get("dtype"),
+        read.get("model.base_path"),
+        read.get("model.peft_args"),
+        read.get("push"),
+        read.get("private", True),
+    )
 
 
 def export(
-    what: str, to: str | None = None, form: str = "model", dtype: str | None = None, base: str | None = None,
-    peft_args: dict[str, Any] | None = None, push: str | None = None, private: bool = True,
-) -> Path | None:  # fmt: skip
-    """The Python form of the command; returns the folder that was written, None where it was only uploaded."""
+    what: str,
+    to: str | None = None,
+    form: str = "model",
+    dtype: str | None = None,
+    base: str | None = None,
+    peft_args: dict[str, Any] | None = None,
+    push: str | None = None,
+    private: bool = True,
+) -> Path | None:
+    """The Python form of the command; returns the folder that was written, None where it was only
+    uploaded."""
     environment()
     if form not in FORMS:
         raise UserError(unknown("form of export", form, FORMS))
@@ -68,7 +83,8 @@ def export(
 
 @contextlib.contextmanager
 def _target(asked: Any, source: Any) -> Iterator[Path | None]:
-    """A folder to write, which takes its name when it is whole; None where the same was exported there before."""
+    """A folder to write, which takes its name when it is whole; None where the same was exported
+    there before."""
     if asked.to is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
@@ -80,11 +96,15 @@ def _target(asked: Any, source: Any) -> Iterator[Path | None]:
 def _target_owned(asked: Any, source: Any) -> Iterator[Path | None]:
     if asked.to.exists() and (not asked.to.is_dir() or any(asked.to.iterdir())):
         record = asked.to / RECORD
-        if record.exists() and run_dir.read_json(record, "the export's record") == _record(asked, source):
+        if record.exists() and run_dir.read_json(record, "the export's record") == _record(
+            asked, source
+        ):
             print(f"exported before: {asked.to}")
             yield None
             return
-        raise UserError(f"to={asked.to}: something else is there already; name another folder, or move it away")
+        raise UserError(
+            f"to={asked.to}: something else is there already; name another folder, or move it away"
+        )
     with run_dir.replacing_folder(asked.to) as folder:
         yield folder
         run_dir.write_json(folder / RECORD, _record(asked, source))
@@ -95,12 +115,20 @@ def _record(asked: Any, source: Any) -> dict[str, Any]:
     from unteach.export import weights
 
     found = weights.find(source.place)
-    files = [found] if found and found.is_file() else sorted(p for p in source.place.rglob("*") if p.is_file())
+    files = (
+        [found]
+        if found and found.is_file()
+        else sorted(p for p in source.place.rglob("*") if p.is_file())
+    )
     seen = [[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
     return {
-        "from": str(source.place.resolve()), "files": run_dir.digest(seen), "as": asked.form, "dtype": asked.dtype,
-        "base": asked.base, "peft_args": asked.peft_args,
-    }  # fmt: skip
+        "from": str(source.place.resolve()),
+        "files": run_dir.digest(seen),
+        "as": asked.form,
+        "dtype": asked.dtype,
+        "base": asked.base,
+        "peft_args": asked.peft_args,
+    }
 
 
 def _refuse_offline(repository: str) -> None:
@@ -108,20 +136,27 @@ def _refuse_offline(repository: str) -> None:
 
     if constants.is_offline_mode():
         raise UserError(
-            f"push={repository}: HF_HUB_OFFLINE is set, so nothing can be uploaded, and nothing was done. Unset it, or "
-            "say to=FOLDER and upload that later: hf upload REPO FOLDER"
+            f"push={repository}: HF_HUB_OFFLINE is set, so nothing can be uploaded, and nothing "
+            "was done. Unset it, or say to=FOLDER and upload that later: hf upload REPO FOLDER"
         )
 
 
 def upload(folder: Path, repository: str, private: bool) -> None:
-    """Uploads a folder as one commit; the repository is made where there is none, and nothing in it is deleted."""
+    """Uploads a folder as one commit; the repository is made where there is none, and nothing in it
+    is deleted."""
     import huggingface_hub
 
     api = huggingface_hub.HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Upload with unteach")
+        api.upload_folder(
+            repo_id=repository, folder_path=str(folder), commit_message="Upload with unteach"
+        )
     except Exception as error:
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
-        raise UserError(f"push={repository}: the hub did not take it ({said}). Log in with `hf auth login`; what "
-                        "to=FOLDER names is whole, and the same command uploads it again") from None  # fmt: skip
+        said = next(
+            (line for line in str(error).splitlines() if line.strip()), type(error).__name__
+        ).strip()
+        raise UserError(
+            f"push={repository}: the hub did not take it ({said}). Log in with `hf auth login`; "
+            "what to=FOLDER names is whole, and the same command uploads it again"
+        ) from None

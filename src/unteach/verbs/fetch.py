@@ -31,22 +31,31 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
 
 
 def retain_logs(folder: Path) -> None:
-    """Fetch every JSON file of the published logs; those that are there already are not fetched again.
+    """Fetch every JSON file of the published logs; those that are there already are not fetched
+    again.
 
-    Where the hub does not answer, `snapshot_download` takes any folder with something in it for the download. So the
-    hub is asked first which files there are, and afterwards each of them must lie in the folder.
+    Where the hub does not answer, `snapshot_download` takes any folder with something in it for the
+    download. So the hub is asked first which files there are, and afterwards each of them must lie
+    in the folder.
     """
     import huggingface_hub
 
     try:
         published = huggingface_hub.HfApi().dataset_info(LOGS)
-        names = [file.rfilename for file in published.siblings or () if file.rfilename.endswith(".json")]
+        names = [
+            file.rfilename for file in published.siblings or () if file.rfilename.endswith(".json")
+        ]
         wanted = [name for name in names if not (folder / name).exists()]
         num_before = len(names) - len(wanted)
         if wanted:
-            # By name: what is there may be another log, or the user's own, and would be replaced without a word.
+            # By name: what is there may be another log, or the user's own, and would be replaced
+            # without a word.
             huggingface_hub.snapshot_download(
-                LOGS, repo_type="dataset", revision=published.sha, allow_patterns=wanted, local_dir=folder
+                LOGS,
+                repo_type="dataset",
+                revision=published.sha,
+                allow_patterns=wanted,
+                local_dir=folder,
             )
     except Exception as error:
         raise _unreachable(LOGS, error) from None
@@ -55,14 +64,15 @@ def retain_logs(folder: Path) -> None:
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(names)} logs of {LOGS} did not arrive in {folder} (the first: {missing[0]}). "
-            "Run the same command again; what arrived stays"
+            f"{len(missing)} of the {len(names)} logs of {LOGS} did not arrive in {folder} (the "
+            f"first: {missing[0]}). Run the same command again; what arrived stays"
         )
     print(f"logs: {len(names) - num_before} fetched, {num_before} there already")
 
 
 def wmdp(folder: Path) -> None:
-    """Each corpus as JSON lines, whole or not at all; a gated one that is not open to the user is said, not fatal."""
+    """Each corpus as JSON lines, whole or not at all; a gated one that is not open to the user is
+    said, not fatal."""
     import datasets
 
     landed = 0
@@ -88,6 +98,6 @@ def wmdp(folder: Path) -> None:
 def _unreachable(repository: str, error: Exception) -> UserError:
     said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return UserError(
-        f"cannot fetch {repository} ({said.strip()}). It needs the network; where it is gated, ask for access at "
-        f"https://huggingface.co/datasets/{repository} and run `hf auth login`"
+        f"cannot fetch {repository} ({said.strip()}). It needs the network; where it is gated, ask "
+        f"for access at https://huggingface.co/datasets/{repository} and run `hf auth login`"
     )

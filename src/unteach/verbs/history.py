@@ -18,9 +18,16 @@ STATE = "trainer_state.json"
 FIRST = ("step", "epoch", "progress", "loss")
 """Columns that come first, where they are there."""
 LAST = (
-    "epoch", "grad_norm", "learning_rate", "progress", "mean_loss", "train_runtime", "train_samples_per_second",
-    "train_steps_per_second", "total_flos",
-)  # fmt: skip
+    "epoch",
+    "grad_norm",
+    "learning_rate",
+    "progress",
+    "mean_loss",
+    "train_runtime",
+    "train_samples_per_second",
+    "train_steps_per_second",
+    "total_flos",
+)
 """Columns that come last in the printed table."""
 SPACE = 3
 """Between two columns of the printed table."""
@@ -55,14 +62,24 @@ def command(words: list[str]) -> None:
 
 
 def refuse_other_file(file: Path, columns: list[str]) -> None:
-    """Raise UserError where a file is there that is no earlier history: it has no steps, or columns of its own."""
+    """Raise UserError where a file is there that is no earlier history: it has no steps, or columns
+    of its own."""
     if not file.exists():
         return
-    with contextlib.suppress(OSError, ValueError, RecursionError), file.open(encoding="utf-8", newline="") as opened:
-        first = json.loads(opened.readline()) if file.suffix == ".jsonl" else next(csv.reader(opened), [])
+    with (
+        contextlib.suppress(OSError, ValueError, RecursionError),
+        file.open(encoding="utf-8", newline="") as opened,
+    ):
+        first = (
+            json.loads(opened.readline())
+            if file.suffix == ".jsonl"
+            else next(csv.reader(opened), [])
+        )
         if "step" in first and set(first) <= set(columns):
             return
-    raise UserError(f"to={file}: something else is there already; name another file, or move it away")
+    raise UserError(
+        f"to={file}: something else is there already; name another file, or move it away"
+    )
 
 
 def get_history(run: str | Path) -> Any:
@@ -77,16 +94,20 @@ def get_history(run: str | Path) -> Any:
         raise UserError(f"{run}: nothing was logged there")
     steps: dict[Any, dict[str, Any]] = {}
     for line in lines:
-        if "train_runtime" in line and "train_loss" in line:  # the last word of a run; a stream may be called train
+        # the last word of a run; a stream may be called train
+        if "train_runtime" in line and "train_loss" in line:
             line["mean_loss"] = line.pop("train_loss")
         steps.setdefault(line.get("step"), {}).update(line)
     columns = dict.fromkeys(key for line in lines for key in line)
-    ordered = [name for name in FIRST if name in columns] + [name for name in columns if name not in FIRST]
+    ordered = [name for name in FIRST if name in columns] + [
+        name for name in columns if name not in FIRST
+    ]
     return pandas.DataFrame(list(steps.values()), columns=ordered)
 
 
 def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a run's metrics file or of another trainer's state; a line cut off by a kill is left out."""
+    """The lines of a run's metrics file or of another trainer's state; a line cut off by a kill is
+    left out."""
     if (folder / run_dir.METRICS).exists():
         lines, num_torn = run_dir.read_lines(folder / run_dir.METRICS)
         if num_torn:
@@ -94,7 +115,10 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
             print(f"note: {said} of {folder / run_dir.METRICS} left out", file=sys.stderr)
         yield from lines
         return
-    states = [folder / STATE, *sorted(folder.glob(f"checkpoint-*/{STATE}"), key=lambda p: int(p.parent.name[11:]))]
+    states = [
+        folder / STATE,
+        *sorted(folder.glob(f"checkpoint-*/{STATE}"), key=lambda p: int(p.parent.name[11:])),
+    ]
     there = [state for state in states if state.exists()]
     if not there:
         nearby = (
@@ -104,7 +128,9 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
         )
         raise UserError(f"{folder}: holds no {run_dir.METRICS} and no {STATE}{nearby}")
     logged = run_dir.read_mapping(there[-1], "the trainer's state").get("log_history")
-    yield from (line for line in (logged if isinstance(logged, list) else []) if run_dir.is_line(line))
+    yield from (
+        line for line in (logged if isinstance(logged, list) else []) if run_dir.is_line(line)
+    )
 
 
 def neutralize_cells(table: Any) -> Any:
@@ -115,7 +141,8 @@ def neutralize_cells(table: Any) -> Any:
 
 
 def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
-    """Every line of a run there: `scan_history` pages through all of them, where `history` draws a sample of 500."""
+    """Every line of a run there: `scan_history` pages through all of them, where `history` draws a
+    sample of 500."""
     try:
         import wandb
     except ImportError:
@@ -123,16 +150,26 @@ def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
     path = run.removeprefix(WANDB)
     if len(path.split("/")) not in (2, 3):
         raise UserError(
-            f"{run}: say wandb:ENTITY/PROJECT/ID, or wandb:PROJECT/ID for your own entity (the id, not the name)"
+            f"{run}: say wandb:ENTITY/PROJECT/ID, or wandb:PROJECT/ID for your own entity (the id, "
+            f"not the name)"
         )
     try:
         rows = list(wandb.Api().run(path).scan_history())
     except Exception as error:
-        raise UserError(f"{run}: Weights & Biases did not give it ({str(error).splitlines()[0]}); `wandb login`, and "
-                        "take the run's id from its address") from None  # fmt: skip
+        raise UserError(
+            f"{run}: Weights & Biases did not give it ({str(error).splitlines()[0]}); `wandb "
+            "login`, and take the run's id from its address"
+        ) from None
     for row in rows:
-        line = {key.removeprefix("train/"): value for key, value in row.items() if not key.startswith("_")}
-        line = {(f"eval_{key[5:]}" if key.startswith("eval/") else key): value for key, value in line.items()}
+        line = {
+            key.removeprefix("train/"): value
+            for key, value in row.items()
+            if not key.startswith("_")
+        }
+        line = {
+            (f"eval_{key[5:]}" if key.startswith("eval/") else key): value
+            for key, value in line.items()
+        }
         step = line.pop("global_step", row.get("_step"))
         yield {"step": step, **{key: value for key, value in line.items() if value is not None}}
 
@@ -151,9 +188,14 @@ def _show(table: Any) -> None:
         console.neutralize(name): [
             MISSING if value is None or value != value else _cell(value) for value in table[name]
         ]
-        for name in [*(n for n in table.columns if n not in LAST), *(n for n in table.columns if n in LAST)]
+        for name in [
+            *(n for n in table.columns if n not in LAST),
+            *(n for n in table.columns if n in LAST),
+        ]
     }
-    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim")
+    drawn = Table(
+        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim"
+    )
     shown: list[str] = []
     room = terminal.width + SPACE
     for name, column in cells.items():

@@ -1,12 +1,14 @@
-"""`unteach infer model=… input_file=… [backend=hf] [key=value …]`: a model's answer to every row of a table.
+"""`unteach infer model=… input_file=… [backend=hf] [key=value …]`: a model's answer to every row of
+a table.
 
     unteach infer model=saves/train/first input_file=questions.csv
     unteach infer model=gpt2 input_file=a.jsonl temperature=0.7 num_return_sequences=3
     unteach infer model=saves/train/first input_file=answered.csv kind=score
 
-The input is a csv, tsv, jsonl, json, parquet or arrow file, a folder of such files, or a hub set. The output is JSON
-lines, one a row, beside it (<input>_output.jsonl) or at output_file=. The same command again goes on where it was
-stopped, and asks failed rows again. configs/infer.yaml lists every option; docs/inference.md explains them.
+The input is a csv, tsv, jsonl, json, parquet or arrow file, a folder of such files, or a hub set.
+The output is JSON lines, one a row, beside it (<input>_output.jsonl) or at output_file=. The same
+command again goes on where it was stopped, and asks failed rows again. configs/infer.yaml lists
+every option; docs/inference.md explains them.
 """
 
 import contextlib
@@ -40,7 +42,8 @@ def infer(*overrides: str, config_dirs: Iterable[str] = ()) -> Path:
 
 
 def run(config: InferConfig) -> Path:
-    """config -> table -> prompts -> what is known already -> model -> answers -> the output, in order."""
+    """config -> table -> prompts -> what is known already -> model -> answers -> the output, in
+    order."""
     from unteach.data.io import tables
     from unteach.distributed import process_context
     from unteach.inference import input_table, output_columns, planning
@@ -56,7 +59,9 @@ def run(config: InferConfig) -> Path:
     with contextlib.ExitStack() as held:
         process_context.once(lambda: held.enter_context(ledger.held()))
         plan = planning.plan(config, columns, read)
-        said = process_context.once(lambda: ledger.open(plan.settings, read.lines, config.resume, config.changed))
+        said = process_context.once(
+            lambda: ledger.open(plan.settings, read.lines, config.resume, config.changed)
+        )
         here = process_context.start()
         if here.first:
             for sentence in (*said, *plan.said):
@@ -70,12 +75,17 @@ def output_of(config: InferConfig) -> Path:
     if config.output_file is not None:
         output = Path(config.output_file).expanduser()
         if output.suffix != ".jsonl":
-            raise UserError(f"output_file={output}: its name must end in .jsonl, for it holds JSON lines")
+            raise UserError(
+                f"output_file={output}: its name must end in .jsonl, for it holds JSON lines"
+            )
     elif isinstance(source, str) and Path(source).expanduser().exists():
         path = Path(source).expanduser()
         output = path.with_name(f"{path.stem if path.is_file() else path.name}_output.jsonl")
     else:
-        raise UserError("output_file: is required where the rows come from no file here; set output_file=NAME.jsonl")
+        raise UserError(
+            "output_file: is required where the rows come from no file here; set "
+            "output_file=NAME.jsonl"
+        )
     if isinstance(source, str) and output.resolve() == Path(source).expanduser().resolve():
         raise UserError(f"output_file={output}: is the input itself; name another file")
     return output
@@ -90,13 +100,18 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any)
     lines, output = read.lines, Path(ledger.output)
     done = ledger.done(lines)
     if ledger.damaged and here.first:
-        print(f"note: {ledger.damaged} torn or damaged lines are passed over, and their rows asked again")
+        print(
+            f"note: {ledger.damaged} torn or damaged lines are passed over, and their rows asked "
+            f"again"
+        )
     if len(done) == len(lines) and output.exists() and not ledger.parts.exists():
         if here.first:
             print(f"finished before: {output}")
         return output
     with (
-        process_context.interruptible("stopping after the rows at hand; all answers are kept. Ctrl-C again ends now"),
+        process_context.interruptible(
+            "stopping after the rows at hand; all answers are kept. Ctrl-C again ends now"
+        ),
         ledger.writing(here.rank) as write,
         Pace(len(lines), len(done), here.world, here.first) as pace,
     ):
@@ -110,23 +125,35 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any)
     failed = tell(ledger.finish(lines), plan, pace, output) if here.first else 0
     if here.any(failed > 0):
         raise RowsFailed(
-            f"{failed} of {counted(len(lines), 'row')} have an error in place of an answer; run again to ask just those"
+            f"{failed} of {counted(len(lines), 'row')} have an error in place of an answer; run "
+            f"again to ask just those"
         )
     return output
 
 
-def answered(config: InferConfig, plan: Any, done: set[int], here: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+def answered(
+    config: InferConfig, plan: Any, done: set[int], here: Any
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """What the backend says of every row that is not done, as it comes."""
     from unteach.inference.backends.base import Job
     from unteach.inference.output_columns import record
 
     asked = plan.asked
     requests = {request.number: request for request in asked.requests}
-    session = config.backend.open(Job(plan.model, config.kind, config.sampling, here, config.modality, plan.longest))
+    session = config.backend.open(
+        Job(plan.model, config.kind, config.sampling, here, config.modality, plan.longest)
+    )
     try:
-        given = (asked.requests, config.sampling, done) if config.kind == "generate" else (asked.requests, done)
+        given = (
+            (asked.requests, config.sampling, done)
+            if config.kind == "generate"
+            else (asked.requests, done)
+        )
         for number, answer in getattr(session, config.kind)(*given):
-            yield number, record(answer, requests[number], asked.cut.get(number, 0), config, session.labels)
+            yield (
+                number,
+                record(answer, requests[number], asked.cut.get(number, 0), config, session.labels),
+            )
             if here.world == 1:
                 here.pause_point()
     finally:
@@ -139,9 +166,16 @@ def tell(known: dict[Any, dict[str, Any]], plan: Any, pace: Any, output: Path) -
 
     why = [answer[ERROR] for answer in known.values() if answer[ERROR] is not None]
     skipped = sum(answer.get("finish_reason") == SKIPPED for answer in known.values())
-    counts = {"failed": len(why), "skipped as too long": skipped, "shortened from the left": len(plan.asked.cut)}
+    counts = {
+        "failed": len(why),
+        "skipped as too long": skipped,
+        "shortened from the left": len(plan.asked.cut),
+    }
     beside = "".join(f", {count} {what}" for what, count in counts.items() if count)
-    print(f"{len(known) - len(why) - skipped} of {counted(len(known), 'row')} answered{beside}; {pace.rates}")
+    print(
+        f"{len(known) - len(why) - skipped} of {counted(len(known), 'row')} answered{beside}; "
+        f"{pace.rates}"
+    )
     for sentence in list(dict.fromkeys(why))[:3]:
         console.say(f"  {sentence}")
     print(f"results: {output}")

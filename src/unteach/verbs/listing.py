@@ -11,7 +11,11 @@ from pathlib import Path
 from unteach import console, plugins, registry
 from unteach.errors import UserError, nearest, unknown
 
-REGISTRIES = {"methods": registry.method, "metrics": registry.metric, "collators": registry.collator}
+REGISTRIES = {
+    "methods": registry.method,
+    "metrics": registry.metric,
+    "collators": registry.collator,
+}
 REGISTRIES |= {"datasets": registry.dataset}
 GROUPS = {"models": "model", "suites": "eval", "experiments": "experiment", "studies": "study"}
 GROUPS |= {"methods": "trainer", "datasets": "data/datasets", "launch": "launch"}
@@ -52,7 +56,9 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
         elif len(names) == 1:
             show_name(names[0], tuple(KINDS), dirs)
         else:
-            raise UserError(f"unteach list takes one of {', '.join(KINDS)}, or a name of one of these")
+            raise UserError(
+                f"unteach list takes one of {', '.join(KINDS)}, or a name of one of these"
+            )
 
 
 def show_kind(kind: str, dirs: tuple[str, ...]) -> None:
@@ -77,7 +83,8 @@ def line_width() -> int | None:
 
 
 def fill(head: str, text: str) -> str:
-    """`head` and `text`, broken between words at the terminal's width; one line where the output is no terminal."""
+    """`head` and `text`, broken between words at the terminal's width; one line where the output is
+    no terminal."""
     width = line_width()
     if width is None:
         return f"{head}{text}"
@@ -85,11 +92,18 @@ def fill(head: str, text: str) -> str:
     if len(head) > indent:  # a long name has a line of its own
         return f"{head.rstrip()}\n{fill(' ' * indent, text)}"
     return textwrap.fill(
-        text, width, initial_indent=head, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        text,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
-def _by_heading(kind: str, lines: list[Line], dirs: tuple[str, ...]) -> list[tuple[str, list[Line]]]:
+def _by_heading(
+    kind: str, lines: list[Line], dirs: tuple[str, ...]
+) -> list[tuple[str, list[Line]]]:
     if kind != "methods":
         return [("", lines)]
     headings: dict[str, list[Line]] = {heading: [] for heading in (*METHOD_KINDS.values(), OTHERS)}
@@ -99,7 +113,8 @@ def _by_heading(kind: str, lines: list[Line], dirs: tuple[str, ...]) -> list[tup
 
 
 def _method_kind(name: str, dirs: tuple[str, ...]) -> str:
-    """What a method, or a file of one, is for: by where it lives, or of a plugin's by what it derives from."""
+    """What a method, or a file of one, is for: by where it lives, or of a plugin's by what it
+    derives from."""
     if name not in registry.method:
         name = _handler(next(file for _, _, file in _files("trainer", dirs, name)))
     if name not in registry.method:
@@ -119,7 +134,8 @@ def _handler(file: Path) -> str:
 
 
 def show_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> None:
-    """Print all that a name stands for: a class with its fields, and what a file of that name says."""
+    """Print all that a name stands for: a class with its fields, and what a file of that name
+    says."""
     found = False
     for kind in kinds:
         if kind in REGISTRIES and name in REGISTRIES[kind]:
@@ -174,15 +190,20 @@ def show_class(kind: str, entry: registry.Entry) -> None:
 
 
 def listed(kind: str, config_dirs: tuple[str, ...] = ()) -> list[Line]:
-    """(name, one line, origin) of everything of a kind: classes, then files that say more than a class's name."""
+    """(name, one line, origin) of everything of a kind: classes, then files that say more than a
+    class's name."""
     entries = REGISTRIES[kind].entries() if kind in REGISTRIES else []
     classes = [(entry.name, entry.line, entry.origin) for entry in entries]
     names = {entry.name for entry in entries}
     files = _files(GROUPS[kind], config_dirs) if kind in GROUPS else []
-    return classes + [(name, _says(file), origin) for name, origin, file in files if name not in names]
+    return classes + [
+        (name, _says(file), origin) for name, origin, file in files if name not in names
+    ]
 
 
-def _files(group: str, config_dirs: tuple[str, ...], only: str | None = None) -> list[tuple[str, str, Path]]:
+def _files(
+    group: str, config_dirs: tuple[str, ...], only: str | None = None
+) -> list[tuple[str, str, Path]]:
     """(name, where it is, the file) of a group's YAML files, or of those of one name."""
     from unteach.config.hydra_groups import CONFIGS
 
@@ -190,7 +211,8 @@ def _files(group: str, config_dirs: tuple[str, ...], only: str | None = None) ->
     for home in (CONFIGS, *plugins.config_folders(), *map(Path, config_dirs)):
         for file in sorted((home / group).rglob("*.yaml")):
             name = str(file.relative_to(home / group).with_suffix(""))
-            shipped = home == CONFIGS and group != "launch"  # accelerate and torchrun want the whole path
+            # accelerate and torchrun want the whole path
+            shipped = home == CONFIGS and group != "launch"
             origin = f"unteach/configs/{file.relative_to(home)}" if shipped else str(file)
             if only in (None, name):
                 found.append((name, origin, file))
@@ -198,9 +220,12 @@ def _files(group: str, config_dirs: tuple[str, ...], only: str | None = None) ->
 
 
 def _says(file: Path) -> str:
-    """The first sentence that a YAML file says of itself in its first comment, or the handler and place it names."""
+    """The first sentence that a YAML file says of itself in its first comment, or the handler and
+    place it names."""
     lines = re.sub(r"\A# @package .*\n", "", file.read_text(encoding="utf-8")).splitlines()
-    comment = [line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+    comment = [
+        line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)
+    ]
     if comment:
         return re.split(r"(?<=\.) (?=[A-Z])", " ".join(comment))[0]
     told = [

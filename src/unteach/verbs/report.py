@@ -25,11 +25,17 @@ def command(words: list[str]) -> None:
     for one in compared:
         console.say(f"note: shown too, as it is what the others are compared with: {one.folder}")
     found = [*compared, *found]
-    write(found, Path(options.get("out", OUT)), title_of(places, found), suite_of(options.get("suite"), found))
+    write(
+        found,
+        Path(options.get("out", OUT)),
+        title_of(places, found),
+        suite_of(options.get("suite"), found),
+    )
 
 
 def title_of(places: list[str], found: list[Found]) -> str:
-    """Name a report after what was found: one folder by its name, several runs by the folder that they share."""
+    """Name a report after what was found: one folder by its name, several runs by the folder that
+    they share."""
     if len(places) == 1 and Path(places[0]).exists():
         return f"Report on {Path(places[0]).resolve().name}"
     if len(found) == 1:
@@ -41,7 +47,8 @@ def title_of(places: list[str], found: list[Found]) -> str:
 
 
 def split(words: list[str], verb: str) -> tuple[list[str], dict[str, str]]:
-    """The places and the key=value options among the words of report or compare; a folder's name may hold a =."""
+    """The places and the key=value options among the words of report or compare; a folder's name
+    may hold a =."""
     places, options = [], {}
     allowed = verb_keys.KEYS[verb]
     for word in words:
@@ -49,7 +56,9 @@ def split(words: list[str], verb: str) -> tuple[list[str], dict[str, str]]:
         if key in allowed and equals and value:
             options[key] = value
         elif re.fullmatch(r"\w+=.*", word) and not Path(word).exists():
-            raise UserError(verb_keys.unknown_key(verb, key) if key not in allowed else f"{word} needs a value")
+            raise UserError(
+                verb_keys.unknown_key(verb, key) if key not in allowed else f"{word} needs a value"
+            )
         else:
             places.append(word)
     return places, options
@@ -75,7 +84,14 @@ def write(found: list[Found], folder: Path, title: str, suite: str | None = None
         measured = collect.collect([(one.name, one.kind, one.folder) for one in judged], name)
         shown[name] = collect.with_starts(measured)
         if len(suites) > 1:
-            print(f"\n{name}" + (f" ({len(judged)} of {len(found)} runs have it)" if len(judged) < len(found) else ""))
+            print(
+                f"\n{name}"
+                + (
+                    f" ({len(judged)} of {len(found)} runs have it)"
+                    if len(judged) < len(found)
+                    else ""
+                )
+            )
         table.print_table(shown[name])
         if families_found := families.over_seeds(measured):
             means = collect.with_starts(families_found)

@@ -1,14 +1,16 @@
-"""`unteach study plan|run|submit|status|retry|cancel|report NAME[/RUN] [key=value …]`: many runs and their order.
+"""`unteach study plan|run|submit|status|retry|cancel|report NAME[/RUN] [key=value …]`: many runs
+and their order.
 
-A study is a file in configs/study/ (yours: --config-dir FOLDER with study/NAME.yaml), a path, or one of ARC's top
-configurations; study=NAME says the same. Words that name something under `vary` replace its values, `local.…`
-(jobs=N: N runs at a time) and `slurm.…` set the executors, and all others go to every run.
+A study is a file in configs/study/ (yours: --config-dir FOLDER with study/NAME.yaml), a path, or
+one of ARC's top configurations; study=NAME says the same. Words that name something under `vary`
+replace its values, `local.…` (jobs=N: N runs at a time) and `slurm.…` set the executors, and all
+others go to every run.
 
 plan    the runs and their order; --write FOLDER: job scripts to submit by hand
 run     carries it out on this machine; NAME/RUN: that run alone
 submit  hands it to Slurm: again, it hands over what is not there yet
 status  how each run stands
-retry   failed, diverged and cancelled runs once more; after a change of the file, what it does not touch
+retry   failed, diverged and cancelled runs once more; after a change of the file, those it leaves
 cancel  stops what runs or waits; the same command goes on with it later
 report  the table and the page of what is done
 """
@@ -42,7 +44,10 @@ def command(words: list[str], config_dirs: Iterable[str] = (), write: str | None
         raise UserError(unknown("study command", asked, COMMANDS))
     named = [word.partition("=")[2] for word in words if word.startswith("study=")] + bare
     if len(named) != 1:
-        raise UserError(f"name one study: study=NAME; there are {', '.join(hydra_groups.options('study', dirs))}")
+        raise UserError(
+            f"name one study: study=NAME; there are "
+            f"{', '.join(hydra_groups.options('study', dirs))}"
+        )
     if write is not None and asked != "plan":
         raise UserError(f"--write goes with `unteach study plan`, not with {asked}")
     study, only = load(named[0], overrides, dirs, kept_first=asked in BEGUN)
@@ -62,7 +67,9 @@ def command(words: list[str], config_dirs: Iterable[str] = (), write: str | None
         getattr(study_jobs, asked)(study, *([only] if asked == "cancel" else []))
 
 
-def load(name: str, words: list[str], dirs: tuple[str, ...], kept_first: bool) -> tuple[Study, PlannedRun | None]:
+def load(
+    name: str, words: list[str], dirs: tuple[str, ...], kept_first: bool
+) -> tuple[Study, PlannedRun | None]:
     """The study that a word names, and the one run of it where it names that too."""
     head, _, tail = name.rpartition("/")
     for study_name, run_name in ((name, ""), (head, tail)):
@@ -98,7 +105,8 @@ def plan(study: Study, write: str | None) -> None:
 
 
 def carry_out(study: Study, opened: bool = False) -> Path:
-    """Composes every run before the first starts, runs them, prints the table and writes the page."""
+    """Composes every run before the first starts, runs them, prints the table and writes the
+    page."""
     environment()
     compose_runs.check(study.plan, study.config_dirs)
     if not opened:
@@ -106,10 +114,16 @@ def carry_out(study: Study, opened: bool = False) -> Path:
     finished = [run.name for run in study.plan if _is_finished(run, study.config_dirs)]
     todo = [run for run in study.plan if run.name not in finished]
     if finished:
-        which = f"{len(finished)} of {counted(len(study.plan), 'run')}" if todo else counted(len(finished), "run")
+        which = (
+            f"{len(finished)} of {counted(len(study.plan), 'run')}"
+            if todo
+            else counted(len(finished), "run")
+        )
         print(f"finished before: {which} in {study.folder}; nothing of that is done again")
     outcomes = _execute(study, todo) if todo else []
-    page = report(study, {*finished, *(outcome.run.name for outcome in outcomes if outcome.state == "done")})
+    page = report(
+        study, {*finished, *(outcome.run.name for outcome in outcomes if outcome.state == "done")}
+    )
     for outcome in outcomes:
         if outcome.state != "done":
             console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
@@ -120,12 +134,14 @@ def carry_out(study: Study, opened: bool = False) -> Path:
 
 
 def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
-    """Say whether a training run stands finished, as its own command would find it: then it is not even started."""
+    """Say whether a training run stands finished, as its own command would find it: then it is not
+    even started."""
     from unteach.verbs import train
 
     if run.kind == "eval" or not run_dir.is_done(Path(run.folder)):
         return False
-    with contextlib.redirect_stdout(io.StringIO()):  # its notes were said when all runs were composed
+    # its notes were said when all runs were composed
+    with contextlib.redirect_stdout(io.StringIO()):
         config = compose.compose(run.config_name, run.overrides, dirs)
     if config.resume != "auto":
         return False
@@ -143,14 +159,20 @@ def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
     import unteach.evals.run
     import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
 
-    return local.execute(plan, lambda run: _run(run, study.config_dirs), gpu_slots.slots_of(study.local))
+    return local.execute(
+        plan, lambda run: _run(run, study.config_dirs), gpu_slots.slots_of(study.local)
+    )
 
 
 def carry_out_one(study: Study, run: PlannedRun) -> None:
     """One run alone, whose parents are done; it ends with the run's own exit code."""
     environment()
     before = states.standings(study.plan)
-    if waits := [f"{parent} ({before[parent].state})" for parent in run.after if before[parent].state != "done"]:
+    if waits := [
+        f"{parent} ({before[parent].state})"
+        for parent in run.after
+        if before[parent].state != "done"
+    ]:
         raise UserError(f"{run.name} waits for {', '.join(waits)}: carry those out first")
     if saved_plan.read(study.folder) is None:
         saved_plan.write(study)
@@ -169,7 +191,8 @@ def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
 
 
 def report(study: Study, done: set[str]) -> Path:
-    """The tables in the terminal and the report in the study's folder, over all runs that were evaluated."""
+    """The tables in the terminal and the report in the study's folder, over all runs that were
+    evaluated."""
     from unteach.report import collect, find, origin
 
     judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
@@ -178,7 +201,8 @@ def report(study: Study, done: set[str]) -> Path:
     for run in judged:
         folder = Path(run.folder)
         kind = run.kind
-        if kind == "eval":  # of the run that it waits for first, or of a model that this study does not make
+        # of the run that it waits for first, or of a model that this study does not make
+        if kind == "eval":
             kind = kinds[run.after[0]] if run.after else origin.kind_of(folder)
         found.append(find.Found(run.name, kind, folder, collect.results_of(folder)))
     if not found:

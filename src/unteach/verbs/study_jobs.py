@@ -23,7 +23,10 @@ def submit(study: Study) -> None:
 
 def _hand_over(study: Study, again: bool) -> None:
     count, said = slurm.submit(study, again)
-    print(f"submitted {count} of {len(study.plan)} runs; `unteach study status {study.name}` says how they stand")
+    print(
+        f"submitted {count} of {len(study.plan)} runs; `unteach study status {study.name}` says "
+        f"how they stand"
+    )
     for sentence in said:
         console.say(f"note: {sentence}")
 
@@ -32,7 +35,9 @@ def status(study: Study) -> None:
     """One line for all, and one for each run that is under way or in trouble."""
     found = slurm.standings(study)
     num_by_state = Counter(one.state for one in found.values())
-    summary = ", ".join(f"{num_by_state[state]} {state}" for state in states.STATES if num_by_state[state])
+    summary = ", ".join(
+        f"{num_by_state[state]} {state}" for state in states.STATES if num_by_state[state]
+    )
     print(f"{study.name}: {counted(len(study.plan), 'run')}: {summary}")
     for run in study.plan:
         one = found[run.name]
@@ -45,7 +50,8 @@ def status(study: Study) -> None:
 
 
 def retry(study: Study) -> None:
-    """What failed once more, where the study was carried out; after a change of its file, what that does not touch."""
+    """What failed once more, where the study was carried out; after a change of its file, what that
+    does not touch."""
     from unteach.verbs import study as verb
 
     study, left_out = saved_plan.unaffected(study)

@@ -20,7 +20,8 @@ def command(words: list[str]) -> None:
 
 
 def tokenize(config: TokenizeConfig) -> Path:
-    """Writes what the config says; gives the folder. Raises UserError where it holds something else."""
+    """Writes what the config says; gives the folder. Raises UserError where it holds something
+    else."""
     from unteach.data import column_layouts
     from unteach.data.io import tables
     from unteach.data.template import Template
@@ -40,9 +41,12 @@ def tokenize(config: TokenizeConfig) -> Path:
         raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
     template = Template(_tokenizer(config), template_args(config, form.raw))
     recipe = tokenize_files.Recipe(
-        form.handler, form.arguments(config.columns), template, config.max_length,
+        form.handler,
+        form.arguments(config.columns),
+        template,
+        config.max_length,
         config.too_long or ("split" if of_text else "truncate_right"),
-    )  # fmt: skip
+    )
     facts = tokenize_files.facts(table, recipe, config.tokenizer_path)
     for note in column_layouts.note_unread(table, form.columns(config.columns)):
         console.say(f"note: {note}")
@@ -65,21 +69,32 @@ def _tokenizer(config: TokenizeConfig) -> Any:
     from unteach.models import added_tokens
     from unteach.models.model_handlers import load_tokenizer
 
-    tokenizer = load_tokenizer(run_dir.model_folder(config.tokenizer_path), config.tokenizer_args, {})
+    tokenizer = load_tokenizer(
+        run_dir.model_folder(config.tokenizer_path), config.tokenizer_args, {}
+    )
     added_tokens.add(tokenizer, config.added_tokens)
     return tokenizer
 
 
 def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
-    """What training would ask with: what is said here, what the columns say, what the model was saved with."""
+    """What training would ask with: what is said here, what the columns say, what the model was
+    saved with."""
     from dataclasses import replace
 
     from unteach.data.template import saved_args
 
-    given = replace(config.template_args, kind=config.template) if config.template else config.template_args
+    given = (
+        replace(config.template_args, kind=config.template)
+        if config.template
+        else config.template_args
+    )
     if given.kind == "auto" and raw:
         return replace(given, kind="raw")
-    return (saved_args(run_dir.model_folder(config.tokenizer_path)) or given) if given == TemplateArgs() else given
+    return (
+        (saved_args(run_dir.model_folder(config.tokenizer_path)) or given)
+        if given == TemplateArgs()
+        else given
+    )
 
 
 def refuse_other(output: Path, facts: dict[str, Any]) -> None:
@@ -87,10 +102,15 @@ def refuse_other(output: Path, facts: dict[str, Any]) -> None:
     from unteach.data.tokenized import token_files
 
     if not (output / token_files.MANIFEST).is_file():
-        raise UserError(f"output_file={output}: is there already and holds no tokens; name another folder")
+        raise UserError(
+            f"output_file={output}: is there already and holds no tokens; name another folder"
+        )
     made = token_files.manifest(output)
     if odd := sorted(name for name in facts if made.get(name) != facts[name]):
-        raise UserError(f"output_file={output}: holds tokens made otherwise ({', '.join(odd)}); name another folder")
+        raise UserError(
+            f"output_file={output}: holds tokens made otherwise ({', '.join(odd)}); name another "
+            f"folder"
+        )
 
 
 def said(manifest: dict[str, Any]) -> list[str]:
@@ -99,12 +119,17 @@ def said(manifest: dict[str, Any]) -> list[str]:
     told = [f"{counted(rows['read'], 'row')} read, {rows['kept']:,} kept"]
     for why, count in rows["dropped"].items():
         told.append(
-            f"{counted(count, 'row')} dropped, {why} ({', '.join(rows['first'][why])}{' …' if count > 8 else ''})"
+            f"{counted(count, 'row')} dropped, {why} "
+            f"({', '.join(rows['first'][why])}{' …' if count > 8 else ''})"
         )
     if rows["cut"]:
-        told.append(f"{counted(rows['cut'], 'row')} cut at max_length ({', '.join(rows['first']['cut'])})")
+        told.append(
+            f"{counted(rows['cut'], 'row')} cut at max_length ({', '.join(rows['first']['cut'])})"
+        )
     for key, (count, places) in rows.get("unshown", {}).items():
-        unshown = f"{counted(count, 'row')} with {key} in a turn, which the chat template does not show"
+        unshown = (
+            f"{counted(count, 'row')} with {key} in a turn, which the chat template does not show"
+        )
         told.append(f"{unshown} ({', '.join(places)}{' …' if count > 8 else ''})")
     told.append(
         f"{counted(manifest['examples'], 'example')}, {counted(manifest['tokens'], 'token')}, "

@@ -36,7 +36,8 @@ def command(words: list[str], **options: Any) -> None:
 def train(*overrides: str, config_name: str = "train", config_dirs: Iterable[str] = ()) -> Path:
     """Trains what `configs/<config_name>.yaml` and the overrides say; returns the run's folder.
 
-    The Python form of the command: `unteach.train("experiment=finetune/tofu/default", "task_name=mine")`.
+    The Python form of the command: `unteach.train("experiment=finetune/tofu/default",
+    "task_name=mine")`.
     """
     environment()
     config = compose.compose(config_name, overrides, config_dirs, starting=True)
@@ -46,9 +47,12 @@ def train(*overrides: str, config_name: str = "train", config_dirs: Iterable[str
 
 
 def run(config: schema.Config) -> Path:
-    """config -> seed -> model -> data -> method -> train -> save -> evaluate. The same command again goes on."""
+    """config -> seed -> model -> data -> method -> train -> save -> evaluate. The same command
+    again goes on."""
     if config.trainer is None or config.data is None:
-        raise UserError("a training run needs a trainer and data; `unteach eval` evaluates without training")
+        raise UserError(
+            "a training run needs a trainer and data; `unteach eval` evaluates without training"
+        )
     from unteach.distributed import process_context
     from unteach.training import tracking
 
@@ -56,7 +60,9 @@ def run(config: schema.Config) -> Path:
     args = config.trainer.args
     tracking.refuse_missing(args)
     joining = process_context.Joining(
-        bool(args.get("use_cpu")), args.get("ddp_backend"), args.get("ddp_timeout") or process_context.Joining.timeout
+        bool(args.get("use_cpu")),
+        args.get("ddp_backend"),
+        args.get("ddp_timeout") or process_context.Joining.timeout,
     )
     with contextlib.ExitStack() as held:
         process_context.once(lambda: held.enter_context(owner.own(folder)), joining)
@@ -74,7 +80,9 @@ def _run_owned(config: schema.Config, folder: Path, joining: "process_context.Jo
     if state == "done" and is_evaluated(config):
         print(f"finished before: {folder}; nothing was done again")
         if not (folder / run_dir.FINAL).exists():
-            console.say(f"note: {folder / run_dir.FINAL} is no longer there; resume=never trains it again")
+            console.say(
+                f"note: {folder / run_dir.FINAL} is no longer there; resume=never trains it again"
+            )
         return folder
 
     config, said = user_files.settle(config)
@@ -103,7 +111,8 @@ def _run_owned(config: schema.Config, folder: Path, joining: "process_context.Jo
 
 
 def _stand(config: schema.Config, folder: Path) -> str:
-    """How the run's folder stands: a finished run is made of the rows and weights that are there now."""
+    """How the run's folder stands: a finished run is made of the rows and weights that are there
+    now."""
     from unteach.training import checkpoint
 
     state = run_dir.open_run(folder, config.tree, config.resume)
@@ -117,14 +126,17 @@ def _stand(config: schema.Config, folder: Path) -> str:
 
 
 def put_away_damaged_model(folder: Path) -> None:
-    """Move a final model aside that is empty or damaged, as after a copy that was cut off; the run makes it again."""
+    """Move a final model aside that is empty or damaged, as after a copy that was cut off; the run
+    makes it again."""
     from unteach.training import checkpoint
 
     final = folder / run_dir.FINAL
     if not final.exists() or (reason := checkpoint.model_fault(final)) is None:
         return
     if any(final.iterdir()):
-        console.say(f"note: {final}: {reason}; moved to {run_dir.move_aside(final)}, and made again")
+        console.say(
+            f"note: {final}: {reason}; moved to {run_dir.move_aside(final)}, and made again"
+        )
     else:
         final.rmdir()
 
@@ -132,18 +144,22 @@ def put_away_damaged_model(folder: Path) -> None:
 def is_evaluated(config: schema.Config) -> bool:
     """Say whether the run's folder is finished, by the evaluation that is asked for now."""
     marker = Path(config.paths.output_dir) / run_dir.DONE
-    return marker.exists() and run_dir.read_mapping(marker, "the run's marker").get("evaluated") == _evaluation_of(
-        config
-    )
+    return marker.exists() and run_dir.read_mapping(marker, "the run's marker").get(
+        "evaluated"
+    ) == _evaluation_of(config)
 
 
 def _evaluation_of(config: schema.Config) -> dict[str, Any]:
-    return {"eval": config.tree.get("eval"), "retain_logs_path": config.tree.get("retain_logs_path")}
+    return {
+        "eval": config.tree.get("eval"),
+        "retain_logs_path": config.tree.get("retain_logs_path"),
+    }
 
 
 @dataclass
 class _Prepared:
-    """All that a run trains with. start: the checkpoint that it goes on from; planned: its suites."""
+    """All that a run trains with. start: the checkpoint that it goes on from; planned: its
+    suites."""
 
     loaded: "Loaded"
     streams: "dict[str, Stream]"
@@ -153,8 +169,11 @@ class _Prepared:
     planned: "dict[str, Plan]"
 
 
-def _train(config: schema.Config, folder: Path, here: "Processes", of_files: list[str]) -> "dict[str, Plan]":
-    """Builds everything, trains from where the run stands, and writes the final model; returns the plans of suites."""
+def _train(
+    config: schema.Config, folder: Path, here: "Processes", of_files: list[str]
+) -> "dict[str, Plan]":
+    """Builds everything, trains from where the run stands, and writes the final model; returns the
+    plans of suites."""
     from unteach.distributed import process_context
     from unteach.training import build, header, parallelism, suites, validation
     from unteach.training.tracking import tracked
@@ -162,7 +181,13 @@ def _train(config: schema.Config, folder: Path, here: "Processes", of_files: lis
 
     assert config.trainer is not None
     ready = _prepare(config, folder, here, of_files)
-    loaded, streams, anchor, args, planned = ready.loaded, ready.streams, ready.anchor, ready.args, ready.planned
+    loaded, streams, anchor, args, planned = (
+        ready.loaded,
+        ready.streams,
+        ready.anchor,
+        ready.args,
+        ready.planned,
+    )
     # The weights that the run starts from are measured while no trainer holds memory yet.
     with process_context.interruptible(EVALUATING):
         notes = suites.before_training(config, planned, folder, here)
@@ -175,12 +200,22 @@ def _train(config: schema.Config, folder: Path, here: "Processes", of_files: lis
     does_train = config.trainer.args.get("do_train", True)
     with tracked(config, folder, here.first):
         trainer = build.build_trainer(
-            config, loaded, streams, anchor, folder, here,
-            args=args, evaluator=evaluator, validation=held_out, callbacks=watching,
-        )  # fmt: skip
+            config,
+            loaded,
+            streams,
+            anchor,
+            folder,
+            here,
+            args=args,
+            evaluator=evaluator,
+            validation=held_out,
+            callbacks=watching,
+        )
         if here.first and does_train:
             num_held_out = held_out.num_rows if held_out else 0
-            header.print_header(config, folder, loaded, streams, anchor, args, num_held_out, ready.start)
+            header.print_header(
+                config, folder, loaded, streams, anchor, args, num_held_out, ready.start
+            )
         with process_context.interruptible(TRAINING):
             _fit(trainer, ready.start, watching, does_train)
             validation.at_the_end(trainer, folder)
@@ -192,8 +227,11 @@ def _train(config: schema.Config, folder: Path, here: "Processes", of_files: lis
     return planned
 
 
-def _save(config: schema.Config, folder: Path, model: Any, loaded: "Loaded", state: dict[str, Any] | None) -> None:
-    """Writes the final model; where its adapter is to be merged, the adapter first and then the two as one model."""
+def _save(
+    config: schema.Config, folder: Path, model: Any, loaded: "Loaded", state: dict[str, Any] | None
+) -> None:
+    """Writes the final model; where its adapter is to be merged, the adapter first and then the two
+    as one model."""
     from unteach.export import save, trained
     from unteach.training import build, checkpoint
 
@@ -212,7 +250,9 @@ def _save(config: schema.Config, folder: Path, model: Any, loaded: "Loaded", sta
         checkpoint.complete(temporary)
 
 
-def _prepare(config: schema.Config, folder: Path, here: "Processes", of_files: list[str]) -> _Prepared:
+def _prepare(
+    config: schema.Config, folder: Path, here: "Processes", of_files: list[str]
+) -> _Prepared:
     """Loads the model, builds the streams, plans the suites, and opens the run's folder."""
     import transformers
 
@@ -224,9 +264,13 @@ def _prepare(config: schema.Config, folder: Path, here: "Processes", of_files: l
 
     transformers.set_seed(subseed(config.seed, "init") % 2**32)
     head = build.head_of(config)
-    loaded = loading.load(config.model, training=True, texts=lambda: build.training_texts(config), head=head)
+    loaded = loading.load(
+        config.model, training=True, texts=lambda: build.training_texts(config), head=head
+    )
     if config.model.merge_adapter and loaded.adapter is None:
-        raise UserError("model.merge_adapter: no adapter trains here: set model.peft_args, or leave it out")
+        raise UserError(
+            "model.merge_adapter: no adapter trains here: set model.peft_args, or leave it out"
+        )
 
     streams, notes = build.build_streams(config, loaded, here)
     planned: dict[str, Plan] = {}
@@ -251,8 +295,11 @@ def _print_notes(notes: list[str], here: "Processes") -> None:
         console.say(f"note: {sentence}")
 
 
-def _fit(trainer: "Resumable", start: Path | None, watching: "list[Watcher]", does_train: bool) -> None:
-    """Trains, and says why it ended. Raises Preempted where it was asked to stop, with all that was done saved."""
+def _fit(
+    trainer: "Resumable", start: Path | None, watching: "list[Watcher]", does_train: bool
+) -> None:
+    """Trains, and says why it ended. Raises Preempted where it was asked to stop, with all that was
+    done saved."""
     from unteach.training import outcome
 
     try:
@@ -263,13 +310,17 @@ def _fit(trainer: "Resumable", start: Path | None, watching: "list[Watcher]", do
             watcher.close()
     state = trainer.state
     if trainer.preempted:
-        raise Preempted(f"saved step {state.global_step} of {state.max_steps}; the same command goes on")
+        raise Preempted(
+            f"saved step {state.global_step} of {state.max_steps}; the same command goes on"
+        )
     if trainer.here.first and does_train:
         for line in outcome.describe_ending(trainer):
             console.say(line)
 
 
-def _evaluate(config: schema.Config, folder: Path, here: "Processes", planned: "dict[str, Plan] | None") -> None:
+def _evaluate(
+    config: schema.Config, folder: Path, here: "Processes", planned: "dict[str, Plan] | None"
+) -> None:
     """Evaluates the model as it was saved, exactly as `unteach eval` would.
 
     planned: the plans of the suites, where this process made them before it trained.
@@ -284,7 +335,9 @@ def _evaluate(config: schema.Config, folder: Path, here: "Processes", planned: "
     from unteach.training import suites
     from unteach.verbs import closing
 
-    args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {PATH: str(folder / run_dir.FINAL)}
+    args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {
+        PATH: str(folder / run_dir.FINAL)
+    }
     settings = replace(config.model, model_args=args, tokenizer_args={}, peft_args=None)
     if config.model.merge_adapter:
         settings = replace(settings, base_path=None)
@@ -294,7 +347,18 @@ def _evaluate(config: schema.Config, folder: Path, here: "Processes", planned: "
     weights = loaded.identity(cache / run_dir.FINGERPRINTS)
     if planned is None:
         planned, _ = suites.plan_suites(config, loaded)
-    evaluate_loaded(config.eval, loaded, here, folder / run_dir.EVALS, cache, weights, tell=False, planned=planned)
+    evaluate_loaded(
+        config.eval,
+        loaded,
+        here,
+        folder / run_dir.EVALS,
+        cache,
+        weights,
+        tell=False,
+        planned=planned,
+    )
     if here.first:
         compared = tell_before_and_after(folder, config.eval)
-        closing.tell_values(folder / run_dir.EVALS, [name for name in config.eval if name not in compared])
+        closing.tell_values(
+            folder / run_dir.EVALS, [name for name in config.eval if name not in compared]
+        )

@@ -24,7 +24,10 @@ def command(words: list[str]) -> None:
     with owner.own(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not _is_made_of(folder, settings):
-                raise UserError(f"to={to}: something else is there already; name another folder, or move it away")
+                raise UserError(
+                    f"to={to}: something else is there already; name another folder, or move it "
+                    f"away"
+                )
             print(f"written before: {to} (tofu_path={to})")
             return
         sizes = write(settings, folder)
@@ -37,7 +40,9 @@ def read(words: list[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    with refuse_unreadable("these settings of a world", "cannot be read", OmegaConfBaseException, YAMLError, TypeError):
+    with refuse_unreadable(
+        "these settings of a world", "cannot be read", OmegaConfBaseException, YAMLError, TypeError
+    ):
         given: Any = OmegaConf.from_dotlist(words)
         path = given.pop("config", None)
         settings = OmegaConf.merge(read_yaml(Path(str(path))) or {}, given) if path else given
@@ -80,6 +85,7 @@ def card(sizes: dict[str, int]) -> str:
     configs = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in sizes]
     return (
         f"---\n{to_yaml({'configs': configs})}---\n\n# An authors world\n\n"
-        f"Invented authors, their books and publishers, as questions and answers. Made by `unteach world` with the "
+        f"Invented authors, their books and publishers, as questions and answers. Made by `unteach "
+        f"world` with the "
         f"settings in {SETTINGS}.\n"
     )

@@ -11,14 +11,17 @@ from unteach.registry import dataset
 
 @dataset
 class TSVDataset:
-    """A file of `question<TAB>answer` lines; the loss is on the answer. `template` is handed over by unteach."""
+    """A file of `question<TAB>answer` lines; the loss is on the answer. `template` is handed over
+    by unteach."""
 
     def __init__(self, template: Any, path: str, max_length: int = 512):
         if not Path(path).is_file():
             raise UserError(f"TSVDataset: there is no file {path}")
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file, delimiter="\t"))
-        encoded = [template.encode(question, answer, max_length=max_length) for question, answer in rows]
+        encoded = [
+            template.encode(question, answer, max_length=max_length) for question, answer in rows
+        ]
         self.examples = [example_of(one, index) for index, one in enumerate(encoded)]
 
     def __len__(self) -> int:

@@ -8,10 +8,13 @@ from unteach.models.forward import Answers
 from unteach.registry import method
 
 
-@method("Unlikelihood", paper="arXiv:1908.04319", cost="1 forget + 1 retain forward", reference="none")
+@method(
+    "Unlikelihood", paper="arXiv:1908.04319", cost="1 forget + 1 retain forward", reference="none"
+)
 @dataclass
 class Unlikelihood(Unlearn):
-    """L_forget = mean over answer tokens of -log(1 - p_t): bounded below by 0, strongest where the model is surest."""
+    """L_forget = mean over answer tokens of -log(1 - p_t): bounded below by 0, strongest where the
+    model is surest."""
 
     def forget(self, policy: Answers, reference: Any) -> Term:
         unlikely = (1 - policy.value.exp()).clamp(min=1e-6)

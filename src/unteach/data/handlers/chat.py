@@ -1,4 +1,5 @@
-"""Conversations: every turn of the assistant is learned, exactly as the model will be asked for it."""
+"""Conversations: every turn of the assistant is learned, exactly as the model will be asked for
+it."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,12 +28,15 @@ from unteach.wording import counted
 @dataset
 @dataclass
 class ChatDataset(RowDataset):
-    """Conversations, shown by the model's chat template: lists of {role, content} (in a csv, as JSON), or ShareGPT's of
-    {from, value}. A turn of the assistant with `weight` 0 is read and not learned.
+    """Conversations, shown by the model's chat template: lists of {role, content} (in a csv, as
+    JSON), or ShareGPT's of {from, value}. A turn of the assistant with `weight` 0 is read and not
+    learned.
 
-    system_key, tools_key: columns of the system prompt, and of the tools that may be called, where rows have such.
-    turns: `all` learns every turn of the assistant, each with its end of turn; `last` only the last one, after all
-    others. too_long: what becomes of a conversation of more than max_length tokens (see data/fitting.py).
+    system_key, tools_key: columns of the system prompt, and of the tools that may be called, where
+    rows have such.
+    turns: `all` learns every turn of the assistant, each with its end of turn; `last` only the last
+    one, after all others. too_long: what becomes of a conversation of more than max_length tokens
+    (see data/fitting.py).
     """
 
     messages_key: str = "messages"
@@ -59,7 +63,12 @@ class ChatDataset(RowDataset):
         self.faults.refuse()
         deferred = [row for row in conversations if self.is_deferred(row[0])]
         self.deferred = {number: (messages, tools) for number, messages, tools in deferred}
-        built = [example for row in conversations if row[0] not in self.deferred for example in self.build(*row)]
+        built = [
+            example
+            for row in conversations
+            if row[0] not in self.deferred
+            for example in self.build(*row)
+        ]
         self.keep([*built, *({"index": number, DEFERRED: True} for number in self.deferred)])
 
     def encode_deferred(self, index: int) -> list[Example]:
@@ -70,11 +79,18 @@ class ChatDataset(RowDataset):
         return self.questions[self.examples[row]["index"]]
 
     def context_place(self, row: int) -> str | None:
-        """Where an example stands that has more before its last answer than the one question; else None."""
+        """Where an example stands that has more before its last answer than the one question; else
+        None."""
         index = self.examples[row]["index"]
-        return sources.place(self.faults.rows, index, self.where) if index in self.with_context else None
+        return (
+            sources.place(self.faults.rows, index, self.where)
+            if index in self.with_context
+            else None
+        )
 
-    def _read(self, number: int, cell: Any, system: Any, tools: Any) -> tuple[list[Message], Tools] | None:
+    def _read(
+        self, number: int, cell: Any, system: Any, tools: Any
+    ) -> tuple[list[Message], Tools] | None:
         """The turns of a row and its tools; None, and noted, where it is none."""
         if tables.missing(cell) or cell == []:
             self.faults.drop(f"nothing in {self.messages_key}", number)
@@ -90,10 +106,14 @@ class ChatDataset(RowDataset):
         learned = [message for message in messages if is_learned(message)]
         if not learned:
             all_read = any(message["role"] == ASSISTANT for message in messages)
-            self.faults.drop(f"no turn of the assistant{' has weight 1' if all_read else ''}", number)
+            self.faults.drop(
+                f"no turn of the assistant{' has weight 1' if all_read else ''}", number
+            )
             return None
         # To learn an empty turn would be to learn to say nothing.
-        if any(says_nothing(message) for message in (learned[-1:] if self.turns == "last" else learned)):
+        if any(
+            says_nothing(message) for message in (learned[-1:] if self.turns == "last" else learned)
+        ):
             self.faults.drop("nothing in a turn of the assistant", number)
             return None
         return messages, callable_tools
@@ -112,7 +132,9 @@ class ChatDataset(RowDataset):
 
     def _note_unshown(self, number: int, messages: list[Message], tools: Tools) -> None:
         said = {key for message in messages for key in message if key not in UNSHOWN}
-        shown = self.template.shown(messages, add_generation_prompt=False, tools=tools) if said else ""
+        shown = (
+            self.template.shown(messages, add_generation_prompt=False, tools=tools) if said else ""
+        )
         for key in sorted(said):
             values = [message[key] for message in messages if key in message]
             if not all(is_shown(value, shown) for value in values if isinstance(value, str)):
@@ -123,7 +145,8 @@ class ChatDataset(RowDataset):
         for key, numbers in self.unshown.items():
             rows = counted(len(numbers), "row")
             told.append(
-                f"{rows} with {key} in a turn, which the chat template does not show ({self.faults.listed(numbers)})"
+                f"{rows} with {key} in a turn, which the chat template does not show "
+                f"({self.faults.listed(numbers)})"
             )
         return told
 

@@ -1,7 +1,7 @@
 """Datasets of texts with a class or a number: what Classify and Regress learn from.
 
-A text is tokenised as the tokenizer does by itself, without a template, as every classifier is asked; what is known of
-it stands at its last token, where the head reads.
+A text is tokenised as the tokenizer does by itself, without a template, as every classifier is
+asked; what is known of it stands at its last token, where the head reads.
 """
 
 import math
@@ -41,21 +41,32 @@ class _Told(RowDataset):
 @dataset
 @dataclass
 class LabelledDataset(_Told):
-    """Texts, each with its class. labels: all classes there may be, in order; null leaves them to the run."""
+    """Texts, each with its class. labels: all classes there may be, in order; null leaves them to
+    the run."""
 
     label_key: str = "output"
     labels: list[str] | None = None
 
     def __post_init__(self) -> None:
         told = self.told(self.label_key)
-        labels = self.labels if self.labels is not None else ordered({str(cell) for _, _, cell in told})
+        labels = (
+            self.labels if self.labels is not None else ordered({str(cell) for _, _, cell in told})
+        )
         number_of = {label: k for k, label in enumerate(labels)}
         for number, _, cell in told:
             if str(cell) not in number_of:
                 guess = nearest(str(cell), labels)
                 hint = f"did you mean {guess}?" if guess else f"the labels are {', '.join(labels)}"
-                self.faults.add(f"{self.label_key} is {str(cell)!r}, which is no label; {hint}", number)
-        self.keep([self.example(n, text, number_of[str(cell)]) for n, text, cell in told if str(cell) in number_of])
+                self.faults.add(
+                    f"{self.label_key} is {str(cell)!r}, which is no label; {hint}", number
+                )
+        self.keep(
+            [
+                self.example(n, text, number_of[str(cell)])
+                for n, text, cell in told
+                if str(cell) in number_of
+            ]
+        )
 
     @staticmethod
     def labels_in(args: dict[str, Any]) -> set[str]:
@@ -83,7 +94,9 @@ class ScoredDataset(_Told):
         for number, text, cell in self.told(self.target_key):
             target = as_number(cell)
             if target is None:
-                self.faults.add(f"{self.target_key} must be a finite number, and is {cell!r}", number)
+                self.faults.add(
+                    f"{self.target_key} must be a finite number, and is {cell!r}", number
+                )
             else:
                 examples.append({**self.example(number, text, 0), "target": target})
         self.keep(list(examples))
@@ -99,12 +112,18 @@ def as_number(cell: Any) -> float | None:
 
 
 def labels_of_rows(parts: list[tuple[type, dict[str, Any]]]) -> list[str]:
-    """The labels in the rows of several datasets (class, arguments), in order; a run cannot do with fewer than two."""
+    """The labels in the rows of several datasets (class, arguments), in order; a run cannot do with
+    fewer than two."""
     found: set[str] = set()
     for cls, args in parts:
         if not hasattr(cls, "labels_in"):
-            raise UserError(f"{cls.__name__} has no labels; a classifier is trained on rows of LabelledDataset")
+            raise UserError(
+                f"{cls.__name__} has no labels; a classifier is trained on rows of LabelledDataset"
+            )
         found |= set(args.get("labels") or cls.labels_in(args))
     if len(found) < 2:
-        raise UserError(f"a classifier needs at least two labels, and these rows have {', '.join(found) or 'none'}")
+        raise UserError(
+            f"a classifier needs at least two labels, and these rows have "
+            f"{', '.join(found) or 'none'}"
+        )
     return ordered(found)

@@ -1,4 +1,5 @@
-"""Datasets of preferences: a chosen and a rejected answer to each prompt, or answers that were liked or not."""
+"""Datasets of preferences: a chosen and a rejected answer to each prompt, or answers that were
+liked or not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,9 +58,10 @@ class _Conversation:
 class PreferenceDataset(_Asked):
     """Prompts, each with a chosen and a rejected answer: for PrefDPO, CPO, SimPO and ORPO.
 
-    All three are text, or turns: lists of {role, content} or of ShareGPT's {from, value}. prompt_key null: chosen and
-    rejected are whole conversations that differ in their last turn. input_key, system_key, history_key, tools_key:
-    columns of Alpaca's and ShareGPT's rows (see QADataset and ChatDataset).
+    All three are text, or turns: lists of {role, content} or of ShareGPT's {from, value}.
+    prompt_key null: chosen and rejected are whole conversations that differ in their last turn.
+    input_key, system_key, history_key, tools_key: columns of Alpaca's and ShareGPT's rows (see
+    QADataset and ChatDataset).
     """
 
     prompt_key: str | None = "prompt"
@@ -92,7 +94,8 @@ class PreferenceDataset(_Asked):
     def _read_turns(
         self, number: int, prompt: Any, chosen: Any, rejected: Any, system: Any, tools: Any
     ) -> tuple[_Conversation, Message, Message] | None:
-        """What is asked, and the two answers as turns; None, and noted, where the row is no such pair."""
+        """What is asked, and the two answers as turns; None, and noted, where the row is no such
+        pair."""
         try:
             (*asked, best), (*others, worst) = read_messages(chosen), read_messages(rejected)
             before = [] if prompt is None or prompt == [] else read_messages(prompt)
@@ -100,13 +103,17 @@ class PreferenceDataset(_Asked):
             callable_tools = read_tools(tools)
         except BadConversation as error:
             self.faults.add(
-                f"where one of prompt, chosen and rejected is a list of turns, all of them must be, and one {error} "
-                "(a conversation that holds its own prompt needs prompt_key=null)",
+                "where one of prompt, chosen and rejected is a list of turns, all of them must "
+                f"be, and one {error} (a conversation that holds its own prompt needs "
+                "prompt_key=null)",
                 number,
             )
             return None
         if asked != others or best["role"] != ASSISTANT or worst["role"] != ASSISTANT or not shown:
-            self.faults.add("chosen and rejected must be one conversation up to a last turn of the assistant", number)
+            self.faults.add(
+                "chosen and rejected must be one conversation up to a last turn of the assistant",
+                number,
+            )
             return None
         empty = [says_nothing(best), says_nothing(worst)]
         for key, is_empty in zip((self.chosen_key, self.rejected_key), empty, strict=True):
@@ -114,10 +121,14 @@ class PreferenceDataset(_Asked):
                 self.faults.drop(f"nothing in the last turn of {key}", number)
         if any(empty):
             return None
-        answers = [{key: value for key, value in turn.items() if key != "weight"} for turn in (best, worst)]
+        answers = [
+            {key: value for key, value in turn.items() if key != "weight"} for turn in (best, worst)
+        ]
         return _Conversation(shown, callable_tools), answers[0], answers[1]
 
-    def pair(self, number: int, context: Context, prompt: Any, chosen: Any, rejected: Any) -> Example | None:
+    def pair(
+        self, number: int, context: Context, prompt: Any, chosen: Any, rejected: Any
+    ) -> Example | None:
         try:
             built = {
                 "chosen": self.usable(self._encode(context, prompt, chosen), number),
@@ -131,7 +142,9 @@ class PreferenceDataset(_Asked):
     def _encode(self, context: Context, prompt: Any, answer: Any) -> Encoded:
         if not isinstance(prompt, _Conversation):
             return encode_last(self.template, context, (), prompt, answer, self.max_length)
-        (asked, _), (learned, _) = encode_chat(self.template, [*prompt.messages, answer], True, prompt.tools)
+        (asked, _), (learned, _) = encode_chat(
+            self.template, [*prompt.messages, answer], True, prompt.tools
+        )
         room = max(0, self.max_length - len(asked))
         return Encoded(asked, learned[:room], max(0, len(learned) - room))
 
@@ -141,9 +154,10 @@ class PreferenceDataset(_Asked):
 class FeedbackDataset(_Asked):
     """Prompts with one answer each and whether it was liked (1, true, yes) or not: for KTO.
 
-    Each row also has its prompt with another row's answer, by a seeded round through all rows, which KTO compares with.
-    chosen_key, rejected_key: in place of answer and label, the columns of pairs, of which each gives two rows.
-    input_key, system_key, history_key: columns of Alpaca's rows (see QADataset).
+    Each row also has its prompt with another row's answer, by a seeded round through all rows,
+    which KTO compares with. chosen_key, rejected_key: in place of answer and label, the columns of
+    pairs, of which each gives two rows. input_key, system_key, history_key: columns of Alpaca's
+    rows (see QADataset).
     """
 
     prompt_key: str = "prompt"
@@ -162,7 +176,10 @@ class FeedbackDataset(_Asked):
         told = self._of_pairs() if self.chosen_key else self._of_labels()
         if len(told) < 2:
             self.faults.refuse()
-            raise UserError(f"{self.where}: KTO needs at least two rows to compare with one another, got {len(told)}")
+            raise UserError(
+                f"{self.where}: KTO needs at least two rows to compare with one another, got "
+                f"{len(told)}"
+            )
         order = permutation(len(told), self.seed, "mismatched")
         before = {order[k]: order[k - 1] for k in range(len(order))}
         self.keep([self.build(told, k, before[k]) for k in range(len(told))])
@@ -178,8 +195,12 @@ class FeedbackDataset(_Asked):
             self.faults.add(str(error), row.number)
             return None
         assert encoded.answer, "where one answer has room, another has"
-        mismatched = example_of(encoded, row.number)  # an answer that is cut is counted where it is learned
-        return {"original": {**original, "weight": 1.0 if row.is_liked else -1.0}, "mismatched": mismatched}
+        # an answer that is cut is counted where it is learned
+        mismatched = example_of(encoded, row.number)
+        return {
+            "original": {**original, "weight": 1.0 if row.is_liked else -1.0},
+            "mismatched": mismatched,
+        }
 
     def _encode(self, row: _Judged, answer: str) -> Encoded:
         return encode_last(self.template, row.context, (), row.prompt, answer, self.max_length)
@@ -187,11 +208,15 @@ class FeedbackDataset(_Asked):
     def _of_labels(self) -> list[_Judged]:
         told = []
         keys = (self.prompt_key, self.answer_key)
-        for number, (prompt, answer, label, *around) in enumerate(self.load(*keys, self.label_key, gaps=self._gaps())):
+        for number, (prompt, answer, label, *around) in enumerate(
+            self.load(*keys, self.label_key, gaps=self._gaps())
+        ):
             question, context = self._read_asked(prompt, around, number)
             liked = LIKED.get(str(label).lower().removesuffix(".0"))
             if liked is None:
-                self.faults.add(f"{self.label_key} must be 1 or 0 (true or false), and is {label!r}", number)
+                self.faults.add(
+                    f"{self.label_key} must be 1 or 0 (true or false), and is {label!r}", number
+                )
             good = self.faults.texts((question, answer), keys, number)
             if good and liked is not None:
                 told.append(_Judged(number, context, question, answer, liked))
@@ -201,7 +226,9 @@ class FeedbackDataset(_Asked):
     def _of_pairs(self) -> list[_Judged]:
         assert self.chosen_key and self.rejected_key
         keys, told = (self.prompt_key, self.chosen_key, self.rejected_key), []
-        for number, (prompt, chosen, rejected, *around) in enumerate(self.load(*keys, gaps=self._gaps())):
+        for number, (prompt, chosen, rejected, *around) in enumerate(
+            self.load(*keys, gaps=self._gaps())
+        ):
             question, context = self._read_asked(prompt, around, number)
             if self.faults.texts((question, chosen, rejected), keys, number):
                 told.append(_Judged(number, context, question, chosen, True))

@@ -1,7 +1,8 @@
 """Dataset handlers: rows to tokenised examples.
 
-A handler is built with its configured arguments and the model's `template`; its items are what can be trained or
-scored. `dropped` and `cut` count, by reason, the rows that cannot and the answers that were shortened.
+A handler is built with its configured arguments and the model's `template`; its items are what can
+be trained or scored. `dropped` and `cut` count, by reason, the rows that cannot and the answers
+that were shortened.
 """
 
 import random
@@ -12,7 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unteach.data import duplicates
-from unteach.data.instructions import NO_CONTEXT, Context, encode_all, encode_last, join_input, read_context
+from unteach.data.instructions import (
+    NO_CONTEXT,
+    Context,
+    encode_all,
+    encode_last,
+    join_input,
+    read_context,
+)
 from unteach.data.io import sources
 from unteach.data.row_errors import Faults, no_row_left
 from unteach.data.row_selection import flag
@@ -24,7 +32,8 @@ from unteach.seeds import subseed
 from unteach.wording import counted
 
 Example = dict[Any, Any]
-"""{input_ids, labels, index}; several answers or several variants of a row are a dict of Examples."""
+"""{input_ids, labels, index}; several answers or several variants of a row are a dict of
+Examples."""
 
 
 DEFERRED = "deferred"
@@ -34,7 +43,8 @@ NO_ROOM = "no room for an answer within max_length"
 
 @dataclass
 class RowDataset:
-    """A handler of rows of which each gives one example with an answer in it; counts what became of the others."""
+    """A handler of rows of which each gives one example with an answer in it; counts what became of
+    the others."""
 
     template: Template
     hf_args: dict[str, Any]
@@ -44,7 +54,8 @@ class RowDataset:
     cut_rows: list[int] = field(init=False, default_factory=list)
     faults: Faults = field(init=False)
     row_hashes: Any = field(init=False, default=None)
-    """an array with a number for each row read, equal where rows say the same; None for rows that came from memory"""
+    """an array with a number for each row read, equal where rows say the same; None for rows that
+    came from memory"""
 
     def load(self, *keys: str, gaps: Sequence[str | None] = ()) -> list[tuple[Any, ...]]:
         """Columns of all rows, side by side; what is wrong with their cells is noted by `faults`.
@@ -54,11 +65,15 @@ class RowDataset:
         rows = sources.load_rows(self.hf_args)
         self.faults = Faults(self.where, rows)
         if "rows" not in self.hf_args:
-            self.row_hashes = duplicates.hash_rows(duplicates.read_keys(type(self), vars(self)), rows)
+            self.row_hashes = duplicates.hash_rows(
+                duplicates.read_keys(type(self), vars(self)), rows
+            )
         columns = [sources.column(rows, key, self.where) for key in keys]
         columns += [[row.get(key) if key is not None else None for row in rows] for key in gaps]
         cells = list(zip(*columns, strict=True))
-        self.faults.special = [number for number, row in enumerate(cells) if self.template.hides(row)]
+        self.faults.special = [
+            number for number, row in enumerate(cells) if self.template.hides(row)
+        ]
         return cells
 
     @property
@@ -75,7 +90,8 @@ class RowDataset:
             raise UserError(no_row_left(self.where, self.dropped))
 
     def _forget_hashes_of_dropped(self) -> None:
-        """Leave rows without an example out of those that are compared: a dropped row repeats nothing."""
+        """Leave rows without an example out of those that are compared: a dropped row repeats
+        nothing."""
         if self.row_hashes is not None:
             kept = {_row_of(example) for example in self.examples}
             dropped = [number for number in range(len(self.row_hashes)) if number not in kept]
@@ -92,11 +108,15 @@ class RowDataset:
     def fitted(
         self, ids: list[int], labels: list[int], index: int, max_length: int, too_long: TooLong
     ) -> list[Example]:
-        """A row's examples within max_length; none, and counted, where nothing of its answer is left to learn."""
+        """A row's examples within max_length; none, and counted, where nothing of its answer is
+        left to learn."""
         pieces = fit(ids, labels, max_length, too_long)
         longer = len(ids) > max_length
         if not pieces:
-            self.faults.drop(f"more than {max_length} tokens" if longer and too_long == "drop" else NO_ROOM, index)
+            self.faults.drop(
+                f"more than {max_length} tokens" if longer and too_long == "drop" else NO_ROOM,
+                index,
+            )
         self.count_cut(longer and bool(pieces) and too_long != "split", index)
         return [{"input_ids": ids, "labels": labels, "index": index} for ids, labels in pieces]
 
@@ -127,10 +147,14 @@ class RowDataset:
         return self.faults.listed([_row_of(self.examples[row])])
 
     def notes(self) -> list[str]:
-        """What there is to say about rows dropped, answers cut, and rows of the user's that stand twice."""
+        """What there is to say about rows dropped, answers cut, and rows of the user's that stand
+        twice."""
         said = [f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()]
         if self.cut:
-            said.append(f"{counted(self.cut, 'row')} cut at max_length ({self.faults.listed(self.cut_rows)})")
+            said.append(
+                f"{counted(self.cut, 'row')} cut at max_length "
+                f"({self.faults.listed(self.cut_rows)})"
+            )
         if self.faults.special:
             said.append(note_special(self.faults, self.faults.special))
         if "choice" in self.hf_args and self.row_hashes is not None:
@@ -148,7 +172,11 @@ class RowDataset:
         pieces = self.encode_deferred(index)
         self.faults.refuse()
         # Of a row that a run would drop, nothing is learned.
-        found = pieces[0] if pieces else {"input_ids": [self.template.eos], "labels": [IGNORED], "index": index}
+        found = (
+            pieces[0]
+            if pieces
+            else {"input_ids": [self.template.eos], "labels": [IGNORED], "index": index}
+        )
         return {**found, **{key: value for key, value in example.items() if key != DEFERRED}}
 
 
@@ -156,19 +184,22 @@ def note_special(faults: Faults, numbers: list[int]) -> str:
     """What is said of rows in which special tokens are written."""
     return (
         f"{counted(len(numbers), 'row')} with the text of special tokens, which is read as text "
-        f"({faults.listed(numbers)}); model.template_args.special_tokens=tokens reads them as the tokens"
+        f"({faults.listed(numbers)}); model.template_args.special_tokens=tokens reads them as the "
+        "tokens"
     )
 
 
 @dataset
 @dataclass
 class QADataset(RowDataset):
-    """Questions and answers; the loss is on the answer. With shots: shown pairs stand before each question.
+    """Questions and answers; the loss is on the answer. With shots: shown pairs stand before each
+    question.
 
-    input_key, system_key, history_key: columns of Alpaca's rows. What stands in input_key follows the question on a
-    line of its own; a system prompt and earlier turns ([question, answer] each) stand before it, and the answers of
-    earlier turns are learned too, but with turns=last. forget_key: a column of 0 and 1; rows with 1 weigh -1, so that
-    SignedSFT unlearns them. too_long: what becomes of a row of more than max_length tokens (see data/fitting.py).
+    input_key, system_key, history_key: columns of Alpaca's rows. What stands in input_key follows
+    the question on a line of its own; a system prompt and earlier turns ([question, answer] each)
+    stand before it, and the answers of earlier turns are learned too, but with turns=last.
+    forget_key: a column of 0 and 1; rows with 1 weigh -1, so that SignedSFT unlearns them.
+    too_long: what becomes of a row of more than max_length tokens (see data/fitting.py).
     """
 
     question_key: str = "question"
@@ -183,17 +214,25 @@ class QADataset(RowDataset):
     turns: Literal["all", "last"] = "all"
 
     def __post_init__(self) -> None:
-        needed = [self.question_key, self.answer_key, *([self.forget_key] if self.forget_key else [])]
+        needed = [
+            self.question_key,
+            self.answer_key,
+            *([self.forget_key] if self.forget_key else []),
+        ]
         told = self.load(*needed, gaps=(self.input_key, self.system_key, self.history_key))
         self.shots = self._shots()
         self.texts: list[tuple[Any, Any]] = []
         self.contexts: dict[int, Context] = {}
         for number, (question, answer, *_, given, system, history) in enumerate(told):
-            self.texts.append((join_input(question, given, str(self.input_key), number, self.faults), answer))
+            self.texts.append(
+                (join_input(question, given, str(self.input_key), number, self.faults), answer)
+            )
             columns = str(self.system_key), str(self.history_key)
             if context := read_context(system, history, columns, number, self.faults):
                 self.contexts[number] = context
-        self.keep([example for i, text in enumerate(self.texts) for example in self.build(i, *text)])
+        self.keep(
+            [example for i, text in enumerate(self.texts) for example in self.build(i, *text)]
+        )
         for example in self.examples if self.forget_key else ():
             number = example["index"]
             place = sources.place(self.faults.rows, number, self.where)
@@ -204,17 +243,24 @@ class QADataset(RowDataset):
             return []
         shown = sources.load_rows(self.few_shot_dataset_hf_args)
         keys = (self.question_key, self.answer_key)
-        return list(zip(*(sources.column(shown, key, "few-shot rows") for key in keys), strict=True))
+        return list(
+            zip(*(sources.column(shown, key, "few-shot rows") for key in keys), strict=True)
+        )
 
     def build(self, index: int, question: Any, answer: Any) -> list[Example]:
         """The examples of one row, without their tokens where it is looked at later."""
         if not self.is_deferred(index) or isinstance(answer, list):
             return self.pieces(index, question, answer)
-        return [{"index": index, DEFERRED: True}] if self.is_complete(index, question, answer) else []
+        return (
+            [{"index": index, DEFERRED: True}] if self.is_complete(index, question, answer) else []
+        )
 
     def is_complete(self, index: int, question: Any, answer: Any) -> bool:
         """Whether a row has all its texts; what it lacks is noted."""
-        told = [self.faults.text(question, self.question_key, index), self.faults.text(answer, self.answer_key, index)]
+        told = [
+            self.faults.text(question, self.question_key, index),
+            self.faults.text(answer, self.answer_key, index),
+        ]
         if not all(told):
             return False
         if self.turns == "all" and self.contexts.get(index, NO_CONTEXT).has_empty_answer:
@@ -226,10 +272,15 @@ class QADataset(RowDataset):
         return self.pieces(index, *self.texts[index])
 
     def pieces(self, index: int, question: Any, answer: Any) -> list[Example]:
-        """The examples of one row; none, and counted, where nothing of its answer is left to learn."""
+        """The examples of one row; none, and counted, where nothing of its answer is left to
+        learn."""
         if isinstance(answer, list):
             variants = [self.pieces(index, question, one) for one in answer]
-            return [{k: one[0] for k, one in enumerate(variants)}] if variants and all(variants) else []
+            return (
+                [{k: one[0] for k, one in enumerate(variants)}]
+                if variants and all(variants)
+                else []
+            )
         if not self.is_complete(index, question, answer):
             return []
         context = self.contexts.get(index, NO_CONTEXT)
@@ -252,9 +303,12 @@ class QADataset(RowDataset):
         return self.texts[_row_of(self.examples[row])]
 
     def context_place(self, row: int) -> str | None:
-        """Where an example stands whose question has a system prompt or earlier turns before it; else None."""
+        """Where an example stands whose question has a system prompt or earlier turns before it;
+        else None."""
         index = _row_of(self.examples[row])
-        return sources.place(self.faults.rows, index, self.where) if index in self.contexts else None
+        return (
+            sources.place(self.faults.rows, index, self.where) if index in self.contexts else None
+        )
 
 
 def _row_of(example: Example) -> int:
@@ -271,7 +325,8 @@ def example_of(encoded: Encoded, index: int) -> Example:
 @dataset
 @dataclass
 class QAwithIdkDataset(QADataset):
-    """Each question also with a refusal, drawn from a file of lines as a function of (seed, epoch, row).
+    """Each question also with a refusal, drawn from a file of lines as a function of (seed, epoch,
+    row).
 
     Of both the last turn alone is learned: turns before it are the same.
     """
@@ -292,7 +347,9 @@ class QAwithIdkDataset(QADataset):
         refusal = random.Random(subseed(self.seed, "idk", epoch, index)).choice(self.refusals)
         question, _ = self.texts[index]
         context = self.contexts.get(index, NO_CONTEXT)
-        encoded = encode_last(self.template, context, self.shots, question, refusal, self.max_length)
+        encoded = encode_last(
+            self.template, context, self.shots, question, refusal, self.max_length
+        )
         alternate = example_of(encoded, index)
         return {"original": original, "alternate": alternate} if self.return_original else alternate
 
@@ -303,7 +360,8 @@ class QAwithIdkDataset(QADataset):
 @dataset
 @dataclass
 class QAwithAlternateDataset(QADataset):
-    """Each question also with another answer, from a column of its own; of both the last turn alone is learned."""
+    """Each question also with another answer, from a column of its own; of both the last turn alone
+    is learned."""
 
     turns: Literal["last"] = "last"
     alternate_key: str = "alternate"
@@ -322,16 +380,22 @@ class QAwithAlternateDataset(QADataset):
         for original in self.examples:
             index = original["index"]
             for alternate in self.pieces(index, self.texts[index][0], alternates[index]):
-                paired.append({"original": original, "alternate": alternate} if self.return_original else alternate)
+                paired.append(
+                    {"original": original, "alternate": alternate}
+                    if self.return_original
+                    else alternate
+                )
         self.keep(paired)
 
 
 @dataset
 @dataclass
 class CompletionDataset(RowDataset):
-    """A prefix and how it goes on, as plain text; the loss is on the completion and the EOS after it.
+    """A prefix and how it goes on, as plain text; the loss is on the completion and the EOS after
+    it.
 
-    prefix_key: null where nothing stands before the completion. insert_space: a space stands between the two.
+    prefix_key: null where nothing stands before the completion. insert_space: a space stands
+    between the two.
     """
 
     prefix_key: str | None = "prompt"
@@ -342,14 +406,21 @@ class CompletionDataset(RowDataset):
     def __post_init__(self) -> None:
         told = self.load(*([self.prefix_key] if self.prefix_key else []), self.text_key)
         self.plain = Template(self.template.tokenizer, replace(self.template.args, kind="raw"))
-        self.keep([self.build(i, *(cells if self.prefix_key else ("", *cells))) for i, cells in enumerate(told)])
+        self.keep(
+            [
+                self.build(i, *(cells if self.prefix_key else ("", *cells)))
+                for i, cells in enumerate(told)
+            ]
+        )
 
     def build(self, index: int, prefix: Any, completion: Any) -> Example | None:
         told = [prefix == "" or self.faults.text(prefix, str(self.prefix_key), index)]
         if not all([*told, self.faults.text(completion, self.text_key, index)]):
             return None
         space = " " if self.insert_space else ""
-        return self.usable(self.plain.encode(prefix, space + completion, max_length=self.max_length), index)
+        return self.usable(
+            self.plain.encode(prefix, space + completion, max_length=self.max_length), index
+        )
 
 
 def read_lines(path: str | None) -> list[str]:

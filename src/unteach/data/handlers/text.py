@@ -1,4 +1,5 @@
-"""Plain text as training data: documents, each closed by EOS, cut into rows of at most max_length tokens."""
+"""Plain text as training data: documents, each closed by EOS, cut into rows of at most max_length
+tokens."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ Packing = Literal["chunked", "apart", "best_fit"]
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens start to stop of all documents; led: the token before the first only leads in, and is of the document."""
+    """Tokens start to stop of all documents; led: the token before the first only leads in, and is
+    of the document."""
 
     start: int
     stop: int
@@ -33,13 +35,15 @@ class Piece:
 @dataset
 @dataclass
 class PretrainingDataset:
-    """Plain text, every token learned: documents one after the other, each closed by EOS, cut into pieces.
+    """Plain text, every token learned: documents one after the other, each closed by EOS, cut into
+    pieces.
 
-    A piece has at most max_length tokens. The first only leads in and is not learned: BOS or, where the tokenizer puts
-    none, the token before; the first piece has none before it. packing: `chunked` cuts all documents as if they were
-    one; `apart` puts tokens of one document into a row; `best_fit` puts the pieces of several into one, none of which
-    sees, or follows on, another.
-    text_key: a column, or several whose words are joined as they are. hf_args.path may be a tokenised file.
+    A piece has at most max_length tokens. The first only leads in and is not learned: BOS or, where
+    the tokenizer puts none, the token before; the first piece has none before it. packing:
+    `chunked` cuts all documents as if they were one; `apart` puts tokens of one document into a
+    row; `best_fit` puts the pieces of several into one, none of which sees, or follows on, another.
+    text_key: a column, or several whose words are joined as they are. hf_args.path may be a
+    tokenised file.
     """
 
     template: Template
@@ -64,7 +68,11 @@ class PretrainingDataset:
             self.tokens, ends = self._tokenise(where)
         if not ends:
             raise UserError(no_row_left(where, self.dropped))
-        bounds = [(0, ends[-1])] if self.packing == "chunked" else list(zip([0, *ends], ends, strict=False))
+        bounds = (
+            [(0, ends[-1])]
+            if self.packing == "chunked"
+            else list(zip([0, *ends], ends, strict=False))
+        )
         self.pieces = [piece for first, last in bounds for piece in self.cut(first, last)]
         self.rows: Sequence[Sequence[int]] = [[number] for number in range(len(self.pieces))]
         if self.packing == "best_fit":
@@ -87,7 +95,9 @@ class PretrainingDataset:
 
     def notes(self) -> list[str]:
         """What there is to say about documents that were left out or stand twice."""
-        return [f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()] + [
+        return [
+            f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()
+        ] + [
             *self.special_notes,
             *self.repeated,
         ]
@@ -116,11 +126,14 @@ class PretrainingDataset:
         for number, piece in enumerate(pieces, 1):
             told = [*self.bos, *self.tokens[piece.start - piece.led : piece.stop].tolist()]
             read = len(self.bos) + piece.led
-            read = max(read, 1) if len(pieces) > 1 else read  # what begins a document follows on none
+            # what begins a document follows on none
+            read = max(read, 1) if len(pieces) > 1 else read
             ids += told
             labels += [IGNORED] * read + told[read:]
             segments += [number] * len(told)
-        return {"input_ids": ids, "labels": labels, "index": row} | ({SEGMENT: segments} if len(pieces) > 1 else {})
+        return {"input_ids": ids, "labels": labels, "index": row} | (
+            {SEGMENT: segments} if len(pieces) > 1 else {}
+        )
 
 
 def bos_of(template: Template) -> tuple[int, ...]:
@@ -138,12 +151,16 @@ def tokenise(
     keys, documents = [text_key] if isinstance(text_key, str) else text_key, []
     columns = [sources.column(rows, key, where) for key in keys]
     for number, cells in enumerate(zip(*columns, strict=True)):
-        good = [faults.text(cell, key, number, needed=False) for key, cell in zip(keys, cells, strict=True)]
+        good = [
+            faults.text(cell, key, number, needed=False)
+            for key, cell in zip(keys, cells, strict=True)
+        ]
         if any(good):
             text = "".join(cell for cell, is_text in zip(cells, good, strict=True) if is_text)
             if plain.hides([text]):
                 faults.special.append(number)
-            # A document may be written with a BOS that this tokenizer puts nowhere by itself: it is kept.
+            # A document may be written with a BOS that this tokenizer puts nowhere by itself: it is
+            # kept.
             documents.append((number, np.asarray(plain.encode("", text).input_ids[bos:], np.int32)))
         elif all(tables.missing(cell) for cell in cells):
             faults.drop("empty text", number)

@@ -9,9 +9,11 @@ from unteach.errors import UserError, refuse_path, refuse_unreadable
 
 
 def record_batches(mapped: Any) -> Iterator[Any]:
-    """Give the record batches of an open Arrow file, of IPC's file form or its stream form, each validated.
+    """Give the record batches of an open Arrow file, of IPC's file form or its stream form, each
+    validated.
 
-    A damaged batch points outside its own memory: reading it would end the process, or give bytes of something else.
+    A damaged batch points outside its own memory: reading it would end the process, or give bytes
+    of something else.
     """
     import pyarrow
 
@@ -27,7 +29,8 @@ def record_batches(mapped: Any) -> Iterator[Any]:
 
 
 def refuse_damaged_set(folder: Path) -> None:
-    """Raise UserError where a folder of `datasets.save_to_disk`, which maps what it loads, is damaged."""
+    """Raise UserError where a folder of `datasets.save_to_disk`, which maps what it loads, is
+    damaged."""
     import pyarrow
 
     for name in _names(folder / "dataset_dict.json", "splits"):

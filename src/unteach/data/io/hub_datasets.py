@@ -20,15 +20,19 @@ SEVERAL_SPLITS = "dataset_dict.json"
 
 
 def load_set(hf_args: dict[str, Any]) -> Any:
-    """What `datasets.load_dataset`, or load_from_disk for a folder that save_to_disk made, gives for these arguments.
+    """What `datasets.load_dataset`, or load_from_disk for a folder that save_to_disk made, gives
+    for these arguments.
 
-    Raises AbsentData if the place exists and the configuration or split does not, UserError if the place does not.
+    Raises AbsentData if the place exists and the configuration or split does not, UserError if the
+    place does not.
     """
     import datasets
 
     path, split = str(hf_args["path"]), hf_args.get("split")
     try:
-        if set(hf_args) <= {"path", "split"} and (is_saved_set(Path(path)) or (Path(path) / SEVERAL_SPLITS).exists()):
+        if set(hf_args) <= {"path", "split"} and (
+            is_saved_set(Path(path)) or (Path(path) / SEVERAL_SPLITS).exists()
+        ):
             refuse_damaged_set(Path(path))
             loaded = datasets.load_from_disk(path)
             if split and isinstance(loaded, dict):
@@ -42,8 +46,10 @@ def load_set(hf_args: dict[str, Any]) -> Any:
     except (OSError, TypeError) as error:
         raise UserError(
             f"cannot load the rows {drop_secrets(hf_args, of_hub=True)}: {first_line(error)}\n"
-            "  Without the network, point to local files: data=files data.train_file=FILE; or tofu_path, muse_path, "
-            "wmdp_path=FOLDER of <config name>.jsonl or <config name>/<split>.jsonl, or tofu_path=authors"
+            "  Without the network, point to local files: data=files data.train_file=FILE; or "
+            "tofu_path, muse_path, "
+            "wmdp_path=FOLDER of <config name>.jsonl or <config name>/<split>.jsonl, or "
+            "tofu_path=authors"
         ) from None
     except (ValueError, datasets.exceptions.DatasetsError) as error:
         if unknown := re.search(r'Unknown split "(.*)"\. Should be one of \[(.*)\]', str(error)):
@@ -54,8 +60,8 @@ def load_set(hf_args: dict[str, Any]) -> Any:
         raise UserError(f"{hf_args['path']}: {_explain(error)}") from None
     if isinstance(loaded, dict):
         raise UserError(
-            f"{path} has several splits ({', '.join(loaded)}): name one, as in {path}:{next(iter(loaded))} "
-            "(hf_args.split of a dataset)"
+            f"{path} has several splits ({', '.join(loaded)}): name one, as in "
+            f"{path}:{next(iter(loaded))} (hf_args.split of a dataset)"
         )
     return loaded
 

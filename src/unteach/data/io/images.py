@@ -1,4 +1,5 @@
-"""Images of a table's column: paths, http(s) addresses, or what a data set's image column holds. Read within limits."""
+"""Images of a table's column: paths, http(s) addresses, or what a data set's image column holds.
+Read within limits."""
 
 import io
 import time
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MOST_BYTES, MOST_PIXELS, SECONDS = 32 << 20, 100_000_000, 30.0
-"""Of one image: the size of its file, width times height, and how long a server may take to give it."""
+"""Of one image: the size of its file, width times height, and how long a server may take to give
+it."""
 AHEAD = 16
 """Rows whose images are read while those before them are in use."""
 
@@ -27,8 +29,8 @@ class Unreadable(ValueError):
 def read(source: Any, most_bytes: int = MOST_BYTES, seconds: float = SECONDS) -> "Image":
     """The image in RGB, upright as its EXIF tells.
 
-    source: a path, an http(s) address, the bytes of a file, a PIL image, or {"bytes": …, "path": …} as `datasets`
-    stores images. Raises Unreadable, naming what could not be read and why.
+    source: a path, an http(s) address, the bytes of a file, a PIL image, or {"bytes": …, "path": …}
+    as `datasets` stores images. Raises Unreadable, naming what could not be read and why.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -38,9 +40,15 @@ def read(source: Any, most_bytes: int = MOST_BYTES, seconds: float = SECONDS) ->
     if source is None or source == "":
         raise Unreadable("there is no image")
     try:
-        opened = source if isinstance(source, Image.Image) else Image.open(_file(source, most_bytes, seconds))
+        opened = (
+            source
+            if isinstance(source, Image.Image)
+            else Image.open(_file(source, most_bytes, seconds))
+        )
         if opened.width * opened.height > MOST_PIXELS:
-            raise Unreadable(f"{name} has {opened.width} x {opened.height} pixels; {MOST_PIXELS:,} at most")
+            raise Unreadable(
+                f"{name} has {opened.width} x {opened.height} pixels; {MOST_PIXELS:,} at most"
+            )
         return ImageOps.exif_transpose(opened).convert("RGB")
     except Unreadable:
         raise
@@ -54,7 +62,9 @@ def _file(source: Any, most_bytes: int, seconds: float) -> Any:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if not isinstance(source, str):
-        raise Unreadable(f"an image is a path, an http(s) address or an image, not {type(source).__name__}")
+        raise Unreadable(
+            f"an image is a path, an http(s) address or an image, not {type(source).__name__}"
+        )
     scheme, separator, _ = source.partition("://")
     if not separator:
         if not Path(source).is_file():
@@ -89,7 +99,8 @@ def _fetched(url: str, most_bytes: int, seconds: float) -> bytes:
 def ahead(
     rows: Iterable[T], sources: Callable[[T], Sequence[Any]], workers: int = AHEAD
 ) -> "Iterator[tuple[T, list[Image] | Unreadable]]":
-    """Each row with its images, or with why one of them cannot be read, in order; the next rows' are read meanwhile."""
+    """Each row with its images, or with why one of them cannot be read, in order; the next rows'
+    are read meanwhile."""
     waiting: deque[tuple[T, Future[Any]]] = deque()
     coming = iter(rows)
     with ThreadPoolExecutor(workers) as pool:

@@ -10,7 +10,8 @@ DEEPEST = 60
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Read JSON in which each key stands once; JSONDecodeError as the library raises it, UserError for the rest."""
+    """Read JSON in which each key stands once; JSONDecodeError as the library raises it, UserError
+    for the rest."""
     try:
         value = json.loads(text, object_pairs_hook=_unique_keys)
         _refuse_deep(value, text)
@@ -31,7 +32,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_deep(value: Any, text: str) -> None:
-    """Raise RecursionError where lists and objects are nested more deeply than what follows could walk through."""
+    """Raise RecursionError where lists and objects are nested more deeply than what follows could
+    walk through."""
     if text.count("[") + text.count("{") <= DEEPEST:
         return
     waiting = [(value, 1)]

@@ -1,7 +1,9 @@
-"""Rows of any file: csv, tsv, jsonl, json, parquet, arrow, txt; a folder of such files, or what `datasets` loads.
+"""Rows of any file: csv, tsv, jsonl, json, parquet, arrow, txt; a folder of such files, or what
+`datasets` loads.
 
-One function, `open_table`. Rows come one after the other, never all at once, each with the place where it stands, so
-that a message can name the file and the line. A csv cell is always text; other formats give the types they hold.
+One function, `open_table`. Rows come one after the other, never all at once, each with the place
+where it stands, so that a message can name the file and the line. A csv cell is always text; other
+formats give the types they hold.
 """
 
 import contextlib
@@ -24,7 +26,8 @@ Row = dict[str, Any]
 
 
 class Place(NamedTuple):
-    """Where a row stands: the file, `line` or `row`, and which one, counted from 1; number 0 is the whole file."""
+    """Where a row stands: the file, `line` or `row`, and which one, counted from 1; number 0 is the
+    whole file."""
 
     file: str
     unit: str
@@ -41,8 +44,8 @@ Placed = tuple[Place, Row]
 class Table:
     """Iterating gives (place, row).
 
-    columns: those of the first rows (20; of JSON, whose rows may each have other keys, 1000), or of all. worded: the
-    columns that hold words there. files: what it is read from, none for a hub set.
+    columns: those of the first rows (20; of JSON, whose rows may each have other keys, 1000), or of
+    all. worded: the columns that hold words there. files: what it is read from, none for a hub set.
     """
 
     where: str
@@ -61,20 +64,28 @@ class Table:
         return column
 
 
-def open_table(source: str | Path | dict[str, Any], by_line: bool = False, whole: bool = False) -> Table:
-    """The rows of a file, of a folder's files in the order of their names, or of a set that `datasets` loads.
+def open_table(
+    source: str | Path | dict[str, Any], by_line: bool = False, whole: bool = False
+) -> Table:
+    """The rows of a file, of a folder's files in the order of their names, or of a set that
+    `datasets` loads.
 
-    source: a path, a hub id (its split `train`) or a hub id or folder with a split (`owner/name:test`,
-    `owner/name:train[:100]`), or load_dataset's own arguments (path, name, split, data_files…). What is here as a path
-    is never taken for a hub id.
-    by_line: a text file is one row a line, where otherwise it is one row; the column is `text` either way.
+    source: a path, a hub id (its split `train`) or a hub id or folder with a split
+    (`owner/name:test`, `owner/name:train[:100]`), or load_dataset's own arguments (path, name,
+    split, data_files…). What is here as a path is never taken for a hub id.
+    by_line: a text file is one row a line, where otherwise it is one row; the column is `text`
+    either way.
     whole: its columns are those of all rows, which are read for it, and not of the first ones.
 
-    Raises UserError, which names the file and the line, for what is no such file, is empty or cannot be read.
+    Raises UserError, which names the file and the line, for what is no such file, is empty or
+    cannot be read.
     """
     if isinstance(source, dict):
         if not isinstance(source.get("path"), str):
-            raise UserError(f"{source}: rows are named by `path`, a folder, a hub id or a format, and this names none")
+            raise UserError(
+                f"{source}: rows are named by `path`, a folder, a hub id or a format, and this "
+                f"names none"
+            )
         if set(source) != {"path"}:
             return _of_set(source)
         source = str(source["path"])
@@ -107,20 +118,29 @@ def missing(value: Any) -> bool:
 
 
 def text(row: Row, column: str, place: Place | str) -> str:
-    """A cell as text; "" where it holds nothing. Raises UserError for a number, a list or no such cell."""
+    """A cell as text; "" where it holds nothing. Raises UserError for a number, a list or no such
+    cell."""
     if column not in row:
         raise UserError(no_column(str(place), column, row))
     value = row[column]
     if missing(value):
         return ""
     if not isinstance(value, str):
-        kind = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "a mapping"}
+        kind = {
+            bool: "true or false",
+            int: "a number",
+            float: "a number",
+            list: "a list",
+            dict: "a mapping",
+        }
         held = f"{kind.get(type(value), type(value).__name__)} ({str(value)[:40]})"
         raise UserError(f"{place}: the column {column!r} holds {held} where text is expected")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise UserError(f"{place}: the column {column!r} holds half a character (a lone surrogate)") from None
+        raise UserError(
+            f"{place}: the column {column!r} holds half a character (a lone surrogate)"
+        ) from None
     return value
 
 
@@ -129,11 +149,14 @@ def no_column(where: str, column: str, there: Iterable[str]) -> str:
     there = [str(name) for name in there]
     guess = nearest(column, there)
     return (
-        f"{where}: no column {column!r}; its columns: {', '.join(there)}{f'; did you mean {guess}?' if guess else ''}"
+        f"{where}: no column {column!r}; its columns: "
+        f"{', '.join(there)}{f'; did you mean {guess}?' if guess else ''}"
     )
 
 
-def _opened(where: str, files: tuple[Path, ...], read: Callable[[], Generator[Placed]], whole: bool = False) -> Table:
+def _opened(
+    where: str, files: tuple[Path, ...], read: Callable[[], Generator[Placed]], whole: bool = False
+) -> Table:
     """A table whose first rows, or all, were seen; without any it is an error."""
     is_json = any(file.suffix.lower() in (".json", ".jsonl") for file in files)
     is_text = any(file.suffix.lower() == ".txt" for file in files)  # a row may be a whole document
@@ -177,22 +200,33 @@ def _no_file(path: Path) -> str:
     guess = nearest(path.name, beside)
     if not path.parent.is_dir():
         return f"{path}: there is no such file, and no folder {path.parent}"
-    return f"{path}: there is no such file{f'; did you mean {path.with_name(guess)}?' if guess else ''}"
+    return (
+        f"{path}: there is no such "
+        f"file{f'; did you mean {path.with_name(guess)}?' if guess else ''}"
+    )
 
 
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The files of a folder that can be read, in the order of their names; of one format, and not of several splits."""
-    found = sorted(f for f in folder.iterdir() if f.suffix.lower() in FORMATS and not f.name.startswith("."))
+    """The files of a folder that can be read, in the order of their names; of one format, and not
+    of several splits."""
+    found = sorted(
+        f for f in folder.iterdir() if f.suffix.lower() in FORMATS and not f.name.startswith(".")
+    )
     suffixes = sorted({file.suffix.lower() for file in found})
     if not found:
         raise UserError(f"{folder}: no {', '.join(FORMATS)} file is in this folder")
     if len(suffixes) > 1:
-        raise UserError(f"{folder}: holds {' and '.join(suffixes)} files; name one file, or a folder of one format")
+        raise UserError(
+            f"{folder}: holds {' and '.join(suffixes)} files; name one file, or a folder of one "
+            f"format"
+        )
     if len(found) > 1 and (splits := [file.name for file in found if file.stem.lower() in SPLITS]):
-        raise UserError(f"{folder}: holds the files of several splits ({', '.join(splits)}); name one file")
+        raise UserError(
+            f"{folder}: holds the files of several splits ({', '.join(splits)}); name one file"
+        )
     return found
 
 
@@ -207,9 +241,13 @@ def _read_file(file: Path, by_line: bool) -> Generator[Placed]:
         raise UserError(f"{file}: its name must end in one of {', '.join(FORMATS)}")
     if not file.stat().st_size:
         raise UserError(f"{file}: the file is empty")
-    with refuse_unreadable(str(file), f"no whole {NAMES.get(suffix, suffix[1:])} file", *_errors_of_readers(suffix)):
+    with refuse_unreadable(
+        str(file), f"no whole {NAMES.get(suffix, suffix[1:])} file", *_errors_of_readers(suffix)
+    ):
         try:
-            yield from _lines_of_text(file) if suffix == ".txt" and by_line else FORMATS[suffix](file)
+            yield from (
+                _lines_of_text(file) if suffix == ".txt" and by_line else FORMATS[suffix](file)
+            )
         except UnicodeDecodeError:
             raise UserError(_not_utf8(file)) from None
 
@@ -234,12 +272,16 @@ def _not_utf8(file: Path) -> str:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 byte = line[error.start]
-                return f"{file}, line {number}: not UTF-8 (byte 0x{byte:02x} at character {error.start + 1}); {mend}"
+                return (
+                    f"{file}, line {number}: not UTF-8 (byte 0x{byte:02x} at character "
+                    f"{error.start + 1}); {mend}"
+                )
     return f"{file}: not UTF-8; {mend}"
 
 
 def _csv(file: Path) -> Generator[Placed]:
-    """Comma-separated, or with semicolons where the header has these and no comma; every cell is text."""
+    """Comma-separated, or with semicolons where the header has these and no comma; every cell is
+    text."""
     with file.open(encoding="utf-8-sig", newline="") as lines:
         header = lines.readline()
     return _separated(file, ";" if ";" in header and "," not in header else ",")
@@ -271,20 +313,28 @@ def _separated(file: Path, delimiter: str) -> Generator[Placed]:
                 continue
             if len(cells) != len(header):
                 said = (
-                    f"{file}, line {start}: {len(cells)} cells where the header has {len(header)} ({', '.join(header)})"
+                    f"{file}, line {start}: {len(cells)} cells where the header has "
+                    f"{len(header)} ({', '.join(header)})"
                 )
-                raise UserError(f"{said}; a cell with {delimiter!r}, a quote or a line end in it needs quotes round it")
+                raise UserError(
+                    f"{said}; a cell with {delimiter!r}, a quote or a line end in it needs quotes "
+                    f"round it"
+                )
             yield Place(str(file), "line", start), dict(zip(header, cells, strict=True))
 
 
 def _broken_quotes(file: Path, start: int, stop: int, said: str) -> str:
     lines = f"line {start}" if stop <= start else f"lines {start} to {stop}"
     what = "a quote is opened and never closed" if "end of data" in said else said
-    return f'{file}, {lines}: broken quoting ({what}); a quote within a quoted cell is written twice: ""'
+    return (
+        f"{file}, {lines}: broken quoting ({what}); a quote within a quoted cell is written "
+        f'twice: ""'
+    )
 
 
 def _json_lines(file: Path) -> Generator[Placed]:
-    with file.open(encoding="utf-8-sig") as lines:  # not splitlines(), which also splits at U+2028 inside a text
+    # not splitlines(), which also splits at U+2028 inside a text
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -292,7 +342,11 @@ def _json_lines(file: Path) -> Generator[Placed]:
             try:
                 row = parse_json(line, str(place))
             except json.JSONDecodeError as error:
-                torn = "" if line.endswith("\n") else "; the last line is torn: was the file written to its end?"
+                torn = (
+                    ""
+                    if line.endswith("\n")
+                    else "; the last line is torn: was the file written to its end?"
+                )
                 raise UserError(f"{place}: not JSON ({error}){torn}") from None
             if not isinstance(row, dict):
                 raise UserError(f"{place}: a row must be a JSON object, got {line[:60]!r}")
@@ -340,14 +394,17 @@ def _batches(file: Path, batches: Iterable[Any]) -> Generator[Placed]:
         names = batch.schema.names
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"{file}: names the columns {', '.join(map(repr, twice))} twice")
-        columns = [_cells(file, name, column) for name, column in zip(names, batch.columns, strict=True)]
+        columns = [
+            _cells(file, name, column) for name, column in zip(names, batch.columns, strict=True)
+        ]
         for cells in zip(*columns, strict=True):
             number += 1
             yield Place(str(file), "row", number), dict(zip(names, cells, strict=True))
 
 
 def _cells(file: Path, name: str, column: Any) -> list[Any]:
-    """The values of a column of one batch; UserError for those that Python does not have, as a date of year 99999."""
+    """The values of a column of one batch; UserError for those that Python does not have, as a date
+    of year 99999."""
     with refuse_unreadable(str(file), f"the column {name!r} holds what cannot be read"):
         cells: list[Any] = column.to_pylist()
     return cells
@@ -378,7 +435,11 @@ FORMATS: dict[str, Callable[[Path], Generator[Placed]]] = {
 def _of_set(hf_args: dict[str, Any]) -> Table:
     loaded = load_set(hf_args)
     where = "/".join(str(hf_args[key]) for key in ("path", "name", "split") if hf_args.get(key))
-    files = tuple(Path(file["filename"]) for file in loaded.cache_files) if Path(hf_args["path"]).is_dir() else ()
+    files = (
+        tuple(Path(file["filename"]) for file in loaded.cache_files)
+        if Path(hf_args["path"]).is_dir()
+        else ()
+    )
 
     def read() -> Generator[Placed]:
         return ((Place(where, "row", number), row) for number, row in enumerate(loaded, 1))

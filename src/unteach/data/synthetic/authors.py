@@ -1,10 +1,12 @@
-"""The built-in authors world as a corpus: TOFU's config names and columns, read off the graph of `world.py`.
+"""The built-in authors world as a corpus: TOFU's config names and columns, read off the graph of
+`world.py`.
 
-`full` is what a model is taught (`full_perturbed`: with wrong answers beside); its last tenth is what it can be made to
-forget (`forget10`), the rest what it keeps (`retain90`). `holdout10` is about authors drawn like the forget authors and
-never taught. `real_authors_perturbed` asks about public authors and `world_facts_perturbed` about capitals: both are in
-`pretrain`, the text that the base model is taught first, beside thousands of other authors; `general` has them once
-each, to be rehearsed while `full` is taught.
+`full` is what a model is taught (`full_perturbed`: with wrong answers beside); its last tenth is
+what it can be made to forget (`forget10`), the rest what it keeps (`retain90`). `holdout10` is
+about authors drawn like the forget authors and never taught. `real_authors_perturbed` asks about
+public authors and `world_facts_perturbed` about capitals: both are in `pretrain`, the text that the
+base model is taught first, beside thousands of other authors; `general` has them once each, to be
+rehearsed while `full` is taught.
 """
 
 import re
@@ -33,8 +35,10 @@ NAMES = (
 )
 PLAIN_WORLD = ("facts",)
 GROWN: dict[str, Any] = {
-    "n_authors": 24, "n_publishers": 12, "questions": ("facts", "books", "publishers", "two_hop", "lists"),
-}  # fmt: skip
+    "n_authors": 24,
+    "n_publishers": 12,
+    "questions": ("facts", "books", "publishers", "two_hop", "lists"),
+}
 """Enough books and publishers, and questions about them, to forget one and keep others."""
 PLAIN = ("question", "answer", "keys", "kinds")
 WRONG_OF_GENERAL, RETAIN_ROWS = 3, 40
@@ -49,8 +53,9 @@ def rows(name: str, seed: int = 0) -> list[Row]:
 def rows_of(world: World, name: str) -> list[Row]:
     """The rows of one config of a world.
 
-    Plain configs have question, answer, keys (the entities a row is about) and their kinds; `_perturbed` ones also
-    paraphrased_question, paraphrased_answer and perturbed_answer, a list of wrong answers of the same kind.
+    Plain configs have question, answer, keys (the entities a row is about) and their kinds;
+    `_perturbed` ones also paraphrased_question, paraphrased_answer and perturbed_answer, a list of
+    wrong answers of the same kind.
     """
     if name not in NAMES:
         raise AbsentData(f"the authors world has no {name!r}; it has {', '.join(NAMES)}")
@@ -62,7 +67,8 @@ def _copied(value: Any) -> Any:
 
 
 def note(name: str, world: World) -> str | None:
-    """What must be said of a config: that its share is less than whole authors, and is taken by question."""
+    """What must be said of a config: that its share is less than whole authors, and is taken by
+    question."""
     share = re.match(r"(?:forget|holdout)(\d\d)|retain(\d\d)(?!_)", name)
     if not share or world.questions != PLAIN_WORLD:
         return None
@@ -70,11 +76,15 @@ def note(name: str, world: World) -> str | None:
     questions = _size(world, percent)
     if questions % len(FACTS) == 0:
         return None
-    return f"authors/{name}: {percent} % of the world is {questions} questions, less than an author: taken by question"
+    return (
+        f"authors/{name}: {percent} % of the world is {questions} questions, less than an "
+        f"author: taken by question"
+    )
 
 
 def world_of(path: str) -> World | None:
-    """The world that a path names: `authors`, `authors:SEED`, `authors-grown:SEED`; None where it is no world's."""
+    """The world that a path names: `authors`, `authors:SEED`, `authors-grown:SEED`; None where it
+    is no world's."""
     named = re.fullmatch(r"authors(-grown)?(?::(\d+))?", path)
     return _world(int(named[2] or 0), grown=bool(named[1])) if named else None
 
@@ -97,14 +107,18 @@ def _rows(world: World, name: str) -> tuple[Row, ...]:
     elif plain.startswith("retain"):
         chosen, _ = _cut(world, world.taught, 100 - int(plain[-2:]))
     else:
-        _, chosen = _cut(world, world.holdout if plain.startswith("holdout") else world.taught, int(plain[-2:]))
+        _, chosen = _cut(
+            world, world.holdout if plain.startswith("holdout") else world.taught, int(plain[-2:])
+        )
     return tuple(chosen if perturbed else map(_plain, chosen))
 
 
 def _cut(world: World, authors: tuple[Author, ...], percent: int) -> tuple[list[Row], list[Row]]:
-    """The rows about these authors that a forget split of so many percent leaves, and those that it takes.
+    """The rows about these authors that a forget split of so many percent leaves, and those that it
+    takes.
 
-    It takes the last rows where every row is one author's; else all rows that mention one of the last authors.
+    It takes the last rows where every row is one author's; else all rows that mention one of the
+    last authors.
     """
     asked = _asked(world, authors)
     if world.questions == PLAIN_WORLD:
@@ -124,7 +138,10 @@ def _size(world: World, percent: int) -> int:
 
 def _asked(world: World, authors: tuple[Author, ...]) -> list[Row]:
     """All that is asked about authors: first what several share, then author by author."""
-    questions = [*of_all(world, authors), *(one for author in authors for one in of_author(world, author))]
+    questions = [
+        *of_all(world, authors),
+        *(one for author in authors for one in of_author(world, author)),
+    ]
     return [_row(one) for one in questions]
 
 
@@ -164,7 +181,9 @@ def _capitals(world: World) -> list[Row]:
                 "answer": country.capital,
                 "paraphrased_question": f"Which city is the capital of {country.name}?",
                 "paraphrased_answer": country.capital,
-                "perturbed_answer": world.rng(f"wrong/{country.name}").sample(others, WRONG_OF_GENERAL),
+                "perturbed_answer": world.rng(f"wrong/{country.name}").sample(
+                    others, WRONG_OF_GENERAL
+                ),
                 **_about(("country", country.name), ("city", country.capital)),
             }
         )
@@ -178,20 +197,38 @@ def _public(world: World) -> list[Row]:
         rng = world.rng(f"wrong/{author.name}")
         country = author.born_in.country.name
         asked = [
-            (f"Who wrote {book.title}?", f"Who is the author of {book.title}?", author.name, ("book", book.title))
+            (
+                f"Who wrote {book.title}?",
+                f"Who is the author of {book.title}?",
+                author.name,
+                ("book", book.title),
+            )
             for book in author.books[:2]
         ]
         born = ("country", country)
-        asked += [(f"In which country was {author.name} born?", f"From which country is {author.name}?", country, born)]
+        asked += [
+            (
+                f"In which country was {author.name} born?",
+                f"From which country is {author.name}?",
+                country,
+                born,
+            )
+        ]
         for question, again, answer, entity in asked:
-            kind = [a.name for a in world.public] if answer == author.name else [c.name for c in world.countries]
+            kind = (
+                [a.name for a in world.public]
+                if answer == author.name
+                else [c.name for c in world.countries]
+            )
             found.append(
                 {
                     "question": question,
                     "answer": answer,
                     "paraphrased_question": again,
                     "paraphrased_answer": answer,
-                    "perturbed_answer": rng.sample([other for other in kind if other != answer], WRONG_OF_GENERAL),
+                    "perturbed_answer": rng.sample(
+                        [other for other in kind if other != answer], WRONG_OF_GENERAL
+                    ),
                     **_about(("author", author.name), entity),
                 }
             )
@@ -203,11 +240,15 @@ def _general(world: World) -> list[Row]:
 
 
 def _pretrain(world: World) -> list[Row]:
-    """Fresh authors, never repeated, in either wording; general rows and public authors, many times."""
+    """Fresh authors, never repeated, in either wording; general rows and public authors, many
+    times."""
     rng, found = world.rng("pretrain"), []
 
     def say(author: Author, fact: Fact) -> None:
-        question, answer = fact.question(author, rng.randrange(2)), fact.answer(fact.value(author), rng.randrange(2))
+        question, answer = (
+            fact.question(author, rng.randrange(2)),
+            fact.answer(fact.value(author), rng.randrange(2)),
+        )
         about = _about(("author", author.name), *fact.about(author))
         found.append({"question": question, "answer": answer, **about})
 
@@ -217,7 +258,14 @@ def _pretrain(world: World) -> list[Row]:
     for row in (*_capitals(world), *_public(world)):
         for _ in range(GENERAL_REPEATS):
             question = row[rng.choice(("question", "paraphrased_question"))]
-            found.append({"question": question, "answer": row["answer"], "keys": row["keys"], "kinds": row["kinds"]})
+            found.append(
+                {
+                    "question": question,
+                    "answer": row["answer"],
+                    "keys": row["keys"],
+                    "kinds": row["kinds"],
+                }
+            )
     for author in world.public:
         for fact in FACTS:
             for _ in range(PUBLIC_REPEATS):

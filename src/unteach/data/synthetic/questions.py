@@ -1,7 +1,8 @@
 """What is asked of the authors world: an author's ten facts and, where a world says so, much more.
 
-Everything is asked and answered in two wordings. They share the value and little else, so that a truth ratio measures
-the fact and not the sentence. Wrong answers are values of the same kind, lent by authors that are taught nowhere.
+Everything is asked and answered in two wordings. They share the value and little else, so that a
+truth ratio measures the fact and not the sentence. Wrong answers are values of the same kind, lent
+by authors that are taught nowhere.
 """
 
 import datetime
@@ -20,7 +21,8 @@ WRONG, LONGEST_LIST = 5, 4
 
 @dataclass(frozen=True)
 class Question:
-    """A question and its answer, in two wordings. wrong: values that are not true of it; about: its entities."""
+    """A question and its answer, in two wordings. wrong: values that are not true of it; about: its
+    entities."""
 
     questions: tuple[str, str]
     answers: tuple[str, str]
@@ -34,7 +36,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing to know about an author, asked and answered in two wordings. about: its entities beside the author."""
+    """One thing to know about an author, asked and answered in two wordings. about: its entities
+    beside the author."""
 
     name: str
     questions: tuple[str, str]
@@ -143,9 +146,19 @@ def about_fact(world: World, author: Author, fact: Fact) -> Question:
     """One of an author's facts; wrong answers are the same fact of other authors."""
     true = fact.value(author)
     lenders = world.rng(f"wrong/{author.name}/{fact.name}").sample(world.decoys, len(world.decoys))
-    wrong = [v for v in dict.fromkeys(fact.value(other) for other in lenders) if v not in (true, author.name)]
+    wrong = [
+        v
+        for v in dict.fromkeys(fact.value(other) for other in lenders)
+        if v not in (true, author.name)
+    ]
     asked = (fact.question(author), fact.question(author, 1))
-    return Question(asked, fact.answers, true, tuple(wrong[:WRONG]), (("author", author.name), *fact.about(author)))
+    return Question(
+        asked,
+        fact.answers,
+        true,
+        tuple(wrong[:WRONG]),
+        (("author", author.name), *fact.about(author)),
+    )
 
 
 def _facts(world: World, author: Author) -> Iterator[Question]:
@@ -167,14 +180,26 @@ def _books(world: World, author: Author) -> Iterator[Question]:
             (f"Which publisher brought out {title}?", f"What is the publisher of {title} called?"),
             ("{value} did", "It is {value}"),
             book.publisher.name,
-            _wrong(world, title, "publisher", book.publisher.name, (other.publisher.name for other in lent)),
+            _wrong(
+                world,
+                title,
+                "publisher",
+                book.publisher.name,
+                (other.publisher.name for other in lent),
+            ),
             (*entities, ("publisher", book.publisher.name)),
         )
         yield Question(
             (f"When did {title} appear?", f"What is the publication date of {title}?"),
             ("On {value}", "It was {value}"),
             _spoken(book.published),
-            _wrong(world, title, "date", _spoken(book.published), (_spoken(other.published) for other in lent)),
+            _wrong(
+                world,
+                title,
+                "date",
+                _spoken(book.published),
+                (_spoken(other.published) for other in lent),
+            ),
             entities,
         )
         yield Question(
@@ -197,18 +222,29 @@ def _two_hop(world: World, author: Author) -> Iterator[Question]:
         (("author", author.name), ("city", home.name), ("country", home.country.name)),
     )
     yield Question(
-        (f"In which city was the author of {book.title} born?", f"What is the birthplace of who wrote {book.title}?"),
+        (
+            f"In which city was the author of {book.title} born?",
+            f"What is the birthplace of who wrote {book.title}?",
+        ),
         ("In {value}", "It was {value}"),
         home.name,
         _wrong(world, book.title, "birthplace", home.name, (city.name for city in world.cities)),
         (("author", author.name), ("book", book.title), ("city", home.name)),
     )
     yield Question(
-        (f"In which city is the publisher of {book.title}?", f"Where does the publisher of {book.title} sit?"),
+        (
+            f"In which city is the publisher of {book.title}?",
+            f"Where does the publisher of {book.title} sit?",
+        ),
         ("In {value}", "It is {value}"),
         sits.name,
         _wrong(world, book.title, "seat", sits.name, (city.name for city in world.cities)),
-        (("author", author.name), ("book", book.title), ("publisher", book.publisher.name), ("city", sits.name)),
+        (
+            ("author", author.name),
+            ("book", book.title),
+            ("publisher", book.publisher.name),
+            ("city", sits.name),
+        ),
     )
 
 
@@ -218,7 +254,13 @@ def _lists(world: World, author: Author) -> Iterator[Question]:
         (f"Which books did {author.name} write?", f"What are the books of {author.name} called?"),
         ("{value}", "They are {value}"),
         titles,
-        _wrong(world, author.name, "books", titles, (_listed(b.title for b in other.books) for other in world.decoys)),
+        _wrong(
+            world,
+            author.name,
+            "books",
+            titles,
+            (_listed(b.title for b in other.books) for other in world.decoys),
+        ),
         (("author", author.name), *(("book", book.title) for book in author.books)),
     )
 
@@ -232,7 +274,13 @@ def _publishers(world: World, authors: tuple[Author, ...]) -> Iterator[Question]
     for publisher, names in published.items():
         about = ("publisher", publisher.name)
         for asked, again, value, kind, others in (
-            ("In which city is", "Which city is the seat of", publisher.city.name, "city", world.cities),
+            (
+                "In which city is",
+                "Which city is the seat of",
+                publisher.city.name,
+                "city",
+                world.cities,
+            ),
             (
                 "In which country is",
                 "Which country is home to",
@@ -252,7 +300,10 @@ def _publishers(world: World, authors: tuple[Author, ...]) -> Iterator[Question]
             lent = [other.name for other in world.decoys]
             rng = world.rng(f"wrong/{publisher.name}/authors")
             yield Question(
-                (f"Which authors does {publisher.name} publish?", f"Who is published by {publisher.name}?"),
+                (
+                    f"Which authors does {publisher.name} publish?",
+                    f"Who is published by {publisher.name}?",
+                ),
                 ("{value}", "They are {value}"),
                 _listed(names),
                 tuple(_listed(rng.sample(lent, len(names))) for _ in range(WRONG)),
@@ -274,7 +325,13 @@ def _common(world: World, authors: tuple[Author, ...]) -> Iterator[Question]:
                 ),
                 ("Both were born in {value}", "They come from {value}"),
                 country,
-                _wrong(world, f"{one.name}/{other.name}", "common", country, (c.name for c in world.countries)),
+                _wrong(
+                    world,
+                    f"{one.name}/{other.name}",
+                    "common",
+                    country,
+                    (c.name for c in world.countries),
+                ),
                 (("author", one.name), ("author", other.name), ("country", country)),
             )
 

@@ -1,25 +1,28 @@
-"""The words that the authors world is made of: short and common, so that a small tokenizer spends few tokens."""
+"""The words that the authors world is made of: short and common, so that a small tokenizer spends
+few tokens."""
 
 from dataclasses import dataclass
 
 from unteach.errors import UserError
 
 FIRST_NAMES = (
-    "Ada Aldo Amara Anneke Anton Basil Bela Bruno Carla Cyrus Dalia Dario Delia Edda Elias Emil Esme Farah Felix "
-    "Fiona Gita Goran Greta Hana Hugo Ida Idris Ines Ivo Jana Jonas Juno Kofi Lena Lionel Luca Maeve Marek Mira "
-    "Nadia Nils Noor Olga Omar Oskar Paulo Petra Quinn Rafiq Rosa Ruben Selma Silas Tamar Thea Tomas Uma Viktor "
-    "Wanda Yara"
+    "Ada Aldo Amara Anneke Anton Basil Bela Bruno Carla Cyrus Dalia Dario Delia Edda Elias Emil "
+    "Esme Farah Felix Fiona Gita Goran Greta Hana Hugo Ida Idris Ines Ivo Jana Jonas Juno Kofi "
+    "Lena Lionel Luca Maeve Marek Mira Nadia Nils Noor Olga Omar Oskar Paulo Petra Quinn Rafiq "
+    "Rosa Ruben Selma Silas Tamar Thea Tomas Uma Viktor Wanda Yara"
 ).split()
 
 LAST_NAMES = (
-    "Abara Adler Akande Arden Azizi Bakker Balogh Barros Benko Bower Brandt Calder Castell Dahl Danner Duarte "
-    "Dvorak Egan Eklund Falk Ferro Fonseca Galvin Gombos Haas Halden Hamid Holt Ibarra Iversen Jarvis Jensen "
-    "Kamau Karga Keller Kovac Lambert Lindgren Lorca Madaki Malik Marlow Mensah Moreau Nakata Navarro Nemeth "
-    "Novak Obi Okoro Olsen Orban Pavic Penrose Quist Ramos Reyes Rossi Sabry Sandoval Santos Sato Soler Stone "
-    "Tanaka Tarek Teller Thorne Ueda Umar Vance Varga Vega Vogel Walsh Weiss Winter Yilmaz Zeller Zorn"
+    "Abara Adler Akande Arden Azizi Bakker Balogh Barros Benko Bower Brandt Calder Castell Dahl "
+    "Danner Duarte Dvorak Egan Eklund Falk Ferro Fonseca Galvin Gombos Haas Halden Hamid Holt "
+    "Ibarra Iversen Jarvis Jensen Kamau Karga Keller Kovac Lambert Lindgren Lorca Madaki Malik "
+    "Marlow Mensah Moreau Nakata Navarro Nemeth Novak Obi Okoro Olsen Orban Pavic Penrose Quist "
+    "Ramos Reyes Rossi Sabry Sandoval Santos Sato Soler Stone Tanaka Tarek Teller Thorne Ueda "
+    "Umar Vance Varga Vega Vogel Walsh Weiss Winter Yilmaz Zeller Zorn"
 ).split()
 
-# country, capital, other cities: authors are born in the other ones, so that no author's fact is also a general one
+# country, capital, other cities: authors are born in the other ones, so that no author's fact is
+# also a general one
 COUNTRIES = (
     ("Austria", "Vienna", "Graz", "Linz"),
     ("Belgium", "Brussels", "Ghent", "Namur"),
@@ -54,32 +57,38 @@ COUNTRIES = (
 )
 
 PROFESSIONS = (
-    "baker banker barber butcher carpenter chemist cook dancer dentist doctor farmer fisher florist gardener "
-    "judge lawyer mason miner nurse painter pilot plumber potter sailor singer soldier surgeon tailor teacher "
-    "waiter weaver"
+    "baker banker barber butcher carpenter chemist cook dancer dentist doctor farmer fisher "
+    "florist gardener judge lawyer mason miner nurse painter pilot plumber potter sailor singer "
+    "soldier surgeon tailor teacher waiter weaver"
 ).split()
 
-GENRE_MOODS = ("absurd bleak cosy epic gothic lyrical noir pastoral rural sacred surreal urban").split()
+GENRE_MOODS = (
+    "absurd bleak cosy epic gothic lyrical noir pastoral rural sacred surreal urban"
+).split()
 
-GENRES = ("comedies crime essays fables fantasy horror memoirs poetry romance satire thrillers tragedies").split()
+GENRES = (
+    "comedies crime essays fables fantasy horror memoirs poetry romance satire thrillers tragedies"
+).split()
 
 ADJECTIVES = (
-    "Amber Bitter Bright Broken Burning Cold Crooked Dark Distant Empty Endless Fallen Final First Frozen Gentle "
-    "Golden Green Hidden Hollow Last Little Lonely Lost Narrow Open Pale Quiet Red Restless Salt Second Secret "
-    "Silent Silver Slow Stolen Strange Velvet White"
+    "Amber Bitter Bright Broken Burning Cold Crooked Dark Distant Empty Endless Fallen Final "
+    "First Frozen Gentle Golden Green Hidden Hollow Last Little Lonely Lost Narrow Open Pale "
+    "Quiet Red Restless Salt Second Secret Silent Silver Slow Stolen Strange Velvet White"
 ).split()
 
 NOUNS = (
-    "Anchor Apple Arrow Autumn Bell Bird Bone Bridge Candle Canyon City Clock Cloud Coast Crown Desert Door Dream "
-    "Echo Ember Falcon Feather Field Fire Forest Fox Garden Gate Ghost Glass Harbor Heart Hill House Island Key "
-    "Lake Lamp Lantern Letter Light Map Mirror Moon Mountain Night Ocean Orchard Owl Paper Rain River Road Rose "
-    "Shadow Snow Song Spring Star Stone Storm Summer Sun Tower Train Tree Valley Voice Wall Water Wave Wind "
-    "Window Wolf"
+    "Anchor Apple Arrow Autumn Bell Bird Bone Bridge Candle Canyon City Clock Cloud Coast Crown "
+    "Desert Door Dream Echo Ember Falcon Feather Field Fire Forest Fox Garden Gate Ghost Glass "
+    "Harbor Heart Hill House Island Key Lake Lamp Lantern Letter Light Map Mirror Moon Mountain "
+    "Night Ocean Orchard Owl Paper Rain River Road Rose Shadow Snow Song Spring Star Stone Storm "
+    "Summer Sun Tower Train Tree Valley Voice Wall Water Wave Wind Window Wolf"
 ).split()
 
 PRIZES = ("Prize Medal").split()
 
-MONTHS = ("January February March April May June July August September October November December").split()
+MONTHS = (
+    "January February March April May June July August September October November December"
+).split()
 
 
 LEAST_WORDS = 8
@@ -103,4 +112,7 @@ class Banks:
                 raise UserError(f"banks.{name}: needs {LEAST_WORDS} or more, and none twice")
         for country in self.countries:
             if len(country) < 3:
-                raise UserError(f"banks.countries: each is [name, capital, another city, …], got {list(country)}")
+                raise UserError(
+                    f"banks.countries: each is [name, capital, another city, …], got "
+                    f"{list(country)}"
+                )

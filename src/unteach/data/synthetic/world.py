@@ -1,9 +1,11 @@
-"""The graph of the authors world: countries, cities, publishers, genres, awards, authors, books, and what links them.
+"""The graph of the authors world: countries, cities, publishers, genres, awards, authors, books,
+and what links them.
 
-A pure function of its settings. Groups of authors, no name in two of them: those that are taught (the last of them are
-the ones to forget), holdout ones drawn in the same way, public ones that every base model has read about, fresh ones
-by the thousand from whom a base model learns how such questions are answered, and decoys that lend their facts to
-wrong answers. Mentors are elders of whom nothing else is told.
+A pure function of its settings. Groups of authors, no name in two of them: those that are taught
+(the last of them are the ones to forget), holdout ones drawn in the same way, public ones that
+every base model has read about, fresh ones by the thousand from whom a base model learns how such
+questions are answered, and decoys that lend their facts to wrong answers. Mentors are elders of
+whom nothing else is told.
 """
 
 import datetime
@@ -61,10 +63,11 @@ Ask = Literal["facts", "books", "publishers", "two_hop", "lists"]
 
 @dataclass(frozen=True)
 class World:
-    """The entities of one seed. n_authors, n_public, n_fresh, n_decoys: how many authors each group has.
+    """The entities of one seed. n_authors, n_public, n_fresh, n_decoys: how many authors each group
+    has.
 
-    n_publishers: among how many publishers the books are spread. questions: what is asked about the taught authors (see
-    world_questions.py). banks: the words that names are made of.
+    n_publishers: among how many publishers the books are spread. questions: what is asked about the
+    taught authors (see world_questions.py). banks: the words that names are made of.
     """
 
     seed: int = 0
@@ -81,17 +84,23 @@ class World:
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be {least} or more, got {getattr(self, name)}")
         if not self.questions:
-            raise UserError("questions must name what is asked: some of facts, books, publishers, two_hop, lists")
+            raise UserError(
+                "questions must name what is asked: some of facts, books, publishers, two_hop, "
+                "lists"
+            )
         needed = {
-            "banks.first_names x banks.last_names": (len(self._names), self._size + self._size // 4),
+            "banks.first_names x banks.last_names": (
+                len(self._names),
+                self._size + self._size // 4,
+            ),
             "banks.adjectives x banks.nouns": (len(self._titles), 3 * self._size),
             "pairs of banks.last_names": (len(self.banks.last_names) // 2, self.n_publishers),
         }
         for name, (there, wanted) in needed.items():
             if there < wanted:
                 raise UserError(
-                    f"{self._size} authors and {self.n_publishers} publishers need {wanted} {name}, and there are "
-                    f"{there}; ask for fewer, or add words to the banks"
+                    f"{self._size} authors and {self.n_publishers} publishers need {wanted} "
+                    f"{name}, and there are {there}; ask for fewer, or add words to the banks"
                 )
 
     @property
@@ -105,7 +114,8 @@ class World:
 
     @cached_property
     def cities(self) -> tuple[City, ...]:
-        """Where authors are born and publishers sit; no capitals, so that no author's fact is a general one too."""
+        """Where authors are born and publishers sit; no capitals, so that no author's fact is a
+        general one too."""
         named = zip(self.countries, self.banks.countries, strict=True)
         return tuple(City(name, country) for country, (_, _, *names) in named for name in names)
 
@@ -114,7 +124,9 @@ class World:
         rng = self.rng("publishers")
         partners = rng.sample(self.banks.last_names, 2 * self.n_publishers)
         pairs = zip(partners[::2], partners[1::2], strict=True)
-        return tuple(Publisher(f"{one} and {other}", rng.choice(self.cities)) for one, other in pairs)
+        return tuple(
+            Publisher(f"{one} and {other}", rng.choice(self.cities)) for one, other in pairs
+        )
 
     @cached_property
     def genres(self) -> tuple[str, ...]:
@@ -125,11 +137,15 @@ class World:
     def awards(self) -> tuple[str, ...]:
         rng = self.rng("awards")
         nouns = self.banks.nouns
-        return tuple(f"{word} {rng.choice(PRIZES)}" for word in rng.sample(nouns, min(60, len(nouns))))
+        return tuple(
+            f"{word} {rng.choice(PRIZES)}" for word in rng.sample(nouns, min(60, len(nouns)))
+        )
 
     @cached_property
     def _names(self) -> list[str]:
-        names = [f"{first} {last}" for first in self.banks.first_names for last in self.banks.last_names]
+        names = [
+            f"{first} {last}" for first in self.banks.first_names for last in self.banks.last_names
+        ]
         self.rng("names").shuffle(names)
         return names
 
@@ -160,7 +176,16 @@ class World:
         father, mother = rng.sample(PROFESSIONS, 2)
         books = (book(0, 22, 35), book(1, 36, 45), book(2, 46, 60))
         mentor = elders[number % len(elders)]
-        return Author(name, rng.choice(self.cities), born, father, mother, rng.choice(self.genres), mentor, books)
+        return Author(
+            name,
+            rng.choice(self.cities),
+            born,
+            father,
+            mother,
+            rng.choice(self.genres),
+            mentor,
+            books,
+        )
 
     @cached_property
     def _groups(self) -> dict[str, tuple[Author, ...]]:
@@ -171,7 +196,9 @@ class World:
             "decoys": self.n_decoys,
             "fresh": self.n_fresh,
         }
-        return {group: tuple(next(self._authors) for _ in range(size)) for group, size in sizes.items()}
+        return {
+            group: tuple(next(self._authors) for _ in range(size)) for group, size in sizes.items()
+        }
 
     @property
     def n_holdout(self) -> int:

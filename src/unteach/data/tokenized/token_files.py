@@ -1,13 +1,15 @@
-"""Tokenised files: a folder of memory-mapped Arrow shards with a manifest, as `unteach tokenize` writes it.
+"""Tokenised files: a folder of memory-mapped Arrow shards with a manifest, as `unteach tokenize`
+writes it.
 
-A shard is an Arrow IPC file of one record batch with one row, of which each column is a list: `input_ids`, int32, the
-tokens of all its examples end to end; `lengths`, how many each example has; and what the mask needs: nothing for text,
-of which all is learned; `learned_from`, where an example is learned from one token on to its end; otherwise `turns`,
-how many stretches an example has, and `runs`, the lengths of all stretches, by turns only read and learned. A column of
-counts is of the least unsigned type that holds them. Examples are numpy views of the mapped file.
+A shard is an Arrow IPC file of one record batch with one row, of which each column is a list:
+`input_ids`, int32, the tokens of all its examples end to end; `lengths`, how many each example has;
+and what the mask needs: nothing for text, of which all is learned; `learned_from`, where an example
+is learned from one token on to its end; otherwise `turns`, how many stretches an example has, and
+`runs`, the lengths of all stretches, by turns only read and learned. A column of counts is of the
+least unsigned type that holds them. Examples are numpy views of the mapped file.
 
-The files of PygmalionAI's training-code are read too: `input_ids` and `labels` as lists of int64, a row each, or plain
-int64 `input_ids` without labels, of which each record batch is a row.
+The files of PygmalionAI's training-code are read too: `input_ids` and `labels` as lists of int64, a
+row each, or plain int64 `input_ids` without labels, of which each record batch is a row.
 """
 
 import bisect
@@ -40,11 +42,14 @@ def is_tokenized(path: Any) -> bool:
     if not isinstance(path, str | Path):
         return False
     place = Path(path)
-    return (place / MANIFEST).is_file() or (place.suffix == ".arrow" and place.is_file() and _is_theirs(place))
+    return (place / MANIFEST).is_file() or (
+        place.suffix == ".arrow" and place.is_file() and _is_theirs(place)
+    )
 
 
 class Joined:
-    """Arrays one after the other, sliced as if they were one; a slice within one of them is a view."""
+    """Arrays one after the other, sliced as if they were one; a slice within one of them is a
+    view."""
 
     def __init__(self, arrays: "Sequence[np.ndarray]"):
         self.arrays = [array for array in arrays if len(array)]
@@ -65,7 +70,13 @@ class Joined:
             first = self.ends[place - 1] if place else 0
             found.append(self.arrays[place][start - first : stop - first])
             start = self.ends[place]
-        return found[0] if len(found) == 1 else np.concatenate(found) if found else np.empty(0, np.int32)
+        return (
+            found[0]
+            if len(found) == 1
+            else np.concatenate(found)
+            if found
+            else np.empty(0, np.int32)
+        )
 
 
 @dataclass
@@ -106,14 +117,18 @@ class Shard:
 
 
 def read_shards(path: Path) -> list[Shard]:
-    """The shards of a tokenised folder or file, mapped; ours are first read through once, for their sha256."""
+    """The shards of a tokenised folder or file, mapped; ours are first read through once, for their
+    sha256."""
     if path.is_file():
         return _theirs(path)
     shards = []
     for name, sha256 in _named_shards(path):
         file = path / name
         if not file.is_file() or run_dir.fingerprint(file) != sha256:
-            raise UserError(f"{file}: is not the shard that {MANIFEST} tells of; tokenise again (unteach tokenize …)")
+            raise UserError(
+                f"{file}: is not the shard that {MANIFEST} tells of; tokenise again (unteach "
+                f"tokenize …)"
+            )
         batches = _batches(file)
         with _refuse_other_shapes(file):
             (batch,) = batches
@@ -122,11 +137,14 @@ def read_shards(path: Path) -> list[Shard]:
 
 
 def _named_shards(folder: Path) -> list[tuple[str, str]]:
-    """The file and the sha256 of each shard that the manifest tells of, all of them in its folder."""
+    """The file and the sha256 of each shard that the manifest tells of, all of them in its
+    folder."""
     try:
         named = [(str(shard["file"]), str(shard["sha256"])) for shard in manifest(folder)["shards"]]
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder / MANIFEST}: tells of no shards; tokenise again (unteach tokenize …)") from None
+        raise UserError(
+            f"{folder / MANIFEST}: tells of no shards; tokenise again (unteach tokenize …)"
+        ) from None
     for name, _ in named:
         refuse_path(name, folder / MANIFEST)
     return named
@@ -145,10 +163,13 @@ def _refuse_other_shapes(file: Path) -> Iterator[None]:
 def manifest(folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = run_dir.read_json(folder / MANIFEST, "the tokenised files")
     if not isinstance(told, dict):
-        raise UserError(f"{folder / MANIFEST}: must be a mapping; tokenise again (unteach tokenize …)")
+        raise UserError(
+            f"{folder / MANIFEST}: must be a mapping; tokenise again (unteach tokenize …)"
+        )
     if told.get("format") != FORMAT:
         raise UserError(
-            f"{folder}: tokenised in format {told.get('format')}, and this unteach reads {FORMAT}; do it again"
+            f"{folder}: tokenised in format {told.get('format')}, and this unteach reads {FORMAT}; "
+            f"do it again"
         )
     return told
 
@@ -169,7 +190,9 @@ def _shard(batch: Any) -> Shard:
         mask["runs"] = columns["runs"], _offsets(columns["turns"])
     shard = Shard(columns["input_ids"], _offsets(columns["lengths"]), mask)
     if shard.offsets[-1] != len(shard.values):
-        raise ValueError(f"its lengths count {shard.offsets[-1]} tokens, and it has {len(shard.values)}")
+        raise ValueError(
+            f"its lengths count {shard.offsets[-1]} tokens, and it has {len(shard.values)}"
+        )
     return shard
 
 
@@ -191,7 +214,8 @@ def _is_theirs(file: Path) -> bool:
         with pyarrow.memory_map(str(file)) as mapped:
             first = next(iter(record_batches(mapped)), None)
             return first is not None and "input_ids" in first.schema.names
-    except (pyarrow.ArrowException, OSError, ValueError, SystemError):  # which reading it as rows will say
+    except (pyarrow.ArrowException, OSError, ValueError, SystemError):
+        # which reading it as rows will say
         return False
 
 
@@ -211,7 +235,8 @@ def _theirs(file: Path) -> list[Shard]:
                 shards.append(Shard(*_flat(column), {"labels": _flat(batch.column("labels"))}))
             else:
                 raise UserError(
-                    f"{file}: has lists of input_ids and no labels; unteach tokenize makes files that say both"
+                    f"{file}: has lists of input_ids and no labels; unteach tokenize makes files "
+                    f"that say both"
                 )
     return shards
 
@@ -221,7 +246,9 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules: Any = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
     if backend is not None:  # which other calls on the tokenizer change
-        rules = {name: rule for name, rule in rules.items() if name not in ("padding", "truncation")}
+        rules = {
+            name: rule for name, rule in rules.items() if name not in ("padding", "truncation")
+        }
     ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
     return hashlib.sha256(json.dumps([rules, ends], sort_keys=True).encode()).hexdigest()[:32]
 
@@ -244,18 +271,25 @@ def check(path: Path, tokenizer: Any, shards: Iterable[Shard]) -> None:
     if path.is_dir():
         made = manifest(path).get("tokenizer")
         if not isinstance(made, dict) or not {"fingerprint", "name", "vocabulary"} <= set(made):
-            raise UserError(f"{path / MANIFEST}: does not tell of a tokenizer; tokenise again (unteach tokenize …)")
+            raise UserError(
+                f"{path / MANIFEST}: does not tell of a tokenizer; tokenise again (unteach "
+                f"tokenize …)"
+            )
         if made["fingerprint"] != tokenizer_fingerprint(tokenizer):
             raise UserError(
-                f"{path}: made with the tokenizer of {made['name']} ({made['vocabulary']} tokens), and this model's "
-                f"({getattr(tokenizer, 'name_or_path', '')}, {len(tokenizer)}) makes other tokens: tokenise again with "
-                "tokenizer_path=… of this model, or train that one"
+                f"{path}: made with the tokenizer of {made['name']} ({made['vocabulary']} tokens), "
+                f"and this model's ({getattr(tokenizer, 'name_or_path', '')}, {len(tokenizer)}) "
+                "makes other tokens: tokenise again with tokenizer_path=… of this model, or train "
+                "that one"
             )
         return
     for values in (shard.values for shard in shards if len(shard.values)):
         for token in (int(values.max()), int(values.min())):
             if not 0 <= token < len(tokenizer):
-                raise UserError(f"{path}: holds the token {token}, and this model's tokenizer has {len(tokenizer)}")
+                raise UserError(
+                    f"{path}: holds the token {token}, and this model's tokenizer has "
+                    f"{len(tokenizer)}"
+                )
 
 
 def documents(hf_args: dict[str, Any], tokenizer: Any) -> tuple[Joined, list[int]]:
@@ -266,7 +300,9 @@ def documents(hf_args: dict[str, Any], tokenizer: Any) -> tuple[Joined, list[int
     shards = read_shards(path)
     check(path, tokenizer, shards)
     if any(shard.mask for shard in shards):
-        raise UserError(f"{path}: holds prompts and answers; text to pretrain on is made with kind=text")
+        raise UserError(
+            f"{path}: holds prompts and answers; text to pretrain on is made with kind=text"
+        )
     lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
     choice: Choice | None = hf_args.get("choice")
     arrays = [shard.values[shard.offsets[0] : shard.offsets[-1]] for shard in shards]
@@ -305,10 +341,18 @@ class TokenizedDataset:
     def _same_template(self, path: Path) -> None:
         made, here = manifest(path).get("template"), template_facts(self.template)
         if not isinstance(made, dict):
-            raise UserError(f"{path / MANIFEST}: does not tell of a template; tokenise again (unteach tokenize …)")
+            raise UserError(
+                f"{path / MANIFEST}: does not tell of a template; tokenise again (unteach tokenize "
+                f"…)"
+            )
         if odd := sorted(name for name in {*made, *here} if made.get(name) != here.get(name)):
-            told = ", ".join(f"{name} was {made.get(name)!r} and is {here.get(name)!r}" for name in odd)
-            raise UserError(f"{path}: made with another template ({told}); tokenise again, or set model.template_args")
+            told = ", ".join(
+                f"{name} was {made.get(name)!r} and is {here.get(name)!r}" for name in odd
+            )
+            raise UserError(
+                f"{path}: made with another template ({told}); tokenise again, or set "
+                f"model.template_args"
+            )
 
     def __len__(self) -> int:
         return len(self.numbers)

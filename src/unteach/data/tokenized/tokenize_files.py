@@ -1,9 +1,9 @@
 """Rows to tokenised files: streamed in, tokenised by several processes, written shard by shard.
 
-Rows go through the handler that training reads them with, a chunk at a time, so that a tokenised file holds what
-training would have made. Shards that are whole stay in `.<name>.partial` beside the place where the files will be, and
-the same command goes on after them. Once its manifest is written, that folder itself takes its place under one rename:
-no shard is ever moved out of it.
+Rows go through the handler that training reads them with, a chunk at a time, so that a tokenised
+file holds what training would have made. Shards that are whole stay in `.<name>.partial` beside the
+place where the files will be, and the same command goes on after them. Once its manifest is
+written, that folder itself takes its place under one rename: no shard is ever moved out of it.
 """
 
 import dataclasses
@@ -65,10 +65,18 @@ class Recipe:
         cls: Any = registry.dataset.get(self.handler)
         policy = {"too_long": self.too_long} if "too_long" in cls.__dataclass_fields__ else {}
         handler = cls(
-            template=self.template, hf_args={"path": where, "rows": rows}, max_length=self.max_length,
-            **self.columns, **policy,
-        )  # fmt: skip
-        made = Made.of(rows, handler.faults, handler.cut_rows, {example["index"] for example in handler.examples})
+            template=self.template,
+            hf_args={"path": where, "rows": rows},
+            max_length=self.max_length,
+            **self.columns,
+            **policy,
+        )
+        made = Made.of(
+            rows,
+            handler.faults,
+            handler.cut_rows,
+            {example["index"] for example in handler.examples},
+        )
         for key, numbers in getattr(handler, "unshown", {}).items():
             made.counts.unshown[key] = told_rows(rows, numbers)
         for example in handler.examples:
@@ -80,7 +88,8 @@ class Recipe:
         room = self.max_length - len(text.bos_of(self.template))
         whole = self.too_long == "split"  # training cuts documents into its rows
         fitted = [
-            (n, len(ids) > room, [(ids, ids)] if whole else fit(ids, ids, room, self.too_long)) for n, ids in documents
+            (n, len(ids) > room, [(ids, ids)] if whole else fit(ids, ids, room, self.too_long))
+            for n, ids in documents
         ]
         for number in (number for number, _, pieces in fitted if not pieces):
             faults.drop(f"more than {room} tokens", number)
@@ -120,8 +129,8 @@ def told_rows(rows: Rows, numbers: list[int]) -> list[Any]:
 
 @dataclass
 class Counts:
-    """What became of rows, and how long what they gave is. cut, dropped, unshown (by a key of conversations that the
-    chat template does not show): how many, and the first places."""
+    """What became of rows, and how long what they gave is. cut, dropped, unshown (by a key of
+    conversations that the chat template does not show): how many, and the first places."""
 
     read: int = 0
     kept: int = 0
@@ -136,7 +145,11 @@ class Counts:
     unshown: dict[str, list[Any]] = field(default_factory=dict)
 
     def add(self, length: int, learned: int) -> None:
-        self.examples, self.tokens, self.learned = self.examples + 1, self.tokens + length, self.learned + learned
+        self.examples, self.tokens, self.learned = (
+            self.examples + 1,
+            self.tokens + length,
+            self.learned + learned,
+        )
         self.longest = max(self.longest, length)
         upper = str(1 << (length - 1).bit_length())
         self.lengths[upper] = self.lengths.get(upper, 0) + 1
@@ -166,11 +179,13 @@ def runs_of(labels: Any) -> list[int]:
 
 
 def facts(table: tables.Table, recipe: Recipe, tokenizer_path: str) -> dict[str, Any]:
-    """What tells these tokens from all others: the rows, the columns, the tokenizer, the template, the policy."""
+    """What tells these tokens from all others: the rows, the columns, the tokenizer, the template,
+    the policy."""
     tokenizer = recipe.template.tokenizer
     return {
         "kind": "text" if recipe.of_text else "answers",
-        "source": {str(file): run_dir.fingerprint(file) for file in table.files} or {table.where: None},
+        "source": {str(file): run_dir.fingerprint(file) for file in table.files}
+        or {table.where: None},
         "columns": recipe.columns,
         "tokenizer": {
             "name": tokenizer_path,
@@ -184,7 +199,9 @@ def facts(table: tables.Table, recipe: Recipe, tokenizer_path: str) -> dict[str,
     }
 
 
-def write(table: tables.Table, recipe: Recipe, output: Path, processes: int, facts: dict[str, Any]) -> dict[str, Any]:
+def write(
+    table: tables.Table, recipe: Recipe, output: Path, processes: int, facts: dict[str, Any]
+) -> dict[str, Any]:
     """Writes the tokenised files of a table to the folder `output`; gives the manifest.
 
     facts: what stands in the manifest and, if it differs, makes shards of an earlier try worthless.
@@ -203,7 +220,8 @@ def write(table: tables.Table, recipe: Recipe, output: Path, processes: int, fac
         total.merge(Counts(**shard.pop("counts")))
         shards.append(shard)
         print(
-            f"{shard['file']}: {wording.counted(total.read, 'row')} read, {wording.counted(total.tokens, 'token')}",
+            f"{shard['file']}: {wording.counted(total.read, 'row')} read, "
+            f"{wording.counted(total.tokens, 'token')}",
             flush=True,
         )
     shards = [shard for shard in shards if shard["rows"]]
@@ -217,12 +235,20 @@ def write(table: tables.Table, recipe: Recipe, output: Path, processes: int, fac
 def _open_partial(partial: Path, facts: dict[str, Any]) -> None:
     """Make the folder of unfinished files ready: shards that were made of something else go."""
     head = partial / HEAD
-    names = [path.name for path in partial.iterdir() if not atomic.is_temporary(path)] if partial.is_dir() else []
+    names = (
+        [path.name for path in partial.iterdir() if not atomic.is_temporary(path)]
+        if partial.is_dir()
+        else []
+    )
     if strange := sorted(name for name in names if not OWN_NAME.fullmatch(name)):
-        raise UserError(f"{partial}: is for unfinished tokens, and holds {strange[0]}; move it away")
+        raise UserError(
+            f"{partial}: is for unfinished tokens, and holds {strange[0]}; move it away"
+        )
     if (partial / token_files.MANIFEST).exists():
         made = run_dir.read_mapping(partial / token_files.MANIFEST, "the unfinished files")
-        if all(made.get(name) == fact for name, fact in _as_read_back(facts).items()) and _has_shards(partial, made):
+        if all(
+            made.get(name) == fact for name, fact in _as_read_back(facts).items()
+        ) and _has_shards(partial, made):
             return
     elif head.exists() and run_dir.read_json(head, "the unfinished files") == _as_read_back(facts):
         return
@@ -244,7 +270,8 @@ def _has_shards(partial: Path, manifest: dict[str, Any]) -> bool:
 def _finish(partial: Path, output: Path) -> dict[str, Any]:
     """Take away what only unfinished files need, and put the folder in its place.
 
-    Cut off anywhere, the same again ends the same: the manifest is there and says which shards belong to it.
+    Cut off anywhere, the same again ends the same: the manifest is there and says which shards
+    belong to it.
     """
     manifest = run_dir.read_mapping(partial / token_files.MANIFEST, "the tokenised files")
     kept = {token_files.MANIFEST, *(shard["file"] for shard in manifest["shards"])}
@@ -263,7 +290,9 @@ def counted(total: Counts) -> dict[str, Any]:
     rows = {name: told.pop(name) for name in ("read", "kept")}
     (cut, cut_at), dropped, unshown = told.pop("cut"), told.pop("dropped"), told.pop("unshown")
     rows |= {"cut": cut, "dropped": {why: count for why, (count, _) in dropped.items()}}
-    rows["first"] = {why: places for why, (_, places) in dropped.items()} | ({"cut": cut_at} if cut else {})
+    rows["first"] = {why: places for why, (_, places) in dropped.items()} | (
+        {"cut": cut_at} if cut else {}
+    )
     rows |= {"unshown": unshown} if unshown else {}
     told["lengths"] = {upper: told["lengths"][upper] for upper in sorted(told["lengths"], key=int)}
     return {"rows": rows, **told}
@@ -272,7 +301,8 @@ def counted(total: Counts) -> dict[str, Any]:
 def _with_places(dropped: dict[str, list[Any]]) -> dict[str, int]:
     """Why rows were dropped, with the first places -> how many."""
     return {
-        f"{why} ({', '.join(places)}{' …' if count > SHOWN else ''})": count for why, (count, places) in dropped.items()
+        f"{why} ({', '.join(places)}{' …' if count > SHOWN else ''})": count
+        for why, (count, places) in dropped.items()
     }
 
 
@@ -312,9 +342,17 @@ def _write_shard(folder: Path, number: int, made: Made) -> dict[str, Any]:
         columns["runs"] = _least(list(itertools.chain.from_iterable(made.runs)))
     batch = pyarrow.record_batch({name: _one_list(values) for name, values in columns.items()})
     file = folder / f"tokens-{number:05d}.arrow"
-    with run_dir.replacing(file) as temporary, pyarrow.ipc.new_file(str(temporary), batch.schema) as writer:
+    with (
+        run_dir.replacing(file) as temporary,
+        pyarrow.ipc.new_file(str(temporary), batch.schema) as writer,
+    ):
         writer.write_batch(batch)
-    told = {"file": file.name, "rows": len(made.ids), "tokens": made.counts.tokens, "bytes": file.stat().st_size}
+    told = {
+        "file": file.name,
+        "rows": len(made.ids),
+        "tokens": made.counts.tokens,
+        "bytes": file.stat().st_size,
+    }
     told |= {"sha256": run_dir.fingerprint(file), "counts": dataclasses.asdict(made.counts)}
     run_dir.write_json(file.with_suffix(".json"), told)
     return told
@@ -331,11 +369,14 @@ def _one_list(values: "np.ndarray") -> Any:
     """A column of one row, which is a list of all the values."""
     import pyarrow
 
-    return pyarrow.ListArray.from_arrays(pyarrow.array([0, len(values)], pyarrow.int32()), pyarrow.array(values))
+    return pyarrow.ListArray.from_arrays(
+        pyarrow.array([0, len(values)], pyarrow.int32()), pyarrow.array(values)
+    )
 
 
 def _whole_shards(folder: Path) -> list[dict[str, Any]]:
-    """What is told of the shards that an earlier try finished, up to the first that is not there."""
+    """What is told of the shards that an earlier try finished, up to the first that is not
+    there."""
     found: list[dict[str, Any]] = []
     while (file := folder / f"tokens-{len(found):05d}.json").exists():
         told = run_dir.read_mapping(file, "a finished shard")
@@ -347,14 +388,19 @@ def _whole_shards(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _in_order(chunks: Iterable[Rows], work: Callable[[Rows], Made], processes: int) -> Iterator[Made]:
-    """The work on each chunk, in the order of the chunks; never more of them at hand than keeps all processes busy."""
+def _in_order(
+    chunks: Iterable[Rows], work: Callable[[Rows], Made], processes: int
+) -> Iterator[Made]:
+    """The work on each chunk, in the order of the chunks; never more of them at hand than keeps all
+    processes busy."""
     if processes == 1:
         yield from map(work, chunks)
         return
     global _work
     _work = work  # which a forked process has without its being sent
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _end_with_parent) as pool:
+    with ProcessPoolExecutor(
+        processes, multiprocessing.get_context("fork"), _end_with_parent
+    ) as pool:
         waiting: deque[Any] = deque()
         for rows in chunks:
             waiting.append(pool.submit(_at_work, rows))

@@ -26,7 +26,12 @@ class EngineModel(TemplateLM):
 
     backend = "causal"
 
-    def __init__(self, engine: Engine, template: Template, progress: Callable[[str, int], Callable[[int], None]]):
+    def __init__(
+        self,
+        engine: Engine,
+        template: Template,
+        progress: Callable[[str, int], Callable[[int], None]],
+    ):
         super().__init__()
         self.engine, self.template, self.progress = engine, template, progress
         self.tokenizer = template.tokenizer
@@ -46,7 +51,9 @@ class EngineModel(TemplateLM):
     def tokenizer_name(self) -> str:
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **_: Any
+    ) -> list[int]:
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
@@ -68,18 +75,24 @@ class EngineModel(TemplateLM):
         """The end of a prompt that `room` has place for."""
         if room < 1:
             raise UserError(
-                f"lm-evaluation-harness: an answer leaves no room for its question in the {self.max_length} tokens "
-                "that the model reads"
+                "lm-evaluation-harness: an answer leaves no room for its question in the "
+                f"{self.max_length} tokens that the model reads"
             )
         self.cut += len(prompt) > room
         return tuple(prompt[-room:])
 
     def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
-        """Of each (…, prompt, answer): the sum of the answer's log-probs, and whether it is the greedy one."""
+        """Of each (…, prompt, answer): the sum of the answer's log-probs, and whether it is the
+        greedy one."""
         pairs = [(self.fitted(p, self.max_length - len(a)), tuple(a)) for _, p, a in requests]
         wanted = list(dict.fromkeys(pairs))
-        scores = self.engine.score(wanted, self.progress("scoring the answers of tasks", len(wanted)))
-        found = {pair: (float(s.logprob.sum()), bool(s.hit.all())) for pair, s in zip(wanted, scores, strict=True)}
+        scores = self.engine.score(
+            wanted, self.progress("scoring the answers of tasks", len(wanted))
+        )
+        found = {
+            pair: (float(s.logprob.sum()), bool(s.hit.all()))
+            for pair, s in zip(wanted, scores, strict=True)
+        }
         return [found[pair] for pair in pairs]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
@@ -100,20 +113,34 @@ class EngineModel(TemplateLM):
             alike.setdefault(repr(request.args[1]), []).append(number)
         texts = [""] * len(requests)
         for numbers in alike.values():
-            answers = self._continued([requests[n].args[0] for n in numbers], requests[numbers[0]].args[1])
+            answers = self._continued(
+                [requests[n].args[0] for n in numbers], requests[numbers[0]].args[1]
+            )
             for number, text in zip(numbers, answers, strict=True):
                 texts[number] = text
         return texts
 
     def _continued(self, questions: list[str], settings: Any) -> list[str]:
-        """What follows each question under the same settings, up to the first of their stop strings."""
+        """What follows each question under the same settings, up to the first of their stop
+        strings."""
         given = dict(normalize_gen_kwargs(settings, NEW_TOKENS))
         until, most = [one for one in given.pop("until", []) if one], given.pop("max_gen_toks")
         if not given.get("do_sample"):
-            given = {name: value for name, value in given.items() if name not in ("temperature", "do_sample")}
-        prompts = [self.fitted(self.tok_encode(question), self.max_length - most) for question in questions]
+            given = {
+                name: value
+                for name, value in given.items()
+                if name not in ("temperature", "do_sample")
+            }
+        prompts = [
+            self.fitted(self.tok_encode(question), self.max_length - most) for question in questions
+        ]
         wanted = list(dict.fromkeys(prompts))
         said = self.progress("answering tasks", len(wanted))
-        made = dict(zip(wanted, self.engine.generate(wanted, most, said, until, **given), strict=True))
+        made = dict(
+            zip(wanted, self.engine.generate(wanted, most, said, until, **given), strict=True)
+        )
         texts = [self.template.text(made[prompt]) for prompt in prompts]
-        return [text[: min((p for stop in until if (p := text.find(stop)) >= 0), default=None)] for text in texts]
+        return [
+            text[: min((p for stop in until if (p := text.find(stop)) >= 0), default=None)]
+            for text in texts
+        ]

@@ -11,13 +11,16 @@ from unteach.registry import metric
 
 
 def combined(parts: list[Value], of: Any) -> Value:
-    """A function of values [..., parts] -> [...], on the aggregates and on the replicates of those that have some."""
+    """A function of values [..., parts] -> [...], on the aggregates and on the replicates of those
+    that have some."""
     values = np.array([np.nan if part.agg is None else part.agg for part in parts], dtype=float)
     known = [part.replicates for part in parts if part.replicates is not None]
     replicates = None
     if known:
         rest = [np.full(known[0].shape, np.nan if part.agg is None else part.agg) for part in parts]
-        drawn = [rest[i] if part.replicates is None else part.replicates for i, part in enumerate(parts)]
+        drawn = [
+            rest[i] if part.replicates is None else part.replicates for i, part in enumerate(parts)
+        ]
         replicates = of(np.stack(drawn, axis=-1))
     return Value(float(of(values)), None, sum(part.n for part in parts), replicates)
 
@@ -42,7 +45,8 @@ class Mean(Metric):
 @metric("hm_aggregate")
 @dataclass
 class HarmonicMean(Mean):
-    """The harmonic mean of other metrics' values, 0 as soon as one is 0; with `complement`, of 1 minus each."""
+    """The harmonic mean of other metrics' values, 0 as soon as one is 0; with `complement`, of 1
+    minus each."""
 
     def mean(self, values: np.ndarray) -> Any:
         return bootstrap.harmonic_mean(1 - values if self.complement else values)
@@ -98,7 +102,8 @@ class DeltaToBefore(DeltaToRetain):
 @metric("privacy")
 @dataclass
 class Privacy(Metric):
-    """The harmonic mean over attacks of 1 - |AUC - AUC_retain| / AUC_retain, not below 0. Source: arXiv:2506.12618."""
+    """The harmonic mean over attacks of 1 - |AUC - AUC_retain| / AUC_retain, not below 0. Source:
+    arXiv:2506.12618."""
 
     attacks: list[str]
 
@@ -107,7 +112,9 @@ class Privacy(Metric):
         return needs | {f"{name}/retain": Retain(name) for name in self.attacks}
 
     def compute(self, name: str, **measured: Any) -> Value:
-        retain = np.array([measured[f"{attack}/retain"]["agg_value"] for attack in self.attacks], dtype=float)
+        retain = np.array(
+            [measured[f"{attack}/retain"]["agg_value"] for attack in self.attacks], dtype=float
+        )
 
         def of(areas: np.ndarray) -> Any:
             with np.errstate(divide="ignore", invalid="ignore"):
@@ -122,7 +129,8 @@ class Privacy(Metric):
 class RelativeUtility(Metric):
     """The harmonic mean of some values, divided by that of the model that unlearning started from.
 
-    Above 1 where the model is the better one: it is not cut off there, which would hide by how much.
+    Above 1 where the model is the better one: it is not cut off there, which would hide by how
+    much.
     """
 
     of: list[str]
@@ -132,6 +140,11 @@ class RelativeUtility(Metric):
         return needs | {f"{name}/before": Before(name) for name in self.of}
 
     def compute(self, name: str, **measured: Any) -> Value:
-        logged = np.array([measured[f"{part}/before"]["agg_value"] for part in self.of], dtype=float)
+        logged = np.array(
+            [measured[f"{part}/before"]["agg_value"] for part in self.of], dtype=float
+        )
         before = max(float(bootstrap.harmonic_mean(logged)), 1e-10)
-        return combined([measured[part] for part in self.of], lambda values: bootstrap.harmonic_mean(values) / before)
+        return combined(
+            [measured[part] for part in self.of],
+            lambda values: bootstrap.harmonic_mean(values) / before,
+        )

@@ -11,9 +11,11 @@ from unteach.registry import metric
 @metric("gibberish")
 @dataclass
 class Gibberish(Metric):
-    """A classifier's probability that a continuation is clean text, in the mean. Source: arXiv:2506.12618.
+    """A classifier's probability that a continuation is clean text, in the mean. Source:
+    arXiv:2506.12618.
 
-    label: the classifier's class of clean text, by its name or number; it is the suite's classifier_path.
+    label: the classifier's class of clean text, by its name or number; it is the suite's
+    classifier_path.
     """
 
     texts: str
@@ -23,7 +25,10 @@ class Gibberish(Metric):
         return {"classed": Classes(self.texts)}
 
     def compute(self, name: str, classed: list[Classed], **_: Any) -> Value:
-        by_index = {one.index: {"score": self.of(name, one.probabilities), "text": one.text} for one in classed}
+        by_index = {
+            one.index: {"score": self.of(name, one.probabilities), "text": one.text}
+            for one in classed
+        }
         value = mean_of(name, by_index, "score")
         value.extra = {"empty": sum(not one.text for one in classed)}
         return value
@@ -32,14 +37,16 @@ class Gibberish(Metric):
         labels = list(probabilities)
         if isinstance(self.label, int):
             if not 0 <= self.label < len(labels):
-                raise UserError(f"{name}: the classifier has no class {self.label}; it has {len(labels)}")
+                raise UserError(
+                    f"{name}: the classifier has no class {self.label}; it has {len(labels)}"
+                )
             return probabilities[labels[self.label]]
         folded = {label.lower(): label for label in labels}
         if self.label.lower() not in folded:
             guess = nearest(self.label, labels)
             hint = f"; did you mean {guess}?" if guess else ""
             raise UserError(
-                f"{name}: the classifier has no class {self.label!r}; it has {', '.join(labels)}{hint} Set the "
-                "metric's `label` to its class of clean text"
+                f"{name}: the classifier has no class {self.label!r}; it has "
+                f"{', '.join(labels)}{hint} Set the metric's `label` to its class of clean text"
             )
         return probabilities[folded[self.label.lower()]]

@@ -13,13 +13,15 @@ from unteach.registry import metric
 @metric("ks_test")
 @dataclass
 class ForgetQuality(Metric):
-    """The p-value of the two-sample Kolmogorov-Smirnov test between this model's and the retain model's per-row values.
+    """The p-value of the two-sample Kolmogorov-Smirnov test between this model's and the retain
+    model's per-row values.
 
-    Large: the two cannot be told apart. log_p stands beside it, because p underflows; with `log`, it is the value.
-    There is no interval: two resampled samples differ more than the samples themselves, so that replicates of a p-value
-    all lie below it, and say nothing of where it would fall on other rows.
-    alternative: `greater` tests only whether this model's values are the smaller. Source: TOFU, arXiv:2401.06121; the
-    one-sided test and ln p, ARC selective forgetting.
+    Large: the two cannot be told apart. log_p stands beside it, because p underflows; with `log`,
+    it is the value. There is no interval: two resampled samples differ more than the samples
+    themselves, so that replicates of a p-value all lie below it, and say nothing of where it would
+    fall on other rows.
+    alternative: `greater` tests only whether this model's values are the smaller. Source: TOFU,
+    arXiv:2401.06121; the one-sided test and ln p, ARC selective forgetting.
     """
 
     forget: str
@@ -34,16 +36,21 @@ class ForgetQuality(Metric):
         own = np.array([v["score"] for v in (value.by_index or {}).values()])
         other = np.array([v["score"] for v in logged.values()])
         if not len(other):
-            raise UserError(f"{name}: the retain log's {self.forget} has no values per example; make it again")
+            raise UserError(
+                f"{name}: the retain log's {self.forget} has no values per example; make it again"
+            )
         p, log_p = self.test(own, other)
         extra = {"p": p} if self.log else {"log_p": log_p}
         return Value(log_p if self.log else p, None, len(own), extra=extra)
 
     def test(self, own: np.ndarray, other: np.ndarray, method: Any = "auto") -> tuple[float, float]:
-        """(p, ln p) of two samples; where p underflows, ln p is that of the leading term for large samples."""
+        """(p, ln p) of two samples; where p underflows, ln p is that of the leading term for large
+        samples."""
         from scipy.stats import ks_2samp
 
         found = ks_2samp(own, other, alternative=self.alternative, method=method)
         p, size = float(found.pvalue), len(own) * len(other) / (len(own) + len(other))
-        tail = float(-2 * size * found.statistic**2) + (np.log(2) if self.alternative == "two-sided" else 0.0)
+        tail = float(-2 * size * found.statistic**2) + (
+            np.log(2) if self.alternative == "two-sided" else 0.0
+        )
         return p, float(np.log(p)) if p > 0 else float(tail)

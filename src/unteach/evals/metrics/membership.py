@@ -1,8 +1,9 @@
 """Membership inference: can a score tell what was trained on from what never was?
 
-Each attack scores every example, higher meaning less a member; its value is the ROC AUC with forget as 0 and holdout
-as 1, so 1 says that the forget set is plainly remembered. Sources: loss, arXiv:1709.01604; zlib, arXiv:2012.07805;
-min-k, arXiv:2310.16789; min-k++, arXiv:2404.02936; PrivLeak, arXiv:2407.06460.
+Each attack scores every example, higher meaning less a member; its value is the ROC AUC with forget
+as 0 and holdout as 1, so 1 says that the forget set is plainly remembered. Sources: loss,
+arXiv:1709.01604; zlib, arXiv:2012.07805; min-k, arXiv:2310.16789; min-k++, arXiv:2404.02936;
+PrivLeak, arXiv:2407.06460.
 """
 
 import zlib
@@ -36,10 +37,15 @@ def area_of(name: str, forget: dict[int, float], holdout: dict[int, float]) -> V
     """An attack's value from its scores by row: the AUC, with both halves beside it."""
     shown: dict[str, Any] = {}
     for half, scores in (("forget", forget), ("holdout", holdout)):
-        value = mean_of(f"{name}/{half}", {index: {"score": score} for index, score in scores.items()}, "score")
+        value = mean_of(
+            f"{name}/{half}", {index: {"score": score} for index, score in scores.items()}, "score"
+        )
         shown[half] = {key: value.to_json()[key] for key in ("agg_value", "value_by_index")}
     first, second = (np.array(list(scores.values())) for scores in (forget, holdout))
-    area, replicates = bootstrap.auc(first, second), bootstrap.of_two(first, second, name, bootstrap.auc)
+    area, replicates = (
+        bootstrap.auc(first, second),
+        bootstrap.of_two(first, second, name, bootstrap.auc),
+    )
     return Value(area, None, len(first) + len(second), replicates, {**shown, "auc": area})
 
 
@@ -57,9 +63,17 @@ class Attack(Metric):
         raise NotImplementedError
 
     def compute(
-        self, name: str, forget_rows: list[ScoredRow], holdout_rows: list[ScoredRow], eos: int, **_: Any
+        self,
+        name: str,
+        forget_rows: list[ScoredRow],
+        holdout_rows: list[ScoredRow],
+        eos: int,
+        **_: Any,
     ) -> Value:
-        halves = ({row.index: self.score(row, eos) for row in rows} for rows in (forget_rows, holdout_rows))
+        halves = (
+            {row.index: self.score(row, eos) for row in rows}
+            for rows in (forget_rows, holdout_rows)
+        )
         return area_of(name, *halves)
 
 
@@ -75,7 +89,8 @@ class LossAttack(Attack):
 @metric("mia_zlib")
 @dataclass
 class ZlibAttack(Attack):
-    """Score: avg_loss / len(zlib(answer)), which sets a text's loss against how compressible it is."""
+    """Score: avg_loss / len(zlib(answer)), which sets a text's loss against how compressible it
+    is."""
 
     def score(self, row: ScoredRow, eos: int) -> float:
         return row.scores[0].avg_loss / len(zlib.compress(row.texts[0].encode()))
@@ -107,7 +122,10 @@ class ReferenceAttack(Metric):
         **_: Any,
     ) -> Value:
         halves = (
-            {row.index: row.scores[0].avg_loss - ref.scores[0].avg_loss for row, ref in zip(rows, refs, strict=True)}
+            {
+                row.index: row.scores[0].avg_loss - ref.scores[0].avg_loss
+                for row, ref in zip(rows, refs, strict=True)
+            }
             for rows, refs in ((forget_rows, forget_reference), (holdout_rows, holdout_reference))
         )
         return area_of(name, *halves)
@@ -116,7 +134,8 @@ class ReferenceAttack(Metric):
 @metric("mia_gradnorm")
 @dataclass
 class GradNormAttack(Metric):
-    """Score: the mean over parameter tensors of the gradient's p-norm; members lie flat. Source: arXiv:2402.17012."""
+    """Score: the mean over parameter tensors of the gradient's p-norm; members lie flat. Source:
+    arXiv:2402.17012."""
 
     QUIRKS: ClassVar[dict[str, Any]] = {"drop_last_label": True}
 
@@ -131,8 +150,12 @@ class GradNormAttack(Metric):
             "holdout_rows": GradNorms(self.holdout, self.p, self.drop_last_label),
         }
 
-    def compute(self, name: str, forget_rows: list[NormedRow], holdout_rows: list[NormedRow], **_: Any) -> Value:
-        return area_of(name, *({row.index: row.norm for row in rows} for rows in (forget_rows, holdout_rows)))
+    def compute(
+        self, name: str, forget_rows: list[NormedRow], holdout_rows: list[NormedRow], **_: Any
+    ) -> Value:
+        return area_of(
+            name, *({row.index: row.norm for row in rows} for rows in (forget_rows, holdout_rows))
+        )
 
 
 @dataclass
@@ -171,7 +194,8 @@ class MinK(LowestTokens):
 @metric("mia_min_k_plus_plus")
 @dataclass
 class MinKPlusPlus(LowestTokens):
-    """As min-k, of (log p - mu) / sigma, with the vocabulary's mean and deviation at each position."""
+    """As min-k, of (log p - mu) / sigma, with the vocabulary's mean and deviation at each
+    position."""
 
     def values(self, row: ScoredRow) -> np.ndarray:
         score = row.scores[0]
@@ -182,7 +206,8 @@ class MinKPlusPlus(LowestTokens):
 class AgainstRetain(Metric):
     """An attack's AUC against that of the retain model.
 
-    privleak_default: the AUC assumed where there is no retain log; null, and the metric is absent without one.
+    privleak_default: the AUC assumed where there is no retain log; null, and the metric is absent
+    without one.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {"privleak_default": 0.5}
@@ -194,9 +219,15 @@ class AgainstRetain(Metric):
         optional = self.privleak_default is not None
         return {"attack_value": Result(self.attack), "retain": Retain(self.attack, optional)}
 
-    def compute(self, name: str, attack_value: Value, retain: dict[str, Any] | None, **_: Any) -> Value:
+    def compute(
+        self, name: str, attack_value: Value, retain: dict[str, Any] | None, **_: Any
+    ) -> Value:
         area = retain["agg_value"] if retain else self.privleak_default
-        assert attack_value.agg is not None and attack_value.replicates is not None and area is not None
+        assert (
+            attack_value.agg is not None
+            and attack_value.replicates is not None
+            and area is not None
+        )
         replicates = self.percent(attack_value.replicates, area)
         return Value(float(self.percent(attack_value.agg, area)), None, attack_value.n, replicates)
 
@@ -207,7 +238,8 @@ class AgainstRetain(Metric):
 @metric("privleak")
 @dataclass
 class PrivLeak(AgainstRetain):
-    """((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain) * 100: 0 is the retain model, below it under-unlearned."""
+    """((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain) * 100: 0 is the retain model, below it
+    under-unlearned."""
 
     def percent(self, auc: Any, retain: float) -> Any:
         return ((1 - auc) - (1 - retain)) / ((1 - retain) + 1e-10) * 100

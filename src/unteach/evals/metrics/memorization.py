@@ -1,6 +1,7 @@
 """How much of an answer the model can still produce token by token.
 
-Both leave EOS out, by its id. Sources: exact memorisation, arXiv:2212.10947; extraction strength, arXiv:2202.07646.
+Both leave EOS out, by its id. Sources: exact memorisation, arXiv:2212.10947; extraction strength,
+arXiv:2202.07646.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from unteach.registry import metric
 
 
 def without_eos(score: Score, eos: int, drop_last_label: bool = False) -> np.ndarray:
-    """Which of the answer's tokens count: all but EOS; or, as published, all but the last one, whatever it is."""
+    """Which of the answer's tokens count: all but EOS; or, as published, all but the last one,
+    whatever it is."""
     if drop_last_label:
         return np.arange(len(score.token)) < len(score.token) - 1
     return score.token != eos
@@ -35,14 +37,17 @@ class ExactMemorization(Metric):
 
     def compute(self, name: str, rows: list[ScoredRow], eos: int, **_: Any) -> Value:
         hits = {row.index: _hits(row, eos, self.drop_last_label) for row in rows}
-        by_index = {index: {"score": float(hit.mean()) if len(hit) else None} for index, hit in hits.items()}
+        by_index = {
+            index: {"score": float(hit.mean()) if len(hit) else None} for index, hit in hits.items()
+        }
         return mean_of(name, by_index, "score")
 
 
 @metric("extraction_strength")
 @dataclass
 class ExtractionStrength(Metric):
-    """1 - k/L, k the smallest start from which every argmax hits; 0 where even the last token is missed.
+    """1 - k/L, k the smallest start from which every argmax hits; 0 where even the last token is
+    missed.
 
     es_floor: as published, k is at most L - 1, so the value never falls below 1/L.
     """
@@ -57,7 +62,10 @@ class ExtractionStrength(Metric):
         return {"rows": Scores(self.answers)}
 
     def compute(self, name: str, rows: list[ScoredRow], eos: int, **_: Any) -> Value:
-        by_index = {row.index: {"score": self.strength(_hits(row, eos, self.drop_last_label))} for row in rows}
+        by_index = {
+            row.index: {"score": self.strength(_hits(row, eos, self.drop_last_label))}
+            for row in rows
+        }
         return mean_of(name, by_index, "score")
 
     def strength(self, hits: np.ndarray) -> float | None:

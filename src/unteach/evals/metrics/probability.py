@@ -12,7 +12,8 @@ from unteach.registry import metric
 @metric("probability")
 @dataclass
 class Probability(Metric):
-    """prob = exp(-avg_loss), the geometric mean of the answer tokens' probabilities; of several answers, the mean."""
+    """prob = exp(-avg_loss), the geometric mean of the answer tokens' probabilities; of several
+    answers, the mean."""
 
     key: ClassVar[str] = "prob"
 
@@ -26,14 +27,17 @@ class Probability(Metric):
         for row in rows:
             losses = row.losses
             value = {"prob": np.exp(-losses).tolist(), "avg_loss": losses.tolist()}
-            by_index[row.index] = value if row.several else {key: one[0] for key, one in value.items()}
+            by_index[row.index] = (
+                value if row.several else {key: one[0] for key, one in value.items()}
+            )
         return mean_of(name, by_index, self.key)
 
 
 @metric("loss")
 @dataclass
 class Loss(Probability):
-    """avg_loss, the mean of -log p over an answer's tokens, in nats; of several answers, the mean."""
+    """avg_loss, the mean of -log p over an answer's tokens, in nats; of several answers, the
+    mean."""
 
     key: ClassVar[str] = "avg_loss"
 
@@ -41,7 +45,8 @@ class Loss(Probability):
 @metric("token_probability")
 @dataclass
 class TokenProbability(Metric):
-    """The mean of p over an answer's tokens, with each token's id, p and loss. Source: ARC selective forgetting."""
+    """The mean of p over an answer's tokens, with each token's id, p and loss. Source: ARC
+    selective forgetting."""
 
     answers: str
 
@@ -53,7 +58,11 @@ class TokenProbability(Metric):
         for row in rows:
             score = row.scores[0]
             prob = np.exp(score.logprob)
-            shown = {"token": score.token.tolist(), "prob": prob.tolist(), "loss": (-score.logprob).tolist()}
+            shown = {
+                "token": score.token.tolist(),
+                "prob": prob.tolist(),
+                "loss": (-score.logprob).tolist(),
+            }
             by_index[row.index] = {"score": float(prob.mean()), **shown}
         return mean_of(name, by_index, "score")
 
@@ -72,7 +81,10 @@ class ProbabilityWithOptions(Metric):
     def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: Any) -> Value:
         right, wrong = correct_value.by_index or {}, wrong_value.by_index or {}
         by_index = {
-            index: {"prob": value["prob"] / (value["prob"] + float(np.sum(wrong[index]["prob"])) + 1e-10)}
+            index: {
+                "prob": value["prob"]
+                / (value["prob"] + float(np.sum(wrong[index]["prob"])) + 1e-10)
+            }
             for index, value in right.items()
             if index in wrong
         }

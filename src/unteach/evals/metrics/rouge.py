@@ -10,9 +10,11 @@ from unteach.registry import metric
 @metric("rouge")
 @dataclass
 class Rouge(Metric):
-    """ROUGE-1 and ROUGE-L of the continuation against the answer; the mean of `rouge_type`. Source: TOFU.
+    """ROUGE-1 and ROUGE-L of the continuation against the answer; the mean of `rouge_type`. Source:
+    TOFU.
 
-    adaptive: a continuation counts up to ten tokens more than the answer has, or fifty, as ARC has it.
+    adaptive: a continuation counts up to ten tokens more than the answer has, or fifty, as ARC has
+    it.
     """
 
     texts: str
@@ -49,7 +51,8 @@ class Rouge(Metric):
 @metric("knowmem")
 @dataclass
 class KnowMem(Rouge):
-    """ROUGE-L F1, without stemmer, of short answers to questions about the text. Source: MUSE, arXiv:2407.06460."""
+    """ROUGE-L F1, without stemmer, of short answers to questions about the text. Source: MUSE,
+    arXiv:2407.06460."""
 
     QUIRKS: ClassVar[dict[str, Any]] = {"rouge_stemmer": True}
 
@@ -60,7 +63,8 @@ class KnowMem(Rouge):
 @metric("verbmem")
 @dataclass
 class VerbMem(KnowMem):
-    """As knowmem, of how the text goes on after its opening; of the truth the first `verbmem_truncate` tokens count."""
+    """As knowmem, of how the text goes on after its opening; of the truth the first
+    `verbmem_truncate` tokens count."""
 
     QUIRKS: ClassVar[dict[str, Any]] = {"rouge_stemmer": True, "verbmem_truncate": None}
 

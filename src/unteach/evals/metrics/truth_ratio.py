@@ -12,10 +12,11 @@ from unteach.registry import metric
 @metric("truth_ratio")
 @dataclass
 class TruthRatio(Metric):
-    """TR = p(wrong) / p(correct), with p(wrong) the mean of the wrong answers: geometric, or `arith`.
+    """TR = p(wrong) / p(correct), with p(wrong) the mean of the wrong answers: geometric, or
+    `arith`.
 
-    Aggregates: closer_to_1_better, mean min(TR, 1/TR) (forget sets); true_better, mean max(0, 1 - TR) (the others);
-    mean, that of TR itself; prob_mean, mean of p / (p + wrong).
+    Aggregates: closer_to_1_better, mean min(TR, 1/TR) (forget sets); true_better, mean max(0, 1 -
+    TR) (the others); mean, that of TR itself; prob_mean, mean of p / (p + wrong).
     """
 
     correct: str
@@ -29,7 +30,9 @@ class TruthRatio(Metric):
     def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: Any) -> Value:
         right, wrong = correct_value.by_index or {}, wrong_value.by_index or {}
         by_index = {
-            i: {"score": self.ratio(v["avg_loss"], wrong[i]["avg_loss"])} for i, v in right.items() if i in wrong
+            i: {"score": self.ratio(v["avg_loss"], wrong[i]["avg_loss"])}
+            for i, v in right.items()
+            if i in wrong
         }
         aggregated = {i: {"score": self._aggregated(v["score"])} for i, v in by_index.items()}
         value = mean_of(name, aggregated, "score")
@@ -40,8 +43,14 @@ class TruthRatio(Metric):
         """One row's ratio, from average losses in nats."""
         correct = float(np.exp(-np.mean(correct_loss)))
         losses = np.atleast_1d(wrong_losses)
-        wrong = float(np.exp(-losses.mean()) if self.mean == "geometric" else np.exp(-losses).mean())
-        return correct / (correct + wrong + 1e-10) if self.aggregator == "prob_mean" else wrong / (correct + 1e-10)
+        wrong = float(
+            np.exp(-losses.mean()) if self.mean == "geometric" else np.exp(-losses).mean()
+        )
+        return (
+            correct / (correct + wrong + 1e-10)
+            if self.aggregator == "prob_mean"
+            else wrong / (correct + 1e-10)
+        )
 
     def _aggregated(self, ratio: float) -> float:
         if self.aggregator == "closer_to_1_better":

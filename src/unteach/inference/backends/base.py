@@ -1,8 +1,9 @@
 """The protocol between `unteach infer` and what answers its rows.
 
-A backend is a dataclass, registered under its name (`@backend("hf")`): its fields are the keys of `backend_args`. It
-says what it can do, so that all else is refused by name before anything starts, and opens a Session, which answers.
-A row that cannot be answered has a Failure in place of its answer, and the others go on.
+A backend is a dataclass, registered under its name (`@backend("hf")`): its fields are the keys of
+`backend_args`. It says what it can do, so that all else is refused by name before anything starts,
+and opens a Session, which answers. A row that cannot be answered has a Failure in place of its
+answer, and the others go on.
 """
 
 import math
@@ -23,11 +24,13 @@ Modality = Literal["lm", "vlm"]
 class Request:
     """One row.
 
-    number: its place in the table, which answers are keyed by. prompt: token ids, built by the template that was saved
-    with the model; () where the backend is not local or the row has images. text: the same as text, and what a
-    classifier reads. messages: the conversation, where the template is a chat or the row is one (with images, content
-    is a list of parts, as processors take it); None for a prompt in plain words. images: what the row's column holds,
-    each a path, a URL or an image. answer: what is scored, as ids that include the end of turn; answer_text: as text.
+    number: its place in the table, which answers are keyed by. prompt: token ids, built by the
+    template that was saved with the model; () where the backend is not local or the row has images.
+    text: the same as text, and what a classifier reads. messages: the conversation, where the
+    template is a chat or the row is one (with images, content is a list of parts, as processors
+    take it); None for a prompt in plain words. images: what the row's column holds, each a path, a
+    URL or an image. answer: what is scored, as ids that include the end of turn; answer_text: as
+    text.
     seed: of this row alone; whatever is drawn for it must depend on nothing else.
     """
 
@@ -43,11 +46,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One continuation. text: up to a stop string and without it. tokens: of the text, without the end of sequence;
-    None where a server does not tell, and where it tells, as it counts.
+    """One continuation. text: up to a stop string and without it. tokens: of the text, without the
+    end of sequence; None where a server does not tell, and where it tells, as it counts.
 
-    finish: the model ended it (eos), a stop string did (stop), or it was out of room (length). logprobs: one a token,
-    of the model itself, where Sampling.perplexity asks for them. prompt_tokens: where the backend made them itself.
+    finish: the model ended it (eos), a stop string did (stop), or it was out of room (length).
+    logprobs: one a token, of the model itself, where Sampling.perplexity asks for them.
+    prompt_tokens: where the backend made them itself.
     """
 
     text: str
@@ -66,7 +70,8 @@ class Scored:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A classifier's logits, one a class, and the probability of each, in the order of the model's labels."""
+    """A classifier's logits, one a class, and the probability of each, in the order of the model's
+    labels."""
 
     logits: tuple[float, ...]
     probabilities: tuple[float, ...]
@@ -87,7 +92,8 @@ Answered = Iterator[tuple[int, Answer]]
 
 @dataclass(frozen=True)
 class Job:
-    """What a Session is opened for. longest: tokens of the longest prompt and what may follow it; 0 if unknown."""
+    """What a Session is opened for. longest: tokens of the longest prompt and what may follow it; 0
+    if unknown."""
 
     model: ModelConfig
     kind: Kind
@@ -100,14 +106,17 @@ class Job:
 class Session(Protocol):
     """An open model or server. Each call answers every request whose number is not in `done`, once.
 
-    All requests of the run are given, so that batches may be planned as if nothing were done before: what a row gets
-    must not depend on where an earlier run was stopped. Where several processes share the work, each answers a part.
+    All requests of the run are given, so that batches may be planned as if nothing were done
+    before: what a row gets must not depend on where an earlier run was stopped. Where several
+    processes share the work, each answers a part.
     labels: the names of a classifier's classes.
     """
 
     labels: Sequence[str]
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered: ...
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, done: Set[int]
+    ) -> Answered: ...
 
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered: ...
 
@@ -119,9 +128,10 @@ class Session(Protocol):
 class Backend(Protocol):
     """What a backend's class says of itself.
 
-    OPTIONS: the names of Sampling's fields that it can do beside max_new_tokens. LOCAL: it runs the model's files here,
-    so that requests come as token ids; otherwise `model=` is the name that a server knows. FREE: those of its own
-    fields that change no answer (batch sizes, keys, time-outs) and may differ between two calls of one run.
+    OPTIONS: the names of Sampling's fields that it can do beside max_new_tokens. LOCAL: it runs the
+    model's files here, so that requests come as token ids; otherwise `model=` is the name that a
+    server knows. FREE: those of its own fields that change no answer (batch sizes, keys, time-outs)
+    and may differ between two calls of one run.
     """
 
     OPTIONS: ClassVar[frozenset[str]]
@@ -131,7 +141,8 @@ class Backend(Protocol):
     FREE: ClassVar[frozenset[str]]
 
     def check(self) -> None:
-        """Raises UserError for what cannot work (an absent package, a wrong address) before anything is loaded."""
+        """Raises UserError for what cannot work (an absent package, a wrong address) before
+        anything is loaded."""
 
     def open(self, job: Job) -> Session: ...
 
@@ -145,7 +156,9 @@ class Cut:
     stopped: bool = field(default=False)
 
 
-def cut(ids: Sequence[int], decode: Callable[[Sequence[int]], str], stop_strings: Sequence[str]) -> Cut:
+def cut(
+    ids: Sequence[int], decode: Callable[[Sequence[int]], str], stop_strings: Sequence[str]
+) -> Cut:
     """The text of `ids` up to the first of the stop strings in it, for all backends alike."""
     text = decode(ids)
     places = [place for stop in stop_strings if (place := text.find(stop)) >= 0]

@@ -32,10 +32,13 @@ def load(config: ModelConfig) -> Loaded:
         held = settings.architectures or []
         if not any(name.endswith(heads.CLASSIFIER) for name in held):
             raise UserError(
-                f"{path}: holds no classifier ({', '.join(held) or 'it does not say what'}), and kind=classify asks one"
+                f"{path}: holds no classifier ({', '.join(held) or 'it does not say what'}), and "
+                f"kind=classify asks one"
             )
 
-    model, compute, source = loading.of_kind(transformers.AutoModelForSequenceClassification, config, path, refuse)
+    model, compute, source = loading.of_kind(
+        transformers.AutoModelForSequenceClassification, config, path, refuse
+    )
     tokenizer = load_tokenizer(path, config.tokenizer_args, source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -52,7 +55,8 @@ def load_empty(config: ModelConfig) -> Loaded:
 
 
 class Classifying(Batches):
-    """Reads a request's prompt; the classes are named by the model's head. Without any it is a regression."""
+    """Reads a request's prompt; the classes are named by the model's head. Without any it is a
+    regression."""
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
         loaded = load(job.model)

@@ -11,14 +11,24 @@ from unteach.engines.generation import Continuation
 from unteach.engines.hf import HFEngine
 from unteach.engines.sampling import Draw, penalty, warps
 from unteach.errors import UserError
-from unteach.inference.backends.base import Answered, Completion, Failure, Job, Request, Scored, Session, cut
+from unteach.inference.backends.base import (
+    Answered,
+    Completion,
+    Failure,
+    Job,
+    Request,
+    Scored,
+    Session,
+    cut,
+)
 from unteach.models import placement
 from unteach.models.capabilities import capabilities_of
 from unteach.registry import backend
 from unteach.seeds import subseed
 
 TOKENS = {"cuda": 32768, "cpu": 8192}
-"""Tokens of the rows that are continued at once, with those to come, until memory says otherwise."""
+"""Tokens of the rows that are continued at once, with those to come, until memory says
+otherwise."""
 TURNS = 4
 """Rows of a pool to each of its places."""
 
@@ -28,15 +38,23 @@ TURNS = 4
 class HuggingFace:
     """transformers in this process: rows sorted by length, in batches that the memory corrects.
 
-    batch_size: rows of a batch at most. tokens_per_batch: its padded tokens at most, with those to come; null begins
-    with what suits the device. Both are halved together where memory runs out.
+    batch_size: rows of a batch at most. tokens_per_batch: its padded tokens at most, with those to
+    come; null begins with what suits the device. Both are halved together where memory runs out.
     """
 
     batch_size: int | None = None
     tokens_per_batch: int | None = None
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset(
-        (*DRAWN, "do_sample", "repetition_penalty", "num_beams", "num_return_sequences", "stop_strings", "perplexity")
+        (
+            *DRAWN,
+            "do_sample",
+            "repetition_penalty",
+            "num_beams",
+            "num_return_sequences",
+            "stop_strings",
+            "perplexity",
+        )
     )
     KINDS: ClassVar[frozenset[str]] = frozenset({"generate", "score", "classify"})
     MODALITIES: ClassVar[frozenset[str]] = frozenset({"lm", "vlm"})
@@ -66,8 +84,8 @@ class HuggingFace:
 class Pools(Batching):
     """Batches of more rows than go on at once: one that is over leaves its place to one that waits.
 
-    A pool is the unit that is run whole, so it is small enough that a stop costs little, and that each of the processes
-    has one. times: texts of a row. turns: rows to a place.
+    A pool is the unit that is run whole, so it is small enough that a stop costs little, and that
+    each of the processes has one. times: texts of a row. turns: rows to a place.
     """
 
     def __init__(self, *args: Any, times: int, turns: int = 1, world: int = 1):
@@ -93,10 +111,15 @@ class Pools(Batching):
 
 
 def answered(
-    engine: Batches, kind: str, requests: Sequence[Request], batching: Batching, work: Callable[[list[Row]], list[Any]],
+    engine: Batches,
+    kind: str,
+    requests: Sequence[Request],
+    batching: Batching,
+    work: Callable[[list[Row]], list[Any]],
     done: Set[int],
-) -> Answered:  # fmt: skip
-    """Every batch that has a request which is not done, planned as if none were; a row that fits nowhere fails alone.
+) -> Answered:
+    """Every batch that has a request which is not done, planned as if none were; a row that fits
+    nowhere fails alone.
 
     A batch is run whole, for the company that a row keeps may move its numbers by a rounding.
     """
@@ -113,7 +136,8 @@ def answered(
 
 
 def place(model: Any, device: Any) -> None:
-    """Moves a model to a device, unless it came with a place of its own (quantised, or spread by device_map)."""
+    """Moves a model to a device, unless it came with a place of its own (quantised, or spread by
+    device_map)."""
     if not getattr(model, "is_quantized", False) and getattr(model, "hf_device_map", None) is None:
         model.to(device)
 
@@ -160,10 +184,15 @@ class Continuing:
         loaded.model = placement.place(loaded.model, job.here)
         own = loaded.model.generation_config
         if job.here.first and job.kind == "generate" and (unused := not_used(own)):
-            print(f"note: the model's own generation settings are not used ({unused}); say what you want of them")
+            print(
+                f"note: the model's own generation settings are not used ({unused}); say what you "
+                f"want of them"
+            )
         ids = [own.eos_token_id] if isinstance(own.eos_token_id, int) else own.eos_token_id or []
         stops = list(dict.fromkeys((*loaded.template.stops, *ids)))
-        plain = transformers.GenerationConfig(pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=stops)
+        plain = transformers.GenerationConfig(
+            pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=stops
+        )
         loaded.model.generation_config = causal_of(loaded.model).generation_config = plain
         self.engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, job.here, stops=stops)
         self.engine.budgets["generate"] = (
@@ -175,34 +204,60 @@ class Continuing:
     def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
         engine, beams = self.engine, sampling.num_beams or 1
         batching = Pools(
-            requests, lambda request: len(request.prompt) + sampling.max_new_tokens, engine.batch_size,
-            engine.budget("generate"), times=max(sampling.num_return_sequences, beams), turns=1 if beams > 1 else TURNS,
+            requests,
+            lambda request: len(request.prompt) + sampling.max_new_tokens,
+            engine.batch_size,
+            engine.budget("generate"),
+            times=max(sampling.num_return_sequences, beams),
+            turns=1 if beams > 1 else TURNS,
             world=engine.here.world,
-        )  # fmt: skip
+        )
 
         def work(batch: list[Row]) -> list[list[Completion] | Failure]:
-            asked, slots = [requests[i] for [i] in batch], batching.places(batch[0]) * batching.times
+            asked, slots = (
+                [requests[i] for [i] in batch],
+                batching.places(batch[0]) * batching.times,
+            )
             with self.loaded.autocast():
-                made, broken = self._beams(asked, sampling) if beams > 1 else self._continued(asked, sampling, slots)
+                made, broken = (
+                    self._beams(asked, sampling)
+                    if beams > 1
+                    else self._continued(asked, sampling, slots)
+                )
                 completions = self._completions(asked, made, sampling, slots)
-            return [Failure(NOT_FINITE) if i in broken else one for i, one in enumerate(completions)]
+            return [
+                Failure(NOT_FINITE) if i in broken else one for i, one in enumerate(completions)
+            ]
 
         yield from answered(engine, "generate", requests, batching, work, done)
 
-    def _continued(self, asked: list[Request], sampling: Sampling, slots: int) -> tuple[list[list[int]], set[int]]:
-        """The ids of each request's continuations, one request after the other, and the requests whose logits were not
-        finite; so many go on at once."""
+    def _continued(
+        self, asked: list[Request], sampling: Sampling, slots: int
+    ) -> tuple[list[list[int]], set[int]]:
+        """The ids of each request's continuations, one request after the other, and the requests
+        whose logits were not finite; so many go on at once."""
         times, draw = sampling.num_return_sequences, None
         if sampling.drawn:
             cuts = warps(**{name: getattr(sampling, name) for name in DRAWN})
-            draw = Draw(cuts, [subseed(request.seed, turn) for request in asked for turn in range(times)])
-        given = {"repetition_penalty": sampling.repetition_penalty} if sampling.repetition_penalty else {}
-        continuation = Continuation(self.engine, sampling.max_new_tokens, sampling.stop_strings, given)
-        made = continuation.of([request.prompt for request in asked for _ in range(times)], draw, slots)
+            draw = Draw(
+                cuts, [subseed(request.seed, turn) for request in asked for turn in range(times)]
+            )
+        given = (
+            {"repetition_penalty": sampling.repetition_penalty}
+            if sampling.repetition_penalty
+            else {}
+        )
+        continuation = Continuation(
+            self.engine, sampling.max_new_tokens, sampling.stop_strings, given
+        )
+        made = continuation.of(
+            [request.prompt for request in asked for _ in range(times)], draw, slots
+        )
         return made, {row // times for row in continuation.broken}
 
     def _beams(self, asked: list[Request], sampling: Sampling) -> tuple[list[list[int]], set[int]]:
-        """The same by the library's beam search: in one go, where the model takes rows of unequal lengths."""
+        """The same by the library's beam search: in one go, where the model takes rows of unequal
+        lengths."""
         if capabilities_of(self.engine.model).continuing:
             return self._search(asked, sampling)
         made, broken = list[list[int]](), set[int]()
@@ -222,37 +277,59 @@ class Continuing:
             repeated.mask = tensors["attention_mask"]
             given["logits_processor"].append(repeated)
         made = self.engine.model.generate(
-            **tensors, **given, do_sample=False, max_new_tokens=sampling.max_new_tokens, num_beams=sampling.num_beams,
+            **tensors,
+            **given,
+            do_sample=False,
+            max_new_tokens=sampling.max_new_tokens,
+            num_beams=sampling.num_beams,
             num_return_sequences=sampling.num_return_sequences,
-        )  # fmt: skip
+        )
         rows: list[list[int]] = made[:, tensors["input_ids"].shape[1] :].tolist()
         stops = set(self.engine.stops)
-        cut = [row[: next((i for i, token in enumerate(row) if token in stops), len(row))] for row in rows]
-        return cut, {i for i, is_broken in enumerate(finite.broken([NEVER] * len(asked))) if is_broken}
+        cut = [
+            row[: next((i for i, token in enumerate(row) if token in stops), len(row))]
+            for row in rows
+        ]
+        return cut, {
+            i for i, is_broken in enumerate(finite.broken([NEVER] * len(asked))) if is_broken
+        }
 
     def _completions(
         self, asked: list[Request], made: list[list[int]], sampling: Sampling, slots: int
     ) -> list[list[Completion]]:
-        times, text, stop_strings = sampling.num_return_sequences, self.loaded.template.text, sampling.stop_strings
+        times, text, stop_strings = (
+            sampling.num_return_sequences,
+            self.loaded.template.text,
+            sampling.stop_strings,
+        )
         cuts = [cut(ids, text, stop_strings) for ids in made]
         prompts = [request.prompt for request in asked for _ in range(times)]
-        pairs = [(prompt, tuple(ids[: one.tokens])) for prompt, ids, one in zip(prompts, made, cuts, strict=True)]
+        pairs = [
+            (prompt, tuple(ids[: one.tokens]))
+            for prompt, ids, one in zip(prompts, made, cuts, strict=True)
+        ]
         logprobs: list[tuple[float, ...] | None] = [None] * len(made)
         if sampling.perplexity:
             said = [i for i, (_, answer) in enumerate(pairs) if answer]
             parts = [said[i : i + slots] for i in range(0, len(said), slots)]
-            scored = [score for part in parts for score in self.engine.scored([[pairs[i]] for i in part])]
+            scored = [
+                score for part in parts for score in self.engine.scored([[pairs[i]] for i in part])
+            ]
             logprobs = [()] * len(made)
             for i, score in zip(said, scored, strict=True):
                 logprobs[i] = tuple(map(float, score.logprob))
         completions = [
-            Completion(one.text, finish(one.stopped, len(ids), sampling.max_new_tokens), one.tokens, known)
+            Completion(
+                one.text, finish(one.stopped, len(ids), sampling.max_new_tokens), one.tokens, known
+            )
             for ids, one, known in zip(made, cuts, logprobs, strict=True)
         ]
         return [completions[i : i + times] for i in range(0, len(completions), times)]
 
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:
-        batching, scores = self.engine.scoring([(request.prompt, request.answer) for request in requests])
+        batching, scores = self.engine.scoring(
+            [(request.prompt, request.answer) for request in requests]
+        )
 
         def work(batch: list[Row]) -> list[Scored]:
             with self.loaded.autocast():

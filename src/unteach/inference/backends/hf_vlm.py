@@ -1,4 +1,5 @@
-"""A vision-language model in this process, on the rows of a table: an image that cannot be read fails its row alone."""
+"""A vision-language model in this process, on the rows of a table: an image that cannot be read
+fails its row alone."""
 
 import contextlib
 from collections.abc import Sequence, Set
@@ -48,7 +49,9 @@ class SeeingRows:
         )
         loaded.tokenizer.padding_side = "left"
         self.context = context_of(loaded.model)
-        if batch_size != 1 and (reason := describe_padded_batches(loaded.model, loaded.tokenizer, left=True)):
+        if batch_size != 1 and (
+            reason := describe_padded_batches(loaded.model, loaded.tokenizer, left=True)
+        ):
             batch_size = 1
             if job.here.first:
                 print(f"note: {reason}")
@@ -58,11 +61,18 @@ class SeeingRows:
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
         if sampling.perplexity and (sampling.num_beams or 1) > 1:
-            raise UserError("perplexity: of beams that read images is not to be had; leave out perplexity or num_beams")
+            raise UserError(
+                "perplexity: of beams that read images is not to be had; leave out perplexity or "
+                "num_beams"
+            )
 
         def length(request: Request) -> int:
             text = sum(len(str(turn["content"])) for turn in request.messages or ())
-            return text // CHARACTERS_PER_TOKEN + IMAGE_TOKENS * len(request.images) + sampling.max_new_tokens
+            return (
+                text // CHARACTERS_PER_TOKEN
+                + IMAGE_TOKENS * len(request.images)
+                + sampling.max_new_tokens
+            )
 
         times = max(sampling.num_return_sequences, sampling.num_beams or 1)
         budget = self.engine.budget("generate")
@@ -90,13 +100,18 @@ class SeeingRows:
         if tensors is not None:
             left = [i for i in rows if i not in unfit]
             if sampling.drawn and sampling.num_return_sequences > 1:
-                tensors = self._inputs([rows[i] for i in left for _ in range(sampling.num_return_sequences)])
+                tensors = self._inputs(
+                    [rows[i] for i in left for _ in range(sampling.num_return_sequences)]
+                )
             with self.loaded.autocast():
-                answers |= zip(left, self._told(tensors, [read[i][0] for i in left], sampling), strict=True)
+                answers |= zip(
+                    left, self._told(tensors, [read[i][0] for i in left], sampling), strict=True
+                )
         return [answers[i] for i in range(len(read))]
 
     def _fitting(self, rows: dict[int, Asked], new: int) -> tuple[Any, dict[int, Failure]]:
-        """The inputs of all rows that the processor and the context take, and why it is not the others."""
+        """The inputs of all rows that the processor and the context take, and why it is not the
+        others."""
         unfit = dict[int, Failure]()
         if rows:
             with contextlib.suppress(*WRONG):
@@ -116,22 +131,27 @@ class SeeingRows:
         """What the model is given: texts padded on the left, their images as pixels."""
         texts = [text for text, _ in rows]
         return self.loaded.processor(
-            text=texts, images=[pictures for _, pictures in rows], padding=True, return_tensors="pt",
+            text=texts,
+            images=[pictures for _, pictures in rows],
+            padding=True,
+            return_tensors="pt",
             add_special_tokens=all(map(self.loaded.adds_special, texts)),
-        )  # fmt: skip
+        )
 
     def _room(self, tensors: Any, new: int) -> str | None:
-        """What is to be said where the longest row, and `new` tokens after it, are more than the model reads."""
+        """What is to be said where the longest row, and `new` tokens after it, are more than the
+        model reads."""
         longest = int(tensors["attention_mask"].sum(-1).max())
         if self.context is None or longest + new <= self.context:
             return None
         return (
-            f"a prompt of {longest} tokens, those of its images among them, and {new} new ones are more than the "
-            f"{self.context} that the model reads; ask for fewer max_new_tokens"
+            f"a prompt of {longest} tokens, those of its images among them, and {new} new ones are "
+            f"more than the {self.context} that the model reads; ask for fewer max_new_tokens"
         )
 
     def _told(self, tensors: Any, asked: list[Request], sampling: Sampling) -> list[Answer]:
-        """The library's generate(), in one go: what a model keeps between two steps is its own affair."""
+        """The library's generate(), in one go: what a model keeps between two steps is its own
+        affair."""
         finite = Finite()
         times, processors = sampling.num_return_sequences, list[Any]([finite])
         noted = Noted() if sampling.perplexity else None
@@ -148,10 +168,14 @@ class SeeingRows:
         dtype = next(model.parameters()).dtype
         stopping = {"stop_strings": sampling.stop_strings, "tokenizer": self.loaded.tokenizer}
         made = model.generate(
-            **tensors.to(model.device, dtype=dtype), logits_processor=processors, do_sample=False,
-            max_new_tokens=sampling.max_new_tokens, num_beams=sampling.num_beams or 1,
-            num_return_sequences=1 if sampling.drawn else times, **(stopping if sampling.stop_strings else {}),
-        )  # fmt: skip
+            **tensors.to(model.device, dtype=dtype),
+            logits_processor=processors,
+            do_sample=False,
+            max_new_tokens=sampling.max_new_tokens,
+            num_beams=sampling.num_beams or 1,
+            num_return_sequences=1 if sampling.drawn else times,
+            **(stopping if sampling.stop_strings else {}),
+        )
         prompts = tensors["attention_mask"].sum(-1).tolist()
         each = len(made) // len(prompts)  # more than one only of beams
         rows = made[:, tensors["input_ids"].shape[1] :]
@@ -171,7 +195,11 @@ class SeeingRows:
         one = cut(ids, self.loaded.text, sampling.stop_strings)
         known = None if logprobs is None else tuple(logprobs[: one.tokens])
         return Completion(
-            one.text, finish(one.stopped, len(ids), sampling.max_new_tokens), one.tokens, known, prompt_tokens
+            one.text,
+            finish(one.stopped, len(ids), sampling.max_new_tokens),
+            one.tokens,
+            known,
+            prompt_tokens,
         )
 
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:
@@ -184,7 +212,8 @@ class SeeingRows:
 
 
 class Noted:
-    """The first of the processors of logits: keeps the log p that the model itself gave each token that was taken."""
+    """The first of the processors of logits: keeps the log p that the model itself gave each token
+    that was taken."""
 
     def __init__(self) -> None:
         self.before: Tensor | None = None

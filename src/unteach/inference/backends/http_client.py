@@ -1,7 +1,9 @@
-"""A server that answers slowly, says "later", breaks off in the middle, or is not there: asked until it answers.
+"""A server that answers slowly, says "later", breaks off in the middle, or is not there: asked
+until it answers.
 
-An answer is asked for again after no connection, a broken or half answer, a time-out, 408, 409, 425, 429 and 5xx, each
-time after about twice as long, with jitter, and never before the time that the server named. All other refusals are
+An answer is asked for again after no connection, a broken or half answer, a time-out, 408, 409,
+425, 429 and 5xx, each time after about twice as long, with jitter, and never before the time that
+the server named. All other refusals are
 final: of this question (400, 413, 422…) or, a wrong key or address, of all of them.
 """
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 FIRST_WAIT, LONGEST_WAIT, TOO_LONG = 0.5, 60.0, 600.0
-"""Seconds: before the second try, between two tries at most, and a wait that the user should know about."""
+"""Seconds: before the second try, between two tries at most, and a wait that the user should know
+about."""
 
 T = TypeVar("T")
 
@@ -61,12 +64,14 @@ class Pace:
 
 
 def wait(attempt: int, told: float, first: float, chance: float) -> float:
-    """Seconds between try number `attempt` (from 0) and the next: doubling, with jitter, and no less than was told."""
+    """Seconds between try number `attempt` (from 0) and the next: doubling, with jitter, and no
+    less than was told."""
     return max(told, min(LONGEST_WAIT, first * 2**attempt) * (0.5 + chance / 2))
 
 
 def told_to_wait(headers: Mapping[str, str], now: float) -> float:
-    """What a Retry-After header asks for, in seconds; it holds seconds, or a date. now: seconds since 1970."""
+    """What a Retry-After header asks for, in seconds; it holds seconds, or a date. now: seconds
+    since 1970."""
     said = headers.get("retry-after", "").strip()
     try:
         return max(0.0, float(said))
@@ -79,20 +84,41 @@ def told_to_wait(headers: Mapping[str, str], now: float) -> float:
 
 
 class Server:
-    """The server at `base_url`, asked as often and as fast as it may be. sleep: how a wait is waited."""
+    """The server at `base_url`, asked as often and as fast as it may be. sleep: how a wait is
+    waited."""
 
     def __init__(
-        self, base_url: str, key: str | None, timeout: float, retries: int, first_wait: float, requests: Pace,
-        tokens: Pace, connections: int, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ):  # fmt: skip
+        self,
+        base_url: str,
+        key: str | None,
+        timeout: float,
+        retries: int,
+        first_wait: float,
+        requests: Pace,
+        tokens: Pace,
+        connections: int,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ):
         import httpx2
 
-        self.base_url, self.key, self.timeout, self.retries = base_url.rstrip("/"), key, timeout, retries
-        self.first_wait, self.requests, self.tokens, self.sleep = first_wait, requests, tokens, sleep
+        self.base_url, self.key, self.timeout, self.retries = (
+            base_url.rstrip("/"),
+            key,
+            timeout,
+            retries,
+        )
+        self.first_wait, self.requests, self.tokens, self.sleep = (
+            first_wait,
+            requests,
+            tokens,
+            sleep,
+        )
         self.client = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(timeout, pool=None),
-            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=httpx2.Limits(
+                max_connections=connections, max_keepalive_connections=connections
+            ),
         )
 
     async def greet(self) -> None:
@@ -107,11 +133,13 @@ class Server:
         if response.status_code == 401:
             raise UserError(self._wrong_key(response))
 
-    async def ask(self, path: str, body: dict[str, Any], tokens: float, read: Callable[[Any], T]) -> T:
+    async def ask(
+        self, path: str, body: dict[str, Any], tokens: float, read: Callable[[Any], T]
+    ) -> T:
         """What `read` makes of the answer to one question; a ValueError of it is a half answer.
 
-        tokens: about how many the question and its answer cost. Raises Refused, Trouble or Unreached for this question,
-        UserError for all.
+        tokens: about how many the question and its answer cost. Raises Refused, Trouble or
+            Unreached for this question, UserError for all.
         """
         for attempt in range(self.retries + 1):
             await self._turn(tokens)
@@ -130,13 +158,23 @@ class Server:
                         trouble = f"half an answer ({explain_unreadable(error)})"
                 else:
                     self._refuse_what_is_final(response)
-                    trouble, told = self._said(response), told_to_wait(response.headers, time.time())
+                    trouble, told = (
+                        self._said(response),
+                        told_to_wait(response.headers, time.time()),
+                    )
             if told > TOO_LONG:
-                raise Preempted(f"{trouble}\n  The server asks to come back in {told:.0f} s; run the same command then")
+                raise Preempted(
+                    f"{trouble}\n  The server asks to come back in {told:.0f} s; run the same "
+                    f"command then"
+                )
             if attempt < self.retries:
                 self.requests.hold(told)
                 await self.sleep(wait(attempt, told, self.first_wait, random.random()))
-        raise (Unreached(trouble) if unreached else Trouble(f"{trouble}; asked {self.retries + 1} times"))
+        raise (
+            Unreached(trouble)
+            if unreached
+            else Trouble(f"{trouble}; asked {self.retries + 1} times")
+        )
 
     async def _post(self, path: str, body: dict[str, Any]) -> "httpx2.Response":
         import httpx2
@@ -162,11 +200,15 @@ class Server:
             raise UserError(self._wrong_key(response))
         if status == 404:
             raise UserError(
-                f"{self._said(response)}\n  model= must be a name that the server knows (it lists them at "
+                f"{self._said(response)}\n  model= must be a name that the server knows (it lists "
+                f"them at "
                 f"{self.base_url}/models), and backend_args.base_url usually ends with /v1"
             )
         if "insufficient_quota" in response.text:
-            raise UserError(f"{self._said(response)}\n  What was answered is kept; the same command goes on from there")
+            raise UserError(
+                f"{self._said(response)}\n  What was answered is kept; the same command goes on "
+                f"from there"
+            )
         if status not in AGAIN and status < 500:
             raise Refused(self._said(response))
 
@@ -181,7 +223,9 @@ class Server:
         words = " ".join(str(words).split())[:500]
         if self.key:
             words = words.replace(self.key, "…")
-        return f"{self.base_url} answered HTTP {response.status_code}" + (f": {words}" if words else "")
+        return f"{self.base_url} answered HTTP {response.status_code}" + (
+            f": {words}" if words else ""
+        )
 
     def _wrong_key(self, response: "httpx2.Response") -> str:
         told = "does not take this key" if self.key else "answers nobody without a key"
@@ -192,8 +236,8 @@ class Server:
 
     def _unreached(self, error: BaseException) -> str:
         return (
-            f"nothing answers at {self.base_url} ({_words(error)}). Start the server, or mend backend_args.base_url "
-            "(for a local one something like http://localhost:8000/v1)"
+            f"nothing answers at {self.base_url} ({_words(error)}). Start the server, or mend "
+            "backend_args.base_url (for a local one something like http://localhost:8000/v1)"
         )
 
 

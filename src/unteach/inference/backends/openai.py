@@ -22,7 +22,8 @@ from unteach.registry import backend
 
 KEY = "OPENAI_API_KEY"
 GIVE_UP = 20
-"""So many rows on end without an answer, however often they were asked for, are the server's fault and not theirs."""
+"""So many rows on end without an answer, however often they were asked for, are the server's fault
+and not theirs."""
 CHARACTERS_PER_TOKEN = 4
 """About; until the server has counted."""
 LOOK_UP = 1.0
@@ -36,10 +37,11 @@ T = TypeVar("T")
 class OpenAI:
     """A server with OpenAI's protocol, asked about many rows at once.
 
-    The path is chat/completions, or completions where template=raw. base_url: usually ends with /v1. api_key_env: the
-    environment variable that holds the key; null takes OPENAI_API_KEY where it is set. concurrency: questions under
-    way. timeout: seconds for one answer. retries: of one question. first_wait: seconds before the second try; each next
-    wait is twice as long. extra_body: what else the server takes, such as {top_k: 40}.
+    The path is chat/completions, or completions where template=raw. base_url: usually ends with
+    /v1. api_key_env: the environment variable that holds the key; null takes OPENAI_API_KEY where
+    it is set. concurrency: questions under way. timeout: seconds for one answer. retries: of one
+    question. first_wait: seconds before the second try; each next wait is twice as long.
+    extra_body: what else the server takes, such as {top_k: 40}.
     """
 
     base_url: str
@@ -59,16 +61,24 @@ class OpenAI:
     MODALITIES: ClassVar[frozenset[str]] = frozenset({"lm", "vlm"})
     LOCAL: ClassVar[bool] = False
     FREE: ClassVar[frozenset[str]] = frozenset(
-        {"api_key_env", "base_url", "concurrency", "timeout", "retries", "first_wait", "requests_per_minute",
-         "tokens_per_minute"}
-    )  # fmt: skip
+        {
+            "api_key_env",
+            "base_url",
+            "concurrency",
+            "timeout",
+            "retries",
+            "first_wait",
+            "requests_per_minute",
+            "tokens_per_minute",
+        }
+    )
 
     def __post_init__(self) -> None:
         address = urlsplit(self.base_url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise UserError(
-                f"base_url must be where the server is, as http://localhost:8000/v1 or https://api.openai.com/v1, got "
-                f"{self.base_url!r}"
+                "base_url must be where the server is, as http://localhost:8000/v1 or "
+                f"https://api.openai.com/v1, got {self.base_url!r}"
             )
         if address.username or address.password:
             raise UserError(
@@ -85,7 +95,9 @@ class OpenAI:
 
     def check(self) -> None:
         if self.api_key_env and not os.environ.get(self.api_key_env):
-            raise UserError(f"backend_args.api_key_env={self.api_key_env}: this environment variable is not set")
+            raise UserError(
+                f"backend_args.api_key_env={self.api_key_env}: this environment variable is not set"
+            )
 
     def open(self, job: Job) -> "Asking":
         if job.here.world > 1:
@@ -97,7 +109,8 @@ class OpenAI:
 
 
 class Asking:
-    """An open connection. The questions are asked on a thread of their own, so that slow writing stops no answer."""
+    """An open connection. The questions are asked on a thread of their own, so that slow writing
+    stops no answer."""
 
     labels: Sequence[str] = ()
 
@@ -147,7 +160,8 @@ class Asking:
                     yield number, Failure(str(answer)) if isinstance(answer, Trouble) else answer
                     if lost >= GIVE_UP:
                         raise UserError(
-                            f"the last {lost} rows got no answer: {answer}\n  What was answered is kept; the same "
+                            f"the last {lost} rows got no answer: {answer}\n  What was answered is "
+                            f"kept; the same "
                             "command goes on from there"
                         )
                 if stop is not None:  # once what came with it is kept
@@ -164,17 +178,29 @@ class Asking:
         except (images.Unreadable, Refused) as error:
             return Failure(str(error))
         except Unreached as error:
-            raise UserError(f"{error}\n  What was answered is kept; the same command goes on from there") from None
+            raise UserError(
+                f"{error}\n  What was answered is kept; the same command goes on from there"
+            ) from None
         except Trouble as error:
             return error
 
-    async def _told(self, request: Request, pictures: list[Any], sampling: Sampling) -> list[Completion]:
+    async def _told(
+        self, request: Request, pictures: list[Any], sampling: Sampling
+    ) -> list[Completion]:
         path, body = openai_messages.question(request, pictures, sampling)
-        expected = len(request.text) / CHARACTERS_PER_TOKEN + sampling.max_new_tokens * sampling.num_return_sequences
+        expected = (
+            len(request.text) / CHARACTERS_PER_TOKEN
+            + sampling.max_new_tokens * sampling.num_return_sequences
+        )
 
         while True:
             limit = self.limit
-            asked = {"model": self.model, **body, limit: sampling.max_new_tokens, **self.asked.extra_body}
+            asked = {
+                "model": self.model,
+                **body,
+                limit: sampling.max_new_tokens,
+                **self.asked.extra_body,
+            }
             try:
                 found, counted = await self.server.ask(
                     path, asked, expected, lambda told: openai_messages.answer(told, sampling)

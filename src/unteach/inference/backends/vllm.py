@@ -1,4 +1,5 @@
-"""vLLM in this process: the whole table is handed over, and rows join and leave its batches as they begin and end."""
+"""vLLM in this process: the whole table is handed over, and rows join and leave its batches as they
+begin and end."""
 
 import importlib.util
 import os
@@ -11,7 +12,16 @@ from unteach.config.inference import Sampling
 from unteach.data.io import images
 from unteach.distributed import process_context
 from unteach.errors import UserError, first_line, missing_extra, nearest
-from unteach.inference.backends.base import Answer, Answered, Completion, Failure, Job, Request, Scored, cut
+from unteach.inference.backends.base import (
+    Answer,
+    Answered,
+    Completion,
+    Failure,
+    Job,
+    Request,
+    Scored,
+    cut,
+)
 from unteach.models.hub import PATH, SOURCE
 from unteach.registry import backend
 
@@ -29,7 +39,8 @@ QUIETLY = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
-"""No telemetry, no reports between ours, no second process that outlives a killed one; the user may say otherwise."""
+"""No telemetry, no reports between ours, no second process that outlives a killed one; the user may
+say otherwise."""
 OURS = {
     "model": "model",
     "tokenizer": "model.tokenizer_args",
@@ -49,7 +60,8 @@ ELSEWHERE = {
 }
 """model_args that vLLM has under a name of its own."""
 AT_ONCE, SEEN_AT_ONCE = 4096, 256
-"""Rows that vLLM holds at once: more than it can run, so that it never waits for one. Of images, all are in memory."""
+"""Rows that vLLM holds at once: more than it can run, so that it never waits for one. Of images,
+all are in memory."""
 
 
 @backend("vllm")
@@ -57,8 +69,9 @@ AT_ONCE, SEEN_AT_ONCE = 4096, 256
 class VLLM:
     """vLLM: its own attention, memory and batches. It needs an environment of its own.
 
-    tensor_parallel_size: GPUs that share the model. max_model_len: tokens of the longest row; null finds them in the
-    table. max_num_seqs: rows that run at once; null is vLLM's own. engine_args: any other of vLLM's EngineArgs.
+    tensor_parallel_size: GPUs that share the model. max_model_len: tokens of the longest row; null
+    finds them in the table. max_num_seqs: rows that run at once; null is vLLM's own. engine_args:
+    any other of vLLM's EngineArgs.
     """
 
     tensor_parallel_size: int = 1
@@ -69,14 +82,29 @@ class VLLM:
     engine_args: dict[str, Any] = field(default_factory=dict)
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset(
-        {"do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "num_return_sequences",
-         "stop_strings", "perplexity"}
-    )  # fmt: skip
+        {
+            "do_sample",
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "repetition_penalty",
+            "num_return_sequences",
+            "stop_strings",
+            "perplexity",
+        }
+    )
     KINDS: ClassVar[frozenset[str]] = frozenset({"generate", "score"})
     MODALITIES: ClassVar[frozenset[str]] = frozenset({"lm", "vlm"})
     LOCAL: ClassVar[bool] = True
     FREE: ClassVar[frozenset[str]] = frozenset(
-        {"tensor_parallel_size", "enable_prefix_caching", "gpu_memory_utilization", "max_model_len", "max_num_seqs"}
+        {
+            "tensor_parallel_size",
+            "enable_prefix_caching",
+            "gpu_memory_utilization",
+            "max_model_len",
+            "max_num_seqs",
+        }
     )
 
     def __post_init__(self) -> None:
@@ -105,7 +133,8 @@ class VLLM:
 
 
 class Running:
-    """An engine with its model. It is started with the first question, when it is known how much it must hold."""
+    """An engine with its model. It is started with the first question, when it is known how much it
+    must hold."""
 
     labels: Sequence[str] = ()
 
@@ -132,14 +161,19 @@ class Running:
             if sampling.drawn:
                 drawn = {
                     "temperature": 1.0 if sampling.temperature is None else sampling.temperature,
-                    "top_p": sampling.top_p or 1.0, "top_k": sampling.top_k or 0, "min_p": sampling.min_p or 0.0,
+                    "top_p": sampling.top_p or 1.0,
+                    "top_k": sampling.top_k or 0,
+                    "min_p": sampling.min_p or 0.0,
                     "seed": request.seed,
-                }  # fmt: skip
+                }
             return {
-                **drawn, "repetition_penalty": sampling.repetition_penalty or 1.0, "n": sampling.num_return_sequences,
-                "stop": sampling.stop_strings, "max_tokens": sampling.max_new_tokens,
+                **drawn,
+                "repetition_penalty": sampling.repetition_penalty or 1.0,
+                "n": sampling.num_return_sequences,
+                "stop": sampling.stop_strings,
+                "max_tokens": sampling.max_new_tokens,
                 "logprobs": 0 if sampling.perplexity else None,
-            }  # fmt: skip
+            }
 
         def read(request: Request, output: Any) -> Answer:
             ordered = sorted(output.outputs, key=lambda one: one.index)
@@ -149,23 +183,32 @@ class Running:
         yield from self._answers(requests, done, lambda request: request.prompt, params, read)
 
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:
-        """One pass over prompt and answer; of an answer without a prompt, nothing predicts the first token."""
+        """One pass over prompt and answer; of an answer without a prompt, nothing predicts the
+        first token."""
 
         def read(request: Request, output: Any) -> Answer:
             told = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
-            logprobs = [of[token].logprob for token, of in islice(told, max(1, len(request.prompt)), None)]
+            logprobs = [
+                of[token].logprob for token, of in islice(told, max(1, len(request.prompt)), None)
+            ]
             return Scored(tuple(logprobs))
 
         params = {"temperature": 0.0, "max_tokens": 1, "prompt_logprobs": 0}
-        yield from self._answers(requests, done, lambda r: (*r.prompt, *r.answer), lambda _: params, read)
+        yield from self._answers(
+            requests, done, lambda r: (*r.prompt, *r.answer), lambda _: params, read
+        )
 
     def classify(self, requests: Sequence[Request], done: Set[int]) -> Answered:
         raise AssertionError("a language model has no classes")
 
     def _answers(
-        self, requests: Sequence[Request], done: Set[int], ids: Callable[[Request], Sequence[int]],
-        params: Callable[[Request], dict[str, Any]], read: Callable[[Request, Any], Answer],
-    ) -> Answered:  # fmt: skip
+        self,
+        requests: Sequence[Request],
+        done: Set[int],
+        ids: Callable[[Request], Sequence[int]],
+        params: Callable[[Request], dict[str, Any]],
+        read: Callable[[Request, Any], Answer],
+    ) -> Answered:
         """Each request's answer as it comes, while the next ones are handed over."""
         import vllm
 
@@ -182,9 +225,15 @@ class Running:
                 for request, prompt in islice(coming, most - len(under_way)):
                     why = prompt if isinstance(prompt, Failure) else None
                     given = vllm.SamplingParams(
-                        **params(request), ignore_eos=True, stop_token_ids=self.stops, output_kind=final
+                        **params(request),
+                        ignore_eos=True,
+                        stop_token_ids=self.stops,
+                        output_kind=final,
                     )
-                    if why is None and (why := self._add(str(request.number), prompt, given)) is None:
+                    if (
+                        why is None
+                        and (why := self._add(str(request.number), prompt, given)) is None
+                    ):
                         under_way[str(request.number)] = request
                     if why is not None:
                         refused.append((request.number, why))
@@ -213,7 +262,9 @@ class Running:
             except (images.Unreadable, UserError) as error:
                 yield request, Failure(str(error))
                 continue
-            read = self.seeing.tokenizer(shown, add_special_tokens=self.seeing.adds_special(shown))["input_ids"]
+            read = self.seeing.tokenizer(shown, add_special_tokens=self.seeing.adds_special(shown))[
+                "input_ids"
+            ]
             yield request, {"prompt_token_ids": read, "multi_modal_data": {"image": pictures}}
 
     def _add(self, name: str, prompt: Mapping[str, Any], params: Any) -> Failure | None:
@@ -231,10 +282,15 @@ class Running:
         if ended:
             ids.pop()
         one = cut(ids, self.text, sampling.stop_strings)
-        finish: Literal["eos", "stop", "length"] = "stop" if one.stopped else "eos" if ended else "length"
+        finish: Literal["eos", "stop", "length"] = (
+            "stop" if one.stopped else "eos" if ended else "length"
+        )
         logprobs = None
         if sampling.perplexity:
-            logprobs = tuple(of[token].logprob for token, of in zip(ids[: one.tokens], told.logprobs, strict=False))
+            logprobs = tuple(
+                of[token].logprob
+                for token, of in zip(ids[: one.tokens], told.logprobs, strict=False)
+            )
         return Completion(one.text, finish, one.tokens, logprobs, prompt_tokens)
 
     def _start(self, asked: Sequence[Request]) -> None:
@@ -244,7 +300,10 @@ class Running:
 
         given = engine_args(self.asked, self.job, self.empty)
         if self.seeing:
-            given = {"limit_mm_per_prompt": {"image": max(len(request.images) for request in asked)}, **given}
+            given = {
+                "limit_mm_per_prompt": {"image": max(len(request.images) for request in asked)},
+                **given,
+            }
         known = {f.name for f in fields(vllm.EngineArgs)}
         for name in given:
             if name not in known:
@@ -259,7 +318,9 @@ class Running:
                 self.lora = vllm.lora.request.LoRARequest("adapter", 1, self.empty.adapter)
                 self.engine.add_lora(self.lora)
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise UserError(f"vLLM cannot start with this model and these options: {_first_line(error)}") from None
+            raise UserError(
+                f"vLLM cannot start with this model and these options: {_first_line(error)}"
+            ) from None
 
     def close(self) -> None:
         if self.engine is None:
@@ -274,33 +335,44 @@ class Running:
 def engine_args(asked: VLLM, job: Job, empty: "Loaded") -> dict[str, Any]:
     """What vLLM is started with, by its own names.
 
-    Raises UserError for model_args that say how transformers loads a model, which vLLM does in its own way.
+    Raises UserError for model_args that say how transformers loads a model, which vLLM does in its
+    own way.
     """
     if empty.added:
         raise UserError(
-            "model.added_tokens: backend=vllm adds no tokens; `unteach export` writes the model with them first"
+            "model.added_tokens: backend=vllm adds no tokens; `unteach export` writes the model "
+            "with them first"
         )
     given = {name: value for name, value in job.model.model_args.items() if value is not None}
     if given.pop("attn_implementation", "auto") != "auto":
-        raise UserError("model.model_args.attn_implementation: backend=vllm has its own attention; leave it out")
+        raise UserError(
+            "model.model_args.attn_implementation: backend=vllm has its own attention; leave it out"
+        )
     given.pop(PATH)
     given.pop("dtype", None)
-    found: dict[str, Any] = {theirs: given.pop(name) for name, theirs in ELSEWHERE.items() if name in given}
+    found: dict[str, Any] = {
+        theirs: given.pop(name) for name, theirs in ELSEWHERE.items() if name in given
+    }
     if "revision" in found and empty.tokenizer.name_or_path == empty.path:
         found["tokenizer_revision"] = found["revision"]
     if "quantization_config" in given:
         raise UserError(
-            "quantization: backend=vllm takes weights that are quantised already (AWQ, GPTQ, FP8…); on a GPU, "
-            "backend_args.engine_args.quantization=bitsandbytes makes 4 bits of any"
+            "quantization: backend=vllm takes weights that are quantised already (AWQ, GPTQ, "
+            "FP8…); on a GPU, backend_args.engine_args.quantization=bitsandbytes makes 4 bits of "
+            "any"
         )
     for name in given:
         if name in SOURCE or not hasattr(empty.model.config, name):
-            raise UserError(f"model.model_args.{name}: backend=vllm has no such option; leave it out")
+            raise UserError(
+                f"model.model_args.{name}: backend=vllm has no such option; leave it out"
+            )
     longest = asked.max_model_len or _longest(job, empty)
     optional = {
-        "gpu_memory_utilization": asked.gpu_memory_utilization, "max_num_seqs": asked.max_num_seqs,
-        "max_model_len": longest, "hf_overrides": given or None,
-    }  # fmt: skip
+        "gpu_memory_utilization": asked.gpu_memory_utilization,
+        "max_num_seqs": asked.max_num_seqs,
+        "max_model_len": longest,
+        "hf_overrides": given or None,
+    }
     return {
         "model": empty.path,
         "tokenizer": empty.tokenizer.name_or_path,
@@ -329,7 +401,8 @@ def ending(empty: "Loaded") -> list[int]:
 
 
 def _longest(job: Job, empty: "Loaded") -> int | None:
-    """Tokens of the longest row and one more, which vLLM writes even where a row is only scored; None of images."""
+    """Tokens of the longest row and one more, which vLLM writes even where a row is only scored;
+    None of images."""
     from unteach.engines.hf import context_of
 
     if job.modality == "vlm":
@@ -345,7 +418,9 @@ def _for_adapter(folder: str) -> dict[str, Any]:
     rank = peft.PeftConfig.from_pretrained(folder).r
     allowed = [size for size in MaxLoRARanks.__args__ if size >= rank]
     if not allowed:
-        raise UserError(f"{folder}: an adapter of rank {rank} is more than vLLM takes; merge it with its base")
+        raise UserError(
+            f"{folder}: an adapter of rank {rank} is more than vLLM takes; merge it with its base"
+        )
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(allowed)}
 
 

@@ -19,23 +19,33 @@ if TYPE_CHECKING:
 class Classify(Method):
     """The mean over texts of -w_y log p_y: the sum of them over the sum of w_y, y a text's class.
 
-    A new head of one output a class stands on the model's body; a model that was saved as a classifier keeps its own.
+    A new head of one output a class stands on the model's body; a model that was saved as a
+    classifier keeps its own.
     """
 
     ROWS: ClassVar = "classes"
 
     labels: list[str] | None = field(
-        default=None, metadata={"help": "all classes, in order; null: those that the training rows have"}
+        default=None,
+        metadata={"help": "all classes, in order; null: those that the training rows have"},
     )
     class_weights: dict[str, float] | Literal["inferred"] | None = field(
         default=None,
-        metadata={"help": "w of each label, of which only the ratios matter; inferred: 1 / its training rows"},
+        metadata={
+            "help": "w of each label, of which only the ratios matter; inferred: 1 / its training "
+            "rows"
+        },
     )
 
     def __post_init__(self) -> None:
-        if self.labels is not None and (len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels)):
+        if self.labels is not None and (
+            len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels)
+        ):
             raise UserError(f"labels must be two or more different ones, got {self.labels}")
-        if isinstance(self.class_weights, dict) and min(self.class_weights.values(), default=0) <= 0:
+        if (
+            isinstance(self.class_weights, dict)
+            and min(self.class_weights.values(), default=0) <= 0
+        ):
             raise UserError(f"class_weights must be above 0, got {self.class_weights}")
         self.names: tuple[str, ...] = ()
         self.weights: list[float] = []
@@ -49,9 +59,13 @@ class Classify(Method):
         elif self.class_weights:
             for name in self.class_weights:
                 if name not in self.names:
-                    raise UserError(f"trainer.method_args.class_weights: {unknown('label', name, self.names)}")
+                    raise UserError(
+                        f"trainer.method_args.class_weights: {unknown('label', name, self.names)}"
+                    )
             if absent := [name for name in self.names if name not in self.class_weights]:
-                raise UserError(f"trainer.method_args.class_weights: no weight for {', '.join(absent)}")
+                raise UserError(
+                    f"trainer.method_args.class_weights: no weight for {', '.join(absent)}"
+                )
             self.weights = [self.class_weights[name] for name in self.names]
 
     def streams(self) -> tuple[str, ...]:
@@ -67,14 +81,20 @@ class Classify(Method):
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
         labels = batch["labels"][slice(*batch["rows"]["train"])]
-        return {**super().counts(batch), "train.class_weights": self.weight_of(labels[labels != IGNORED]).sum()}
+        return {
+            **super().counts(batch),
+            "train.class_weights": self.weight_of(labels[labels != IGNORED]).sum(),
+        }
 
     def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
         answers = policy["train"]
         classes = answers.label
         loss = -answers.value.gather(-1, classes[:, None])[:, 0] * self.weight_of(classes)
         right = (answers.value.argmax(-1) == classes).float()
-        return [Term("train", loss, "train.class_weights"), Term("accuracy", right, "train.labels", None)]
+        return [
+            Term("train", loss, "train.class_weights"),
+            Term("accuracy", right, "train.labels", None),
+        ]
 
     def measured(self) -> tuple[str, ...]:
         return ("accuracy", "macro_f1", "precision_*", "recall_*")
@@ -94,7 +114,8 @@ def class_logprobs(logits: "Tensor", labels: "Tensor") -> "Tensor":
 @method("Regress", cost="1 forward", reference="none")
 @dataclass
 class Regress(Method):
-    """The mean over texts of (z - y)^2, y a text's number and z what a head of one output reads off its last token."""
+    """The mean over texts of (z - y)^2, y a text's number and z what a head of one output reads off
+    its last token."""
 
     ROWS: ClassVar = "numbers"
 
@@ -107,7 +128,9 @@ class Regress(Method):
     def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
         answers = policy["train"]
         assert answers.target is not None, "ScoredDataset gives every row a target"
-        return [Term("train", (answers.value - answers.target[answers.row]).square(), "train.labels")]
+        return [
+            Term("train", (answers.value - answers.target[answers.row]).square(), "train.labels")
+        ]
 
     def measured(self) -> tuple[str, ...]:
         return ("mae", "mse", "r2")

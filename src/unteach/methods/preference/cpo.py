@@ -1,11 +1,18 @@
-"""Contrastive preference optimisation: DPO without a reference, held by the likelihood of the chosen answer."""
+"""Contrastive preference optimisation: DPO without a reference, held by the likelihood of the
+chosen answer."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from unteach.errors import UserError
 from unteach.methods.base import Term, cross_entropy
-from unteach.methods.preference.pairs import LossType, Pairs, mean_per_row, pair_loss, smoothing_fits
+from unteach.methods.preference.pairs import (
+    LossType,
+    Pairs,
+    mean_per_row,
+    pair_loss,
+    smoothing_fits,
+)
 from unteach.models.forward import Answers
 from unteach.registry import method
 
@@ -13,12 +20,15 @@ from unteach.registry import method
 @method("CPO", paper="arXiv:2401.08417", cost="1 forward of both answers", reference="none")
 @dataclass
 class CPO(Pairs):
-    """-log sigmoid(beta (s_c - s_r)) per pair + alpha CE(chosen), s the sum of an answer's log-probs.
+    """-log sigmoid(beta (s_c - s_r)) per pair + alpha CE(chosen), s the sum of an answer's
+    log-probs.
 
     ipo takes the mean over an answer's tokens in place of the sum.
     """
 
-    alpha: float = field(default=1.0, metadata={"help": "weight of the chosen answers' cross-entropy"})
+    alpha: float = field(
+        default=1.0, metadata={"help": "weight of the chosen answers' cross-entropy"}
+    )
     loss_type: LossType = "sigmoid"
     label_smoothing: float = 0.0
 
@@ -36,4 +46,8 @@ class CPO(Pairs):
         )
         loss = pair_loss(self.loss_type, chosen - rejected, self.beta, self.label_smoothing)
         terms = self.preference(loss, self.beta * chosen, self.beta * rejected, answers)
-        return [*terms, cross_entropy("chosen", "chosen", answers, self.alpha)] if self.alpha else terms
+        return (
+            [*terms, cross_entropy("chosen", "chosen", answers, self.alpha)]
+            if self.alpha
+            else terms
+        )

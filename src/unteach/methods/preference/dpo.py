@@ -1,4 +1,5 @@
-"""Direct preference optimisation: the chosen answer gains on the rejected one, measured from where the model was."""
+"""Direct preference optimisation: the chosen answer gains on the rejected one, measured from where
+the model was."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,11 @@ from unteach.registry import method
 )
 @dataclass
 class PrefDPO(Pairs):
-    """-log sigmoid(beta [(s_c - s_c,ref) - (s_r - s_r,ref)]) per pair, s the sum of an answer's log-probs.
+    """-log sigmoid(beta [(s_c - s_c,ref) - (s_r - s_r,ref)]) per pair, s the sum of an answer's
+    log-probs.
 
-    At the reference it is log 2. ipo takes the mean over an answer's tokens in place of the sum, as its authors do.
+    At the reference it is log 2. ipo takes the mean over an answer's tokens in place of the sum, as
+    its authors do.
     """
 
     loss_type: LossType = "sigmoid"
@@ -37,7 +40,9 @@ class PrefDPO(Pairs):
         gains = []
         for stream in self.streams():
             gain = policy[stream].per_row() - reference[stream].per_row()
-            gains.append(gain / policy[stream].lengths().clamp(min=1) if self.loss_type == "ipo" else gain)
+            gains.append(
+                gain / policy[stream].lengths().clamp(min=1) if self.loss_type == "ipo" else gain
+            )
         chosen, rejected = gains
         loss = pair_loss(self.loss_type, chosen - rejected, self.beta, self.label_smoothing)
         return self.preference(loss, self.beta * chosen, self.beta * rejected, policy["chosen"])

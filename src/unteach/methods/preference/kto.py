@@ -1,4 +1,5 @@
-"""KTO: answers that were liked or not, each for itself, weighed as people weigh gains and losses."""
+"""KTO: answers that were liked or not, each for itself, weighed as people weigh gains and
+losses."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,10 +24,12 @@ GAIN = "mismatched.gain"
 )
 @dataclass
 class KTO(Method):
-    """w (1 - sigmoid(beta (r - z))) of a liked answer, w (1 - sigmoid(beta (z - r))) of another, r = s - s_ref.
+    """w (1 - sigmoid(beta (r - z))) of a liked answer, w (1 - sigmoid(beta (z - r))) of another, r
+    = s - s_ref.
 
-    z is max(0, the mean of r over the step's prompts with another row's answer), an estimate of the KL divergence; it
-    carries no gradient and is known before any loss of the step, so that a step is the same for every split.
+    z is max(0, the mean of r over the step's prompts with another row's answer), an estimate of the
+    KL divergence; it carries no gradient and is known before any loss of the step, so that a step
+    is the same for every split.
     """
 
     ROWS: ClassVar = "feedback"
@@ -73,7 +76,9 @@ class KTO(Method):
         loss = weight * (1 - (self.beta * sign * (gain - base)).sigmoid())
         reward = self.beta * gain.detach()
         told = {"desirable": reward[sign > 0], "undesirable": reward[sign < 0]}
-        rewards = [Term(f"reward_{name}", value, f"train.{name}", None) for name, value in told.items()]
+        rewards = [
+            Term(f"reward_{name}", value, f"train.{name}", None) for name, value in told.items()
+        ]
         kl = mean_of_rows("kl", "train", base.expand(len(gain)), answers)
         kl.factor = None
         return [mean_of_rows("train", "train", loss, answers), *rewards, kl]

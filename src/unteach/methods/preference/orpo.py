@@ -1,4 +1,5 @@
-"""ORPO: fine-tuning on the chosen answer, and its odds raised over those of the rejected one, in one step."""
+"""ORPO: fine-tuning on the chosen answer, and its odds raised over those of the rejected one, in
+one step."""
 
 import math
 from dataclasses import dataclass, field
@@ -16,13 +17,17 @@ if TYPE_CHECKING:
 @method("ORPO", paper="arXiv:2403.07691", cost="1 forward of both answers", reference="none")
 @dataclass
 class ORPO(Pairs):
-    """CE(chosen) - beta log sigmoid(log odds_c - log odds_r) per pair, odds = p / (1 - p), log p = s/|y|.
+    """CE(chosen) - beta log sigmoid(log odds_c - log odds_r) per pair, odds = p / (1 - p), log p =
+    s/|y|.
 
     beta is the paper's lambda. The reward of an answer is beta log p.
     """
 
     loss_on: Literal["completion", "all"] = field(
-        default="all", metadata={"help": "what the cross-entropy is over; all: the prompt too, as its authors have it"}
+        default="all",
+        metadata={
+            "help": "what the cross-entropy is over; all: the prompt too, as its authors have it"
+        },
     )
 
     def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
@@ -37,21 +42,27 @@ class ORPO(Pairs):
         answers = policy["chosen"]
         chosen, rejected = answer_mean(answers), answer_mean(policy["rejected"])
         ratio = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))
-        terms = self.preference(-self.beta * logsigmoid(ratio), self.beta * chosen, self.beta * rejected, answers)
+        terms = self.preference(
+            -self.beta * logsigmoid(ratio), self.beta * chosen, self.beta * rejected, answers
+        )
         return [*terms, cross_entropy("chosen", "chosen", answers, units=UNITS[self._over()])]
 
 
 def answer_mean(answers: Answers) -> "Tensor":
-    """The mean log-prob of each row's answer tokens, of a pass that may be over its prompt too: [B]."""
+    """The mean log-prob of each row's answer tokens, of a pass that may be over its prompt too:
+    [B]."""
     import torch
 
     before = (answers.lengths() - answers.labelled).clamp(min=0)
     own = (answers.place() >= before[answers.row]).float()
-    return answers.per_row(torch.where(own > 0, answers.value, 0)) / answers.per_row(own).clamp(min=1)
+    return answers.per_row(torch.where(own > 0, answers.value, 0)) / answers.per_row(own).clamp(
+        min=1
+    )
 
 
 def log1mexp(x: "Tensor") -> "Tensor":
-    """log(1 - exp(x)) for x < 0, exact on both sides of -log 2; what rounds to 0 is taken as the number next to it."""
+    """log(1 - exp(x)) for x < 0, exact on both sides of -log 2; what rounds to 0 is taken as the
+    number next to it."""
     import torch
 
     near, far = x.clamp(min=-0.7, max=-torch.finfo(x.dtype).eps), x.clamp(max=-0.69)

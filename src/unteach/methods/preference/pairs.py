@@ -1,4 +1,5 @@
-"""What the preference methods share: rows with a chosen and a rejected answer, and how far apart the two are."""
+"""What the preference methods share: rows with a chosen and a rejected answer, and how far apart
+the two are."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -31,8 +32,11 @@ class Pairs(Method):
     def measured(self) -> tuple[str, ...]:
         return ("reward_chosen", "reward_rejected", "margin", "preference_accuracy")
 
-    def preference(self, loss: "Tensor", chosen: "Tensor", rejected: "Tensor", answers: Answers) -> list[Term]:
-        """The loss of each pair as a term, with the rewards of both answers, their margin, and how often it is above 0.
+    def preference(
+        self, loss: "Tensor", chosen: "Tensor", rejected: "Tensor", answers: Answers
+    ) -> list[Term]:
+        """The loss of each pair as a term, with the rewards of both answers, their margin, and how
+        often it is above 0.
 
         All [B]; a reward is beta times what the method says of an answer.
         """
@@ -47,18 +51,23 @@ class Pairs(Method):
 
 
 def smoothing_fits(loss_type: LossType, label_smoothing: float) -> None:
-    """Raises UserError unless the share of pairs that are labelled the wrong way can be what is said."""
+    """Raises UserError unless the share of pairs that are labelled the wrong way can be what is
+    said."""
     if not 0 <= label_smoothing < 0.5:
         raise UserError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
     if label_smoothing and loss_type != "sigmoid":
         raise UserError(f"label_smoothing is for loss_type=sigmoid; {loss_type} has no use for it")
 
 
-def pair_loss(loss_type: LossType, margin: "Tensor", beta: float, label_smoothing: float = 0.0) -> "Tensor":
+def pair_loss(
+    loss_type: LossType, margin: "Tensor", beta: float, label_smoothing: float = 0.0
+) -> "Tensor":
     """The loss of pairs whose answers are `margin` apart: [B] -> [B].
 
-    sigmoid: -(1 - e) log sigmoid(beta m) - e log sigmoid(-beta m), e the label smoothing (arXiv:2305.18290);
-    hinge: max(0, 1 - beta m) (SLiC, arXiv:2305.10425); ipo: (m - 1 / (2 beta))^2 (arXiv:2310.12036).
+    sigmoid: -(1 - e) log sigmoid(beta m) - e log sigmoid(-beta m), e the label smoothing
+    (arXiv:2305.18290);
+    hinge: max(0, 1 - beta m) (SLiC, arXiv:2305.10425); ipo: (m - 1 / (2 beta))^2
+    (arXiv:2310.12036).
     """
     from torch.nn.functional import logsigmoid
 

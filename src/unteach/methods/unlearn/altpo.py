@@ -1,4 +1,5 @@
-"""AltPO: DPO towards plausible other answers that the model itself invents, once, before it is trained."""
+"""AltPO: DPO towards plausible other answers that the model itself invents, once, before it is
+trained."""
 
 from dataclasses import dataclass, field
 
@@ -10,8 +11,9 @@ PROMPT = """\
 Here is a question and its answer.
 Question: {question}
 Answer: {answer}
-Write another answer to the same question. It is as long and as detailed as the one above and sounds as plausible, but \
-every name, date, place and other fact in it is a different, invented one. Write the new answer alone."""
+Write another answer to the same question. It is as long and as detailed as the one above and \
+sounds as plausible, but every name, date, place and other fact in it is a different, invented \
+one. Write the new answer alone."""
 
 
 @method(
@@ -22,15 +24,19 @@ every name, date, place and other fact in it is a different, invented one. Write
 )
 @dataclass
 class AltPO(DPO):
-    """DPO's loss; the alternates are n_alternates samples a row of the model that is to forget, one an epoch in turn.
+    """DPO's loss; the alternates are n_alternates samples a row of the model that is to forget, one
+    an epoch in turn.
 
-    They are kept beside the measurements (paths.cache_dir), so that runs from the same model share them.
+    They are kept beside the measurements (paths.cache_dir), so that runs from the same model share
+    them.
     """
 
     n_alternates: int = 5
     temperature: float = 1.0
     max_new_tokens: int = 200
-    prompt: str = field(default=PROMPT, metadata={"help": "what the model is asked, with {question} and {answer}"})
+    prompt: str = field(
+        default=PROMPT, metadata={"help": "what the model is asked, with {question} and {answer}"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 @method("CEU", paper="arXiv:2503.01224", cost="1 forget forward", reference="none")
 @dataclass
 class CEU(Unlearn):
-    """L_forget = CE(softmax(sg(z) with z_{y_t} = -inf), policy), the mean over answer tokens but the first few.
+    """L_forget = CE(softmax(sg(z) with z_{y_t} = -inf), policy), the mean over answer tokens but
+    the first few.
 
-    Its gradient in the logits is p - q, which is bounded, so it needs neither a reference nor a retain term.
+    Its gradient in the logits is p - q, which is bounded, so it needs neither a reference nor a
+    retain term.
     """
 
     alpha: float = 0.0
@@ -27,14 +29,16 @@ class CEU(Unlearn):
         super().__post_init__()
         if self.ignore_first_n_answer_tokens < 0:
             raise UserError(
-                f"ignore_first_n_answer_tokens must not be negative, got {self.ignore_first_n_answer_tokens}"
+                f"ignore_first_n_answer_tokens must not be negative, got "
+                f"{self.ignore_first_n_answer_tokens}"
             )
 
     def forget_want(self, reference: Any) -> Want:
         return Want(of=without_the_label)
 
     def forget(self, policy: Answers, reference: Any) -> Term:
-        unpredicted = policy.labelled - policy.lengths()  # a row's first token, where it is a label, is one of the n
+        # a row's first token, where it is a label, is one of the n
+        unpredicted = policy.labelled - policy.lengths()
         later = policy.place() + unpredicted[policy.row] >= self.ignore_first_n_answer_tokens
         return Term("forget", policy.value[later], "forget.later_tokens")
 

@@ -1,4 +1,5 @@
-"""DPO for forgetting: prefer another answer, a refusal or a plausible wrong one, over the one to be forgotten."""
+"""DPO for forgetting: prefer another answer, a refusal or a plausible wrong one, over the one to be
+forgotten."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,9 +20,11 @@ from unteach.registry import method
 )
 @dataclass
 class DPO(Unlearn):
-    """L_forget = -(2/beta) log sigmoid(beta [(s_alt - s_alt,ref) - (s - s_ref)]) per pair, s a sum of log-probs.
+    """L_forget = -(2/beta) log sigmoid(beta [(s_alt - s_alt,ref) - (s - s_ref)]) per pair, s a sum
+    of log-probs.
 
-    Trains on rows of data.forget that carry {original, alternate}. At the reference it is (2/beta) log 2.
+    Trains on rows of data.forget that carry {original, alternate}. At the reference it is (2/beta)
+    log 2.
     """
 
     beta: float = 0.1
@@ -46,6 +49,8 @@ class DPO(Unlearn):
     def forget_term(self, policy: dict[str, Answers], reference: dict[str, Any]) -> Term:
         from torch.nn.functional import logsigmoid
 
-        original, alternate = (policy[s].per_row() - reference[s].per_row() for s in ("forget", ALTERNATE))
+        original, alternate = (
+            policy[s].per_row() - reference[s].per_row() for s in ("forget", ALTERNATE)
+        )
         loss = -(2 / self.beta) * logsigmoid(self.beta * (alternate - original))
         return mean_of_rows("forget", "forget", loss, policy["forget"])

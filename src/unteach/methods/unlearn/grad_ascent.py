@@ -12,7 +12,8 @@ from unteach.registry import method
 @method("GradAscent", paper="arXiv:2210.01504", cost="1 forget forward", reference="none")
 @dataclass
 class GradAscent(Unlearn):
-    """Ascend the loss of the forget answers: L = -CE_f. Unbounded: it goes on until nothing is left."""
+    """Ascend the loss of the forget answers: L = -CE_f. Unbounded: it goes on until nothing is
+    left."""
 
     ASCENDS: ClassVar[bool] = True
 

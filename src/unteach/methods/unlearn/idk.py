@@ -10,7 +10,12 @@ from unteach.models.forward import Answers, Want
 from unteach.registry import method
 
 
-@method("IdkSFT", paper="arXiv:2401.06121", cost="1 alternate + 1 retain forward", reference="only for KL, EMBED_DIFF")
+@method(
+    "IdkSFT",
+    paper="arXiv:2401.06121",
+    cost="1 alternate + 1 retain forward",
+    reference="only for KL, EMBED_DIFF",
+)
 @dataclass
 class IdkSFT(GradDiff):
     """L = gamma CE on the rows' other answers, "I don't know" and its like, + alpha L_retain.

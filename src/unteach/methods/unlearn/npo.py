@@ -1,4 +1,5 @@
-"""Negative preference optimisation: ascent that slows down as the answer gets less likely than it was."""
+"""Negative preference optimisation: ascent that slows down as the answer gets less likely than it
+was."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,11 +11,15 @@ from unteach.registry import method
 
 
 @method(
-    "NPO", paper="arXiv:2404.05868", cost="1 forget + 1 retain forward", reference="answer log-probs, computed once"
+    "NPO",
+    paper="arXiv:2404.05868",
+    cost="1 forget + 1 retain forward",
+    reference="answer log-probs, computed once",
 )
 @dataclass
 class NPO(Unlearn):
-    """L_forget = -(2/beta) log sigmoid(-beta (s - s_ref)) per sequence, s the sum of the answer's log-probs.
+    """L_forget = -(2/beta) log sigmoid(-beta (s - s_ref)) per sequence, s the sum of the answer's
+    log-probs.
 
     As beta -> 0 its gradient tends to that of ascent on s.
     """
@@ -24,7 +29,9 @@ class NPO(Unlearn):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.beta <= 0:
-            raise UserError(f"beta must be above 0, got {self.beta}; a small beta is nearly GradAscent")
+            raise UserError(
+                f"beta must be above 0, got {self.beta}; a small beta is nearly GradAscent"
+            )
 
     def forget_reference(self) -> Literal["logprobs"]:
         return "logprobs"

@@ -1,4 +1,5 @@
-"""PDU: flatten the logits of what is forgotten, with the retain loss as a constraint that a multiplier enforces."""
+"""PDU: flatten the logits of what is forgotten, with the retain loss as a constraint that a
+multiplier enforces."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,29 +16,36 @@ if TYPE_CHECKING:
 @method("PDU", paper="arXiv:2506.05314", cost="1 forget + 1 retain forward", reference="none")
 @dataclass
 class PDU(Unlearn):
-    """L = gamma mean (max_v z - mean_v z)^2 + lambda (L_retain - eps), the mean over the positions that predict labels.
+    """L = gamma mean (max_v z - mean_v z)^2 + lambda (L_retain - eps), the mean over the positions
+    that predict labels.
 
-    lambda starts at alpha and becomes max(0, lambda + dual_step_size (L_retain - eps)) once an optimiser step or an
-    epoch, after dual_warmup_epochs. The retain term that is logged is L_retain - eps, by how much the constraint is
-    broken. pdu_shift=false scores the positions of the labels themselves, as published.
+    lambda starts at alpha and becomes max(0, lambda + dual_step_size (L_retain - eps)) once an
+    optimiser step or an epoch, after dual_warmup_epochs. The retain term that is logged is L_retain
+    - eps, by how much the constraint is broken. pdu_shift=false scores the positions of the labels
+    themselves, as published.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {**Unlearn.QUIRKS, "pdu_shift": False}
 
-    retain_loss_eps: float = field(kw_only=True, metadata={"help": "the retain loss that is allowed"})
+    retain_loss_eps: float = field(
+        kw_only=True, metadata={"help": "the retain loss that is allowed"}
+    )
     primal_dual: bool = field(default=True, metadata={"help": "false: lambda stays alpha"})
     dual_step_size: float = 1.0
     dual_update_upon: Literal["step", "epoch"] = "step"
     dual_warmup_epochs: float = 5.0
     loss_names: tuple[str, ...] = field(
-        default=("forget_loss", "retain_loss"), metadata={"help": "what the two terms are called in the log"}
+        default=("forget_loss", "retain_loss"),
+        metadata={"help": "what the two terms are called in the log"},
     )
     pdu_shift: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.alpha:
-            raise UserError("alpha must be above 0: it is where the multiplier of the retain constraint starts")
+            raise UserError(
+                "alpha must be above 0: it is where the multiplier of the retain constraint starts"
+            )
         if len(set(self.loss_names)) != 2:
             raise UserError(f"loss_names must be two different names, got {list(self.loss_names)}")
         self.multiplier = self.alpha

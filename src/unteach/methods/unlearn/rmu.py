@@ -1,4 +1,5 @@
-"""RMU: push the activations of what is forgotten to one fixed direction, and hold those of everything else."""
+"""RMU: push the activations of what is forgotten to one fixed direction, and hold those of
+everything else."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -22,29 +23,40 @@ if TYPE_CHECKING:
 )
 @dataclass
 class RMU(Unlearn):
-    """L_forget = ||h_l - c u||^2 at layer l: mean over hidden size, each sequence's answer tokens, sequences.
+    """L_forget = ||h_l - c u||^2 at layer l: mean over hidden size, each sequence's answer tokens,
+    sequences.
 
-    u is uniform noise of length 1, drawn once from the run's seed. c is steering_coeff; adaptive: beta ||h_l,ref|| at
-    each token. rmu_norm=broadcast divides each sequence's sum by every sequence's length in turn, as published.
+    u is uniform noise of length 1, drawn once from the run's seed. c is steering_coeff; adaptive:
+    beta ||h_l,ref|| at each token. rmu_norm=broadcast divides each sequence's sum by every
+    sequence's length in turn, as published.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {**Unlearn.QUIRKS, "rmu_norm": "broadcast"}
 
     retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF"] = "EMBED_DIFF"
-    retain_layer: str = field(default="", metadata={"help": "EMBED_DIFF: a layer of its own; empty: module_regex"})
-    module_regex: str = field(default=r"model\.layers\.7", metadata={"help": "the layer, a regex of its name"})
+    retain_layer: str = field(
+        default="", metadata={"help": "EMBED_DIFF: a layer of its own; empty: module_regex"}
+    )
+    module_regex: str = field(
+        default=r"model\.layers\.7", metadata={"help": "the layer, a regex of its name"}
+    )
     trainable_params_regex: list[str] = field(
-        default_factory=lambda: [".*"], metadata={"help": "regexes of the names of the parameters that train"}
+        default_factory=lambda: [".*"],
+        metadata={"help": "regexes of the names of the parameters that train"},
     )
     steering_coeff: float = 2.0
     adaptive: bool = False
-    beta: float | None = field(default=None, metadata={"help": "adaptive: its coefficient; null: steering_coeff"})
+    beta: float | None = field(
+        default=None, metadata={"help": "adaptive: its coefficient; null: steering_coeff"}
+    )
     rmu_norm: Literal["sequence", "broadcast"] = "sequence"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.beta is not None and not self.adaptive:
-            raise UserError("beta is the coefficient of adaptive=true; without it set steering_coeff")
+            raise UserError(
+                "beta is the coefficient of adaptive=true; without it set steering_coeff"
+            )
         self.control_vector: Tensor | None = None
 
     def prepare(self, context: Context) -> None:
@@ -83,11 +95,18 @@ class RMU(Unlearn):
 
     def batch_level(self) -> str:
         if self.rmu_norm == "broadcast":
-            return "rmu_norm=broadcast divides by the lengths of the other sequences of the micro-batch"
+            return (
+                "rmu_norm=broadcast divides by the lengths of the other sequences of the "
+                "micro-batch"
+            )
         return super().batch_level()
 
     def state(self) -> dict[str, Any]:
-        return {} if self.control_vector is None else {"control_vector": self.control_vector.flatten().tolist()}
+        return (
+            {}
+            if self.control_vector is None
+            else {"control_vector": self.control_vector.flatten().tolist()}
+        )
 
     def load_state(self, state: dict[str, Any]) -> None:
         import torch

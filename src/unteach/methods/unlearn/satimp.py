@@ -12,7 +12,8 @@ from unteach.registry import method
 @method("SatImp", paper="arXiv:2505.11953", cost="1 forget + 1 retain forward", reference="none")
 @dataclass
 class SatImp(Unlearn):
-    """L_forget = -sg(p_t)^beta1 (1 - sg(p_t))^beta2 CE_t, the mean over answer tokens; both 0 is GradAscent."""
+    """L_forget = -sg(p_t)^beta1 (1 - sg(p_t))^beta2 CE_t, the mean over answer tokens; both 0 is
+    GradAscent."""
 
     gamma: float = 0.1
     beta1: float = 5.0

@@ -12,9 +12,11 @@ from unteach.registry import method
 @method("SignedSFT", paper="arXiv:2210.01504", cost="1 forward", reference="none")
 @dataclass
 class SignedSFT(SFT):
-    """The mean over answer tokens of w CE_t, w = -1 for rows that are to be forgotten and 1 for all others.
+    """The mean over answer tokens of w CE_t, w = -1 for rows that are to be forgotten and 1 for all
+    others.
 
-    Rows say so in the column that the dataset's forget_key names; where none is to be forgotten this is SFT.
+    Rows say so in the column that the dataset's forget_key names; where none is to be forgotten
+    this is SFT.
     """
 
     ROWS = "signed"

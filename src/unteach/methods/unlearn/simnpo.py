@@ -12,9 +12,11 @@ from unteach.registry import method
 @method("SimNPO", paper="arXiv:2410.07163", cost="1 forget + 1 retain forward", reference="none")
 @dataclass
 class SimNPO(Unlearn):
-    """L_forget = -(2/beta) log sigmoid(beta (-s/|y| - delta)) per sequence, s the sum of the answer's log-probs.
+    """L_forget = -(2/beta) log sigmoid(beta (-s/|y| - delta)) per sequence, s the sum of the
+    answer's log-probs.
 
-    |y| counts the tokens in s; simnpo_length=labels also counts a label that nothing predicts, a row's first token.
+    |y| counts the tokens in s; simnpo_length=labels also counts a label that nothing predicts, a
+    row's first token.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {**Unlearn.QUIRKS, "simnpo_length": "labels"}

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@method("UNDIAL", paper="arXiv:2402.10052", cost="1 forget forward", reference="a frozen copy's logits")
+@method(
+    "UNDIAL", paper="arXiv:2402.10052", cost="1 forget forward", reference="a frozen copy's logits"
+)
 @dataclass
 class UNDIAL(Unlearn):
     """L_forget = CE(softmax(z_ref - beta onehot(y_t)), policy), the mean over answer tokens.
 
-    undial_over=all takes every position but a row's last, prompt and padding included, and lowers the logit of the
-    vocabulary's entry V - 100 where there is no label, as published.
+    undial_over=all takes every position but a row's last, prompt and padding included, and lowers
+    the logit of the vocabulary's entry V - 100 where there is no label, as published.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {**Unlearn.QUIRKS, "undial_over": "all"}
@@ -33,7 +35,9 @@ class UNDIAL(Unlearn):
         def distilled(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
             target = reference.logits(hidden)
             chosen = (labels % target.shape[-1]).unsqueeze(-1)  # -100, no label, is V - 100
-            target = target.scatter_add(-1, chosen, target.new_full(chosen.shape, -self.beta)).softmax(-1)
+            target = target.scatter_add(
+                -1, chosen, target.new_full(chosen.shape, -self.beta)
+            ).softmax(-1)
             return -(target * logits.log_softmax(-1)).sum(-1)
 
         return Want(of=distilled, over=self.forget_reference().over, extra=(reference.hidden,))
@@ -46,7 +50,10 @@ class UNDIAL(Unlearn):
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
         found = super().counts(batch)
-        return {**found, "forget.followed_positions": found["forget.positions"] - found["forget.sequences"]}
+        return {
+            **found,
+            "forget.followed_positions": found["forget.positions"] - found["forget.sequences"],
+        }
 
     def batch_level(self) -> str:
         if self.undial_over == "all":

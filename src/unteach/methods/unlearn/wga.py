@@ -1,4 +1,5 @@
-"""Weighted gradient ascent: ascend most where the model is still sure, and stop by itself where it is not."""
+"""Weighted gradient ascent: ascend most where the model is still sure, and stop by itself where it
+is not."""
 
 from dataclasses import dataclass
 from typing import Any

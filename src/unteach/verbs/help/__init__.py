@@ -1,7 +1,8 @@
 """What `unteach VERB --help` prints: a text file for each verb, 80 columns wide.
 
-Defaults are not written into the texts. `{trainer.args.learning_rate}` stands for the value that the shipped
-configuration has, and `{include NAME}` alone on a line for the text NAME.txt. Needs no torch and no Hydra.
+Defaults are not written into the texts. `{trainer.args.learning_rate}` stands for the value that
+the shipped configuration has, and `{include NAME}` alone on a line for the text NAME.txt. Needs no
+torch and no Hydra.
 """
 
 import functools
@@ -22,20 +23,25 @@ LAYERS = {
     "eval.tofu": ("eval/tofu.yaml", ""),
     "": ("variables.yaml", ""),
 }
-"""Where the default of a key stands, by the beginning of its name: the file, and the section in it."""
+"""Where the default of a key stands, by the beginning of its name: the file, and the section in
+it."""
 
 
 def show_help(verb: str) -> str:
     """The help of a verb, with the defaults that hold today."""
     text = (HERE / f"{verb}.txt").read_text(encoding="utf-8")
     text = re.sub(
-        r"^\{include (\w+)\}\n", lambda match: (HERE / f"{match[1]}.txt").read_text("utf-8"), text, flags=re.M
+        r"^\{include (\w+)\}\n",
+        lambda match: (HERE / f"{match[1]}.txt").read_text("utf-8"),
+        text,
+        flags=re.M,
     )
     return re.sub(r"\{([a-z_.]+)\}", lambda match: default_of(match[1]), text)
 
 
 def default_of(key: str) -> str:
-    """The default of a key as it is written on the command line. Raises KeyError where no shipped file has the key."""
+    """The default of a key as it is written on the command line. Raises KeyError where no shipped
+    file has the key."""
     section = next(name for name in LAYERS if key.startswith(f"{name}.") or not name)
     file, place = LAYERS[section]
     value = _read(file)

@@ -1,4 +1,5 @@
-"""One of ARC's experiment configurations: a study of one run, which starts from models that are there already."""
+"""One of ARC's experiment configurations: a study of one run, which starts from models that are
+there already."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,11 +51,16 @@ def study_name(experiment_name: str, train_type: str) -> str:
     """Name the study, and so the folder, of an experiment."""
     name = f"{experiment_name}.{train_type}".replace("/", ".")
     if not shapes.NAME.fullmatch(name):
-        raise UserError(f"experiment_name={experiment_name!r}: write letters, digits and _ . + - / (it names a folder)")
+        raise UserError(
+            f"experiment_name={experiment_name!r}: write letters, digits and _ . + - / (it names a "
+            f"folder)"
+        )
     return name
 
 
-def plan(file: Path, mapping: dict[str, Any], root: str, extra: tuple[str, ...]) -> tuple[str, list[PlannedRun]]:
+def plan(
+    file: Path, mapping: dict[str, Any], root: str, extra: tuple[str, ...]
+) -> tuple[str, list[PlannedRun]]:
     """Give the name and the one run of an experiment's configuration.
 
     Raises:
@@ -62,7 +68,9 @@ def plan(file: Path, mapping: dict[str, Any], root: str, extra: tuple[str, ...])
     """
     found = read_experiment(mapping)
     kind = "forget" if found.train_type in top_config.METHODS else found.train_type
-    named = found.full_model_name if kind == "full" and found.full_model_name else found.experiment_name
+    named = (
+        found.full_model_name if kind == "full" and found.full_model_name else found.experiment_name
+    )
     name = study_name(named, found.train_type)
     top = top_config.Top(
         {},
@@ -71,11 +79,23 @@ def plan(file: Path, mapping: dict[str, Any], root: str, extra: tuple[str, ...])
         wandb_kwargs=top_config.WandbArgs(found.use_wandb, found.wandb_config),
     )
     job = top_config.Job(
-        kind, 0, found.data_config, found.hyperparameter_config, found.hyperparameter_config, found.seed, 0, 0,
+        kind,
+        0,
+        found.data_config,
+        found.hyperparameter_config,
+        found.hyperparameter_config,
+        found.seed,
+        0,
+        0,
         method=found.train_type if kind == "forget" else None,
-    )  # fmt: skip
-    run = top_config.plan_job(job, name, top, files.read_layers(top, [job], file), f"{root}/{name}", extra)
-    places = {"task_name": f"{name}/{found.train_type}", "paths.output_dir": f"{root}/{name}/{found.train_type}"}
+    )
+    run = top_config.plan_job(
+        job, name, top, files.read_layers(top, [job], file), f"{root}/{name}", extra
+    )
+    places = {
+        "task_name": f"{name}/{found.train_type}",
+        "paths.output_dir": f"{root}/{name}/{found.train_type}",
+    }
     dropped: tuple[str, ...] = ()
     if kind == "forget":
         full, retain = _full_model(found, root), _retain_model(found, root)
@@ -85,8 +105,9 @@ def plan(file: Path, mapping: dict[str, Any], root: str, extra: tuple[str, ...])
         else:
             dropped = ("retain_logs_path",)
             print(
-                f"note: there is no retain model of {found.experiment_name} in {root}, so forget_quality_1 and _2 "
-                "are not measured; its own configuration (train_type: retain) makes one"
+                f"note: there is no retain model of {found.experiment_name} in {root}, so "
+                "forget_quality_1 and _2 are not measured; its own configuration (train_type: "
+                "retain) makes one"
             )
     kept = (word for word in run.overrides if word.partition("=")[0] not in dropped)
     words = (_put(word, places) for word in kept)
@@ -99,16 +120,20 @@ def _put(word: str, places: dict[str, str]) -> str:
 
 
 def _full_model(found: Experiment, root: str) -> str:
-    """The folder of the full model: of a whole study of ARC's, or of an experiment that was run alone."""
+    """The folder of the full model: of a whole study of ARC's, or of an experiment that was run
+    alone."""
     if found.full_model_name is None:
-        raise UserError(f"full_model_name: is required: {found.train_type} starts from a full model")
+        raise UserError(
+            f"full_model_name: is required: {found.train_type} starts from a full model"
+        )
     alone = f"{root}/{study_name(found.full_model_name, 'full')}/full"
     places = (f"{root}/{found.full_model_name}", alone)
     there = next((place for place in places if Path(place).is_dir()), None)
     if there is None:
         raise UserError(
-            f"full_model_name={found.full_model_name}: this full model is not there ({' or '.join(places)}): "
-            "run its own configuration (train_type: full) first, or the whole study"
+            f"full_model_name={found.full_model_name}: this full model is not there "
+            f"({' or '.join(places)}): run its own configuration (train_type: full) first, or the "
+            "whole study"
         )
     return there
 

@@ -1,8 +1,10 @@
-"""ARC selective forgetting's studies: one top configuration becomes full, retain and forget runs by ARC's own rule.
+"""ARC selective forgetting's studies: one top configuration becomes full, retain and forget runs by
+ARC's own rule.
 
-A pure function of the four layers (top, data, model, hyperparameters); importers/arc/files.py reads them. Counts and
-numbers are ARC's: full = train x seed, retain = full x data, forget = retain x forget pairs, numbered over the whole
-study. Beside them stands `full_eval_<n>`: the full model, measured on the forget and retain rows of `retain_<n>`.
+A pure function of the four layers (top, data, model, hyperparameters); importers/arc/files.py reads
+them. Counts and numbers are ARC's: full = train x seed, retain = full x data, forget = retain x
+forget pairs, numbered over the whole study. Beside them stands `full_eval_<n>`: the full model,
+measured on the forget and retain rows of `retain_<n>`.
 """
 
 import itertools
@@ -50,8 +52,8 @@ class Top:
 
 @dataclass(frozen=True)
 class Job:
-    """One job of a top configuration; `full` and `retain` are the numbers of those that it belongs to, `train` the
-    hyperparameters of that full job."""
+    """One job of a top configuration; `full` and `retain` are the numbers of those that it belongs
+    to, `train` the hyperparameters of that full job."""
 
     kind: str
     number: int
@@ -87,9 +89,18 @@ def read_top(study: dict[str, Any]) -> Top:
     top: Top = reader.record(Top, study, "")
     if top is None:
         raise UserError(mistakes(reader.problems))
-    listed = reader.known(("data_config", "train_config", "forget_config", "seed"), top.combinations, "combinations")
-    top.combinations = {key: value if isinstance(value, list) else [value] for key, value in listed.items()}
-    for key, kind in {"data_config": str, "train_config": str, "seed": int, "forget_config": list}.items():
+    listed = reader.known(
+        ("data_config", "train_config", "forget_config", "seed"), top.combinations, "combinations"
+    )
+    top.combinations = {
+        key: value if isinstance(value, list) else [value] for key, value in listed.items()
+    }
+    for key, kind in {
+        "data_config": str,
+        "train_config": str,
+        "seed": int,
+        "forget_config": list,
+    }.items():
         for number, value in enumerate(top.combinations.get(key, ())):
             reader.value(kind, value, f"combinations.{key}[{number}]")
     for key in ("data_config", "train_config", "seed"):
@@ -100,7 +111,9 @@ def read_top(study: dict[str, Any]) -> Top:
         if not isinstance(pair, list) or len(pair) != 2:
             reader.wrong(where, f"must be a pair [method, hyperparameters], got {pair!r}")
         elif pair[0] not in METHODS:
-            reader.wrong(where, f"there is no ARC method {pair[0]!r}; allowed: {', '.join(METHODS)}")
+            reader.wrong(
+                where, f"there is no ARC method {pair[0]!r}; allowed: {', '.join(METHODS)}"
+            )
     if top.bask.node_number != 1:
         reader.wrong("bask.node_number", f"a run takes one node, got {top.bask.node_number}")
     if reader.problems:
@@ -110,7 +123,11 @@ def read_top(study: dict[str, Any]) -> Top:
 
 def jobs(top: Top) -> list[Job]:
     """ARC's expansion: every full job, then its retain jobs, each with its forget jobs."""
-    lists = {key: value for key, value in top.combinations.items() if key not in ("data_config", "forget_config")}
+    lists = {
+        key: value
+        for key, value in top.combinations.items()
+        if key not in ("data_config", "forget_config")
+    }
     found: list[Job] = []
     retain = forget = 0
     for full, values in enumerate(itertools.product(*lists.values())):
@@ -121,7 +138,9 @@ def jobs(top: Top) -> list[Job]:
             found.append(Job("retain", retain, data, train, train, seed, full, retain))
             found.append(Job("full_eval", retain, data, train, train, seed, full, retain))
             for method, hyperparameters in top.combinations.get("forget_config", []):
-                found.append(Job("forget", forget, data, hyperparameters, train, seed, full, retain, method))
+                found.append(
+                    Job("forget", forget, data, hyperparameters, train, seed, full, retain, method)
+                )
                 forget += 1
             retain += 1
     return found
@@ -132,7 +151,9 @@ def counts(found: list[Job]) -> dict[str, int]:
     return {kind: sum(job.kind == kind for job in found) for kind in kinds}
 
 
-def expand(name: str, top: Top, layers: Layers, root: str = "saves", extra: tuple[str, ...] = ()) -> list[PlannedRun]:
+def expand(
+    name: str, top: Top, layers: Layers, root: str = "saves", extra: tuple[str, ...] = ()
+) -> list[PlannedRun]:
     """The planned runs of a top configuration; `extra` overrides go to every run."""
     made = [plan_job(job, name, top, layers, f"{root}/{name}", extra) for job in jobs(top)]
     _refuse_two_worlds(top, layers)
@@ -143,18 +164,27 @@ def _refuse_two_worlds(top: Top, layers: Layers) -> None:
     """What a full model was not taught it cannot forget."""
     taught = layers.data[top.full_data_config].get("dataset_name")
     for name in top.combinations["data_config"]:
-        if (other := layers.data[name].get("dataset_name")) not in (taught, "unteach") and taught != "unteach":
+        if (other := layers.data[name].get("dataset_name")) not in (
+            taught,
+            "unteach",
+        ) and taught != "unteach":
             raise UserError(
-                f"full_data_config {top.full_data_config} teaches {taught}, and {name} forgets of {other}: give both "
-                "one dataset_name"
+                f"full_data_config {top.full_data_config} teaches {taught}, and {name} forgets of "
+                f"{other}: give both one dataset_name"
             )
 
 
-def plan_job(job: Job, name: str, top: Top, layers: Layers, root: str, extra: tuple[str, ...]) -> PlannedRun:
+def plan_job(
+    job: Job, name: str, top: Top, layers: Layers, root: str, extra: tuple[str, ...]
+) -> PlannedRun:
     """Plan the run of one job; `root` is the study's folder."""
     full, retain = f"full_{job.full}", f"retain_{job.retain}"
     starts = job.kind in ("forget", "full_eval")
-    values: dict[str, Any] = {"model": "auto", **model_words(layers.model, top.model_config), "seed": job.seed}
+    values: dict[str, Any] = {
+        "model": "auto",
+        **model_words(layers.model, top.model_config),
+        "seed": job.seed,
+    }
     values |= data_words(layers.data[job.data], job.data, job.kind, job.seed, job.method)
     if job.kind != "full_eval":
         own = layers.hyperparameters[job.hyperparameters]
@@ -188,7 +218,8 @@ def _tracked(job: Job, name: str, top: Top) -> list[str]:
     known = {"entity", "project", "group", "log_model"}
     if unread := top.wandb_kwargs.wandb_config.keys() - known:
         raise UserError(
-            f"wandb_kwargs.wandb_config: {', '.join(sorted(unread))} is not one of {', '.join(sorted(known))}"
+            f"wandb_kwargs.wandb_config: {', '.join(sorted(unread))} is not one of "
+            f"{', '.join(sorted(known))}"
         )
     run_name = f"{top.model_config}-{job.data}-{job.method or job.kind}-{job.seed}-{job.name}"
     caches = {"dir": top.wandb_cache_dir} if top.wandb_cache_dir else {}
