@@ -6,11 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from unteach.config.environment import environment
 
 environment()
+hypothesis.settings.register_profile("unteach", deadline=None)  # no test asserts a time
+hypothesis.settings.load_profile("unteach")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

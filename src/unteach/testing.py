@@ -21,6 +21,7 @@ from unteach.config.schema import BESIDE
 from unteach.data.handlers.qa import Example, example_of
 from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
+from unteach.lazy import torch, transformers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,7 +171,6 @@ def step_gradient(
 
     share: (rank, world) of this process; wrapped: the model as wrapped for data parallelism.
     """
-    import torch
 
     from unteach.data.collators import DataCollatorForSupervisedDataset
     from unteach.data.streams import Rows, Steps, collate
@@ -221,7 +221,6 @@ def check_method(
     two real processes under DistributedDataParallel. Prints what was checked.
     """
     environment()
-    import torch
 
     from unteach.training.step import make_ready
 
@@ -284,8 +283,6 @@ def _same(expected: "Tensor", found: "Tensor", what: str) -> None:
 def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
     """A tiny model as deep as the method needs, a reference that differs from it, and 13 (anchor
     and what stands beside it) or 9 rows of unequal lengths a stream."""
-    import torch
-    import transformers
 
     from unteach.data.synthetic import authors
     from unteach.models.heads import Head
@@ -338,8 +335,6 @@ def _in_two_processes(
 ) -> list["Tensor"]:
     """The step's gradient as each of two forked processes has it after DistributedDataParallel's
     reduction."""
-    import torch
-
     with tempfile.TemporaryDirectory() as folder:
         context = torch.multiprocessing.get_context("fork")
         workers = [
@@ -367,8 +362,6 @@ def _in_two_processes(
 def _one_of_two(
     rank: int, folder: str, loaded: Any, method: Any, rows: Any, frozen: Any, step: int
 ) -> None:
-    import torch
-
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError
+
 from unteach.config import openunlearning
 from unteach.config.files import FILE_KEYS
 from unteach.errors import UserError, explain_unreadable, nearest, unknown
@@ -58,7 +60,6 @@ def _compose_groups(
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
-    from yaml import YAMLError
 
     _resolvers()
     home = home_of(config_name, config_dirs)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from unteach import plugins
 from unteach.config import shorthand
 from unteach.config.hydra_groups import CONFIGS, home_of, search_path
@@ -72,8 +74,6 @@ def annotated(tree: dict[str, Any], known: dict[str, str]) -> list[tuple[str, st
 
 
 def _lines(node: Any, path: str, depth: int, known: dict[str, str]) -> Iterator[tuple[str, str]]:
-    import yaml
-
     indent = "  " * depth
     for name, value in node.items():
         key = f"{path}.{name}" if path else str(name)

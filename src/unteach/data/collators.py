@@ -4,6 +4,7 @@ token for padding."""
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from unteach.lazy import np, torch
 from unteach.registry import collator
 
 SEGMENT = "segment"
@@ -24,8 +25,6 @@ class DataCollatorForSupervisedDataset:
     index: str | None = None
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        import numpy as np
-        import torch
 
         if "input_ids" not in examples[0]:
             return {key: self([example[key] for example in examples]) for key in examples[0]}

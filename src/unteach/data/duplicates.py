@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from unteach.data import conversations
 from unteach.data.io import tables
 from unteach.data.row_errors import Faults
+from unteach.lazy import np
 from unteach.wording import counted
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ def read_keys(dataset: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def hash_rows(keys: Mapping[str, Any], rows: Sequence[tables.Row]) -> "np.ndarray":
     """A number for each row, equal where rows say the same; 0 where a row lacks its answer and is
     dropped."""
-    import numpy as np
-
     layout = _Layout.read(keys)
     numbers = array("q")
     for row in rows:
@@ -60,8 +59,6 @@ def hash_rows(keys: Mapping[str, Any], rows: Sequence[tables.Row]) -> "np.ndarra
 
 def find_repeats(hashes: "np.ndarray") -> list[int]:
     """The rows that say what an earlier one says."""
-    import numpy as np
-
     _, first = np.unique(hashes, return_index=True)
     later = np.ones(len(hashes), bool)
     later[first] = False
@@ -78,8 +75,6 @@ def note(hashes: "np.ndarray", faults: Faults) -> list[str]:
 
 def find_shared(hashes: "np.ndarray", others: "np.ndarray") -> list[int]:
     """The rows that say what one of the others says."""
-    import numpy as np
-
     return np.flatnonzero(np.isin(hashes, others) & (hashes != 0)).tolist()
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError
+from unteach.lazy import tokenizers, transformers
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -101,14 +102,13 @@ class SpecialText:
     def _backend(self) -> Tokenizer | None:
         """What the tokenizer calls for a text, where it does nothing else: asked directly, it takes
         half the time."""
-        from transformers import PreTrainedTokenizerFast
-
         kind = type(self.tokenizer)
-        if not issubclass(kind, PreTrainedTokenizerFast):
+        if not issubclass(kind, transformers.PreTrainedTokenizerFast):
             return None
         steps = ("__call__", "_encode_plus", "_batch_encode_plus")
         if any(
-            getattr(kind, step, None) is not getattr(PreTrainedTokenizerFast, step, None)
+            getattr(kind, step, None)
+            is not getattr(transformers.PreTrainedTokenizerFast, step, None)
             for step in steps
         ):
             return None
@@ -117,19 +117,21 @@ class SpecialText:
         return backend if backend.encode_special_tokens == splits else None
 
     @cached_property
-    def _splitter(self) -> Tokenizer:
+    def _splitter(self) -> tokenizers.Tokenizer:
         """A copy of the tokenizer that reads special tokens as text, and as tokens only by names of
         their own."""
-        from tokenizers import AddedToken, Tokenizer
-
-        copy = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
+        copy = tokenizers.Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
         copy.no_truncation()
         copy.no_padding()
         for index, (_, token) in enumerate(self.added):
             name = OWN + chr(FIRST + index)
             # Those that are no special tokens are never split.
             copy.add_tokens(
-                [AddedToken(name, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)]
+                [
+                    tokenizers.AddedToken(
+                        name, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False
+                    )
+                ]
             )
         copy.encode_special_tokens = True
         return copy

@@ -13,6 +13,7 @@ from unteach.data.io import sources
 from unteach.data.row_errors import Faults
 from unteach.data.row_selection import flag
 from unteach.data.tokenized import token_files
+from unteach.lazy import np
 from unteach.wording import counted
 
 if TYPE_CHECKING:
@@ -79,8 +80,6 @@ def _read(part: Part) -> _Side:
 
 def _read_tokens(part: Part) -> _Side:
     """The same of rows that are tokens already."""
-    import numpy as np
-
     hf_args = part.args["hf_args"]
     numbers = array("q")
     for shard in token_files.read_shards(Path(hf_args["path"])):
@@ -116,8 +115,6 @@ def _compare(forgotten: _Side, retained: _Side, what: str) -> str:
 def note_overlap(forget: Sequence[Any], retain: Sequence[Any]) -> list[str]:
     """The same about built datasets of which not all are of the user's files: a sentence, or
     none."""
-    import numpy as np
-
     if all("choice" in getattr(part, "hf_args", {}) for part in (*forget, *retain)):
         return []  # which was said when the files were looked at
     forgotten, retained = _hashes(forget), _hashes(retain)

@@ -15,6 +15,7 @@ from typing import Any
 from unteach.config.schema import BESIDE
 from unteach.data.handlers.qa import Example
 from unteach.errors import UserError
+from unteach.lazy import torch
 from unteach.seeds import permutation
 
 
@@ -246,8 +247,6 @@ def collate(items: list[tuple[Slot, Example]], collator: Any) -> dict[str, Any]:
     example's own weight (-1: its loss is ascended) is its row's, and so is a target, a number that
     stands for a label.
     """
-    import torch
-
     batch = collator([example for _, example in items])
     weight = torch.tensor([slot.weight * example.get("weight", 1.0) for slot, example in items])
     batch["labels"] = batch["labels"].masked_fill((weight == 0).unsqueeze(-1), -100)

@@ -31,6 +31,7 @@ from unteach.errors import (
     UserError,
     unknown,
 )
+from unteach.lazy import torch
 from unteach.strict_yaml import read_yaml
 from unteach.wording import counted
 
@@ -89,8 +90,6 @@ def started(
 
 
 def _gpus(name: str) -> int:
-    import torch
-
     found = torch.cuda.device_count()
     if found < 2:
         said = "one GPU" if found else "no GPU"
@@ -103,8 +102,6 @@ def _gpus(name: str) -> int:
 def _refuse_too_many(count: int, file: Path, config: schema.Config | InferConfig) -> None:
     """Raise UserError where more processes are asked for than the GPUs can hold, or the cores
     without any GPU."""
-    import torch
-
     told = _read(file)
     trainer = getattr(config, "trainer", None)
     on_cpu = told.get("use_cpu") is True or bool(trainer and trainer.args.get("use_cpu"))

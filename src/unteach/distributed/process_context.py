@@ -7,15 +7,18 @@ ends the process at once.
 """
 
 import contextlib
+import importlib.util
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from unteach.distributed import extension_builds, launch_environment
 from unteach.errors import Preempted, UserError, missing_extra
+from unteach.lazy import torch
 
 Gather = Callable[[list[Any]], list[Any]]
 """Gives every process the lists of all processes, joined."""
@@ -109,8 +112,6 @@ class Processes:
         """Whether it is so in any process; every process gets the same answer, so all must ask."""
         if self.world == 1:
             return flag
-        import torch
-
         found = torch.tensor([float(flag)], device=self.device)
         torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
         return bool(found.item())
@@ -119,8 +120,6 @@ class Processes:
         """The least of all processes' numbers; all must ask."""
         if self.world == 1:
             return number
-        import torch
-
         found = torch.tensor(number, device=self.device)
         torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MIN)
         return int(found)
@@ -153,8 +152,6 @@ def once(work: Callable[[], Any], joining: Joining | None = None) -> Any:
     them."""
     if launch_environment.mode() == "one":
         return work()
-    import torch
-
     found: list[Any] = [None, None]
     if _state(joining or Joining()).is_main_process:
         try:
@@ -194,9 +191,7 @@ def _state(joining: Joining) -> Any:
     without a word. The same group of processes, called by the name of its GPU kind once it has
     joined over gloo, is sharded there too: accelerate asks for nothing else of a GPU.
     """
-    from datetime import timedelta
 
-    import torch
     from accelerate.state import DistributedType, PartialState
 
     if PartialState._shared_state:
@@ -231,7 +226,5 @@ def _state(joining: Joining) -> Any:
 
 
 def _refuse_without_deepspeed(mode: str) -> None:
-    import importlib.util
-
     if mode.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         raise UserError(missing_extra("deepspeed", f"launch={mode} (DeepSpeed's ZeRO)"))

@@ -7,6 +7,7 @@ planning the same batches.
 """
 
 import functools
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from unteach import run_dir
 from unteach.distributed.process_context import Processes
 from unteach.engines.base import Plan, Said, Store
 from unteach.errors import NO_MEMORY
+from unteach.lazy import torch
 from unteach.models.placement import settle
 
 TOKENS_PER_BATCH = {"cuda": 16384, "cpu": 2048}
@@ -220,8 +222,6 @@ class Batches:
     def _one(
         self, kind: str, items: list[Any], batch: list[Row], work: Callable[[list[Row]], list[Any]]
     ) -> list[Any]:
-        import torch
-
         with torch.no_grad():
             results = work(batch)
         if self.store and items:
@@ -236,8 +236,6 @@ class Batches:
 
 
 def device() -> str:
-    import torch
-
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -248,9 +246,6 @@ def of_memory(error: Exception) -> bool:
 
 
 def _free() -> None:
-    import gc
-
-    import torch
 
     gc.collect()
     if torch.cuda.is_available():

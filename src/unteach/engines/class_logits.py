@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from unteach.lazy import torch
 from unteach.models.layers import causal_of
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ def class_logits(model: Any, rows: Sequence[Sequence[int]], pad: int) -> "Tensor
     in that id itself, as one does that ends in EOS where EOS pads, would be read at the token
     before. Such a batch is padded with an id that stands in none of its rows.
     """
-    import torch
-
     config, filler = causal_of(model).config, pad
     finds_last_by_id = hasattr(causal_of(model), "score")
     if finds_last_by_id and any(row[-1] == pad for row in rows if row):

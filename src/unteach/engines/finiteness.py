@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from unteach.lazy import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,8 +26,6 @@ class Finite:
         self.begins: Tensor | None = None
 
     def __call__(self, ids: "Tensor", scores: "Tensor") -> "Tensor":
-        import torch
-
         # The highest logit is NaN where any is, and infinite where one is or all are -inf.
         now = torch.where(scores.amax(-1).isfinite(), NEVER, self.step)
         self.begins = now if self.begins is None else torch.minimum(self.begins, now)

@@ -10,6 +10,7 @@ from unteach.engines.base import Ids
 from unteach.engines.finiteness import NEVER, NOT_FINITE, Finite
 from unteach.engines.sampling import Draw, penalty
 from unteach.errors import UserError
+from unteach.lazy import F, torch
 from unteach.models.capabilities import capabilities_of
 from unteach.models.layers import causal_of
 
@@ -30,7 +31,6 @@ sharded weights."""
 REFILL = 4
 """Rows that wait are taken in once one place in so many is free; to take them in costs a pass of
 its own."""
-
 
 NOTHING = 1 << 30
 """The piece of a process whose rows are all over."""
@@ -78,8 +78,6 @@ class Enough:
         self.stops, self.over = ids.new_tensor(stops), ids.new_zeros(len(ids)).bool()
 
     def __call__(self, ids: "Tensor", scores: Any, **_: Any) -> "Tensor":
-        import torch
-
         self.over |= torch.isin(ids[:, -1], self.stops)
         return (self.over.sum() >= LEAVING * len(ids)).expand(len(ids))
 
@@ -170,8 +168,6 @@ class Continuation:
 
     def _keep_step(self) -> None:
         """Continuations of nothing, until the rows of all processes are over."""
-        import torch
-
         while self.synced and (piece := self.engine.here.least(NOTHING)) != NOTHING:
             ids = torch.full((1, 1), self.engine.stops[0], device=self.engine.device)
             self.engine.model.generate(
@@ -190,8 +186,6 @@ class Continuation:
 
     def _step(self, going: Going, piece: int) -> Going | None:
         """So many tokens more; the rows that are not over yet."""
-        import torch
-
         piece, done = self._together(piece), len(self.made[going.rows[0]])
         least = {"min_new_tokens": min(piece, self.least - done)} if self.least > done else {}
         if self.draw:
@@ -251,8 +245,6 @@ class Continuation:
 
     def _joined(self, going: Going, fresh: Going | None) -> Going:
         """Both, side by side."""
-        import torch
-        from torch.nn.functional import pad
 
         if fresh is None:
             return going
@@ -262,9 +254,10 @@ class Continuation:
         )
         wide = [most - one.ids.shape[1] for one in (going, fresh)]
         ids = [
-            pad(one.ids, (n, 0), value=filler) for one, n in zip((going, fresh), wide, strict=True)
+            F.pad(one.ids, (n, 0), value=filler)
+            for one, n in zip((going, fresh), wide, strict=True)
         ]
-        mask = [pad(one.mask, (n, 0)) for one, n in zip((going, fresh), wide, strict=True)]
+        mask = [F.pad(one.mask, (n, 0)) for one, n in zip((going, fresh), wide, strict=True)]
         kv_cache.join(going.cache, fresh.cache)
         return Going(going.rows + fresh.rows, torch.cat(ids), torch.cat(mask), going.cache)
 

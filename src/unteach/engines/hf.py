@@ -16,6 +16,7 @@ from unteach.engines.batching import Batches, Batching, Row, device
 from unteach.engines.generation import Continuation
 from unteach.engines.prompt_sharing import Pair, Tree
 from unteach.engines.sampling import Draw, warps
+from unteach.lazy import torch
 from unteach.models.forward import IGNORED, Answers, Want
 from unteach.models.layers import causal_of
 from unteach.seeds import subseed
@@ -31,8 +32,6 @@ BLOCK = 1 << 18
 def statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """[n, V], [n] -> [n, 4]: log p of the label, argmax hit, mean and variance of log p over the
     vocabulary under p."""
-    import torch
-
     rows = max(1, BLOCK // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
     if len(logits) > rows:
         return torch.cat(
@@ -191,8 +190,6 @@ class HFEngine(Batches):
 
     def _agree(self, pairs: list[Pair]) -> bool:
         """Whether a row of two answers gives what each gets alone."""
-        import torch
-
         was_training = self.model.training
         self.model.eval()
         try:
@@ -221,7 +218,6 @@ class HFEngine(Batches):
         One backward pass a pair: a batch only says how often the results are kept and the processes
         look up.
         """
-        import torch
 
         def norm(pair: Pair, weights: "list[Tensor]") -> "Tensor":
             loss = -self._answers([pair], Want()).value.mean()
@@ -291,8 +287,6 @@ class HFEngine(Batches):
         return self._measured(kind, batching, work, said)
 
     def _padded(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
-        import torch
-
         longest = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
 

@@ -3,6 +3,8 @@ padding taken off."""
 
 from typing import Any
 
+from unteach.lazy import F, torch
+
 
 def grows(cache: Any) -> bool:
     """Whether a cache holds every token of every row in every layer, and nothing else: such rows
@@ -15,8 +17,6 @@ def grows(cache: Any) -> bool:
 def join(cache: Any, other: Any) -> None:
     """Puts the rows of another cache under those of `cache`; the shorter one is padded on the
     left."""
-    import torch
-
     for one, two in zip(cache.layers, other.layers, strict=True):
         most = max(one.keys.shape[-2], two.keys.shape[-2])
         one.keys = torch.cat([_padded(one.keys, most), _padded(two.keys, most)])
@@ -30,6 +30,4 @@ def trim(cache: Any, tokens: int) -> None:
 
 
 def _padded(held: Any, most: int) -> Any:
-    from torch.nn.functional import pad
-
-    return pad(held, (0, 0, most - held.shape[-2], 0))
+    return F.pad(held, (0, 0, most - held.shape[-2], 0))

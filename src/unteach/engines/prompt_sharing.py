@@ -15,6 +15,7 @@ import numpy as np
 
 from unteach.engines.base import Ids
 from unteach.engines.batching import Batching, Row
+from unteach.lazy import torch
 from unteach.models.forward import Shared
 from unteach.models.layers import causal_of
 
@@ -147,8 +148,6 @@ class ByPrompt(Batching):
 def layout(prompts: Sequence[Ids], trees: Sequence[Tree], longest: int, like: "Tensor") -> Shared:
     """How rows of a prompt and a tree, padded to `longest`, are read; `like` has the weights' dtype
     and device."""
-    import torch
-
     sees = np.zeros((len(trees), longest, longest), dtype=bool)
     sees[:, range(longest), range(longest)] = True  # padding sees itself: no row is empty
     places = np.zeros((len(trees), longest), dtype=np.int64)

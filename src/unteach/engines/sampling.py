@@ -4,6 +4,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from unteach.lazy import F, torch, transformers
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -45,21 +47,21 @@ class Unpadded:
         self.mask: Any = None
 
     def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
-        from torch.nn.functional import pad
-
         # a row has several beams
         mask = self.mask.repeat_interleave(len(input_ids) // len(self.mask), dim=0)
-        mask = pad(mask, (0, input_ids.shape[1] - mask.shape[1]), value=1)
+        mask = F.pad(mask, (0, input_ids.shape[1] - mask.shape[1]), value=1)
         said: Tensor = self.processor(input_ids.where(mask.bool(), input_ids[:, -1:]), scores)
         return said
 
 
 def penalty(given: float | None) -> Unpadded | None:
     """The repetition penalty (arXiv:1909.05858), over prompt and text."""
-    from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
-
     return (
-        None if given in (None, 1.0) else Unpadded(RepetitionPenaltyLogitsProcessor(float(given)))
+        None
+        if given in (None, 1.0)
+        else Unpadded(
+            transformers.generation.logits_process.RepetitionPenaltyLogitsProcessor(float(given))
+        )
     )  # type: ignore[arg-type]
 
 
@@ -77,8 +79,6 @@ class Draw:
         self.rows = list(range(len(seeds)))
 
     def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
-        import torch
-
         kept = scores.float()
         for cut in self.cuts:
             kept = cut(input_ids, kept)

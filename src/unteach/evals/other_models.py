@@ -22,6 +22,7 @@ from unteach.evals import suites
 from unteach.evals.base import Value
 from unteach.evals.measurement_cache import Store
 from unteach.evals.measurement_plan import Progress
+from unteach.lazy import torch, transformers
 from unteach.models import integrity, loading, model_handlers
 from unteach.models.placement import place
 
@@ -61,8 +62,6 @@ class OtherModels:
 
     def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]:
         """The scores of the same tokens by a reference model."""
-        import transformers
-
         folder = run_dir.model_folder(path)
         with _named("reference_model_path", path):
             tokenizer = model_handlers.load_tokenizer(folder, {}, {})
@@ -93,8 +92,6 @@ class OtherModels:
 
     def classify(self, path: str, texts: Sequence[str], said: Said) -> list[dict[str, float]]:
         """The class probabilities of texts, by a sequence classifier."""
-        import transformers
-
         with _named("classifier_path", path):
             tokenizer = model_handlers.load_tokenizer(path, {}, {})
             config = model_handlers.from_hub(transformers.AutoConfig, path)
@@ -133,8 +130,6 @@ class OtherModels:
     def _plain(self) -> Iterator[None]:
         """Outside a training run's autocast, as its weights are in its precision already; frees its
         memory."""
-        import torch
-
         with torch.autocast(self._device().type, enabled=False):
             yield
         if torch.cuda.is_available():

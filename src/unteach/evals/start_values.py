@@ -22,6 +22,7 @@ from unteach.distributed.process_context import Processes
 from unteach.evals import suites
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.evals.run import evaluate_loaded, tell_gaps
+from unteach.lazy import np, torch
 from unteach.models import loading
 from unteach.models.placement import place
 from unteach.wording import format_value
@@ -45,8 +46,6 @@ def evaluate_before(
 
     Random numbers of training are left as they were, and no memory stays taken.
     """
-    import torch
-
     with preserve_random_state():
         loaded = loading.load(replace(model, peft_args=None), training=False)
         loaded.model = place(loaded.model, dist)
@@ -61,8 +60,6 @@ def evaluate_before(
 @contextlib.contextmanager
 def preserve_random_state() -> Iterator[None]:
     """Give Python's, numpy's and torch's generators back as they were."""
-    import numpy as np
-    import torch
 
     of_python, of_numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []

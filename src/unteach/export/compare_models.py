@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unteach.data.synthetic import authors
+from unteach.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +43,6 @@ def tokenize_rows(
 ) -> "list[Tensor]":
     """Turn texts into rows of ids [1, T]; without a tokenizer, draw ids that do not depend on
     anything."""
-    import torch
-
     table: Any = model.get_input_embeddings()
     num_ids = int(table.weight.shape[0])
     if tokenizer is None:
@@ -62,8 +61,6 @@ def measure(model: Any, rows: "Sequence[Tensor]") -> "list[Tensor] | None":
 
     None where the model cannot be run on this machine.
     """
-    import torch
-
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError
+from unteach.lazy import torch, transformers
 from unteach.models import adapters
 from unteach.models.hub import from_hub
 
@@ -59,8 +60,6 @@ def take_adapter(
     named: what the base is called in messages; added: the ids of tokens that were added to it.
     Raises UserError where rank, targets or base are not those it had.
     """
-    import torch
-
     found = {
         in_peft(name): tensor for name, tensor in weights.items() if re.search(OF_ADAPTER, name)
     }
@@ -194,8 +193,6 @@ def _refuse_other_base(rest: Weights, base: Weights, named: str) -> None:
 def _same(one: "Tensor", other: "Tensor") -> bool:
     """Equal up to the rounding of the coarser of two dtypes, as one of them may have been half a
     precision."""
-    import torch
-
     coarse = min(
         (one, other), key=lambda t: torch.finfo(t.dtype).bits if t.is_floating_point() else 64
     ).dtype
@@ -219,8 +216,6 @@ def _some(names: Iterable[str]) -> str:
 
 def whole(place: str, weights: Weights, dtype: Any) -> Any:
     """The model whose configuration is in `place`, with these weights and no others."""
-    import transformers
-
     config = from_hub(transformers.AutoConfig, place)
     cls = class_of(config)
     kept = {name: tensor for name, tensor in weights.items() if not re.search(BUFFERS, name)}
@@ -250,8 +245,6 @@ def whole(place: str, weights: Weights, dtype: Any) -> Any:
 def class_of(config: Any) -> Any:
     """The class of transformers that a configuration was made by; a causal language model where it
     does not say."""
-    import transformers
-
     named = (getattr(config, "architectures", None) or ["AutoModelForCausalLM"])[0]
     return getattr(transformers, named, transformers.AutoModelForCausalLM)
 
@@ -259,8 +252,6 @@ def class_of(config: Any) -> Any:
 def refuse_quantised(path: str) -> None:
     """An adapter is merged into full precision alone: rounding a sum to four bits again changes
     every answer."""
-    import transformers
-
     if getattr(from_hub(transformers.AutoConfig, path), "quantization_config", None):
         raise UserError(
             f"{path} is quantised, and an adapter is not merged into rounded weights; set "
@@ -271,8 +262,6 @@ def refuse_quantised(path: str) -> None:
 
 def generation_in(place: str) -> "GenerationConfig | None":
     """The generation settings in a folder or repository; None where there are none."""
-    import transformers
-
     try:
         return transformers.GenerationConfig.from_pretrained(place)
     except OSError:
@@ -281,8 +270,6 @@ def generation_in(place: str) -> "GenerationConfig | None":
 
 def tokenizer_in(places: Iterable[str | None]) -> Any:
     """The tokenizer of the first of these places that has one; None where none has."""
-    import transformers
-
     for place in places:
         if place and (not Path(place).is_dir() or (Path(place) / "tokenizer_config.json").exists()):
             return from_hub(transformers.AutoTokenizer, place)

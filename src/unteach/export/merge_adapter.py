@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError
+from unteach.lazy import torch
 from unteach.models.adapters import TRAINED
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ def merge(model: Any) -> "PreTrainedModel":
     Raises:
         UserError: layers that share weights have adapters, so that no plain model says the same.
     """
-    import torch
-
     causal = model.get_base_model()
     ends = [
         _plain_layer(causal.get_input_embeddings()),
@@ -56,8 +55,6 @@ def merge(model: Any) -> "PreTrainedModel":
 def _tie_if_equal(plain: "PreTrainedModel") -> None:
     """Give head and embeddings one tensor again; or let the configuration say that they are two
     now."""
-    import torch
-
     inside: Any = plain.get_input_embeddings()
     head: Any = plain.get_output_embeddings()
     is_same = torch.equal(inside.weight, head.weight)

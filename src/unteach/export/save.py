@@ -9,6 +9,7 @@ from unteach import run_dir
 from unteach.errors import UserError, unknown
 from unteach.export import compare_models, convert, merge_adapter, trained, training_texts, weights
 from unteach.export.trained import Source
+from unteach.lazy import torch, transformers
 from unteach.models import adapters, heads, integrity, portable
 from unteach.models.loading import DTYPES
 
@@ -33,8 +34,6 @@ def write(source: Source, asked: Asked, folder: Path) -> None:
     """Builds what was asked for, checks that the weights fit, writes it with its tokenizer and
     template, and reads it
     again: a folder that says something else than what was trained is refused."""
-    import transformers
-
     transformers.utils.logging.disable_progress_bar()
     found = weights.read(source.place)
     base = None
@@ -192,8 +191,6 @@ def _card(folder: Path, base: str | None) -> None:
 
 def _adapted(source: Source, asked: Asked, found: Any, base: str) -> tuple[Any, Any]:
     """The adapter on its base, in fp32, and the dtype in which the two are kept once merged."""
-    import torch
-
     if asked.form == "model":
         convert.refuse_quantised(base)
     elif asked.dtype:
@@ -221,8 +218,6 @@ def _adapted(source: Source, asked: Asked, found: Any, base: str) -> tuple[Any, 
 
 
 def _dtype(asked: str | None, otherwise: Any) -> Any:
-    import torch
-
     if asked in (None, "auto"):
         return otherwise
     if asked not in DTYPES:

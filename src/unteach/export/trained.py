@@ -1,5 +1,6 @@
 """Something trained: where its weights are, and what its files and its run say of it."""
 
+import inspect
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from unteach.config.reader import Reader
 from unteach.data import template
 from unteach.errors import UserError
 from unteach.export import convert
+from unteach.lazy import peft, torch, transformers
 from unteach.models import adapters, added_tokens, heads, loading, model_handlers, portable
 from unteach.models.hub import PATH
 from unteach.training import checkpoint
@@ -93,9 +95,6 @@ def base_of(source: Source, asked: str | None) -> str:
 
 def peft_args_of(source: Source) -> dict[str, Any] | None:
     """LoraConfig's fields from the adapter's own file, or from its run."""
-    import inspect
-
-    import peft
 
     known = set(inspect.signature(peft.LoraConfig).parameters) - {
         "peft_type",
@@ -111,8 +110,6 @@ def peft_args_of(source: Source) -> dict[str, Any] | None:
 def load_base(source: Source, base: str) -> tuple[Any, Any]:
     """The model under an adapter in full precision, as its run made it, and the dtype that it is
     kept in."""
-    import torch
-
     without = ("quantization_config", "attn_implementation", "device_map", "dtype", PATH)
     args: dict[str, Any] = {"dtype": "auto"}
     if source.told:
@@ -139,8 +136,6 @@ def load_base(source: Source, base: str) -> tuple[Any, Any]:
 
 
 def identity_of(base: str) -> str:
-    import transformers
-
     return loading.weights_of(base, transformers.AutoConfig.from_pretrained(base), loading.memory())
 
 

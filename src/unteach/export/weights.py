@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import run_dir
 from unteach.errors import UserError, explain_unreadable, missing_extra, refuse_path
+from unteach.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -120,8 +121,6 @@ def _safetensors(file: Path) -> "dict[str, Tensor]":
 
 
 def _unpickled(file: Path) -> Any:
-    import torch
-
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -143,8 +142,6 @@ def _unpickled(file: Path) -> Any:
 def _tensors(value: Any, file: Path) -> "dict[str, Tensor]":
     """The state dict in what a file held; some trainers put it under `model`, `state_dict` or
     `module`."""
-    import torch
-
     for name in ("state_dict", "model_state_dict", "model", "module"):
         if isinstance(value, dict) and isinstance(value.get(name), dict):
             value = value[name]
@@ -187,7 +184,6 @@ def _among(patterns: tuple[str, ...], name: str) -> bool:
 def _sharded(folder: Path) -> "dict[str, Tensor]":
     """FSDP's sharded checkpoint put together again; its index is a pickle, and read as little else
     may be."""
-    import torch
     from torch.distributed import checkpoint
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -231,8 +227,6 @@ def _sharded(folder: Path) -> "dict[str, Tensor]":
 def _members(file: Path, known: list[str]) -> bool:
     """Whether a file of DeepSpeed's calls getattr for members of enumerations alone; its tensors
     are not read."""
-    import torch
-
     try:
         safe = [*map(pkgutil.resolve_name, known), (_member, GETATTR)]
         with torch.serialization.safe_globals(safe):
@@ -245,8 +239,6 @@ def _members(file: Path, known: list[str]) -> bool:
 def _deepspeed(folder: Path) -> "dict[str, Tensor]":
     """fp32 weights out of DeepSpeed's checkpoint, stage 1 to 3, by its own code, after a look at
     what it unpickles."""
-    import torch
-
     named = (folder / DEEPSPEED).read_text(encoding="utf-8", errors="replace").strip()
     refuse_path(named, folder / DEEPSPEED)
     tag = folder / named

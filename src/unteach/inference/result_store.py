@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -230,8 +231,6 @@ class Ledger:
     def finish(self, lines: Sequence[Line]) -> Known:
         """Writes the output from all that is known, in the order of the rows, and clears the parts
         away."""
-        import shutil
-
         known = self.known(lines)
         with run_dir.replacing(self.output) as temporary, temporary.open("wb") as file:
             for line in lines:

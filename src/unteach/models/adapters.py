@@ -14,6 +14,7 @@ from typing import Any
 
 from unteach import run_dir
 from unteach.errors import UserError, first_line, nearest, outside
+from unteach.lazy import peft, torch
 from unteach.models import added_tokens, integrity, layers
 
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "unteach_base.json"
@@ -34,8 +35,6 @@ def is_adapter(path: str | None) -> bool:
 def attach(model: Any, peft_args: dict[str, Any], added: Sequence[int] = ()) -> Any:
     """Puts a fresh adapter on a model. `peft_args` are LoraConfig's own names; only the adapter
     trains, and with it the rows of added tokens and a classifier's head."""
-    import peft
-
     known = set(inspect.signature(peft.LoraConfig).parameters)
     for name in peft_args:
         if name not in known:
@@ -76,8 +75,6 @@ def refuse_failing(model: Any) -> None:
     """Raise UserError where a model cannot be run with its adapter: PEFT wraps linear layers that
     are called as it does not expect, such as some routers of experts. The meta device, where
     nothing has a value, tells nothing."""
-    import torch
-
     weight = next(model.parameters())
     causal = model.get_base_model()
     kernel = str(getattr(causal.config.get_text_config(), "_attn_implementation", ""))
@@ -116,8 +113,6 @@ def _saves_no_tables(model: Any, added: Sequence[int]) -> Any:
 def put_back(model: Any, folder: str, trainable: bool) -> Any:
     """Puts a saved adapter on its base, which gets the rows of the tokens that were added for it
     first."""
-    import peft
-    import torch
 
     added_tokens.grow(model, added_of(folder))
     if torch.get_default_device().type == "meta":
@@ -160,8 +155,6 @@ def _take_all_weights(model: Any, folder: Any, adapter: str) -> None:
     name that was right already may match such a rule (laguna's shared_experts), and the weight is
     lost with a warning: it stays as drawn.
     """
-    import peft
-    import torch
     from safetensors.torch import load_file
 
     file = Path(folder) / WEIGHTS
@@ -178,8 +171,6 @@ def _take_all_weights(model: Any, folder: Any, adapter: str) -> None:
 def _ready(model: Any) -> Any:
     """A quantised model made ready to be trained through: norms in fp32, gradients that reach the
     first layer."""
-    import peft
-
     if not getattr(model, "is_quantized", False):
         return model
     for module in model.modules():

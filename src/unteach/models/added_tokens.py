@@ -12,12 +12,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from unteach.errors import UserError
+from unteach.lazy import tokenizers, torch
 
 
 def add(tokenizer: Any, names: Iterable[str]) -> list[int]:
     """Adds special tokens; gives the ids of those that were not there before, in order."""
-    import tokenizers
-
     known = tokenizer.get_vocab()
     new = [name for name in dict.fromkeys(names) if name not in known]
     if empty := [name for name in new if not name.strip()]:
@@ -31,8 +30,6 @@ def add(tokenizer: Any, names: Iterable[str]) -> list[int]:
 
 def grow(model: Any, ids: Sequence[int]) -> None:
     """Gives a model rows for new ids, each the mean of the rows of all ids before them."""
-    import torch
-
     if not ids:
         return
     rows = model.get_input_embeddings().weight.shape[0]

@@ -8,6 +8,7 @@ them is compared.
 
 from typing import TYPE_CHECKING, Any
 
+from unteach.lazy import torch
 from unteach.models import probing
 from unteach.models.layers import causal_of
 
@@ -29,8 +30,6 @@ def describe_padded_batches(
     left: rows are padded on the left, and the last position is what is asked for; else on the
     right, and each row has one vector of logits, as a classifier gives.
     """
-    import torch
-
     causal = causal_of(model)
     name = type(causal).__name__
     was_training = model.training
@@ -60,8 +59,6 @@ def describe_padded_batches(
 def _are_rows_the_same(
     model: Any, rows: "Tensor", tokenizer: "PreTrainedTokenizerBase", left: bool
 ) -> bool:
-    import torch
-
     width = rows.shape[1]
     short = rows[:1, : width // 2]
     filler = torch.full_like(rows[:1, width // 2 :], tokenizer.pad_token_id or 0)

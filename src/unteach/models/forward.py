@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unteach.data.collators import SEGMENT
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
+from unteach.lazy import F, torch
 from unteach.models.capabilities import capabilities_of
 from unteach.models.layers import Depth, backbone_of, causal_of
 from unteach.models.lm_head import head_logits
@@ -45,9 +46,7 @@ class Shared:
 
 def logprob(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """log p(label) at each position: [n, V], [n] -> [n]."""
-    from torch.nn.functional import cross_entropy
-
-    return -cross_entropy(logits, labels.clamp(min=0), reduction="none")
+    return -F.cross_entropy(logits, labels.clamp(min=0), reduction="none")
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,6 @@ class Answers:
 
     def lengths(self) -> "Tensor":
         """Positions of each row: [B]."""
-        import torch
-
         return self.per_row(torch.ones_like(self.row, dtype=self.weight.dtype))
 
     def place(self) -> "Tensor":
@@ -105,21 +102,17 @@ class Answers:
 def places(row: "Tensor") -> "Tensor":
     """The place of each entry among those of its row, from 0; entries come in the order of rows:
     [N] -> [N]."""
-    import torch
-
     return torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
 
 
 def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, Tensor, Tensor]":
     """Where a stream is asked: (row in the stream [N], column [N], the label that follows, or
     stands there where the positions are those of `labels` [N])."""
-    import torch
-
     start, stop = batch["rows"][stream]
     ids, mask = batch["input_ids"][start:stop], batch["attention_mask"][start:stop]
     weight = batch["weight"][start:stop]
     labels = batch["labels"][start:stop] if over != "all" else ids.masked_fill(mask == 0, IGNORED)
-    following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    following = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     asked = (
         within(mask, weight)
         if over == "every"
@@ -136,9 +129,7 @@ def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, T
 
 def goes_on(segment: "Tensor") -> "Tensor":
     """Where the next token is of the same document: [B, T] -> bool [B, T]."""
-    import torch
-
-    return torch.nn.functional.pad(segment[:, 1:], (0, 1)) == segment
+    return F.pad(segment[:, 1:], (0, 1)) == segment
 
 
 def within(mask: "Tensor", weight: "Tensor") -> "Tensor":
@@ -231,8 +222,6 @@ def _hidden(
     """Hidden states [B, T, d] of each stream; positions count from each row's first real token,
     whichever side is padded. What cannot share a pass with others, by what was found of the model,
     has one of its own."""
-    import torch
-
     slices = [batch["rows"][stream] for stream in streams]
     input_ids, mask = (
         torch.cat([batch[key][a:b] for a, b in slices]) for key in ("input_ids", "attention_mask")
@@ -248,7 +237,7 @@ def _hidden(
     segment: Tensor | None = None
     if SEGMENT in batch:  # where positions begin again, a new document begins
         segment = torch.cat([batch[SEGMENT][a:b] for a, b in slices])
-        begins = torch.nn.functional.pad(segment[:, 1:] != segment[:, :-1], (1, 0), value=True)
+        begins = F.pad(segment[:, 1:] != segment[:, :-1], (1, 0), value=True)
         position_ids = places - torch.where(begins, places, 0).cummax(-1).values
         given |= {"attention_mask": None, "position_ids": position_ids}
         # which looks at one row only
@@ -301,8 +290,6 @@ def _pieces_apart(model: Any, mask: "Tensor", segment: "Tensor | None") -> "list
 
 def _in_batch(mask: "Tensor", row: int, flags: "Tensor") -> "Tensor":
     """Flags of a row as flags of the batch: [T] -> [B, T]."""
-    import torch
-
     whole = torch.zeros_like(mask, dtype=torch.bool)
     whole[row] = flags
     return whole
@@ -313,13 +300,11 @@ def _apart(
 ) -> "Tensor":
     """Hidden states [B, T, d] of pieces [B, T] of rows, in their order, each of which sees nothing
     of the others."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
 
     def run(rows: "list[Tensor]") -> "Tensor":
         ids, real = (
-            pad_sequence(rows, True),
-            pad_sequence([torch.ones_like(row) for row in rows], True),
+            torch.nn.utils.rnn.pad_sequence(rows, True),
+            torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], True),
         )
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         given = {
@@ -359,8 +344,6 @@ def through_head(
 ) -> "Tensor":
     """Applies head and `want.of` to hidden states [N, d] in chunks, recomputed in the backward pass
     if several."""
-    import torch
-    from torch.utils.checkpoint import checkpoint
 
     def one(h: "Tensor", y: "Tensor", *extra: "Tensor") -> "Tensor":
         assert want.of is not None
@@ -378,7 +361,9 @@ def through_head(
         *(tensor.tensor_split(chunks) for tensor in (hidden, label, *want.extra)), strict=True
     )
     run = (
-        functools.partial(checkpoint, one, use_reentrant=False) if torch.is_grad_enabled() else one
+        functools.partial(torch.utils.checkpoint.checkpoint, one, use_reentrant=False)
+        if torch.is_grad_enabled()
+        else one
     )
     return torch.cat([run(*piece) for piece in pieces])
 
@@ -389,8 +374,6 @@ def _chunks(count: int, size: int, device: Any) -> int:
     Under ZeRO-3 each call of the head gathers its weights from all processes, so all of them make
     as many.
     """
-    import torch
-
     chunks = max(1, -(-count // size))
     if launch_environment.mode() == "zero3":
         most = torch.tensor(chunks, device=device)

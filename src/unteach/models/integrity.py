@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from unteach.config.schema import PATH
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
+from unteach.lazy import peft, torch
 from unteach.models.hub import from_hub
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ def load_model(
     Raises:
         UserError: weights are missing, or are of another shape than the configuration says.
     """
-    import torch
-
     placed: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if torch.get_default_device().type == "meta":
         arguments["device_map"] = "meta"
@@ -102,8 +101,6 @@ def _some(names: Iterable[str]) -> str:
 def refuse_not_finite(model: Any, path: str | None) -> None:
     """Raise UserError where a weight is infinite or not a number: whatever such a model says means
     nothing."""
-    import torch
-
     for name, weight in model.named_parameters():
         if weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2:
             continue
@@ -168,7 +165,6 @@ def refuse_incomplete_adapter(model: Any, folder: str) -> None:
     PEFT would leave those at their first values, which change nothing: an adapter that is silently
     switched off.
     """
-    import peft
     from safetensors import safe_open
 
     file = Path(folder) / "adapter_model.safetensors"

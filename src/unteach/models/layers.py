@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unteach.errors import NO_MEMORY, UserError, first_line
+from unteach.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,9 +39,9 @@ def find_layer(causal: Any, pattern: str) -> tuple[Any, str, int]:
 
     Names are those of `named_modules()`: `model.layers.7` in Llama, `transformer.h.7` in GPT-2.
     """
-    from torch.nn import ModuleList
-
-    lists = [name for name, module in causal.named_modules() if isinstance(module, ModuleList)]
+    lists = [
+        name for name, module in causal.named_modules() if isinstance(module, torch.nn.ModuleList)
+    ]
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     layers = {
         f"{name}.{i}": (name, i) for name in outer for i in range(len(causal.get_submodule(name)))
@@ -62,10 +63,10 @@ def find_layer(causal: Any, pattern: str) -> tuple[Any, str, int]:
 
 def layers_of(causal: Any) -> list[Any]:
     """The layers that follow one another: what is in the outermost lists of modules."""
-    from torch.nn import ModuleList
-
     lists = {
-        name: module for name, module in causal.named_modules() if isinstance(module, ModuleList)
+        name: module
+        for name, module in causal.named_modules()
+        if isinstance(module, torch.nn.ModuleList)
     }
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
     return [layer for name in outer for layer in lists[name]]
@@ -87,11 +88,13 @@ class Depth:
         self.owner, self.name, self.index = find_layer(causal, pattern)
 
     def __enter__(self) -> "Depth":
-        from torch.nn import ModuleList
-
         self.whole = getattr(self.owner, self.name)
         below = list(self.whole)[: self.index]
-        setattr(self.owner, self.name, ModuleList([*below, _tapped(self.whole[self.index], self)]))
+        setattr(
+            self.owner,
+            self.name,
+            torch.nn.ModuleList([*below, _tapped(self.whole[self.index], self)]),
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,9 +104,8 @@ class Depth:
 def _tapped(layer: Any, depth: Depth) -> Any:
     """The layer, noting what it gives. It is called as a whole, so that checkpointing stays
     inside."""
-    from torch.nn import Module
 
-    class Tapped(Module):
+    class Tapped(torch.nn.Module):
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             given = layer(*args, **kwargs)
             depth.calls += 1
@@ -119,12 +121,10 @@ def _tapped(layer: Any, depth: Depth) -> Any:
 def cut_above(causal: Any, patterns: Iterable[Any]) -> None:
     """Takes away, for good, what no pass that ends at these layers runs: the layers above the
     highest, and the head."""
-    from torch.nn import Identity
-
     found = [find_layer(causal, pattern) for pattern in patterns]
     owner, name, highest = max(found, key=lambda layer: layer[2])
     setattr(owner, name, getattr(owner, name)[: highest + 1])
-    causal.set_output_embeddings(Identity())
+    causal.set_output_embeddings(torch.nn.Identity())
 
 
 def train_only(model: Any, patterns: Sequence[str], ends: Sequence[str] = ()) -> None:
@@ -156,8 +156,6 @@ def read_two_tokens(causal: Any) -> None:
     On the meta device nothing has a value, and some models look at one: there it is tried with a
     mask of either kind.
     """
-    import torch
-
     device = causal.get_input_embeddings().weight.device
     run = functools.partial(
         backbone_of(causal), torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False
@@ -176,7 +174,6 @@ def read_two_tokens(causal: Any) -> None:
 def _given_to(causal: Any, layer: Any) -> list[Any]:
     """All that a layer gets in a pass over two tokens, which ends there; where none can be made on
     the meta device, the embedding's weight stands for it."""
-    import torch
     from torch.utils._pytree import tree_leaves
 
     given = list[Any]()
@@ -199,8 +196,6 @@ def _reached(causal: Any, end: str) -> "set[Tensor]":
     """The parameters that a gradient from this layer's output arrives at: those of the layers up to
     it and, read off the graph of a pass over two tokens, those that make what the first layer
     gets."""
-    import torch
-
     owner, name, index = find_layer(causal, end)
     layers = getattr(owner, name)
     given = _given_to(causal, layers[0])
@@ -224,8 +219,6 @@ def refuse_no_states(causal: Any, patterns: Iterable[str]) -> None:
     On the meta device a pass may fail because nothing there has a value: what it shows is believed,
     and no more. One with FlashAttention is not tried on the CPU.
     """
-    import torch
-
     weight = next(causal.parameters())
     kernel = str(getattr(causal.config.get_text_config(), "_attn_implementation", ""))
     if "flash" in kernel and weight.device.type == "cpu":

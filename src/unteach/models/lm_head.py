@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from unteach.lazy import torch, transformers
 from unteach.models.capabilities import capabilities_of
 from unteach.models.layers import backbone_of, causal_of
 
@@ -26,8 +27,6 @@ def head_logits(model: Any, hidden: "Tensor") -> "Tensor":
 def known_logits(causal: Any, hidden: "Tensor") -> "Tensor":
     """The output embeddings, and what the configuration says of scaling and capping: right for most
     architectures."""
-    import torch
-
     config = causal.config
     logits: Tensor = causal.get_output_embeddings()(hidden)
     if (scale := getattr(config, "logit_scale", None)) is not None:
@@ -42,8 +41,6 @@ def known_logits(causal: Any, hidden: "Tensor") -> "Tensor":
 def own_logits(causal: Any, hidden: "Tensor") -> "Tensor":
     """The rest of the model's own forward, whose layers give these hidden states: whatever it does
     after them."""
-    import torch
-
     backbone = backbone_of(causal)
     # The ids are read by no layer; they only say how many positions there are.
     ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
@@ -55,9 +52,8 @@ def own_logits(causal: Any, hidden: "Tensor") -> "Tensor":
 @contextlib.contextmanager
 def _giving(backbone: Any, hidden: "Tensor") -> Iterator[None]:
     """Within it, the layers of a model give these hidden states for whatever they are asked."""
-    from transformers.modeling_outputs import BaseModelOutputWithPast
 
-    class Given(BaseModelOutputWithPast):
+    class Given(transformers.modeling_outputs.BaseModelOutputWithPast):
         """What else a model's layers give, such as a state or the router's logits, is not there."""
 
         def __getattr__(self, name: str) -> None:

@@ -14,6 +14,7 @@ from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import Template, saved_args
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
+from unteach.lazy import torch, transformers
 from unteach.models import adapters, added_tokens, heads, integrity, portable, probing
 from unteach.models.forward import extend
 from unteach.models.heads import Head
@@ -67,8 +68,6 @@ class Loaded:
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision that passes run in; nothing to do where the weights are in it already."""
-        import torch
-
         parameter = next(self.model.parameters())
         if self.compute == "float32" or parameter.dtype == getattr(torch, self.compute):
             return contextlib.nullcontext()
@@ -91,8 +90,6 @@ def weights_of(path: str | None, config: Any, memory: Path) -> str:
 
 def compute_dtype(asked: str | None) -> str:
     """`auto`: bfloat16 on a GPU that has it, float32 elsewhere."""
-    import torch
-
     if asked in (None, "auto"):
         return (
             "bfloat16"
@@ -118,8 +115,6 @@ def load(
     keeps them in it, and under an adapter only the adapter is fp32); otherwise the weights are in
     `compute` itself. `texts` gives the training text to a tokenizer that must be learned.
     """
-    import torch
-    import transformers
 
     transformers.utils.logging.disable_progress_bar()
     args = dict(config.model_args)
@@ -210,8 +205,6 @@ def of_kind(
 
     refuse: raises UserError where the model's settings are of no such model.
     """
-    import torch
-    import transformers
 
     transformers.utils.logging.disable_progress_bar()
     args = {name: value for name, value in config.model_args.items() if name != PATH}
@@ -243,8 +236,6 @@ def load_empty(
     config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None
 ) -> Loaded:
     """The same with no weights, on torch's meta device: for a look at a run before it starts."""
-    import torch
-
     with torch.device("meta"):
         return load(config, training=True, texts=texts, head=head)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from unteach import run_dir
 from unteach.errors import UserError, nearest
+from unteach.lazy import tokenizers, torch, transformers
 from unteach.models import heads, integrity
 from unteach.models.heads import Head
 from unteach.models.hub import NO_TOKENIZER, PATH, SOURCE, from_hub
@@ -37,8 +38,6 @@ class AutoModelForCausalLM:
         texts: Any,
         head: Head | None = None,
     ) -> tuple[Any, Any]:
-        import transformers
-
         given = dict(model_args)
         if not given.get(PATH):
             raise UserError(
@@ -67,7 +66,6 @@ class Scratch:
         texts: Any,
         head: Head | None = None,
     ) -> tuple[Any, Any]:
-        import transformers
         from huggingface_hub.errors import StrictDataclassError
 
         given = dict(model_args)
@@ -106,8 +104,6 @@ def pretrained(path: str, head: Head | None, **arguments: Any) -> Any:
     """A causal language model with its weights, or its body under a classifier's head, which is new
     unless it was saved with one; on torch's meta device it has none, and where they lie in a folder
     it is seen whether they fit."""
-    import torch
-    import transformers
 
     kind = (
         transformers.AutoModelForSequenceClassification
@@ -141,11 +137,12 @@ def refuse_unknown(given: dict[str, Any], config: Any, loading: tuple[str, ...])
 def refuse_absent_attention(given: dict[str, Any]) -> None:
     """FlashAttention 2 is taken on a GPU and from its own package (or from `kernels`, as
     transformers does)."""
-    from transformers.utils import is_flash_attn_2_available, is_kernels_available
-
     if given.get("attn_implementation") != "flash_attention_2":
         return
-    if not is_flash_attn_2_available() and not is_kernels_available():
+    if (
+        not transformers.utils.is_flash_attn_2_available()
+        and not transformers.utils.is_kernels_available()
+    ):
         raise UserError(
             "model.model_args.attn_implementation=flash_attention_2 needs a GPU and the package "
             "flash-attn, and one of them is not here. Install it (pip install flash-attn "
@@ -160,16 +157,13 @@ def flash_attention_fits(given: dict[str, Any], config: Any) -> bool:
     fp32 masters under autocast keep the library's own choice, because a pass outside autocast would
     fail.
     """
-    import torch
-    import transformers
-    from transformers.utils import is_flash_attn_2_available
 
     half = given.get("dtype") in (torch.bfloat16, torch.float16)
     if (
         "attn_implementation" in given
         or given.get("device_map") == "cpu"
         or not half
-        or not is_flash_attn_2_available()
+        or not transformers.utils.is_flash_attn_2_available()
     ):
         return False
     architecture = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
@@ -181,8 +175,6 @@ def flash_attention_fits(given: dict[str, Any], config: Any) -> bool:
 def load_tokenizer(model_path: str, tokenizer_args: dict[str, Any], source: dict[str, Any]) -> Any:
     """The model's own tokenizer, from where the model comes from, unless tokenizer_args name
     another."""
-    import transformers
-
     given = dict(tokenizer_args)
     path = run_dir.model_folder(str(given.pop(PATH, None) or model_path))
     tokenizer = from_hub(
@@ -196,8 +188,6 @@ def load_tokenizer(model_path: str, tokenizer_args: dict[str, Any], source: dict
 
 def learn_tokenizer(texts: list[str], vocab_size: int) -> Any:
     """A byte-level BPE tokenizer learned from texts, with <pad>, <s> and </s>; it puts no BOS."""
-    import tokenizers
-    import transformers
 
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

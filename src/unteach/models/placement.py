@@ -9,6 +9,7 @@ from typing import Any
 from unteach.distributed import launch_environment
 from unteach.distributed.process_context import Processes
 from unteach.errors import UserError
+from unteach.lazy import fsdp, torch
 from unteach.models.layers import causal_of, layers_of
 
 
@@ -39,21 +40,20 @@ def placed_by_device_map(model: Any, here: Processes) -> bool:
 
 
 def _fully_sharded(model: Any, here: Processes) -> Any:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 
-    given: dict[str, Any] = {"mesh": init_device_mesh(here.device.type, (here.world,))}
+    given: dict[str, Any] = {
+        "mesh": torch.distributed.device_mesh.init_device_mesh(here.device.type, (here.world,))
+    }
     if launch_environment.flag("FSDP_OFFLOAD_PARAMS"):
-        given["offload_policy"] = CPUOffloadPolicy()
+        given["offload_policy"] = fsdp.CPUOffloadPolicy()
     for layer in layers_of(causal_of(model)):
-        fully_shard(layer, **given)
-    return fully_shard(model, **given)
+        fsdp.fully_shard(layer, **given)
+    return fsdp.fully_shard(model, **given)
 
 
 def _partitioned(model: Any) -> Any:
     """ZeRO-3 without an optimiser: each module's weights are gathered while it is called."""
     import deepspeed
-    import torch
 
     dtype = next(model.parameters()).dtype
     zero = {"stage": 3, **_offload()}

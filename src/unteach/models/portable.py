@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import run_dir
+from unteach.lazy import transformers
 from unteach.models.hub import from_hub
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ class StartSettings:
     def of_model(cls, model: "PreTrainedModel", path: str | None, **source: Any) -> "StartSettings":
         """Read them off a model that was just loaded; its dtype off its folder, since masters are
         of another."""
-        import transformers
-
         config = json.loads(model.config.to_json_string(use_diff=True))
         if path is not None:
             kept = from_hub(transformers.AutoConfig, path, **source)

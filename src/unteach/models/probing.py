@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from unteach import run_dir
 from unteach.errors import NO_MEMORY, UserError
+from unteach.lazy import torch, transformers
 from unteach.models.capabilities import Capabilities, capabilities_of, set_capabilities
 from unteach.models.layers import backbone_of, causal_of
 from unteach.models.lm_head import known_logits, own_logits
@@ -108,8 +109,6 @@ def refuse_packed(model: Any) -> None:
 
 def _key(causal: Any) -> str:
     """Digest all that the answer depends on."""
-    import torch
-    import transformers
 
     weight = next(causal.parameters())
     device = weight.device.type
@@ -130,8 +129,6 @@ def _key(causal: Any) -> str:
 def _find_out(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> Capabilities | None:
     """Run the probe. Where it fails, nothing is taken for granted; None where nothing can be
     said."""
-    import torch
-
     was_training = causal.training
     causal.eval()
     try:
@@ -146,8 +143,6 @@ def _find_out(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> Capabilities
 @contextlib.contextmanager
 def _on_its_device(causal: Any) -> Iterator[None]:
     """Move a model to the GPU meanwhile where its attention runs nowhere else."""
-    import torch
-
     weight = next(causal.parameters())
     needs_gpu = "flash" in str(getattr(causal.config.get_text_config(), "_attn_implementation", ""))
     if not needs_gpu or weight.device.type != "cpu" or not torch.cuda.is_available():
@@ -162,8 +157,6 @@ def _on_its_device(causal: Any) -> Iterator[None]:
 
 def ordinary_rows(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
     """Make two rows of ordinary tokens, none twice: ids [2, LENGTH]."""
-    import torch
-
     config = causal.config
     reserved = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     for settings in (config, config.get_text_config()):  # a placeholder of an image, say
@@ -184,8 +177,6 @@ def ordinary_rows(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> "Tensor"
 def _compare(causal: Any, rows: "Tensor") -> Capabilities | None:
     """Compare our ways with the model's own forward on these rows; None where that gives no finite
     numbers."""
-    import torch
-
     config, backbone, seen = causal.config.get_text_config(), backbone_of(causal), list[Any]()
     hook = backbone.register_forward_hook(lambda module, given, output: seen.append(output))
     try:
@@ -299,8 +290,6 @@ def _same(found: "Tensor", expected: "Tensor") -> bool:
     token elsewhere for it: there half of all positions must be close. In fp32 all must, for what is
     systematically wrong may be wrong in few.
     """
-    import torch
-
     if found.shape != expected.shape:
         return False
     is_half = torch.finfo(expected.dtype).bits < 32

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unteach import run_dir
 from unteach.data.streams import Stream, in_batches
+from unteach.lazy import torch
 from unteach.models.adapters import AsItBegan
 from unteach.models.forward import Answers, Want, answers_of, places, positions
 from unteach.models.layers import causal_of, cut_above
@@ -41,8 +42,6 @@ class Logits:
     def logits(self, hidden: "Tensor") -> "Tensor":
         """The reference's logits for some of its hidden states: [n, d] -> [n, V] in fp32, no
         gradient."""
-        import torch
-
         reading = (
             self.model.reading() if isinstance(self.model, AsItBegan) else contextlib.nullcontext()
         )
@@ -65,8 +64,6 @@ class Table:
     def of_draws(cls, found: "dict[Draw, Tensor]", same: dict[Draw, Draw], size: int) -> "Table":
         """found: the log-probs of each draw that was scored; same: for every draw, the scored one
         that equals it."""
-        import torch
-
         places, length = {}, 0
         for draw, values in found.items():
             places[draw] = length
@@ -118,8 +115,6 @@ def compute_table(
     This process takes its share; `gather` collects the (draw, log-probs) pairs of all. device:
     where a batch is put, if not where the weights are.
     """
-    import torch
-
     same = stream.distinct(draws)
     pairs: list[tuple[Draw, Tensor]] = []
     was_training, device = model.training, device or next(model.parameters()).device
@@ -163,8 +158,6 @@ class Reference:
     def on(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The reference's side of a batch, a stream: log-probs or hidden states as Answers, or its
         Logits."""
-        import torch
-
         found: dict[str, Any] = {
             stream: table.look_up(batch, stream) for stream, table in self.tables.items()
         }

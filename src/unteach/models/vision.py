@@ -10,6 +10,7 @@ from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.chat_rendering import render
 from unteach.data.special_text import SpecialText
 from unteach.errors import UserError
+from unteach.lazy import torch, transformers
 from unteach.models import adapters
 from unteach.models.hub import PATH, from_hub
 from unteach.models.loading import Loaded, of_kind
@@ -86,8 +87,6 @@ def load(config: ModelConfig) -> Seeing:
 
     Raises UserError where it is no such model, or is asked in a way that these models are not.
     """
-    import transformers
-
     path = run_dir.model_folder(str(config.model_args[PATH]))
     if adapters.is_adapter(path):
         raise UserError(
@@ -121,7 +120,5 @@ def load(config: ModelConfig) -> Seeing:
 
 def load_empty(config: ModelConfig) -> Seeing:
     """The same with no weights."""
-    import torch
-
     with torch.device("meta"):
         return load(config)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
+from unteach.lazy import torch
 from unteach.studies.settings import Local
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -17,8 +18,6 @@ def devices() -> list[str]:
     CUDA: children are forked afterwards."""
     if (visible := os.environ.get(VISIBLE)) is not None:
         return [name for name in visible.split(",") if name.strip()]
-    import torch
-
     return [str(number) for number in range(torch.cuda.device_count())]
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
+from unteach.lazy import distributed_tensor, fsdp, torch
 from unteach.models import adapters
 from unteach.models.layers import causal_of
 from unteach.training import checkpoint
@@ -66,32 +67,28 @@ def verify(trainer: Any, mode: str) -> None:
 
 def _mode(trainer: Any) -> str:
     """How the model is spread in truth."""
-    from torch.nn.parallel import DistributedDataParallel
-
     wrapped = trainer.model_wrapped
     if hasattr(wrapped, "zero_optimization_stage"):
         return f"zero{wrapped.zero_optimization_stage()}"
     if _all_sharded(wrapped):
         return "fsdp2"
-    return "ddp" if isinstance(wrapped, DistributedDataParallel) else "one"
+    return "ddp" if isinstance(wrapped, torch.nn.parallel.DistributedDataParallel) else "one"
 
 
 def _all_sharded(model: Any) -> bool:
-    from torch.distributed.tensor import DTensor
-
-    return all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return all(
+        isinstance(parameter, distributed_tensor.DTensor) for parameter in model.parameters()
+    )
 
 
 def reduce_in_float32(trainer: Any) -> None:
     """FSDP2 gathers weights in the run's half precision, and adds gradients up in fp32 as every
     other way does."""
-    from torch import float32
-    from torch.distributed.fsdp import MixedPrecisionPolicy
 
     plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if plugin is not None and (policy := plugin.mixed_precision_policy) is not None:
-        plugin.mixed_precision_policy = MixedPrecisionPolicy(
-            param_dtype=policy.param_dtype, reduce_dtype=float32
+        plugin.mixed_precision_policy = fsdp.MixedPrecisionPolicy(
+            param_dtype=policy.param_dtype, reduce_dtype=torch.float32
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from unteach import run_dir
 from unteach.config import watching
+from unteach.lazy import torch
 from unteach.training.callbacks import Watcher
 
 FOLDER = "profile"
@@ -20,11 +21,9 @@ class ProfileTrace(Watcher):
         self.profile: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        from torch import profiler
-
-        kinds = [profiler.ProfilerActivity.CPU]
+        kinds = [torch.profiler.ProfilerActivity.CPU]
         if args.device.type == "cuda":
-            kinds.append(profiler.ProfilerActivity.CUDA)
+            kinds.append(torch.profiler.ProfilerActivity.CUDA)
         asked = self.asked
 
         def write(profile: Any) -> None:
@@ -32,13 +31,13 @@ class ProfileTrace(Watcher):
             with run_dir.replacing(path) as temporary:
                 profile.export_chrome_trace(str(temporary))
 
-        self.profile = profiler.profile(
+        self.profile = torch.profiler.profile(
             activities=kinds,
             on_trace_ready=write,
             with_stack=asked.stack,
             record_shapes=asked.shapes,
             profile_memory=asked.memory,
-            schedule=profiler.schedule(
+            schedule=torch.profiler.schedule(
                 skip_first=asked.skip_first,
                 wait=asked.wait,
                 warmup=asked.warmup,

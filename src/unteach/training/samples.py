@@ -10,6 +10,7 @@ from unteach.config import watching
 from unteach.data.streams import Stream
 from unteach.engines.hf import HFEngine
 from unteach.errors import name_file
+from unteach.lazy import torch
 from unteach.models.forward import IGNORED
 from unteach.models.loading import Loaded
 from unteach.training.callbacks import Watcher
@@ -52,8 +53,6 @@ class SampleFile(Watcher):
             self.look(args, state)
 
     def look(self, args: Any, state: Any) -> None:
-        import torch
-
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices), self.loaded.autocast():
             said = self.engine.generate(

@@ -7,6 +7,7 @@ micro-batch, every process. So the gradient of a step does not depend on how its
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
 from unteach.models.forward import Answers
 from unteach.models.layers import causal_of, refuse_no_states, train_only
@@ -43,8 +44,6 @@ def survey_step(
 ) -> "dict[str, Tensor]":
     """What the method must know of a whole step before its losses: the sums of this process's
     share, by name."""
-    import torch
-
     totals: dict[str, Tensor] = {}
     if wants := method.surveyed():
         with torch.no_grad():

@@ -6,6 +6,7 @@ from pathlib import Path
 from unteach import run_dir
 from unteach.config import verb_keys
 from unteach.errors import UserError, unknown
+from unteach.lazy import datasets
 from unteach.wording import counted
 
 LOGS = "open-unlearning/eval"
@@ -73,8 +74,6 @@ def retain_logs(folder: Path) -> None:
 def wmdp(folder: Path) -> None:
     """Each corpus as JSON lines, whole or not at all; a gated one that is not open to the user is
     said, not fatal."""
-    import datasets
-
     landed = 0
     for name, (repository, config) in CORPORA.items():
         target = folder / f"{name}.jsonl"

@@ -1,6 +1,7 @@
 """`unteach tokenize`: rows to memory-mapped tokens, once, for many runs."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,6 @@ def _tokenizer(config: TokenizeConfig) -> Any:
 def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
     """What training would ask with: what is said here, what the columns say, what the model was
     saved with."""
-    from dataclasses import replace
 
     from unteach.data.template import saved_args
 

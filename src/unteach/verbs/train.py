@@ -3,7 +3,7 @@
 import contextlib
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from unteach.config import compose, schema
 from unteach.config.environment import environment
 from unteach.distributed import accelerate_launch
 from unteach.errors import Preempted, UserError
+from unteach.lazy import transformers
 
 if TYPE_CHECKING:
     import transformers
@@ -254,7 +255,6 @@ def _prepare(
     config: schema.Config, folder: Path, here: "Processes", of_files: list[str]
 ) -> _Prepared:
     """Loads the model, builds the streams, plans the suites, and opens the run's folder."""
-    import transformers
 
     from unteach.distributed import process_context
     from unteach.models import loading
@@ -325,7 +325,6 @@ def _evaluate(
 
     planned: the plans of the suites, where this process made them before it trained.
     """
-    from dataclasses import replace
 
     from unteach.evals.run import evaluate_loaded
     from unteach.evals.start_values import tell_before_and_after

@@ -16,6 +16,7 @@ from unteach.data.template import Template
 from unteach.data.tokenized import token_files
 from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
+from unteach.lazy import np
 from unteach.registry import dataset
 from unteach.wording import counted
 
@@ -79,8 +80,6 @@ class PretrainingDataset:
             self.rows = best_fit([self.length(piece) for piece in self.pieces], self.max_length)
 
     def _tokenise(self, where: str) -> "tuple[token_files.Joined, list[int]]":
-        import numpy as np
-
         rows = sources.load_rows(self.hf_args)
         numbered, faults = tokenise(self.template, rows, self.text_key, where)
         self.dropped += faults.counted()
@@ -145,8 +144,6 @@ def tokenise(
     template: Template, rows: list[Any], text_key: str | list[str], where: str
 ) -> tuple[list[tuple[int, Any]], Faults]:
     """(row, tokens with EOS after them) of each document, and what is wrong with the others."""
-    import numpy as np
-
     plain, faults, bos = template.as_raw(), Faults(where, rows), len(bos_of(template))
     keys, documents = [text_key] if isinstance(text_key, str) else text_key, []
     columns = [sources.column(rows, key, where) for key in keys]

@@ -6,6 +6,7 @@ from typing import Any
 
 from unteach import run_dir
 from unteach.errors import UserError, refuse_path, refuse_unreadable
+from unteach.lazy import pyarrow
 
 
 def record_batches(mapped: Any) -> Iterator[Any]:
@@ -15,8 +16,6 @@ def record_batches(mapped: Any) -> Iterator[Any]:
     A damaged batch points outside its own memory: reading it would end the process, or give bytes
     of something else.
     """
-    import pyarrow
-
     try:
         opened = pyarrow.ipc.open_file(mapped)
         batches = (opened.get_batch(number) for number in range(opened.num_record_batches))
@@ -31,8 +30,6 @@ def record_batches(mapped: Any) -> Iterator[Any]:
 def refuse_damaged_set(folder: Path) -> None:
     """Raise UserError where a folder of `datasets.save_to_disk`, which maps what it loads, is
     damaged."""
-    import pyarrow
-
     for name in _names(folder / "dataset_dict.json", "splits"):
         refuse_damaged_set(folder / str(name))
     for told in _names(folder / "state.json", "_data_files"):

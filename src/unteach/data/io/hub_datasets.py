@@ -8,6 +8,7 @@ from typing import Any
 from unteach.config.secrets import drop_secrets
 from unteach.data.io.arrow_files import refuse_damaged_set
 from unteach.errors import AbsentData, UserError, first_line, nearest
+from unteach.lazy import datasets
 
 
 def is_saved_set(path: Path) -> bool:
@@ -26,8 +27,6 @@ def load_set(hf_args: dict[str, Any]) -> Any:
     Raises AbsentData if the place exists and the configuration or split does not, UserError if the
     place does not.
     """
-    import datasets
-
     path, split = str(hf_args["path"]), hf_args.get("split")
     try:
         if set(hf_args) <= {"path", "split"} and (

@@ -21,6 +21,7 @@ from unteach.data.io.arrow_files import record_batches
 from unteach.data.io.hub_datasets import SEVERAL_SPLITS, is_saved_set, load_set
 from unteach.data.io.json_values import parse_json
 from unteach.errors import UserError, nearest, refuse_unreadable
+from unteach.lazy import pyarrow
 
 Row = dict[str, Any]
 
@@ -256,8 +257,6 @@ def _errors_of_readers(suffix: str) -> tuple[type[Exception], ...]:
     """What the reader of a format raises that is no exception of Python's own."""
     if suffix not in (".parquet", ".arrow"):
         return (csv.Error,)
-    import pyarrow
-
     return (pyarrow.ArrowException,)
 
 
@@ -382,8 +381,6 @@ def _parquet(file: Path) -> Generator[Placed]:
 
 
 def _arrow(file: Path) -> Generator[Placed]:
-    import pyarrow
-
     with pyarrow.memory_map(str(file)) as mapped:
         yield from _batches(file, record_batches(mapped))
 

@@ -28,6 +28,7 @@ from unteach.data.row_selection import Choice
 from unteach.data.template import Template
 from unteach.data.truncation import IGNORED
 from unteach.errors import UserError, refuse_path, refuse_unreadable
+from unteach.lazy import np, pyarrow
 from unteach.registry import dataset
 
 if TYPE_CHECKING:
@@ -61,8 +62,6 @@ class Joined:
         return self.ends[-1] if self.ends else 0
 
     def __getitem__(self, part: slice) -> "np.ndarray":
-        import numpy as np
-
         start, stop, _ = part.indices(len(self))
         found = []
         while start < stop:
@@ -98,8 +97,6 @@ class Shard:
 
     def labels(self, row: int) -> "np.ndarray":
         """The row's tokens where they are learned, and -100 elsewhere."""
-        import numpy as np
-
         if "labels" in self.mask:
             values, offsets = self.mask["labels"]
             return values[offsets[row] : offsets[row + 1]]
@@ -153,8 +150,6 @@ def _named_shards(folder: Path) -> list[tuple[str, str]]:
 @contextlib.contextmanager
 def _refuse_other_shapes(file: Path) -> Iterator[None]:
     """Within it, columns that are not there or of another kind are a message."""
-    import pyarrow
-
     kinds = (pyarrow.ArrowException, KeyError, AttributeError, TypeError, IndexError)
     with refuse_unreadable(str(file), "has not the columns of a tokenised file", *kinds):
         yield
@@ -175,8 +170,6 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def _batches(file: Path) -> list[Any]:
-    import pyarrow
-
     with refuse_unreadable(str(file), "no whole Arrow file", pyarrow.ArrowException):
         return list(record_batches(pyarrow.memory_map(str(file))))
 
@@ -197,8 +190,6 @@ def _shard(batch: Any) -> Shard:
 
 
 def _offsets(lengths: "np.ndarray") -> "np.ndarray":
-    import numpy as np
-
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
@@ -208,8 +199,6 @@ def _flat(column: Any) -> "tuple[np.ndarray, np.ndarray]":
 
 
 def _is_theirs(file: Path) -> bool:
-    import pyarrow
-
     try:
         with pyarrow.memory_map(str(file)) as mapped:
             first = next(iter(record_batches(mapped)), None)
@@ -221,8 +210,6 @@ def _is_theirs(file: Path) -> bool:
 
 def _theirs(file: Path) -> list[Shard]:
     """training-code's files. Without labels a record batch is a row, and all of it is learned."""
-    import numpy as np
-    import pyarrow
 
     shards = []
     for batch in _batches(file):
@@ -294,8 +281,6 @@ def check(path: Path, tokenizer: Any, shards: Iterable[Shard]) -> None:
 
 def documents(hf_args: dict[str, Any], tokenizer: Any) -> tuple[Joined, list[int]]:
     """The tokens of tokenised text, and where each document ends."""
-    import numpy as np
-
     path = Path(hf_args["path"])
     shards = read_shards(path)
     check(path, tokenizer, shards)

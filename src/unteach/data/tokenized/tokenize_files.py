@@ -30,6 +30,7 @@ from unteach.data.template import Template
 from unteach.data.tokenized import token_files
 from unteach.data.truncation import IGNORED, TooLong, fit
 from unteach.errors import UserError
+from unteach.lazy import np, pyarrow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,8 +115,6 @@ class Made:
         return cls(Counts(len(rows), len(kept), told_rows(rows, cut), dropped))
 
     def add(self, ids: Any, runs: list[int] | None) -> None:
-        import numpy as np
-
         self.ids.append(np.asarray(ids, np.int32))
         learned = len(ids) if runs is None else sum(runs[1::2])
         self.runs += [] if runs is None else [runs]
@@ -328,8 +327,6 @@ def _gathered(chunks: Iterable[Made]) -> Iterator[Made]:
 
 def _write_shard(folder: Path, number: int, made: Made) -> dict[str, Any]:
     """Writes a shard and, after it, what is told of it: only then does it count."""
-    import numpy as np
-    import pyarrow
 
     columns = {
         "input_ids": np.concatenate(made.ids) if made.ids else np.empty(0, np.int32),
@@ -360,15 +357,11 @@ def _write_shard(folder: Path, number: int, made: Made) -> dict[str, Any]:
 
 def _least(counts: list[int]) -> "np.ndarray":
     """As an array of the least unsigned type that holds them."""
-    import numpy as np
-
     return np.array(counts, np.min_scalar_type(max(counts, default=0)))
 
 
 def _one_list(values: "np.ndarray") -> Any:
     """A column of one row, which is a list of all the values."""
-    import pyarrow
-
     return pyarrow.ListArray.from_arrays(
         pyarrow.array([0, len(values)], pyarrow.int32()), pyarrow.array(values)
     )

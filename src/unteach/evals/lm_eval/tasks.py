@@ -22,6 +22,7 @@ from unteach.data.template import Template
 from unteach.engines.base import Engine
 from unteach.errors import UserError, first_line, missing_extra, nearest, unknown
 from unteach.evals.base import TaskResult
+from unteach.lazy import np, torch
 
 Progress = Callable[[str, int], Callable[[int], None]]
 METRIC = "lm_eval"
@@ -273,8 +274,6 @@ def _document(one: dict[str, Any], values: dict[str, float]) -> dict[str, Any]:
 def _undisturbed() -> Iterator[None]:
     """The harness seeds every generator of random numbers, gives results only to the first local
     process, and asks git for a commit, which complains where there is none."""
-    import numpy as np
-    import torch
     from lm_eval import evaluator
 
     states, rank = (random.getstate(), np.random.get_state()), os.environ.get("LOCAL_RANK")

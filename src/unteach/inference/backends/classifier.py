@@ -11,6 +11,7 @@ from unteach.engines.class_logits import class_logits
 from unteach.errors import UserError
 from unteach.inference.backends.base import Answered, Job, Labelled, Request
 from unteach.inference.backends.hf import answered, place
+from unteach.lazy import torch, transformers
 from unteach.models import adapters, heads, loading
 from unteach.models.batch_probe import describe_padded_batches
 from unteach.models.hub import PATH
@@ -21,8 +22,6 @@ from unteach.models.model_handlers import load_tokenizer
 
 def load(config: ModelConfig) -> Loaded:
     """A sequence classifier and its tokenizer."""
-    import transformers
-
     path = run_dir.model_folder(str(config.model_args[PATH]))
     head = heads.saved(path)
     if adapters.is_adapter(path) and head:
@@ -48,8 +47,6 @@ def load(config: ModelConfig) -> Loaded:
 
 def load_empty(config: ModelConfig) -> Loaded:
     """The same with no weights."""
-    import torch
-
     with torch.device("meta"):
         return load(config)
 

@@ -21,6 +21,7 @@ from unteach.inference.backends.base import (
     Session,
     cut,
 )
+from unteach.lazy import transformers
 from unteach.models import placement
 from unteach.models.capabilities import capabilities_of
 from unteach.registry import backend
@@ -175,7 +176,6 @@ class Continuing:
     labels: Sequence[str] = ()
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
-        import transformers
 
         from unteach.models import loading
         from unteach.models.layers import causal_of

@@ -13,6 +13,7 @@ from unteach.engines.sampling import Draw, penalty, warps
 from unteach.errors import UserError
 from unteach.inference.backends.base import Answer, Answered, Completion, Failure, Job, Request, cut
 from unteach.inference.backends.hf import Pools, answered, finish, place
+from unteach.lazy import torch, transformers
 from unteach.models import vision
 from unteach.models.batch_probe import describe_padded_batches
 from unteach.seeds import subseed
@@ -37,7 +38,6 @@ class SeeingRows:
     labels: Sequence[str] = ()
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
-        import transformers
 
         from unteach.engines.hf import context_of
 
@@ -227,8 +227,6 @@ class Noted:
 
     def of(self, made: "Tensor") -> list[list[float]]:
         """Of the tokens [rows, length] that were made in the end, each row's."""
-        import torch
-
         assert self.before is not None
         last = self.before.gather(-1, made[:, -1:])
         found: list[list[float]] = torch.cat([*self.kept, last], dim=-1).tolist()

@@ -22,6 +22,7 @@ from unteach.inference.backends.base import (
     Scored,
     cut,
 )
+from unteach.lazy import peft, transformers
 from unteach.models.hub import PATH, SOURCE
 from unteach.registry import backend
 
@@ -391,8 +392,6 @@ def engine_args(asked: VLLM, job: Job, empty: "Loaded") -> dict[str, Any]:
 
 def ending(empty: "Loaded") -> list[int]:
     """The ids that a model's own settings end its texts with."""
-    import transformers
-
     try:
         own = transformers.GenerationConfig.from_pretrained(str(empty.path)).eos_token_id
     except OSError:
@@ -412,7 +411,6 @@ def _longest(job: Job, empty: "Loaded") -> int | None:
 
 
 def _for_adapter(folder: str) -> dict[str, Any]:
-    import peft
     from vllm.config.lora import MaxLoRARanks
 
     rank = peft.PeftConfig.from_pretrained(folder).r

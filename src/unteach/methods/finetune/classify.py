@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.errors import UserError, unknown
+from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
 from unteach.methods.finetune import scores
 from unteach.models.forward import IGNORED, Answers, Want
@@ -75,8 +76,6 @@ class Classify(Method):
         return {"train": Want(of=class_logprobs, over="labels")}
 
     def weight_of(self, classes: "Tensor") -> "Tensor":
-        import torch
-
         return torch.tensor(self.weights or [1.0] * len(self.names), device=classes.device)[classes]
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":

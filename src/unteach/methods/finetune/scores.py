@@ -1,6 +1,7 @@
 """What a classifier or a regression is worth on rows whose answer is known. By scikit-learn."""
 
 import math
+from statistics import mean, median
 from typing import Any
 
 STEPS = [round(0.1 * k, 1) for k in range(1, 10)]
@@ -61,7 +62,6 @@ def classification(
 def two_classes(labels: list[int], probabilities: list[list[float]]) -> list[dict[str, float]]:
     """A line a threshold on the probability of the second label, among them the mean and the median
     of the rows."""
-    from statistics import mean, median
 
     from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 

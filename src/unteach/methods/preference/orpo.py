@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from unteach.lazy import F, torch
 from unteach.methods.base import UNITS, Term, cross_entropy
 from unteach.methods.preference.pairs import Pairs
 from unteach.models.forward import Answers, Want
@@ -37,13 +38,14 @@ class ORPO(Pairs):
         return "answer" if self.loss_on == "completion" else "all"
 
     def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
-        from torch.nn.functional import logsigmoid
-
         answers = policy["chosen"]
         chosen, rejected = answer_mean(answers), answer_mean(policy["rejected"])
         ratio = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))
         terms = self.preference(
-            -self.beta * logsigmoid(ratio), self.beta * chosen, self.beta * rejected, answers
+            -self.beta * F.logsigmoid(ratio),
+            self.beta * chosen,
+            self.beta * rejected,
+            answers,
         )
         return [*terms, cross_entropy("chosen", "chosen", answers, units=UNITS[self._over()])]
 
@@ -51,8 +53,6 @@ class ORPO(Pairs):
 def answer_mean(answers: Answers) -> "Tensor":
     """The mean log-prob of each row's answer tokens, of a pass that may be over its prompt too:
     [B]."""
-    import torch
-
     before = (answers.lengths() - answers.labelled).clamp(min=0)
     own = (answers.place() >= before[answers.row]).float()
     return answers.per_row(torch.where(own > 0, answers.value, 0)) / answers.per_row(own).clamp(
@@ -63,7 +63,5 @@ def answer_mean(answers: Answers) -> "Tensor":
 def log1mexp(x: "Tensor") -> "Tensor":
     """log(1 - exp(x)) for x < 0, exact on both sides of -log 2; what rounds to 0 is taken as the
     number next to it."""
-    import torch
-
     near, far = x.clamp(min=-0.7, max=-torch.finfo(x.dtype).eps), x.clamp(max=-0.69)
     return torch.where(x > -math.log(2), (-torch.expm1(near)).log(), torch.log1p(-far.exp()))

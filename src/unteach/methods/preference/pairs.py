@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from unteach.errors import UserError
+from unteach.lazy import F
 from unteach.methods.base import Method, Term, mean_of_rows
 from unteach.models.forward import Answers
 
@@ -69,14 +70,12 @@ def pair_loss(
     hinge: max(0, 1 - beta m) (SLiC, arXiv:2305.10425); ipo: (m - 1 / (2 beta))^2
     (arXiv:2310.12036).
     """
-    from torch.nn.functional import logsigmoid
-
     if loss_type == "hinge":
         return (1 - beta * margin).relu()
     if loss_type == "ipo":
         return (margin - 1 / (2 * beta)).square()
-    kept = -(1 - label_smoothing) * logsigmoid(beta * margin)
-    return kept - label_smoothing * logsigmoid(-beta * margin) if label_smoothing else kept
+    kept = -(1 - label_smoothing) * F.logsigmoid(beta * margin)
+    return kept - label_smoothing * F.logsigmoid(-beta * margin) if label_smoothing else kept
 
 
 def mean_per_row(answers: Answers) -> "Tensor":

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
+from unteach.lazy import F
 from unteach.methods.base import Term, Unlearn, mean_of_rows
 from unteach.models.forward import Answers, Want
 from unteach.models.reference import Needed
@@ -47,10 +48,8 @@ class DPO(Unlearn):
         return {**super().wants(reference), ALTERNATE: Want()}
 
     def forget_term(self, policy: dict[str, Answers], reference: dict[str, Any]) -> Term:
-        from torch.nn.functional import logsigmoid
-
         original, alternate = (
             policy[s].per_row() - reference[s].per_row() for s in ("forget", ALTERNATE)
         )
-        loss = -(2 / self.beta) * logsigmoid(self.beta * (alternate - original))
+        loss = -(2 / self.beta) * F.logsigmoid(self.beta * (alternate - original))
         return mean_of_rows("forget", "forget", loss, policy["forget"])

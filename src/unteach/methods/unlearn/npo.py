@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unteach.errors import UserError
+from unteach.lazy import F
 from unteach.methods.base import Term, Unlearn, mean_of_rows
 from unteach.models.forward import Answers
 from unteach.registry import method
@@ -37,8 +38,6 @@ class NPO(Unlearn):
         return "logprobs"
 
     def forget(self, policy: Answers, reference: Any) -> Term:
-        from torch.nn.functional import logsigmoid
-
         ratio = policy.per_row() - reference.per_row()
-        loss = -(2 / self.beta) * logsigmoid(-self.beta * ratio)
+        loss = -(2 / self.beta) * F.logsigmoid(-self.beta * ratio)
         return mean_of_rows("forget", "forget", loss, policy)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.errors import UserError
+from unteach.lazy import torch
 from unteach.methods.base import Context, Term, Unlearn
 from unteach.methods.retain import EmbedDiff, Retain, activations, distance
 from unteach.models.forward import Answers, Want
@@ -60,8 +61,6 @@ class RMU(Unlearn):
         self.control_vector: Tensor | None = None
 
     def prepare(self, context: Context) -> None:
-        import torch
-
         if self.control_vector is None:
             noise = torch.Generator().manual_seed(subseed(context.seed, "control vector"))
             self.control_vector = torch.rand(context.width, generator=noise)
@@ -109,6 +108,4 @@ class RMU(Unlearn):
         )
 
     def load_state(self, state: dict[str, Any]) -> None:
-        import torch
-
         self.control_vector = torch.tensor(state["control_vector"])

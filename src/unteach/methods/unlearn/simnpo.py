@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from unteach.errors import UserError
+from unteach.lazy import F
 from unteach.methods.base import Term, Unlearn, mean_of_rows
 from unteach.models.forward import Answers
 from unteach.registry import method
@@ -32,9 +33,7 @@ class SimNPO(Unlearn):
             raise UserError(f"beta must be above 0, got {self.beta}")
 
     def forget(self, policy: Answers, reference: Any) -> Term:
-        from torch.nn.functional import logsigmoid
-
         length = policy.labelled if self.simnpo_length == "labels" else policy.lengths()
         surprise = -policy.per_row() / length.clamp(min=1)
-        loss = -(2 / self.beta) * logsigmoid(self.beta * (surprise - self.delta))
+        loss = -(2 / self.beta) * F.logsigmoid(self.beta * (surprise - self.delta))
         return mean_of_rows("forget", "forget", loss, policy)

@@ -1,0 +1,39 @@
+"""Libraries that take seconds to import, imported when something of them is first used.
+
+A configuration is checked, and `--help` answered, before any of them is. This is the one place that
+puts an import off; elsewhere they are named at the top of a file: `from unteach.lazy import torch`.
+"""
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import datasets as datasets
+    import numpy as np
+    import peft as peft
+    import pyarrow as pyarrow
+    import tokenizers as tokenizers
+    import torch as torch
+    import transformers as transformers
+    from torch.distributed import fsdp as fsdp
+    from torch.distributed import tensor as distributed_tensor
+    from torch.nn import functional as F
+else:
+
+    class _LazyModule(ModuleType):
+        """Stand for a module and pass on whatever is asked of it."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(importlib.import_module(self.__name__), name)
+
+    datasets = _LazyModule("datasets")
+    np = _LazyModule("numpy")
+    peft = _LazyModule("peft")
+    pyarrow = _LazyModule("pyarrow")
+    tokenizers = _LazyModule("tokenizers")
+    torch = _LazyModule("torch")
+    transformers = _LazyModule("transformers")
+    fsdp = _LazyModule("torch.distributed.fsdp")
+    distributed_tensor = _LazyModule("torch.distributed.tensor")
+    F = _LazyModule("torch.nn.functional")
