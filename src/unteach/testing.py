@@ -18,10 +18,20 @@ from unteach.config import schema
 from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import BESIDE
+from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.handlers.qa import Example, example_of
-from unteach.data.streams import ALTERNATE
+from unteach.data.streams import ALTERNATE, Rows, Steps, Stream, collate
+from unteach.data.synthetic import authors
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
+from unteach.models import loading
+from unteach.models.forward import extend
+from unteach.models.heads import Head
+from unteach.models.hub import PATH
+from unteach.models.loading import finish
+from unteach.models.model_handlers import learn_tokenizer
+from unteach.models.reference import Reference, compute_table
+from unteach.training.step import count_step, make_ready, micro_batch_loss, survey_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,10 +91,6 @@ def method_loss(
     learning_rate=0 logs.
     """
     environment()
-
-    from unteach.models import loading
-    from unteach.models.hub import PATH
-    from unteach.training.step import make_ready
 
     method = build_method(name, method_args, compat)
     if control_vector is not None:
@@ -146,8 +152,6 @@ def _told(template: Any, rows: list[Row], classes: int) -> Examples:
 
 def _streams(rows: dict[str, Examples]) -> "dict[str, Stream]":
     """Rows as streams; those that stand beside one another are drawn together."""
-    from unteach.data.streams import Stream
-
     streams: dict[str, Stream] = {}
     for name, examples in rows.items():
         beside = (other for other in streams if BESIDE.get(other, other) == BESIDE.get(name, name))
@@ -171,11 +175,6 @@ def step_gradient(
 
     share: (rank, world) of this process; wrapped: the model as wrapped for data parallelism.
     """
-
-    from unteach.data.collators import DataCollatorForSupervisedDataset
-    from unteach.data.streams import Rows, Steps, collate
-    from unteach.models.reference import Reference, compute_table
-    from unteach.training.step import count_step, micro_batch_loss, survey_step
 
     collator = DataCollatorForSupervisedDataset(loaded.tokenizer)
     streams = _streams(rows)
@@ -222,8 +221,6 @@ def check_method(
     """
     environment()
 
-    from unteach.training.step import make_ready
-
     method = build_method(name, method_args)
     if reason := method.batch_level():
         print(f"{name} depends on how a batch is split, and says why: {reason}")
@@ -260,8 +257,6 @@ def check_method(
 @contextlib.contextmanager
 def _packed(model: Any) -> "Iterator[None]":
     """with rows laid end to end"""
-    from unteach.models.forward import extend
-
     extend(model, packed=True)
     yield
     extend(model)
@@ -283,11 +278,6 @@ def _same(expected: "Tensor", found: "Tensor", what: str) -> None:
 def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
     """A tiny model as deep as the method needs, a reference that differs from it, and 13 (anchor
     and what stands beside it) or 9 rows of unequal lengths a stream."""
-
-    from unteach.data.synthetic import authors
-    from unteach.models.heads import Head
-    from unteach.models.loading import finish
-    from unteach.models.model_handlers import learn_tokenizer
 
     texts = [f"{row['question']} {row['answer']}" for row in authors.rows("full")]
     tokenizer = learn_tokenizer(texts, 400)

@@ -9,10 +9,13 @@ from unteach import run_dir
 from unteach.config.inference import INSTRUCTION, InferConfig
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import saved_args
+from unteach.engines.hf import context_of
 from unteach.errors import UserError
 from unteach.inference.input_table import Columns, Sheet
 from unteach.inference.requests import MESSAGES, Asked, Asker, shown
 from unteach.models.hub import PATH
+from unteach.models.loading import memory
+from unteach.models.vision import load_empty
 from unteach.wording import counted
 
 FREE = (
@@ -135,9 +138,6 @@ def _local(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], d
         from unteach.inference.backends.classifier import load_empty
     else:
         from unteach.models.loading import load_empty
-    from unteach.engines.hf import context_of
-    from unteach.models.loading import memory
-
     empty = load_empty(config.model)
     shown_by = None if config.kind == "classify" else empty.template
     asker = Asker(config, columns, shown_by, empty.tokenizer, context_of(empty.model))
@@ -158,9 +158,6 @@ def _local(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], d
 
 def _seeing(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], dict[str, Any]]]:
     """Of a model that reads images; its prompts are made where its images are read."""
-    from unteach.models.loading import memory
-    from unteach.models.vision import load_empty
-
     empty = load_empty(config.model)
     given = {name: value for name, value in config.model.model_args.items() if name not in FREE}
 

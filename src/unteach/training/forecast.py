@@ -5,6 +5,7 @@ from typing import Any
 import numpy
 
 from unteach.config import schema
+from unteach.models.forward import CHUNK_ELEMENTS
 from unteach.wording import counted
 
 GIB = 2**30
@@ -80,8 +81,6 @@ def memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any]) -> dict
     arXiv:2205.05198, without attention matrices), twice that in fp32, 2 bytes with gradient
     checkpointing; and three chunks of logits.
     """
-    from unteach.models.forward import CHUNK_ELEMENTS
-
     weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
     trained = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
     width = 4 if loaded.compute == "float32" else 2

@@ -13,8 +13,11 @@ from unteach.config import compose, inference
 from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
 from unteach.config.references import is_place
-from unteach.distributed import launch_environment
+from unteach.distributed import launch_environment, process_context
 from unteach.errors import RowsFailed, UserError, unknown
+from unteach.inference import planning
+from unteach.inference.backends.base import Failure, Job
+from unteach.inference.input_table import Columns
 
 KEYS = {
     "model",
@@ -87,11 +90,6 @@ def read_config(overrides: list[str], config_dirs: Iterable[str]) -> InferConfig
 def open_model(config: InferConfig) -> Callable[[str], str]:
     """Load the model; gives what answers a question. The questions are numbered from 0, as the rows
     of a table are."""
-    from unteach.distributed import process_context
-    from unteach.inference import planning
-    from unteach.inference.backends.base import Failure, Job
-    from unteach.inference.input_table import Columns
-
     config.backend.check()
     prompter = planning.build_prompter(config, Columns(COLUMN))
     for sentence in prompter.notes:

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from unteach import console, run_dir
 from unteach.config import schema
+from unteach.evals import run
 from unteach.evals.retain_logs import ROWS
+from unteach.report.columns import BUILT_IN
 
 
 def tell_values(folder: Path, suite_names: list[str]) -> None:
     """Print the values of suites, each with the way that is good, and what could not be
     measured."""
-    from unteach.evals import run
-    from unteach.report.columns import BUILT_IN
-
     wanted = {column.metric: column.better for column in BUILT_IN if column.better}
     run.tell_values(folder, suite_names, len(suite_names) > 1, wanted)
 

@@ -6,9 +6,11 @@ from typing import Any
 from unteach import console
 from unteach.config.schema import PATH
 from unteach.errors import UserError
-from unteach.report import find, origin
+from unteach.report import changes, collect, find, origin
 from unteach.report.find import Found
+from unteach.report.table import MISSING
 from unteach.verbs.report import split, suite_of
+from unteach.wording import format_value
 
 EXPECTED = ("task_name", "paths", "mode", "resume", "eval")
 """Keys that differ between any two runs, or say only what was measured."""
@@ -50,8 +52,6 @@ def _one(word: str) -> Found:
 
 
 def _compare(a: Found, b: Found, suite: str) -> None:
-    from unteach.report import changes, collect
-
     first, second = collect.collect([(one.name, one.kind, one.folder) for one in (a, b)], suite)
     console.say(f"\n{suite}")
     if others := changes.other_rows(first, second):
@@ -68,9 +68,6 @@ def _print_values(found: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from unteach.report.table import MISSING
-    from unteach.wording import format_value
 
     drawn = Table(
         box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim"
@@ -143,8 +140,6 @@ def _without_random_weights(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_settings(a: dict[str, Any], b: dict[str, Any]) -> None:
-    from unteach.report import changes
-
     if not a or not b:
         print(
             f"\nsettings: {'neither run has' if not (a or b) else 'A has' if b else 'B has'} no "

@@ -12,6 +12,7 @@ from unteach.config.environment import environment
 from unteach.config.overrides import sort_words
 from unteach.config.reader import Mistakes, Reader, mistakes
 from unteach.errors import UserError, unknown
+from unteach.export import save, trained, weights
 
 FORMS = ("model", "adapter")
 RECORD = "unteach_export.json"
@@ -66,8 +67,6 @@ def export(
         raise UserError("say where to: to=FOLDER, or push=REPO")
     if push:
         _refuse_offline(push)
-    from unteach.export import save, trained
-
     source = trained.source_of(what)
     asked = save.Asked(Path(to) if to else None, form, dtype, base, peft_args)
     with _target(asked, source) as folder:
@@ -112,8 +111,6 @@ def _target_owned(asked: Any, source: Any) -> Iterator[Path | None]:
 
 def _record(asked: Any, source: Any) -> dict[str, Any]:
     """What an export is of, as far as it can be told without doing it."""
-    from unteach.export import weights
-
     found = weights.find(source.place)
     files = (
         [found]

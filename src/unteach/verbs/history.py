@@ -11,6 +11,8 @@ from typing import Any
 from unteach import console, run_dir
 from unteach.config import verb_keys
 from unteach.errors import UserError, missing_extra
+from unteach.report.export import neutralize_cell
+from unteach.report.table import MISSING
 from unteach.wording import counted
 
 WANDB = "wandb:"
@@ -135,8 +137,6 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
 
 def neutralize_cells(table: Any) -> Any:
     """Copy a table whose texts, heads included, no spreadsheet takes for formulas."""
-    from unteach.report.export import neutralize_cell
-
     return table.map(neutralize_cell).rename(columns=neutralize_cell)
 
 
@@ -180,8 +180,6 @@ def _show(table: Any) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
-
-    from unteach.report.table import MISSING
 
     terminal = Console()
     cells = {

@@ -20,8 +20,14 @@ from unteach import console
 from unteach.config import compose, inference
 from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
-from unteach.distributed import accelerate_launch
+from unteach.data.io import tables
+from unteach.distributed import accelerate_launch, process_context
+from unteach.engines.progress import Pace
 from unteach.errors import RowsFailed, UserError
+from unteach.inference import input_table, output_columns, planning
+from unteach.inference.backends.base import Job
+from unteach.inference.output_columns import ERROR, SKIPPED, record, tokens_of
+from unteach.inference.result_store import Ledger
 from unteach.wording import counted
 
 
@@ -44,11 +50,6 @@ def infer(*overrides: str, config_dirs: Iterable[str] = ()) -> Path:
 def run(config: InferConfig) -> Path:
     """config -> table -> prompts -> what is known already -> model -> answers -> the output, in
     order."""
-    from unteach.data.io import tables
-    from unteach.distributed import process_context
-    from unteach.inference import input_table, output_columns, planning
-    from unteach.inference.result_store import Ledger
-
     config.backend.check()
     table = tables.open_table(config.input_file)
     output = output_of(config)
@@ -93,10 +94,6 @@ def output_of(config: InferConfig) -> Path:
 
 def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any) -> Path:
     """Asks what is not known, and writes the output when everything is."""
-    from unteach.distributed import process_context
-    from unteach.engines.progress import Pace
-    from unteach.inference.output_columns import record, tokens_of
-
     lines, output = read.lines, Path(ledger.output)
     done = ledger.done(lines)
     if ledger.damaged and here.first:
@@ -135,9 +132,6 @@ def answered(
     config: InferConfig, plan: Any, done: set[int], here: Any
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """What the backend says of every row that is not done, as it comes."""
-    from unteach.inference.backends.base import Job
-    from unteach.inference.output_columns import record
-
     asked = plan.asked
     requests = {request.number: request for request in asked.requests}
     session = config.backend.open(
@@ -162,8 +156,6 @@ def answered(
 
 def tell(known: dict[Any, dict[str, Any]], plan: Any, pace: Any, output: Path) -> int:
     """Says what became of the rows; gives how many failed."""
-    from unteach.inference.output_columns import ERROR, SKIPPED
-
     why = [answer[ERROR] for answer in known.values() if answer[ERROR] is not None]
     skipped = sum(answer.get("finish_reason") == SKIPPED for answer in known.values())
     counts = {

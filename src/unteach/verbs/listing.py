@@ -9,7 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from unteach import console, plugins, registry
+from unteach.config.hydra_groups import CONFIGS
+from unteach.config.reader import GIVEN
 from unteach.errors import UserError, nearest, unknown
+from unteach.verbs.component_fields import fields_of
 
 REGISTRIES = {
     "methods": registry.method,
@@ -167,9 +170,6 @@ def _refuse_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> st
 
 def show_class(kind: str, entry: registry.Entry) -> None:
     """Print what a class says of itself, and each of its fields with type, default and meaning."""
-    from unteach.config.reader import GIVEN
-    from unteach.verbs.component_fields import fields_of
-
     print(f"{entry.name}: {CLASS_USES[kind].replace('NAME', entry.name)}; {entry.origin}\n")
     text = textwrap.dedent("    " + (entry.target.__doc__ or "").strip())
     for paragraph in re.split(r"\n\s*\n", text):
@@ -205,8 +205,6 @@ def _files(
     group: str, config_dirs: tuple[str, ...], only: str | None = None
 ) -> list[tuple[str, str, Path]]:
     """(name, where it is, the file) of a group's YAML files, or of those of one name."""
-    from unteach.config.hydra_groups import CONFIGS
-
     found = []
     for home in (CONFIGS, *plugins.config_folders(), *map(Path, config_dirs)):
         for file in sorted((home / group).rglob("*.yaml")):

@@ -7,6 +7,7 @@ from unteach import run_dir
 from unteach.config.environment import environment
 from unteach.config.schema import PATH, ModelConfig
 from unteach.errors import UserError
+from unteach.models import loading
 
 
 def load(run: str) -> Any:
@@ -16,8 +17,6 @@ def load(run: str) -> Any:
     Raises UserError where it cannot be loaded.
     """
     environment()
-    from unteach.models import loading
-
     try:
         loaded = loading.load(ModelConfig({PATH: run_dir.model_folder(run)}), training=False)
     except UserError as error:  # here there is no key to be set, only the argument

@@ -8,7 +8,7 @@ from pathlib import Path
 from unteach import console
 from unteach.config import verb_keys
 from unteach.errors import UserError, unknown
-from unteach.report import find
+from unteach.report import collect, families, files, find, table
 from unteach.report.find import Found
 
 OUT = Path("saves/report")
@@ -74,8 +74,6 @@ def suite_of(asked: str | None, found: list[Found]) -> str | None:
 
 def write(found: list[Found], folder: Path, title: str, suite: str | None = None) -> Path:
     """Prints the table of each suite and writes the report's files; gives the page's path."""
-    from unteach.report import collect, families, files, table
-
     having = Counter(name for one in found for name in one.suites)
     suites = [suite] if suite else sorted(having, key=lambda name: (-having[name], name))
     shown = {}

@@ -7,6 +7,7 @@ from unteach.config.environment import environment
 from unteach.studies import compose_runs, saved_plan, slurm, states
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
+from unteach.verbs import study as verb
 from unteach.wording import counted
 
 TOLD = 200
@@ -52,8 +53,6 @@ def status(study: Study) -> None:
 def retry(study: Study) -> None:
     """What failed once more, where the study was carried out; after a change of its file, what that
     does not touch."""
-    from unteach.verbs import study as verb
-
     study, left_out = saved_plan.unaffected(study)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")

@@ -10,8 +10,14 @@ from unteach.config import compose
 from unteach.config.environment import environment
 from unteach.config.schema import TemplateArgs
 from unteach.config.tokenize import TokenizeConfig
+from unteach.data import column_layouts
+from unteach.data.io import tables
+from unteach.data.template import Template, saved_args
+from unteach.data.tokenized import token_files, tokenize_files
 from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
+from unteach.models import added_tokens
+from unteach.models.model_handlers import load_tokenizer
 from unteach.wording import counted
 
 
@@ -23,11 +29,6 @@ def command(words: list[str]) -> None:
 def tokenize(config: TokenizeConfig) -> Path:
     """Writes what the config says; gives the folder. Raises UserError where it holds something
     else."""
-    from unteach.data import column_layouts
-    from unteach.data.io import tables
-    from unteach.data.template import Template
-    from unteach.data.tokenized import tokenize_files
-
     table = tables.open_table(config.input_file, by_line=config.txt == "line", whole=True)
     if config.kind != "text" and config.pretrain_with_output is not None:
         raise UserError("pretrain_with_output: nothing here takes it; it is for kind=text")
@@ -67,9 +68,6 @@ def tokenize(config: TokenizeConfig) -> Path:
 
 
 def _tokenizer(config: TokenizeConfig) -> Any:
-    from unteach.models import added_tokens
-    from unteach.models.model_handlers import load_tokenizer
-
     tokenizer = load_tokenizer(
         run_dir.model_folder(config.tokenizer_path), config.tokenizer_args, {}
     )
@@ -80,8 +78,6 @@ def _tokenizer(config: TokenizeConfig) -> Any:
 def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
     """What training would ask with: what is said here, what the columns say, what the model was
     saved with."""
-
-    from unteach.data.template import saved_args
 
     given = (
         replace(config.template_args, kind=config.template)
@@ -99,8 +95,6 @@ def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
 
 def refuse_other(output: Path, facts: dict[str, Any]) -> None:
     """A folder is written once; another command needs another folder."""
-    from unteach.data.tokenized import token_files
-
     if not (output / token_files.MANIFEST).is_file():
         raise UserError(
             f"output_file={output}: is there already and holds no tokens; name another folder"

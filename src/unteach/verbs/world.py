@@ -9,6 +9,8 @@ from yaml import YAMLError
 from unteach import owner, run_dir
 from unteach.config.compose import to_yaml
 from unteach.config.reader import Reader, mistakes
+from unteach.data.synthetic import authors
+from unteach.data.synthetic.world import World
 from unteach.errors import UserError, refuse_unreadable
 from unteach.strict_yaml import read_yaml, refuse_odd_values
 
@@ -55,9 +57,6 @@ def read(words: list[str]) -> dict[str, Any]:
 
 def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
     """Writes the world as a dataset folder, whole or not at all; the number of rows by config."""
-    from unteach.data.synthetic import authors
-    from unteach.data.synthetic.world import World
-
     reader = Reader()
     world = reader.record(World, settings, "")
     if reader.problems:

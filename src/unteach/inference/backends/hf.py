@@ -22,8 +22,9 @@ from unteach.inference.backends.base import (
     cut,
 )
 from unteach.lazy import transformers
-from unteach.models import placement
+from unteach.models import loading, placement
 from unteach.models.capabilities import capabilities_of
+from unteach.models.layers import causal_of
 from unteach.registry import backend
 from unteach.seeds import subseed
 
@@ -176,9 +177,6 @@ class Continuing:
     labels: Sequence[str] = ()
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
-
-        from unteach.models import loading
-        from unteach.models.layers import causal_of
 
         self.loaded = loaded = loading.load(job.model, training=False)
         loaded.model = placement.place(loaded.model, job.here)

@@ -9,6 +9,7 @@ from unteach.config.inference import DRAWN, Sampling
 from unteach.data.io import images
 from unteach.engines.batching import Batches, Row
 from unteach.engines.finiteness import NEVER, NOT_FINITE, Finite
+from unteach.engines.hf import context_of
 from unteach.engines.sampling import Draw, penalty, warps
 from unteach.errors import UserError
 from unteach.inference.backends.base import Answer, Answered, Completion, Failure, Job, Request, cut
@@ -38,8 +39,6 @@ class SeeingRows:
     labels: Sequence[str] = ()
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
-
-        from unteach.engines.hf import context_of
 
         self.loaded = loaded = vision.load(job.model)
         place(loaded.model, job.here.device)

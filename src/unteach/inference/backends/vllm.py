@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from unteach.config.inference import Sampling
 from unteach.data.io import images
 from unteach.distributed import process_context
+from unteach.engines.hf import context_of
 from unteach.errors import UserError, first_line, missing_extra, nearest
 from unteach.inference.backends.base import (
     Answer,
@@ -23,6 +24,7 @@ from unteach.inference.backends.base import (
     cut,
 )
 from unteach.lazy import peft, transformers
+from unteach.models import loading, vision
 from unteach.models.hub import PATH, SOURCE
 from unteach.registry import backend
 
@@ -140,8 +142,6 @@ class Running:
     labels: Sequence[str] = ()
 
     def __init__(self, asked: VLLM, job: Job):
-        from unteach.models import loading, vision
-
         for name, value in QUIETLY.items():
             os.environ.setdefault(name, value)
         self.asked, self.job = asked, job
@@ -402,8 +402,6 @@ def ending(empty: "Loaded") -> list[int]:
 def _longest(job: Job, empty: "Loaded") -> int | None:
     """Tokens of the longest row and one more, which vLLM writes even where a row is only scored;
     None of images."""
-    from unteach.engines.hf import context_of
-
     if job.modality == "vlm":
         return None
     context = context_of(empty.model)
