@@ -228,6 +228,7 @@ NOT_HERE = (
     "launch=",
     "nproc=",
     "data.train_file=owner/",
+    "data=owner/",
 )
 """Commands with these words need what a plain machine has not: bitsandbytes, vLLM, a server,
 images, processes, the hub."""

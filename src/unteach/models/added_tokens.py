@@ -13,6 +13,7 @@ from typing import Any
 
 from unteach.errors import UserError
 from unteach.lazy import tokenizers, torch
+from unteach.models.layers import num_embeddings
 
 
 def add(tokenizer: Any, names: Iterable[str]) -> list[int]:
@@ -32,7 +33,7 @@ def grow(model: Any, ids: Sequence[int]) -> None:
     """Gives a model rows for new ids, each the mean of the rows of all ids before them."""
     if not ids:
         return
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = num_embeddings(model)
     # A tokenizer may leave ids unused between the last row and its first new id: those rows are
     # new, too.
     new = sorted({*ids, *range(rows, max(ids) + 1)})

@@ -12,6 +12,7 @@ from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import peft, torch
 from unteach.models.hub import from_hub
+from unteach.models.layers import is_partitioned, num_embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -101,7 +102,8 @@ def _some(names: Iterable[str]) -> str:
 def refuse_not_finite(model: Any, path: str | None) -> None:
     """Raise UserError where a weight is infinite or not a number: whatever such a model says means
     nothing."""
-    for name, weight in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        weight = parameter.ds_tensor if is_partitioned(parameter) else parameter
         if weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2:
             continue
         # A sum makes no tensor of their size; only one that is not finite needs a closer look.
@@ -133,7 +135,7 @@ def refuse_small_embedding(
     Special tokens beyond it that the tokenizer never puts by itself are left alone: published text
     models share the tokenizer of a larger one that reads images.
     """
-    num_rows = int(model.get_input_embeddings().weight.shape[0])
+    num_rows = num_embeddings(model)
     beyond = {name: number for name, number in tokenizer.get_vocab().items() if number >= num_rows}
     if not beyond:
         return

@@ -18,6 +18,17 @@ def causal_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def is_partitioned(weight: "Tensor") -> bool:
+    """Say whether ZeRO-3 has dealt this weight to the processes, so that it is empty here."""
+    return hasattr(weight, "ds_shape")
+
+
+def num_embeddings(model: Any) -> int:
+    """Return the number of rows of the input embeddings, of all processes together."""
+    weight = model.get_input_embeddings().weight
+    return int(weight.ds_shape[0] if is_partitioned(weight) else weight.shape[0])
+
+
 def backbone_of(causal: Any) -> Any:
     """All of a language model but its head: ids in, hidden states out."""
     backbone = causal.base_model

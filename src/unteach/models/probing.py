@@ -19,7 +19,7 @@ from unteach import run_dir
 from unteach.errors import NO_MEMORY, UserError
 from unteach.lazy import torch, transformers
 from unteach.models.capabilities import Capabilities, capabilities_of, set_capabilities
-from unteach.models.layers import backbone_of, causal_of
+from unteach.models.layers import backbone_of, causal_of, is_partitioned, num_embeddings
 from unteach.models.lm_head import known_logits, own_logits
 
 if TYPE_CHECKING:
@@ -44,12 +44,19 @@ _REMEMBERED: dict[str, Capabilities] = {}
 def probe(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Find out what holds of a model, unless it is remembered, and note it on the model.
 
-    On torch's meta device nothing can be run: only what is remembered is noted.
+    On torch's meta device nothing can be run: only what is remembered is noted. Nor where ZeRO-3
+    has dealt the weights to the processes: there what was found of the same model in fp32 holds, or
+    nothing is taken for granted.
     """
     causal = causal_of(model)
     key = _key(causal)
     known = _REMEMBERED.get(key) or _read(key)
     weight = next(causal.parameters())
+    if known is None and is_partitioned(weight):
+        of_masters = _key(causal, as_masters=True)
+        known = _REMEMBERED.get(of_masters) or _read(of_masters) or ALL_SLOW
+        set_capabilities(model, known)
+        return
     if known is None and not weight.is_meta:
         known = _find_out(causal, tokenizer)
         if known is not None:
@@ -107,12 +114,11 @@ def refuse_packed(model: Any) -> None:
         )
 
 
-def _key(causal: Any) -> str:
-    """Digest all that the answer depends on."""
-
+def _key(causal: Any, as_masters: bool = False) -> str:
+    """Digest all that the answer depends on; as_masters: as a run loads its weights to train."""
     weight = next(causal.parameters())
     device = weight.device.type
-    if weight.is_meta:
+    if weight.is_meta or as_masters:
         device = "cpu"
     settings = {
         k: v
@@ -122,7 +128,14 @@ def _key(causal: Any) -> str:
     kernel = getattr(causal.config.get_text_config(), "_attn_implementation", None)
     versions = [VERSION, transformers.__version__, torch.__version__]
     return run_dir.digest(
-        [type(causal).__name__, settings, kernel, str(weight.dtype), device, *versions]
+        [
+            type(causal).__name__,
+            settings,
+            kernel,
+            str(torch.float32 if as_masters else weight.dtype),
+            device,
+            *versions,
+        ]
     )
 
 
@@ -165,7 +178,7 @@ def ordinary_rows(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> "Tensor"
             for name, value in vars(settings).items()
             if name.endswith(("token_id", "token_index")) and isinstance(value, int)
         }
-    num_rows = int(causal.get_input_embeddings().weight.shape[0])
+    num_rows = num_embeddings(causal)
     # Spread over the vocabulary, so that their embeddings are not all of rare tokens or of bytes.
     step = max(1, num_rows // 1009)
     spread = [*range(0, num_rows, step), *range(num_rows)]
