@@ -467,14 +467,14 @@ def apart(settings: Settings, name: str, way: str) -> Iterator[Measured]:
     """The same from a process forked for it alone, which makes a step when it is asked for one and
     waits otherwise."""
     context = torch.multiprocessing.get_context("fork")
-    here, there = context.Pipe()
+    dist, there = context.Pipe()
     child = context.Process(target=serve, args=(there, measure(settings, name, way)), daemon=True)
     child.start()
     there.close()
     try:
         while True:
-            here.send("go")
-            yield here.recv()
+            dist.send("go")
+            yield dist.recv()
     finally:
         child.kill()
         child.join()

@@ -250,10 +250,10 @@ WAYS: dict[str, Callable[..., None]] = {
 def apart(settings: Settings, folder: str, rows: Any, way: str) -> Iterator[Step]:
     """The steps of one way, from a process forked for it alone, each made when it is asked for."""
     context = torch.multiprocessing.get_context("fork")
-    here, there = context.Pipe()
+    dist, there = context.Pipe()
 
     def work() -> None:
-        here.close()
+        dist.close()
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         WAYS[way](settings, folder, rows, Turns(there, resident("VmRSS")))
 
@@ -262,8 +262,8 @@ def apart(settings: Settings, folder: str, rows: Any, way: str) -> Iterator[Step
     there.close()
     try:
         for _ in range(settings.steps):
-            here.send("go")
-            yield here.recv()
+            dist.send("go")
+            yield dist.recv()
     finally:
         child.kill()
         child.join()

@@ -356,9 +356,9 @@ def keys_of(experiment: str) -> list[str]:
 
     def walk(node: Any, path: str) -> Iterator[str]:
         for name, item in node.items():
-            yield (here := f"{path}.{name}" if path else str(name))
+            yield (dist := f"{path}.{name}" if path else str(name))
             if isinstance(item, dict):
-                yield from walk(item, here)
+                yield from walk(item, dist)
 
     return sorted(
         walk(compose.compose(PRIMARY[experiment.split("/")[0]], base(experiment)).tree, "")

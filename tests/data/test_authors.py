@@ -23,7 +23,7 @@ OF_AUTHORS = [name for name in PERTURBED if re.match("full|forget|retain", name)
 SEEDS = st.integers(min_value=0, max_value=2**31)
 few = settings(max_examples=8, deadline=None)
 DIGEST = (
-    "import hashlib, json; from unteach.data import authors; assert 'torch' not in sys.modules; "
+    "import hashlib, json; from unteach.data.synthetic import authors; assert 'torch' not in sys.modules; "
     "print(hashlib.sha256(json.dumps([authors.rows(name, 3) for name in "
     "authors.NAMES]).encode()).hexdigest())"
 )

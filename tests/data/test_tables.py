@@ -338,8 +338,8 @@ def test_a_set_and_its_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ):
         tables.open_table("owner/name:tset")
     (tmp_path / "owner").mkdir()
-    here = write(tmp_path / "owner" / "name:test.csv", [{"input": "c", "output": "d"}])
-    assert tables.open_table("owner/name:test.csv").files == (Path("owner/name:test.csv"),), here
+    dist = write(tmp_path / "owner" / "name:test.csv", [{"input": "c", "output": "d"}])
+    assert tables.open_table("owner/name:test.csv").files == (Path("owner/name:test.csv"),), dist
 
 
 def test_a_folder_with_several_splits(tmp_path: Path) -> None:

@@ -42,11 +42,11 @@ def tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def run(loaded: Any, tmp_path: Path, *words: str, weights: str = "w") -> dict[str, Any]:
-    from unteach.distributed.process_context import ALONE
+    from unteach.distributed.process_context import SINGLE_PROCESS
 
     suites = compose.compose("eval", [*WORDS, *words]).eval
     evaluate_loaded(
-        suites, loaded, ALONE, tmp_path / "out", tmp_path / "cache", weights, tell=False
+        suites, loaded, SINGLE_PROCESS, tmp_path / "out", tmp_path / "cache", weights, tell=False
     )
     return json.loads((tmp_path / "out/TOFU_EVAL.json").read_text())
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from tests.evals.test_suites import silent, tofu
-from unteach.distributed.process_context import ALONE
+from unteach.distributed.process_context import SINGLE_PROCESS
 from unteach.engines.classifier import Classifier
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
@@ -52,7 +52,9 @@ def values(tiny: Any, tmp_path: Path, *words: str) -> dict[str, Any]:
         *words,
     )
     weights = tiny.identity(tmp_path / "cache/fingerprints.json")
-    evaluate_loaded(config, tiny, ALONE, tmp_path / "out", tmp_path / "cache", weights, tell=False)
+    evaluate_loaded(
+        config, tiny, SINGLE_PROCESS, tmp_path / "out", tmp_path / "cache", weights, tell=False
+    )
     return json.loads((tmp_path / "out/TOFU_EVAL.json").read_text())["forget_Q_A_gibberish"]
 
 
@@ -99,9 +101,9 @@ def test_a_special_token_in_a_text_is_text(tiny: Any, classifier: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(classifier)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(classifier).eval()
     texts = [f"so{eos}it", "so it"]
-    found = Classifier(lambda: model, tokenizer, model.config, None, ALONE, None).probabilities(
-        texts
-    )
+    found = Classifier(
+        lambda: model, tokenizer, model.config, None, SINGLE_PROCESS, None
+    ).probabilities(texts)
     for text, probabilities in zip(texts, found, strict=True):
         ids = tokenizer(text, split_special_tokens=True)["input_ids"]
         assert tokenizer.eos_token_id not in ids[1:-1]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from unteach.distributed.process_context import ALONE
+from unteach.distributed.process_context import SINGLE_PROCESS
 from unteach.engines.hf import HFEngine
 from unteach.evals.measurement_cache import Store
 
@@ -86,9 +86,9 @@ def test_under_autocast_every_weight_is_seen(tiny: Any, model: Any) -> None:
 
 
 def test_they_are_kept_by_their_p(tiny: Any, model: Any, tmp_path: Any) -> None:
-    first = HFEngine(model, tiny.tokenizer, 2, ALONE, Store(tmp_path, "w", "float32")).grad_norms(
-        PAIRS, 2.0
-    )
+    first = HFEngine(
+        model, tiny.tokenizer, 2, SINGLE_PROCESS, Store(tmp_path, "w", "float32")
+    ).grad_norms(PAIRS, 2.0)
     store = Store(tmp_path, "w", "float32")
     assert [store.get("grad_norms 2.0", pair) for pair in PAIRS] == first
     assert store.get("grad_norms 1.0", PAIRS[0]) is None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.engines.hf import HFEngine
 
 PAIRS = [(tuple(range(3, 5 + i % 4)), tuple(range(20 + i, 23 + i + i % 3))) for i in range(23)]
@@ -84,11 +84,11 @@ def test_processes_lower_the_budget_together(tiny: Any, tmp_path: Path) -> None:
     from unteach.distributed import process_context
 
     def work() -> None:
-        here: Processes = process_context.start()
-        engine = Small(tiny.model, tiny.tokenizer, 8, here)
-        engine.room = 20 if here.rank else 10**9
+        dist: DistContext = process_context.init_distributed()
+        engine = Small(tiny.model, tiny.tokenizer, 8, dist)
+        engine.room = 20 if dist.rank else 10**9
         values = [float(score.avg_loss) for score in engine.score(PAIRS)]
-        run_dir.write_json(tmp_path / f"{here.rank}.json", [values, engine.budgets])
+        run_dir.write_json(tmp_path / f"{dist.rank}.json", [values, engine.budgets])
 
     assert [after(pid, 120) for pid in spawn_two(work, tmp_path / "log")] == [0, 0], (
         tmp_path / "log.0"

@@ -199,7 +199,7 @@ def test_a_role_without_rows_is_an_error_only_by_name(planned: Planned) -> None:
 def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
     place: Path, monkeypatch: pytest.MonkeyPatch, planned: Planned, tiny: Any
 ) -> None:
-    from unteach.distributed.process_context import ALONE
+    from unteach.distributed.process_context import SINGLE_PROCESS
 
     words = ("task_name=t", *MODEL, *FILES, *STEP)
     calls: list[Any] = []
@@ -207,7 +207,7 @@ def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
     def go_on(*more: str) -> None:
         config, _ = user_files.settle(compose.compose("unlearn", (*words, *more)))
         plans, _ = suites.plan_suites(config, tiny)
-        suites.before_training(config, plans, Path("saves/unlearn/t"), ALONE)
+        suites.before_training(config, plans, Path("saves/unlearn/t"), SINGLE_PROCESS)
 
     go_on()  # measures, as a run does that starts
     assert (place / "saves/unlearn/t" / run_dir.EVALS_BEFORE / "ROWS_EVAL.json").exists()

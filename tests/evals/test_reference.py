@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from tests.evals.test_suites import tofu
-from unteach.distributed.process_context import ALONE
+from unteach.distributed.process_context import SINGLE_PROCESS
 from unteach.errors import UserError
 from unteach.evals import suites
 from unteach.evals.run import evaluate_loaded
@@ -45,7 +45,7 @@ def values(loaded: Any, tmp_path: Path, metrics: str, *words: str) -> dict[str, 
     config = tofu(f"eval.tofu.metrics={metrics}", "forget_split=forget01", *words)
     weights = loaded.identity(tmp_path / "cache/fingerprints.json")
     evaluate_loaded(
-        config, loaded, ALONE, tmp_path / "out", tmp_path / "cache", weights, tell=False
+        config, loaded, SINGLE_PROCESS, tmp_path / "out", tmp_path / "cache", weights, tell=False
     )
     return json.loads((tmp_path / "out/TOFU_EVAL.json").read_text())
 

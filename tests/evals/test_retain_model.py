@@ -8,7 +8,7 @@ import pytest
 
 from tests.evals.test_reference import loads, other  # noqa: F401
 from tests.evals.test_suites import tofu
-from unteach.distributed.process_context import ALONE
+from unteach.distributed.process_context import SINGLE_PROCESS
 from unteach.errors import UserError
 from unteach.evals.run import evaluate_loaded
 
@@ -18,7 +18,9 @@ METRICS = "eval.tofu.metrics=[forget_quality,privleak,privacy]"
 def values(tiny: Any, tmp_path: Path, *words: str) -> dict[str, Any]:
     weights = tiny.identity(tmp_path / "cache/fingerprints.json")
     config = tofu("forget_split=forget01", *words)
-    evaluate_loaded(config, tiny, ALONE, tmp_path / "out", tmp_path / "cache", weights, tell=False)
+    evaluate_loaded(
+        config, tiny, SINGLE_PROCESS, tmp_path / "out", tmp_path / "cache", weights, tell=False
+    )
     return json.loads((tmp_path / "out/TOFU_EVAL.json").read_text())
 
 

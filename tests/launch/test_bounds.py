@@ -58,7 +58,8 @@ def test_other_counts_have_one_too() -> None:
 
 
 RANK = (
-    "import os, sys, time; from unteach import launched; launched.end_with_launcher(); "
+    "import os, sys, time; from unteach.distributed import launch_environment; "
+    "launch_environment.end_with_launcher(); "
     "print(os.getpid(), flush=True); time.sleep(60)"
 )
 LAUNCHER = f"""

@@ -138,12 +138,12 @@ def test_old_and_new_read_the_same(family: str, old_python: Path, tmp_path: Path
     )
     export(str(adapter), str(tmp_path / "merged"))
     for folder in (whole / run_dir.FINAL, tmp_path / "merged"):
-        here, there = (
+        dist, there = (
             read_folder(sys.executable, folder, texts),
             read_folder(old_python, folder, texts),
         )
-        assert there.pop("version") == "4.45.1" != here.pop("version")
-        for mine, theirs in zip(here.pop("rows"), there.pop("rows"), strict=True):
+        assert there.pop("version") == "4.45.1" != dist.pop("version")
+        for mine, theirs in zip(dist.pop("rows"), there.pop("rows"), strict=True):
             expected, found = torch.tensor(mine.pop("logits")), torch.tensor(theirs.pop("logits"))
             assert torch.allclose(found, expected, atol=1e-4), (
                 family,
@@ -151,4 +151,4 @@ def test_old_and_new_read_the_same(family: str, old_python: Path, tmp_path: Path
                 (found - expected).abs().max(),
             )
             assert theirs == mine
-        assert there == here
+        assert there == dist

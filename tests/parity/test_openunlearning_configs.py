@@ -52,11 +52,11 @@ def differences(run: str) -> list[tuple[str, ...]]:
     """(experiment, method, key, their value, ours) of every value of theirs that is another
     here."""
     experiment, method = of(run)
-    here = ours(experiment, method)
+    dist = ours(experiment, method)
     found = []
     for section in ("args", "method_args"):
         for name, theirs in RUNS[run][section].items():
-            value = here[section].get(name, UNSET)
+            value = dist[section].get(name, UNSET)
             value = list(value) if isinstance(value, tuple) else value
             if value != theirs and not (theirs == REQUIRED and value == 1):
                 found.append((experiment, method, f"{section}.{name}", str(theirs), str(value)))

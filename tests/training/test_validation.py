@@ -19,7 +19,7 @@ from unteach import run_dir
 from unteach.config.compose import compose
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.streams import Stream
-from unteach.distributed.process_context import ALONE, Processes
+from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.errors import UserError
 from unteach.models.reference import compute_table
 from unteach.testing import _tiny_world, build_method
@@ -30,7 +30,7 @@ from unteach.verbs.train import train
 
 
 def measured(
-    world: Any, method: Any, place: Path, size: int, here: Processes = ALONE
+    world: Any, method: Any, place: Path, size: int, dist: DistContext = SINGLE_PROCESS
 ) -> dict[str, float]:
     policy, frozen, rows = world
     collator = DataCollatorForSupervisedDataset(policy.tokenizer)
@@ -42,12 +42,12 @@ def measured(
         )
         for name in method.reference()
     }
-    return Validation(method, streams, lambda: tables, collator, size, here).measure(
+    return Validation(method, streams, lambda: tables, collator, size, dist).measure(
         policy.model, place
     )
 
 
-def in_two(work: Callable[[Processes], Any]) -> list[Any]:
+def in_two(work: Callable[[DistContext], Any]) -> list[Any]:
     """What each of two processes finds, played by threads that wait for one another wherever they
     gather."""
     meeting, said = threading.Barrier(2, timeout=60), [[], []]
@@ -77,7 +77,7 @@ def test_batches_and_processes_change_nothing(name: str, tmp_path: Path) -> None
     once = measured(world, method, tmp_path / "3", 3)
     assert once["eval_loss"] != 0
     again = measured(world, method, tmp_path / "8", 8)
-    two = in_two(lambda here: measured(world, method, tmp_path / str(here.rank), 2, here))
+    two = in_two(lambda dist: measured(world, method, tmp_path / str(dist.rank), 2, dist))
     assert two[0] == two[1]
     for other in (again, two[0]):
         assert other == pytest.approx(once, rel=1e-5, abs=1e-6)

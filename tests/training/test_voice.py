@@ -199,7 +199,7 @@ def test_a_run_that_goes_on_says_from_where(
     command = words(tiny_folder, tiny_rows, tmp_path / "run")
     with monkeypatch.context() as patched:
         patched.setattr(
-            "unteach.distributed.process_context.Processes.asked_to_stop", lambda self: True
+            "unteach.distributed.process_context.DistContext.should_stop", lambda self: True
         )
         with pytest.raises(Preempted, match=r"^saved step 1 of 6; the same command goes on$"):
             train(*command)

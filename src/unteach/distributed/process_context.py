@@ -83,62 +83,62 @@ def end_at_first_interrupt() -> None:
 
 
 @dataclass(frozen=True)
-class Processes:
+class DistContext:
     rank: int
-    world: int
+    world_size: int
     gather: Gather | None
     device: Any
     mode: str = "one"
-    """how the run is spread over them, in the words of `launched`"""
+    """the parallelism strategy, in the words of `launch_environment`"""
 
     @property
-    def sharded(self) -> bool:
+    def is_sharded(self) -> bool:
         """Whether no process holds all weights, so that every pass must be made by all of them
         together."""
         return self.mode in launch_environment.SHARDED
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every process is here."""
-        if self.world > 1:
+        if self.world_size > 1:
             from accelerate import PartialState
 
             PartialState().wait_for_everyone()
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process; every process gets the same answer, so all must ask."""
-        if self.world == 1:
+        if self.world_size == 1:
             return flag
         found = torch.tensor([float(flag)], device=self.device)
         torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
         return bool(found.item())
 
-    def least(self, number: int) -> int:
+    def min(self, number: int) -> int:
         """The least of all processes' numbers; all must ask."""
-        if self.world == 1:
+        if self.world_size == 1:
             return number
         found = torch.tensor(number, device=self.device)
         torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MIN)
         return int(found)
 
-    def asked_to_stop(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether any process was asked to stop."""
         return self.any(_asked)
 
-    def pause_point(self) -> None:
+    def check_preemption(self) -> None:
         """Raises Preempted, in every process at once, if any was asked to stop."""
-        if self.asked_to_stop():
+        if self.should_stop():
             raise Preempted("asked to stop; what was done is kept, and the same command goes on")
 
 
-ALONE = Processes(0, 1, None, None)
+SINGLE_PROCESS = DistContext(0, 1, None, None)
 
 
 @dataclass(frozen=True)
-class Joining:
+class JoinOptions:
     """How processes join: on the CPU whatever GPUs there are; over which backend; and after how
     many silent seconds a process gives the others up."""
 
@@ -147,13 +147,13 @@ class Joining:
     timeout: int = 1800
 
 
-def once(work: Callable[[], Any], joining: Joining | None = None) -> Any:
+def run_on_main(work: Callable[[], Any], join_options: JoinOptions | None = None) -> Any:
     """What the first of the processes that were launched together finds, or is refused, in all of
     them."""
     if launch_environment.mode() == "one":
         return work()
     found: list[Any] = [None, None]
-    if _state(joining or Joining()).is_main_process:
+    if _state(join_options or JoinOptions()).is_main_process:
         try:
             found[0] = work()
         except UserError as error:
@@ -166,7 +166,7 @@ def once(work: Callable[[], Any], joining: Joining | None = None) -> Any:
     return found[0]
 
 
-def start(joining: Joining | None = None) -> Processes:
+def init_distributed(join_options: JoinOptions | None = None) -> DistContext:
     """Joins the processes that were launched together (alone, it is a world of one) and listens for
     signals."""
     from accelerate.utils import gather_object
@@ -177,14 +177,14 @@ def start(joining: Joining | None = None) -> Processes:
     if threading.current_thread() is threading.main_thread():
         for name in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(name, _ask)
-    state = _state(joining or Joining())
+    state = _state(join_options or JoinOptions())
     gather = gather_object if state.num_processes > 1 else None
-    return Processes(
+    return DistContext(
         state.process_index, state.num_processes, gather, state.device, launch_environment.mode()
     )
 
 
-def _state(joining: Joining) -> Any:
+def _state(join_options: JoinOptions) -> Any:
     """accelerate's state of these processes, joined as the launcher wants it or not at all.
 
     On the CPU accelerate knows plain data parallelism only, and turns FSDP and DeepSpeed into it
@@ -198,7 +198,7 @@ def _state(joining: Joining) -> Any:
         return PartialState()
     mode = launch_environment.mode()
     cpu = (
-        joining.cpu
+        join_options.cpu
         or launch_environment.flag("ACCELERATE_USE_CPU")
         or not torch.cuda.is_available()
     )
@@ -210,10 +210,10 @@ def _state(joining: Joining) -> Any:
             print(f"note: removed {lock}, which a process that was killed had left")
     try:
         state = PartialState(
-            cpu=cpu, backend=joining.backend, timeout=timedelta(seconds=joining.timeout)
+            cpu=cpu, backend=join_options.backend, timeout=timedelta(seconds=join_options.timeout)
         )
     except ValueError as error:
-        raise UserError(f"trainer.args.ddp_backend={joining.backend}: {error}") from None
+        raise UserError(f"trainer.args.ddp_backend={join_options.backend}: {error}") from None
     if state.num_processes != launch_environment.world():
         raise UserError(
             f"the launcher says {launch_environment.world()} processes, and {state.num_processes} "

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from unteach import run_dir
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Plan, Said, Store
 from unteach.errors import NO_MEMORY
 from unteach.lazy import torch
@@ -65,20 +65,20 @@ class Batching:
 
 
 class Batches:
-    """A model that measures items in batches. here: the processes that share the work. store: what
+    """A model that measures items in batches. dist: the processes that share the work. store: what
     was measured before.
 
     batch_size: items of a batch at most; None leaves it to the budget.
     """
 
-    def __init__(self, model: Any, batch_size: int | None, here: Processes, store: Store | None):
-        self.model, self.batch_size, self.here, self.store = model, batch_size, here, store
+    def __init__(self, model: Any, batch_size: int | None, dist: DistContext, store: Store | None):
+        self.model, self.batch_size, self.dist, self.store = model, batch_size, dist, store
         self.budgets: dict[str, int] = {}
 
     @property
     def device(self) -> Any:
         """Where a batch is put; weights that are sharded may rest elsewhere."""
-        return self.here.device if self.here.sharded else next(self.model.parameters()).device
+        return self.dist.device if self.dist.is_sharded else next(self.model.parameters()).device
 
     def budget(self, what: str) -> int:
         """Padded tokens of a batch of one kind: what memory allowed before, or a first guess."""
@@ -95,25 +95,27 @@ class Batches:
 
         work: gives the results of a batch's items in the order in which its rows name them.
         """
-        items, here = batching.items, self.here
+        items, dist = batching.items, self.dist
         results = [self.store.get(kind, item) if self.store else None for item in items]
         missing = [i for i, result in enumerate(results) if result is None]
         # what any process lacks is measured again, so that all plan the same batches
-        if here.gather:
-            missing = sorted(set(here.gather(missing)))
+        if dist.gather:
+            missing = sorted(set(dist.gather(missing)))
         if said and len(items) > len(missing):
             said(len(items) - len(missing))
         of = run_dir.digest([kind, self.batch_size, items])
         if not missing:
-            if self.store and here.first:
+            if self.store and dist.is_main:
                 self.store.drop_plan(of)
             return results
         waiting = self._plan(of, batching, missing)
-        record = functools.partial(self.store.write_plan, of) if self.store and here.first else None
+        record = (
+            functools.partial(self.store.write_plan, of) if self.store and dist.is_main else None
+        )
         found = list(self.each(kind, batching, waiting, work, said, record=record))
-        for i, result in here.gather(found) if here.gather else found:
+        for i, result in dist.gather(found) if dist.gather else found:
             results[i] = result
-        if self.store and here.first:
+        if self.store and dist.is_main:
             self.store.drop_plan(of)
         return results
 
@@ -124,17 +126,17 @@ class Batches:
         A batch of which anything is missing is made whole again, so that each result comes from the
         same neighbours.
         """
-        here, lacking = self.here, set(missing)
+        dist, lacking = self.dist, set(missing)
         planned = None
-        if self.store and here.first:
+        if self.store and dist.is_main:
             planned = self.store.read_plan(of)
-        if here.gather:
-            planned = here.gather([planned] if here.first else [])[0]
+        if dist.gather:
+            planned = dist.gather([planned] if dist.is_main else [])[0]
         planned = planned or []
         left = [batch for batch in planned if any(i in lacking for row in batch for i in row)]
         unplanned = lacking.difference(i for batch in left for row in batch for i in row)
         left += batching.batches(sorted(unplanned))
-        if self.store and here.first and unplanned:
+        if self.store and dist.is_main and unplanned:
             self.store.write_plan(of, left)
         return left
 
@@ -154,19 +156,19 @@ class Batches:
             item ends the pass.
         record: is given the batches that are left where memory has them planned anew.
         """
-        here, was_training = self.here, self.model.training
+        dist, was_training = self.dist, self.model.training
         self.model.eval()
         try:
             while waiting:
-                here.pause_point()
-                now, waiting = waiting[: here.world], waiting[here.world :]
-                mine = now[here.rank] if here.rank < len(now) else None
+                dist.check_preemption()
+                now, waiting = waiting[: dist.world_size], waiting[dist.world_size :]
+                mine = now[dist.rank] if dist.rank < len(now) else None
                 # the others' pass needs this process's share of the weights
-                if mine is None and here.sharded:
+                if mine is None and dist.is_sharded:
                     self._attempt(kind, batching, now[0], work, None, keep=False)
                 done, said_of_memory = self._attempt(kind, batching, mine, work, said)
                 yield from done
-                if here.any(said_of_memory is not None):
+                if dist.any(said_of_memory is not None):
                     failed = self._failed(now, said_of_memory)
                     if not batching.lower(failed):
                         if alone is None:
@@ -209,12 +211,12 @@ class Batches:
                 kind, [batching.items[i] for i in numbers] if keep else [], batch, work
             )
         except (RuntimeError, MemoryError) as error:
-            if not of_memory(error) or self.here.sharded:
+            if not of_memory(error) or self.dist.is_sharded:
                 raise
             words = f"{type(error).__name__}: {error}"
         else:
             if said:
-                said(len(numbers) * self.here.world)
+                said(len(numbers) * self.dist.world_size)
             return list(zip(numbers, results, strict=True)), None
         _free()  # the error is gone by now, and with it what it held
         return [], words
@@ -231,7 +233,7 @@ class Batches:
     def _failed(self, now: list[list[Row]], said_of_memory: str | None) -> list[list[Row]]:
         """Which batches of this round did not fit, as every process knows it."""
         mine = [said_of_memory is not None]
-        flags = self.here.gather(mine) if self.here.gather else mine
+        flags = self.dist.gather(mine) if self.dist.gather else mine
         return [batch for batch, failed in zip(now, flags, strict=False) if failed]
 
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Said, Store
 from unteach.engines.batching import Batches, Row
 from unteach.engines.class_logits import class_logits
@@ -21,10 +21,10 @@ class Classifier(Batches):
         tokenizer: Any,
         config: Any,
         batch_size: int | None,
-        here: Processes,
+        dist: DistContext,
         store: Store | None,
     ):
-        super().__init__(None, batch_size, here, store)
+        super().__init__(None, batch_size, dist, store)
         del self.model
         self._load, self.tokenizer, self.config = load, tokenizer, config
 
@@ -69,6 +69,6 @@ class Classifier(Batches):
     def takes_padded_rows(self) -> bool:
         """Whether padded rows are what they are alone; says it where they are not."""
         reason = describe_padded_batches(self.model, self.tokenizer)
-        if reason and self.here.first:
+        if reason and self.dist.is_main:
             print(f"note: {reason}")
         return reason is None

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.engines import kv_cache
 from unteach.engines.base import Ids
 from unteach.engines.finiteness import NEVER, NOT_FINITE, Finite
@@ -42,7 +42,7 @@ class Asking(Protocol):
     model: Any
     tokenizer: Any
     stops: list[int]
-    here: Processes
+    dist: DistContext
 
     @property
     def device(self) -> Any: ...
@@ -122,7 +122,7 @@ class Continuation:
         self.beams = self.sampling.get("num_beams") or own.num_beams or 1
         self.whole, self.synced = (
             self.beams > 1 or getattr(engine.model, "_is_stateful", False),
-            engine.here.sharded,
+            engine.dist.is_sharded,
         )
         self.leaving = not self.whole and not self.synced
         self.piece = max_new_tokens if self.whole or (self.leaving and not until) else PIECE
@@ -163,12 +163,12 @@ class Continuation:
         cannot be cut."""
         if not self.synced:
             return piece
-        least = self.engine.here.least(piece)
+        least = self.engine.dist.min(piece)
         return piece if self.whole else least
 
     def _keep_step(self) -> None:
         """Continuations of nothing, until the rows of all processes are over."""
-        while self.synced and (piece := self.engine.here.least(NOTHING)) != NOTHING:
+        while self.synced and (piece := self.engine.dist.min(NOTHING)) != NOTHING:
             ids = torch.full((1, 1), self.engine.stops[0], device=self.engine.device)
             self.engine.model.generate(
                 input_ids=ids,

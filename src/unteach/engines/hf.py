@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from unteach.config.inference import DRAWN
-from unteach.distributed.process_context import ALONE, Processes
+from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.engines import generation, prompt_sharing
 from unteach.engines.base import Ids, Said, Score, Store
 from unteach.engines.batching import Batches, Batching, Row, device
@@ -84,11 +84,11 @@ class HFEngine(Batches):
         model: Any,
         tokenizer: Any,
         batch_size: int | None = None,
-        here: Processes = ALONE,
+        dist: DistContext = SINGLE_PROCESS,
         store: Store | None = None,
         stops: Sequence[int] = (),
     ):
-        super().__init__(model, batch_size, here, store)
+        super().__init__(model, batch_size, dist, store)
         self.tokenizer, self.stops = tokenizer, list(stops) or [tokenizer.eos_token_id]
         self._shares: list[int | None] = []
 
@@ -185,7 +185,7 @@ class HFEngine(Batches):
             one = answer[0]
             other = next(token for token in (*prompt, *answer, 0, 1) if token != one)
             two: list[Pair] = [(prompt, (one, other, one)), (prompt, (other, one, other))]
-            self._shares = [widest if widest and not self.here.any(not self._agree(two)) else None]
+            self._shares = [widest if widest and not self.dist.any(not self._agree(two)) else None]
         return self._shares[0]
 
     def _agree(self, pairs: list[Pair]) -> bool:
@@ -270,7 +270,7 @@ class HFEngine(Batches):
         kind = f"generate {json.dumps(given, sort_keys=True, default=str)}"
         batching = self.batching("generate", prompts, lambda prompt: len(prompt) + max_new_tokens)
         # something to do for every process
-        batching.most = min(batching.most, -(-len(prompts) // self.here.world))
+        batching.most = min(batching.most, -(-len(prompts) // self.dist.world_size))
         cuts = (
             []
             if seed is None

@@ -13,7 +13,7 @@ from typing import Any
 from unteach import run_dir
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Ids, Said, Score
 from unteach.engines.classifier import Classifier
 from unteach.engines.hf import HFEngine, context_of
@@ -48,14 +48,14 @@ class OtherModels:
         self,
         like: loading.Loaded,
         batch_size: int | None,
-        here: Processes,
+        dist: DistContext,
         cache: Path,
         progress: Progress,
     ):
-        self.like, self.batch_size, self.here, self.cache, self.progress = (
+        self.like, self.batch_size, self.dist, self.cache, self.progress = (
             like,
             batch_size,
-            here,
+            dist,
             cache,
             progress,
         )
@@ -104,11 +104,11 @@ class OtherModels:
                 integrity.refuse_not_finite(model, path)
                 return model.to(self._device())  # type: ignore[arg-type]
 
-        store = Store(self.cache, weights, "float32", self.here.rank)
+        store = Store(self.cache, weights, "float32", self.dist.rank)
         labels = [config.id2label[number] for number in range(len(config.id2label))]
         with self._plain():
             found = Classifier(
-                load, tokenizer, config, self.batch_size, self.here, store
+                load, tokenizer, config, self.batch_size, self.dist, store
             ).probabilities(texts, said)
         return [dict(zip(labels, one, strict=True)) for one in found]
 
@@ -118,13 +118,15 @@ class OtherModels:
         asked.model_args["dtype"] = self.like.compute
 
         def load() -> Any:
-            return place(loading.load(asked, training=False).model, self.here)
+            return place(loading.load(asked, training=False).model, self.dist)
 
-        store = Store(self.cache, weights, self.like.compute, self.here.rank)
-        return Deferred(load, tokenizer, self.batch_size, self.here, store, stops)
+        store = Store(self.cache, weights, self.like.compute, self.dist.rank)
+        return Deferred(load, tokenizer, self.batch_size, self.dist, store, stops)
 
     def _device(self) -> Any:
-        return self.here.device if self.here.sharded else next(self.like.model.parameters()).device
+        return (
+            self.dist.device if self.dist.is_sharded else next(self.like.model.parameters()).device
+        )
 
     @contextlib.contextmanager
     def _plain(self) -> Iterator[None]:

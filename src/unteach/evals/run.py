@@ -9,7 +9,7 @@ from typing import Any
 from unteach import console, run_dir
 from unteach.config.suites import SuiteConfig
 from unteach.console import format_duration
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.engines.hf import HFEngine
 from unteach.engines.progress import SAY_EVERY
 from unteach.evals import merge_results, suites
@@ -25,7 +25,7 @@ LONGEST_REASON = 100
 def evaluate_loaded(
     configs: dict[str, SuiteConfig],
     loaded: Loaded,
-    here: Processes,
+    dist: DistContext,
     folder: Path,
     cache: Path,
     weights: str,
@@ -42,23 +42,23 @@ def evaluate_loaded(
     batch_size = min(
         (suite.batch_size for suite in configs.values() if suite.batch_size), default=None
     )
-    store = Store(cache, weights, loaded.compute, here.rank)
-    if store.damaged and here.first:
+    store = Store(cache, weights, loaded.compute, dist.rank)
+    if store.damaged and dist.is_main:
         console.say(
             f"note: {counted(store.damaged, 'damaged place')} in {store.folder}; what stood there "
             f"is measured again"
         )
     engine = HFEngine(
-        loaded.model, loaded.tokenizer, batch_size, here, store, loaded.template.stops
+        loaded.model, loaded.tokenizer, batch_size, dist, store, loaded.template.stops
     )
-    with PassProgress(shown=here.first) as progress, loaded.autocast():
+    with PassProgress(shown=dist.is_main) as progress, loaded.autocast():
         planned = planned or suites.plans(configs, loaded.template, engine.context)
         target, others = (
-            folder if here.first else None,
-            OtherModels(loaded, batch_size, here, cache, progress),
+            folder if dist.is_main else None,
+            OtherModels(loaded, batch_size, dist, cache, progress),
         )
         values = suites.carry_out(planned, engine, progress, target, others, weights)
-    if here.first and tell:
+    if dist.is_main and tell:
         tell_values(folder, list(configs), named=len(configs) > 1)
     found = {
         f"{suite}_{name}": value.agg

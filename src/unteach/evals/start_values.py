@@ -18,7 +18,7 @@ from unteach import console, run_dir
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.console import neutralize
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.evals import suites
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.evals.run import evaluate_loaded, tell_gaps
@@ -40,7 +40,7 @@ def evaluate_before(
     planned: dict[str, suites.Plan],
     folder: Path,
     cache: Path,
-    dist: Processes,
+    dist: DistContext,
 ) -> None:
     """Measure the weights that `model` names, before an adapter of the run's own is put on them.
 

@@ -7,42 +7,42 @@ from pathlib import Path
 from typing import Any
 
 from unteach.distributed import launch_environment
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
 from unteach.lazy import fsdp, torch
 from unteach.models.layers import causal_of, layers_of
 
 
-def place(model: Any, here: Processes) -> Any:
+def place(model: Any, dist: DistContext) -> Any:
     """Puts a frozen model where this run makes passes, spread as the run is; returns it."""
-    if placed_by_device_map(model, here) or getattr(model, "is_quantized", False):
+    if placed_by_device_map(model, dist) or getattr(model, "is_quantized", False):
         return model
-    if here.mode == "fsdp2":
-        return _fully_sharded(model, here)
-    if here.mode == "zero3":
+    if dist.mode == "fsdp2":
+        return _fully_sharded(model, dist)
+    if dist.mode == "zero3":
         return _partitioned(model)
-    return model if here.device is None else model.to(here.device)
+    return model if dist.device is None else model.to(dist.device)
 
 
-def placed_by_device_map(model: Any, here: Processes) -> bool:
+def placed_by_device_map(model: Any, dist: DistContext) -> bool:
     """Whether model.model_args.device_map put the model where it is.
 
     Raises UserError where several processes would each spread a model of their own.
     """
     placed = getattr(causal_of(model), "hf_device_map", None) is not None
-    if placed and here.world > 1:
+    if placed and dist.world_size > 1:
         raise UserError(
             "model.model_args.device_map spreads one model over the GPUs of one process, and this "
-            f"run has {here.world}; leave it out (launch=fsdp2 and launch=zero3 shard the "
+            f"run has {dist.world_size}; leave it out (launch=fsdp2 and launch=zero3 shard the "
             "weights), or start one process"
         )
     return placed
 
 
-def _fully_sharded(model: Any, here: Processes) -> Any:
+def _fully_sharded(model: Any, dist: DistContext) -> Any:
 
     given: dict[str, Any] = {
-        "mesh": torch.distributed.device_mesh.init_device_mesh(here.device.type, (here.world,))
+        "mesh": torch.distributed.device_mesh.init_device_mesh(dist.device.type, (dist.world_size,))
     }
     if launch_environment.flag("FSDP_OFFLOAD_PARAMS"):
         given["offload_policy"] = fsdp.CPUOffloadPolicy()

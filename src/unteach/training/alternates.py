@@ -39,7 +39,7 @@ class Invented:
 
 
 def invent(
-    method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, here: Any
+    method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, dist: Any
 ) -> Invented:
     """Samples `n_alternates` answers to what `method.ask` asks about each row; `cache` keeps them
     for the next run."""
@@ -66,27 +66,27 @@ def invent(
     ]
     path = cache / "alternates" / f"{run_dir.digest([weights, settings, asked])}.json"
     if not path.exists():
-        if here.first:
+        if dist.is_main:
             print(
                 f"the model invents {method.n_alternates} other answers to each of {len(rows)} "
                 f"rows",
                 flush=True,
             )
-        texts = _sampled(method, loaded, asked, seed, here)
-        if here.first:
+        texts = _sampled(method, loaded, asked, seed, dist)
+        if dist.is_main:
             run_dir.write_json(path, texts)
-        here.wait()
+        dist.barrier()
     kept = run_dir.read_json(path, "the invented answers")
     return Invented(loaded.template, [question for question, _ in rows], kept, seed)
 
 
 def _sampled(
-    method: Any, loaded: Loaded, asked: list[Any], seed: int, here: Any
+    method: Any, loaded: Loaded, asked: list[Any], seed: int, dist: Any
 ) -> list[list[str]]:
     """The first paragraph of each sample, a list a row."""
-    alone = replace(here, mode="ddp")  # the model is not sharded yet
+    alone = replace(dist, mode="ddp")  # the model is not sharded yet
     model = (
-        loaded.model if placed_by_device_map(loaded.model, here) else loaded.model.to(here.device)
+        loaded.model if placed_by_device_map(loaded.model, dist) else loaded.model.to(dist.device)
     )
     engine = HFEngine(model, loaded.tokenizer, BATCH, alone, stops=loaded.template.stops)
     prompts = [prompt for prompt in asked for _ in range(method.n_alternates)]

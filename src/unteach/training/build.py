@@ -20,7 +20,7 @@ from unteach.data.stream_overlap import note_overlap
 from unteach.data.streams import ALTERNATE, Steps, Stream
 from unteach.data.tokenized import token_files
 from unteach.distributed import launch_environment
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
 from unteach.methods.base import Method
@@ -71,12 +71,12 @@ def head_of(config: schema.Config) -> Head | None:
 
 
 def build_streams(
-    config: schema.Config, loaded: Loaded, here: Processes | None = None
+    config: schema.Config, loaded: Loaded, dist: DistContext | None = None
 ) -> tuple[dict[str, Stream], list[str]]:
     """The streams that the run trains on, and what there is to say about rows dropped and answers
     cut.
 
-    here: the processes that share the work where the model itself invents answers; None: it must
+    dist: the processes that share the work where the model itself invents answers; None: it must
     not, and the stream is left out.
     """
     assert config.data is not None and config.trainer is not None
@@ -91,13 +91,13 @@ def build_streams(
             said += notes
         built = rows[home]
         if name == ALTERNATE != home and method.ask("", "") is not None:
-            if here is None:
+            if dist is None:
                 said.append(
                     f"data.{name}: the model invents these answers itself when the run starts"
                 )
                 continue
             asked = Stream("forget", built)
-            built = [invent(method, loaded, asked, config.seed, Path(config.paths.cache_dir), here)]
+            built = [invent(method, loaded, asked, config.seed, Path(config.paths.cache_dir), dist)]
         follows = next((other for other in streams if home_of(config.data, other) == home), None)
         streams[name] = Stream(name, built, follows)
     refuse_too_long(streams, context_of(loaded.model))
@@ -257,7 +257,7 @@ def build_trainer(
     streams: dict[str, Stream],
     anchor: str,
     folder: Path,
-    here: Any,
+    dist: Any,
     args: transformers.TrainingArguments,
     **given: Any,
 ) -> Resumable:
@@ -268,14 +268,14 @@ def build_trainer(
     common = {
         "model": loaded.model,
         "args": args,
-        "here": here,
+        "dist": dist,
         "keeping": keeping(config),
         "guard": watching,
         "accompany": functools.partial(accompany, loaded),
         **given,
     }
     if isinstance(method, schema.TheirTrainer):
-        if here.first:
+        if dist.is_main:
             console.say(
                 f"note: {config.trainer.handler} is a transformers.Trainer with a loss of its own: "
                 "our rule of normalisation does not hold for it, and its steps change with how a "
@@ -285,11 +285,11 @@ def build_trainer(
         return their_trainer(
             method, streams, anchor, data_collator=collator, processing_class=tokenizer, **common
         )
-    reference = build_reference(config, method, loaded, here)
+    reference = build_reference(config, method, loaded, dist)
     draws = functools.partial(drawn, streams, anchor, args)
     kept = folder / REFERENCE
     tables = functools.partial(
-        build_tables, method, loaded, streams, draws, collator, args, kept, here
+        build_tables, method, loaded, streams, draws, collator, args, kept, dist
     )
     return Trainer(
         method=method,
@@ -304,7 +304,7 @@ def build_trainer(
 
 
 def build_reference(
-    config: schema.Config, method: Method, loaded: Loaded, here: Processes
+    config: schema.Config, method: Method, loaded: Loaded, dist: DistContext
 ) -> Reference:
     """What a method compares with, but for its tables: a frozen copy only where nothing else is
     exact, and where an adapter trains, the model as it was without it."""
@@ -313,7 +313,7 @@ def build_reference(
         return Reference(needed)
     if loaded.adapter is not None:
         return Reference(needed, frozen=adapters.AsItBegan(loaded.model, loaded.adapter))
-    return Reference(needed, frozen=place(trimmed(load_frozen(config.model), needed), here))
+    return Reference(needed, frozen=place(trimmed(load_frozen(config.model), needed), dist))
 
 
 def build_tables(
@@ -324,7 +324,7 @@ def build_tables(
     collator: Any,
     args: transformers.TrainingArguments,
     folder: Path,
-    here: Processes,
+    dist: DistContext,
 ) -> dict[str, Table]:
     """Tables of log-probs, computed by the policy itself before it is trained and kept in a folder
     of the run.
@@ -345,14 +345,14 @@ def build_tables(
                 draws()[stream],
                 collator,
                 args.per_device_train_batch_size,
-                here.rank,
-                here.world,
-                here.gather,
-                here.device if here.sharded else None,
+                dist.rank,
+                dist.world_size,
+                dist.gather,
+                dist.device if dist.is_sharded else None,
             )
         settle(loaded.model)
-        here.wait()  # for all have looked whether the file is there
-        if here.first:
+        dist.barrier()  # for all have looked whether the file is there
+        if dist.is_main:
             tables[stream].save(path)
     return tables
 
@@ -395,7 +395,7 @@ def open_folder(
     folder: Path,
     loaded: Loaded,
     streams: dict[str, Stream],
-    here: Any,
+    dist: Any,
     step: int,
 ) -> None:
     """Makes the run's folder ready to start, or to go on after `step`."""
@@ -415,7 +415,13 @@ def open_folder(
                 table.unlink()
     run_dir.keep_lines(folder / run_dir.METRICS, step if step else -1)
     weights = loaded.identity(memory)
-    facts = {**data, "weights": weights, "world": here.world, "mode": here.mode, "resumed_at": step}
+    facts = {
+        **data,
+        "weights": weights,
+        "world": dist.world_size,
+        "mode": dist.mode,
+        "resumed_at": step,
+    }
     made_by = run_dir.manifest(config.seed, command=config.command, **facts)
     run_dir.write_json(folder / run_dir.MANIFEST, made_by)
 

@@ -20,7 +20,7 @@ import transformers
 from unteach import console
 from unteach.config.watching import Guard
 from unteach.data.streams import Stream
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Ids
 from unteach.engines.hf import HFEngine
 from unteach.errors import Diverged
@@ -38,10 +38,10 @@ def repetition(tokens: list[int]) -> float:
     return 1 - len(set(pairs)) / len(pairs) if pairs else float(not tokens)
 
 
-class Unasked(Processes):
+class Unasked(DistContext):
     """Never stops between two batches: the step that a look belongs to is not over yet."""
 
-    def pause_point(self) -> None:
+    def check_preemption(self) -> None:
         pass
 
 

@@ -120,7 +120,7 @@ def whole_state(trainer: Any, mode: str) -> dict[str, Any] | None:
         return None
     gathered = _from_fsdp2 if mode == "fsdp2" else _from_zero
     model = trainer.accelerator.unwrap_model(trainer.model)
-    found = gathered(model, hasattr(model, "peft_config"), trainer.here.first)
+    found = gathered(model, hasattr(model, "peft_config"), trainer.dist.is_main)
     owners: dict[int, str] = {}  # names that share weights share them in what is saved
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owner = owners.setdefault(id(parameter), name)

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from unteach import run_dir
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.errors import Preempted, UserError
 from unteach.training import checkpoint, parallelism
 from unteach.training.guard import CollapseGuard
@@ -37,7 +37,7 @@ class Resumable(transformers.Trainer):
     """Checkpoints that count only when whole, with all that the library's own leave out; evaluation
     by rows that are held out and by suites.
 
-    here: the processes of this run. validation, evaluator: run wherever `eval_strategy` says, and
+    dist: the processes of this run. validation, evaluator: run wherever `eval_strategy` says, and
     give metrics under `eval_…`. accompany: writes beside a checkpoint's weights what makes them a
     model folder.
     """
@@ -45,7 +45,7 @@ class Resumable(transformers.Trainer):
     def __init__(
         self,
         *args: Any,
-        here: Processes,
+        dist: DistContext,
         keeping: Keeping,
         evaluator: Callable[[int], dict[str, float]] | None = None,
         validation: Any = None,
@@ -54,7 +54,7 @@ class Resumable(transformers.Trainer):
         **kwargs: Any,
     ):
         self.accompany, self.validation = accompany, validation
-        self.here, self.keeping, self.evaluator, self.guard = here, keeping, evaluator, guard
+        self.dist, self.keeping, self.evaluator, self.guard = dist, keeping, evaluator, guard
         self.preempted = False
         self._evaluation_due = False
         self._resumed: dict[str, Any] = {}
@@ -78,13 +78,13 @@ class Resumable(transformers.Trainer):
     ) -> Any:
         one_root = (
             parallelism.one_root(self.model)
-            if self.here.mode == "fsdp2"
+            if self.dist.mode == "fsdp2"
             else contextlib.nullcontext()
         )
         fresh = (
             contextlib.nullcontext()
             if resume_from_checkpoint
-            else parallelism.exact_masters(self, self.here.mode)
+            else parallelism.exact_masters(self, self.dist.mode)
         )
         with one_root, fresh:
             try:
@@ -94,16 +94,16 @@ class Resumable(transformers.Trainer):
             except ValueError as error:
                 # the launch's file and the run's arguments do not go together
                 raise UserError(f"launch: {error}") from error
-        parallelism.verify(self, self.here.mode)
+        parallelism.verify(self, self.dist.mode)
         return prepared
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Under ZeRO-3 the engine's own files hold the weights; they are gathered only where
         nothing else is kept."""
-        if self.here.mode != "zero3":
+        if self.dist.mode != "zero3":
             super().save_model(output_dir, _internal_call)
         elif self.args.save_only_model:
-            state = parallelism.whole_state(self, self.here.mode)
+            state = parallelism.whole_state(self, self.dist.mode)
             self._save(output_dir, state_dict=state)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
@@ -143,9 +143,9 @@ class Resumable(transformers.Trainer):
     def mine(self, of_each: list[list[float]]) -> list[float]:
         """This process's numbers again; where there are more or fewer processes now, the first has
         the sums."""
-        if len(of_each) == self.here.world:
-            return of_each[self.here.rank]
-        return [sum(column) * self.here.first for column in zip(*of_each, strict=True)]
+        if len(of_each) == self.dist.world_size:
+            return of_each[self.dist.rank]
+        return [sum(column) * self.dist.is_main for column in zip(*of_each, strict=True)]
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Measures the rows held out, and runs the suites; logged under eval_<name> and
@@ -194,13 +194,13 @@ class Resumable(transformers.Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Writes a checkpoint that counts only when it is whole, then lets older ones go."""
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-        if self.here.first:
+        if self.dist.is_main:
             checkpoint.begin(folder)
         super()._save_checkpoint(model, trial)
         state = {
             "spread": {
-                "mode": self.here.mode,
-                "world": self.here.world,
+                "mode": self.dist.mode,
+                "world": self.dist.world_size,
                 "rows": parallelism.step_size(self.args),
             },
             "resumable": not self.args.save_only_model,
@@ -214,15 +214,15 @@ class Resumable(transformers.Trainer):
             "guard": self.guard.state() if self.guard else {},
             **self.more_state(),
         }
-        self.here.wait()
-        if self.here.first:
+        self.dist.barrier()
+        if self.dist.is_main:
             parallelism.describe(self.model, folder)
             if self.accompany:
                 self.accompany(folder)
             checkpoint.write_state(folder, state)
             checkpoint.complete(folder)
             checkpoint.rotate(folder.parent, self.keeping.limit, self.state.best_model_checkpoint)
-        self.here.wait()
+        self.dist.barrier()
 
     def train_from(self, start: Path | None) -> None:
         """Trains from a checkpoint, or from the beginning."""
@@ -233,11 +233,11 @@ class Resumable(transformers.Trainer):
         if start and self._trained(checkpoint.step_of(start)):
             self._end_as_trained(start)
             return
-        if start and self.here.first:
+        if start and self.dist.is_main:
             run_dir.drop_closing_line(Path(str(self.args.output_dir)) / run_dir.METRICS)
         self.train(resume_from_checkpoint=str(start) if start else None)
         if self.guard and self.guard.goes_back and not self.preempted:
-            if self.here.mode not in ("one", "ddp"):
+            if self.dist.mode not in ("one", "ddp"):
                 self._load_best_model()
             else:
                 self._load_from_checkpoint(str(self.state.best_model_checkpoint))
@@ -269,7 +269,7 @@ class Resumable(transformers.Trainer):
         self._close_log()
         takes_best = self.args.load_best_model_at_end or (self.guard and self.guard.goes_back)
         best = self.state.best_model_checkpoint if takes_best else None
-        if self.here.mode not in ("one", "ddp"):  # only what is spread can take its share of it
+        if self.dist.mode not in ("one", "ddp"):  # only what is spread can take its share of it
             self._prepare_for_training(
                 max(self.args.max_steps, 1), self.get_train_dataloader(), str(start)
             )
@@ -282,7 +282,7 @@ class Resumable(transformers.Trainer):
         """Write the line that closes a run's log, where the process that trained ended before it
         could."""
         lines, _ = run_dir.read_lines(Path(str(self.args.output_dir)) / run_dir.METRICS)
-        if not self.here.first or any("train_runtime" in line for line in lines):
+        if not self.dist.is_main or any("train_runtime" in line for line in lines):
             return
         total = (
             self._resumed.get("loss_logged", 0.0) + self.mine(self._resumed["loss_since_log"])[0]
@@ -321,7 +321,7 @@ class _AtBoundaries(transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step >= state.max_steps and args.logging_strategy == "steps":
             control.should_log = True
-        if self.trainer.here.asked_to_stop():
+        if self.trainer.dist.should_stop():
             self.trainer._evaluation_due = control.should_evaluate
             control.should_evaluate, control.should_save, control.should_training_stop = (
                 False,

@@ -11,7 +11,7 @@ from unteach.config.schema import Part
 from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.distributed import process_context
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.engines.hf import context_of
 from unteach.evals import suites
 from unteach.evals.own_rows import OwnRows
@@ -100,7 +100,7 @@ def _split_by_sign(rows: OwnRows) -> dict[str, OwnRows]:
 
 
 def before_training(
-    config: schema.Config, planned: dict[str, suites.Plan], folder: Path, dist: Processes
+    config: schema.Config, planned: dict[str, suites.Plan], folder: Path, dist: DistContext
 ) -> list[str]:
     """Measure the weights that the run starts from, with the suites that ask for it; gives what
     there is to say.
@@ -115,12 +115,12 @@ def before_training(
         return ["nothing is measured before training: this model starts from random weights"]
     target = folder / run_dir.EVALS_BEFORE
     # One process looks, so that all go the same way.
-    if process_context.once(
+    if process_context.run_on_main(
         lambda: all(suites.is_measured(plan, target) for plan in asking.values())
     ):
         return []
     configs = {name: config.eval[name] for name in asking}
-    if dist.first:
+    if dist.is_main:
         console.say(f"measuring the weights that the run starts from, into {target}")
     evaluate_before(configs, config.model, asking, target, Path(config.paths.cache_dir), dist)
     return []
@@ -138,7 +138,7 @@ def at_steps(
     loaded: Loaded,
     plans: dict[str, suites.Plan],
     folder: Path,
-    here: Processes,
+    dist: DistContext,
 ) -> Callable[[int], dict[str, float]]:
     """Runs the suites on the model as it stands at a step; the results go to
     checkpoint-<step>/evals."""
@@ -150,7 +150,7 @@ def at_steps(
         weights = f"{folder.resolve()} step {step} of {began}"
         target = folder / f"checkpoint-{step}" / run_dir.EVALS
         found = evaluate_loaded(
-            config.eval, loaded, here, target, cache, weights, tell=False, planned=plans
+            config.eval, loaded, dist, target, cache, weights, tell=False, planned=plans
         )
         return {f"eval_{name}": value for name, value in found.items()}
 

@@ -19,7 +19,7 @@ import torch
 from unteach import console, run_dir
 from unteach.config import schema
 from unteach.data.streams import Slot, Stream, collate
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.methods.base import Method
 from unteach.methods.finetune.sft import SFT
 from unteach.models.loading import Loaded
@@ -33,7 +33,7 @@ FILE = "validation.json"
 
 
 def of_run(
-    config: schema.Config, loaded: Loaded, collator: Any, args: Any, folder: Path, here: Processes
+    config: schema.Config, loaded: Loaded, collator: Any, args: Any, folder: Path, dist: DistContext
 ) -> "Validation | None":
     """What measures the rows of data.validation, if there are any; says what became of rows that
     cannot be used."""
@@ -42,7 +42,7 @@ def of_run(
         return None
     method = config.trainer.method if config.trainer.method.learns() else SFT()
     rows, said = build.build_rows(config, loaded, STREAM)
-    if here.first:
+    if dist.is_main:
         for sentence in said:
             console.say(f"note: {sentence}")
     streams: dict[str, Stream] = {}
@@ -51,9 +51,9 @@ def of_run(
     draws = {name: [(row, 0) for row in range(len(stream))] for name, stream in streams.items()}
     kept = folder / "reference" / STREAM
     tables = functools.partial(
-        build.build_tables, method, loaded, streams, lambda: draws, collator, args, kept, here
+        build.build_tables, method, loaded, streams, lambda: draws, collator, args, kept, dist
     )
-    return Validation(method, streams, tables, collator, args.per_device_train_batch_size, here)
+    return Validation(method, streams, tables, collator, args.per_device_train_batch_size, dist)
 
 
 class Validation:
@@ -70,10 +70,10 @@ class Validation:
         tables: Callable[[], dict[str, Table]],
         collator: Any,
         size: int,
-        here: Processes,
+        dist: DistContext,
     ):
         self.method, self.streams, self.tables, self.collator = method, streams, tables, collator
-        self.size, self.here = size, here
+        self.size, self.dist = size, dist
 
     @property
     def num_rows(self) -> int:
@@ -97,21 +97,21 @@ class Validation:
         numbers = {
             k: value for k, value in found.items() if isinstance(value, int | float) and k != "rows"
         }
-        if self.here.first:
+        if self.dist.is_main:
             write(place, found)
         return {f"eval_{name}": float(value) for name, value in numbers.items()}
 
     def _measured(self, model: Any, may_stop: bool) -> dict[str, Any]:
         step = self._counted(model)
         counts = {
-            name: torch.tensor(count, device=self.here.device) for name, count in step.items()
+            name: torch.tensor(count, device=self.dist.device) for name, count in step.items()
         }
         sums: dict[str, float] = {}
         facts: dict[str, tuple[str, float | None]] = {}
         noted: list[tuple[int, dict[str, Any]]] = []
         for batch in self._batches():
             if may_stop:
-                self.here.pause_point()
+                self.dist.check_preemption()
             policy, compared = both_sides(model, self.method, batch, self.reference, counts)
             for term in self.method.terms(policy, compared):
                 sums[term.logged] = sums.get(term.logged, 0.0) + float(term.value.float().sum())
@@ -163,17 +163,17 @@ class Validation:
 
     def _of_all(self, mine: Any) -> list[Any]:
         """What every process has."""
-        return self.here.gather([mine]) if self.here.gather else [mine]
+        return self.dist.gather([mine]) if self.dist.gather else [mine]
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         """This process's batches of all rows, longest first; as many in every process, filled up
         with weight zero."""
         first = next(iter(self.streams.values()))
         order = sorted(range(len(first)), key=lambda row: -len(first.example(row)["input_ids"]))
-        step = self.size * self.here.world
+        step = self.size * self.dist.world_size
         for start in range(0, len(order), step):
             taken = order[start : start + step]
-            mine = taken[self.here.rank :: self.here.world]
+            mine = taken[self.dist.rank :: self.dist.world_size]
             rows = [(row, 1.0) for row in mine] or [(taken[0], 0.0)]
             slots = [Slot(name, row, 0, weight) for name in self.streams for row, weight in rows]
             batch = collate(
@@ -181,7 +181,7 @@ class Validation:
                 self.collator,
             )
             yield {
-                key: v.to(self.here.device) if hasattr(v, "to") else v for key, v in batch.items()
+                key: v.to(self.dist.device) if hasattr(v, "to") else v for key, v in batch.items()
             }
 
 
@@ -208,7 +208,7 @@ def at_the_end(trainer: Any, folder: Path) -> None:
         found = validation.measure(trainer.model_wrapped, folder / run_dir.EVALS, may_stop=False)
     if trainer.args.eval_strategy == "no":
         trainer.log(dict(found))
-    if validation.here.first:
+    if validation.dist.is_main:
         told = ", ".join(
             f"{name.removeprefix('eval_')} {value:.4g}" for name, value in found.items()
         )

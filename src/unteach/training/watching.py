@@ -8,7 +8,7 @@ from unteach import run_dir
 from unteach.config import schema
 from unteach.config.suites import SuiteConfig
 from unteach.data.streams import Stream
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.models.loading import Loaded
 from unteach.training import plot
 from unteach.training.callbacks import MetricsFile, Watcher, make_display
@@ -22,13 +22,13 @@ def watchers(
     streams: dict[str, Stream],
     anchor: str,
     folder: Path,
-    here: Processes,
+    dist: DistContext,
 ) -> list[Watcher]:
     """Everything that watches a run."""
     assert config.trainer is not None
     display = make_display(config.task_name, UnaskedValues(config.eval))
     found: list[Watcher] = [MetricsFile(folder / run_dir.METRICS), display]
-    if here.first:
+    if dist.is_main:
         found.append(LossPlot(folder))
     if samples := config.trainer.samples:
         found.append(

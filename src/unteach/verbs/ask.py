@@ -94,7 +94,7 @@ def open_model(config: InferConfig) -> Callable[[str], str]:
     prompter = planning.build_prompter(config, Columns(COLUMN))
     for sentence in prompter.notes:
         console.say(f"note: {sentence}")
-    dist = process_context.start()
+    dist = process_context.init_distributed()
     # A table's rows are saved before a run stops; a question has nothing to save, and ends at once.
     for name in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(name, signal.SIG_DFL)

@@ -38,8 +38,8 @@ def run(config: schema.Config) -> Path:
     tasks.refuse_misspelled(config.eval)
     folder = Path(config.paths.output_dir)
     with contextlib.ExitStack() as held:
-        process_context.once(lambda: held.enter_context(owner.own(run_dir.root_of(folder))))
-        process_context.once(lambda: run_dir.open_run(folder, config.tree, config.resume))
+        process_context.run_on_main(lambda: held.enter_context(owner.own(run_dir.root_of(folder))))
+        process_context.run_on_main(lambda: run_dir.open_run(folder, config.tree, config.resume))
         return _run_owned(config, folder)
 
 
@@ -54,17 +54,17 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
     from unteach.verbs import closing
 
     config, said = user_files.settle(config)
-    here = process_context.start()
+    dist = process_context.init_distributed()
     planned, of_rows = suites.plan_suites(config, loading.load_empty(config.model))
-    if here.first:
+    if dist.is_main:
         for sentence in [*said, *of_rows]:
             console.say(f"note: {sentence}")
     loaded = loading.load(config.model, training=False)
-    loaded.model = place(loaded.model, here)
-    if here.first:
+    loaded.model = place(loaded.model, dist)
+    if dist.is_main:
         run_dir.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
         made_by = run_dir.manifest(
-            config.seed, command=config.command, world=here.world, mode=here.mode
+            config.seed, command=config.command, world=dist.world_size, mode=dist.mode
         )
         run_dir.write_json(folder / run_dir.MANIFEST, made_by)
     cache = Path(config.paths.cache_dir)
@@ -73,12 +73,12 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
         "stopping after this batch; what is measured is kept. Ctrl-C again ends now"
     ):
         evaluate_loaded(
-            config.eval, loaded, here, folder, cache, weights, tell=False, planned=planned
+            config.eval, loaded, dist, folder, cache, weights, tell=False, planned=planned
         )
-    if here.first:
+    if dist.is_main:
         atomic.remove_stale(folder)
         run_dir.write_json(folder / run_dir.DONE, {})
         closing.tell_values(folder, list(config.eval))
         closing.close_evaluation(folder)
-    here.wait()
+    dist.barrier()
     return folder

@@ -58,16 +58,16 @@ def run(config: InferConfig) -> Path:
     read = input_table.read_sheet(table, columns, config, added)
     ledger = Ledger(output, added)
     with contextlib.ExitStack() as held:
-        process_context.once(lambda: held.enter_context(ledger.held()))
+        process_context.run_on_main(lambda: held.enter_context(ledger.held()))
         plan = planning.plan(config, columns, read)
-        said = process_context.once(
+        said = process_context.run_on_main(
             lambda: ledger.open(plan.settings, read.lines, config.resume, config.changed)
         )
-        here = process_context.start()
-        if here.first:
+        dist = process_context.init_distributed()
+        if dist.is_main:
             for sentence in (*said, *plan.said):
                 console.say(f"note: {sentence}")
-        return carry_out(config, plan, read, ledger, here)
+        return carry_out(config, plan, read, ledger, dist)
 
 
 def output_of(config: InferConfig) -> Path:
@@ -92,35 +92,35 @@ def output_of(config: InferConfig) -> Path:
     return output
 
 
-def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any) -> Path:
+def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, dist: Any) -> Path:
     """Asks what is not known, and writes the output when everything is."""
     lines, output = read.lines, Path(ledger.output)
     done = ledger.done(lines)
-    if ledger.damaged and here.first:
+    if ledger.damaged and dist.is_main:
         print(
             f"note: {ledger.damaged} torn or damaged lines are passed over, and their rows asked "
             f"again"
         )
     if len(done) == len(lines) and output.exists() and not ledger.parts.exists():
-        if here.first:
+        if dist.is_main:
             print(f"finished before: {output}")
         return output
     with (
         process_context.interruptible(
             "stopping after the rows at hand; all answers are kept. Ctrl-C again ends now"
         ),
-        ledger.writing(here.rank) as write,
-        Pace(len(lines), len(done), here.world, here.first) as pace,
+        ledger.writing(dist.rank) as write,
+        Pace(len(lines), len(done), dist.world_size, dist.is_main) as pace,
     ):
-        for number, why in plan.asked.unasked.items() if here.first else ():
+        for number, why in plan.asked.unasked.items() if dist.is_main else ():
             write(lines[number], record(why, None, 0, config, ()))
         if any(request.number not in done for request in plan.asked.requests):
-            for number, found in answered(config, plan, done, here):
+            for number, found in answered(config, plan, done, dist):
                 write(lines[number], found)
                 pace(tokens_of(found))
-    here.wait()
-    failed = tell(ledger.finish(lines), plan, pace, output) if here.first else 0
-    if here.any(failed > 0):
+    dist.barrier()
+    failed = tell(ledger.finish(lines), plan, pace, output) if dist.is_main else 0
+    if dist.any(failed > 0):
         raise RowsFailed(
             f"{failed} of {counted(len(lines), 'row')} have an error in place of an answer; run "
             f"again to ask just those"
@@ -129,13 +129,13 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, here: Any)
 
 
 def answered(
-    config: InferConfig, plan: Any, done: set[int], here: Any
+    config: InferConfig, plan: Any, done: set[int], dist: Any
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """What the backend says of every row that is not done, as it comes."""
     asked = plan.asked
     requests = {request.number: request for request in asked.requests}
     session = config.backend.open(
-        Job(plan.model, config.kind, config.sampling, here, config.modality, plan.longest)
+        Job(plan.model, config.kind, config.sampling, dist, config.modality, plan.longest)
     )
     try:
         given = (
@@ -148,8 +148,8 @@ def answered(
                 number,
                 record(answer, requests[number], asked.cut.get(number, 0), config, session.labels),
             )
-            if here.world == 1:
-                here.pause_point()
+            if dist.world_size == 1:
+                dist.check_preemption()
     finally:
         session.close()
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from unteach.data.streams import Stream
     from unteach.distributed import process_context
-    from unteach.distributed.process_context import Processes
+    from unteach.distributed.process_context import DistContext
     from unteach.evals.suites import Plan
     from unteach.models.loading import Loaded
     from unteach.training.callbacks import Watcher
@@ -60,24 +60,26 @@ def run(config: schema.Config) -> Path:
     folder = Path(config.paths.output_dir)
     args = config.trainer.args
     tracking.refuse_missing(args)
-    joining = process_context.Joining(
+    join_options = process_context.JoinOptions(
         bool(args.get("use_cpu")),
         args.get("ddp_backend"),
-        args.get("ddp_timeout") or process_context.Joining.timeout,
+        args.get("ddp_timeout") or process_context.JoinOptions.timeout,
     )
     with contextlib.ExitStack() as held:
-        process_context.once(lambda: held.enter_context(owner.own(folder)), joining)
-        return _run_owned(config, folder, joining)
+        process_context.run_on_main(lambda: held.enter_context(owner.own(folder)), join_options)
+        return _run_owned(config, folder, join_options)
 
 
-def _run_owned(config: schema.Config, folder: Path, joining: "process_context.Joining") -> Path:
+def _run_owned(
+    config: schema.Config, folder: Path, join_options: "process_context.JoinOptions"
+) -> Path:
     """Carry a run out, into a folder that no other process writes."""
     from unteach.data import user_files
     from unteach.distributed import process_context
     from unteach.training import checkpoint
     from unteach.verbs import closing
 
-    state = process_context.once(lambda: _stand(config, folder), joining)
+    state = process_context.run_on_main(lambda: _stand(config, folder), join_options)
     if state == "done" and is_evaluated(config):
         print(f"finished before: {folder}; nothing was done again")
         if not (folder / run_dir.FINAL).exists():
@@ -88,26 +90,26 @@ def _run_owned(config: schema.Config, folder: Path, joining: "process_context.Jo
 
     config, said = user_files.settle(config)
     assert config.trainer is not None
-    here = process_context.start(joining)
-    if state == "back" and here.first:
+    dist = process_context.init_distributed(join_options)
+    if state == "back" and dist.is_main:
         checkpoint.go_back(folder, checkpoint.chosen(config.resume))
-    here.wait()
-    if here.first:
+    dist.barrier()
+    if dist.is_main:
         put_away_damaged_model(folder)
-    here.wait()
+    dist.barrier()
     planned = None
     if not (folder / run_dir.FINAL).exists():
-        planned = _train(config, folder, here, said)
+        planned = _train(config, folder, dist, said)
     if config.eval and config.trainer.args.get("do_eval", True):
         with process_context.interruptible(EVALUATING):
-            _evaluate(config, folder, here, planned)
-    if here.first:
+            _evaluate(config, folder, dist, planned)
+    if dist.is_main:
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
         atomic.remove_stale_under(folder)
         run_dir.write_json(folder / run_dir.DONE, {"evaluated": _evaluation_of(config)})
         closing.close_training(config, folder)
-    here.wait()
+    dist.barrier()
     return folder
 
 
@@ -171,7 +173,7 @@ class _Prepared:
 
 
 def _train(
-    config: schema.Config, folder: Path, here: "Processes", of_files: list[str]
+    config: schema.Config, folder: Path, dist: "DistContext", of_files: list[str]
 ) -> "dict[str, Plan]":
     """Builds everything, trains from where the run stands, and writes the final model; returns the
     plans of suites."""
@@ -181,7 +183,7 @@ def _train(
     from unteach.training.watching import watchers
 
     assert config.trainer is not None
-    ready = _prepare(config, folder, here, of_files)
+    ready = _prepare(config, folder, dist, of_files)
     loaded, streams, anchor, args, planned = (
         ready.loaded,
         ready.streams,
@@ -191,28 +193,28 @@ def _train(
     )
     # The weights that the run starts from are measured while no trainer holds memory yet.
     with process_context.interruptible(EVALUATING):
-        notes = suites.before_training(config, planned, folder, here)
-    _print_notes(notes, here)
+        notes = suites.before_training(config, planned, folder, dist)
+    _print_notes(notes, dist)
 
     collator = build.build_collator(config, loaded)
-    held_out = validation.of_run(config, loaded, collator, args, folder, here)
-    watching = watchers(config, loaded, streams, anchor, folder, here)
-    evaluator = suites.at_steps(config, loaded, planned, folder, here) if planned else None
+    held_out = validation.of_run(config, loaded, collator, args, folder, dist)
+    watching = watchers(config, loaded, streams, anchor, folder, dist)
+    evaluator = suites.at_steps(config, loaded, planned, folder, dist) if planned else None
     does_train = config.trainer.args.get("do_train", True)
-    with tracked(config, folder, here.first):
+    with tracked(config, folder, dist.is_main):
         trainer = build.build_trainer(
             config,
             loaded,
             streams,
             anchor,
             folder,
-            here,
+            dist,
             args=args,
             evaluator=evaluator,
             validation=held_out,
             callbacks=watching,
         )
-        if here.first and does_train:
+        if dist.is_main and does_train:
             num_held_out = held_out.num_rows if held_out else 0
             header.print_header(
                 config, folder, loaded, streams, anchor, args, num_held_out, ready.start
@@ -220,11 +222,11 @@ def _train(
         with process_context.interruptible(TRAINING):
             _fit(trainer, ready.start, watching, does_train)
             validation.at_the_end(trainer, folder)
-            state = parallelism.whole_state(trainer, here.mode)
-            if here.first:
+            state = parallelism.whole_state(trainer, dist.mode)
+            if dist.is_main:
                 model = trainer.accelerator.unwrap_model(loaded.model)
                 _save(config, folder, model, loaded, state)
-    here.wait()
+    dist.barrier()
     return planned
 
 
@@ -252,7 +254,7 @@ def _save(
 
 
 def _prepare(
-    config: schema.Config, folder: Path, here: "Processes", of_files: list[str]
+    config: schema.Config, folder: Path, dist: "DistContext", of_files: list[str]
 ) -> _Prepared:
     """Loads the model, builds the streams, plans the suites, and opens the run's folder."""
 
@@ -272,7 +274,7 @@ def _prepare(
             "model.merge_adapter: no adapter trains here: set model.peft_args, or leave it out"
         )
 
-    streams, notes = build.build_streams(config, loaded, here)
+    streams, notes = build.build_streams(config, loaded, dist)
     planned: dict[str, Plan] = {}
     if suites.does_evaluate(config):
         planned, of_rows = suites.plan_suites(config, loaded, streams)
@@ -281,17 +283,19 @@ def _prepare(
     args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
     if start:
-        process_context.once(lambda: parallelism.refuse_another_spread(start, args, here.mode))
-    placed_by_device_map(loaded.model, here)
-    _print_notes([*of_files, *notes, *skipped], here)
-    if here.first:
-        build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
-    here.wait()
+        process_context.run_on_main(
+            lambda: parallelism.refuse_another_spread(start, args, dist.mode)
+        )
+    placed_by_device_map(loaded.model, dist)
+    _print_notes([*of_files, *notes, *skipped], dist)
+    if dist.is_main:
+        build.open_folder(config, folder, loaded, streams, dist, checkpoint.step_of(start))
+    dist.barrier()
     return _Prepared(loaded, streams, anchor, args, start, planned)
 
 
-def _print_notes(notes: list[str], here: "Processes") -> None:
-    for sentence in notes if here.first else ():
+def _print_notes(notes: list[str], dist: "DistContext") -> None:
+    for sentence in notes if dist.is_main else ():
         console.say(f"note: {sentence}")
 
 
@@ -313,13 +317,13 @@ def _fit(
         raise Preempted(
             f"saved step {state.global_step} of {state.max_steps}; the same command goes on"
         )
-    if trainer.here.first and does_train:
+    if trainer.dist.is_main and does_train:
         for line in outcome.describe_ending(trainer):
             console.say(line)
 
 
 def _evaluate(
-    config: schema.Config, folder: Path, here: "Processes", planned: "dict[str, Plan] | None"
+    config: schema.Config, folder: Path, dist: "DistContext", planned: "dict[str, Plan] | None"
 ) -> None:
     """Evaluates the model as it was saved, exactly as `unteach eval` would.
 
@@ -341,7 +345,7 @@ def _evaluate(
     if config.model.merge_adapter:
         settings = replace(settings, base_path=None)
     loaded = loading.load(settings, training=False)
-    loaded.model = place(loaded.model, here)
+    loaded.model = place(loaded.model, dist)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / run_dir.FINGERPRINTS)
     if planned is None:
@@ -349,14 +353,14 @@ def _evaluate(
     evaluate_loaded(
         config.eval,
         loaded,
-        here,
+        dist,
         folder / run_dir.EVALS,
         cache,
         weights,
         tell=False,
         planned=planned,
     )
-    if here.first:
+    if dist.is_main:
         compared = tell_before_and_after(folder, config.eval)
         closing.tell_values(
             folder / run_dir.EVALS, [name for name in config.eval if name not in compared]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from unteach.config.inference import Sampling
 from unteach.config.schema import ModelConfig
-from unteach.distributed.process_context import Processes
+from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Ids
 
 Kind = Literal["generate", "score", "classify"]
@@ -98,7 +98,7 @@ class Job:
     model: ModelConfig
     kind: Kind
     sampling: Sampling
-    here: Processes
+    dist: DistContext
     modality: Modality = "lm"
     longest: int = 0
 

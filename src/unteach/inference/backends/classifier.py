@@ -57,14 +57,14 @@ class Classifying(Batches):
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
         loaded = load(job.model)
-        super().__init__(loaded.model, batch_size, job.here, None)
-        place(self.model, job.here.device)
+        super().__init__(loaded.model, batch_size, job.dist, None)
+        place(self.model, job.dist.device)
         config = causal_of(self.model).config
         self.autocast, self.pad = loaded.autocast, loaded.tokenizer.pad_token_id
         config.pad_token_id = self.pad  # by which a causal model finds the last token of a row
         if batch_size != 1 and (reason := describe_padded_batches(self.model, loaded.tokenizer)):
             self.batch_size = 1
-            if job.here.first:
+            if job.dist.is_main:
                 print(f"note: {reason}")
         named = [str(config.id2label[i]) for i in range(config.num_labels)]
         self.labels: Sequence[str] = loaded.head.labels if loaded.head else named

@@ -179,9 +179,9 @@ class Continuing:
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
 
         self.loaded = loaded = loading.load(job.model, training=False)
-        loaded.model = placement.place(loaded.model, job.here)
+        loaded.model = placement.place(loaded.model, job.dist)
         own = loaded.model.generation_config
-        if job.here.first and job.kind == "generate" and (unused := not_used(own)):
+        if job.dist.is_main and job.kind == "generate" and (unused := not_used(own)):
             print(
                 f"note: the model's own generation settings are not used ({unused}); say what you "
                 f"want of them"
@@ -192,9 +192,9 @@ class Continuing:
             pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=stops
         )
         loaded.model.generation_config = causal_of(loaded.model).generation_config = plain
-        self.engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, job.here, stops=stops)
+        self.engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, job.dist, stops=stops)
         self.engine.budgets["generate"] = (
-            tokens_per_batch or TOKENS["cuda" if job.here.device.type == "cuda" else "cpu"]
+            tokens_per_batch or TOKENS["cuda" if job.dist.device.type == "cuda" else "cpu"]
         )
         if tokens_per_batch:
             self.engine.budgets["score"] = tokens_per_batch
@@ -208,7 +208,7 @@ class Continuing:
             engine.budget("generate"),
             times=max(sampling.num_return_sequences, beams),
             turns=1 if beams > 1 else TURNS,
-            world=engine.here.world,
+            world=engine.dist.world_size,
         )
 
         def work(batch: list[Row]) -> list[list[Completion] | Failure]:

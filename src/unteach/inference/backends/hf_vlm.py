@@ -41,7 +41,7 @@ class SeeingRows:
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
 
         self.loaded = loaded = vision.load(job.model)
-        place(loaded.model, job.here.device)
+        place(loaded.model, job.dist.device)
         self.stops = loaded.stops
         loaded.model.generation_config = transformers.GenerationConfig(
             pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=self.stops
@@ -52,9 +52,9 @@ class SeeingRows:
             reason := describe_padded_batches(loaded.model, loaded.tokenizer, left=True)
         ):
             batch_size = 1
-            if job.here.first:
+            if job.dist.is_main:
                 print(f"note: {reason}")
-        self.engine = Batches(loaded.model, batch_size or MOST, job.here, None)
+        self.engine = Batches(loaded.model, batch_size or MOST, job.dist, None)
         if tokens_per_batch:
             self.engine.budgets["generate"] = tokens_per_batch
 

@@ -100,7 +100,7 @@ class OpenAI:
             )
 
     def open(self, job: Job) -> "Asking":
-        if job.here.world > 1:
+        if job.dist.world_size > 1:
             raise UserError(
                 "backend=openai asks many questions at once in one process: start it once, and set "
                 "backend_args.concurrency"
@@ -115,7 +115,7 @@ class Asking:
     labels: Sequence[str] = ()
 
     def __init__(self, asked: OpenAI, job: Job):
-        self.asked, self.here, self.model = asked, job.here, str(job.model.model_args[PATH])
+        self.asked, self.dist, self.model = asked, job.dist, str(job.model.model_args[PATH])
         self.limit = openai_messages.LIMIT
         key = os.environ.get(asked.api_key_env or KEY, "").strip() or None
         requests, tokens = Pace(asked.requests_per_minute), Pace(asked.tokens_per_minute)
@@ -166,7 +166,7 @@ class Asking:
                         )
                 if stop is not None:  # once what came with it is kept
                     raise stop
-                self.here.pause_point()
+                self.dist.check_preemption()
         finally:
             for one in going:
                 one.cancel()

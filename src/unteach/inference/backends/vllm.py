@@ -125,7 +125,7 @@ class VLLM:
             raise UserError(f"backend=vllm: {INSTALL}")
 
     def open(self, job: Job) -> "Running":
-        if job.here.world > 1:
+        if job.dist.world_size > 1:
             raise UserError(
                 "backend=vllm shares a model over GPUs itself: start one process, and set "
                 "backend_args.tensor_parallel_size"
