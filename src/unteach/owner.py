@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from unteach import atomic, console
 from unteach.errors import UserError
 
@@ -300,8 +302,6 @@ def _is_gone(lock: Path, owner: Owner | None) -> bool:
 
 def _began_after(pid: int, moment: float) -> bool:
     """Whether a process with this number began only after a moment, so that it is another one."""
-    import psutil
-
     try:
         began: float = psutil.Process(pid).create_time()
     except psutil.Error:

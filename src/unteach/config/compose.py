@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from unteach import console, plugins, registry
 from unteach.config import (
@@ -153,8 +155,6 @@ class _Composition:
 
     def _whole(self) -> tuple[Any, dict[str, str]]:
         """The configuration that a run kept, as it stands."""
-        from omegaconf import OmegaConf
-
         file = self.command.file
         assert file is not None and file.tree is not None
         of_verb, kept = (
@@ -201,8 +201,6 @@ class _Composition:
     ) -> T:
         """Puts the user's values in, resolves the tree and reads it; Mistakes with all that was
         found on the way."""
-        from omegaconf import OmegaConf
-
         tree, words = self.tree, self.words
         for name in words.removed:
             if name.startswith(OPEN) and OmegaConf.select(tree, name) is None:
@@ -264,8 +262,6 @@ class _Composition:
 
     def _name_run(self) -> bool:
         """Gives a run without a name one of what it is made of."""
-        from omegaconf import OmegaConf
-
         method = None if self.method == "finetune" else self.method
         name = self.command.default_name(method)
         if name is None or not OmegaConf.is_missing(self.tree, "task_name"):
@@ -307,8 +303,6 @@ def _bare_method(words: Words, homes: tuple[str, ...]) -> str | None:
 def flat(cls: type, words: Iterable[str], where: str) -> Any:
     """key=value words of a verb that composes nothing, as the dataclass `cls`; read as strictly as
     a configuration."""
-    from omegaconf import OmegaConf
-
     command = shorthand.expand(where.removeprefix("unteach "), list(words), ())
     told = sort_words(command.words)
     problems = [*command.problems, *told.problems]
@@ -336,8 +330,6 @@ def _long_keys(problems: list[str]) -> list[str]:
 
 
 def _remove(tree: Any, key: str) -> None:
-    from omegaconf import DictConfig, OmegaConf
-
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(tree, parent) if parent else tree
     if not isinstance(node, DictConfig) or leaf not in node:
@@ -346,9 +338,6 @@ def _remove(tree: Any, key: str) -> None:
 
 
 def _apply(tree: Any, values: list[tuple[str, Any]], problems: list[str]) -> None:
-    from omegaconf import DictConfig, ListConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     for key, value in values:
         try:
             OmegaConf.update(tree, key, value, merge=True, force_add=True)
@@ -370,7 +359,6 @@ REQUIRED = {
 
 def _missing(tree: Any) -> dict[str, str]:
     """Key -> what is said of it, for each required value that nobody gave."""
-    from omegaconf import OmegaConf
 
     def walk(node: Any, path: str) -> list[str]:
         if isinstance(node, dict):
@@ -387,9 +375,6 @@ def _missing(tree: Any) -> dict[str, str]:
 
 
 def _resolve(tree: Any) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
-
     try:
         plain = OmegaConf.to_container(tree, resolve=True)
     except (OmegaConfBaseException, RecursionError) as error:

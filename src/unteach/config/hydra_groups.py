@@ -8,6 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from unteach.config import openunlearning
@@ -55,12 +60,6 @@ def _compose_shipped(config_name: str, chosen: tuple[str, ...]) -> bytes:
 def _compose_groups(
     config_name: str, chosen: list[str], config_dirs: tuple[str, ...]
 ) -> tuple[Any, dict[str, str]]:
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
     _resolvers()
     home = home_of(config_name, config_dirs)
     GlobalHydra.instance().clear()
@@ -120,8 +119,6 @@ def search_path(home: Path, config_dirs: tuple[str, ...]) -> list[str]:
 
 
 def _resolvers() -> None:
-    from omegaconf import OmegaConf
-
     OmegaConf.register_new_resolver("partner", partner, replace=True)
     OmegaConf.register_new_resolver("own", resolve_own, replace=True)
 

@@ -4,6 +4,9 @@ starts from."""
 from collections.abc import Iterable
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from unteach import registry
 from unteach.config import training_args
 from unteach.config.hydra_groups import CONFIGS
@@ -18,8 +21,6 @@ FOLDERS = ("output_dir", "logging_dir")
 def layer_trainer(tree: Any, choice: str | None) -> list[str]:
     """Puts the layers of the trainer on one another, weakest first; gives a sentence for each old
     name in them."""
-    from omegaconf import OmegaConf
-
     if "trainer" not in tree:
         return []
     layers = {name: _mapping(tree, f"layers.{name}") for name in ("base", "common", "tuned")}
@@ -46,9 +47,6 @@ def layer_trainer(tree: Any, choice: str | None) -> list[str]:
 
 def _mapping(tree: Any, key: str, called: str | None = None) -> dict[str, Any]:
     """The mapping at a key as plain values with their interpolations; empty where there is none."""
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     try:
         node = OmegaConf.select(tree, key)
     except OmegaConfBaseException as error:
@@ -71,8 +69,6 @@ def one_warmup(tree: Any, given: set[str]) -> None:
 def choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
     """A benchmark starts from its own checkpoint of the chosen model; one it does not know needs a
     path."""
-    from omegaconf import OmegaConf
-
     # ${data_split} is the user's, applied after this
     checkpoints = _mapping(tree, "layers.checkpoints")
     if not checkpoints or choice in (None, "auto", "tiny") or MODEL_KEY in given:
@@ -98,8 +94,6 @@ def measure_own_rows(
         chosen: what the user says: `eval` for a suite that is named, and keys of values.
         from_experiment: whether the suites may be an experiment's choice.
     """
-    from omegaconf import OmegaConf
-
     named = [key for key in chosen if key == "eval" or key.startswith("eval.")]
     others = [key for key in named if not key.startswith(f"eval.{OWN_ROWS}.")]
     if data_choice != "files" or others or (from_experiment and tree.get("eval")):

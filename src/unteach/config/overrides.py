@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from unteach.config import openunlearning, training_args
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, TABLES
@@ -54,8 +56,6 @@ class Words:
 def sort_words(overrides: Iterable[str]) -> Words:
     """Splits overrides into group choices (Hydra's work) and values (ours), and mends the short
     forms."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     parser, words = OverridesParser.create(), Words()
     for word in overrides:
         with collected(words.problems):
@@ -65,8 +65,6 @@ def sort_words(overrides: Iterable[str]) -> Words:
 
 def _sort_word(words: Words, word: str, parser: Any) -> None:
     """Puts one word where it belongs; UserError where it cannot stand."""
-    from hydra.errors import HydraException
-
     with refuse_unreadable(shorten_name(word), "cannot be read"):
         try:
             override = parser.parse_override(word)

@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from unteach import plugins
 from unteach.config import shorthand
@@ -100,11 +104,6 @@ def _files(
 ) -> Iterator[tuple[str, str, Any]]:
     """(file, package, content) of every configuration file that takes part, in the order in which
     they are merged."""
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-
     GlobalHydra.instance().clear()
     home = home_of(config_name, homes)
     with initialize_config_dir(str(home), version_base="1.3"):

@@ -4,6 +4,8 @@ goes together."""
 import re
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from unteach.errors import UserError
 from unteach.run_dir import UNUSED_VARIABLES
 
@@ -13,8 +15,6 @@ TOFU_SPLITS = ("forget01", "forget05", "forget10")
 def drop_unused(tree: Any, given: set[str]) -> None:
     """Takes the variables of benchmarks out of a composed tree in which nothing refers to them and
     nobody set them."""
-    from omegaconf import OmegaConf
-
     plain: Any = OmegaConf.to_container(tree, resolve=False)
     set_here = {key.partition(".")[0] for key in given}
     waiting = {name for name in UNUSED_VARIABLES if name in plain} - set_here
@@ -51,8 +51,6 @@ def mend_compat(tree: Any) -> None:
 def mend_split(tree: Any) -> None:
     """Refuses a forget split whose partners are asked for and not known; what comes after it sees
     the nearest one."""
-    from omegaconf import OmegaConf
-
     plain: Any = OmegaConf.to_container(tree, resolve=False)
     split = plain.get("forget_split")
     asked = [

@@ -8,6 +8,8 @@ import contextlib
 import os
 from pathlib import Path
 
+import psutil
+
 
 def home() -> Path:
     """Where torch builds extensions; each has a folder of its own, with `lock` in it while one
@@ -21,8 +23,6 @@ def release_abandoned() -> list[Path]:
 
     Of a run over several machines it removes none: the process that holds one may be on another.
     """
-    import psutil
-
     if os.environ.get("LOCAL_WORLD_SIZE", "1") != os.environ.get("WORLD_SIZE", "1"):
         return []
     locks = {lock.resolve() for lock in home().glob("**/lock")}

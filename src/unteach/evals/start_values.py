@@ -14,6 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.text import Text
+
 from unteach import console, run_dir
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
@@ -77,8 +80,6 @@ def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> 
 
     A line a metric: whose rows it is about, its value before and after, and which way is good.
     """
-    from rich.console import Console
-
     told = []
     for name, config in configs.items():
         suite = config.suite.upper()
@@ -110,7 +111,6 @@ def _is_unchanged(before: Path, after: Path, suite: str) -> bool:
 def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
     """Build the table of one suite from the files of its two evaluations."""
     from rich.table import Table
-    from rich.text import Text
 
     suite = config.suite.upper()
     old = run_dir.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")

@@ -6,6 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console as RichConsole
+from rich.table import Table as RichTable
+from rich.text import Text
+
 from unteach.console import neutralize
 from unteach.report.collect import RunResult
 from unteach.report.columns import Column
@@ -88,11 +93,6 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
     A number cut short is a wrong number: only names are folded, and where even that is not enough,
     lines run over the terminal's edge.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console as RichConsole
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
     console, table = console or RichConsole(), make_table(runs)
     widths = [
         max(

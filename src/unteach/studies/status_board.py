@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
 from unteach import console, run_dir
 from unteach.studies.plan import PlannedRun
 
@@ -147,14 +149,6 @@ class LiveBoard:
         self.num_ended = 0
 
     def __enter__(self) -> "LiveBoard":
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
         self.bars = Progress(
             # A name is no markup, though it may look like some.
             TextColumn("{task.description}", markup=False),

@@ -4,6 +4,8 @@ import dataclasses
 import inspect
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from unteach.config import schema
 from unteach.data.template import Template
 from unteach.models.loading import Loaded
@@ -30,8 +32,6 @@ def build_part(part: schema.Part, loaded: Loaded, **given: Any) -> Any:
 def as_published(template: Template) -> Any:
     """The template's arguments as OpenUnlearning's datasets take them: what is set, by key or by
     attribute."""
-    from omegaconf import OmegaConf
-
     given = {
         name: value
         for name, value in dataclasses.asdict(template.args).items()

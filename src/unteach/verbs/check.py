@@ -14,6 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
 from unteach import console, owner, run_dir
 from unteach.config import compose, provenance, schema
 from unteach.config.command import VERBS
@@ -62,9 +66,6 @@ def command(
 def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
     """The resolved configuration as YAML, each value with the file or command line that it came
     from."""
-    from rich.console import Console
-    from rich.markup import escape
-
     lines = provenance.annotated(tree, origins)
     width = min(72, max(len(line) for line, _ in lines))
     terminal = Console(soft_wrap=True, highlight=False)
@@ -189,8 +190,6 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
 def show_rows(loaded: "Loaded", name: str, stream: "Stream", seed: int) -> None:
     """The first rows that a step would draw of a stream: what is learned in green, what is only
     read dim."""
-    from rich.console import Console
-    from rich.text import Text
 
     from unteach.models.forward import IGNORED
     from unteach.seeds import permutation

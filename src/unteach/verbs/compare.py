@@ -3,6 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from unteach import console
 from unteach.config.schema import PATH
 from unteach.errors import UserError
@@ -64,11 +69,6 @@ def _compare(a: Found, b: Found, suite: str) -> None:
 
 
 def _print_values(found: list[Any]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     drawn = Table(
         box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim"
     )

@@ -8,6 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from unteach import console, run_dir
 from unteach.config import verb_keys
 from unteach.errors import UserError, missing_extra
@@ -176,11 +181,6 @@ def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
 
 def _show(table: Any) -> None:
     """Prints as many columns as the terminal is wide, and names the others."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     terminal = Console()
     cells = {
         console.neutralize(name): [

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from unteach import owner, run_dir
@@ -39,9 +41,6 @@ def command(words: list[str]) -> None:
 
 def read(words: list[str]) -> dict[str, Any]:
     """The settings that the words, and the file that `config` names, give."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     with refuse_unreadable(
         "these settings of a world", "cannot be read", OmegaConfBaseException, YAMLError, TypeError
     ):
