@@ -5,7 +5,7 @@ puts an import off; elsewhere they are named at the top of a file: `from unteach
 """
 
 import importlib
-from types import ModuleType
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     from torch.nn import functional as F
 else:
 
-    class _LazyModule(ModuleType):
+    class _LazyModule:
         """Stand for a module and pass on whatever is asked of it."""
 
+        def __init__(self, name: str):
+            self.module_name = name
+
         def __getattr__(self, name: str) -> Any:
-            return getattr(importlib.import_module(self.__name__), name)
+            # Not import_module alone: it takes ten times as long where the module is there already.
+            module = sys.modules.get(self.module_name) or importlib.import_module(self.module_name)
+            return getattr(module, name)
 
     datasets = _LazyModule("datasets")
     np = _LazyModule("numpy")

@@ -40,7 +40,7 @@ from unteach.verbs import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SCRIPTS = {"src/train.py": "train", "src/eval.py": "eval"}
 UNCHECKED = "# not checked"
 SHELL = ("<", ">", "|")
