@@ -18,7 +18,7 @@ from unteach.data.row_selection import Choice
 from unteach.data.template import Template
 from unteach.data.truncation import IGNORED, fit
 from unteach.errors import UserError
-from unteach.training import build
+from unteach.training.build_streams import build_streams
 from unteach.verbs.train import train
 
 ROWS = [{"input": f"What is {i}?", "output": f" It is {i}."} for i in range(10)]
@@ -256,21 +256,19 @@ def test_rows_may_lack_columns_that_others_have(place: Path, raw: Any) -> None:
     """Columns are those of all first rows; one that a row needs must be in it."""
     rows = [{"instruction": "a", "output": "b"}, {"instruction": "c", "input": "d", "output": "e"}]
     write(place / "rows.jsonl", rows)
-    streams, said = build.build_streams(settled("data.train_file=rows.jsonl")[0], raw)
+    streams, said = build_streams(settled("data.train_file=rows.jsonl")[0], raw)
     asked = [
         raw.tokenizer.decode(streams["train"].example(number)["input_ids"]) for number in range(2)
     ]
     assert said == [] and asked[0].startswith("a") and asked[1].startswith("c\nd")
     write(place / "rows.jsonl", [{**row, "forget": int("input" not in row)} for row in rows])
     marked = settled("data.train_file=rows.jsonl", "trainer=GradDiff", name="unlearn")[0]
-    assert len(build.build_streams(marked, raw)[0]["forget"]) == 1, (
-        "none of those to forget has an input"
-    )
+    assert len(build_streams(marked, raw)[0]["forget"]) == 1, "none of those to forget has an input"
     write(place / "rows.jsonl", [*rows, {"instruction": "f"}])
     with pytest.raises(
         UserError, match=r"rows\.jsonl, line 3: no column 'output'; its columns: instruction"
     ):
-        build.build_streams(settled("data.train_file=rows.jsonl")[0], raw)
+        build_streams(settled("data.train_file=rows.jsonl")[0], raw)
 
 
 def test_settings_reach_the_handler(place: Path) -> None:
@@ -473,7 +471,7 @@ def test_what_becomes_of_long_rows(prompt: int, answer: int, most: int, too_long
 def test_every_row_that_is_left_out_is_counted_with_its_line(place: Path, raw: Any) -> None:
     (place / "rows.csv").write_text('input,output\na,b\n"c\nd", \ne,\nf,' + "word " * 40 + "\n,g\n")
     config, _ = settled("data.max_length=12")
-    _, said = build.build_streams(config, raw)
+    _, said = build_streams(config, raw)
     assert said == [
         "data.train.file: 2 rows dropped, nothing in output (lines 3, 5)",
         "data.train.file: 1 row dropped, nothing in input (line 7)",
@@ -482,7 +480,7 @@ def test_every_row_that_is_left_out_is_counted_with_its_line(place: Path, raw: A
     config, _ = settled("data.max_length=12", "data.too_long=drop")
     assert (
         "data.train.file: 1 row dropped, more than 12 tokens (line 6)"
-        in build.build_streams(config, raw)[1]
+        in build_streams(config, raw)[1]
     )
 
 
@@ -496,7 +494,7 @@ def test_cells_that_are_no_text_are_refused_with_their_lines(place: Path, raw: A
     (place / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config, _ = settled("data.train_file=rows.jsonl")
     with pytest.raises(UserError) as caught:
-        build.build_streams(config, raw)
+        build_streams(config, raw)
     assert "output must be text, and is a number (line 3)" in str(caught.value)
     assert "input must be text, and is a list (line 5)" in str(caught.value)
 
@@ -507,7 +505,7 @@ def test_a_row_longer_than_the_context_is_refused(
     monkeypatch.setattr(raw.model.config, "max_position_embeddings", 16)
     write(place / "rows.csv", [*ROWS, {"input": "a", "output": "word " * 40}])
     config, _ = settled()
-    streams, said = build.build_streams(config, raw)
+    streams, said = build_streams(config, raw)
     assert (
         max(len(streams["train"].example(i)["input_ids"]) for i in range(11)) == 16
         and "1 row cut" in said[0]
@@ -516,7 +514,7 @@ def test_a_row_longer_than_the_context_is_refused(
     with pytest.raises(
         UserError, match=r"data\.train: line 12 has 40 tokens, and the model's context 16"
     ):
-        build.build_streams(config, raw)
+        build_streams(config, raw)
 
 
 def test_a_file_that_changed_does_not_go_on(

@@ -13,7 +13,7 @@ from unteach.config import compose
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data import duplicates, user_files
 from unteach.errors import UserError
-from unteach.training import build
+from unteach.training.build_streams import build_streams
 from unteach.verbs.tokenize import tokenize
 
 TWO = (
@@ -164,7 +164,7 @@ def test_one_of_a_benchmark_is_counted(place: Path, tiny: Any) -> None:
         "trainer=GradDiff",
     )
     config = compose.compose("unlearn", words)
-    _, notes = build.build_streams(config, tiny)
+    _, notes = build_streams(config, tiny)
     assert "1 row is both forgotten and retained" in notes
 
 
@@ -175,13 +175,13 @@ def test_rows_that_stand_twice_are_counted(place: Path, raw: Any) -> None:
         {"input": "a ", "output": "b"},
     ]
     write(place / "rows.csv", [*rows, {"input": "a", "output": ""}, {"input": "a", "output": ""}])
-    _, notes = build.build_streams(settled()[0], raw)
+    _, notes = build_streams(settled()[0], raw)
     assert "data.train.file: 1 row says what an earlier one says (line 4)" in notes
     write(
         place / "text.jsonl",
         [{"text": "once"}, {"text": "once"}, {"text": " once"}, {"text": "more"}],
     )
-    _, notes = build.build_streams(settled("data.train_file=text.jsonl")[0], raw)
+    _, notes = build_streams(settled("data.train_file=text.jsonl")[0], raw)
     assert "data.train.file: 2 rows say what an earlier one says (lines 2, 3)" in notes
 
 
@@ -217,7 +217,7 @@ def test_a_row_that_is_dropped_repeats_nothing(place: Path, raw: Any) -> None:
             *[{"input": "a", "output": "b"}] * 2,
         ],
     )
-    _, notes = build.build_streams(settled("data.max_length=12", "data.too_long=drop")[0], raw)
+    _, notes = build_streams(settled("data.max_length=12", "data.too_long=drop")[0], raw)
     assert notes == [
         "data.train.file: 2 rows dropped, more than 12 tokens (lines 2, 3)",
         "data.train.file: 2 rows dropped, nothing in input (lines 4, 5)",

@@ -21,7 +21,8 @@ from unteach.data import user_files
 from unteach.data.template import Template
 from unteach.data.tokenized import token_files, tokenize_files
 from unteach.errors import UserError
-from unteach.training import build
+from unteach.training.build_model import read_training_texts
+from unteach.training.build_streams import build_streams
 from unteach.verbs.tokenize import tokenize
 from unteach.verbs.train import train
 
@@ -61,7 +62,7 @@ def examples(loaded: Any, *words: str) -> tuple[list[tuple[list[int], list[int]]
     kind = config.model.template_args.kind
     if kind != "auto":
         loaded.template.kind = loaded.template.args.kind = kind
-    streams, said = build.build_streams(config, loaded)
+    streams, said = build_streams(config, loaded)
     rows = (streams["train"].example(number) for number in range(len(streams["train"])))
     return [(list(map(int, row["input_ids"])), list(map(int, row["labels"]))) for row in rows], said
 
@@ -310,7 +311,7 @@ def test_what_tokens_cannot_do(place: Path, loaded: Any) -> None:
         "train", ("data=files", f"data.train_file={folder}", "model=tiny", "task_name=t")
     )
     with pytest.raises(UserError, match="a tokenizer cannot be learned from tokens"):
-        build.training_texts(user_files.settle(scratch)[0])
+        read_training_texts(user_files.settle(scratch)[0])
     shard = folder / "tokens-00000.arrow"
     whole = shard.read_bytes()
     for damaged in (whole[:-8], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]):

@@ -12,7 +12,8 @@ from unteach.distributed import extension_builds
 from unteach.distributed.process_context import ALONE, Processes
 from unteach.errors import UserError
 from unteach.models.placement import place
-from unteach.training import build, checkpoint, parallelism
+from unteach.training import checkpoint, parallelism
+from unteach.training.build_args import build_training_args
 
 WRITTEN = {"mode": "zero3", "world": 2, "rows": 8}
 
@@ -54,7 +55,7 @@ def arguments(tmp_path: Path, *words: str) -> Any:
         "train",
         ("experiment=finetune/tofu/default", "task_name=t", f"paths.output_dir={tmp_path}", *words),
     )
-    return build.training_arguments(config, "float32", 8, tmp_path)
+    return build_training_args(config, "float32", 8, tmp_path)
 
 
 def test_what_the_launch_says_must_be_what_the_run_says(

@@ -19,7 +19,7 @@ from unteach.export import compare_models, merge_adapter
 from unteach.models.hub import PATH
 from unteach.models.loading import load as load_config
 from unteach.models.model_handlers import learn_tokenizer
-from unteach.training import build
+from unteach.training.save import save_companions
 from unteach.verbs.export import export
 from unteach.verbs.load import load
 
@@ -184,7 +184,7 @@ def test_added_tokens(targets: list[str], tied: Path, tmp_path: Path) -> None:
                 parameter += 0.1
     adapter = tmp_path / "adapter"
     loaded.model.save_pretrained(adapter)
-    build.accompany(loaded, adapter)
+    save_companions(loaded, adapter)
     assert torch.allclose(logprobs(load(str(adapter)).model), logprobs(loaded.model), atol=1e-5)
     export(str(adapter), str(tmp_path / "merged"))
     merged = plain(tmp_path / "merged")

@@ -17,7 +17,7 @@ from unteach import run_dir
 from unteach.config import training_args
 from unteach.errors import Diverged, UserError
 from unteach.testing import method_loss
-from unteach.training.rows import note_idle_optimizer
+from unteach.training.build_args import note_idle_optimizer
 from unteach.verbs.train import train
 
 

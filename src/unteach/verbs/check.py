@@ -146,21 +146,24 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
     """Model, method, streams, steps, learning rate, memory, first rows; returns the model and the
     streams."""
     from unteach.models import loading
-    from unteach.training import build, forecast, header, tracking
+    from unteach.training import forecast, header, tracking
+    from unteach.training.build_args import build_training_args
+    from unteach.training.build_model import build_head, read_training_texts
+    from unteach.training.build_streams import build_rows, build_streams, choose_anchor
     from unteach.training.step import make_ready
 
     assert config.trainer is not None and config.data is not None
     tracking.refuse_missing(config.trainer.args)
-    head = build.head_of(config)
-    loaded = loading.load_for_look(config.model, lambda: build.training_texts(config), head)
-    streams, said = build.build_streams(config, loaded)
-    anchor = build.anchor_of(config, streams)
-    args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
+    head = build_head(config)
+    loaded = loading.load_for_look(config.model, lambda: read_training_texts(config), head)
+    streams, said = build_streams(config, loaded)
+    anchor = choose_anchor(config, streams)
+    args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
     if not isinstance(config.trainer.method, schema.TheirTrainer):
         make_ready(loaded.model, config.trainer.method, config.seed, streams)
     num_validation_rows = 0
     if config.data.streams.get("validation"):
-        rows, told = build.build_rows(config, loaded, "validation")
+        rows, told = build_rows(config, loaded, "validation")
         num_validation_rows = sum(map(len, rows))
         said += told
     processes = config.nproc or args.world_size

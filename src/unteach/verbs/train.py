@@ -176,7 +176,9 @@ def _train(
     """Builds everything, trains from where the run stands, and writes the final model; returns the
     plans of suites."""
     from unteach.distributed import process_context
-    from unteach.training import build, header, parallelism, suites, validation
+    from unteach.training import header, parallelism, suites, validation
+    from unteach.training.build_trainer import build_trainer
+    from unteach.training.parts import build_collator
     from unteach.training.tracking import tracked
     from unteach.training.watching import watchers
 
@@ -194,13 +196,13 @@ def _train(
         notes = suites.before_training(config, planned, folder, here)
     _print_notes(notes, here)
 
-    collator = build.build_collator(config, loaded)
+    collator = build_collator(config, loaded)
     held_out = validation.of_run(config, loaded, collator, args, folder, here)
     watching = watchers(config, loaded, streams, anchor, folder, here)
     evaluator = suites.at_steps(config, loaded, planned, folder, here) if planned else None
     does_train = config.trainer.args.get("do_train", True)
     with tracked(config, folder, here.first):
-        trainer = build.build_trainer(
+        trainer = build_trainer(
             config,
             loaded,
             streams,
@@ -234,20 +236,21 @@ def _save(
     """Writes the final model; where its adapter is to be merged, the adapter first and then the two
     as one model."""
     from unteach.export import save, trained
-    from unteach.training import build, checkpoint
+    from unteach.training import checkpoint
+    from unteach.training.save import METHOD, save_final_model
 
     assert config.trainer is not None
     method = config.trainer.method
     if not config.model.merge_adapter:
-        build.save_final(model, loaded, folder / run_dir.FINAL, method, state)
+        save_final_model(model, loaded, folder / run_dir.FINAL, method, state)
         return
     adapter = folder / run_dir.ADAPTER
     shutil.rmtree(adapter, ignore_errors=True)  # of a process that was killed between the two
-    build.save_final(model, loaded, adapter, method, state)
+    save_final_model(model, loaded, adapter, method, state)
     with run_dir.replacing_folder(folder / run_dir.FINAL) as temporary:
         save.write(trained.source_of(str(adapter)), save.Asked(), temporary)
-        if (adapter / build.METHOD).exists():
-            shutil.copy(adapter / build.METHOD, temporary)
+        if (adapter / METHOD).exists():
+            shutil.copy(adapter / METHOD, temporary)
         checkpoint.complete(temporary)
 
 
@@ -260,32 +263,36 @@ def _prepare(
     from unteach.models import loading
     from unteach.models.placement import placed_by_device_map
     from unteach.seeds import subseed
-    from unteach.training import build, checkpoint, parallelism, suites
+    from unteach.training import checkpoint, parallelism, suites
+    from unteach.training.build_args import build_training_args
+    from unteach.training.build_model import build_head, read_training_texts
+    from unteach.training.build_streams import build_streams, choose_anchor
+    from unteach.training.open_folder import open_folder
 
     transformers.set_seed(subseed(config.seed, "init") % 2**32)
-    head = build.head_of(config)
+    head = build_head(config)
     loaded = loading.load(
-        config.model, training=True, texts=lambda: build.training_texts(config), head=head
+        config.model, training=True, texts=lambda: read_training_texts(config), head=head
     )
     if config.model.merge_adapter and loaded.adapter is None:
         raise UserError(
             "model.merge_adapter: no adapter trains here: set model.peft_args, or leave it out"
         )
 
-    streams, notes = build.build_streams(config, loaded, here)
+    streams, notes = build_streams(config, loaded, here)
     planned: dict[str, Plan] = {}
     if suites.does_evaluate(config):
         planned, of_rows = suites.plan_suites(config, loaded, streams)
         notes += of_rows
-    anchor = build.anchor_of(config, streams)
-    args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
+    anchor = choose_anchor(config, streams)
+    args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
     if start:
         process_context.once(lambda: parallelism.refuse_another_spread(start, args, here.mode))
     placed_by_device_map(loaded.model, here)
     _print_notes([*of_files, *notes, *skipped], here)
     if here.first:
-        build.open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
+        open_folder(config, folder, loaded, streams, here, checkpoint.step_of(start))
     here.wait()
     return _Prepared(loaded, streams, anchor, args, start, planned)
 
