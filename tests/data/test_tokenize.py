@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.data.test_tables import write
-from unteach import run_dir
+from unteach import json_files, run_dir
 from unteach.config import compose, schema
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data import user_files
@@ -220,13 +220,13 @@ def test_the_same_run_as_tokenising_on_the_fly(place: Path) -> None:
     ]
     assert weights[0] == weights[1] != (place / "MODEL" / "model.safetensors").read_bytes()
     manifests = [
-        run_dir.read_json(run / run_dir.MANIFEST, "the manifest")
+        json_files.read_json(run / run_dir.MANIFEST, "the manifest")
         for run in (from_rows, from_tokens)
     ]
     assert manifests[0]["data"] == manifests[1]["data"]
     assert list(manifests[1]["files"]) == [f"{folder}/{token_files.MANIFEST}"]
     assert (
-        run_dir.read_json(from_tokens / run_dir.FINAL / "unteach_template.json", "the template")[
+        json_files.read_json(from_tokens / run_dir.FINAL / "unteach_template.json", "the template")[
             "kind"
         ]
         == "raw"

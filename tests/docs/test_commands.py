@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from unteach import cli, run_dir
+from unteach import cli, json_files, run_dir
 from unteach.config import compose, preflight
 from unteach.distributed import accelerate_launch
 from unteach.errors import UserError
@@ -403,10 +403,12 @@ def test_the_components_train_and_measure(workplace: Path) -> None:
         "trainer.args.learning_rate=1e-3",
     ]
     folder = train.train(*words, config_name="unlearn", config_dirs=["mine"])
-    summary = run_dir.read_json(folder / run_dir.EVALS / "FACTS_SUMMARY.json", "the summary")
+    summary = json_files.read_json(folder / run_dir.EVALS / "FACTS_SUMMARY.json", "the summary")
     assert set(summary) == {"known", "said", "refused"} and 0 < summary["known"] < 1
     assert (
-        run_dir.read_json(folder / run_dir.FINAL / "config.json", "the model")["num_hidden_layers"]
+        json_files.read_json(folder / run_dir.FINAL / "config.json", "the model")[
+            "num_hidden_layers"
+        ]
         == 1
     )
 

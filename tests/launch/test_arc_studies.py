@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.launch.conftest import LONG, MODEL, TOP, ArcConfigs
-from unteach import run_dir
+from unteach import json_files, run_dir
 from unteach.config import compose
 from unteach.errors import UserError
 from unteach.studies import compose_runs
@@ -312,7 +312,7 @@ def test_a_whole_study(
     for name in ("full_0", "retain_0", "forget_0", "forget_1", "full_eval_0"):
         assert run_dir.is_done(folder / name)
     assert (
-        run_dir.read_json(folder / "forget_1" / "evals" / "ARC_SUMMARY.json", "summary")[
+        json_files.read_json(folder / "forget_1" / "evals" / "ARC_SUMMARY.json", "summary")[
             "forget_quality_1"
         ]
         <= 0
@@ -360,8 +360,10 @@ def test_a_whole_study_with_two_adapters(
     )
     folder = tmp_path / "saves" / "mine"
     assert (folder / "full_0/final_checkpoint/config.json").exists(), "a whole model"
-    assert run_dir.read_json(folder / "full_0/adapter/adapter_config.json", "the adapter")["r"] == 4
-    forgot = run_dir.read_json(
+    assert (
+        json_files.read_json(folder / "full_0/adapter/adapter_config.json", "the adapter")["r"] == 4
+    )
+    forgot = json_files.read_json(
         folder / "forget_0/final_checkpoint/adapter_config.json", "the adapter"
     )
     assert (forgot["r"], run_dir.is_done(folder / "forget_0")) == (2, True)

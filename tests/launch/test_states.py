@@ -27,12 +27,12 @@ def planned(folder: Path, name: str, *after: str, words: tuple[str, ...] = ()) -
 
 
 def finish(run: PlannedRun) -> None:
-    run_dir.write_json(Path(run.folder) / run_dir.DONE, {})
+    atomic.write_json(Path(run.folder) / run_dir.DONE, {})
 
 
 def begin(run: PlannedRun) -> None:
-    run_dir.write_text(Path(run.folder) / run_dir.CONFIG, "seed: 0\n")
-    run_dir.write_text(Path(run.folder) / run_dir.METRICS, '{"step": 1}\n')
+    atomic.write_text(Path(run.folder) / run_dir.CONFIG, "seed: 0\n")
+    atomic.write_text(Path(run.folder) / run_dir.METRICS, '{"step": 1}\n')
 
 
 def test_how_a_run_ended_is_noted(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path) -
     before = a_study(tmp_path)
     saved_plan.open_study(before)
     failed = before.plan[1]
-    run_dir.write_text(Path(failed.folder) / run_dir.CONFIG, "seed: 0\n")
+    atomic.write_text(Path(failed.folder) / run_dir.CONFIG, "seed: 0\n")
     states.note(failed, "failed", "no such column")
     mended = a_study(tmp_path, beta=0.5)
     carried, left_out = saved_plan.unaffected(mended)
@@ -187,7 +187,7 @@ def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path) -
     saved_plan.open_study(before)
     renamed = [mended.plan[0], planned(tmp_path, "NPO_2", "full")]
     saved_plan.open_study(Study("s", renamed))
-    assert run_dir.open_run(Path(failed.folder), {"seed": 1}, "auto") == "new"
+    assert run_dir.open_run(Path(failed.folder), {"seed": 1}, "auto") is run_dir.RunState.NEW
     begin(failed)
     with pytest.raises(UserError, match="another configuration"):
         run_dir.open_run(Path(failed.folder), {"seed": 1}, "auto")
@@ -312,7 +312,7 @@ def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
     plan = [planned(tmp_path, name) for name in "abcdef"]
 
     def carry_out(run: PlannedRun) -> None:
-        run_dir.write_text(Path(run.folder) / "seen", os.environ["CUDA_VISIBLE_DEVICES"])
+        atomic.write_text(Path(run.folder) / "seen", os.environ["CUDA_VISIBLE_DEVICES"])
         begin(run)
         # a and b are carried out at the same time
         while not (tmp_path / "s" / "b" / run_dir.CONFIG).exists():
@@ -409,12 +409,12 @@ def test_a_study_that_is_done_says_so_and_starts_nothing(
     study = study_file.study_of("demo", [], ())
     for run in study.plan:
         config = compose.compose(run.config_name, run.overrides)
-        run_dir.write_text(Path(run.folder) / run_dir.CONFIG, compose.to_yaml(config.tree))
+        atomic.write_text(Path(run.folder) / run_dir.CONFIG, compose.to_yaml(config.tree))
         judged = {
             "eval": config.tree.get("eval"),
             "retain_logs_path": config.tree.get("retain_logs_path"),
         }
-        run_dir.write_json(Path(run.folder) / run_dir.DONE, {"evaluated": judged})
+        atomic.write_json(Path(run.folder) / run_dir.DONE, {"evaluated": judged})
     started: list[str] = []
     monkeypatch.setattr(
         executor,
@@ -431,7 +431,7 @@ def test_a_study_that_is_done_says_so_and_starts_nothing(
         f"finished before: {len(study.plan)} runs in saves/demo; nothing of that is done again"
         in said
     )
-    run_dir.write_json(Path(study.plan[-1].folder) / run_dir.DONE, {"evaluated": None})
+    atomic.write_json(Path(study.plan[-1].folder) / run_dir.DONE, {"evaluated": None})
     verb.carry_out(study)
     assert started == [study.plan[-1].name]
     assert (

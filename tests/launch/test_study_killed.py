@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.launch import twenty
-from unteach import run_dir
+from unteach import json_files, run_dir
 from unteach.studies import slurm
 from unteach.studies.study_file import study_of
 
@@ -60,7 +60,7 @@ def test_twenty_runs_killed_and_continued(
     assert all(run.name in last.stdout for run in study.plan if run.kind == "forget"), (
         "all are in the table"
     )
-    summary = run_dir.read_json(
+    summary = json_files.read_json(
         study.folder / "twice_seed1" / "evals" / "TOFU_SUMMARY.json", "summary"
     )
     assert 0 < summary["forget_Q_A_Prob"] < 1

@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import atomic, fingerprints, json_files, run_dir
 from unteach.config import compose, schema
 from unteach.data.io import sources
 from unteach.data.streams import Stream
@@ -25,8 +25,8 @@ def open_folder(
     step: int,
 ) -> None:
     """Make the run's folder ready to start, or to go on after `step`."""
-    memory = Path(config.paths.cache_dir) / run_dir.FINGERPRINTS
-    models = run_dir.fingerprints_of_models([loaded.path, loaded.adapter], memory)
+    memory = Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
+    models = fingerprints.hash_models([loaded.path, loaded.adapter], memory)
     data = {
         "data": fingerprint_streams(streams),
         "files": fingerprint_files(config),
@@ -34,20 +34,20 @@ def open_folder(
     }
     if step and (folder / run_dir.MANIFEST).exists():
         refuse_other_data(
-            folder, run_dir.read_mapping(folder / run_dir.MANIFEST, "the run's manifest"), data
+            folder, json_files.read_mapping(folder / run_dir.MANIFEST, "the run's manifest"), data
         )
     # The configuration comes first: it makes the folder a run's, into which all else may be
     # written.
-    run_dir.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
+    atomic.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
     if step == 0:
         for table in (folder / REFERENCE).glob("*.safetensors"):
             if table.stem in streams:
                 table.unlink()
-    run_dir.keep_lines(folder / run_dir.METRICS, step if step else -1)
+    json_files.truncate_after_step(folder / run_dir.METRICS, step if step else -1)
     weights = loaded.identity(memory)
     facts = {**data, "weights": weights, "world": here.world, "mode": here.mode, "resumed_at": step}
-    made_by = run_dir.manifest(config.seed, command=config.command, **facts)
-    run_dir.write_json(folder / run_dir.MANIFEST, made_by)
+    made_by = fingerprints.build_manifest(config.seed, command=config.command, **facts)
+    atomic.write_json(folder / run_dir.MANIFEST, made_by)
 
 
 def fingerprint_streams(streams: dict[str, Stream]) -> dict[str, str]:
@@ -72,7 +72,7 @@ def fingerprint_files(config: schema.Config) -> dict[str, str]:
         for part in parts.values()
     ]
     return {
-        str(file): run_dir.fingerprint(file)
+        str(file): fingerprints.hash_files(file)
         for hf_args in told
         if hf_args
         for file in sources.files_of(hf_args)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from unteach import run_dir
+from unteach import json_files, run_dir
 from unteach.distributed.process_context import Processes
 from unteach.errors import Preempted, UserError
 from unteach.training import checkpoint, parallelism
@@ -236,7 +236,7 @@ class Resumable(transformers.Trainer):
             self._end_as_trained(start)
             return
         if start and self.here.first:
-            run_dir.drop_closing_line(Path(str(self.args.output_dir)) / run_dir.METRICS)
+            json_files.drop_closing_line(Path(str(self.args.output_dir)) / run_dir.METRICS)
         self.train(resume_from_checkpoint=str(start) if start else None)
         if self.guard and self.guard.goes_back and not self.preempted:
             if self.here.mode not in ("one", "ddp"):
@@ -283,7 +283,7 @@ class Resumable(transformers.Trainer):
     def _close_log(self) -> None:
         """Write the line that closes a run's log, where the process that trained ended before it
         could."""
-        lines, _ = run_dir.read_lines(Path(str(self.args.output_dir)) / run_dir.METRICS)
+        lines, _ = json_files.read_log(Path(str(self.args.output_dir)) / run_dir.METRICS)
         if not self.here.first or any("train_runtime" in line for line in lines):
             return
         total = (

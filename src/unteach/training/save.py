@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import atomic
+from unteach.atomic import atomic_write_folder
 from unteach.methods.base import Method
 from unteach.models import adapters, portable
 from unteach.models.loading import Loaded, memory
@@ -20,7 +21,7 @@ def save_final_model(
 
     state_dict: the weights, where the model in this process does not hold them all.
     """
-    with run_dir.replacing_folder(target) as temporary:
+    with atomic_write_folder(target) as temporary:
         if loaded.adapter is None:
             model.save_pretrained(temporary, state_dict=state_dict)
         else:
@@ -29,7 +30,7 @@ def save_final_model(
             )
         save_companions(loaded, temporary)
         if isinstance(method, Method) and (state := method.state()):
-            run_dir.write_json(temporary / METHOD, state)
+            atomic.write_json(temporary / METHOD, state)
         checkpoint.complete(temporary)
 
 

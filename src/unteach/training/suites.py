@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from unteach import console, run_dir
+from unteach import console, fingerprints, json_files, run_dir
 from unteach.config import schema
 from unteach.config.schema import Part
 from unteach.data.io import sources
@@ -142,8 +142,8 @@ def at_steps(
 ) -> Callable[[int], dict[str, float]]:
     """Runs the suites on the model as it stands at a step; the results go to
     checkpoint-<step>/evals."""
-    known = run_dir.read_mapping(folder / run_dir.MANIFEST, "the run's manifest")
-    began = run_dir.digest([config.tree, known["data"], known["weights"]])
+    known = json_files.read_mapping(folder / run_dir.MANIFEST, "the run's manifest")
+    began = fingerprints.hash_value([config.tree, known["data"], known["weights"]])
     cache = Path(config.paths.cache_dir)
 
     def evaluate(step: int) -> dict[str, float]:

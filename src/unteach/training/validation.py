@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import console, run_dir
+from unteach import atomic, console, run_dir
 from unteach.config import schema
 from unteach.data.streams import Slot, Stream, collate
 from unteach.distributed.process_context import Processes
@@ -194,8 +194,8 @@ def write(place: Path, found: dict[str, Any]) -> None:
             writer = csv.DictWriter(text, list(table[0]))
             writer.writeheader()
             writer.writerows(table)
-            run_dir.write_text(place / f"validation_{name}.csv", text.getvalue())
-    run_dir.write_json(place / FILE, found)
+            atomic.write_text(place / f"validation_{name}.csv", text.getvalue())
+    atomic.write_json(place / FILE, found)
 
 
 def at_the_end(trainer: Any, folder: Path) -> None:

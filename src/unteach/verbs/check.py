@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import console, owner, run_dir
+from unteach import console, fingerprints, owner, run_dir
 from unteach.config import compose, provenance, schema
 from unteach.config.command import VERBS
 from unteach.config.environment import environment
 from unteach.config.runfile import is_run_file
 from unteach.distributed import accelerate_launch
 from unteach.errors import UserError, unknown
+from unteach.run_dir import RunState
 from unteach.wording import counted
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def check(config: schema.Config) -> None:
     """Says all that can be known of a run before it starts; raises what the run itself would
     raise."""
     folder = Path(config.paths.output_dir)
-    owner.refuse_unwritable(run_dir.root_of(folder))
+    owner.refuse_unwritable(run_dir.find_owned_folder(folder))
 
     from unteach.data import user_files
     from unteach.models import loading
@@ -132,13 +133,15 @@ def standing(config: schema.Config, folder: Path) -> str:
         run_dir.refuse_foreign(folder)
         return "new; an old folder would be moved aside" if folder.exists() else "new"
     state = run_dir.open_run(folder, config.tree, config.resume)
-    if state == "done":
-        run_dir.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / run_dir.FINGERPRINTS)
+    if state is RunState.DONE:
+        run_dir.refuse_changed_inputs(
+            folder, Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
+        )
     return {
-        "new": "new",
-        "again": "begun; would go on",
-        "done": "finished",
-        "back": "would go back",
+        RunState.NEW: "new",
+        RunState.BEGUN: "begun; would go on",
+        RunState.DONE: "finished",
+        RunState.SENT_BACK: "would go back",
     }[state]
 
 

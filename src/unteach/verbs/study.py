@@ -20,10 +20,11 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from unteach import console, run_dir
+from unteach import console, fingerprints, run_dir
 from unteach.config import compose, hydra_groups
 from unteach.config.environment import environment
 from unteach.errors import EXIT_DIVERGED, Diverged, UserError, unknown
+from unteach.run_dir import RunState
 from unteach.studies import compose_runs, gpu_slots, local, saved_plan, states
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study, study_of
@@ -148,11 +149,11 @@ def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
     try:
         folder, cache = Path(run.folder), Path(config.paths.cache_dir)
         state = run_dir.open_run(folder, config.tree, config.resume)
-        if state == "done":
-            run_dir.refuse_changed_inputs(folder, cache / run_dir.FINGERPRINTS)
+        if state is RunState.DONE:
+            run_dir.refuse_changed_inputs(folder, cache / fingerprints.MEMORY_FILE)
     except UserError:  # another configuration's, or of other rows: its own command says it
         return False
-    return state == "done" and train.is_evaluated(config)
+    return state is RunState.DONE and train.is_evaluated(config)
 
 
 def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:

@@ -69,7 +69,7 @@ def tokenize(config: TokenizeConfig) -> Path:
 
 def _tokenizer(config: TokenizeConfig) -> Any:
     tokenizer = load_tokenizer(
-        run_dir.model_folder(config.tokenizer_path), config.tokenizer_args, {}
+        run_dir.find_model_folder(config.tokenizer_path), config.tokenizer_args, {}
     )
     added_tokens.add(tokenizer, config.added_tokens)
     return tokenizer
@@ -87,7 +87,7 @@ def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
     if given.kind == "auto" and raw:
         return replace(given, kind="raw")
     return (
-        (saved_args(run_dir.model_folder(config.tokenizer_path)) or given)
+        (saved_args(run_dir.find_model_folder(config.tokenizer_path)) or given)
         if given == TemplateArgs()
         else given
     )

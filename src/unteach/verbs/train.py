@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import atomic, console, owner, run_dir
+from unteach import atomic, console, fingerprints, json_files, owner, run_dir
+from unteach.atomic import atomic_write_folder
 from unteach.config import compose, schema
 from unteach.config.environment import environment
 from unteach.distributed import accelerate_launch
 from unteach.errors import Preempted, UserError
 from unteach.lazy import transformers
+from unteach.run_dir import RunState
 
 if TYPE_CHECKING:
     import transformers
@@ -78,7 +80,7 @@ def _run_owned(config: schema.Config, folder: Path, joining: "process_context.Jo
     from unteach.verbs import closing
 
     state = process_context.once(lambda: _stand(config, folder), joining)
-    if state == "done" and is_evaluated(config):
+    if state is RunState.DONE and is_evaluated(config):
         print(f"finished before: {folder}; nothing was done again")
         if not (folder / run_dir.FINAL).exists():
             console.say(
@@ -89,7 +91,7 @@ def _run_owned(config: schema.Config, folder: Path, joining: "process_context.Jo
     config, said = user_files.settle(config)
     assert config.trainer is not None
     here = process_context.start(joining)
-    if state == "back" and here.first:
+    if state is RunState.SENT_BACK and here.first:
         checkpoint.go_back(folder, checkpoint.chosen(config.resume))
     here.wait()
     if here.first:
@@ -105,24 +107,26 @@ def _run_owned(config: schema.Config, folder: Path, joining: "process_context.Jo
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
         atomic.remove_stale_under(folder)
-        run_dir.write_json(folder / run_dir.DONE, {"evaluated": _evaluation_of(config)})
+        atomic.write_json(folder / run_dir.DONE, {"evaluated": _evaluation_of(config)})
         closing.close_training(config, folder)
     here.wait()
     return folder
 
 
-def _stand(config: schema.Config, folder: Path) -> str:
+def _stand(config: schema.Config, folder: Path) -> RunState:
     """How the run's folder stands: a finished run is made of the rows and weights that are there
     now."""
     from unteach.training import checkpoint
 
     state = run_dir.open_run(folder, config.tree, config.resume)
-    if state == "done":
-        run_dir.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / run_dir.FINGERPRINTS)
+    if state is RunState.DONE:
+        run_dir.refuse_changed_inputs(
+            folder, Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
+        )
     final = folder / run_dir.FINAL
-    if state == "done" and final.exists() and checkpoint.model_fault(final):
+    if state is RunState.DONE and final.exists() and checkpoint.model_fault(final):
         (folder / run_dir.DONE).unlink()
-        return "again"
+        return RunState.BEGUN
     return state
 
 
@@ -145,7 +149,7 @@ def put_away_damaged_model(folder: Path) -> None:
 def is_evaluated(config: schema.Config) -> bool:
     """Say whether the run's folder is finished, by the evaluation that is asked for now."""
     marker = Path(config.paths.output_dir) / run_dir.DONE
-    return marker.exists() and run_dir.read_mapping(marker, "the run's marker").get(
+    return marker.exists() and json_files.read_mapping(marker, "the run's marker").get(
         "evaluated"
     ) == _evaluation_of(config)
 
@@ -247,7 +251,7 @@ def _save(
     adapter = folder / run_dir.ADAPTER
     shutil.rmtree(adapter, ignore_errors=True)  # of a process that was killed between the two
     save_final_model(model, loaded, adapter, method, state)
-    with run_dir.replacing_folder(folder / run_dir.FINAL) as temporary:
+    with atomic_write_folder(folder / run_dir.FINAL) as temporary:
         save.write(trained.source_of(str(adapter)), save.Asked(), temporary)
         if (adapter / METHOD).exists():
             shutil.copy(adapter / METHOD, temporary)
@@ -350,7 +354,7 @@ def _evaluate(
     loaded = loading.load(settings, training=False)
     loaded.model = place(loaded.model, here)
     cache = Path(config.paths.cache_dir)
-    weights = loaded.identity(cache / run_dir.FINGERPRINTS)
+    weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
     if planned is None:
         planned, _ = suites.plan_suites(config, loaded)
     evaluate_loaded(

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import run_dir
+from unteach import fingerprints, json_files
 from unteach.data.io.arrow_files import record_batches
 from unteach.data.row_selection import Choice
 from unteach.data.template import Template
@@ -121,7 +121,7 @@ def read_shards(path: Path) -> list[Shard]:
     shards = []
     for name, sha256 in _named_shards(path):
         file = path / name
-        if not file.is_file() or run_dir.fingerprint(file) != sha256:
+        if not file.is_file() or fingerprints.hash_files(file) != sha256:
             raise UserError(
                 f"{file}: is not the shard that {MANIFEST} tells of; tokenise again (unteach "
                 f"tokenize …)"
@@ -156,7 +156,7 @@ def _refuse_other_shapes(file: Path) -> Iterator[None]:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    told: dict[str, Any] = run_dir.read_json(folder / MANIFEST, "the tokenised files")
+    told: dict[str, Any] = json_files.read_json(folder / MANIFEST, "the tokenised files")
     if not isinstance(told, dict):
         raise UserError(
             f"{folder / MANIFEST}: must be a mapping; tokenise again (unteach tokenize …)"
@@ -244,7 +244,7 @@ def template_facts(template: Template) -> dict[str, Any]:
     """What tells how a template asks from all others."""
     facts: dict[str, Any] = {**asdict(template.args), "kind": template.kind}
     if template.kind == "chat":
-        facts["chat_template"] = run_dir.digest(template.tokenizer.chat_template)
+        facts["chat_template"] = fingerprints.hash_value(template.tokenizer.chat_template)
     return facts
 
 

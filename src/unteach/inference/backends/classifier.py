@@ -22,7 +22,7 @@ from unteach.models.model_handlers import load_tokenizer
 
 def load(config: ModelConfig) -> Loaded:
     """A sequence classifier and its tokenizer."""
-    path = run_dir.model_folder(str(config.model_args[PATH]))
+    path = run_dir.find_model_folder(str(config.model_args[PATH]))
     head = heads.saved(path)
     if adapters.is_adapter(path) and head:
         return loading.load(config, training=False, head=head)
