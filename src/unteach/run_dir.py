@@ -3,7 +3,6 @@
 config.yaml        the resolved configuration
 manifest.json      command, date, versions, git commit, seeds, fingerprints of data and weights
 metrics.jsonl      one line per logged step
-method.json        what a method had of its own: RMU's control vector, PDU's multiplier
 final_checkpoint/  the model, its tokenizer and template
 adapter/           the adapter that was merged into the final model (model.merge_adapter)
 evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.json…

@@ -18,6 +18,7 @@ from unteach import json_files, run_dir
 from unteach.config import compose, schema
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data import user_files
+from unteach.data.io import tokenized_paths
 from unteach.data.template import Template
 from unteach.data.tokenized import token_files, tokenize_files
 from unteach.errors import UserError
@@ -224,7 +225,7 @@ def test_the_same_run_as_tokenising_on_the_fly(place: Path) -> None:
         for run in (from_rows, from_tokens)
     ]
     assert manifests[0]["data"] == manifests[1]["data"]
-    assert list(manifests[1]["files"]) == [f"{folder}/{token_files.MANIFEST}"]
+    assert list(manifests[1]["files"]) == [f"{folder}/{tokenized_paths.MANIFEST}"]
     assert (
         json_files.read_json(from_tokens / run_dir.FINAL / "unteach_template.json", "the template")[
             "kind"

@@ -33,8 +33,8 @@ from unteach.verbs import (
     infer,
     listing,
     report,
-    study,
     study_jobs,
+    study_runs,
     tokenize,
     train,
 )
@@ -159,8 +159,8 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
         for run in {run.kind: run for run in asked.plan}.values():
             compose.compose(run.config_name, run.overrides, asked.config_dirs)
 
-    monkeypatch.setattr(study, "carry_out", compose_each_kind)
-    monkeypatch.setattr(study, "carry_out_one", lambda asked, run: compose_each_kind(asked))
+    monkeypatch.setattr(study_runs, "carry_out", compose_each_kind)
+    monkeypatch.setattr(study_runs, "carry_out_one", lambda asked, run: compose_each_kind(asked))
     monkeypatch.setattr(study_jobs, "submit", compose_each_kind)
     monkeypatch.setattr(compose_runs, "check", lambda plan, dirs: None)
 

@@ -17,7 +17,7 @@ from unteach.studies import gpu_slots, local, saved_plan, settings, states, stud
 from unteach.studies.plan import PlannedRun
 from unteach.studies.states import Standing
 from unteach.studies.study_file import Study, study_of
-from unteach.verbs import study as verb
+from unteach.verbs import study, study_runs
 
 
 def planned(folder: Path, name: str, *after: str, words: tuple[str, ...] = ()) -> PlannedRun:
@@ -201,8 +201,8 @@ def test_retry_takes_the_words_that_the_study_was_begun_with(
     Path("mine.yaml").write_text(yaml.safe_dump(mapping))
     saved_plan.write(study_of("mine.yaml", ["trainer.args.max_steps=3", "slurm.partition=long"]))
     seen: list[Study] = []
-    monkeypatch.setattr(verb, "carry_out", lambda study, opened=False: seen.append(study))
-    verb.command(["retry", "mine.yaml"])
+    monkeypatch.setattr(study_runs, "carry_out", lambda study, opened=False: seen.append(study))
+    study.command(["retry", "mine.yaml"])
     assert "trainer.args.max_steps=3" in seen[0].plan[0].overrides
     assert seen[0].slurm.partition == "long"
 
@@ -212,24 +212,24 @@ def test_one_run_alone(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     seen: list[str] = []
-    monkeypatch.setattr(verb, "_run", lambda run, dirs: seen.append(run.name))
+    monkeypatch.setattr(study_runs, "_run", lambda run, dirs: seen.append(run.name))
     with pytest.raises(UserError, match=r"NPO waits for full \(to do\), retain \(to do\)"):
-        verb.command(["run", "demo/NPO"])
+        study.command(["run", "demo/NPO"])
     for name in ("base", "retain", "full"):
-        verb.command(["run", f"demo/{name}"])
+        study.command(["run", f"demo/{name}"])
         finish(PlannedRun(name, "x", "train", (f"paths.output_dir=saves/demo/{name}",)))
-    verb.command(["run", "saves/demo/NPO"])  # as a job calls it
+    study.command(["run", "saves/demo/NPO"])  # as a job calls it
     assert seen == ["base", "retain", "full", "NPO"]
     with pytest.raises(UserError, match="did you mean NPO"):
-        verb.command(["run", "demo/NPo"])
+        study.command(["run", "demo/NPo"])
     with pytest.raises(UserError, match="did you mean status"):
-        verb.command(["statsu", "demo"])
+        study.command(["statsu", "demo"])
     with pytest.raises(UserError, match="takes a whole study"):
-        verb.command(["status", "demo/NPO"])
+        study.command(["status", "demo/NPO"])
     capsys.readouterr()
-    verb.command(["status", "demo"])
+    study.command(["status", "demo"])
     assert "demo: 6 runs: 3 done, 3 to do" in capsys.readouterr().out
-    verb.command(["cancel", "demo"])
+    study.command(["cancel", "demo"])
     assert "nothing of it runs or waits" in capsys.readouterr().out
 
 
@@ -423,16 +423,16 @@ def test_a_study_that_is_done_says_so_and_starts_nothing(
             started.append(run.name) or executor.Outcome(run, "done") for run in plan
         ],
     )
-    monkeypatch.setattr(verb, "report", lambda study, done: done)
+    monkeypatch.setattr(study_runs, "report", lambda study, done: done)
     capsys.readouterr()
-    assert verb.carry_out(study) == {run.name for run in study.plan} and started == []
+    assert study_runs.carry_out(study) == {run.name for run in study.plan} and started == []
     said = capsys.readouterr().out
     assert (
         f"finished before: {len(study.plan)} runs in saves/demo; nothing of that is done again"
         in said
     )
     atomic.write_json(Path(study.plan[-1].folder) / run_dir.DONE, {"evaluated": None})
-    verb.carry_out(study)
+    study_runs.carry_out(study)
     assert started == [study.plan[-1].name]
     assert (
         f"finished before: {len(study.plan) - 1} of {len(study.plan)} runs in saves/demo"

@@ -4,8 +4,7 @@ tokenizer learns from."""
 from unteach import run_dir
 from unteach.config import schema
 from unteach.data.handlers.labelled import labels_of_rows
-from unteach.data.io import sources
-from unteach.data.tokenized import token_files
+from unteach.data.io import sources, tokenized_paths
 from unteach.errors import UserError
 from unteach.models import heads
 from unteach.models.heads import Head
@@ -40,7 +39,7 @@ def read_training_texts(config: schema.Config) -> list[str]:
         if stream == HOLDOUT:
             continue
         for part in parts.values():
-            if token_files.is_tokenized(part.args.get("hf_args", {}).get("path")):
+            if tokenized_paths.is_tokenized(part.args.get("hf_args", {}).get("path")):
                 raise UserError(
                     "a tokenizer cannot be learned from tokens; name the model whose tokenizer "
                     "made them"

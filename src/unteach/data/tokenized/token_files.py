@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints, json_files
 from unteach.data.io.arrow_files import record_batches
+from unteach.data.io.tokenized_paths import MANIFEST, is_tokenized
 from unteach.data.row_selection import Choice
 from unteach.data.template import Template
 from unteach.data.truncation import IGNORED
@@ -34,18 +35,7 @@ from unteach.registry import dataset
 if TYPE_CHECKING:
     import numpy as np
 
-MANIFEST = "unteach_tokens.json"
 FORMAT = 2
-
-
-def is_tokenized(path: Any) -> bool:
-    """Whether this is a folder with a manifest of tokens, or a file of training-code's."""
-    if not isinstance(path, str | Path):
-        return False
-    place = Path(path)
-    return (place / MANIFEST).is_file() or (
-        place.suffix == ".arrow" and place.is_file() and _is_theirs(place)
-    )
 
 
 class Joined:
@@ -196,16 +186,6 @@ def _offsets(lengths: "np.ndarray") -> "np.ndarray":
 def _flat(column: Any) -> "tuple[np.ndarray, np.ndarray]":
     """(values, offsets) of a list column, as views."""
     return column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True)
-
-
-def _is_theirs(file: Path) -> bool:
-    try:
-        with pyarrow.memory_map(str(file)) as mapped:
-            first = next(iter(record_batches(mapped)), None)
-            return first is not None and "input_ids" in first.schema.names
-    except (pyarrow.ArrowException, OSError, ValueError, SystemError):
-        # which reading it as rows will say
-        return False
 
 
 def _theirs(file: Path) -> list[Shard]:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, fingerprints, json_files, registry, wording
 from unteach.atomic import atomic_write
-from unteach.data.handlers import text
-from unteach.data.io import tables
+from unteach.data.documents import find_bos, tokenize_documents
+from unteach.data.io import tables, tokenized_paths
 from unteach.data.io.sources import Rows
 from unteach.data.row_errors import SHOWN, no_row_left
 from unteach.data.template import Template
@@ -86,8 +86,8 @@ class Recipe:
         return made
 
     def _documents(self, rows: Rows, where: str) -> "Made":
-        documents, faults = text.tokenise(self.template, rows, self.columns["text_key"], where)
-        room = self.max_length - len(text.bos_of(self.template))
+        documents, faults = tokenize_documents(self.template, rows, self.columns["text_key"], where)
+        room = self.max_length - len(find_bos(self.template))
         whole = self.too_long == "split"  # training cuts documents into its rows
         fitted = [
             (n, len(ids) > room, [(ids, ids)] if whole else fit(ids, ids, room, self.too_long))
@@ -208,7 +208,7 @@ def write(
     """
     partial = output.with_name(f".{output.name}.partial")
     _open_partial(partial, facts)
-    if (partial / token_files.MANIFEST).exists():
+    if (partial / tokenized_paths.MANIFEST).exists():
         return _finish(partial, output)
     shards = _whole_shards(partial)
     total = Counts()
@@ -228,7 +228,7 @@ def write(
     if not shards:
         raise UserError(no_row_left(table.where, _with_places(total.dropped)))
     manifest = {"format": token_files.FORMAT, **facts, **counted(total), "shards": shards}
-    atomic.write_json(partial / token_files.MANIFEST, manifest)
+    atomic.write_json(partial / tokenized_paths.MANIFEST, manifest)
     return _finish(partial, output)
 
 
@@ -244,8 +244,8 @@ def _open_partial(partial: Path, facts: dict[str, Any]) -> None:
         raise UserError(
             f"{partial}: is for unfinished tokens, and holds {strange[0]}; move it away"
         )
-    if (partial / token_files.MANIFEST).exists():
-        made = json_files.read_mapping(partial / token_files.MANIFEST, "the unfinished files")
+    if (partial / tokenized_paths.MANIFEST).exists():
+        made = json_files.read_mapping(partial / tokenized_paths.MANIFEST, "the unfinished files")
         if all(
             made.get(name) == fact for name, fact in _as_read_back(facts).items()
         ) and _has_shards(partial, made):
@@ -275,8 +275,8 @@ def _finish(partial: Path, output: Path) -> dict[str, Any]:
     Cut off anywhere, the same again ends the same: the manifest is there and says which shards
     belong to it.
     """
-    manifest = json_files.read_mapping(partial / token_files.MANIFEST, "the tokenised files")
-    kept = {token_files.MANIFEST, *(shard["file"] for shard in manifest["shards"])}
+    manifest = json_files.read_mapping(partial / tokenized_paths.MANIFEST, "the tokenised files")
+    kept = {tokenized_paths.MANIFEST, *(shard["file"] for shard in manifest["shards"])}
     atomic.remove_stale(partial)
     for path in list(partial.iterdir()):
         if path.name not in kept and OWN_NAME.fullmatch(path.name):
