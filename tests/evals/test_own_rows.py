@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.data.test_tables import write
+from tests.data.io.test_tables import write
 from tests.data.test_template import CHATML
 from unteach import atomic, fingerprints, run_dir
 from unteach.config import compose, schema

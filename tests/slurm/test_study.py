@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import twenty
+from tests.studies import twenty
 from unteach import json_files, run_dir
 from unteach.studies import slurm, states
 from unteach.studies.study_file import Study, study_of

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.launch.test_modes import deepspeed_is_built, words
+from tests.distributed.test_parallel_modes import deepspeed_is_built, words
 from tests.recovery.conftest import after, corpus, spawn, spawn_two  # noqa: F401
 from unteach import run_dir
 from unteach.distributed import accelerate_launch

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import twenty
+from tests.studies import twenty
 from unteach import json_files, run_dir
 from unteach.studies import slurm
 from unteach.studies.study_file import study_of

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.backends.conftest import Fake
-from tests.backends.small import seeing_model
 from tests.conftest import read_rows
+from tests.inference.backends.conftest import Fake
+from tests.inference.backends.small import seeing_model
 from unteach.errors import RowsFailed, UserError
 from unteach.verbs.infer import infer
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.infer.conftest import Infer, questions, write_lines
+from tests.inference.conftest import Infer, questions, write_lines
 from unteach import owner
 from unteach.errors import RowsFailed, UserError
 from unteach.inference.backends import hf

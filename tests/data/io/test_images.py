@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.backends.conftest import Fake
+from tests.inference.backends.conftest import Fake, fake  # noqa: F401
 from unteach.data.io import images
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import read_rows
-from tests.infer.conftest import Infer, questions, words, write_lines
+from tests.inference.conftest import Infer, questions, words, write_lines
 from unteach.engines.hf import HFEngine
 from unteach.inference.backends.base import perplexity
 from unteach.verbs.infer import infer

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.backends.small import language_model, seeing_model
 from tests.conftest import read_rows
+from tests.inference.backends.small import language_model, seeing_model
 from unteach.errors import RowsFailed, UserError
 from unteach.verbs.infer import infer
 

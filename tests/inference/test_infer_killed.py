@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.infer.conftest import questions, words, write_lines
+from tests.inference.conftest import questions, words, write_lines
 from tests.recovery.conftest import after, spawn, spawn_two
 from unteach.engines.progress import Pace
 from unteach.errors import Preempted

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data.test_tables import write
+from tests.data.io.test_tables import write
 from unteach.config import compose, schema
 from unteach.data import user_files
 from unteach.data.io import sources

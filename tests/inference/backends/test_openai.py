@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.backends.conftest import KEY, Asked, Fake, Misdeed, answer
 from tests.conftest import read_rows
+from tests.inference.backends.conftest import KEY, Asked, Fake, Misdeed, answer
 from unteach.config.inference import Sampling
 from unteach.distributed import process_context
 from unteach.errors import Preempted, RowsFailed, UserError

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.launch.conftest import LONG, MODEL, TOP, ArcConfigs
+from tests.studies.conftest import LONG, MODEL, TOP, ArcConfigs
 from unteach import json_files, run_dir
 from unteach.config import compose
 from unteach.errors import UserError

@@ -13,7 +13,7 @@ import pyarrow
 import pytest
 import torch
 
-from tests.data.test_tables import write
+from tests.data.io.test_tables import write
 from unteach import json_files, run_dir
 from unteach.config import compose, schema
 from unteach.config.tokenize import TokenizeConfig

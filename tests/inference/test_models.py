@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from tests.conftest import read_rows
-from tests.infer.conftest import questions, words, write_lines
+from tests.inference.conftest import questions, words, write_lines
 from unteach import run_dir
 from unteach.cli import main
 from unteach.data.handlers.labelled import LabelledDataset

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.launch.test_modes import said, together, weights, words
+from tests.distributed.test_parallel_modes import said, together, weights, words
 from tests.recovery.conftest import corpus  # noqa: F401
 from unteach.verbs.export import export
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data.test_files import place, raw, settled  # noqa: F401
-from tests.data.test_tables import write
+from tests.data.io.test_tables import write
+from tests.data.test_user_files import place, raw, settled  # noqa: F401
 from unteach.config import compose
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data import duplicates, user_files

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from tests.cli.test_export import logits, run
+from tests.export.test_export import logits, run
 from unteach import run_dir
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
