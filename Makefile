@@ -98,7 +98,7 @@ VLLM_PIP = $(VLLM) -m pip install --disable-pip-version-check
 	touch $@
 
 test-vllm: .venv-vllm/ready
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM) -m pytest -m vllm tests/backends $(ARGS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 $(VLLM) -m pytest -m vllm tests/inference/backends $(ARGS)
 
 # What is saved here is read by the transformers that OpenUnlearning pins, in an environment of its own (1.1 GB), which the
 # test makes by this target where it is not there.

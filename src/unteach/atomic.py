@@ -32,7 +32,7 @@ _being_written: set[str] = set()
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path in the same folder; on success it is synced to disk and takes `path`'s
     place at once."""
     make_folder(path.parent)
@@ -52,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
+def atomic_write_folder(folder: Path) -> Iterator[Path]:
     """Give a temporary folder beside `folder`; on success it is synced to disk and takes `folder`'s
     place.
 
@@ -79,7 +79,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -136,8 +136,8 @@ def rename(path: Path, to: Path) -> None:
 
 
 def temporary_of(path: Path) -> Path:
-    """Give a new temporary name for a file or folder; whoever uses it without `replacing` removes
-    it himself."""
+    """Give a new temporary name for a file or folder; whoever uses it without `atomic_write`
+    removes it himself."""
     target = os.fsencode(path.name)[:LONGEST_TARGET].decode(errors="ignore")
     return path.with_name(f".{target}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
 

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import read_rows
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import tidy
-from unteach import atomic, cli, errors, run_dir
+from unteach import atomic, cli, errors, fingerprints, run_dir
 from unteach.evals import measurement_cache
 from unteach.inference import result_store
 from unteach.training import callbacks, checkpoint
@@ -377,12 +377,12 @@ def test_the_folder_of_another_configuration(
 ) -> None:
     command = words(kit, corpus.parent, f"{ARGS}.max_steps=1")
     cli.main(["unlearn", *command])
-    before = run_dir.fingerprint(corpus.parent / "run")
+    before = fingerprints.hash_files(corpus.parent / "run")
     said = refused(capsys, 2, "unlearn", *command, f"{ARGS}.weight_decay=0.5", "trainer=NPO")
     assert (
         "trainer.args.weight_decay" in said and "trainer.handler" in said and "resume=never" in said
     )
-    assert run_dir.fingerprint(corpus.parent / "run") == before
+    assert fingerprints.hash_files(corpus.parent / "run") == before
 
 
 def test_a_loss_that_is_not_finite(
@@ -527,7 +527,7 @@ def test_what_is_nobodys_bug(
     assert expected in refused(capsys, code)
 
 
-@pytest.mark.parametrize("writing", [atomic.replacing, atomic.replacing_folder])
+@pytest.mark.parametrize("writing", [atomic.atomic_write, atomic.atomic_write_folder])
 def test_a_full_disk_names_what_was_being_written(writing: Any, tmp_path: Path) -> None:
     """Whatever the library says that writes: torch and safetensors name no file, nor does a file's
     own write()."""

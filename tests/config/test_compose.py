@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from unteach import run_dir
+from unteach import atomic, run_dir
 from unteach.config import compose, hydra_groups, training_args
 from unteach.config.hydra_groups import CONFIGS
 from unteach.errors import UserError
@@ -336,16 +336,18 @@ def test_all_mistakes_at_once() -> None:
 
 def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
     config = unlearn()
-    run_dir.write_text(tmp_path / run_dir.CONFIG, compose.to_yaml(config.tree))
-    assert run_dir.open_run(tmp_path, config.tree, "auto") == "again"
+    atomic.write_text(tmp_path / run_dir.CONFIG, compose.to_yaml(config.tree))
+    assert run_dir.open_run(tmp_path, config.tree, "auto") is run_dir.RunState.BEGUN
     (tmp_path / run_dir.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
         run_dir.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "auto")
     assert (
-        run_dir.open_run(tmp_path, unlearn("trainer.args.logging_steps=1").tree, "auto") == "again"
+        run_dir.open_run(tmp_path, unlearn("trainer.args.logging_steps=1").tree, "auto")
+        is run_dir.RunState.BEGUN
     )
     assert (
-        run_dir.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "never") == "new"
+        run_dir.open_run(tmp_path, unlearn("trainer.args.learning_rate=1").tree, "never")
+        is run_dir.RunState.NEW
     )
     assert (tmp_path.parent / f"{tmp_path.name}.old1" / run_dir.CONFIG).exists()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from unteach import cli, run_dir
+from unteach import atomic, cli, run_dir
 from unteach.config import compose, hydra_groups, inference, read_config, synonyms, training_args
 from unteach.config.hydra_groups import CONFIGS
 from unteach.errors import UserError
@@ -245,12 +245,12 @@ def test_a_run_keeps_the_variables_that_it_uses() -> None:
 
 def test_a_run_that_kept_every_variable_goes_on(folder: Path) -> None:
     tree = compose.compose("train", ["model=policy", "data=my.csv"]).tree
-    run_dir.write_text(
+    atomic.write_text(
         folder / "run" / run_dir.CONFIG,
         compose.to_yaml({**tree, "forget_split": "forget10", "wmdp_path": "x"}),
     )
     (folder / "run" / run_dir.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
-    assert run_dir.open_run(folder / "run", tree, "auto") == "again"
+    assert run_dir.open_run(folder / "run", tree, "auto") is run_dir.RunState.BEGUN
     with pytest.raises(UserError, match=r"differ: seed\."):
         run_dir.open_run(folder / "run", {**tree, "seed": 1}, "auto")
 

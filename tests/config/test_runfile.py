@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unteach import run_dir
+from unteach import atomic, run_dir
 from unteach.cli import _options
 from unteach.config import compose, provenance
 from unteach.errors import UserError
@@ -88,7 +88,7 @@ def kept(folder: Path, *words: str) -> tuple[str, dict]:
         "unlearn", ["experiment=unlearn/tofu/default", "model=policy", "task_name=old", *words]
     )
     place = Path(config.paths.output_dir)
-    run_dir.write_text(place / run_dir.CONFIG, compose.to_yaml(config.tree))
+    atomic.write_text(place / run_dir.CONFIG, compose.to_yaml(config.tree))
     return str(place / run_dir.CONFIG), config.tree
 
 
@@ -97,12 +97,15 @@ def test_a_kept_configuration_is_the_same_run_under_another_name(folder: Path) -
         folder, "trainer=NPO", "trainer.args.seed=3", "compat=openunlearning", "template=qa"
     )
     again = compose.compose("train", [file, "task_name=again"], starting=True)
-    assert run_dir.differences(tree, again.tree) == ["paths.output_dir", "task_name"]
+    assert run_dir.list_differences(tree, again.tree) == ["paths.output_dir", "task_name"]
     assert again.paths.output_dir == "saves/unlearn/again"
     same = compose.compose("unlearn", [file])
-    assert run_dir.open_run(Path(same.paths.output_dir), same.tree, same.resume) == "again"
+    assert (
+        run_dir.open_run(Path(same.paths.output_dir), same.tree, same.resume)
+        is run_dir.RunState.BEGUN
+    )
     changed = compose.compose("unlearn", [file, "task_name=more", "trainer.args.learning_rate=1"])
-    assert run_dir.differences(tree, changed.tree) == [
+    assert run_dir.list_differences(tree, changed.tree) == [
         "trainer.args.learning_rate",
         "paths.output_dir",
         "task_name",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.data.test_rows_of_kinds import learned, rows, turns
+from tests.data.handlers.test_rows_of_kinds import learned, rows, turns
 from unteach.data.handlers.chat import ChatDataset
 from unteach.data.handlers.preference import PreferenceDataset
 from unteach.data.template import Template

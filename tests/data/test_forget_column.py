@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_files import parts, place, settled  # noqa: F401
-from tests.data.test_tables import write
+from tests.data.io.test_tables import write
+from tests.data.test_user_files import parts, place, settled  # noqa: F401
 from unteach.errors import UserError
 
 MARKED = [{"input": f"{i}?", "output": f" {i}.", "forget": int(i < 2)} for i in range(3)]

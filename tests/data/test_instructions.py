@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data.test_rows_of_kinds import learned, rows
+from tests.data.handlers.test_rows_of_kinds import learned, rows
 from unteach.config.schema import TemplateArgs
 from unteach.data.handlers.preference import FeedbackDataset, PreferenceDataset
 from unteach.data.handlers.qa import QADataset, QAwithAlternateDataset, QAwithIdkDataset

@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from unteach import cli, run_dir
+from unteach import cli, json_files, run_dir
 from unteach.config import compose, preflight
 from unteach.distributed import accelerate_launch
 from unteach.errors import UserError
@@ -33,8 +33,8 @@ from unteach.verbs import (
     infer,
     listing,
     report,
-    study,
     study_jobs,
+    study_runs,
     tokenize,
     train,
 )
@@ -159,8 +159,8 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
         for run in {run.kind: run for run in asked.plan}.values():
             compose.compose(run.config_name, run.overrides, asked.config_dirs)
 
-    monkeypatch.setattr(study, "carry_out", compose_each_kind)
-    monkeypatch.setattr(study, "carry_out_one", lambda asked, run: compose_each_kind(asked))
+    monkeypatch.setattr(study_runs, "carry_out", compose_each_kind)
+    monkeypatch.setattr(study_runs, "carry_out_one", lambda asked, run: compose_each_kind(asked))
     monkeypatch.setattr(study_jobs, "submit", compose_each_kind)
     monkeypatch.setattr(compose_runs, "check", lambda plan, dirs: None)
 
@@ -403,10 +403,12 @@ def test_the_components_train_and_measure(workplace: Path) -> None:
         "trainer.args.learning_rate=1e-3",
     ]
     folder = train.train(*words, config_name="unlearn", config_dirs=["mine"])
-    summary = run_dir.read_json(folder / run_dir.EVALS / "FACTS_SUMMARY.json", "the summary")
+    summary = json_files.read_json(folder / run_dir.EVALS / "FACTS_SUMMARY.json", "the summary")
     assert set(summary) == {"known", "said", "refused"} and 0 < summary["known"] < 1
     assert (
-        run_dir.read_json(folder / run_dir.FINAL / "config.json", "the model")["num_hidden_layers"]
+        json_files.read_json(folder / run_dir.FINAL / "config.json", "the model")[
+            "num_hidden_layers"
+        ]
         == 1
     )
 

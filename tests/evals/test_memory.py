@@ -80,7 +80,7 @@ def test_processes_lower_the_budget_together(tiny: Any, tmp_path: Path) -> None:
     """Only the second has little room; both plan the same batches afterwards, and both have every
     value."""
     from tests.recovery.conftest import after, spawn_two
-    from unteach import run_dir
+    from unteach import atomic, json_files
     from unteach.distributed import process_context
 
     def work() -> None:
@@ -88,12 +88,12 @@ def test_processes_lower_the_budget_together(tiny: Any, tmp_path: Path) -> None:
         engine = Small(tiny.model, tiny.tokenizer, 8, dist)
         engine.room = 20 if dist.rank else 10**9
         values = [float(score.avg_loss) for score in engine.score(PAIRS)]
-        run_dir.write_json(tmp_path / f"{dist.rank}.json", [values, engine.budgets])
+        atomic.write_json(tmp_path / f"{dist.rank}.json", [values, engine.budgets])
 
     assert [after(pid, 120) for pid in spawn_two(work, tmp_path / "log")] == [0, 0], (
         tmp_path / "log.0"
     ).read_text()
-    first, second = (run_dir.read_json(tmp_path / f"{rank}.json", "values") for rank in (0, 1))
+    first, second = (json_files.read_json(tmp_path / f"{rank}.json", "values") for rank in (0, 1))
     assert first == second
     assert first[1]["score"] < 16384
     wanted = [score.avg_loss for score in HFEngine(tiny.model, tiny.tokenizer).score(PAIRS)]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.data.test_tables import write
+from tests.data.io.test_tables import write
 from tests.data.test_template import CHATML
-from unteach import run_dir
+from unteach import atomic, fingerprints, run_dir
 from unteach.config import compose, schema
 from unteach.data import user_files
 from unteach.data.handlers.chat import ChatDataset
@@ -98,7 +98,7 @@ def test_before_is_what_eval_says_of_the_start_and_training_is_as_without(
         "eval=null measures nothing; the watch of an ascent looks at the retain rows"
     )
     weights = [
-        run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors")
+        fingerprints.hash_files(folder / run_dir.FINAL / "model.safetensors")
         for folder in (measured, plain)
     ]
     assert weights[0] == weights[1], "what is measured changes nothing of the training"
@@ -446,10 +446,10 @@ def test_values_on_other_rows_are_not_set_beside_one_another(
     config = compose.compose("unlearn", ("task_name=t", *MODEL, *FILES)).eval
     for folder, digest in ((place / run_dir.EVALS_BEFORE, "a"), (place / run_dir.EVALS, "b")):
         folder.mkdir()
-        run_dir.write_json(folder / "ROWS_EVAL.json", {"forget_prob": {"agg_value": 1.0}})
-        run_dir.write_json(folder / "ROWS_SUMMARY.json", {"forget_prob": 1.0})
-        run_dir.write_json(folder / "ROWS_ROWS.json", {"forget.answer": {"digest": digest}})
+        atomic.write_json(folder / "ROWS_EVAL.json", {"forget_prob": {"agg_value": 1.0}})
+        atomic.write_json(folder / "ROWS_SUMMARY.json", {"forget_prob": 1.0})
+        atomic.write_json(folder / "ROWS_ROWS.json", {"forget.answer": {"digest": digest}})
     assert start_values.tell_before_and_after(place, config) == []
-    run_dir.write_json(place / run_dir.EVALS / "ROWS_ROWS.json", {"forget.answer": {"digest": "a"}})
+    atomic.write_json(place / run_dir.EVALS / "ROWS_ROWS.json", {"forget.answer": {"digest": "a"}})
     assert start_values.tell_before_and_after(place, config) == ["rows"]
     assert "1.000" in capsys.readouterr().out

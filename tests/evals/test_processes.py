@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.evals.test_cache import differences
+from tests.evals.test_measurement_cache import differences
 from tests.recovery.conftest import after, spawn, spawn_two
 from unteach.verbs.evaluate import evaluate
 

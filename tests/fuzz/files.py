@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from unteach.config.inference import Sampling
 from unteach.config.runfile import read_run_file
-from unteach.data.io import tables
+from unteach.data.io import tables, tokenized_paths
 from unteach.data.template import saved_args
 from unteach.data.tokenized import token_files
 from unteach.export import weights
@@ -258,7 +258,7 @@ def make_weights(rng: random.Random) -> bytes:
 
 
 def read_rows(file: Path) -> None:
-    if token_files.is_tokenized(file):
+    if tokenized_paths.is_tokenized(file):
         read_tokens(file)
         return
     for _ in tables.open_table(file):

@@ -13,7 +13,7 @@ from tests.conftest import read_rows
 from unteach import testing
 from unteach.config.schema import ModelConfig
 from unteach.models import loading, reference
-from unteach.training import build
+from unteach.training import build_reference
 from unteach.training.step import make_ready
 from unteach.verbs.train import train
 
@@ -166,7 +166,7 @@ def test_the_reference_that_a_run_holds(
             held.append(frozen)
             super().__init__(needed, tables, frozen)
 
-    monkeypatch.setattr(build, "Reference", Watched)
+    monkeypatch.setattr(build_reference, "Reference", Watched)
     words = [
         "experiment=unlearn/tofu/default",
         "model=auto",

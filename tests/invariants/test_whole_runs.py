@@ -12,7 +12,7 @@ import pytest
 
 from unteach import run_dir
 from unteach.errors import UserError
-from unteach.training import alternates, build, checkpoint
+from unteach.training import alternates, checkpoint, save
 from unteach.verbs.train import train
 
 IDK = "data.forget=TOFU_QA_forget_idk"
@@ -157,7 +157,7 @@ def test_a_run_that_goes_on_takes_the_same_steps(
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
     assert checkpoint.read_state(tmp_path / "run" / "checkpoint-6")["method"] == state
     if method != "DPO":
-        assert json.loads((tmp_path / "run" / run_dir.FINAL / build.METHOD).read_text()) == state
+        assert json.loads((tmp_path / "run" / run_dir.FINAL / save.METHOD).read_text()) == state
     if method == "PDU":
         assert state["multiplier"] != 1.0
 

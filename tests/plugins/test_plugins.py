@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from unteach import registry, run_dir
+from unteach import fingerprints, registry, run_dir
 from unteach.config.compose import compose
 from unteach.errors import UserError
 from unteach.verbs.train import train
@@ -259,8 +259,10 @@ def test_a_trainer_subclass_keeps_its_own_loss_and_the_run_says_so(
     lines = logged(components / "run")
     assert [line["step"] for line in lines] == [1, 2]
     assert lines[0]["loss"] < 0
-    before = run_dir.fingerprint(kit / "policy" / "model.safetensors")
-    assert run_dir.fingerprint(components / "run" / run_dir.FINAL / "model.safetensors") != before
+    before = fingerprints.hash_files(kit / "policy" / "model.safetensors")
+    assert (
+        fingerprints.hash_files(components / "run" / run_dir.FINAL / "model.safetensors") != before
+    )
 
 
 @pytest.fixture(scope="module")

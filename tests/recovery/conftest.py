@@ -18,7 +18,7 @@ def spawn(work: Callable[[], object], log: Path, rank: int = 0, port: int | None
     import torch
 
     import unteach.evals.run
-    import unteach.training.build
+    import unteach.training.build_trainer
     import unteach.training.trainer
     import unteach.verbs.train  # noqa: F401
 

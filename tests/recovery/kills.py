@@ -355,7 +355,7 @@ def warm_up() -> None:
 
     import unteach.evals.run
     import unteach.inference.backends.hf
-    import unteach.training.build
+    import unteach.training.build_trainer
     import unteach.training.trainer
     import unteach.verbs.evaluate
     import unteach.verbs.export

@@ -23,8 +23,8 @@ def die_while_writing(folder: Path) -> None:
     pid = os.fork()
     if pid == 0:
         with (
-            atomic.replacing(folder / "file.json"),
-            atomic.replacing_folder(folder / "made") as made,
+            atomic.atomic_write(folder / "file.json"),
+            atomic.atomic_write_folder(folder / "made") as made,
         ):
             (made / "part").write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
@@ -37,7 +37,7 @@ def test_what_a_killed_process_left_is_swept_by_the_next_that_writes_there(tmp_p
     (tmp_path / ".git.original").mkdir()
     die_while_writing(tmp_path)
     assert len(list(tmp_path.iterdir())) == len(MINE) + 3
-    with atomic.replacing(tmp_path / "other.json") as temporary:
+    with atomic.atomic_write(tmp_path / "other.json") as temporary:
         assert atomic.is_temporary(temporary) and not atomic.is_stale(temporary)
         atomic.remove_stale(tmp_path)
         temporary.write_text("{}")
@@ -64,7 +64,7 @@ def test_the_rename_is_on_disk_and_the_umask_holds(
     before = os.umask(0o027)
     try:
         atomic.write_text(tmp_path / "f.txt", "x")
-        with atomic.replacing_folder(tmp_path / "made") as folder:
+        with atomic.atomic_write_folder(tmp_path / "made") as folder:
             (folder / "part").write_text("x")
     finally:
         os.umask(before)
@@ -78,7 +78,7 @@ def test_a_folder_with_something_in_it_is_never_replaced(tmp_path: Path) -> None
     (tmp_path / "there" / "mine").write_text("x")
     with (
         pytest.raises(OSError, match="not empty"),
-        atomic.replacing_folder(tmp_path / "there") as folder,
+        atomic.atomic_write_folder(tmp_path / "there") as folder,
     ):
         (folder / "new").write_text("y")
     assert [path.name for path in tmp_path.rglob("*")] == ["there", "mine"]

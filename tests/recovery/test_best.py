@@ -10,7 +10,7 @@ import pytest
 
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import command, kill_until_done, outcome, tidy
-from unteach import run_dir
+from unteach import fingerprints, run_dir
 from unteach.errors import UserError
 from unteach.training import checkpoint
 from unteach.verbs.train import train
@@ -174,7 +174,7 @@ def test_a_checkpoint_of_another_run_can_be_gone_on_from_only_with_its_configura
     ]
     train(*other, config_name="unlearn")
     first, second = (
-        run_dir.fingerprint(tmp_path / name / "run" / run_dir.FINAL / "model.safetensors")
+        fingerprints.hash_files(tmp_path / name / "run" / run_dir.FINAL / "model.safetensors")
         for name in ("one", "two")
     )
     assert first == second

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from unteach import run_dir
+from unteach import atomic, fingerprints, json_files, run_dir
 from unteach.errors import UserError
 from unteach.evals import merge_results
 from unteach.training import checkpoint
@@ -43,11 +43,11 @@ def test_what_is_not_a_run_is_refused(names: list[str], resume: str, tmp_path: P
 
 def test_an_empty_folder_and_the_evaluations_of_a_run_are_taken(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    assert run_dir.open_run(tmp_path / "new", TREE, "auto") == "new"
-    run_dir.write_text(tmp_path / "run" / run_dir.CONFIG, "seed: 0\n")
-    run_dir.write_text(tmp_path / "run" / run_dir.EVALS / "TOFU_EVAL.json", "{}")
-    assert run_dir.open_run(tmp_path / "run" / run_dir.EVALS, TREE, "auto") == "new"
-    assert run_dir.root_of(tmp_path / "run" / run_dir.EVALS) == tmp_path / "run"
+    assert run_dir.open_run(tmp_path / "new", TREE, "auto") is run_dir.RunState.NEW
+    atomic.write_text(tmp_path / "run" / run_dir.CONFIG, "seed: 0\n")
+    atomic.write_text(tmp_path / "run" / run_dir.EVALS / "TOFU_EVAL.json", "{}")
+    assert run_dir.open_run(tmp_path / "run" / run_dir.EVALS, TREE, "auto") is run_dir.RunState.NEW
+    assert run_dir.find_owned_folder(tmp_path / "run" / run_dir.EVALS) == tmp_path / "run"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_damaged_configuration_is_named(content: bytes, tmp_path: Path) -> Non
 def test_the_folder_that_one_works_in_is_not_moved_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_dir.write_text(tmp_path / "run" / run_dir.CONFIG, "seed: 0\n")
+    atomic.write_text(tmp_path / "run" / run_dir.CONFIG, "seed: 0\n")
     monkeypatch.chdir(tmp_path / "run")
     with pytest.raises(UserError, match="in which this command runs"):
         run_dir.open_run(Path(), TREE, "never")
@@ -78,8 +78,8 @@ def test_the_folder_that_one_works_in_is_not_moved_aside(
 def test_torn_lines_are_dropped(line: bytes, tmp_path: Path) -> None:
     file = tmp_path / run_dir.METRICS
     file.write_bytes(b'{"step": 1}\n' + line + b"\n" + b'{"step": 5}\n')
-    assert run_dir.last_metrics(tmp_path) == {"step": 5}
-    run_dir.keep_lines(file, 4)
+    assert run_dir.read_last_metrics(tmp_path) == {"step": 5}
+    json_files.truncate_after_step(file, 4)
     assert file.read_text() == '{"step": 1}\n'
 
 
@@ -91,7 +91,7 @@ def test_what_follows_the_closing_line_is_written_again(tmp_path: Path) -> None:
         '{"step": 4, "eval_loss": 3.0}',
     ]
     file.write_text("\n".join(lines) + "\n")
-    run_dir.keep_lines(file, 4)
+    json_files.truncate_after_step(file, 4)
     assert file.read_text().splitlines() == lines[:2]
 
 
@@ -102,7 +102,7 @@ def test_own_files_of_another_shape_are_named(content: str, tmp_path: Path) -> N
         run_dir.refuse_changed_inputs(tmp_path, tmp_path / "memory")
     (tmp_path / "memory").write_text(content)
     (tmp_path / "model.safetensors").write_text("x")
-    assert run_dir.weights_fingerprint(tmp_path, tmp_path / "memory")
+    assert fingerprints.hash_weights(tmp_path, tmp_path / "memory")
 
 
 def make_checkpoint(folder: Path, step: int, is_cut_off: bool = False) -> Path:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import command, tidy
-from unteach import run_dir
+from unteach import fingerprints, run_dir
 from unteach.training import checkpoint
 from unteach.verbs.train import train
 
@@ -79,7 +79,7 @@ def result(folder: Path) -> tuple[str, list[Any]]:
     """The weights, and the losses that were logged."""
     lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
-    return run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors"), losses
+    return fingerprints.hash_files(folder / run_dir.FINAL / "model.safetensors"), losses
 
 
 @pytest.fixture(scope="module")

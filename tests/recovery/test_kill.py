@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.recovery.conftest import after, spawn
-from unteach import run_dir
+from unteach import fingerprints, run_dir
 from unteach.training import checkpoint
 from unteach.verbs.evaluate import evaluate
 from unteach.verbs.train import train
@@ -63,7 +63,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     }
     evals["final"] = json.loads((folder / run_dir.EVALS / "TOFU_EVAL.json").read_text())
     return {
-        "weights": run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors"),
+        "weights": fingerprints.hash_files(folder / run_dir.FINAL / "model.safetensors"),
         "log": kept,
         "evals": evals,
     }

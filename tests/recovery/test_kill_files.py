@@ -14,7 +14,7 @@ import pytest
 
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import kill_until_done, tidy
-from unteach import run_dir
+from unteach import fingerprints, json_files, run_dir
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data.tokenized.token_files import MANIFEST
 from unteach.evals import merge_results
@@ -58,7 +58,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """The bytes of the model, the logged lines, the table of them, and what was measured."""
     lines = [json.loads(line) for line in (folder / run_dir.METRICS).read_text().splitlines()]
     return {
-        "weights": run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors"),
+        "weights": fingerprints.hash_files(folder / run_dir.FINAL / "model.safetensors"),
         "log": [line for line in lines if not TIMED & set(line)],
         "history": [{k: v for k, v in row.items() if k not in TIMED} for row in _records(folder)],
         "evals": {
@@ -124,7 +124,7 @@ def test_trained_from_tokens_and_killed(rows: Path, tiny_folder: Path, tmp_path:
     assert after(spawn(lambda: train(*words), tmp_path / "log"), 120) == 0, (
         tmp_path / "log"
     ).read_text()
-    assert run_dir.read_json(folder / run_dir.MANIFEST, "the manifest")["resumed_at"] >= 3
+    assert json_files.read_json(folder / run_dir.MANIFEST, "the manifest")["resumed_at"] >= 3
     whole, flown = (outcome(tmp_path / name / "run") for name in ("whole", "flown"))
     assert outcome(folder) == whole
     # Tokens do not know the words that they were made of, which results quote; every value is the

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.recovery.conftest import after, spawn
-from unteach import run_dir
+from unteach import fingerprints
 from unteach.verbs.export import RECORD, export
 
 
@@ -19,12 +19,12 @@ def test_it_is_whole_or_absent(moment: str, tiny_folder: Path, tmp_path: Path) -
     target, reached, before = (
         tmp_path / "out",
         tmp_path / "reached",
-        run_dir.fingerprint(tiny_folder),
+        fingerprints.hash_files(tiny_folder),
     )
     names = {
         "reading": "unteach.export.weights.read",
         "writing": "unteach.export.trained.save_words",
-        "renaming": "unteach.run_dir.digest",
+        "renaming": "unteach.fingerprints.hash_value",
     }
 
     def work() -> None:
@@ -50,4 +50,4 @@ def test_it_is_whole_or_absent(moment: str, tiny_folder: Path, tmp_path: Path) -
         load_file(tiny_folder / "model.safetensors"),
     )
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert run_dir.fingerprint(tiny_folder) == before
+    assert fingerprints.hash_files(tiny_folder) == before

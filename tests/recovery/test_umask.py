@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from unteach import run_dir
+from unteach import atomic
+from unteach.atomic import atomic_write_folder
 
 
 @pytest.fixture(params=[0o077, 0o022, 0o002])
@@ -24,7 +25,7 @@ def mode_of(path: Path) -> int:
 def test_a_file_is_as_open_as_the_umask_says(tmp_path: Path, umask: int) -> None:
     file = tmp_path / "new" / "x.json"
     for content in (1, 2):  # a new file, and one that takes the place of another
-        run_dir.write_json(file, content)
+        atomic.write_json(file, content)
         assert mode_of(file) == 0o666 & ~umask
     assert mode_of(file.parent) == 0o777 & ~umask
     assert [path.name for path in file.parent.iterdir()] == ["x.json"]
@@ -36,7 +37,7 @@ def test_a_folder_is_as_open_as_the_umask_says_whatever_a_library_made_of_its_fi
     mine = tmp_path / "mine"
     mine.write_text("x")
     mine.chmod(0o600)
-    with run_dir.replacing_folder(tmp_path / "model") as folder:
+    with atomic_write_folder(tmp_path / "model") as folder:
         (folder / "weights").write_text("x")
         (folder / "weights").chmod(0o600)
         (folder / "link").symlink_to(mine)

@@ -11,8 +11,7 @@ from unteach.cli import main
 from unteach.errors import UserError
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
-from unteach.verbs import closing, compare, report
-from unteach.verbs import study as verbs_study
+from unteach.verbs import closing, compare, report, study_runs
 
 
 @pytest.fixture
@@ -176,7 +175,7 @@ def test_a_finished_study_writes_the_same_report(
         planned("retain", "retain"),
         planned("NPO", "forget"),
     ]
-    written = verbs_study.report(
+    written = study_runs.report(
         Study("mine", [*plan, planned("broken", "forget")]), {"base", "retain", "NPO"}
     )
     assert written == study / "report.html"

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from unteach import run_dir
+from unteach import atomic, run_dir
 from unteach.errors import Preempted, UserError
 from unteach.studies import states
 from unteach.studies.plan import PlannedRun
@@ -42,7 +42,7 @@ def carry_out(name: str, folder: Path) -> None:
         note(folder, "steps")
         time.sleep(0.25)
     note(folder, "ends")
-    run_dir.write_json(folder / run_dir.DONE, {})
+    atomic.write_json(folder / run_dir.DONE, {})
 
 
 if __name__ == "__main__":

@@ -186,17 +186,17 @@ def test_a_full_queue_takes_the_rest_later(lab: Lab) -> None:
 
 DYING = """
 import os, sys
-from unteach import runs
+from unteach import run_dir
 from unteach.launch import slurm
 from tests.slurm.test_cluster import restored
-write, written = runs.write_json, []
+write, written = run_dir.write_json, []
 def dying(path, value):
     if path.parent.name == "batches":
         written.append(path)
         if len(written) == int(sys.argv[1]):
             os._exit(9)
     write(path, value)
-slurm.runs.write_json = dying
+slurm.run_dir.write_json = dying
 slurm.submit(restored())
 """
 

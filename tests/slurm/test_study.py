@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import twenty
-from unteach import run_dir
+from tests.studies import twenty
+from unteach import json_files, run_dir
 from unteach.studies import slurm, states
 from unteach.studies.study_file import Study, study_of
 
@@ -61,7 +61,7 @@ def test_twenty_runs(
     )  # preempts
     wait(study, 1200, "full_seed0", "GradAscent_seed0")
     assert (
-        run_dir.read_json(Path(study.folder) / "full_seed0" / run_dir.MANIFEST, "manifest")[
+        json_files.read_json(Path(study.folder) / "full_seed0" / run_dir.MANIFEST, "manifest")[
             "resumed_at"
         ]
         > 0

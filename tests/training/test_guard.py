@@ -8,7 +8,7 @@ import pytest
 
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import kill_until_done
-from unteach import run_dir
+from unteach import fingerprints, run_dir
 from unteach.config.watching import Guard
 from unteach.errors import Diverged, UserError
 from unteach.training import guard
@@ -48,7 +48,7 @@ def steps(folder: Path) -> int:
 
 
 def weights(folder: Path) -> str:
-    return run_dir.fingerprint(folder / run_dir.FINAL / "model.safetensors")
+    return fingerprints.hash_files(folder / run_dir.FINAL / "model.safetensors")
 
 
 def test_warn_changes_nothing_but_says_it(

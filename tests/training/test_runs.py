@@ -13,11 +13,11 @@ import torch
 import transformers
 
 from tests.conftest import read_rows
-from unteach import run_dir
+from unteach import atomic, fingerprints, run_dir
 from unteach.config import training_args
 from unteach.errors import Diverged, UserError
 from unteach.testing import method_loss
-from unteach.training.rows import note_idle_optimizer
+from unteach.training.build_args import note_idle_optimizer
 from unteach.verbs.train import train
 
 
@@ -283,9 +283,9 @@ def test_a_finished_run_is_not_that_of_a_file_that_has_changed(tmp_path: Path) -
     memory, base = tmp_path / "memory.json", tmp_path / "base"
     base.mkdir()
     (base / "model.safetensors").write_bytes(b"weights")
-    models = run_dir.fingerprints_of_models([str(base), None, "org/name"], memory)
-    files = {str(rows): run_dir.fingerprint(rows), "gone.csv": "0"}
-    run_dir.write_json(
+    models = fingerprints.hash_models([str(base), None, "org/name"], memory)
+    files = {str(rows): fingerprints.hash_files(rows), "gone.csv": "0"}
+    atomic.write_json(
         folder / run_dir.MANIFEST, {"files": files, "models": {**models, "gone": "0"}}
     )
     run_dir.refuse_changed_inputs(folder, memory)

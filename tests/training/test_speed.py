@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_export import run
+from tests.export.test_export import run
 from unteach.training.trainer import Trainer
 
 ROWS = (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_export import run
+from tests.export.test_export import run
 from tests.training.test_guard import words as guarded
 from unteach import console, run_dir
 from unteach.cli import main

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_export import run
+from tests.export.test_export import run
 from unteach.errors import UserError
 from unteach.training import plot
 from unteach.training.samples import halves

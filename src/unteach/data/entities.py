@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from unteach import run_dir
+from unteach import json_files
 from unteach.config.schema import ForgetSet
 from unteach.errors import UserError, nearest, unknown
 from unteach.seeds import subseed
@@ -86,7 +86,7 @@ def entities(rows: list[Row], chosen: ForgetSet, where: str) -> list[list[tuple[
 
 
 def _kinds(path: str) -> dict[str, str]:
-    told = run_dir.read_json(Path(path), "forget_set.kinds_path")
+    told = json_files.read_json(Path(path), "forget_set.kinds_path")
     return {key: kind["type"] if isinstance(kind, dict) else kind for key, kind in told.items()}
 
 

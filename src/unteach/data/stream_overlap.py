@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.config.schema import Part
 from unteach.data import duplicates
-from unteach.data.io import sources
+from unteach.data.io import sources, tokenized_paths
 from unteach.data.row_errors import Faults
 from unteach.data.row_selection import flag
 from unteach.data.tokenized import token_files
@@ -54,7 +54,7 @@ def are_comparable(first: Part, second: Part) -> bool:
 
 def is_of_tokens(part: Part) -> bool:
     """Whether a dataset of the user's files has no words, only their tokens."""
-    return token_files.is_tokenized(part.args["hf_args"].get("path"))
+    return tokenized_paths.is_tokenized(part.args["hf_args"].get("path"))
 
 
 @dataclass(frozen=True)

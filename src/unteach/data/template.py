@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import atomic, json_files
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_rendering import render
@@ -363,7 +363,7 @@ class Template:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def save(self, folder: Path) -> None:
-        run_dir.write_text(
+        atomic.write_text(
             folder / FILE, json.dumps({**asdict(self.args), "kind": self.kind}, indent=1) + "\n"
         )
 
@@ -427,7 +427,7 @@ def saved_args(folder: str) -> TemplateArgs | None:
         return None
     reader = Reader()
     args: TemplateArgs | None = reader.record(
-        TemplateArgs, run_dir.read_json(path, "the model's template"), str(path)
+        TemplateArgs, json_files.read_json(path, "the model's template"), str(path)
     )
     if reader.problems:
         raise UserError(mistakes(reader.problems))

@@ -19,7 +19,7 @@ from unteach.data.column_layouts import (
     of_text,
 )
 from unteach.data.handlers.qa import QADataset
-from unteach.data.io import sources, tables
+from unteach.data.io import sources, tables, tokenized_paths
 from unteach.data.row_errors import Faults
 from unteach.data.row_selection import Choice, flag
 from unteach.data.stream_overlap import (
@@ -195,7 +195,7 @@ class Finder:
         """The column of train_file that says which rows to forget, or None; one that is called
         nearly so is refused."""
         source, named = self.files.train_file, self.files.columns.get("forget")
-        if source is None or token_files.is_tokenized(source):
+        if source is None or tokenized_paths.is_tokenized(source):
             return None
         table, column = self.table(source), named or "forget"
         if column in table.columns:
@@ -361,7 +361,7 @@ class Finder:
         if "retain" in self.wanted:
             guess = (
                 None
-                if token_files.is_tokenized(source)
+                if tokenized_paths.is_tokenized(source)
                 else nearest("forget", self.table(source).columns)
             )
             hint = f"; did you mean {name_column('forget', guess)}?" if guess else ""
@@ -385,7 +385,7 @@ class Finder:
     def part(self, stream: str, source: Source, choice: Choice) -> Part:
         """The dataset that reads a source for a stream."""
         hf_args = {**(source if isinstance(source, dict) else {"path": source}), "choice": choice}
-        if isinstance(source, str) and token_files.is_tokenized(source):
+        if isinstance(source, str) and tokenized_paths.is_tokenized(source):
             return self._of_tokens(stream, Path(source), hf_args)
         table = self.table(source)
         mapped = {

@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from unteach import run_dir
+from unteach import fingerprints
 from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Plan, Said, Store
 from unteach.errors import NO_MEMORY
@@ -103,7 +103,7 @@ class Batches:
             missing = sorted(set(dist.gather(missing)))
         if said and len(items) > len(missing):
             said(len(items) - len(missing))
-        of = run_dir.digest([kind, self.batch_size, items])
+        of = fingerprints.hash_value([kind, self.batch_size, items])
         if not missing:
             if self.store and dist.is_main:
                 self.store.drop_plan(of)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unteach import console, run_dir
+from unteach import atomic, console, fingerprints, json_files, run_dir
 from unteach.config.suites import SuiteConfig
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.wording import counted
@@ -34,7 +34,7 @@ def basis_of(config: SuiteConfig, weights: str) -> dict[str, Any]:
     settings = {
         name: value for name, value in asdict(config).items() if name not in CHANGE_NO_VALUE
     }
-    return {"weights": weights, "settings": run_dir.digest(settings)}
+    return {"weights": weights, "settings": fingerprints.hash_value(settings)}
 
 
 def write_merged(contents: Contents, basis: dict[str, Any], prefix: str, folder: Path) -> bool:
@@ -58,14 +58,14 @@ def write_merged(contents: Contents, basis: dict[str, Any], prefix: str, folder:
     for ending, content in {**contents, BASIS: basis}.items():
         file = folder / f"{prefix}{ending}"
         if content or ending in (EVAL, SUMMARY, ROWS):
-            run_dir.write_json(file, content)
+            atomic.write_json(file, content)
         else:
             file.unlink(missing_ok=True)  # of an earlier evaluation
     return bool(earlier) and is_same
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return run_dir.read_mapping(file, "an earlier evaluation") if file.exists() else {}
+    return json_files.read_mapping(file, "an earlier evaluation") if file.exists() else {}
 
 
 def _agree(old: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import fingerprints, run_dir
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.distributed.process_context import DistContext
@@ -62,7 +62,7 @@ class OtherModels:
 
     def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]:
         """The scores of the same tokens by a reference model."""
-        folder = run_dir.model_folder(path)
+        folder = run_dir.find_model_folder(path)
         with _named("reference_model_path", path):
             tokenizer = model_handlers.load_tokenizer(folder, {}, {})
             config = model_handlers.from_hub(transformers.AutoConfig, folder)
@@ -72,7 +72,7 @@ class OtherModels:
                 "mia_reference subtracts losses over the same tokens. Name a model with the same "
                 "tokenizer."
             )
-        weights = loading.identity(folder, config, self.cache / run_dir.FINGERPRINTS)
+        weights = loading.identity(folder, config, self.cache / fingerprints.MEMORY_FILE)
         with self._plain():
             return self._engine(
                 ModelConfig({model_handlers.PATH: folder}), self.like.tokenizer, weights
@@ -84,7 +84,7 @@ class OtherModels:
         asked = ModelConfig({model_handlers.PATH: path}, template_args=self.like.template.args)
         with _named("retain_model", path):
             empty = loading.load_empty(asked)
-        weights = empty.identity(self.cache / run_dir.FINGERPRINTS)
+        weights = empty.identity(self.cache / fingerprints.MEMORY_FILE)
         engine = self._engine(asked, empty.tokenizer, weights, empty.template.stops)
         with self._plain():
             planned = suites.plans(configs, empty.template, context_of(empty.model))
@@ -95,7 +95,7 @@ class OtherModels:
         with _named("classifier_path", path):
             tokenizer = model_handlers.load_tokenizer(path, {}, {})
             config = model_handlers.from_hub(transformers.AutoConfig, path)
-        weights = loading.identity(path, config, self.cache / run_dir.FINGERPRINTS)
+        weights = loading.identity(path, config, self.cache / fingerprints.MEMORY_FILE)
 
         def load() -> Any:
             with _named("classifier_path", path):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import json_files, run_dir
 from unteach.config.suites import SuiteConfig
 from unteach.errors import UserError
 from unteach.evals.rows import Asked
@@ -96,7 +96,7 @@ def read(config: SuiteConfig, key: str = "retain_logs_path") -> Log:
     if not path:
         return Log(key)
     file = _file(Path(path), config.suite, key)
-    values = run_dir.read_json(file, key)
+    values = json_files.read_json(file, key)
     if not isinstance(values, dict):
         raise UserError(f"{key}={path}: not an evaluation log (a mapping of metrics)")
     foreign = [name for name in values if name not in config.define]
@@ -107,7 +107,9 @@ def read(config: SuiteConfig, key: str = "retain_logs_path") -> Log:
             f"Set eval.{config.suite}.{key} to a {config.suite.upper()}{EVAL}"
         )
     beside = file.with_name(file.name.replace(EVAL, ROWS))
-    rows = run_dir.read_json(beside, key) if file.name.endswith(EVAL) and beside.exists() else None
+    rows = (
+        json_files.read_json(beside, key) if file.name.endswith(EVAL) and beside.exists() else None
+    )
     return Log(key, path, values, rows)
 
 

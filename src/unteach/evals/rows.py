@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from unteach import run_dir
+from unteach import fingerprints
 from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data.handlers import qa
 from unteach.data.io import sources
@@ -138,7 +138,7 @@ class Rows:
                 questions = sources.column(rows, settings.question_key, named)
             several = any(isinstance(answer, list) for answer in answers)
             told = [questions, answers, shots, *([chosen] if len(chosen) < len(rows) else [])]
-            asked = Asked(several, len(rows), run_dir.digest(told), where)
+            asked = Asked(several, len(rows), fingerprints.hash_value(told), where)
             for index in chosen:
                 answer = answers[index]
                 texts = answer if isinstance(answer, list) else [answer]
@@ -174,7 +174,9 @@ class Rows:
         chosen = self._draw(name, list(rows.row_numbers))
         read = [own_rows.read_row(rows, number, self.template) for number in chosen]
         told = [[row.question, row.answer_text] for row in read]
-        asked = Asked(False, len(rows.row_numbers), run_dir.digest([told, chosen]), rows.where)
+        asked = Asked(
+            False, len(rows.row_numbers), fingerprints.hash_value([told, chosen]), rows.where
+        )
         for number, row in zip(chosen, read, strict=True):
             asked.index.append(number)
             asked.prompts.append(row.prompt)
@@ -194,7 +196,7 @@ class Rows:
         return [row_numbers[place] for place in sorted(order[:most])]
 
     def _load(self, hf_args: dict[str, Any]) -> list[sources.Row]:
-        key = run_dir.digest(hf_args)
+        key = fingerprints.hash_value(hf_args)
         if key not in self._rows:
             load_rows = (
                 wrong_answers.load_rows if wrong_answers.KEY in hf_args else sources.load_rows

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unteach import console, run_dir
+from unteach import console, json_files
 from unteach.config.suites import SuiteConfig
 from unteach.console import format_duration
 from unteach.distributed.process_context import DistContext
@@ -86,7 +86,7 @@ def tell_values(
 
 
 def _tell(folder: Path, suite: str, wanted: Mapping[str, str]) -> None:
-    summary = run_dir.read_json(folder / f"{suite}_SUMMARY.json", "the summary")
+    summary = json_files.read_json(folder / f"{suite}_SUMMARY.json", "the summary")
     width = max((len(name) for name in summary), default=0)
     for name, value in summary.items():
         shown = "–" if value is None else f"{value:.4g}"
@@ -101,7 +101,7 @@ def tell_gaps(folder: Path, suite: str) -> None:
         file = folder / f"{suite}{ending}"
         if file.exists():
             console.say(f"  {heading} (in full in {file}):")
-            for name, reason in run_dir.read_json(file, heading).items():
+            for name, reason in json_files.read_json(file, heading).items():
                 console.say(
                     f"    {textwrap.shorten(f'{name}: {reason}', LONGEST_REASON, placeholder=' …')}"
                 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from unteach import console, run_dir
+from unteach import console, fingerprints, json_files, run_dir
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.console import neutralize
@@ -52,7 +52,7 @@ def evaluate_before(
     with preserve_random_state():
         loaded = loading.load(replace(model, peft_args=None), training=False)
         loaded.model = place(loaded.model, dist)
-        weights = loaded.identity(cache / run_dir.FINGERPRINTS)
+        weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
         evaluate_loaded(configs, loaded, dist, folder, cache, weights, tell=False, planned=planned)
         del loaded
         gc.collect()
@@ -101,7 +101,7 @@ def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> 
 def _is_unchanged(before: Path, after: Path, suite: str) -> bool:
     """Whether every value that both evaluations have is nearly the same."""
     old, new = (
-        run_dir.read_json(folder / f"{suite}_SUMMARY.json", "the evaluation")
+        json_files.read_json(folder / f"{suite}_SUMMARY.json", "the evaluation")
         for folder in (before, after)
     )
     both = [name for name in old.keys() & new.keys() if None not in (old[name], new[name])]
@@ -113,11 +113,11 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
     from rich.table import Table
 
     suite = config.suite.upper()
-    old = run_dir.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")
-    new = run_dir.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
+    old = json_files.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")
+    new = json_files.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
     file = after / f"{suite}_METRICS.json"
     described = (
-        run_dir.read_json(file, "what the suite says of its metrics") if file.exists() else {}
+        json_files.read_json(file, "what the suite says of its metrics") if file.exists() else {}
     )
 
     table = Table(box=None, pad_edge=False)
@@ -147,6 +147,6 @@ def _on_the_same_rows(before: Path, after: Path, suite: str) -> bool:
     if not all((folder / f"{suite}{EVAL}").exists() for folder in (before, after)):
         return False
     first, second = (
-        run_dir.read_json(folder / f"{suite}{ROWS}", "the rows") for folder in (before, after)
+        json_files.read_json(folder / f"{suite}{ROWS}", "the rows") for folder in (before, after)
     )
     return bool(first == second)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from unteach import registry, run_dir
+from unteach import atomic, json_files, registry
 from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
 from unteach.distributed import launch_environment
@@ -348,7 +348,9 @@ def is_measured(made: Plan, folder: Path) -> bool:
         files.append(folder / f"{prefix}{TOKENS}")  # the last that is written
     if not all(file.exists() for file in files):
         return False
-    values, rows = (run_dir.read_json(file, "the evaluation before training") for file in files[:2])
+    values, rows = (
+        json_files.read_json(file, "the evaluation before training") for file in files[:2]
+    )
     return set(made.metrics) <= set(values) and rows == rows_measured(made)
 
 
@@ -412,7 +414,7 @@ def write_tokens(made: Plan, measured: Measured, folder: Path, keep: bool = Fals
     file, need = folder / f"{made.config.suite.upper()}{TOKENS}", Scores(made.config.tokens or "")
     if need in measured:
         asked = made.rows.asked(need.of)
-        run_dir.write_json(
+        atomic.write_json(
             file, token_table.listed(need.of, asked, measured[need], made.rows.template.tokenizer)
         )
     elif not keep:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import run_dir
+from unteach import atomic, run_dir
 from unteach.errors import UserError, unknown
 from unteach.export import compare_models, convert, merge_adapter, trained, training_texts, weights
 from unteach.export.trained import Source
@@ -84,9 +84,9 @@ def _whole(source: Source, asked: Asked, found: Any) -> tuple[Any, Any]:
             f"{source.place}: it has no config.json beside it; say model.base_path=MODEL, the "
             "model that was trained, for its configuration"
         )
-    model = convert.whole(run_dir.model_folder(place), found, _dtype(asked.dtype, "auto"))
+    model = convert.whole(run_dir.find_model_folder(place), found, _dtype(asked.dtype, "auto"))
     for beside in (place, source.path):
-        if beside and (settings := convert.generation_in(run_dir.model_folder(str(beside)))):
+        if beside and (settings := convert.generation_in(run_dir.find_model_folder(str(beside)))):
             model.generation_config = settings
             break
     return model, next(model.parameters()).dtype
@@ -184,7 +184,7 @@ def _card(folder: Path, base: str | None) -> None:
     """A short model card where the library wrote none."""
     if not (folder / "README.md").exists():
         of = f"base_model: {base}\n" if base and not Path(base).exists() else ""
-        run_dir.write_text(
+        atomic.write_text(
             folder / "README.md", f"---\nlibrary_name: transformers\n{of}tags: [unteach]\n---\n"
         )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import registry, run_dir
+from unteach import json_files, registry, run_dir
 from unteach.config import schema
 from unteach.config.reader import Reader
 from unteach.data import template
@@ -44,7 +44,7 @@ class Source:
 def source_of(what: str) -> Source:
     """A run's final model, a whole checkpoint, or a place that others wrote; with what its run says
     of it."""
-    place = Path(run_dir.model_folder(what))
+    place = Path(run_dir.find_model_folder(what))
     if not place.exists():
         raise UserError(f"{what}: there is no such file or folder")
     if (place / run_dir.CONFIG).exists() and not (place / "config.json").exists():
@@ -63,7 +63,7 @@ def source_of(what: str) -> Source:
     if ours and (reason := checkpoint.fault(place)):
         raise UserError(f"{what}: this checkpoint cannot be used, {reason}")
     adapter = place / "adapter_config.json"
-    said = run_dir.read_json(adapter, "the adapter's configuration") if adapter.exists() else {}
+    said = json_files.read_json(adapter, "the adapter's configuration") if adapter.exists() else {}
     return Source(place, told_by(run) if run else None, said, run)
 
 
@@ -79,7 +79,7 @@ def base_of(source: Source, asked: str | None) -> str:
     """Where the model under an adapter is."""
     path = asked or source.adapter.get("base_model_name_or_path")
     if not path and source.told:
-        started = run_dir.model_folder(str(source.path)) if source.path else None
+        started = run_dir.find_model_folder(str(source.path)) if source.path else None
         path = source.told.base_path or (
             adapters.base_of(started) if started and adapters.is_adapter(started) else started
         )
@@ -88,7 +88,7 @@ def base_of(source: Source, asked: str | None) -> str:
             f"{source.place} holds an adapter, and nothing says what it was trained on; set "
             f"model.base_path"
         )
-    base = run_dir.model_folder(str(path))
+    base = run_dir.find_model_folder(str(path))
     adapters.refuse_adapter_as_base(source.folder, base)
     return base
 
@@ -145,7 +145,7 @@ def tokenizer_of(source: Source, base: str | None) -> "PreTrainedTokenizerBase |
     named = source.told.tokenizer_args.get(PATH) if source.told else None
     places = [source.folder, named, base, source.path]
     found: PreTrainedTokenizerBase | None = convert.tokenizer_in(
-        [run_dir.model_folder(str(place)) if place else None for place in places]
+        [run_dir.find_model_folder(str(place)) if place else None for place in places]
     )
     return found
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from unteach import run_dir
-from unteach.data.io import sources
+from unteach.data.io import sources, tokenized_paths
 from unteach.data.synthetic import authors
-from unteach.data.tokenized import token_files
 from unteach.errors import UserError
 
 LARGEST = 64 * 2**20
@@ -47,7 +46,7 @@ def _is_at_hand(hf_args: dict[str, Any]) -> bool:
     path = str(hf_args.get("path", ""))
     if authors.world_of(path):
         return True
-    if not path or token_files.is_tokenized(path):
+    if not path or tokenized_paths.is_tokenized(path):
         return False
     try:
         files = sources.files_of(hf_args)

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import run_dir
+from unteach import json_files
 from unteach.errors import UserError, explain_unreadable, missing_extra, refuse_path
 from unteach.lazy import torch
 
@@ -87,7 +87,7 @@ def plain_name(name: str) -> str:
 
 def _file(file: Path) -> "dict[str, Tensor]":
     if file.name.endswith(".index.json"):
-        index = run_dir.read_json(file, "the index of the weights")
+        index = json_files.read_json(file, "the index of the weights")
         shards = index.get("weight_map") if isinstance(index, dict) else None
         if not isinstance(shards, dict) or not all(
             isinstance(shard, str) for shard in shards.values()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unteach import run_dir
+from unteach import fingerprints
 from unteach.config.inference import ANSWERS, INPUTS, INSTRUCTION, InferConfig
 from unteach.data.io import tables
 from unteach.errors import UserError
@@ -112,7 +112,9 @@ def read_sheet(
             Line(
                 id_,
                 kept,
-                run_dir.digest([id_, kept, [told(row.get(name)) for name in columns.all()]]),
+                fingerprints.hash_value(
+                    [id_, kept, [told(row.get(name)) for name in columns.all()]]
+                ),
             )
         )
     return Sheet(rows, lines, not_kept)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from unteach import run_dir
+from unteach import fingerprints, run_dir
 from unteach.config.inference import INSTRUCTION, InferConfig
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import saved_args
@@ -118,7 +118,7 @@ def _quantised(config: InferConfig) -> ModelConfig:
 def _templated(model: ModelConfig, column: str) -> tuple[ModelConfig, bool]:
     """The model's template: as it is configured or saved; else by the column, as everywhere.
     Whether it was by that."""
-    folder = run_dir.model_folder(str(model.model_args[PATH]))
+    folder = run_dir.find_model_folder(str(model.model_args[PATH]))
     if model.template_args != TemplateArgs() or saved_args(folder) is not None:
         return model, False
     kind = {MESSAGES: "chat", "question": "auto", INSTRUCTION: "auto"}.get(column, "raw")
@@ -167,8 +167,8 @@ def _seeing(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], 
             "model_args": given,
             "dtype": empty.compute,
             "tokenizer": _of_tokenizer(empty.tokenizer),
-            "processor": run_dir.digest(empty.processor.to_dict()),
-            "template": run_dir.digest(empty.processor.chat_template),
+            "processor": fingerprints.hash_value(empty.processor.to_dict()),
+            "template": fingerprints.hash_value(empty.processor.chat_template),
         }
 
     return Asker(config, columns, None, None, None), describe_model
@@ -177,7 +177,7 @@ def _seeing(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], 
 def _of_tokenizer(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     words = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
-    return run_dir.digest(
+    return fingerprints.hash_value(
         [words, getattr(tokenizer, "chat_template", None), tokenizer.special_tokens_map]
     )
 

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import atomic, owner, run_dir
+from unteach import atomic, fingerprints, json_files, owner, run_dir
+from unteach.atomic import atomic_write
 from unteach.errors import UserError, name_file
 from unteach.wording import counted
 
@@ -58,12 +59,12 @@ class Meta:
             "ids": None if numbered else list(self.rows),
             "digests": " ".join(self.rows.values()),
         }
-        made_by = run_dir.manifest(int(self.settings.get("seed", 0)))
-        run_dir.write_json(path, {"settings": self.settings, "rows": rows, "made_by": made_by})
+        made_by = fingerprints.build_manifest(int(self.settings.get("seed", 0)))
+        atomic.write_json(path, {"settings": self.settings, "rows": rows, "made_by": made_by})
 
     @classmethod
     def read(cls, path: Path) -> "Meta":
-        read = run_dir.read_json(path, "what the output was made with")
+        read = json_files.read_json(path, "what the output was made with")
         try:
             digests = read["rows"]["digests"].split()
             ids = range(len(digests)) if read["rows"]["ids"] is None else read["rows"]["ids"]
@@ -114,7 +115,7 @@ class Ledger:
             settings,
             list(rows.items()),
         ):
-            differing = run_dir.differences(old.settings, settings)
+            differing = run_dir.list_differences(old.settings, settings)
             among = _among(old.rows, rows)
             if changed != "redo":
                 what = "; ".join(
@@ -168,7 +169,7 @@ class Ledger:
         )
         self.parts.mkdir(exist_ok=True)
         text = "".join(_part(id_, digests[id_], answer) for id_, answer in known.items())
-        run_dir.write_text(self.parts / f"carried-{secrets.token_hex(4)}.jsonl", text)
+        atomic.write_text(self.parts / f"carried-{secrets.token_hex(4)}.jsonl", text)
         return [f"moved the old {self.output} to {run_dir.move_aside(self.output)}"]
 
     def done(self, lines: Sequence[Line]) -> set[int]:
@@ -232,7 +233,7 @@ class Ledger:
         """Writes the output from all that is known, in the order of the rows, and clears the parts
         away."""
         known = self.known(lines)
-        with run_dir.replacing(self.output) as temporary, temporary.open("wb") as file:
+        with atomic_write(self.output) as temporary, temporary.open("wb") as file:
             for line in lines:
                 answer = known[line.id]
                 whole = {

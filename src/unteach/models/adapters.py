@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import atomic, json_files
 from unteach.errors import UserError, first_line, nearest, outside
 from unteach.lazy import peft, torch
 from unteach.models import added_tokens, integrity, layers
@@ -182,7 +182,7 @@ def _ready(model: Any) -> Any:
 
 def base_of(folder: str) -> str:
     """The path or hub id of the model that an adapter was trained on."""
-    told = run_dir.read_json(Path(folder) / CONFIG, "the adapter's configuration").get(
+    told = json_files.read_json(Path(folder) / CONFIG, "the adapter's configuration").get(
         "base_model_name_or_path"
     )
     if not told:
@@ -208,12 +208,12 @@ def refuse_adapter_as_base(folder: str, base: str) -> None:
 def remember_base(folder: Path, identity: str, added: Sequence[int] = ()) -> None:
     """Notes beside a saved adapter exactly which weights it was trained on, and the ids of tokens
     added to them."""
-    run_dir.write_json(folder / BASE, {"weights": identity, "added_tokens": list(added)})
+    atomic.write_json(folder / BASE, {"weights": identity, "added_tokens": list(added)})
 
 
 def _noted(folder: str) -> dict[str, Any]:
     noted = Path(folder) / BASE
-    return run_dir.read_json(noted, "the adapter's note of its base") if noted.exists() else {}
+    return json_files.read_json(noted, "the adapter's note of its base") if noted.exists() else {}
 
 
 def added_of(folder: str) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import atomic, json_files
 from unteach.errors import UserError
 
 FILE = "unteach_head.json"
@@ -33,7 +33,7 @@ class Head:
         }
 
     def save(self, folder: Path) -> None:
-        run_dir.write_json(folder / FILE, {"labels": list(self.labels)})
+        atomic.write_json(folder / FILE, {"labels": list(self.labels)})
 
     def __str__(self) -> str:
         return f"a classifier of {', '.join(self.labels)}" if self.labels else "a regression"
@@ -43,7 +43,7 @@ def saved(path: str | None) -> Head | None:
     """The head of the classifier in a folder; None where there is none."""
     folder = Path(path or "")
     if path and (folder / FILE).exists():
-        return Head(tuple(run_dir.read_json(folder / FILE, "the adapter's head")["labels"]))
+        return Head(tuple(json_files.read_json(folder / FILE, "the adapter's head")["labels"]))
     if not path or not (folder / "config.json").exists():
         return None
     try:

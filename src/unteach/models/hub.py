@@ -96,7 +96,7 @@ def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:
 
 
 def _is_model(folder: Path) -> bool:
-    return Path(run_dir.model_folder(str(folder)), "config.json").exists()
+    return Path(run_dir.find_model_folder(str(folder)), "config.json").exists()
 
 
 def _no_model_in(run: Path) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import registry, run_dir
+from unteach import fingerprints, registry, run_dir
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import Template, saved_args
 from unteach.distributed import launch_environment
@@ -60,7 +60,7 @@ class Loaded:
             return base
         if not self.adapter:
             return f"{base} + a fresh adapter"
-        return f"{base} + {run_dir.weights_fingerprint(Path(self.adapter), memory)}"
+        return f"{base} + {fingerprints.hash_weights(Path(self.adapter), memory)}"
 
     def base_weights(self, memory: Path) -> str:
         """What tells the weights under the adapter from all others."""
@@ -78,13 +78,13 @@ def identity(path: str | None, config: Any, memory: Path) -> str:
     """What tells a model from all others: its weights and its configuration, which model_args may
     have changed."""
     settings = {k: v for k, v in config.to_dict().items() if k not in ("dtype", "_name_or_path")}
-    return f"{weights_of(path, config, memory)} {run_dir.digest(settings)}"
+    return f"{weights_of(path, config, memory)} {fingerprints.hash_value(settings)}"
 
 
 def weights_of(path: str | None, config: Any, memory: Path) -> str:
     """sha256 of a local folder's weights, or a hub model's commit."""
     if path and Path(path).is_dir():
-        return run_dir.weights_fingerprint(Path(path), memory)
+        return fingerprints.hash_weights(Path(path), memory)
     return f"{path}@{getattr(config, '_commit_hash', None)}"
 
 
@@ -121,7 +121,7 @@ def load(
     compute = compute_dtype(args.pop("dtype", None))
     if args.get("attn_implementation") == "auto":
         args.pop("attn_implementation")
-    path = run_dir.model_folder(str(args[PATH])) if args.get(PATH) else None
+    path = run_dir.find_model_folder(str(args[PATH])) if args.get(PATH) else None
     heads.fitting(head, path)
     adapter, tokenizer_args = ("" if config.peft_args else None), config.tokenizer_args
     if adapters.is_adapter(path):
@@ -132,7 +132,7 @@ def load(
             )
         assert path is not None
         adapter, tokenizer_args = path, {PATH: path, **tokenizer_args}
-        args[PATH] = path = run_dir.model_folder(config.base_path or adapters.base_of(adapter))
+        args[PATH] = path = run_dir.find_model_folder(config.base_path or adapters.base_of(adapter))
         adapters.refuse_adapter_as_base(adapter, path)
     elif config.base_path:
         raise UserError(
@@ -228,7 +228,7 @@ def memory() -> Path:
     return (
         Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         / "unteach"
-        / run_dir.FINGERPRINTS
+        / fingerprints.MEMORY_FILE
     )
 
 
@@ -249,7 +249,7 @@ def load_for_look(
     They are then tried as the run tries them; of others names and shapes alone are read.
     """
     path = str(config.model_args.get(PATH) or "")
-    folder = Path(run_dir.model_folder(path))
+    folder = Path(run_dir.find_model_folder(path))
     size = (
         sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         if path and folder.is_dir()
@@ -285,7 +285,7 @@ def _template_args(config: ModelConfig) -> TemplateArgs:
     given = config.template_args
     path = config.model_args.get(PATH)
     if given == TemplateArgs() and path:
-        return saved_args(run_dir.model_folder(str(path))) or given
+        return saved_args(run_dir.find_model_folder(str(path))) or given
     return given
 
 

@@ -43,7 +43,7 @@ class AutoModelForCausalLM:
             raise UserError(
                 f"model.model_args.{PATH}: is required; a folder, a run's folder, or a hub id"
             )
-        path = run_dir.model_folder(str(given.pop(PATH)))
+        path = run_dir.find_model_folder(str(given.pop(PATH)))
         source = {name: given[name] for name in SOURCE if name in given}
         refuse_absent_attention(given)
         config = from_hub(transformers.AutoConfig, path, **source)
@@ -74,7 +74,7 @@ class Scratch:
         refuse_absent_attention(given)
         refuse_unknown(given, transformers.LlamaConfig(), ("attn_implementation",))
         if path:
-            folder = run_dir.model_folder(str(path))
+            folder = run_dir.find_model_folder(str(path))
             return pretrained(folder, head, dtype=dtype), load_tokenizer(folder, {}, {})
         if texts is None:
             raise UserError(
@@ -176,7 +176,7 @@ def load_tokenizer(model_path: str, tokenizer_args: dict[str, Any], source: dict
     """The model's own tokenizer, from where the model comes from, unless tokenizer_args name
     another."""
     given = dict(tokenizer_args)
-    path = run_dir.model_folder(str(given.pop(PATH, None) or model_path))
+    path = run_dir.find_model_folder(str(given.pop(PATH, None) or model_path))
     tokenizer = from_hub(
         transformers.AutoTokenizer, path, **({**source, **given} if path == model_path else given)
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import run_dir
+from unteach import atomic
 from unteach.lazy import transformers
 from unteach.models.hub import from_hub
 
@@ -175,6 +175,6 @@ def _read(file: Path) -> Settings:
 
 
 def _write(file: Path, settings: Settings) -> None:
-    run_dir.write_text(
+    atomic.write_text(
         file, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     )

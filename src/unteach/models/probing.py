@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unteach import run_dir
+from unteach import atomic, fingerprints, json_files
 from unteach.errors import NO_MEMORY, UserError
 from unteach.lazy import torch, transformers
 from unteach.models.capabilities import Capabilities, capabilities_of, set_capabilities
@@ -127,7 +127,7 @@ def _key(causal: Any, as_masters: bool = False) -> str:
     }
     kernel = getattr(causal.config.get_text_config(), "_attn_implementation", None)
     versions = [VERSION, transformers.__version__, torch.__version__]
-    return run_dir.digest(
+    return fingerprints.hash_value(
         [
             type(causal).__name__,
             settings,
@@ -320,7 +320,7 @@ def _folder() -> Path:
 def _read(key: str) -> Capabilities | None:
     """Read what an earlier run found; whatever else is in the file is ignored."""
     try:
-        kept = run_dir.read_json(_folder() / f"{key}.json", "what holds of a model")
+        kept = json_files.read_json(_folder() / f"{key}.json", "what holds of a model")
         found = Capabilities(**kept)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
@@ -337,4 +337,4 @@ def _read(key: str) -> Capabilities | None:
 
 def _write(key: str, found: Capabilities) -> None:
     with contextlib.suppress(OSError):  # a cache that cannot be written is none
-        run_dir.write_json(_folder() / f"{key}.json", asdict(found))
+        atomic.write_json(_folder() / f"{key}.json", asdict(found))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unteach import run_dir
+from unteach.atomic import atomic_write
 from unteach.data.streams import Stream, in_batches
 from unteach.lazy import torch
 from unteach.models.adapters import AsItBegan
@@ -88,7 +88,7 @@ class Table:
     def save(self, path: Path) -> None:
         from safetensors.torch import save_file
 
-        with run_dir.replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file({"values": self.values, "starts": self.starts}, temporary)
 
     @classmethod

@@ -87,7 +87,7 @@ def load(config: ModelConfig) -> Seeing:
 
     Raises UserError where it is no such model, or is asked in a way that these models are not.
     """
-    path = run_dir.model_folder(str(config.model_args[PATH]))
+    path = run_dir.find_model_folder(str(config.model_args[PATH]))
     if adapters.is_adapter(path):
         raise UserError(
             f"{path}: holds an adapter, and modality=vlm asks whole models; merge it with its base"

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from unteach.atomic import atomic_write
 from unteach.report import crossed, distributions, trajectories
 from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.colours import REFERENCE_TINTS, TINTS, assign_tints, tint_of
 from unteach.report.plots import GRID, MARKS, SOFT, logarithmic
 from unteach.report.sets import comparable, forgotten
-from unteach.run_dir import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,5 +148,5 @@ def _panels(count: int, file: Path) -> Iterator[list[Axes]]:
             frameon=False,
             labelcolor=SOFT,
         )
-        with replacing(file) as temporary:
+        with atomic_write(file) as temporary:
             figure.savefig(temporary, format="png")

@@ -9,9 +9,10 @@ from typing import Any
 
 from unteach.errors import UserError
 from unteach.evals.retain_logs import EVAL, ROWS
+from unteach.json_files import read_json
 from unteach.report import origin
 from unteach.report.columns import Column, read_descriptions
-from unteach.run_dir import EVALS, EVALS_BEFORE, read_json
+from unteach.run_dir import EVALS, EVALS_BEFORE
 
 KINDS = ("base", "start", "full", "retain", "forget", "eval", "")
 REFERENCES = ("base", "start", "full", "retain")

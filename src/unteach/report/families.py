@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from unteach import run_dir as kept
+from unteach import fingerprints, run_dir
 from unteach.config.schema import PATH
 from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.origin import at, read_config
@@ -100,7 +100,7 @@ def families(runs: list[RunResult]) -> list[Family]:
             else None
         )
         if trained:
-            alike = kept.digest([trained, *_of_model(config), _own_files(config)])
+            alike = fingerprints.hash_value([trained, *_of_model(config), _own_files(config)])
         else:
             alike = _of_one_model(run, config) if config else str(run.folder)
         grouped.setdefault((run.kind, run.forgets, alike), []).append((run, config))
@@ -143,7 +143,7 @@ def _told_apart(found: list[tuple[Family, dict[str, Any]]]) -> list[Family]:
     for family, config in found:
         own = config.get("trainer") or {}
         others = [other.get("trainer") or {} for same, other in found if same.name == family.name]
-        odd = dict.fromkeys(key for other in others for key in kept.differences(own, other))
+        odd = dict.fromkeys(key for other in others for key in run_dir.list_differences(own, other))
         told = ", ".join(f"{key.rpartition('.')[2]}={at(own, *key.split('.'))}" for key in odd)
         named.append(replace(family, method=f"{family.method} ({told})") if told else family)
     return named
@@ -158,7 +158,7 @@ def _of_one_model(run: RunResult, config: dict[str, Any]) -> str:
     taught = read_config(run.folder.parent / Path(str(path)).name)
     own = taught.get("model") or {}
     return (
-        kept.digest([taught["trainer"], own.get("peft_args")])
+        fingerprints.hash_value([taught["trainer"], own.get("peft_args")])
         if taught.get("trainer")
         else run.name
     )

@@ -4,12 +4,13 @@ folder."""
 import re
 from pathlib import Path
 
+from unteach.atomic import write_json, write_text
 from unteach.errors import UserError
+from unteach.json_files import read_json
 from unteach.report import charts, export, page, plots
 from unteach.report.collect import RunResult
 from unteach.report.colours import assign_tints
 from unteach.report.sets import apart
-from unteach.run_dir import read_json, write_json, write_text
 
 RECORD = "report.json"
 WRITTEN = ("report.md", "report.csv", "report.html", "report.png")

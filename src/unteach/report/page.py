@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from unteach.atomic import write_text
 from unteach.errors import UserError
 from unteach.report import answers, crossed, distributions, heat, making, tradeoff, trajectories
 from unteach.report.collect import RunResult
@@ -16,7 +17,6 @@ from unteach.report.families import OVER_SEEDS
 from unteach.report.judging import UTILITY_GONE, UTILITY_GONE_MEANS, all_metrics, column_of
 from unteach.report.sets import comparable, suite_of
 from unteach.report.table import MISSING, Cell, Table, make_cell, make_table
-from unteach.run_dir import write_text
 
 KIND_WORDS = {
     "retain": "gold standard",

@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from unteach.atomic import atomic_write
 from unteach.errors import UserError
 from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.colours import assign_tints, tint_of
 from unteach.report.tradeoff import P_LINE, Point, View, views
-from unteach.run_dir import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +64,7 @@ def tradeoff_png(runs: list[RunResult], path: Path, tints: dict[str, int] | None
         _frame(axes, view)
         _points(axes, view, runs, tints)
         _labels(axes, view)
-        with replacing(Path(path)) as temporary:
+        with atomic_write(Path(path)) as temporary:
             figure.savefig(temporary, format="png")
     return Path(path)
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir as kept
+from unteach import json_files, run_dir
 from unteach.config.schema import PATH
 from unteach.report.collect import RunResult, finite
 from unteach.report.origin import at, read_config
@@ -93,7 +93,7 @@ def loss_curves(runs: list[RunResult]) -> dict[str, list[Curve]]:
 def _read_losses(folder: Path) -> dict[str, tuple[list[int], list[float]]]:
     losses: dict[str, tuple[list[int], list[float]]] = {}
     try:
-        lines = (folder / kept.METRICS).read_text(encoding="utf-8").splitlines()
+        lines = (folder / run_dir.METRICS).read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
     for line in lines:
@@ -122,8 +122,8 @@ def _thin(steps: list[int], values: list[float]) -> tuple[list[int], list[float]
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    file = folder / kept.MANIFEST
-    found = kept.read_json(file, "the run's manifest") if file.exists() else {}
+    file = folder / run_dir.MANIFEST
+    found = json_files.read_json(file, "the run's manifest") if file.exists() else {}
     return found if isinstance(found, dict) else {}
 
 
@@ -137,7 +137,7 @@ def _describe_model(config: dict[str, Any]) -> str:
 
 def _count_parameters(folder: Path) -> str:
     """Count the values in a run's final weights, from the headers of their files."""
-    final = folder / kept.FINAL
+    final = folder / run_dir.FINAL
     files = sorted(final.glob("*.safetensors"))
     count = 0
     for file in files:
@@ -186,7 +186,7 @@ def _schedule_facts(
         batch = f"{rows * gathered * processes} rows a step"
         if gathered > 1 or processes > 1:
             batch += f" ({rows} a pass × {gathered} passes × {processes} processes)"
-    last = kept.last_metrics(folder) or {}
+    last = run_dir.read_last_metrics(folder) or {}
     planned = f"{args['max_steps']} steps" if (args.get("max_steps") or 0) > 0 else ""
     if not planned and args.get("num_train_epochs"):
         planned = f"{args['num_train_epochs']} epochs"
@@ -224,7 +224,7 @@ def _data_facts(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _date(folder: Path, manifest: dict[str, Any]) -> str:
     """When a run was begun, or went on; of older ones, when its manifest was written."""
-    file = folder / kept.MANIFEST
+    file = folder / run_dir.MANIFEST
     try:
         begun = datetime.fromisoformat(str(manifest["date"]))
     except (KeyError, ValueError):

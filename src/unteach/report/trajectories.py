@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unteach.json_files import read_json
 from unteach.report.collect import RunResult, finite
 from unteach.report.columns import Column
 from unteach.report.judging import known_columns
 from unteach.report.tradeoff import LOGARITHMIC, P_FLOOR
-from unteach.run_dir import EVALS, last_metrics, read_json
+from unteach.run_dir import EVALS, read_last_metrics
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _looks(run: RunResult, suite: str) -> list[tuple[int, dict[str, Any]]]:
     for file in Path(run.folder).glob(f"checkpoint-*/{EVALS}/{suite}_SUMMARY.json"):
         if step := re.fullmatch(r"checkpoint-(\d+)", file.parts[-3]):
             looks[int(step[1])] = read_json(file, f"run {run.name!r}")
-    last = last_metrics(Path(run.folder))
+    last = read_last_metrics(Path(run.folder))
     if looks and last:
         looks[int(last["step"])] = {metric: run.value(metric) for metric in run.metrics()}
     return sorted(looks.items())

@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 
-from unteach import console, run_dir
+from unteach import console, fingerprints
 from unteach.config import compose, schema
 from unteach.config.files import name_and_split
 from unteach.config.reader import collected
@@ -88,7 +88,7 @@ def _check_rows(config: schema.Config, readings: dict[str, list[str]], name: str
         return []
     trainer = config.trainer
     suites = {name: suite.reads_own_rows() for name, suite in config.eval.items()}
-    key = run_dir.digest(
+    key = fingerprints.hash_value(
         [
             config.tree.get("data"),
             config.tree.get("template"),

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
-from unteach import atomic, owner, run_dir
+from unteach import atomic, json_files, owner, run_dir
 from unteach.errors import UserError, refuse_unreadable
 from unteach.studies import settings, states
 from unteach.studies.plan import PlannedRun
@@ -25,14 +25,14 @@ def write(study: Study) -> None:
         "slurm": dataclasses.asdict(study.slurm),
         "runs": [dataclasses.asdict(run) for run in study.plan],
     }
-    run_dir.write_json(study.folder / FILE, value)
+    atomic.write_json(study.folder / FILE, value)
 
 
 def read(folder: Path) -> Study | None:
     """The study that was begun in a folder; None where none was."""
     if not (folder / FILE).exists():
         return None
-    value = run_dir.read_json(folder / FILE, "the study's plan")
+    value = json_files.read_json(folder / FILE, "the study's plan")
     with refuse_unreadable(
         str(folder / FILE), "is no plan of a study", KeyError, TypeError, AttributeError
     ):

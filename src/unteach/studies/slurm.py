@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import atomic
 from unteach.errors import UserError, missing_extra
 from unteach.studies import slurm_queue, states
 from unteach.studies.job_arrays import Batch, batches
@@ -148,7 +148,7 @@ def _submit(
     number = max((int(file.stem) for file in folder.glob("*.json")), default=-1) + 1
     record = folder / f"{number:05d}.json"
     name = f"{study.name}-{batch.kind}-{uuid.uuid4().hex[:8]}"
-    run_dir.write_json(record, {"name": name, "runs": batch.names, "jobs": None})
+    atomic.write_json(record, {"name": name, "runs": batch.names, "jobs": None})
     conditions = [f"afterok:{':'.join(after)}"] if after else []
     conditions += [f"afterany:{':'.join(before)}"] if before else []
     executor = executor_of(home(study) / "logs", own, name, ",".join(conditions))
@@ -162,7 +162,7 @@ def _submit(
             f"Slurm refused a batch of {batch.kind} runs ({len(batch.runs)}): {said[-400:]}"
         ) from None
     given = [str(job.job_id) for job in submitted]
-    run_dir.write_json(record, {"name": name, "runs": batch.names, "jobs": given})
+    atomic.write_json(record, {"name": name, "runs": batch.names, "jobs": given})
     return given
 
 

@@ -10,7 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from unteach import run_dir
+from unteach import atomic
 from unteach.errors import EXIT_PREEMPTED
 from unteach.studies.job_arrays import batches
 from unteach.studies.plan import PlannedRun
@@ -45,8 +45,8 @@ def write(study: Study, folder: Path) -> Path:
     for run in study.plan:
         kinds.setdefault(run.kind, []).append(run)
     for kind, planned in kinds.items():
-        run_dir.write_text(home / f"{kind}.sh", script(study, kind, planned))
-    run_dir.write_text(home / "queue_all.sh", queue_all(study, kinds, home))
+        atomic.write_text(home / f"{kind}.sh", script(study, kind, planned))
+    atomic.write_text(home / "queue_all.sh", queue_all(study, kinds, home))
     # sbatch does not make the folder of its output
     (study.folder / "slurm").mkdir(parents=True, exist_ok=True)
     return home

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach import owner, run_dir
+from unteach import atomic, json_files, owner, run_dir
 from unteach.errors import EXIT_DIVERGED, EXIT_PREEMPTED, UserError, outside
 from unteach.studies.plan import PlannedRun
 
@@ -55,7 +55,7 @@ def state_file(run: PlannedRun) -> Path:
 def noted(run: PlannedRun) -> dict[str, Any]:
     """What the last process that carried the run out wrote of it."""
     try:
-        value = run_dir.read_json(state_file(run), "a run's state")
+        value = json_files.read_json(state_file(run), "a run's state")
     except UserError:
         return {}
     return value if isinstance(value, dict) else {}
@@ -63,7 +63,7 @@ def noted(run: PlannedRun) -> dict[str, Any]:
 
 def note(run: PlannedRun, state: str, reason: str = "", **facts: Any) -> None:
     here = {"pid": os.getpid(), "host": socket.gethostname(), "job": job_id(), "at": time.time()}
-    run_dir.write_json(state_file(run), {"state": state, "reason": reason, **here, **facts})
+    atomic.write_json(state_file(run), {"state": state, "reason": reason, **here, **facts})
 
 
 def job_id() -> str:
@@ -145,7 +145,7 @@ def _standing(run: PlannedRun, queued: Standing | None) -> Standing:
     known = noted(run)
     job = queued.job if queued else str(known.get("job") or "")
     if held_now(run) or (queued and queued.state == "running"):
-        line = run_dir.last_metrics(Path(run.folder)) or {}
+        line = run_dir.read_last_metrics(Path(run.folder)) or {}
         return Standing("running", _where(known) if known else "", job, line.get("progress"))
     if queued and queued.state == "queued":
         return Standing("queued", queued.reason, job)

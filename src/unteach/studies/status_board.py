@@ -49,7 +49,7 @@ def read_phase(run: PlannedRun, log_start: int = 0) -> Phase:
     if found := PASS.fullmatch(_last_line(log_of(run), log_start)):
         done, total = (int(found[name].replace(",", "")) for name in ("done", "total"))
         return Phase(console.neutralize(found["what"]), done, total)
-    line = run_dir.last_metrics(Path(run.folder)) or {}
+    line = run_dir.read_last_metrics(Path(run.folder)) or {}
     if not line.get("progress"):
         return Phase("starting")
     steps = line["step"], round(line["step"] / line["progress"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import atomic, fingerprints, json_files
 from unteach.data.handlers.qa import Example, example_of
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.data.template import Template
@@ -56,7 +56,7 @@ def invent(
             )
     rows = [part.text(row) for part, row in forget.where]
     asked = [loaded.template.encode_prompt(method.ask(*row)) for row in rows]
-    weights = loaded.identity(cache / run_dir.FINGERPRINTS)
+    weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
     settings = [
         method.n_alternates,
         method.temperature,
@@ -64,7 +64,7 @@ def invent(
         seed,
         loaded.compute,
     ]
-    path = cache / "alternates" / f"{run_dir.digest([weights, settings, asked])}.json"
+    path = cache / "alternates" / f"{fingerprints.hash_value([weights, settings, asked])}.json"
     if not path.exists():
         if dist.is_main:
             print(
@@ -74,9 +74,9 @@ def invent(
             )
         texts = _sampled(method, loaded, asked, seed, dist)
         if dist.is_main:
-            run_dir.write_json(path, texts)
+            atomic.write_json(path, texts)
         dist.barrier()
-    kept = run_dir.read_json(path, "the invented answers")
+    kept = json_files.read_json(path, "the invented answers")
     return Invented(loaded.template, [question for question, _ in rows], kept, seed)
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from unteach import atomic, run_dir
+from unteach import atomic, fingerprints, json_files, run_dir
 from unteach.errors import UserError
 
 MARKER, BEGUN = "COMPLETE.json", "BEGUN.json"
@@ -30,7 +30,7 @@ def begin(folder: Path) -> None:
     """Withdraw the marker of a checkpoint that is about to be written, and note that its folder is
     ours."""
     if (folder / MARKER).exists() or not _has_files(folder):
-        run_dir.write_json(folder / BEGUN, {})
+        atomic.write_json(folder / BEGUN, {})
     (folder / MARKER).unlink(missing_ok=True)
 
 
@@ -39,12 +39,12 @@ def complete(folder: Path) -> None:
     atomic.sync_tree(folder)
     files = _files_of(folder)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        digests = list(pool.map(run_dir.fingerprint, files))
+        digests = list(pool.map(fingerprints.hash_files, files))
     listed = {
         str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": digest}
         for file, digest in zip(files, digests, strict=True)
     }
-    run_dir.write_json(folder / MARKER, listed)
+    atomic.write_json(folder / MARKER, listed)
     (folder / BEGUN).unlink(missing_ok=True)
 
 
@@ -81,7 +81,7 @@ def fault(folder: Path, by_digest: bool = False) -> str | None:
     if by_digest:
         checked = [name for name, told in listed.items() if told["sha256"]]
         with ThreadPoolExecutor(HASHING_THREADS) as pool:
-            digests = list(pool.map(lambda name: run_dir.fingerprint(folder / name), checked))
+            digests = list(pool.map(lambda name: fingerprints.hash_files(folder / name), checked))
         for name, digest in zip(checked, digests, strict=True):
             if digest != listed[name]["sha256"]:
                 return f"{name} is damaged: its digest is not the one that it was written with"
@@ -204,11 +204,11 @@ def clear(folder: Path) -> None:
     listed = _listed(folder)
     if listed is not None:
         # Cut off from here on, the folder says itself what of it may go.
-        run_dir.write_json(folder / BEGUN, {"files": list(listed)})
+        atomic.write_json(folder / BEGUN, {"files": list(listed)})
         (folder / MARKER).unlink()
     if not (folder / BEGUN).exists():
         return
-    names = run_dir.read_mapping(folder / BEGUN, "the note of a checkpoint").get("files")
+    names = json_files.read_mapping(folder / BEGUN, "the note of a checkpoint").get("files")
     if names is None:
         names = [path.name for path in folder.iterdir() if path.name not in {*KEPT, BEGUN}]
     doomed = [folder / name for name in names]
@@ -229,9 +229,9 @@ def clear_all(folder: Path) -> None:
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> None:
-    run_dir.write_json(folder / STATE, state)
+    atomic.write_json(folder / STATE, state)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     path = folder / STATE
-    return run_dir.read_mapping(path, "the checkpoint's state") if path.exists() else {}
+    return json_files.read_mapping(path, "the checkpoint's state") if path.exists() else {}

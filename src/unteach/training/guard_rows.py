@@ -8,9 +8,8 @@ from unteach import console
 from unteach.config import schema
 from unteach.config.schema import Part
 from unteach.config.watching import Guard
-from unteach.data.io import sources
+from unteach.data.io import sources, tokenized_paths
 from unteach.data.streams import Stream
-from unteach.data.tokenized import token_files
 from unteach.errors import UserError
 from unteach.models.loading import Loaded
 from unteach.training.guard import CollapseGuard, CollapseWatch
@@ -75,7 +74,7 @@ def _first_rows(part: Part) -> Part:
     """The same dataset of its first rows alone: a set is not tokenised whole to be looked at now
     and then."""
     hf_args = part.args.get("hf_args")
-    if not isinstance(hf_args, dict) or token_files.is_tokenized(hf_args.get("path")):
+    if not isinstance(hf_args, dict) or tokenized_paths.is_tokenized(hf_args.get("path")):
         return part
     few = replace(part, args={**part.args, "hf_args": {"rows": sources.load_rows(hf_args)[:FEW]}})
     few.cls = part.cls

@@ -5,11 +5,10 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-import transformers
-
 from unteach import console
 from unteach.config import schema
 from unteach.data.streams import Steps, Stream
+from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.models.hub import PATH
 from unteach.models.loading import Loaded
@@ -31,7 +30,7 @@ def describe_training(
     loaded: Loaded,
     streams: dict[str, Stream],
     anchor: str,
-    args: transformers.TrainingArguments,
+    args: "transformers.TrainingArguments",
     num_processes: int,
     num_validation_rows: int = 0,
     describe_stream: Callable[[Stream], str] = lambda stream: counted(len(stream), "row"),
@@ -97,7 +96,7 @@ def print_header(
     loaded: Loaded,
     streams: dict[str, Stream],
     anchor: str,
-    args: transformers.TrainingArguments,
+    args: "transformers.TrainingArguments",
     num_validation_rows: int,
     start: Path | None,
 ) -> None:

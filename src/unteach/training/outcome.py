@@ -23,11 +23,11 @@ def _reason(trainer: Resumable) -> str:
     if state.global_step >= state.max_steps:
         return "trainer.args.max_steps is reached" if args.max_steps > 0 else "all epochs are done"
     if trainer.patience_is_over:
-        least = trainer.keeping.threshold
+        least = trainer.checkpoint_policy.threshold
         better = f"better by more than {least:g}" if least else "better"
         return (
             f"early stopping, since {args.metric_for_best_model} was not {better} in "
-            f"{trainer.keeping.patience} evaluations in a row"
+            f"{trainer.checkpoint_policy.patience} evaluations in a row"
         )
     return "a callback of its trainer ended it"
 

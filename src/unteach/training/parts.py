@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from unteach.config import schema
+from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.template import Template
 from unteach.models.loading import Loaded
 from unteach.training.rows import fit_context
@@ -27,6 +28,13 @@ def build_part(part: schema.Part, loaded: Loaded, **given: Any) -> Any:
         if name in inspect.signature(part.cls).parameters
     }
     return part.cls(**{**taken, **fit_context(part, loaded), **part.args})
+
+
+def build_collator(config: schema.Config, loaded: Loaded) -> Any:
+    """Build the collator that the configuration names, or ours."""
+    if config.collator is None:
+        return DataCollatorForSupervisedDataset(loaded.tokenizer)
+    return build_part(config.collator, loaded)
 
 
 def as_published(template: Template) -> Any:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import run_dir
+from unteach.atomic import atomic_write
 
 FILE = "loss.png"
 INK, SOFT, GRID = "#22262b", "#6a7178", "#efece6"
@@ -69,7 +70,7 @@ def loss_png(folder: Path) -> Path | None:
             figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True
         ):
             _panel(axes, title, shown)
-        with run_dir.replacing(folder / FILE) as temporary:
+        with atomic_write(folder / FILE) as temporary:
             figure.savefig(temporary, format="png")
     return folder / FILE
 

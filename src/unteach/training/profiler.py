@@ -4,7 +4,7 @@ stretch."""
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach.atomic import atomic_write
 from unteach.config import watching
 from unteach.lazy import torch
 from unteach.training.callbacks import Watcher
@@ -28,7 +28,7 @@ class ProfileTrace(Watcher):
 
         def write(profile: Any) -> None:
             path = self.folder / f"step{state.global_step}-rank{args.process_index}.json"
-            with run_dir.replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 profile.export_chrome_trace(str(temporary))
 
         self.profile = torch.profiler.profile(

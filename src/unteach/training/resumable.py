@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from unteach import run_dir
+from unteach import json_files, run_dir
 from unteach.distributed.process_context import DistContext
 from unteach.errors import Preempted, UserError
 from unteach.training import checkpoint, parallelism
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Keeping:
+class CheckpointPolicy:
     """How many whole checkpoints are kept, and after how many evaluations without one better by
     more than the threshold training stops."""
 
@@ -38,23 +38,24 @@ class Resumable(transformers.Trainer):
     by rows that are held out and by suites.
 
     dist: the processes of this run. validation, evaluator: run wherever `eval_strategy` says, and
-    give metrics under `eval_…`. accompany: writes beside a checkpoint's weights what makes them a
-    model folder.
+    give metrics under `eval_…`. save_companions: writes beside a checkpoint's weights what makes
+    them a model folder.
     """
 
     def __init__(
         self,
         *args: Any,
         dist: DistContext,
-        keeping: Keeping,
+        checkpoint_policy: CheckpointPolicy,
         evaluator: Callable[[int], dict[str, float]] | None = None,
         validation: Any = None,
         guard: CollapseGuard | None = None,
-        accompany: Callable[[Path], None] | None = None,
+        save_companions: Callable[[Path], None] | None = None,
         **kwargs: Any,
     ):
-        self.accompany, self.validation = accompany, validation
-        self.dist, self.keeping, self.evaluator, self.guard = dist, keeping, evaluator, guard
+        self.save_companions, self.validation = save_companions, validation
+        self.dist, self.evaluator, self.guard = dist, evaluator, guard
+        self.checkpoint_policy = checkpoint_policy
         self.preempted = False
         self._evaluation_due = False
         self._resumed: dict[str, Any] = {}
@@ -63,7 +64,7 @@ class Resumable(transformers.Trainer):
         parallelism.reduce_in_float32(self)
         self.remove_callback(transformers.PrinterCallback)
         self.add_callback(_AtBoundaries(self))
-        patience, least = keeping.patience, keeping.threshold
+        patience, least = checkpoint_policy.patience, checkpoint_policy.threshold
         self._stopping = (
             transformers.EarlyStoppingCallback(patience, least) if patience is not None else None
         )
@@ -217,11 +218,12 @@ class Resumable(transformers.Trainer):
         self.dist.barrier()
         if self.dist.is_main:
             parallelism.describe(self.model, folder)
-            if self.accompany:
-                self.accompany(folder)
+            if self.save_companions:
+                self.save_companions(folder)
             checkpoint.write_state(folder, state)
             checkpoint.complete(folder)
-            checkpoint.rotate(folder.parent, self.keeping.limit, self.state.best_model_checkpoint)
+            best, limit = self.state.best_model_checkpoint, self.checkpoint_policy.limit
+            checkpoint.rotate(folder.parent, limit, best)
         self.dist.barrier()
 
     def train_from(self, start: Path | None) -> None:
@@ -234,7 +236,7 @@ class Resumable(transformers.Trainer):
             self._end_as_trained(start)
             return
         if start and self.dist.is_main:
-            run_dir.drop_closing_line(Path(str(self.args.output_dir)) / run_dir.METRICS)
+            json_files.drop_closing_line(Path(str(self.args.output_dir)) / run_dir.METRICS)
         self.train(resume_from_checkpoint=str(start) if start else None)
         if self.guard and self.guard.goes_back and not self.preempted:
             if self.dist.mode not in ("one", "ddp"):
@@ -281,7 +283,7 @@ class Resumable(transformers.Trainer):
     def _close_log(self) -> None:
         """Write the line that closes a run's log, where the process that trained ended before it
         could."""
-        lines, _ = run_dir.read_lines(Path(str(self.args.output_dir)) / run_dir.METRICS)
+        lines, _ = json_files.read_log(Path(str(self.args.output_dir)) / run_dir.METRICS)
         if not self.dist.is_main or any("train_runtime" in line for line in lines):
             return
         total = (

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import json_files
 from unteach.config import watching
 from unteach.data.streams import Stream
 from unteach.engines.hf import HFEngine
@@ -40,7 +40,7 @@ class SampleFile(Watcher):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
-            run_dir.keep_lines(self.path, state.global_step or -1)
+            json_files.truncate_after_step(self.path, state.global_step or -1)
         if self.samples.every and not state.global_step:
             self.look(args, state)
 

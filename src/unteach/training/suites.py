@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from unteach import console, run_dir
+from unteach import console, fingerprints, json_files, run_dir
 from unteach.config import schema
 from unteach.config.schema import Part
 from unteach.data.io import sources
@@ -18,8 +18,8 @@ from unteach.evals.own_rows import OwnRows
 from unteach.evals.run import evaluate_loaded
 from unteach.evals.start_values import evaluate_before
 from unteach.models.loading import Loaded
-from unteach.training import build
-from unteach.training.rows import refuse_too_long
+from unteach.training.build_streams import build_rows
+from unteach.training.rows import find_context_length, refuse_too_long
 
 ROLE_STREAMS = {
     "train": ("train",),
@@ -72,12 +72,12 @@ def own_rows(
             continue
         stream = streams.get(home) if home and role not in config.data.measured else None
         if stream is None:
-            built, said = build.build_rows(config, loaded, role, parts)
+            built, said = build_rows(config, loaded, role, parts)
             # Rows held out, and those that the run trains on, are spoken of where they are built
             # for that.
             notes += said if home is None or config.trainer is None or not streams else []
             stream = Stream(role, built)
-            refuse_too_long({role: stream}, build.context_of(loaded.model))
+            refuse_too_long({role: stream}, find_context_length(loaded.model))
         where = ", ".join(_name_source(part) for part in parts.values())
         found[role] = OwnRows(where, stream, range(len(stream)))
     if getattr(method, "ROWS", None) == "signed" and "train" in found:
@@ -142,8 +142,8 @@ def at_steps(
 ) -> Callable[[int], dict[str, float]]:
     """Runs the suites on the model as it stands at a step; the results go to
     checkpoint-<step>/evals."""
-    known = run_dir.read_mapping(folder / run_dir.MANIFEST, "the run's manifest")
-    began = run_dir.digest([config.tree, known["data"], known["weights"]])
+    known = json_files.read_mapping(folder / run_dir.MANIFEST, "the run's manifest")
+    began = fingerprints.hash_value([config.tree, known["data"], known["weights"]])
     cache = Path(config.paths.cache_dir)
 
     def evaluate(step: int) -> dict[str, float]:

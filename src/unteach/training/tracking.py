@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import fingerprints
 from unteach.config import schema
 from unteach.errors import UserError, missing_extra
 
@@ -73,6 +73,6 @@ def _open(config: schema.Config, told: schema.Wandb, folder: Path) -> None:
         job_type=told.job_type,
         dir=told.dir,
         name=name,
-        id=run_dir.digest(str(folder.resolve())),
+        id=fingerprints.hash_value(str(folder.resolve())),
         resume="allow",
     )

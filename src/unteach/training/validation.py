@@ -14,18 +14,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from unteach import console, run_dir
+from unteach import atomic, console, run_dir
 from unteach.config import schema
 from unteach.data.streams import Slot, Stream, collate
 from unteach.distributed.process_context import DistContext
+from unteach.lazy import torch
 from unteach.methods.base import Method
 from unteach.methods.finetune.sft import SFT
 from unteach.models.loading import Loaded
 from unteach.models.placement import settle
 from unteach.models.reference import Reference, Table
-from unteach.training import build
+from unteach.training.build_reference import build_tables
+from unteach.training.build_streams import build_rows
 from unteach.training.step import both_sides
 
 STREAM = "validation"
@@ -41,7 +41,7 @@ def of_run(
     if not config.data.streams.get(STREAM):
         return None
     method = config.trainer.method if config.trainer.method.learns() else SFT()
-    rows, said = build.build_rows(config, loaded, STREAM)
+    rows, said = build_rows(config, loaded, STREAM)
     if dist.is_main:
         for sentence in said:
             console.say(f"note: {sentence}")
@@ -51,7 +51,7 @@ def of_run(
     draws = {name: [(row, 0) for row in range(len(stream))] for name, stream in streams.items()}
     kept = folder / "reference" / STREAM
     tables = functools.partial(
-        build.build_tables, method, loaded, streams, lambda: draws, collator, args, kept, dist
+        build_tables, method, loaded, streams, lambda: draws, collator, args, kept, dist
     )
     return Validation(method, streams, tables, collator, args.per_device_train_batch_size, dist)
 
@@ -194,8 +194,8 @@ def write(place: Path, found: dict[str, Any]) -> None:
             writer = csv.DictWriter(text, list(table[0]))
             writer.writeheader()
             writer.writerows(table)
-            run_dir.write_text(place / f"validation_{name}.csv", text.getvalue())
-    run_dir.write_json(place / FILE, found)
+            atomic.write_text(place / f"validation_{name}.csv", text.getvalue())
+    atomic.write_json(place / FILE, found)
 
 
 def at_the_end(trainer: Any, folder: Path) -> None:

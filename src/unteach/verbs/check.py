@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from unteach import console, owner, run_dir
+from unteach import console, fingerprints, owner, run_dir
 from unteach.config import compose, provenance, schema
 from unteach.config.command import VERBS
 from unteach.config.environment import environment
 from unteach.config.runfile import is_run_file
 from unteach.distributed import accelerate_launch
 from unteach.errors import UserError, unknown
+from unteach.run_dir import RunState
 from unteach.wording import counted
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def check(config: schema.Config) -> None:
     """Says all that can be known of a run before it starts; raises what the run itself would
     raise."""
     folder = Path(config.paths.output_dir)
-    owner.refuse_unwritable(run_dir.root_of(folder))
+    owner.refuse_unwritable(run_dir.find_owned_folder(folder))
 
     from unteach.data import user_files
     from unteach.models import loading
@@ -133,13 +134,15 @@ def standing(config: schema.Config, folder: Path) -> str:
         run_dir.refuse_foreign(folder)
         return "new; an old folder would be moved aside" if folder.exists() else "new"
     state = run_dir.open_run(folder, config.tree, config.resume)
-    if state == "done":
-        run_dir.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / run_dir.FINGERPRINTS)
+    if state is RunState.DONE:
+        run_dir.refuse_changed_inputs(
+            folder, Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
+        )
     return {
-        "new": "new",
-        "again": "begun; would go on",
-        "done": "finished",
-        "back": "would go back",
+        RunState.NEW: "new",
+        RunState.BEGUN: "begun; would go on",
+        RunState.DONE: "finished",
+        RunState.SENT_BACK: "would go back",
     }[state]
 
 
@@ -147,21 +150,24 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
     """Model, method, streams, steps, learning rate, memory, first rows; returns the model and the
     streams."""
     from unteach.models import loading
-    from unteach.training import build, forecast, header, tracking
+    from unteach.training import forecast, header, tracking
+    from unteach.training.build_args import build_training_args
+    from unteach.training.build_model import build_head, read_training_texts
+    from unteach.training.build_streams import build_rows, build_streams, choose_anchor
     from unteach.training.step import make_ready
 
     assert config.trainer is not None and config.data is not None
     tracking.refuse_missing(config.trainer.args)
-    head = build.head_of(config)
-    loaded = loading.load_for_look(config.model, lambda: build.training_texts(config), head)
-    streams, said = build.build_streams(config, loaded)
-    anchor = build.anchor_of(config, streams)
-    args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
+    head = build_head(config)
+    loaded = loading.load_for_look(config.model, lambda: read_training_texts(config), head)
+    streams, said = build_streams(config, loaded)
+    anchor = choose_anchor(config, streams)
+    args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
     if not isinstance(config.trainer.method, schema.TheirTrainer):
         make_ready(loaded.model, config.trainer.method, config.seed, streams)
     num_validation_rows = 0
     if config.data.streams.get("validation"):
-        rows, told = build.build_rows(config, loaded, "validation")
+        rows, told = build_rows(config, loaded, "validation")
         num_validation_rows = sum(map(len, rows))
         said += told
     processes = config.nproc or args.world_size

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from unteach import console, run_dir
+from unteach import console, json_files, run_dir
 from unteach.config import schema
 from unteach.evals import run
 from unteach.evals.retain_logs import ROWS
@@ -59,7 +59,7 @@ def _measured_rows(run: Path) -> dict[tuple[str, str], str]:
     return {
         (file.name, column): str(rows.get("digest"))
         for file in files
-        for column, rows in run_dir.read_json(file, f"the rows of {run}").items()
+        for column, rows in json_files.read_json(file, f"the rows of {run}").items()
     }
 
 

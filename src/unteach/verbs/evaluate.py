@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unteach import atomic, console, owner, run_dir
+from unteach import atomic, console, fingerprints, owner, run_dir
 from unteach.config import compose, schema
 from unteach.config.environment import environment
 from unteach.distributed import accelerate_launch
@@ -38,7 +38,9 @@ def run(config: schema.Config) -> Path:
     tasks.refuse_misspelled(config.eval)
     folder = Path(config.paths.output_dir)
     with contextlib.ExitStack() as held:
-        process_context.run_on_main(lambda: held.enter_context(owner.own(run_dir.root_of(folder))))
+        process_context.run_on_main(
+            lambda: held.enter_context(owner.own(run_dir.find_owned_folder(folder)))
+        )
         process_context.run_on_main(lambda: run_dir.open_run(folder, config.tree, config.resume))
         return _run_owned(config, folder)
 
@@ -62,13 +64,13 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
     loaded = loading.load(config.model, training=False)
     loaded.model = place(loaded.model, dist)
     if dist.is_main:
-        run_dir.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
-        made_by = run_dir.manifest(
+        atomic.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
+        made_by = fingerprints.build_manifest(
             config.seed, command=config.command, world=dist.world_size, mode=dist.mode
         )
-        run_dir.write_json(folder / run_dir.MANIFEST, made_by)
+        atomic.write_json(folder / run_dir.MANIFEST, made_by)
     cache = Path(config.paths.cache_dir)
-    weights = loaded.identity(cache / run_dir.FINGERPRINTS)
+    weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
     with process_context.interruptible(
         "stopping after this batch; what is measured is kept. Ctrl-C again ends now"
     ):
@@ -77,7 +79,7 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
         )
     if dist.is_main:
         atomic.remove_stale(folder)
-        run_dir.write_json(folder / run_dir.DONE, {})
+        atomic.write_json(folder / run_dir.DONE, {})
         closing.tell_values(folder, list(config.eval))
         closing.close_evaluation(folder)
     dist.barrier()

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import owner, run_dir
+from unteach import atomic, fingerprints, json_files, owner
+from unteach.atomic import atomic_write_folder
 from unteach.config import verb_keys
 from unteach.config.environment import environment
 from unteach.config.overrides import sort_words
@@ -95,7 +96,7 @@ def _target(asked: Any, source: Any) -> Iterator[Path | None]:
 def _target_owned(asked: Any, source: Any) -> Iterator[Path | None]:
     if asked.to.exists() and (not asked.to.is_dir() or any(asked.to.iterdir())):
         record = asked.to / RECORD
-        if record.exists() and run_dir.read_json(record, "the export's record") == _record(
+        if record.exists() and json_files.read_json(record, "the export's record") == _record(
             asked, source
         ):
             print(f"exported before: {asked.to}")
@@ -104,9 +105,9 @@ def _target_owned(asked: Any, source: Any) -> Iterator[Path | None]:
         raise UserError(
             f"to={asked.to}: something else is there already; name another folder, or move it away"
         )
-    with run_dir.replacing_folder(asked.to) as folder:
+    with atomic_write_folder(asked.to) as folder:
         yield folder
-        run_dir.write_json(folder / RECORD, _record(asked, source))
+        atomic.write_json(folder / RECORD, _record(asked, source))
 
 
 def _record(asked: Any, source: Any) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def _record(asked: Any, source: Any) -> dict[str, Any]:
     seen = [[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
     return {
         "from": str(source.place.resolve()),
-        "files": run_dir.digest(seen),
+        "files": fingerprints.hash_value(seen),
         "as": asked.form,
         "dtype": asked.dtype,
         "base": asked.base,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from unteach import run_dir
+from unteach.atomic import atomic_write
 from unteach.config import verb_keys
 from unteach.errors import UserError, unknown
 from unteach.lazy import datasets
@@ -86,7 +86,7 @@ def wmdp(folder: Path) -> None:
         except Exception as error:
             print(f"not fetched: {_unreachable(repository, error)}")
             continue
-        with run_dir.replacing(target) as temporary:
+        with atomic_write(target) as temporary:
             rows.to_json(temporary, lines=True, force_ascii=False)
         landed += 1
         print(f"fetched: {target} ({counted(len(rows), 'row')})")

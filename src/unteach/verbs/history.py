@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from unteach import console, run_dir
+from unteach import console, json_files, run_dir
+from unteach.atomic import atomic_write
 from unteach.config import verb_keys
 from unteach.errors import UserError, missing_extra
 from unteach.report.export import neutralize_cell
@@ -60,7 +61,7 @@ def command(words: list[str]) -> None:
         _show(table)
         return
     refuse_other_file(Path(to), list(table.columns))
-    with run_dir.replacing(Path(to)) as temporary:
+    with atomic_write(Path(to)) as temporary:
         if to.endswith(".csv"):
             neutralize_cells(table).to_csv(temporary, index=False)
         else:
@@ -116,7 +117,7 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
     """The lines of a run's metrics file or of another trainer's state; a line cut off by a kill is
     left out."""
     if (folder / run_dir.METRICS).exists():
-        lines, num_torn = run_dir.read_lines(folder / run_dir.METRICS)
+        lines, num_torn = json_files.read_log(folder / run_dir.METRICS)
         if num_torn:
             said = counted(num_torn, "torn or damaged line")
             print(f"note: {said} of {folder / run_dir.METRICS} left out", file=sys.stderr)
@@ -134,9 +135,11 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
             else "; there is no such folder (a run of Weights & Biases is wandb:ENTITY/PROJECT/ID)"
         )
         raise UserError(f"{folder}: holds no {run_dir.METRICS} and no {STATE}{nearby}")
-    logged = run_dir.read_mapping(there[-1], "the trainer's state").get("log_history")
+    logged = json_files.read_mapping(there[-1], "the trainer's state").get("log_history")
     yield from (
-        line for line in (logged if isinstance(logged, list) else []) if run_dir.is_line(line)
+        line
+        for line in (logged if isinstance(logged, list) else [])
+        if json_files.is_log_line(line)
     )
 
 

@@ -18,7 +18,7 @@ def load(run: str) -> Any:
     """
     environment()
     try:
-        loaded = loading.load(ModelConfig({PATH: run_dir.model_folder(run)}), training=False)
+        loaded = loading.load(ModelConfig({PATH: run_dir.find_model_folder(run)}), training=False)
     except UserError as error:  # here there is no key to be set, only the argument
         said = (
             str(error)

@@ -7,7 +7,7 @@ from unteach.config.environment import environment
 from unteach.studies import compose_runs, saved_plan, slurm, states
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
-from unteach.verbs import study as verb
+from unteach.verbs import study_runs
 from unteach.wording import counted
 
 TOLD = 200
@@ -61,7 +61,7 @@ def retry(study: Study) -> None:
         compose_runs.check(study.plan, study.config_dirs)
         _hand_over(study, again=True)
     else:
-        verb.carry_out(study, opened=True)
+        study_runs.carry_out(study, opened=True)
 
 
 def cancel(study: Study, only: PlannedRun | None) -> None:

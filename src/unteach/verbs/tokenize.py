@@ -11,7 +11,7 @@ from unteach.config.environment import environment
 from unteach.config.schema import TemplateArgs
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data import column_layouts
-from unteach.data.io import tables
+from unteach.data.io import tables, tokenized_paths
 from unteach.data.template import Template, saved_args
 from unteach.data.tokenized import token_files, tokenize_files
 from unteach.distributed.process_limits import refuse_too_many
@@ -69,7 +69,7 @@ def tokenize(config: TokenizeConfig) -> Path:
 
 def _tokenizer(config: TokenizeConfig) -> Any:
     tokenizer = load_tokenizer(
-        run_dir.model_folder(config.tokenizer_path), config.tokenizer_args, {}
+        run_dir.find_model_folder(config.tokenizer_path), config.tokenizer_args, {}
     )
     added_tokens.add(tokenizer, config.added_tokens)
     return tokenizer
@@ -87,7 +87,7 @@ def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
     if given.kind == "auto" and raw:
         return replace(given, kind="raw")
     return (
-        (saved_args(run_dir.model_folder(config.tokenizer_path)) or given)
+        (saved_args(run_dir.find_model_folder(config.tokenizer_path)) or given)
         if given == TemplateArgs()
         else given
     )
@@ -95,7 +95,7 @@ def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
 
 def refuse_other(output: Path, facts: dict[str, Any]) -> None:
     """A folder is written once; another command needs another folder."""
-    if not (output / token_files.MANIFEST).is_file():
+    if not (output / tokenized_paths.MANIFEST).is_file():
         raise UserError(
             f"output_file={output}: is there already and holds no tokens; name another folder"
         )

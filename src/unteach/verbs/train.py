@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import atomic, console, owner, run_dir
+from unteach import atomic, console, fingerprints, json_files, owner, run_dir
+from unteach.atomic import atomic_write_folder
 from unteach.config import compose, schema
 from unteach.config.environment import environment
 from unteach.distributed import accelerate_launch
 from unteach.errors import Preempted, UserError
 from unteach.lazy import transformers
+from unteach.run_dir import RunState
 
 if TYPE_CHECKING:
     import transformers
@@ -80,7 +82,7 @@ def _run_owned(
     from unteach.verbs import closing
 
     state = process_context.run_on_main(lambda: _stand(config, folder), join_options)
-    if state == "done" and is_evaluated(config):
+    if state is RunState.DONE and is_evaluated(config):
         print(f"finished before: {folder}; nothing was done again")
         if not (folder / run_dir.FINAL).exists():
             console.say(
@@ -91,7 +93,7 @@ def _run_owned(
     config, said = user_files.settle(config)
     assert config.trainer is not None
     dist = process_context.init_distributed(join_options)
-    if state == "back" and dist.is_main:
+    if state is RunState.SENT_BACK and dist.is_main:
         checkpoint.go_back(folder, checkpoint.chosen(config.resume))
     dist.barrier()
     if dist.is_main:
@@ -107,24 +109,26 @@ def _run_owned(
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
         atomic.remove_stale_under(folder)
-        run_dir.write_json(folder / run_dir.DONE, {"evaluated": _evaluation_of(config)})
+        atomic.write_json(folder / run_dir.DONE, {"evaluated": _evaluation_of(config)})
         closing.close_training(config, folder)
     dist.barrier()
     return folder
 
 
-def _stand(config: schema.Config, folder: Path) -> str:
+def _stand(config: schema.Config, folder: Path) -> RunState:
     """How the run's folder stands: a finished run is made of the rows and weights that are there
     now."""
     from unteach.training import checkpoint
 
     state = run_dir.open_run(folder, config.tree, config.resume)
-    if state == "done":
-        run_dir.refuse_changed_inputs(folder, Path(config.paths.cache_dir) / run_dir.FINGERPRINTS)
+    if state is RunState.DONE:
+        run_dir.refuse_changed_inputs(
+            folder, Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
+        )
     final = folder / run_dir.FINAL
-    if state == "done" and final.exists() and checkpoint.model_fault(final):
+    if state is RunState.DONE and final.exists() and checkpoint.model_fault(final):
         (folder / run_dir.DONE).unlink()
-        return "again"
+        return RunState.BEGUN
     return state
 
 
@@ -147,7 +151,7 @@ def put_away_damaged_model(folder: Path) -> None:
 def is_evaluated(config: schema.Config) -> bool:
     """Say whether the run's folder is finished, by the evaluation that is asked for now."""
     marker = Path(config.paths.output_dir) / run_dir.DONE
-    return marker.exists() and run_dir.read_mapping(marker, "the run's marker").get(
+    return marker.exists() and json_files.read_mapping(marker, "the run's marker").get(
         "evaluated"
     ) == _evaluation_of(config)
 
@@ -178,7 +182,9 @@ def _train(
     """Builds everything, trains from where the run stands, and writes the final model; returns the
     plans of suites."""
     from unteach.distributed import process_context
-    from unteach.training import build, header, parallelism, suites, validation
+    from unteach.training import header, parallelism, suites, validation
+    from unteach.training.build_trainer import build_trainer
+    from unteach.training.parts import build_collator
     from unteach.training.tracking import tracked
     from unteach.training.watching import watchers
 
@@ -196,13 +202,13 @@ def _train(
         notes = suites.before_training(config, planned, folder, dist)
     _print_notes(notes, dist)
 
-    collator = build.build_collator(config, loaded)
+    collator = build_collator(config, loaded)
     held_out = validation.of_run(config, loaded, collator, args, folder, dist)
     watching = watchers(config, loaded, streams, anchor, folder, dist)
     evaluator = suites.at_steps(config, loaded, planned, folder, dist) if planned else None
     does_train = config.trainer.args.get("do_train", True)
     with tracked(config, folder, dist.is_main):
-        trainer = build.build_trainer(
+        trainer = build_trainer(
             config,
             loaded,
             streams,
@@ -236,20 +242,21 @@ def _save(
     """Writes the final model; where its adapter is to be merged, the adapter first and then the two
     as one model."""
     from unteach.export import save, trained
-    from unteach.training import build, checkpoint
+    from unteach.training import checkpoint
+    from unteach.training.save import METHOD, save_final_model
 
     assert config.trainer is not None
     method = config.trainer.method
     if not config.model.merge_adapter:
-        build.save_final(model, loaded, folder / run_dir.FINAL, method, state)
+        save_final_model(model, loaded, folder / run_dir.FINAL, method, state)
         return
     adapter = folder / run_dir.ADAPTER
     shutil.rmtree(adapter, ignore_errors=True)  # of a process that was killed between the two
-    build.save_final(model, loaded, adapter, method, state)
-    with run_dir.replacing_folder(folder / run_dir.FINAL) as temporary:
+    save_final_model(model, loaded, adapter, method, state)
+    with atomic_write_folder(folder / run_dir.FINAL) as temporary:
         save.write(trained.source_of(str(adapter)), save.Asked(), temporary)
-        if (adapter / build.METHOD).exists():
-            shutil.copy(adapter / build.METHOD, temporary)
+        if (adapter / METHOD).exists():
+            shutil.copy(adapter / METHOD, temporary)
         checkpoint.complete(temporary)
 
 
@@ -262,25 +269,29 @@ def _prepare(
     from unteach.models import loading
     from unteach.models.placement import placed_by_device_map
     from unteach.seeds import subseed
-    from unteach.training import build, checkpoint, parallelism, suites
+    from unteach.training import checkpoint, parallelism, suites
+    from unteach.training.build_args import build_training_args
+    from unteach.training.build_model import build_head, read_training_texts
+    from unteach.training.build_streams import build_streams, choose_anchor
+    from unteach.training.open_folder import open_folder
 
     transformers.set_seed(subseed(config.seed, "init") % 2**32)
-    head = build.head_of(config)
+    head = build_head(config)
     loaded = loading.load(
-        config.model, training=True, texts=lambda: build.training_texts(config), head=head
+        config.model, training=True, texts=lambda: read_training_texts(config), head=head
     )
     if config.model.merge_adapter and loaded.adapter is None:
         raise UserError(
             "model.merge_adapter: no adapter trains here: set model.peft_args, or leave it out"
         )
 
-    streams, notes = build.build_streams(config, loaded, dist)
+    streams, notes = build_streams(config, loaded, dist)
     planned: dict[str, Plan] = {}
     if suites.does_evaluate(config):
         planned, of_rows = suites.plan_suites(config, loaded, streams)
         notes += of_rows
-    anchor = build.anchor_of(config, streams)
-    args = build.training_arguments(config, loaded.compute, len(streams[anchor]), folder)
+    anchor = choose_anchor(config, streams)
+    args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
     start, skipped = checkpoint.start_of(folder, config.resume)
     if start:
         process_context.run_on_main(
@@ -289,7 +300,7 @@ def _prepare(
     placed_by_device_map(loaded.model, dist)
     _print_notes([*of_files, *notes, *skipped], dist)
     if dist.is_main:
-        build.open_folder(config, folder, loaded, streams, dist, checkpoint.step_of(start))
+        open_folder(config, folder, loaded, streams, dist, checkpoint.step_of(start))
     dist.barrier()
     return _Prepared(loaded, streams, anchor, args, start, planned)
 
@@ -347,7 +358,7 @@ def _evaluate(
     loaded = loading.load(settings, training=False)
     loaded.model = place(loaded.model, dist)
     cache = Path(config.paths.cache_dir)
-    weights = loaded.identity(cache / run_dir.FINGERPRINTS)
+    weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
     if planned is None:
         planned, _ = suites.plan_suites(config, loaded)
     evaluate_loaded(

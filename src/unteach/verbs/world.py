@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from unteach import owner, run_dir
+from unteach import owner
+from unteach.atomic import atomic_write_folder
 from unteach.config.compose import to_yaml
 from unteach.config.reader import Reader, mistakes
 from unteach.data.synthetic import authors
@@ -61,7 +62,7 @@ def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
     if reader.problems:
         raise UserError(mistakes(reader.problems))
     sizes = {}
-    with run_dir.replacing_folder(folder) as temporary:
+    with atomic_write_folder(folder) as temporary:
         for name in authors.NAMES:
             rows = authors.rows_of(world, name)
             sizes[name] = len(rows)

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from unteach.data import duplicates
 from unteach.data.collators import SEGMENT
+from unteach.data.documents import find_bos, tokenize_documents
 from unteach.data.handlers.qa import Example, note_special
-from unteach.data.io import sources, tables
+from unteach.data.io import sources, tokenized_paths
 from unteach.data.packing import best_fit
-from unteach.data.row_errors import Faults, no_row_left
+from unteach.data.row_errors import no_row_left
 from unteach.data.template import Template
 from unteach.data.tokenized import token_files
 from unteach.data.truncation import IGNORED
@@ -62,8 +63,8 @@ class PretrainingDataset:
         where = sources.named(self.hf_args)
         if self.max_length < 2:
             raise UserError(f"{where}: max_length must be at least 2, got {self.max_length}")
-        self.bos = bos_of(self.template)
-        if token_files.is_tokenized(self.hf_args.get("path")):
+        self.bos = find_bos(self.template)
+        if tokenized_paths.is_tokenized(self.hf_args.get("path")):
             self.tokens, ends = token_files.documents(self.hf_args, self.template.tokenizer)
         else:
             self.tokens, ends = self._tokenise(where)
@@ -81,7 +82,7 @@ class PretrainingDataset:
 
     def _tokenise(self, where: str) -> "tuple[token_files.Joined, list[int]]":
         rows = sources.load_rows(self.hf_args)
-        numbered, faults = tokenise(self.template, rows, self.text_key, where)
+        numbered, faults = tokenize_documents(self.template, rows, self.text_key, where)
         self.dropped += faults.counted()
         self.row_hashes = duplicates.hash_rows({"text_key": self.text_key}, rows)
         if faults.special:
@@ -133,33 +134,3 @@ class PretrainingDataset:
         return {"input_ids": ids, "labels": labels, "index": row} | (
             {SEGMENT: segments} if len(pieces) > 1 else {}
         )
-
-
-def bos_of(template: Template) -> tuple[int, ...]:
-    """What the tokenizer puts before any text."""
-    return template.as_raw().encode_prompt("")
-
-
-def tokenise(
-    template: Template, rows: list[Any], text_key: str | list[str], where: str
-) -> tuple[list[tuple[int, Any]], Faults]:
-    """(row, tokens with EOS after them) of each document, and what is wrong with the others."""
-    plain, faults, bos = template.as_raw(), Faults(where, rows), len(bos_of(template))
-    keys, documents = [text_key] if isinstance(text_key, str) else text_key, []
-    columns = [sources.column(rows, key, where) for key in keys]
-    for number, cells in enumerate(zip(*columns, strict=True)):
-        good = [
-            faults.text(cell, key, number, needed=False)
-            for key, cell in zip(keys, cells, strict=True)
-        ]
-        if any(good):
-            text = "".join(cell for cell, is_text in zip(cells, good, strict=True) if is_text)
-            if plain.hides([text]):
-                faults.special.append(number)
-            # A document may be written with a BOS that this tokenizer puts nowhere by itself: it is
-            # kept.
-            documents.append((number, np.asarray(plain.encode("", text).input_ids[bos:], np.int32)))
-        elif all(tables.missing(cell) for cell in cells):
-            faults.drop("empty text", number)
-    faults.refuse()
-    return documents, faults

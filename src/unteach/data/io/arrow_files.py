@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unteach import run_dir
+from unteach import json_files
 from unteach.errors import UserError, refuse_path, refuse_unreadable
 from unteach.lazy import pyarrow
 
@@ -46,7 +46,7 @@ def _names(file: Path, key: str) -> list[Any]:
     """Give what a file of `datasets` lists; none of it may lie outside the file's folder."""
     if not file.is_file():
         return []
-    told = run_dir.read_json(file, "a saved set of rows")
+    told = json_files.read_json(file, "a saved set of rows")
     names = told.get(key) if isinstance(told, dict) else None
     if not isinstance(names, list):
         raise UserError(f"{file}: lists no {key}; save the set again")

@@ -8,10 +8,9 @@ from typing import Any
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import ForgetSet
 from unteach.data.entities import part_of
-from unteach.data.io import hub_datasets, tables
+from unteach.data.io import hub_datasets, tables, tokenized_paths
 from unteach.data.io.tables import Placed, Row
 from unteach.data.synthetic import authors
-from unteach.data.tokenized import token_files
 from unteach.errors import AbsentData, UserError
 
 
@@ -116,8 +115,8 @@ def note(hf_args: dict[str, Any]) -> str | None:
 def files_of(hf_args: dict[str, Any]) -> list[Path]:
     """The local files that these rows are read from."""
     path = Path(str(hf_args.get("path", "")))
-    if token_files.is_tokenized(path):
-        return [path / token_files.MANIFEST] if path.is_dir() else [path]
+    if tokenized_paths.is_tokenized(path):
+        return [path / tokenized_paths.MANIFEST] if path.is_dir() else [path]
     if path.is_file():
         return [path]
     if "choice" in hf_args and path.is_dir():

@@ -22,8 +22,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import run_dir
+from unteach import fingerprints, json_files
 from unteach.data.io.arrow_files import record_batches
+from unteach.data.io.tokenized_paths import MANIFEST, is_tokenized
 from unteach.data.row_selection import Choice
 from unteach.data.template import Template
 from unteach.data.truncation import IGNORED
@@ -34,18 +35,7 @@ from unteach.registry import dataset
 if TYPE_CHECKING:
     import numpy as np
 
-MANIFEST = "unteach_tokens.json"
 FORMAT = 2
-
-
-def is_tokenized(path: Any) -> bool:
-    """Whether this is a folder with a manifest of tokens, or a file of training-code's."""
-    if not isinstance(path, str | Path):
-        return False
-    place = Path(path)
-    return (place / MANIFEST).is_file() or (
-        place.suffix == ".arrow" and place.is_file() and _is_theirs(place)
-    )
 
 
 class Joined:
@@ -121,7 +111,7 @@ def read_shards(path: Path) -> list[Shard]:
     shards = []
     for name, sha256 in _named_shards(path):
         file = path / name
-        if not file.is_file() or run_dir.fingerprint(file) != sha256:
+        if not file.is_file() or fingerprints.hash_files(file) != sha256:
             raise UserError(
                 f"{file}: is not the shard that {MANIFEST} tells of; tokenise again (unteach "
                 f"tokenize …)"
@@ -156,7 +146,7 @@ def _refuse_other_shapes(file: Path) -> Iterator[None]:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
-    told: dict[str, Any] = run_dir.read_json(folder / MANIFEST, "the tokenised files")
+    told: dict[str, Any] = json_files.read_json(folder / MANIFEST, "the tokenised files")
     if not isinstance(told, dict):
         raise UserError(
             f"{folder / MANIFEST}: must be a mapping; tokenise again (unteach tokenize …)"
@@ -198,16 +188,6 @@ def _flat(column: Any) -> "tuple[np.ndarray, np.ndarray]":
     return column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True)
 
 
-def _is_theirs(file: Path) -> bool:
-    try:
-        with pyarrow.memory_map(str(file)) as mapped:
-            first = next(iter(record_batches(mapped)), None)
-            return first is not None and "input_ids" in first.schema.names
-    except (pyarrow.ArrowException, OSError, ValueError, SystemError):
-        # which reading it as rows will say
-        return False
-
-
 def _theirs(file: Path) -> list[Shard]:
     """training-code's files. Without labels a record batch is a row, and all of it is learned."""
 
@@ -244,7 +224,7 @@ def template_facts(template: Template) -> dict[str, Any]:
     """What tells how a template asks from all others."""
     facts: dict[str, Any] = {**asdict(template.args), "kind": template.kind}
     if template.kind == "chat":
-        facts["chat_template"] = run_dir.digest(template.tokenizer.chat_template)
+        facts["chat_template"] = fingerprints.hash_value(template.tokenizer.chat_template)
     return facts
 
 

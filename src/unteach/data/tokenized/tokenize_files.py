@@ -21,9 +21,10 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import atomic, registry, run_dir, wording
-from unteach.data.handlers import text
-from unteach.data.io import tables
+from unteach import atomic, fingerprints, json_files, registry, wording
+from unteach.atomic import atomic_write
+from unteach.data.documents import find_bos, tokenize_documents
+from unteach.data.io import tables, tokenized_paths
 from unteach.data.io.sources import Rows
 from unteach.data.row_errors import SHOWN, no_row_left
 from unteach.data.template import Template
@@ -85,8 +86,8 @@ class Recipe:
         return made
 
     def _documents(self, rows: Rows, where: str) -> "Made":
-        documents, faults = text.tokenise(self.template, rows, self.columns["text_key"], where)
-        room = self.max_length - len(text.bos_of(self.template))
+        documents, faults = tokenize_documents(self.template, rows, self.columns["text_key"], where)
+        room = self.max_length - len(find_bos(self.template))
         whole = self.too_long == "split"  # training cuts documents into its rows
         fitted = [
             (n, len(ids) > room, [(ids, ids)] if whole else fit(ids, ids, room, self.too_long))
@@ -183,7 +184,7 @@ def facts(table: tables.Table, recipe: Recipe, tokenizer_path: str) -> dict[str,
     tokenizer = recipe.template.tokenizer
     return {
         "kind": "text" if recipe.of_text else "answers",
-        "source": {str(file): run_dir.fingerprint(file) for file in table.files}
+        "source": {str(file): fingerprints.hash_files(file) for file in table.files}
         or {table.where: None},
         "columns": recipe.columns,
         "tokenizer": {
@@ -207,7 +208,7 @@ def write(
     """
     partial = output.with_name(f".{output.name}.partial")
     _open_partial(partial, facts)
-    if (partial / token_files.MANIFEST).exists():
+    if (partial / tokenized_paths.MANIFEST).exists():
         return _finish(partial, output)
     shards = _whole_shards(partial)
     total = Counts()
@@ -227,7 +228,7 @@ def write(
     if not shards:
         raise UserError(no_row_left(table.where, _with_places(total.dropped)))
     manifest = {"format": token_files.FORMAT, **facts, **counted(total), "shards": shards}
-    run_dir.write_json(partial / token_files.MANIFEST, manifest)
+    atomic.write_json(partial / tokenized_paths.MANIFEST, manifest)
     return _finish(partial, output)
 
 
@@ -243,18 +244,20 @@ def _open_partial(partial: Path, facts: dict[str, Any]) -> None:
         raise UserError(
             f"{partial}: is for unfinished tokens, and holds {strange[0]}; move it away"
         )
-    if (partial / token_files.MANIFEST).exists():
-        made = run_dir.read_mapping(partial / token_files.MANIFEST, "the unfinished files")
+    if (partial / tokenized_paths.MANIFEST).exists():
+        made = json_files.read_mapping(partial / tokenized_paths.MANIFEST, "the unfinished files")
         if all(
             made.get(name) == fact for name, fact in _as_read_back(facts).items()
         ) and _has_shards(partial, made):
             return
-    elif head.exists() and run_dir.read_json(head, "the unfinished files") == _as_read_back(facts):
+    elif head.exists() and json_files.read_json(head, "the unfinished files") == _as_read_back(
+        facts
+    ):
         return
     # The head goes first: without it, nothing there counts.
     for name in sorted(names, key=lambda name: name != HEAD):
         (partial / name).unlink()
-    run_dir.write_json(head, facts)
+    atomic.write_json(head, facts)
 
 
 def _as_read_back(facts: dict[str, Any]) -> Any:
@@ -272,8 +275,8 @@ def _finish(partial: Path, output: Path) -> dict[str, Any]:
     Cut off anywhere, the same again ends the same: the manifest is there and says which shards
     belong to it.
     """
-    manifest = run_dir.read_mapping(partial / token_files.MANIFEST, "the tokenised files")
-    kept = {token_files.MANIFEST, *(shard["file"] for shard in manifest["shards"])}
+    manifest = json_files.read_mapping(partial / tokenized_paths.MANIFEST, "the tokenised files")
+    kept = {tokenized_paths.MANIFEST, *(shard["file"] for shard in manifest["shards"])}
     atomic.remove_stale(partial)
     for path in list(partial.iterdir()):
         if path.name not in kept and OWN_NAME.fullmatch(path.name):
@@ -340,7 +343,7 @@ def _write_shard(folder: Path, number: int, made: Made) -> dict[str, Any]:
     batch = pyarrow.record_batch({name: _one_list(values) for name, values in columns.items()})
     file = folder / f"tokens-{number:05d}.arrow"
     with (
-        run_dir.replacing(file) as temporary,
+        atomic_write(file) as temporary,
         pyarrow.ipc.new_file(str(temporary), batch.schema) as writer,
     ):
         writer.write_batch(batch)
@@ -350,8 +353,8 @@ def _write_shard(folder: Path, number: int, made: Made) -> dict[str, Any]:
         "tokens": made.counts.tokens,
         "bytes": file.stat().st_size,
     }
-    told |= {"sha256": run_dir.fingerprint(file), "counts": dataclasses.asdict(made.counts)}
-    run_dir.write_json(file.with_suffix(".json"), told)
+    told |= {"sha256": fingerprints.hash_files(file), "counts": dataclasses.asdict(made.counts)}
+    atomic.write_json(file.with_suffix(".json"), told)
     return told
 
 
@@ -372,9 +375,9 @@ def _whole_shards(folder: Path) -> list[dict[str, Any]]:
     there."""
     found: list[dict[str, Any]] = []
     while (file := folder / f"tokens-{len(found):05d}.json").exists():
-        told = run_dir.read_mapping(file, "a finished shard")
+        told = json_files.read_mapping(file, "a finished shard")
         tokens = folder / told["file"]
-        if not tokens.is_file() or run_dir.fingerprint(tokens) != told["sha256"]:
+        if not tokens.is_file() or fingerprints.hash_files(tokens) != told["sha256"]:
             print(f"note: {tokens} is missing or damaged; it and what follows it is made again")
             break
         found.append(told)

@@ -10,7 +10,7 @@ from unteach.engines.batching import Batches, Row
 from unteach.engines.class_logits import class_logits
 from unteach.errors import UserError
 from unteach.inference.backends.base import Answered, Job, Labelled, Request
-from unteach.inference.backends.hf import answered, place
+from unteach.inference.backends.local_batches import move_to_device, run_batches
 from unteach.lazy import torch, transformers
 from unteach.models import adapters, heads, loading
 from unteach.models.batch_probe import describe_padded_batches
@@ -22,7 +22,7 @@ from unteach.models.model_handlers import load_tokenizer
 
 def load(config: ModelConfig) -> Loaded:
     """A sequence classifier and its tokenizer."""
-    path = run_dir.model_folder(str(config.model_args[PATH]))
+    path = run_dir.find_model_folder(str(config.model_args[PATH]))
     head = heads.saved(path)
     if adapters.is_adapter(path) and head:
         return loading.load(config, training=False, head=head)
@@ -58,7 +58,7 @@ class Classifying(Batches):
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
         loaded = load(job.model)
         super().__init__(loaded.model, batch_size, job.dist, None)
-        place(self.model, job.dist.device)
+        move_to_device(self.model, job.dist.device)
         config = causal_of(self.model).config
         self.autocast, self.pad = loaded.autocast, loaded.tokenizer.pad_token_id
         config.pad_token_id = self.pad  # by which a causal model finds the last token of a row
@@ -79,7 +79,7 @@ class Classifying(Batches):
             return [Labelled(tuple(logit), tuple(probability)) for logit, probability in both]
 
         batching = self.batching("classify", requests, lambda request: len(request.prompt))
-        yield from answered(self, "classify", requests, batching, work, done)
+        yield from run_batches(self, "classify", requests, batching, work, done)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
         raise AssertionError("a classifier continues nothing")

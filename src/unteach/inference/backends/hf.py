@@ -1,11 +1,11 @@
 """transformers in this process: the engine that evaluates, on the rows of a table."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from unteach.config.inference import DRAWN, Sampling
-from unteach.engines.batching import Batches, Batching, Row
+from unteach.engines.batching import Row
 from unteach.engines.finiteness import NEVER, NOT_FINITE, Finite
 from unteach.engines.generation import Continuation
 from unteach.engines.hf import HFEngine
@@ -21,6 +21,9 @@ from unteach.inference.backends.base import (
     Session,
     cut,
 )
+from unteach.inference.backends.classifier import Classifying
+from unteach.inference.backends.hf_vlm import SeeingRows
+from unteach.inference.backends.local_batches import Pools, find_finish_reason, run_batches
 from unteach.lazy import transformers
 from unteach.models import loading, placement
 from unteach.models.capabilities import capabilities_of
@@ -73,82 +76,10 @@ class HuggingFace:
 
     def open(self, job: Job) -> Session:
         if job.kind == "classify":
-            from unteach.inference.backends.classifier import Classifying
-
             return Classifying(job, self.batch_size, self.tokens_per_batch)
         if job.modality == "vlm":
-            from unteach.inference.backends.hf_vlm import SeeingRows
-
             return SeeingRows(job, self.batch_size, self.tokens_per_batch)
         return Continuing(job, self.batch_size, self.tokens_per_batch)
-
-
-class Pools(Batching):
-    """Batches of more rows than go on at once: one that is over leaves its place to one that waits.
-
-    A pool is the unit that is run whole, so it is small enough that a stop costs little, and that
-    each of the processes has one. times: texts of a row. turns: rows to a place.
-    """
-
-    def __init__(self, *args: Any, times: int, turns: int = 1, world: int = 1):
-        super().__init__(*args)
-        self.times, self.turns, self.world = times, turns, world
-
-    def places(self, row: Row) -> int:
-        """How many rows go on at once, if none is longer than this one."""
-        return max(1, min(self.most, self.budget // (self.width(row) * self.times)))
-
-    def batches(self, numbers: Sequence[int]) -> list[list[Row]]:
-        rows, found = sorted(self.rows(numbers), key=lambda row: -self.width(row)), []
-        share = -(-len(rows) // self.world)
-        while rows:
-            places = self.places(rows[0])
-            size = max(places, min(places * self.turns, share)) if places > 1 else 1
-            found.append(rows[:size])
-            rows = rows[size:]
-        return found
-
-    def cost(self, batch: list[Row]) -> int:
-        return super().cost(batch[: self.places(batch[0])]) * self.times
-
-
-def answered(
-    engine: Batches,
-    kind: str,
-    requests: Sequence[Request],
-    batching: Batching,
-    work: Callable[[list[Row]], list[Any]],
-    done: Set[int],
-) -> Answered:
-    """Every batch that has a request which is not done, planned as if none were; a row that fits
-    nowhere fails alone.
-
-    A batch is run whole, for the company that a row keeps may move its numbers by a rounding.
-    """
-    numbers = [request.number for request in requests]
-    plan = batching.batches(range(len(requests)))
-    waiting = [batch for batch in plan if any(numbers[i] not in done for row in batch for i in row)]
-
-    def alone(said: str) -> Failure:
-        return Failure(f"this row does not fit into memory, even alone ({said.splitlines()[0]})")
-
-    for i, answer in engine.each(kind, batching, waiting, work, alone=alone):
-        if numbers[i] not in done:
-            yield numbers[i], answer
-
-
-def place(model: Any, device: Any) -> None:
-    """Moves a model to a device, unless it came with a place of its own (quantised, or spread by
-    device_map)."""
-    if not getattr(model, "is_quantized", False) and getattr(model, "hf_device_map", None) is None:
-        model.to(device)
-
-
-def finish(stopped: bool, made: int, most: int) -> Literal["eos", "stop", "length"]:
-    """What ended a continuation of `made` ids without the end of sequence."""
-    if stopped:
-        return "stop"
-    return "length" if made >= most else "eos"
 
 
 NO_TEXT = (
@@ -227,7 +158,7 @@ class Continuing:
                 Failure(NOT_FINITE) if i in broken else one for i, one in enumerate(completions)
             ]
 
-        yield from answered(engine, "generate", requests, batching, work, done)
+        yield from run_batches(engine, "generate", requests, batching, work, done)
 
     def _continued(
         self, asked: list[Request], sampling: Sampling, slots: int
@@ -318,7 +249,10 @@ class Continuing:
                 logprobs[i] = tuple(map(float, score.logprob))
         completions = [
             Completion(
-                one.text, finish(one.stopped, len(ids), sampling.max_new_tokens), one.tokens, known
+                one.text,
+                find_finish_reason(one.stopped, len(ids), sampling.max_new_tokens),
+                one.tokens,
+                known,
             )
             for ids, one, known in zip(made, cuts, logprobs, strict=True)
         ]
@@ -333,7 +267,7 @@ class Continuing:
             with self.loaded.autocast():
                 return [Scored(tuple(map(float, score.logprob))) for score in scores(batch)]
 
-        yield from answered(self.engine, "score", requests, batching, work, done)
+        yield from run_batches(self.engine, "score", requests, batching, work, done)
 
     def classify(self, requests: Sequence[Request], done: Set[int]) -> Answered:
         raise AssertionError("a language model has no classes")

@@ -13,7 +13,12 @@ from unteach.engines.hf import context_of
 from unteach.engines.sampling import Draw, penalty, warps
 from unteach.errors import UserError
 from unteach.inference.backends.base import Answer, Answered, Completion, Failure, Job, Request, cut
-from unteach.inference.backends.hf import Pools, answered, finish, place
+from unteach.inference.backends.local_batches import (
+    Pools,
+    find_finish_reason,
+    move_to_device,
+    run_batches,
+)
 from unteach.lazy import torch, transformers
 from unteach.models import vision
 from unteach.models.batch_probe import describe_padded_batches
@@ -41,7 +46,7 @@ class SeeingRows:
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
 
         self.loaded = loaded = vision.load(job.model)
-        place(loaded.model, job.dist.device)
+        move_to_device(loaded.model, job.dist.device)
         self.stops = loaded.stops
         loaded.model.generation_config = transformers.GenerationConfig(
             pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=self.stops
@@ -81,7 +86,7 @@ class SeeingRows:
             read = images.ahead([requests[i] for [i] in batch], lambda request: request.images)
             return self._batch(list(read), sampling)
 
-        yield from answered(self.engine, "generate", requests, batching, work, done)
+        yield from run_batches(self.engine, "generate", requests, batching, work, done)
 
     def _batch(self, read: list[tuple[Request, Any]], sampling: Sampling) -> list[Answer]:
         """An answer for each request; those that cannot be asked are left out of the pass."""
@@ -195,7 +200,7 @@ class SeeingRows:
         known = None if logprobs is None else tuple(logprobs[: one.tokens])
         return Completion(
             one.text,
-            finish(one.stopped, len(ids), sampling.max_new_tokens),
+            find_finish_reason(one.stopped, len(ids), sampling.max_new_tokens),
             one.tokens,
             known,
             prompt_tokens,

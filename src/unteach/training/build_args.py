@@ -1,0 +1,149 @@
+"""TrainingArguments of a run: what the user set, and what its folder, dtype, launch and the rule of
+normalisation set."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from unteach import console
+from unteach.config import schema, training_args
+from unteach.distributed import launch_environment
+from unteach.distributed.process_limits import refuse_too_many
+from unteach.errors import UserError
+from unteach.lazy import torch, transformers
+
+LESS_IS_BETTER = ("perplexity", "mae", "mse", "kl")
+"""Values of held-out rows of which the library, that knows only `loss`, would keep the largest."""
+DDP = (
+    "ddp_find_unused_parameters",
+    "ddp_bucket_cap_mb",
+    "ddp_broadcast_buffers",
+    "ddp_static_graph",
+)
+"""Arguments that act under data parallelism alone."""
+
+
+def build_training_args(
+    config: schema.Config, compute: str, anchor_rows: int, folder: Path
+) -> "transformers.TrainingArguments":
+    """Build the TrainingArguments of a run.
+
+    Args:
+        config: a run's.
+        compute: the dtype that it computes in.
+        anchor_rows: rows of the stream whose length is an epoch.
+        folder: the run's.
+    """
+    args = _collect_args(config, compute)
+    # of this run, whichever ran before in this process
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "logs")
+    try:
+        built = transformers.TrainingArguments(
+            output_dir=str(folder),
+            seed=config.seed,
+            remove_unused_columns=False,
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
+            **args,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"trainer.args: {error}") from None
+    if built.fp16 and built.device.type == "cpu":  # accelerate would take float32 and say nothing
+        raise UserError(
+            "float16 (model.model_args.dtype, trainer.args.fp16) needs a GPU; take bfloat16 or "
+            "float32"
+        )
+    _use_one_gpu(config, built)
+    _refuse_other_launch(config, compute, built)
+    for note in note_idle_optimizer(built):
+        console.say(f"note: {note}")
+
+    assert config.trainer is not None
+    warmup_epochs = config.trainer.args.get("warmup_epochs")
+    if warmup_epochs is not None:
+        rows_per_step = (
+            built.per_device_train_batch_size * built.gradient_accumulation_steps * built.world_size
+        )
+        steps_per_epoch = -(-anchor_rows // rows_per_step)
+        built.warmup_steps = int(warmup_epochs * steps_per_epoch)
+    return built
+
+
+def _collect_args(config: schema.Config, compute: str) -> dict[str, Any]:
+    """Collect what the library is given: the user's arguments without our own keys, and defaults
+    that differ from the library's."""
+    assert config.trainer is not None
+    args = dict(config.trainer.args)
+    refuse_too_many("trainer.args.dataloader_num_workers", args.get("dataloader_num_workers") or 0)
+    for consumed in (*training_args.OWN, "do_train", "do_eval", "save_total_limit"):
+        args.pop(consumed, None)
+    args["run_name"] = args.get("run_name") or config.task_name
+    if not torch.cuda.is_available():
+        args.setdefault("use_cpu", True)
+    # joined and verified before: the library would join by a rule of its own
+    if launch_environment.by_launcher():
+        args["accelerator_config"] = {"use_configured_state": True}
+    # the first process speaks for all; the library's default is to warn
+    args.setdefault("log_level_replica", "error")
+    mixed = not config.model.pure_bf16 and "bf16" not in args and "fp16" not in args
+    if mixed and compute in ("bfloat16", "float16"):
+        args["bf16" if compute == "bfloat16" else "fp16"] = True
+    if args.get("ddp_find_unused_parameters") is None:
+        args["ddp_find_unused_parameters"] = False
+    if str(args.get("metric_for_best_model")).removeprefix("eval_") in LESS_IS_BETTER:
+        args.setdefault("greater_is_better", False)
+    return args
+
+
+def _use_one_gpu(config: schema.Config, built: "transformers.TrainingArguments") -> None:
+    """Keep the library from nn.DataParallel, which would split a step by a rule of its own."""
+    if built.n_gpu <= 1:
+        return
+    if not config.model.model_args.get("device_map"):
+        console.say(
+            f"note: {built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or "
+            "fsdp2, zero2, zero3) uses all, model.model_args.device_map=auto spreads one "
+            "model over them"
+        )
+    built._n_gpu = 1
+
+
+def _refuse_other_launch(
+    config: schema.Config, compute: str, built: "transformers.TrainingArguments"
+) -> None:
+    """Raise UserError where the launch's file says other than the run; what it leaves open is the
+    run's."""
+    assert config.trainer is not None
+    mode, given = launch_environment.mode(), config.trainer.args
+    if mode not in ("one", "ddp"):
+        for name in DDP:
+            if given.get(name) is None:
+                continue
+            raise UserError(
+                f"trainer.args.{name} is for data parallelism, and this run is {mode}; leave it out"
+            )
+    if mode.startswith("zero") and config.model.pure_bf16:
+        raise UserError(
+            "model.pure_bf16: DeepSpeed keeps fp32 masters beside weights in bfloat16; leave it out"
+        )
+    precision = {"bf16": "bfloat16", "fp16": "float16"}.get(
+        os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    )
+    if precision and precision != compute:
+        raise UserError(
+            f"the launch file says mixed_precision in {precision}, and this run computes in "
+            f"{compute}: set model.model_args.dtype={precision}, or mixed_precision: no in the file"
+        )
+    if built.deepspeed_plugin is not None:
+        built.deepspeed_plugin.hf_ds_config.config.setdefault("gradient_clipping", "auto")
+
+
+def note_idle_optimizer(args: "transformers.TrainingArguments") -> list[str]:
+    """Say where the optimiser's settings leave the weights, or nearly, as they are."""
+    notes = []
+    if args.learning_rate == 0:
+        notes.append("trainer.args.learning_rate is 0: nothing is learned")
+    if 0 < args.max_steps <= args.warmup_steps:
+        steps = f"trainer.args.warmup_steps={args.warmup_steps:g} of max_steps={args.max_steps}"
+        notes.append(f"{steps}: the learning rate is never reached")
+    return notes

@@ -1,0 +1,48 @@
+"""The model that a run ends with, as a folder that every verb can read."""
+
+from pathlib import Path
+from typing import Any
+
+from unteach import atomic
+from unteach.atomic import atomic_write_folder
+from unteach.methods.base import Method
+from unteach.models import adapters, portable
+from unteach.models.loading import Loaded, memory
+from unteach.training import checkpoint
+
+METHOD = "unteach_method.json"
+
+
+def save_final_model(
+    model: Any, loaded: Loaded, target: Path, method: Any, state_dict: dict[str, Any] | None = None
+) -> None:
+    """Write the model, or its adapter, with tokenizer, template and the method's state into the
+    folder `target`, whole or not at all.
+
+    state_dict: the weights, where the model in this process does not hold them all.
+    """
+    with atomic_write_folder(target) as temporary:
+        if loaded.adapter is None:
+            model.save_pretrained(temporary, state_dict=state_dict)
+        else:
+            model.save_pretrained(
+                temporary, selected_adapters=[adapters.TRAINED], state_dict=state_dict
+            )
+        save_companions(loaded, temporary)
+        if isinstance(method, Method) and (state := method.state()):
+            atomic.write_json(temporary / METHOD, state)
+        checkpoint.complete(temporary)
+
+
+def save_companions(loaded: Loaded, folder: Path) -> None:
+    """Write beside weights what makes them a model that can be asked: tokenizer, template, what an
+    adapter is of."""
+    if loaded.adapter is not None:
+        adapters.remember_base(folder, loaded.base_weights(memory()), loaded.added)
+        if loaded.head:
+            loaded.head.save(folder)
+    if loaded.start is not None:
+        loaded.start.restore(folder)
+        portable.add_old_names(folder)
+    portable.save_tokenizer(loaded.tokenizer, folder)
+    loaded.template.save(folder)

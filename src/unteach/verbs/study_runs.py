@@ -1,0 +1,123 @@
+"""The runs of a study on this machine, all or one of them, and the report over what is done."""
+
+import contextlib
+import io
+from pathlib import Path
+
+from unteach import console, fingerprints, run_dir
+from unteach.config import compose
+from unteach.config.environment import environment
+from unteach.errors import EXIT_DIVERGED, Diverged, UserError
+from unteach.run_dir import RunState
+from unteach.studies import compose_runs, gpu_slots, local, saved_plan, states
+from unteach.studies.plan import PlannedRun
+from unteach.studies.study_file import Study
+from unteach.verbs.report import write as write_report
+from unteach.wording import counted
+
+
+def carry_out(study: Study, opened: bool = False) -> Path:
+    """Compose every run before the first starts, runs them, print the table and write the
+    page."""
+    environment()
+    compose_runs.check(study.plan, study.config_dirs)
+    if not opened:
+        saved_plan.open_study(study)
+    finished = [run.name for run in study.plan if _is_finished(run, study.config_dirs)]
+    todo = [run for run in study.plan if run.name not in finished]
+    if finished:
+        which = (
+            f"{len(finished)} of {counted(len(study.plan), 'run')}"
+            if todo
+            else counted(len(finished), "run")
+        )
+        print(f"finished before: {which} in {study.folder}; nothing of that is done again")
+    outcomes = _execute(study, todo) if todo else []
+    page = report(
+        study, {*finished, *(outcome.run.name for outcome in outcomes if outcome.state == "done")}
+    )
+    for outcome in outcomes:
+        if outcome.state != "done":
+            console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
+    if any(outcome.state != "done" for outcome in outcomes):
+        lost = sum(outcome.state != "done" for outcome in outcomes)
+        raise Diverged(f"{counted(lost, 'run')} did not finish (exit code {EXIT_DIVERGED})")
+    return page
+
+
+def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
+    """Say whether a training run stands finished, as its own command would find it: then it is not
+    even started."""
+    from unteach.verbs import train
+
+    if run.kind == "eval" or not run_dir.is_done(Path(run.folder)):
+        return False
+    # its notes were said when all runs were composed
+    with contextlib.redirect_stdout(io.StringIO()):
+        config = compose.compose(run.config_name, run.overrides, dirs)
+    if config.resume != "auto":
+        return False
+    try:
+        folder, cache = Path(run.folder), Path(config.paths.cache_dir)
+        state = run_dir.open_run(folder, config.tree, config.resume)
+        if state is RunState.DONE:
+            run_dir.refuse_changed_inputs(folder, cache / fingerprints.MEMORY_FILE)
+    except UserError:  # another configuration's, or of other rows: its own command says it
+        return False
+    return state is RunState.DONE and train.is_evaluated(config)
+
+
+def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
+    import unteach.evals.run
+    import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
+
+    return local.execute(
+        plan, lambda run: _run(run, study.config_dirs), gpu_slots.slots_of(study.local)
+    )
+
+
+def carry_out_one(study: Study, run: PlannedRun) -> None:
+    """One run alone, whose parents are done; it ends with the run's own exit code."""
+    environment()
+    before = states.standings(study.plan)
+    if waits := [
+        f"{parent} ({before[parent].state})"
+        for parent in run.after
+        if before[parent].state != "done"
+    ]:
+        raise UserError(f"{run.name} waits for {', '.join(waits)}: carry those out first")
+    if saved_plan.read(study.folder) is None:
+        saved_plan.write(study)
+    with states.claim(run):
+        _run(run, study.config_dirs)
+
+
+def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
+    from unteach.distributed import accelerate_launch
+    from unteach.verbs import evaluate, train
+
+    verb, module = ("eval", evaluate) if run.kind == "eval" else ("train", train)
+    config = compose.compose(run.config_name, run.overrides, dirs, starting=True)
+    if not accelerate_launch.started(verb, config, run.overrides, run.config_name, dirs):
+        module.run(config)
+
+
+def report(study: Study, done: set[str]) -> Path:
+    """The tables in the terminal and the report in the study's folder, over all runs that were
+    evaluated."""
+    from unteach.report import collect, find, origin
+
+    judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
+    kinds = {run.name: run.kind for run in study.plan}
+    found = []
+    for run in judged:
+        folder = Path(run.folder)
+        kind = run.kind
+        # of the run that it waits for first, or of a model that this study does not make
+        if kind == "eval":
+            kind = kinds[run.after[0]] if run.after else origin.kind_of(folder)
+        found.append(find.Found(run.name, kind, folder, collect.results_of(folder)))
+    if not found:
+        print("no run of it is finished and evaluated yet, so there is nothing to report")
+        return study.folder
+    return write_report(found, study.folder, f"Study {study.name}")
