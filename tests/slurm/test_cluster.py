@@ -186,17 +186,17 @@ def test_a_full_queue_takes_the_rest_later(lab: Lab) -> None:
 
 DYING = """
 import os, sys
-from unteach import run_dir
-from unteach.launch import slurm
+from unteach import atomic
+from unteach.studies import slurm
 from tests.slurm.test_cluster import restored
-write, written = run_dir.write_json, []
+write, written = atomic.write_json, []
 def dying(path, value):
     if path.parent.name == "batches":
         written.append(path)
         if len(written) == int(sys.argv[1]):
             os._exit(9)
     write(path, value)
-slurm.run_dir.write_json = dying
+slurm.atomic.write_json = dying
 slurm.submit(restored())
 """
 

@@ -57,8 +57,8 @@ def test_how_a_run_ended_is_noted(tmp_path: Path) -> None:
 CHILD = """
 import sys, time
 from pathlib import Path
-from unteach.launch import states
-from unteach.launch.plan import PlannedRun
+from unteach.studies import states
+from unteach.studies.plan import PlannedRun
 with states.claim(PlannedRun("a", "x", "train", (f"paths.output_dir={sys.argv[1]}",))):
     print("here", flush=True)
     time.sleep(60)
