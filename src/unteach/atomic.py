@@ -83,14 +83,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON whole or not at all; NaN and infinity, which JSON does not have, become null."""
     write_text(
         path, json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     )
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> Any:
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -16,7 +16,7 @@ MEMORY_FILE = "fingerprints.json"
 """The file of a cache folder in which digests of weights are remembered."""
 
 
-def hash_value(value: Any) -> str:
+def hash_value(value: object) -> str:
     """Take a short hash of a plain value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
@@ -64,7 +64,7 @@ def hash_models(paths: list[str | None], memory: Path) -> dict[str, str]:
     return {str(folder): hash_weights(folder, memory) for folder in folders}
 
 
-def build_manifest(seed: int, **facts: Any) -> dict[str, Any]:
+def build_manifest(seed: int, **facts: object) -> dict[str, Any]:
     """Say what tells a run apart from every other: date, versions, commit, seed, and the
     facts given."""
     versions = {}

@@ -49,7 +49,7 @@ def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
     return lines, num_torn
 
 
-def is_log_line(value: Any) -> TypeGuard[dict[str, Any]]:
+def is_log_line(value: object) -> TypeGuard[dict[str, Any]]:
     """Say whether a value is a line of a log: what was logged, at a step if it has one."""
     return isinstance(value, dict) and isinstance(value.get("step", 0), int | float)
 

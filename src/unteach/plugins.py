@@ -48,7 +48,7 @@ def of_files(paths: Iterable[str]) -> Iterator[None]:
         yield
 
 
-def named(value: Any) -> list[str]:
+def named(value: object) -> list[str]:
     """The files that `plugins` names."""
     if value is None:
         return []

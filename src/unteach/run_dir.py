@@ -276,7 +276,7 @@ def move_aside(path: Path) -> Path:
     return aside
 
 
-def list_differences(old: Any, new: Any, path: str = "") -> list[str]:
+def list_differences(old: object, new: object, path: str = "") -> list[str]:
     """List the dotted keys at which two trees differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = dict.fromkeys([*old, *new])

@@ -70,7 +70,7 @@ def parse_yaml(content: str, where: str) -> Any:
     return value
 
 
-def refuse_odd_values(value: Any) -> None:
+def refuse_odd_values(value: object) -> None:
     """Raise UserError for what no configuration holds: deep nesting, a circle, numbers of more than
     64 bits, bytes."""
     _Measure().count_values(value, 0)
@@ -83,7 +83,7 @@ class _Measure:
         self.counts: dict[int, int] = {}
         self.open: set[int] = set()
 
-    def count_values(self, value: Any, depth: int) -> int:
+    def count_values(self, value: object, depth: int) -> int:
         if isinstance(value, int) and not -LARGEST_NUMBER <= value < LARGEST_NUMBER:
             raise UserError("a whole number of more than 64 bits, which nothing here takes")
         if isinstance(value, PLAIN):

@@ -111,7 +111,7 @@ def test_rows_that_wait_take_free_places(
     """Where the cache cannot be joined, they come once all are over; either way each row says what
     it says alone."""
     if not joined:
-        monkeypatch.setattr(generation.caches, "grows", lambda cache: False)
+        monkeypatch.setattr(generation.kv_cache, "grows", lambda cache: False)
     rows: list[int] = []
     real = tiny.model.generate
 

@@ -30,7 +30,7 @@ ANY_MACHINE = ("/usr/local/cuda",)
 """Paths that are the same on every machine that has them."""
 
 
-OF_AN_EXTRA = {"evals/harness_model.py"}
+OF_AN_EXTRA = {"evals/lm_eval/model.py"}
 """Modules that are nothing without the package of an extra; whoever imports them does so in a
 function."""
 

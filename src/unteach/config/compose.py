@@ -357,7 +357,7 @@ REQUIRED = {
 """What there is to say of values that have no default."""
 
 
-def _missing(tree: Any) -> dict[str, str]:
+def _missing(tree: dict[str, Any]) -> dict[str, str]:
     """Key -> what is said of it, for each required value that nobody gave."""
 
     def walk(node: Any, path: str) -> list[str]:
@@ -374,7 +374,7 @@ def _missing(tree: Any) -> dict[str, str]:
     return {key: f"{key}: is required{said[key]}; set {key}=…" for key in keys}
 
 
-def _resolve(tree: Any) -> dict[str, Any]:
+def _resolve(tree: dict[str, Any]) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(tree, resolve=True)
     except (OmegaConfBaseException, RecursionError) as error:

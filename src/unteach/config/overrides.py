@@ -118,7 +118,7 @@ def _sort_word(words: Words, word: str, parser: Any) -> None:
         _add_value(words, key, value)
 
 
-def _names(value: Any) -> bool:
+def _names(value: object) -> bool:
     """Whether a value names a file of a group, or several."""
     many = value if isinstance(value, list) else [value]
     return bool(many) and all(isinstance(name, str) for name in many)
@@ -144,7 +144,7 @@ def _unreadable(word: str) -> str:
     return f"cannot read {word!r}: write key=value, with every bracket and quote closed"
 
 
-def _add_value(words: Words, key: str, value: Any) -> None:
+def _add_value(words: Words, key: str, value: object) -> None:
     """Adds a value under today's name of its key."""
     section, _, name = key.rpartition(".")
     if section == "trainer.args":
@@ -157,7 +157,7 @@ def _add_value(words: Words, key: str, value: Any) -> None:
     words.values.append((RENAMED.get(key, key), value))
 
 
-def spell_value(value: Any) -> str:
+def spell_value(value: object) -> str:
     """A value as a word's right side."""
     if value is None:
         return "null"

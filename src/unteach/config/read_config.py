@@ -166,7 +166,7 @@ def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
     return TrainerConfig(handler, reader.record(cls, given, "trainer.method_args"), args, **beside)
 
 
-def _part(reader: Reader, kind: registry.Registry, value: Any, path: str) -> Part | None:
+def _part(reader: Reader, kind: registry.Registry, value: object, path: str) -> Part | None:
     part: Part | None = reader.record(Part, value, path)
     if part is None:
         return None

@@ -26,7 +26,7 @@ class Reader:
     def wrong(self, path: str, what: str) -> None:
         self.problems.append(f"{path}: {what}" if path else what)
 
-    def record(self, cls: type, value: Any, path: str, drop: tuple[str, ...] = ()) -> Any:
+    def record(self, cls: type, value: object, path: str, drop: tuple[str, ...] = ()) -> Any:
         """Reads a mapping into the dataclass `cls`; None where it could not be built."""
         if not isinstance(value, dict):
             self.wrong(path, f"must be a mapping, got {shown(value)}")
@@ -124,7 +124,7 @@ class Reader:
             self.wrong(path, f"must be a number below 1e308, got {shown(value)}")
             return None
 
-    def _union(self, options: tuple[Any, ...], value: Any, path: str) -> Any:
+    def _union(self, options: tuple[Any, ...], value: object, path: str) -> Any:
         if value is None and type(None) in options:
             return None
         real = [option for option in options if option is not type(None)]
@@ -152,11 +152,11 @@ class Reader:
                 self.wrong(f"{path}.{name}", "is required")
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     return reprlib.repr(value)
 
 
-def spelled(hint: Any) -> str:
+def spelled(hint: object) -> str:
     names: dict[Any, str] = {
         int: "a whole number",
         float: "a number",

@@ -143,7 +143,7 @@ def normalize_tree(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any
     return tree
 
 
-def _escaped(value: Any) -> Any:
+def _escaped(value: object) -> Any:
     """Texts in which `${` stands for itself: a kept configuration has no interpolations left."""
     if isinstance(value, dict):
         return {name: _escaped(item) for name, item in value.items()}

@@ -53,7 +53,7 @@ ARGUMENTS = ("model_args", "tokenizer_args", "hf_args", "storage_options")
 """Mappings that are given to the hub's libraries, in which a token may stand."""
 
 
-def drop_secrets(tree: Any, of_hub: bool = False) -> Any:
+def drop_secrets(tree: dict[str, Any], of_hub: bool = False) -> Any:
     """Copy a configuration without the tokens that are given to the hub's libraries.
 
     A run that is made again from it takes them from the environment (HF_TOKEN), or is told them

@@ -3,7 +3,6 @@ it is accepted."""
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 from unteach import registry
 from unteach.config import training_args
@@ -139,7 +138,7 @@ def _fields(method: type) -> set[str]:
     )
 
 
-def hint(name: str, value: Any, mode: str = "train", method: type | None = None) -> str | None:
+def hint(name: str, value: object, mode: str = "train", method: type | None = None) -> str | None:
     """What to write instead of `name=value`; None where nothing is called so."""
     key = right_key(name, mode, method)
     if key:

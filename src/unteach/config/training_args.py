@@ -222,7 +222,7 @@ def trackers() -> list[str]:
     return [*re.findall(r'"(\w+)":', found[1]), "none", "all"]
 
 
-def accepts(annotation: str, value: Any) -> bool:
+def accepts(annotation: str, value: object) -> bool:
     """Whether a value fits an annotation of TrainingArguments; enums take their names as
     strings."""
     kinds = set(re.findall(r"\w+", annotation))
@@ -239,7 +239,7 @@ def accepts(annotation: str, value: Any) -> bool:
     return bool(kinds & {"dict", "list", "Dict", "List"})
 
 
-def fault(name: str, value: Any) -> str | None:
+def fault(name: str, value: object) -> str | None:
     """What is wrong with the value of one argument; None where it may stand."""
     kind = fields()[name]
     if not accepts(kind, value):
@@ -332,7 +332,7 @@ def modernise(args: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     return current, said
 
 
-def _spelled(name: str, value: Any) -> Any:
+def _spelled(name: str, value: object) -> Any:
     if value is False and name.endswith("_strategy"):  # what YAML makes of a bare `no`
         return "no"
     return None if value == "None" else value

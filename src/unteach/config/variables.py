@@ -12,7 +12,7 @@ from unteach.run_dir import UNUSED_VARIABLES
 TOFU_SPLITS = ("forget01", "forget05", "forget10")
 
 
-def drop_unused(tree: Any, given: set[str]) -> None:
+def drop_unused(tree: dict[str, Any], given: set[str]) -> None:
     """Takes the variables of benchmarks out of a composed tree in which nothing refers to them and
     nobody set them."""
     plain: Any = OmegaConf.to_container(tree, resolve=False)

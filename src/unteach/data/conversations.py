@@ -38,7 +38,7 @@ class BadConversation(ValueError):
     """Says what is wrong with a conversation, in words that follow the name of its column."""
 
 
-def read_messages(cell: Any) -> list[Message]:
+def read_messages(cell: object) -> list[Message]:
     """A cell as turns of {role, content}, be it a list, a single turn or JSON. Raises
     BadConversation."""
     turns = _from_json(cell)
@@ -48,7 +48,7 @@ def read_messages(cell: Any) -> list[Message]:
     return [_read_turn(turn) for turn in turns]
 
 
-def read_conversation(cell: Any, system: Any = None) -> list[Message]:
+def read_conversation(cell: object, system: object = None) -> list[Message]:
     """The same, with the system prompt that stands in a column of its own before it."""
     messages = read_messages(cell)
     if tables.missing(system):
@@ -60,7 +60,7 @@ def read_conversation(cell: Any, system: Any = None) -> list[Message]:
     return [{"role": "system", "content": system}, *messages]
 
 
-def read_tools(cell: Any) -> Tools:
+def read_tools(cell: object) -> Tools:
     """The tools that a conversation may call, as chat templates take them; none where the cell is
     empty."""
     if tables.missing(cell) or cell == []:
@@ -87,7 +87,7 @@ def _name_of(tool: dict[str, Any]) -> Any:
     return function.get("name") if isinstance(function, dict) else None
 
 
-def _from_json(cell: Any) -> Any:
+def _from_json(cell: object) -> Any:
     try:
         return json.loads(cell) if isinstance(cell, str) else cell
     except ValueError:
@@ -148,7 +148,7 @@ def _read_openai(turn: dict[str, Any]) -> Message:
     }
 
 
-def _read_content(content: Any) -> str:
+def _read_content(content: object) -> str:
     """Text, or OpenAI's list of parts that are all text."""
     if isinstance(content, str):
         return content

@@ -124,7 +124,7 @@ def as_list(columns: Any) -> list[str]:
     return [columns] if isinstance(columns, str) else list(columns)
 
 
-def _turns(cell: Any) -> list[str]:
+def _turns(cell: object) -> list[str]:
     """The texts of a conversation, none where its last answer is empty; of what is none, as it is
     written."""
     try:
@@ -140,7 +140,7 @@ def _turns(cell: Any) -> list[str]:
     return texts
 
 
-def _words(cell: Any) -> list[str]:
+def _words(cell: object) -> list[str]:
     """The texts in a cell, each with its white space as single spaces and its accents written one
     way (NFC)."""
     if isinstance(cell, str):

@@ -36,7 +36,7 @@ class Context:
 NO_CONTEXT = Context()
 
 
-def join_input(instruction: Any, given: Any, column: str, number: int, faults: Faults) -> Any:
+def join_input(instruction: Any, given: object, column: str, number: int, faults: Faults) -> Any:
     """An instruction and its input, joined by a line end as LLaMA-Factory does; either may be
     empty."""
     if not faults.text(given, column, number, needed=False):
@@ -59,7 +59,7 @@ def read_context(
     return Context(system if has_system else "", pairs or ())
 
 
-def _read_history(cell: Any) -> tuple[tuple[str, str], ...] | None:
+def _read_history(cell: object) -> tuple[tuple[str, str], ...] | None:
     """Pairs of texts from a list or JSON; None where the cell is none."""
     try:
         pairs = json.loads(cell) if isinstance(cell, str) else cell

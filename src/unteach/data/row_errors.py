@@ -37,7 +37,7 @@ class Faults:
         self.special: list[int] = []
         """rows in which special tokens are written, which is read as text"""
 
-    def text(self, value: Any, column: str, number: int, needed: bool = True) -> bool:
+    def text(self, value: object, column: str, number: int, needed: bool = True) -> bool:
         """Whether a cell is text with something in it; notes what it is otherwise, where that
         matters."""
         if tables.missing(value):

@@ -72,7 +72,7 @@ class Choice:
         return replace(self, held_out=0.0, held=False, most=None, flag=None)
 
 
-def flag(value: Any, column: str, place: Any) -> bool:
+def flag(value: object, column: str, place: Any) -> bool:
     """A cell of 0 or 1 (true or false)."""
     said = (
         str(int(value))

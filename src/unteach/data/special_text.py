@@ -44,7 +44,7 @@ class SpecialText:
         """Mark every special token that is written in a text, so that it stays text."""
         return self._pattern.sub(lambda match: HIDDEN + chr(FIRST + self._index[match[0]]), text)
 
-    def hide_all(self, value: Any) -> Any:
+    def hide_all(self, value: object) -> Any:
         """Hide every text in a mapping, a list or a text."""
         if isinstance(value, str):
             return self.hide(value)
@@ -54,7 +54,7 @@ class SpecialText:
             [self.hide_all(inner) for inner in value] if isinstance(value, list | tuple) else value
         )
 
-    def stands_in(self, value: Any) -> bool:
+    def stands_in(self, value: object) -> bool:
         """Whether a special token is written in any text of a mapping, a list or a text."""
         if isinstance(value, str):
             return self._pattern.search(value) is not None

@@ -146,7 +146,7 @@ class Template:
         """Mark the special tokens that are written in a text, so that they are read as text."""
         return self.special.hide(text) if self.args.special_tokens == "text" else text
 
-    def hide_all(self, value: Any) -> Any:
+    def hide_all(self, value: object) -> Any:
         """Hide every text in a conversation, or in its tools."""
         return self.special.hide_all(value) if self.args.special_tokens == "text" else value
 

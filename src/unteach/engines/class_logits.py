@@ -1,16 +1,17 @@
 """What a classifier says of rows of tokens, each read at its last one whatever token that is."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unteach.lazy import torch
 from unteach.models.layers import causal_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 
-def class_logits(model: Any, rows: Sequence[Sequence[int]], pad: int) -> "Tensor":
+def class_logits(model: "PreTrainedModel", rows: Sequence[Sequence[int]], pad: int) -> "Tensor":
     """The logits [B, C] of rows of token ids, padded on the right.
 
     A decoder finds a row's last token as the last that is not padding, by its id: a row that ends

@@ -16,6 +16,7 @@ from unteach.models.layers import causal_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 TOKENS = {"cuda": 65536, "cpu": 32768}
 """Tokens that a batch of continuations may come to, with prompts: a step makes one token a row, so
@@ -53,7 +54,7 @@ class Asking(Protocol):
     def _padded(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
 
 
-def budget(model: Any, device: str) -> int | None:
+def budget(model: "PreTrainedModel", device: str) -> int | None:
     """How many tokens a batch of continuations may come to; None where the cache is not of keys and
     values alone."""
     config = causal_of(model).config.get_text_config()

@@ -23,6 +23,7 @@ from unteach.seeds import subseed
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 BLOCK = 1 << 18
@@ -66,7 +67,7 @@ def _hits(logits: "Tensor", labels: "Tensor", top: "Tensor", p: "Tensor") -> "Te
     return hit
 
 
-def context_of(model: Any) -> int | None:
+def context_of(model: "PreTrainedModel") -> int | None:
     """How many tokens a model can read."""
     found = getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) else None

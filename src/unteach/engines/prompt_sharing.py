@@ -9,7 +9,7 @@ FlashAttention, positions of its own) is found out beforehand; there each answer
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from unteach.models.layers import causal_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 Pair = tuple[Ids, Ids]
 WORTH = 16
@@ -42,7 +43,7 @@ def tokens(pair: Pair) -> int:
     return len(pair[0]) + len(pair[1])
 
 
-def windows(model: Any) -> int | None:
+def windows(model: "PreTrainedModel") -> int | None:
     """The longest row that may be shared, None where none may."""
     config = causal_of(model).config.get_text_config()
     if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):

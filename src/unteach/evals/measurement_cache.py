@@ -33,7 +33,7 @@ def store_key(weights: str, precision: str) -> str:
     return hashlib.sha256(json.dumps([FORMAT, weights, precision]).encode()).hexdigest()[:32]
 
 
-def item_key(kind: str, item: Any) -> str:
+def item_key(kind: str, item: object) -> str:
     return hashlib.sha256(json.dumps([kind, item], sort_keys=True).encode()).hexdigest()
 
 
@@ -62,7 +62,7 @@ class Store:
                 following = content.find(START, place + 1)
                 place = following if following >= 0 else len(content)
 
-    def get(self, kind: str, item: Any) -> Any:
+    def get(self, kind: str, item: object) -> Any:
         """What was measured of an item, or None."""
         arrays = self._records.get(item_key(kind, item))
         if arrays is None:

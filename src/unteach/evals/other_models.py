@@ -8,7 +8,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints, run_dir
 from unteach.config.schema import ModelConfig
@@ -25,6 +25,9 @@ from unteach.evals.measurement_plan import Progress
 from unteach.lazy import torch, transformers
 from unteach.models import integrity, loading, model_handlers
 from unteach.models.placement import place
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Deferred(HFEngine):
@@ -113,7 +116,11 @@ class OtherModels:
         return [dict(zip(labels, one, strict=True)) for one in found]
 
     def _engine(
-        self, asked: ModelConfig, tokenizer: Any, weights: str, stops: Sequence[int] = ()
+        self,
+        asked: ModelConfig,
+        tokenizer: "PreTrainedTokenizerBase",
+        weights: str,
+        stops: Sequence[int] = (),
     ) -> HFEngine:
         asked.model_args["dtype"] = self.like.compute
 

@@ -6,17 +6,22 @@ column say enough, so long ones and many of them are cut, and the file says how 
 """
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach.engines.base import Ids
 from unteach.evals.base import ScoredRow
 from unteach.evals.rows import Asked
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MOST_ROWS, MOST_TOKENS = 200, 256
 DECIMALS = 3
 
 
-def listed(of: str, asked: Asked, rows: list[ScoredRow], tokenizer: Any) -> dict[str, Any]:
+def listed(
+    of: str, asked: Asked, rows: list[ScoredRow], tokenizer: "PreTrainedTokenizerBase"
+) -> dict[str, Any]:
     """The first answer of each row: its prompt, question and text, its tokens as texts and their
     log-probs, in nats."""
     shown = zip(rows[:MOST_ROWS], asked.prompt_texts, asked.questions, strict=False)
@@ -24,7 +29,9 @@ def listed(of: str, asked: Asked, rows: list[ScoredRow], tokenizer: Any) -> dict
     return {"of": of, "count": len(rows), "rows": listed_rows}
 
 
-def _row(row: ScoredRow, prompt: str, question: str, tokenizer: Any) -> dict[str, Any]:
+def _row(
+    row: ScoredRow, prompt: str, question: str, tokenizer: "PreTrainedTokenizerBase"
+) -> dict[str, Any]:
     score = row.scores[0]
     return {
         "index": row.index,
@@ -37,7 +44,7 @@ def _row(row: ScoredRow, prompt: str, question: str, tokenizer: Any) -> dict[str
     }
 
 
-def pieces(ids: Ids, tokenizer: Any) -> list[str]:
+def pieces(ids: Ids, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     """Each token's own text: what it adds to the one before it, as some tokenizers drop a text's
     first space."""
     if not ids:

@@ -62,7 +62,7 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _read(given: Any) -> WrongAnswers:
+def _read(given: object) -> WrongAnswers:
     reader = Reader()
     settings: WrongAnswers = reader.record(WrongAnswers, given, f"hf_args.{KEY}")
     if reader.problems:

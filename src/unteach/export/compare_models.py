@@ -56,7 +56,7 @@ def tokenize_rows(
     return rows
 
 
-def measure(model: Any, rows: "Sequence[Tensor]") -> "list[Tensor] | None":
+def measure(model: "PreTrainedModel", rows: "Sequence[Tensor]") -> "list[Tensor] | None":
     """Return each row's log-probs, in fp32: of its tokens [T-1], or of a classifier's labels.
 
     None where the model cannot be run on this machine.

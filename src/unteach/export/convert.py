@@ -18,7 +18,7 @@ from unteach.models.hub import from_hub
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 Weights = dict[str, "Tensor"]
 OF_ADAPTER = r"(^|\.)(lora_\w+|modules_to_save|trainable_tokens_delta)(\.|$)"
@@ -103,7 +103,7 @@ def take_adapter(
     return model
 
 
-def _trained_in_base(model: Any) -> Weights:
+def _trained_in_base(model: "PreTrainedModel") -> Weights:
     """The base's own weights that train along with an adapter, by their names in the base: `bias`
     of LoraConfig."""
     return {
@@ -113,7 +113,7 @@ def _trained_in_base(model: Any) -> Weights:
     }
 
 
-def _slots(model: Any) -> tuple[Weights, set[str]]:
+def _slots(model: "PreTrainedModel") -> tuple[Weights, set[str]]:
     """Where an adapter's weights go, by name; and the other names of those that are tied."""
     slots: Weights = {}
     first: dict[int, str] = {}
@@ -242,7 +242,7 @@ def whole(place: str, weights: Weights, dtype: Any) -> Any:
     return model
 
 
-def class_of(config: Any) -> Any:
+def class_of(config: "PretrainedConfig") -> Any:
     """The class of transformers that a configuration was made by; a causal language model where it
     does not say."""
     named = (getattr(config, "architectures", None) or ["AutoModelForCausalLM"])[0]

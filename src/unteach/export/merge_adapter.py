@@ -64,7 +64,7 @@ def _tie_if_equal(plain: "PreTrainedModel") -> None:
         setattr(config, TIED, is_same)
 
 
-def _plain_layer(layer: Any) -> Any:
+def _plain_layer(layer: "torch.nn.Module") -> Any:
     """The layer of the base under all that an adapter wrapped it in."""
     while True:
         under = getattr(layer, "base_layer", None) or getattr(layer, "original_module", None)

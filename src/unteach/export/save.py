@@ -159,7 +159,7 @@ def _save_compared(
 
 
 def _say_other(
-    model: Any,
+    model: "PreTrainedModel",
     difference: compare_models.Difference,
     tolerance: float,
     dtype: str,
@@ -176,7 +176,7 @@ def _say_other(
     )
 
 
-def _name(dtype: Any) -> str:
+def _name(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
 
 

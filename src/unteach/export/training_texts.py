@@ -55,7 +55,7 @@ def _is_at_hand(hf_args: dict[str, Any]) -> bool:
     return bool(files) and sum(file.stat().st_size for file in files if file.exists()) <= LARGEST
 
 
-def _texts_of(value: Any) -> Iterator[str]:
+def _texts_of(value: object) -> Iterator[str]:
     """Every text in a row, however deep: a conversation's turns too."""
     if isinstance(value, str):
         yield value

@@ -139,7 +139,7 @@ def _unpickled(file: Path) -> Any:
         ) from None
 
 
-def _tensors(value: Any, file: Path) -> "dict[str, Tensor]":
+def _tensors(value: object, file: Path) -> "dict[str, Tensor]":
     """The state dict in what a file held; some trainers put it under `model`, `state_dict` or
     `module`."""
     for name in ("state_dict", "model_state_dict", "model", "module"):

@@ -160,7 +160,7 @@ def _kept(rows: list[Placed], config: InferConfig) -> tuple[list[dict[str, Any]]
     )
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A cell as JSON has it. Raises TypeError for what is no text, number, list or mapping of
     such."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -176,7 +176,7 @@ def plain(value: Any) -> Any:
     raise TypeError
 
 
-def told(value: Any) -> Any:
+def told(value: object) -> Any:
     """What tells a cell from another: itself, or a hash of what JSON has not."""
     try:
         return plain(value)

@@ -3,7 +3,7 @@ answers depend on."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints, run_dir
 from unteach.config.inference import INSTRUCTION, InferConfig
@@ -17,6 +17,11 @@ from unteach.models.hub import PATH
 from unteach.models.loading import memory
 from unteach.models.vision import load_empty
 from unteach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from unteach.data.template import Template
 
 FREE = (
     PATH,
@@ -125,7 +130,7 @@ def _templated(model: ModelConfig, column: str) -> tuple[ModelConfig, bool]:
     return replace(model, template_args=TemplateArgs(kind=kind)), True  # type: ignore[arg-type]
 
 
-def _of_template(template: Any, column: str) -> str:
+def _of_template(template: "Template", column: str) -> str:
     chat = getattr(template.tokenizer, "chat_template", None) and template.kind != "chat"
     said = (
         f"no template was saved with this model: the column {column!r} is asked as {template.kind}"
@@ -174,7 +179,7 @@ def _seeing(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], 
     return Asker(config, columns, None, None, None), describe_model
 
 
-def _of_tokenizer(tokenizer: Any) -> str:
+def _of_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     words = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
     return fingerprints.hash_value(

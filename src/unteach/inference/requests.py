@@ -207,7 +207,7 @@ class Asker:
             seed,
         )
 
-    def _is_conversation(self, cell: Any) -> bool:
+    def _is_conversation(self, cell: object) -> bool:
         listed = isinstance(cell, list)
         return listed or (
             self.columns.input == MESSAGES

@@ -270,7 +270,7 @@ def _part(id_: Any, digest: str, answer: dict[str, Any]) -> str:
     return dumps({ID: id_, "of": digest, "answer": answer}).decode()
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: object) -> bytes:
     """One line of JSON as UTF-8; half characters, which UTF-8 does not have, are written as
     escapes."""
     try:

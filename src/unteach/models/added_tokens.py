@@ -9,11 +9,14 @@ Models").
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError
 from unteach.lazy import tokenizers, torch
 from unteach.models.layers import num_embeddings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def add(tokenizer: Any, names: Iterable[str]) -> list[int]:
@@ -29,7 +32,7 @@ def add(tokenizer: Any, names: Iterable[str]) -> list[int]:
     return [int(tokenizer.convert_tokens_to_ids(name)) for name in new]
 
 
-def grow(model: Any, ids: Sequence[int]) -> None:
+def grow(model: "PreTrainedModel", ids: Sequence[int]) -> None:
     """Gives a model rows for new ids, each the mean of the rows of all ids before them."""
     if not ids:
         return
@@ -44,7 +47,7 @@ def grow(model: Any, ids: Sequence[int]) -> None:
             weight[new] = weight[: new[0]].float().mean(0).to(weight.dtype)
 
 
-def _tables(model: Any) -> list[Any]:
+def _tables(model: "PreTrainedModel") -> list[Any]:
     """The input embeddings and, where it is not the same tensor, the head, with its bias."""
     head = model.get_output_embeddings()
     found = [
@@ -55,7 +58,9 @@ def _tables(model: Any) -> list[Any]:
     return list({id(table): table for table in found if table is not None}.values())
 
 
-def trained_rows(model: Any, ids: Sequence[int], peft_args: dict[str, Any]) -> dict[str, list[int]]:
+def trained_rows(
+    model: "PreTrainedModel", ids: Sequence[int], peft_args: dict[str, Any]
+) -> dict[str, list[int]]:
     """PEFT's `trainable_token_indices`: the new rows of each embedding that the adapter does not
     train anyway."""
     names = {id(module): name for name, module in model.named_modules()}

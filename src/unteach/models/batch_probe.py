@@ -6,7 +6,7 @@ a few tokens go through the model, each alone and then padded to one length, and
 them is compared.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unteach.lazy import torch
 from unteach.models import probing
@@ -14,7 +14,7 @@ from unteach.models.layers import causal_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CLOSE, CLOSE_HALF = 1e-4, 1e-1
 """How far what is said of a row may be from what is said of it alone, in units of its length: in
@@ -22,7 +22,7 @@ fp32, and in half."""
 
 
 def describe_padded_batches(
-    model: Any, tokenizer: "PreTrainedTokenizerBase", left: bool = False
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", left: bool = False
 ) -> str | None:
     """Say why the rows of a model go through it one at a time; None where padded ones are what they
     are alone.
@@ -57,7 +57,7 @@ def describe_padded_batches(
 
 
 def _are_rows_the_same(
-    model: Any, rows: "Tensor", tokenizer: "PreTrainedTokenizerBase", left: bool
+    model: "PreTrainedModel", rows: "Tensor", tokenizer: "PreTrainedTokenizerBase", left: bool
 ) -> bool:
     width = rows.shape[1]
     short = rows[:1, : width // 2]
@@ -76,7 +76,7 @@ def _are_rows_the_same(
     return not bool(torch.isfinite(expected).all()) or bool(distances.max() <= limit)
 
 
-def _logits(model: Any, ids: "Tensor", mask: "Tensor", left: bool) -> "Tensor":
+def _logits(model: "PreTrainedModel", ids: "Tensor", mask: "Tensor", left: bool) -> "Tensor":
     """What the model says of each row [B, C]: its classes, or the token that follows."""
     logits: Tensor = model(input_ids=ids, attention_mask=mask).logits.double()
     return logits[:, -1] if left else logits

@@ -1,9 +1,12 @@
 """What holds of a model beside its own forward, and so how a pass over it may be laid out."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from unteach.models.layers import causal_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ATTRIBUTE = "_unteach_capabilities"
 
@@ -32,11 +35,11 @@ class Capabilities:
     continuing: bool = True
 
 
-def capabilities_of(model: Any) -> Capabilities:
+def capabilities_of(model: "PreTrainedModel") -> Capabilities:
     """Return what was found of a model when it was loaded."""
     found: Capabilities = getattr(causal_of(model), ATTRIBUTE, Capabilities())
     return found
 
 
-def set_capabilities(model: Any, capabilities: Capabilities) -> None:
+def set_capabilities(model: "PreTrainedModel", capabilities: Capabilities) -> None:
     setattr(causal_of(model), ATTRIBUTE, capabilities)

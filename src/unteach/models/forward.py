@@ -22,6 +22,7 @@ from unteach.models.lm_head import head_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 IGNORED = -100
 CHUNK_ELEMENTS = 1 << 24
@@ -148,7 +149,7 @@ def answers_of(
     return Answers(value, label, row, batch["weight"][start:stop], labelled, target)
 
 
-def extend(model: Any, packed: bool = False) -> Any:
+def extend(model: "PreTrainedModel", packed: bool = False) -> Any:
     """Gives `model.forward` the keyword `want: dict[stream, Want]`; returns the model.
 
     With it, forward(batch=…, want=…) -> dict[stream, Answers], where batch holds input_ids,
@@ -161,7 +162,7 @@ def extend(model: Any, packed: bool = False) -> Any:
 
     @functools.wraps(plain)
     def forward(
-        *args: Any, want: dict[str, Want] | None = None, batch: Any = None, **kwargs: Any
+        *args: Any, want: dict[str, Want] | None = None, batch: Any = None, **kwargs: object
     ) -> Any:
         if want is None:
             return plain(*args, **kwargs)
@@ -172,7 +173,7 @@ def extend(model: Any, packed: bool = False) -> Any:
 
 
 def _answer(
-    model: Any, batch: dict[str, Any], want: dict[str, Want], packed: bool
+    model: "PreTrainedModel", batch: dict[str, Any], want: dict[str, Want], packed: bool
 ) -> dict[str, Answers]:
     """Answers all streams: those that end at the same depth share one pass, and no row is in
     two."""
@@ -200,7 +201,7 @@ def _answer(
     return answers
 
 
-def _refuse_unpadded(model: Any, packed: bool) -> None:
+def _refuse_unpadded(model: "PreTrainedModel", packed: bool) -> None:
     """Raise UserError where padding goes through no layer, and a method asks about it."""
     able = capabilities_of(model)
     if packed:
@@ -217,7 +218,11 @@ def _refuse_unpadded(model: Any, packed: bool) -> None:
 
 
 def _hidden(
-    model: Any, batch: dict[str, Any], streams: list[str], at: str | None, packed: bool
+    model: "PreTrainedModel",
+    batch: dict[str, Any],
+    streams: list[str],
+    at: str | None,
+    packed: bool,
 ) -> "dict[str, Tensor]":
     """Hidden states [B, T, d] of each stream; positions count from each row's first real token,
     whichever side is padded. What cannot share a pass with others, by what was found of the model,
@@ -265,7 +270,9 @@ def _hidden(
     return dict(zip(streams, hidden.split([b - a for a, b in slices]), strict=True))
 
 
-def _pieces_apart(model: Any, mask: "Tensor", segment: "Tensor | None") -> "list[Tensor] | None":
+def _pieces_apart(
+    model: "PreTrainedModel", mask: "Tensor", segment: "Tensor | None"
+) -> "list[Tensor] | None":
     """The positions [T] of a row that each pass must be alone with, as flags; None where rows may
     go as they are.
 
@@ -296,7 +303,11 @@ def _in_batch(mask: "Tensor", row: int, flags: "Tensor") -> "Tensor":
 
 
 def _apart(
-    model: Any, at: str | None, input_ids: "Tensor", mask: "Tensor", pieces: "list[Tensor]"
+    model: "PreTrainedModel",
+    at: str | None,
+    input_ids: "Tensor",
+    mask: "Tensor",
+    pieces: "list[Tensor]",
 ) -> "Tensor":
     """Hidden states [B, T, d] of pieces [B, T] of rows, in their order, each of which sees nothing
     of the others."""
@@ -325,7 +336,7 @@ def _apart(
     return whole.masked_scatter(mask.bool().unsqueeze(-1), hidden)
 
 
-def _through_layers(causal: Any, at: str | None, given: dict[str, Any]) -> "Tensor":
+def _through_layers(causal: "PreTrainedModel", at: str | None, given: dict[str, Any]) -> "Tensor":
     """What the head would get or, where the pass ends at a layer, what that gave: [B, T, d]."""
     if at is None:
         hidden: Tensor = backbone_of(causal)(**given).last_hidden_state
@@ -368,7 +379,7 @@ def through_head(
     return torch.cat([run(*piece) for piece in pieces])
 
 
-def _chunks(count: int, size: int, device: Any) -> int:
+def _chunks(count: int, size: int, device: "torch.device") -> int:
     """How many chunks of at most `size` hold `count` positions.
 
     Under ZeRO-3 each call of the head gathers its weights from all processes, so all of them make
@@ -382,7 +393,7 @@ def _chunks(count: int, size: int, device: Any) -> int:
     return chunks
 
 
-def _vocabulary(model: Any) -> int:
+def _vocabulary(model: "PreTrainedModel") -> int:
     """The outputs of the head."""
     causal = causal_of(model)
     return int(

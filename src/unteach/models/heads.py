@@ -3,10 +3,13 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, json_files
 from unteach.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FILE = "unteach_head.json"
 """Beside an adapter, which has no configuration of a model."""
@@ -78,7 +81,7 @@ def fitting(head: Head | None, path: str | None) -> None:
         )
 
 
-def refuse_no_score(model: Any) -> None:
+def refuse_no_score(model: "PreTrainedModel") -> None:
     """Raises UserError where the head does not read the last token's hidden state through one
     layer."""
     if not hasattr(model, "score"):

@@ -116,7 +116,7 @@ def refuse_not_finite(model: Any, path: str | None) -> None:
             )
 
 
-def refuse_odd_stops(model: Any, path: str | None) -> None:
+def refuse_odd_stops(model: "PreTrainedModel", path: str | None) -> None:
     """Raise UserError where generation_config.json names ends of a text that are no token ids."""
     stops = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     stops = stops if isinstance(stops, list) else [stops]
@@ -128,7 +128,7 @@ def refuse_odd_stops(model: Any, path: str | None) -> None:
 
 
 def refuse_small_embedding(
-    model: Any, tokenizer: "PreTrainedTokenizerBase", path: str | None
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", path: str | None
 ) -> None:
     """Raise UserError where the tokenizer gives ids that the embedding has no row for.
 

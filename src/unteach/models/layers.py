@@ -11,6 +11,7 @@ from unteach.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel, TrainingArguments
 
 
 def causal_of(model: Any) -> Any:
@@ -29,7 +30,7 @@ def num_embeddings(model: Any) -> int:
     return int(weight.ds_shape[0] if is_partitioned(weight) else weight.shape[0])
 
 
-def backbone_of(causal: Any) -> Any:
+def backbone_of(causal: "PreTrainedModel") -> Any:
     """All of a language model but its head: ids in, hidden states out."""
     backbone = causal.base_model
     if backbone is not causal:
@@ -72,7 +73,7 @@ def find_layer(causal: Any, pattern: str) -> tuple[Any, str, int]:
     return causal.get_submodule(owner), attribute, index
 
 
-def layers_of(causal: Any) -> list[Any]:
+def layers_of(causal: "PreTrainedModel") -> list[Any]:
     """The layers that follow one another: what is in the outermost lists of modules."""
     lists = {
         name: module
@@ -112,12 +113,12 @@ class Depth:
         setattr(self.owner, self.name, self.whole)
 
 
-def _tapped(layer: Any, depth: Depth) -> Any:
+def _tapped(layer: "torch.nn.Module", depth: Depth) -> Any:
     """The layer, noting what it gives. It is called as a whole, so that checkpointing stays
     inside."""
 
     class Tapped(torch.nn.Module):
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
+        def forward(self, *args: Any, **kwargs: object) -> Any:
             given = layer(*args, **kwargs)
             depth.calls += 1
             depth.output = given[0] if isinstance(given, tuple | list) else given
@@ -129,7 +130,7 @@ def _tapped(layer: Any, depth: Depth) -> Any:
     return Tapped()
 
 
-def cut_above(causal: Any, patterns: Iterable[Any]) -> None:
+def cut_above(causal: "PreTrainedModel", patterns: Iterable[Any]) -> None:
     """Takes away, for good, what no pass that ends at these layers runs: the layers above the
     highest, and the head."""
     found = [find_layer(causal, pattern) for pattern in patterns]
@@ -138,7 +139,7 @@ def cut_above(causal: Any, patterns: Iterable[Any]) -> None:
     causal.set_output_embeddings(torch.nn.Identity())
 
 
-def train_only(model: Any, patterns: Sequence[str], ends: Sequence[str] = ()) -> None:
+def train_only(model: "PreTrainedModel", patterns: Sequence[str], ends: Sequence[str] = ()) -> None:
     """Freezes every parameter whose name no regex matches and, where every pass ends at one of the
     layers `ends`, every one that none of them reaches."""
     causal = causal_of(model)
@@ -189,7 +190,7 @@ def _given_to(causal: Any, layer: Any) -> list[Any]:
 
     given = list[Any]()
 
-    def note(module: Any, args: Any, kwargs: Any) -> None:
+    def note(module: "torch.nn.Module", args: "TrainingArguments", kwargs: object) -> None:
         given.extend(tree_leaves((args, kwargs)))
         raise _Reached
 
@@ -203,7 +204,7 @@ def _given_to(causal: Any, layer: Any) -> list[Any]:
     return given or [weight.sum()]
 
 
-def _reached(causal: Any, end: str) -> "set[Tensor]":
+def _reached(causal: "PreTrainedModel", end: str) -> "set[Tensor]":
     """The parameters that a gradient from this layer's output arrives at: those of the layers up to
     it and, read off the graph of a pass over two tokens, those that make what the first layer
     gets."""
@@ -223,7 +224,7 @@ def _reached(causal: Any, end: str) -> "set[Tensor]":
     return found
 
 
-def refuse_no_states(causal: Any, patterns: Iterable[str]) -> None:
+def refuse_no_states(causal: "PreTrainedModel", patterns: Iterable[str]) -> None:
     """Raise UserError where a pass that ends at one of these layers does not give one state for
     each token.
 
@@ -266,7 +267,7 @@ def refuse_no_states(causal: Any, patterns: Iterable[str]) -> None:
             )
 
 
-def _no_end(causal: Any, pattern: str, reason: str) -> UserError:
+def _no_end(causal: "PreTrainedModel", pattern: str, reason: str) -> UserError:
     return UserError(
         f"no pass of {type(causal).__name__} can end at the layer {pattern!r} ({reason}); methods "
         "that compare states at a layer (RMU, retain_loss_type=EMBED_DIFF) do not train this model"

@@ -10,9 +10,10 @@ from unteach.models.layers import backbone_of, causal_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 
-def head_logits(model: Any, hidden: "Tensor") -> "Tensor":
+def head_logits(model: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
     """The logits that the model's own forward would give for these hidden states: [n, d] -> [n, V]
     or [n, classes]."""
     causal = causal_of(model)
@@ -24,7 +25,7 @@ def head_logits(model: Any, hidden: "Tensor") -> "Tensor":
     return known_logits(causal, hidden)
 
 
-def known_logits(causal: Any, hidden: "Tensor") -> "Tensor":
+def known_logits(causal: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
     """The output embeddings, and what the configuration says of scaling and capping: right for most
     architectures."""
     config = causal.config
@@ -38,7 +39,7 @@ def known_logits(causal: Any, hidden: "Tensor") -> "Tensor":
     return logits
 
 
-def own_logits(causal: Any, hidden: "Tensor") -> "Tensor":
+def own_logits(causal: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
     """The rest of the model's own forward, whose layers give these hidden states: whatever it does
     after them."""
     backbone = backbone_of(causal)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints, registry, run_dir
 from unteach.config.schema import ModelConfig, TemplateArgs
@@ -20,6 +20,9 @@ from unteach.models.forward import extend
 from unteach.models.heads import Head
 from unteach.models.hub import PATH, SOURCE, from_hub
 from unteach.models.layers import causal_of
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {
     "float32": "float32",
@@ -74,14 +77,14 @@ class Loaded:
         return torch.autocast(parameter.device.type, getattr(torch, self.compute))
 
 
-def identity(path: str | None, config: Any, memory: Path) -> str:
+def identity(path: str | None, config: "PretrainedConfig", memory: Path) -> str:
     """What tells a model from all others: its weights and its configuration, which model_args may
     have changed."""
     settings = {k: v for k, v in config.to_dict().items() if k not in ("dtype", "_name_or_path")}
     return f"{weights_of(path, config, memory)} {fingerprints.hash_value(settings)}"
 
 
-def weights_of(path: str | None, config: Any, memory: Path) -> str:
+def weights_of(path: str | None, config: "PretrainedConfig", memory: Path) -> str:
     """sha256 of a local folder's weights, or a hub model's commit."""
     if path and Path(path).is_dir():
         return fingerprints.hash_weights(Path(path), memory)
@@ -187,7 +190,7 @@ def _source(model_args: dict[str, Any]) -> dict[str, Any]:
     return {name: model_args[name] for name in SOURCE if name in model_args}
 
 
-def _probe(model: Any, tokenizer: Any, packed: bool) -> None:
+def _probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", packed: bool) -> None:
     """Find out what holds of a model, and say what is therefore done more slowly."""
     probing.probe(model, tokenizer)
     if packed:
@@ -264,7 +267,11 @@ def load_for_look(
 
 
 def finish(
-    model: Any, tokenizer: Any, template_args: TemplateArgs, compute: str, packed: bool = False
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    template_args: TemplateArgs,
+    compute: str,
+    packed: bool = False,
 ) -> Loaded:
     """Gives a model the one forward and its tokenizer a padding token that is not EOS in any
     mask."""

@@ -2,7 +2,7 @@
 config names one."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import run_dir
 from unteach.errors import UserError, nearest
@@ -11,6 +11,9 @@ from unteach.models import heads, integrity
 from unteach.models.heads import Head
 from unteach.models.hub import NO_TOKENIZER, PATH, SOURCE, from_hub
 from unteach.registry import model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 LOADING = (
     *SOURCE,
@@ -100,7 +103,7 @@ class Scratch:
         return kind(config), tokenizer
 
 
-def pretrained(path: str, head: Head | None, **arguments: Any) -> Any:
+def pretrained(path: str, head: Head | None, **arguments: dict[str, Any]) -> Any:
     """A causal language model with its weights, or its body under a classifier's head, which is new
     unless it was saved with one; on torch's meta device it has none, and where they lie in a folder
     it is seen whether they fit."""
@@ -121,7 +124,9 @@ def pretrained(path: str, head: Head | None, **arguments: Any) -> Any:
     return integrity.load_model(kind, path, has_new_head, **arguments, **settings)
 
 
-def refuse_unknown(given: dict[str, Any], config: Any, loading: tuple[str, ...]) -> None:
+def refuse_unknown(
+    given: dict[str, Any], config: "PretrainedConfig", loading: tuple[str, ...]
+) -> None:
     """model_args go to from_pretrained and, from there, to the model's config: anything neither
     knows is a mistake."""
     for name in given:
@@ -150,7 +155,7 @@ def refuse_absent_attention(given: dict[str, Any]) -> None:
         )
 
 
-def flash_attention_fits(given: dict[str, Any], config: Any) -> bool:
+def flash_attention_fits(given: dict[str, Any], config: "PretrainedConfig") -> bool:
     """Whether `auto` attention means FlashAttention 2: installed, on a GPU that has it, for weights
     that it takes.
 

@@ -4,7 +4,7 @@ sharded, on all."""
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach.distributed import launch_environment
 from unteach.distributed.process_context import DistContext
@@ -12,8 +12,11 @@ from unteach.errors import UserError
 from unteach.lazy import fsdp, torch
 from unteach.models.layers import causal_of, layers_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def place(model: Any, dist: DistContext) -> Any:
+
+def place(model: "PreTrainedModel", dist: DistContext) -> Any:
     """Puts a frozen model where this run makes passes, spread as the run is; returns it."""
     if placed_by_device_map(model, dist) or getattr(model, "is_quantized", False):
         return model
@@ -24,7 +27,7 @@ def place(model: Any, dist: DistContext) -> Any:
     return model if dist.device is None else model.to(dist.device)
 
 
-def placed_by_device_map(model: Any, dist: DistContext) -> bool:
+def placed_by_device_map(model: "PreTrainedModel", dist: DistContext) -> bool:
     """Whether model.model_args.device_map put the model where it is.
 
     Raises UserError where several processes would each spread a model of their own.
@@ -39,7 +42,7 @@ def placed_by_device_map(model: Any, dist: DistContext) -> bool:
     return placed
 
 
-def _fully_sharded(model: Any, dist: DistContext) -> Any:
+def _fully_sharded(model: "PreTrainedModel", dist: DistContext) -> Any:
 
     given: dict[str, Any] = {
         "mesh": torch.distributed.device_mesh.init_device_mesh(dist.device.type, (dist.world_size,))
@@ -51,7 +54,7 @@ def _fully_sharded(model: Any, dist: DistContext) -> Any:
     return fsdp.fully_shard(model, **given)
 
 
-def _partitioned(model: Any) -> Any:
+def _partitioned(model: "PreTrainedModel") -> Any:
     """ZeRO-3 without an optimiser: each module's weights are gathered while it is called."""
     import deepspeed
 

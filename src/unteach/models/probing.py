@@ -24,7 +24,7 @@ from unteach.models.lm_head import known_logits, own_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 T = TypeVar("T")
 LENGTH, SHORT = 4, 2
@@ -41,7 +41,7 @@ ALL_SLOW = Capabilities(
 _REMEMBERED: dict[str, Capabilities] = {}
 
 
-def probe(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
+def probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
     """Find out what holds of a model, unless it is remembered, and note it on the model.
 
     On torch's meta device nothing can be run: only what is remembered is noted. Nor where ZeRO-3
@@ -66,7 +66,7 @@ def probe(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
         set_capabilities(model, known)
 
 
-def describe_padding(model: Any) -> str | None:
+def describe_padding(model: "PreTrainedModel") -> str | None:
     """Say why padded rows go through this model one at a time; None where they need not."""
     able = capabilities_of(model)
     sides = [
@@ -83,7 +83,7 @@ def describe_padding(model: Any) -> str | None:
     )
 
 
-def describe_continuing(model: Any) -> str | None:
+def describe_continuing(model: "PreTrainedModel") -> str | None:
     """Say why a model's continuations are made one at a time; None where they need not."""
     if capabilities_of(model).continuing:
         return None
@@ -94,7 +94,7 @@ def describe_continuing(model: Any) -> str | None:
     )
 
 
-def describe_packing(model: Any) -> str | None:
+def describe_packing(model: "PreTrainedModel") -> str | None:
     """Say why documents of one row each have a row of their own in this model; None where they need
     not."""
     if capabilities_of(model).packing:
@@ -105,7 +105,7 @@ def describe_packing(model: Any) -> str | None:
     )
 
 
-def refuse_packed(model: Any) -> None:
+def refuse_packed(model: "PreTrainedModel") -> None:
     """Raise UserError where rows laid end to end see one another."""
     if reason := describe_packing(model):
         cause = reason.partition(";")[0]
@@ -114,7 +114,7 @@ def refuse_packed(model: Any) -> None:
         )
 
 
-def _key(causal: Any, as_masters: bool = False) -> str:
+def _key(causal: "PreTrainedModel", as_masters: bool = False) -> str:
     """Digest all that the answer depends on; as_masters: as a run loads its weights to train."""
     weight = next(causal.parameters())
     device = weight.device.type
@@ -139,7 +139,9 @@ def _key(causal: Any, as_masters: bool = False) -> str:
     )
 
 
-def _find_out(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> Capabilities | None:
+def _find_out(
+    causal: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+) -> Capabilities | None:
     """Run the probe. Where it fails, nothing is taken for granted; None where nothing can be
     said."""
     was_training = causal.training
@@ -168,7 +170,7 @@ def _on_its_device(causal: Any) -> Iterator[None]:
         causal.to("cpu")
 
 
-def ordinary_rows(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
+def ordinary_rows(causal: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
     """Make two rows of ordinary tokens, none twice: ids [2, LENGTH]."""
     config = causal.config
     reserved = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
@@ -187,7 +189,7 @@ def ordinary_rows(causal: Any, tokenizer: "PreTrainedTokenizerBase") -> "Tensor"
     return torch.tensor(taken, device=next(causal.parameters()).device).view(2, LENGTH)
 
 
-def _compare(causal: Any, rows: "Tensor") -> Capabilities | None:
+def _compare(causal: "PreTrainedModel", rows: "Tensor") -> Capabilities | None:
     """Compare our ways with the model's own forward on these rows; None where that gives no finite
     numbers."""
     config, backbone, seen = causal.config.get_text_config(), backbone_of(causal), list[Any]()
@@ -258,7 +260,7 @@ def _run_layers(
     mask: "Tensor | None",
     places: "Tensor | None" = None,
     use_cache: bool = False,
-    **given: Any,
+    **given: object,
 ) -> Any:
     """Call a model's layers as a pass of ours does: ids [B, T] -> an output with last hidden states
     [B, T, d]."""

@@ -22,6 +22,7 @@ from unteach.models.lm_head import head_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 
 Needed = dict[str, Literal["logprobs"] | Want]
@@ -139,7 +140,7 @@ def needs_copy(needed: Needed) -> bool:
     return any(kind != "logprobs" for kind in needed.values())
 
 
-def trimmed(frozen: Any, needed: Needed) -> Any:
+def trimmed(frozen: "PreTrainedModel", needed: Needed) -> Any:
     """The frozen copy without what none of its passes will run."""
     ends = [kind.at for kind in needed.values() if isinstance(kind, Want)]
     if all(ends):

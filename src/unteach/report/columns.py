@@ -185,7 +185,7 @@ def read_descriptions(found: dict[str, Any], what: str, file: Path) -> dict[str,
     }
 
 
-def _read_description(metric: str, entry: Any, where: str) -> Column:
+def _read_description(metric: str, entry: object, where: str) -> Column:
     if not isinstance(entry, dict):
         raise UserError(
             f"{where}: holds {type(entry).__name__} where a description is needed; evaluate the "

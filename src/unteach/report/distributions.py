@@ -107,7 +107,7 @@ def attacks(runs: list[RunResult]) -> list[Curves]:
     return sorted(found, key=lambda one: len(one.left_out))
 
 
-def halves(entry: Any) -> tuple[np.ndarray, np.ndarray]:
+def halves(entry: object) -> tuple[np.ndarray, np.ndarray]:
     """An attack's scores of the forget and of the holdout rows; empty where the log has none."""
     parts = [entry.get(half) if isinstance(entry, dict) else None for half in ("forget", "holdout")]
     forget, holdout = (np.array(list(scores_of(part).values())) for part in parts)

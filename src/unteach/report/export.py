@@ -59,7 +59,7 @@ def as_csv(suites: dict[str, list[RunResult]]) -> str:
     return out.getvalue()
 
 
-def neutralize_cell(value: Any) -> Any:
+def neutralize_cell(value: object) -> Any:
     """Give a text that no spreadsheet takes for a formula; numbers stay."""
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 

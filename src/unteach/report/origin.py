@@ -111,7 +111,7 @@ def what_goes(config: dict[str, Any]) -> str:
     return str(config.get("forget_split") or "")
 
 
-def _shortly(value: Any) -> str:
+def _shortly(value: object) -> str:
     if isinstance(value, list):
         more = f" and {len(value) - SHOWN} more" if len(value) > SHOWN else ""
         return ", ".join(map(_shortly, value[:SHOWN])) + more

@@ -252,7 +252,7 @@ def _pairs(mapping: Any, sign: str) -> str:
     )
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if isinstance(value, dict):
         return f"{{{_pairs(value, ': ')}}}"
     return "" if value is None else str(value)

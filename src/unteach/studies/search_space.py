@@ -80,7 +80,7 @@ def grid(vary: dict[str, Any], where: str = "vary") -> list[Point]:
     ]
 
 
-def label(key: str, value: Any) -> str:
+def label(key: str, value: object) -> str:
     """What a varied key adds to a run's name: `_seed1`; what is forgotten only itself (`_forget05`,
     `_book-0.1`)."""
     if own_data.LONG_KEYS.get(key, key) in own_data.FORGET_ROWS and isinstance(value, str):
@@ -89,7 +89,7 @@ def label(key: str, value: Any) -> str:
     return f"_{name}{shown(value)}"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as part of a folder's name."""
     if isinstance(value, list):
         return "+".join(map(shown, value))

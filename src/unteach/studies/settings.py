@@ -134,11 +134,11 @@ OURS = {
 }
 
 
-def read_local(value: Any) -> Local:
+def read_local(value: object) -> Local:
     return _read(Local, value, "local")
 
 
-def read_slurm(value: Any) -> Slurm:
+def read_slurm(value: object) -> Slurm:
     """The section `slurm`, each kind's own part checked like the whole."""
     found = _read(Slurm, value, "slurm")
     for kind, own in found.kinds.items():
@@ -153,7 +153,7 @@ def read_slurm(value: Any) -> Slurm:
 KINDS = ("base", "full", "retain", "forget", "eval")
 
 
-def _read(cls: type, value: Any, where: str, drop: tuple[str, ...] = ()) -> Any:
+def _read(cls: type, value: object, where: str, drop: tuple[str, ...] = ()) -> Any:
     reader = Reader()
     found = reader.record(cls, {} if value is None else value, where, drop)
     if found is None:

@@ -35,7 +35,7 @@ def find_faults(study: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _of_forget(value: Any) -> list[str]:
+def _of_forget(value: object) -> list[str]:
     if value is None:
         return []
     if isinstance(value, dict):
@@ -66,14 +66,14 @@ def _of_entry(value: Any, where: str) -> list[str]:
     return problems
 
 
-def _of_mapping(value: Any, where: str, expected: str) -> list[str]:
+def _of_mapping(value: object, where: str, expected: str) -> list[str]:
     if not isinstance(value, dict):
         return [f"{where}: must be {expected}, got {shown(value)}"]
     odd = [key for key in value if not isinstance(key, str) or not KEY.fullmatch(key)]
     return [f"{where}: {shown(key)} cannot be a key here" for key in odd]
 
 
-def _of_name(value: Any, where: str) -> list[str]:
+def _of_name(value: object, where: str) -> list[str]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if isinstance(value, str) and NAME.fullmatch(value):
@@ -84,7 +84,7 @@ def _of_name(value: Any, where: str) -> list[str]:
     ]
 
 
-def _of_names(value: Any, where: str) -> list[str]:
+def _of_names(value: object, where: str) -> list[str]:
     if value is None or isinstance(value, str):
         return []
     if isinstance(value, list) and all(isinstance(name, str) for name in value):

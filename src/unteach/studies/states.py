@@ -61,7 +61,7 @@ def noted(run: PlannedRun) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def note(run: PlannedRun, state: str, reason: str = "", **facts: Any) -> None:
+def note(run: PlannedRun, state: str, reason: str = "", **facts: object) -> None:
     here = {"pid": os.getpid(), "host": socket.gethostname(), "job": job_id(), "at": time.time()}
     atomic.write_json(state_file(run), {"state": state, "reason": reason, **here, **facts})
 

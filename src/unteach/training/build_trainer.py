@@ -2,7 +2,6 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import transformers
 
@@ -28,7 +27,7 @@ def build_trainer(
     folder: Path,
     dist: DistContext,
     args: transformers.TrainingArguments,
-    **given: Any,
+    **given: object,
 ) -> Resumable:
     """Build the trainer of the run's method, or a plugin's own subclass of transformers.Trainer.
 

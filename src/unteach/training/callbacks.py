@@ -4,12 +4,15 @@ import json
 import time
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
 from unteach import console
 from unteach.errors import name_file
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 NOT_SHOWN = ("epoch", "train_", "total_flos", "num_input_tokens_seen")
 """Beginnings of logged names that are left out of a line: the library's own account of a run at its
@@ -31,7 +34,12 @@ class MetricsFile(Watcher):
         self.path = path
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        logs: dict[str, Any] | None = None,
+        **_: object,
     ) -> None:
         if state.is_world_process_zero and logs:
             progress = state.global_step / state.max_steps if state.max_steps else None
@@ -50,7 +58,7 @@ def format_logs(logs: dict[str, Any], left_out: Container[str] = ()) -> str:
     return "  ".join(f"{name.removeprefix('eval_')} {_short(shown[name])}" for name in order)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
@@ -66,12 +74,23 @@ class LogLines(Watcher):
         self.began: float | None = None
         self.first_step = 0
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         if self.began is None:
             self.began, self.first_step = time.monotonic(), state.global_step
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        logs: dict[str, Any] | None = None,
+        **_: object,
     ) -> None:
         if (
             not state.is_world_process_zero
@@ -86,7 +105,7 @@ class LogLines(Watcher):
         pace = self._pace(state) if is_training else ""
         console.say(f"step {state.global_step}/{state.max_steps}{epoch}  {what}{said}{pace}")
 
-    def _pace(self, state: Any) -> str:
+    def _pace(self, state: "TrainerState") -> str:
         done = state.global_step - self.first_step
         if self.began is None or done < 1:
             return ""
@@ -105,7 +124,13 @@ class Progress(Watcher):
         self.label, self.left_out = label, left_out
         self.bar: Any = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         if not state.is_world_process_zero:
             return
         from rich.progress import (
@@ -132,12 +157,23 @@ class Progress(Watcher):
         )
         self.bar.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         if self.bar:
             self.bar.update(self.task, completed=state.global_step)
 
     def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        logs: dict[str, Any] | None = None,
+        **_: object,
     ) -> None:
         if not self.bar or not logs:
             return
@@ -153,7 +189,13 @@ class Progress(Watcher):
             self.bar.stop()
             self.bar = None
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         self.close()
 
 

@@ -1,12 +1,18 @@
 """What a run will take, told before it starts: rows and tokens, steps, learning rate, memory."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
 from unteach.config import schema
 from unteach.models.forward import CHUNK_ELEMENTS
 from unteach.wording import counted
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from unteach.methods.base import Method
+    from unteach.models.loading import Loaded
 
 GIB = 2**30
 OPTIMIZER_BYTES = {"adafactor": 0, "sgd": 0, "8bit": 2, "lion": 4}
@@ -26,7 +32,7 @@ def said_of_stream(stream: Any) -> str:
     return f"{rows}, {part}{tokens}, {learned:,} of them learned, longest {max(lengths)}"
 
 
-def said_of_steps(args: Any, steps_an_epoch: int, processes: int) -> str:
+def said_of_steps(args: "TrainingArguments", steps_an_epoch: int, processes: int) -> str:
     """Optimiser steps, epochs, and how the rows of one are dealt."""
     total = num_steps(args, steps_an_epoch)
     epochs = total / steps_an_epoch
@@ -40,7 +46,7 @@ def said_of_steps(args: Any, steps_an_epoch: int, processes: int) -> str:
     return f"{total:,} ({an_epoch}); {counted(rows, 'row')} a step: {dealt}"
 
 
-def num_steps(args: Any, steps_an_epoch: int) -> int:
+def num_steps(args: "TrainingArguments", steps_an_epoch: int) -> int:
     """Count the optimiser steps of a run."""
     return (
         args.max_steps
@@ -49,7 +55,7 @@ def num_steps(args: Any, steps_an_epoch: int) -> int:
     )
 
 
-def describe_learning(args: Any, steps_an_epoch: int) -> str:
+def describe_learning(args: "TrainingArguments", steps_an_epoch: int) -> str:
     """Give the learning rate, its schedule, the optimiser and what regularises it."""
     total = num_steps(args, steps_an_epoch)
     warmup = args.get_warmup_steps(total)
@@ -65,7 +71,9 @@ def describe_learning(args: Any, steps_an_epoch: int) -> str:
     return f"rate {args.learning_rate:g}, {schedule}{after}; {optimizer}{decay}{clipped}"
 
 
-def said_of_memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any]) -> str:
+def said_of_memory(
+    loaded: "Loaded", args: "TrainingArguments", method: "Method", streams: dict[str, Any]
+) -> str:
     """An estimate, a process, without sharding: weights, gradients, optimiser, reference copy,
     activations."""
     parts = memory(loaded, args, method, streams)
@@ -74,7 +82,9 @@ def said_of_memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any])
     return f"about {total / GIB:.2g} GiB a process ({listed})"
 
 
-def memory(loaded: Any, args: Any, method: Any, streams: dict[str, Any]) -> dict[str, float]:
+def memory(
+    loaded: "Loaded", args: "TrainingArguments", method: "Method", streams: dict[str, Any]
+) -> dict[str, float]:
     """Bytes by what they are for.
 
     Activations: 34 bytes a token, layer and hidden unit in half precision (Korthikanti et al. 2022,

@@ -7,13 +7,16 @@ Those written for older versions are called as they were then: without `num_item
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import Dataset
 
 from unteach.config.schema import TheirTrainer
 from unteach.training.resumable import Resumable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Together(Dataset):
@@ -34,7 +37,7 @@ class Together(Dataset):
 
 
 def their_trainer(
-    theirs: TheirTrainer, streams: dict[str, Any], anchor: str, **given: Any
+    theirs: TheirTrainer, streams: dict[str, Any], anchor: str, **given: object
 ) -> Resumable:
     """Their class under our checkpoints and evaluation; one stream is its train_dataset, several
     come together."""
@@ -72,7 +75,12 @@ def _call_as_before(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def call(
-        self: Any, model: Any, inputs: Any, *_: Any, num_items_in_batch: Any = None, **given: Any
+        self: Any,
+        model: "PreTrainedModel",
+        inputs: Any,
+        *_: object,
+        num_items_in_batch: Any = None,
+        **given: object,
     ) -> Any:
         return method(self, model, inputs, **given)
 

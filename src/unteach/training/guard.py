@@ -13,7 +13,7 @@ that the model is collapsing.
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 
@@ -26,6 +26,9 @@ from unteach.engines.hf import HFEngine
 from unteach.errors import Diverged
 from unteach.models.forward import IGNORED
 from unteach.models.loading import Loaded
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 NEW_TOKENS = 32
 """Of each continuation that is looked at."""
@@ -113,12 +116,24 @@ class CollapseGuard(transformers.TrainerCallback):
             texts = self.engine.generate([prompt for prompt, _ in self.pairs], NEW_TOKENS)
         return sum(map(repetition, texts)) / len(texts)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         if self.began is None:
             self.began = self.measure_loss()
             self._log(control, self.began, self.measure_repetition())
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         if state.global_step % self.guard.every:
             return
         assert self.began is not None
@@ -155,7 +170,9 @@ class CollapseGuard(transformers.TrainerCallback):
         # any line that is logged takes it back, and the step's own is still to come
         control.should_log = is_due
 
-    def _healthy(self, args: Any, state: Any, control: Any) -> None:
+    def _healthy(
+        self, args: "TrainingArguments", state: "TrainerState", control: "TrainerControl"
+    ) -> None:
         self.healthy_step = state.global_step
         if self.guard.action == "best":
             state.best_model_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
@@ -175,11 +192,23 @@ class CollapseWatch(CollapseGuard):
         super().__init__(Guard(), loaded, stream)
         self.method_name, self.stream_name = method_name, stream.name
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         if self.began is None:
             self.began = self.measure_loss()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         is_due = state.global_step % self.guard.every == 0 or state.global_step >= state.max_steps
         if self.collapsed is not None or not is_due:
             return

@@ -19,7 +19,7 @@ an FSDP2 folder.
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
@@ -27,6 +27,9 @@ from unteach.lazy import distributed_tensor, fsdp, torch
 from unteach.models import adapters
 from unteach.models.layers import causal_of
 from unteach.training import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 
 @contextlib.contextmanager
@@ -55,7 +58,7 @@ def _none() -> None:
     return None
 
 
-def verify(trainer: Any, mode: str) -> None:
+def verify(trainer: "Trainer", mode: str) -> None:
     """Raises UserError unless the wrapped model is spread as the launcher said."""
     found = _mode(trainer)
     if found != mode:
@@ -81,7 +84,7 @@ def _all_sharded(model: Any) -> bool:
     )
 
 
-def reduce_in_float32(trainer: Any) -> None:
+def reduce_in_float32(trainer: "Trainer") -> None:
     """FSDP2 gathers weights in the run's half precision, and adds gradients up in fp32 as every
     other way does."""
 
@@ -129,7 +132,7 @@ def whole_state(trainer: Any, mode: str) -> dict[str, Any] | None:
     return found
 
 
-def _from_fsdp2(model: Any, trained_only: bool, first: bool) -> dict[str, Any]:
+def _from_fsdp2(model: "PreTrainedModel", trained_only: bool, first: bool) -> dict[str, Any]:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(
@@ -139,7 +142,7 @@ def _from_fsdp2(model: Any, trained_only: bool, first: bool) -> dict[str, Any]:
     return found
 
 
-def _from_zero(model: Any, trained_only: bool, first: bool) -> dict[str, Any]:
+def _from_zero(model: "PreTrainedModel", trained_only: bool, first: bool) -> dict[str, Any]:
     """ZeRO holds the fp32 masters of what trains, and of the rest the weights themselves; one at a
     time is gathered."""
     import deepspeed
@@ -158,7 +161,7 @@ def _from_zero(model: Any, trained_only: bool, first: bool) -> dict[str, Any]:
     return found
 
 
-def step_size(args: Any) -> int:
+def step_size(args: "TrainingArguments") -> int:
     """Anchor rows of an optimiser step, over all micro-batches and processes."""
     return int(
         args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -175,7 +178,7 @@ def describe(model: Any, folder: Path) -> None:
         causal_of(model).config.save_pretrained(folder)
 
 
-def refuse_another_spread(start: Path, args: Any, mode: str) -> None:
+def refuse_another_spread(start: Path, args: "TrainingArguments", mode: str) -> None:
     """Raises UserError where a checkpoint cannot be gone on from by these processes."""
     told = checkpoint.read_state(start).get("spread")
     if told is None:

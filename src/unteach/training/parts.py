@@ -13,7 +13,7 @@ from unteach.models.loading import Loaded
 from unteach.training.rows import fit_context
 
 
-def build_part(part: schema.Part, loaded: Loaded, **given: Any) -> Any:
+def build_part(part: schema.Part, loaded: Loaded, **given: object) -> Any:
     """A dataset or collator with its arguments, and whichever of template, tokenizer,
     template_args, seed it takes."""
     offered = {

@@ -2,12 +2,15 @@
 stretch."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach.atomic import atomic_write
 from unteach.config import watching
 from unteach.lazy import torch
 from unteach.training.callbacks import Watcher
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 FOLDER = "profile"
 
@@ -20,7 +23,13 @@ class ProfileTrace(Watcher):
         self.asked, self.folder = asked, folder / FOLDER
         self.profile: Any = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         kinds = [torch.profiler.ProfilerActivity.CPU]
         if args.device.type == "cuda":
             kinds.append(torch.profiler.ProfilerActivity.CUDA)
@@ -47,7 +56,13 @@ class ProfileTrace(Watcher):
         )
         self.profile.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         self.profile.step()
 
     def close(self) -> None:

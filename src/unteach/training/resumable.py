@@ -21,6 +21,7 @@ from unteach.training.guard import CollapseGuard
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 
 @dataclass(frozen=True)
@@ -317,10 +318,22 @@ class _AtBoundaries(transformers.TrainerCallback):
     def __init__(self, trainer: Resumable):
         self.trainer = trainer
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         self.trainer.restore()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         if state.global_step >= state.max_steps and args.logging_strategy == "steps":
             control.should_log = True
         if self.trainer.dist.should_stop():

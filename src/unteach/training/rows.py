@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from unteach.config import schema
 from unteach.data.streams import Stream
@@ -10,12 +10,15 @@ from unteach.errors import UserError
 from unteach.models.loading import Loaded
 from unteach.wording import counted
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 DEFAULT_LENGTH = 2048
 """Tokens of a row of the user's files, where the model's context has as many and nobody says
 otherwise."""
 
 
-def list_notes(part: Any) -> list[str]:
+def list_notes(part: object) -> list[str]:
     """List what a dataset has to say about rows dropped and rows cut."""
     if hasattr(part, "notes"):
         return list(part.notes())
@@ -34,7 +37,7 @@ def fit_context(part: schema.Part, loaded: Loaded) -> dict[str, int]:
     return {}
 
 
-def find_context_length(model: Any) -> int:
+def find_context_length(model: "PreTrainedModel") -> int:
     """Find how many tokens a row may have at most: the positions that the model knows."""
     known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return int(known) if known else sys.maxsize

@@ -3,7 +3,7 @@ have."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import json_files
 from unteach.config import watching
@@ -15,6 +15,9 @@ from unteach.models.forward import IGNORED
 from unteach.models.loading import Loaded
 from unteach.training.callbacks import Watcher
 from unteach.training.guard import Unasked
+
+if TYPE_CHECKING:
+    from transformers import TrainerControl, TrainerState, TrainingArguments
 
 FILE = "samples.jsonl"
 
@@ -38,17 +41,35 @@ class SampleFile(Watcher):
         self.pairs = [halves(stream.example(n)) for n in range(min(samples.rows, len(stream)))]
         self.newest: list[dict[str, Any]] = []
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         if state.is_world_process_zero:
             json_files.truncate_after_step(self.path, state.global_step or -1)
         if self.samples.every and not state.global_step:
             self.look(args, state)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         if self.samples.every and state.global_step % self.samples.every == 0:
             self.look(args, state)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_evaluate(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         if not self.samples.every:
             self.look(args, state)
 

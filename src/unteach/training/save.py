@@ -1,7 +1,7 @@
 """The model that a run ends with, as a folder that every verb can read."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import atomic
 from unteach.atomic import atomic_write_folder
@@ -10,11 +10,18 @@ from unteach.models import adapters, portable
 from unteach.models.loading import Loaded, memory
 from unteach.training import checkpoint
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 METHOD = "unteach_method.json"
 
 
 def save_final_model(
-    model: Any, loaded: Loaded, target: Path, method: Any, state_dict: dict[str, Any] | None = None
+    model: "PreTrainedModel",
+    loaded: Loaded,
+    target: Path,
+    method: "Method",
+    state_dict: dict[str, Any] | None = None,
 ) -> None:
     """Write the model, or its adapter, with tokenizer, template and the method's state into the
     folder `target`, whole or not at all.

@@ -15,9 +15,12 @@ from unteach.models.reference import Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 
-def make_ready(model: Any, method: Method, seed: int, streams: dict[str, Any]) -> None:
+def make_ready(
+    model: "PreTrainedModel", method: Method, seed: int, streams: dict[str, Any]
+) -> None:
     """Prepares a method and freezes what it does not train, before anything wraps the model:
     DistributedDataParallel waits for the gradient of every parameter that is not frozen."""
     config = causal_of(model).config
@@ -40,7 +43,10 @@ def count_step(method: Method, batches: Iterable[dict[str, Any]]) -> "dict[str, 
 
 
 def survey_step(
-    model: Any, method: Method, batches: Iterable[dict[str, Any]], reference: Reference
+    model: "PreTrainedModel",
+    method: Method,
+    batches: Iterable[dict[str, Any]],
+    reference: Reference,
 ) -> "dict[str, Tensor]":
     """What the method must know of a whole step before its losses: the sums of this process's
     share, by name."""
@@ -56,7 +62,7 @@ def survey_step(
 
 
 def both_sides(
-    model: Any,
+    model: "PreTrainedModel",
     method: Method,
     batch: dict[str, Any],
     reference: Reference,
@@ -76,7 +82,7 @@ def share_of(term: Term, counts: "dict[str, Tensor]") -> "Tensor":
 
 
 def micro_batch_loss(
-    model: Any,
+    model: "PreTrainedModel",
     method: Method,
     batch: dict[str, Any],
     reference: Reference,

@@ -19,6 +19,7 @@ from unteach.training.step import count_step, make_ready, micro_batch_loss, surv
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 
 def _ignore_interrupts(worker: int) -> None:
@@ -92,7 +93,7 @@ class Trainer(Resumable):
         )
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: "torch.device"
     ) -> tuple[list[Any], Any]:
         """The micro-batches of one step, and how many units the whole step has, over all
         processes."""
@@ -127,7 +128,7 @@ class Trainer(Resumable):
         """Data parallelism averages gradients over processes where the rule needs their sum."""
         return loss * self.args.world_size
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+    def _get_grad_norm(self, model: "PreTrainedModel", grad_norm: Any = None) -> Any:
         """The gradient's norm before clipping; a run whose gradient is not finite ends here, before
         the step."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -203,10 +204,22 @@ class _TellMethod(transformers.TrainerCallback):
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         self.trainer.reference.tables = self.trainer.tables()
         if self.trainer.validation:
             _ = self.trainer.validation.reference
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
         self.trainer.end_step()

@@ -12,7 +12,7 @@ import functools
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, console, run_dir
 from unteach.config import schema
@@ -28,12 +28,20 @@ from unteach.training.build_reference import build_tables
 from unteach.training.build_streams import build_rows
 from unteach.training.step import both_sides
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, TrainingArguments
+
 STREAM = "validation"
 FILE = "validation.json"
 
 
 def of_run(
-    config: schema.Config, loaded: Loaded, collator: Any, args: Any, folder: Path, dist: DistContext
+    config: schema.Config,
+    loaded: Loaded,
+    collator: Any,
+    args: "TrainingArguments",
+    folder: Path,
+    dist: DistContext,
 ) -> "Validation | None":
     """What measures the rows of data.validation, if there are any; says what became of rows that
     cannot be used."""
@@ -83,7 +91,9 @@ class Validation:
     def reference(self) -> Reference:
         return Reference(self.method.reference(), self.tables())
 
-    def measure(self, model: Any, place: Path, may_stop: bool = True) -> dict[str, float]:
+    def measure(
+        self, model: "PreTrainedModel", place: Path, may_stop: bool = True
+    ) -> dict[str, float]:
         """The values under `eval_…`; all that is known goes to files in `place`.
 
         may_stop: whether a run that was asked to stop does so between two batches.
@@ -101,7 +111,7 @@ class Validation:
             write(place, found)
         return {f"eval_{name}": float(value) for name, value in numbers.items()}
 
-    def _measured(self, model: Any, may_stop: bool) -> dict[str, Any]:
+    def _measured(self, model: "PreTrainedModel", may_stop: bool) -> dict[str, Any]:
         step = self._counted(model)
         counts = {
             name: torch.tensor(count, device=self.dist.device) for name, count in step.items()
@@ -142,7 +152,7 @@ class Validation:
         loss = sum(parts.values())
         return {"loss": loss, **told, **self.method.judged(loss, rows), "rows": self.num_rows}
 
-    def _counted(self, model: Any) -> dict[str, float]:
+    def _counted(self, model: "PreTrainedModel") -> dict[str, float]:
         """The units of all rows by name and, where the method asks for it, what must be known of
         all of them first."""
         counts: dict[str, float] = {}

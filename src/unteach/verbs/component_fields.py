@@ -129,7 +129,7 @@ def spell_type(hint: Any, quote: str = "") -> str:
     return WORDS.get(hint) or f"mapping ({getattr(hint, '__name__', hint)})"
 
 
-def as_yaml(value: Any) -> str:
+def as_yaml(value: object) -> str:
     """A value as the command line takes it."""
     if dataclasses.is_dataclass(value):
         return "{}"

@@ -213,6 +213,6 @@ def _show(table: Any) -> None:
         print(f"{counted(len(left), 'more column')} (to=csv has all): {', '.join(left)}")
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     is_number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
     return f"{value:.4g}" if is_number else console.neutralize(str(value))

@@ -14,7 +14,7 @@ every option; docs/inference.md explains them.
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import console
 from unteach.config import compose, inference
@@ -30,8 +30,11 @@ from unteach.inference.output_columns import ERROR, SKIPPED, record, tokens_of
 from unteach.inference.result_store import Ledger
 from unteach.wording import counted
 
+if TYPE_CHECKING:
+    from unteach.distributed.process_context import DistContext
 
-def command(words: list[str], **options: Any) -> None:
+
+def command(words: list[str], **options: dict[str, Any]) -> None:
     infer(*words, **options)
 
 
@@ -92,7 +95,7 @@ def output_of(config: InferConfig) -> Path:
     return output
 
 
-def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, dist: Any) -> Path:
+def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, dist: "DistContext") -> Path:
     """Asks what is not known, and writes the output when everything is."""
     lines, output = read.lines, Path(ledger.output)
     done = ledger.done(lines)
@@ -129,7 +132,7 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, dist: Any)
 
 
 def answered(
-    config: InferConfig, plan: Any, done: set[int], dist: Any
+    config: InferConfig, plan: Any, done: set[int], dist: "DistContext"
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """What the backend says of every row that is not done, as it comes."""
     asked = plan.asked

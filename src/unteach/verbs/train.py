@@ -18,6 +18,7 @@ from unteach.run_dir import RunState
 
 if TYPE_CHECKING:
     import transformers
+    from transformers import PreTrainedModel
 
     from unteach.data.streams import Stream
     from unteach.distributed import process_context
@@ -237,7 +238,11 @@ def _train(
 
 
 def _save(
-    config: schema.Config, folder: Path, model: Any, loaded: "Loaded", state: dict[str, Any] | None
+    config: schema.Config,
+    folder: Path,
+    model: "PreTrainedModel",
+    loaded: "Loaded",
+    state: dict[str, Any] | None,
 ) -> None:
     """Writes the final model; where its adapter is to be merged, the adapter first and then the two
     as one model."""

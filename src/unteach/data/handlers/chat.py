@@ -89,7 +89,7 @@ class ChatDataset(RowDataset):
         )
 
     def _read(
-        self, number: int, cell: Any, system: Any, tools: Any
+        self, number: int, cell: object, system: object, tools: Any
     ) -> tuple[list[Message], Tools] | None:
         """The turns of a row and its tools; None, and noted, where it is none."""
         if tables.missing(cell) or cell == []:

@@ -92,7 +92,7 @@ class PreferenceDataset(_Asked):
         self.keep([self.pair(*pair) for pair in pairs])
 
     def _read_turns(
-        self, number: int, prompt: Any, chosen: Any, rejected: Any, system: Any, tools: Any
+        self, number: int, prompt: object, chosen: Any, rejected: Any, system: object, tools: Any
     ) -> tuple[_Conversation, Message, Message] | None:
         """What is asked, and the two answers as turns; None, and noted, where the row is no such
         pair."""
@@ -127,7 +127,7 @@ class PreferenceDataset(_Asked):
         return _Conversation(shown, callable_tools), answers[0], answers[1]
 
     def pair(
-        self, number: int, context: Context, prompt: Any, chosen: Any, rejected: Any
+        self, number: int, context: Context, prompt: object, chosen: Any, rejected: Any
     ) -> Example | None:
         try:
             built = {
@@ -239,7 +239,9 @@ class FeedbackDataset(_Asked):
     def _gaps(self) -> tuple[str | None, ...]:
         return self.input_key, self.system_key, self.history_key
 
-    def _read_asked(self, prompt: Any, around: Sequence[Any], number: int) -> tuple[Any, Context]:
+    def _read_asked(
+        self, prompt: object, around: Sequence[Any], number: int
+    ) -> tuple[Any, Context]:
         """What is asked with its input, and what stands before it."""
         given, system, history = around
         columns = str(self.system_key), str(self.history_key)

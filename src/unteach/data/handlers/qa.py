@@ -247,7 +247,7 @@ class QADataset(RowDataset):
             zip(*(sources.column(shown, key, "few-shot rows") for key in keys), strict=True)
         )
 
-    def build(self, index: int, question: Any, answer: Any) -> list[Example]:
+    def build(self, index: int, question: object, answer: object) -> list[Example]:
         """The examples of one row, without their tokens where it is looked at later."""
         if not self.is_deferred(index) or isinstance(answer, list):
             return self.pieces(index, question, answer)
@@ -255,7 +255,7 @@ class QADataset(RowDataset):
             [{"index": index, DEFERRED: True}] if self.is_complete(index, question, answer) else []
         )
 
-    def is_complete(self, index: int, question: Any, answer: Any) -> bool:
+    def is_complete(self, index: int, question: object, answer: object) -> bool:
         """Whether a row has all its texts; what it lacks is noted."""
         told = [
             self.faults.text(question, self.question_key, index),

@@ -26,7 +26,7 @@ class Unreadable(ValueError):
     """An image that cannot be used, and why."""
 
 
-def read(source: Any, most_bytes: int = MOST_BYTES, seconds: float = SECONDS) -> "Image":
+def read(source: object, most_bytes: int = MOST_BYTES, seconds: float = SECONDS) -> "Image":
     """The image in RGB, upright as its EXIF tells.
 
     source: a path, an http(s) address, the bytes of a file, a PIL image, or {"bytes": …, "path": …}
@@ -58,7 +58,7 @@ def read(source: Any, most_bytes: int = MOST_BYTES, seconds: float = SECONDS) ->
         raise Unreadable(f"{name} cannot be read: {str(error) or type(error).__name__}") from None
 
 
-def _file(source: Any, most_bytes: int, seconds: float) -> Any:
+def _file(source: object, most_bytes: int, seconds: float) -> Any:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if not isinstance(source, str):

@@ -31,7 +31,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _refuse_deep(value: Any, text: str) -> None:
+def _refuse_deep(value: object, text: str) -> None:
     """Raise RecursionError where lists and objects are nested more deeply than what follows could
     walk through."""
     if text.count("[") + text.count("{") <= DEEPEST:

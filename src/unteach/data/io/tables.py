@@ -111,7 +111,7 @@ def open_table(
     return _opened(str(source), tuple(files), read, whole)
 
 
-def missing(value: Any) -> bool:
+def missing(value: object) -> bool:
     """Whether a cell holds nothing: null, NaN, or no more than white space."""
     if isinstance(value, str):
         return not value.strip()
@@ -178,7 +178,7 @@ def _opened(
     return Table(where, tuple(columns), worded, files, read)
 
 
-def _holds_words(cell: Any) -> bool:
+def _holds_words(cell: object) -> bool:
     """Whether a cell is text that is no number, or a list or mapping with such text in it."""
     if isinstance(cell, str):
         return bool(cell.strip()) and not NUMBER.fullmatch(cell.strip())

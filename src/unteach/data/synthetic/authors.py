@@ -62,7 +62,7 @@ def rows_of(world: World, name: str) -> list[Row]:
     return [{key: _copied(value) for key, value in row.items()} for row in _rows(world, name)]
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: object) -> Any:
     return list(value) if isinstance(value, list) else value
 
 

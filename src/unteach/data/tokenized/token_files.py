@@ -34,6 +34,7 @@ from unteach.registry import dataset
 
 if TYPE_CHECKING:
     import numpy as np
+    from transformers import PreTrainedTokenizerBase
 
 FORMAT = 2
 
@@ -208,7 +209,7 @@ def _theirs(file: Path) -> list[Shard]:
     return shards
 
 
-def tokenizer_fingerprint(tokenizer: Any) -> str:
+def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
     """What tells how a tokenizer makes tokens from all others: its rules and its special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules: Any = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
@@ -233,7 +234,7 @@ def is_text(file: Path) -> bool:
     return not any(shard.mask for shard in _theirs(file))
 
 
-def check(path: Path, tokenizer: Any, shards: Iterable[Shard]) -> None:
+def check(path: Path, tokenizer: "PreTrainedTokenizerBase", shards: Iterable[Shard]) -> None:
     """Refuses tokens that another tokenizer made."""
     if path.is_dir():
         made = manifest(path).get("tokenizer")
@@ -259,7 +260,9 @@ def check(path: Path, tokenizer: Any, shards: Iterable[Shard]) -> None:
                 )
 
 
-def documents(hf_args: dict[str, Any], tokenizer: Any) -> tuple[Joined, list[int]]:
+def documents(
+    hf_args: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[Joined, list[int]]:
     """The tokens of tokenised text, and where each document ends."""
     path = Path(hf_args["path"])
     shards = read_shards(path)

@@ -81,7 +81,7 @@ class EngineModel(TemplateLM):
         self.cut += len(prompt) > room
         return tuple(prompt[-room:])
 
-    def _loglikelihood_tokens(self, requests: Any, **_: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: Any, **_: object) -> list[tuple[float, bool]]:
         """Of each (…, prompt, answer): the sum of the answer's log-probs, and whether it is the
         greedy one."""
         pairs = [(self.fitted(p, self.max_length - len(a)), tuple(a)) for _, p, a in requests]
@@ -120,7 +120,7 @@ class EngineModel(TemplateLM):
                 texts[number] = text
         return texts
 
-    def _continued(self, questions: list[str], settings: Any) -> list[str]:
+    def _continued(self, questions: list[str], settings: dict[str, Any]) -> list[str]:
         """What follows each question under the same settings, up to the first of their stop
         strings."""
         given = dict(normalize_gen_kwargs(settings, NEW_TOKENS))

@@ -72,7 +72,7 @@ class Difference(Metric):
     def needs(self) -> dict[str, Need]:
         return {"value": Result(self.of), "other": Result(self.minus)}
 
-    def compute(self, name: str, value: Value, other: Value, **_: Any) -> Value:
+    def compute(self, name: str, value: Value, other: Value, **_: object) -> Value:
         return combined([value, other], lambda pair: pair[..., 0] - pair[..., 1])
 
 
@@ -86,7 +86,7 @@ class DeltaToRetain(Metric):
     def needs(self) -> dict[str, Need]:
         return {"value": Result(self.of), "log": Retain(self.of)}
 
-    def compute(self, name: str, value: Value, log: dict[str, Any], **_: Any) -> Value:
+    def compute(self, name: str, value: Value, log: dict[str, Any], **_: object) -> Value:
         return combined([value], lambda one: one[..., 0] - log["agg_value"])
 
 

@@ -1,7 +1,6 @@
 """Whether what the model says is still language."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from unteach.errors import UserError, nearest
 from unteach.evals.base import Classed, Classes, Metric, Need, Value, mean_of
@@ -24,7 +23,7 @@ class Gibberish(Metric):
     def needs(self) -> dict[str, Need]:
         return {"classed": Classes(self.texts)}
 
-    def compute(self, name: str, classed: list[Classed], **_: Any) -> Value:
+    def compute(self, name: str, classed: list[Classed], **_: object) -> Value:
         by_index = {
             one.index: {"score": self.of(name, one.probabilities), "text": one.text}
             for one in classed

@@ -31,7 +31,7 @@ class ForgetQuality(Metric):
     def needs(self) -> dict[str, Need]:
         return {"value": Result(self.forget), "retain": Retain(self.forget)}
 
-    def compute(self, name: str, value: Value, retain: dict[str, Any], **_: Any) -> Value:
+    def compute(self, name: str, value: Value, retain: dict[str, Any], **_: object) -> Value:
         logged = retain.get("value_by_index") or {}
         own = np.array([v["score"] for v in (value.by_index or {}).values()])
         other = np.array([v["score"] for v in logged.values()])

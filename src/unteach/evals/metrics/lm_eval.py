@@ -27,7 +27,7 @@ class HarnessTask(Metric):
     def needs(self) -> dict[str, Need]:
         return {"found": Task(self.task)}
 
-    def compute(self, name: str, found: list[TaskResult], **_: Any) -> Value:
+    def compute(self, name: str, found: list[TaskResult], **_: object) -> Value:
         [result] = found
         named = self.measure or (
             "acc" if "acc" in result.values else next(iter(result.values), None)

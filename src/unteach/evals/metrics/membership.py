@@ -68,7 +68,7 @@ class Attack(Metric):
         forget_rows: list[ScoredRow],
         holdout_rows: list[ScoredRow],
         eos: int,
-        **_: Any,
+        **_: object,
     ) -> Value:
         halves = (
             {row.index: self.score(row, eos) for row in rows}
@@ -119,7 +119,7 @@ class ReferenceAttack(Metric):
         holdout_rows: list[ScoredRow],
         forget_reference: list[ScoredRow],
         holdout_reference: list[ScoredRow],
-        **_: Any,
+        **_: object,
     ) -> Value:
         halves = (
             {
@@ -151,7 +151,7 @@ class GradNormAttack(Metric):
         }
 
     def compute(
-        self, name: str, forget_rows: list[NormedRow], holdout_rows: list[NormedRow], **_: Any
+        self, name: str, forget_rows: list[NormedRow], holdout_rows: list[NormedRow], **_: object
     ) -> Value:
         return area_of(
             name, *({row.index: row.norm for row in rows} for rows in (forget_rows, holdout_rows))
@@ -220,7 +220,7 @@ class AgainstRetain(Metric):
         return {"attack_value": Result(self.attack), "retain": Retain(self.attack, optional)}
 
     def compute(
-        self, name: str, attack_value: Value, retain: dict[str, Any] | None, **_: Any
+        self, name: str, attack_value: Value, retain: dict[str, Any] | None, **_: object
     ) -> Value:
         area = retain["agg_value"] if retain else self.privleak_default
         assert (

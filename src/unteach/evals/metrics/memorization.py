@@ -35,7 +35,7 @@ class ExactMemorization(Metric):
     def needs(self) -> dict[str, Need]:
         return {"rows": Scores(self.answers)}
 
-    def compute(self, name: str, rows: list[ScoredRow], eos: int, **_: Any) -> Value:
+    def compute(self, name: str, rows: list[ScoredRow], eos: int, **_: object) -> Value:
         hits = {row.index: _hits(row, eos, self.drop_last_label) for row in rows}
         by_index = {
             index: {"score": float(hit.mean()) if len(hit) else None} for index, hit in hits.items()
@@ -61,7 +61,7 @@ class ExtractionStrength(Metric):
     def needs(self) -> dict[str, Need]:
         return {"rows": Scores(self.answers)}
 
-    def compute(self, name: str, rows: list[ScoredRow], eos: int, **_: Any) -> Value:
+    def compute(self, name: str, rows: list[ScoredRow], eos: int, **_: object) -> Value:
         by_index = {
             row.index: {"score": self.strength(_hits(row, eos, self.drop_last_label))}
             for row in rows

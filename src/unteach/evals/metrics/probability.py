@@ -1,7 +1,7 @@
 """How probable the model finds given answers. Source: TOFU, arXiv:2401.06121."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Probability(Metric):
     def needs(self) -> dict[str, Need]:
         return {"rows": Scores(self.answers)}
 
-    def compute(self, name: str, rows: list[ScoredRow], **_: Any) -> Value:
+    def compute(self, name: str, rows: list[ScoredRow], **_: object) -> Value:
         by_index = {}
         for row in rows:
             losses = row.losses
@@ -53,7 +53,7 @@ class TokenProbability(Metric):
     def needs(self) -> dict[str, Need]:
         return {"rows": Scores(self.answers)}
 
-    def compute(self, name: str, rows: list[ScoredRow], **_: Any) -> Value:
+    def compute(self, name: str, rows: list[ScoredRow], **_: object) -> Value:
         by_index = {}
         for row in rows:
             score = row.scores[0]
@@ -78,7 +78,7 @@ class ProbabilityWithOptions(Metric):
     def needs(self) -> dict[str, Need]:
         return {"correct_value": Result(self.correct), "wrong_value": Result(self.wrong)}
 
-    def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: Any) -> Value:
+    def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: object) -> Value:
         right, wrong = correct_value.by_index or {}, wrong_value.by_index or {}
         by_index = {
             index: {

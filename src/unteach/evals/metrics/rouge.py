@@ -25,7 +25,7 @@ class Rouge(Metric):
     def needs(self) -> dict[str, Need]:
         return {"generated": Texts(self.texts, adaptive=self.adaptive)}
 
-    def compute(self, name: str, generated: list[Generated], **_: Any) -> Value:
+    def compute(self, name: str, generated: list[Generated], **_: object) -> Value:
         from rouge_score import rouge_scorer
 
         scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=self.rouge_stemmer)

@@ -27,7 +27,7 @@ class TruthRatio(Metric):
     def needs(self) -> dict[str, Need]:
         return {"correct_value": Result(self.correct), "wrong_value": Result(self.wrong)}
 
-    def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: Any) -> Value:
+    def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: object) -> Value:
         right, wrong = correct_value.by_index or {}, wrong_value.by_index or {}
         by_index = {
             i: {"score": self.ratio(v["avg_loss"], wrong[i]["avg_loss"])}

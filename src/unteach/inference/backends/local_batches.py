@@ -1,10 +1,13 @@
 """Requests in batches through a model of this process, whatever the model is."""
 
 from collections.abc import Callable, Sequence, Set
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.engines.batching import Batches, Batching, Row
 from unteach.inference.backends.base import Answered, Failure, Request
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Pools(Batching):
@@ -61,7 +64,7 @@ def run_batches(
             yield numbers[i], answer
 
 
-def move_to_device(model: Any, device: Any) -> None:
+def move_to_device(model: "PreTrainedModel", device: Any) -> None:
     """Move a model to a device, unless it came with a place of its own (quantised, or spread by
     device_map)."""
     if not getattr(model, "is_quantized", False) and getattr(model, "hf_device_map", None) is None:

@@ -60,18 +60,18 @@ def _with_pictures(
             f"the conversation has {places} places for images, and the row {len(pictures)} images"
         )
 
-    def part(one: Any) -> Any:
+    def part(one: object) -> Any:
         if _is_image(one):
             return {"type": "image_url", "image_url": {"url": _data_url(next(left))}}
         return one
 
-    def said(content: Any) -> Any:
+    def said(content: object) -> Any:
         return [part(one) for one in content] if isinstance(content, list | tuple) else content
 
     return [{**message, "content": said(message["content"])} for message in messages]
 
 
-def _is_image(part: Any) -> bool:
+def _is_image(part: object) -> bool:
     return isinstance(part, dict) and part.get("type") == "image"
 
 
