@@ -18,6 +18,7 @@ from typing import Any
 
 from unteach import registry
 from unteach.errors import UserError
+from unteach.wording import shown
 
 MODULE = "unteach_plugin_"
 """Beginning of the names of modules that plugin files become."""
@@ -54,7 +55,7 @@ def named(value: object) -> list[str]:
         return []
     if not isinstance(value, list) or not all(isinstance(path, str) and path for path in value):
         raise UserError(
-            f"plugins: must be a list of Python files, plugins=[my_method.py]; got {value!r}"
+            f"plugins: must be a list of Python files, plugins=[my_method.py]; got {shown(value)}"
         )
     return value
 

@@ -420,3 +420,19 @@ def test_a_file_named_as_one_of_another_tools_is_a_file(folder: Path) -> None:
     assert config.data is not None and list(config.data.streams["train"]) == ["TOFU_MIA"]
     (found,) = said("unlearn", TOFU, "model=policy", "task_name=x", "data.forget=TOFU_MIA")
     assert found.endswith("eval.muse.rows.…") and "these rows belong to the suites" in found
+
+
+def test_a_value_is_given_back_as_a_configuration_spells_it() -> None:
+    train = ("model=policy", "data=my.csv", "task_name=t")
+    (line,) = said("train", *train, "model.model_args=[1,true]")
+    assert line == "model.model_args: must be a mapping, got [1, true]"
+    (line,) = said("train", *train, "trainer.args.learning_rate={fast: null}")
+    assert line.endswith("must be float, got {fast: null}")
+
+
+def test_a_row_of_names_is_answered_with_the_list() -> None:
+    train = ("model=policy", "data=my.csv", "task_name=t")
+    (line,) = said("train", *train, "model.peft_args.target_modules=k_proj, v_proj")
+    assert line.endswith("write model.peft_args.target_modules=[k_proj,v_proj]")
+    (line,) = said("train", *train, "seed=range(1,4)")
+    assert line.endswith("(unteach study …)")

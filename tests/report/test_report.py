@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
 from unteach.errors import UserError
@@ -142,6 +143,19 @@ def test_an_interval_that_says_nothing_is_not_shown(tmp_path: Path) -> None:
         "model_utility": (0.4, 0.5),
     }
     assert table.make_cell(run, table.Column("forget_quality", "q")).interval == ""
+
+
+def test_a_long_forget_set_is_named_by_its_first_rows(tmp_path: Path) -> None:
+    for name, chosen, said in (
+        ("few", {"by": "book", "named": ["Ash", "Dew"], "seed": 3}, "book Ash, Dew"),
+        ("many", {"by": "question", "named": list(range(160))}, "question 0, 1, 2 and 157 more"),
+        ("share", {"by": "author", "fraction": 0.1, "author_block": 20}, "author 0.1"),
+    ):
+        save(tmp_path / name, {})
+        config = yaml.safe_dump({"mode": "unlearn", "forget_set": chosen})
+        (tmp_path / name / "config.yaml").write_text(config)
+        (run,) = collect([(name, "forget", tmp_path / name)])
+        assert run.forgets == said
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

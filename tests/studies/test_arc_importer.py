@@ -531,3 +531,34 @@ def test_one_experiment_is_one_run(
     arc_configs.write("experiment/one.yaml", {**ONE, "train_type": "npo"})
     with pytest.raises(UserError, match="npo"):
         study_of(str(file))
+
+
+@pytest.mark.parametrize(
+    ("train_type", "named"), [("full", "mine.full_0"), ("retain", "mine.experiment_1")]
+)
+def test_one_full_or_retain_experiment_starts_from_its_model(
+    arc_configs: ArcConfigs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    train_type: str,
+    named: str,
+) -> None:
+    """A full one is called as the forget experiments name it, in their full_model_name."""
+    monkeypatch.chdir(tmp_path)
+    data = "all" if train_type == "full" else "tenth"
+    one = {**ONE, "train_type": train_type, "data_config": data}
+    arc_configs.write("experiment/one.yaml", one)
+    (run,) = study_of(str(arc_configs.folder / "experiment/one.yaml")).plan
+    assert (run.kind, run.folder, run.after) == (
+        train_type,
+        f"saves/{named}.{train_type}/{train_type}",
+        (),
+    )
+    compose_runs.check([run])
+    config = compose.compose(run.config_name, run.overrides)
+    assert config.model.model_args["pretrained_model_name_or_path"] == MODEL["model_id"]
+    assert config.trainer is not None and config.trainer.method.loss_on == "all"
+    assert config.data is not None
+    rows = {"full": "TOFU_QA_full", "retain": "TOFU_QA_retain"}[train_type]
+    assert list(config.data.streams["train"]) == [rows]
+    assert list(config.eval) == ([] if train_type == "full" else ["arc"])

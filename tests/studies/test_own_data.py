@@ -169,6 +169,24 @@ def test_a_word_of_training_leaves_evaluations_as_they_are(place: Path) -> None:
     compose_runs.check(runs)
 
 
+def test_words_of_training_and_of_evaluation_reach_the_runs_that_have_their_keys(
+    place: Path,
+) -> None:
+    words = ("trainer.args.logging_steps=1", "eval.rows.batch_size=2")
+    runs = expand(STUDY, extra=words)
+    compose_runs.check(runs)
+    for run in runs:
+        config = compose.compose(run.config_name, run.overrides)
+        if run.kind == "eval":
+            assert config.trainer is None
+        else:
+            assert config.trainer is not None
+            assert config.trainer.args["logging_steps"] == 1
+        assert [suite.batch_size for suite in config.eval.values()] == (
+            [2] if run.kind in ("eval", "forget") else []
+        )
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unteach.config import compose
 from unteach.errors import Diverged, UserError
 from unteach.studies import local, study_file
 from unteach.studies.gpu_slots import Slots
@@ -43,6 +44,21 @@ def test_shared_runs_are_planned_once_and_parents_come_first(seeds: int, splits:
         assert set(run.after) <= seen
         seen.add(run.name)
     assert len({run.folder for run in runs}) == len(runs)
+
+
+def test_words_of_training_and_of_evaluation_reach_the_runs_that_have_their_keys() -> None:
+    """Of a study whose full model is evaluated apart, on each forget set."""
+    vary = {"seed": [0], "forget_split": ["forget05", "forget10"]}
+    words = ("trainer.args.logging_steps=1", "eval.tofu.batch_size=2")
+    runs = expand({**DEMO, "vary": vary}, extra=words)
+    assert {run.kind for run in runs} == {"base", "full", "retain", "forget", "eval"}
+    for run in runs:
+        config = compose.compose(run.config_name, run.overrides)
+        assert (config.trainer is None) == (run.kind == "eval")
+        if config.trainer is not None:
+            assert config.trainer.args["logging_steps"] == 1
+        assert all(suite.batch_size == 2 for suite in config.eval.values())
+        assert bool(config.eval) == (run.kind in ("retain", "forget", "eval"))
 
 
 def test_a_word_replaces_what_varies_and_names_the_study() -> None:

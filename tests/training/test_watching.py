@@ -166,7 +166,10 @@ def test_an_interrupted_run_has_its_plot(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("trainer.samples={rows: 2}", r"trainer\.samples\.every: is required where no suite runs"),
+        (
+            "trainer.samples={rows: 2}",
+            r"trainer\.samples\.every: is required where trainer\.args\.eval_strategy is no",
+        ),
         (
             "trainer.samples={every: 1, stream: retain}",
             r"trainer\.samples\.stream: must be one of train",

@@ -31,6 +31,7 @@ from unteach.config.normalize import settle
 from unteach.config.overrides import Words, sort_words
 from unteach.config.reader import Mistakes, Reader, collected, mistakes
 from unteach.errors import UserError, nearest
+from unteach.wording import shown
 
 T = TypeVar("T")
 OPEN = ("model.model_args.", "model.tokenizer_args.")
@@ -346,7 +347,7 @@ def _apply(tree: Any, values: list[tuple[str, Any]], problems: list[str]) -> Non
             why = f"cannot be set ({str(error).splitlines()[0]})"
             if isinstance(there, DictConfig | ListConfig):
                 why = "must be a mapping" if isinstance(there, DictConfig) else "must be a list"
-            problems.append(f"{key}: {why}, got {value}")
+            problems.append(f"{key}: {why}, got {shown(value)}")
 
 
 REQUIRED = {

@@ -87,7 +87,8 @@ def samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> 
     if samples.every is None and trainer.args.get("eval_strategy", "no") == "no":
         reader.wrong(
             "trainer.samples.every",
-            "is required where no suite runs: the steps from one look to the next",
+            "is required where trainer.args.eval_strategy is no: the steps from one look to the "
+            "next",
         )
 
 

@@ -74,6 +74,7 @@ def _sort_word(words: Words, word: str, parser: Any) -> None:
     if override.is_sweep_override():
         raise UserError(
             f"{word!r} asks for several runs: put them under `vary` in a study (unteach study …)"
+            + _list_instead(word)
         )
     value = None if override.is_delete() else override.value()
     try:
@@ -122,6 +123,15 @@ def _names(value: object) -> bool:
     """Whether a value names a file of a group, or several."""
     many = value if isinstance(value, list) else [value]
     return bool(many) and all(isinstance(name, str) for name in many)
+
+
+def _list_instead(word: str) -> str:
+    """Say how a list is written, where a word's value is a row of names."""
+    key, _, value = word.partition("=")
+    names = [name.strip() for name in value.split(",")]
+    if not all(re.fullmatch(r"[\w./:-]+", name) for name in names):
+        return ""
+    return f"; where {key} takes a list, write {key}=[{','.join(names)}]"
 
 
 def _unreadable(word: str) -> str:

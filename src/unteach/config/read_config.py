@@ -10,7 +10,7 @@ from typing import Any
 from unteach import registry
 from unteach.config import consistency, synonyms, training_args
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, Files
-from unteach.config.reader import Mistakes, Reader, shown
+from unteach.config.reader import Mistakes, Reader
 from unteach.config.schema import (
     PATH,
     STREAMS,
@@ -29,6 +29,7 @@ from unteach.config.secrets import drop_secrets
 from unteach.config.suites import SuiteConfig
 from unteach.config.watching import Guard, Profiler, Samples
 from unteach.errors import UserError, nearest
+from unteach.wording import shown
 
 WATCHERS = {"guard": Guard, "samples": Samples, "profiler": Profiler}
 """Sections of `trainer` that watch a run."""
@@ -203,7 +204,7 @@ def _data(reader: Reader, value: dict[str, Any]) -> DataConfig | None:
             hint = f"; did you mean data.{guess}?" if guess and guess != stream else ""
             reader.wrong(
                 f"data.{stream}",
-                f"must be a dataset's name or a mapping of datasets, got {parts!r}{hint}",
+                f"must be a dataset's name or a mapping of datasets, got {shown(parts)}{hint}",
             )
             continue
         read_parts = {

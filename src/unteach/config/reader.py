@@ -5,13 +5,13 @@ import contextlib
 import dataclasses
 import inspect
 import math
-import reprlib
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from unteach.errors import UserError, nearest
+from unteach.wording import shown
 
 GIVEN = {"template", "template_args", "tokenizer", "self"}
 """What unteach hands to a dataset or a collator itself; never a key of the configuration."""
@@ -150,10 +150,6 @@ class Reader:
         for name, parameter in allowed.items():
             if parameter.default is parameter.empty and name not in value:
                 self.wrong(f"{path}.{name}", "is required")
-
-
-def shown(value: object) -> str:
-    return reprlib.repr(value)
 
 
 def spelled(hint: object) -> str:

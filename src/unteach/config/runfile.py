@@ -21,6 +21,7 @@ import yaml
 from unteach.config.overrides import spell_value
 from unteach.errors import UserError, nearest
 from unteach.strict_yaml import read_yaml
+from unteach.wording import shown
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -94,7 +95,7 @@ def _leaves(node: dict[Any, Any], path: str) -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
         key = f"{path}.{name}" if path else str(name)
         if not re.fullmatch(r"[\w.@/+-]+", key):
-            raise UserError(f"{path or key}: {name!r} cannot be a key here")
+            raise UserError(f"{path or key}: {shown(name)} cannot be a key here")
         if (
             isinstance(value, dict)
             and value

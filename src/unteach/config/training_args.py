@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach.errors import UserError, nearest
+from unteach.wording import shown
 
 OWN = {
     "warmup_epochs": "float | None",
@@ -243,7 +244,7 @@ def fault(name: str, value: object) -> str | None:
     """What is wrong with the value of one argument; None where it may stand."""
     kind = fields()[name]
     if not accepts(kind, value):
-        return f"must be {kind}, got {value!r}"
+        return f"must be {kind}, got {shown(value)}"
     allowed = (
         trackers()
         if name == "report_to"

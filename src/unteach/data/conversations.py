@@ -11,6 +11,7 @@ from typing import Any
 
 from unteach.data.io import tables
 from unteach.errors import nearest
+from unteach.wording import shown
 
 Message = dict[str, Any]
 Tools = list[dict[str, Any]]
@@ -194,7 +195,8 @@ def _check_weight(message: Message) -> None:
     weight = message.get("weight", 0)
     if isinstance(weight, bool) or weight not in (0, 1):
         raise BadConversation(
-            f"has the weight {weight!r}; a turn of the assistant has 1 (learned) or 0 (only read)"
+            f"has the weight {shown(weight)}; a turn of the assistant has 1 (learned) or 0 (only "
+            "read)"
         )
     if weight == 1 and message["role"] != ASSISTANT:
         raise BadConversation(

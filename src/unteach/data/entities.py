@@ -15,6 +15,7 @@ from unteach import json_files
 from unteach.config.schema import ForgetSet
 from unteach.errors import UserError, nearest, unknown
 from unteach.seeds import subseed
+from unteach.wording import shown
 
 Row = dict[str, Any]
 Unit = Hashable
@@ -79,7 +80,7 @@ def entities(rows: list[Row], chosen: ForgetSet, where: str) -> list[list[tuple[
             continue
         if absent := [key for key in row["keys"] if key not in kinds]:
             raise UserError(
-                f"{where}: row {number}: forget_set.kinds_path has no kind for {absent[0]!r}"
+                f"{where}: row {number}: forget_set.kinds_path has no kind for {shown(absent[0])}"
             )
         found.append([(kinds[key], key) for key in row["keys"]])
     return found
@@ -112,7 +113,7 @@ def _named(chosen: ForgetSet, there: Iterable[Unit], where: str) -> set[Unit]:
         if one not in known:
             guess = nearest(str(one), map(str, known))
             raise UserError(
-                f"{where}: forget_set.named: no row is about the {chosen.by} {one!r}"
+                f"{where}: forget_set.named: no row is about the {chosen.by} {shown(one)}"
                 + (f"; did you mean {guess}?" if guess else "")
             )
     return set(asked)

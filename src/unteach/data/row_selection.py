@@ -7,7 +7,7 @@ from typing import Any
 
 from unteach.errors import UserError
 from unteach.seeds import permutation
-from unteach.wording import counted
+from unteach.wording import counted, shown
 
 FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
@@ -80,5 +80,5 @@ def flag(value: object, column: str, place: Any) -> bool:
         else str(value).strip().lower()
     )
     if said not in FLAGS:
-        raise UserError(f"{place}: {column} must be 0 or 1 in every row, not {value!r}")
+        raise UserError(f"{place}: {column} must be 0 or 1 in every row, not {shown(value)}")
     return FLAGS[said]

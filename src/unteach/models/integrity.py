@@ -13,6 +13,7 @@ from unteach.errors import UserError
 from unteach.lazy import peft, torch
 from unteach.models.hub import from_hub
 from unteach.models.layers import is_partitioned, num_embeddings
+from unteach.wording import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -122,8 +123,8 @@ def refuse_odd_stops(model: "PreTrainedModel", path: str | None) -> None:
     stops = stops if isinstance(stops, list) else [stops]
     if odd := [stop for stop in stops if stop is not None and not isinstance(stop, int)]:
         raise UserError(
-            f"cannot load {path}: eos_token_id in its generation_config.json holds {odd[0]!r}, and "
-            "it takes the id of a token, or a list of ids; mend that file"
+            f"cannot load {path}: eos_token_id in its generation_config.json holds "
+            f"{shown(odd[0])}, and it takes the id of a token, or a list of ids; mend that file"
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.errors import NO_MEMORY, UserError, first_line
 from unteach.lazy import torch
+from unteach.wording import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +155,7 @@ def train_only(model: "PreTrainedModel", patterns: Sequence[str], ends: Sequence
     if not trained:
         where = f" up to the layer {', '.join(ends)}" if ends else ""
         raise UserError(
-            f"trainable_params_regex={list(patterns)} leaves no parameter to train{where}"
+            f"trainable_params_regex={shown(patterns)} leaves no parameter to train{where}"
         )
 
 

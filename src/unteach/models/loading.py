@@ -20,6 +20,7 @@ from unteach.models.forward import extend
 from unteach.models.heads import Head
 from unteach.models.hub import PATH, SOURCE, from_hub
 from unteach.models.layers import causal_of
+from unteach.wording import shown
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -101,7 +102,8 @@ def compute_dtype(asked: str | None) -> str:
         )
     if asked not in DTYPES:
         raise UserError(
-            f"model.model_args.dtype: must be auto or one of {', '.join(DTYPES)}, got {asked!r}"
+            f"model.model_args.dtype: must be auto or one of {', '.join(DTYPES)}, got "
+            f"{shown(asked)}"
         )
     return DTYPES[str(asked)]
 

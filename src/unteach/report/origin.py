@@ -105,7 +105,7 @@ def what_goes(config: dict[str, Any]) -> str:
         told = [
             value
             for key, value in chosen.items()
-            if value is not None and key not in ("seed", "kinds_path")
+            if value is not None and key not in ("seed", "kinds_path", "author_block")
         ]
         return " ".join(map(_shortly, told))
     return str(config.get("forget_split") or "")

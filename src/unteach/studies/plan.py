@@ -20,6 +20,7 @@ from unteach.errors import UserError, unknown
 from unteach.studies import own_data, search_space
 from unteach.studies.search_space import Point, grid, of_entry
 from unteach.studies.shared_overrides import OF_TRAINING, section_of, without_start, without_suites
+from unteach.wording import shown
 
 KEYS = {
     "name",
@@ -77,13 +78,13 @@ def expand(
     }
     for key, value in sections.items():
         if not isinstance(value, dict):
-            raise UserError(f"{key}: must be a mapping of overrides, got {value!r}")
+            raise UserError(f"{key}: must be a mapping of overrides, got {shown(value)}")
     evaluated = study.get("evaluate") or []
     for other in [evaluated] if isinstance(evaluated, str) else evaluated:
         if other != "base":
             raise UserError(
-                f"evaluate: {other!r} is evaluated anyway, or is no run of the study; it may be "
-                f"[base]"
+                f"evaluate: {shown(other)} is evaluated anyway, or is no run of the study; it may "
+                "be [base]"
             )
     if own_data.is_own(study):
         study = own_data.complete(study)

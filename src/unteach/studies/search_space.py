@@ -12,6 +12,7 @@ from typing import Any, Literal
 from unteach.config.reader import Reader, mistakes
 from unteach.errors import UserError
 from unteach.studies import own_data
+from unteach.wording import shown
 
 
 @dataclass
@@ -65,7 +66,7 @@ def grid(vary: dict[str, Any], where: str = "vary") -> list[Point]:
     """Every combination, the last key varying fastest; only keys of several values are told in the
     label."""
     if not isinstance(vary, dict):
-        raise UserError(f"{where}: must be a mapping of keys to lists of values, got {vary!r}")
+        raise UserError(f"{where}: must be a mapping of keys to lists of values, got {shown(vary)}")
     lists = {key: values if isinstance(values, list) else [values] for key, values in vary.items()}
     for key, values in lists.items():
         if not values:
@@ -84,17 +85,17 @@ def label(key: str, value: object) -> str:
     """What a varied key adds to a run's name: `_seed1`; what is forgotten only itself (`_forget05`,
     `_book-0.1`)."""
     if own_data.LONG_KEYS.get(key, key) in own_data.FORGET_ROWS and isinstance(value, str):
-        return f"_{shown(Path(value).stem)}"
+        return f"_{spell_in_name(Path(value).stem)}"
     name = "" if key in ("forget_split", "forget_set") else key.split(".")[-1]
-    return f"_{name}{shown(value)}"
+    return f"_{name}{spell_in_name(value)}"
 
 
-def shown(value: object) -> str:
-    """A value as part of a folder's name."""
+def spell_in_name(value: object) -> str:
+    """Spell a value as part of a folder's name."""
     if isinstance(value, list):
-        return "+".join(map(shown, value))
+        return "+".join(map(spell_in_name, value))
     if isinstance(value, dict):
-        return "-".join(shown(item) for item in value.values() if item is not None)
+        return "-".join(spell_in_name(item) for item in value.values() if item is not None)
     return re.sub(r"[^\w.+-]+", "-", str(value))
 
 
@@ -113,7 +114,7 @@ def drawn(search: Any, where: str) -> list[Point]:
         if not isinstance(values, dict | list) or values == []:
             reader.wrong(
                 f"{where}.over.{key}",
-                f"must be a list of values or a range {{low, high}}, got {values!r}",
+                f"must be a list of values or a range {{low, high}}, got {shown(values)}",
             )
     if reader.problems:
         raise UserError(mistakes(reader.problems))

@@ -8,6 +8,7 @@ from typing import Any
 
 from unteach.config.reader import Reader, mistakes
 from unteach.errors import UserError
+from unteach.wording import shown
 
 
 @dataclass
@@ -70,7 +71,7 @@ class Slurm:
                 raise UserError(f"{name} must be {least} or more, got {value}")
         for name, value in self._texts():
             if any(ord(letter) < 32 for letter in value):
-                raise UserError(f"{name}: must be one line, got {value!r}")
+                raise UserError(f"{name}: must be one line, got {shown(value)}")
         for name in self.more:
             if not re.fullmatch(r"[\w-]+", str(name)):
                 raise UserError(f"more.{name}: cannot be the name of an option of sbatch")

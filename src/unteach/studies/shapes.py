@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from unteach.config.reader import shown
 from unteach.config.secrets import hide_secrets
+from unteach.wording import shown
 
 NAME = re.compile(r"[\w+][\w.+-]*")
 """What names a folder, a job and a row of a report alike."""

@@ -152,7 +152,7 @@ def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], t
             values = values if isinstance(values, list) else [values]
             if values != varied[key]:
                 labels.append(search_space.label(key, values).lstrip("_"))
-                old_labels.append(f"{key.split('.')[-1]}{search_space.shown(values)}")
+                old_labels.append(f"{key.split('.')[-1]}{search_space.spell_in_name(values)}")
             varied[key] = values
         else:
             extra.append(word)

@@ -12,6 +12,7 @@ from unteach.data.handlers.qa import Example, RowDataset
 from unteach.data.io import sources, tables
 from unteach.errors import UserError, nearest
 from unteach.registry import dataset
+from unteach.wording import shown
 
 
 @dataclass
@@ -95,7 +96,7 @@ class ScoredDataset(_Told):
             target = as_number(cell)
             if target is None:
                 self.faults.add(
-                    f"{self.target_key} must be a finite number, and is {cell!r}", number
+                    f"{self.target_key} must be a finite number, and is {shown(cell)}", number
                 )
             else:
                 examples.append({**self.example(number, text, 0), "target": target})

@@ -22,6 +22,7 @@ from unteach.data.template import Encoded
 from unteach.errors import UserError
 from unteach.registry import dataset
 from unteach.seeds import permutation
+from unteach.wording import shown
 
 LIKED = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 """What a cell may say, in any case, of an answer that was liked or not."""
@@ -215,7 +216,8 @@ class FeedbackDataset(_Asked):
             liked = LIKED.get(str(label).lower().removesuffix(".0"))
             if liked is None:
                 self.faults.add(
-                    f"{self.label_key} must be 1 or 0 (true or false), and is {label!r}", number
+                    f"{self.label_key} must be 1 or 0 (true or false), and is {shown(label)}",
+                    number,
                 )
             good = self.faults.texts((question, answer), keys, number)
             if good and liked is not None:

@@ -22,6 +22,7 @@ from unteach.data.io.hub_datasets import SEVERAL_SPLITS, is_saved_set, load_set
 from unteach.data.io.json_values import parse_json
 from unteach.errors import UserError, nearest, refuse_unreadable
 from unteach.lazy import pyarrow
+from unteach.wording import shown
 
 Row = dict[str, Any]
 
@@ -134,7 +135,7 @@ def text(row: Row, column: str, place: Place | str) -> str:
             list: "a list",
             dict: "a mapping",
         }
-        held = f"{kind.get(type(value), type(value).__name__)} ({str(value)[:40]})"
+        held = f"{kind.get(type(value), type(value).__name__)} ({shown(value)})"
         raise UserError(f"{place}: the column {column!r} holds {held} where text is expected")
     try:
         value.encode()

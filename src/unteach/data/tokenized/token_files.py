@@ -31,6 +31,7 @@ from unteach.data.truncation import IGNORED
 from unteach.errors import UserError, refuse_path, refuse_unreadable
 from unteach.lazy import np, pyarrow
 from unteach.registry import dataset
+from unteach.wording import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -315,7 +316,7 @@ class TokenizedDataset:
             )
         if odd := sorted(name for name in {*made, *here} if made.get(name) != here.get(name)):
             told = ", ".join(
-                f"{name} was {made.get(name)!r} and is {here.get(name)!r}" for name in odd
+                f"{name} was {shown(made.get(name))} and is {shown(here.get(name))}" for name in odd
             )
             raise UserError(
                 f"{path}: made with another template ({told}); tokenise again, or set "

@@ -10,6 +10,7 @@ from unteach.methods.base import Context, Method, Term
 from unteach.methods.finetune import scores
 from unteach.models.forward import IGNORED, Answers, Want
 from unteach.registry import method
+from unteach.wording import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,12 +43,12 @@ class Classify(Method):
         if self.labels is not None and (
             len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels)
         ):
-            raise UserError(f"labels must be two or more different ones, got {self.labels}")
+            raise UserError(f"labels must be two or more different ones, got {shown(self.labels)}")
         if (
             isinstance(self.class_weights, dict)
             and min(self.class_weights.values(), default=0) <= 0
         ):
-            raise UserError(f"class_weights must be above 0, got {self.class_weights}")
+            raise UserError(f"class_weights must be above 0, got {shown(self.class_weights)}")
         self.names: tuple[str, ...] = ()
         self.weights: list[float] = []
 

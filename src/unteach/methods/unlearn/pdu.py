@@ -8,6 +8,7 @@ from unteach.errors import UserError
 from unteach.methods.base import Term, Unlearn
 from unteach.models.forward import Answers, Want
 from unteach.registry import method
+from unteach.wording import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ class PDU(Unlearn):
                 "alpha must be above 0: it is where the multiplier of the retain constraint starts"
             )
         if len(set(self.loss_names)) != 2:
-            raise UserError(f"loss_names must be two different names, got {list(self.loss_names)}")
+            raise UserError(f"loss_names must be two different names, got {shown(self.loss_names)}")
         self.multiplier = self.alpha
         self._violations: list[float] = []
 

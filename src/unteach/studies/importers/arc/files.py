@@ -10,6 +10,7 @@ from typing import Any
 from unteach.errors import UserError
 from unteach.strict_yaml import read_yaml
 from unteach.studies.importers.arc import top_config
+from unteach.wording import shown
 
 
 def read_layers(top: top_config.Top, found: list[top_config.Job], file: Path) -> top_config.Layers:
@@ -44,5 +45,5 @@ def read_layers(top: top_config.Top, found: list[top_config.Job], file: Path) ->
 def _mapping(file: Path) -> dict[str, Any]:
     value = read_yaml(file)
     if not isinstance(value, dict):
-        raise UserError(f"{file}: must be a mapping, got {value!r}")
+        raise UserError(f"{file}: must be a mapping, got {shown(value)}")
     return value

@@ -9,6 +9,7 @@ from typing import Any
 
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.errors import UserError, nearest
+from unteach.wording import shown
 
 TOFU_KEYS = (
     "granularity",
@@ -34,7 +35,7 @@ LOSS = "train_set_retain_mean_loss_gt"
 
 def _known(mapping: Any, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
     if not isinstance(mapping, dict):
-        raise UserError(f"{where}: must be a mapping, got {mapping!r}")
+        raise UserError(f"{where}: must be a mapping, got {shown(mapping)}")
     for key in mapping:
         if key not in allowed:
             guess = nearest(str(key), allowed)
@@ -57,14 +58,16 @@ def data_words(
     kwargs = given.get("data_kwargs") or {}
     if given.get("dataset_name") == "unteach":
         if not isinstance(kwargs, dict):
-            raise UserError(f"{where}.data_kwargs: must be a mapping of overrides, got {kwargs!r}")
+            raise UserError(
+                f"{where}.data_kwargs: must be a mapping of overrides, got {shown(kwargs)}"
+            )
         by_entity = any(key.partition(".")[0] == "forget_set" for key in kwargs)
         return {**_streams(kind, method, "arc_entities" if by_entity else "arc"), **kwargs}
     keys = {"tofu": TOFU_KEYS, "gen_tofu": GEN_TOFU_KEYS}.get(str(given.get("dataset_name")))
     if keys is None:
         raise UserError(
             f"{where}.dataset_name: must be tofu, gen_tofu or unteach, got "
-            f"{given.get('dataset_name')!r}"
+            f"{shown(given.get('dataset_name'))}"
         )
     kwargs = _known(kwargs, keys, f"{where}.data_kwargs")
     is_grown = given["dataset_name"] == "gen_tofu"
@@ -111,7 +114,7 @@ def _of_gen_tofu(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any
     kind = kwargs.get("type", "granularity")
     if kind not in ("granularity", "relationship"):
         raise UserError(
-            f"{where}.data_kwargs.type: must be granularity or relationship, got {kind!r}"
+            f"{where}.data_kwargs.type: must be granularity or relationship, got {shown(kind)}"
         )
     by = "relationship" if kind == "relationship" else kwargs.get("granularity", "question")
     return {"by": by, "fraction": _share(kwargs, "forget_fraction", where), "seed": seed}
@@ -129,7 +132,9 @@ def _of_tofu(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any]:
             "author_block": BLOCK,
         }
     if by != "question":
-        raise UserError(f"{where}.data_kwargs.granularity: must be author or question, got {by!r}")
+        raise UserError(
+            f"{where}.data_kwargs.granularity: must be author or question, got {shown(by)}"
+        )
     if not kwargs.get("stratified"):
         if not kwargs.get("forget_random", True):
             raise UserError(
@@ -160,7 +165,7 @@ def _share(kwargs: dict[str, Any], key: str, where: str, upto: float = 0.999999)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= upto:
         raise UserError(
             f"{where}.data_kwargs.{key}: must lie between 0 and 1 so that there is something to "
-            f"forget, got {value}"
+            f"forget, got {shown(value)}"
         )
     return float(value)
 
@@ -180,7 +185,8 @@ def model_words(model: dict[str, Any], name: str) -> dict[str, Any]:
     # either way padding is never taken for EOS here
     if not isinstance(given.get("add_padding_token", False), bool):
         raise UserError(
-            f"{where}.add_padding_token: must be true or false, got {given['add_padding_token']!r}"
+            f"{where}.add_padding_token: must be true or false, got "
+            f"{shown(given['add_padding_token'])}"
         )
     return words | _template(given.get("qa_formatter_kwargs") or {}, f"{where}.qa_formatter_kwargs")
 

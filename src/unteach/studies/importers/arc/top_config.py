@@ -18,6 +18,7 @@ from unteach.errors import UserError
 from unteach.studies.importers.arc.overrides import data_words, hyperparameter_words, model_words
 from unteach.studies.plan import PlannedRun, ordered, tracking
 from unteach.studies.shared_overrides import without_start, without_suites, without_training
+from unteach.wording import shown
 
 METHODS = {"ascent": "arc_ascent", "difference": "arc_difference", "idk": "arc_idk", "kl": "arc_kl"}
 
@@ -109,10 +110,10 @@ def read_top(study: dict[str, Any]) -> Top:
     for number, pair in enumerate(top.combinations.get("forget_config", ())):
         where = f"combinations.forget_config[{number}]"
         if not isinstance(pair, list) or len(pair) != 2:
-            reader.wrong(where, f"must be a pair [method, hyperparameters], got {pair!r}")
+            reader.wrong(where, f"must be a pair [method, hyperparameters], got {shown(pair)}")
         elif pair[0] not in METHODS:
             reader.wrong(
-                where, f"there is no ARC method {pair[0]!r}; allowed: {', '.join(METHODS)}"
+                where, f"there is no ARC method {shown(pair[0])}; allowed: {', '.join(METHODS)}"
             )
     if top.bask.node_number != 1:
         reader.wrong("bask.node_number", f"a run takes one node, got {top.bask.node_number}")
