@@ -74,18 +74,20 @@ def test_a_batch_has_as_many_rows_as_their_cache_has_room_for(
 ) -> None:
     """However few padded tokens a scored batch may have."""
     batches: list[int] = []
-    real = generation.Continuation.of
+    real = generation.ContinuousBatching.generate
 
-    def counting(self: generation.Continuation, rows: Any, *rest: Any) -> Any:
+    def counting(self: generation.ContinuousBatching, rows: Any, *rest: Any) -> Any:
         batches.append(len(rows))
         return real(self, rows, *rest)
 
-    monkeypatch.setattr(generation.Continuation, "of", counting)
+    monkeypatch.setattr(generation.ContinuousBatching, "generate", counting)
     HFEngine(tiny.model, tiny.tokenizer).generate(PROMPTS * 5, 250)
     HFEngine(tiny.model, tiny.tokenizer, 16).generate(PROMPTS * 5, 2)
     assert batches == [40, 16, 16, 8]
     layers, heads, width, bytes_ = 2, 4, 8, 4
-    monkeypatch.setitem(generation.CACHE, "cpu", 2 * layers * heads * width * bytes_ * 20 * 14)
+    monkeypatch.setitem(
+        generation.MAX_CACHE_BYTES, "cpu", 2 * layers * heads * width * bytes_ * 20 * 14
+    )
     batches.clear()
     HFEngine(tiny.model, tiny.tokenizer).generate(PROMPTS[:1] * 40, 20 - len(PROMPTS[0]))
     assert batches == [14, 14, 12]
@@ -121,7 +123,7 @@ def test_rows_that_wait_take_free_places(
 
     engine = HFEngine(tiny.model, tiny.tokenizer, stops=stops)
     monkeypatch.setattr(tiny.model, "generate", counting)
-    found = generation.Continuation(engine, 50, [], {}).of(PROMPTS, slots=3)
+    found = generation.ContinuousBatching(engine, 50, [], {}).generate(PROMPTS, max_rows=3)
     monkeypatch.undo()
     assert found == [plain(tiny, prompt, stops, max_new_tokens=50) for prompt in PROMPTS]
     assert max(rows) == 3
@@ -144,9 +146,9 @@ def test_a_repetition_penalty_does_not_count_padding(
         seen.append(ids)
         return real(ids, scores)
 
-    continuation = generation.Continuation(engine, 20, [], {"repetition_penalty": 1.0001})
+    continuation = generation.ContinuousBatching(engine, 20, [], {"repetition_penalty": 1.0001})
     assert continuation.penalty
     real = continuation.penalty.processor
     monkeypatch.setattr(continuation.penalty, "processor", watching)
-    assert continuation.of(PROMPTS) == alone
+    assert continuation.generate(PROMPTS) == alone
     assert not any(bool((ids == 2).any()) for ids in seen), "no padding is told to it"

@@ -1,6 +1,12 @@
-"""Continuing prompts: a row that is over leaves the batch, and one that waits takes its place."""
+"""Continuous batching: while text is generated, a row that is over leaves the batch, and one that
+waits takes its place.
+
+The library's own `generate()` makes the tokens, on the library's own cache. It is called for a
+piece of the text at a time, and between two pieces the batch is changed.
+"""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,32 +22,30 @@ from unteach.models.layers import causal_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-TOKENS = {"cuda": 65536, "cpu": 32768}
-"""Tokens that a batch of continuations may come to, with prompts: a step makes one token a row, so
-rows are cheap."""
-CACHE = {"cuda": 8 << 30, "cpu": 1 << 30}
+MAX_TOKENS = {"cuda": 65536, "cpu": 32768}
+"""Tokens of a batch, prompts included: a step makes one token a row, so rows are cheap."""
+MAX_CACHE_BYTES = {"cuda": 8 << 30, "cpu": 1 << 30}
 """Bytes that the keys and values of so many tokens may take."""
-LEAVING = 1 / 8
-"""The share of the rows that are over at which they leave: sooner, the cache is copied too often
-for too little."""
+LEAVING_SHARE = 1 / 8
+"""Share of the rows that must be over before they leave: sooner, the cache is copied too often for
+too little."""
 PIECE = 16
-"""New tokens between two looks at which rows are over, where they do not tell themselves: `until`,
-sharded weights."""
-REFILL = 4
-"""Rows that wait are taken in once one place in so many is free; to take them in costs a pass of
+"""New tokens between two looks at which rows are over, where no stopping criterion can tell: with
+stop strings, and where weights are sharded."""
+REFILL_SHARE = 1 / 4
+"""Share of the places that must be free before rows that wait are taken in, which costs a pass of
 its own."""
+NO_ROWS = 1 << 30
+"""The piece that a process asks for whose rows are all over: longer than any."""
 
-NOTHING = 1 << 30
-"""The piece of a process whose rows are all over."""
 
-
-class Asking(Protocol):
-    """What an engine has that a continuation needs."""
+class GenerationEngine(Protocol):
+    """What an engine has that generation needs."""
 
     model: Any
-    tokenizer: Any
+    tokenizer: "PreTrainedTokenizerBase"
     stops: list[int]
     dist: DistContext
 
@@ -54,122 +58,149 @@ class Asking(Protocol):
     def _padded(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
 
 
-def budget(model: "PreTrainedModel", device: str) -> int | None:
-    """How many tokens a batch of continuations may come to; None where the cache is not of keys and
-    values alone."""
+def compute_token_budget(model: "PreTrainedModel", device: str) -> int | None:
+    """Compute how many tokens a batch may come to, prompts included.
+
+    Returns:
+        None where the cache is not of keys and values alone, so that its size is not known.
+    """
     config = causal_of(model).config.get_text_config()
     # Where layers differ in a setting, the configuration has no one value and refuses to give any
     # as an attribute.
     settings = {name: value for name, value in config.to_dict().items() if isinstance(value, int)}
-    for name, own in config.attribute_map.items():
-        settings.setdefault(name, settings.get(own, 0))
-    heads = settings.get("num_attention_heads")
-    if getattr(model, "_is_stateful", False) or not heads:
+    for name, alias in config.attribute_map.items():
+        settings.setdefault(name, settings.get(alias, 0))
+
+    num_heads = settings.get("num_attention_heads")
+    if getattr(model, "_is_stateful", False) or not num_heads:
         return None
-    width = settings.get("head_dim") or config.hidden_size // heads
-    numbers = 2 * config.num_hidden_layers * (settings.get("num_key_value_heads") or heads) * width
-    return min(TOKENS[device], CACHE[device] // (numbers * next(model.parameters()).element_size()))
+    head_dim = settings.get("head_dim") or config.hidden_size // num_heads
+    num_kv_heads = settings.get("num_key_value_heads") or num_heads
+    bytes_per_number = next(model.parameters()).element_size()
+    bytes_per_token = 2 * config.num_hidden_layers * num_kv_heads * head_dim * bytes_per_number
+    return min(MAX_TOKENS[device], MAX_CACHE_BYTES[device] // bytes_per_token)
 
 
-class Enough:
-    """Ends a call of generate(), as its stopping criterion, once LEAVING of the rows have said a
-    stop."""
+class StopWhenShareDone:
+    """End a call of `generate()`, as its criterion, once LEAVING_SHARE of the rows are over."""
 
     def __init__(self, stops: list[int], ids: "Tensor"):
-        self.stops, self.over = ids.new_tensor(stops), ids.new_zeros(len(ids)).bool()
+        self.stops = ids.new_tensor(stops)
+        self.is_over = ids.new_zeros(len(ids)).bool()  # [B]
 
-    def __call__(self, ids: "Tensor", scores: Any, **_: Any) -> "Tensor":
-        self.over |= torch.isin(ids[:, -1], self.stops)
-        return (self.over.sum() >= LEAVING * len(ids)).expand(len(ids))
+    def __call__(self, ids: "Tensor", scores: object, **_: object) -> "Tensor":
+        self.is_over |= torch.isin(ids[:, -1], self.stops)
+        is_enough = self.is_over.sum() >= LEAVING_SHARE * len(ids)
+        return is_enough.expand(len(ids))
 
 
 @dataclass
-class Going:
-    """Rows under way: the numbers of their prompts, ids and mask [rows, T], the library's cache (of
-    T - 1 tokens)."""
+class ActiveBatch:
+    """The rows under way.
 
-    rows: list[int]
+    prompt_indices: of each row; ids, mask: [B, T], padded on the left; cache: the library's, of the
+    first T - 1 tokens, None before the first pass.
+    """
+
+    prompt_indices: list[int]
     ids: "Tensor"
     mask: "Tensor"
     cache: Any = None
 
 
-class Continuation:
-    """The library's generate(), called on its own cache until rows are over, again and again.
+class ContinuousBatching:
+    """Continue prompts by calls of `generate()`, until a stop, `max_new_tokens` or a full context.
 
-    A row is over at a stop id, after one of the strings `until`, after max_new_tokens, or where the
-    context is full.
-    draw: picks the tokens of the rows, where they are not the likeliest. broken: the rows whose
-    logits were not finite; with `refusing` one raises UserError. Where weights are sharded, each
-    pass needs all processes: they make pieces of one length, and those whose rows are over keep
-    step with the others.
+    Where weights are sharded each pass needs all processes: they make pieces of one length, and a
+    process whose rows are over keeps step with the others.
+
+    Args:
+        stop_strings: texts after which a row is over.
+        sampling: further arguments of `generate()`.
+        refuse_non_finite: raise UserError for logits that are not finite; otherwise their prompts
+            are noted in `non_finite`.
     """
 
     def __init__(
         self,
-        engine: Asking,
+        engine: GenerationEngine,
         max_new_tokens: int,
-        until: list[str],
+        stop_strings: list[str],
         sampling: dict[str, Any],
-        refusing: bool = False,
+        refuse_non_finite: bool = False,
     ):
-        self.engine, self.most, self.until, self.refusing = engine, max_new_tokens, until, refusing
-        own = engine.model.generation_config
+        self.engine = engine
+        self.max_new_tokens = max_new_tokens
+        self.stop_strings = stop_strings
+        self.refuse_non_finite = refuse_non_finite
+        defaults = engine.model.generation_config
         self.sampling = {"do_sample": False, **sampling}
-        self.least = self.sampling.pop("min_new_tokens", None) or own.min_new_tokens or 0
-        given = self.sampling.pop("repetition_penalty", None) or own.repetition_penalty
-        self.penalty = penalty(given)
+        self.min_new_tokens = (
+            self.sampling.pop("min_new_tokens", None) or defaults.min_new_tokens or 0
+        )
+        # Ours does not count padding; the library's is switched off.
+        self.penalty = penalty(
+            self.sampling.pop("repetition_penalty", None) or defaults.repetition_penalty
+        )
         self.sampling["repetition_penalty"] = 1.0
-        self.beams = self.sampling.get("num_beams") or own.num_beams or 1
-        self.whole, self.synced = (
-            self.beams > 1 or getattr(engine.model, "_is_stateful", False),
-            engine.dist.is_sharded,
-        )
-        self.leaving = not self.whole and not self.synced
-        self.piece = max_new_tokens if self.whole or (self.leaving and not until) else PIECE
+        self.num_beams = self.sampling.get("num_beams") or defaults.num_beams or 1
 
-    def of(
-        self, prompts: list[Ids], draw: Draw | None = None, slots: int | None = None
+        # Beams, and a state that is no cache, cannot be interrupted.
+        is_stateful = getattr(engine.model, "_is_stateful", False)
+        self.in_one_go = self.num_beams > 1 or is_stateful
+        self.is_synced = engine.dist.is_sharded
+        # Rows leave as soon as a share of them is over; where processes keep step, after a piece.
+        self.rows_leave_early = not self.in_one_go and not self.is_synced
+        looks_never = self.in_one_go or (self.rows_leave_early and not stop_strings)
+        self.piece = max_new_tokens if looks_never else PIECE
+
+    def generate(
+        self, prompts: Sequence[Ids], draw: Draw | None = None, max_rows: int | None = None
     ) -> list[list[int]]:
-        """The ids of each prompt's continuation. slots: how many rows go on at once; all, where it
-        is not said."""
-        assert not (slots and self.least), (
-            "rows of one batch have said equally much where a least is asked for"
-        )
-        if not capabilities_of(self.engine.model).continuing:
-            slots = 1
-        self.room, self.draw = [self._room(prompt) for prompt in prompts], draw
-        self.made: list[list[int]] = [[] for _ in prompts]
-        self.broken: set[int] = set()
-        waiting, slots, going = deque(range(len(prompts))), slots or len(prompts), None
-        while waiting or going:
-            free = slots - len(going.rows) if going else slots
-            if going is None:
-                going = self._start(
-                    prompts, [waiting.popleft() for _ in range(min(free, len(waiting)))]
-                )
-            elif waiting and free * REFILL >= slots and kv_cache.grows(going.cache):
-                fresh = self._start(
-                    prompts, [waiting.popleft() for _ in range(min(free, len(waiting)))]
-                )
-                going = self._joined(going, self._step(fresh, 1))
-            going = self._step(
-                going, min(self.piece, *(self.room[i] - len(self.made[i]) for i in going.rows))
-            )
-        self._keep_step()
-        return [self._cut(row) for row in self.made]
+        """Generate the ids of each prompt's continuation.
 
-    def _together(self, piece: int) -> int:
-        """The length of the next piece: the shortest that any process has left, unless pieces
-        cannot be cut."""
-        if not self.synced:
+        Args:
+            draw: picks the tokens, where they are not the likeliest.
+            max_rows: how many rows are under way at once; None for all.
+        """
+        assert not (max_rows and self.min_new_tokens), "rows of one batch have one minimum"
+        if not capabilities_of(self.engine.model).continuing:
+            max_rows = 1
+        max_rows = max_rows or len(prompts)
+        self.draw = draw
+        self.room = [self._measure_room(prompt) for prompt in prompts]
+        self.generated: list[list[int]] = [[] for _ in prompts]
+        self.non_finite: set[int] = set()
+
+        waiting = deque(range(len(prompts)))
+        batch: ActiveBatch | None = None
+        while waiting or batch:
+            num_free = max_rows - len(batch.prompt_indices) if batch else max_rows
+            if batch is None:
+                batch = self._start(prompts, _take(waiting, num_free))
+            elif waiting and num_free >= REFILL_SHARE * max_rows and kv_cache.grows(batch.cache):
+                # New rows make one token by themselves, which gives them a cache to be joined by.
+                newcomers = self._start(prompts, _take(waiting, num_free))
+                batch = self._join(batch, self._step(newcomers, 1))
+            batch = self._step(batch, self._choose_piece(batch))
+        self._keep_step()
+        return [self._drop_stop(row) for row in self.generated]
+
+    def _choose_piece(self, batch: ActiveBatch) -> int:
+        """Choose how many tokens the next call makes: no row may go beyond its room."""
+        room = [self.room[i] - len(self.generated[i]) for i in batch.prompt_indices]
+        return min(self.piece, *room)
+
+    def _agree_on_piece(self, piece: int) -> int:
+        """Take the shortest piece of all processes, unless pieces cannot be cut."""
+        if not self.is_synced:
             return piece
-        least = self.engine.dist.min(piece)
-        return piece if self.whole else least
+        shortest = self.engine.dist.min(piece)
+        return piece if self.in_one_go else shortest
 
     def _keep_step(self) -> None:
-        """Continuations of nothing, until the rows of all processes are over."""
-        while self.synced and (piece := self.engine.dist.min(NOTHING)) != NOTHING:
+        """Make passes over nothing until the rows of all processes are over."""
+        while self.is_synced and (piece := self.engine.dist.min(NO_ROWS)) != NO_ROWS:
             ids = torch.full((1, 1), self.engine.stops[0], device=self.engine.device)
             self.engine.model.generate(
                 input_ids=ids,
@@ -181,112 +212,131 @@ class Continuation:
                 eos_token_id=self.engine.stops,
             )
 
-    def _start(self, prompts: list[Ids], rows: list[int]) -> Going:
-        tensors = self.engine._padded([list(prompts[i]) for i in rows], left=True)
-        return Going(rows, tensors["input_ids"], tensors["attention_mask"])
+    def _start(self, prompts: Sequence[Ids], prompt_indices: list[int]) -> ActiveBatch:
+        rows = [list(prompts[i]) for i in prompt_indices]
+        tensors = self.engine._padded(rows, left=True)
+        return ActiveBatch(prompt_indices, tensors["input_ids"], tensors["attention_mask"])
 
-    def _step(self, going: Going, piece: int) -> Going | None:
-        """So many tokens more; the rows that are not over yet."""
-        piece, done = self._together(piece), len(self.made[going.rows[0]])
-        least = {"min_new_tokens": min(piece, self.least - done)} if self.least > done else {}
-        if self.draw:
-            self.draw.rows = going.rows
-        if self.penalty:
-            self.penalty.mask = going.mask
+    def _step(self, batch: ActiveBatch, piece: int) -> ActiveBatch | None:
+        """Generate a piece more; return the rows that are not over, None where there are none."""
+        piece = self._agree_on_piece(piece)
+        num_before = batch.ids.shape[1]
         finite = Finite()
-        told = self.engine.model.generate(
-            input_ids=going.ids,
-            attention_mask=going.mask,
-            past_key_values=going.cache,
+        output = self._call_generate(batch, piece, finite)
+
+        # What is new goes to the rows' texts. A row goes on being read after its stop while others
+        # are under way, and what its logits are then does not matter; beams read none in vain.
+        new_rows: list[list[int]] = output.sequences[:, num_before:].tolist()
+        for i, row in zip(batch.prompt_indices, new_rows, strict=True):
+            self.generated[i] += row
+        has_beams = self.num_beams > 1
+        lengths = [NEVER if has_beams else len(self._cut_after_stop(row)) for row in new_rows]
+        for i, is_broken in zip(batch.prompt_indices, finite.broken(lengths), strict=True):
+            if is_broken:
+                self.non_finite.add(i)
+        if self.non_finite and self.refuse_non_finite:
+            raise UserError(f"generating: {NOT_FINITE}")
+
+        # Rows that are over leave, with their part of the cache.
+        rows_left = [row for row, i in enumerate(batch.prompt_indices) if not self._is_over(i)]
+        if not rows_left:
+            return None
+        cache = output.past_key_values
+        if len(rows_left) < len(batch.prompt_indices):
+            cache.batch_select_indices(torch.tensor(rows_left, device=batch.ids.device))
+        num_new = output.sequences.shape[1] - num_before
+        new_mask = batch.mask.new_ones(len(batch.mask), num_new)
+        mask = torch.cat([batch.mask, new_mask], dim=-1)
+        prompt_indices = [batch.prompt_indices[row] for row in rows_left]
+        left = ActiveBatch(prompt_indices, output.sequences[rows_left], mask[rows_left], cache)
+        return self._trim(left)
+
+    def _call_generate(self, batch: ActiveBatch, piece: int, finite: Finite) -> Any:
+        """Call the library for a piece more; the processors are told of the rows of this batch."""
+        processors: list[Any] = [finite]
+        if self.penalty:
+            self.penalty.mask = batch.mask
+            processors.append(self.penalty)
+        if self.draw:
+            self.draw.rows = batch.prompt_indices
+            processors.append(self.draw)
+        criteria = []
+        if self.rows_leave_early:
+            criteria.append(StopWhenShareDone(self.engine.stops, batch.ids))
+        still_required = self.min_new_tokens - len(self.generated[batch.prompt_indices[0]])
+        minimum = {"min_new_tokens": min(piece, still_required)} if still_required > 0 else {}
+        return self.engine.model.generate(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            past_key_values=batch.cache,
             max_new_tokens=piece,
             pad_token_id=self.engine.tokenizer.pad_token_id,
             eos_token_id=self.engine.stops,
             return_dict_in_generate=True,
-            logits_processor=[finite, *(one for one in (self.penalty, self.draw) if one)],
-            stopping_criteria=[Enough(self.engine.stops, going.ids)] if self.leaving else [],
-            synced_gpus=self.synced,
+            logits_processor=processors,
+            stopping_criteria=criteria,
+            synced_gpus=self.is_synced,
             **self.sampling,
-            **least,
-        )
-        new_rows: list[list[int]] = told.sequences[:, going.ids.shape[1] :].tolist()
-        for i, row in zip(going.rows, new_rows, strict=True):
-            self.made[i] += row
-        # A row goes on being read after its stop while others are under way; a search for beams
-        # reads none in vain.
-        lengths = [NEVER if self.beams > 1 else len(self._until_stop(row)) for row in new_rows]
-        self.broken |= {
-            i for i, is_broken in zip(going.rows, finite.broken(lengths), strict=True) if is_broken
-        }
-        if self.broken and self.refusing:
-            raise UserError(f"generating: {NOT_FINITE}")
-        on = [
-            place
-            for place, i in enumerate(going.rows)
-            if not self._over(self.made[i], self.room[i])
-        ]
-        if not on:
-            return None
-        if len(on) < len(going.rows):
-            told.past_key_values.batch_select_indices(torch.tensor(on, device=going.ids.device))
-        new = told.sequences.shape[1] - going.ids.shape[1]
-        mask = torch.cat([going.mask, going.mask.new_ones(len(going.mask), new)], dim=-1)[on]
-        return self._trimmed(
-            Going(
-                [going.rows[place] for place in on], told.sequences[on], mask, told.past_key_values
-            )
+            **minimum,
         )
 
-    def _trimmed(self, going: Going) -> Going:
-        """Without the padding that no row needs any more."""
-        lead = int((going.mask.cumsum(-1) == 0).sum(-1).min())
-        if lead and kv_cache.grows(going.cache):
-            kv_cache.trim(going.cache, lead)
-            going.ids, going.mask = going.ids[:, lead:], going.mask[:, lead:]
-        return going
+    def _trim(self, batch: ActiveBatch) -> ActiveBatch:
+        """Take off the padding that no row needs any more."""
+        num_padding = int((batch.mask.cumsum(-1) == 0).sum(-1).min())
+        if num_padding and kv_cache.grows(batch.cache):
+            kv_cache.trim(batch.cache, num_padding)
+            batch.ids = batch.ids[:, num_padding:]
+            batch.mask = batch.mask[:, num_padding:]
+        return batch
 
-    def _joined(self, going: Going, fresh: Going | None) -> Going:
-        """Both, side by side."""
+    def _join(self, batch: ActiveBatch, newcomers: ActiveBatch | None) -> ActiveBatch:
+        """Put the rows of two batches side by side; the narrower one is padded on the left."""
+        if newcomers is None:
+            return batch
+        width = max(batch.ids.shape[1], newcomers.ids.shape[1])
+        filler = self.engine.tokenizer.pad_token_id
+        ids, masks = [], []
+        for one in (batch, newcomers):
+            num_padding = width - one.ids.shape[1]
+            ids.append(F.pad(one.ids, (num_padding, 0), value=filler))
+            masks.append(F.pad(one.mask, (num_padding, 0)))
+        kv_cache.join(batch.cache, newcomers.cache)
+        prompt_indices = batch.prompt_indices + newcomers.prompt_indices
+        return ActiveBatch(prompt_indices, torch.cat(ids), torch.cat(masks), batch.cache)
 
-        if fresh is None:
-            return going
-        most, filler = (
-            max(going.ids.shape[1], fresh.ids.shape[1]),
-            self.engine.tokenizer.pad_token_id,
-        )
-        wide = [most - one.ids.shape[1] for one in (going, fresh)]
-        ids = [
-            F.pad(one.ids, (n, 0), value=filler)
-            for one, n in zip((going, fresh), wide, strict=True)
-        ]
-        mask = [F.pad(one.mask, (n, 0)) for one, n in zip((going, fresh), wide, strict=True)]
-        kv_cache.join(going.cache, fresh.cache)
-        return Going(going.rows + fresh.rows, torch.cat(ids), torch.cat(mask), going.cache)
-
-    def _room(self, prompt: Ids) -> int:
+    def _measure_room(self, prompt: Ids) -> int:
+        """Say how many tokens a prompt's continuation may have."""
         context = self.engine.context
         if context is None:
-            return self.most
+            return self.max_new_tokens
         if len(prompt) >= context:
             raise UserError(
                 f"a prompt of {len(prompt)} tokens leaves the model no room for an answer: it "
                 f"reads {context}. Shorten the questions or the shown examples, or evaluate a "
                 "model of a longer context"
             )
-        return min(self.most, context - len(prompt))
+        return min(self.max_new_tokens, context - len(prompt))
 
-    def _over(self, row: list[int], room: int) -> bool:
-        if len(row) >= room or any(stop in row for stop in self.engine.stops):
+    def _is_over(self, prompt_index: int) -> bool:
+        row = self.generated[prompt_index]
+        if len(row) >= self.room[prompt_index] or self._find_stop(row) < len(row):
             return True
-        text = self.engine.tokenizer.decode(row, skip_special_tokens=True) if self.until else ""
-        return any(one in text for one in self.until)
+        if not self.stop_strings:
+            return False
+        text = self.engine.tokenizer.decode(row, skip_special_tokens=True)
+        return any(stop in text for stop in self.stop_strings)
 
-    def _until_stop(self, row: list[int]) -> list[int]:
-        """With the stop that ends it."""
-        return row[
-            : next((i for i, token in enumerate(row, 1) if token in self.engine.stops), len(row))
-        ]
+    def _find_stop(self, row: list[int]) -> int:
+        """Return where the first stop of a row is; its length where there is none."""
+        return next((i for i, token in enumerate(row) if token in self.engine.stops), len(row))
 
-    def _cut(self, row: list[int]) -> list[int]:
-        return row[
-            : next((i for i, token in enumerate(row) if token in self.engine.stops), len(row))
-        ]
+    def _cut_after_stop(self, row: list[int]) -> list[int]:
+        return row[: self._find_stop(row) + 1]
+
+    def _drop_stop(self, row: list[int]) -> list[int]:
+        return row[: self._find_stop(row)]
+
+
+def _take(waiting: deque[int], most: int) -> list[int]:
+    """Take the first of those that wait."""
+    return [waiting.popleft() for _ in range(min(most, len(waiting)))]

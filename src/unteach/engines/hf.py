@@ -13,7 +13,7 @@ from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.engines import generation, prompt_sharing
 from unteach.engines.base import Ids, Said, Score, Store
 from unteach.engines.batching import Batches, Batching, Row, device
-from unteach.engines.generation import Continuation
+from unteach.engines.generation import ContinuousBatching
 from unteach.engines.prompt_sharing import Pair, Tree
 from unteach.engines.sampling import Draw, warps
 from unteach.lazy import torch
@@ -98,7 +98,9 @@ class HFEngine(Batches):
         return context_of(self.model)
 
     def budget(self, what: str) -> int:
-        first = generation.budget(self.model, device()) if what == "generate" else None
+        first = (
+            generation.compute_token_budget(self.model, device()) if what == "generate" else None
+        )
         return self.budgets.get(what) or first or super().budget(what)
 
     def score(self, pairs: Sequence[Pair], said: Said = None) -> list[Score]:
@@ -282,8 +284,10 @@ class HFEngine(Batches):
 
         def work(batch: list[Row]) -> list[list[int]]:
             draw = None if seed is None else Draw(cuts, [subseed(seed, i) for [i] in batch])
-            going = Continuation(self, max_new_tokens, list(until), sampling, refusing=True)
-            return going.of([prompts[i] for [i] in batch], draw)
+            continuous = ContinuousBatching(
+                self, max_new_tokens, list(until), sampling, refuse_non_finite=True
+            )
+            return continuous.generate([prompts[i] for [i] in batch], draw)
 
         return self._measured(kind, batching, work, said)
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from unteach.config.inference import DRAWN, Sampling
 from unteach.engines.batching import Row
 from unteach.engines.finiteness import NEVER, NOT_FINITE, Finite
-from unteach.engines.generation import Continuation
+from unteach.engines.generation import ContinuousBatching
 from unteach.engines.hf import HFEngine
 from unteach.engines.sampling import Draw, penalty, warps
 from unteach.errors import UserError
@@ -176,13 +176,13 @@ class Continuing:
             if sampling.repetition_penalty
             else {}
         )
-        continuation = Continuation(
+        batching = ContinuousBatching(
             self.engine, sampling.max_new_tokens, sampling.stop_strings, given
         )
-        made = continuation.of(
+        made = batching.generate(
             [request.prompt for request in asked for _ in range(times)], draw, slots
         )
-        return made, {row // times for row in continuation.broken}
+        return made, {row // times for row in batching.non_finite}
 
     def _beams(self, asked: list[Request], sampling: Sampling) -> tuple[list[list[int]], set[int]]:
         """The same by the library's beam search: in one go, where the model takes rows of unequal
