@@ -316,3 +316,17 @@ def test_a_word_for_how_a_trained_model_is_saved_is_refused_where_none_is_traine
     with pytest.raises(SystemExit):
         main([verb, f"model={tiny_folder}", "model.merge_adapter=true", *of_verb[verb]])
     assert "model.merge_adapter: says how a trained model is saved" in capsys.readouterr().err
+
+
+def test_a_new_adapter_is_refused_where_nothing_is_trained(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("question\nWho?\n")
+    given = ["input_file=rows.csv", "input_column=question", "model.peft_args.r=4"]
+    with pytest.raises(SystemExit):
+        main(["infer", f"model={tiny_folder}", *given])
+    assert "model.peft_args: makes a new adapter" in capsys.readouterr().err

@@ -158,10 +158,8 @@ class _Composition:
         """The configuration that a run kept, as it stands."""
         file = self.command.file
         assert file is not None and file.tree is not None
-        of_verb, kept = (
-            ("eval",) if self.config_name == "eval" else ("train", "unlearn"),
-            str(file.tree["mode"]),
-        )
+        of_verb = ("eval",) if self.config_name == "eval" else ("train", "unlearn")
+        kept = str(file.tree["mode"])
         if kept not in of_verb or (self.config_name == "unlearn" and kept == "train"):
             raise UserError(
                 f"{file.path}: is the configuration of `unteach {kept}`; run it with that verb"
@@ -203,12 +201,7 @@ class _Composition:
         """Puts the user's values in, resolves the tree and reads it; Mistakes with all that was
         found on the way."""
         tree, words = self.tree, self.words
-        for name in words.removed:
-            if name.startswith(OPEN) and OmegaConf.select(tree, name) is None:
-                self.notes.append(f"~{name}: it is not set anyway")
-                continue
-            with collected(self.problems):
-                _remove(tree, name)
+        self._remove_keys()
         with collected(self.problems):
             layers.one_warmup(tree, words.keys())
         _apply(tree, words.values, self.problems)
@@ -222,10 +215,7 @@ class _Composition:
             "task_name": "data" in refused,  # a name is made of the rows
             "input_file": bool({"data", "input_file"} & refused),
         }
-        for key, problem in _missing(tree).items():
-            if not has_said.get(key) and "experiment" not in self.left_out:
-                self.problems.append(problem)
-            OmegaConf.update(tree, key, "?")
+        self._note_missing(has_said)
         for mend in (variables.mend_split, variables.mend_compat):
             with collected(self.problems):
                 mend(tree)
@@ -260,6 +250,25 @@ class _Composition:
         for sentence in dict.fromkeys(self.notes):
             console.say(f"note: {sentence}")
         return config
+
+    def _remove_keys(self) -> None:
+        """Take out of the tree what the user removes by `~key`."""
+        for name in self.words.removed:
+            if name.startswith(OPEN) and OmegaConf.select(self.tree, name) is None:
+                self.notes.append(f"~{name}: it is not set anyway")
+                continue
+            with collected(self.problems):
+                _remove(self.tree, name)
+
+    def _note_missing(self, has_said: dict[str, bool]) -> None:
+        """Note each key that must be given and is not, unless another problem says so already.
+
+        A placeholder takes its place, so that the rest can be read.
+        """
+        for key, problem in _missing(self.tree).items():
+            if not has_said.get(key) and "experiment" not in self.left_out:
+                self.problems.append(problem)
+            OmegaConf.update(self.tree, key, "?")
 
     def _name_run(self) -> bool:
         """Gives a run without a name one of what it is made of."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_type_hints
 from unteach import registry
 from unteach.config.read_config import known_at_top, read_model
 from unteach.config.reader import Mistakes, Reader
-from unteach.config.schema import NOT_SAVED, ModelConfig
+from unteach.config.schema import NOT_SAVED, NOT_TRAINED, ModelConfig
 from unteach.errors import UserError
 
 DRAWN = ("temperature", "top_p", "top_k", "min_p")
@@ -161,6 +161,8 @@ def read(tree: dict[str, Any], variables: set[str]) -> InferConfig:
     model = read_model(reader, top.get("model") or {})
     if model and model.merge_adapter:
         reader.wrong("model.merge_adapter", NOT_SAVED)
+    if model and model.peft_args:
+        reader.wrong("model.peft_args", NOT_TRAINED)
     if isinstance(top.get("resume"), bool):  # resume=false is how the seed's users say it
         top["resume"] = "auto" if top["resume"] else "never"
     hints = get_type_hints(InferConfig)
@@ -200,10 +202,8 @@ def _beyond(config: InferConfig) -> list[str]:
         return f"; these can: {', '.join(f'backend={name}' for name in names)}" if names else ""
 
     for what in ("kind", "modality"):
-        value, of = (
-            getattr(config, what),
-            f"{what.upper().removesuffix('Y')}{'IES' if what == 'modality' else 'S'}",
-        )
+        value = getattr(config, what)
+        of = f"{what.upper().removesuffix('Y')}{'IES' if what == 'modality' else 'S'}"
         if value not in getattr(backend, of):
             can = others(lambda cls, of=of, value=value: value in getattr(cls, of))  # type: ignore[misc]
             found.append(f"{what}={value}: backend={config.backend_name} cannot do it{can}")

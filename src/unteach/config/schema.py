@@ -58,6 +58,7 @@ class TemplateArgs:
     is written with, or the token"""
 
 
+NOT_TRAINED = "makes a new adapter, and nothing is trained here; model=FOLDER takes one that was"
 NOT_SAVED = "says how a trained model is saved, and nothing is trained here; leave it out"
 
 

@@ -25,7 +25,6 @@ class DataCollatorForSupervisedDataset:
     index: str | None = None
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-
         if "input_ids" not in examples[0]:
             return {key: self([example[key] for example in examples]) for key in examples[0]}
         longest = max(len(example["input_ids"]) for example in examples)

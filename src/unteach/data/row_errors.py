@@ -103,9 +103,7 @@ class Faults:
                 )
                 return whole + (f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else "")
             one = len({place.file for place in self.rows.places}) == 1
-            unit, shown = (
-                places[0].unit if one else "",
-                [str(place.number if one else place) for place in places],
-            )
+            unit = places[0].unit if one else ""
+            shown = [str(place.number if one else place) for place in places]
         more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
         return f"{unit}{'s' if unit and len(numbers) > 1 else ''} {', '.join(shown)}{more}".strip()

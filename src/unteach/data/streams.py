@@ -120,13 +120,11 @@ class Steps:
     def __init__(
         self, streams: dict[str, Stream], anchor: str, size: int, seed: int, packed: bool = False
     ):
-        self.streams, self.anchor, self.size, self.seed, self.packed = (
-            streams,
-            anchor,
-            size,
-            seed,
-            packed,
-        )
+        self.streams = streams
+        self.anchor = anchor
+        self.size = size
+        self.seed = seed
+        self.packed = packed
         self._order = lru_cache(maxsize=4 * len(streams))(self._permutation)
 
     def __len__(self) -> int:

@@ -78,11 +78,9 @@ class Template:
                 f"template={kind}"
             )
         # The tokenizer's own attributes take longer to read than a short text takes to tokenise.
-        self._bos, self._bos_id, self._eos = (
-            tokenizer.bos_token or "",
-            tokenizer.bos_token_id,
-            tokenizer.eos_token,
-        )
+        self._bos = tokenizer.bos_token or ""
+        self._bos_id = tokenizer.bos_token_id
+        self._eos = tokenizer.eos_token
         self._default_tags = self.args.user_start_tag is None and self.args.asst_start_tag is None
 
     def _check_name(self) -> None:
@@ -173,10 +171,8 @@ class Template:
         if self.kind == "raw":
             bos, text = self._split_bos("".join(q + a for q, a in shots) + question)
             return bos + self.hide(text)
-        question, shots = (
-            self.hide(question),
-            [(self.hide(asked), self.hide(told)) for asked, told in shots],
-        )
+        question = self.hide(question)
+        shots = [(self.hide(asked), self.hide(told)) for asked, told in shots]
         start, end = self._tags
         shown = "".join(f"{self._user(q)}{start}{self._prefix}{a}{end}" for q, a in shots)
         system = self.args.system_prompt_with_special_tokens or ""

@@ -248,7 +248,6 @@ def of_memory(error: Exception) -> bool:
 
 
 def _free() -> None:
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

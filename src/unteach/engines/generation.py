@@ -54,7 +54,6 @@ class GenerationEngine(Protocol):
 
     @property
     def context(self) -> int | None: ...
-
     def _padded(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
 
 

@@ -1,33 +1,42 @@
-"""The library's cache of keys and values [rows, heads, tokens, size], with rows put beside it and
-padding taken off."""
+"""The library's cache of keys and values [rows, heads, tokens, size]: rows are put beside it, and
+padding is taken off.
+"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach.lazy import F, torch
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def grows(cache: Any) -> bool:
-    """Whether a cache holds every token of every row in every layer, and nothing else: such rows
-    may be joined."""
-    return type(cache).__name__ == "DynamicCache" and all(
-        type(one).__name__ == "DynamicLayer" for one in cache.layers
-    )
+
+def grows(cache: object) -> bool:
+    """Say whether a cache holds every token of every row in every layer, and nothing else.
+
+    The rows of such caches may be joined.
+    """
+    if type(cache).__name__ != "DynamicCache":
+        return False
+    layers = getattr(cache, "layers", ())
+    return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
 
 
 def join(cache: Any, other: Any) -> None:
-    """Puts the rows of another cache under those of `cache`; the shorter one is padded on the
-    left."""
-    for one, two in zip(cache.layers, other.layers, strict=True):
-        most = max(one.keys.shape[-2], two.keys.shape[-2])
-        one.keys = torch.cat([_padded(one.keys, most), _padded(two.keys, most)])
-        one.values = torch.cat([_padded(one.values, most), _padded(two.values, most)])
+    """Put another cache's rows under those of `cache`; the shorter one is padded on the left."""
+    for layer, other_layer in zip(cache.layers, other.layers, strict=True):
+        num_tokens = max(layer.keys.shape[-2], other_layer.keys.shape[-2])
+        keys = [_pad(layer.keys, num_tokens), _pad(other_layer.keys, num_tokens)]
+        values = [_pad(layer.values, num_tokens), _pad(other_layer.values, num_tokens)]
+        layer.keys = torch.cat(keys)
+        layer.values = torch.cat(values)
 
 
-def trim(cache: Any, tokens: int) -> None:
-    """Takes the first tokens of every row off."""
+def trim(cache: Any, num_tokens: int) -> None:
+    """Take the first tokens of every row off."""
     for layer in cache.layers:
-        layer.keys, layer.values = layer.keys[..., tokens:, :], layer.values[..., tokens:, :]
+        layer.keys = layer.keys[..., num_tokens:, :]
+        layer.values = layer.values[..., num_tokens:, :]
 
 
-def _padded(held: Any, most: int) -> Any:
-    return F.pad(held, (0, 0, most - held.shape[-2], 0))
+def _pad(numbers: "Tensor", num_tokens: int) -> "Tensor":
+    return F.pad(numbers, (0, 0, num_tokens - numbers.shape[-2], 0))

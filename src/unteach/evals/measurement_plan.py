@@ -36,7 +36,6 @@ class Others(Protocol):
     """Other models than the one that is evaluated, named by their path."""
 
     def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]: ...
-
     def classify(self, path: str, texts: list[str], said: Said) -> list[dict[str, float]]: ...
 
 

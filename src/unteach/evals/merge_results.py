@@ -15,13 +15,11 @@ from unteach.config.suites import SuiteConfig
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.wording import counted
 
-SUMMARY, METRICS, NOTES, ABSENT, BASIS = (
-    "_SUMMARY.json",
-    "_METRICS.json",
-    "_NOTES.json",
-    "_ABSENT.json",
-    "_BASIS.json",
-)
+SUMMARY = "_SUMMARY.json"
+METRICS = "_METRICS.json"
+NOTES = "_NOTES.json"
+ABSENT = "_ABSENT.json"
+BASIS = "_BASIS.json"
 CHANGE_NO_VALUE = ("metrics", "default", "batch_size", "describe", "before", "tokens")
 """Settings of a suite that may differ between two evaluations whose values are kept together."""
 

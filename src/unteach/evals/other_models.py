@@ -55,13 +55,11 @@ class OtherModels:
         cache: Path,
         progress: Progress,
     ):
-        self.like, self.batch_size, self.dist, self.cache, self.progress = (
-            like,
-            batch_size,
-            dist,
-            cache,
-            progress,
-        )
+        self.like = like
+        self.batch_size = batch_size
+        self.dist = dist
+        self.cache = cache
+        self.progress = progress
 
     def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]:
         """The scores of the same tokens by a reference model."""

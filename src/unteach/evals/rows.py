@@ -301,9 +301,7 @@ class Rows:
 
         Its first token is never asked, because nothing stands before it.
         """
-        ids, opened = (
-            self.plain.encode_prompt(opening + rest),
-            len(self.plain.encode_prompt(opening)),
-        )
+        ids = self.plain.encode_prompt(opening + rest)
+        opened = len(self.plain.encode_prompt(opening))
         kept, start = ids[: min(opened + self.config.max_length, self.context)], max(1, opened)
         return Encoded(kept[:start], kept[start:], len(ids) - len(kept))

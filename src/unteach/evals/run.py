@@ -53,10 +53,8 @@ def evaluate_loaded(
     )
     with PassProgress(shown=dist.is_main) as progress, loaded.autocast():
         planned = planned or suites.plans(configs, loaded.template, engine.context)
-        target, others = (
-            folder if dist.is_main else None,
-            OtherModels(loaded, batch_size, dist, cache, progress),
-        )
+        target = folder if dist.is_main else None
+        others = OtherModels(loaded, batch_size, dist, cache, progress)
         values = suites.carry_out(planned, engine, progress, target, others, weights)
     if dist.is_main and tell:
         tell_values(folder, list(configs), named=len(configs) > 1)

@@ -145,10 +145,8 @@ def _await_retain_models(plans: dict[str, Plan], others: Others | None) -> None:
         assert others is not None
         for name, values in others.evaluate(path, configs).items():
             log = plans[name].logs[Retain]
-            log.values, log.awaited = (
-                {metric: value.to_json() for metric, value in values.items()},
-                False,
-            )
+            log.values = {metric: value.to_json() for metric, value in values.items()}
+            log.awaited = False
 
 
 def plan(

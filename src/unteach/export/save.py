@@ -1,6 +1,7 @@
 """What was trained, written as a plain model or as an adapter: built, checked against its weights,
 then saved."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from unteach.models import adapters, heads, integrity, portable
 from unteach.models.loading import DTYPES
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 APART = "as=adapter keeps base and adapter apart"
@@ -109,22 +111,24 @@ def _save_compared(
     texts = training_texts.read_texts(source.run, compare_models.ROWS)
     origin = "that it was trained on" if texts else "of built-in text"
     rows = compare_models.tokenize_rows(texts or compare_models.built_in_texts(), tokenizer, model)
+    what = "the base with the adapter" if has_adapter else "what was trained"
+
+    # What the model says before, with the adapter and without it.
     before = compare_models.measure(model, rows)
-    changed = None
-    if has_adapter and before is not None:
-        with model.disable_adapter():
-            without = compare_models.measure(model, rows)
-        changed = compare_models.compare(before, without) if without is not None else None
+    effect = _measure_adapter(model, rows, before) if has_adapter and before is not None else None
+
     plain = (merge_adapter.merge(model) if has_adapter else model).to(dtype)
     integrity.refuse_not_finite(plain, f"{source.place} in {_name(dtype)}")
     plain.save_pretrained(folder)
     portable.add_old_names(folder)
+
+    # What the folder says. A CPU may have no kernel of its dtype: then what the weights were
+    # rounded to is read in fp32.
     written = integrity.load_model(type(plain), str(folder), dtype=dtype)
     after = compare_models.measure(written, rows)
-    # a CPU may have no kernel of this dtype: what it was rounded to is then read in fp32
     if after is None:
         after = compare_models.measure(written.float(), rows)
-    what = "the base with the adapter" if has_adapter else "what was trained"
+
     if before is None:
         print(
             f"note: {type(plain).__name__} does not run here, so what is written is not compared "
@@ -141,21 +145,32 @@ def _save_compared(
     tolerance = compare_models.TOLERANCE.get(_name(dtype), compare_models.COARSEST)
     if difference.is_more_than(tolerance):
         raise UserError(_say_other(plain, difference, tolerance, _name(dtype), what, has_adapter))
-    effect = f"; the adapter changes them by {changed.nats:.2g}" if changed else ""
-    print(
-        f"compared with {what}: {difference.nats:.1e} nats a token apart on {len(rows)} rows "
-        f"{origin}{effect}"
-    )
-    if (
-        changed
-        and difference.nats > changed.nats / 2
-        and changed.nats > compare_models.TOLERANCE["float32"]
-    ):
-        print(
-            f"note: {_name(dtype)} rounds away much of what the adapter changed; dtype=float32 "
-            f"keeps it"
-        )
+    _tell_difference(difference, effect, f"{len(rows)} rows {origin}", what, _name(dtype))
     return plain
+
+
+def _measure_adapter(
+    model: Any, rows: "Sequence[Tensor]", with_adapter: "Sequence[Tensor]"
+) -> compare_models.Difference | None:
+    """Measure what the adapter changes; None where the base alone cannot be run."""
+    with model.disable_adapter():
+        without = compare_models.measure(model, rows)
+    return None if without is None else compare_models.compare(with_adapter, without)
+
+
+def _tell_difference(
+    difference: compare_models.Difference,
+    effect: compare_models.Difference | None,
+    of_rows: str,
+    what: str,
+    dtype: str,
+) -> None:
+    """Print how far what was written is from what was trained, beside what the adapter changes."""
+    beside = f"; the adapter changes them by {effect.nats:.2g}" if effect else ""
+    print(f"compared with {what}: {difference.nats:.1e} nats a token apart on {of_rows}{beside}")
+    is_seen = effect is not None and effect.nats > compare_models.TOLERANCE["float32"]
+    if effect is not None and is_seen and difference.nats > effect.nats / 2:
+        print(f"note: {dtype} rounds away much of what the adapter changed; dtype=float32 keeps it")
 
 
 def _say_other(

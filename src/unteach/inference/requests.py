@@ -54,12 +54,10 @@ class Asker:
         tokenizer: Any,
         context: int | None,
     ):
-        self.config, self.columns, self.template, self.tokenizer = (
-            config,
-            columns,
-            template,
-            tokenizer,
-        )
+        self.config = config
+        self.columns = columns
+        self.template = template
+        self.tokenizer = tokenizer
         self.new = config.sampling.max_new_tokens if config.kind == "generate" else 0
         self.context = context
         is_text = config.model.template_args.special_tokens == "text"

@@ -313,10 +313,8 @@ def _apart(
     of the others."""
 
     def run(rows: "list[Tensor]") -> "Tensor":
-        ids, real = (
-            torch.nn.utils.rnn.pad_sequence(rows, True),
-            torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], True),
-        )
+        ids = torch.nn.utils.rnn.pad_sequence(rows, True)
+        real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], True)
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         given = {
             "input_ids": ids,

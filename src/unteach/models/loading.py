@@ -4,7 +4,7 @@ config call for."""
 import contextlib
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,83 +108,139 @@ def compute_dtype(asked: str | None) -> str:
     return DTYPES[str(asked)]
 
 
+@dataclass(frozen=True)
+class _Weights:
+    """Where a model comes from. path: of the whole weights, None for a model made from scratch;
+    adapter: the folder of one that was trained on them, "" for a fresh one, None for none."""
+
+    path: str | None
+    adapter: str | None
+    tokenizer_args: dict[str, Any]
+
+
 def load(
     config: ModelConfig,
     training: bool,
     texts: Callable[[], list[str]] | None = None,
     head: Head | None = None,
 ) -> Loaded:
-    """Loads what a ModelConfig names; with a head, as a classifier.
+    """Load what a ModelConfig names; with a head, as a classifier.
 
     For training the weights are fp32 masters and `compute` says the autocast dtype (`pure_bf16`
     keeps them in it, and under an adapter only the adapter is fp32); otherwise the weights are in
-    `compute` itself. `texts` gives the training text to a tokenizer that must be learned.
-    """
+    `compute` itself.
 
+    Args:
+        texts: gives the training text to a tokenizer that must be learned.
+    """
     transformers.utils.logging.disable_progress_bar()
     args = dict(config.model_args)
     compute = compute_dtype(args.pop("dtype", None))
     if args.get("attn_implementation") == "auto":
         args.pop("attn_implementation")
-    path = run_dir.find_model_folder(str(args[PATH])) if args.get(PATH) else None
+    weights = _find_weights(config, head)
+    if weights.path is not None:
+        args[PATH] = weights.path
+
+    # What is frozen, as the weights under an adapter are, needs no fp32 masters.
+    has_masters = training and not config.pure_bf16 and weights.adapter is None
+    args["dtype"] = getattr(torch, "float32" if has_masters else compute)
+    model, tokenizer = _load_base(config, args, weights.tokenizer_args, texts, head)
+    start = None
+    if weights.adapter is None:
+        start = portable.StartSettings.of_model(model, weights.path, **_source(args))
+    model, added = _add_tokens_and_adapter(model, tokenizer, config, weights, training)
+
+    integrity.refuse_odd_stops(model, weights.path)
+    integrity.refuse_small_embedding(model, tokenizer, weights.path)
+    integrity.refuse_not_finite(model, weights.adapter or weights.path)
+    _probe(model, tokenizer, config.packed)
+    loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
+    loaded.path = weights.path
+    loaded.adapter = weights.adapter
+    loaded.added = tuple(added)
+    loaded.head = head
+    loaded.start = start
+    return loaded
+
+
+def _find_weights(config: ModelConfig, head: Head | None) -> _Weights:
+    """Find the weights that a ModelConfig names, and the base under them where they are an
+    adapter's."""
+    named = config.model_args.get(PATH)
+    path = run_dir.find_model_folder(str(named)) if named else None
     heads.fitting(head, path)
-    adapter, tokenizer_args = ("" if config.peft_args else None), config.tokenizer_args
-    if adapters.is_adapter(path):
-        if config.peft_args:
+    if path is None or not adapters.is_adapter(path):
+        if config.base_path:
             raise UserError(
-                f"model.peft_args: {path} holds an adapter already, and goes on with that; leave "
-                f"them out"
+                f"model.base_path is for an adapter, and {path} is a whole model; leave it out"
             )
-        assert path is not None
-        adapter, tokenizer_args = path, {PATH: path, **tokenizer_args}
-        args[PATH] = path = run_dir.find_model_folder(config.base_path or adapters.base_of(adapter))
-        adapters.refuse_adapter_as_base(adapter, path)
-    elif config.base_path:
+        return _Weights(path, "" if config.peft_args else None, config.tokenizer_args)
+    if config.peft_args:
         raise UserError(
-            f"model.base_path is for an adapter, and {path} is a whole model; leave it out"
+            f"model.peft_args: {path} holds an adapter already, and goes on with that; leave them "
+            "out"
         )
-    masters = training and not config.pure_bf16 and adapter is None  # what is frozen needs none
-    held = "float32" if masters else compute
+    base = run_dir.find_model_folder(config.base_path or adapters.base_of(path))
+    adapters.refuse_adapter_as_base(path, base)
+    return _Weights(base, path, {PATH: path, **config.tokenizer_args})
+
+
+def _load_base(
+    config: ModelConfig,
+    args: dict[str, Any],
+    tokenizer_args: dict[str, Any],
+    texts: Callable[[], list[str]] | None,
+    head: Head | None,
+) -> tuple[Any, Any]:
+    """Load the whole model and its tokenizer by the handler that the configuration names."""
     handler: Any = registry.model.get(config.model_handler)
-    if head and "head" not in inspect.signature(handler.load).parameters:
+    if head is None:
+        model, tokenizer = handler.load(args, tokenizer_args, texts)
+        return model, tokenizer
+    if "head" not in inspect.signature(handler.load).parameters:
         raise UserError(
             f"model.model_handler={config.model_handler} makes language models and no classifiers"
         )
-    given = {"head": head} if head else {}
-    model, tokenizer = handler.load(
-        {**args, "dtype": getattr(torch, held)}, tokenizer_args, texts, **given
-    )
-    if head:
-        heads.refuse_no_score(model)
-    start = (
-        portable.StartSettings.of_model(model, path, **_source(args)) if adapter is None else None
-    )
-    if adapter:
-        adapters.refuse_another_base(adapter, str(path), weights_of(path, model.config, memory()))
-        if added_tokens.add(tokenizer, config.added_tokens):
+    model, tokenizer = handler.load(args, tokenizer_args, texts, head=head)
+    heads.refuse_no_score(model)
+    return model, tokenizer
+
+
+def _add_tokens_and_adapter(
+    model: Any,
+    tokenizer: "PreTrainedTokenizerBase",
+    config: ModelConfig,
+    weights: _Weights,
+    training: bool,
+) -> tuple[Any, Sequence[int]]:
+    """Put the adapter on, a trained or a fresh one, and give added tokens their rows.
+
+    Returns:
+        The model, and the ids of the tokens that its weights lack.
+    """
+    new_ids = added_tokens.add(tokenizer, config.added_tokens)
+    if weights.adapter:
+        base = str(weights.path)
+        adapters.refuse_another_base(
+            weights.adapter, base, weights_of(base, model.config, memory())
+        )
+        if new_ids:
             raise UserError(
-                f"model.added_tokens: the adapter {adapter} was trained without them; leave them "
-                f"out"
+                f"model.added_tokens: the adapter {weights.adapter} was trained without them; "
+                "leave them out"
             )
-        model, added = adapters.put_back(model, adapter, training), adapters.added_of(adapter)
-    else:
-        added = added_tokens.add(tokenizer, config.added_tokens)
-        added_tokens.grow(model, added)
-        if config.peft_args:
-            model = adapters.attach(model, config.peft_args, added)
-            adapters.refuse_failing(model)
-        elif training and getattr(model, "is_quantized", False):
-            raise UserError(
-                "quantised weights do not train: set model.peft_args to train an adapter over them"
-            )
-    integrity.refuse_odd_stops(model, path)
-    integrity.refuse_small_embedding(model, tokenizer, path)
-    integrity.refuse_not_finite(model, adapter or path)
-    _probe(model, tokenizer, config.packed)
-    loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
-    loaded.path, loaded.adapter, loaded.added, loaded.head = path, adapter, tuple(added), head
-    loaded.start = start
-    return loaded
+        model = adapters.put_back(model, weights.adapter, training)
+        return model, adapters.added_of(weights.adapter)
+    added_tokens.grow(model, new_ids)
+    if config.peft_args:
+        model = adapters.attach(model, config.peft_args, new_ids)
+        adapters.refuse_failing(model)
+    elif training and getattr(model, "is_quantized", False):
+        raise UserError(
+            "quantised weights do not train: set model.peft_args to train an adapter over them"
+        )
+    return model, new_ids
 
 
 def _source(model_args: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,6 @@ def placed_by_device_map(model: "PreTrainedModel", dist: DistContext) -> bool:
 
 
 def _fully_sharded(model: "PreTrainedModel", dist: DistContext) -> Any:
-
     given: dict[str, Any] = {
         "mesh": torch.distributed.device_mesh.init_device_mesh(dist.device.type, (dist.world_size,))
     }

@@ -8,7 +8,6 @@ cache; it does not depend on the weights.
 """
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -190,9 +189,13 @@ def ordinary_rows(causal: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase
 
 
 def _compare(causal: "PreTrainedModel", rows: "Tensor") -> Capabilities | None:
-    """Compare our ways with the model's own forward on these rows; None where that gives no finite
-    numbers."""
-    config, backbone, seen = causal.config.get_text_config(), backbone_of(causal), list[Any]()
+    """Compare our ways with the model's own forward on these rows [2, LENGTH].
+
+    Returns:
+        None where the model's own forward gives no finite numbers.
+    """
+    backbone = backbone_of(causal)
+    seen = list[Any]()
     hook = backbone.register_forward_hook(lambda module, given, output: seen.append(output))
     try:
         logits = causal(input_ids=rows, use_cache=False).logits
@@ -200,58 +203,69 @@ def _compare(causal: "PreTrainedModel", rows: "Tensor") -> Capabilities | None:
         hook.remove()
     if not torch.isfinite(logits).all():
         return None
-    run = functools.partial(_run_layers, backbone)
     # Where the model's forward does not call its layers as a module, they are called here.
-    alone = (seen[-1] if seen else run(rows, torch.ones_like(rows))).last_hidden_state
-    head = _head(causal, alone, logits)
+    output = seen[-1] if seen else _run_layers(backbone, rows, torch.ones_like(rows))
+    alone = output.last_hidden_state  # [2, LENGTH, d]
 
-    def padded() -> tuple[bool, bool]:
-        """One pass: the first row shortened and padded on the right, the same on the left, and the
-        second as it is."""
-        pad, filler = (
-            LENGTH - SHORT,
-            rows.new_full((LENGTH - SHORT,), getattr(config, "pad_token_id", None) or 0),
-        )
-        short = rows[0, :SHORT]
-        ids = torch.stack([torch.cat([short, filler]), torch.cat([filler, short]), rows[1]])
-        mask = torch.ones_like(ids)
-        mask[0, SHORT:] = mask[1, :pad] = 0
-        output = run(ids, mask, use_cache=True)
-        found = output.last_hidden_state
-        caches.append(getattr(output, "past_key_values", None))
-        is_whole = _same(found[2], alone[1])
-        right, left = (
-            _same(found[0, :SHORT], alone[0, :SHORT]),
-            _same(found[1, pad:], alone[0, :SHORT]),
-        )
-        return is_whole and right, is_whole and left
-
-    def packed() -> bool:
-        places = torch.arange(LENGTH, device=rows.device).repeat(2)
-        found = run(rows.view(1, -1), None, places[None]).last_hidden_state
-        return _same(found[0, LENGTH:], alone[1]) and _same(found[0, :LENGTH], alone[0])
-
-    def continued() -> bool:
-        """A token more of the row that is padded on the left, once the others have left the cache
-        of that pass."""
-        cache = caches[0]
-        cache.batch_select_indices(torch.tensor([1], device=rows.device))
-        mask = torch.ones_like(rows[:1, : LENGTH + 1])
-        mask = torch.cat([mask, mask[:, :1]], dim=1)
-        mask[0, : LENGTH - SHORT] = 0
-        places = rows.new_full((1, 1), SHORT)
-        output = run(
-            rows[:1, SHORT : SHORT + 1], mask, places, use_cache=True, past_key_values=cache
-        )
-        return _same(output.last_hidden_state[0], alone[0, SHORT : SHORT + 1])
-
-    caches: list[Any] = []
-    right_padding, left_padding = _attempt(padded, (False, False))
+    padded = _attempt(lambda: _run_padded(causal, rows), None)
+    right_padding = left_padding = False
+    if padded is not None:
+        right_padding, left_padding = _compare_padded(padded.last_hidden_state, alone)
     # A model with a state of its own in place of such a cache is continued by the library alone,
     # all rows in one go.
-    is_stateful = getattr(causal, "_is_stateful", False)
-    continuing = left_padding and (is_stateful or _attempt(continued, False))
-    return Capabilities(head, right_padding, left_padding, _attempt(packed, False), continuing)
+    continuing = left_padding and (
+        getattr(causal, "_is_stateful", False)
+        or _attempt(lambda: _is_continued(backbone, rows, padded, alone), False)
+    )
+    return Capabilities(
+        head=_head(causal, alone, logits),
+        right_padding=right_padding,
+        left_padding=left_padding,
+        packing=_attempt(lambda: _is_packed(backbone, rows, alone), False),
+        continuing=continuing,
+    )
+
+
+def _run_padded(causal: "PreTrainedModel", rows: "Tensor") -> Any:
+    """Run the first row, shortened, padded on the right and on the left, beside the second as it
+    is."""
+    num_padding = LENGTH - SHORT
+    padding_id = getattr(causal.config.get_text_config(), "pad_token_id", None) or 0
+    filler = rows.new_full((num_padding,), padding_id)
+    short = rows[0, :SHORT]
+    ids = torch.stack([torch.cat([short, filler]), torch.cat([filler, short]), rows[1]])
+    mask = torch.ones_like(ids)
+    mask[0, SHORT:] = 0
+    mask[1, :num_padding] = 0
+    return _run_layers(backbone_of(causal), ids, mask, use_cache=True)
+
+
+def _compare_padded(padded: "Tensor", alone: "Tensor") -> tuple[bool, bool]:
+    """Say whether rows padded on the right, and on the left, are what they are alone."""
+    is_whole = _same(padded[2], alone[1])
+    right = _same(padded[0, :SHORT], alone[0, :SHORT])
+    left = _same(padded[1, LENGTH - SHORT :], alone[0, :SHORT])
+    return is_whole and right, is_whole and left
+
+
+def _is_packed(backbone: Any, rows: "Tensor", alone: "Tensor") -> bool:
+    """Say whether two rows laid end to end are what they are alone."""
+    places = torch.arange(LENGTH, device=rows.device).repeat(2)
+    packed = _run_layers(backbone, rows.view(1, -1), None, places[None]).last_hidden_state
+    return _same(packed[0, :LENGTH], alone[0]) and _same(packed[0, LENGTH:], alone[1])
+
+
+def _is_continued(backbone: Any, rows: "Tensor", padded: Any, alone: "Tensor") -> bool:
+    """Say whether the row that is padded on the left goes on as it would alone, once the others
+    have left the cache."""
+    cache = padded.past_key_values
+    cache.batch_select_indices(torch.tensor([1], device=rows.device))
+    mask = rows.new_ones(1, LENGTH + 1)
+    mask[0, : LENGTH - SHORT] = 0
+    next_id = rows[:1, SHORT : SHORT + 1]
+    places = rows.new_full((1, 1), SHORT)
+    output = _run_layers(backbone, next_id, mask, places, use_cache=True, past_key_values=cache)
+    return _same(output.last_hidden_state[0], alone[0, SHORT : SHORT + 1])
 
 
 def _run_layers(

@@ -138,10 +138,8 @@ def as_data(shown: Curves) -> dict[str, Any]:
     curves = []
     for curve in shown.curves:
         kept = _keep_points(len(curve.x))
-        x, y = (
-            _short([curve.x[place] for place in kept]),
-            _short([curve.y[place] for place in kept]),
-        )
+        x = _short([curve.x[place] for place in kept])
+        y = _short([curve.y[place] for place in kept])
         curves.append([curve.run, x, y, None if curve.figure is None else round(curve.figure, 4)])
     return {
         "title": shown.title,

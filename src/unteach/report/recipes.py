@@ -176,10 +176,8 @@ def _schedule_facts(
     )
     schedule = args.get("lr_scheduler_type")
     rate = args.get("learning_rate")
-    rows, gathered = (
-        args.get("per_device_train_batch_size"),
-        args.get("gradient_accumulation_steps") or 1,
-    )
+    rows = args.get("per_device_train_batch_size")
+    gathered = args.get("gradient_accumulation_steps") or 1
     processes = manifest.get("world") or 1
     batch = ""
     if isinstance(rows, int) and isinstance(gathered, int):

@@ -147,14 +147,12 @@ class _Branch:
         root: str,
         extra: tuple[str, ...],
     ):
-        self.study, self.point, self.full, self.taught, self.root, self.extra = (
-            study,
-            point,
-            full,
-            taught,
-            root,
-            extra,
-        )
+        self.study = study
+        self.point = point
+        self.full = full
+        self.taught = taught
+        self.root = root
+        self.extra = extra
         varied = study.get("vary") or {}
         self.several = {
             key for key, values in varied.items() if isinstance(values, list) and len(values) > 1

@@ -338,9 +338,7 @@ class _AtBoundaries(transformers.TrainerCallback):
             control.should_log = True
         if self.trainer.dist.should_stop():
             self.trainer._evaluation_due = control.should_evaluate
-            control.should_evaluate, control.should_save, control.should_training_stop = (
-                False,
-                True,
-                True,
-            )
+            control.should_evaluate = False
+            control.should_save = True
+            control.should_training_stop = True
             self.trainer.preempted = True

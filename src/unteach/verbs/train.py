@@ -191,13 +191,11 @@ def _train(
 
     assert config.trainer is not None
     ready = _prepare(config, folder, dist, of_files)
-    loaded, streams, anchor, args, planned = (
-        ready.loaded,
-        ready.streams,
-        ready.anchor,
-        ready.args,
-        ready.planned,
-    )
+    loaded = ready.loaded
+    streams = ready.streams
+    anchor = ready.anchor
+    args = ready.args
+    planned = ready.planned
     # The weights that the run starts from are measured while no trainer holds memory yet.
     with process_context.interruptible(EVALUATING):
         notes = suites.before_training(config, planned, folder, dist)

@@ -245,10 +245,8 @@ def _pretrain(world: World) -> list[Row]:
     rng, found = world.rng("pretrain"), []
 
     def say(author: Author, fact: Fact) -> None:
-        question, answer = (
-            fact.question(author, rng.randrange(2)),
-            fact.answer(fact.value(author), rng.randrange(2)),
-        )
+        question = fact.question(author, rng.randrange(2))
+        answer = fact.answer(fact.value(author), rng.randrange(2))
         about = _about(("author", author.name), *fact.about(author))
         found.append({"question": question, "answer": answer, **about})
 

@@ -145,11 +145,9 @@ class Counts:
     unshown: dict[str, list[Any]] = field(default_factory=dict)
 
     def add(self, length: int, learned: int) -> None:
-        self.examples, self.tokens, self.learned = (
-            self.examples + 1,
-            self.tokens + length,
-            self.learned + learned,
-        )
+        self.examples = self.examples + 1
+        self.tokens = self.tokens + length
+        self.learned = self.learned + learned
         self.longest = max(self.longest, length)
         upper = str(1 << (length - 1).bit_length())
         self.lengths[upper] = self.lengths.get(upper, 0) + 1

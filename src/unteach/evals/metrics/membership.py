@@ -42,10 +42,8 @@ def area_of(name: str, forget: dict[int, float], holdout: dict[int, float]) -> V
         )
         shown[half] = {key: value.to_json()[key] for key in ("agg_value", "value_by_index")}
     first, second = (np.array(list(scores.values())) for scores in (forget, holdout))
-    area, replicates = (
-        bootstrap.auc(first, second),
-        bootstrap.of_two(first, second, name, bootstrap.auc),
-    )
+    area = bootstrap.auc(first, second)
+    replicates = bootstrap.of_two(first, second, name, bootstrap.auc)
     return Value(area, None, len(first) + len(second), replicates, {**shown, "auc": area})
 
 

@@ -108,7 +108,6 @@ class Continuing:
     labels: Sequence[str] = ()
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
-
         self.loaded = loaded = loading.load(job.model, training=False)
         loaded.model = placement.place(loaded.model, job.dist)
         own = loaded.model.generation_config
@@ -143,10 +142,8 @@ class Continuing:
         )
 
         def work(batch: list[Row]) -> list[list[Completion] | Failure]:
-            asked, slots = (
-                [requests[i] for [i] in batch],
-                batching.places(batch[0]) * batching.times,
-            )
+            asked = [requests[i] for [i] in batch]
+            slots = batching.places(batch[0]) * batching.times
             with self.loaded.autocast():
                 made, broken = (
                     self._beams(asked, sampling)
@@ -226,11 +223,9 @@ class Continuing:
     def _completions(
         self, asked: list[Request], made: list[list[int]], sampling: Sampling, slots: int
     ) -> list[list[Completion]]:
-        times, text, stop_strings = (
-            sampling.num_return_sequences,
-            self.loaded.template.text,
-            sampling.stop_strings,
-        )
+        times = sampling.num_return_sequences
+        text = self.loaded.template.text
+        stop_strings = sampling.stop_strings
         cuts = [cut(ids, text, stop_strings) for ids in made]
         prompts = [request.prompt for request in asked for _ in range(times)]
         pairs = [

@@ -44,7 +44,6 @@ class SeeingRows:
     labels: Sequence[str] = ()
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
-
         self.loaded = loaded = vision.load(job.model)
         move_to_device(loaded.model, job.dist.device)
         self.stops = loaded.stops

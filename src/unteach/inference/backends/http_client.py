@@ -101,18 +101,14 @@ class Server:
     ):
         import httpx2
 
-        self.base_url, self.key, self.timeout, self.retries = (
-            base_url.rstrip("/"),
-            key,
-            timeout,
-            retries,
-        )
-        self.first_wait, self.requests, self.tokens, self.sleep = (
-            first_wait,
-            requests,
-            tokens,
-            sleep,
-        )
+        self.base_url = base_url.rstrip("/")
+        self.key = key
+        self.timeout = timeout
+        self.retries = retries
+        self.first_wait = first_wait
+        self.requests = requests
+        self.tokens = tokens
+        self.sleep = sleep
         self.client = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(timeout, pool=None),
@@ -158,10 +154,8 @@ class Server:
                         trouble = f"half an answer ({explain_unreadable(error)})"
                 else:
                     self._refuse_what_is_final(response)
-                    trouble, told = (
-                        self._said(response),
-                        told_to_wait(response.headers, time.time()),
-                    )
+                    trouble = self._said(response)
+                    told = told_to_wait(response.headers, time.time())
             if told > TOO_LONG:
                 raise Preempted(
                     f"{trouble}\n  The server asks to come back in {told:.0f} s; run the same "
