@@ -3,6 +3,7 @@ made in the process."""
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ hypothesis.settings.register_profile("unteach", deadline=None)  # no test assert
 hypothesis.settings.load_profile("unteach")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+TORCHRUN = [
+    *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+    *("-m", "unteach"),
+]
+"""Two processes of the command line, as torchrun starts them."""
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -4,12 +4,12 @@ and processes."""
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import TORCHRUN
 from unteach import run_dir
 from unteach.errors import UserError
 from unteach.training import alternates, checkpoint, save
@@ -172,18 +172,8 @@ def test_two_processes_move_pdus_multiplier_alike(kit: Path, corpus: Path, tmp_p
         "trainer.args.learning_rate=1e-4",
     )
     train(*words(kit, corpus, tmp_path / "one", "PDU", *extra), config_name="unlearn")
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "unteach",
-    ]
     command = [
-        *torchrun,
+        *TORCHRUN,
         "unlearn",
         *words(kit, corpus, tmp_path / "two", "PDU", *extra, split="2x1"),
     ]

@@ -10,6 +10,7 @@ import tokenizers
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from tests.export.test_export import WORDS
 from unteach import run_dir
 from unteach.models import portable
 from unteach.models.model_handlers import learn_tokenizer
@@ -188,19 +189,7 @@ def start(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(start: Path, folder: Path, *extra: str) -> Path:
     train(
-        "experiment=finetune/tofu/default",
-        "tofu_path=authors",
-        "model=auto",
-        "eval=null",
-        "trainer.args.max_steps=2",
-        "trainer.args.per_device_train_batch_size=2",
-        "trainer.args.gradient_accumulation_steps=1",
-        "trainer.args.learning_rate=1e-2",
-        "trainer.args.warmup_epochs=0",
-        "trainer.args.save_strategy=steps",
-        "trainer.args.save_steps=1",
-        "trainer.args.keep_checkpoints=true",
-        "trainer.args.save_total_limit=2",
+        *WORDS,
         "trainer.args.gradient_checkpointing=true",
         f"model.model_args.pretrained_model_name_or_path={start}",
         "task_name=run",

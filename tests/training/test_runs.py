@@ -4,7 +4,6 @@ step is dealt."""
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from tests.conftest import read_rows
+from tests.conftest import TORCHRUN, read_rows
 from unteach import atomic, fingerprints, run_dir
 from unteach.config import training_args
 from unteach.errors import Diverged, UserError
@@ -216,14 +215,7 @@ def test_two_processes_take_the_same_steps_and_measure_the_same(
         for w in command
     ]
     torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "unteach",
+        *TORCHRUN,
         "unlearn",
     ]
     done = subprocess.run(
