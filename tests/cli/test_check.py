@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 import transformers
@@ -243,5 +244,30 @@ def test_small_weights_are_tried_and_large_ones_are_not_read(
     (tmp_path / "rows.csv").write_text("question,answer\nWho?,Ann\n")
     with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         check_files(tmp_path, model, f"data.train_file={tmp_path / 'rows.csv'}")
-    monkeypatch.setattr(loading, "LOOKED_AT", 1000)
+    monkeypatch.setattr(loading, "MAX_CHECKED_BYTES", 1000)
     check_files(tmp_path, model, f"data.train_file={tmp_path / 'rows.csv'}")
+
+
+def test_an_adapter_is_as_large_as_its_base(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small adapter over a large model is no reason to load that."""
+    base = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder)
+    adapter = tmp_path / "adapter"
+    config = peft.LoraConfig(r=1, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    peft.get_peft_model(base, config).save_pretrained(adapter)
+    transformers.AutoTokenizer.from_pretrained(tiny_folder).save_pretrained(adapter)
+    (tmp_path / "rows.csv").write_text("question,answer\nWho?,Ann\n")
+    is_meta: list[bool] = []
+    finish = loading.finish
+
+    def watch(model: torch.nn.Module, *rest: object) -> object:
+        is_meta.append(next(model.parameters()).is_meta)
+        return finish(model, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loading, "finish", watch)
+    check_files(tmp_path, adapter, f"data.train_file={tmp_path / 'rows.csv'}")
+    size = (adapter / "adapter_model.safetensors").stat().st_size
+    monkeypatch.setattr(loading, "MAX_CHECKED_BYTES", size + 1)
+    check_files(tmp_path, adapter, f"data.train_file={tmp_path / 'rows.csv'}")
+    assert is_meta == [False, True]

@@ -188,11 +188,11 @@ def plan(
             if not default:
                 raise UserError(f"eval.{config.suite}.metrics asks for {name}, and {reason}")
             made.absent[name] = reason
-    _refuse_nothing(made)
+    _refuse_empty_plan(made)
     return made
 
 
-def _refuse_nothing(made: Plan) -> None:
+def _refuse_empty_plan(made: Plan) -> None:
     """Raise UserError where not one metric of a default list can be had: the suite would end
     without a value."""
     if made.absent and not made.metrics:

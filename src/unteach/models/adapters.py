@@ -116,9 +116,10 @@ def put_back(model: Any, folder: str, trainable: bool) -> Any:
 
     added_tokens.grow(model, added_of(folder))
     if torch.get_default_device().type == "meta":
-        return peft.get_peft_model(
-            model, peft.PeftConfig.from_pretrained(folder, inference_mode=not trainable)
-        )
+        # Set here: what the file says of it would win over an argument.
+        config = peft.PeftConfig.from_pretrained(folder)
+        config.inference_mode = not trainable
+        return peft.get_peft_model(model, config)
     try:
         under = _ready(model) if trainable else model
         with warnings.catch_warnings():

@@ -32,8 +32,8 @@ DTYPES = {
     "bf16": "bfloat16",
     "float16": "float16",
 }
-LOOKED_AT = 2_000_000_000
-"""Bytes of weights that are read for a look at a run before it starts."""
+MAX_CHECKED_BYTES = 2_000_000_000
+"""Bytes of weights that `unteach check` reads."""
 
 
 @dataclass
@@ -301,27 +301,27 @@ def load_empty(
         return load(config, training=True, texts=texts, head=head)
 
 
-def load_for_look(
+def load_for_check(
     config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None
 ) -> Loaded:
-    """Load a model for a look at a run before it starts: with its weights where they are here and
-    small.
+    """Load a model to say of a run what can be said before it starts.
 
-    They are then tried as the run tries them; of others names and shapes alone are read.
+    Weights that are on this machine and small, an adapter's base included, are loaded and tried as
+    the run tries them; of others names and shapes alone are read.
     """
-    path = str(config.model_args.get(PATH) or "")
-    folder = Path(run_dir.find_model_folder(path))
-    size = (
-        sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        if path and folder.is_dir()
-        else 0
-    )
     is_plain = not (
         config.model_args.get("device_map") or config.model_args.get("quantization_config")
     )
-    if is_plain and 0 < size <= LOOKED_AT:
+    if is_plain and 0 < _count_bytes(_find_weights(config, head).path) <= MAX_CHECKED_BYTES:
         return load(config, training=True, texts=texts, head=head)
     return load_empty(config, texts, head)
+
+
+def _count_bytes(path: str | None) -> int:
+    """Count the bytes of the weights in a local folder; 0 where there is none."""
+    if path is None or not Path(path).is_dir():
+        return 0
+    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
 
 
 def finish(

@@ -95,7 +95,7 @@ def check(config: schema.Config) -> None:
     for sentence in said:
         console.say(f"file        {sentence}")
     if config.trainer is None or config.data is None:
-        loaded = loading.load_for_look(config.model)
+        loaded = loading.load_for_check(config.model)
         streams: dict[str, Stream] = {}
         print(f"model       {header.describe_model(loaded)}")
     else:
@@ -159,7 +159,7 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
     assert config.trainer is not None and config.data is not None
     tracking.refuse_missing(config.trainer.args)
     head = build_head(config)
-    loaded = loading.load_for_look(config.model, lambda: read_training_texts(config), head)
+    loaded = loading.load_for_check(config.model, lambda: read_training_texts(config), head)
     streams, said = build_streams(config, loaded)
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
