@@ -47,7 +47,7 @@ from unteach.models.forward import IGNORED, extend  # noqa: E402
 from unteach.models.layers import find_layer  # noqa: E402
 from unteach.models.reference import Reference, compute_table, needs_copy, trimmed  # noqa: E402
 from unteach.testing import Examples, build_method  # noqa: E402
-from unteach.training.step import count_step, make_ready, micro_batch_loss  # noqa: E402
+from unteach.training.step import count_step, micro_batch_loss, setup_method  # noqa: E402
 
 LEARNING_RATE = 1e-5
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -351,7 +351,10 @@ class Work:
 
     def batch(self, device: Any, only: str | None = None) -> dict[str, Any]:
         """All streams in one batch, or one alone, padded to its own longest row."""
-        source, (slots,) = Rows(self.streams, "forget"), self.steps.deal(0, 0, hands=1)
+        source, (slots,) = (
+            Rows(self.streams, "forget"),
+            self.steps.split_into_micro_batches(0, 0, num_micro_batches=1),
+        )
         batch = collate([source[slot] for slot in slots if only in (None, slot.stream)], COLLATOR)
         return {
             key: value.to(device) if isinstance(value, Tensor) else value
@@ -369,7 +372,7 @@ def ours(work: Work, model: Any) -> Callable[[], Tensor]:
         for stream, kind in needed.items()
         if kind == "logprobs"
     }
-    make_ready(model, work.method, seed=0, streams=work.streams)
+    setup_method(model, work.method, seed=0, streams=work.streams)
     batch = work.batch(model.device)
     reference, counts = Reference(needed, tables, frozen), count_step(work.method, [batch])
     return lambda: micro_batch_loss(model, work.method, batch, reference, counts)[0]

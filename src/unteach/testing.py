@@ -31,7 +31,7 @@ from unteach.models.hub import PATH
 from unteach.models.loading import finish
 from unteach.models.model_handlers import learn_tokenizer
 from unteach.models.reference import Reference, compute_table
-from unteach.training.step import count_step, make_ready, micro_batch_loss, survey_step
+from unteach.training.step import count_step, micro_batch_loss, prepass_step, setup_method
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,8 +118,8 @@ def method_loss(
         rows[stream] = _examples(loaded.template, taken, all_tokens, stream)
     frozen = loading.load_frozen(config(reference)) if method.reference() else None
     loaded.model.train()
-    make_ready(loaded.model, method, seed=0, streams=_streams(rows))
-    gradient, loss = step_gradient(loaded, method, rows, frozen, hands=1)
+    setup_method(loaded.model, method, seed=0, streams=_streams(rows))
+    gradient, loss = step_gradient(loaded, method, rows, frozen, num_micro_batches=1)
     return float(loss), float(gradient.double().norm())
 
 
@@ -164,14 +164,15 @@ def step_gradient(
     method: Any,
     rows: dict[str, Examples],
     frozen: Any,
-    hands: int,
+    num_micro_batches: int,
     *,
     size: int | None = None,
     step: int = 0,
     share: tuple[int, int] = (0, 1),
     wrapped: Any = None,
 ) -> "tuple[Tensor, Tensor]":
-    """The gradient (flat) and the loss of one optimiser step, dealt to `hands` micro-batches.
+    """The gradient (flat) and the loss of one optimiser step, dealt to `num_micro_batches`
+    micro-batches.
 
     share: (rank, world) of this process; wrapped: the model as wrapped for data parallelism.
     """
@@ -180,7 +181,7 @@ def step_gradient(
     streams = _streams(rows)
     anchor = next(iter(streams))
     rank, world = share
-    total = hands * world
+    total = num_micro_batches * world
     smallest = size or -(-max(len(stream) for stream in streams.values()) // total) * total
     steps, source = Steps(streams, anchor, smallest, seed=0), Rows(streams, anchor)
     needed, seen = method.reference(), steps.seen(step + 1)
@@ -190,10 +191,10 @@ def step_gradient(
         if kind == "logprobs"
     }
     reference = Reference(needed, tables, frozen)
-    dealt = steps.deal(0, step, total)[rank::world]
+    dealt = steps.split_into_micro_batches(0, step, total)[rank::world]
     batches = [collate([source[slot] for slot in hand], collator) for hand in dealt]
     counts = {name: count.float() for name, count in count_step(method, batches).items()}
-    counts |= survey_step(wrapped or loaded.model, method, batches, reference)
+    counts |= prepass_step(wrapped or loaded.model, method, batches, reference)
     if world > 1:
         for count in counts.values():
             torch.distributed.all_reduce(count)
@@ -222,23 +223,24 @@ def check_method(
     environment()
 
     method = build_method(name, method_args)
-    if reason := method.batch_level():
+    if reason := method.depends_on_micro_batches():
         print(f"{name} depends on how a batch is split, and says why: {reason}")
         return
     loaded, frozen, rows = _tiny_world(method)
-    make_ready(loaded.model, method, seed=0, streams=_streams(rows))
+    setup_method(loaded.model, method, seed=0, streams=_streams(rows))
     compute = functools.partial(step_gradient, loaded, method, rows, frozen)
     for step, label in ((0, "a full step"), (1, "the short last step")):
         whole, loss = compute(1, size=8, step=step)
         assert torch.isfinite(loss), f"{name}: the loss of {label} is not finite"
         assert torch.isfinite(whole).all(), f"{name}: the gradient of {label} is not finite"
         assert whole.abs().sum() > 0, f"{name}: no gradient reaches any parameter in {label}"
-        for hands in (2, 4, 8):
-            split, _ = compute(hands, size=8, step=step)
+        for num_micro_batches in (2, 4, 8):
+            split, _ = compute(num_micro_batches, size=8, step=step)
             _same(
                 whole,
                 split,
-                f"{name}: {label} dealt to {hands} micro-batches of {8 // hands} instead of 1 of 8",
+                f"{name}: {label} dealt to {num_micro_batches} micro-batches of "
+                f"{8 // num_micro_batches} instead of 1 of 8",
             )
         for variant in (_packed, _checkpointed):
             with variant(loaded.model):
@@ -358,7 +360,15 @@ def _one_of_two(
     )
     wrapped = torch.nn.parallel.DistributedDataParallel(loaded.model)
     gradient, _ = step_gradient(
-        loaded, method, rows, frozen, hands=2, size=8, step=step, share=(rank, 2), wrapped=wrapped
+        loaded,
+        method,
+        rows,
+        frozen,
+        num_micro_batches=2,
+        size=8,
+        step=step,
+        share=(rank, 2),
+        wrapped=wrapped,
     )
     torch.save(gradient, Path(folder) / f"{rank}.part")
     (Path(folder) / f"{rank}.part").rename(Path(folder) / f"{rank}.pt")

@@ -19,9 +19,9 @@ from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.export import merge_adapter
 from unteach.models.capabilities import capabilities_of
-from unteach.models.forward import Want
+from unteach.models.forward import OutputSpec
 from unteach.models.hub import PATH
-from unteach.models.loading import Loaded, load
+from unteach.models.loading import LoadedModel, load
 from unteach.testing import method_loss
 
 RAW = {"kind": "raw"}
@@ -57,7 +57,7 @@ class Trial:
             self.plain(self.policy)(input_ids=torch.arange(5, 15)[None])
 
     @functools.cached_property
-    def loaded(self) -> Loaded:
+    def loaded(self) -> LoadedModel:
         return load(ModelConfig({PATH: str(self.policy), "dtype": "float32"}), training=False)
 
     def plain(self, folder: Path) -> Any:
@@ -172,7 +172,7 @@ def check_rmu(trial: Trial) -> bool:
     return capabilities_of(trial.loaded.model).right_padding
 
 
-def adapted(trial: Trial) -> Loaded:
+def adapted(trial: Trial) -> LoadedModel:
     """The policy under an adapter that changes what it says."""
     peft_args = {"r": 2, "target_modules": "all-linear"}
     config = ModelConfig({PATH: str(trial.policy), "dtype": "float32"}, peft_args=peft_args)
@@ -234,9 +234,9 @@ def check_packing(trial: Trial) -> bool:
         "rows": {"a": (0, 1)},
     }
     with torch.no_grad():
-        found = model(batch={**batch, "weight": torch.ones(1)}, want={"a": Want(over="all")})[
-            "a"
-        ].value
+        found = model(
+            batch={**batch, "weight": torch.ones(1)}, want={"a": OutputSpec(positions="all")}
+        )["a"].value
         plain = trial.plain(trial.policy)
         expected = [
             logprobs(plain, (tuple(document[:1]), tuple(document[1:]))) for document in documents

@@ -90,10 +90,12 @@ def test_so_is_one_that_is_only_measured(place: Path, words: tuple[str, ...], sa
         *words,
     )
     with pytest.raises(UserError, match=said):
-        user_files.settle(compose.compose("unlearn", given))
+        user_files.resolve_files(compose.compose("unlearn", given))
     assert (
         said
-        in user_files.settle(compose.compose("unlearn", (*given, "data.allow_overlap=true")))[1]
+        in user_files.resolve_files(
+            compose.compose("unlearn", (*given, "data.allow_overlap=true"))
+        )[1]
     )
 
 

@@ -63,9 +63,9 @@ def test_dealing_changes_no_row(
     made = steps(anchor, other, 8 * world, packed=packed)
     per_device, accumulation = split
     for step in range(len(made)):
-        hands = made.deal(0, step, accumulation * world)
-        assert all(len(hand) == 3 * per_device for hand in hands)
-        for hand in hands:  # pairs stay together, in order
+        micro_batches = made.split_into_micro_batches(0, step, accumulation * world)
+        assert all(len(hand) == 3 * per_device for hand in micro_batches)
+        for hand in micro_batches:  # pairs stay together, in order
             pairs = [
                 [(s.row, s.epoch, s.weight) for s in hand if s.stream == name]
                 for name in ("forget", "alternate")
@@ -74,7 +74,7 @@ def test_dealing_changes_no_row(
         for stream, rows in made.draw(0, step).items():
             dealt = [
                 (slot.row, slot.epoch)
-                for hand in hands
+                for hand in micro_batches
                 for slot in hand
                 if slot.stream == stream and slot.weight
             ]
@@ -91,13 +91,13 @@ def tokens(made: Steps, hand: list[Any]) -> int:
 
 @given(sizes, sizes, st.sampled_from([2, 4, 8]), st.integers(1, 3))
 def test_rows_of_near_lengths_come_together(
-    anchor: int, other: int, hands: int, a_hand: int
+    anchor: int, other: int, num_micro_batches: int, a_hand: int
 ) -> None:
     """Of a stream that has no pairs no length stands between two of another hand, and padding is
     the least there is."""
-    made = steps(anchor, other, hands * a_hand)
+    made = steps(anchor, other, num_micro_batches * a_hand)
     for step in range(len(made)):
-        dealt = made.deal(0, step, hands)
+        dealt = made.split_into_micro_batches(0, step, num_micro_batches)
         lengths = [
             [
                 len(made.streams["retain"].example(s.row)["input_ids"])
@@ -128,12 +128,14 @@ def test_rows_of_near_lengths_come_together(
 
 
 @given(st.integers(8, 40), st.sampled_from([2, 4]), st.integers(2, 6))
-def test_packed_hands_have_about_as_many_tokens(anchor: int, hands: int, a_hand: int) -> None:
-    made = steps(anchor, anchor, hands * a_hand, packed=True)
-    for step in range(anchor // (hands * a_hand)):
+def test_packed_hands_have_about_as_many_tokens(
+    anchor: int, num_micro_batches: int, a_hand: int
+) -> None:
+    made = steps(anchor, anchor, num_micro_batches * a_hand, packed=True)
+    for step in range(anchor // (num_micro_batches * a_hand)):
         counts = [
             tokens(made, [s for s in hand if s.stream == "retain"])
-            for hand in made.deal(0, step, hands)
+            for hand in made.split_into_micro_batches(0, step, num_micro_batches)
         ]
         assert max(counts) - min(counts) <= 31, "no more than the longest row between any two"
 

@@ -14,9 +14,9 @@ from tests.data.io.test_tables import write
 from unteach.config import compose, schema
 from unteach.data import user_files
 from unteach.data.io import sources
-from unteach.data.row_selection import Choice
+from unteach.data.row_selection import RowSelection
 from unteach.data.template import Template
-from unteach.data.truncation import IGNORED, fit
+from unteach.data.truncation import IGNORED, truncate
 from unteach.errors import UserError
 from unteach.training.build_streams import build_streams
 from unteach.verbs.train import train
@@ -41,10 +41,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) ->
 
 def settled(*words: str, name: str = "train") -> tuple[schema.Config, list[str]]:
     path = "model.model_args.pretrained_model_name_or_path=MODEL"
-    return user_files.settle(compose.compose(name, (*WORDS, path, *words)))
+    return user_files.resolve_files(compose.compose(name, (*WORDS, path, *words)))
 
 
-def parts(*words: str, name: str = "train") -> dict[str, schema.Part]:
+def parts(*words: str, name: str = "train") -> dict[str, schema.ComponentConfig]:
     config, _ = settled(*words, name=name)
     assert config.data is not None
     return {stream: next(iter(parts.values())) for stream, parts in config.data.streams.items()}
@@ -428,7 +428,7 @@ def test_keys_that_are_wrong_are_refused_with_the_right_ones(word: str) -> None:
 
 @given(st.integers(2, 60), st.floats(0.01, 0.9), st.integers(0, 5), st.none() | st.integers(1, 30))
 def test_rows_held_out_are_no_others(count: int, share: float, seed: int, most: int | None) -> None:
-    train, held = Choice(seed, share, most=most), Choice(seed, share, held=True)
+    train, held = RowSelection(seed, share, most=most), RowSelection(seed, share, held=True)
     kept, apart = train.numbers(count), held.numbers(count)
     assert not set(kept) & set(apart)
     assert len(apart) == min(count, max(1, round(share * count)))
@@ -445,7 +445,7 @@ def test_rows_held_out_are_no_others(count: int, share: float, seed: int, most: 
 def test_what_becomes_of_long_rows(prompt: int, answer: int, most: int, too_long: Any) -> None:
     ids = list(range(prompt + answer))
     labels = [IGNORED] * prompt + ids[prompt:]
-    made = fit(ids, labels, most, too_long)
+    made = truncate(ids, labels, most, too_long)
     assert all(len(row) <= most and len(row) == len(its) for row, its in made)
     assert all(
         label in (IGNORED, token)
@@ -560,4 +560,4 @@ def test_rows_that_are_only_measured_need_rows_to_train_on(
 ) -> None:
     words = ("holdout=rows.csv", "model=./MODEL", "task_name=t")
     with pytest.raises(UserError, match=said):
-        user_files.settle(compose.compose(name, words))
+        user_files.resolve_files(compose.compose(name, words))

@@ -51,7 +51,7 @@ def test_how_a_run_is_spread(
 ) -> None:
     for name, value in environment.items():
         said.setenv(name, value)
-    assert launch_environment.mode() == mode
+    assert launch_environment.parallel_mode() == mode
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_is_refused(said: pytest.MonkeyPatch, environment: dict[str, str], 
     for name, value in environment.items():
         said.setenv(name, value)
     with pytest.raises(UserError, match=words):
-        launch_environment.mode()
+        launch_environment.parallel_mode()
 
 
 def test_the_stage_is_that_of_the_deepspeed_file(said: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_stage_is_that_of_the_deepspeed_file(said: pytest.MonkeyPatch, tmp_p
     file.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
     for name, value in {"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": str(file)}.items():
         said.setenv(f"ACCELERATE_{name}", value)
-    assert launch_environment.mode() == "zero3"
+    assert launch_environment.parallel_mode() == "zero3"
 
 
 WORDS = ("experiment=finetune/tofu/default", "task_name=t")
@@ -145,7 +145,7 @@ def test_a_rank_of_torchrun_reads_in_the_file_how_it_is_spread(
             accelerate_launch.started("train", config_of(f"launch={name}"), WORDS, "train", ())
             is False
         )  # type: ignore[arg-type]
-        assert launch_environment.mode() == name
+        assert launch_environment.parallel_mode() == name
         with pytest.raises(UserError, match="the launcher started 2 processes"):
             accelerate_launch.started(
                 "train", config_of(f"launch={name}", "nproc=3"), WORDS, "train", ()

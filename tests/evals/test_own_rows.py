@@ -72,7 +72,7 @@ def planned(tiny: Any) -> Planned:
     """Plans the suites of a command on a model that is loaded."""
 
     def make(name: str, *words: str, loaded: Any = tiny) -> tuple[dict[str, Any], list[str]]:
-        config, _ = user_files.settle(compose.compose(name, ("task_name=t", *MODEL, *words)))
+        config, _ = user_files.resolve_files(compose.compose(name, ("task_name=t", *MODEL, *words)))
         plans, notes = suites.plan_suites(config, loaded)
         return plans, notes
 
@@ -205,7 +205,7 @@ def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
     calls: list[Any] = []
 
     def go_on(*more: str) -> None:
-        config, _ = user_files.settle(compose.compose("unlearn", (*words, *more)))
+        config, _ = user_files.resolve_files(compose.compose("unlearn", (*words, *more)))
         plans, _ = suites.plan_suites(config, tiny)
         suites.before_training(config, plans, Path("saves/unlearn/t"), SINGLE_PROCESS)
 
@@ -297,13 +297,13 @@ def test_holdout_rows_that_nothing_measures_are_refused(place: Path) -> None:
             UserError,
             match=rf"data\.holdout_file: these rows are measured by the suite rows, and {said}",
         ):
-            user_files.settle(compose.compose("train", words))
+            user_files.resolve_files(compose.compose("train", words))
     words = ("task_name=t", *MODEL, *FILES[:3], "trainer=GradAscent", "eval=null")
     with pytest.raises(
         UserError,
         match=r"data\.retain_file: this method does not train on it.*no suite measures it",
     ):
-        user_files.settle(compose.compose("unlearn", words))
+        user_files.resolve_files(compose.compose("unlearn", words))
 
 
 def test_text_is_asked_nothing(place: Path, planned: Planned) -> None:
@@ -340,7 +340,7 @@ def test_text_is_asked_nothing(place: Path, planned: Planned) -> None:
 
 
 @pytest.fixture
-def chatting(tiny_folder: Path) -> loading.Loaded:
+def chatting(tiny_folder: Path) -> loading.LoadedModel:
     """The tiny model with a chat template."""
     loaded = loading.load(
         schema.ModelConfig({"pretrained_model_name_or_path": str(tiny_folder)}), training=False
@@ -354,7 +354,7 @@ def chatting(tiny_folder: Path) -> loading.Loaded:
 
 
 def test_of_a_conversation_the_last_answer_is_asked_for(
-    place: Path, planned: Planned, chatting: loading.Loaded
+    place: Path, planned: Planned, chatting: loading.LoadedModel
 ) -> None:
     loaded = chatting
     turns = [
@@ -397,7 +397,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("form", WRITTEN)
 def test_rows_are_measured_however_they_are_written(
-    form: str, place: Path, planned: Planned, chatting: loading.Loaded
+    form: str, place: Path, planned: Planned, chatting: loading.LoadedModel
 ) -> None:
     write(place / "form.jsonl", [WRITTEN[form]])
     words = [
@@ -413,7 +413,7 @@ def test_rows_are_measured_however_they_are_written(
 
 
 def test_no_other_answers_are_invented_to_rows_that_do_not_stand_alone(
-    place: Path, chatting: loading.Loaded
+    place: Path, chatting: loading.LoadedModel
 ) -> None:
     for form, made in (
         (

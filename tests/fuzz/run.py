@@ -30,7 +30,7 @@ STUDY = (
 
 
 @dataclass
-class Ledger:
+class ResultStore:
     """How many seeds ended how, and each kind of fault with its seeds."""
 
     ended: Counter[int] = field(default_factory=Counter)
@@ -115,10 +115,10 @@ def try_command(seed: int, model: Path) -> tuple[Outcome, str]:
         return run_forked(lambda: COMMAND(words), folder), " ".join(words)[:400]
 
 
-def run(what: str, first: int, last: int, seconds: float = 600.0) -> Ledger:
+def run(what: str, first: int, last: int, seconds: float = 600.0) -> ResultStore:
     """Try the seeds from `first` up to `last`, as far as the time goes."""
     warm_up()
-    ledger, until = Ledger(), time.monotonic() + seconds
+    ledger, until = ResultStore(), time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
         home = stack.enter_context(empty_folder())
         model = random_llama(home / "tiny", 32) if what == "commands" else home

@@ -14,7 +14,7 @@ from tests.inference.conftest import questions, words, write_lines
 from tests.recovery.conftest import after, spawn, spawn_two
 from unteach.engines.progress import Pace
 from unteach.errors import Preempted
-from unteach.inference.result_store import Ledger, Line, Part, _part
+from unteach.inference.result_store import Line, Part, ResultStore, _part
 from unteach.verbs.infer import infer
 
 DRAWN = ("temperature=0.9", "num_return_sequences=2")
@@ -187,7 +187,7 @@ def test_two_processes_share_the_rows(
         assert after(pids[1], 60) == -9
     assert after(pids[0], 60) != 0, "the one that is left says so"
     assert answered(table.with_name("in_output.jsonl.parts")) > 0
-    ledger = Ledger(tmp_path / "two" / "in_output.jsonl", ())
+    ledger = ResultStore(tmp_path / "two" / "in_output.jsonl", ())
     with ledger.held():
         pass
     pids = spawn_two(work, table)

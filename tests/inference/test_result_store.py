@@ -12,7 +12,7 @@ from tests.inference.conftest import Infer, questions, write_lines
 from unteach import owner
 from unteach.errors import RowsFailed, UserError
 from unteach.inference.backends import hf
-from unteach.inference.result_store import Ledger, Line
+from unteach.inference.result_store import Line, ResultStore
 
 LINES = [Line(id_, {"input": id_}, f"d{id_}") for id_ in ("a", "b", "c")]
 
@@ -22,20 +22,20 @@ def answer(text: str | None, error: str | None = None) -> dict[str, Any]:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    made = Ledger(tmp_path / "x.jsonl", ("output", "error"))
+def ledger(tmp_path: Path) -> ResultStore:
+    made = ResultStore(tmp_path / "x.jsonl", ("output", "error"))
     made.open({"seed": 0}, LINES, "auto", "refuse")
     return made
 
 
-def put(ledger: Ledger, **answers: dict[str, Any]) -> None:
+def put(ledger: ResultStore, **answers: dict[str, Any]) -> None:
     with ledger.writing(0) as write:
         for line in LINES:
             if line.id in answers:
                 write(line, answers[line.id])
 
 
-def test_answers_end_in_the_order_of_the_rows(ledger: Ledger) -> None:
+def test_answers_end_in_the_order_of_the_rows(ledger: ResultStore) -> None:
     put(ledger, c=answer("C"), a=answer(None, "broken"))
     assert ledger.done(LINES) == {2}
     put(ledger, b=answer("B\u2028\ud800"), a=answer("A"))
@@ -49,7 +49,7 @@ def test_answers_end_in_the_order_of_the_rows(ledger: Ledger) -> None:
     assert ledger.done(LINES) == {0, 1, 2}
 
 
-def test_torn_and_foreign_lines_are_passed_over(ledger: Ledger) -> None:
+def test_torn_and_foreign_lines_are_passed_over(ledger: ResultStore) -> None:
     put(ledger, a=answer("A"), b=answer("B"), c=answer("C"))
     [part] = ledger.parts.iterdir()
     whole = part.read_bytes()
@@ -63,8 +63,8 @@ def test_torn_and_foreign_lines_are_passed_over(ledger: Ledger) -> None:
     assert ledger.damaged == 2
 
 
-def test_one_writer_at_a_time(ledger: Ledger) -> None:
-    other = Ledger(ledger.output, ("output", "error"))
+def test_one_writer_at_a_time(ledger: ResultStore) -> None:
+    other = ResultStore(ledger.output, ("output", "error"))
     with (
         ledger.held(),
         pytest.raises(

@@ -14,7 +14,7 @@ from unteach import testing
 from unteach.config.schema import ModelConfig
 from unteach.models import loading, reference
 from unteach.training import build_reference
-from unteach.training.step import make_ready
+from unteach.training.step import setup_method
 from unteach.verbs.train import train
 
 ROWS = 4
@@ -57,12 +57,12 @@ def cost(kit: Path, name: str, args: dict[str, Any]) -> tuple[Counter, set[str],
         )
         for stream in method.streams()
     }
-    make_ready(loaded.model, method, seed=0, streams={})
+    setup_method(loaded.model, method, seed=0, streams={})
     seen: Counter = Counter()
     counting(loaded.model, seen, "policy")
     if reference.needs_copy(method.reference()):
         counting(frozen, seen, "reference")
-    testing.step_gradient(loaded, method, rows, frozen, hands=1)
+    testing.step_gradient(loaded, method, rows, frozen, num_micro_batches=1)
     tokens = {
         stream: sum(label != -100 for e in examples for label in e.get("alternate", e)["labels"])
         for stream, examples in rows.items()

@@ -93,7 +93,7 @@ def gradient(
     from unteach import testing
     from unteach.config.schema import ModelConfig
     from unteach.models import loading
-    from unteach.training.step import make_ready
+    from unteach.training.step import setup_method
 
     method = build_method(name, args)
     loaded = loading.load(
@@ -104,8 +104,8 @@ def gradient(
     )
     given = {"forget": batch[0], "train": batch[0], "alternate": batch[0], "retain": batch[1]}
     rows = {s: testing._examples(loaded.template, given[s], False, s) for s in method.streams()}
-    make_ready(loaded.model, method, seed=0, streams={})
-    return step_gradient(loaded, method, rows, frozen, hands=1)[0]
+    setup_method(loaded.model, method, seed=0, streams={})
+    return step_gradient(loaded, method, rows, frozen, num_micro_batches=1)[0]
 
 
 def test_npo_tends_to_ascent_as_beta_vanishes(kit: Path, batch: Any) -> None:
@@ -240,8 +240,8 @@ def test_published_quirks_are_off_by_default(
         )[0]
 
     assert abs(loss(None) - loss("openunlearning")) > 1e-4
-    assert build_method(name, args).batch_level() == ""
-    assert build_method(name, args, "openunlearning").batch_level()
+    assert build_method(name, args).depends_on_micro_batches() == ""
+    assert build_method(name, args, "openunlearning").depends_on_micro_batches()
 
 
 def test_pdu_moves_its_multiplier_once_a_step_after_the_warm_up() -> None:

@@ -105,7 +105,7 @@ def test_the_model_without_its_adapter_is_the_copy_of_what_it_was(
         ]
     train(*words(base, kit, tmp_path / "without", *extra), config_name="unlearn")
     copied = ModelConfig({"pretrained_model_name_or_path": str(base)})
-    monkeypatch.setattr(adapters, "AsItBegan", lambda model, adapter: load_frozen(copied))
+    monkeypatch.setattr(adapters, "BasePolicy", lambda model, adapter: load_frozen(copied))
     train(*words(base, kit, tmp_path / "copy", *extra), config_name="unlearn")
     lines = [logged(tmp_path / name) for name in ("without", "copy")]
     for one, other in zip(*lines, strict=True):

@@ -151,7 +151,7 @@ def test_an_adapter_goes_on_with_its_tokens_and_refuses_others(
 
 
 def test_the_reference_of_an_adapter_has_the_means(tiny_folder: Path) -> None:
-    from unteach.models.adapters import AsItBegan
+    from unteach.models.adapters import BasePolicy
 
     given = loaded(
         tiny_folder, added_tokens=NAMES, peft_args={"r": 4, "target_modules": "all-linear"}
@@ -162,7 +162,7 @@ def test_the_reference_of_an_adapter_has_the_means(tiny_folder: Path) -> None:
         for parameter in given.model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.1)
-        reference = AsItBegan(given.model, "")
+        reference = BasePolicy(given.model, "")
         assert not torch.allclose(given.model(ids).logits, began, atol=1e-2)
         assert torch.allclose(reference(input_ids=ids).logits, began, atol=1e-6)
         assert reference.head_is_adapted, "its rows of the head train"

@@ -17,7 +17,7 @@ from unteach.config.compose import compose
 from unteach.config.hydra_groups import CONFIGS
 from unteach.config.schema import ModelConfig
 from unteach.data.synthetic import authors
-from unteach.models.forward import Want, extend
+from unteach.models.forward import OutputSpec, extend
 from unteach.models.lm_head import head_logits
 from unteach.models.loading import load
 from unteach.models.model_handlers import PATH, learn_tokenizer
@@ -223,11 +223,13 @@ def test_log_probs_are_the_librarys_on_each_row_alone(
         for left, packed in ((False, False), (True, False), (False, True)):
             extend(loaded.model, packed)
             batch = batch_of(ROWS, 2, left)
-            found = loaded.model(batch=batch, want={"a": Want(), "b": Want()})
+            found = loaded.model(batch=batch, want={"a": OutputSpec(), "b": OutputSpec()})
             values = [found["a"].value, *(found["b"].value[found["b"].row == i] for i in (0, 1))]
             for value, row in zip(values, expected, strict=True):
                 assert torch.allclose(value, row, atol=1e-5)
-            hidden = loaded.model(batch=batch, want={"a": Want(of=None, over="all")})["a"].value
+            hidden = loaded.model(batch=batch, want={"a": OutputSpec(fn=None, positions="all")})[
+                "a"
+            ].value
             assert torch.allclose(head_logits(loaded.model, hidden), alone[0][:-1], atol=1e-4)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unteach.models import forward
-from unteach.models.forward import Want, logprob
+from unteach.models.forward import OutputSpec, logprob
 
 
 def batch_of(rows: list[list[int]], prompt: int, left: bool) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_log_probs_are_the_librarys(
     if chunk:
         monkeypatch.setattr(forward, "CHUNK_ELEMENTS", chunk)  # two positions a chunk
     batch = batch_of(ROWS, 2, left)
-    found = tiny.model(batch=batch, want={"a": Want(), "b": Want()})
+    found = tiny.model(batch=batch, want={"a": OutputSpec(), "b": OutputSpec()})
     for stream, rows in (("a", ROWS[:1]), ("b", ROWS[1:])):
         for i, row in enumerate(rows):
             logp = tiny.model(torch.tensor([row])).logits[0].log_softmax(-1)
@@ -51,7 +51,9 @@ def test_log_probs_are_the_librarys(
 def test_chunks_change_no_gradient(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def gradient() -> torch.Tensor:
         tiny.model.zero_grad(set_to_none=True)
-        tiny.model(batch=batch_of(ROWS, 2, False), want={"b": Want()})["b"].value.sum().backward()
+        tiny.model(batch=batch_of(ROWS, 2, False), want={"b": OutputSpec()})[
+            "b"
+        ].value.sum().backward()
         return torch.cat([p.grad.flatten() for p in tiny.model.parameters()])
 
     whole = gradient()
@@ -69,7 +71,7 @@ def test_no_logits_of_the_whole_batch_are_made(tiny: Any, monkeypatch: pytest.Mo
         widest = max(widest, len(logits))
         return logprob(logits, labels)
 
-    tiny.model(batch=batch_of(ROWS, 2, False), want={"b": Want(of=watching)})
+    tiny.model(batch=batch_of(ROWS, 2, False), want={"b": OutputSpec(fn=watching)})
     assert widest == 2
 
 
@@ -84,6 +86,8 @@ def test_without_want_the_forward_is_the_librarys(tiny: Any) -> None:
 
 def test_all_positions_leave_padding_out(tiny: Any) -> None:
     for left in (False, True):
-        found = tiny.model(batch=batch_of(ROWS, 2, left), want={"b": Want(over="all")})["b"]
+        found = tiny.model(batch=batch_of(ROWS, 2, left), want={"b": OutputSpec(positions="all")})[
+            "b"
+        ]
         assert found.lengths().tolist() == [3, 7]
         assert found.label.tolist() == [*ROWS[1][1:], *ROWS[2][1:]]

@@ -9,7 +9,7 @@ import transformers
 
 from tests.models.test_forward import ROWS, batch_of
 from unteach.errors import UserError
-from unteach.models.forward import Want, extend
+from unteach.models.forward import OutputSpec, extend
 from unteach.models.layers import find_layer, refuse_no_states, train_only
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -52,8 +52,8 @@ def build(family: str) -> tuple[Any, str]:
 def gradients(model: Any, layer: str) -> dict[str, torch.Tensor | None]:
     model.zero_grad(set_to_none=True)
     want = {
-        "a": Want(of=None, over="labels", at=layer),
-        "b": Want(of=None, over="labels", at=layer),
+        "a": OutputSpec(fn=None, positions="labels", layer=layer),
+        "b": OutputSpec(fn=None, positions="labels", layer=layer),
     }
     found = model(batch=batch_of(ROWS, 2, False), want=want)
     (found["a"].value.square().sum() + found["b"].value.square().sum()).backward()
@@ -65,7 +65,8 @@ def gradients(model: Any, layer: str) -> dict[str, torch.Tensor | None]:
 def test_the_output_is_the_librarys(family: str, left: bool) -> None:
     model, layers = build(family)
     found = model(
-        batch=batch_of(ROWS, 2, left), want={"b": Want(of=None, over="labels", at=rf"{layers}\.1")}
+        batch=batch_of(ROWS, 2, left),
+        want={"b": OutputSpec(fn=None, positions="labels", layer=rf"{layers}\.1")},
     )["b"]
     for i, row in enumerate(ROWS[1:]):
         expected = model(torch.tensor([row]), output_hidden_states=True).hidden_states[2][0, 2:]
@@ -125,12 +126,15 @@ def test_streams_of_different_depths_share_no_row(tiny: Any) -> None:
     ]
     found = tiny.model(
         batch=batch_of(ROWS, 2, False),
-        want={"a": Want(of=None, over="labels", at=r"model\.layers\.0"), "b": Want()},
+        want={
+            "a": OutputSpec(fn=None, positions="labels", layer=r"model\.layers\.0"),
+            "b": OutputSpec(),
+        },
     )
     for handle in handles:
         handle.remove()
     assert sorted(rows) == [1, 2, 2]
-    alone = tiny.model(batch=batch_of(ROWS, 2, False), want={"b": Want()})["b"]
+    alone = tiny.model(batch=batch_of(ROWS, 2, False), want={"b": OutputSpec()})["b"]
     assert torch.allclose(found["b"].value, alone.value, atol=1e-6)
 
 

@@ -18,10 +18,10 @@ from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.models import probing
 from unteach.models.capabilities import ATTRIBUTE, Capabilities, capabilities_of
-from unteach.models.forward import Want
+from unteach.models.forward import OutputSpec
 from unteach.models.hub import PATH
 from unteach.models.lm_head import head_logits
-from unteach.models.loading import Loaded, load, load_empty
+from unteach.models.loading import LoadedModel, load, load_empty
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +32,8 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def loaded(tiny_folder: Path) -> Callable[..., Loaded]:
-    def load_tiny(**config: Any) -> Loaded:
+def loaded(tiny_folder: Path) -> Callable[..., LoadedModel]:
+    def load_tiny(**config: Any) -> LoadedModel:
         args = {PATH: str(tiny_folder), **config.pop("model_args", {})}
         return load(ModelConfig(args, **config), training=False)
 
@@ -48,7 +48,7 @@ def alone(model: Any, row: list[int]) -> torch.Tensor:
 
 
 def assert_rows_are_as_alone(model: Any, left: bool) -> None:
-    found = model(batch=batch_of(ROWS, 2, left), want={"a": Want(), "b": Want()})
+    found = model(batch=batch_of(ROWS, 2, left), want={"a": OutputSpec(), "b": OutputSpec()})
     values = [found["a"].value, *(found["b"].value[found["b"].row == i] for i in (0, 1))]
     for value, row in zip(values, ROWS, strict=True):
         assert torch.allclose(value, alone(model, row), atol=1e-5)
@@ -94,7 +94,9 @@ def test_a_head_that_does_more(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> 
     model = loaded().model
     assert capabilities_of(model) == Capabilities(head="own")
     assert_rows_are_as_alone(model, False)
-    hidden = model(batch=batch_of(ROWS, 2, False), want={"a": Want(of=None, over="all")})["a"].value
+    hidden = model(
+        batch=batch_of(ROWS, 2, False), want={"a": OutputSpec(fn=None, positions="all")}
+    )["a"].value
     with torch.no_grad():
         assert torch.allclose(
             head_logits(model, hidden), model(torch.tensor([ROWS[0]])).logits[0, :-1], atol=1e-5
@@ -108,7 +110,7 @@ def test_the_gradient_goes_through_a_head_that_does_more(
     change_head(monkeypatch)
     model = loaded().model
     found, expected = [], []
-    model(batch=batch_of(ROWS[:1], 2, False), want={"a": Want()})["a"].value.sum().backward()
+    model(batch=batch_of(ROWS[:1], 2, False), want={"a": OutputSpec()})["a"].value.sum().backward()
     found = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     logp = model(input_ids=torch.tensor(ROWS[:1])).logits[0].log_softmax(-1)
@@ -131,7 +133,7 @@ def test_a_head_that_reads_more_than_the_last_states(
     model = loaded().model
     assert capabilities_of(model).head == "none"
     with pytest.raises(UserError, match="nothing is scored or trained"):
-        model(batch=batch_of(ROWS, 2, False), want={"a": Want()})
+        model(batch=batch_of(ROWS, 2, False), want={"a": OutputSpec()})
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -157,13 +159,13 @@ def test_padding_that_changes_a_row(
     assert_rows_are_as_alone(model, left)
     assert_rows_are_as_alone(model, False)
     with pytest.raises(UserError, match="is asked about padding too"):
-        model(batch=batch_of(ROWS, 2, left), want={"a": Want(of=None, over="every")})
+        model(batch=batch_of(ROWS, 2, left), want={"a": OutputSpec(fn=None, positions="every")})
 
 
 PROMPTS = [(5, 9, 33, 17, 8), (7, 41), (6, 13, 14, 15, 16, 21, 22)]
 
 
-def continued(loaded: Loaded, together: bool) -> list[list[int]]:
+def continued(loaded: LoadedModel, together: bool) -> list[list[int]]:
     engine = HFEngine(loaded.model, loaded.tokenizer, None if together else 1)
     return engine.generate(PROMPTS, 6)
 
@@ -204,7 +206,7 @@ def test_packing_that_mixes_rows(loaded: Any, monkeypatch: pytest.MonkeyPatch) -
     batch = batch_of([[*ROWS[0], *ROWS[1]]], 0, False)
     batch[SEGMENT] = torch.tensor([[1] * len(ROWS[0]) + [2] * len(ROWS[1])])
     batch["rows"] = {"a": (0, 1)}
-    found = model(batch=batch, want={"a": Want(over="all")})["a"].value
+    found = model(batch=batch, want={"a": OutputSpec(positions="all")})["a"].value
     with torch.no_grad():
         logps = [model(input_ids=torch.tensor([row])).logits[0].log_softmax(-1) for row in ROWS[:2]]
     expected = [

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from unteach.testing import Examples, build_method, step_gradient
-from unteach.training.step import make_ready
+from unteach.training.step import setup_method
 
 trl = pytest.importorskip("trl", reason="TRL is what these losses are compared with")
 
@@ -86,8 +86,8 @@ def ours(
     loaded, reference, _ = models
     method = build_method(name, args)
     loaded.model.train()
-    make_ready(loaded.model, method, seed=0, streams={})
-    gradient, loss = step_gradient(loaded, method, rows, reference, hands=1)
+    setup_method(loaded.model, method, seed=0, streams={})
+    gradient, loss = step_gradient(loaded, method, rows, reference, num_micro_batches=1)
     return float(loss), gradient
 
 

@@ -103,7 +103,7 @@ def test_the_retain_model_learns_what_a_file_does_not_mark(place: Path) -> None:
     for said in ({}, {"trainer.args.num_train_epochs": 5}):
         runs = planned(retain=said, forget=[{"trainer": "GradDiff"}, {"trainer": "UNDIAL"}])
         assert next(iter(runs)) == "retain" and runs["GradDiff"].after == ("full", "retain_eval")
-        config, _ = user_files.settle(
+        config, _ = user_files.resolve_files(
             compose.compose(runs["retain"].config_name, runs["retain"].overrides)
         )
         (part,) = config.data.streams["train"].values()

@@ -24,7 +24,7 @@ from unteach.errors import UserError
 from unteach.models.reference import compute_table
 from unteach.testing import _tiny_world, build_method
 from unteach.training.guard import Unasked
-from unteach.training.step import make_ready
+from unteach.training.step import setup_method
 from unteach.training.validation import FILE, Validation
 from unteach.verbs.train import train
 
@@ -35,7 +35,7 @@ def measured(
     policy, frozen, rows = world
     collator = DataCollatorForSupervisedDataset(policy.tokenizer)
     streams = {name: Stream(name, [examples]) for name, examples in rows.items()}
-    make_ready(policy.model, method, 0, streams)
+    setup_method(policy.model, method, 0, streams)
     tables = {
         name: compute_table(
             frozen, streams[name], [(row, 0) for row in range(len(streams[name]))], collator, 4
@@ -94,7 +94,7 @@ def test_the_loss_of_held_out_rows_is_the_loss_of_a_step_over_them(tmp_path: Pat
     method = build_method("SFT")
     policy, frozen, rows = _tiny_world(method)
     found = measured((policy, frozen, rows), method, tmp_path, 5)
-    _, loss = step_gradient(policy, method, rows, frozen, hands=1)
+    _, loss = step_gradient(policy, method, rows, frozen, num_micro_batches=1)
     assert found["eval_loss"] == pytest.approx(float(loss), rel=1e-5)
     assert found["eval_perplexity"] == pytest.approx(math.exp(float(loss)), rel=1e-5)
 

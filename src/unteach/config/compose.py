@@ -27,7 +27,7 @@ from unteach.config import (
     variables,
 )
 from unteach.config.command import command_line
-from unteach.config.normalize import settle
+from unteach.config.normalize import normalize_config
 from unteach.config.overrides import Words, sort_words
 from unteach.config.reader import Mistakes, Reader, collected, mistakes
 from unteach.errors import UserError, nearest
@@ -138,7 +138,7 @@ class _Composition:
             )
         words.groups, wrong, self.left_out = hydra_groups.mend_choices(words.groups, self.homes)
         self.problems += wrong
-        tree, choices = hydra_groups.put_together(self.config_name, words.groups, self.homes)
+        tree, choices = hydra_groups.compose_hydra(self.config_name, words.groups, self.homes)
         if bare:
             tree.trainer, choices["trainer"] = {"handler": bare}, bare
         self.notes += layers.layer_trainer(tree, choices.get("trainer")) + words.said
@@ -232,7 +232,7 @@ class _Composition:
             if self.measures_by_default:
                 layers.leave_unmeasured(plain)
             with collected(found):
-                settle(plain, words.values)
+                normalize_config(plain, words.values)
             if starting:
                 found += [
                     *preflight.absent(plain, self.command.placed, coming),

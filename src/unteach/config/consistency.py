@@ -115,7 +115,7 @@ def measured(
             )
     elif method is not None:
         measured += (
-            ["loss", *(method.measured() if method.learns() else ("perplexity",))]
+            ["loss", *(method.metric_names() if method.is_finetuning() else ("perplexity",))]
             if held_out
             else []
         )

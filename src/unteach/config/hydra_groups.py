@@ -30,7 +30,7 @@ ANSWERS = {
 }
 
 
-def put_together(
+def compose_hydra(
     config_name: str, chosen: list[str], config_dirs: tuple[str, ...]
 ) -> tuple[Any, dict[str, str]]:
     """Compose the chosen files of the groups; gives the unresolved tree and the choice of each

@@ -9,7 +9,7 @@ from unteach.config.overrides import RENAMED
 from unteach.errors import UserError
 
 
-def settle(plain: dict[str, Any], values: list[tuple[str, Any]]) -> None:
+def normalize_config(plain: dict[str, Any], values: list[tuple[str, Any]]) -> None:
     """Brings old names, the one seed, the template's kind and `compat` to where they are read."""
     model = plain.get("model")
     if isinstance(model, dict):

@@ -14,11 +14,11 @@ from unteach.config.reader import Mistakes, Reader
 from unteach.config.schema import (
     PATH,
     STREAMS,
+    ComponentConfig,
     Config,
     DataConfig,
     ForgetSet,
     ModelConfig,
-    Part,
     Paths,
     TheirTrainer,
     TrainerConfig,
@@ -167,8 +167,10 @@ def _trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
     return TrainerConfig(handler, reader.record(cls, given, "trainer.method_args"), args, **beside)
 
 
-def _part(reader: Reader, kind: registry.Registry, value: object, path: str) -> Part | None:
-    part: Part | None = reader.record(Part, value, path)
+def _part(
+    reader: Reader, kind: registry.Registry, value: object, path: str
+) -> ComponentConfig | None:
+    part: ComponentConfig | None = reader.record(ComponentConfig, value, path)
     if part is None:
         return None
     try:
@@ -180,7 +182,7 @@ def _part(reader: Reader, kind: registry.Registry, value: object, path: str) -> 
 
 
 def _data(reader: Reader, value: dict[str, Any]) -> DataConfig | None:
-    streams: dict[str, dict[str, Part]] = {}
+    streams: dict[str, dict[str, ComponentConfig]] = {}
     told = {name: item for name, item in value.items() if name in FILE_KEYS}
     files: Files | None = reader.record(Files, told, "data") if told else None
     if told and files is None:
@@ -224,7 +226,7 @@ def _data(reader: Reader, value: dict[str, Any]) -> DataConfig | None:
     return DataConfig(streams, anchor)
 
 
-def _collator(reader: Reader, value: dict[str, Any]) -> Part | None:
+def _collator(reader: Reader, value: dict[str, Any]) -> ComponentConfig | None:
     parts = [
         _part(reader, registry.collator, part, f"collator.{name}") for name, part in value.items()
     ]

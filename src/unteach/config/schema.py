@@ -85,7 +85,7 @@ class ModelConfig:
 
 
 @dataclass
-class Part:
+class ComponentConfig:
     """One dataset of a stream, or a collator: a registered class and its arguments."""
 
     handler: str
@@ -101,10 +101,10 @@ class DataConfig:
     are read. measured: those of them that the run does not train on and a suite measures, by role.
     """
 
-    streams: dict[str, dict[str, Part]]
+    streams: dict[str, dict[str, ComponentConfig]]
     anchor: str = "train"
     files: Files | None = None
-    measured: dict[str, dict[str, Part]] = field(default_factory=dict)
+    measured: dict[str, dict[str, ComponentConfig]] = field(default_factory=dict)
 
 
 @dataclass
@@ -195,7 +195,7 @@ class Config:
     model: ModelConfig
     trainer: TrainerConfig | None = None
     data: DataConfig | None = None
-    collator: Part | None = None
+    collator: ComponentConfig | None = None
     eval: dict[str, SuiteConfig] = field(default_factory=dict)
     wandb: Wandb | None = None
     resume: str = "auto"

@@ -13,7 +13,7 @@ from unteach.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
-class Form:
+class ColumnLayout:
     """One way to write a row.
 
     roles: what a column is for -> the handler's argument that takes its name. raw: the words are
@@ -38,7 +38,7 @@ class Form:
             found[argument] = [found[argument], column] if argument in found else column
         return found
 
-    def with_optional(self, columns: Sequence[str], mapped: dict[str, str]) -> "Form":
+    def with_optional(self, columns: Sequence[str], mapped: dict[str, str]) -> "ColumnLayout":
         """The form with those of its optional columns that are there."""
         there = {
             role: argument
@@ -48,7 +48,7 @@ class Form:
         (first, argument), *others = self.roles.items()
         return replace(self, roles={first: argument, **there, **dict(others)})
 
-    def holds(self, other: "Form") -> bool:
+    def holds(self, other: "ColumnLayout") -> bool:
         """Whether it reads all that another form reads, and more."""
         return set(other.roles) != set(self.roles) and set(other.roles) <= {
             *self.roles,
@@ -74,7 +74,7 @@ are."""
 QUESTIONS = tuple({asked: raw for asked, _, raw in ASKED}.items())
 BEFORE = {"system": "system_key", "history": "history_key"}
 """What may stand before an instruction of Alpaca's."""
-ALPACA = Form(
+ALPACA = ColumnLayout(
     "QADataset",
     {"instruction": "question_key", "output": "answer_key"},
     raw=False,
@@ -83,7 +83,7 @@ ALPACA = Form(
 )
 ANSWERS = (
     *(
-        Form("QADataset", {asked: "question_key", answer: "answer_key"}, raw)
+        ColumnLayout("QADataset", {asked: "question_key", answer: "answer_key"}, raw)
         for asked, answer, raw in ASKED
     ),
     ALPACA,
@@ -92,7 +92,7 @@ CHATS = ("messages", "conversations")
 """What a column of conversations is called: OpenAI's turns, and ShareGPT's."""
 AROUND = {"system": "system_key", "tools": "tools_key"}
 """What may stand beside a conversation."""
-TEXT = Form("PretrainingDataset", {"text": "text_key"}, None)
+TEXT = ColumnLayout("PretrainingDataset", {"text": "text_key"}, None)
 
 TOLD = (("text", "label"), ("input", "label"), ("input", "output"))
 """What a text is called, and what is told of it."""
@@ -101,14 +101,17 @@ TOLD = (("text", "label"), ("input", "label"), ("input", "output"))
 PAIR = {"chosen": "chosen_key", "rejected": "rejected_key"}
 
 
-def _also(form: Form, handler: str, **roles: str) -> Form:
+def _also(form: ColumnLayout, handler: str, **roles: str) -> ColumnLayout:
     return replace(form, handler=handler, roles={**form.roles, **roles})
 
 
-FORMS: dict[str, tuple[Form, ...]] = {
+FORMS: dict[str, tuple[ColumnLayout, ...]] = {
     "answers": (
         *ANSWERS,
-        *(Form("ChatDataset", {turns: "messages_key"}, False, optional=AROUND) for turns in CHATS),
+        *(
+            ColumnLayout("ChatDataset", {turns: "messages_key"}, False, optional=AROUND)
+            for turns in CHATS
+        ),
         TEXT,
     ),
     "signed": tuple(_also(form, "QADataset", forget="forget_key") for form in ANSWERS),
@@ -119,45 +122,48 @@ FORMS: dict[str, tuple[Form, ...]] = {
     "text": (
         TEXT,
         *(
-            Form("PretrainingDataset", {asked: "text_key", answer: "text_key"}, None)
+            ColumnLayout("PretrainingDataset", {asked: "text_key", answer: "text_key"}, None)
             for asked, answer, _ in ASKED
         ),
-        *(Form("PretrainingDataset", {asked: "text_key"}, None) for asked, _ in QUESTIONS),
+        *(ColumnLayout("PretrainingDataset", {asked: "text_key"}, None) for asked, _ in QUESTIONS),
     ),
     "pairs": (
         *(
-            Form("PreferenceDataset", {asked: "prompt_key", **PAIR}, raw)
+            ColumnLayout("PreferenceDataset", {asked: "prompt_key", **PAIR}, raw)
             for asked, raw in QUESTIONS
         ),
-        Form(
+        ColumnLayout(
             "PreferenceDataset",
             {"instruction": "prompt_key", **PAIR},
             raw=False,
             optional={"input": "input_key", **BEFORE},
         ),
         *(
-            Form("PreferenceDataset", {turns: "prompt_key", **PAIR}, False, optional=AROUND)
+            ColumnLayout("PreferenceDataset", {turns: "prompt_key", **PAIR}, False, optional=AROUND)
             for turns in CHATS
         ),
-        Form("PreferenceDataset", PAIR, False, (("prompt_key", None),)),
+        ColumnLayout("PreferenceDataset", PAIR, False, (("prompt_key", None),)),
     ),
     "feedback": (
         *(
-            Form(
+            ColumnLayout(
                 "FeedbackDataset",
                 {asked: "prompt_key", answer: "answer_key", "label": "label_key"},
                 raw,
             )
             for asked, answer, raw in ASKED
         ),
-        *(Form("FeedbackDataset", {asked: "prompt_key", **PAIR}, raw) for asked, raw in QUESTIONS),
-        Form(
+        *(
+            ColumnLayout("FeedbackDataset", {asked: "prompt_key", **PAIR}, raw)
+            for asked, raw in QUESTIONS
+        ),
+        ColumnLayout(
             "FeedbackDataset",
             {"instruction": "prompt_key", "output": "answer_key", "label": "label_key"},
             raw=False,
             optional={"input": "input_key", **BEFORE},
         ),
-        Form(
+        ColumnLayout(
             "FeedbackDataset",
             {"instruction": "prompt_key", **PAIR},
             raw=False,
@@ -165,17 +171,18 @@ FORMS: dict[str, tuple[Form, ...]] = {
         ),
     ),
     "classes": tuple(
-        Form("LabelledDataset", {text: "text_key", label: "label_key"}, None)
+        ColumnLayout("LabelledDataset", {text: "text_key", label: "label_key"}, None)
         for text, label in TOLD
     ),
     "numbers": tuple(
-        Form("ScoredDataset", {text: "text_key", label: "target_key"}, None) for text, label in TOLD
+        ColumnLayout("ScoredDataset", {text: "text_key", label: "target_key"}, None)
+        for text, label in TOLD
     ),
 }
 """What a method's ROWS names -> the ways to write them."""
 
 
-def of_text(with_output: bool | None) -> tuple[Form, ...]:
+def of_text(with_output: bool | None) -> tuple[ColumnLayout, ...]:
     """The ways to write text; with_output: whether an answer beside it is text too (null: it
     is)."""
     return tuple(form for form in FORMS["text"] if with_output is not False or len(form.roles) == 1)
@@ -211,10 +218,10 @@ def no_such_column(
 def find(
     where: str,
     columns: Sequence[str],
-    forms: Iterable[Form],
+    forms: Iterable[ColumnLayout],
     mapped: dict[str, str],
     key: str = "data.columns",
-) -> Form:
+) -> ColumnLayout:
     """The one form that these columns have; of forms within one another, the widest.
 
     mapped: role -> the column that plays it, where that has another name; a form whose every column
@@ -257,9 +264,9 @@ def note_unread(table: tables.Table, read: Iterable[str]) -> list[str]:
 
 
 def _nothing_fits(
-    where: str, columns: Sequence[str], forms: list[Form], mapped: dict[str, str], key: str
+    where: str, columns: Sequence[str], forms: list[ColumnLayout], mapped: dict[str, str], key: str
 ) -> str:
-    def lacking(form: Form) -> list[str]:
+    def lacking(form: ColumnLayout) -> list[str]:
         return [role for role in form.roles if mapped.get(role, role) not in columns]
 
     best = min(forms, key=lambda form: len(lacking(form)) / len(form.roles))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from unteach.data.io import sources, tables
-from unteach.data.row_errors import Faults
+from unteach.data.row_errors import RowErrors
 from unteach.data.template import Template
 from unteach.lazy import np
 
@@ -15,10 +15,10 @@ def find_bos(template: Template) -> tuple[int, ...]:
 
 def tokenize_documents(
     template: Template, rows: list[Any], text_key: str | list[str], where: str
-) -> tuple[list[tuple[int, Any]], Faults]:
+) -> tuple[list[tuple[int, Any]], RowErrors]:
     """Tokenize each document that can be: (row, tokens with EOS after them), and what is wrong with
     the others."""
-    plain, faults, bos = template.as_raw(), Faults(where, rows), len(find_bos(template))
+    plain, faults, bos = template.as_raw(), RowErrors(where, rows), len(find_bos(template))
     keys, documents = [text_key] if isinstance(text_key, str) else text_key, []
     columns = [sources.column(rows, key, where) for key in keys]
     for number, cells in enumerate(zip(*columns, strict=True)):

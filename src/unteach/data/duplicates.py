@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.data import conversations
 from unteach.data.io import tables
-from unteach.data.row_errors import Faults
+from unteach.data.row_errors import RowErrors
 from unteach.lazy import np
 from unteach.wording import counted
 
@@ -65,7 +65,7 @@ def find_repeats(hashes: "np.ndarray") -> list[int]:
     return np.flatnonzero(later & (hashes != 0)).tolist()
 
 
-def note(hashes: "np.ndarray", faults: Faults) -> list[str]:
+def note(hashes: "np.ndarray", faults: RowErrors) -> list[str]:
     """What there is to say about rows that stand twice, if anything."""
     if not (rows := find_repeats(hashes)):
         return []

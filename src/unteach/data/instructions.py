@@ -9,7 +9,7 @@ from typing import Any
 from unteach.data.chat_tokens import Piece, encode_chat
 from unteach.data.conversations import ASSISTANT, Message
 from unteach.data.io import tables
-from unteach.data.row_errors import Faults
+from unteach.data.row_errors import RowErrors
 from unteach.data.template import Encoded, Template
 from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
@@ -36,7 +36,7 @@ class Context:
 NO_CONTEXT = Context()
 
 
-def join_input(instruction: Any, given: object, column: str, number: int, faults: Faults) -> Any:
+def join_input(instruction: Any, given: object, column: str, number: int, faults: RowErrors) -> Any:
     """An instruction and its input, joined by a line end as LLaMA-Factory does; either may be
     empty."""
     if not faults.text(given, column, number, needed=False):
@@ -47,7 +47,7 @@ def join_input(instruction: Any, given: object, column: str, number: int, faults
 
 
 def read_context(
-    system: Any, history: Any, columns: tuple[str, str], number: int, faults: Faults
+    system: Any, history: Any, columns: tuple[str, str], number: int, faults: RowErrors
 ) -> Context:
     """The system prompt and the earlier turns of a row; what is wrong with them is noted by
     `faults`."""

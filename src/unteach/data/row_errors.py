@@ -26,7 +26,7 @@ def no_row_left(where: str, dropped: Mapping[str, int]) -> str:
     return f"{where}: no row can be used: {'; '.join(reasons) or 'there are none'}"
 
 
-class Faults:
+class RowErrors:
     """Collects what rows cannot be used. `empty`: they are dropped, and counted. `wrong`: the user
     must mend them."""
 

@@ -13,7 +13,7 @@ FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 
 @dataclass(frozen=True)
-class Choice:
+class RowSelection:
     """A function of the seed and of how many rows there are.
 
     held_out: the share of all rows that is for validation; held: take these, and not the others.
@@ -67,7 +67,7 @@ class Choice:
             )
         return taken
 
-    def whole(self) -> "Choice":
+    def whole(self) -> "RowSelection":
         """The same without any row left out."""
         return replace(self, held_out=0.0, held=False, most=None, flag=None)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach.config.schema import Part
+from unteach.config.schema import ComponentConfig
 from unteach.data import duplicates
 from unteach.data.io import sources, tokenized_paths
-from unteach.data.row_errors import Faults
+from unteach.data.row_errors import RowErrors
 from unteach.data.row_selection import flag
 from unteach.data.tokenized import token_files
 from unteach.lazy import np
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def overlap_in_files(parts: Mapping[str, Part]) -> str | None:
+def overlap_in_files(parts: Mapping[str, ComponentConfig]) -> str | None:
     """What there is to say about rows of the user's files that are both forgotten and retained; ""
     where none are.
 
@@ -38,7 +38,7 @@ def overlap_in_files(parts: Mapping[str, Part]) -> str | None:
     )
 
 
-def find_shared_rows(first: Part, second: Part, what: str) -> str | None:
+def find_shared_rows(first: ComponentConfig, second: ComponentConfig, what: str) -> str | None:
     """What there is to say about rows that two datasets share; None where words would be compared
     with tokens."""
     if not are_comparable(first, second):
@@ -47,12 +47,12 @@ def find_shared_rows(first: Part, second: Part, what: str) -> str | None:
     return _compare(read(first), read(second), what)
 
 
-def are_comparable(first: Part, second: Part) -> bool:
+def are_comparable(first: ComponentConfig, second: ComponentConfig) -> bool:
     """Whether the rows of two datasets are both words, or both tokens."""
     return is_of_tokens(first) == is_of_tokens(second)
 
 
-def is_of_tokens(part: Part) -> bool:
+def is_of_tokens(part: ComponentConfig) -> bool:
     """Whether a dataset of the user's files has no words, only their tokens."""
     return tokenized_paths.is_tokenized(part.args["hf_args"].get("path"))
 
@@ -64,21 +64,21 @@ class _Side:
 
     hashes: "np.ndarray"
     places: Sequence[int]
-    faults: Faults
+    faults: RowErrors
 
     def describe(self, rows: list[int]) -> str:
         return f"{self.faults.where}, {self.faults.listed([self.places[row] for row in rows])}"
 
 
-def _read(part: Part) -> _Side:
+def _read(part: ComponentConfig) -> _Side:
     """The rows of a dataset."""
     hf_args = part.args["hf_args"]
     rows = sources.load_rows(hf_args)
     hashes = duplicates.hash_rows(duplicates.read_keys(part.cls, part.args), rows)
-    return _Side(hashes, range(len(rows)), Faults(sources.named(hf_args), rows))
+    return _Side(hashes, range(len(rows)), RowErrors(sources.named(hf_args), rows))
 
 
-def _read_tokens(part: Part) -> _Side:
+def _read_tokens(part: ComponentConfig) -> _Side:
     """The same of rows that are tokens already."""
     hf_args = part.args["hf_args"]
     numbers = array("q")
@@ -86,7 +86,7 @@ def _read_tokens(part: Part) -> _Side:
         for row in range(len(shard)):
             numbers.append(hash(np.asarray(shard.ids(row), np.int64).tobytes()) or 1)
     return _Side(
-        np.array(numbers, np.int64), range(len(numbers)), Faults(sources.named(hf_args), [])
+        np.array(numbers, np.int64), range(len(numbers)), RowErrors(sources.named(hf_args), [])
     )
 
 

@@ -157,22 +157,29 @@ class Steps:
                 found[name].update(dict.fromkeys(rows))
         return {name: list(rows) for name, rows in found.items()}
 
-    def deal(self, epoch: int, step: int, hands: int) -> list[list[Slot]]:
-        """A step's rows dealt to `hands` micro-batches of equal size, filled up with rows of weight
-        zero.
+    def split_into_micro_batches(
+        self, epoch: int, step: int, num_micro_batches: int
+    ) -> list[list[Slot]]:
+        """Deal a step's rows to micro-batches of equal size, filled up with rows of weight zero.
 
         Rows of near lengths come together, so that little is padded. Packed rows pad nothing: there
-        each hand gets about as many tokens as the others. Streams that stand in pairs are dealt as
-        one.
+        each micro-batch gets about as many tokens as the others. Streams that stand in pairs are
+        dealt as one.
         """
         drawn = self.draw(epoch, step)
-        dealt: list[list[Slot]] = [[] for _ in range(hands)]
+        dealt: list[list[Slot]] = [[] for _ in range(num_micro_batches)]
         for name, rows in drawn.items():
-            order = self._longest_first(name, drawn) if hands > 1 else list(range(len(rows)))
-            for hand, places in zip(dealt, share_out(order, hands, self.packed), strict=True):
+            order = (
+                self._longest_first(name, drawn)
+                if num_micro_batches > 1
+                else list(range(len(rows)))
+            )
+            for hand, places in zip(
+                dealt, partition(order, num_micro_batches, self.packed), strict=True
+            ):
                 filler = Slot(name, *rows[(places or order)[-1]], 0.0)
                 hand += [Slot(name, *rows[place], 1.0) for place in places]
-                hand += [filler] * (self.size // hands - len(places))
+                hand += [filler] * (self.size // num_micro_batches - len(places))
         return dealt
 
     def _longest_first(self, name: str, drawn: dict[str, list[tuple[int, int]]]) -> list[int]:
@@ -188,20 +195,23 @@ class Steps:
         return sorted(range(len(lengths)), key=lambda place: -lengths[place])
 
 
-def share_out(order: list[int], hands: int, even: bool) -> list[list[int]]:
+def partition(order: list[int], num_micro_batches: int, even: bool) -> list[list[int]]:
     """Items in order to hands, whose counts differ by one at most: each a stretch of its own, or to
     and fro."""
     if even:
-        there_and_back = [*range(hands), *reversed(range(hands))]
+        there_and_back = [*range(num_micro_batches), *reversed(range(num_micro_batches))]
         return [
             [
                 item
                 for place, item in enumerate(order)
-                if there_and_back[place % (2 * hands)] == hand
+                if there_and_back[place % (2 * num_micro_batches)] == hand
             ]
-            for hand in range(hands)
+            for hand in range(num_micro_batches)
         ]
-    ends = [len(order) // hands * hand + min(hand, len(order) % hands) for hand in range(hands + 1)]
+    ends = [
+        len(order) // num_micro_batches * hand + min(hand, len(order) % num_micro_batches)
+        for hand in range(num_micro_batches + 1)
+    ]
     return [order[start:end] for start, end in itertools.pairwise(ends)]
 
 
@@ -220,8 +230,10 @@ class MicroBatches:
 
     def __iter__(self) -> Iterator[list[Slot]]:
         for step in range(len(self.steps)):
-            hands = self.steps.deal(self.epoch, step, self.accumulation * self.world)
-            yield from hands[self.rank :: self.world]
+            micro_batches = self.steps.split_into_micro_batches(
+                self.epoch, step, self.accumulation * self.world
+            )
+            yield from micro_batches[self.rank :: self.world]
 
 
 class Rows:

@@ -10,7 +10,7 @@ Tokens = tuple[Sequence[int], Sequence[int]]
 """input_ids and labels of one row."""
 
 
-def fit(
+def truncate(
     ids: Sequence[int], labels: Sequence[int], max_length: int, too_long: TooLong
 ) -> list[Tokens]:
     """The examples that a row gives, each of at most max_length tokens; none where nothing of it is

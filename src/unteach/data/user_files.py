@@ -7,11 +7,11 @@ from typing import Any
 from unteach import registry
 from unteach.config import schema
 from unteach.config.files import Files, Source
-from unteach.config.schema import Part, TemplateArgs
+from unteach.config.schema import ComponentConfig, TemplateArgs
 from unteach.config.suites import MEASURED_KINDS
 from unteach.data.column_layouts import (
     FORMS,
-    Form,
+    ColumnLayout,
     find,
     name_column,
     no_such_column,
@@ -20,8 +20,8 @@ from unteach.data.column_layouts import (
 )
 from unteach.data.handlers.qa import QADataset
 from unteach.data.io import sources, tables, tokenized_paths
-from unteach.data.row_errors import Faults
-from unteach.data.row_selection import Choice, flag
+from unteach.data.row_errors import RowErrors
+from unteach.data.row_selection import RowSelection, flag
 from unteach.data.stream_overlap import (
     are_comparable,
     find_shared_rows,
@@ -47,7 +47,7 @@ OF_TRAINING = ("forget", "alternate")
 """Columns that say what training makes of a row."""
 
 
-def settle(config: schema.Config) -> tuple[schema.Config, list[str]]:
+def resolve_files(config: schema.Config) -> tuple[schema.Config, list[str]]:
     """The configuration with a dataset for each file of `data`, and what there is to say about
     them.
 
@@ -107,11 +107,13 @@ class Finder:
             if stream not in marked and not (marked and stream == "train")
         ]
 
-    def streams(self) -> tuple[dict[str, dict[str, Part]], dict[str, dict[str, Part]]]:
+    def streams(
+        self,
+    ) -> tuple[dict[str, dict[str, ComponentConfig]], dict[str, dict[str, ComponentConfig]]]:
         """A dataset for each stream that is trained on and for `validation`; and those only
         measured, by role."""
         files = self.files
-        found: dict[str, dict[str, Part]] = {}
+        found: dict[str, dict[str, ComponentConfig]] = {}
         for stream in self.wanted:
             if (source := files.of(stream)) is not None:
                 found[stream] = {"file": self.part(stream, source, self.choice(stream))}
@@ -152,11 +154,11 @@ class Finder:
             return ""
         return "trainer.method_args.alpha=1 makes the method train on them too"
 
-    def _measured_alone(self, found: dict[str, Any]) -> dict[str, dict[str, Part]]:
+    def _measured_alone(self, found: dict[str, Any]) -> dict[str, dict[str, ComponentConfig]]:
         """Rows that are measured and not trained on: to be retained by a method that looks at none,
         or never seen."""
         files = self.files
-        measured: dict[str, dict[str, Part]] = {}
+        measured: dict[str, dict[str, ComponentConfig]] = {}
         if "forget" in self.wanted and "retain" not in found:
             if files.retain_file is not None:
                 measured["retain"] = {
@@ -213,7 +215,9 @@ class Finder:
         return None
 
     def _refuse_overlap(
-        self, found: dict[str, dict[str, Part]], measured: dict[str, dict[str, Part]]
+        self,
+        found: dict[str, dict[str, ComponentConfig]],
+        measured: dict[str, dict[str, ComponentConfig]],
     ) -> None:
         """A row cannot be both to go and to stay, or both trained on and never seen, unless the
         user says so."""
@@ -246,7 +250,7 @@ class Finder:
                 )
                 self.said += [note] if note else []
 
-    def _note_not_compared(self, parts: dict[str, Part]) -> None:
+    def _note_not_compared(self, parts: dict[str, ComponentConfig]) -> None:
         """Say which streams may share rows unseen, as one has its words and the other only its
         tokens."""
         pairs = [("forget", "retain")]
@@ -322,7 +326,7 @@ class Finder:
             if not numbers:
                 continue
             table = self.table(self.files.train_file)
-            lines = Faults(table.where, sources.Rows(table)).listed(numbers)
+            lines = RowErrors(table.where, sources.Rows(table)).listed(numbers)
             rows = (
                 f"{counted(len(numbers), 'row')} with {int(stream == 'forget')} in the column "
                 f"{column}"
@@ -335,9 +339,9 @@ class Finder:
                 )
             self.said.append(f"{where}: nothing trains on them or measures them")
 
-    def choice(self, stream: str) -> Choice:
+    def choice(self, stream: str) -> RowSelection:
         held_out = self.files.validation_fraction if stream == "train" else 0.0
-        choice = Choice(
+        choice = RowSelection(
             self.seed, held_out, most=self.files.most(stream), by_line=self.files.txt == "line"
         )
         if stream != "train" or self.files.marked is None:
@@ -351,7 +355,7 @@ class Finder:
             )
         return replace(choice, flag=column, flagged=self.files.marked == "forget")
 
-    def flagged(self, stream: str) -> Choice:
+    def flagged(self, stream: str) -> RowSelection:
         """Rows of train_file for `forget` and `retain`, as its column `forget` says; without it,
         all to forget."""
         source, column = self.files.train_file, self._find_flag_column()
@@ -382,7 +386,7 @@ class Finder:
             )
         return self.tables[key]
 
-    def part(self, stream: str, source: Source, choice: Choice) -> Part:
+    def part(self, stream: str, source: Source, choice: RowSelection) -> ComponentConfig:
         """The dataset that reads a source for a stream."""
         hf_args = {**(source if isinstance(source, dict) else {"path": source}), "choice": choice}
         if isinstance(source, str) and tokenized_paths.is_tokenized(source):
@@ -422,7 +426,7 @@ class Finder:
         settings = self._settings(registry.dataset.get(form.handler), has_turns)
         return _part(form.handler, {**form.arguments(mapped), **settings, "hf_args": hf_args})
 
-    def _forms(self, stream: str, table: tables.Table) -> tuple[Form, ...]:
+    def _forms(self, stream: str, table: tables.Table) -> tuple[ColumnLayout, ...]:
         """The ways in which the rows of a stream may be written for this method."""
         if stream == "holdout" and self.kind == "signed":
             return FORMS["answers"]
@@ -454,7 +458,7 @@ class Finder:
             )
         return taken
 
-    def _of_tokens(self, stream: str, path: Path, hf_args: dict[str, Any]) -> Part:
+    def _of_tokens(self, stream: str, path: Path, hf_args: dict[str, Any]) -> ComponentConfig:
         """A dataset of tokens, which must be of the kind that the method trains on."""
         told = token_files.manifest(path) if path.is_dir() else {}
         of_text = told.get("kind") == "text" or (not told and token_files.is_text(path))
@@ -479,7 +483,9 @@ class Finder:
             )
         return _part("TokenizedDataset", {"hf_args": hf_args})
 
-    def template(self, given: TemplateArgs, named: dict[str, dict[str, Part]]) -> TemplateArgs:
+    def template(
+        self, given: TemplateArgs, named: dict[str, dict[str, ComponentConfig]]
+    ) -> TemplateArgs:
         """The run's template: what the user named, what the tokens were made with, or what the
         columns say."""
         if given.kind != "auto":
@@ -504,7 +510,7 @@ class Finder:
         return replace(given, kind="raw") if any(asked.values()) else given
 
 
-def _part(handler: str, arguments: dict[str, Any]) -> Part:
-    part = Part(handler, arguments)
+def _part(handler: str, arguments: dict[str, Any]) -> ComponentConfig:
+    part = ComponentConfig(handler, arguments)
     part.cls = registry.dataset.get(handler)
     return part

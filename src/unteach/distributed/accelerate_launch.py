@@ -207,17 +207,18 @@ def _join(file: Path, config: schema.Config | InferConfig) -> None:
     already."""
     told = _read(file)
     spread = told.get("distributed_type")
-    if spread in ("FSDP", "DEEPSPEED") and launch_environment.mode() in ("one", "ddp"):
+    if spread in ("FSDP", "DEEPSPEED") and launch_environment.parallel_mode() in ("one", "ddp"):
         os.environ.update(_environment(file))
     stage = (told.get("deepspeed_config") or {}).get("zero_stage")
     wanted = {
         "FSDP": "fsdp2",
-        "DEEPSPEED": f"zero{stage}" if stage else launch_environment.mode(),
+        "DEEPSPEED": f"zero{stage}" if stage else launch_environment.parallel_mode(),
     }.get(str(spread), "ddp")
-    if launch_environment.mode() not in (wanted, "one"):
+    if launch_environment.parallel_mode() not in (wanted, "one"):
         raise UserError(
             f"launch={config.launch} and the launcher that started these processes disagree: the "
-            f"one says {wanted}, the other {launch_environment.mode()}; leave one of them out"
+            f"one says {wanted}, the other {launch_environment.parallel_mode()}; "
+            f"leave one of them out"
         )
     if config.nproc not in (None, launch_environment.world()):
         raise UserError(

@@ -71,7 +71,7 @@ def flag(name: str) -> bool:
     return os.environ.get(name, "").lower() in ("1", "true", "yes", "on", "y", "t")
 
 
-def mode() -> str:
+def parallel_mode() -> str:
     """How the launcher wants this run spread.
 
     Raises UserError for ways that unteach does not know, and where accelerate was asked for several
@@ -119,7 +119,7 @@ def mode() -> str:
 
 def sharded() -> bool:
     """Whether no process holds all weights."""
-    return mode() in SHARDED
+    return parallel_mode() in SHARDED
 
 
 def _stage() -> int:

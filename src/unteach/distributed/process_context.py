@@ -150,7 +150,7 @@ class JoinOptions:
 def run_on_main(work: Callable[[], Any], join_options: JoinOptions | None = None) -> Any:
     """What the first of the processes that were launched together finds, or is refused, in all of
     them."""
-    if launch_environment.mode() == "one":
+    if launch_environment.parallel_mode() == "one":
         return work()
     found: list[Any] = [None, None]
     if _state(join_options or JoinOptions()).is_main_process:
@@ -180,7 +180,11 @@ def init_distributed(join_options: JoinOptions | None = None) -> DistContext:
     state = _state(join_options or JoinOptions())
     gather = gather_object if state.num_processes > 1 else None
     return DistContext(
-        state.process_index, state.num_processes, gather, state.device, launch_environment.mode()
+        state.process_index,
+        state.num_processes,
+        gather,
+        state.device,
+        launch_environment.parallel_mode(),
     )
 
 
@@ -196,7 +200,7 @@ def _state(join_options: JoinOptions) -> Any:
 
     if PartialState._shared_state:
         return PartialState()
-    mode = launch_environment.mode()
+    mode = launch_environment.parallel_mode()
     cpu = (
         join_options.cpu
         or launch_environment.flag("ACCELERATE_USE_CPU")

@@ -16,7 +16,7 @@ from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Plan, Said, Store
 from unteach.errors import NO_MEMORY
 from unteach.lazy import torch
-from unteach.models.placement import settle
+from unteach.models.placement import reshard
 
 TOKENS_PER_BATCH = {"cuda": 16384, "cpu": 2048}
 """Padded tokens of one batch at most, until memory says otherwise; more gains a CPU nothing and
@@ -186,7 +186,7 @@ class Batches:
                         record(waiting)
         finally:
             self.model.train(was_training)
-            settle(self.model)
+            reshard(self.model)
 
     def _attempt(
         self,

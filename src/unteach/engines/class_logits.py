@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from unteach.lazy import torch
-from unteach.models.layers import causal_of
+from unteach.models.layers import unwrap_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +18,8 @@ def class_logits(model: "PreTrainedModel", rows: Sequence[Sequence[int]], pad: i
     in that id itself, as one does that ends in EOS where EOS pads, would be read at the token
     before. Such a batch is padded with an id that stands in none of its rows.
     """
-    config, filler = causal_of(model).config, pad
-    finds_last_by_id = hasattr(causal_of(model), "score")
+    config, filler = unwrap_model(model).config, pad
+    finds_last_by_id = hasattr(unwrap_model(model), "score")
     if finds_last_by_id and any(row[-1] == pad for row in rows if row):
         used = {token for row in rows for token in row}
         filler = next(

@@ -18,7 +18,7 @@ from unteach.engines.sampling import Draw, penalty
 from unteach.errors import UserError
 from unteach.lazy import F, torch
 from unteach.models.capabilities import capabilities_of
-from unteach.models.layers import causal_of
+from unteach.models.layers import unwrap_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ def compute_token_budget(model: "PreTrainedModel", device: str) -> int | None:
     Returns:
         None where the cache is not of keys and values alone, so that its size is not known.
     """
-    config = causal_of(model).config.get_text_config()
+    config = unwrap_model(model).config.get_text_config()
     # Where layers differ in a setting, the configuration has no one value and refuses to give any
     # as an attribute.
     settings = {name: value for name, value in config.to_dict().items() if isinstance(value, int)}

@@ -17,8 +17,8 @@ from unteach.engines.generation import ContinuousBatching
 from unteach.engines.prompt_sharing import Pair, Tree
 from unteach.engines.sampling import Draw, warps
 from unteach.lazy import torch
-from unteach.models.forward import IGNORED, Answers, Want
-from unteach.models.layers import causal_of
+from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
+from unteach.models.layers import unwrap_model
 from unteach.seeds import subseed
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def _hits(logits: "Tensor", labels: "Tensor", top: "Tensor", p: "Tensor") -> "Te
 
 def context_of(model: "PreTrainedModel") -> int | None:
     """How many tokens a model can read."""
-    found = getattr(causal_of(model).config.get_text_config(), "max_position_embeddings", None)
+    found = getattr(unwrap_model(model).config.get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) else None
 
 
@@ -127,7 +127,7 @@ class HFEngine(Batches):
         answers = [answer for row in rows for _, answer in row]
         if all(len(row) == 1 for row in rows):
             found = (
-                self._answers([row[0] for row in rows], Want(of=statistics))
+                self._answers([row[0] for row in rows], OutputSpec(fn=statistics))
                 .value.float()
                 .cpu()
                 .numpy()
@@ -159,7 +159,7 @@ class HFEngine(Batches):
             "weight": labels.new_ones(len(trees)),
         }
         answers = self.model(
-            batch={**batch, "shared": layout}, want={"asked": Want(of=statistics)}
+            batch={**batch, "shared": layout}, want={"asked": OutputSpec(fn=statistics)}
         )["asked"]
         found = np.split(
             answers.value.float().cpu().numpy(), np.cumsum([len(tree.asked) for tree in trees])[:-1]
@@ -223,7 +223,7 @@ class HFEngine(Batches):
         """
 
         def norm(pair: Pair, weights: "list[Tensor]") -> "Tensor":
-            loss = -self._answers([pair], Want()).value.mean()
+            loss = -self._answers([pair], OutputSpec()).value.mean()
             found = torch.autograd.grad(loss, weights, allow_unused=True)
             return torch.stack([g.float().norm(p) for g in found if g is not None]).mean()
 
@@ -238,7 +238,7 @@ class HFEngine(Batches):
             kind, self.batching("grad_norms", pairs, prompt_sharing.tokens), work, said
         )
 
-    def _answers(self, pairs: list[Pair], want: Want) -> Answers:
+    def _answers(self, pairs: list[Pair], want: OutputSpec) -> TokenOutputs:
         """One teacher-forced pass over a batch of (prompt, answer), asked about the positions of
         the answers."""
         tensors = self._padded([[*p, *a] for p, a in pairs], left=False)
@@ -248,7 +248,7 @@ class HFEngine(Batches):
             labels[i, there] = tensors["input_ids"][i, there]
         rows, weight = {"asked": (0, len(pairs))}, labels.new_ones(len(pairs))
         batch = {**tensors, "labels": labels, "rows": rows, "weight": weight}
-        answers: Answers = self.model(batch=batch, want={"asked": want})["asked"]
+        answers: TokenOutputs = self.model(batch=batch, want={"asked": want})["asked"]
         return answers
 
     def generate(

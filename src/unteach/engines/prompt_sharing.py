@@ -17,7 +17,7 @@ from unteach.engines.base import Ids
 from unteach.engines.batching import Batching, Row
 from unteach.lazy import torch
 from unteach.models.forward import Shared
-from unteach.models.layers import causal_of
+from unteach.models.layers import unwrap_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +45,7 @@ def tokens(pair: Pair) -> int:
 
 def windows(model: "PreTrainedModel") -> int | None:
     """The longest row that may be shared, None where none may."""
-    config = causal_of(model).config.get_text_config()
+    config = unwrap_model(model).config.get_text_config()
     if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):
         return None
     settings = config.to_dict().items()

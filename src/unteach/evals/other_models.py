@@ -49,7 +49,7 @@ class OtherModels:
 
     def __init__(
         self,
-        like: loading.Loaded,
+        like: loading.LoadedModel,
         batch_size: int | None,
         dist: DistContext,
         cache: Path,

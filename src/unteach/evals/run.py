@@ -15,7 +15,7 @@ from unteach.engines.progress import SAY_EVERY
 from unteach.evals import merge_results, suites
 from unteach.evals.measurement_cache import Store
 from unteach.evals.other_models import OtherModels
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.wording import counted
 
 LONGEST_REASON = 100
@@ -24,7 +24,7 @@ LONGEST_REASON = 100
 
 def evaluate_loaded(
     configs: dict[str, SuiteConfig],
-    loaded: Loaded,
+    loaded: LoadedModel,
     dist: DistContext,
     folder: Path,
     cache: Path,

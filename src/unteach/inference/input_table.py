@@ -82,7 +82,7 @@ def _found(table: tables.Table, names: Sequence[str], key: str) -> str:
 
 
 @dataclass
-class Sheet:
+class InputTable:
     """The rows of a table, each with what tells it from every other. not_kept: columns that hold no
     plain values."""
 
@@ -93,7 +93,7 @@ class Sheet:
 
 def read_sheet(
     table: tables.Table, columns: Columns, config: InferConfig, added: Sequence[str]
-) -> Sheet:
+) -> InputTable:
     """Reads a table once. added: the columns that the answers will have; a kept column of such a
     name is refused."""
     rows = list(table)
@@ -117,7 +117,7 @@ def read_sheet(
                 ),
             )
         )
-    return Sheet(rows, lines, not_kept)
+    return InputTable(rows, lines, not_kept)
 
 
 def _ids(rows: list[Placed], config: InferConfig) -> list[Any]:

@@ -11,7 +11,7 @@ from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import saved_args
 from unteach.engines.hf import context_of
 from unteach.errors import UserError
-from unteach.inference.input_table import Columns, Sheet
+from unteach.inference.input_table import Columns, InputTable
 from unteach.inference.requests import MESSAGES, Asked, Asker, shown
 from unteach.models.hub import PATH
 from unteach.models.loading import memory
@@ -84,7 +84,7 @@ def build_prompter(config: InferConfig, columns: Columns) -> PromptBuilder:
     return PromptBuilder(model, asker, describe_model, notes)
 
 
-def plan(config: InferConfig, columns: Columns, sheet: Sheet) -> Plan:
+def plan(config: InferConfig, columns: Columns, sheet: InputTable) -> Plan:
     """Builds every prompt, and names what the answers depend on."""
     said = (
         [f"the columns {', '.join(sheet.not_kept)} hold no plain values and are not kept"]

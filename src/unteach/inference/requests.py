@@ -13,7 +13,7 @@ from unteach.data.template import Template, refuse_unshown
 from unteach.engines.base import Ids
 from unteach.errors import UserError
 from unteach.inference.backends.base import Failure, Request
-from unteach.inference.input_table import Columns, Sheet
+from unteach.inference.input_table import Columns, InputTable
 from unteach.inference.output_columns import Skipped
 from unteach.inference.result_store import Line
 from unteach.seeds import subseed
@@ -72,7 +72,7 @@ class Asker:
                 f"{context} tokens"
             )
 
-    def ask(self, sheet: Sheet) -> Asked:
+    def ask(self, sheet: InputTable) -> Asked:
         asked = Asked()
         for number, ((place, row), line) in enumerate(zip(sheet.rows, sheet.lines, strict=True)):
             try:
@@ -111,7 +111,7 @@ class Asker:
         cannot be asked."""
         place = tables.Place("the question", "line", 0)
         line = Line(number, row, "")
-        asked = self.ask(Sheet([(place, row)], [line], []))
+        asked = self.ask(InputTable([(place, row)], [line], []))
         for why in asked.unasked.values():
             raise UserError(
                 why.why if isinstance(why, Failure) else "the question is too long for this model"

@@ -76,7 +76,7 @@ class Meta:
             ) from None
 
 
-class Ledger:
+class ResultStore:
     """columns: the names of an answer's fields, in the order in which they stand in the output."""
 
     def __init__(self, output: Path, columns: Sequence[str]):

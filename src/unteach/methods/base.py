@@ -10,7 +10,7 @@ from unteach.data.collators import SEGMENT
 from unteach.errors import UserError
 from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
 from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
-from unteach.models.forward import IGNORED, Answers, Want, goes_on, within
+from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs, goes_on, within
 from unteach.models.reference import Needed
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Method:
         the same rows."""
         raise NotImplementedError
 
-    def learns(self) -> bool:
+    def is_finetuning(self) -> bool:
         """Whether all it trains on is rows of `train`, which it learns: then held-out rows are
         measured by its rule."""
         return {BESIDE.get(name, name) for name in self.streams()} == {"train"}
@@ -77,7 +77,7 @@ class Method:
         frozen anyway."""
         return (".*",)
 
-    def batch_level(self) -> str:
+    def depends_on_micro_batches(self) -> str:
         """Why a step of this method depends on how its rows are dealt to micro-batches; empty: it
         does not."""
         return ""
@@ -90,33 +90,35 @@ class Method:
     def prepare(self, context: Context) -> None:
         """Called once, before anything is trained or restored."""
 
-    def surveyed(self) -> dict[str, Want]:
+    def prepass_specs(self) -> dict[str, OutputSpec]:
         """What a pass without gradient over a whole step should yield before any of its losses, a
         stream."""
         return {}
 
-    def survey(self, policy: dict[str, Answers], reference: dict[str, Any]) -> "dict[str, Tensor]":
+    def prepass(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> "dict[str, Tensor]":
         """What that pass says of one micro-batch, as sums by name; `terms` finds them, summed over
         the whole step, with all counts in reference["step"]."""
         raise NotImplementedError
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
         """What the policy's pass should yield for each stream."""
-        return {stream: Want() for stream in self.streams()}
+        return {stream: OutputSpec() for stream in self.streams()}
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         """The terms of one micro-batch."""
         raise NotImplementedError
 
-    def measured(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         """The names of what a validation tells of it beside `loss`; `*` stands for any label."""
         return ()
 
-    def noted(self, policy: dict[str, Answers]) -> "dict[str, Tensor]":
+    def eval_outputs(self, policy: dict[str, TokenOutputs]) -> "dict[str, Tensor]":
         """What a validation keeps of each row of a batch that counts, by name: [B, …]."""
         return {}
 
-    def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
+    def compute_metrics(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
         """What a validation tells beside its loss and the terms that are no part of it.
 
         rows: what was noted of each, in their order. Numbers are logged; tables (lists of mappings)
@@ -185,18 +187,18 @@ class Unlearn(Method):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         """The forget term; its factor is set by the caller."""
         raise NotImplementedError
 
-    def forget_term(self, policy: dict[str, Answers], reference: dict[str, Any]) -> Term:
+    def forget_term(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> Term:
         """The same, for a method that sees more streams than `forget` in it."""
         return self.forget(policy["forget"], reference.get("forget"))
 
-    def forget_want(self, reference: Any) -> Want:
-        return Want(over=self.over())
+    def forget_want(self, reference: Any) -> OutputSpec:
+        return OutputSpec(positions=self.over())
 
-    def forget_reference(self) -> Literal["logprobs"] | Want | None:
+    def forget_reference(self) -> Literal["logprobs"] | OutputSpec | None:
         """What the forget term needs of the reference."""
         return None
 
@@ -225,18 +227,18 @@ class Unlearn(Method):
         layer = self.retain().layer if self.alpha else None
         return {"retain": layer} if layer else {}
 
-    def batch_level(self) -> str:
+    def depends_on_micro_batches(self) -> str:
         if self.alpha and self.retain_loss_type == "KL" and self.kl_over == "all":
             return "kl_over=all averages over padding, and padding depends on the micro-batch"
         return ""
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
         wants = {"forget": self.forget_want(reference.get("forget"))}
         if self.alpha:
             wants["retain"] = self.retain().want(reference.get("retain"))
         return wants
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         forget = self.forget_term(policy, reference)
         forget.factor = self.gamma
         if not self.alpha:

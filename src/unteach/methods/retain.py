@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
-from unteach.models.forward import Answers, Want
+from unteach.models.forward import OutputSpec, TokenOutputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,13 +17,13 @@ class Retain(Protocol):
     @property
     def layer(self) -> str | None: ...
 
-    def reference(self) -> Want | None:
+    def reference(self) -> OutputSpec | None:
         """What it compares with."""
 
-    def want(self, reference: Any) -> Want:
+    def want(self, reference: Any) -> OutputSpec:
         """What it asks of the policy, given the reference's side."""
 
-    def term(self, answers: Answers, reference: Any) -> Term: ...
+    def term(self, answers: TokenOutputs, reference: Any) -> Term: ...
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class NLL:
     def reference(self) -> None:
         return None
 
-    def want(self, reference: Any) -> Want:
-        return Want(over=self.over)
+    def want(self, reference: Any) -> OutputSpec:
+        return OutputSpec(positions=self.over)
 
-    def term(self, answers: Answers, reference: Any) -> Term:
+    def term(self, answers: TokenOutputs, reference: Any) -> Term:
         return cross_entropy("retain", "retain", answers, units=UNITS[self.over])
 
 
@@ -50,17 +50,17 @@ class KL:
     over: Over = "answer"
     layer = None
 
-    def reference(self) -> Want:
-        return Want(of=None, over=self.over)
+    def reference(self) -> OutputSpec:
+        return OutputSpec(fn=None, positions=self.over)
 
-    def want(self, reference: Any) -> Want:
+    def want(self, reference: Any) -> OutputSpec:
         def divergence(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
             own = reference.logits(hidden).log_softmax(-1)
             return (own.exp() * (own - logits.log_softmax(-1))).sum(-1)
 
-        return Want(of=divergence, over=self.over, extra=(reference.hidden,))
+        return OutputSpec(fn=divergence, positions=self.over, extra=(reference.hidden,))
 
-    def term(self, answers: Answers, reference: Any) -> Term:
+    def term(self, answers: TokenOutputs, reference: Any) -> Term:
         return Term("retain", answers.value, f"retain.{UNITS[self.over]}")
 
 
@@ -72,22 +72,24 @@ class EmbedDiff:
     layer: str
     broadcast: bool = False
 
-    def reference(self) -> Want:
+    def reference(self) -> OutputSpec:
         return activations(self.layer)
 
-    def want(self, reference: Any) -> Want:
+    def want(self, reference: Any) -> OutputSpec:
         return activations(self.layer)
 
-    def term(self, answers: Answers, reference: Any) -> Term:
+    def term(self, answers: TokenOutputs, reference: Any) -> Term:
         return distance("retain", "retain", answers, reference.value, self.broadcast)
 
 
-def activations(layer: str) -> Want:
+def activations(layer: str) -> OutputSpec:
     """The output of a layer at the answer tokens, from a pass that ends there."""
-    return Want(of=None, over="labels", at=layer)
+    return OutputSpec(fn=None, positions="labels", layer=layer)
 
 
-def distance(name: str, stream: str, answers: Answers, target: "Tensor", broadcast: bool) -> Term:
+def distance(
+    name: str, stream: str, answers: TokenOutputs, target: "Tensor", broadcast: bool
+) -> Term:
     """(h - target)^2, averaged over hidden size and over each sequence's tokens: [N, d], [N, d] or
     [d] -> a term.
 

@@ -4,7 +4,7 @@ by."""
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,12 +37,12 @@ class Term:
 
 
 def cross_entropy(
-    name: str, stream: str, answers: Answers, factor: float = 1.0, units: str = "tokens"
+    name: str, stream: str, answers: TokenOutputs, factor: float = 1.0, units: str = "tokens"
 ) -> Term:
     """CE: the mean over answer tokens of -log p_t."""
     return Term(name, -answers.value, f"{stream}.{units}", factor)
 
 
-def mean_of_rows(name: str, stream: str, value: "Tensor", answers: Answers) -> Term:
+def mean_of_rows(name: str, stream: str, value: "Tensor", answers: TokenOutputs) -> Term:
     """The mean over sequences of `value` [B]; rows that only fill up a batch are left out."""
     return Term(name, value[answers.weight != 0], f"{stream}.sequences")

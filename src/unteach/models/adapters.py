@@ -231,7 +231,7 @@ def refuse_another_base(folder: str, base: str, identity: str) -> None:
         )
 
 
-class AsItBegan:
+class BasePolicy:
     """A model with adapters standing for the frozen copy of itself: what it was before training,
     and no second model.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from unteach.lazy import torch
 from unteach.models import probing
-from unteach.models.layers import causal_of
+from unteach.models.layers import unwrap_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ def describe_padded_batches(
     left: rows are padded on the left, and the last position is what is asked for; else on the
     right, and each row has one vector of logits, as a classifier gives.
     """
-    causal = causal_of(model)
+    causal = unwrap_model(model)
     name = type(causal).__name__
     was_training = model.training
     model.eval()

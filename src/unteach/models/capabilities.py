@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from unteach.models.layers import causal_of
+from unteach.models.layers import unwrap_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,9 +37,9 @@ class Capabilities:
 
 def capabilities_of(model: "PreTrainedModel") -> Capabilities:
     """Return what was found of a model when it was loaded."""
-    found: Capabilities = getattr(causal_of(model), ATTRIBUTE, Capabilities())
+    found: Capabilities = getattr(unwrap_model(model), ATTRIBUTE, Capabilities())
     return found
 
 
 def set_capabilities(model: "PreTrainedModel", capabilities: Capabilities) -> None:
-    setattr(causal_of(model), ATTRIBUTE, capabilities)
+    setattr(unwrap_model(model), ATTRIBUTE, capabilities)

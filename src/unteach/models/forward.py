@@ -17,7 +17,7 @@ from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import F, torch
 from unteach.models.capabilities import capabilities_of
-from unteach.models.layers import Depth, backbone_of, causal_of
+from unteach.models.layers import Depth, backbone_of, unwrap_model
 from unteach.models.lm_head import head_logits
 
 if TYPE_CHECKING:
@@ -51,26 +51,27 @@ def logprob(logits: "Tensor", labels: "Tensor") -> "Tensor":
 
 
 @dataclass(frozen=True)
-class Want:
+class OutputSpec:
     """What a pass should yield for one stream.
 
-    of: (logits [n, V] in fp32, labels [n], *extra [n, …]) -> [n, …], computed chunk by chunk; None
-        yields hidden states [n, d] instead: the last ones, as the head gets them, or those of `at`.
-    over: `answer`: positions whose next token is a label; `all`: positions whose next token is no
-        padding; `labels`: positions whose own token is a label; `every`: all positions up to the
-        stream's longest row, padding and the last one too (label -100 where there is none).
-    extra: tensors with one entry a position that `of` gets along.
-    at: the layer whose output is taken, a regex of its name; the pass ends there.
+    fn: (logits [n, V] in fp32, labels [n], *extra [n, …]) -> [n, …], computed chunk by chunk; None
+        yields hidden states [n, d] instead: the last ones, as the head gets them, or those of
+        `layer`.
+    positions: `answer`: positions whose next token is a label; `all`: positions whose next token
+        is no padding; `labels`: positions whose own token is a label; `every`: all positions up to
+        the stream's longest row, padding and the last one too (label -100 where there is none).
+    extra: tensors with one entry a position that `fn` gets along.
+    layer: the layer whose output is taken, a regex of its name; the pass ends there.
     """
 
-    of: "Callable[..., Tensor] | None" = logprob
-    over: Literal["answer", "all", "labels", "every"] = "answer"
+    fn: "Callable[..., Tensor] | None" = logprob
+    positions: Literal["answer", "all", "labels", "every"] = "answer"
     extra: "tuple[Tensor, ...]" = ()
-    at: str | None = None
+    layer: str | None = None
 
 
 @dataclass
-class Answers:
+class TokenOutputs:
     """What a pass says about one stream: one entry a position, in the order of rows and tokens.
 
     value [N, …]; label [N], the token that follows (over `labels`: the one there); row [N], whose
@@ -139,20 +140,20 @@ def within(mask: "Tensor", weight: "Tensor") -> "Tensor":
     return mask.bool().any(0) & (weight != 0)[:, None]
 
 
-def answers_of(
+def build_token_outputs(
     batch: dict[str, Any], stream: str, value: "Tensor", label: "Tensor", row: "Tensor"
-) -> Answers:
-    """`value` at the positions of a stream of a batch, as Answers."""
+) -> TokenOutputs:
+    """`value` at the positions of a stream of a batch, as TokenOutputs."""
     start, stop = batch["rows"][stream]
     labelled = (batch["labels"][start:stop] != IGNORED).sum(-1)
     target = batch["target"][start:stop] if "target" in batch else None
-    return Answers(value, label, row, batch["weight"][start:stop], labelled, target)
+    return TokenOutputs(value, label, row, batch["weight"][start:stop], labelled, target)
 
 
 def extend(model: "PreTrainedModel", packed: bool = False) -> Any:
-    """Gives `model.forward` the keyword `want: dict[stream, Want]`; returns the model.
+    """Gives `model.forward` the keyword `want: dict[stream, OutputSpec]`; returns the model.
 
-    With it, forward(batch=…, want=…) -> dict[stream, Answers], where batch holds input_ids,
+    With it, forward(batch=…, want=…) -> dict[stream, TokenOutputs], where batch holds input_ids,
     attention_mask, labels, weight and `rows`, the slice of each stream; `segment`, where rows have
     several documents, which do not see one another; and `shared`, where its one stream has rows of
     several answers.
@@ -162,42 +163,44 @@ def extend(model: "PreTrainedModel", packed: bool = False) -> Any:
 
     @functools.wraps(plain)
     def forward(
-        *args: Any, want: dict[str, Want] | None = None, batch: Any = None, **kwargs: object
+        *args: Any, want: dict[str, OutputSpec] | None = None, batch: Any = None, **kwargs: object
     ) -> Any:
         if want is None:
             return plain(*args, **kwargs)
-        return _answer(model, batch, want, packed)
+        return _compute_outputs(model, batch, want, packed)
 
     model.forward = forward
     return model
 
 
-def _answer(
-    model: "PreTrainedModel", batch: dict[str, Any], want: dict[str, Want], packed: bool
-) -> dict[str, Answers]:
+def _compute_outputs(
+    model: "PreTrainedModel", batch: dict[str, Any], want: dict[str, OutputSpec], packed: bool
+) -> dict[str, TokenOutputs]:
     """Answers all streams: those that end at the same depth share one pass, and no row is in
     two."""
-    if any(asked.over == "every" for asked in want.values()):
+    if any(spec.positions == "every" for spec in want.values()):
         _refuse_unpadded(model, packed)
     if capabilities_of(model).head == "none":
         raise UserError(
-            f"{type(causal_of(model)).__name__}: its logits do not come from its last hidden "
+            f"{type(unwrap_model(model)).__name__}: its logits do not come from its last hidden "
             "states alone, and nothing is scored or trained without that; only `unteach infer` "
             "asks this model"
         )
     answers = {}
-    for at in dict.fromkeys(asked.at for asked in want.values()):
-        streams = {stream: asked for stream, asked in want.items() if asked.at == at}
-        hidden = _hidden(model, batch, list(streams), at, packed)
-        for stream, asked in streams.items():
+    for layer in dict.fromkeys(spec.layer for spec in want.values()):
+        streams = {stream: spec for stream, spec in want.items() if spec.layer == layer}
+        hidden = _hidden(model, batch, list(streams), layer, packed)
+        for stream, spec in streams.items():
             shared = batch.get("shared")
-            row, column, label = shared.asked if shared else positions(batch, stream, asked.over)
+            row, column, label = (
+                shared.asked if shared else positions(batch, stream, spec.positions)
+            )
             value = hidden[stream][row, column]
-            if asked.of is not None:
+            if spec.fn is not None:
                 value = through_head(
-                    functools.partial(head_logits, model), asked, value, label, _vocabulary(model)
+                    functools.partial(head_logits, model), spec, value, label, _vocabulary(model)
                 )
-            answers[stream] = answers_of(batch, stream, value, label, row)
+            answers[stream] = build_token_outputs(batch, stream, value, label, row)
     return answers
 
 
@@ -212,7 +215,7 @@ def _refuse_unpadded(model: "PreTrainedModel", packed: bool) -> None:
     if not (able.right_padding and able.left_padding):
         raise UserError(
             "this method is asked about padding too (a published quirk), and rows go through a "
-            f"model of the class {type(causal_of(model)).__name__} one at a time, for padding "
+            f"model of the class {type(unwrap_model(model)).__name__} one at a time, for padding "
             "changes what it says of them"
         )
 
@@ -246,7 +249,7 @@ def _hidden(
         position_ids = places - torch.where(begins, places, 0).cummax(-1).values
         given |= {"attention_mask": None, "position_ids": position_ids}
         # which looks at one row only
-        packed = packed or "flash" in str(causal_of(model).config._attn_implementation)
+        packed = packed or "flash" in str(unwrap_model(model).config._attn_implementation)
     shared = batch.get("shared")
     if shared:
         given |= {"attention_mask": shared.sees, "position_ids": shared.position_ids}
@@ -262,7 +265,7 @@ def _hidden(
             "attention_mask": None,
             "position_ids": position_ids[real][None],
         }
-    hidden = _through_layers(causal_of(model), at, {**given, "use_cache": False})
+    hidden = _through_layers(unwrap_model(model), at, {**given, "use_cache": False})
     if packed:
         hidden = hidden.new_zeros(*mask.shape, hidden.shape[-1]).masked_scatter(
             real.unsqueeze(-1), hidden
@@ -322,7 +325,7 @@ def _apart(
             "position_ids": places,
             "use_cache": False,
         }
-        return _through_layers(causal_of(model), at, given)[real.bool()]
+        return _through_layers(unwrap_model(model), at, given)[real.bool()]
 
     rows = [input_ids[piece] for piece in pieces]
     hidden = (
@@ -346,17 +349,17 @@ def _through_layers(causal: "PreTrainedModel", at: str | None, given: dict[str, 
 
 def through_head(
     logits_of: "Callable[[Tensor], Tensor]",
-    want: Want,
+    want: OutputSpec,
     hidden: "Tensor",
     label: "Tensor",
     vocabulary: int,
 ) -> "Tensor":
-    """Applies head and `want.of` to hidden states [N, d] in chunks, recomputed in the backward pass
+    """Applies head and `want.fn` to hidden states [N, d] in chunks, recomputed in the backward pass
     if several."""
 
     def one(h: "Tensor", y: "Tensor", *extra: "Tensor") -> "Tensor":
-        assert want.of is not None
-        return want.of(logits_of(h).float(), y, *extra)
+        assert want.fn is not None
+        return want.fn(logits_of(h).float(), y, *extra)
 
     most = (
         CACHED_ELEMENTS
@@ -384,7 +387,7 @@ def _chunks(count: int, size: int, device: "torch.device") -> int:
     as many.
     """
     chunks = max(1, -(-count // size))
-    if launch_environment.mode() == "zero3":
+    if launch_environment.parallel_mode() == "zero3":
         most = torch.tensor(chunks, device=device)
         torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
         chunks = int(most)
@@ -393,7 +396,7 @@ def _chunks(count: int, size: int, device: "torch.device") -> int:
 
 def _vocabulary(model: "PreTrainedModel") -> int:
     """The outputs of the head."""
-    causal = causal_of(model)
+    causal = unwrap_model(model)
     return int(
         causal.config.num_labels
         if hasattr(causal, "score")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
 
-def causal_of(model: Any) -> Any:
+def unwrap_model(model: Any) -> Any:
     """The causal language model itself, inside whatever adapters it has."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -143,7 +143,7 @@ def cut_above(causal: "PreTrainedModel", patterns: Iterable[Any]) -> None:
 def train_only(model: "PreTrainedModel", patterns: Sequence[str], ends: Sequence[str] = ()) -> None:
     """Freezes every parameter whose name no regex matches and, where every pass ends at one of the
     layers `ends`, every one that none of them reaches."""
-    causal = causal_of(model)
+    causal = unwrap_model(model)
     reached = set().union(*(_reached(causal, end) for end in ends))
     trained = 0
     for name, parameter in causal.named_parameters():

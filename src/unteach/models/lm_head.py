@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.lazy import torch, transformers
 from unteach.models.capabilities import capabilities_of
-from unteach.models.layers import backbone_of, causal_of
+from unteach.models.layers import backbone_of, unwrap_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def head_logits(model: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
     """The logits that the model's own forward would give for these hidden states: [n, d] -> [n, V]
     or [n, classes]."""
-    causal = causal_of(model)
+    causal = unwrap_model(model)
     if hasattr(causal, "score"):
         scores: Tensor = causal.score(hidden)
         return scores

@@ -19,7 +19,7 @@ from unteach.models import adapters, added_tokens, heads, integrity, portable, p
 from unteach.models.forward import extend
 from unteach.models.heads import Head
 from unteach.models.hub import PATH, SOURCE, from_hub
-from unteach.models.layers import causal_of
+from unteach.models.layers import unwrap_model
 from unteach.wording import shown
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ MAX_CHECKED_BYTES = 2_000_000_000
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """A model with the one forward, and what it is asked through.
 
     compute: the dtype that passes run in. path: where the weights are from. adapter: the folder
@@ -123,7 +123,7 @@ def load(
     training: bool,
     texts: Callable[[], list[str]] | None = None,
     head: Head | None = None,
-) -> Loaded:
+) -> LoadedModel:
     """Load what a ModelConfig names; with a head, as a classifier.
 
     For training the weights are fp32 masters and `compute` says the autocast dtype (`pure_bf16`
@@ -295,7 +295,7 @@ def memory() -> Path:
 
 def load_empty(
     config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None
-) -> Loaded:
+) -> LoadedModel:
     """The same with no weights, on torch's meta device: for a look at a run before it starts."""
     with torch.device("meta"):
         return load(config, training=True, texts=texts, head=head)
@@ -303,7 +303,7 @@ def load_empty(
 
 def load_for_check(
     config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None
-) -> Loaded:
+) -> LoadedModel:
     """Load a model to say of a run what can be said before it starts.
 
     Weights that are on this machine and small, an adapter's base included, are loaded and tried as
@@ -330,18 +330,20 @@ def finish(
     template_args: TemplateArgs,
     compute: str,
     packed: bool = False,
-) -> Loaded:
+) -> LoadedModel:
     """Gives a model the one forward and its tokenizer a padding token that is not EOS in any
     mask."""
     if tokenizer.pad_token_id is None:
         # masks come from lengths, so padding is never confused with EOS
         tokenizer.pad_token = tokenizer.eos_token
-    if hasattr(causal_of(model), "score"):
+    if hasattr(unwrap_model(model), "score"):
         # by which the library finds the last token
-        causal_of(model).config.pad_token_id = tokenizer.pad_token_id
+        unwrap_model(model).config.pad_token_id = tokenizer.pad_token_id
     else:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return Loaded(extend(model, packed), tokenizer, Template(tokenizer, template_args), compute)
+    return LoadedModel(
+        extend(model, packed), tokenizer, Template(tokenizer, template_args), compute
+    )
 
 
 def _template_args(config: ModelConfig) -> TemplateArgs:

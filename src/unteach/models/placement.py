@@ -10,7 +10,7 @@ from unteach.distributed import launch_environment
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
 from unteach.lazy import fsdp, torch
-from unteach.models.layers import causal_of, layers_of
+from unteach.models.layers import layers_of, unwrap_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,7 +32,7 @@ def placed_by_device_map(model: "PreTrainedModel", dist: DistContext) -> bool:
 
     Raises UserError where several processes would each spread a model of their own.
     """
-    placed = getattr(causal_of(model), "hf_device_map", None) is not None
+    placed = getattr(unwrap_model(model), "hf_device_map", None) is not None
     if placed and dist.world_size > 1:
         raise UserError(
             "model.model_args.device_map spreads one model over the GPUs of one process, and this "
@@ -48,7 +48,7 @@ def _fully_sharded(model: "PreTrainedModel", dist: DistContext) -> Any:
     }
     if launch_environment.flag("FSDP_OFFLOAD_PARAMS"):
         given["offload_policy"] = fsdp.CPUOffloadPolicy()
-    for layer in layers_of(causal_of(model)):
+    for layer in layers_of(unwrap_model(model)):
         fsdp.fully_shard(layer, **given)
     return fsdp.fully_shard(model, **given)
 
@@ -79,7 +79,7 @@ def _offload() -> dict[str, Any]:
     return {} if device == "none" else {"offload_param": {"device": device}}
 
 
-def settle(model: Any) -> None:
+def reshard(model: Any) -> None:
     """Lets go of the weights that FSDP2 leaves gathered after a pass without a backward."""
     if hasattr(model, "reshard"):
         model.reshard()

@@ -18,7 +18,7 @@ from unteach import atomic, fingerprints, json_files
 from unteach.errors import NO_MEMORY, UserError
 from unteach.lazy import torch, transformers
 from unteach.models.capabilities import Capabilities, capabilities_of, set_capabilities
-from unteach.models.layers import backbone_of, causal_of, is_partitioned, num_embeddings
+from unteach.models.layers import backbone_of, is_partitioned, num_embeddings, unwrap_model
 from unteach.models.lm_head import known_logits, own_logits
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Non
     has dealt the weights to the processes: there what was found of the same model in fp32 holds, or
     nothing is taken for granted.
     """
-    causal = causal_of(model)
+    causal = unwrap_model(model)
     key = _key(causal)
     known = _REMEMBERED.get(key) or _read(key)
     weight = next(causal.parameters())
@@ -75,7 +75,7 @@ def describe_padding(model: "PreTrainedModel") -> str | None:
     ]
     if not sides:
         return None
-    name = type(causal_of(model)).__name__
+    name = type(unwrap_model(model)).__name__
     return (
         f"padding on the {' or '.join(sides)} changes what {name} says of a row; such rows go "
         f"through it one by one"
@@ -87,7 +87,7 @@ def describe_continuing(model: "PreTrainedModel") -> str | None:
     if capabilities_of(model).continuing:
         return None
     return (
-        f"{type(causal_of(model)).__name__} is not itself where rows are continued together; "
+        f"{type(unwrap_model(model)).__name__} is not itself where rows are continued together; "
         f"it "
         f"goes on row by row"
     )
@@ -99,7 +99,7 @@ def describe_packing(model: "PreTrainedModel") -> str | None:
     if capabilities_of(model).packing:
         return None
     return (
-        f"{type(causal_of(model)).__name__} does not tell the documents of one row apart; each "
+        f"{type(unwrap_model(model)).__name__} does not tell the documents of one row apart; each "
         f"has a row of its own"
     )
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from unteach.atomic import atomic_write
 from unteach.data.streams import Stream, in_batches
 from unteach.lazy import torch
-from unteach.models.adapters import AsItBegan
-from unteach.models.forward import Answers, Want, answers_of, places, positions
-from unteach.models.layers import causal_of, cut_above
+from unteach.models.adapters import BasePolicy
+from unteach.models.forward import OutputSpec, TokenOutputs, build_token_outputs, places, positions
+from unteach.models.layers import cut_above, unwrap_model
 from unteach.models.lm_head import head_logits
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-Needed = dict[str, Literal["logprobs"] | Want]
+Needed = dict[str, Literal["logprobs"] | OutputSpec]
 """What a method compares with, a stream: answer log-probs, or what a pass of the frozen model
 should yield."""
 Draw = tuple[int, int]
@@ -44,7 +44,7 @@ class Logits:
         """The reference's logits for some of its hidden states: [n, d] -> [n, V] in fp32, no
         gradient."""
         reading = (
-            self.model.reading() if isinstance(self.model, AsItBegan) else contextlib.nullcontext()
+            self.model.reading() if isinstance(self.model, BasePolicy) else contextlib.nullcontext()
         )
         with torch.no_grad(), reading:
             return head_logits(self.model, hidden).float()
@@ -74,7 +74,7 @@ class Table:
             starts[epoch, row] = places[draw]
         return cls(torch.cat(list(found.values())), starts)
 
-    def look_up(self, batch: dict[str, Any], stream: str) -> Answers:
+    def look_up(self, batch: dict[str, Any], stream: str) -> TokenOutputs:
         """The table's entries for the answer tokens of a batch, in the order in which a pass would
         give them."""
         row, _, label = positions(batch, stream, "answer")
@@ -82,7 +82,7 @@ class Table:
         number, epoch = (batch[key][start:stop] for key in ("number", "epoch"))
         starts = self.starts.to(row.device)
         first = starts[epoch if len(starts) > 1 else 0, number]
-        return answers_of(
+        return build_token_outputs(
             batch, stream, self.values.to(row.device)[first[row] + places(row)], label, row
         )
 
@@ -127,7 +127,7 @@ def compute_table(
                 key: value.to(device) if hasattr(value, "to") else value
                 for key, value in batch.items()
             }
-            found = model(batch=moved, want={stream.name: Want()})[stream.name]
+            found = model(batch=moved, want={stream.name: OutputSpec()})[stream.name]
             pairs += [
                 (draw, found.value[found.row == i].float().cpu()) for i, draw in enumerate(scored)
             ]
@@ -142,9 +142,9 @@ def needs_copy(needed: Needed) -> bool:
 
 def trimmed(frozen: "PreTrainedModel", needed: Needed) -> Any:
     """The frozen copy without what none of its passes will run."""
-    ends = [kind.at for kind in needed.values() if isinstance(kind, Want)]
+    ends = [kind.layer for kind in needed.values() if isinstance(kind, OutputSpec)]
     if all(ends):
-        cut_above(causal_of(frozen), ends)
+        cut_above(unwrap_model(frozen), ends)
     return frozen
 
 
@@ -154,11 +154,13 @@ class Reference:
 
     def __init__(self, needed: Needed, tables: dict[str, Table] | None = None, frozen: Any = None):
         self.tables, self.frozen = tables or {}, frozen
-        self.wants = {stream: kind for stream, kind in needed.items() if isinstance(kind, Want)}
+        self.wants = {
+            stream: kind for stream, kind in needed.items() if isinstance(kind, OutputSpec)
+        }
 
     def on(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The reference's side of a batch, a stream: log-probs or hidden states as Answers, or its
-        Logits."""
+        """Give the reference's side of a batch by stream: log-probs or hidden states as
+        TokenOutputs, or its Logits."""
         found: dict[str, Any] = {
             stream: table.look_up(batch, stream) for stream, table in self.tables.items()
         }
@@ -167,6 +169,6 @@ class Reference:
                 answers = self.frozen(batch=batch, want=self.wants)
             for stream, want in self.wants.items():
                 found[stream] = (
-                    answers[stream] if want.at else Logits(answers[stream].value, self.frozen)
+                    answers[stream] if want.layer else Logits(answers[stream].value, self.frozen)
                 )
         return found

@@ -13,11 +13,11 @@ from unteach.errors import UserError
 from unteach.lazy import torch, transformers
 from unteach.models import adapters
 from unteach.models.hub import PATH, from_hub
-from unteach.models.loading import Loaded, of_kind
+from unteach.models.loading import LoadedModel, of_kind
 
 
 @dataclass
-class Seeing(Loaded):
+class Seeing(LoadedModel):
     """A model that reads text and images. processor: makes its inputs of both; it holds the
     tokenizer.
 

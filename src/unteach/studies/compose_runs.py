@@ -101,7 +101,7 @@ def _check_rows(config: schema.Config, readings: dict[str, list[str]], name: str
 
         readings[key] = []
         with collected(readings[key]):
-            _, notes = user_files.settle(config)
+            _, notes = user_files.resolve_files(config)
             for note in notes:
                 if user_files.ONLY_MEASURED in note:
                     console.say(f"note: {name}: {note}")

@@ -11,7 +11,7 @@ from unteach.data.streams import ALTERNATE, Stream
 from unteach.data.template import Template
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.models.placement import placed_by_device_map
 from unteach.seeds import permutation, subseed
 
@@ -39,7 +39,7 @@ class Invented:
 
 
 def invent(
-    method: Any, loaded: Loaded, forget: Stream, seed: int, cache: Path, dist: Any
+    method: Any, loaded: LoadedModel, forget: Stream, seed: int, cache: Path, dist: Any
 ) -> Invented:
     """Samples `n_alternates` answers to what `method.ask` asks about each row; `cache` keeps them
     for the next run."""
@@ -81,7 +81,7 @@ def invent(
 
 
 def _sampled(
-    method: Any, loaded: Loaded, asked: list[Any], seed: int, dist: Any
+    method: Any, loaded: LoadedModel, asked: list[Any], seed: int, dist: Any
 ) -> list[list[str]]:
     """The first paragraph of each sample, a list a row."""
     alone = replace(dist, mode="ddp")  # the model is not sharded yet

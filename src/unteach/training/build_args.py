@@ -114,7 +114,7 @@ def _refuse_other_launch(
     """Raise UserError where the launch's file says other than the run; what it leaves open is the
     run's."""
     assert config.trainer is not None
-    mode, given = launch_environment.mode(), config.trainer.args
+    mode, given = launch_environment.parallel_mode(), config.trainer.args
     if mode not in ("one", "ddp"):
         for name in DDP:
             if given.get(name) is None:

@@ -12,8 +12,8 @@ from unteach.distributed.process_context import DistContext
 from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.models import adapters
-from unteach.models.loading import Loaded, load_frozen
-from unteach.models.placement import place, settle
+from unteach.models.loading import LoadedModel, load_frozen
+from unteach.models.placement import place, reshard
 from unteach.models.reference import Draw, Reference, Table, compute_table, needs_copy, trimmed
 from unteach.training.parallelism import step_size
 
@@ -22,7 +22,7 @@ REFERENCE = "reference"
 
 
 def build_reference(
-    config: schema.Config, method: Method, loaded: Loaded, dist: DistContext
+    config: schema.Config, method: Method, loaded: LoadedModel, dist: DistContext
 ) -> Reference:
     """Build what a method compares with, but for its tables: a frozen copy only where nothing else
     is exact, and where an adapter trains, the model as it was without it."""
@@ -30,13 +30,13 @@ def build_reference(
     if not needs_copy(needed):
         return Reference(needed)
     if loaded.adapter is not None:
-        return Reference(needed, frozen=adapters.AsItBegan(loaded.model, loaded.adapter))
+        return Reference(needed, frozen=adapters.BasePolicy(loaded.model, loaded.adapter))
     return Reference(needed, frozen=place(trimmed(load_frozen(config.model), needed), dist))
 
 
 def build_tables(
     method: Method,
-    loaded: Loaded,
+    loaded: LoadedModel,
     streams: dict[str, Stream],
     draws: Callable[[], dict[str, list[Draw]]],
     collator: Any,
@@ -70,7 +70,7 @@ def build_tables(
                 dist.gather,
                 dist.device if dist.is_sharded else None,
             )
-        settle(loaded.model)
+        reshard(loaded.model)
         dist.barrier()  # for all have looked whether the file is there
         if dist.is_main:
             tables[stream].save(path)

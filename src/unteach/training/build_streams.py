@@ -10,7 +10,7 @@ from unteach.data.streams import ALTERNATE, Stream
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
 from unteach.models import probing
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.training.alternates import invent
 from unteach.training.parts import build_part
 from unteach.training.rows import find_context_length, list_notes, refuse_too_long
@@ -20,7 +20,7 @@ HOLDOUT = "holdout"
 
 
 def build_streams(
-    config: schema.Config, loaded: Loaded, dist: DistContext | None = None
+    config: schema.Config, loaded: LoadedModel, dist: DistContext | None = None
 ) -> tuple[dict[str, Stream], list[str]]:
     """Build the streams that the run trains on.
 
@@ -69,7 +69,10 @@ def find_source(data: schema.DataConfig, name: str) -> str:
 
 
 def build_rows(
-    config: schema.Config, loaded: Loaded, name: str, parts: dict[str, schema.Part] | None = None
+    config: schema.Config,
+    loaded: LoadedModel,
+    name: str,
+    parts: dict[str, schema.ComponentConfig] | None = None,
 ) -> tuple[list[Any], list[str]]:
     """Build the datasets of a stream of the configuration (or of these parts); gives also what
     there is to say about their rows."""

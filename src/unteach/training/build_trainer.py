@@ -9,7 +9,7 @@ from unteach import console
 from unteach.config import schema
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.training.build_reference import REFERENCE, build_reference, build_tables, list_draws
 from unteach.training.foreign_trainers import their_trainer
 from unteach.training.guard_rows import build_guard
@@ -21,7 +21,7 @@ from unteach.training.trainer import Trainer
 
 def build_trainer(
     config: schema.Config,
-    loaded: Loaded,
+    loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
     folder: Path,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from unteach.methods.base import Method
-    from unteach.models.loading import Loaded
+    from unteach.models.loading import LoadedModel
 
 GIB = 2**30
 OPTIMIZER_BYTES = {"adafactor": 0, "sgd": 0, "8bit": 2, "lion": 4}
@@ -72,7 +72,7 @@ def describe_learning(args: "TrainingArguments", steps_an_epoch: int) -> str:
 
 
 def said_of_memory(
-    loaded: "Loaded", args: "TrainingArguments", method: "Method", streams: dict[str, Any]
+    loaded: "LoadedModel", args: "TrainingArguments", method: "Method", streams: dict[str, Any]
 ) -> str:
     """An estimate, a process, without sharding: weights, gradients, optimiser, reference copy,
     activations."""
@@ -83,7 +83,7 @@ def said_of_memory(
 
 
 def memory(
-    loaded: "Loaded", args: "TrainingArguments", method: "Method", streams: dict[str, Any]
+    loaded: "LoadedModel", args: "TrainingArguments", method: "Method", streams: dict[str, Any]
 ) -> dict[str, float]:
     """Bytes by what they are for.
 

@@ -25,7 +25,7 @@ from unteach.engines.base import Ids
 from unteach.engines.hf import HFEngine
 from unteach.errors import Diverged
 from unteach.models.forward import IGNORED
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -73,7 +73,7 @@ class CollapseGuard(transformers.TrainerCallback):
     own log.
     """
 
-    def __init__(self, guard: Guard, loaded: Loaded, stream: Stream):
+    def __init__(self, guard: Guard, loaded: LoadedModel, stream: Stream):
         self.guard, self.loaded = guard, loaded
         alone = Unasked(0, 1, None, None)
         self.engine = HFEngine(
@@ -188,7 +188,7 @@ class CollapseWatch(CollapseGuard):
             such rows, `forget`, whose answers need not get less likely than tokens drawn at random.
     """
 
-    def __init__(self, method_name: str, loaded: Loaded, stream: Stream):
+    def __init__(self, method_name: str, loaded: LoadedModel, stream: Stream):
         super().__init__(Guard(), loaded, stream)
         self.method_name, self.stream_name = method_name, stream.name
 

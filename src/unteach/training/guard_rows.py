@@ -6,12 +6,12 @@ from typing import Any
 
 from unteach import console
 from unteach.config import schema
-from unteach.config.schema import Part
+from unteach.config.schema import ComponentConfig
 from unteach.config.watching import Guard
 from unteach.data.io import sources, tokenized_paths
 from unteach.data.streams import Stream
 from unteach.errors import UserError
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.training.guard import CollapseGuard, CollapseWatch
 from unteach.training.parts import build_part
 
@@ -20,7 +20,7 @@ FEW = 64
 
 
 def build_guard(
-    config: schema.Config, loaded: Loaded, streams: dict[str, Stream]
+    config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream]
 ) -> CollapseGuard | None:
     """Build the guard that is asked for or, of a method that ascends, the watch that only warns."""
     assert config.data is not None and config.trainer is not None
@@ -44,18 +44,18 @@ def build_guard(
     return CollapseWatch(config.trainer.handler, loaded, rows) if rows else None
 
 
-def _retain_parts(config: schema.Config) -> dict[str, Part]:
+def _retain_parts(config: schema.Config) -> dict[str, ComponentConfig]:
     """The retain datasets of a run whose method does not train on them."""
     assert config.data is not None
     return config.data.streams.get("retain") or config.data.measured.get("retain") or {}
 
 
-def _read_retain(config: schema.Config, loaded: Loaded) -> Stream | None:
+def _read_retain(config: schema.Config, loaded: LoadedModel) -> Stream | None:
     built = [build_part(part, loaded, seed=config.seed) for part in _retain_parts(config).values()]
     return Stream("retain", built) if built else None
 
 
-def _read_few(config: schema.Config, loaded: Loaded) -> Stream | None:
+def _read_few(config: schema.Config, loaded: LoadedModel) -> Stream | None:
     """The first retain rows, where they can be read: nobody asked for them, so it is no mistake
     where they cannot."""
     try:
@@ -70,7 +70,7 @@ def _read_few(config: schema.Config, loaded: Loaded) -> Stream | None:
         return None
 
 
-def _first_rows(part: Part) -> Part:
+def _first_rows(part: ComponentConfig) -> ComponentConfig:
     """The same dataset of its first rows alone: a set is not tokenised whole to be looked at now
     and then."""
     hf_args = part.args.get("hf_args")

@@ -11,7 +11,7 @@ from unteach.data.streams import Steps, Stream
 from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.models.hub import PATH
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.training import checkpoint, forecast
 from unteach.training.parallelism import step_size
 from unteach.wording import counted
@@ -27,7 +27,7 @@ def print_lines(lines: list[Line]) -> None:
 
 def describe_training(
     config: schema.Config,
-    loaded: Loaded,
+    loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
     args: "transformers.TrainingArguments",
@@ -65,7 +65,7 @@ def describe_training(
     return lines
 
 
-def describe_model(loaded: Loaded) -> str:
+def describe_model(loaded: LoadedModel) -> str:
     """Name the class of the model, its size, how much of it trains, and its precisions."""
     parameters = list(loaded.model.parameters())
     trained = sum(p.numel() for p in parameters if p.requires_grad)
@@ -93,7 +93,7 @@ def describe_method(method: Method | schema.TheirTrainer) -> str:
 def print_header(
     config: schema.Config,
     folder: Path,
-    loaded: Loaded,
+    loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
     args: "transformers.TrainingArguments",

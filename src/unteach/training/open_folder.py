@@ -12,14 +12,14 @@ from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
 from unteach.lazy import np
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.training.build_reference import REFERENCE
 
 
 def open_folder(
     config: schema.Config,
     folder: Path,
-    loaded: Loaded,
+    loaded: LoadedModel,
     streams: dict[str, Stream],
     dist: DistContext,
     step: int,

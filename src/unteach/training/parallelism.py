@@ -25,7 +25,7 @@ from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import distributed_tensor, fsdp, torch
 from unteach.models import adapters
-from unteach.models.layers import causal_of
+from unteach.models.layers import unwrap_model
 from unteach.training import checkpoint
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def one_root(model: Any) -> Iterator[None]:
+def single_fsdp_root(model: Any) -> Iterator[None]:
     """Within it accelerate shards the layers, each on its own, and leaves all else to the root.
 
     By itself it would put the last norm and the head into a group that is gathered when the norm is
@@ -112,7 +112,7 @@ def exact_masters(trainer: Any, mode: str) -> Iterator[None]:
         safe_set_full_fp32_param(parameter, exact[name].to(parameter.device))
 
 
-def whole_state(trainer: Any, mode: str) -> dict[str, Any] | None:
+def gather_full_state_dict(trainer: Any, mode: str) -> dict[str, Any] | None:
     """The weights by name, in fp32 where they were trained in it; None where every process holds
     them anyway.
 
@@ -175,7 +175,7 @@ def describe(model: Any, folder: Path) -> None:
         if not (folder / adapters.CONFIG).exists():
             model.peft_config[adapters.TRAINED].save_pretrained(folder)
     elif not (folder / "config.json").exists():
-        causal_of(model).config.save_pretrained(folder)
+        unwrap_model(model).config.save_pretrained(folder)
 
 
 def refuse_another_spread(start: Path, args: "TrainingArguments", mode: str) -> None:

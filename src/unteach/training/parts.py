@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 from unteach.config import schema
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.template import Template
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.training.rows import fit_context
 
 
-def build_part(part: schema.Part, loaded: Loaded, **given: object) -> Any:
+def build_part(part: schema.ComponentConfig, loaded: LoadedModel, **given: object) -> Any:
     """A dataset or collator with its arguments, and whichever of template, tokenizer,
     template_args, seed it takes."""
     offered = {
@@ -30,7 +30,7 @@ def build_part(part: schema.Part, loaded: Loaded, **given: object) -> Any:
     return part.cls(**{**taken, **fit_context(part, loaded), **part.args})
 
 
-def build_collator(config: schema.Config, loaded: Loaded) -> Any:
+def build_collator(config: schema.Config, loaded: LoadedModel) -> Any:
     """Build the collator that the configuration names, or ours."""
     if config.collator is None:
         return DataCollatorForSupervisedDataset(loaded.tokenizer)

@@ -78,8 +78,8 @@ class Resumable(transformers.Trainer):
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any
     ) -> Any:
-        one_root = (
-            parallelism.one_root(self.model)
+        single_fsdp_root = (
+            parallelism.single_fsdp_root(self.model)
             if self.dist.mode == "fsdp2"
             else contextlib.nullcontext()
         )
@@ -88,7 +88,7 @@ class Resumable(transformers.Trainer):
             if resume_from_checkpoint
             else parallelism.exact_masters(self, self.dist.mode)
         )
-        with one_root, fresh:
+        with single_fsdp_root, fresh:
             try:
                 prepared = super()._prepare_for_training(
                     max_steps, train_dataloader, resume_from_checkpoint
@@ -105,7 +105,7 @@ class Resumable(transformers.Trainer):
         if self.dist.mode != "zero3":
             super().save_model(output_dir, _internal_call)
         elif self.args.save_only_model:
-            state = parallelism.whole_state(self, self.dist.mode)
+            state = parallelism.gather_full_state_dict(self, self.dist.mode)
             self._save(output_dir, state_dict=state)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:

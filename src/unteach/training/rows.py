@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from unteach.config import schema
 from unteach.data.streams import Stream
 from unteach.errors import UserError
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.wording import counted
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def list_notes(part: object) -> list[str]:
     ]
 
 
-def fit_context(part: schema.Part, loaded: Loaded) -> dict[str, int]:
+def fit_context(part: schema.ComponentConfig, loaded: LoadedModel) -> dict[str, int]:
     """max_length of a dataset of the user's files, where nobody says it: as many tokens as the
     context has."""
     of_files = "choice" in (part.args.get("hf_args") or {})

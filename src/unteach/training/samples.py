@@ -12,7 +12,7 @@ from unteach.engines.hf import HFEngine
 from unteach.errors import name_file
 from unteach.lazy import torch
 from unteach.models.forward import IGNORED
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.training.callbacks import Watcher
 from unteach.training.guard import Unasked
 
@@ -31,7 +31,12 @@ class SampleFile(Watcher):
     """
 
     def __init__(
-        self, samples: watching.Samples, loaded: Loaded, stream: Stream, folder: Path, seed: int
+        self,
+        samples: watching.Samples,
+        loaded: LoadedModel,
+        stream: Stream,
+        folder: Path,
+        seed: int,
     ):
         self.samples, self.loaded, self.path, self.seed = samples, loaded, folder / FILE, seed
         alone = Unasked(0, 1, None, None)

@@ -7,7 +7,7 @@ from unteach import atomic
 from unteach.atomic import atomic_write_folder
 from unteach.methods.base import Method
 from unteach.models import adapters, portable
-from unteach.models.loading import Loaded, memory
+from unteach.models.loading import LoadedModel, memory
 from unteach.training import checkpoint
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ METHOD = "unteach_method.json"
 
 def save_final_model(
     model: "PreTrainedModel",
-    loaded: Loaded,
+    loaded: LoadedModel,
     target: Path,
     method: "Method",
     state_dict: dict[str, Any] | None = None,
@@ -41,7 +41,7 @@ def save_final_model(
         checkpoint.complete(temporary)
 
 
-def save_companions(loaded: Loaded, folder: Path) -> None:
+def save_companions(loaded: LoadedModel, folder: Path) -> None:
     """Write beside weights what makes them a model that can be asked: tokenizer, template, what an
     adapter is of."""
     if loaded.adapter is not None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
-from unteach.models.forward import Answers
-from unteach.models.layers import causal_of, refuse_no_states, train_only
+from unteach.models.forward import TokenOutputs
+from unteach.models.layers import refuse_no_states, train_only, unwrap_model
 from unteach.models.reference import Reference
 
 if TYPE_CHECKING:
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def make_ready(
+def setup_method(
     model: "PreTrainedModel", method: Method, seed: int, streams: dict[str, Any]
 ) -> None:
     """Prepares a method and freezes what it does not train, before anything wraps the model:
     DistributedDataParallel waits for the gradient of every parameter that is not frozen."""
-    config = causal_of(model).config
+    config = unwrap_model(model).config
     labels = tuple(config.id2label[k] for k in sorted(config.id2label or {}))
     method.prepare(Context(seed, config.get_text_config().hidden_size, labels, streams))
     ends = method.layers()
-    refuse_no_states(causal_of(model), ends.values())
+    refuse_no_states(unwrap_model(model), ends.values())
     train_only(
         model, method.trainable(), list(ends.values()) if set(ends) == set(method.streams()) else ()
     )
@@ -42,7 +42,7 @@ def count_step(method: Method, batches: Iterable[dict[str, Any]]) -> "dict[str, 
     return totals
 
 
-def survey_step(
+def prepass_step(
     model: "PreTrainedModel",
     method: Method,
     batches: Iterable[dict[str, Any]],
@@ -51,30 +51,30 @@ def survey_step(
     """What the method must know of a whole step before its losses: the sums of this process's
     share, by name."""
     totals: dict[str, Tensor] = {}
-    if wants := method.surveyed():
+    if wants := method.prepass_specs():
         with torch.no_grad():
             for batch in batches:
-                found = method.survey(model(batch=batch, want=wants), reference.on(batch))
+                found = method.prepass(model(batch=batch, want=wants), reference.on(batch))
                 totals |= {
                     name: totals.get(name, 0) + value.float() for name, value in found.items()
                 }
     return totals
 
 
-def both_sides(
+def forward_policy_and_reference(
     model: "PreTrainedModel",
     method: Method,
     batch: dict[str, Any],
     reference: Reference,
     counts: "dict[str, Tensor]",
-) -> tuple[dict[str, Answers], dict[str, Any]]:
+) -> tuple[dict[str, TokenOutputs], dict[str, Any]]:
     """What the policy says of one micro-batch, and the reference; counts: of the whole step, with
     what was surveyed."""
     compared = {**reference.on(batch), "step": counts}
     return model(batch=batch, want=method.wants(compared)), compared
 
 
-def share_of(term: Term, counts: "dict[str, Tensor]") -> "Tensor":
+def normalized_sum(term: Term, counts: "dict[str, Tensor]") -> "Tensor":
     """A term's share of the step: its sum over the count that it is divided by, which may be a sum
     of weights."""
     count = counts[term.divisor]
@@ -94,8 +94,10 @@ def micro_batch_loss(
     Sums over all micro-batches and processes give the loss and the terms of the step.
     """
     shares, parts = {}, []
-    for term in method.terms(*both_sides(model, method, batch, reference, counts)):
-        share = share_of(term, counts)
+    for term in method.terms(
+        *forward_policy_and_reference(model, method, batch, reference, counts)
+    ):
+        share = normalized_sum(term, counts)
         shares[term.logged] = share.detach()
         if term.factor is not None:
             parts.append(term.factor * share)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unteach import console, fingerprints, json_files, run_dir
 from unteach.config import schema
-from unteach.config.schema import Part
+from unteach.config.schema import ComponentConfig
 from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.distributed import process_context
@@ -17,7 +17,7 @@ from unteach.evals import suites
 from unteach.evals.own_rows import OwnRows
 from unteach.evals.run import evaluate_loaded
 from unteach.evals.start_values import evaluate_before
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.training.build_streams import build_rows
 from unteach.training.rows import find_context_length, refuse_too_long
 
@@ -31,7 +31,7 @@ ROLE_STREAMS = {
 
 
 def plan_suites(
-    config: schema.Config, loaded: Loaded, streams: dict[str, Stream] | None = None
+    config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream] | None = None
 ) -> tuple[dict[str, suites.Plan], list[str]]:
     """Plan the suites of a run, before any model pass.
 
@@ -56,7 +56,7 @@ def plan_suites(
 
 
 def own_rows(
-    config: schema.Config, loaded: Loaded, streams: dict[str, Stream]
+    config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream]
 ) -> tuple[dict[str, OwnRows], list[str]]:
     """The rows of the run by role, for the suites that measure them, and what there is to say about
     them."""
@@ -85,7 +85,7 @@ def own_rows(
     return found, notes
 
 
-def _name_source(part: Part) -> str:
+def _name_source(part: ComponentConfig) -> str:
     hf_args = part.args.get("hf_args")
     return sources.named(hf_args) if isinstance(hf_args, dict) else part.handler
 
@@ -135,7 +135,7 @@ def does_evaluate(config: schema.Config) -> bool:
 
 def at_steps(
     config: schema.Config,
-    loaded: Loaded,
+    loaded: LoadedModel,
     plans: dict[str, suites.Plan],
     folder: Path,
     dist: DistContext,

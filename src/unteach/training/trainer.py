@@ -15,7 +15,7 @@ from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
 from unteach.models.reference import Reference, Table
 from unteach.training.resumable import Resumable
-from unteach.training.step import count_step, make_ready, micro_batch_loss, survey_step
+from unteach.training.step import count_step, micro_batch_loss, prepass_step, setup_method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ class Trainer(Resumable):
         self._terms_logged_at = 0
         self._seen: list[tuple[Tensor, dict[str, tuple[int, int]], Tensor, dict[str, Tensor]]] = []
         self._step_shares: dict[str, Tensor] = {}
-        make_ready(model, method, args.seed, streams)
+        setup_method(model, method, args.seed, streams)
         rows: Any = Rows(streams, anchor)
         evaluated = rows if kwargs.get("evaluator") or kwargs.get("validation") else None
         given = {"train_dataset": rows, "eval_dataset": evaluated}
@@ -103,7 +103,7 @@ class Trainer(Resumable):
             for name, count in count_step(self.method, batches).items()
         }
         moved = map(self._prepare_inputs, batches)
-        counts |= survey_step(self.model_wrapped, self.method, moved, self.reference)  # type: ignore[arg-type]
+        counts |= prepass_step(self.model_wrapped, self.method, moved, self.reference)  # type: ignore[arg-type]
         if self.args.world_size > 1:
             stacked = self.accelerator.reduce(torch.stack(list(counts.values())), reduction="sum")
             counts = dict(zip(counts, stacked, strict=True))

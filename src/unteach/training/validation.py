@@ -21,12 +21,12 @@ from unteach.distributed.process_context import DistContext
 from unteach.lazy import torch
 from unteach.methods.base import Method
 from unteach.methods.finetune.sft import SFT
-from unteach.models.loading import Loaded
-from unteach.models.placement import settle
+from unteach.models.loading import LoadedModel
+from unteach.models.placement import reshard
 from unteach.models.reference import Reference, Table
 from unteach.training.build_reference import build_tables
 from unteach.training.build_streams import build_rows
-from unteach.training.step import both_sides
+from unteach.training.step import forward_policy_and_reference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
@@ -37,7 +37,7 @@ FILE = "validation.json"
 
 def of_run(
     config: schema.Config,
-    loaded: Loaded,
+    loaded: LoadedModel,
     collator: Any,
     args: "TrainingArguments",
     folder: Path,
@@ -48,7 +48,7 @@ def of_run(
     assert config.data is not None and config.trainer is not None
     if not config.data.streams.get(STREAM):
         return None
-    method = config.trainer.method if config.trainer.method.learns() else SFT()
+    method = config.trainer.method if config.trainer.method.is_finetuning() else SFT()
     rows, said = build_rows(config, loaded, STREAM)
     if dist.is_main:
         for sentence in said:
@@ -102,7 +102,7 @@ class Validation:
         model.eval()
         with torch.no_grad():
             found = self._measured(model, may_stop)
-        settle(model)
+        reshard(model)
         model.train(was_training)
         numbers = {
             k: value for k, value in found.items() if isinstance(value, int | float) and k != "rows"
@@ -122,13 +122,17 @@ class Validation:
         for batch in self._batches():
             if may_stop:
                 self.dist.check_preemption()
-            policy, compared = both_sides(model, self.method, batch, self.reference, counts)
+            policy, compared = forward_policy_and_reference(
+                model, self.method, batch, self.reference, counts
+            )
             for term in self.method.terms(policy, compared):
                 sums[term.logged] = sums.get(term.logged, 0.0) + float(term.value.float().sum())
                 facts[term.logged] = (term.divisor, term.factor)
             first = slice(*next(iter(batch["rows"].values())))
             real = batch["number"][first][batch["weight"][first] != 0].tolist()
-            found = {name: value.tolist() for name, value in self.method.noted(policy).items()}
+            found = {
+                name: value.tolist() for name, value in self.method.eval_outputs(policy).items()
+            }
             noted += [
                 (row, {name: value[i] for name, value in found.items()})
                 for i, row in enumerate(real)
@@ -150,17 +154,22 @@ class Validation:
         rows = {key: [row[key] for row in noted.values()] for key in keys}
         told = {name: value for name, value in terms.items() if name not in parts or len(parts) > 1}
         loss = sum(parts.values())
-        return {"loss": loss, **told, **self.method.judged(loss, rows), "rows": self.num_rows}
+        return {
+            "loss": loss,
+            **told,
+            **self.method.compute_metrics(loss, rows),
+            "rows": self.num_rows,
+        }
 
     def _counted(self, model: "PreTrainedModel") -> dict[str, float]:
         """The units of all rows by name and, where the method asks for it, what must be known of
         all of them first."""
         counts: dict[str, float] = {}
-        wants = self.method.surveyed()
+        wants = self.method.prepass_specs()
         for batch in self._batches():
             found = dict(self.method.counts(batch))
             if wants:
-                found |= self.method.survey(
+                found |= self.method.prepass(
                     model(batch=batch, want=wants), self.reference.on(batch)
                 )
             for name, count in found.items():

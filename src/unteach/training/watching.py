@@ -9,7 +9,7 @@ from unteach.config import schema
 from unteach.config.suites import SuiteConfig
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
-from unteach.models.loading import Loaded
+from unteach.models.loading import LoadedModel
 from unteach.training import plot
 from unteach.training.callbacks import MetricsFile, Watcher, make_display
 from unteach.training.profiler import ProfileTrace
@@ -18,7 +18,7 @@ from unteach.training.samples import SampleFile
 
 def watchers(
     config: schema.Config,
-    loaded: Loaded,
+    loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
     folder: Path,

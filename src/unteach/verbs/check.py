@@ -30,7 +30,7 @@ from unteach.wording import counted
 
 if TYPE_CHECKING:
     from unteach.data.streams import Stream
-    from unteach.models.loading import Loaded
+    from unteach.models.loading import LoadedModel
 
 TOKENIZED_ROWS = 2000
 """Rows of each file that are tokenised. Of the others all is read and tried but their tokens, which
@@ -90,7 +90,7 @@ def check(config: schema.Config) -> None:
     from unteach.training import header
 
     print(f"run         {folder} ({standing(config, folder)})")
-    config, said = user_files.settle(config)
+    config, said = user_files.resolve_files(config)
     config = limit_tokenizing(config)
     for sentence in said:
         console.say(f"file        {sentence}")
@@ -115,8 +115,10 @@ def limit_tokenizing(config: schema.Config) -> schema.Config:
     return replace(config, data=data)
 
 
-def _limited(streams: dict[str, dict[str, schema.Part]]) -> dict[str, dict[str, schema.Part]]:
-    limited: dict[str, dict[str, schema.Part]] = {}
+def _limited(
+    streams: dict[str, dict[str, schema.ComponentConfig]],
+) -> dict[str, dict[str, schema.ComponentConfig]]:
+    limited: dict[str, dict[str, schema.ComponentConfig]] = {}
     for stream, parts in streams.items():
         limited[stream] = dict(parts)
         for name, part in parts.items():
@@ -146,7 +148,7 @@ def standing(config: schema.Config, folder: Path) -> str:
     }[state]
 
 
-def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[str, Stream]]":
+def check_training(config: schema.Config, folder: Path) -> "tuple[LoadedModel, dict[str, Stream]]":
     """Model, method, streams, steps, learning rate, memory, first rows; returns the model and the
     streams."""
     from unteach.models import loading
@@ -154,7 +156,7 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
     from unteach.training.build_args import build_training_args
     from unteach.training.build_model import build_head, read_training_texts
     from unteach.training.build_streams import build_rows, build_streams, choose_anchor
-    from unteach.training.step import make_ready
+    from unteach.training.step import setup_method
 
     assert config.trainer is not None and config.data is not None
     tracking.refuse_missing(config.trainer.args)
@@ -164,7 +166,7 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
     if not isinstance(config.trainer.method, schema.TheirTrainer):
-        make_ready(loaded.model, config.trainer.method, config.seed, streams)
+        setup_method(loaded.model, config.trainer.method, config.seed, streams)
     num_validation_rows = 0
     if config.data.streams.get("validation"):
         rows, told = build_rows(config, loaded, "validation")
@@ -193,7 +195,7 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[Loaded, dict[s
     return loaded, streams
 
 
-def show_rows(loaded: "Loaded", name: str, stream: "Stream", seed: int) -> None:
+def show_rows(loaded: "LoadedModel", name: str, stream: "Stream", seed: int) -> None:
     """The first rows that a step would draw of a stream: what is learned in green, what is only
     read dim."""
 
@@ -231,7 +233,9 @@ def show_rows(loaded: "Loaded", name: str, stream: "Stream", seed: int) -> None:
         terminal.print(shown)
 
 
-def check_suites(config: schema.Config, loaded: "Loaded", streams: "dict[str, Stream]") -> None:
+def check_suites(
+    config: schema.Config, loaded: "LoadedModel", streams: "dict[str, Stream]"
+) -> None:
     """Plans every suite as the run would: which metrics, on how many rows, and which are absent and
     why."""
     from unteach.training import suites

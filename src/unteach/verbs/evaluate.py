@@ -55,7 +55,7 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
     from unteach.training import suites
     from unteach.verbs import closing
 
-    config, said = user_files.settle(config)
+    config, said = user_files.resolve_files(config)
     dist = process_context.init_distributed()
     planned, of_rows = suites.plan_suites(config, loading.load_empty(config.model))
     if dist.is_main:

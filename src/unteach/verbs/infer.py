@@ -27,7 +27,7 @@ from unteach.errors import RowsFailed, UserError
 from unteach.inference import input_table, output_columns, planning
 from unteach.inference.backends.base import Job
 from unteach.inference.output_columns import ERROR, SKIPPED, record, tokens_of
-from unteach.inference.result_store import Ledger
+from unteach.inference.result_store import ResultStore
 from unteach.wording import counted
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(config: InferConfig) -> Path:
     columns = input_table.find_columns(table, config)
     added = output_columns.columns(config)
     read = input_table.read_sheet(table, columns, config, added)
-    ledger = Ledger(output, added)
+    ledger = ResultStore(output, added)
     with contextlib.ExitStack() as held:
         process_context.run_on_main(lambda: held.enter_context(ledger.held()))
         plan = planning.plan(config, columns, read)

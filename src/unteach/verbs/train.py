@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from unteach.distributed import process_context
     from unteach.distributed.process_context import DistContext
     from unteach.evals.suites import Plan
-    from unteach.models.loading import Loaded
+    from unteach.models.loading import LoadedModel
     from unteach.training.callbacks import Watcher
     from unteach.training.resumable import Resumable
 
@@ -91,7 +91,7 @@ def _run_owned(
             )
         return folder
 
-    config, said = user_files.settle(config)
+    config, said = user_files.resolve_files(config)
     assert config.trainer is not None
     dist = process_context.init_distributed(join_options)
     if state is RunState.SENT_BACK and dist.is_main:
@@ -169,7 +169,7 @@ class _Prepared:
     """All that a run trains with. start: the checkpoint that it goes on from; planned: its
     suites."""
 
-    loaded: "Loaded"
+    loaded: "LoadedModel"
     streams: "dict[str, Stream]"
     anchor: str
     args: "transformers.TrainingArguments"
@@ -227,7 +227,7 @@ def _train(
         with process_context.interruptible(TRAINING):
             _fit(trainer, ready.start, watching, does_train)
             validation.at_the_end(trainer, folder)
-            state = parallelism.whole_state(trainer, dist.mode)
+            state = parallelism.gather_full_state_dict(trainer, dist.mode)
             if dist.is_main:
                 model = trainer.accelerator.unwrap_model(loaded.model)
                 _save(config, folder, model, loaded, state)
@@ -239,7 +239,7 @@ def _save(
     config: schema.Config,
     folder: Path,
     model: "PreTrainedModel",
-    loaded: "Loaded",
+    loaded: "LoadedModel",
     state: dict[str, Any] | None,
 ) -> None:
     """Writes the final model; where its adapter is to be merged, the adapter first and then the two

@@ -59,7 +59,7 @@ def make(output: str = "tokens", **given: Any) -> Path:
 
 
 def examples(loaded: Any, *words: str) -> tuple[list[tuple[list[int], list[int]]], list[str]]:
-    config, _ = user_files.settle(compose.compose("train", (*WORDS, "task_name=t", *words)))
+    config, _ = user_files.resolve_files(compose.compose("train", (*WORDS, "task_name=t", *words)))
     kind = config.model.template_args.kind
     if kind != "auto":
         loaded.template.kind = loaded.template.args.kind = kind
@@ -312,7 +312,7 @@ def test_what_tokens_cannot_do(place: Path, loaded: Any) -> None:
         "train", ("data=files", f"data.train_file={folder}", "model=tiny", "task_name=t")
     )
     with pytest.raises(UserError, match="a tokenizer cannot be learned from tokens"):
-        read_training_texts(user_files.settle(scratch)[0])
+        read_training_texts(user_files.resolve_files(scratch)[0])
     shard = folder / "tokens-00000.arrow"
     whole = shard.read_bytes()
     for damaged in (whole[:-8], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach.methods.base import Term, Unlearn
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
 
@@ -16,6 +16,6 @@ class Unlikelihood(Unlearn):
     """L_forget = mean over answer tokens of -log(1 - p_t): bounded below by 0, strongest where the
     model is surest."""
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         unlikely = (1 - policy.value.exp()).clamp(min=1e-6)
         return Term("forget", -unlikely.log(), "forget.tokens")

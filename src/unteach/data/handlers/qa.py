@@ -22,10 +22,10 @@ from unteach.data.instructions import (
     read_context,
 )
 from unteach.data.io import sources
-from unteach.data.row_errors import Faults, no_row_left
+from unteach.data.row_errors import RowErrors, no_row_left
 from unteach.data.row_selection import flag
 from unteach.data.template import Encoded, Template
-from unteach.data.truncation import IGNORED, TooLong, fit
+from unteach.data.truncation import IGNORED, TooLong, truncate
 from unteach.errors import UserError
 from unteach.registry import dataset
 from unteach.seeds import subseed
@@ -52,7 +52,7 @@ class RowDataset:
     dropped: Counter[str] = field(init=False, default_factory=Counter)
     cut: int = field(init=False, default=0)
     cut_rows: list[int] = field(init=False, default_factory=list)
-    faults: Faults = field(init=False)
+    faults: RowErrors = field(init=False)
     row_hashes: Any = field(init=False, default=None)
     """an array with a number for each row read, equal where rows say the same; None for rows that
     came from memory"""
@@ -63,7 +63,7 @@ class RowDataset:
         gaps: further columns, None in every row that has none; of no column (None) all cells are.
         """
         rows = sources.load_rows(self.hf_args)
-        self.faults = Faults(self.where, rows)
+        self.faults = RowErrors(self.where, rows)
         if "rows" not in self.hf_args:
             self.row_hashes = duplicates.hash_rows(
                 duplicates.read_keys(type(self), vars(self)), rows
@@ -110,7 +110,7 @@ class RowDataset:
     ) -> list[Example]:
         """A row's examples within max_length; none, and counted, where nothing of its answer is
         left to learn."""
-        pieces = fit(ids, labels, max_length, too_long)
+        pieces = truncate(ids, labels, max_length, too_long)
         longer = len(ids) > max_length
         if not pieces:
             self.faults.drop(
@@ -180,7 +180,7 @@ class RowDataset:
         return {**found, **{key: value for key, value in example.items() if key != DEFERRED}}
 
 
-def note_special(faults: Faults, numbers: list[int]) -> str:
+def note_special(faults: RowErrors, numbers: list[int]) -> str:
     """What is said of rows in which special tokens are written."""
     return (
         f"{counted(len(numbers), 'row')} with the text of special tokens, which is read as text "
@@ -375,7 +375,7 @@ class QAwithAlternateDataset(QADataset):
     def __post_init__(self) -> None:
         super().__post_init__()
         alternates = sources.column(self.faults.rows, self.alternate_key, self.where)
-        self.faults = Faults(self.where, self.faults.rows)
+        self.faults = RowErrors(self.where, self.faults.rows)
         paired: list[Example | None] = []
         for original in self.examples:
             index = original["index"]

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from unteach import fingerprints, json_files
 from unteach.data.io.arrow_files import record_batches
 from unteach.data.io.tokenized_paths import MANIFEST, is_tokenized
-from unteach.data.row_selection import Choice
+from unteach.data.row_selection import RowSelection
 from unteach.data.template import Template
 from unteach.data.truncation import IGNORED
 from unteach.errors import UserError, refuse_path, refuse_unreadable
@@ -273,7 +273,7 @@ def documents(
             f"{path}: holds prompts and answers; text to pretrain on is made with kind=text"
         )
     lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
-    choice: Choice | None = hf_args.get("choice")
+    choice: RowSelection | None = hf_args.get("choice")
     arrays = [shard.values[shard.offsets[0] : shard.offsets[-1]] for shard in shards]
     if choice is not None and choice != choice.whole():
         joined, ends = Joined(arrays), np.cumsum(lengths)
@@ -304,7 +304,7 @@ class TokenizedDataset:
         self.ends: list[int] = []
         for shard in self.shards:
             self.ends.append((self.ends[-1] if self.ends else 0) + len(shard))
-        choice = self.hf_args.get("choice") or Choice()
+        choice = self.hf_args.get("choice") or RowSelection()
         self.numbers = choice.numbers(self.ends[-1])
 
     def _same_template(self, path: Path) -> None:

@@ -29,7 +29,7 @@ from unteach.data.io.sources import Rows
 from unteach.data.row_errors import SHOWN, no_row_left
 from unteach.data.template import Template
 from unteach.data.tokenized import token_files
-from unteach.data.truncation import IGNORED, TooLong, fit
+from unteach.data.truncation import IGNORED, TooLong, truncate
 from unteach.errors import UserError
 from unteach.lazy import np, pyarrow
 
@@ -90,7 +90,7 @@ class Recipe:
         room = self.max_length - len(find_bos(self.template))
         whole = self.too_long == "split"  # training cuts documents into its rows
         fitted = [
-            (n, len(ids) > room, [(ids, ids)] if whole else fit(ids, ids, room, self.too_long))
+            (n, len(ids) > room, [(ids, ids)] if whole else truncate(ids, ids, room, self.too_long))
             for n, ids in documents
         ]
         for number in (number for number, _, pieces in fitted if not pieces):

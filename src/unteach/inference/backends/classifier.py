@@ -15,12 +15,12 @@ from unteach.lazy import torch, transformers
 from unteach.models import adapters, heads, loading
 from unteach.models.batch_probe import describe_padded_batches
 from unteach.models.hub import PATH
-from unteach.models.layers import causal_of
-from unteach.models.loading import Loaded
+from unteach.models.layers import unwrap_model
+from unteach.models.loading import LoadedModel
 from unteach.models.model_handlers import load_tokenizer
 
 
-def load(config: ModelConfig) -> Loaded:
+def load(config: ModelConfig) -> LoadedModel:
     """A sequence classifier and its tokenizer."""
     path = run_dir.find_model_folder(str(config.model_args[PATH]))
     head = heads.saved(path)
@@ -42,10 +42,10 @@ def load(config: ModelConfig) -> Loaded:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     no_template: Any = None
-    return Loaded(model, tokenizer, no_template, compute, path, head=head)
+    return LoadedModel(model, tokenizer, no_template, compute, path, head=head)
 
 
-def load_empty(config: ModelConfig) -> Loaded:
+def load_empty(config: ModelConfig) -> LoadedModel:
     """The same with no weights."""
     with torch.device("meta"):
         return load(config)
@@ -59,7 +59,7 @@ class Classifying(Batches):
         loaded = load(job.model)
         super().__init__(loaded.model, batch_size, job.dist, None)
         move_to_device(self.model, job.dist.device)
-        config = causal_of(self.model).config
+        config = unwrap_model(self.model).config
         self.autocast, self.pad = loaded.autocast, loaded.tokenizer.pad_token_id
         config.pad_token_id = self.pad  # by which a causal model finds the last token of a row
         if batch_size != 1 and (reason := describe_padded_batches(self.model, loaded.tokenizer)):

@@ -27,7 +27,7 @@ from unteach.inference.backends.local_batches import Pools, find_finish_reason, 
 from unteach.lazy import transformers
 from unteach.models import loading, placement
 from unteach.models.capabilities import capabilities_of
-from unteach.models.layers import causal_of
+from unteach.models.layers import unwrap_model
 from unteach.registry import backend
 from unteach.seeds import subseed
 
@@ -121,7 +121,7 @@ class Continuing:
         plain = transformers.GenerationConfig(
             pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=stops
         )
-        loaded.model.generation_config = causal_of(loaded.model).generation_config = plain
+        loaded.model.generation_config = unwrap_model(loaded.model).generation_config = plain
         self.engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, job.dist, stops=stops)
         self.engine.budgets["generate"] = (
             tokens_per_batch or TOKENS["cuda" if job.dist.device.type == "cuda" else "cpu"]

@@ -29,7 +29,7 @@ from unteach.models.hub import PATH, SOURCE
 from unteach.registry import backend
 
 if TYPE_CHECKING:
-    from unteach.models.loading import Loaded
+    from unteach.models.loading import LoadedModel
 
 INSTALL = (
     missing_extra("vllm", "answering with vLLM") + "\n"
@@ -333,7 +333,7 @@ class Running:
         cleanup_dist_env_and_memory()
 
 
-def engine_args(asked: VLLM, job: Job, empty: "Loaded") -> dict[str, Any]:
+def engine_args(asked: VLLM, job: Job, empty: "LoadedModel") -> dict[str, Any]:
     """What vLLM is started with, by its own names.
 
     Raises UserError for model_args that say how transformers loads a model, which vLLM does in its
@@ -390,7 +390,7 @@ def engine_args(asked: VLLM, job: Job, empty: "Loaded") -> dict[str, Any]:
     }
 
 
-def ending(empty: "Loaded") -> list[int]:
+def ending(empty: "LoadedModel") -> list[int]:
     """The ids that a model's own settings end its texts with."""
     try:
         own = transformers.GenerationConfig.from_pretrained(str(empty.path)).eos_token_id
@@ -399,7 +399,7 @@ def ending(empty: "Loaded") -> list[int]:
     return [own] if isinstance(own, int) else list(own or [])
 
 
-def _longest(job: Job, empty: "Loaded") -> int | None:
+def _longest(job: Job, empty: "LoadedModel") -> int | None:
     """Tokens of the longest row and one more, which vLLM writes even where a row is only scored;
     None of images."""
     if job.modality == "vlm":

@@ -8,7 +8,7 @@ from unteach.errors import UserError, unknown
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
 from unteach.methods.finetune import scores
-from unteach.models.forward import IGNORED, Answers, Want
+from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
 from unteach.registry import method
 from unteach.wording import shown
 
@@ -73,8 +73,8 @@ class Classify(Method):
     def streams(self) -> tuple[str, ...]:
         return ("train",)
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
-        return {"train": Want(of=class_logprobs, over="labels")}
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {"train": OutputSpec(fn=class_logprobs, positions="labels")}
 
     def weight_of(self, classes: "Tensor") -> "Tensor":
         return torch.tensor(self.weights or [1.0] * len(self.names), device=classes.device)[classes]
@@ -86,7 +86,7 @@ class Classify(Method):
             "train.class_weights": self.weight_of(labels[labels != IGNORED]).sum(),
         }
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         answers = policy["train"]
         classes = answers.label
         loss = -answers.value.gather(-1, classes[:, None])[:, 0] * self.weight_of(classes)
@@ -96,13 +96,13 @@ class Classify(Method):
             Term("accuracy", right, "train.labels", None),
         ]
 
-    def measured(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         return ("accuracy", "macro_f1", "precision_*", "recall_*")
 
-    def noted(self, policy: dict[str, Answers]) -> "dict[str, Tensor]":
+    def eval_outputs(self, policy: dict[str, TokenOutputs]) -> "dict[str, Tensor]":
         return {"label": policy["train"].label, "probabilities": policy["train"].value.exp()}
 
-    def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
+    def compute_metrics(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
         return scores.classification(rows["label"], rows["probabilities"], self.names)
 
 
@@ -122,25 +122,25 @@ class Regress(Method):
     def streams(self) -> tuple[str, ...]:
         return ("train",)
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
-        return {"train": Want(of=only_output, over="labels")}
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {"train": OutputSpec(fn=only_output, positions="labels")}
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         answers = policy["train"]
         assert answers.target is not None, "ScoredDataset gives every row a target"
         return [
             Term("train", (answers.value - answers.target[answers.row]).square(), "train.labels")
         ]
 
-    def measured(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         return ("mae", "mse", "r2")
 
-    def noted(self, policy: dict[str, Answers]) -> "dict[str, Tensor]":
+    def eval_outputs(self, policy: dict[str, TokenOutputs]) -> "dict[str, Tensor]":
         answers = policy["train"]
         assert answers.target is not None, "ScoredDataset gives every row a target"
         return {"target": answers.target[answers.row], "said": answers.value}
 
-    def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
+    def compute_metrics(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
         return scores.regression(rows["target"], rows["said"])
 
 

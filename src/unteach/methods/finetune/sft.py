@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from unteach.methods.base import Method, Term, cross_entropy
-from unteach.models.forward import Answers, Want
+from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
 
@@ -19,17 +19,17 @@ class SFT(Method):
     def streams(self) -> tuple[str, ...]:
         return ("train",)
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
-        return {"train": Want(over="answer" if self.loss_on == "completion" else "all")}
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {"train": OutputSpec(positions="answer" if self.loss_on == "completion" else "all")}
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         units = "tokens" if self.loss_on == "completion" else "all_tokens"
         return [cross_entropy("train", "train", policy["train"], units=units)]
 
-    def measured(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         return ("perplexity",)
 
-    def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
+    def compute_metrics(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
         return {"perplexity": math.exp(loss) if loss < 700 else math.inf}
 
 

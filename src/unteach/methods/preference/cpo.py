@@ -13,7 +13,7 @@ from unteach.methods.preference.pairs import (
     pair_loss,
     smoothing_fits,
 )
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
 
@@ -38,7 +38,7 @@ class CPO(Pairs):
         if self.alpha < 0:
             raise UserError(f"alpha must not be negative, got {self.alpha}")
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         answers = policy["chosen"]
         chosen, rejected = (
             mean_per_row(policy[stream]) if self.loss_type == "ipo" else policy[stream].per_row()

@@ -6,7 +6,7 @@ from typing import Any
 
 from unteach.methods.base import Term
 from unteach.methods.preference.pairs import LossType, Pairs, pair_loss, smoothing_fits
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 from unteach.models.reference import Needed
 from unteach.registry import method
 
@@ -36,7 +36,7 @@ class PrefDPO(Pairs):
     def reference(self) -> Needed:
         return {"chosen": "logprobs", "rejected": "logprobs"}
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         gains = []
         for stream in self.streams():
             gain = policy[stream].per_row() - reference[stream].per_row()

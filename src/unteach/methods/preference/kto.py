@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from unteach.errors import UserError
 from unteach.methods.base import Method, Term, mean_of_rows
-from unteach.models.forward import Answers, Want
+from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.models.reference import Needed
 from unteach.registry import method
 
@@ -50,25 +50,27 @@ class KTO(Method):
     def reference(self) -> Needed:
         return {"train": "logprobs", "mismatched": "logprobs"}
 
-    def surveyed(self) -> dict[str, Want]:
-        return {"mismatched": Want()}
+    def prepass_specs(self) -> dict[str, OutputSpec]:
+        return {"mismatched": OutputSpec()}
 
-    def survey(self, policy: dict[str, Answers], reference: dict[str, Any]) -> "dict[str, Tensor]":
+    def prepass(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> "dict[str, Tensor]":
         gain = policy["mismatched"].per_row() - reference["mismatched"].per_row()
         return {GAIN: gain.sum()}
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
-        return {"train": Want()}
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {"train": OutputSpec()}
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
         weight = batch["weight"][slice(*batch["rows"]["train"])]
         told = {"train.desirable": (weight > 0).sum(), "train.undesirable": (weight < 0).sum()}
         return {**super().counts(batch), **told}
 
-    def measured(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         return ("reward_desirable", "reward_undesirable", "kl")
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         answers, step = policy["train"], reference["step"]
         base = (step[GAIN] / step["mismatched.sequences"].clamp(min=1)).clamp(min=0)
         gain, sign = answers.per_row() - reference["train"].per_row(), answers.weight.sign()

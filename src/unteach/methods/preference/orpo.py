@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unteach.lazy import F, torch
 from unteach.methods.base import UNITS, Term, cross_entropy
 from unteach.methods.preference.pairs import Pairs
-from unteach.models.forward import Answers, Want
+from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ class ORPO(Pairs):
         },
     )
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
-        return {"chosen": Want(over=self._over()), "rejected": Want()}
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {"chosen": OutputSpec(positions=self._over()), "rejected": OutputSpec()}
 
     def _over(self) -> Literal["answer", "all"]:
         return "answer" if self.loss_on == "completion" else "all"
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         answers = policy["chosen"]
         chosen, rejected = answer_mean(answers), answer_mean(policy["rejected"])
         ratio = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))
@@ -50,7 +50,7 @@ class ORPO(Pairs):
         return [*terms, cross_entropy("chosen", "chosen", answers, units=UNITS[self._over()])]
 
 
-def answer_mean(answers: Answers) -> "Tensor":
+def answer_mean(answers: TokenOutputs) -> "Tensor":
     """The mean log-prob of each row's answer tokens, of a pass that may be over its prompt too:
     [B]."""
     before = (answers.lengths() - answers.labelled).clamp(min=0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from unteach.errors import UserError
 from unteach.lazy import F
 from unteach.methods.base import Method, Term, mean_of_rows
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,11 +30,11 @@ class Pairs(Method):
     def streams(self) -> tuple[str, ...]:
         return ("chosen", "rejected")
 
-    def measured(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         return ("reward_chosen", "reward_rejected", "margin", "preference_accuracy")
 
     def preference(
-        self, loss: "Tensor", chosen: "Tensor", rejected: "Tensor", answers: Answers
+        self, loss: "Tensor", chosen: "Tensor", rejected: "Tensor", answers: TokenOutputs
     ) -> list[Term]:
         """The loss of each pair as a term, with the rewards of both answers, their margin, and how
         often it is above 0.
@@ -78,6 +78,6 @@ def pair_loss(
     return kept - label_smoothing * F.logsigmoid(-beta * margin) if label_smoothing else kept
 
 
-def mean_per_row(answers: Answers) -> "Tensor":
+def mean_per_row(answers: TokenOutputs) -> "Tensor":
     """The mean log-prob of each row's answer tokens: [B]."""
     return answers.per_row() / answers.lengths().clamp(min=1)

@@ -6,7 +6,7 @@ from typing import Any
 
 from unteach.methods.base import Term
 from unteach.methods.preference.pairs import Pairs, mean_per_row, pair_loss
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
 
@@ -21,7 +21,7 @@ class SimPO(Pairs):
         default=0.5, metadata={"help": "the margin between the two rewards that is aimed at"}
     )
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         chosen, rejected = (self.beta * mean_per_row(policy[stream]) for stream in self.streams())
         loss = pair_loss("sigmoid", chosen - rejected - self.gamma, 1.0)
         return self.preference(loss, chosen, rejected, policy["chosen"])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError
 from unteach.methods.base import Term, Unlearn
-from unteach.models.forward import IGNORED, Answers, Want
+from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
 from unteach.registry import method
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ class CEU(Unlearn):
                 f"{self.ignore_first_n_answer_tokens}"
             )
 
-    def forget_want(self, reference: Any) -> Want:
-        return Want(of=without_the_label)
+    def forget_want(self, reference: Any) -> OutputSpec:
+        return OutputSpec(fn=without_the_label)
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         # a row's first token, where it is a label, is one of the n
         unpredicted = policy.labelled - policy.lengths()
         later = policy.place() + unpredicted[policy.row] >= self.ignore_first_n_answer_tokens

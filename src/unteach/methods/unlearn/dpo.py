@@ -8,7 +8,7 @@ from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
 from unteach.lazy import F
 from unteach.methods.base import Term, Unlearn, mean_of_rows
-from unteach.models.forward import Answers, Want
+from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.models.reference import Needed
 from unteach.registry import method
 
@@ -44,10 +44,10 @@ class DPO(Unlearn):
     def forget_reference(self) -> Literal["logprobs"]:
         return "logprobs"
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
-        return {**super().wants(reference), ALTERNATE: Want()}
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {**super().wants(reference), ALTERNATE: OutputSpec()}
 
-    def forget_term(self, policy: dict[str, Answers], reference: dict[str, Any]) -> Term:
+    def forget_term(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> Term:
         original, alternate = (
             policy[s].per_row() - reference[s].per_row() for s in ("forget", ALTERNATE)
         )

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from unteach.methods.base import UNITS, Term, Unlearn, cross_entropy
 from unteach.methods.terms import Over
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
 
@@ -25,7 +25,7 @@ class GradAscent(Unlearn):
     def over(self) -> Over:
         return "answer" if self.loss_on == "completion" else "all"
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         term = cross_entropy("forget", "forget", policy, units=UNITS[self.over()])
         term.value = -term.value
         return term

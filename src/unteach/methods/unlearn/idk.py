@@ -6,7 +6,7 @@ from typing import Any
 from unteach.data.streams import ALTERNATE
 from unteach.methods.base import UNITS, Term, cross_entropy
 from unteach.methods.unlearn.grad_diff import GradDiff
-from unteach.models.forward import Answers, Want
+from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
 
@@ -26,9 +26,9 @@ class IdkSFT(GradDiff):
     def streams(self) -> tuple[str, ...]:
         return (ALTERNATE, *super().streams()[1:])
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, Want]:
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
         wants = super().wants(reference)
         return {ALTERNATE: wants.pop("forget"), **wants}
 
-    def forget_term(self, policy: dict[str, Answers], reference: dict[str, Any]) -> Term:
+    def forget_term(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> Term:
         return cross_entropy("forget", ALTERNATE, policy[ALTERNATE], units=UNITS[self.over()])

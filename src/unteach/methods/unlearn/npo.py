@@ -7,7 +7,7 @@ from typing import Any, Literal
 from unteach.errors import UserError
 from unteach.lazy import F
 from unteach.methods.base import Term, Unlearn, mean_of_rows
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
 
@@ -37,7 +37,7 @@ class NPO(Unlearn):
     def forget_reference(self) -> Literal["logprobs"]:
         return "logprobs"
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         ratio = policy.per_row() - reference.per_row()
         loss = -(2 / self.beta) * F.logsigmoid(-self.beta * ratio)
         return mean_of_rows("forget", "forget", loss, policy)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.errors import UserError
 from unteach.methods.base import Term, Unlearn
-from unteach.models.forward import Answers, Want
+from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 from unteach.wording import shown
 
@@ -52,13 +52,13 @@ class PDU(Unlearn):
         self.multiplier = self.alpha
         self._violations: list[float] = []
 
-    def forget_want(self, reference: Any) -> Want:
-        return Want(of=peak, over="answer" if self.pdu_shift else "labels")
+    def forget_want(self, reference: Any) -> OutputSpec:
+        return OutputSpec(fn=peak, positions="answer" if self.pdu_shift else "labels")
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         return Term("forget", policy.value, "forget.tokens" if self.pdu_shift else "forget.labels")
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         forget, retain = super().terms(policy, reference)
         retain.value = retain.value - self.retain_loss_eps
         retain.factor = self.multiplier

@@ -8,7 +8,7 @@ from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.base import Context, Term, Unlearn
 from unteach.methods.retain import EmbedDiff, Retain, activations, distance
-from unteach.models.forward import Answers, Want
+from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 from unteach.seeds import subseed
 
@@ -76,13 +76,13 @@ class RMU(Unlearn):
             return EmbedDiff(self.retain_layer or self.module_regex, self.rmu_norm == "broadcast")
         return super().retain()
 
-    def forget_want(self, reference: Any) -> Want:
+    def forget_want(self, reference: Any) -> OutputSpec:
         return activations(self.module_regex)
 
-    def forget_reference(self) -> Want | None:
+    def forget_reference(self) -> OutputSpec | None:
         return activations(self.module_regex) if self.adaptive else None
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         assert self.control_vector is not None, "prepare() draws it"
         direction = self.control_vector.to(policy.value.device, copy=False).float().flatten()
         target = self.steering_coeff * direction / direction.norm()
@@ -92,13 +92,13 @@ class RMU(Unlearn):
             target = coefficient * lengths * direction / direction.norm()
         return distance("forget", "forget", policy, target, self.rmu_norm == "broadcast")
 
-    def batch_level(self) -> str:
+    def depends_on_micro_batches(self) -> str:
         if self.rmu_norm == "broadcast":
             return (
                 "rmu_norm=broadcast divides by the lengths of the other sequences of the "
                 "micro-batch"
             )
-        return super().batch_level()
+        return super().depends_on_micro_batches()
 
     def state(self) -> dict[str, Any]:
         return (

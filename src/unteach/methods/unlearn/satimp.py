@@ -5,7 +5,7 @@ from typing import Any
 
 from unteach.errors import UserError
 from unteach.methods.base import Term, Unlearn
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
 
@@ -25,7 +25,7 @@ class SatImp(Unlearn):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         logp = policy.value.detach()
         weight = logp.exp() ** self.beta1 * (-logp.expm1()).clamp(min=0) ** self.beta2
         return Term("forget", weight * policy.value, "forget.tokens")

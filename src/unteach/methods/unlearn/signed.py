@@ -5,7 +5,7 @@ from typing import Any
 
 from unteach.methods.base import Term
 from unteach.methods.finetune.sft import SFT
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
 
@@ -22,13 +22,13 @@ class SignedSFT(SFT):
     ROWS = "signed"
     ASCENDS = True
 
-    def measured(self) -> tuple[str, ...]:
+    def metric_names(self) -> tuple[str, ...]:
         return ()
 
-    def judged(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
+    def compute_metrics(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
         return {}  # a loss with signs is no perplexity
 
-    def terms(self, policy: dict[str, Answers], reference: dict[str, Any]) -> list[Term]:
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         (term,) = super().terms(policy, reference)
         answers = policy["train"]
         term.value = term.value * answers.weight[answers.row]

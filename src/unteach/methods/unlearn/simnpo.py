@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from unteach.errors import UserError
 from unteach.lazy import F
 from unteach.methods.base import Term, Unlearn, mean_of_rows
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
 
@@ -32,7 +32,7 @@ class SimNPO(Unlearn):
         if self.beta <= 0:
             raise UserError(f"beta must be above 0, got {self.beta}")
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         length = policy.labelled if self.simnpo_length == "labels" else policy.lengths()
         surprise = -policy.per_row() / length.clamp(min=1)
         loss = -(2 / self.beta) * F.logsigmoid(self.beta * (surprise - self.delta))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.methods.base import Term, Unlearn
-from unteach.models.forward import Answers, Want
+from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ class UNDIAL(Unlearn):
     beta: float = 10.0
     undial_over: Literal["answer", "all"] = "answer"
 
-    def forget_reference(self) -> Want:
-        return Want(of=None, over="every" if self.undial_over == "all" else "answer")
+    def forget_reference(self) -> OutputSpec:
+        return OutputSpec(fn=None, positions="every" if self.undial_over == "all" else "answer")
 
-    def forget_want(self, reference: Any) -> Want:
+    def forget_want(self, reference: Any) -> OutputSpec:
         def distilled(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
             target = reference.logits(hidden)
             chosen = (labels % target.shape[-1]).unsqueeze(-1)  # -100, no label, is V - 100
@@ -40,9 +40,11 @@ class UNDIAL(Unlearn):
             ).softmax(-1)
             return -(target * logits.log_softmax(-1)).sum(-1)
 
-        return Want(of=distilled, over=self.forget_reference().over, extra=(reference.hidden,))
+        return OutputSpec(
+            fn=distilled, positions=self.forget_reference().positions, extra=(reference.hidden,)
+        )
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         if self.undial_over == "answer":
             return Term("forget", policy.value, "forget.tokens")
         followed = policy.row[1:] == policy.row[:-1]
@@ -55,7 +57,7 @@ class UNDIAL(Unlearn):
             "forget.followed_positions": found["forget.positions"] - found["forget.sequences"],
         }
 
-    def batch_level(self) -> str:
+    def depends_on_micro_batches(self) -> str:
         if self.undial_over == "all":
             return "undial_over=all averages over padding, and padding depends on the micro-batch"
-        return super().batch_level()
+        return super().depends_on_micro_batches()

@@ -6,7 +6,7 @@ from typing import Any
 
 from unteach.errors import UserError
 from unteach.methods.base import Term, Unlearn
-from unteach.models.forward import Answers
+from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
 
@@ -22,6 +22,6 @@ class WGA(Unlearn):
         if self.beta < 0:
             raise UserError(f"beta must not be negative, got {self.beta}")
 
-    def forget(self, policy: Answers, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         confidence = policy.value.detach().exp()
         return Term("forget", confidence**self.beta * policy.value, "forget.tokens")
