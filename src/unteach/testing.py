@@ -19,8 +19,8 @@ from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import BESIDE
 from unteach.data.collators import DataCollatorForSupervisedDataset
-from unteach.data.handlers.qa import Example, example_of
-from unteach.data.streams import ALTERNATE, Rows, Steps, Stream, collate
+from unteach.data.handlers.base import Example, build_example
+from unteach.data.streams import ALTERNATE, SlotDataset, Steps, Stream, collate
 from unteach.data.synthetic import authors
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
@@ -129,7 +129,7 @@ def _examples(template: Any, rows: list[Row], all_tokens: bool, stream: str = "t
     examples = Examples()
     for index, row in enumerate(rows):
         answer = row[stream] if stream in BESIDE and stream in row else row["answer"]
-        example = example_of(template.encode(row["question"], answer), index)
+        example = build_example(template.encode(row["question"], answer), index)
         if all_tokens:
             example["labels"] = list(example["input_ids"])
         if row.get("forget"):
@@ -183,8 +183,8 @@ def step_gradient(
     rank, world = share
     total = num_micro_batches * world
     smallest = size or -(-max(len(stream) for stream in streams.values()) // total) * total
-    steps, source = Steps(streams, anchor, smallest, seed=0), Rows(streams, anchor)
-    needed, seen = method.reference(), steps.seen(step + 1)
+    steps, source = Steps(streams, anchor, smallest, seed=0), SlotDataset(streams, anchor)
+    needed, seen = method.reference(), steps.list_seen(step + 1)
     tables = {
         name: compute_table(frozen, streams[name], seen[name], collator, size=4)
         for name, kind in needed.items()
@@ -281,7 +281,7 @@ def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
     """A tiny model as deep as the method needs, a reference that differs from it, and 13 (anchor
     and what stands beside it) or 9 rows of unequal lengths a stream."""
 
-    texts = [f"{row['question']} {row['answer']}" for row in authors.rows("full")]
+    texts = [f"{row['question']} {row['answer']}" for row in authors.build_rows("full")]
     tokenizer = learn_tokenizer(texts, 400)
     named = [
         int(number) for layer in method.layers().values() for number in re.findall(r"\d+", layer)
@@ -306,7 +306,7 @@ def _tiny_world(method: Any) -> tuple[Any, Any, dict[str, Examples]]:
         models.append(finish(made(config), tokenizer, schema.TemplateArgs(kind="qa"), "float32"))
     policy, reference = models
     reference.model.requires_grad_(False).eval()
-    full = authors.rows("full")
+    full = authors.build_rows("full")
     rows = {}
     for k, stream in enumerate(method.streams()):
         paired = k == 0 or BESIDE.get(stream, stream) == BESIDE.get(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import atomic, fingerprints, json_files
-from unteach.data.handlers.qa import Example, example_of
+from unteach.data.handlers.base import Example, build_example
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.data.template import Template
 from unteach.engines.hf import HFEngine
@@ -35,7 +35,7 @@ class Invented:
         texts = self.texts[row]
         round_, turn = divmod(epoch, len(texts))
         chosen = texts[permutation(len(texts), self.seed, "alternates", row, round_)[turn]]
-        return {ALTERNATE: example_of(self.template.encode(self.questions[row], chosen), row)}
+        return {ALTERNATE: build_example(self.template.encode(self.questions[row], chosen), row)}
 
 
 def invent(
@@ -43,18 +43,18 @@ def invent(
 ) -> Invented:
     """Samples `n_alternates` answers to what `method.ask` asks about each row; `cache` keeps them
     for the next run."""
-    if odd := [type(part).__name__ for part in forget.parts if not hasattr(part, "text")]:
+    if odd := [type(part).__name__ for part in forget.datasets if not hasattr(part, "text")]:
         raise UserError(
             f"data.forget: {odd[0]} has no questions and answers to invent other answers to"
         )
-    for part, row in forget.where:
+    for part, row in forget.locations:
         if hasattr(part, "context_place") and (place := part.context_place(row)):
             raise UserError(
                 f"{place}: other answers are invented to a question by itself, and this row has a "
                 "system prompt or earlier turns; leave them out, or give the other answers in a "
                 "column alternate"
             )
-    rows = [part.text(row) for part, row in forget.where]
+    rows = [part.text(row) for part, row in forget.locations]
     asked = [loaded.template.encode_prompt(method.ask(*row)) for row in rows]
     weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
     settings = [
@@ -95,5 +95,5 @@ def _sampled(
         made = engine.generate(
             prompts, method.max_new_tokens, seed=seeds, temperature=method.temperature
         )
-    texts = [loaded.template.text(ids).strip().split("\n\n")[0] for ids in made]
+    texts = [loaded.template.decode(ids).strip().split("\n\n")[0] for ids in made]
     return [texts[i : i + method.n_alternates] for i in range(0, len(texts), method.n_alternates)]

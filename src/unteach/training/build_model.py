@@ -3,7 +3,7 @@ tokenizer learns from."""
 
 from unteach import run_dir
 from unteach.config import schema
-from unteach.data.handlers.labelled import labels_of_rows
+from unteach.data.handlers.labelled import collect_labels
 from unteach.data.io import sources, tokenized_paths
 from unteach.errors import UserError
 from unteach.models import heads
@@ -28,7 +28,7 @@ def build_head(config: schema.Config) -> Head | None:
     saved_head = heads.saved(run_dir.find_model_folder(str(path)) if path else None)
     labels = config.trainer.method.labels or (saved_head.labels if saved_head else None)
     parts = config.data.streams["train"].values()
-    return Head(tuple(labels or labels_of_rows([(part.cls, part.args) for part in parts])))
+    return Head(tuple(labels or collect_labels([(part.cls, part.args) for part in parts])))
 
 
 def read_training_texts(config: schema.Config) -> list[str]:

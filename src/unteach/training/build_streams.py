@@ -84,7 +84,7 @@ def build_rows(
     ]
     notes = []
     for part in parts.values():
-        note = sources.note(part.args.get("hf_args") or {})
+        note = sources.note_source(part.args.get("hf_args") or {})
         if note:
             notes.append(note)
     if any(getattr(dataset, "packing", None) == "best_fit" for dataset in datasets):

@@ -81,7 +81,7 @@ def fingerprint_files(config: schema.Config) -> dict[str, str]:
         str(file): fingerprints.hash_files(file)
         for hf_args in told
         if hf_args
-        for file in sources.files_of(hf_args)
+        for file in sources.list_files(hf_args)
     }
 
 

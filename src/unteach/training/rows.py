@@ -48,7 +48,7 @@ def refuse_too_long(streams: dict[str, Stream], context: int) -> None:
         for number in stream.tokenized_rows():
             if (length := len(stream.example(number)["input_ids"])) > context:
                 raise UserError(
-                    f"data.{name}: {stream.place(number)} has {length} tokens, and the model's "
+                    f"data.{name}: {stream.locate(number)} has {length} tokens, and the model's "
                     f"context {context}; set max_length of its dataset to {context} or less "
                     "(data.max_length with data=files)"
                 )

@@ -86,7 +86,7 @@ class SampleFile(Watcher):
             )
         if not state.is_world_process_zero:
             return
-        text = self.loaded.template.text
+        text = self.loaded.template.decode
         self.newest = [
             {
                 "step": state.global_step,

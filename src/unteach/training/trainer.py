@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch.utils.data import DataLoader
 
-from unteach.data.streams import MicroBatches, Rows, Steps, Stream, collate
+from unteach.data.streams import MicroBatches, SlotDataset, Steps, Stream, collate
 from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
 from unteach.models.reference import Reference, Table
@@ -65,7 +65,7 @@ class Trainer(Resumable):
         self._seen: list[tuple[Tensor, dict[str, tuple[int, int]], Tensor, dict[str, Tensor]]] = []
         self._step_shares: dict[str, Tensor] = {}
         setup_method(model, method, args.seed, streams)
-        rows: Any = Rows(streams, anchor)
+        rows: Any = SlotDataset(streams, anchor)
         evaluated = rows if kwargs.get("evaluator") or kwargs.get("validation") else None
         given = {"train_dataset": rows, "eval_dataset": evaluated}
         try:
@@ -79,7 +79,7 @@ class Trainer(Resumable):
         size = args.per_device_train_batch_size * args.gradient_accumulation_steps * world
         steps = Steps(self.streams, self.anchor, size, args.seed, self.packed)
         return StepLoader(
-            Rows(self.streams, self.anchor),  # type: ignore[arg-type]
+            SlotDataset(self.streams, self.anchor),  # type: ignore[arg-type]
             batch_sampler=MicroBatches(
                 steps, args.gradient_accumulation_steps, args.process_index, world
             ),
