@@ -31,7 +31,7 @@ from unteach.models.hub import PATH
 from unteach.models.loading import finish
 from unteach.models.model_handlers import learn_tokenizer
 from unteach.models.reference import Reference, compute_table
-from unteach.training.step import count_step, micro_batch_loss, prepass_step, setup_method
+from unteach.training.step import count_step_units, micro_batch_loss, prepass_step, setup_method
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,7 +193,7 @@ def step_gradient(
     reference = Reference(needed, tables, frozen)
     dealt = steps.split_into_micro_batches(0, step, total)[rank::world]
     batches = [collate([source[slot] for slot in hand], collator) for hand in dealt]
-    counts = {name: count.float() for name, count in count_step(method, batches).items()}
+    counts = {name: count.float() for name, count in count_step_units(method, batches).items()}
     counts |= prepass_step(wrapped or loaded.model, method, batches, reference)
     if world > 1:
         for count in counts.values():

@@ -598,8 +598,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
         "\n", " "
     )
     assert "Traceback" not in said
-    assert checkpoint.fault(folder / "checkpoint-2") is None
-    assert checkpoint.newest(folder)[0] == folder / "checkpoint-2"
+    assert checkpoint.find_fault(folder / "checkpoint-2") is None
+    assert checkpoint.find_newest(folder)[0] == folder / "checkpoint-2"
     assert after(spawn(lambda: train(*command, config_name="unlearn"), tmp_path / "log2"), 120) == 0
     assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == 2
     tidy(folder)

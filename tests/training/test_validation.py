@@ -23,7 +23,7 @@ from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.errors import UserError
 from unteach.models.reference import compute_table
 from unteach.testing import _tiny_world, build_method
-from unteach.training.guard import Unasked
+from unteach.training.guard import NeverPreempted
 from unteach.training.step import setup_method
 from unteach.training.validation import FILE, Validation
 from unteach.verbs.train import train
@@ -60,7 +60,7 @@ def in_two(work: Callable[[DistContext], Any]) -> list[Any]:
             meeting.wait()
             return found
 
-        return work(Unasked(rank, 2, gather, torch.device("cpu")))
+        return work(NeverPreempted(rank, 2, gather, torch.device("cpu")))
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(run, (0, 1)))

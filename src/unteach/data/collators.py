@@ -2,13 +2,19 @@
 token for padding."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from unteach.lazy import np, torch
 from unteach.registry import collator
 
 SEGMENT = "segment"
 """Which of its documents a token of a packed row is of, from 1; padding has 0."""
+
+
+class Collator(Protocol):
+    """Turn a list of examples into padded tensors by name."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]: ...
 
 
 @collator
