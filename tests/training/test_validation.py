@@ -100,10 +100,10 @@ def test_the_loss_of_held_out_rows_is_the_loss_of_a_step_over_them(tmp_path: Pat
 
 
 def test_classes_are_told_by_scikit_learn(tmp_path: Path) -> None:
-    from unteach.methods.finetune.scores import classification
+    from unteach.methods.finetune.scores import score_classification
 
     labels, sure = [0, 0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]]
-    found = classification(labels, sure, ("no", "yes"))
+    found = score_classification(labels, sure, ("no", "yes"))
     assert found["accuracy"] == 0.75
     assert found["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
     assert (found["precision_yes"], found["recall_yes"]) == (pytest.approx(2 / 3), 1.0)
@@ -117,7 +117,7 @@ def test_classes_are_told_by_scikit_learn(tmp_path: Path) -> None:
     assert list(at) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9]), (
         "mean and median too"
     )
-    apart = classification([0, 0], [[0.9, 0.1], [0.8, 0.2]], ("no", "yes"))
+    apart = score_classification([0, 0], [[0.9, 0.1], [0.8, 0.2]], ("no", "yes"))
     assert {key for key in apart if key.endswith("_yes")} == set(), "no row tells anything of it"
     assert apart["classes"][1] == {
         "label": "yes",
@@ -127,7 +127,7 @@ def test_classes_are_told_by_scikit_learn(tmp_path: Path) -> None:
         "rows": 0,
     }
     assert (apart["accuracy"], apart["macro_f1"]) == (1.0, 1.0)
-    three = classification(
+    three = score_classification(
         [0, 1, 2], [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.5, 0.3, 0.2]], ("a", "b", "c")
     )
     assert {"threshold": 0.6, "kept": pytest.approx(2 / 3), "accuracy": 1.0} in three["thresholds"]

@@ -135,7 +135,7 @@ def micro_batch_loss(
     loss_parts = []
     for term in method.terms(policy_outputs, reference_outputs):
         share = normalized_sum(term, counts)
-        shares[term.logged] = share.detach()
+        shares[term.log_name] = share.detach()
         if term.factor is not None:
             loss_parts.append(term.factor * share)
     return sum(loss_parts[1:], loss_parts[0]), shares

@@ -177,9 +177,9 @@ class Validation:
             )
             for term in self.method.terms(policy, reference):
                 total = float(term.value.float().sum())
-                mine.sums[term.logged] = mine.sums.get(term.logged, 0.0) + total
-                mine.divisors[term.logged] = term.divisor
-                mine.factors[term.logged] = term.factor
+                mine.sums[term.log_name] = mine.sums.get(term.log_name, 0.0) + total
+                mine.divisors[term.log_name] = term.divisor
+                mine.factors[term.log_name] = term.factor
             mine.row_outputs += self._split_row_outputs(batch, self.method.eval_outputs(policy))
         return self._summarize(self._gather(mine), counts)
 
