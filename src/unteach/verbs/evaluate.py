@@ -80,7 +80,7 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
             config.eval, loaded, dist, folder, cache, weights, tell=False, planned=planned
         )
     if dist.is_main:
-        atomic.remove_stale(folder)
+        atomic.remove_stale_temp_files(folder)
         atomic.write_json(folder / run_dir.DONE, {})
         closing.tell_values(folder, list(config.eval))
         closing.close_evaluation(folder)

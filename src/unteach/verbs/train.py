@@ -111,7 +111,7 @@ def _run_owned(
     if dist.is_main:
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
-        atomic.remove_stale_under(folder)
+        atomic.remove_stale_temp_files_under(folder)
         atomic.write_json(folder / run_dir.DONE, {"evaluated": _evaluation_of(config)})
         closing.close_training(config, folder)
     dist.barrier()

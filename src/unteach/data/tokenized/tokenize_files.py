@@ -275,7 +275,7 @@ def _finish(partial: Path, output: Path) -> dict[str, Any]:
     """
     manifest = json_files.read_mapping(partial / tokenized_paths.MANIFEST, "the tokenised files")
     kept = {tokenized_paths.MANIFEST, *(shard["file"] for shard in manifest["shards"])}
-    atomic.remove_stale(partial)
+    atomic.remove_stale_temp_files(partial)
     for path in list(partial.iterdir()):
         if path.name not in kept and OWN_NAME.fullmatch(path.name):
             path.unlink()
