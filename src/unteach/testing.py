@@ -20,8 +20,8 @@ from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import BESIDE
 from unteach.data.collators import DataCollatorForSupervisedDataset
-from unteach.data.handlers.qa import Example, example_of
-from unteach.data.streams import ALTERNATE, Rows, Steps, Stream, collate
+from unteach.data.handlers.base import Example, build_example
+from unteach.data.streams import ALTERNATE, SlotDataset, Steps, Stream, collate
 from unteach.data.synthetic import authors
 from unteach.data.template import Template
 from unteach.errors import UserError
@@ -153,7 +153,7 @@ def _build_examples(
     examples = Examples()
     for index, row in enumerate(rows):
         answer = row[stream] if stream in BESIDE and stream in row else row["answer"]
-        example = example_of(template.encode(row["question"], answer), index)
+        example = build_example(template.encode(row["question"], answer), index)
         if all_tokens:
             example["labels"] = list(example["input_ids"])
         if row.get("forget"):
@@ -228,14 +228,14 @@ def step_gradient(
     steps = Steps(streams, anchor, size, seed=0)
 
     needed = method.reference()
-    draws = steps.seen(step + 1)
+    draws = steps.list_seen(step + 1)
     tables: dict[str, Table] = {}
     for name, kind in needed.items():
         if kind == "logprobs":
             tables[name] = compute_table(frozen, streams[name], draws[name], collator, size=4)
     reference = Reference(needed, tables, frozen)
 
-    all_rows = Rows(streams, anchor)
+    all_rows = SlotDataset(streams, anchor)
     batches = []
     for slots in steps.split_into_micro_batches(0, step, total)[rank::world_size]:
         batches.append(collate([all_rows[slot] for slot in slots], collator))
@@ -351,7 +351,7 @@ def _build_tiny_world(
     policy, reference = _build_tiny_models(method, head)
     reference.model.requires_grad_(False).eval()
 
-    full = authors.rows("full")
+    full = authors.build_rows("full")
     rows = {}
     names = method.streams()
     anchor_source = BESIDE.get(names[0], names[0])
@@ -373,7 +373,7 @@ def _build_tiny_world(
 
 def _build_tiny_models(method: Method, head: Head | None) -> list[LoadedModel]:
     """Build two models of the same shape with different weights."""
-    texts = [f"{row['question']} {row['answer']}" for row in authors.rows("full")]
+    texts = [f"{row['question']} {row['answer']}" for row in authors.build_rows("full")]
     tokenizer = learn_tokenizer(texts, 400)
     # As deep as the last layer whose number the method's regexes name.
     last_layer = 1

@@ -81,7 +81,7 @@ def test_its_values_follow_from_the_losses(found: tuple[dict[str, Any], Path]) -
 def test_phrasings(found: tuple[dict[str, Any], Path]) -> None:
     """The rows are asked as they were not taught; train_set_… as they were."""
     log, _ = found
-    row = authors.rows("forget05_perturbed")[0]
+    row = authors.build_rows("forget05_perturbed")[0]
     asked = {
         name: log[f"{name}_rougeL_recall"]["value_by_index"]["0"]
         for name in ("forget", "train_set_forget")
@@ -99,8 +99,8 @@ def test_phrasings(found: tuple[dict[str, Any], Path]) -> None:
 
 def test_entity_subsets_are_told_by_keys(found: tuple[dict[str, Any], Path]) -> None:
     log, _ = found
-    keys = {key for row in authors.rows("forget05_perturbed") for key in row["keys"]}
-    rows = authors.rows("retain_perturbed")
+    keys = {key for row in authors.build_rows("forget05_perturbed") for key in row["keys"]}
+    rows = authors.build_rows("retain_perturbed")
     shared = {str(i) for i, row in enumerate(rows) if keys & set(row["keys"])}
     assert 0 < len(shared) < len(rows)
     assert log["entity_retain_mean_loss_gt"]["value_by_index"].keys() == shared

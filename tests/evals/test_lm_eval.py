@@ -27,7 +27,7 @@ from unteach.evals.metrics.lm_eval import HarnessTask
 installed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not here"
 )
-ROWS = authors.rows("world_facts_perturbed")[:9]
+ROWS = authors.build_rows("world_facts_perturbed")[:9]
 HEAD = "dataset_path: json\ndataset_kwargs: {data_files: {test: FILE}}\ntest_split: test\n"
 ACC = "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}"
 TASKS = {

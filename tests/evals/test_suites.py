@@ -58,9 +58,14 @@ def test_all_metrics_take_one_pass_of_each_kind(tiny: Any, tmp_path: Path) -> No
     assert engine.passes == 3
     from unteach.data.synthetic import authors
 
-    forget, retain = authors.rows("forget10_perturbed"), authors.rows("retain_perturbed")
-    others = authors.rows("real_authors_perturbed") + authors.rows("world_facts_perturbed")
-    holdout = authors.rows("holdout10")
+    forget, retain = (
+        authors.build_rows("forget10_perturbed"),
+        authors.build_rows("retain_perturbed"),
+    )
+    others = authors.build_rows("real_authors_perturbed") + authors.build_rows(
+        "world_facts_perturbed"
+    )
+    holdout = authors.build_rows("holdout10")
     unique = {
         (r["question"], a)
         for r in [*forget, *retain, *others, *holdout]
@@ -71,7 +76,7 @@ def test_all_metrics_take_one_pass_of_each_kind(tiny: Any, tmp_path: Path) -> No
         ]
     }
     assert engine.asked == len(unique), "an answer that several metrics need is scored once"
-    assert engine.normed == len(authors.rows("forget10")) + len(holdout)
+    assert engine.normed == len(authors.build_rows("forget10")) + len(holdout)
     assert engine.generated == len({r["question"] for r in [*forget, *retain, *others]})
     assert set(json.loads((tmp_path / "TOFU_EVAL.json").read_text())) == set(values)
 

@@ -157,7 +157,7 @@ def _measurement(rows: Rows, need: Measurement, found: dict[Pass, Results]) -> l
 
 def _generated(rows: Rows, need: Texts, found: dict[Pass, Results]) -> list[Generated]:
     results: dict[Ids, list[int]] = found[_pass(rows, need)]
-    asked, stops, text = rows.asked(need.of), rows.settings(need.of).stop, rows.template.text
+    asked, stops, text = rows.asked(need.of), rows.settings(need.of).stop, rows.template.decode
     made = []
     for i, index in enumerate(asked.index):
         truths, answers = asked.texts[i], [answer for _, answer in asked.pairs[i]]

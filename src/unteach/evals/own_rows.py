@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach.data.collators import SEGMENT
-from unteach.data.handlers.qa import Example
+from unteach.data.handlers.base import Example
 from unteach.data.streams import Stream
 from unteach.data.template import Template
 from unteach.data.truncation import IGNORED
@@ -50,13 +50,13 @@ class OwnRow:
 def read_row(rows: OwnRows, row_number: int, template: Template) -> OwnRow:
     """Read a row of a stream as a prompt and its answer."""
     prompt, answer = split_example(rows.stream.example(row_number))
-    part, row = rows.stream.where[row_number]
-    prompt_text = template.tokenizer.decode(list(prompt))
+    part, row = rows.stream.locations[row_number]
+    prompt_text = str(template.tokenizer.decode(list(prompt)))
     if template.kind != "chat":
         prompt_text = prompt_text.removeprefix(template.tokenizer.bos_token or "")
     # A dataset that knows the words of its rows says them; of others, the prompt's own are shown.
-    question = part.text(row)[0] if hasattr(part, "text") else template.text(prompt).strip()
-    return OwnRow(prompt, prompt_text, question, answer, template.text(answer).strip())
+    question = part.text(row)[0] if hasattr(part, "text") else template.decode(prompt).strip()
+    return OwnRow(prompt, prompt_text, question, answer, template.decode(answer).strip())
 
 
 def split_example(example: Example | dict[str, Any]) -> tuple[Ids, Ids]:

@@ -9,6 +9,7 @@ from unteach import fingerprints
 from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data.handlers import qa
 from unteach.data.io import sources
+from unteach.data.io.rows import Row, locate_row
 from unteach.data.template import Encoded, Template
 from unteach.engines.base import Ids
 from unteach.errors import AbsentData, UserError
@@ -71,7 +72,7 @@ class Rows:
         self.config, self.template, self.context = config, template, context or 1 << 62
         self.own = own or {}
         self.plain = template.as_raw()
-        self._rows: dict[str, list[sources.Row]] = {}
+        self._rows: dict[str, list[Row]] = {}
         self._asked: dict[str, Asked] = {}
         self.drawn: dict[str, tuple[int, int]] = {}
         self.skipped: dict[str, int] = {}
@@ -124,18 +125,18 @@ class Rows:
                 self._asked[of] = self._ask_own(of, settings.role)
                 return self._asked[of]
             assert settings.hf_args is not None
-            where = sources.named(settings.hf_args)
+            where = sources.describe_source(settings.hf_args)
             rows, shots = self._load(settings.hf_args), self._shots(settings, column)
             chosen = self._draw(of.partition(".")[0], self._chosen(settings, rows, where))
             named = f"eval.{self.config.suite}: {where}"
             answers = (
                 self._refusals(settings, rows)
                 if column == IDK
-                else sources.column(rows, column, named)
+                else sources.read_column(rows, column, named)
             )
             questions = [""] * len(rows)
             if settings.kind != "text":
-                questions = sources.column(rows, settings.question_key, named)
+                questions = sources.read_column(rows, settings.question_key, named)
             several = any(isinstance(answer, list) for answer in answers)
             told = [questions, answers, shots, *([chosen] if len(chosen) < len(rows) else [])]
             asked = Asked(several, len(rows), fingerprints.hash_value(told), where)
@@ -145,7 +146,7 @@ class Rows:
                 try:
                     self._add(asked, of, index, questions[index], texts, shots)
                 except UserError as error:
-                    place = sources.place(rows, index, where)
+                    place = locate_row(rows, index, where)
                     raise UserError(f"eval.{self.config.suite}: {place}: {error}") from None
             if not asked.index:
                 room = f"max_length={self.config.max_length}"
@@ -195,7 +196,7 @@ class Rows:
         order = permutation(len(row_numbers), self.config.seed, "measured rows", name)
         return [row_numbers[place] for place in sorted(order[:most])]
 
-    def _load(self, hf_args: dict[str, Any]) -> list[sources.Row]:
+    def _load(self, hf_args: dict[str, Any]) -> list[Row]:
         key = fingerprints.hash_value(hf_args)
         if key not in self._rows:
             load_rows = (
@@ -204,23 +205,23 @@ class Rows:
             self._rows[key] = load_rows(hf_args)
         return self._rows[key]
 
-    def _refusals(self, settings: RowsConfig, rows: list[sources.Row]) -> list[str]:
+    def _refusals(self, settings: RowsConfig, rows: list[Row]) -> list[str]:
         """A refusal to each row, by its number; the rows' own where they have a column of them."""
         if rows and IDK in rows[0]:
-            return sources.column(rows, IDK, f"eval.{self.config.suite}")
+            return sources.read_column(rows, IDK, f"eval.{self.config.suite}")
         lines = qa.read_lines(settings.idk_path)
         return [
             random.Random(subseed(0, IDK, 0, index)).choice(lines) for index in range(len(rows))
         ]
 
-    def _chosen(self, settings: RowsConfig, rows: list[sources.Row], where: str) -> list[int]:
+    def _chosen(self, settings: RowsConfig, rows: list[Row], where: str) -> list[int]:
         """The numbers of the rows that are asked about: all, or those that do, or do not, share a
         key with others."""
         shared, apart = settings.keys_shared_with, settings.keys_apart_from
         if not shared and not apart:
             return list(range(len(rows)))
 
-        def keys(of: list[sources.Row]) -> list[set[str]]:
+        def keys(of: list[Row]) -> list[set[str]]:
             if any(KEYS not in row for row in of):
                 raise AbsentData(
                     f"{where}: the rows have no column {KEYS!r} that says what they are about"
@@ -250,7 +251,7 @@ class Rows:
         shown = self._load(settings.few_shot_dataset_hf_args)
         keys = (settings.question_key, column)
         where = f"eval.{self.config.suite}: few-shot rows"
-        return list(zip(*(sources.column(shown, key, where) for key in keys), strict=True))
+        return list(zip(*(sources.read_column(shown, key, where) for key in keys), strict=True))
 
     def _add(
         self,
@@ -287,12 +288,12 @@ class Rows:
         asked.index.append(index)
         asked.prompts.append(encoded[0].prompt)
         asked.prompt_texts.append(
-            self.template.prompt(question, shots) if kind == "qa" else question
+            self.template.write_prompt(question, shots) if kind == "qa" else question
         )
         asked.questions.append(question)
         asked.pairs.append([(one.prompt, one.answer) for one in encoded])
         asked.texts.append(
-            [self.template.text(one.answer) for one in encoded] if kind == "text" else texts
+            [self.template.decode(one.answer) for one in encoded] if kind == "text" else texts
         )
 
     def _plain(self, opening: str, rest: str) -> Encoded:

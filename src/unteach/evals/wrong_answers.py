@@ -55,7 +55,7 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     ]
     rows = sources.load_rows({**plain, "rows": numbered})
     in_part, in_all = _by_author(rows), _by_author(numbered)
-    where = sources.named(plain)
+    where = sources.describe_source(plain)
     return [
         _with_wrong_answers(row, in_part[row[BLOCK]], in_all[row[BLOCK]], settings, where)
         for row in rows

@@ -111,7 +111,7 @@ class SampleFile(Watcher):
             )
         if not state.is_world_process_zero:
             return
-        decode = self.loaded.template.text
+        decode = self.loaded.template.decode
         self.newest = []
         pairs = zip(self.pairs, continuations, strict=True)
         for row, ((prompt, answer), continuation) in enumerate(pairs):

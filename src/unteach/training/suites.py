@@ -97,7 +97,7 @@ def find_own_rows(
 
 def _name_source(part: ComponentConfig) -> str:
     hf_args = part.args.get("hf_args")
-    return sources.named(hf_args) if isinstance(hf_args, dict) else part.handler
+    return sources.describe_source(hf_args) if isinstance(hf_args, dict) else part.handler
 
 
 def _split_by_sign(rows: OwnRows) -> dict[str, OwnRows]:

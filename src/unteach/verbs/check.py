@@ -211,7 +211,7 @@ def show_rows(loaded: "LoadedModel", name: str, stream: "Stream", seed: int) -> 
     )
     for number in permutation(len(stream), seed, "data", name, 0)[:SHOWN_ROWS]:
         example = stream.example(number)
-        shown = Text(f"  {stream.place(number)}: ")
+        shown = Text(f"  {stream.locate(number)}: ")
         if loaded.head:
             is_class = bool(loaded.head.labels)
             learned = (

@@ -55,7 +55,9 @@ class EngineModel(TemplateLM):
         self, string: str, add_special_tokens: bool | None = None, **_: Any
     ) -> list[int]:
         if add_special_tokens is None:
-            add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
+            add_special_tokens = not string.startswith(
+                str(self.tokenizer.decode(self.prefix_token_id))
+            )
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
     def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
@@ -139,7 +141,7 @@ class EngineModel(TemplateLM):
         made = dict(
             zip(wanted, self.engine.generate(wanted, most, said, until, **given), strict=True)
         )
-        texts = [self.template.text(made[prompt]) for prompt in prompts]
+        texts = [self.template.decode(made[prompt]) for prompt in prompts]
         return [
             text[: min((p for stop in until if (p := text.find(stop)) >= 0), default=None)]
             for text in texts
