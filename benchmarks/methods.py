@@ -47,7 +47,7 @@ from unteach.models.forward import IGNORED, extend  # noqa: E402
 from unteach.models.layers import find_layer  # noqa: E402
 from unteach.models.reference import Reference, compute_table, needs_copy, trimmed  # noqa: E402
 from unteach.testing import Examples, build_method  # noqa: E402
-from unteach.training.step import count_step, micro_batch_loss, setup_method  # noqa: E402
+from unteach.training.step import count_step_units, micro_batch_loss, setup_method  # noqa: E402
 
 LEARNING_RATE = 1e-5
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -374,7 +374,7 @@ def ours(work: Work, model: Any) -> Callable[[], Tensor]:
     }
     setup_method(model, work.method, seed=0, streams=work.streams)
     batch = work.batch(model.device)
-    reference, counts = Reference(needed, tables, frozen), count_step(work.method, [batch])
+    reference, counts = Reference(needed, tables, frozen), count_step_units(work.method, [batch])
     return lambda: micro_batch_loss(model, work.method, batch, reference, counts)[0]
 
 

@@ -207,7 +207,7 @@ def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
     def go_on(*more: str) -> None:
         config, _ = user_files.resolve_files(compose.compose("unlearn", (*words, *more)))
         plans, _ = suites.plan_suites(config, tiny)
-        suites.before_training(config, plans, Path("saves/unlearn/t"), SINGLE_PROCESS)
+        suites.measure_before_training(config, plans, Path("saves/unlearn/t"), SINGLE_PROCESS)
 
     go_on()  # measures, as a run does that starts
     assert (place / "saves/unlearn/t" / run_dir.EVALS_BEFORE / "ROWS_EVAL.json").exists()

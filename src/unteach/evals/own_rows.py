@@ -51,7 +51,7 @@ def read_row(rows: OwnRows, row_number: int, template: Template) -> OwnRow:
     """Read a row of a stream as a prompt and its answer."""
     prompt, answer = split_example(rows.stream.example(row_number))
     part, row = rows.stream.locations[row_number]
-    prompt_text = template.tokenizer.decode(list(prompt))
+    prompt_text = str(template.tokenizer.decode(list(prompt)))
     if template.kind != "chat":
         prompt_text = prompt_text.removeprefix(template.tokenizer.bos_token or "")
     # A dataset that knows the words of its rows says them; of others, the prompt's own are shown.

@@ -264,7 +264,7 @@ def _absence(made: Plan, need: Any, above: tuple[str, ...]) -> str | None:
     if isinstance(need, Task):
         tasks.refuse_unknown(need.name, made.config)
         return None
-    if isinstance(need, GradNorms) and launch_environment.sharded():
+    if isinstance(need, GradNorms) and launch_environment.is_sharded():
         return (
             "it needs the gradients of all weights in one process, and this run shards them: "
             "evaluate without launch"

@@ -60,7 +60,7 @@ def command(
         print_tree(config.tree, provenance.origins(name, overrides, config_dirs))
         return
     if config.launch:
-        accelerate_launch.find(config.launch, config_dirs)
+        accelerate_launch.find_launch_file(config.launch, config_dirs)
     check(config)
 
 
@@ -181,7 +181,7 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[LoadedModel, d
         args,
         processes,
         num_validation_rows,
-        forecast.said_of_stream,
+        forecast.describe_stream,
     )
     if any(len(stream.tokenized_rows()) < len(stream) for stream in streams.values()):
         said.append(
@@ -189,7 +189,7 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[LoadedModel, d
             "are too long, cut, or refused by the template is said when the run starts"
         )
     header.print_lines([*lines, *(("note", sentence) for sentence in said)])
-    print(f"memory      {forecast.said_of_memory(loaded, args, config.trainer.method, streams)}")
+    print(f"memory      {forecast.describe_memory(loaded, args, config.trainer.method, streams)}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)
     return loaded, streams

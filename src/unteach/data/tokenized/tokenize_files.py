@@ -134,7 +134,7 @@ def _finish(partial_dir: Path, output_dir: Path) -> dict[str, Any]:
     manifest = json_files.read_mapping(partial_dir / MANIFEST, "the tokenised files")
     kept = {shard["file"] for shard in manifest["shards"]}
     kept.add(MANIFEST)
-    atomic.remove_stale(partial_dir)
+    atomic.remove_stale_temp_files(partial_dir)
     for path in list(partial_dir.iterdir()):
         if path.name not in kept and OWN_NAME.fullmatch(path.name):
             path.unlink()
