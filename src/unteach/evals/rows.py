@@ -9,7 +9,7 @@ from unteach import fingerprints
 from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data.handlers import qa
 from unteach.data.io import sources
-from unteach.data.io.rows import Row, locate_row
+from unteach.data.rows import Row, locate_row
 from unteach.data.template import Encoded, Template
 from unteach.engines.base import Ids
 from unteach.errors import AbsentData, UserError

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unteach.data.io.rows import Row
+from unteach.data.rows import Row
 from unteach.data.synthetic import authors
 from unteach.data.synthetic.questions import FACTS
 from unteach.data.synthetic.world import Author, World

@@ -14,7 +14,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from unteach.data.io.rows import Row
+from unteach.data.rows import Row
 from unteach.data.synthetic.questions import (
     FACTS,
     Entity,
@@ -159,8 +159,8 @@ def _split_rows(
         return rows[:num_kept], rows[num_kept:]
     num_forgotten = max(1, world.n_authors * percent // 100)
     names = {author.name for author in authors[-num_forgotten:]}
-    kept = []
-    taken = []
+    kept: list[Row] = []
+    taken: list[Row] = []
     for row in rows:
         is_kept = names.isdisjoint(row["keys"])
         (kept if is_kept else taken).append(row)
