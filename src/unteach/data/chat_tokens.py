@@ -55,12 +55,12 @@ def encode_chat(
                 "the conversation begins with a turn of the assistant, which answers nothing"
             )
         # What the model is asked goes on from what is encoded already.
-        prompt = template.render_chat(messages[:k], add_generation_prompt=True, tools=tools)
+        prompt = template.chat.render(messages[:k], add_generation_prompt=True, tools=tools)
         new_text = _cut_start(encoded_text, prompt, last)
         pieces.append((template.encode_plain(new_text), False))
 
         # The answer is what the template adds to that once it is given.
-        answered = template.render_chat(messages[: k + 1], add_generation_prompt=False, tools=tools)
+        answered = template.chat.render(messages[: k + 1], add_generation_prompt=False, tools=tools)
         rendered_answer = template.extract_answer(prompt, answered, messages[k]["content"])
         _refuse_unshown_answer(messages[k], rendered_answer)
         words = _list_words(messages[k], rendered_answer)
@@ -77,7 +77,7 @@ def encode_chat(
 def _render_whole(template: Template, messages: list[Message], tools: Tools | None) -> str:
     """Render the conversation; say so where only its calls of tools make that fail."""
     try:
-        return template.render_chat(messages, add_generation_prompt=False, tools=tools)
+        return template.chat.render(messages, add_generation_prompt=False, tools=tools)
     except UserError as error:
         without_calls = _drop_calls(messages)
         if without_calls == messages or _try_render(template, without_calls, tools) is None:
@@ -90,7 +90,7 @@ def _render_whole(template: Template, messages: list[Message], tools: Tools | No
 
 def _try_render(template: Template, messages: list[Message], tools: Tools | None) -> str | None:
     try:
-        return template.render_chat(messages, add_generation_prompt=False, tools=tools)
+        return template.chat.render(messages, add_generation_prompt=False, tools=tools)
     except UserError:
         return None
 
@@ -157,7 +157,7 @@ def _refuse_unshown(
             )
         _refuse_unshown_calls(message, whole)
     # In the same way a tool's name may stand in a call of it.
-    if tools and template.render_chat(messages, add_generation_prompt=False) == whole:
+    if tools and template.chat.render(messages, add_generation_prompt=False) == whole:
         raise UserError(
             "the chat template does not show tools; take a model whose template knows them"
         )

@@ -139,7 +139,7 @@ class ChatDataset(RowDataset):
             keys |= set(message) - UNSHOWN
         if not keys:
             return
-        whole = self.template.render_chat(messages, add_generation_prompt=False, tools=tools)
+        whole = self.template.chat.render(messages, add_generation_prompt=False, tools=tools)
         for key in sorted(keys):
             texts = [message[key] for message in messages if isinstance(message.get(key), str)]
             if not all(is_shown(text, whole) for text in texts):
