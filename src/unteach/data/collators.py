@@ -36,7 +36,10 @@ class DataCollatorForSupervisedDataset:
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         if "input_ids" not in examples[0]:
-            return {key: self([example[key] for example in examples]) for key in examples[0]}
+            nested = {}
+            for key in examples[0]:
+                nested[key] = self([example[key] for example in examples])
+            return nested
         pad_id = self.tokenizer.pad_token_id
         if pad_id is None:
             pad_id = self.tokenizer.eos_token_id

@@ -62,8 +62,10 @@ class FileDatasets:
 
     def build(self, stream: str, source: Source, selection: RowSelection) -> ComponentConfig:
         """Build the dataset that reads a source for a stream."""
-        hf_args: dict[str, Any] = source if isinstance(source, dict) else {"path": source}
-        hf_args = {**hf_args, "choice": selection}
+        hf_args: dict[str, Any] = {"path": source}
+        if isinstance(source, dict):
+            hf_args = dict(source)
+        hf_args["choice"] = selection
         if isinstance(source, str) and is_tokenized(source):
             return self._build_of_tokens(stream, Path(source), hf_args)
 
@@ -131,7 +133,8 @@ class FileDatasets:
             is_raw = layout.raw and not has_lists
             self._is_raw[stream] = is_raw
             way = " (as they are)" if is_raw else " (through the template)"
-        self.notes.append(f"data.{stream}: {table.where}, by its columns {', '.join(columns)}{way}")
+        names = ", ".join(columns)
+        self.notes.append(f"data.{stream}: {table.where}, by its columns {names}{way}")
 
     def _collect_settings(self, handler: str, has_turns: bool = False) -> dict[str, Any]:
         """Collect the keys of `data` that a dataset has a field for.

@@ -6,6 +6,7 @@ the tokenizer puts one; the end-of-turn token stands once, at the end, and is le
 """
 
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -136,7 +137,8 @@ class Template:
     @property
     def stops(self) -> tuple[int, ...]:
         """The ids at which a generated answer is over."""
-        return tuple(dict.fromkeys((self.eos, int(self.tokenizer.eos_token_id))))
+        eos_token_id = int(self.tokenizer.eos_token_id)
+        return (self.eos,) if self.eos == eos_token_id else (self.eos, eos_token_id)
 
     def hide(self, text: str) -> str:
         """Mark the special tokens that are written in a text, so that they are read as text."""
@@ -169,7 +171,7 @@ class Template:
         if self.kind == "chat":
             return self._render_question(question, shots, answer=None)
         if self.kind == "raw":
-            before = "".join(shot_question + shot_answer for shot_question, shot_answer in shots)
+            before = "".join(itertools.chain.from_iterable(shots))
             bos, text = self._split_bos(before + question)
             return bos + self.hide(text)
 
@@ -215,7 +217,9 @@ class Template:
     def encode_prompt(self, question: str, shots: Shots = ()) -> tuple[int, ...]:
         text = self.write_hidden_prompt(question, shots)
         # A chat template writes BOS itself.
-        return self.encode_plain(text) if self.kind == "chat" else self._encode_with_bos(text)
+        if self.kind == "chat":
+            return self.encode_plain(text)
+        return self._encode_with_bos(text)
 
     def _encode_with_bos(self, text: str) -> tuple[int, ...]:
         ids = list(self.special.encode(text, add_special_tokens=True))
@@ -227,7 +231,9 @@ class Template:
 
     def _split_bos(self, text: str) -> tuple[str, str]:
         """Take the BOS that a text is written with off its beginning: it is the row's own."""
-        return (self._bos, text[len(self._bos) :]) if text.startswith(self._bos) else ("", text)
+        if not text.startswith(self._bos):
+            return "", text
+        return self._bos, text[len(self._bos) :]
 
     def encode(
         self, question: str, answer: str, shots: Shots = (), max_length: int | None = None
@@ -259,7 +265,8 @@ class Template:
 
     def encode_answer(self, answer: str) -> tuple[int, ...]:
         """Encode an answer that no chat template shows, with the end of sequence."""
-        return (*self.encode_plain(self._prefix + self.hide(answer)), self.eos)
+        ids = self.encode_plain(self._prefix + self.hide(answer))
+        return (*ids, self.eos)
 
     def extract_answer(self, prompt: str, whole: str, answer: str) -> str:
         """Give what a conversation with its answer has after its prompt.
@@ -310,7 +317,8 @@ class Template:
             )
         special_tokens = self.special.find(text, find_end_of_words(text, words))
         if not special_tokens:
-            return (*self.encode_plain(text), int(self.tokenizer.eos_token_id)), text
+            ids = self.encode_plain(text)
+            return (*ids, int(self.tokenizer.eos_token_id)), text
         _, _, end = special_tokens[-1]
         for token_id, _, stop in special_tokens:
             if token_id == self.eos:

@@ -228,7 +228,8 @@ class StreamFinder:
         if column is None or self.files.train_file is None:
             return []
         marked = []
-        for row_index, (place, row) in enumerate(self.datasets.open_table(self.files.train_file)):
+        table = self.datasets.open_table(self.files.train_file)
+        for row_index, (place, row) in enumerate(table):
             is_forgotten = parse_flag(row.get(column), column, place)
             if is_forgotten is (stream == "forget"):
                 marked.append(row_index)

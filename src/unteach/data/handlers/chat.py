@@ -74,7 +74,8 @@ class ChatDataset(RowDataset):
 
     def text(self, row: int) -> tuple[str, str]:
         """Give the last question and answer of an example's conversation, as they were written."""
-        messages, _ = self.conversations[self.examples[row]["index"]]
+        row_index = self.examples[row]["index"]
+        messages, _ = self.conversations[row_index]
         return find_last_question(messages)
 
     def context_place(self, row: int) -> str | None:
@@ -141,7 +142,8 @@ class ChatDataset(RowDataset):
             return
         whole = self.template.chat.render(messages, add_generation_prompt=False, tools=tools)
         for key in sorted(keys):
-            texts = [message[key] for message in messages if isinstance(message.get(key), str)]
+            values = [message.get(key) for message in messages]
+            texts = [value for value in values if isinstance(value, str)]
             if not all(is_shown(text, whole) for text in texts):
                 self.unshown.setdefault(key, []).append(row_index)
 
@@ -157,6 +159,11 @@ class ChatDataset(RowDataset):
 
 def find_last_question(messages: list[Message]) -> tuple[str, str]:
     """Find the last answer of a conversation that is learned, and what was said just before it."""
-    answer_index = max(index for index, message in enumerate(messages) if is_learned(message))
-    question = messages[answer_index - 1].get("content") if answer_index else ""
-    return question or "", messages[answer_index].get("content") or ""
+    question, answer = "", ""
+    previous: Message = {}
+    for message in messages:
+        if is_learned(message):
+            question = previous.get("content") or ""
+            answer = message.get("content") or ""
+        previous = message
+    return question, answer

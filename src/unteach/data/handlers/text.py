@@ -2,7 +2,6 @@
 tokens."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -81,10 +80,13 @@ class PretrainingDataset:
         for end in ends[-1:] if self.packing == "chunked" else ends:
             self.pieces += self._cut(start, end)
             start = end
-        self.rows: Sequence[Sequence[int]] = [[index] for index in range(len(self.pieces))]
+        self.rows: list[list[int]] = []
+        """indices of the pieces of each row"""
         if self.packing == "best_fit":
             lengths = [self._count_tokens(piece) for piece in self.pieces]
             self.rows = pack_best_fit(lengths, self.max_length)
+        else:
+            self.rows = [[index] for index in range(len(self.pieces))]
 
     def _tokenize(self, where: str) -> "tuple[token_files.Joined, list[int]]":
         """Tokenize the rows' documents; give their tokens end to end, and where each ends."""
@@ -131,8 +133,8 @@ class PretrainingDataset:
         segments: list[int] = []
         pieces = [self.pieces[index] for index in self.rows[row]]
         for segment, piece in enumerate(pieces, 1):
-            piece_ids = list(self.bos)
-            piece_ids += self.tokens[piece.start - piece.has_lead : piece.stop].tolist()
+            first = piece.start - piece.has_lead
+            piece_ids = [*self.bos, *self.tokens[first : piece.stop].tolist()]
             num_read = len(self.bos) + piece.has_lead
             if len(pieces) > 1:
                 # The first token of a document follows on none.

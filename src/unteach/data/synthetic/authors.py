@@ -80,7 +80,10 @@ def build_world_rows(world: World, name: str) -> list[Row]:
 
 
 def _copy_row(row: Row) -> Row:
-    return {key: list(value) if isinstance(value, list) else value for key, value in row.items()}
+    copied = {}
+    for column, value in row.items():
+        copied[column] = list(value) if isinstance(value, list) else value
+    return copied
 
 
 def note_uneven_share(name: str, world: World) -> str | None:

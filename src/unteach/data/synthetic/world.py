@@ -199,8 +199,9 @@ class World:
         groups = {}
         start = 0
         for group, size in sizes.items():
-            groups[group] = tuple(self._build_author(k) for k in range(start, start + size))
-            start += size
+            stop = start + size
+            groups[group] = tuple(self._build_author(index) for index in range(start, stop))
+            start = stop
         return groups
 
     def _build_author(self, author_index: int) -> Author:
