@@ -13,10 +13,11 @@ from unteach.data.streams import Stream
 from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
 from unteach.engines.hf import context_of
-from unteach.evals import suites
+from unteach.evals import suite_files, suite_plan
 from unteach.evals.own_rows import OwnRows
 from unteach.evals.run import evaluate_loaded
 from unteach.evals.start_values import evaluate_before
+from unteach.evals.suite_plan import SuitePlan
 from unteach.models.loading import LoadedModel
 from unteach.training.build_streams import build_rows
 from unteach.training.rows import find_context_length, refuse_too_long
@@ -32,7 +33,7 @@ ROLE_STREAMS = {
 
 def plan_suites(
     config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream] | None = None
-) -> tuple[dict[str, suites.Plan], list[str]]:
+) -> tuple[dict[str, SuitePlan], list[str]]:
     """Plan the suites of a run, before any model pass.
 
     Args:
@@ -44,9 +45,9 @@ def plan_suites(
         The plans by suite, and what there is to say about rows that are measured alone.
     """
     own, notes = own_rows(config, loaded, streams or {})
-    planned = suites.plans(config.eval, loaded.template, context_of(loaded.model), own)
+    planned = suite_plan.plan_all(config.eval, loaded.template, context_of(loaded.model), own)
     for name, plan in planned.items():
-        for what, (most, count) in plan.rows.drawn.items():
+        for what, (most, count) in plan.rows.subset_sizes.items():
             seed = plan.config.seed
             notes.append(
                 f"measures {most:,} of {count:,} {what} rows, drawn by seed {seed} "
@@ -100,7 +101,7 @@ def _split_by_sign(rows: OwnRows) -> dict[str, OwnRows]:
 
 
 def before_training(
-    config: schema.Config, planned: dict[str, suites.Plan], folder: Path, dist: DistContext
+    config: schema.Config, planned: dict[str, SuitePlan], folder: Path, dist: DistContext
 ) -> list[str]:
     """Measure the weights that the run starts from, with the suites that ask for it; gives what
     there is to say.
@@ -116,7 +117,7 @@ def before_training(
     target = folder / run_dir.EVALS_BEFORE
     # One process looks, so that all go the same way.
     if process_context.run_on_main(
-        lambda: all(suites.is_measured(plan, target) for plan in asking.values())
+        lambda: all(suite_files.is_measured(plan, target) for plan in asking.values())
     ):
         return []
     configs = {name: config.eval[name] for name in asking}
@@ -136,7 +137,7 @@ def does_evaluate(config: schema.Config) -> bool:
 def at_steps(
     config: schema.Config,
     loaded: LoadedModel,
-    plans: dict[str, suites.Plan],
+    plans: dict[str, SuitePlan],
     folder: Path,
     dist: DistContext,
 ) -> Callable[[int], dict[str, float]]:
