@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from unteach.engines.base import Engine, Ids, Said, Score
+from unteach.engines.base import Engine, Ids, ProgressCallback, Score
 from unteach.evals.base import (
     Classed,
     Classes,
@@ -35,8 +35,12 @@ Measured = dict[Measurement, list[Any]]
 class Others(Protocol):
     """Other models than the one that is evaluated, named by their path."""
 
-    def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]: ...
-    def classify(self, path: str, texts: list[str], said: Said) -> list[dict[str, float]]: ...
+    def score(
+        self, path: str, pairs: list[tuple[Ids, Ids]], on_progress: ProgressCallback
+    ) -> list[Score]: ...
+    def classify(
+        self, path: str, texts: list[str], on_progress: ProgressCallback
+    ) -> list[dict[str, float]]: ...
 
 
 def measure(
@@ -118,19 +122,19 @@ def _run(
     if kind == "asking tasks":
         template, settings = argument
         return tasks.ask(items, json.loads(settings), engine, template, progress)
-    said = progress(kind, len(items))
+    on_progress = progress(kind, len(items))
     match kind:
         case "scoring":
-            return engine.score(items, said)
+            return engine.score(items, on_progress)
         case "gradient norms":
-            return engine.grad_norms(items, argument, said)
+            return engine.grad_norms(items, argument, on_progress)
         case "generating":
-            return engine.generate(items, said=said, **json.loads(argument))
+            return engine.generate(items, on_progress=on_progress, **json.loads(argument))
     assert others is not None
     return (
-        others.classify(argument, items, said)
+        others.classify(argument, items, on_progress)
         if kind == "classifying"
-        else others.score(argument, items, said)
+        else others.score(argument, items, on_progress)
     )
 
 

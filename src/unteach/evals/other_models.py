@@ -14,9 +14,9 @@ from unteach import fingerprints, run_dir
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.distributed.process_context import DistContext
-from unteach.engines.base import Ids, Said, Score
+from unteach.engines.base import Ids, ProgressCallback, Score
 from unteach.engines.classifier import Classifier
-from unteach.engines.hf import HFEngine, context_of
+from unteach.engines.hf import HFEngine, get_context_length
 from unteach.errors import UserError
 from unteach.evals import suites
 from unteach.evals.base import Value
@@ -24,7 +24,7 @@ from unteach.evals.measurement_cache import Store
 from unteach.evals.measurement_plan import Progress
 from unteach.lazy import torch, transformers
 from unteach.models import integrity, loading, model_handlers
-from unteach.models.placement import place
+from unteach.models.placement import place_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +61,9 @@ class OtherModels:
         self.cache = cache
         self.progress = progress
 
-    def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]:
+    def score(
+        self, path: str, pairs: list[tuple[Ids, Ids]], on_progress: ProgressCallback
+    ) -> list[Score]:
         """The scores of the same tokens by a reference model."""
         folder = run_dir.find_model_folder(path)
         with _named("reference_model_path", path):
@@ -73,11 +75,11 @@ class OtherModels:
                 "mia_reference subtracts losses over the same tokens. Name a model with the same "
                 "tokenizer."
             )
-        weights = loading.identity(folder, config, self.cache / fingerprints.MEMORY_FILE)
+        weights = loading.identify_model(folder, config, self.cache / fingerprints.MEMORY_FILE)
         with self._plain():
             return self._engine(
                 ModelConfig({model_handlers.PATH: folder}), self.like.tokenizer, weights
-            ).score(pairs, said)
+            ).score(pairs, on_progress)
 
     def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]:
         """The values of whole suites, for the log of a retain model; it is asked in the words of
@@ -88,15 +90,17 @@ class OtherModels:
         weights = empty.identity(self.cache / fingerprints.MEMORY_FILE)
         engine = self._engine(asked, empty.tokenizer, weights, empty.template.stops)
         with self._plain():
-            planned = suites.plans(configs, empty.template, context_of(empty.model))
+            planned = suites.plans(configs, empty.template, get_context_length(empty.model))
             return suites.carry_out(planned, engine, self._of(path), None, self)
 
-    def classify(self, path: str, texts: Sequence[str], said: Said) -> list[dict[str, float]]:
+    def classify(
+        self, path: str, texts: Sequence[str], on_progress: ProgressCallback
+    ) -> list[dict[str, float]]:
         """The class probabilities of texts, by a sequence classifier."""
         with _named("classifier_path", path):
             tokenizer = model_handlers.load_tokenizer(path, {}, {})
             config = model_handlers.from_hub(transformers.AutoConfig, path)
-        weights = loading.identity(path, config, self.cache / fingerprints.MEMORY_FILE)
+        weights = loading.identify_model(path, config, self.cache / fingerprints.MEMORY_FILE)
 
         def load() -> Any:
             with _named("classifier_path", path):
@@ -110,7 +114,7 @@ class OtherModels:
         with self._plain():
             found = Classifier(
                 load, tokenizer, config, self.batch_size, self.dist, store
-            ).probabilities(texts, said)
+            ).probabilities(texts, on_progress)
         return [dict(zip(labels, one, strict=True)) for one in found]
 
     def _engine(
@@ -123,7 +127,7 @@ class OtherModels:
         asked.model_args["dtype"] = self.like.compute
 
         def load() -> Any:
-            return place(loading.load(asked, training=False).model, self.dist)
+            return place_model(loading.load(asked, training=False).model, self.dist)
 
         store = Store(self.cache, weights, self.like.compute, self.dist.rank)
         return Deferred(load, tokenizer, self.batch_size, self.dist, store, stops)

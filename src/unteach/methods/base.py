@@ -10,8 +10,14 @@ from unteach.data.collators import SEGMENT
 from unteach.errors import UserError
 from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
 from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
-from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs, goes_on, within
-from unteach.models.reference import Needed
+from unteach.models.forward import (
+    IGNORED,
+    OutputSpec,
+    TokenOutputs,
+    find_all_positions,
+    find_continued,
+)
+from unteach.models.reference import ReferenceSpecs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +66,7 @@ class Method:
         measured by its rule."""
         return {BESIDE.get(name, name) for name in self.streams()} == {"train"}
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         """What it compares with, a stream: the reference's answer log-probs, or what a pass of a
         frozen model yields.
 
@@ -150,10 +156,10 @@ class Method:
             found[f"{stream}.labels"] = (labels != IGNORED).sum()
             followed = (mask[:, 1:] == 1) & (mask[:, :-1] == 1) & (weight != 0)[:, None]
             if SEGMENT in batch:
-                followed = followed & goes_on(batch[SEGMENT][start:stop])[:, :-1]
+                followed = followed & find_continued(batch[SEGMENT][start:stop])[:, :-1]
             found[f"{stream}.all_tokens"] = followed.sum()
             found[f"{stream}.sequences"] = (weight != 0).sum()
-            found[f"{stream}.positions"] = within(mask, weight).sum()
+            found[f"{stream}.positions"] = find_all_positions(mask, weight).sum()
         return found
 
 
@@ -216,7 +222,7 @@ class Unlearn(Method):
     def streams(self) -> tuple[str, ...]:
         return ("forget", "retain") if self.alpha else ("forget",)
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         kinds = {
             "forget": self.forget_reference(),
             "retain": self.retain().reference() if self.alpha else None,

@@ -12,7 +12,7 @@ from unteach.data.template import Template
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.models.loading import LoadedModel
-from unteach.models.placement import placed_by_device_map
+from unteach.models.placement import is_placed_by_device_map
 from unteach.seeds import permutation, subseed
 
 BATCH = 32
@@ -86,7 +86,9 @@ def _sampled(
     """The first paragraph of each sample, a list a row."""
     alone = replace(dist, mode="ddp")  # the model is not sharded yet
     model = (
-        loaded.model if placed_by_device_map(loaded.model, dist) else loaded.model.to(dist.device)
+        loaded.model
+        if is_placed_by_device_map(loaded.model, dist)
+        else loaded.model.to(dist.device)
     )
     engine = HFEngine(model, loaded.tokenizer, BATCH, alone, stops=loaded.template.stops)
     prompts = [prompt for prompt in asked for _ in range(method.n_alternates)]

@@ -25,7 +25,7 @@ def build_head(config: schema.Config) -> Head | None:
     if kind == "numbers":
         return Head()
     path = config.model.model_args.get(PATH)
-    saved_head = heads.saved(run_dir.find_model_folder(str(path)) if path else None)
+    saved_head = heads.read_head(run_dir.find_model_folder(str(path)) if path else None)
     labels = config.trainer.method.labels or (saved_head.labels if saved_head else None)
     parts = config.data.streams["train"].values()
     return Head(tuple(labels or labels_of_rows([(part.cls, part.args) for part in parts])))

@@ -13,8 +13,15 @@ from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.models import adapters
 from unteach.models.loading import LoadedModel, load_frozen
-from unteach.models.placement import place, reshard
-from unteach.models.reference import Draw, Reference, Table, compute_table, needs_copy, trimmed
+from unteach.models.placement import place_model, reshard
+from unteach.models.reference import (
+    LogprobTable,
+    Reference,
+    RowDraw,
+    compute_table,
+    drop_unused_layers,
+    needs_copy,
+)
 from unteach.training.parallelism import step_size
 
 REFERENCE = "reference"
@@ -31,19 +38,21 @@ def build_reference(
         return Reference(needed)
     if loaded.adapter is not None:
         return Reference(needed, frozen=adapters.BasePolicy(loaded.model, loaded.adapter))
-    return Reference(needed, frozen=place(trimmed(load_frozen(config.model), needed), dist))
+    return Reference(
+        needed, frozen=place_model(drop_unused_layers(load_frozen(config.model), needed), dist)
+    )
 
 
 def build_tables(
     method: Method,
     loaded: LoadedModel,
     streams: dict[str, Stream],
-    draws: Callable[[], dict[str, list[Draw]]],
+    draws: Callable[[], dict[str, list[RowDraw]]],
     collator: Any,
     args: "transformers.TrainingArguments",
     folder: Path,
     dist: DistContext,
-) -> dict[str, Table]:
+) -> dict[str, LogprobTable]:
     """Compute the tables of log-probs, by the policy itself before it is trained, and keep them in
     a folder of the run.
 
@@ -56,7 +65,7 @@ def build_tables(
             continue
         path = folder / f"{stream}.safetensors"
         if path.exists():  # the policy is no longer what it was compared with
-            tables[stream] = Table.load(path)
+            tables[stream] = LogprobTable.load(path)
             continue
         with loaded.autocast():
             tables[stream] = compute_table(
@@ -79,7 +88,7 @@ def build_tables(
 
 def list_draws(
     streams: dict[str, Stream], anchor: str, args: "transformers.TrainingArguments"
-) -> dict[str, list[Draw]]:
+) -> dict[str, list[RowDraw]]:
     """List the rows that the run will draw, by stream."""
     steps = Steps(streams, anchor, step_size(args), args.seed)
     num_steps = args.max_steps

@@ -54,7 +54,7 @@ def prepass_step(
     if wants := method.prepass_specs():
         with torch.no_grad():
             for batch in batches:
-                found = method.prepass(model(batch=batch, want=wants), reference.on(batch))
+                found = method.prepass(model(batch=batch, want=wants), reference.compute(batch))
                 totals |= {
                     name: totals.get(name, 0) + value.float() for name, value in found.items()
                 }
@@ -70,7 +70,7 @@ def forward_policy_and_reference(
 ) -> tuple[dict[str, TokenOutputs], dict[str, Any]]:
     """What the policy says of one micro-batch, and the reference; counts: of the whole step, with
     what was surveyed."""
-    compared = {**reference.on(batch), "step": counts}
+    compared = {**reference.compute(batch), "step": counts}
     return model(batch=batch, want=method.wants(compared)), compared
 
 

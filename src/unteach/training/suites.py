@@ -12,7 +12,7 @@ from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
-from unteach.engines.hf import context_of
+from unteach.engines.hf import get_context_length
 from unteach.evals import suites
 from unteach.evals.own_rows import OwnRows
 from unteach.evals.run import evaluate_loaded
@@ -44,7 +44,7 @@ def plan_suites(
         The plans by suite, and what there is to say about rows that are measured alone.
     """
     own, notes = own_rows(config, loaded, streams or {})
-    planned = suites.plans(config.eval, loaded.template, context_of(loaded.model), own)
+    planned = suites.plans(config.eval, loaded.template, get_context_length(loaded.model), own)
     for name, plan in planned.items():
         for what, (most, count) in plan.rows.drawn.items():
             seed = plan.config.seed

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from unteach.data.streams import MicroBatches, Rows, Steps, Stream, collate
 from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
-from unteach.models.reference import Reference, Table
+from unteach.models.reference import LogprobTable, Reference
 from unteach.training.resumable import Resumable
 from unteach.training.step import count_step, micro_batch_loss, prepass_step, setup_method
 
@@ -54,7 +54,7 @@ class Trainer(Resumable):
         collator: Any,
         reference: Reference,
         packed: bool = False,
-        tables: Callable[[], dict[str, Table]] = dict,
+        tables: Callable[[], dict[str, LogprobTable]] = dict,
         **kwargs: Any,
     ):
         self.tables = tables

@@ -23,7 +23,7 @@ from unteach.methods.base import Method
 from unteach.methods.finetune.sft import SFT
 from unteach.models.loading import LoadedModel
 from unteach.models.placement import reshard
-from unteach.models.reference import Reference, Table
+from unteach.models.reference import LogprobTable, Reference
 from unteach.training.build_reference import build_tables
 from unteach.training.build_streams import build_rows
 from unteach.training.step import forward_policy_and_reference
@@ -75,7 +75,7 @@ class Validation:
         self,
         method: Method,
         streams: dict[str, Stream],
-        tables: Callable[[], dict[str, Table]],
+        tables: Callable[[], dict[str, LogprobTable]],
         collator: Any,
         size: int,
         dist: DistContext,
@@ -170,7 +170,7 @@ class Validation:
             found = dict(self.method.counts(batch))
             if wants:
                 found |= self.method.prepass(
-                    model(batch=batch, want=wants), self.reference.on(batch)
+                    model(batch=batch, want=wants), self.reference.compute(batch)
                 )
             for name, count in found.items():
                 counts[name] = counts.get(name, 0.0) + float(count)

@@ -7,7 +7,7 @@ from typing import Any
 from unteach.methods.base import Term
 from unteach.methods.preference.pairs import LossType, Pairs, pair_loss, smoothing_fits
 from unteach.models.forward import TokenOutputs
-from unteach.models.reference import Needed
+from unteach.models.reference import ReferenceSpecs
 from unteach.registry import method
 
 
@@ -33,7 +33,7 @@ class PrefDPO(Pairs):
         super().__post_init__()
         smoothing_fits(self.loss_type, self.label_smoothing)
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         return {"chosen": "logprobs", "rejected": "logprobs"}
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:

@@ -54,7 +54,7 @@ def answer_mean(answers: TokenOutputs) -> "Tensor":
     """The mean log-prob of each row's answer tokens, of a pass that may be over its prompt too:
     [B]."""
     before = (answers.lengths() - answers.labelled).clamp(min=0)
-    own = (answers.place() >= before[answers.row]).float()
+    own = (answers.index_in_row() >= before[answers.row]).float()
     return answers.per_row(torch.where(own > 0, answers.value, 0)) / answers.per_row(own).clamp(
         min=1
     )

@@ -39,7 +39,7 @@ class CEU(Unlearn):
     def forget(self, policy: TokenOutputs, reference: Any) -> Term:
         # a row's first token, where it is a label, is one of the n
         unpredicted = policy.labelled - policy.lengths()
-        later = policy.place() + unpredicted[policy.row] >= self.ignore_first_n_answer_tokens
+        later = policy.index_in_row() + unpredicted[policy.row] >= self.ignore_first_n_answer_tokens
         return Term("forget", policy.value[later], "forget.later_tokens")
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
