@@ -31,7 +31,7 @@ from unteach.data.synthetic.authors import build_rows as build_authors_rows  # n
 from unteach.data.template import Template  # noqa: E402
 from unteach.distributed.process_context import start  # noqa: E402
 from unteach.inference.backends.base import Job, Request  # noqa: E402
-from unteach.inference.backends.hf import Continuing, HuggingFace  # noqa: E402
+from unteach.inference.backends.hf import CausalLMSession, HuggingFace  # noqa: E402
 from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
 from unteach.seeds import subseed  # noqa: E402
 
@@ -80,7 +80,7 @@ class Ways:
             {"pretrained_model_name_or_path": folder}, template_args=TemplateArgs(kind="raw")
         )
         session = HuggingFace().open(Job(config, "generate", self.sampling, start()))
-        assert isinstance(session, Continuing)
+        assert isinstance(session, CausalLMSession)
         self.session, self.model, self.tokenizer = (
             session,
             session.loaded.model,
