@@ -9,6 +9,7 @@ from unteach.config import schema
 from unteach.config.suites import SuiteConfig
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
+from unteach.errors import has_extra, missing_extra
 from unteach.models.loading import LoadedModel
 from unteach.training import plot
 from unteach.training.callbacks import MetricsFile, Watcher, make_display
@@ -28,8 +29,10 @@ def watchers(
     assert config.trainer is not None
     display = make_display(config.task_name, UnaskedValues(config.eval))
     found: list[Watcher] = [MetricsFile(folder / run_dir.METRICS), display]
-    if dist.is_main:
+    if dist.is_main and has_extra("report"):
         found.append(LossPlot(folder))
+    elif dist.is_main:
+        print(f"note: {plot.FILE} is left out; {missing_extra('report', 'drawing it')}")
     if samples := config.trainer.samples:
         found.append(
             SampleFile(samples, loaded, streams[samples.stream or anchor], folder, config.seed)

@@ -22,7 +22,6 @@ from unteach.data.template import Template
 from unteach.engines.base import Engine
 from unteach.errors import UserError, first_line, missing_extra, nearest, unknown
 from unteach.evals.base import TaskResult
-from unteach.evals.lm_eval.model import EngineModel
 from unteach.lazy import np, torch
 
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -174,6 +173,8 @@ def ask(
     """The results of tasks, all asked together; every process asks for all of them and the engine
     shares the passes."""
     from lm_eval import simple_evaluate
+
+    from unteach.evals.lm_eval.model import EngineModel
 
     given = dict(settings)
     path, configured = given.pop("include_path"), given.pop("configured")
