@@ -24,8 +24,8 @@ environment()
 import torch  # noqa: E402
 import transformers  # noqa: E402
 import yaml  # noqa: E402
-from inference import prompts_of, random_model  # noqa: E402
 
+from inference import prompts_of, random_model  # noqa: E402
 from unteach.engines.hf import HFEngine  # noqa: E402
 
 Generate = Callable[[], list[list[int]]]
@@ -55,7 +55,8 @@ class Ways:
         for first in range(0, len(order), batch_size):
             indices = order[first : first + batch_size]
             rows = [self.prompts[i] for i in indices]
-            batch = self.tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
+            inputs = {"input_ids": rows}
+            batch = self.tokenizer.pad(inputs, padding_side="left", return_tensors="pt")
             output = self.model.generate(
                 **batch.to(self.model.device),
                 max_new_tokens=self.max_new_tokens,
