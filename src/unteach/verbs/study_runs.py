@@ -74,7 +74,7 @@ def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
     import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
 
     return local.execute(
-        plan, lambda run: _run(run, study.config_dirs), gpu_slots.slots_of(study.local)
+        plan, lambda run: _run(run, study.config_dirs), gpu_slots.build_slots(study.local)
     )
 
 

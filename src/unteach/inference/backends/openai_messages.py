@@ -185,7 +185,8 @@ def _read_text(choice: JSONDict) -> str:
 
 
 def _read_text_of_part(part: object) -> str:
-    kind, text = type(part).__name__, None
+    kind: object = type(part).__name__
+    text: object = None
     reason = ""
     if isinstance(part, dict):
         kind, text = part.get("type"), part.get("text")
