@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from unteach.data.collators import SEGMENT, DataCollatorForSupervisedDataset
 from unteach.data.handlers.text import PretrainingDataset
-from unteach.data.packing import best_fit
+from unteach.data.packing import pack_best_fit
 from unteach.data.streams import Slot, collate
 from unteach.methods.finetune.sft import SFT, Pretrain
 from unteach.models.forward import extend
@@ -29,7 +29,7 @@ TEXTS = [
 
 @given(st.lists(st.integers(1, 20), max_size=60))
 def test_the_laws_of_packing(lengths: list[int]) -> None:
-    rows = best_fit(lengths, 20)
+    rows = pack_best_fit(lengths, 20)
     assert sorted(piece for row in rows for piece in row) == list(range(len(lengths))), (
         "each piece once"
     )

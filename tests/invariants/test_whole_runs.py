@@ -112,7 +112,7 @@ def test_altpo_invents_once_and_takes_turns(
     )
     invented = alternates.InventedAnswers(None, ["q"], [["one", "two", "three"]], 0)  # type: ignore[arg-type]
     invented.template = type("T", (), {"encode": staticmethod(lambda q, a: a)})()  # type: ignore[assignment]
-    monkeypatch.setattr(alternates, "example_of", lambda encoded, row: encoded)
+    monkeypatch.setattr(alternates, "build_example", lambda encoded, row: encoded)
     taken = [invented.variant(0, epoch)["alternate"] for epoch in range(6)]
     assert sorted(taken[:3]) == sorted(taken[3:]) == ["one", "three", "two"]
 

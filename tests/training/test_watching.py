@@ -72,7 +72,7 @@ def test_samples_are_what_the_model_says(shown: Path) -> None:
     made = loaded.model.generate(
         ids, max_new_tokens=5, do_sample=False, eos_token_id=list(loaded.template.stops)
     )
-    assert loaded.template.text(made[0, ids.shape[1] :]) == written[-1]["said"]
+    assert loaded.template.decode(made[0, ids.shape[1] :]) == written[-1]["said"]
     assert written[0]["answer"] and written[0]["answer"] not in written[0]["prompt"]
 
 

@@ -160,9 +160,9 @@ def save_words(
         )
         return
     portable.save_tokenizer(tokenizer, folder)
-    said = template.saved_args(source.folder) or (
+    said = template.load_saved_args(source.folder) or (
         source.told.template_args if source.told else None
     )
-    said = said or (template.saved_args(base) if base else None)
+    said = said or (template.load_saved_args(base) if base else None)
     if said:
         template.Template(tokenizer, said).save(folder)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from unteach.config.schema import BESIDE
-from unteach.data.handlers.qa import Example, example_of
+from unteach.data.handlers.base import Example, build_example
 from unteach.data.streams import Stream
 from unteach.data.template import Template
 
@@ -24,7 +24,7 @@ def build_examples(
     examples = Examples()
     for index, row in enumerate(rows):
         answer = row[stream] if stream in BESIDE and stream in row else row["answer"]
-        example = example_of(template.encode(row["question"], answer), index)
+        example = build_example(template.encode(row["question"], answer), index)
         if all_tokens:
             example["labels"] = list(example["input_ids"])
         if row.get("forget"):

@@ -10,7 +10,7 @@ from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import BESIDE
 from unteach.data.collators import Collator, DataCollatorForSupervisedDataset
-from unteach.data.streams import ALTERNATE, Rows, Steps, Stream, collate
+from unteach.data.streams import ALTERNATE, SlotDataset, Steps, Stream, collate
 from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.base import Method
@@ -166,8 +166,8 @@ def step_gradient(
         size = math.ceil(longest / total) * total
     steps = Steps(streams, anchor, size, seed=0)
 
-    reference = _build_reference(method, streams, steps.seen(step + 1), frozen, collator)
-    all_rows = Rows(streams, anchor)
+    reference = _build_reference(method, streams, steps.list_seen(step + 1), frozen, collator)
+    all_rows = SlotDataset(streams, anchor)
     batches = []
     for slots in steps.split_into_micro_batches(0, step, total)[rank::world_size]:
         batches.append(collate([all_rows[slot] for slot in slots], collator))

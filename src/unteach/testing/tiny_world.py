@@ -33,7 +33,7 @@ def build_tiny_world(
     policy, reference = _build_tiny_models(method, head)
     reference.model.requires_grad_(False).eval()
 
-    full = authors.rows("full")
+    full = authors.build_rows("full")
     rows = {}
     names = method.streams()
     anchor_source = BESIDE.get(names[0], names[0])
@@ -55,7 +55,7 @@ def build_tiny_world(
 
 def _build_tiny_models(method: Method, head: Head | None) -> list[LoadedModel]:
     """Build two models of the same shape with different weights."""
-    texts = [f"{row['question']} {row['answer']}" for row in authors.rows("full")]
+    texts = [f"{row['question']} {row['answer']}" for row in authors.build_rows("full")]
     tokenizer = learn_tokenizer(texts, 400)
     # As deep as the last layer whose number the method's regexes name.
     last_layer = 1

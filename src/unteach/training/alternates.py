@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unteach import atomic, console, fingerprints, json_files
-from unteach.data.handlers.qa import Example, example_of
+from unteach.data.handlers.base import Example, build_example
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.data.template import Template
 from unteach.distributed.process_context import DistContext
@@ -44,7 +44,7 @@ class InventedAnswers:
         cycle, position = divmod(epoch, len(texts))
         order = permutation(len(texts), self.seed, "alternates", row, cycle)
         text = texts[order[position]]
-        return {ALTERNATE: example_of(self.template.encode(self.questions[row], text), row)}
+        return {ALTERNATE: build_example(self.template.encode(self.questions[row], text), row)}
 
 
 def invent(
@@ -60,7 +60,7 @@ def invent(
     They are kept in `cache_dir`, so that runs from the same model share them.
     """
     _refuse_unfit_rows(forget)
-    rows = [part.text(row) for part, row in forget.where]
+    rows = [part.text(row) for part, row in forget.locations]
     prompts = [
         loaded.template.encode_prompt(method.ask(question, answer)) for question, answer in rows
     ]
@@ -90,13 +90,13 @@ def invent(
 
 def _refuse_unfit_rows(forget: Stream) -> None:
     """Raise UserError for rows that are no question and answer by themselves."""
-    for part in forget.parts:
+    for part in forget.datasets:
         if not hasattr(part, "text"):
             raise UserError(
                 f"data.forget: {type(part).__name__} has no questions and answers to invent other "
                 "answers to"
             )
-    for part, row in forget.where:
+    for part, row in forget.locations:
         place = part.context_place(row) if hasattr(part, "context_place") else None
         if place:
             raise UserError(
@@ -128,6 +128,6 @@ def _sample_texts(
         )
     texts = []
     for continuation in continuations:
-        paragraphs = loaded.template.text(continuation).strip().split("\n\n")
+        paragraphs = loaded.template.decode(continuation).strip().split("\n\n")
         texts.append(paragraphs[0])
     return [texts[i : i + num_alternates] for i in range(0, len(texts), num_alternates)]

@@ -3,7 +3,7 @@ tokenizer learns from."""
 
 from unteach import run_dir
 from unteach.config import schema
-from unteach.data.handlers.labelled import labels_of_rows
+from unteach.data.handlers.labelled import collect_labels
 from unteach.data.io import sources, tokenized_paths
 from unteach.errors import UserError
 from unteach.models import heads
@@ -31,7 +31,7 @@ def build_head(config: schema.Config) -> Head | None:
         labels = saved_head.labels if saved_head else None
     if not labels:
         datasets = config.data.streams["train"].values()
-        labels = labels_of_rows([(dataset.cls, dataset.args) for dataset in datasets])
+        labels = collect_labels([(dataset.cls, dataset.args) for dataset in datasets])
     return Head(tuple(labels))
 
 

@@ -100,4 +100,4 @@ def list_draws(
     num_steps = args.max_steps
     if num_steps <= 0:
         num_steps = math.ceil(args.num_train_epochs * len(steps))
-    return steps.seen(num_steps)
+    return steps.list_seen(num_steps)

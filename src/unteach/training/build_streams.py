@@ -99,7 +99,7 @@ def build_rows(
     notes: list[str] = []
     for part in parts.values():
         datasets.append(build_component(part, loaded, seed=config.seed, labels=labels))
-        note = sources.note(part.args.get("hf_args") or {})
+        note = sources.note_source(part.args.get("hf_args") or {})
         if note:
             notes.append(note)
 

@@ -87,7 +87,7 @@ def fingerprint_files(config: schema.Config) -> dict[str, str]:
     for datasets in config.data.streams.values():
         for dataset in datasets.values():
             hf_args = dataset.args.get("hf_args")
-            for file in sources.files_of(hf_args) if hf_args else ():
+            for file in sources.list_files(hf_args) if hf_args else ():
                 hashes[str(file)] = fingerprints.hash_files(file)
     return hashes
 

@@ -49,7 +49,7 @@ def refuse_too_long(streams: dict[str, Stream], context: int) -> None:
             length = len(stream.example(row)["input_ids"])
             if length > context:
                 raise UserError(
-                    f"data.{name}: {stream.place(row)} has {length} tokens, and the model's "
+                    f"data.{name}: {stream.locate(row)} has {length} tokens, and the model's "
                     f"context {context}; set max_length of its dataset to {context} or less "
                     "(data.max_length with data=files)"
                 )

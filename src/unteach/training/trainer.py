@@ -12,7 +12,7 @@ import transformers
 from torch.utils.data import DataLoader
 
 from unteach.data.collators import Collator
-from unteach.data.streams import MicroBatches, Rows, Steps, Stream, collate
+from unteach.data.streams import MicroBatches, SlotDataset, Steps, Stream, collate
 from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
 from unteach.models.reference import Reference, Table
@@ -102,7 +102,7 @@ class Trainer(Resumable):
         setup_method(model, method, args.seed, streams)
 
         # The library wants an evaluation dataset where eval_strategy is set; ours is never read.
-        train_dataset: Any = Rows(streams, anchor)
+        train_dataset: Any = SlotDataset(streams, anchor)
         does_evaluate = kwargs.get("evaluator") or kwargs.get("validation")
         try:
             super().__init__(
@@ -125,7 +125,7 @@ class Trainer(Resumable):
             steps, args.gradient_accumulation_steps, args.process_index, args.world_size
         )
         return StepLoader(
-            Rows(self.streams, self.anchor),  # type: ignore[arg-type]
+            SlotDataset(self.streams, self.anchor),  # type: ignore[arg-type]
             batch_sampler=micro_batches,
             collate_fn=functools.partial(collate, collator=self.data_collator),
             num_workers=args.dataloader_num_workers,

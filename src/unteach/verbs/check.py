@@ -211,7 +211,7 @@ def show_rows(loaded: "LoadedModel", name: str, stream: "Stream", seed: int) -> 
     )
     for number in permutation(len(stream), seed, "data", name, 0)[:SHOWN_ROWS]:
         example = stream.example(number)
-        shown = Text(f"  {stream.place(number)}: ")
+        shown = Text(f"  {stream.locate(number)}: ")
         if loaded.head:
             is_class = bool(loaded.head.labels)
             learned = (
@@ -246,10 +246,10 @@ def check_suites(
     for name, plan in planned.items():
         print(
             f"suite       {name}: "
-            f"{', '.join(metric for metric in plan.asked if metric in plan.metrics)}"
+            f"{', '.join(metric for metric in plan.metric_names if metric in plan.metrics)}"
         )
         for role, rows in plan.rows.own.items():
-            measured, count = plan.rows.drawn.get(role, (len(rows.row_numbers),) * 2)
+            measured, count = plan.rows.subset_sizes.get(role, (len(rows.row_numbers),) * 2)
             num_rows = (
                 f"{measured:,} of {counted(count, 'row')}"
                 if measured < count

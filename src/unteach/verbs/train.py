@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unteach.data.streams import Stream
     from unteach.distributed import process_context
     from unteach.distributed.process_context import DistContext
-    from unteach.evals.suites import Plan
+    from unteach.evals.suite_plan import SuitePlan
     from unteach.models.loading import LoadedModel
     from unteach.training.callbacks import Watcher
     from unteach.training.resumable import Resumable
@@ -176,12 +176,12 @@ class _Prepared:
     anchor: str
     args: "transformers.TrainingArguments"
     start: Path | None
-    planned: "dict[str, Plan]"
+    planned: "dict[str, SuitePlan]"
 
 
 def _train(
     config: schema.Config, folder: Path, dist: "DistContext", of_files: list[str]
-) -> "dict[str, Plan]":
+) -> "dict[str, SuitePlan]":
     """Builds everything, trains from where the run stands, and writes the final model; returns the
     plans of suites."""
     from unteach.distributed import process_context
@@ -291,7 +291,7 @@ def _prepare(
         )
 
     streams, notes = build_streams(config, loaded, dist)
-    planned: dict[str, Plan] = {}
+    planned: dict[str, SuitePlan] = {}
     if suites.does_evaluate(config):
         planned, of_rows = suites.plan_suites(config, loaded, streams)
         notes += of_rows
@@ -339,7 +339,7 @@ def _fit(
 
 
 def _evaluate(
-    config: schema.Config, folder: Path, dist: "DistContext", planned: "dict[str, Plan] | None"
+    config: schema.Config, folder: Path, dist: "DistContext", planned: "dict[str, SuitePlan] | None"
 ) -> None:
     """Evaluates the model as it was saved, exactly as `unteach eval` would.
 
