@@ -90,11 +90,16 @@ def method_loss(
         _refuse_alternates(name, method)
     if control_vector is not None:
         _set_control_vector(name, method, control_vector)
-    given = {"forget": forget, "train": forget, "retain": retain, "alternate": alternate}
+    rows_by_source = {
+        "forget": forget,
+        "train": forget,
+        "retain": retain,
+        "alternate": alternate,
+    }
     loaded = loading.load(_build_config(policy, template), training=True)
     examples = {}
     for stream in method.streams():
-        rows = given.get(stream) or given.get(BESIDE.get(stream, stream))
+        rows = rows_by_source.get(stream) or rows_by_source.get(BESIDE.get(stream, stream))
         if not rows:
             raise UserError(
                 f"{name} trains on the stream {stream!r}, and no rows were given for it"
