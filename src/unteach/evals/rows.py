@@ -276,9 +276,7 @@ class EvalRows:
             chosen.append(generator.choice(refusals))
         return chosen
 
-    def _select_by_keys(
-        self, config: RowsConfig, rows: list[Row], source: str
-    ) -> list[int]:
+    def _select_by_keys(self, config: RowsConfig, rows: list[Row], source: str) -> list[int]:
         """Select all rows, or those that share a key with other rows, or that share none."""
         row_indices = list(range(len(rows)))
         if not config.keys_shared_with and not config.keys_apart_from:
