@@ -24,7 +24,7 @@ from unteach.errors import EXIT_BUG, EXIT_DIVERGED, EXIT_PREEMPTED, Preempted
 from unteach.studies import states
 from unteach.studies.gpu_slots import Slots, seen
 from unteach.studies.plan import PlannedRun
-from unteach.studies.status_board import Board, log_of, make_board
+from unteach.studies.status_board import Board, get_log_path, make_board
 from unteach.wording import counted
 
 CarryOut = Callable[[PlannedRun], object]
@@ -85,7 +85,7 @@ def _here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
     except Preempted:
         raise
     except Exception as error:
-        state, reason = states.ended(error)
+        state, reason = states.classify_error(error)
         if not hasattr(error, "exit_code"):
             traceback.print_exc()
         print(f"  {state}: {reason}")
@@ -108,9 +108,9 @@ def _in_children(
                     run, taken = running.pop(pid)
                     slots.give_back(taken)
                     outcomes[run.name] = _outcome(run, os.waitstatus_to_exitcode(status))
-                    board.ended(run, outcomes[run.name].state)
+                    board.end(run, outcomes[run.name].state)
                 elif running:
-                    board.look()
+                    board.refresh()
                     time.sleep(0.1)
                 times = len(asked)
                 if times > told:
@@ -152,7 +152,7 @@ def _start(
             taken = slots.take()
             with seen(taken):
                 running[_fork(run, carry_out, threads[run.name])] = (run, taken)
-            board.started(run)
+            board.start(run)
 
 
 def _of(plan: list[PlannedRun], name: str) -> bool:
@@ -193,7 +193,7 @@ def _threads(plan: list[PlannedRun], jobs: int) -> dict[str, int]:
 
 
 def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
-    log_of(run).parent.mkdir(parents=True, exist_ok=True)
+    get_log_path(run).parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
@@ -210,7 +210,7 @@ def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
             sys.modules["torch"].set_num_threads(threads)
         else:
             os.environ["OMP_NUM_THREADS"] = str(threads)
-        log = os.open(log_of(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        log = os.open(get_log_path(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
@@ -243,7 +243,7 @@ def _die_with(parent: int) -> None:
 def _outcome(run: PlannedRun, code: int) -> Outcome:
     if code == 0:
         return Outcome(run, "done")
-    words = log_of(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    words = get_log_path(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     reason = words[-1] if words else f"ended with code {code}"
     if code in (-signal.SIGTERM, -signal.SIGKILL, -signal.SIGINT):
         reason = f"was killed by {signal.Signals(-code).name}"
@@ -251,4 +251,4 @@ def _outcome(run: PlannedRun, code: int) -> Outcome:
     state = {EXIT_DIVERGED: "diverged", BUSY: "busy"}.get(
         code, "stopped" if code in stopped else "failed"
     )
-    return Outcome(run, state, f"{reason} (see {log_of(run)})")
+    return Outcome(run, state, f"{reason} (see {get_log_path(run)})")
