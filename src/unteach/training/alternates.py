@@ -13,7 +13,7 @@ from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.methods.unlearn.altpo import AltPO
 from unteach.models.loading import LoadedModel
-from unteach.models.placement import placed_by_device_map
+from unteach.models.placement import is_placed_by_device_map
 from unteach.seeds import permutation, subseed
 
 BATCH_SIZE = 32
@@ -97,12 +97,12 @@ def _refuse_unfit_rows(forget: Stream) -> None:
                 "answers to"
             )
     for part, row in forget.locations:
-        place = part.context_place(row) if hasattr(part, "context_place") else None
-        if place:
+        location = part.context_place(row) if hasattr(part, "context_place") else None
+        if location:
             raise UserError(
-                f"{place}: other answers are invented to a question by itself, and this row has a "
-                "system prompt or earlier turns; leave them out, or give the other answers in a "
-                "column alternate"
+                f"{location}: other answers are invented to a question by itself, and this row "
+                "has a system prompt or earlier turns; leave them out, or give the other answers "
+                "in a column alternate"
             )
 
 
@@ -113,12 +113,14 @@ def _sample_texts(
     # The model is not wrapped yet: every process holds all of it, however it will be sharded.
     unsharded = replace(dist, mode="ddp")
     model = loaded.model
-    if not placed_by_device_map(model, dist):
+    if not is_placed_by_device_map(model, dist):
         model = model.to(dist.device)
     engine = HFEngine(model, loaded.tokenizer, BATCH_SIZE, unsharded, stops=loaded.template.stops)
 
     num_alternates = method.n_alternates
-    repeated_prompts = [prompt for prompt in prompts for _ in range(num_alternates)]
+    repeated_prompts = []
+    for prompt in prompts:
+        repeated_prompts += [prompt] * num_alternates
     with loaded.autocast():
         continuations = engine.generate(
             repeated_prompts,

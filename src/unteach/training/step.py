@@ -77,7 +77,7 @@ def prepass_step(
         return totals
     with torch.no_grad():
         for batch in batches:
-            sums = method.prepass(model(batch=batch, want=specs), reference.on(batch))
+            sums = method.prepass(model(batch=batch, want=specs), reference.compute(batch))
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0) + value.float()
     return totals
@@ -97,7 +97,7 @@ def forward_policy_and_reference(
             in the reference's outputs under "step".
     """
     # The reference first: what a method asks of the policy may depend on its outputs.
-    reference_outputs = {**reference.on(batch), "step": counts}
+    reference_outputs = {**reference.compute(batch), "step": counts}
     policy_outputs = model(batch=batch, want=method.wants(reference_outputs))
     return policy_outputs, reference_outputs
 

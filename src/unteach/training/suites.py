@@ -12,11 +12,12 @@ from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
-from unteach.engines.hf import context_of
-from unteach.evals import suites
+from unteach.engines.hf import get_context_length
+from unteach.evals import suite_files, suite_plan
 from unteach.evals.own_rows import OwnRows
 from unteach.evals.run import evaluate_loaded
 from unteach.evals.start_values import evaluate_before
+from unteach.evals.suite_plan import SuitePlan
 from unteach.models.loading import LoadedModel
 from unteach.training.build_streams import build_rows
 from unteach.training.rows import find_context_length, refuse_too_long
@@ -32,7 +33,7 @@ ROLE_STREAMS = {
 
 def plan_suites(
     config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream] | None = None
-) -> tuple[dict[str, suites.Plan], list[str]]:
+) -> tuple[dict[str, SuitePlan], list[str]]:
     """Plan the suites of a run, before any model pass.
 
     Args:
@@ -44,9 +45,11 @@ def plan_suites(
         The plans by suite, and notes about rows that are only measured.
     """
     own_rows, notes = find_own_rows(config, loaded, streams or {})
-    planned = suites.plans(config.eval, loaded.template, context_of(loaded.model), own_rows)
+    planned = suite_plan.plan_all(
+        config.eval, loaded.template, get_context_length(loaded.model), own_rows
+    )
     for name, plan in planned.items():
-        for row_set, (num_measured, num_rows) in plan.rows.drawn.items():
+        for row_set, (num_measured, num_rows) in plan.rows.subset_sizes.items():
             notes.append(
                 f"measures {num_measured:,} of {num_rows:,} {row_set} rows, drawn by seed "
                 f"{plan.config.seed} (eval.{name}.max_rows)"
@@ -110,7 +113,7 @@ def _split_by_sign(rows: OwnRows) -> dict[str, OwnRows]:
 
 
 def measure_before_training(
-    config: schema.Config, planned: dict[str, suites.Plan], run_folder: Path, dist: DistContext
+    config: schema.Config, planned: dict[str, SuitePlan], run_folder: Path, dist: DistContext
 ) -> list[str]:
     """Measure the weights that the run starts from, with the suites that ask for it.
 
@@ -129,7 +132,7 @@ def measure_before_training(
     target_dir = run_folder / run_dir.EVALS_BEFORE
 
     def is_measured() -> bool:
-        return all(suites.is_measured(plan, target_dir) for plan in before.values())
+        return all(suite_files.is_measured(plan, target_dir) for plan in before.values())
 
     # The main process alone looks at the files, so that all processes decide alike.
     if process_context.run_on_main(is_measured):
@@ -152,7 +155,7 @@ def does_evaluate(config: schema.Config) -> bool:
 def build_evaluator(
     config: schema.Config,
     loaded: LoadedModel,
-    plans: dict[str, suites.Plan],
+    plans: dict[str, SuitePlan],
     run_folder: Path,
     dist: DistContext,
 ) -> Callable[[int], dict[str, float]]:

@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unteach import atomic, console
 from unteach.config import schema
@@ -24,7 +24,7 @@ from unteach.methods.base import Method
 from unteach.methods.finetune.sft import SFT
 from unteach.models.loading import LoadedModel
 from unteach.models.placement import reshard
-from unteach.models.reference import Reference, Table
+from unteach.models.reference import LogprobTable, Reference
 from unteach.training.build_reference import build_tables
 from unteach.training.build_streams import build_rows
 from unteach.training.step import forward_policy_and_reference, move_to_device
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import TrainingArguments
 
+Value = TypeVar("Value")
 STREAM = "validation"
 FILE = "validation.json"
 
@@ -108,7 +109,7 @@ class Validation:
         self,
         method: Method,
         streams: dict[str, Stream],
-        build_tables: Callable[[], dict[str, Table]],
+        build_tables: Callable[[], dict[str, LogprobTable]],
         collator: Collator,
         batch_size: int,
         dist: DistContext,
@@ -243,9 +244,9 @@ class Validation:
             batch_counts = dict(self.method.counts(batch))
             if prepass_specs:
                 policy = model(batch=batch, want=prepass_specs)
-                batch_counts.update(self.method.prepass(policy, self.reference.on(batch)))
-            for name, count in batch_counts.items():
-                mine[name] = mine.get(name, 0.0) + float(count)
+                batch_counts.update(self.method.prepass(policy, self.reference.compute(batch)))
+            for name, units in batch_counts.items():
+                mine[name] = mine.get(name, 0.0) + float(units)
 
         total: dict[str, float] = {}
         for counts in self._gather(mine):
@@ -253,9 +254,9 @@ class Validation:
                 total[name] = total.get(name, 0.0) + count
         return total
 
-    def _gather(self, mine: Any) -> list[Any]:
+    def _gather(self, own: Value) -> list[Value]:
         """Collect a value from every process; every process gets all of them."""
-        return self.dist.gather([mine]) if self.dist.gather else [mine]
+        return self.dist.gather([own]) if self.dist.gather else [own]
 
     def _iterate_batches(self) -> Iterator[dict[str, Any]]:
         """Give this process's batches of all rows, longest rows first.

@@ -246,10 +246,10 @@ def check_suites(
     for name, plan in planned.items():
         print(
             f"suite       {name}: "
-            f"{', '.join(metric for metric in plan.asked if metric in plan.metrics)}"
+            f"{', '.join(metric for metric in plan.metric_names if metric in plan.metrics)}"
         )
         for role, rows in plan.rows.own.items():
-            measured, count = plan.rows.drawn.get(role, (len(rows.row_numbers),) * 2)
+            measured, count = plan.rows.subset_sizes.get(role, (len(rows.row_numbers),) * 2)
             num_rows = (
                 f"{measured:,} of {counted(count, 'row')}"
                 if measured < count
