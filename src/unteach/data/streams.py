@@ -14,7 +14,7 @@ from typing import Any
 
 from unteach.config.schema import BESIDE
 from unteach.data.collators import Collator
-from unteach.data.handlers.base import Example
+from unteach.data.examples import Example
 from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
 from unteach.lazy import torch

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from unteach.data.collators import SEGMENT
+from unteach.data.examples import SEGMENT
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import F, torch

@@ -5,7 +5,7 @@ import functools
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
@@ -127,7 +127,7 @@ class Trainer(Resumable):
         return StepLoader(
             SlotDataset(self.streams, self.anchor),  # type: ignore[arg-type]
             batch_sampler=micro_batches,
-            collate_fn=functools.partial(collate, collator=self.data_collator),
+            collate_fn=functools.partial(collate, collator=cast(Collator, self.data_collator)),
             num_workers=args.dataloader_num_workers,
             worker_init_fn=_ignore_interrupts,
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),

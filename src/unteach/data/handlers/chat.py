@@ -16,7 +16,8 @@ from unteach.data.conversations import (
     read_tools,
     says_nothing,
 )
-from unteach.data.handlers.base import DEFERRED, Example, RowDataset
+from unteach.data.examples import DEFERRED, Example
+from unteach.data.handlers.base import RowDataset
 from unteach.data.io.cells import is_missing
 from unteach.data.rendered_text import is_shown
 from unteach.data.rows import locate_row

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unteach.data.handlers.base import Example, RowDataset
+from unteach.data.examples import Example
+from unteach.data.handlers.base import RowDataset
 from unteach.data.template import Template
 from unteach.registry import dataset
 

@@ -16,7 +16,8 @@ from unteach.data.conversations import (
     read_tools,
     says_nothing,
 )
-from unteach.data.handlers.base import Example, RowDataset, build_example
+from unteach.data.examples import Example, build_example
+from unteach.data.handlers.base import RowDataset
 from unteach.data.instructions import NO_CONTEXT, Context, encode_last, join_input, read_context
 from unteach.data.template import Encoded
 from unteach.errors import UserError

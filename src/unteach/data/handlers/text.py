@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unteach.data import duplicates
-from unteach.data.collators import SEGMENT
 from unteach.data.documents import find_bos, tokenize_documents
-from unteach.data.handlers.base import Example, note_special_text
+from unteach.data.examples import SEGMENT, Example
+from unteach.data.handlers.base import note_special_text
 from unteach.data.io import sources, tokenized_paths
 from unteach.data.packing import pack_best_fit
 from unteach.data.row_errors import explain_no_row_left
