@@ -2,7 +2,7 @@
 token for padding."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from unteach.data.truncation import IGNORED
 from unteach.lazy import np, torch
@@ -11,7 +11,7 @@ from unteach.registry import collator
 if TYPE_CHECKING:
     from torch import Tensor
 
-SEGMENT = "segment"
+SEGMENT: Final = "segment"
 """Which of its documents a token of a packed row is of, from 1; padding has 0."""
 
 
