@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from unteach.config.schema import BESIDE
 from unteach.data.collators import Collator
@@ -20,8 +20,36 @@ from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.seeds import permutation
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Draw = tuple[int, int]
 """A row of a stream, and the epoch of that stream."""
+
+
+class Batch(TypedDict):
+    """One micro-batch over all streams: what `collate` builds, and every pass is made on.
+
+    Attributes:
+        input_ids, labels, attention_mask: padded rows; -100 where nothing is learned: [B, T].
+        segment: which of its documents a token is of, where rows have several: [B, T].
+        weight: of each row; 0: it only fills up; below 0: its loss is ascended: [B].
+        number, epoch: of each row in its stream: [B].
+        target: the number that a row has in place of a label: [B].
+        rows: each stream's (start, stop) in the batch.
+        shared: how one stream's rows of several answers are asked (models.forward.Shared).
+    """
+
+    input_ids: "Tensor"
+    labels: "Tensor"
+    attention_mask: "Tensor"
+    segment: "NotRequired[Tensor]"
+    weight: "Tensor"
+    number: "Tensor"
+    epoch: "Tensor"
+    target: "NotRequired[Tensor]"
+    rows: dict[str, tuple[int, int]]
+    shared: NotRequired[Any]
 
 
 @dataclass(frozen=True)
@@ -296,7 +324,7 @@ class SlotDataset:
         return slot, stream.example(slot.row, slot.epoch)
 
 
-def collate(items: list[tuple[Slot, Example]], collator: Collator) -> dict[str, Any]:
+def collate(items: list[tuple[Slot, Example]], collator: Collator) -> Batch:
     """Build one micro-batch over all streams.
 
     Rows of weight zero keep their tokens and lose their labels, so that they count nowhere.
@@ -312,7 +340,7 @@ def collate(items: list[tuple[Slot, Example]], collator: Collator) -> dict[str, 
     """
     slots = [slot for slot, _ in items]
     examples = [example for _, example in items]
-    batch = collator(examples)
+    batch = cast(Batch, collator(examples))
 
     weights = []
     for slot, example in items:
@@ -334,6 +362,14 @@ def collate(items: list[tuple[Slot, Example]], collator: Collator) -> dict[str, 
     return batch
 
 
+def move_to_device(batch: Batch, device: "torch.device") -> Batch:
+    """Move the tensors of a batch to a device, and leave its other values as they are."""
+    moved: dict[str, Any] = {}
+    for name, value in batch.items():
+        moved[name] = value.to(device) if hasattr(value, "to") else value
+    return cast(Batch, moved)
+
+
 def iterate_batches(
     stream: Stream,
     draws: list[Draw],
@@ -341,7 +377,7 @@ def iterate_batches(
     collator: Collator,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Batch]:
     """Iterate over rows of a stream sorted by length, for passes that compute a table.
 
     Each rank gets its share, and as many batches as the others: where weights are sharded, all must
