@@ -97,5 +97,5 @@ def test_packed_documents_are_learned_as_if_alone(
 
 
 class NoReference:
-    def on(self, batch: Any) -> dict[str, Any]:
+    def compute(self, batch: Any) -> dict[str, Any]:
         return {}
