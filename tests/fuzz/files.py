@@ -268,7 +268,7 @@ def read_rows(file: Path) -> None:
 def read_tokens(file: Path) -> None:
     for shard in token_files.read_shards(file):
         for row in range(len(shard)):
-            shard.ids(row), shard.build_labels(row)
+            shard.slice_ids(row), shard.build_labels(row)
 
 
 def read_answer(file: Path) -> None:

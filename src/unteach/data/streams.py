@@ -59,7 +59,7 @@ class Stream:
         dataset, row = self.locations[row_index]
         return dataset[row]
 
-    def tokenized_rows(self) -> Sequence[int]:
+    def list_tokenized_rows(self) -> Sequence[int]:
         """List the rows that have their tokens already: all, unless a run is only looked at."""
         if all(getattr(dataset, "num_tokenized", None) is None for dataset in self.datasets):
             return range(len(self))
