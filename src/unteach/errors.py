@@ -286,3 +286,9 @@ def unknown(kind: str, name: str, allowed: Iterable[str], cutoff: float = 0.6) -
     guess = nearest(name, allowed, cutoff)
     meant = f"; did you mean {guess}?" if guess else "."
     return f"there is no {kind} called {name!r}{meant} Allowed: {', '.join(allowed) or '(none)'}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that there is no memory left."""
+    message = f"{type(error).__name__} {error}".lower()
+    return any(sign in message for sign in NO_MEMORY)

@@ -36,7 +36,6 @@ class Deferred(HFEngine):
     def __init__(self, load: Callable[[], Any], tokenizer: Any, *args: Any):
         self._load = load
         super().__init__(None, tokenizer, *args)
-        del self.model
 
     @functools.cached_property
     def model(self) -> Any:  # type: ignore[override]
