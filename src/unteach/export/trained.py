@@ -67,7 +67,7 @@ def find_source(name: str) -> Source:
             run = folder
             break
     if run is not None and re.fullmatch(r"checkpoint-\d+", location.name):
-        reason = checkpoint.fault(location)
+        reason = checkpoint.find_fault(location)
         if reason:
             raise UserError(f"{name}: this checkpoint cannot be used, {reason}")
     adapter_config: dict[str, Any] = {}
@@ -187,10 +187,10 @@ def save_tokenizer_and_template(
         )
         return
     portable.save_tokenizer(tokenizer, folder)
-    template_args = template.saved_args(source.folder)
+    template_args = template.load_saved_args(source.folder)
     if not template_args and source.model_config:
         template_args = source.model_config.template_args
     if not template_args and base:
-        template_args = template.saved_args(base)
+        template_args = template.load_saved_args(base)
     if template_args:
         template.Template(tokenizer, template_args).save(folder)

@@ -12,10 +12,12 @@ from typing import Any
 from unteach import fingerprints
 from unteach.config.inference import ANSWERS, INPUTS, INSTRUCTION, InferConfig
 from unteach.data.io import tables
+from unteach.data.io.cells import is_missing
+from unteach.data.io.rows import Place, Row
 from unteach.errors import UserError
 from unteach.inference.result_store import ID, Line
 
-Placed = tuple[tables.Place, tables.Row]
+Placed = tuple[Place, Row]
 
 
 @dataclass
@@ -41,21 +43,21 @@ class Columns:
 def find_columns(table: tables.Table, config: InferConfig) -> Columns:
     """Find the columns of a table that this run reads; those that are named must be there."""
     if config.input_column:
-        columns = Columns(table.named(config.input_column))
+        columns = Columns(table.require_column(config.input_column))
     elif INSTRUCTION in table.columns:
         columns = _find_instruction_columns(table)
     else:
         columns = Columns(_find_column(table, INPUTS, "input_column"))
     if config.kind == "score":
         if config.answer_column:
-            columns.answer = table.named(config.answer_column)
+            columns.answer = table.require_column(config.answer_column)
         else:
             columns.answer = _find_column(table, ANSWERS, "answer_column")
     if config.modality == "vlm":
-        columns.image = table.named(config.image_column)
+        columns.image = table.require_column(config.image_column)
     for name in (*(config.keep_columns or ()), config.id_column):
         if name and name not in table.columns:
-            table.named(name)
+            table.require_column(name)
     return columns
 
 
@@ -136,10 +138,10 @@ def _read_ids(rows: list[Placed], config: InferConfig) -> list[int | str]:
     """Read the ids of rows, which must differ; without an id_column they are numbered."""
     if config.id_column is None:
         return list(range(len(rows)))
-    seen: dict[int | str, tables.Place] = {}
+    seen: dict[int | str, Place] = {}
     for place, row in rows:
         id_ = row.get(config.id_column)
-        if tables.missing(id_) or isinstance(id_, bool) or not isinstance(id_, int | str):
+        if is_missing(id_) or isinstance(id_, bool) or not isinstance(id_, int | str):
             raise UserError(
                 f"{place}: id_column={config.id_column} must hold text or a whole number, got "
                 f"{id_!r}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from unteach import fingerprints, run_dir
 from unteach.config.inference import INSTRUCTION, InferConfig
 from unteach.config.schema import ModelConfig, TemplateArgs
-from unteach.data.template import saved_args
+from unteach.data.template import load_saved_args
 from unteach.engines.hf import get_context_length
 from unteach.errors import UserError
 from unteach.inference.backends import classifier
@@ -145,7 +145,7 @@ def _choose_template(model: ModelConfig, column: str) -> tuple[ModelConfig, bool
         The model, and whether it was by the column.
     """
     folder = run_dir.find_model_folder(str(model.model_args[PATH]))
-    if model.template_args != TemplateArgs() or saved_args(folder) is not None:
+    if model.template_args != TemplateArgs() or load_saved_args(folder) is not None:
         return model, False
     kind: Any = {MESSAGES: "chat", "question": "auto", INSTRUCTION: "auto"}.get(column, "raw")
     return replace(model, template_args=TemplateArgs(kind=kind)), True

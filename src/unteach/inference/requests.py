@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach.config.inference import InferConfig
-from unteach.data.io import tables
+from unteach.data.io.cells import is_missing, read_text
+from unteach.data.io.rows import Place, Row
+from unteach.data.rendered_text import refuse_unshown
 from unteach.data.special_text import SpecialText
-from unteach.data.template import Template, refuse_unshown
+from unteach.data.template import Template
 from unteach.engines.base import Ids
 from unteach.errors import UserError
 from unteach.inference.backends.base import Failure, Request
@@ -109,13 +111,13 @@ class RequestBuilder:
                 prepared.num_cut[number] = num_over
         return prepared
 
-    def build_one(self, number: int, row: tables.Row) -> Request:
+    def build_one(self, number: int, row: Row) -> Request:
         """Build the request of one row that comes from no file, as `build` does.
 
         Raises:
             UserError: it cannot be asked.
         """
-        place = tables.Place("the question", "line", 0)
+        place = Place("the question", "line", 0)
         line = Line(number, row, "")
         prepared = self.build(InputTable([(place, row)], [line], []))
         for reason in prepared.unasked.values():
@@ -124,7 +126,7 @@ class RequestBuilder:
             raise UserError("the question is too long for this model")
         return replace(prepared.requests[0], number=number)
 
-    def _has_special_text(self, row: tables.Row) -> bool:
+    def _has_special_text(self, row: Row) -> bool:
         """Say whether a special token is written in what is asked, and is read as text."""
         if self.special is None:
             return False
@@ -160,9 +162,7 @@ class RequestBuilder:
         start = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else ()
         return replace(request, prompt=start + prompt[len(start) + num_cut :])
 
-    def _build_request(
-        self, number: int, place: tables.Place, row: tables.Row, seed: int
-    ) -> Request:
+    def _build_request(self, number: int, place: Place, row: Row, seed: int) -> Request:
         images = self._read_images(row, place) if self.columns.image else ()
         cell = row.get(self.columns.input)
         turns = None
@@ -195,19 +195,19 @@ class RequestBuilder:
         return Request(
             number,
             prompt=self.template.encode_prompt(text),
-            text=self.template.prompt(text),
+            text=self.template.write_prompt(text),
             messages=self._build_messages(text, None, ()) if self.template.kind == "chat" else None,
             seed=seed,
         )
 
-    def _read_text(self, row: tables.Row, place: tables.Place) -> str:
+    def _read_text(self, row: Row, place: Place) -> str:
         """Read what is asked: a column, and on a line of its own what follows it."""
-        text = tables.text(row, self.columns.input, place)
+        text = read_text(row, self.columns.input, place)
         following = self.columns.following
         if following is None:
             return text
         # A row of JSON may lack a column that others have.
-        following_text = tables.text({following: None, **row}, following, place)
+        following_text = read_text({following: None, **row}, following, place)
         return "\n".join(part for part in (text, following_text) if part)
 
     def _encode_for_classifier(self, text: str) -> Ids:
@@ -217,9 +217,9 @@ class RequestBuilder:
             return tuple(self.tokenizer(text)["input_ids"])
         return self.special.encode(self.special.hide(text), add_special_tokens=True)
 
-    def _read_answer(self, row: tables.Row, place: tables.Place) -> str:
+    def _read_answer(self, row: Row, place: Place) -> str:
         assert self.columns.answer
-        answer = tables.text(row, self.columns.answer, place)
+        answer = read_text(row, self.columns.answer, place)
         if not answer:
             raise UserError(
                 f"{place}: the column {self.columns.answer!r} is empty: there is no answer to score"
@@ -230,8 +230,8 @@ class RequestBuilder:
         self,
         template: Template,
         number: int,
-        place: tables.Place,
-        row: tables.Row,
+        place: Place,
+        row: Row,
         text: str,
         seed: int,
     ) -> Request:
@@ -240,7 +240,7 @@ class RequestBuilder:
         return Request(
             number,
             prompt=encoded.prompt,
-            text=template.prompt(text),
+            text=template.write_prompt(text),
             answer=encoded.answer,
             answer_text=answer,
             seed=seed,
@@ -279,11 +279,11 @@ class RequestBuilder:
         if template.args.system_prompt and turns[0]["role"] != "system":
             turns = [{"role": "system", "content": template.args.system_prompt}, *turns]
         hidden = template.hide_all(turns)
-        rendered = template.shown(hidden, add_generation_prompt=True)
+        rendered = template.render_chat(hidden, add_generation_prompt=True)
         refuse_unshown(hidden, rendered)
-        return template.special.reveal(rendered), template.plain(rendered)
+        return template.special.reveal(rendered), template.encode_plain(rendered)
 
-    def _read_images(self, row: tables.Row, place: tables.Place) -> tuple[Any, ...]:
+    def _read_images(self, row: Row, place: Place) -> tuple[Any, ...]:
         """Read what the image column holds, as a list."""
         cell = row.get(self.columns.image or "")
         if isinstance(cell, str) and cell.lstrip().startswith("["):
@@ -294,7 +294,7 @@ class RequestBuilder:
                     f"{place}: the column {self.columns.image!r} begins a list and is not JSON"
                 ) from None
         if not isinstance(cell, list | tuple):
-            cell = [] if tables.missing(cell) else [cell]
+            cell = [] if is_missing(cell) else [cell]
         if not cell:
             raise UserError(
                 f"{place}: the column {self.columns.image!r} is empty: there is no image"
@@ -322,7 +322,7 @@ def _put_images_first(turns: list[Turn], num_images: int) -> list[Turn]:
     return with_images
 
 
-def _read_conversation(cell: object, place: tables.Place) -> list[Turn]:
+def _read_conversation(cell: object, place: Place) -> list[Turn]:
     """Read the turns of a conversation that waits for an answer."""
     try:
         turns = json.loads(cell) if isinstance(cell, str) else cell

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints, registry, run_dir
 from unteach.config.schema import ModelConfig, TemplateArgs
-from unteach.data.template import Template, saved_args
+from unteach.data.template import Template, load_saved_args
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
@@ -371,7 +371,7 @@ def _find_template_args(config: ModelConfig) -> TemplateArgs:
     path = config.model_args.get(PATH)
     if config.template_args == TemplateArgs() and path:
         folder = run_dir.find_model_folder(str(path))
-        return saved_args(folder) or config.template_args
+        return load_saved_args(folder) or config.template_args
     return config.template_args
 
 

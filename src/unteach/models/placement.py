@@ -47,7 +47,7 @@ def is_placed_by_device_map(model: "PreTrainedModel", dist: DistContext) -> bool
 def _shard_fully(model: "PreTrainedModel", dist: DistContext) -> Any:
     mesh = torch.distributed.device_mesh.init_device_mesh(dist.device.type, (dist.world_size,))
     options: dict[str, Any] = {"mesh": mesh}
-    if launch_environment.flag("FSDP_OFFLOAD_PARAMS"):
+    if launch_environment.is_set("FSDP_OFFLOAD_PARAMS"):
         options["offload_policy"] = fsdp.CPUOffloadPolicy()
     for layer in list_layers(unwrap_model(model)):
         fsdp.fully_shard(layer, **options)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.atomic import atomic_write
-from unteach.data.streams import Stream, in_batches
+from unteach.data.collators import Collator
+from unteach.data.streams import Stream, iterate_batches
 from unteach.lazy import torch
 from unteach.models.adapters import BasePolicy
 from unteach.models.forward import (
@@ -121,7 +122,7 @@ def compute_table(
     model: "PreTrainedModel",
     stream: Stream,
     draws: list[RowDraw],
-    collator: "Callable[[list[dict[str, Any]]], dict[str, Any]]",
+    collator: Collator,
     size: int,
     rank: int = 0,
     world: int = 1,
@@ -136,13 +137,15 @@ def compute_table(
         gather: collects the (draw, log-probs) pairs of all processes.
         device: where a batch is put, if not where the weights are.
     """
-    same = stream.distinct(draws)
+    same = stream.find_distinct(draws)
     scored: list[tuple[RowDraw, Tensor]] = []
     device = device or next(model.parameters()).device
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for batch in in_batches(stream, sorted(set(same.values())), size, collator, rank, world):
+        for batch in iterate_batches(
+            stream, sorted(set(same.values())), size, collator, rank, world
+        ):
             batch_draws = zip(batch["number"].tolist(), batch["epoch"].tolist(), strict=True)
             moved = _move_to(batch, device)
             outputs = model(batch=moved, want={stream.name: OutputSpec()})[stream.name]

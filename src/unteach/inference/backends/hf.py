@@ -254,7 +254,7 @@ class CausalLMSession:
             num_slots: texts that are scored at once for their perplexity.
         """
         num_texts = sampling.num_return_sequences
-        decode = self.loaded.template.text
+        decode = self.loaded.template.decode
         cuts = [cut(ids, decode, sampling.stop_strings) for ids in texts]
         logprobs: list[tuple[float, ...] | None] = [None] * len(texts)
         if sampling.perplexity:

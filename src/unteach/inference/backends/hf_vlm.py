@@ -97,7 +97,7 @@ class VisionSession:
         """Answer each request; those that cannot be asked are left out of the pass."""
         answers: dict[int, Answer] = {}
         prompts: dict[int, Prompt] = {}
-        read = images.ahead(requests, lambda request: request.images)
+        read = images.read_ahead(requests, lambda request: request.images)
         for i, (request, pictures) in enumerate(read):
             try:
                 if isinstance(pictures, images.Unreadable):

@@ -152,7 +152,7 @@ class VLLMSession:
             stops = self.vision_model.stops
         else:
             self.empty = loading.load_empty(job.model)
-            self.decode = self.empty.template.text
+            self.decode = self.empty.template.decode
             stops = list(self.empty.template.stops)
         self.stops = list({*stops, *list_own_stops(self.empty)})
         self.lora: LoRARequest | None = None
@@ -251,7 +251,7 @@ class VLLMSession:
             for request in requests:
                 yield request, {"prompt_token_ids": list(get_ids(request))}
             return
-        for request, pictures in images.ahead(requests, lambda request: request.images):
+        for request, pictures in images.read_ahead(requests, lambda request: request.images):
             try:
                 if isinstance(pictures, images.Unreadable):
                     raise pictures
