@@ -1,10 +1,11 @@
 """What a classifier says of rows of tokens, each read at its last one whatever token that is."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from unteach.lazy import torch
+from unteach.engines.padding import pad_rows
 from unteach.models.layers import unwrap_model
 
 if TYPE_CHECKING:
@@ -26,27 +27,20 @@ def compute_class_logits(
     if finds_last_by_id and any(row[-1] == padding_id for row in rows if row):
         filler = _find_unused_id(model, rows, padding_id)
 
-    longest = max(map(len, rows))
-    ids, mask = [], []
-    for row in rows:
-        num_padding = longest - len(row)
-        ids.append([*row, *[filler] * num_padding])
-        mask.append([1] * len(row) + [0] * num_padding)
-    device = next(model.parameters()).device
+    tensors = pad_rows(rows, filler, next(model.parameters()).device)
     with _padding_id_set_to(model, filler if finds_last_by_id else None):
-        output = model(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-        )
-    logits: Tensor = output.logits.float()
+        logits: Tensor = model(**tensors).logits.float()
     return logits
 
 
 def _find_unused_id(model: "PreTrainedModel", rows: Sequence[Sequence[int]], otherwise: int) -> int:
     """Find the first id of the vocabulary that is in no row."""
-    used = set[int]().union(*rows)
+    used = set(itertools.chain(*rows))
     vocab_size = int(unwrap_model(model).config.get_text_config().vocab_size)
-    return next((token for token in range(vocab_size) if token not in used), otherwise)
+    for token in range(vocab_size):
+        if token not in used:
+            return token
+    return otherwise
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ class GenerationEngine(Protocol):
     def device(self) -> "torch.device": ...
     @property
     def context(self) -> int | None: ...
-    def _pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
+    def pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
 
 
 def compute_token_budget(model: "PreTrainedModel", device: str) -> int | None:
@@ -191,7 +191,7 @@ class ContinuousBatching:
                 batch = self._join(batch, self._step(newcomers, 1))
             batch = self._step(batch, self._choose_piece(batch))
         self._keep_step()
-        return [self._drop_stop(row) for row in self.generated]
+        return [row[: find_stop(row, self.engine.stops)] for row in self.generated]
 
     def _choose_piece(self, batch: ActiveBatch) -> int:
         """Choose how many tokens the next call makes: no row may go beyond its room."""
@@ -224,7 +224,7 @@ class ContinuousBatching:
 
     def _start(self, prompts: Sequence[Ids], prompt_indices: list[int]) -> ActiveBatch:
         rows = [list(prompts[i]) for i in prompt_indices]
-        tensors = self.engine._pad_rows(rows, left=True)
+        tensors = self.engine.pad_rows(rows, left=True)
         return ActiveBatch(prompt_indices, tensors["input_ids"], tensors["attention_mask"])
 
     def _step(self, batch: ActiveBatch, piece: int) -> ActiveBatch | None:
@@ -234,29 +234,46 @@ class ContinuousBatching:
         finite = FiniteCheck()
         output = self._call_generate(batch, piece, finite)
 
-        # What is new goes to the rows' texts. A row goes on being read after its stop while others
-        # are under way, and what its logits are then does not matter; beams read none in vain.
+        # What is new goes to the rows' texts.
         new_rows: list[list[int]] = output.sequences[:, num_before:].tolist()
         for i, row in zip(batch.prompt_indices, new_rows, strict=True):
             self.generated[i] += row
-        has_beams = self.num_beams > 1
-        lengths = [NEVER if has_beams else len(self._cut_after_stop(row)) for row in new_rows]
+        self._record_non_finite(batch, new_rows, finite)
+        return self._drop_finished(batch, output)
+
+    def _record_non_finite(
+        self, batch: ActiveBatch, new_rows: list[list[int]], finite: FiniteCheck
+    ) -> None:
+        """Record which rows had logits that are not finite before they were over.
+
+        A row goes on being read after its stop while others are under way, and what its logits are
+        then does not matter; beams read none in vain.
+        """
+        if self.num_beams > 1:
+            lengths = [NEVER] * len(new_rows)
+        else:
+            # The stop itself is one of a row's own tokens.
+            ends = [find_stop(row, self.engine.stops) + 1 for row in new_rows]
+            lengths = [min(end, len(row)) for end, row in zip(ends, new_rows, strict=True)]
         for i, is_broken in zip(batch.prompt_indices, finite.find_broken(lengths), strict=True):
             if is_broken:
                 self.non_finite.add(i)
         if self.non_finite and self.refuse_non_finite:
             raise UserError(f"generating: {NOT_FINITE}")
 
-        # Rows that are over leave, with their part of the cache.
+    def _drop_finished(
+        self, batch: ActiveBatch, output: "GenerateDecoderOnlyOutput"
+    ) -> ActiveBatch | None:
+        """Keep the rows that are not over, with their part of the cache; None where there are
+        none."""
         rows_left = [row for row, i in enumerate(batch.prompt_indices) if not self._is_over(i)]
         if not rows_left:
             return None
         cache: Any = output.past_key_values
         if len(rows_left) < len(batch.prompt_indices):
             cache.batch_select_indices(torch.tensor(rows_left, device=batch.ids.device))
-        num_new = output.sequences.shape[1] - num_before
-        new_mask = batch.mask.new_ones(len(batch.mask), num_new)
-        mask = torch.cat([batch.mask, new_mask], dim=-1)
+        num_new = output.sequences.shape[1] - batch.ids.shape[1]
+        mask = F.pad(batch.mask, (0, num_new), value=1)
         prompt_indices = [batch.prompt_indices[row] for row in rows_left]
         left = ActiveBatch(prompt_indices, output.sequences[rows_left], mask[rows_left], cache)
         return self._trim(left)
@@ -334,22 +351,22 @@ class ContinuousBatching:
 
     def _is_over(self, prompt_index: int) -> bool:
         row = self.generated[prompt_index]
-        if len(row) >= self.room[prompt_index] or self._find_stop(row) < len(row):
+        if len(row) >= self.room[prompt_index]:
+            return True
+        if find_stop(row, self.engine.stops) < len(row):
             return True
         if not self.stop_strings:
             return False
         text = self.engine.tokenizer.decode(row, skip_special_tokens=True)
         return any(stop in text for stop in self.stop_strings)
 
-    def _find_stop(self, row: list[int]) -> int:
-        """Return where the first stop of a row is; its length where there is none."""
-        return next((i for i, token in enumerate(row) if token in self.engine.stops), len(row))
 
-    def _cut_after_stop(self, row: list[int]) -> list[int]:
-        return row[: self._find_stop(row) + 1]
-
-    def _drop_stop(self, row: list[int]) -> list[int]:
-        return row[: self._find_stop(row)]
+def find_stop(row: Sequence[int], stops: Sequence[int]) -> int:
+    """Return where the first stop of a row is; its length where there is none."""
+    for i, token in enumerate(row):
+        if token in stops:
+            return i
+    return len(row)
 
 
 def _take(waiting: deque[int], limit: int) -> list[int]:

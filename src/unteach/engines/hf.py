@@ -11,7 +11,7 @@ import numpy as np
 
 from unteach.config.inference import DRAWN
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
-from unteach.engines import generation, prompt_sharing
+from unteach.engines import generation, padding, prompt_sharing
 from unteach.engines.base import Ids, Pair, ProgressCallback, Score, Store
 from unteach.engines.batching import Batch, BatchRunner, get_device_type
 from unteach.engines.generation import ContinuousBatching
@@ -138,7 +138,7 @@ class HFEngine(BatchRunner):
             prompts.append(prompt)
             trees.append(tree)
             token_rows.append([*prompt, *tree.list_tokens()])
-        tensors = self._pad_rows(token_rows, left=False)
+        tensors = self.pad_rows(token_rows, left=False)
         width = tensors["input_ids"].shape[1]
         layout = prompt_sharing.lay_out(prompts, trees, width, next(self.model.parameters()))
 
@@ -288,7 +288,7 @@ class HFEngine(BatchRunner):
 
     def _compute_outputs(self, pairs: list[Pair], spec: OutputSpec) -> TokenOutputs:
         """Make one teacher-forced pass over (prompt, answer) pairs, for the answers' positions."""
-        tensors = self._pad_rows([[*prompt, *answer] for prompt, answer in pairs], left=False)
+        tensors = self.pad_rows([[*prompt, *answer] for prompt, answer in pairs], left=False)
         labels = torch.full_like(tensors["input_ids"], IGNORED)
         for row, (prompt, answer) in enumerate(pairs):
             span = slice(len(prompt), len(prompt) + len(answer))
@@ -314,21 +314,8 @@ class HFEngine(BatchRunner):
         outputs: TokenOutputs = self.model(batch=batch, want={STREAM: spec})[STREAM]
         return outputs
 
-    def _pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
-        """Pad rows of ids to one length; return them with their attention mask."""
-        longest = max(map(len, rows))
-        padding_id = self.tokenizer.pad_token_id
-        ids, mask = [], []
-        for row in rows:
-            num_padding = longest - len(row)
-            filler = [padding_id] * num_padding
-            ones, zeros = [1] * len(row), [0] * num_padding
-            ids.append(filler + row if left else row + filler)
-            mask.append(zeros + ones if left else ones + zeros)
-        return {
-            "input_ids": torch.tensor(ids, device=self.device),
-            "attention_mask": torch.tensor(mask, device=self.device),
-        }
+    def pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
+        return padding.pad_rows(rows, self.tokenizer.pad_token_id, self.device, left)
 
 
 def _split_off_prompt(pair: Pair) -> Pair:

@@ -78,14 +78,7 @@ def take_adapter(
     Raises:
         UserError: rank, targets or base are not those it had.
     """
-    # What was saved, apart: the adapter's weights, and all others by their names in the base.
-    adapter_weights: Weights = {}
-    base_weights: Weights = {}
-    for name, tensor in weights.items():
-        if is_adapter_weight(name):
-            adapter_weights[to_peft_name(name)] = tensor
-        else:
-            base_weights[to_base_name(name)] = tensor
+    adapter_weights, base_weights = _separate(weights)
 
     # Where the weights of such an adapter go; one of two that are tied is enough.
     own_weights = base.state_dict()
@@ -93,13 +86,7 @@ def take_adapter(
     slots, tied_names = _find_slots(model)
     for name in tied_names:
         adapter_weights.pop(name, None)
-
-    # Modules that are trained whole are in an adapter's own file; in a whole state dict they may be
-    # under their names in the base.
-    whole_modules = {}
-    for name in slots:
-        if WHOLE_MODULE in name:
-            whole_modules[name] = to_base_name(name.replace(WHOLE_MODULE, "."))
+    whole_modules = _find_whole_modules(slots)
     if not any(WHOLE_MODULE in name for name in adapter_weights):
         for name, base_weight_name in whole_modules.items():
             if base_weight_name in base_weights:
@@ -108,12 +95,10 @@ def take_adapter(
     # All that is left must not have moved: it is compared with the base.
     trained_in_base = _find_trained_in_base(model)
     moved = {*trained_in_base, *whole_modules.values()}
-    is_classifier = hasattr(base, "score")
-    unmoved: Weights = {}
-    for name, tensor in base_weights.items():
+    unmoved = {name: tensor for name, tensor in base_weights.items() if name not in moved}
+    if hasattr(base, "score"):
         # A classifier's head is trained with the adapter.
-        if name not in moved and not (is_classifier and name.startswith("score.")):
-            unmoved[name] = tensor
+        unmoved = {name: unmoved[name] for name in unmoved if not name.startswith("score.")}
     _refuse_other_base(unmoved, own_weights, base_name)
     _refuse_other_targets(set(adapter_weights), set(slots))
     absent = trained_in_base.keys() - base_weights.keys()
@@ -126,14 +111,42 @@ def take_adapter(
     for name, slot in trained_in_base.items():
         slots[name] = slot
         adapter_weights[name] = base_weights[name]
+    _fill(slots, adapter_weights, base_name)
+    return model
+
+
+def _separate(weights: Weights) -> tuple[Weights, Weights]:
+    """Separate an adapter's weights, by PEFT's names, from all others, by their names in the
+    base."""
+    adapter_weights: Weights = {}
+    base_weights: Weights = {}
+    for name, tensor in weights.items():
+        if is_adapter_weight(name):
+            adapter_weights[to_peft_name(name)] = tensor
+        else:
+            base_weights[to_base_name(name)] = tensor
+    return adapter_weights, base_weights
+
+
+def _find_whole_modules(slots: Weights) -> dict[str, str]:
+    """Find the slots of modules that are trained whole, and their names in the base, under which an
+    adapter's own file has them."""
+    names = {}
+    for name in slots:
+        if WHOLE_MODULE in name:
+            names[name] = to_base_name(name.replace(WHOLE_MODULE, "."))
+    return names
+
+
+def _fill(slots: Weights, weights: Weights, base_name: str) -> None:
+    """Copy weights into their slots, all of which must have the right shape."""
     for name, slot in slots.items():
-        shape = adapter_weights[name].shape
+        shape = weights[name].shape
         if shape != slot.shape:
             raise UserError(_describe_other_shape(name, shape, slot.shape, base_name))
     with torch.no_grad():
         for name, slot in slots.items():
-            slot.copy_(adapter_weights[name])
-    return model
+            slot.copy_(weights[name])
 
 
 def _find_trained_in_base(model: "PeftModel") -> Weights:

@@ -83,7 +83,7 @@ class LayerAddress:
         return layers
 
 
-def find_layer(causal: Any, pattern: str) -> LayerAddress:
+def find_layer(causal: "PreTrainedModel", pattern: str) -> LayerAddress:
     """Find the one layer whose name the regex matches.
 
     Names are those of `named_modules()`: `model.layers.7` in Llama, `transformer.h.7` in GPT-2.
@@ -119,7 +119,7 @@ class LayerOutput:
 
 
 @contextlib.contextmanager
-def stop_at_layer(causal: Any, pattern: str) -> Iterator[LayerOutput]:
+def stop_at_layer(causal: "PreTrainedModel", pattern: str) -> Iterator[LayerOutput]:
     """Have the model's own forward end at a layer, and record what that gives.
 
     The list of layers is shortened meanwhile, so wrappers' hooks, checkpointing and exceptions meet

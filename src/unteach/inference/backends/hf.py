@@ -8,7 +8,7 @@ from unteach.config.inference import DRAWN, Sampling
 from unteach.engines.base import Pair
 from unteach.engines.batching import Batch
 from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
-from unteach.engines.generation import ContinuousBatching
+from unteach.engines.generation import ContinuousBatching, find_stop
 from unteach.engines.hf import HFEngine
 from unteach.engines.sampling import build_repetition_penalty
 from unteach.errors import UserError
@@ -27,7 +27,6 @@ from unteach.inference.backends.hf_vlm import VisionSession
 from unteach.inference.backends.local_batches import (
     PoolPlanner,
     build_sampler,
-    cut_at_stop,
     find_finish_reason,
     run_batches,
 )
@@ -219,7 +218,7 @@ class CausalLMSession:
     def _search_batch(
         self, requests: list[Request], sampling: Sampling
     ) -> tuple[list[list[int]], set[int]]:
-        tensors = self.engine._pad_rows([list(request.prompt) for request in requests], left=True)
+        tensors = self.engine.pad_rows([list(request.prompt) for request in requests], left=True)
         finite = FiniteCheck()
         processors: list[Any] = [finite]
         penalty = build_repetition_penalty(sampling.repetition_penalty)
@@ -240,7 +239,7 @@ class CausalLMSession:
             num_return_sequences=sampling.num_return_sequences,
         )
         rows: list[list[int]] = sequences[:, tensors["input_ids"].shape[1] :].tolist()
-        texts = [cut_at_stop(row, self.engine.stops) for row in rows]
+        texts = [row[: find_stop(row, self.engine.stops)] for row in rows]
         flags = finite.find_broken([NEVER] * len(requests))
         return texts, {i for i, is_broken in enumerate(flags) if is_broken}
 

@@ -8,6 +8,7 @@ from unteach.config.inference import Sampling
 from unteach.data.io import images
 from unteach.engines.batching import Batch, BatchRunner
 from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
+from unteach.engines.generation import find_stop
 from unteach.engines.hf import get_context_length
 from unteach.engines.sampling import build_repetition_penalty
 from unteach.errors import UserError
@@ -15,7 +16,6 @@ from unteach.inference.backends.base import Answer, Answered, Completion, Failur
 from unteach.inference.backends.local_batches import (
     PoolPlanner,
     build_sampler,
-    cut_at_stop,
     find_finish_reason,
     move_to_device,
     run_batches,
@@ -231,7 +231,7 @@ class VisionSession:
     def _build_completion(
         self, row: list[int], logprobs: list[float] | None, prompt_tokens: int, sampling: Sampling
     ) -> Completion:
-        ids = cut_at_stop(row, self.stops)
+        ids = row[: find_stop(row, self.stops)]
         cut_text = cut(ids, self.loaded.decode, sampling.stop_strings)
         return Completion(
             cut_text.text,

@@ -122,11 +122,3 @@ def find_finish_reason(is_stopped: bool, num_ids: int, max_new_tokens: int) -> F
     if is_stopped:
         return "stop"
     return "length" if num_ids >= max_new_tokens else "eos"
-
-
-def cut_at_stop(ids: Sequence[int], stops: Sequence[int]) -> list[int]:
-    """Return the ids before the first of the stops."""
-    for i, token in enumerate(ids):
-        if token in stops:
-            return list(ids[:i])
-    return list(ids)
