@@ -71,6 +71,7 @@ class BatchPlanner:
         return sorted(self.make_rows(indices), key=self.get_width, reverse=True)
 
     def plan_batches(self, indices: Sequence[int]) -> list[Batch]:
+        """Put rows into batches, each as full as the budget and the number of items allow."""
         batches: list[Batch] = []
         batch: Batch = []
         for row in self.sort_rows(indices):
@@ -299,6 +300,7 @@ class BatchRunner:
     def _measure_batch(
         self, kind: str, planner: BatchPlanner, batch: Batch, work: Work, keep: bool
     ) -> list[Any]:
+        """Measure a batch and keep its results in the store."""
         with torch.no_grad():
             results = work(batch)
         if self.store and keep:

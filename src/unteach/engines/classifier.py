@@ -71,6 +71,7 @@ class Classifier(BatchRunner):
         return self.measure("classify", planner, classify, on_progress)
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
+        """Tokenise a text as far as the classifier reads it."""
         limits = [
             self.tokenizer.model_max_length,
             getattr(self.config, "max_position_embeddings", None),

@@ -28,6 +28,7 @@ class FiniteCheck:
         self.first_broken_step: Tensor | None = None
 
     def __call__(self, ids: "Tensor", scores: "Tensor") -> "Tensor":
+        """Look at the logits of one step [rows, V], and return them as they are."""
         # The highest logit is NaN where any is, and infinite where one is or all are -inf.
         broken_step = torch.where(scores.amax(-1).isfinite(), NEVER, self.step)
         if self.first_broken_step is None:

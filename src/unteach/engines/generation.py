@@ -223,6 +223,7 @@ class ContinuousBatching:
             )
 
     def _start(self, prompts: Sequence[Ids], prompt_indices: list[int]) -> ActiveBatch:
+        """Make a batch of prompts, of which nothing is generated yet."""
         rows = [list(prompts[i]) for i in prompt_indices]
         tensors = self.engine.pad_rows(rows, left=True)
         return ActiveBatch(prompt_indices, tensors["input_ids"], tensors["attention_mask"])
@@ -350,6 +351,7 @@ class ContinuousBatching:
         return min(self.max_new_tokens, context - len(prompt))
 
     def _is_over(self, prompt_index: int) -> bool:
+        """Say whether a row has a stop, a stop string or no room left."""
         row = self.generated[prompt_index]
         if len(row) >= self.room[prompt_index]:
             return True

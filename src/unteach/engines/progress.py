@@ -36,6 +36,7 @@ class RowProgress:
         self.bar: Progress | None = None
 
     def __enter__(self) -> "RowProgress":
+        """Show a bar on a terminal, and else a first line."""
         if not self.is_shown:
             return self
         if console.is_live():
@@ -67,6 +68,7 @@ class RowProgress:
 
     @property
     def num_done(self) -> int:
+        """Rows that are answered, by all processes and before."""
         return min(self.total, self.num_before + self.num_rows * self.world_size)
 
     def __str__(self) -> str:

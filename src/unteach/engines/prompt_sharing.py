@@ -138,6 +138,7 @@ class PromptPlanner(BatchPlanner):
         """By the first item of a row."""
 
     def make_rows(self, indices: Sequence[int]) -> list[Row]:
+        """Put items into rows: an answer goes to the open row of its prompt while it fits there."""
         max_width = self.find_max_width()
         if max_width is None:
             return super().make_rows(indices)

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unteach.lazy import F, torch
+from unteach.lazy import F, torch, transformers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,17 +23,15 @@ def build_warpers(
 
     What is None, or would cut nothing, is left out.
     """
-    from transformers.generation import logits_process
-
     warpers: list[LogitsProcessor] = []
     if temperature is not None and temperature != 1:
-        warpers.append(logits_process.TemperatureLogitsWarper(float(temperature)))
+        warpers.append(transformers.TemperatureLogitsWarper(float(temperature)))
     if top_k:
-        warpers.append(logits_process.TopKLogitsWarper(top_k))
+        warpers.append(transformers.TopKLogitsWarper(top_k))
     if top_p is not None and top_p < 1:
-        warpers.append(logits_process.TopPLogitsWarper(top_p))
+        warpers.append(transformers.TopPLogitsWarper(top_p))
     if min_p:
-        warpers.append(logits_process.MinPLogitsWarper(min_p))
+        warpers.append(transformers.MinPLogitsWarper(min_p))
     return warpers
 
 
@@ -53,6 +51,7 @@ class UnpaddedProcessor:
         self.processor = processor
 
     def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+        """Call the processor with the ids of a batch that has no padding."""
         num_beams = len(input_ids) // len(self.mask)
         mask = self.mask.repeat_interleave(num_beams, dim=0)
         num_new = input_ids.shape[1] - mask.shape[1]
@@ -64,11 +63,9 @@ class UnpaddedProcessor:
 
 def build_repetition_penalty(penalty: float | None) -> UnpaddedProcessor | None:
     """Build the repetition penalty (arXiv:1909.05858) over prompt and text; None where it is 1."""
-    from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
-
     if penalty is None or penalty == 1:
         return None
-    return UnpaddedProcessor(RepetitionPenaltyLogitsProcessor(float(penalty)))
+    return UnpaddedProcessor(transformers.RepetitionPenaltyLogitsProcessor(float(penalty)))
 
 
 class SeededSampler:
@@ -92,6 +89,7 @@ class SeededSampler:
         self.rows = list(range(len(seeds)))
 
     def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
+        """Draw a token a row; all others get a logit of -inf."""
         logits = scores.float()
         for warper in self.warpers:
             logits = warper(input_ids, logits)

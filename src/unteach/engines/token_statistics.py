@@ -26,6 +26,7 @@ def compute_token_statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
 
 
 def _compute_block(logits: "Tensor", labels: "Tensor") -> "Tensor":
+    """Compute the statistics of as many positions as stay in a cache."""
     highest = logits.amax(-1)
     p = logits.softmax(-1)
     # A log-prob is that of the likeliest token and how far the logit lies below the highest.

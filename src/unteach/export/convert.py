@@ -184,6 +184,7 @@ def _list_targets(names: Iterable[str]) -> list[str]:
 
 
 def _refuse_other_targets(names: set[str], slot_names: set[str]) -> None:
+    """Raise UserError where an adapter is on other modules than the configuration says."""
     if names == slot_names:
         return
     targets, slot_targets = _list_targets(names), _list_targets(slot_names)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError
-from unteach.lazy import torch
+from unteach.lazy import peft, torch
 from unteach.models.adapters import TRAINED
 
 if TYPE_CHECKING:
@@ -95,10 +95,8 @@ def _refuse_shared(model: "nn.Module") -> None:
 
 
 def _adapted_layers(model: "nn.Module") -> Iterator["nn.Module"]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer):
             yield module.get_base_layer()
 
 

@@ -166,6 +166,7 @@ def _build_adapted(
 
 
 def _find_dtype(name: str | None, otherwise: Any) -> Any:
+    """Find the dtype of a name, or take `otherwise`."""
     if name in (None, "auto"):
         return otherwise
     if name not in DTYPES:
@@ -266,6 +267,7 @@ def _describe_difference(
     what: str,
     has_adapter: bool,
 ) -> str:
+    """Say that a plain model says something else than what was trained."""
     finer = "" if dtype == "float32" else " With dtype=float32 nothing is rounded."
     remedy = f" {KEEP_APART}." if has_adapter else ""
     return (

@@ -43,6 +43,7 @@ def _find_sources(node: object) -> Iterator[dict[str, Any]]:
 
 
 def _is_at_hand(hf_args: dict[str, Any]) -> bool:
+    """Say whether rows are on this machine, and few enough to be read in a moment."""
     path = str(hf_args.get("path", ""))
     if authors.parse_world(path):
         return True

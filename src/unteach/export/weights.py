@@ -15,9 +15,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from unteach import json_files
 from unteach.errors import UserError, explain_unreadable, missing_extra, refuse_path
-from unteach.lazy import torch
+from unteach.lazy import safetensors_torch, torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,6 +95,7 @@ def _unwrap_name(name: str) -> str:
 
 
 def _read_file(file: Path) -> "dict[str, Tensor]":
+    """Read a file of weights, or the shards that an index names."""
     if file.name.endswith(".index.json"):
         weights = {}
         for shard in _list_shards(file):
@@ -122,11 +125,10 @@ def _list_shards(index_path: Path) -> list[Path]:
 
 
 def _read_safetensors(file: Path) -> "dict[str, Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
+    """Read a file of safetensors."""
     try:
-        return load_file(file)
+        weights: dict[str, Tensor] = safetensors_torch.load_file(file)
+        return weights
     except SafetensorError as error:
         raise UserError(
             f"{file} cannot be read ({error}); it is damaged or was not finished"
@@ -134,6 +136,7 @@ def _read_safetensors(file: Path) -> "dict[str, Tensor]":
 
 
 def _unpickle(file: Path) -> object:
+    """Read a pickled file, in which nothing but tensors may be."""
     try:
         content: object = torch.load(file, map_location="cpu", weights_only=True)
         return content

@@ -152,6 +152,7 @@ def _choose_template(model: ModelConfig, column: str) -> tuple[ModelConfig, bool
 
 
 def _describe_template(template: "Template", column: str) -> str:
+    """Say by which template a model is asked that was saved with none."""
     note = (
         f"no template was saved with this model: the column {column!r} is asked as {template.kind}"
     )
@@ -212,6 +213,7 @@ def _describe_weights(config: InferConfig, empty: loading.LoadedModel) -> dict[s
 
 
 def _hash_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Digest all that a tokenizer does to a text."""
     vocabulary: Any = sorted(tokenizer.get_vocab().items())
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

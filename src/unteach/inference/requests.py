@@ -143,6 +143,7 @@ class RequestBuilder:
         return len(request.prompt) + len(request.answer) + self.max_new_tokens - self.context
 
     def _describe_too_long(self, request: Request) -> str:
+        """Say that a request is longer than the model reads, and what to do about it."""
         beside = mend = ""
         if self.max_new_tokens:
             beside = f" and {self.max_new_tokens} new ones"
@@ -163,6 +164,7 @@ class RequestBuilder:
         return replace(request, prompt=start + prompt[len(start) + num_cut :])
 
     def _build_request(self, number: int, place: Place, row: Row, seed: int) -> Request:
+        """Build the request of one row, as the kind of the run and the template need it."""
         images = self._read_images(row, place) if self.columns.image else ()
         cell = row.get(self.columns.input)
         turns = None
@@ -218,6 +220,7 @@ class RequestBuilder:
         return self.special.encode(self.special.hide(text), add_special_tokens=True)
 
     def _read_answer(self, row: Row, place: Place) -> str:
+        """Read the answer that is scored."""
         assert self.columns.answer
         answer = read_text(row, self.columns.answer, place)
         if not answer:
@@ -235,6 +238,7 @@ class RequestBuilder:
         text: str,
         seed: int,
     ) -> Request:
+        """Build the request of a row whose answer is scored."""
         answer = self._read_answer(row, place)
         encoded = template.encode(text, answer)
         return Request(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, json_files
 from unteach.errors import UserError, describe_machine_failure, first_line, nearest
-from unteach.lazy import peft, torch
+from unteach.lazy import peft, safetensors_torch, torch
 from unteach.models import added_tokens, integrity, layers
 
 if TYPE_CHECKING:
@@ -172,14 +172,12 @@ def _take_all_weights(model: "PeftModel", folder: str | Path, adapter: str) -> N
     name that was right already may match such a rule (laguna's shared_experts), and the weight is
     lost with a warning: it stays as drawn.
     """
-    from safetensors.torch import load_file
-
     file = Path(folder) / WEIGHTS
     if not file.exists():
         return
     slots = peft.get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     with torch.no_grad():
-        for name, weight in load_file(file).items():
+        for name, weight in safetensors_torch.load_file(file).items():
             slot = slots.get(name)
             if slot is not None and slot.shape == weight.shape:
                 slot.copy_(weight)
@@ -262,20 +260,22 @@ class BasePolicy:
     """
 
     def __init__(self, model: "PeftModel", adapter: str):
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils.other import AuxiliaryTrainingWrapper
-
         self.model = model
         if adapter:
             model.load_adapter(adapter, adapter_name=FIRST, is_trainable=False)
         causal: Any = model.get_base_model()
         head = causal.get_output_embeddings()
-        self.head_is_adapted = isinstance(head, BaseTunerLayer | AuxiliaryTrainingWrapper)
+        wrappers = (
+            peft.tuners.tuners_utils.BaseTunerLayer,
+            peft.utils.other.AuxiliaryTrainingWrapper,
+        )
+        self.head_is_adapted = isinstance(head, wrappers)
 
     def get_base_model(self) -> Any:
         return self.model.get_base_model()
 
     def __call__(self, **inputs: Any) -> Any:
+        """Run the model as it was before training, without dropout."""
         was_training = self.model.training
         self.model.eval()
         with self.base_weights():

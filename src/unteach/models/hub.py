@@ -4,6 +4,8 @@ with their remedy."""
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from unteach import run_dir
 from unteach.config.schema import PATH
 from unteach.errors import UserError, describe_machine_failure, first_line, list_causes
@@ -55,7 +57,6 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
     stop and ask.
     """
     from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
 
     args = "model.tokenizer_args" if auto.__name__ == "AutoTokenizer" else "model.model_args"
     if path.startswith(("/", ".", "~")) or Path(path).is_dir():
@@ -81,6 +82,7 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
 
 
 def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:
+    """Raise UserError where a folder is not there, or holds no model."""
     if not folder.is_dir():
         home = "; write the home folder out in full" if str(folder).startswith("~") else ""
         raise UserError(f"{key}={folder}: there is no such folder{home}")

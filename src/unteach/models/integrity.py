@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import safe_open
+
 from unteach.config.schema import PATH
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
@@ -74,6 +76,7 @@ def _without_load_report() -> Iterator[None]:
 
 
 def _refuse_other_weights(report: dict[str, Any], path: str, has_new_head: bool) -> None:
+    """Raise UserError where from_pretrained found other weights than the configuration says."""
     remedy = (
         "the folder is damaged, or its config.json is of another model. Put the right files "
         f"there, or set model.model_args.{PATH} to another"
@@ -171,8 +174,6 @@ def refuse_incomplete_adapter(model: "PeftModel", folder: str) -> None:
     PEFT would leave those at their first values, which change nothing: an adapter that is silently
     switched off.
     """
-    from safetensors import safe_open
-
     file = Path(folder) / "adapter_model.safetensors"
     if not file.exists():
         return

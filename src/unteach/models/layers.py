@@ -217,12 +217,10 @@ def _record_inputs(causal: "PreTrainedModel", layer: "Module") -> list[Any]:
 
     Where none can be made on the meta device, the embedding's weight stands for it.
     """
-    from torch.utils._pytree import tree_leaves
-
     inputs: list[Any] = []
 
     def record(module: "Module", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.extend(tree_leaves((args, kwargs)))
+        inputs.extend(torch.utils._pytree.tree_leaves((args, kwargs)))
         raise _FirstLayerReached
 
     weight: Any = causal.get_input_embeddings().weight

@@ -45,6 +45,7 @@ def is_placed_by_device_map(model: "PreTrainedModel", dist: DistContext) -> bool
 
 
 def _shard_fully(model: "PreTrainedModel", dist: DistContext) -> Any:
+    """Shard a model by FSDP2, layer by layer."""
     mesh = torch.distributed.device_mesh.init_device_mesh(dist.device.type, (dist.world_size,))
     options: dict[str, Any] = {"mesh": mesh}
     if launch_environment.is_set("FSDP_OFFLOAD_PARAMS"):

@@ -118,6 +118,7 @@ def add_old_names(folder: Path) -> None:
 
 
 def _spell_as_before(config: Settings) -> None:
+    """Add the old spelling to a configuration, and to those inside it."""
     if "dtype" in config:
         config["torch_dtype"] = config["dtype"]
     rope = config.get("rope_parameters")

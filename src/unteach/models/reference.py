@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unteach.atomic import atomic_write
 from unteach.data.collators import Collator
 from unteach.data.streams import Stream, iterate_batches
-from unteach.lazy import torch
+from unteach.lazy import safetensors_torch, torch
 from unteach.models.adapters import BasePolicy
 from unteach.models.forward import (
     OutputSpec,
@@ -105,16 +105,12 @@ class LogprobTable:
         return build_token_outputs(batch, stream, values, label, row)
 
     def save(self, path: Path) -> None:
-        from safetensors.torch import save_file
-
         with atomic_write(path) as temporary:
-            save_file({"values": self.values, "starts": self.starts}, temporary)
+            safetensors_torch.save_file({"values": self.values, "starts": self.starts}, temporary)
 
     @classmethod
     def load(cls, path: Path) -> "LogprobTable":
-        from safetensors.torch import load_file
-
-        tensors = load_file(path)
+        tensors = safetensors_torch.load_file(path)
         return cls(tensors["values"], tensors["starts"])
 
 

@@ -62,6 +62,7 @@ class VisionModel(LoadedModel):
         return render(getattr(self.processor, "chat_template", None), apply_template)
 
     def _refuse_special_text(self, content: str | list[dict[str, Any]]) -> None:
+        """Raise UserError where the content of a turn holds the text of a special token."""
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for part in parts:
             text = part.get("text") if isinstance(part, dict) else None

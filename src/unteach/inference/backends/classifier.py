@@ -78,6 +78,8 @@ class ClassifierSession(BatchRunner):
             self.budgets["classify"] = tokens_per_batch
 
     def classify(self, requests: Sequence[Request], done: Set[int]) -> Answered:
+        """Classify the prompts of requests."""
+
         def classify_batch(batch: Batch) -> list[ClassScores]:
             prompts = [requests[i].prompt for [i] in batch]
             with self.autocast():

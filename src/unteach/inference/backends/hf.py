@@ -114,6 +114,19 @@ def describe_unused(own_settings: "GenerationConfig") -> str:
     return ", ".join(settings)
 
 
+@dataclass
+class GeneratedTexts:
+    """The texts of a batch of requests, one request after the other.
+
+    Attributes:
+        ids: of each text, without its end.
+        broken: the requests, by their index in the batch, whose logits were not finite.
+    """
+
+    ids: list[list[int]]
+    broken: set[int]
+
+
 class CausalLMSession:
     """A causal language model that continues or scores."""
 
@@ -148,6 +161,7 @@ class CausalLMSession:
             self.engine.budgets["score"] = tokens_per_batch
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+        """Continue the prompts of requests."""
         num_beams = sampling.num_beams or 1
         planner = PoolPlanner(
             requests,
@@ -164,25 +178,27 @@ class CausalLMSession:
             num_slots = planner.count_slots(batch[0]) * planner.texts_per_row
             with self.loaded.autocast():
                 if num_beams > 1:
-                    texts, broken = self._search_beams(batch_requests, sampling)
+                    texts = self._search_beams(batch_requests, sampling)
                 else:
-                    texts, broken = self._continue(batch_requests, sampling, num_slots)
-                completions = self._build_completions(batch_requests, texts, sampling, num_slots)
-            answers: list[list[Completion] | Failure] = []
-            for i, row_completions in enumerate(completions):
-                answers.append(Failure(NOT_FINITE) if i in broken else row_completions)
+                    texts = self._continue(batch_requests, sampling, num_slots)
+                completions = self._build_completions(
+                    batch_requests, texts.ids, sampling, num_slots
+                )
+            # Nothing that is made of such logits means anything.
+            answers: list[list[Completion] | Failure] = [*completions]
+            for i in texts.broken:
+                answers[i] = Failure(NOT_FINITE)
             return answers
 
         yield from run_batches(self.engine, "generate", requests, planner, answer_batch, done)
 
     def _continue(
         self, requests: list[Request], sampling: Sampling, num_slots: int
-    ) -> tuple[list[list[int]], set[int]]:
-        """Continue requests, so many texts at once.
+    ) -> GeneratedTexts:
+        """Continue requests.
 
-        Returns:
-            The ids of the texts, one request after the other, and which of the requests had logits
-            that are not finite.
+        Args:
+            num_slots: texts that go on at once.
         """
         num_texts = sampling.num_return_sequences
         prompts = []
@@ -194,30 +210,27 @@ class CausalLMSession:
         batching = ContinuousBatching(
             self.engine, sampling.max_new_tokens, sampling.stop_strings, library_args
         )
-        texts = batching.generate(prompts, build_sampler(requests, sampling), num_slots)
-        return texts, {text_index // num_texts for text_index in batching.non_finite}
+        ids = batching.generate(prompts, build_sampler(requests, sampling), num_slots)
+        broken = {text_index // num_texts for text_index in batching.non_finite}
+        return GeneratedTexts(ids, broken)
 
-    def _search_beams(
-        self, requests: list[Request], sampling: Sampling
-    ) -> tuple[list[list[int]], set[int]]:
+    def _search_beams(self, requests: list[Request], sampling: Sampling) -> GeneratedTexts:
         """Do the same by the library's beam search.
 
         All go at once where the model takes rows of unequal lengths, and else one by one.
         """
         if get_capabilities(self.engine.model).continuing:
             return self._search_batch(requests, sampling)
-        texts: list[list[int]] = []
-        broken: set[int] = set()
+        texts = GeneratedTexts([], set())
         for i, request in enumerate(requests):
-            request_texts, request_broken = self._search_batch([request], sampling)
-            texts += request_texts
-            if request_broken:
-                broken.add(i)
-        return texts, broken
+            request_texts = self._search_batch([request], sampling)
+            texts.ids += request_texts.ids
+            if request_texts.broken:
+                texts.broken.add(i)
+        return texts
 
-    def _search_batch(
-        self, requests: list[Request], sampling: Sampling
-    ) -> tuple[list[list[int]], set[int]]:
+    def _search_batch(self, requests: list[Request], sampling: Sampling) -> GeneratedTexts:
+        """Search for the likeliest texts of a batch in one go."""
         tensors = self.engine.pad_rows([list(request.prompt) for request in requests], left=True)
         finite = FiniteCheck()
         processors: list[Any] = [finite]
@@ -239,9 +252,9 @@ class CausalLMSession:
             num_return_sequences=sampling.num_return_sequences,
         )
         rows: list[list[int]] = sequences[:, tensors["input_ids"].shape[1] :].tolist()
-        texts = [row[: find_stop(row, self.engine.stops)] for row in rows]
+        ids = [row[: find_stop(row, self.engine.stops)] for row in rows]
         flags = finite.find_broken([NEVER] * len(requests))
-        return texts, {i for i, is_broken in enumerate(flags) if is_broken}
+        return GeneratedTexts(ids, {i for i, is_broken in enumerate(flags) if is_broken})
 
     def _build_completions(
         self, requests: list[Request], texts: list[list[int]], sampling: Sampling, num_slots: int
@@ -281,6 +294,7 @@ class CausalLMSession:
         return logprobs
 
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:
+        """Score the answers of requests."""
         pairs = [(request.prompt, request.answer) for request in requests]
 
         def score_batch(batch: Batch) -> list[AnswerScore]:

@@ -66,6 +66,7 @@ class VisionSession:
             self.engine.budgets["generate"] = tokens_per_batch
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+        """Continue the conversations of requests."""
         num_beams = sampling.num_beams or 1
         if sampling.perplexity and num_beams > 1:
             raise UserError(
@@ -231,6 +232,7 @@ class VisionSession:
     def _build_completion(
         self, row: list[int], logprobs: list[float] | None, prompt_tokens: int, sampling: Sampling
     ) -> Completion:
+        """Turn the ids of one text into a completion."""
         ids = row[: find_stop(row, self.stops)]
         cut_text = cut(ids, self.loaded.decode, sampling.stop_strings)
         return Completion(

@@ -46,6 +46,7 @@ class PoolPlanner(BatchPlanner):
         return max(1, min(self.max_items, num_fitting))
 
     def plan_batches(self, indices: Sequence[int]) -> list[Batch]:
+        """Put rows into pools, the widest first."""
         rows = self.sort_rows(indices)
         share = -(-len(rows) // self.num_processes)
         pools: list[Batch] = []

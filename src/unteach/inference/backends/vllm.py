@@ -159,6 +159,8 @@ class VLLMSession:
         self.engine: LLMEngine | None = None
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+        """Continue the prompts of requests."""
+
         def build_params(request: Request) -> dict[str, Any]:
             return _build_sampling_params(sampling, request.seed)
 
@@ -284,6 +286,7 @@ class VLLMSession:
     def _read_completion(
         self, output: "CompletionOutput", sampling: Sampling, prompt_tokens: int
     ) -> Completion:
+        """Turn one of vLLM's texts into a completion."""
         ids = list(output.token_ids)
         finish: FinishReason = "length"
         if ids and ids[-1] in self.stops:
@@ -327,6 +330,7 @@ class VLLMSession:
         return self.engine
 
     def close(self) -> None:
+        """Stop the engine and free the GPU."""
         if self.engine is None:
             return
         from vllm.distributed import cleanup_dist_env_and_memory

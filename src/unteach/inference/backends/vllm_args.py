@@ -115,6 +115,7 @@ def _find_longest(job: Job, empty: "LoadedModel") -> int | None:
 
 
 def _build_adapter_args(folder: str) -> dict[str, Any]:
+    """Build what lets the engine take an adapter of this rank."""
     from vllm.config.lora import MaxLoRARanks
 
     rank = peft.PeftConfig.from_pretrained(folder).r
