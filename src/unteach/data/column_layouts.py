@@ -68,6 +68,10 @@ class ColumnLayout:
             return False
         return set(other.roles) <= {*self.roles, *self.repeated}
 
+    def takes(self, roles: Iterable[str]) -> bool:
+        """Whether each of these roles is one of its own, or of its optional ones."""
+        return set(roles) <= {*self.roles, *self.optional}
+
     def list_columns(self, mapped: dict[str, str]) -> list[str]:
         """List the columns that it reads."""
         return [mapped.get(role, role) for role in self.roles]
@@ -257,8 +261,7 @@ def find_layout(
 
     # Layouts that take all the named columns come first, then those whose columns there are; among
     # these one that is named whole is the one.
-    taking = [layout for layout in layouts if set(mapped) <= {*layout.roles, *layout.optional}]
-    layouts = taking or layouts
+    layouts = [layout for layout in layouts if layout.takes(mapped)] or layouts
     fitting = [layout for layout in layouts if set(layout.list_columns(mapped)) <= set(columns)]
     named_whole = [layout for layout in fitting if set(layout.roles) == set(mapped)]
     fitting = [layout.add_optional(columns, mapped) for layout in named_whole or fitting]
@@ -311,7 +314,10 @@ def _explain_no_layout(
     def list_lacking(layout: ColumnLayout) -> list[str]:
         return [role for role in layout.roles if mapped.get(role, role) not in columns]
 
-    nearest_layout = min(layouts, key=lambda layout: len(list_lacking(layout)) / len(layout.roles))
+    def measure_lack(layout: ColumnLayout) -> float:
+        return len(list_lacking(layout)) / len(layout.roles)
+
+    nearest_layout = min(layouts, key=measure_lack)
     lacking = list_lacking(nearest_layout)
     words = []
     for role in lacking:

@@ -14,7 +14,7 @@ from random import Random
 
 from unteach import json_files
 from unteach.config.schema import ForgetSet
-from unteach.data.io.rows import Row
+from unteach.data.rows import Row
 from unteach.errors import UserError, nearest, unknown
 from unteach.seeds import subseed
 from unteach.wording import shown
@@ -122,7 +122,8 @@ def read_entities(rows: list[Row], forget_set: ForgetSet, where: str) -> list[li
 def _load_kinds(path: str) -> dict[str, str]:
     """Load a JSON file of {key: kind} or {key: {type: kind}}."""
     kind_of_key = {}
-    for key, kind in json_files.read_json(Path(path), "forget_set.kinds_path").items():
+    kinds = json_files.read_json(Path(path), "forget_set.kinds_path")
+    for key, kind in kinds.items():
         kind_of_key[key] = kind["type"] if isinstance(kind, dict) else kind
     return kind_of_key
 
@@ -180,7 +181,8 @@ def _draw_units(
                 f"{forget_set.by}{_describe_stratum(stratum)}"
             )
         order = list(members)
-        Random(subseed(forget_set.seed, "forget set", forget_set.by, stratum)).shuffle(order)
+        seed = subseed(forget_set.seed, "forget set", forget_set.by, stratum)
+        Random(seed).shuffle(order)
         drawn.update(order[:count])
 
     if not drawn:

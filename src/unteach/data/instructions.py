@@ -111,7 +111,8 @@ def encode_last(
         _refuse_system(template, context)
         return template.encode(question, answer, [*shots, *context.history], max_length)
     messages = _build_messages(context, shots, question, answer)
-    (prompt_ids, _), (answer_ids, _) = encode_chat(template, messages, last=True)
+    pieces = encode_chat(template, messages, last=True)
+    (prompt_ids, _), (answer_ids, _) = pieces
     return Encoded.cut_answer(prompt_ids, answer_ids, max_length)
 
 

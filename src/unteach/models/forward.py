@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from unteach.data.collators import SEGMENT
+from unteach.data.examples import SEGMENT
+from unteach.data.streams import Batch
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import F, torch
@@ -99,9 +100,7 @@ def index_in_row(row: "Tensor") -> "Tensor":
     return torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
 
 
-def find_positions(
-    batch: dict[str, Any], stream: str, kind: str
-) -> "tuple[Tensor, Tensor, Tensor]":
+def find_positions(batch: Batch, stream: str, kind: str) -> "tuple[Tensor, Tensor, Tensor]":
     """Find where a stream is asked.
 
     Args:
@@ -142,7 +141,7 @@ def find_all_positions(mask: "Tensor", weight: "Tensor") -> "Tensor":
 
 
 def build_token_outputs(
-    batch: dict[str, Any], stream: str, value: "Tensor", label: "Tensor", row: "Tensor"
+    batch: Batch, stream: str, value: "Tensor", label: "Tensor", row: "Tensor"
 ) -> TokenOutputs:
     """Build the TokenOutputs of a stream from values at some of its positions."""
     start, stop = batch["rows"][stream]
@@ -168,7 +167,7 @@ def extend(model: "PreTrainedModel", packed: bool = False) -> "PreTrainedModel":
     def forward(
         *args: Any,
         want: dict[str, OutputSpec] | None = None,
-        batch: dict[str, Any] | None = None,
+        batch: Batch | None = None,
         **kwargs: object,
     ) -> Any:
         if want is None:
@@ -181,7 +180,7 @@ def extend(model: "PreTrainedModel", packed: bool = False) -> "PreTrainedModel":
 
 
 def _compute_outputs(
-    model: "PreTrainedModel", batch: dict[str, Any], want: dict[str, OutputSpec], packed: bool
+    model: "PreTrainedModel", batch: Batch, want: dict[str, OutputSpec], packed: bool
 ) -> dict[str, TokenOutputs]:
     """Answer all streams: those that end at the same depth share one pass, and no row is in two."""
     if any(spec.positions == "every" for spec in want.values()):

@@ -1,9 +1,10 @@
 """How rows go through a model's layers: padded, end to end, or apart, as the model takes them."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unteach.data.collators import SEGMENT
+from unteach.data.examples import SEGMENT
+from unteach.data.streams import Batch
 from unteach.lazy import F, torch
 from unteach.models.capabilities import get_capabilities
 from unteach.models.layers import get_backbone, stop_at_layer, unwrap_model
@@ -30,7 +31,7 @@ class SharedRows:
 
 def compute_hidden_states(
     model: "PreTrainedModel",
-    batch: dict[str, Any],
+    batch: Batch,
     streams: list[str],
     layer: str | None,
     packed: bool,

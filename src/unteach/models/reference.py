@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.atomic import atomic_write
 from unteach.data.collators import Collator
-from unteach.data.streams import Stream, iterate_batches
+from unteach.data.streams import Batch, Stream, iterate_batches, move_to_device
 from unteach.lazy import safetensors_torch, torch
 from unteach.models.adapters import BasePolicy
 from unteach.models.forward import (
@@ -93,7 +93,7 @@ class LogprobTable:
             starts[epoch, row] = offsets[draw]
         return cls(torch.cat(list(logprobs.values())), starts)
 
-    def look_up(self, batch: dict[str, Any], stream: str) -> TokenOutputs:
+    def look_up(self, batch: Batch, stream: str) -> TokenOutputs:
         """Return the table's entries for the answer tokens of a batch, in the order in which a pass
         would give them."""
         row, _, label = find_positions(batch, stream, "answer")
@@ -143,7 +143,7 @@ def compute_table(
             stream, sorted(set(same.values())), size, collator, rank, world
         ):
             batch_draws = zip(batch["number"].tolist(), batch["epoch"].tolist(), strict=True)
-            moved = _move_to(batch, device)
+            moved = move_to_device(batch, device)
             outputs = model(batch=moved, want={stream.name: OutputSpec()})[stream.name]
             for i, draw in enumerate(batch_draws):
                 scored.append((draw, outputs.value[outputs.row == i].float().cpu()))
@@ -151,14 +151,6 @@ def compute_table(
     if gather:
         scored = gather(scored)
     return LogprobTable.from_draws(dict(scored), same, len(stream))
-
-
-def _move_to(batch: dict[str, Any], device: "torch.device") -> dict[str, Any]:
-    """Move the tensors of a batch to a device."""
-    moved = {}
-    for key, value in batch.items():
-        moved[key] = value.to(device) if hasattr(value, "to") else value
-    return moved
 
 
 def needs_copy(specs: ReferenceSpecs) -> bool:
@@ -192,7 +184,7 @@ class Reference:
             if isinstance(spec, OutputSpec):
                 self.wants[stream] = spec
 
-    def compute(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def compute(self, batch: Batch) -> dict[str, Any]:
         """Return the reference's side of a batch by stream.
 
         It is TokenOutputs of log-probs or of hidden states at a layer, or ReferenceLogits.

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.data.handlers.base import Example, RowDataset
+from unteach.data.examples import Example
+from unteach.data.handlers.base import RowDataset
 from unteach.data.io import sources
 from unteach.data.io.cells import is_missing
 from unteach.data.truncation import IGNORED

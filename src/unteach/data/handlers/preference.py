@@ -16,7 +16,8 @@ from unteach.data.conversations import (
     read_tools,
     says_nothing,
 )
-from unteach.data.handlers.base import Example, RowDataset, build_example
+from unteach.data.examples import Example, build_example
+from unteach.data.handlers.base import RowDataset
 from unteach.data.instructions import NO_CONTEXT, Context, encode_last, join_input, read_context
 from unteach.data.template import Encoded
 from unteach.errors import UserError
@@ -80,7 +81,8 @@ class PreferenceDataset(_PromptDataset):
         optional = (self.input_key, self.system_key, self.history_key, self.tools_key)
         pairs = []
         for row_index, row in enumerate(self.load(*keys, optional=optional)):
-            cells, (added, system, history, tools) = row[: len(keys)], row[len(keys) :]
+            cells = row[: len(keys)]
+            added, system, history, tools = row[len(keys) :]
             if self.prompt_key is None or any(isinstance(cell, list | dict) for cell in cells):
                 prompt = None if self.prompt_key is None else cells[0]
                 chosen, rejected = cells[-2:]
@@ -227,7 +229,10 @@ class FeedbackDataset(_PromptDataset):
         other_answers = {}
         for position, k in enumerate(order):
             other_answers[k] = judged[order[position - 1]].answer
-        self.keep([self._build(row, other_answers[k]) for k, row in enumerate(judged)])
+        examples = []
+        for k, row in enumerate(judged):
+            examples.append(self._build(row, other_answers[k]))
+        self.keep(examples)
 
     def _build(self, row: _JudgedAnswer, other_answer: str) -> Example | None:
         """Build {original, mismatched}; None, and count it, where no answer has room."""

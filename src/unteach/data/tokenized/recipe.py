@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints, registry
 from unteach.data.documents import find_bos, tokenize_documents
-from unteach.data.io.rows import Rows
 from unteach.data.io.tables import Table
 from unteach.data.row_errors import MAX_LISTED, RowErrors
+from unteach.data.rows import Rows
 from unteach.data.template import Template
 from unteach.data.tokenized import token_files
 from unteach.data.truncation import IGNORED, TokenIds, TooLong, truncate
@@ -34,6 +34,9 @@ class RowCount:
     def add(self, other: "RowCount") -> None:
         self.count += other.count
         self.places = (self.places + other.places)[:MAX_LISTED]
+
+    def to_json(self) -> list[Any]:
+        return [self.count, self.places]
 
 
 @dataclass
@@ -90,9 +93,9 @@ class TokenCounts:
     def to_json(self) -> dict[str, Any]:
         """Write the counts as a shard's file has them."""
         values = dict(vars(self))
-        values["cut"] = _list_row_count(self.cut)
-        values["dropped"] = {key: _list_row_count(rows) for key, rows in self.dropped.items()}
-        values["unshown"] = {key: _list_row_count(rows) for key, rows in self.unshown.items()}
+        values["cut"] = self.cut.to_json()
+        values["dropped"] = {reason: rows.to_json() for reason, rows in self.dropped.items()}
+        values["unshown"] = {key: rows.to_json() for key, rows in self.unshown.items()}
         return values
 
     @classmethod
@@ -103,10 +106,6 @@ class TokenCounts:
         counts.dropped = {key: RowCount(*rows) for key, rows in values["dropped"].items()}
         counts.unshown = {key: RowCount(*rows) for key, rows in values["unshown"].items()}
         return counts
-
-
-def _list_row_count(rows: RowCount) -> list[Any]:
-    return [rows.count, rows.places]
 
 
 @dataclass
@@ -129,7 +128,8 @@ class TokenizedChunk:
         cls, rows: Rows, row_errors: RowErrors, cut_rows: Sequence[int], num_kept: int
     ) -> "TokenizedChunk":
         """Start a chunk without examples, with what became of its rows."""
-        counts = TokenCounts(read=len(rows), kept=num_kept, cut=RowCount.build(rows, cut_rows))
+        cut = RowCount.build(rows, cut_rows)
+        counts = TokenCounts(read=len(rows), kept=num_kept, cut=cut)
         for reason, row_indices in row_errors.dropped.items():
             counts.dropped[reason] = RowCount.build(rows, row_indices)
         return cls(counts)

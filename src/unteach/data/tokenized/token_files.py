@@ -304,7 +304,10 @@ def read_documents(
         raise UserError(
             f"{path}: holds prompts and answers; text to pretrain on is made with kind=text"
         )
-    arrays = [shard.values[shard.offsets[0] : shard.offsets[-1]] for shard in shards]
+    arrays = []
+    for shard in shards:
+        first, end = shard.offsets[0], shard.offsets[-1]
+        arrays.append(shard.values[first:end])
     lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
     selection: RowSelection | None = hf_args.get("choice")
     if selection is not None and selection != selection.without_limits():
@@ -313,8 +316,9 @@ def read_documents(
         selected = selection.select_indices(len(lengths))
         arrays = []
         for index in selected:
-            end = int(ends[index])
-            arrays.append(joined[end - int(lengths[index]) : end])
+            stop = int(ends[index])
+            start = stop - int(lengths[index])
+            arrays.append(joined[start:stop])
         lengths = lengths[selected]
     return Joined(arrays), np.cumsum(lengths).tolist()
 

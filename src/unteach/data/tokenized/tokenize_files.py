@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, fingerprints, json_files
-from unteach.data.io.rows import Rows
 from unteach.data.io.tables import Table
 from unteach.data.io.tokenized_paths import MANIFEST
 from unteach.data.row_errors import MAX_LISTED, explain_no_row_left
+from unteach.data.rows import Rows
 from unteach.data.tokenized.ordered_pool import map_in_order
 from unteach.data.tokenized.recipe import Recipe, RowCount, TokenCounts, TokenizedChunk
 from unteach.data.tokenized.token_files import FORMAT
@@ -111,8 +111,8 @@ def _is_made_of(partial_dir: Path, facts: dict[str, Any]) -> bool:
     facts = json.loads(json.dumps(facts))
     if (partial_dir / MANIFEST).exists():
         manifest = json_files.read_mapping(partial_dir / MANIFEST, "the unfinished files")
-        has_facts = all(manifest.get(name) == fact for name, fact in facts.items())
-        return has_facts and _has_shards(partial_dir, manifest)
+        made_of = {name: manifest.get(name) for name in facts}
+        return made_of == facts and _has_shards(partial_dir, manifest)
     head = partial_dir / HEAD
     return head.exists() and json_files.read_json(head, "the unfinished files") == facts
 
@@ -145,11 +145,20 @@ def _finish(partial_dir: Path, output_dir: Path) -> dict[str, Any]:
 
 def build_manifest_counts(total: TokenCounts) -> dict[str, Any]:
     """Build the counts as the manifest has them."""
-    rows: dict[str, Any] = {"read": total.read, "kept": total.kept, "cut": total.cut.count}
-    rows["dropped"] = {reason: dropped.count for reason, dropped in total.dropped.items()}
-    rows["first"] = {reason: dropped.places for reason, dropped in total.dropped.items()}
+    num_dropped = {}
+    first_places = {}
+    for reason, dropped in total.dropped.items():
+        num_dropped[reason] = dropped.count
+        first_places[reason] = dropped.places
     if total.cut.count:
-        rows["first"]["cut"] = total.cut.places
+        first_places["cut"] = total.cut.places
+    rows: dict[str, Any] = {
+        "read": total.read,
+        "kept": total.kept,
+        "cut": total.cut.count,
+        "dropped": num_dropped,
+        "first": first_places,
+    }
     if total.unshown:
         rows["unshown"] = total.to_json()["unshown"]
     return {
@@ -158,7 +167,7 @@ def build_manifest_counts(total: TokenCounts) -> dict[str, Any]:
         "tokens": total.tokens,
         "learned": total.learned,
         "longest": total.longest,
-        "lengths": {length: total.lengths[length] for length in sorted(total.lengths, key=int)},
+        "lengths": dict(sorted(total.lengths.items(), key=lambda item: int(item[0]))),
     }
 
 
