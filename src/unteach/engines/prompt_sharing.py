@@ -185,7 +185,7 @@ def lay_out(
     # Padding sees itself: no row is empty.
     sees[:, range(width), range(width)] = True
     position_ids = np.zeros((len(trees), width), dtype=np.int64)
-    asked: list[tuple[int, int, int]] = []
+    targets: list[tuple[int, int, int]] = []
     for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
         num_prompt = len(prompt)
         sees[row, :num_prompt, :num_prompt] = np.tri(num_prompt, dtype=bool)
@@ -196,14 +196,14 @@ def lay_out(
             sees[row, column] |= sees[row, prompt_end + parent]
             position_ids[row, column] = position_ids[row, prompt_end + parent] + 1
         for place, token in tree.predictions:
-            asked.append((row, prompt_end + place, token))
+            targets.append((row, prompt_end + place, token))
 
     mask = torch.zeros(sees.shape, dtype=like.dtype, device=like.device)
     is_hidden = ~torch.from_numpy(sees).to(like.device)
     mask.masked_fill_(is_hidden, torch.finfo(like.dtype).min)
-    rows, columns, labels = torch.tensor(asked, device=like.device).unbind(-1)
+    rows, columns, labels = torch.tensor(targets, device=like.device).unbind(-1)
     return SharedRows(
-        asked=(rows, columns, labels),
+        targets=(rows, columns, labels),
         position_ids=torch.from_numpy(position_ids).to(like.device),
         sees=mask[:, None],
     )

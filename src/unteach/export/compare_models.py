@@ -92,11 +92,11 @@ def _compute_log_probs(logits: "Tensor", row: "Tensor") -> "Tensor":
     return log_probs.gather(-1, row[0, 1:, None])[:, 0]
 
 
-def compare(expected: "Sequence[Tensor]", found: "Sequence[Tensor]") -> Difference:
+def compare(expected: "Sequence[Tensor]", written: "Sequence[Tensor]") -> Difference:
     """Return the difference over the row where it is largest; not a number where one of the two
     gives none."""
     differences = []
-    for row, other in zip(expected, found, strict=True):
+    for row, other in zip(expected, written, strict=True):
         nats = float((row - other).abs().mean())
         difference = Difference(nats, float(row.abs().mean()))
         if math.isnan(nats):

@@ -41,7 +41,8 @@ DCP = ".metadata"
 WRAPPERS = r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 """What torch.compile, FSDP 1 and activation checkpointing put into the names of weights."""
 INDEX_NAMES = (
-    r"torch\.(Size|device|bool|strided|(b?float|u?int|complex)\d+|float8_\w+|serialization\._get_layout)",
+    r"torch\.(Size|device|bool|strided|serialization\._get_layout)",
+    r"torch\.((b?float|u?int|complex)\d+|float8_\w+)",
     r"torch\.distributed\.checkpoint\.metadata\.\w+",
     r"torch\.distributed\.checkpoint\.filesystem\._StorageInfo",
     r"collections\.(OrderedDict|defaultdict)",
@@ -75,18 +76,18 @@ def find(path: Path) -> Path | None:
 def read(path: Path) -> "dict[str, Tensor]":
     """Read every weight of a checkpoint by the name that it has in the model, without what wrapped
     the model."""
-    found = find(path)
-    if found is None:
+    location = find(path)
+    if location is None:
         raise UserError(
             f"{path}: no weights are in it; these would be: {', '.join(WHOLE)}, an FSDP folder "
             f"with {DCP}, or DeepSpeed's with a file {DEEPSPEED}"
         )
-    if not found.is_dir():
-        weights = _read_file(found)
-    elif (found / DCP).exists():
-        weights = _read_sharded(found)
+    if not location.is_dir():
+        weights = _read_file(location)
+    elif (location / DCP).exists():
+        weights = _read_sharded(location)
     else:
-        weights = _read_deepspeed(found)
+        weights = _read_deepspeed(location)
     return {_unwrap_name(name): tensor for name, tensor in weights.items()}
 
 

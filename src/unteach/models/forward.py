@@ -199,7 +199,7 @@ def _compute_outputs(
             spec = want[stream]
             shared: SharedRows | None = batch.get("shared")
             if shared:
-                row, column, label = shared.asked
+                row, column, label = shared.targets
             else:
                 row, column, label = find_positions(batch, stream, spec.positions)
             value = hidden[stream][row, column]

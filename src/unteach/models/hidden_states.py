@@ -19,12 +19,12 @@ class SharedRows:
     """Rows in which several answers follow one prompt, none of which sees another.
 
     Attributes:
-        asked: (row [N], column [N], label [N]), where the model is asked and what follows there.
+        targets: (row [N], column [N], label [N]), where the model is asked and what follows there.
         position_ids: [B, T], which count each answer from the prompt's end.
         sees: [B, 1, T, T], added to the attention scores: 0 where a token is seen.
     """
 
-    asked: "tuple[Tensor, Tensor, Tensor]"
+    targets: "tuple[Tensor, Tensor, Tensor]"
     position_ids: "Tensor"
     sees: "Tensor"
 

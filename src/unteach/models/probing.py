@@ -337,7 +337,7 @@ def _attempt(compare: Callable[[], T], otherwise: T) -> T:
         return otherwise
 
 
-def _same(found: "Tensor", expected: "Tensor") -> bool:
+def _same(states: "Tensor", expected: "Tensor") -> bool:
     """Say whether vectors [n, d] are the same but for rounding, each measured by the length of what
     it should be.
 
@@ -345,11 +345,11 @@ def _same(found: "Tensor", expected: "Tensor") -> bool:
     token elsewhere for it: there half of all positions must be close. In fp32 all must, for what is
     systematically wrong may be wrong in few.
     """
-    if found.shape != expected.shape:
+    if states.shape != expected.shape:
         return False
     is_half = torch.finfo(expected.dtype).bits < 32
-    found, expected = found.double(), expected.double()
-    distances = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
+    states, expected = states.double(), expected.double()
+    distances = (states - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
     if is_half:
         return bool(distances.median() <= HALF_TOLERANCE)
     return bool(distances.max() <= TOLERANCE)

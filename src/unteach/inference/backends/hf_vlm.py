@@ -132,7 +132,7 @@ class VisionSession:
         if not prompts:
             return None, {}
         tensors = self._try_process(list(prompts.values()))
-        if tensors is not None and self._refuse_long(tensors, max_new_tokens) is None:
+        if tensors is not None and self._explain_too_long(tensors, max_new_tokens) is None:
             return tensors, {}
 
         # Something is wrong with one of them: each is tried alone.
@@ -140,7 +140,7 @@ class VisionSession:
         fitting = []
         for i, prompt in prompts.items():
             try:
-                reason = self._refuse_long(self._process([prompt]), max_new_tokens)
+                reason = self._explain_too_long(self._process([prompt]), max_new_tokens)
             except PROCESSOR_ERRORS as error:
                 reason = f"the processor does not take this row: {error}"
             if reason:
@@ -167,7 +167,7 @@ class VisionSession:
         )
         return features
 
-    def _refuse_long(self, tensors: "BatchFeature", max_new_tokens: int) -> str | None:
+    def _explain_too_long(self, tensors: "BatchFeature", max_new_tokens: int) -> str | None:
         """Say why the longest row, with the tokens to come, does not fit; None where it does."""
         longest = int(tensors["attention_mask"].sum(-1).max())
         if self.context is None or longest + max_new_tokens <= self.context:
