@@ -70,6 +70,7 @@ class ChatTemplate:
         return not self._shows_probe(PROBE) and self._shows_probe(_split_into_parts(PROBE))
 
     def _shows_probe(self, messages: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the template shows the words of the probe."""
         try:
             rendered = self._apply(messages, add_generation_prompt=False)
         except UserError:
@@ -84,6 +85,7 @@ class ChatTemplate:
         add_generation_prompt: bool,
         tools: list[dict[str, Any]] | None = None,
     ) -> str:
+        """Render messages in the form that the template takes."""
         # A template may ask whether a variable is defined: those that are not set are left out.
         variables: dict[str, Any] = {}
         if self.date_string:

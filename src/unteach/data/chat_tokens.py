@@ -151,8 +151,16 @@ def _list_texts(value: object) -> list[str]:
 def _refuse_unshown(
     template: Template, messages: list[Message], tools: Tools | None, whole: str
 ) -> None:
-    """Refuse a conversation of which the chat template leaves something out: many know only user
-    and assistant."""
+    """Refuse a conversation of which the chat template leaves something out.
+
+    Many templates know only user and assistant, and neither calls nor tools.
+
+    Args:
+        template: the model's.
+        messages: the conversation.
+        tools: the tools that may be called in it.
+        whole: what the template renders of them.
+    """
     # What a call is called with may stand in the tools: only a template that ignores calls renders
     # the same without them.
     without_calls = _drop_calls(messages)
@@ -202,7 +210,16 @@ def _refuse_unshown_calls(message: Message, rendered: str) -> None:
 
 
 def _cut_start(start: str, longer: str, last: bool) -> str:
-    """Give what a conversation that went on has after what was rendered before."""
+    """Give what a conversation that went on has after what was rendered before.
+
+    Args:
+        start: what was rendered.
+        longer: what is rendered now.
+        last: whether only the last turn is learned; it changes how to mend it.
+
+    Raises:
+        UserError: the template renders the start otherwise now.
+    """
     if longer.startswith(start):
         return longer[len(start) :]
     if last:

@@ -33,6 +33,7 @@ class DataCollatorForSupervisedDataset:
     index: str | None = None
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        # Several answers or variants: a batch of each.
         if "input_ids" not in examples[0]:
             nested = {}
             for key in examples[0]:

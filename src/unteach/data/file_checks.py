@@ -90,6 +90,7 @@ def refuse_unused(streams: FileStreams, used_settings: set[str]) -> None:
 
 
 def _explain_unread_file(streams: FileStreams, stream: str) -> str:
+    """Say that a stream's file is not read, and what would read it."""
     reason = ""
     if stream == "retain":
         # The suite rows asks for what is retained only beside rows to forget.
@@ -105,12 +106,13 @@ def _explain_unread_file(streams: FileStreams, stream: str) -> str:
 
 
 def _explain_unread_holdout(streams: FileStreams) -> str:
+    """Say why no suite measures the rows that are never seen."""
     has_files = any(streams.files.of(stream) for stream in SOURCE_STREAMS)
     if streams.method is not None and not has_files:
-        words = "forget=FILE retain=FILE, or data=FILE"
+        usage = "forget=FILE retain=FILE, or data=FILE"
         if "train" in streams.wanted:
-            words = "data=FILE"
-        reason = f"no file of rows to train on is named beside it: {words}"
+            usage = "data=FILE"
+        reason = f"no file of rows to train on is named beside it: {usage}"
     elif streams.kind in MEASURED_KINDS:
         reason = "this run has no such suite (leave eval out, or set eval=rows)"
     else:

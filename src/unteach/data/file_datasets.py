@@ -61,7 +61,16 @@ class FileDatasets:
         return self._tables[key]
 
     def build(self, stream: str, source: Source, selection: RowSelection) -> ComponentConfig:
-        """Build the dataset that reads a source for a stream."""
+        """Build the dataset that reads a source for a stream.
+
+        Args:
+            stream: the stream's name.
+            source: where its rows are.
+            selection: which of them it takes.
+
+        Raises:
+            UserError: the source has not the columns, or the tokens, that the method reads.
+        """
         hf_args: dict[str, Any] = {"path": source}
         if isinstance(source, dict):
             hf_args = dict(source)
@@ -69,6 +78,7 @@ class FileDatasets:
         if isinstance(source, str) and is_tokenized(source):
             return self._build_of_tokens(stream, Path(source), hf_args)
 
+        # The layout that the columns have says which dataset reads them.
         table = self.open_table(source)
         layouts = self._list_layouts(stream, table)
         mapped = self._map_columns(stream, layouts, selection)
@@ -79,6 +89,7 @@ class FileDatasets:
         for note in note_unread(table, columns + flag_columns):
             self.notes.append(f"data.{stream}: {note}")
 
+        # Keys of `data` that these rows take.
         if any(file.suffix == ".txt" for file in table.files):
             self.used_settings.add("txt")
         if self.kind == "text" and "text" not in layout.roles:
@@ -159,7 +170,16 @@ class FileDatasets:
         return settings
 
     def _build_of_tokens(self, stream: str, path: Path, hf_args: dict[str, Any]) -> ComponentConfig:
-        """Build a dataset of tokens, which must be of the kind that the method trains on."""
+        """Build a dataset of tokens.
+
+        Args:
+            stream: the stream's name.
+            path: a tokenised folder, or a file of training-code.
+            hf_args: the dataset's source.
+
+        Raises:
+            UserError: they are of another kind than the method trains on.
+        """
         if path.is_dir():
             manifest = token_files.read_manifest(path)
             is_text = manifest.get("kind") == "text"

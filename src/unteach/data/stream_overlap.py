@@ -128,6 +128,7 @@ def _split_by_flag(side: _Side, column: str) -> tuple[_Side, _Side]:
 
 
 def _describe_shared(first: _Side, second: _Side, role: str) -> str:
+    """Say which rows two sides share, with their places on both; "" where they share none."""
     in_first = duplicates.find_shared(first.hashes, second.hashes)
     if not in_first:
         return ""

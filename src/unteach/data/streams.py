@@ -228,6 +228,9 @@ class Steps:
         Rows of near lengths come together, so that little is padded. Packed rows pad nothing: there
         each micro-batch gets about as many tokens as the others. Streams that stand in pairs are
         dealt as one.
+
+        Returns:
+            The slots of each micro-batch, stream by stream.
         """
         step_draws = self.draw(epoch, step)
         micro_batches: list[list[Slot]] = [[] for _ in range(num_micro_batches)]
@@ -382,6 +385,14 @@ def iterate_batches(
 
     Each rank gets its share, and as many batches as the others: where weights are sharded, all must
     make each pass.
+
+    Args:
+        stream: the stream.
+        draws: the rows.
+        size: rows of a batch.
+        collator: pads the examples.
+        rank: this process.
+        world: how many processes share the rows.
     """
 
     def count_tokens(draw: Draw) -> int:

@@ -84,6 +84,7 @@ class Template:
                 f"model.template_args.answer_prefix is for tags (template=qa), not for "
                 f"template={self.kind}"
             )
+
         # The tokenizer's own attributes take longer to read than a short text takes to tokenise.
         self._bos = tokenizer.bos_token or ""
         self._bos_id = tokenizer.bos_token_id
@@ -198,7 +199,16 @@ class Template:
         return f"{self.args.user_start_tag or ''}{question}{self.args.user_end_tag or ''}"
 
     def _render_question(self, question: str, shots: Shots, answer: str | None) -> str:
-        """Render a question by the chat template, with its answer or up to where it starts."""
+        """Render a question by the chat template.
+
+        Args:
+            question: what is asked.
+            shots: pairs that stand before it as earlier turns.
+            answer: the answer that follows; None renders up to where it starts.
+
+        Raises:
+            UserError: the template leaves out what is asked.
+        """
         messages = []
         if self.args.system_prompt:
             messages.append({"role": "system", "content": self.args.system_prompt})
@@ -215,6 +225,7 @@ class Template:
         return rendered
 
     def encode_prompt(self, question: str, shots: Shots = ()) -> tuple[int, ...]:
+        """Encode what is asked, up to where the answer starts."""
         text = self.write_hidden_prompt(question, shots)
         # A chat template writes BOS itself.
         if self.kind == "chat":
@@ -222,6 +233,7 @@ class Template:
         return self._encode_with_bos(text)
 
     def _encode_with_bos(self, text: str) -> tuple[int, ...]:
+        """Encode a prompt with the tokenizer's BOS, once, and without the EOS that it may add."""
         ids = list(self.special.encode(text, add_special_tokens=True))
         if ids[:2] == [self._bos_id] * 2:  # the text's own and the tokenizer's
             ids.pop(0)
@@ -238,7 +250,14 @@ class Template:
     def encode(
         self, question: str, answer: str, shots: Shots = (), max_length: int | None = None
     ) -> Encoded:
-        """Encode a prompt and its answer, which is cut where it does not fit into max_length."""
+        """Encode a prompt and its answer.
+
+        Args:
+            question: what is asked.
+            answer: what is learned or scored.
+            shots: pairs that stand before the question.
+            max_length: what both may have together; the answer is cut to it.
+        """
         if self.kind == "raw":
             # A row may be written with its BOS and EOS, which stand once.
             answer = answer.removesuffix(self._eos)
@@ -335,6 +354,7 @@ class Template:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def save(self, folder: Path) -> None:
+        """Save the template's arguments into a model's folder."""
         args = {**asdict(self.args), "kind": self.kind}
         atomic.write_text(folder / FILE, json.dumps(args, indent=1) + "\n")
 

@@ -205,13 +205,15 @@ class StreamFinder:
         source = self.files.train_file
         if source is None or tokenized_paths.is_tokenized(source):
             return None
-        named = self.files.columns.get("forget")
+        named_column = self.files.columns.get("forget")
         table = self.datasets.open_table(source)
-        column = named or "forget"
+        column = named_column or "forget"
         if column in table.columns:
             return column
-        if named is not None:
-            raise UserError(explain_no_such_column("forget", named, table.where, table.columns))
+        if named_column is not None:
+            raise UserError(
+                explain_no_such_column("forget", named_column, table.where, table.columns)
+            )
         # Taken for no such column, its rows would all be forgotten, those with 0 too.
         alike = [name for name in table.columns if name.strip().lower() == "forget"]
         if alike:

@@ -93,7 +93,7 @@ class RowDataset:
         dropped = [index for index in range(len(self.row_hashes)) if index not in kept]
         self.row_hashes[dropped] = 0
 
-    def check_usable(self, encoded: Encoded, row_index: int) -> Example | None:
+    def build_usable(self, encoded: Encoded, row_index: int) -> Example | None:
         """Build a row's example; None, and count it, where no answer is left to learn."""
         if not encoded.answer or len(encoded.input_ids) < 2:
             self.row_errors.drop(NO_ROOM, row_index)
@@ -170,6 +170,7 @@ class RowDataset:
         return len(self.examples)
 
     def __getitem__(self, row: int) -> Example:
+        """Give an example, and tokenise it now where that was put off."""
         example = self.examples[row]
         if DEFERRED not in example:
             return example

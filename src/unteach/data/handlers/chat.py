@@ -58,6 +58,7 @@ class ChatDataset(RowDataset):
             conversation = self._read(row_index, cell, system, tools)
             if conversation is not None:
                 self.conversations[row_index] = conversation
+        # What is no conversation is refused before the others are tokenised.
         self.row_errors.refuse()
 
         examples: list[Example] = []
@@ -91,7 +92,17 @@ class ChatDataset(RowDataset):
     def _read(
         self, row_index: int, cell: object, system: object, tools: object
     ) -> tuple[list[Message], Tools] | None:
-        """Read the turns of a row and its tools; None, and note it, where it has none to learn."""
+        """Read the turns of a row and its tools.
+
+        Args:
+            row_index: the row.
+            cell: its conversation.
+            system: its system prompt.
+            tools: the tools that may be called.
+
+        Returns:
+            None, with a note in `row_errors`, where it has nothing to learn or is no conversation.
+        """
         if is_missing(cell) or cell == []:
             self.row_errors.drop(f"nothing in {self.messages_key}", row_index)
             return None
@@ -119,6 +130,7 @@ class ChatDataset(RowDataset):
         return messages, callable_tools
 
     def _build(self, row_index: int, messages: list[Message], tools: Tools) -> list[Example]:
+        """Build the examples of a conversation; none, and count it, where nothing is left."""
         messages = self.template.hide_all(messages)
         tools = self.template.hide_all(tools)
         try:

@@ -37,6 +37,7 @@ class CompletionDataset(RowDataset):
         self.keep(examples)
 
     def build(self, row_index: int, prefix: Any, text: Any) -> Example | None:
+        """Build the example of one row; None, and count it, where it has no text or no room."""
         has_prefix = prefix == "" or self.row_errors.check_text(
             prefix, str(self.prefix_key), row_index
         )
@@ -45,4 +46,4 @@ class CompletionDataset(RowDataset):
             return None
         completion = f" {text}" if self.insert_space else text
         encoded = self.raw.encode(prefix, completion, max_length=self.max_length)
-        return self.check_usable(encoded, row_index)
+        return self.build_usable(encoded, row_index)

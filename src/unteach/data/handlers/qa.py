@@ -62,6 +62,7 @@ class QADataset(RowDataset):
         optional = (self.input_key, self.system_key, self.history_key)
         rows = self.load(*required, optional=optional)
 
+        # The texts of each row, and what stands before its question.
         self.shots = self._load_shots()
         self.texts: list[tuple[Any, Any]] = []
         self.contexts: dict[int, Context] = {}
@@ -89,6 +90,7 @@ class QADataset(RowDataset):
             example["weight"] = -1.0 if is_forgotten else 1.0
 
     def _load_shots(self) -> list[tuple[str, str]]:
+        """Load the pairs that stand before each question."""
         if not self.few_shot_dataset_hf_args:
             return []
         rows = sources.load_rows(self.few_shot_dataset_hf_args)

@@ -75,11 +75,13 @@ class PretrainingDataset:
         if not ends:
             raise UserError(explain_no_row_left(where, self.dropped))
 
+        # Documents are cut one by one, or as if all of them were one.
         self.pieces: list[Piece] = []
         start = 0
         for end in ends[-1:] if self.packing == "chunked" else ends:
             self.pieces += self._cut(start, end)
             start = end
+        # A row is a piece, or several that fit together.
         self.rows: list[list[int]] = []
         """indices of the pieces of each row"""
         if self.packing == "best_fit":
@@ -128,6 +130,7 @@ class PretrainingDataset:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> Example:
+        """Give a row: its pieces end to end, each with what leads it in."""
         ids: list[int] = []
         labels: list[int] = []
         segments: list[int] = []

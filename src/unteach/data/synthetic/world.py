@@ -90,6 +90,7 @@ class World:
     banks: Banks = field(default_factory=Banks)
 
     def __post_init__(self) -> None:
+        """Refuse settings that are too small, and more names than the banks give."""
         for name, minimum in MINIMUM.items():
             value = getattr(self, name)
             if value < minimum:
@@ -189,6 +190,7 @@ class World:
 
     @cached_property
     def _groups(self) -> dict[str, tuple[Author, ...]]:
+        """The authors of each group; no author, name or title is in two of them."""
         sizes = {
             "taught": self.n_authors,
             "holdout": self.n_holdout,

@@ -68,6 +68,7 @@ class TokenCounts:
     unshown: dict[str, RowCount] = field(default_factory=dict)
 
     def add_example(self, length: int, num_learned: int) -> None:
+        """Count an example of so many tokens, of which so many are learned."""
         self.examples += 1
         self.tokens += length
         self.learned += num_learned
@@ -76,6 +77,7 @@ class TokenCounts:
         self.lengths[power_of_two] = self.lengths.get(power_of_two, 0) + 1
 
     def merge(self, other: "TokenCounts") -> None:
+        """Add the counts of other rows, which come after these."""
         self.read += other.read
         self.kept += other.kept
         self.cut.add(other.cut)
@@ -194,6 +196,7 @@ class Recipe:
         return self._tokenize_answers(rows, where)
 
     def _tokenize_answers(self, rows: Rows, where: str) -> TokenizedChunk:
+        """Tokenize prompts with answers by the dataset that training would read them with."""
         dataset_class: Any = registry.dataset.get(self.handler)
         arguments = dict(self.columns)
         if "too_long" in dataset_class.__dataclass_fields__:
@@ -213,6 +216,7 @@ class Recipe:
         return chunk
 
     def _tokenize_text(self, rows: Rows, where: str) -> TokenizedChunk:
+        """Tokenize documents, each within max_length or, for training to cut them, whole."""
         text_key = self.columns["text_key"]
         documents, row_errors = tokenize_documents(self.template, rows, text_key, where)
         room = self.max_length - len(find_bos(self.template))
@@ -240,7 +244,10 @@ class Recipe:
 def build_facts(table: Table, recipe: Recipe, tokenizer_path: str) -> dict[str, Any]:
     """Build what tells these tokens from all others, as the manifest has it.
 
-    The rows, the columns, the tokenizer, the template, the policy.
+    Args:
+        table: the rows.
+        recipe: the columns, the tokenizer, the template and what becomes of long rows.
+        tokenizer_path: what the user calls the tokenizer.
     """
     tokenizer = recipe.template.tokenizer
     source: dict[str, Any] = {}

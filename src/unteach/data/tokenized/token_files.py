@@ -188,6 +188,7 @@ def _read_batches(file: Path) -> "list[pyarrow.RecordBatch]":
 
 
 def _build_shard(batch: "pyarrow.RecordBatch") -> Shard:
+    """Build a shard of ours from its record batch."""
     columns = {}
     for name in batch.schema.names:
         columns[name], _ = _split_lists(batch.column(name))
@@ -266,7 +267,13 @@ def is_text_file(file: Path) -> bool:
 def refuse_other_tokenizer(
     path: Path, tokenizer: "PreTrainedTokenizerBase", shards: Iterable[Shard]
 ) -> None:
-    """Refuse tokens that another tokenizer made."""
+    """Refuse tokens that another tokenizer made.
+
+    Args:
+        path: a tokenised folder, whose manifest names its tokenizer, or a file, which does not.
+        tokenizer: this model's.
+        shards: those of the path, whose tokens a file is judged by.
+    """
     if path.is_dir():
         made_by = read_manifest(path).get("tokenizer")
         if not isinstance(made_by, dict) or not {"fingerprint", "name", "vocabulary"} <= set(

@@ -202,9 +202,15 @@ def _join_to_shards(chunks: Iterable[TokenizedChunk]) -> Iterator[TokenizedChunk
 def _write_shard(partial_dir: Path, shard_index: int, chunk: TokenizedChunk) -> dict[str, Any]:
     """Write a shard and, after it, the file that describes it: only then does it count.
 
+    Args:
+        partial_dir: the folder of unfinished files.
+        shard_index: how many shards stand before it.
+        chunk: its examples.
+
     Returns:
         The description, with the counts of its rows.
     """
+    # Counts take the form of mask that is the smallest: none, a first learned token, or stretches.
     columns = {
         "input_ids": np.concatenate(chunk.ids) if chunk.ids else np.empty(0, np.int32),
         "lengths": _pack_counts([len(ids) for ids in chunk.ids]),
@@ -215,6 +221,7 @@ def _write_shard(partial_dir: Path, shard_index: int, chunk: TokenizedChunk) -> 
         columns["turns"] = _pack_counts([len(runs) for runs in chunk.runs])
         columns["runs"] = _pack_counts(list(itertools.chain.from_iterable(chunk.runs)))
 
+    # One record batch of one row, so that reading it gives views of the mapped file.
     batch = pyarrow.record_batch({name: _as_one_row(values) for name, values in columns.items()})
     file = partial_dir / f"tokens-{shard_index:05d}.arrow"
     with (
