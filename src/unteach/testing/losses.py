@@ -9,8 +9,10 @@ from unteach.config import schema
 from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import BESIDE
+from unteach.data.batches import SlotDataset, collate
 from unteach.data.collators import Collator, DataCollatorForSupervisedDataset
-from unteach.data.streams import ALTERNATE, SlotDataset, Steps, Stream, collate
+from unteach.data.steps import Steps
+from unteach.data.streams import ALTERNATE, Stream
 from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.base import Method
