@@ -65,7 +65,7 @@ def test_rows_dealt_by_length_pad_less(
         if name == "drawn":
             monkeypatch.setattr(
                 streams.Steps,
-                "_longest_first",
+                "_sort_longest_first",
                 lambda self, name, drawn: list(range(len(drawn[name]))),
             )
         positions.append(0)
