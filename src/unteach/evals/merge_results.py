@@ -62,6 +62,11 @@ def write_merged(contents: Contents, basis: dict[str, Any], prefix: str, folder:
     return bool(earlier) and is_same
 
 
+def read_descriptions(folder: Path, prefix: str) -> dict[str, Any]:
+    """Read how the metrics of a suite are described, where its results say it."""
+    return _read(folder / f"{prefix}{METRICS}")
+
+
 def _read(file: Path) -> dict[str, Any]:
     return json_files.read_mapping(file, "an earlier evaluation") if file.exists() else {}
 

@@ -22,7 +22,7 @@ from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.console import neutralize
 from unteach.distributed.process_context import DistContext
-from unteach.evals import suites
+from unteach.evals import merge_results, suites
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.evals.run import evaluate_loaded, tell_gaps
 from unteach.lazy import np, torch
@@ -115,10 +115,7 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
     suite = config.suite.upper()
     old = json_files.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")
     new = json_files.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
-    file = after / f"{suite}_METRICS.json"
-    described = (
-        json_files.read_json(file, "what the suite says of its metrics") if file.exists() else {}
-    )
+    descriptions = merge_results.read_descriptions(after, suite)
 
     table = Table(box=None, pad_edge=False)
     for heading in ("role", "metric", "before", "after", "wanted"):
@@ -127,7 +124,7 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
     for name in config.asked():
         if name not in old and name not in new:
             continue
-        about = described.get(name, {})
+        about = descriptions.get(name, {})
         table.add_row(
             Text(neutralize(about.get("role") or "")),
             Text(neutralize(name)),

@@ -3,7 +3,7 @@ to.
 
 <SUITE>_EVAL.json has every value with its examples, <SUITE>_SUMMARY.json the values that were asked
 for, <SUITE>_ROWS.json the rows they are of, <SUITE>_TOKENS.json the answers of `tokens` token by
-token, <SUITE>_METRICS.json what the suite says of its metrics (label, role, which way is good),
+token, <SUITE>_METRICS.json how its metrics are described (label, role, which way is good),
 <SUITE>_ABSENT.json why a metric is not there, <SUITE>_NOTES.json what became of rows (drawn,
 skipped, cut), and <SUITE>_BASIS.json which weights and settings the values are of, so that a later
 evaluation of the same adds to them. A metric that came from a default list is absent with a reason
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unteach import atomic, json_files, registry
+from unteach.config.metric_descriptions import Role
 from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
 from unteach.distributed import launch_environment
@@ -316,7 +317,7 @@ def write(made: Plan, values: dict[str, Value], folder: Path, weights: str = "")
         retain_logs.EVAL: {name: values[name].to_json() for name in sorted(values)},
         merge_results.SUMMARY: summary(made.asked, values),
         retain_logs.ROWS: rows_measured(made),
-        merge_results.METRICS: described(made),
+        merge_results.METRICS: list_descriptions(made),
         merge_results.NOTES: notes(made),
         merge_results.ABSENT: made.absent,
     }
@@ -352,20 +353,31 @@ def is_measured(made: Plan, folder: Path) -> bool:
     return set(made.metrics) <= set(values) and rows == rows_measured(made)
 
 
-def described(made: Plan) -> dict[str, dict[str, Any]]:
-    """What the suite says of the metrics that it measures.
+def list_descriptions(made: Plan) -> dict[str, dict[str, Any]]:
+    """Give what a suite and the classes of its metrics say of them, measured now or not.
 
     Where a run learns, better answers to rows that it never saw are welcome; only unlearning should
     leave them alone.
     """
     only_learns = "train" in made.rows.own and "forget" not in made.rows.own
-    found = {}
-    for name, told in made.config.describe.items():
-        if only_learns and told.role == "holdout" and told.better == "near before":
-            told = replace(told, better="higher")
-        if name in made.metrics:
-            found[name] = asdict(told)
-    return found
+    descriptions = {}
+    for name, description in made.config.describe.items():
+        role = description.role or _infer_role(made, name)
+        better = description.better
+        if only_learns and role == "holdout" and better == "near before":
+            better = "higher"
+        entry = asdict(replace(description, role=role, better=better))
+        descriptions[name] = {key: value for key, value in entry.items() if value is not None}
+    return descriptions
+
+
+def _infer_role(made: Plan, name: str) -> Role | None:
+    """Give the role of the rows that a metric is measured on, where all have the same."""
+    if name not in made.metrics:
+        return None
+    columns = {column for _, column, _ in made.rows_under(name)}
+    roles = {made.rows.settings(column).role for column in columns}
+    return roles.pop() if len(roles) == 1 else None
 
 
 def notes(made: Plan) -> dict[str, str]:
