@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.atomic import atomic_write
-from unteach.console import neutralize
 from unteach.report.colours import PALETTE
-from unteach.report.labels import draw_labels, shorten
+from unteach.report.labels import clean, draw_labels, shorten
 from unteach.report.pictures import Axis, Guide, Picture, Series
 from unteach.report.svg import HOVER_PREFIX, rewrite_svg
 
@@ -293,7 +292,7 @@ def _draw_series(axes: Axes, picture: Picture, size: Format, hovers: Hovers) -> 
 
 def _name_in_legend(series: Series) -> str:
     # The library leaves names with a _ before them out of its legends.
-    name = clean(shorten(series.name))
+    name = shorten(series.name)
     return f" {name}" if series.in_legend else f"_{name}"
 
 
@@ -317,9 +316,3 @@ def _find_legend_top(axes: Axes, size: Format) -> float:
     """Find where a legend below begins, in heights of the axes: under the axis's label."""
     height = axes.get_position().height * size.inches[1]
     return -0.48 / height
-
-
-def clean(text: str) -> str:
-    """Give a text in which nothing is invisible, broken, or not to be drawn."""
-    flat = "\n".join(" ".join(line.split()) for line in neutralize(text).split("\n"))
-    return flat.encode("utf-8", "replace").decode("utf-8")

@@ -1,12 +1,18 @@
-"""Where the names of points stand in a picture: beside their points, over nothing else."""
+"""Where the names of points stand in a picture: beside their points, over nothing else.
+
+All is in pixels. A box is (left, bottom, right, top); what is taken already is an array of boxes.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from unteach.console import neutralize
 from unteach.report.pictures import Picture, Point, Series
 
 if TYPE_CHECKING:
@@ -17,94 +23,82 @@ CROWD = 16
 """Of more points than this, a name that has no room is left out."""
 NUM_NEAR = 4
 """Places right beside a point, which need no leader to it."""
-PRICE_COVERED, PRICE_OUTSIDE, PRICE_CROSSED = 1300, 1080, 40
+LEADER_STEPS = np.arange(0.2, 0.85, 0.1)
+"""Where along a leader it is looked at, its ends left out."""
+PRICE_RANK, PRICE_FAR, PRICE_OUTSIDE, PRICE_COVERED, PRICE_CROSSED = 2, 1.8, 1080, 1300, 40
+"""Of a place's rank, its distance and what is outside and covered in ems, a step of a leader over
+another thing."""
 
 
-class Place(NamedTuple):
-    """A point of the picture, in pixels."""
+def draw_labels(axes: Axes, picture: Picture, em: float, ink: str, soft: str) -> None:
+    """Write the labels of a picture's points where each covers no other label, no point, no guide
+    and no line.
 
-    x: float
-    y: float
+    Those that must be there are placed first. In a crowd, another for which there is no room beside
+    its point is left out.
 
-
-class Box(NamedTuple):
-    """A part of the picture, in pixels."""
-
-    left: float
-    bottom: float
-    right: float
-    top: float
-
-    def holds(self, place: Place) -> bool:
-        return self.left < place.x < self.right and self.bottom < place.y < self.top
-
-    def measure_overlap(self, other: Box) -> float:
-        wide = min(self.right, other.right) - max(self.left, other.left)
-        high = min(self.top, other.top) - max(self.bottom, other.bottom)
-        return wide * high if wide > 0 and high > 0 else 0.0
-
-    def measure_outside(self, frame: Box) -> float:
-        """Sum up how far it goes over a frame's four sides."""
-        beyond = (
-            frame.left - self.left,
-            frame.bottom - self.bottom,
-            self.right - frame.right,
-            self.top - frame.top,
-        )
-        return sum(max(0.0, over) for over in beyond)
+    Args:
+        em: the height of a letter, in pixels, which all distances are told by.
+        ink, soft: the colours of names, and of leaders to them.
+    """
+    labelled = [series for series in picture.series if series.label]
+    if not labelled:
+        return
+    labeller = _Labeller(axes, em, ink, soft, np.empty((0, 4)))
+    labeller.cover_points(labelled)
+    labeller.cover_guides(picture)
+    labeller.cover_lines(picture)
+    is_crowd = len(labelled) > CROWD
+    for series in sorted(labelled, key=lambda series: not series.must_label):
+        labeller.draw(series, may_go=is_crowd and not series.must_label)
 
 
 @dataclass
 class _Labeller:
-    """Writes labels one after the other, and keeps what is taken.
-
-    Attributes:
-        em: the height of a letter, in pixels, which all distances are told by.
-    """
+    """Writes labels one after the other, and keeps what is taken."""
 
     axes: Axes
     em: float
     ink: str
     soft: str
-    taken: list[Box]
+    taken: np.ndarray  # [N, 4]
 
-    def find_place(self, x: float, y: float) -> Place:
-        pixel_x, pixel_y = self.axes.transData.transform((x, y))
-        return Place(float(pixel_x), float(pixel_y))
+    def find_places(self, points: list[Point]) -> np.ndarray:
+        """Find where points are drawn: [points, 2]."""
+        values = np.array([(point.x, point.y) for point in points]).reshape(-1, 2)
+        return np.asarray(self.axes.transData.transform(values))
 
-    def cover_points(self, picture: Picture) -> None:
-        for series in picture.series:
-            for point in series.points if series.label else ():
-                middle = self.find_place(point.x, point.y)
-                self.taken.append(build_box(middle, self.em / 2, self.em / 2))
+    def take(self, boxes: np.ndarray) -> None:
+        self.taken = np.concatenate([self.taken, boxes])
+
+    def cover_points(self, labelled: list[Series]) -> None:
+        for series in labelled:
+            half = self.em / 2
+            self.take(build_boxes(self.find_places(series.points), half, half))
 
     def cover_guides(self, picture: Picture) -> None:
-        frame = self.get_frame()
+        left, bottom, right, top = self.axes.get_window_extent().extents
         half = self.em / 9
         for guide in picture.guides:
+            x = guide.value if guide.along == "x" else self.axes.get_xbound()[1]
+            y = guide.value if guide.along == "y" else self.axes.get_ybound()[0]
+            [[at_x, at_y]] = self.find_places([Point(x, y)])
             if guide.along == "x":
-                x = self.find_place(guide.value, self.axes.get_ybound()[0]).x
-                self.taken.append(Box(x - half, frame.bottom, x + half, frame.top))
+                box = (at_x - half, bottom, at_x + half, top)
             else:
-                y = self.find_place(self.axes.get_xbound()[1], guide.value).y
-                self.taken.append(Box(frame.left, y - half, frame.right, y + half))
+                box = (left, at_y - half, right, at_y + half)
+            self.take(np.array([box]))
 
     def cover_lines(self, picture: Picture) -> None:
-        """Lay small boxes along each line, a few pixels apart."""
+        """Lay small boxes along each line, side by side."""
         half = self.em / 6
         for series in picture.series:
             if series.line is None:
                 continue
-            corners = [self.find_place(point.x, point.y) for point in series.points]
-            for start, end in itertools.pairwise(corners):
+            for start, end in itertools.pairwise(self.find_places(series.points)):
                 num_steps = math.ceil(math.dist(start, end) / (2 * half))
-                for step in range(num_steps):
-                    middle = interpolate(start, end, step / num_steps)
-                    self.taken.append(build_box(middle, half, half))
-
-    def get_frame(self) -> Box:
-        bounds = self.axes.get_window_extent()
-        return Box(bounds.x0, bounds.y0, bounds.x1, bounds.y1)
+                shares = np.arange(num_steps)[:, None] / max(1, num_steps)
+                self.take(build_boxes(start + shares * (end - start), half, half))
 
     def draw(self, series: Series, may_go: bool) -> None:
         """Write one label at its best place, and add that to what is taken."""
@@ -121,50 +115,55 @@ class _Labeller:
             annotation_clip=False,
         )
         extent = text.get_window_extent()
-        half_size = Place(extent.width / 2 + self.em / 6, extent.height / 2 + self.em / 9)
-        start = self.find_place(point.x, point.y)
-        shift, needs_leader = self._choose_shift(start, half_size)
-        end = Place(start.x + shift.x, start.y + shift.y)
-        box = build_box(end, *half_size)
-        if may_go and (needs_leader or any(box.measure_overlap(other) for other in self.taken)):
+        half_wide, half_high = extent.width / 2 + self.em / 6, extent.height / 2 + self.em / 9
+        [start] = self.find_places([point])
+        shifts = list_shifts(half_wide, self.em)
+        boxes = build_boxes(start + shifts, half_wide, half_high)
+        covered = measure_overlaps(boxes, self.taken)
+        choice = int(np.argmin(self._price(start, shifts, boxes, covered)))
+
+        shift, needs_leader = shifts[choice], choice >= NUM_NEAR
+        if may_go and (needs_leader or covered[choice] > 0):
             text.remove()
             return
-        text.set_position(shift)
-        self.taken.append(box)
+        text.set_position((float(shift[0]), float(shift[1])))
+        self.take(boxes[choice : choice + 1])
         if needs_leader:
-            half = self.em / 4
-            self.taken.extend(build_box(place, half, half) for place in walk_leader(start, end))
-            self._draw_leader(point, shift, half_size)
+            along = start + LEADER_STEPS[:, None] * shift
+            self.take(build_boxes(along, self.em / 4, self.em / 4))
+            self._draw_leader(point, shift, half_wide, half_high)
 
-    def _choose_shift(self, start: Place, half_size: Place) -> tuple[Place, bool]:
-        """Choose where a label stands, from its point, and whether it needs a leader to it."""
-        frame = self.get_frame()
-        choices = []
-        for rank, shift in enumerate(list_shifts(half_size.x, self.em)):
-            end = Place(start.x + shift.x, start.y + shift.y)
-            box = build_box(end, *half_size)
-            price = 2 * rank + 1.8 * math.hypot(*shift) / self.em
-            price += PRICE_OUTSIDE * box.measure_outside(frame) / self.em
-            covered = sum(box.measure_overlap(other) for other in self.taken)
-            price += PRICE_COVERED * covered / self.em**2
-            if rank >= NUM_NEAR:
-                others = [box for box in self.taken if not box.holds(start)]
-                for place in walk_leader(start, end):
-                    price += PRICE_CROSSED * any(box.holds(place) for box in others)
-            choices.append((price, rank, shift))
-        _, rank, shift = min(choices)
-        return shift, rank >= NUM_NEAR
+    def _price(
+        self, start: np.ndarray, shifts: np.ndarray, boxes: np.ndarray, covered: np.ndarray
+    ) -> np.ndarray:
+        """Price every place that a label could have; the least is the best."""
+        price = PRICE_RANK * np.arange(len(shifts)).astype(float)
+        price += PRICE_FAR * np.hypot(shifts[:, 0], shifts[:, 1]) / self.em
+        price += PRICE_COVERED * covered / self.em**2
+        left, bottom, right, top = self.axes.get_window_extent().extents
+        beyond = np.stack(
+            [left - boxes[:, 0], bottom - boxes[:, 1], boxes[:, 2] - right, boxes[:, 3] - top]
+        )
+        price += PRICE_OUTSIDE * np.maximum(0, beyond).sum(0) / self.em
 
-    def _draw_leader(self, point: Point, shift: Place, half_size: Place) -> None:
+        others = self.taken[~find_holders(self.taken, start[None])[:, 0]]
+        for place in range(NUM_NEAR, len(shifts)):
+            along = start + LEADER_STEPS[:, None] * shifts[place]
+            price[place] += PRICE_CROSSED * find_holders(others, along).any(0).sum()
+        return price
+
+    def _draw_leader(
+        self, point: Point, shift: np.ndarray, half_wide: float, half_high: float
+    ) -> None:
         # It ends at the label's edge, not in the middle of its letters.
-        across = half_size.x / abs(shift.x) if shift.x else 1.0
-        up = half_size.y / abs(shift.y) if shift.y else 1.0
-        share = 1 - min(across, up)
+        across = half_wide / abs(shift[0]) if shift[0] else 1.0
+        up = half_high / abs(shift[1]) if shift[1] else 1.0
+        end = shift * (1 - min(across, up))
         style = {"arrowstyle": "-", "color": self.soft, "linewidth": 0.8}
         self.axes.annotate(
             "",
             (point.x, point.y),
-            (shift.x * share, shift.y * share),
+            (float(end[0]), float(end[1])),
             textcoords="offset pixels",
             annotation_clip=False,
             zorder=2,
@@ -172,55 +171,48 @@ class _Labeller:
         )
 
 
-def draw_labels(axes: Axes, picture: Picture, em: float, ink: str, soft: str) -> None:
-    """Write the labels of a picture's points where each covers no other label, no point, no guide
-    and no line.
-
-    Those that must be there are placed first. In a crowd, another for which there is no room beside
-    its point is left out.
-    """
-    labelled = [series for series in picture.series if series.label]
-    if not labelled:
-        return
-    labeller = _Labeller(axes, em, ink, soft, taken=[])
-    labeller.cover_points(picture)
-    labeller.cover_guides(picture)
-    labeller.cover_lines(picture)
-    is_crowd = len(labelled) > CROWD
-    for series in sorted(labelled, key=lambda series: not series.must_label):
-        labeller.draw(series, may_go=is_crowd and not series.must_label)
-
-
-def list_shifts(half_wide: float, em: float) -> list[Place]:
+def list_shifts(half_wide: float, em: float) -> np.ndarray:
     """List where a label may stand, from its point, the best places first: beside it, above, below,
     then ever farther around it."""
     beside, above = half_wide + 0.72 * em, 1.17 * em
-    shifts = [Place(beside, 0.0), Place(-beside, 0.0), Place(0.0, above), Place(0.0, -above)]
+    shifts = [(beside, 0.0), (-beside, 0.0), (0.0, above), (0.0, -above)]
     for num_ems in (2.1, 3.5, 5.1, 6.8, 8.6):
         far = num_ems * em
         for turn in range(12):
             angle = turn * math.pi / 6
-            shifts.append(Place(math.cos(angle) * (far + half_wide), math.sin(angle) * far))
-    return shifts
+            shifts.append((math.cos(angle) * (far + half_wide), math.sin(angle) * far))
+    return np.array(shifts)
 
 
-def walk_leader(start: Place, end: Place) -> list[Place]:
-    """List places along a leader from a point to its label, its ends left out."""
-    return [interpolate(start, end, step / 10) for step in range(2, 9)]
+def build_boxes(middles: np.ndarray, half_wide: float, half_high: float) -> np.ndarray:
+    """Build the boxes around places: [places, 2] -> [places, 4]."""
+    half = np.array([half_wide, half_high])
+    return np.concatenate([middles - half, middles + half], axis=1)
 
 
-def interpolate(start: Place, end: Place, share: float) -> Place:
-    """Find the place at a share of the way from one to another."""
-    return Place(start.x + (end.x - start.x) * share, start.y + (end.y - start.y) * share)
+def measure_overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Measure how much of each box others cover: [boxes]."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    sides = np.maximum(0, high - low)  # [boxes, others, 2]
+    return (sides[..., 0] * sides[..., 1]).sum(1)
 
 
-def build_box(middle: Place, half_wide: float, half_high: float) -> Box:
-    """Build the box around a place."""
-    return Box(
-        middle.x - half_wide, middle.y - half_high, middle.x + half_wide, middle.y + half_high
-    )
+def find_holders(boxes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Find which boxes hold which places: [boxes, places]."""
+    above_low = (places[None] > boxes[:, None, :2]).all(-1)
+    below_high = (places[None] < boxes[:, None, 2:]).all(-1)
+    return above_low & below_high
+
+
+def clean(text: str) -> str:
+    """Give a text in which nothing is invisible, broken, or not to be drawn."""
+    flat = "\n".join(" ".join(line.split()) for line in neutralize(text).split("\n"))
+    return flat.encode("utf-8", "replace").decode("utf-8")
 
 
 def shorten(name: str) -> str:
-    """Cut a long name, with the sign that it was cut."""
+    """Write a name as it stands in a picture: clean, and where it is long cut, with the sign of
+    it."""
+    name = clean(name)
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
