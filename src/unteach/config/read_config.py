@@ -273,7 +273,7 @@ def _suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfig]:
                 )
                 continue
             try:
-                entry = registry.metric.entry(definition["metric"])
+                entry = registry.metric.find_entry(definition["metric"])
             except UserError as error:
                 reader.wrong(path, str(error))
                 continue

@@ -111,7 +111,7 @@ def _compare_metric(metric: str, a: RunResult, b: RunResult, on_same_rows: bool)
 
     if on_same_rows:
         replicates = resample_difference(metric, a.results.get(metric), b.results.get(metric))
-        bounds = bootstrap.interval(replicates)
+        bounds = bootstrap.compute_interval(replicates)
         if bounds is not None:
             return Change(metric, a_value, b_value, bounds[0], bounds[1], "row by row")
 
@@ -132,7 +132,7 @@ def resample_difference(metric: str, a: object, b: object) -> np.ndarray | None:
         return None
     pairs = _pair_rows(a, b)
     if pairs is not None:
-        return bootstrap.of_mean(pairs[1] - pairs[0], metric)
+        return bootstrap.resample_mean(pairs[1] - pairs[0], metric)
     return _resample_auc_difference(metric, a, b)
 
 
@@ -177,8 +177,8 @@ def _resample_auc_difference(metric: str, a: Log, b: Log) -> np.ndarray | None:
     if not len(a_forget) or not len(a_holdout):
         return None
 
-    forget_draws = bootstrap.resamples(f"{metric}/0", len(a_forget))
-    holdout_draws = bootstrap.resamples(f"{metric}/1", len(a_holdout))
+    forget_draws = bootstrap.draw_resamples(f"{metric}/0", len(a_forget))
+    holdout_draws = bootstrap.draw_resamples(f"{metric}/1", len(a_holdout))
     differences = []
     for forget, holdout in zip(forget_draws, holdout_draws, strict=True):
         a_auc = bootstrap.auc(a_forget[forget], a_holdout[holdout])

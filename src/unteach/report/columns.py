@@ -118,7 +118,7 @@ def load_known_columns() -> dict[str, Column]:
         for metric, entry in suite["describe"].items():
             by_suites.setdefault(metric, entry)
         for metric, definition in suite["define"].items():
-            by_classes[metric] = registry.metric.entry(definition["metric"]).facts
+            by_classes[metric] = registry.metric.find_entry(definition["metric"]).facts
     described: dict[str, Any] = dict(logs["describe"])
     for metric, entry in by_suites.items():
         # A suite is stronger than a class.

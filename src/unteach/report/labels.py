@@ -200,9 +200,9 @@ def measure_overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def find_holders(boxes: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Find which boxes hold which places: [boxes, places]."""
-    above_low = (places[None] > boxes[:, None, :2]).all(-1)
-    below_high = (places[None] < boxes[:, None, 2:]).all(-1)
-    return above_low & below_high
+    low, high = boxes[:, None, :2], boxes[:, None, 2:]
+    inside = (places[None] > low) & (places[None] < high)  # [boxes, places, 2]
+    return np.asarray(inside.all(-1))
 
 
 def clean(text: str) -> str:

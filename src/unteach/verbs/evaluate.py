@@ -21,7 +21,9 @@ def evaluate(*overrides: str, config_name: str = "eval", config_dirs: Iterable[s
     results."""
     environment()
     config = compose.compose(config_name, overrides, config_dirs, starting=True)
-    if accelerate_launch.started("eval", config, overrides, config_name, tuple(config_dirs)):
+    if accelerate_launch.run_in_processes(
+        "eval", config, overrides, config_name, tuple(config_dirs)
+    ):
         return Path(config.paths.output_dir)
     return run(config)
 
@@ -51,7 +53,7 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
     from unteach.distributed import process_context
     from unteach.evals.run import evaluate_loaded, tell_values
     from unteach.models import loading
-    from unteach.models.placement import place
+    from unteach.models.placement import place_model
     from unteach.training import suites
     from unteach.verbs import closing
 
@@ -62,7 +64,7 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
         for sentence in [*said, *of_rows]:
             console.say(f"note: {sentence}")
     loaded = loading.load(config.model, training=False)
-    loaded.model = place(loaded.model, dist)
+    loaded.model = place_model(loaded.model, dist)
     if dist.is_main:
         atomic.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
         made_by = fingerprints.build_manifest(
@@ -71,14 +73,14 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
         atomic.write_json(folder / run_dir.MANIFEST, made_by)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
-    with process_context.interruptible(
+    with process_context.stop_at_interrupt(
         "stopping after this batch; what is measured is kept. Ctrl-C again ends now"
     ):
         evaluate_loaded(
             config.eval, loaded, dist, folder, cache, weights, tell=False, planned=planned
         )
     if dist.is_main:
-        atomic.remove_stale(folder)
+        atomic.remove_stale_temp_files(folder)
         atomic.write_json(folder / run_dir.DONE, {})
         tell_values(folder, list(config.eval), named=len(config.eval) > 1)
         closing.close_evaluation(folder)
