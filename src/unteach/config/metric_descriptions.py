@@ -15,6 +15,9 @@ Better = Literal["higher", "lower", "near retain", "near before", "near 0"]
 """Which way is good: `near retain` is as near as can be to the retain model's value, `near before`
 to the value that the model had before it was trained."""
 
+DECIMALS = 3
+"""Shown of a metric that does not say how many."""
+
 
 @dataclass(frozen=True)
 class AxisDescription:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from unteach import console, fingerprints, json_files, run_dir
+from unteach.config.metric_descriptions import DECIMALS
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.console import neutralize
@@ -134,8 +135,8 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
         table.add_row(
             Text(neutralize(about.get("role") or "")),
             Text(neutralize(name)),
-            _format(old.get(name), about.get("decimals", 3)),
-            _format(new.get(name), about.get("decimals", 3)),
+            _format(old.get(name), about.get("decimals", DECIMALS)),
+            _format(new.get(name), about.get("decimals", DECIMALS)),
             Text(neutralize(about.get("better") or "")),
         )
     return table

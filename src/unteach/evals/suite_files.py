@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import atomic, json_files
-from unteach.config.metric_descriptions import Role
+from unteach.config.metric_descriptions import DECIMALS, Role
 from unteach.evals import merge_results, retain_logs, token_table
 from unteach.evals.base import Scores, Texts, Value
 from unteach.evals.measurement_plan import Measured
@@ -99,7 +99,9 @@ def describe_metrics(plan: SuitePlan) -> dict[str, dict[str, Any]]:
         if only_learns and role == "holdout" and better == "near before":
             better = "higher"
         entry = asdict(replace(description, role=role, better=better))
-        described[name] = {key: value for key, value in entry.items() if value is not None}
+        entry["meaning"] = description.meaning or ""
+        entry["decimals"] = DECIMALS if description.decimals is None else description.decimals
+        described[name] = entry
     return described
 
 

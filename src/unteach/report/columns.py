@@ -14,6 +14,7 @@ from typing import Any, get_args
 from unteach import registry
 from unteach.config.hydra_groups import CONFIGS
 from unteach.config.metric_descriptions import (
+    DECIMALS,
     AxisDescription,
     Better,
     ExamplesDescription,
@@ -24,7 +25,6 @@ from unteach.strict_yaml import read_yaml
 
 HIGHER, LOWER, NEAR_RETAIN, NEAR_BEFORE, NEAR_ZERO = get_args(Better)
 FORGET, RETAIN = "forget", "retain"
-DECIMALS = 3
 PLAIN_AXIS = AxisDescription()
 KNOWN_LOGS = CONFIGS / "logs" / "openunlearning.yaml"
 
