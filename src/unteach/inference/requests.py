@@ -8,8 +8,8 @@ from typing import Any
 
 from unteach.config.inference import InferConfig
 from unteach.data.io.cells import is_missing, read_text
-from unteach.data.io.rows import Place, Row
 from unteach.data.rendered_text import refuse_unshown
+from unteach.data.rows import Place, Row
 from unteach.data.special_text import SpecialText
 from unteach.data.template import Template
 from unteach.engines.base import Ids
@@ -249,7 +249,7 @@ class RequestBuilder:
         if template.args.system_prompt and turns[0]["role"] != "system":
             turns = [{"role": "system", "content": template.args.system_prompt}, *turns]
         hidden = template.hide_all(turns)
-        shown = template.render_chat(hidden, add_generation_prompt=True)
+        shown = template.chat.render(hidden, add_generation_prompt=True)
         refuse_unshown(hidden, shown)
         return template.special.reveal(shown), template.encode_plain(shown)
 

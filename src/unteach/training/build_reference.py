@@ -13,7 +13,7 @@ from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.models import adapters
 from unteach.models.loading import LoadedModel, load_frozen
-from unteach.models.placement import reshard
+from unteach.models.placement import place_model, reshard
 from unteach.models.reference import (
     LogprobTable,
     Reference,

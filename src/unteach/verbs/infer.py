@@ -23,7 +23,7 @@ from unteach.config.inference import InferConfig
 from unteach.data.io import tables
 from unteach.distributed import accelerate_launch, process_context
 from unteach.engines.progress import RowProgress
-from unteach.errors import RowsFailed, UserError
+from unteach.errors import RowsFailed, UserError, require_extra
 from unteach.inference import input_table, output_columns, planning
 from unteach.inference.backends.base import Job
 from unteach.inference.output_columns import ERROR, SKIPPED, build_record, count_tokens
@@ -45,6 +45,8 @@ def infer(*overrides: str, config_dirs: Iterable[str] = ()) -> Path:
     """
     environment()
     config = compose.composed("infer", overrides, config_dirs, inference.read, starting=True)
+    if config.modality == "vlm":
+        require_extra("vision", "modality=vlm")
     if accelerate_launch.run_in_processes("infer", config, overrides, None, tuple(config_dirs)):
         return output_of(config)
     return run(config)

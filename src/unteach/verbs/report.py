@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unteach import console
 from unteach.config import verb_keys
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, require_extra, unknown
 from unteach.report.collect import collect, insert_starts
 from unteach.report.families import OVER_SEEDS, average_over_seeds
 from unteach.report.files import write_report
@@ -15,6 +15,7 @@ from unteach.report.find import EvaluatedRun, find_retain_models, find_runs
 from unteach.report.table import print_table
 
 OUT = Path("saves/report")
+NEEDED_FOR = "drawing the pictures and the page of a report"
 
 
 def command(words: list[str]) -> None:
@@ -22,6 +23,7 @@ def command(words: list[str]) -> None:
     places, options = split_words(words, "report")
     if not places:
         raise UserError("name the runs to report: unteach report RUN… [out=FOLDER] [suite=SUITE]")
+    require_extra("report", NEEDED_FOR)
     runs, notes = find_runs(places)
     for note in notes:
         console.say(f"note: {note}")

@@ -7,18 +7,19 @@ from pathlib import Path
 from unteach import console, fingerprints, run_dir
 from unteach.config import compose
 from unteach.config.environment import environment
-from unteach.errors import EXIT_DIVERGED, Diverged, UserError
+from unteach.errors import EXIT_DIVERGED, Diverged, UserError, require_extra
 from unteach.run_dir import RunState
 from unteach.studies import compose_runs, gpu_slots, local, saved_plan, states
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
-from unteach.verbs.report import report_runs
+from unteach.verbs.report import NEEDED_FOR, report_runs
 from unteach.wording import counted
 
 
 def carry_out(study: Study, opened: bool = False) -> Path:
     """Compose every run before the first starts, runs them, print the table and write the
     page."""
+    require_extra("report", NEEDED_FOR)
     environment()
     compose_runs.check(study.plan, study.config_dirs)
     if not opened:
@@ -72,14 +73,14 @@ def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
     import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
 
     return local.execute(
-        plan, lambda run: _run(run, study.config_dirs), gpu_slots.slots_of(study.local)
+        plan, lambda run: _run(run, study.config_dirs), gpu_slots.build_slots(study.local)
     )
 
 
 def carry_out_one(study: Study, run: PlannedRun) -> None:
     """One run alone, whose parents are done; it ends with the run's own exit code."""
     environment()
-    before = states.standings(study.plan)
+    before = states.read_standings(study.plan)
     if waits := [
         f"{parent} ({before[parent].state})"
         for parent in run.after
@@ -107,6 +108,7 @@ def report(study: Study, done: set[str]) -> Path:
     evaluated."""
     from unteach.report import collect, find, origin
 
+    require_extra("report", NEEDED_FOR)
     judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
     kinds = {run.name: run.kind for run in study.plan}
     found = []
