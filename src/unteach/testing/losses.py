@@ -69,8 +69,7 @@ def method_loss(
     Args:
         name: of the method.
         method_args: its fields.
-        policy: a model folder.
-        reference: a model folder.
+        policy, reference: model folders.
         forget: rows with question and answer. A method that teaches takes them as its stream
             `train`, with `chosen` and `rejected` in place of `answer` where it learns preferences.
         retain: rows with question and answer.
@@ -88,10 +87,7 @@ def method_loss(
     environment()
 
     method = build_method(name, method_args, compat)
-    if alternate is not None:
-        _refuse_alternates(name, method)
-    if control_vector is not None:
-        _set_control_vector(name, method, control_vector)
+    _apply_extras(name, method, alternate, control_vector)
     rows_by_source = {
         "forget": forget,
         "train": forget,
@@ -116,18 +112,19 @@ def method_loss(
     return float(loss), float(gradient.double().norm())
 
 
-def _refuse_alternates(name: str, method: Method) -> None:
-    """Raise UserError where a method trains on no alternate answers."""
-    if ALTERNATE not in method.streams():
+def _apply_extras(
+    name: str, method: Any, alternate: list[Row] | None, control_vector: "Tensor | None"
+) -> None:
+    """Give a method its control vector; raise UserError where it takes none, or no alternate
+    answers that were given."""
+    if alternate is not None and ALTERNATE not in method.streams():
         raise UserError(
             f"{name} takes no alternate answers; its streams: {', '.join(method.streams())}"
         )
-
-
-def _set_control_vector(name: str, method: Any, control_vector: "Tensor") -> None:
-    if not hasattr(method, "control_vector"):
-        raise UserError(f"{name} takes no control_vector")
-    method.control_vector = control_vector
+    if control_vector is not None:
+        if not hasattr(method, "control_vector"):
+            raise UserError(f"{name} takes no control_vector")
+        method.control_vector = control_vector
 
 
 def _build_config(path: str | Path, template: dict[str, Any]) -> schema.ModelConfig:
@@ -207,6 +204,7 @@ def _build_reference(
     tables: dict[str, LogprobTable] = {}
     for name, kind in needed.items():
         if kind == "logprobs":
+            assert frozen is not None, "a method with a reference has a frozen model"
             tables[name] = compute_table(frozen, streams[name], draws[name], collator, size=4)
     return Reference(needed, tables, frozen)
 
