@@ -9,8 +9,10 @@ from unteach.config import schema
 from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import BESIDE
+from unteach.data.batches import SlotDataset, collate
 from unteach.data.collators import Collator, DataCollatorForSupervisedDataset
-from unteach.data.streams import ALTERNATE, SlotDataset, Steps, Stream, collate
+from unteach.data.steps import Steps
+from unteach.data.streams import ALTERNATE, Stream
 from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.base import Method
@@ -202,6 +204,7 @@ def _build_reference(
     tables: dict[str, LogprobTable] = {}
     for name, kind in needed.items():
         if kind == "logprobs":
+            assert frozen is not None, "a method with a reference has a frozen model"
             tables[name] = compute_table(frozen, streams[name], draws[name], collator, size=4)
     return Reference(needed, tables, frozen)
 
