@@ -88,12 +88,7 @@ def method_loss(
 
     method = build_method(name, method_args, compat)
     _apply_extras(name, method, alternate, control_vector)
-    rows_by_source = {
-        "forget": forget,
-        "train": forget,
-        "retain": retain,
-        "alternate": alternate,
-    }
+    rows_by_source = {"forget": forget, "train": forget, "retain": retain, "alternate": alternate}
     loaded = loading.load(_build_config(policy, template), training=True)
     examples = {}
     for stream in method.streams():
@@ -103,9 +98,7 @@ def method_loss(
                 f"{name} trains on the stream {stream!r}, and no rows were given for it"
             )
         examples[stream] = build_examples(loaded.template, rows, all_tokens, stream)
-    frozen = None
-    if method.reference():
-        frozen = loading.load_frozen(_build_config(reference, template))
+    frozen = loading.load_frozen(_build_config(reference, template)) if method.reference() else None
     loaded.model.train()
     setup_method(loaded.model, method, seed=0, streams=build_streams(examples))
     gradient, loss = step_gradient(loaded, method, examples, frozen, num_micro_batches=1)
