@@ -30,13 +30,13 @@ WORDS = [
 def tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens that went through a model, one entry a batch of any pass."""
     seen: list[int] = []
-    padded = HFEngine._padded
+    padded = HFEngine._pad_rows
 
     def counting(self: HFEngine, rows: list[list[int]], left: bool) -> Any:
         seen.append(sum(map(len, rows)))
         return padded(self, rows, left)
 
-    monkeypatch.setattr(HFEngine, "_padded", counting)
+    monkeypatch.setattr(HFEngine, "_pad_rows", counting)
     monkeypatch.setattr(HFEngine, "_agree", lambda *_: True)  # a look that every new engine takes
     return seen
 
