@@ -97,9 +97,9 @@ class Passes:
 
     def activations(self, stream: str, layer: str) -> Tensor:
         """What a layer gives, by a hook on a whole forward: [b, T, d]."""
-        owner, name, index = find_layer(self.model, layer)
+        address = find_layer(self.model, layer)
         seen: list[Any] = []
-        hook = getattr(owner, name)[index].register_forward_hook(
+        hook = address.layers[address.index].register_forward_hook(
             lambda _, __, given: seen.append(given)
         )
         self(stream)

@@ -37,7 +37,7 @@ class Batch(TypedDict):
         number, epoch: of each row in its stream: [B].
         target: the number that a row has in place of a label: [B].
         rows: each stream's (start, stop) in the batch.
-        shared: how one stream's rows of several answers are asked (models.forward.Shared).
+        shared: models.hidden_states.SharedRows, where one stream has rows of several answers.
     """
 
     input_ids: "Tensor"

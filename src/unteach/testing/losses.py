@@ -205,6 +205,7 @@ def _build_reference(
     tables: dict[str, LogprobTable] = {}
     for name, kind in needed.items():
         if kind == "logprobs":
+            assert frozen is not None, "a method with a reference has a frozen model"
             tables[name] = compute_table(frozen, streams[name], draws[name], collator, size=4)
     return Reference(needed, tables, frozen)
 
