@@ -17,10 +17,10 @@ from unteach import registry
 from unteach.config import schema
 from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
-from unteach.config.schema import BESIDE
+from unteach.config.schema import BESIDE, PARTS
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.handlers.qa import Example, example_of
-from unteach.data.streams import ALTERNATE, Rows, Steps, Stream, collate
+from unteach.data.streams import ALTERNATE, RETAIN_ALTERNATE, Rows, Steps, Stream, collate
 from unteach.data.synthetic import authors
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
@@ -75,6 +75,7 @@ def method_loss(
     *,
     all_tokens: bool = False,
     alternate: list[Row] | None = None,
+    retain_alternate: list[Row] | None = None,
     control_vector: "Tensor | None" = None,
     compat: str | None = None,
 ) -> tuple[float, float]:
@@ -84,8 +85,8 @@ def method_loss(
     teaches takes `forget` as its stream `train`, with `chosen` and `rejected` in place of `answer`
     where it learns preferences.
     template: template_args. all_tokens: every token is a label, prompts too.
-    alternate: rows with the other answers (their column alternate, or else answer), in the order of
-    `forget`;
+    alternate, retain_alternate: rows with other answers (their column alternate, or else answer),
+    in the order of `forget` and of `retain`;
     control_vector: the direction to steer to, whose length counts for nothing; for methods that
     take them. The norm is L2 over all parameters. Equals what a run with max_steps=1
     learning_rate=0 logs.
@@ -97,11 +98,14 @@ def method_loss(
         if not hasattr(method, "control_vector"):
             raise UserError(f"{name} takes no control_vector")
         method.control_vector = control_vector
-    given = {"forget": forget, "train": forget, "retain": retain, "alternate": alternate}
-    if alternate is not None and ALTERNATE not in method.streams():
-        raise UserError(
-            f"{name} takes no alternate answers; its streams: {', '.join(method.streams())}"
-        )
+    other_answers = {ALTERNATE: alternate, RETAIN_ALTERNATE: retain_alternate}
+    given = {"forget": forget, "train": forget, "retain": retain, **other_answers}
+    for stream, answers in other_answers.items():
+        if answers is not None and stream not in method.streams():
+            raise UserError(
+                f"{name} takes no {stream.replace('_', ' ')} answers; its streams: "
+                f"{', '.join(method.streams())}"
+            )
 
     def config(path: str | Path) -> schema.ModelConfig:
         args: dict[str, Any] = {PATH: str(path), "dtype": "float32"}
@@ -118,7 +122,7 @@ def method_loss(
         rows[stream] = _examples(loaded.template, taken, all_tokens, stream)
     frozen = loading.load_frozen(config(reference)) if method.reference() else None
     loaded.model.train()
-    setup_method(loaded.model, method, seed=0, streams=_streams(rows))
+    setup_method(loaded.model, method, 0, _streams(rows), loaded.template)
     gradient, loss = step_gradient(loaded, method, rows, frozen, num_micro_batches=1)
     return float(loss), float(gradient.double().norm())
 
@@ -128,13 +132,14 @@ def _examples(template: Any, rows: list[Row], all_tokens: bool, stream: str = "t
     is its answer's."""
     examples = Examples()
     for index, row in enumerate(rows):
-        answer = row[stream] if stream in BESIDE and stream in row else row["answer"]
+        part = PARTS.get(stream, stream)
+        answer = row[part] if stream in BESIDE and part in row else row["answer"]
         example = example_of(template.encode(row["question"], answer), index)
         if all_tokens:
             example["labels"] = list(example["input_ids"])
         if row.get("forget"):
             example["weight"] = -1.0
-        examples.append({stream: example} if stream in BESIDE else example)
+        examples.append({part: example} if stream in BESIDE else example)
     return examples
 
 
@@ -227,7 +232,7 @@ def check_method(
         print(f"{name} depends on how a batch is split, and says why: {reason}")
         return
     loaded, frozen, rows = _tiny_world(method)
-    setup_method(loaded.model, method, seed=0, streams=_streams(rows))
+    setup_method(loaded.model, method, 0, _streams(rows), loaded.template)
     compute = functools.partial(step_gradient, loaded, method, rows, frozen)
     for step, label in ((0, "a full step"), (1, "the short last step")):
         whole, loss = compute(1, size=8, step=step)

@@ -257,7 +257,11 @@ class Template:
 
     def encode_answer(self, answer: str) -> tuple[int, ...]:
         """An answer that no chat template shows, with the end of sequence."""
-        return (*self.plain(self._prefix + self.hide(answer)), self.eos)
+        return (*self.encode_words(answer), self.eos)
+
+    def encode_words(self, words: str) -> tuple[int, ...]:
+        """The tokens of words as an answer begins with them, without an end."""
+        return self.plain(self._prefix + self.hide(words))
 
     def text_after(self, asked: str, told: str, answer: str) -> str:
         """What a conversation with its answer shows after what is asked. `answer`: what the answer

@@ -28,6 +28,7 @@ from unteach.data.stream_overlap import (
     is_of_tokens,
     overlap_in_files,
 )
+from unteach.data.streams import ALTERNATE, RETAIN_ALTERNATE
 from unteach.data.tokenized import token_files
 from unteach.errors import UserError, nearest
 from unteach.wording import counted
@@ -430,16 +431,20 @@ class Finder:
         """The ways in which the rows of a stream may be written for this method."""
         if stream == "holdout" and self.kind == "signed":
             return FORMS["answers"]
-        method = self.method
-        if (
-            stream == "forget"
-            and method
-            and "alternate" in method.streams()
-            and method.ask("", "") is None
-        ):
+        if self._takes_alternates(stream):
+            assert self.method is not None
             given = self.files.columns.get("alternate", "alternate") in table.columns
-            return FORMS["alternates" if given else "refusals"]
+            if given or not self.method.MISMATCHES:
+                return FORMS["alternates" if given else "refusals"]
         return of_text(self.files.pretrain_with_output) if self.kind == "text" else FORMS[self.kind]
+
+    def _takes_alternates(self, stream: str) -> bool:
+        """Whether the method trains on other answers to a stream's questions, which the rows
+        give."""
+        beside = {"forget": ALTERNATE, "retain": RETAIN_ALTERNATE}.get(stream)
+        if self.method is None or beside not in self.method.streams():
+            return False
+        return self.method.ask("", "") is None
 
     def _settings(self, cls: type, has_turns: bool = False) -> dict[str, Any]:
         """Those keys of `data` that a handler has a field for; `turns` where a row may have

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from unteach.config.schema import BESIDE
 from unteach.data.collators import SEGMENT
 from unteach.errors import UserError
-from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
+from unteach.methods.retain import JS, KL, NLL, EmbedDiff, Retain
 from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
 from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs, goes_on, within
 from unteach.models.reference import Needed
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from unteach.data.template import Template
 
 __all__ = ["UNITS", "Method", "Term", "Unlearn", "cross_entropy", "mean_of_rows"]
 
@@ -24,13 +26,14 @@ class Context:
     """What a method may know before the first step.
 
     seed: the run's; width: the size of the model's hidden states; labels: a classifier's, in order;
-    streams: the rows.
+    streams: the rows; template: how the model is asked, and what makes tokens of words.
     """
 
     seed: int
     width: int
     labels: tuple[str, ...] = ()
     streams: dict[str, Any] = field(default_factory=dict)
+    template: "Template | None" = None
 
 
 class Method:
@@ -41,7 +44,8 @@ class Method:
     prompt and its answer (or a chat), the same with a mark whether it is forgotten, plain text, a
     prompt with a chosen and a rejected answer, an answer that was liked or not, a text with its
     class, or with a number. ASCENDS: whether its loss falls for ever as the model gets worse; such
-    a run is watched for a collapse (training/guard.py).
+    a run is watched for a collapse (training/guard.py). MISMATCHES: whether answers of data.retain
+    are its other answers to the questions of data.forget, where the rows give none.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
@@ -49,6 +53,7 @@ class Method:
         Literal["answers", "signed", "text", "pairs", "feedback", "classes", "numbers"]
     ] = "answers"
     ASCENDS: ClassVar[bool] = False
+    MISMATCHES: ClassVar[bool] = False
 
     def streams(self) -> tuple[str, ...]:
         """The names of the streams it trains on; those of schema.BESIDE stand beside one another in
@@ -90,10 +95,13 @@ class Method:
     def prepare(self, context: Context) -> None:
         """Called once, before anything is trained or restored."""
 
-    def prepass_specs(self) -> dict[str, OutputSpec]:
-        """What a pass without gradient over a whole step should yield before any of its losses, a
-        stream."""
-        return {}
+    def has_prepass(self) -> bool:
+        """Whether a pass without gradient goes over a whole step before any of its losses."""
+        return type(self).prepass is not Method.prepass
+
+    def prepass_specs(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        """What that pass should yield for each stream."""
+        raise NotImplementedError
 
     def prepass(
         self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
@@ -168,7 +176,7 @@ class Unlearn(Method):
     alpha: float = field(
         default=1.0, metadata={"help": "weight of the retain term; 0 makes no retain pass at all"}
     )
-    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF"] = field(
+    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF", "JS"] = field(
         default="NLL", metadata={"help": "what holds the retain answers"}
     )
     retain_layer: str = field(
@@ -211,6 +219,8 @@ class Unlearn(Method):
             return EmbedDiff(self.retain_layer)
         if self.retain_loss_type == "KL":
             return KL("every" if self.kl_over == "all" else self.over())
+        if self.retain_loss_type == "JS":
+            return JS(self.over())
         return NLL(self.over())
 
     def streams(self) -> tuple[str, ...]:

@@ -1,9 +1,10 @@
-"""What holds the retain answers while others are unlearned: three terms, each usable with every
+"""What holds the retain answers while others are unlearned: four terms, each usable with every
 unlearning method."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from unteach.methods.divergences import jensen_shannon
 from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
 from unteach.models.forward import OutputSpec, TokenOutputs
 
@@ -57,6 +58,28 @@ class KL:
         def divergence(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
             own = reference.logits(hidden).log_softmax(-1)
             return (own.exp() * (own - logits.log_softmax(-1))).sum(-1)
+
+        return OutputSpec(fn=divergence, positions=self.over, extra=(reference.hidden,))
+
+    def term(self, answers: TokenOutputs, reference: Any) -> Term:
+        return Term("retain", answers.value, f"retain.{UNITS[self.over]}")
+
+
+@dataclass(frozen=True)
+class JS:
+    """The mean over positions of the Jensen-Shannon divergence of policy and reference, at most
+    log 2; it and its gradient are 0 at the reference."""
+
+    over: Over = "answer"
+    layer = None
+
+    def reference(self) -> OutputSpec:
+        return OutputSpec(fn=None, positions=self.over)
+
+    def want(self, reference: Any) -> OutputSpec:
+        def divergence(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
+            own = reference.logits(hidden).log_softmax(-1)
+            return jensen_shannon(logits.log_softmax(-1), own)
 
         return OutputSpec(fn=divergence, positions=self.over, extra=(reference.hidden,))
 

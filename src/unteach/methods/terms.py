@@ -28,7 +28,7 @@ class Term:
     name: str
     value: "Tensor"
     divisor: str
-    factor: float | None = 1.0
+    factor: "float | Tensor | None" = 1.0
 
     @property
     def logged(self) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from unteach.config import schema
 from unteach.data.io import sources
+from unteach.data.mismatched import MismatchedAnswers, gives_alternates
 from unteach.data.stream_overlap import note_overlap
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.distributed.process_context import DistContext
@@ -53,6 +54,12 @@ def build_streams(
             questions = Stream("forget", datasets)
             cache_dir = Path(config.paths.cache_dir)
             datasets = [invent(method, loaded, questions, config.seed, cache_dir, dist)]
+        elif name == ALTERNATE != source and method.MISMATCHES and not gives_alternates(datasets):
+            if "retain" not in rows:
+                rows["retain"], notes_of_rows = build_retain_rows(config, loaded)
+                notes += notes_of_rows
+            retained = Stream("retain", rows["retain"])
+            datasets = [MismatchedAnswers(Stream("forget", datasets), retained, config.seed)]
         # Two streams of the same rows draw them in the same order.
         same_rows = (other for other in streams if find_source(config.data, other) == source)
         streams[name] = Stream(name, datasets, next(same_rows, None))
@@ -66,6 +73,18 @@ def find_source(data: schema.DataConfig, name: str) -> str:
     """Find the stream of the configuration that a method's stream reads its rows from: its own, or
     one that it stands beside."""
     return name if name in data.streams else schema.BESIDE.get(name, name)
+
+
+def build_retain_rows(config: schema.Config, loaded: LoadedModel) -> tuple[list[Any], list[str]]:
+    """Build the datasets whose answers are given to the questions of data.forget."""
+    assert config.data is not None and config.trainer is not None
+    if not config.data.streams.get("retain"):
+        raise UserError(
+            f"data.retain: {config.trainer.handler} gives the questions of data.forget the answers "
+            "of these rows, and there are none; name them, or give the rows of data.forget other "
+            "answers (a column alternate)"
+        )
+    return build_rows(config, loaded, "retain")
 
 
 def build_rows(

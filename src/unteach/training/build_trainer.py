@@ -69,6 +69,7 @@ def build_trainer(
         reference=reference,
         tables=tables,
         packed=config.model.packed,
+        template=loaded.template,
         **common,
     )
 

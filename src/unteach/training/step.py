@@ -7,6 +7,7 @@ micro-batch, every process. So the gradient of a step does not depend on how its
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from unteach.data.template import Template
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
 from unteach.models.forward import TokenOutputs
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
 
 
 def setup_method(
-    model: "PreTrainedModel", method: Method, seed: int, streams: dict[str, Any]
+    model: "PreTrainedModel",
+    method: Method,
+    seed: int,
+    streams: dict[str, Any],
+    template: Template | None = None,
 ) -> None:
     """Prepares a method and freezes what it does not train, before anything wraps the model:
     DistributedDataParallel waits for the gradient of every parameter that is not frozen."""
     config = unwrap_model(model).config
     labels = tuple(config.id2label[k] for k in sorted(config.id2label or {}))
-    method.prepare(Context(seed, config.get_text_config().hidden_size, labels, streams))
+    method.prepare(Context(seed, config.get_text_config().hidden_size, labels, streams, template))
     ends = method.layers()
     refuse_no_states(unwrap_model(model), ends.values())
     train_only(
@@ -51,13 +56,14 @@ def prepass_step(
     """What the method must know of a whole step before its losses: the sums of this process's
     share, by name."""
     totals: dict[str, Tensor] = {}
-    if wants := method.prepass_specs():
-        with torch.no_grad():
-            for batch in batches:
-                found = method.prepass(model(batch=batch, want=wants), reference.on(batch))
-                totals |= {
-                    name: totals.get(name, 0) + value.float() for name, value in found.items()
-                }
+    if not method.has_prepass():
+        return totals
+    with torch.no_grad():
+        for batch in batches:
+            compared = reference.on(batch)
+            outputs = model(batch=batch, want=method.prepass_specs(compared))
+            for name, value in method.prepass(outputs, compared).items():
+                totals[name] = totals.get(name, 0) + value.float()
     return totals
 
 

@@ -11,6 +11,7 @@ import transformers
 from torch.utils.data import DataLoader
 
 from unteach.data.streams import MicroBatches, Rows, Steps, Stream, collate
+from unteach.data.template import Template
 from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
 from unteach.models.reference import Reference, Table
@@ -38,8 +39,8 @@ class StepLoader(DataLoader):
 class Trainer(Resumable):
     """Trains a method on streams. What else is given is Resumable's.
 
-    packed: rows go through the model end to end. tables: makes the reference's tables, once the
-    policy is spread as the run is.
+    packed: rows go through the model end to end. template: how the model is asked. tables: makes
+    the reference's tables, once the policy is spread as the run is.
     """
 
     loss_is_scaled_for_ga = True  # micro_batch_loss already divides by the counts of the whole step
@@ -54,6 +55,7 @@ class Trainer(Resumable):
         collator: Any,
         reference: Reference,
         packed: bool = False,
+        template: Template | None = None,
         tables: Callable[[], dict[str, Table]] = dict,
         **kwargs: Any,
     ):
@@ -64,7 +66,7 @@ class Trainer(Resumable):
         self._terms_logged_at = 0
         self._seen: list[tuple[Tensor, dict[str, tuple[int, int]], Tensor, dict[str, Tensor]]] = []
         self._step_shares: dict[str, Tensor] = {}
-        setup_method(model, method, args.seed, streams)
+        setup_method(model, method, args.seed, streams, template)
         rows: Any = Rows(streams, anchor)
         evaluated = rows if kwargs.get("evaluator") or kwargs.get("validation") else None
         given = {"train_dataset": rows, "eval_dataset": evaluated}

@@ -165,13 +165,13 @@ class Validation:
         """The units of all rows by name and, where the method asks for it, what must be known of
         all of them first."""
         counts: dict[str, float] = {}
-        wants = self.method.prepass_specs()
+        has_prepass = self.method.has_prepass()
         for batch in self._batches():
             found = dict(self.method.counts(batch))
-            if wants:
-                found |= self.method.prepass(
-                    model(batch=batch, want=wants), self.reference.on(batch)
-                )
+            if has_prepass:
+                compared = self.reference.on(batch)
+                outputs = model(batch=batch, want=self.method.prepass_specs(compared))
+                found |= self.method.prepass(outputs, compared)
             for name, count in found.items():
                 counts[name] = counts.get(name, 0.0) + float(count)
         total: dict[str, float] = {}

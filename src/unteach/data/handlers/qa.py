@@ -302,6 +302,15 @@ class QADataset(RowDataset):
         """The question and the answer of an example, as they were given."""
         return self.texts[_row_of(self.examples[row])]
 
+    def with_answer(self, row: int, answer: str) -> Example:
+        """The question of an example, as it is asked, with another answer, which alone is
+        learned."""
+        index = _row_of(self.examples[row])
+        question, _ = self.texts[index]
+        context = self.contexts.get(index, NO_CONTEXT)
+        encoded = encode_last(self.template, context, self.shots, question, answer, self.max_length)
+        return example_of(encoded, index)
+
     def context_place(self, row: int) -> str | None:
         """Where an example stands whose question has a system prompt or earlier turns before it;
         else None."""
@@ -345,12 +354,7 @@ class QAwithIdkDataset(QADataset):
         original = super().__getitem__(row)
         index = original["index"]
         refusal = random.Random(subseed(self.seed, "idk", epoch, index)).choice(self.refusals)
-        question, _ = self.texts[index]
-        context = self.contexts.get(index, NO_CONTEXT)
-        encoded = encode_last(
-            self.template, context, self.shots, question, refusal, self.max_length
-        )
-        alternate = example_of(encoded, index)
+        alternate = self.with_answer(row, refusal)
         return {"original": original, "alternate": alternate} if self.return_original else alternate
 
     def __getitem__(self, row: int) -> Example:
