@@ -21,8 +21,8 @@ class Term:
     value: one number per unit (token or sequence) of this micro-batch.
     divisor: the name of the count, over the whole optimiser step, that the sum is divided by
     (`forget.tokens`…).
-    factor: what the term is multiplied by in the loss; None: it is no part of the loss, and only
-    told.
+    factor: what the term is multiplied by in the loss, one number, without a gradient; None: it is
+    no part of the loss, and only told.
     """
 
     name: str

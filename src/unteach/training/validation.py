@@ -127,7 +127,8 @@ class Validation:
             )
             for term in self.method.terms(policy, compared):
                 sums[term.logged] = sums.get(term.logged, 0.0) + float(term.value.float().sum())
-                facts[term.logged] = (term.divisor, term.factor)
+                factor = None if term.factor is None else float(term.factor)
+                facts[term.logged] = (term.divisor, factor)
             first = slice(*next(iter(batch["rows"].values())))
             real = batch["number"][first][batch["weight"][first] != 0].tolist()
             found = {

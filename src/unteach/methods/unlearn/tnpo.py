@@ -11,7 +11,7 @@ from unteach.registry import method
 if TYPE_CHECKING:
     from torch import Tensor
 
-FACTS = {
+FACTS: dict[str, Any] = {
     "paper": "arXiv:2502.19301",
     "cost": "1 forget forward",
     "reference": "answer log-probs, computed once",
