@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comparison import Compared, NotOffered, Outcomes, Reference, find_difference
+
 from unteach import registry
 from unteach.errors import UserError
 from unteach.testing import build_method, method_loss

@@ -12,12 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import method_values
 from comparison import Compared, NotOffered, Outcomes, Reference
+from decode_values import compare_decode
+from method_values import compare_formulas, compare_goldens
+from surgery_values import compare_surgery
 
 BLOCKS: dict[str, Callable[[Reference, Any], Outcomes]] = {
-    "goldens": method_values.compare_goldens,
-    "formula_only": method_values.compare_formulas,
+    "goldens": compare_goldens,
+    "formula_only": compare_formulas,
+    "surgery": compare_surgery,
+    "decode": compare_decode,
 }
 """What compares each block of a file."""
 ABOUT = {"rows", "template", "versions", "other_answers", "batches", "compare"}
