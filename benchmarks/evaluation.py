@@ -38,7 +38,7 @@ from unteach.data.io.sources import load_rows  # noqa: E402
 from unteach.engines.base import Score  # noqa: E402
 from unteach.engines.hf import HFEngine, statistics  # noqa: E402
 from unteach.errors import AbsentData  # noqa: E402
-from unteach.evals import suites  # noqa: E402
+from unteach.evals import suite_plan, suites  # noqa: E402
 from unteach.evals.base import GradNorms, Scores, Texts  # noqa: E402
 from unteach.models.loading import load  # noqa: E402
 from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
@@ -222,7 +222,7 @@ def with_passes(config: SuiteConfig, template: Any) -> list[str]:
     out."""
     needs = {
         name: metric.needs().values()
-        for name, metric in suites.plan(config, template).metrics.items()
+        for name, metric in suite_plan.plan_suite(config, template).metrics.items()
     }
     return [
         name

@@ -20,7 +20,7 @@ from unteach.errors import (
     Preempted,
     RowsFailed,
     UserError,
-    outside,
+    describe_machine_failure,
 )
 
 
@@ -121,11 +121,11 @@ def main(argv: list[str] | None = None) -> None:
             )
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        if known := outside(error):
+        if known := describe_machine_failure(error):
             print(f"unteach{_which()}: {console.neutralize(known[0])}", file=sys.stderr)
             sys.exit(known[1])
         traceback.print_exc()
-        if place := plugins.line_of(error):
+        if place := plugins.find_plugin_line(error):
             said = f"{place}: {type(error).__name__}: {error} (in a plugin, which this run names)"
             print(f"unteach{_which()}: {console.neutralize(said)}", file=sys.stderr)
             sys.exit(EXIT_MISTAKE)

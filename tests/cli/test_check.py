@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.data.test_template import CHATML
 from unteach import owner
-from unteach.errors import UserError, outside
+from unteach.errors import UserError, describe_machine_failure
 from unteach.models import loading
 from unteach.verbs import check
 
@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_written_is_refused(
             check.command(
                 [verb, f"model={tiny_folder}", f"data={rows}", f"paths.output_dir={folder}"]
             )
-        assert outside(raised.value) or isinstance(raised.value, UserError), folder
+        assert describe_machine_failure(raised.value) or isinstance(raised.value, UserError), folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
 
 
@@ -122,7 +122,7 @@ def test_a_read_only_folder_is_refused_by_its_name(
     monkeypatch.setattr(owner.os, "open", refuse)
     with pytest.raises(PermissionError) as raised:
         owner.refuse_unwritable(tmp_path / "new" / "run")
-    found = outside(raised.value)
+    found = describe_machine_failure(raised.value)
     assert found is not None and found[0].startswith(
         f"{tmp_path / 'new'}: this user may not read or write it"
     )

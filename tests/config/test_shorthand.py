@@ -10,7 +10,7 @@ from unteach.config import compose, files, inference, schema, shorthand
 from unteach.config.overrides import quote, sort_words, unquote
 from unteach.config.schema import Config
 from unteach.config.tokenize import TokenizeConfig
-from unteach.data.io import tables
+from unteach.data.io import file_formats, tables
 from unteach.errors import UserError
 
 PATH = schema.MODEL_KEY
@@ -145,7 +145,7 @@ def test_a_run_without_a_name_is_called_by_what_it_is_made_of(
 
 
 def test_the_formats_are_those_that_tables_reads() -> None:
-    assert set(shorthand.TABLES) == set(tables.FORMATS)
+    assert set(shorthand.TABLES) == set(file_formats.FORMATS)
 
 
 @pytest.mark.parametrize(

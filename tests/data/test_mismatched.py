@@ -38,6 +38,12 @@ def resolve(*words: str) -> schema.Config:
     return user_files.resolve_files(config)[0]
 
 
+def compose_without_retain() -> schema.Config:
+    path = "model.model_args.pretrained_model_name_or_path=MODEL"
+    words = [*WORDS, FILES[0], path, "trainer=LLMU", "trainer.method_args.alpha=0"]
+    return user_files.resolve_files(compose.compose("unlearn", words))[0]
+
+
 def find_handlers(*words: str) -> dict[str, str]:
     data = resolve(*words).data
     assert data is not None
@@ -79,15 +85,13 @@ def test_llmu_takes_answers_that_the_rows_give(tiny: Any, place: Path) -> None:
     write(place / "forget.csv", [{**row, "alternate": "No."} for row in FORGET])
     streams, _ = build_streams(resolve("trainer=LLMU"), tiny)
     assert read_learned(tiny, streams["alternate"]) == ["No."] * 5
-    without_retain = build_streams(resolve("trainer=LLMU", "trainer.method_args.alpha=0"), tiny)[0]
-    assert list(without_retain) == ["forget", "alternate"]
 
 
 def test_llmu_says_what_it_lacks(tiny: Any, place: Path) -> None:
-    with pytest.raises(UserError, match="data.retain: LLMU gives the questions"):
-        build_streams(resolve("trainer=LLMU", "trainer.method_args.alpha=0"), tiny)
+    with pytest.raises(UserError, match=r"data\.retain: LLMU gives the questions"):
+        build_streams(compose_without_retain(), tiny)
     write(place / "retain.csv", [{"text": "A text without any question."}])
-    with pytest.raises(UserError, match="data.retain: PretrainingDataset has no questions"):
+    with pytest.raises(UserError, match=r"data\.retain: PretrainingDataset has no questions"):
         build_streams(resolve("trainer=LLMU"), tiny)
 
 
@@ -117,9 +121,8 @@ def test_retain_rows_without_another_answer_are_refused(tiny: Any) -> None:
     words = ["experiment=unlearn/tofu/idk", "trainer=IdkAP", "task_name=t", "model=auto"]
     path = "model.model_args.pretrained_model_name_or_path=MODEL"
     config = compose.compose("unlearn", [*words, path, "tofu_path=authors:0", "eval=null"])
-    streams, _ = build_streams(config, tiny)
-    with pytest.raises(UserError, match="data.retain=TOFU_QA_retain_idk"):
-        streams[RETAIN_ALTERNATE].example(0)
+    with pytest.raises(UserError, match=r"data\.retain=TOFU_QA_retain_idk"):
+        build_streams(config, tiny)
     words.append("data.retain=TOFU_QA_retain_idk")
     config = compose.compose("unlearn", [*words, path, "tofu_path=authors:0", "eval=null"])
     streams, _ = build_streams(config, tiny)

@@ -184,7 +184,7 @@ def test_adapters_are_asked_on_their_base(tiny_folder: Path, tiny: Any, tmp_path
     wanted = adapted.generate(input_ids=ids, max_new_tokens=8, do_sample=False, eos_token_id=2)[
         0, ids.shape[1] :
     ].tolist()
-    assert made[0]["output"] == tiny.template.text(wanted)
+    assert made[0]["output"] == tiny.template.decode(wanted)
     plain = read_rows(infer(*words(tiny_folder, table, f"output_file={tmp_path}/plain.jsonl")))
     assert [line["output"] for line in made] != [line["output"] for line in plain]
 
@@ -225,7 +225,7 @@ def test_quantised_weights_are_asked(
     wanted = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, eos_token_id=2)[
         0, ids.shape[1] :
     ].tolist()
-    assert lines[0]["output"] == tiny.template.text(wanted)
+    assert lines[0]["output"] == tiny.template.decode(wanted)
     with pytest.raises(UserError, match="model_args"):
         infer(*words(blocks_folder, table))
 

@@ -74,8 +74,8 @@ def test_one_writer_at_a_time(ledger: ResultStore) -> None:
     ):
         pass
     with other.held():
-        assert owner.lock_of(other.output).exists()
-    assert not owner.lock_of(other.output).exists()
+        assert owner.find_lock(other.output).exists()
+    assert not owner.find_lock(other.output).exists()
 
 
 def test_other_rows_are_refused_or_asked(

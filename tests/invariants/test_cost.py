@@ -49,7 +49,7 @@ def cost(kit: Path, name: str, args: dict[str, Any]) -> tuple[Counter, set[str],
     )
     method = testing.build_method(name, args)
     rows = {
-        stream: testing._examples(
+        stream: testing._build_examples(
             loaded.template,
             read_rows(kit / "data" / f"{files[stream]}.jsonl")[:ROWS],
             False,

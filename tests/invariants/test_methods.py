@@ -103,7 +103,9 @@ def gradient(
         ModelConfig({"pretrained_model_name_or_path": str(kit / "reference")})
     )
     given = {"forget": batch[0], "train": batch[0], "alternate": batch[0], "retain": batch[1]}
-    rows = {s: testing._examples(loaded.template, given[s], False, s) for s in method.streams()}
+    rows = {
+        s: testing._build_examples(loaded.template, given[s], False, s) for s in method.streams()
+    }
     setup_method(loaded.model, method, seed=0, streams={})
     return step_gradient(loaded, method, rows, frozen, num_micro_batches=1)[0]
 

@@ -39,10 +39,10 @@ class World:
         loaded.model.requires_grad_(True)
         rows = {**self.rows, **streams}
         examples = {
-            stream: testing._examples(loaded.template, rows[stream], False, stream)
+            stream: testing._build_examples(loaded.template, rows[stream], False, stream)
             for stream in method.streams()
         }
-        setup_method(loaded.model, method, 0, testing._streams(examples), loaded.template)
+        setup_method(loaded.model, method, 0, testing._build_streams(examples), loaded.template)
         frozen = copy.deepcopy(self.reference).eval()
         gradient, loss = testing.step_gradient(loaded, method, examples, frozen, 2)
         return gradient, float(loss)
@@ -50,7 +50,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    policy, reference, _ = testing._tiny_world(build_method("GradDiff"))
+    policy, reference, _ = testing._build_tiny_world(build_method("GradDiff"))
     for model in (policy.model, reference):
         model.lm_head.weight.data.mul_(20)  # else all words are nearly as likely
     full = authors.rows("full")

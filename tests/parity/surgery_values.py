@@ -123,7 +123,7 @@ def compute_gradients(reference: Reference, method_name: str, args: dict[str, An
     method = testing.build_method(method_name, args)
     rows = {"forget": reference.rows("forget10"), "retain": reference.rows("retain90")}
     examples = {
-        stream: testing._examples(loaded.template, rows[stream], False, stream)
+        stream: testing._build_examples(loaded.template, rows[stream], False, stream)
         for stream in method.streams()
     }
     testing.step_gradient(loaded, method, examples, None, num_micro_batches=1)

@@ -165,9 +165,9 @@ def test_what_was_killed_beside_a_run_that_is_done_is_removed(tmp_path: Path) ->
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
     )
-    left = atomic.temporary_of(written)
+    left = atomic.make_temporary_path(written)
     left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")).write_text("{")
-    locks = [owner.lock_of(Path(run.folder)) for run in (done, under_way)]
+    locks = [owner.find_lock(Path(run.folder)) for run in (done, under_way)]
     for lock in locks:
         lock.touch()
     saved_plan.open_study(study)

@@ -44,10 +44,10 @@ def test_whose_checkpoint_is_gone_on_from(
 ) -> None:
     checkpoint.write_state(tmp_path, {"spread": written} if written else {})
     if refused is None:
-        parallelism.refuse_another_spread(tmp_path, args(world), mode)
+        parallelism.refuse_other_parallelism(tmp_path, args(world), mode)
         return
     with pytest.raises(UserError, match=refused):
-        parallelism.refuse_another_spread(tmp_path, args(world), mode)
+        parallelism.refuse_other_parallelism(tmp_path, args(world), mode)
 
 
 def arguments(tmp_path: Path, *words: str) -> Any:
@@ -104,10 +104,10 @@ def test_only_a_lock_that_nobody_holds_is_removed(
         lock.touch()
     with held.open():
         monkeypatch.setenv("WORLD_SIZE", "2")
-        assert extension_builds.release_abandoned() == [], (
+        assert extension_builds.remove_abandoned_locks() == [], (
             "of several machines: another may hold it"
         )
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-        assert extension_builds.release_abandoned() == [left]
+        assert extension_builds.remove_abandoned_locks() == [left]
         assert held.exists()
         assert not left.exists()

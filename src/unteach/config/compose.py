@@ -127,9 +127,12 @@ class _Composition:
         """The files of the chosen groups, put on one another."""
         words = self.words
         named = [
-            path for key, value in words.values if key == "plugins" for path in plugins.named(value)
+            path
+            for key, value in words.values
+            if key == "plugins"
+            for path in plugins.parse_paths(value)
         ]
-        with plugins.of_files(named):
+        with plugins.use_plugins(named):
             bare = _bare_method(words, self.homes)
         if self.config_name == "unlearn" and not words.chooses("trainer", "experiment"):
             self.notes.append(
@@ -228,7 +231,7 @@ class _Composition:
                 f"task_name={plain['task_name']}, as none is given: {plain['paths']['output_dir']}"
             )
         found: list[str] = []
-        with plugins.of_files(plugins.named(plain.get("plugins"))), collected(found):
+        with plugins.use_plugins(plugins.parse_paths(plain.get("plugins"))), collected(found):
             if self.measures_by_default:
                 layers.leave_unmeasured(plain)
             with collected(found):

@@ -5,7 +5,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.data.handlers.qa import Example, QADataset
+from unteach.data.handlers.base import Example
+from unteach.data.handlers.qa import QADataset
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.errors import UserError
 from unteach.seeds import subseed
@@ -29,19 +30,19 @@ class MismatchedAnswers:
 
     def variant(self, row: int, epoch: int) -> dict[str, Example]:
         generator = random.Random(subseed(self.seed, "mismatched", epoch, row))
-        kept, kept_row = generator.choice(self.retain.where)
-        _, answer = kept.text(kept_row)
-        questions, question_row = self.forget.where[row]
-        return {ALTERNATE: questions.with_answer(question_row, answer)}
+        retain_dataset, retain_row = generator.choice(self.retain.locations)
+        _, answer = retain_dataset.text(retain_row)
+        forget_dataset, forget_row = self.forget.locations[row]
+        return {ALTERNATE: forget_dataset.build_with_answer(forget_row, answer)}
 
 
-def gives_alternates(datasets: list[Any]) -> bool:
+def have_alternates(datasets: list[Any]) -> bool:
     """Whether the rows of these datasets have other answers of their own."""
     return all(ALTERNATE in dataset[0] for dataset in datasets)
 
 
 def _refuse_without_answers(stream: Stream) -> None:
-    for part in stream.parts:
+    for part in stream.datasets:
         if not isinstance(part, QADataset):
             raise UserError(
                 f"data.{stream.name}: {type(part).__name__} has no questions and answers, and this "

@@ -60,7 +60,7 @@ def source_of(what: str) -> Source:
         None,
     )
     ours = run is not None and re.fullmatch(r"checkpoint-\d+", place.name)
-    if ours and (reason := checkpoint.fault(place)):
+    if ours and (reason := checkpoint.find_fault(place)):
         raise UserError(f"{what}: this checkpoint cannot be used, {reason}")
     adapter = place / "adapter_config.json"
     said = json_files.read_json(adapter, "the adapter's configuration") if adapter.exists() else {}
@@ -160,9 +160,9 @@ def save_words(
         )
         return
     portable.save_tokenizer(tokenizer, folder)
-    said = template.saved_args(source.folder) or (
+    said = template.load_saved_args(source.folder) or (
         source.told.template_args if source.told else None
     )
-    said = said or (template.saved_args(base) if base else None)
+    said = said or (template.load_saved_args(base) if base else None)
     if said:
         template.Template(tokenizer, said).save(folder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unteach import fingerprints, run_dir
 from unteach.config.inference import INSTRUCTION, InferConfig
 from unteach.config.schema import ModelConfig, TemplateArgs
-from unteach.data.template import saved_args
+from unteach.data.template import load_saved_args
 from unteach.engines.hf import context_of
 from unteach.errors import UserError
 from unteach.inference.input_table import Columns, InputTable
@@ -124,7 +124,7 @@ def _templated(model: ModelConfig, column: str) -> tuple[ModelConfig, bool]:
     """The model's template: as it is configured or saved; else by the column, as everywhere.
     Whether it was by that."""
     folder = run_dir.find_model_folder(str(model.model_args[PATH]))
-    if model.template_args != TemplateArgs() or saved_args(folder) is not None:
+    if model.template_args != TemplateArgs() or load_saved_args(folder) is not None:
         return model, False
     kind = {MESSAGES: "chat", "question": "auto", INSTRUCTION: "auto"}.get(column, "raw")
     return replace(model, template_args=TemplateArgs(kind=kind)), True  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import atomic, json_files
-from unteach.errors import UserError, first_line, nearest, outside
+from unteach.errors import UserError, describe_machine_failure, first_line, nearest
 from unteach.lazy import peft, torch
 from unteach.models import added_tokens, integrity, layers
 
@@ -86,7 +86,7 @@ def refuse_failing(model: Any) -> None:
         with torch.no_grad():
             layers.read_two_tokens(causal)
     except Exception as error:  # a forward of others may fail in any way
-        if outside(error):
+        if describe_machine_failure(error):
             raise
         wrapped = sorted(
             {name.rpartition(".")[2] for name in getattr(model, "targeted_module_names", ())}

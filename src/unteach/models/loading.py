@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints, registry, run_dir
 from unteach.config.schema import ModelConfig, TemplateArgs
-from unteach.data.template import Template, saved_args
+from unteach.data.template import Template, load_saved_args
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
@@ -352,7 +352,7 @@ def _template_args(config: ModelConfig) -> TemplateArgs:
     given = config.template_args
     path = config.model_args.get(PATH)
     if given == TemplateArgs() and path:
-        return saved_args(run_dir.find_model_folder(str(path))) or given
+        return load_saved_args(run_dir.find_model_folder(str(path))) or given
     return given
 
 

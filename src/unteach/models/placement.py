@@ -46,7 +46,7 @@ def _fully_sharded(model: "PreTrainedModel", dist: DistContext) -> Any:
     given: dict[str, Any] = {
         "mesh": torch.distributed.device_mesh.init_device_mesh(dist.device.type, (dist.world_size,))
     }
-    if launch_environment.flag("FSDP_OFFLOAD_PARAMS"):
+    if launch_environment.is_set("FSDP_OFFLOAD_PARAMS"):
         given["offload_policy"] = fsdp.CPUOffloadPolicy()
     for layer in layers_of(unwrap_model(model)):
         fsdp.fully_shard(layer, **given)

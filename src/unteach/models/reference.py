@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.atomic import atomic_write
-from unteach.data.streams import Stream, in_batches
+from unteach.data.streams import Stream, iterate_batches
 from unteach.lazy import torch
 from unteach.models.adapters import BasePolicy
 from unteach.models.forward import OutputSpec, TokenOutputs, build_token_outputs, places, positions
@@ -116,12 +116,14 @@ def compute_table(
     This process takes its share; `gather` collects the (draw, log-probs) pairs of all. device:
     where a batch is put, if not where the weights are.
     """
-    same = stream.distinct(draws)
+    same = stream.find_distinct(draws)
     pairs: list[tuple[Draw, Tensor]] = []
     was_training, device = model.training, device or next(model.parameters()).device
     model.eval()
     with torch.no_grad():
-        for batch in in_batches(stream, sorted(set(same.values())), size, collator, rank, world):
+        for batch in iterate_batches(
+            stream, sorted(set(same.values())), size, collator, rank, world
+        ):
             scored = list(zip(batch["number"].tolist(), batch["epoch"].tolist(), strict=True))
             moved = {
                 key: value.to(device) if hasattr(value, "to") else value

@@ -128,9 +128,9 @@ def open_study(study: Study) -> None:
 def _remove_leftovers(study: Study) -> None:
     """Remove what killed processes left of runs that are done: no run will write there again."""
     for folder in {states.state_file(run).parent for run in study.plan}:
-        atomic.remove_stale(folder)
+        atomic.remove_stale_temp_files(folder)
     for folder in (Path(run.folder) for run in study.plan):
-        if run_dir.is_done(folder) and owner.lock_of(folder).exists():
+        if run_dir.is_done(folder) and owner.find_lock(folder).exists():
             with contextlib.suppress(owner.Busy), owner.own(folder):
                 pass  # which takes the lock's file away at its end
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import atomic, json_files, owner, run_dir
-from unteach.errors import EXIT_DIVERGED, EXIT_PREEMPTED, UserError, outside
+from unteach.errors import EXIT_DIVERGED, EXIT_PREEMPTED, UserError, describe_machine_failure
 from unteach.studies.plan import PlannedRun
 
 FOLDER = "states"
@@ -95,7 +95,7 @@ def _lock(run: PlannedRun) -> Path:
 
 def ended(error: BaseException) -> tuple[str, str]:
     """The state that an error leaves a run in, and the reason in one line."""
-    known = outside(error) if isinstance(error, Exception) else None
+    known = describe_machine_failure(error) if isinstance(error, Exception) else None
     code = getattr(error, "exit_code", known[1] if known else None)
     said = (
         known[0]
@@ -111,7 +111,7 @@ def ended(error: BaseException) -> tuple[str, str]:
 
 def held_now(run: PlannedRun) -> bool:
     """Whether some process holds the run at this moment."""
-    return owner.is_held(_lock(run)) or owner.is_held(owner.lock_of(Path(run.folder)))
+    return owner.is_held(_lock(run)) or owner.is_held(owner.find_lock(Path(run.folder)))
 
 
 def begun(run: PlannedRun) -> bool:

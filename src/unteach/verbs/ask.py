@@ -57,7 +57,7 @@ def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
         )
     if asked and not asked[0].strip():
         raise UserError("the question is empty: there is nothing to ask")
-    if launch_environment.world() > 1:
+    if launch_environment.world_size() > 1:
         raise UserError(
             "ask is one process; unteach infer shares the rows of a table among several"
         )

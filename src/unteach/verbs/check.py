@@ -60,7 +60,7 @@ def command(
         print_tree(config.tree, provenance.origins(name, overrides, config_dirs))
         return
     if config.launch:
-        accelerate_launch.find(config.launch, config_dirs)
+        accelerate_launch.find_launch_file(config.launch, config_dirs)
     check(config)
 
 
@@ -182,7 +182,7 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[LoadedModel, d
         args,
         processes,
         num_validation_rows,
-        forecast.said_of_stream,
+        forecast.describe_stream,
     )
     if any(len(stream.tokenized_rows()) < len(stream) for stream in streams.values()):
         said.append(
@@ -190,7 +190,7 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[LoadedModel, d
             "are too long, cut, or refused by the template is said when the run starts"
         )
     header.print_lines([*lines, *(("note", sentence) for sentence in said)])
-    print(f"memory      {forecast.said_of_memory(loaded, args, config.trainer.method, streams)}")
+    print(f"memory      {forecast.describe_memory(loaded, args, config.trainer.method, streams)}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)
     return loaded, streams
@@ -212,7 +212,7 @@ def show_rows(loaded: "LoadedModel", name: str, stream: "Stream", seed: int) -> 
     )
     for number in permutation(len(stream), seed, "data", name, 0)[:SHOWN_ROWS]:
         example = stream.example(number)
-        shown = Text(f"  {stream.place(number)}: ")
+        shown = Text(f"  {stream.locate(number)}: ")
         if loaded.head:
             is_class = bool(loaded.head.labels)
             learned = (
@@ -247,10 +247,10 @@ def check_suites(
     for name, plan in planned.items():
         print(
             f"suite       {name}: "
-            f"{', '.join(metric for metric in plan.asked if metric in plan.metrics)}"
+            f"{', '.join(metric for metric in plan.metric_names if metric in plan.metrics)}"
         )
         for role, rows in plan.rows.own.items():
-            measured, count = plan.rows.drawn.get(role, (len(rows.row_numbers),) * 2)
+            measured, count = plan.rows.subset_sizes.get(role, (len(rows.row_numbers),) * 2)
             num_rows = (
                 f"{measured:,} of {counted(count, 'row')}"
                 if measured < count

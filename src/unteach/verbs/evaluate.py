@@ -21,7 +21,9 @@ def evaluate(*overrides: str, config_name: str = "eval", config_dirs: Iterable[s
     results."""
     environment()
     config = compose.compose(config_name, overrides, config_dirs, starting=True)
-    if accelerate_launch.started("eval", config, overrides, config_name, tuple(config_dirs)):
+    if accelerate_launch.run_in_processes(
+        "eval", config, overrides, config_name, tuple(config_dirs)
+    ):
         return Path(config.paths.output_dir)
     return run(config)
 
@@ -71,14 +73,14 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
         atomic.write_json(folder / run_dir.MANIFEST, made_by)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
-    with process_context.interruptible(
+    with process_context.stop_at_interrupt(
         "stopping after this batch; what is measured is kept. Ctrl-C again ends now"
     ):
         evaluate_loaded(
             config.eval, loaded, dist, folder, cache, weights, tell=False, planned=planned
         )
     if dist.is_main:
-        atomic.remove_stale(folder)
+        atomic.remove_stale_temp_files(folder)
         atomic.write_json(folder / run_dir.DONE, {})
         closing.tell_values(folder, list(config.eval))
         closing.close_evaluation(folder)

@@ -45,7 +45,7 @@ def infer(*overrides: str, config_dirs: Iterable[str] = ()) -> Path:
     """
     environment()
     config = compose.composed("infer", overrides, config_dirs, inference.read, starting=True)
-    if accelerate_launch.started("infer", config, overrides, None, tuple(config_dirs)):
+    if accelerate_launch.run_in_processes("infer", config, overrides, None, tuple(config_dirs)):
         return output_of(config)
     return run(config)
 
@@ -109,7 +109,7 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, dist: "Dis
             print(f"finished before: {output}")
         return output
     with (
-        process_context.interruptible(
+        process_context.stop_at_interrupt(
             "stopping after the rows at hand; all answers are kept. Ctrl-C again ends now"
         ),
         ledger.writing(dist.rank) as write,

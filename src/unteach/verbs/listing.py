@@ -50,7 +50,7 @@ Line = tuple[str, str, str]
 def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
     names = [word for word in words if not word.startswith("plugins=")]
     files = [word.partition("=")[2].strip("[]") for word in words if word.startswith("plugins=")]
-    with plugins.of_files(path.strip() for path in ",".join(files).split(",") if path.strip()):
+    with plugins.use_plugins(path.strip() for path in ",".join(files).split(",") if path.strip()):
         dirs = tuple(config_dirs)
         if len(names) == 1 and names[0] in KINDS:
             show_kind(names[0], dirs)
@@ -74,7 +74,7 @@ def show_kind(kind: str, dirs: tuple[str, ...]) -> None:
             print(f"\n{heading}")
         for name, line, origin in members:
             print(fill(f"  {name:<{width}}  ", f"{line}  [{origin}]"))
-    for sentence in REGISTRIES[kind].broken() if kind in REGISTRIES else ():
+    for sentence in REGISTRIES[kind].list_broken() if kind in REGISTRIES else ():
         console.say(f"note: {sentence}")
     if kind in REGISTRIES:
         print(f"\nThe fields of one: unteach list {kind} NAME")
@@ -143,7 +143,7 @@ def show_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> None:
     for kind in kinds:
         if kind in REGISTRIES and name in REGISTRIES[kind]:
             found = True
-            show_class(kind, REGISTRIES[kind].entry(name))
+            show_class(kind, REGISTRIES[kind].find_entry(name))
         for _, origin, file in _files(GROUPS[kind], dirs, name) if kind in GROUPS else ():
             if found and _says_no_more(file, name):
                 continue

@@ -98,7 +98,7 @@ def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
 
     verb, module = ("eval", evaluate) if run.kind == "eval" else ("train", train)
     config = compose.compose(run.config_name, run.overrides, dirs, starting=True)
-    if not accelerate_launch.started(verb, config, run.overrides, run.config_name, dirs):
+    if not accelerate_launch.run_in_processes(verb, config, run.overrides, run.config_name, dirs):
         module.run(config)
 
 

@@ -12,8 +12,10 @@ from unteach.config.schema import TemplateArgs
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data import column_layouts
 from unteach.data.io import tables, tokenized_paths
-from unteach.data.template import Template, saved_args
-from unteach.data.tokenized import token_files, tokenize_files
+from unteach.data.template import Template, load_saved_args
+from unteach.data.tokenized import token_files
+from unteach.data.tokenized.recipe import Recipe, build_facts
+from unteach.data.tokenized.tokenize_files import write_tokenized_files
 from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
 from unteach.models import added_tokens
@@ -33,24 +35,26 @@ def tokenize(config: TokenizeConfig) -> Path:
     if config.kind != "text" and config.pretrain_with_output is not None:
         raise UserError("pretrain_with_output: nothing here takes it; it is for kind=text")
     ways = (
-        column_layouts.of_text(config.pretrain_with_output)
+        column_layouts.list_text_layouts(config.pretrain_with_output)
         if config.kind == "text"
-        else column_layouts.FORMS["answers"]
+        else column_layouts.LAYOUTS["answers"]
     )
-    form = column_layouts.find(table.where, table.columns, ways, config.columns, key="columns")
+    form = column_layouts.find_layout(
+        table.where, table.columns, ways, config.columns, key="columns"
+    )
     of_text = form.handler == "PretrainingDataset"
     if config.kind == "answers" and of_text:
         raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
     template = Template(_tokenizer(config), template_args(config, form.raw))
-    recipe = tokenize_files.Recipe(
+    recipe = Recipe(
         form.handler,
-        form.arguments(config.columns),
+        form.build_arguments(config.columns),
         template,
         config.max_length,
         config.too_long or ("split" if of_text else "truncate_right"),
     )
-    facts = tokenize_files.facts(table, recipe, config.tokenizer_path)
-    for note in column_layouts.note_unread(table, form.columns(config.columns)):
+    facts = build_facts(table, recipe, config.tokenizer_path)
+    for note in column_layouts.note_unread(table, form.list_columns(config.columns)):
         console.say(f"note: {note}")
     output = Path(config.output_file)
     num_proc = config.num_proc or len(os.sched_getaffinity(0))
@@ -60,7 +64,7 @@ def tokenize(config: TokenizeConfig) -> Path:
             refuse_other(output, facts)
             print(f"finished before: {output}")
             return output
-        manifest = tokenize_files.write(table, recipe, output, num_proc, facts)
+        manifest = write_tokenized_files(table, recipe, output, num_proc, facts)
     for sentence in said(manifest):
         print(sentence)
     print(f"tokens: {output}")
@@ -87,7 +91,7 @@ def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
     if given.kind == "auto" and raw:
         return replace(given, kind="raw")
     return (
-        (saved_args(run_dir.find_model_folder(config.tokenizer_path)) or given)
+        (load_saved_args(run_dir.find_model_folder(config.tokenizer_path)) or given)
         if given == TemplateArgs()
         else given
     )
@@ -99,7 +103,7 @@ def refuse_other(output: Path, facts: dict[str, Any]) -> None:
         raise UserError(
             f"output_file={output}: is there already and holds no tokens; name another folder"
         )
-    made = token_files.manifest(output)
+    made = token_files.read_manifest(output)
     if odd := sorted(name for name in facts if made.get(name) != facts[name]):
         raise UserError(
             f"output_file={output}: holds tokens made otherwise ({', '.join(odd)}); name another "

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unteach.data.streams import Stream
     from unteach.distributed import process_context
     from unteach.distributed.process_context import DistContext
-    from unteach.evals.suites import Plan
+    from unteach.evals.suite_plan import SuitePlan
     from unteach.models.loading import LoadedModel
     from unteach.training.callbacks import Watcher
     from unteach.training.resumable import Resumable
@@ -45,7 +45,9 @@ def train(*overrides: str, config_name: str = "train", config_dirs: Iterable[str
     """
     environment()
     config = compose.compose(config_name, overrides, config_dirs, starting=True)
-    if accelerate_launch.started("train", config, overrides, config_name, tuple(config_dirs)):
+    if accelerate_launch.run_in_processes(
+        "train", config, overrides, config_name, tuple(config_dirs)
+    ):
         return Path(config.paths.output_dir)
     return run(config)
 
@@ -95,7 +97,7 @@ def _run_owned(
     assert config.trainer is not None
     dist = process_context.init_distributed(join_options)
     if state is RunState.SENT_BACK and dist.is_main:
-        checkpoint.go_back(folder, checkpoint.chosen(config.resume))
+        checkpoint.go_back(folder, checkpoint.open_named(config.resume))
     dist.barrier()
     if dist.is_main:
         put_away_damaged_model(folder)
@@ -104,12 +106,12 @@ def _run_owned(
     if not (folder / run_dir.FINAL).exists():
         planned = _train(config, folder, dist, said)
     if config.eval and config.trainer.args.get("do_eval", True):
-        with process_context.interruptible(EVALUATING):
+        with process_context.stop_at_interrupt(EVALUATING):
             _evaluate(config, folder, dist, planned)
     if dist.is_main:
         if not config.trainer.args.get("keep_checkpoints"):
             checkpoint.clear_all(folder)
-        atomic.remove_stale_under(folder)
+        atomic.remove_stale_temp_files_under(folder)
         atomic.write_json(folder / run_dir.DONE, {"evaluated": _evaluation_of(config)})
         closing.close_training(config, folder)
     dist.barrier()
@@ -127,7 +129,7 @@ def _stand(config: schema.Config, folder: Path) -> RunState:
             folder, Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
         )
     final = folder / run_dir.FINAL
-    if state is RunState.DONE and final.exists() and checkpoint.model_fault(final):
+    if state is RunState.DONE and final.exists() and checkpoint.find_model_fault(final):
         (folder / run_dir.DONE).unlink()
         return RunState.BEGUN
     return state
@@ -139,7 +141,7 @@ def put_away_damaged_model(folder: Path) -> None:
     from unteach.training import checkpoint
 
     final = folder / run_dir.FINAL
-    if not final.exists() or (reason := checkpoint.model_fault(final)) is None:
+    if not final.exists() or (reason := checkpoint.find_model_fault(final)) is None:
         return
     if any(final.iterdir()):
         console.say(
@@ -174,20 +176,20 @@ class _Prepared:
     anchor: str
     args: "transformers.TrainingArguments"
     start: Path | None
-    planned: "dict[str, Plan]"
+    planned: "dict[str, SuitePlan]"
 
 
 def _train(
     config: schema.Config, folder: Path, dist: "DistContext", of_files: list[str]
-) -> "dict[str, Plan]":
+) -> "dict[str, SuitePlan]":
     """Builds everything, trains from where the run stands, and writes the final model; returns the
     plans of suites."""
     from unteach.distributed import process_context
     from unteach.training import header, parallelism, suites, validation
     from unteach.training.build_trainer import build_trainer
-    from unteach.training.parts import build_collator
-    from unteach.training.tracking import tracked
-    from unteach.training.watching import watchers
+    from unteach.training.components import build_collator
+    from unteach.training.tracking import open_trackers
+    from unteach.training.watching import build_watchers
 
     assert config.trainer is not None
     ready = _prepare(config, folder, dist, of_files)
@@ -197,16 +199,16 @@ def _train(
     args = ready.args
     planned = ready.planned
     # The weights that the run starts from are measured while no trainer holds memory yet.
-    with process_context.interruptible(EVALUATING):
-        notes = suites.before_training(config, planned, folder, dist)
+    with process_context.stop_at_interrupt(EVALUATING):
+        notes = suites.measure_before_training(config, planned, folder, dist)
     _print_notes(notes, dist)
 
     collator = build_collator(config, loaded)
-    held_out = validation.of_run(config, loaded, collator, args, folder, dist)
-    watching = watchers(config, loaded, streams, anchor, folder, dist)
-    evaluator = suites.at_steps(config, loaded, planned, folder, dist) if planned else None
+    held_out = validation.build_validation(config, loaded, collator, args, folder, dist)
+    watching = build_watchers(config, loaded, streams, anchor, folder, dist)
+    evaluator = suites.build_evaluator(config, loaded, planned, folder, dist) if planned else None
     does_train = config.trainer.args.get("do_train", True)
-    with tracked(config, folder, dist.is_main):
+    with open_trackers(config, folder, dist.is_main):
         trainer = build_trainer(
             config,
             loaded,
@@ -224,10 +226,10 @@ def _train(
             header.print_header(
                 config, folder, loaded, streams, anchor, args, num_held_out, ready.start
             )
-        with process_context.interruptible(TRAINING):
+        with process_context.stop_at_interrupt(TRAINING):
             _fit(trainer, ready.start, watching, does_train)
-            validation.at_the_end(trainer, folder)
-            state = parallelism.gather_full_state_dict(trainer, dist.mode)
+            trainer.validate_final_model()
+            state = parallelism.gather_full_state_dict(trainer, dist)
             if dist.is_main:
                 model = trainer.accelerator.unwrap_model(loaded.model)
                 _save(config, folder, model, loaded, state)
@@ -289,21 +291,21 @@ def _prepare(
         )
 
     streams, notes = build_streams(config, loaded, dist)
-    planned: dict[str, Plan] = {}
+    planned: dict[str, SuitePlan] = {}
     if suites.does_evaluate(config):
         planned, of_rows = suites.plan_suites(config, loaded, streams)
         notes += of_rows
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
-    start, skipped = checkpoint.start_of(folder, config.resume)
+    start, skipped = checkpoint.find_start(folder, config.resume)
     if start:
         process_context.run_on_main(
-            lambda: parallelism.refuse_another_spread(start, args, dist.mode)
+            lambda: parallelism.refuse_other_parallelism(start, args, dist.mode)
         )
     placed_by_device_map(loaded.model, dist)
     _print_notes([*of_files, *notes, *skipped], dist)
     if dist.is_main:
-        open_folder(config, folder, loaded, streams, dist, checkpoint.step_of(start))
+        open_folder(config, folder, loaded, streams, dist, checkpoint.parse_step(start))
     dist.barrier()
     return _Prepared(loaded, streams, anchor, args, start, planned)
 
@@ -337,7 +339,7 @@ def _fit(
 
 
 def _evaluate(
-    config: schema.Config, folder: Path, dist: "DistContext", planned: "dict[str, Plan] | None"
+    config: schema.Config, folder: Path, dist: "DistContext", planned: "dict[str, SuitePlan] | None"
 ) -> None:
     """Evaluates the model as it was saved, exactly as `unteach eval` would.
 

@@ -322,7 +322,9 @@ def test_a_run_that_is_asked_to_stop_waits_for_no_silent_server(
     def misdeed(asked: Asked, turn: int) -> Misdeed | None:
         if asked.words != QUESTIONS[4]:
             return None
-        monkeypatch.setattr(process_context, "_asked", True)  # as the handler of SIGTERM does
+        monkeypatch.setattr(
+            process_context, "_stop_requested", True
+        )  # as the handler of SIGTERM does
         return Misdeed(silent=True)
 
     fake.misdeed = misdeed

@@ -45,12 +45,12 @@ WRONG_OF_GENERAL, RETAIN_ROWS = 3, 40
 GENERAL_REPEATS, PUBLIC_REPEATS, FACTS_PER_FRESH_AUTHOR = 40, 4, 4
 
 
-def rows(name: str, seed: int = 0) -> list[Row]:
+def build_rows(name: str, seed: int = 0) -> list[Row]:
     """The rows of one config of the world with this seed; the same in every process."""
-    return rows_of(_world(seed), name)
+    return build_world_rows(_build_world(seed), name)
 
 
-def rows_of(world: World, name: str) -> list[Row]:
+def build_world_rows(world: World, name: str) -> list[Row]:
     """The rows of one config of a world.
 
     Plain configs have question, answer, keys (the entities a row is about) and their kinds;
@@ -66,7 +66,7 @@ def _copied(value: object) -> Any:
     return list(value) if isinstance(value, list) else value
 
 
-def note(name: str, world: World) -> str | None:
+def note_uneven_share(name: str, world: World) -> str | None:
     """What must be said of a config: that its share is less than whole authors, and is taken by
     question."""
     share = re.match(r"(?:forget|holdout)(\d\d)|retain(\d\d)(?!_)", name)
@@ -82,15 +82,15 @@ def note(name: str, world: World) -> str | None:
     )
 
 
-def world_of(path: str) -> World | None:
+def parse_world(path: str) -> World | None:
     """The world that a path names: `authors`, `authors:SEED`, `authors-grown:SEED`; None where it
     is no world's."""
     named = re.fullmatch(r"authors(-grown)?(?::(\d+))?", path)
-    return _world(int(named[2] or 0), grown=bool(named[1])) if named else None
+    return _build_world(int(named[2] or 0), grown=bool(named[1])) if named else None
 
 
 @lru_cache(maxsize=8)
-def _world(seed: int, grown: bool = False) -> World:
+def _build_world(seed: int, grown: bool = False) -> World:
     return World(seed, **GROWN) if grown else World(seed)
 
 

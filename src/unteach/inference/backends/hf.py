@@ -224,7 +224,7 @@ class Continuing:
         self, asked: list[Request], made: list[list[int]], sampling: Sampling, slots: int
     ) -> list[list[Completion]]:
         times = sampling.num_return_sequences
-        text = self.loaded.template.text
+        text = self.loaded.template.decode
         stop_strings = sampling.stop_strings
         cuts = [cut(ids, text, stop_strings) for ids in made]
         prompts = [request.prompt for request in asked for _ in range(times)]

@@ -82,7 +82,7 @@ class SeeingRows:
         batching = Pools(requests, length, self.engine.batch_size, budget, times=times)
 
         def work(batch: list[Row]) -> list[Answer]:
-            read = images.ahead([requests[i] for [i] in batch], lambda request: request.images)
+            read = images.read_ahead([requests[i] for [i] in batch], lambda request: request.images)
             return self._batch(list(read), sampling)
 
         yield from run_batches(self.engine, "generate", requests, batching, work, done)

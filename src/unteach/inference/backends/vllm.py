@@ -152,7 +152,10 @@ class Running:
         if self.seeing:
             self.stops, self.text = [*{*self.seeing.stops, *own}], self.seeing.text
         else:
-            self.stops, self.text = [*{*self.empty.template.stops, *own}], self.empty.template.text
+            self.stops, self.text = (
+                [*{*self.empty.template.stops, *own}],
+                self.empty.template.decode,
+            )
         self.lora: Any = None
         self.engine: Any = None
 
@@ -255,7 +258,7 @@ class Running:
             for request in asked:
                 yield request, {"prompt_token_ids": list(ids(request))}
             return
-        for request, pictures in images.ahead(asked, lambda request: request.images):
+        for request, pictures in images.read_ahead(asked, lambda request: request.images):
             try:
                 if isinstance(pictures, images.Unreadable):
                     raise pictures

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.data.streams import ALTERNATE
 from unteach.lazy import F
-from unteach.methods.base import Term, Unlearn, mean_of_rows
+from unteach.methods.base import Term, Unlearn, mean_over_rows
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
@@ -47,7 +47,7 @@ class FLAT(Unlearn):
     def forget_term(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> Term:
         other, forgotten = (mean_probability(policy[s]) for s in (ALTERNATE, "forget"))
         loss = DIVERGENCES[self.divergence](other, forgotten)
-        return mean_of_rows("forget", "forget", loss, policy["forget"])
+        return mean_over_rows("forget", "forget", loss, policy["forget"])
 
 
 def mean_probability(answers: TokenOutputs) -> "Tensor":

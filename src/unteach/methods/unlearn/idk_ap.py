@@ -6,7 +6,7 @@ from typing import Any
 from unteach.data.streams import ALTERNATE, RETAIN_ALTERNATE
 from unteach.errors import UserError
 from unteach.lazy import F
-from unteach.methods.base import Method, Term, cross_entropy, mean_of_rows
+from unteach.methods.base import Method, Term, cross_entropy, mean_over_rows
 from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
@@ -52,6 +52,6 @@ class IdkAP(Method):
         answers = policy["retain"]
         margin = answers.per_row() - policy[RETAIN_ALTERNATE].per_row()
         loss = -F.logsigmoid(self.beta * margin) / self.beta
-        retain = mean_of_rows("retain", "retain", loss, answers)
+        retain = mean_over_rows("retain", "retain", loss, answers)
         retain.factor = self.alpha
         return [forget, retain]

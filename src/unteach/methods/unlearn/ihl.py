@@ -2,9 +2,9 @@
 runner-up."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from unteach.methods.base import Term, Unlearn
+from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
@@ -28,10 +28,10 @@ class IHL(Unlearn):
     a LoRA on all linear layers (rank 4 to 32) at a learning rate of 1e-4 to 2e-4.
     """
 
-    def forget_want(self, reference: Any) -> OutputSpec:
+    def forget_want(self, reference: StreamReference) -> OutputSpec:
         return OutputSpec(fn=inverted_hinge)
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         return Term("forget", policy.value, "forget.tokens")
 
 

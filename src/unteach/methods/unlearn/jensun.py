@@ -1,10 +1,10 @@
 """JensUn: move what is forgotten towards a few fixed words, by a divergence that has a ceiling."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from unteach.errors import UserError
-from unteach.methods.base import Context, Term, Unlearn
+from unteach.methods.base import Context, StreamReference, Term, Unlearn
 from unteach.methods.divergences import jensen_shannon_to_token
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
@@ -44,13 +44,13 @@ class JensUn(Unlearn):
         assert context.template is not None, "the target's tokens are the model's"
         self.target_ids = list(context.template.encode_words(self.target))
 
-    def forget_want(self, reference: Any) -> OutputSpec:
+    def forget_want(self, reference: StreamReference) -> OutputSpec:
         def logprobs_of_target(logits: "Tensor", labels: "Tensor") -> "Tensor":
             return logits[:, self.target_ids] - logits.logsumexp(-1, keepdim=True)
 
         return OutputSpec(fn=logprobs_of_target)
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         turn = policy.place() % len(self.target_ids)
         log_p = policy.value.gather(-1, turn.unsqueeze(-1)).squeeze(-1)
         return Term("forget", jensen_shannon_to_token(log_p), "forget.tokens")

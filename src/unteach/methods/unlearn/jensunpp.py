@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
 from unteach.lazy import torch
-from unteach.methods.base import Method, Term, mean_of_rows
+from unteach.methods.base import Method, Term, mean_over_rows
 from unteach.methods.divergences import (
     jensen_shannon,
     jensen_shannon_to_token,
@@ -129,7 +129,7 @@ class JensUnPP(Method):
         return torch.where(answers.place() == 0, first, rest)
 
     def _mean(self, name: str, stream: str, value: "Tensor", answers: TokenOutputs) -> Term:
-        return mean_of_rows(name, stream, answers.per_row(self.weights(answers) * value), answers)
+        return mean_over_rows(name, stream, answers.per_row(self.weights(answers) * value), answers)
 
 
 def balance_of_step(step: "dict[str, Tensor]") -> "Tensor":

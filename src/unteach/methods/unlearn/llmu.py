@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
-from unteach.methods.base import Term, Unlearn, cross_entropy
+from unteach.methods.base import StreamReference, Term, Unlearn, cross_entropy
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
@@ -52,7 +52,7 @@ class LLMU(Unlearn):
     def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
         return {**super().wants(reference), ALTERNATE: OutputSpec()}
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         return Term("forget", policy.value, "forget.tokens")
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:

@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from unteach.methods.base import UNITS, Term, Unlearn
-from unteach.methods.terms import Over
+from unteach.methods.base import UNITS, StreamReference, Term, Unlearn
+from unteach.methods.terms import Positions
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
@@ -34,14 +34,15 @@ class ME(Unlearn):
         default="all", metadata={"help": "all: the questions of the forget rows too"}
     )
 
-    def forget_over(self) -> Over:
+    def forget_positions(self) -> Positions:
+        """Name the positions of the forget rows; retain rows count by their answers."""
         return "answer" if self.loss_on == "completion" else "all"
 
-    def forget_want(self, reference: Any) -> OutputSpec:
-        return OutputSpec(fn=distance_from_uniform, positions=self.forget_over())
+    def forget_want(self, reference: StreamReference) -> OutputSpec:
+        return OutputSpec(fn=distance_from_uniform, positions=self.forget_positions())
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
-        return Term("forget", policy.value, f"forget.{UNITS[self.forget_over()]}")
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
+        return Term("forget", policy.value, f"forget.{UNITS[self.forget_positions()]}")
 
 
 def distance_from_uniform(logits: "Tensor", labels: "Tensor") -> "Tensor":

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.errors import UserError
-from unteach.methods.base import Term, Unlearn
+from unteach.methods.base import StreamReference, Term, Unlearn
+from unteach.methods.terms import require_outputs
 from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
@@ -44,8 +45,8 @@ class TNPO(Unlearn):
         """How much of its ascent each token keeps: [N], [N] -> [N]."""
         return 2 * (self.beta * (log_p - log_p_ref)).sigmoid()
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
-        weight = self.weight(policy.value.detach(), reference.value)
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
+        weight = self.weight(policy.value.detach(), require_outputs(reference).value)
         return Term("forget", weight * policy.value, "forget.tokens")
 
 

@@ -3,9 +3,9 @@ as chance."""
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from unteach.methods.base import Term, Unlearn
+from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
@@ -35,10 +35,10 @@ class Unilogit(Unlearn):
         default="reverse", metadata={"help": "reverse: KL(p || q); forward: KL(q || p)"}
     )
 
-    def forget_want(self, reference: Any) -> OutputSpec:
+    def forget_want(self, reference: StreamReference) -> OutputSpec:
         return OutputSpec(fn=reverse_kl if self.divergence == "reverse" else forward_kl)
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         return Term("forget", policy.value, "forget.tokens")
 
 
