@@ -65,7 +65,7 @@ class PlainEngine(HFEngine):
         return found
 
     def one_batch(self, batch: Any) -> Iterator[Score]:
-        given = self._padded([[*p, *a] for p, a in batch], left=False)
+        given = self._pad_rows([[*p, *a] for p, a in batch], left=False)
         labels = torch.full_like(given["input_ids"], -100)
         for row, (prompt, answer) in zip(labels, batch, strict=True):
             row[len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
@@ -95,7 +95,7 @@ class PlainEngine(HFEngine):
     ) -> list[list[int]]:
         found = []
         for first in range(0, len(prompts), self.batch_size):
-            given = self._padded(
+            given = self._pad_rows(
                 [list(prompt) for prompt in prompts[first : first + self.batch_size]], left=True
             )
             made = self.model.generate(

@@ -29,9 +29,9 @@ from unteach.config.inference import Sampling  # noqa: E402
 from unteach.config.schema import ModelConfig, TemplateArgs  # noqa: E402
 from unteach.data.synthetic.authors import build_rows as build_authors_rows  # noqa: E402
 from unteach.data.template import Template  # noqa: E402
-from unteach.distributed.process_context import start  # noqa: E402
+from unteach.distributed.process_context import init_distributed  # noqa: E402
 from unteach.inference.backends.base import Job, Request  # noqa: E402
-from unteach.inference.backends.hf import Continuing, HuggingFace  # noqa: E402
+from unteach.inference.backends.hf import CausalLMSession, HuggingFace  # noqa: E402
 from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
 from unteach.seeds import subseed  # noqa: E402
 
@@ -79,8 +79,8 @@ class Ways:
         config = ModelConfig(
             {"pretrained_model_name_or_path": folder}, template_args=TemplateArgs(kind="raw")
         )
-        session = HuggingFace().open(Job(config, "generate", self.sampling, start()))
-        assert isinstance(session, Continuing)
+        session = HuggingFace().open(Job(config, "generate", self.sampling, init_distributed()))
+        assert isinstance(session, CausalLMSession)
         self.session, self.model, self.tokenizer = (
             session,
             session.loaded.model,

@@ -45,7 +45,7 @@ from unteach.errors import UserError, unknown  # noqa: E402
 from unteach.methods.base import Context  # noqa: E402
 from unteach.models.forward import IGNORED, extend  # noqa: E402
 from unteach.models.layers import find_layer  # noqa: E402
-from unteach.models.reference import Reference, compute_table, needs_copy, trimmed  # noqa: E402
+from unteach.models.reference import Reference, compute_table, drop_unused_layers, needs_copy  # noqa: E402
 from unteach.testing import Examples, build_method  # noqa: E402
 from unteach.training.step import count_step_units, micro_batch_loss, setup_method  # noqa: E402
 
@@ -365,7 +365,7 @@ class Work:
 def ours(work: Work, model: Any) -> Callable[[], Tensor]:
     """What computes the loss of a step unteach's way; tables are computed here, once."""
     needed, seen = work.method.reference(), work.steps.list_seen(1)
-    frozen = trimmed(extend(frozen_copy(model)), needed) if needs_copy(needed) else None
+    frozen = drop_unused_layers(extend(frozen_copy(model)), needed) if needs_copy(needed) else None
     extend(model)
     tables = {
         stream: compute_table(model, work.streams[stream], seen[stream], COLLATOR, work.steps.size)

@@ -4,6 +4,7 @@ scheduler."""
 import contextlib
 import difflib
 import errno
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator
 
@@ -303,6 +304,30 @@ def missing_extra(extra: str, needed_for: str) -> str:
         f"{needed_for} needs packages that are not installed. In a clone of unteach, run: pip "
         f'install ".[{extra}]"'
     )
+
+
+EXTRA_MODULES = {
+    "report": ("matplotlib", "plotly"),
+    "vision": ("PIL", "httpx2"),
+    "openai": ("httpx2",),
+}
+"""What an extra brings, by the names under which it is imported."""
+
+
+def has_extra(extra: str) -> bool:
+    """Say whether the packages of an extra are installed, without importing them."""
+    return all(importlib.util.find_spec(module) for module in EXTRA_MODULES[extra])
+
+
+def require_extra(extra: str, needed_for: str) -> None:
+    """Raise UserError, before any work is done, where the packages of an extra are missing.
+
+    Args:
+        extra: one of EXTRA_MODULES.
+        needed_for: what the user asked for, as in `missing_extra`.
+    """
+    if not has_extra(extra):
+        raise UserError(missing_extra(extra, needed_for))
 
 
 def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:

@@ -40,7 +40,7 @@ from unteach.models.heads import Head
 from unteach.models.hub import PATH
 from unteach.models.loading import LoadedModel, finish
 from unteach.models.model_handlers import learn_tokenizer
-from unteach.models.reference import Reference, Table, compute_table
+from unteach.models.reference import LogprobTable, Reference, compute_table
 from unteach.training.step import count_step_units, micro_batch_loss, prepass_step, setup_method
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def step_gradient(
 
     needed = method.reference()
     draws = steps.list_seen(step + 1)
-    tables: dict[str, Table] = {}
+    tables: dict[str, LogprobTable] = {}
     for name, kind in needed.items():
         if kind == "logprobs":
             tables[name] = compute_table(frozen, streams[name], draws[name], collator, size=4)

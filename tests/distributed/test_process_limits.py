@@ -54,7 +54,7 @@ def test_other_counts_have_one_too() -> None:
     ):
         refuse_too_many("num_proc", MOST + 1)
     with pytest.raises(UserError, match="jobs=100000: at most"):
-        gpu_slots.slots_of(Local(jobs=100_000))
+        gpu_slots.build_slots(Local(jobs=100_000))
 
 
 RANK = (

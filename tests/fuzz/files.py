@@ -273,7 +273,7 @@ def read_tokens(file: Path) -> None:
 
 def read_answer(file: Path) -> None:
     try:
-        openai_messages.answer(json.loads(file.read_bytes()), Sampling(perplexity=True))
+        openai_messages.parse_answer(json.loads(file.read_bytes()), Sampling(perplexity=True))
     except (ValueError, RecursionError, Refused):  # what a server that speaks no protocol may cause
         return
 

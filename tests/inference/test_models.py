@@ -16,7 +16,7 @@ from unteach import run_dir
 from unteach.cli import main
 from unteach.data.handlers.labelled import LabelledDataset
 from unteach.data.template import Template
-from unteach.engines.class_logits import class_logits
+from unteach.engines.class_logits import compute_class_logits
 from unteach.errors import UserError
 from unteach.models.batch_probe import describe_padded_batches
 from unteach.models.heads import Head
@@ -70,7 +70,7 @@ def test_a_text_is_read_at_its_last_token_whatever_that_is(
     model = classifier(tiny_folder, tmp_path / "model", ("no", "yes"))
     rows = [[5, 9, 2], [7, 8, 9, 11, 2], [12]]
     for row in rows:
-        batch = class_logits(model, rows, 2)
+        batch = compute_class_logits(model, rows, 2)
         # no ids to look at
         alone = model(inputs_embeds=model.get_input_embeddings()(torch.tensor([row]))).logits[0]
         assert torch.allclose(batch[rows.index(row)], alone, atol=1e-5)

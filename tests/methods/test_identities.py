@@ -53,7 +53,7 @@ def world() -> World:
     policy, reference, _ = testing._build_tiny_world(build_method("GradDiff"))
     for model in (policy.model, reference):
         model.lm_head.weight.data.mul_(20)  # else all words are nearly as likely
-    full = authors.rows("full")
+    full = authors.build_rows("full")
     forget, retain = full[:6], full[40:46]
     rows = {
         "forget": forget,

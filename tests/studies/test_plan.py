@@ -126,7 +126,7 @@ def test_a_child_that_fails_says_where_it_said_why(tmp_path: Path) -> None:
 
 def test_threads_follow_from_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert local._threads(expand(DEMO), 2) == {
+    assert local.share_threads(expand(DEMO), 2) == {
         "base": 4,
         "retain": 4,
         "full": 4,

@@ -318,7 +318,7 @@ def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
         while not (tmp_path / "s" / "b" / run_dir.CONFIG).exists():
             time.sleep(0.01)
 
-    given = gpu_slots.slots_of(settings.Local(gpus=2))
+    given = gpu_slots.build_slots(settings.Local(gpus=2))
     assert given == gpu_slots.Slots(2, 2, ["4", "5", "6", "7"])
     local.execute(plan, carry_out, given)
     seen = {name: (tmp_path / "s" / name / "seen").read_text() for name in "abcdef"}
@@ -339,8 +339,8 @@ def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
 def test_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch, asked: dict, said: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     with pytest.raises(UserError, match=said):
-        gpu_slots.slots_of(settings.read_local(asked))
-    assert gpu_slots.slots_of(settings.Local(jobs=3, gpus=0)) == gpu_slots.Slots(3, 0, [])
+        gpu_slots.build_slots(settings.read_local(asked))
+    assert gpu_slots.build_slots(settings.Local(jobs=3, gpus=0)) == gpu_slots.Slots(3, 0, [])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from unteach.config import compose
 from unteach.distributed import extension_builds
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.errors import UserError
-from unteach.models.placement import place
+from unteach.models.placement import place_model
 from unteach.training import checkpoint, parallelism
 from unteach.training.build_args import build_training_args
 
@@ -76,13 +76,13 @@ def test_what_the_launch_says_must_be_what_the_run_says(
 
 
 def test_a_device_map_is_for_one_process(tiny: Any) -> None:
-    assert place(tiny.model, SINGLE_PROCESS) is tiny.model
+    assert place_model(tiny.model, SINGLE_PROCESS) is tiny.model
     tiny.model.hf_device_map = {"": "cpu"}
     try:
-        assert place(tiny.model, DistContext(0, 1, None, torch.device("meta"))) is tiny.model
+        assert place_model(tiny.model, DistContext(0, 1, None, torch.device("meta"))) is tiny.model
         assert tiny.model.device.type == "cpu", "it stays where the map put it"
         with pytest.raises(UserError, match=r"device_map spreads one model .* and this run has 2"):
-            place(tiny.model, DistContext(0, 2, None, torch.device("cpu")))
+            place_model(tiny.model, DistContext(0, 2, None, torch.device("cpu")))
     finally:
         del tiny.model.hf_device_map
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from unteach.config.suites import SuiteConfig
-from unteach.engines.base import Engine, Ids, Said, Score
+from unteach.engines.base import Engine, Ids, ProgressCallback, Score
 from unteach.evals.base import (
     Classed,
     Classes,
@@ -65,11 +65,15 @@ class SuiteNeeds:
 class AuxiliaryModels(Protocol):
     """Other models than the one that is evaluated, named by their paths."""
 
-    def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]:
+    def score(
+        self, path: str, pairs: list[tuple[Ids, Ids]], on_progress: ProgressCallback
+    ) -> list[Score]:
         """Score answers by a reference model."""
         ...
 
-    def classify(self, path: str, texts: list[str], said: Said) -> list[dict[str, float]]:
+    def classify(
+        self, path: str, texts: list[str], on_progress: ProgressCallback
+    ) -> list[dict[str, float]]:
         """Give texts' class probabilities by a classifier."""
         ...
 
@@ -189,7 +193,7 @@ def _run_pass(
     if model_pass.kind == GRADIENT_NORMS:
         return engine.grad_norms(items, argument, advance)
     if model_pass.kind == GENERATING:
-        return engine.generate(items, said=advance, **json.loads(argument))
+        return engine.generate(items, on_progress=advance, **json.loads(argument))
     assert auxiliary_models is not None
     if model_pass.kind == CLASSIFYING:
         return auxiliary_models.classify(argument, items, advance)

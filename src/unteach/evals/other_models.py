@@ -14,16 +14,16 @@ from unteach import fingerprints, run_dir
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.distributed.process_context import DistContext
-from unteach.engines.base import Ids, Said, Score
+from unteach.engines.base import Ids, ProgressCallback, Score
 from unteach.engines.classifier import Classifier
-from unteach.engines.hf import HFEngine, context_of
+from unteach.engines.hf import HFEngine, get_context_length
 from unteach.errors import UserError
 from unteach.evals import suite_plan, suites
 from unteach.evals.base import Progress, Value
 from unteach.evals.measurement_cache import Store
 from unteach.lazy import torch, transformers
 from unteach.models import integrity, loading, model_handlers
-from unteach.models.placement import place
+from unteach.models.placement import place_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,7 +75,9 @@ class OtherModels:
         self.cache = cache
         self.progress = progress
 
-    def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]:
+    def score(
+        self, path: str, pairs: list[tuple[Ids, Ids]], on_progress: ProgressCallback
+    ) -> list[Score]:
         """Score the same tokens by a reference model.
 
         Raises:
@@ -89,11 +91,11 @@ class OtherModels:
                 "mia_reference subtracts losses over the same tokens. Name a model with the same "
                 "tokenizer."
             )
-        weights = loading.identity(folder, config, self.cache / fingerprints.MEMORY_FILE)
+        weights = loading.identify_model(folder, config, self.cache / fingerprints.MEMORY_FILE)
         model_config = ModelConfig({model_handlers.PATH: folder})
         with self._outside_autocast():
             engine = self._build_engine(model_config, self.evaluated.tokenizer, weights)
-            return engine.score(pairs, said)
+            return engine.score(pairs, on_progress)
 
     def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]:
         """Run whole suites on a retain model, for its log, in the template of the evaluated one."""
@@ -109,13 +111,15 @@ class OtherModels:
             return self.progress(f"{what}, {Path(path).name}", total)
 
         with self._outside_autocast():
-            plans = suite_plan.plan_all(configs, empty.template, context_of(empty.model))
+            plans = suite_plan.plan_all(configs, empty.template, get_context_length(empty.model))
             return suites.carry_out(plans, engine, progress, None, self)
 
-    def classify(self, path: str, texts: Sequence[str], said: Said) -> list[dict[str, float]]:
+    def classify(
+        self, path: str, texts: Sequence[str], on_progress: ProgressCallback
+    ) -> list[dict[str, float]]:
         """Give texts' class probabilities by a sequence classifier."""
         tokenizer, config = _load_tokenizer_and_config("classifier_path", path, path)
-        weights = loading.identity(path, config, self.cache / fingerprints.MEMORY_FILE)
+        weights = loading.identify_model(path, config, self.cache / fingerprints.MEMORY_FILE)
 
         def load() -> "PreTrainedModel":
             with _name_key_in_errors("classifier_path", path):
@@ -128,7 +132,7 @@ class OtherModels:
         labels = [config.id2label[number] for number in range(len(config.id2label))]
         with self._outside_autocast():
             classifier = Classifier(load, tokenizer, config, self.batch_size, self.dist, store)
-            rows = classifier.probabilities(texts, said)
+            rows = classifier.probabilities(texts, on_progress)
         return [dict(zip(labels, probabilities, strict=True)) for probabilities in rows]
 
     def _build_engine(
@@ -142,7 +146,9 @@ class OtherModels:
         config.model_args["dtype"] = self.evaluated.compute
 
         def load() -> "PreTrainedModel":
-            model: PreTrainedModel = place(loading.load(config, training=False).model, self.dist)
+            model: PreTrainedModel = place_model(
+                loading.load(config, training=False).model, self.dist
+            )
             return model
 
         store = Store(self.cache, weights, self.evaluated.compute, self.dist.rank)

@@ -27,7 +27,7 @@ from unteach.evals.run import evaluate_loaded, tell_gaps
 from unteach.evals.suite_plan import SuitePlan
 from unteach.lazy import np, torch
 from unteach.models import loading
-from unteach.models.placement import place
+from unteach.models.placement import place_model
 from unteach.wording import format_value
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def evaluate_before(
     """
     with preserve_random_state():
         loaded = loading.load(replace(model, peft_args=None), training=False)
-        loaded.model = place(loaded.model, dist)
+        loaded.model = place_model(loaded.model, dist)
         weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
         evaluate_loaded(configs, loaded, dist, folder, cache, weights, tell=False, planned=planned)
         del loaded

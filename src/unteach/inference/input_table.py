@@ -95,7 +95,7 @@ class InputTable:
     not_kept: list[str]
 
 
-def read_sheet(
+def read_input_table(
     table: tables.Table, columns: Columns, config: InferConfig, added: Sequence[str]
 ) -> InputTable:
     """Reads a table once. added: the columns that the answers will have; a kept column of such a

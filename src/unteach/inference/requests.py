@@ -24,7 +24,7 @@ MESSAGES, IMAGE_PART = "messages", {"type": "image"}
 
 
 @dataclass
-class Asked:
+class PreparedRequests:
     """What is asked of each row. unasked: why nothing is asked of one. cut: tokens that prompts
     lost, by row. special: places of rows in which special tokens are written, which are read as
     text."""
@@ -41,7 +41,7 @@ class Asked:
         )
 
 
-class Asker:
+class RequestBuilder:
     """Builds the requests of rows.
 
     template, tokenizer: the model's own; a server has neither, and a classifier no template.
@@ -74,8 +74,8 @@ class Asker:
                 f"{context} tokens"
             )
 
-    def ask(self, sheet: InputTable) -> Asked:
-        asked = Asked()
+    def ask(self, sheet: InputTable) -> PreparedRequests:
+        asked = PreparedRequests()
         for number, ((place, row), line) in enumerate(zip(sheet.rows, sheet.lines, strict=True)):
             try:
                 request = self._request(

@@ -21,8 +21,14 @@ from unteach.methods.terms import (
     cross_entropy,
     mean_over_rows,
 )
-from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs, goes_on, within
-from unteach.models.reference import Needed
+from unteach.models.forward import (
+    IGNORED,
+    OutputSpec,
+    TokenOutputs,
+    find_all_positions,
+    find_continued,
+)
+from unteach.models.reference import ReferenceSpecs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +97,7 @@ class Method:
         measured by its rule."""
         return {BESIDE.get(name, name) for name in self.streams()} == {"train"}
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         """Say what it compares with, by stream: the reference's answer log-probs, or what a pass of
         a frozen model yields.
 
@@ -201,10 +207,10 @@ class Method:
             counts[f"{stream}.labels"] = (labels != IGNORED).sum()
             is_followed = is_token[:, 1:] & is_token[:, :-1] & is_real[:, None]
             if SEGMENT in batch:  # not by another document's first token
-                is_followed = is_followed & goes_on(batch[SEGMENT][start:stop])[:, :-1]
+                is_followed = is_followed & find_continued(batch[SEGMENT][start:stop])[:, :-1]
             counts[f"{stream}.all_tokens"] = is_followed.sum()
             counts[f"{stream}.sequences"] = is_real.sum()
-            counts[f"{stream}.positions"] = within(mask, weight).sum()
+            counts[f"{stream}.positions"] = find_all_positions(mask, weight).sum()
         return counts
 
 
@@ -271,8 +277,8 @@ class Unlearn(Method):
     def streams(self) -> tuple[str, ...]:
         return ("forget", "retain") if self.alpha else ("forget",)
 
-    def reference(self) -> Needed:
-        needed: Needed = {}
+    def reference(self) -> ReferenceSpecs:
+        needed: ReferenceSpecs = {}
         forget = self.forget_reference()
         if forget is not None:
             needed["forget"] = forget

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from unteach.models.forward import TokenOutputs
-from unteach.models.reference import Logits
+from unteach.models.reference import ReferenceLogits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Positions = Literal["answer", "all", "every"]
 UNITS: dict[Positions, str] = {"answer": "tokens", "all": "all_tokens", "every": "positions"}
 """The count of a stream that goes with the positions of a pass."""
-StreamReference = TokenOutputs | Logits | None
+StreamReference = TokenOutputs | ReferenceLogits | None
 """The reference's side of one stream: answer log-probs or a layer's hidden states, or what gives
 its logits; None where the method compares with nothing there."""
 
@@ -60,7 +60,7 @@ def require_outputs(reference: StreamReference) -> TokenOutputs:
     return reference
 
 
-def require_logits(reference: StreamReference) -> Logits:
+def require_logits(reference: StreamReference) -> ReferenceLogits:
     """Give what makes the reference's logits, of a method whose reference is last hidden states."""
-    assert isinstance(reference, Logits), "the method's reference() asks for them"
+    assert isinstance(reference, ReferenceLogits), "the method's reference() asks for them"
     return reference

@@ -13,7 +13,7 @@ from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.methods.unlearn.altpo import AltPO
 from unteach.models.loading import LoadedModel
-from unteach.models.placement import placed_by_device_map
+from unteach.models.placement import is_placed_by_device_map
 from unteach.seeds import permutation, subseed
 
 BATCH_SIZE = 32
@@ -113,7 +113,7 @@ def _sample_texts(
     # The model is not wrapped yet: every process holds all of it, however it will be sharded.
     unsharded = replace(dist, mode="ddp")
     model = loaded.model
-    if not placed_by_device_map(model, dist):
+    if not is_placed_by_device_map(model, dist):
         model = model.to(dist.device)
     engine = HFEngine(model, loaded.tokenizer, BATCH_SIZE, unsharded, stops=loaded.template.stops)
 

@@ -27,7 +27,7 @@ def build_head(config: schema.Config) -> Head | None:
     labels = config.trainer.method.labels
     if not labels:
         path = config.model.model_args.get(PATH)
-        saved_head = heads.saved(run_dir.find_model_folder(str(path)) if path else None)
+        saved_head = heads.read_head(run_dir.find_model_folder(str(path)) if path else None)
         labels = saved_head.labels if saved_head else None
     if not labels:
         datasets = config.data.streams["train"].values()

@@ -13,8 +13,15 @@ from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.models import adapters
 from unteach.models.loading import LoadedModel, load_frozen
-from unteach.models.placement import place, reshard
-from unteach.models.reference import Draw, Reference, Table, compute_table, needs_copy, trimmed
+from unteach.models.placement import place_model, reshard
+from unteach.models.reference import (
+    LogprobTable,
+    Reference,
+    RowDraw,
+    compute_table,
+    drop_unused_layers,
+    needs_copy,
+)
 from unteach.training.parallelism import count_rows_per_step
 
 REFERENCE = "reference"
@@ -34,20 +41,20 @@ def build_reference(
         return Reference(needed)
     if loaded.adapter is not None:
         return Reference(needed, frozen=adapters.BasePolicy(loaded.model, loaded.adapter))
-    frozen = trimmed(load_frozen(config.model), needed)
-    return Reference(needed, frozen=place(frozen, dist))
+    frozen = drop_unused_layers(load_frozen(config.model), needed)
+    return Reference(needed, frozen=place_model(frozen, dist))
 
 
 def build_tables(
     method: Method,
     loaded: LoadedModel,
     streams: dict[str, Stream],
-    list_draws: Callable[[], dict[str, list[Draw]]],
+    list_draws: Callable[[], dict[str, list[RowDraw]]],
     collator: Collator,
     args: "transformers.TrainingArguments",
     tables_dir: Path,
     dist: DistContext,
-) -> dict[str, Table]:
+) -> dict[str, LogprobTable]:
     """Compute the tables of log-probs, by the policy itself before it is trained.
 
     Call it once the policy is distributed over the processes.
@@ -70,7 +77,7 @@ def build_tables(
         path = tables_dir / f"{stream_name}.safetensors"
         # A run that goes on: the policy has changed since, and the file has what it was.
         if path.exists():
-            tables[stream_name] = Table.load(path)
+            tables[stream_name] = LogprobTable.load(path)
             continue
         with loaded.autocast():
             tables[stream_name] = compute_table(
@@ -94,7 +101,7 @@ def build_tables(
 
 def list_draws(
     streams: dict[str, Stream], anchor: str, args: "transformers.TrainingArguments"
-) -> dict[str, list[Draw]]:
+) -> dict[str, list[RowDraw]]:
     """List the rows that a run will draw, by stream."""
     steps = Steps(streams, anchor, count_rows_per_step(args), args.seed)
     num_steps = args.max_steps

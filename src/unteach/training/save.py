@@ -8,7 +8,7 @@ from unteach.atomic import atomic_write_folder
 from unteach.config import schema
 from unteach.methods.base import Method
 from unteach.models import adapters, portable
-from unteach.models.loading import LoadedModel, memory
+from unteach.models.loading import LoadedModel, get_fingerprints_path
 from unteach.training import checkpoint
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def save_companions(loaded: LoadedModel, folder: Path) -> None:
     """Write into a folder of weights what makes it a model that can be loaded and prompted:
     tokenizer, template, what an adapter's base is."""
     if loaded.adapter is not None:
-        adapters.remember_base(folder, loaded.base_weights(memory()), loaded.added)
+        adapters.remember_base(folder, loaded.base_weights(get_fingerprints_path()), loaded.added)
         if loaded.head:
             loaded.head.save(folder)
     if loaded.start is not None:

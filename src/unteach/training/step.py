@@ -82,7 +82,7 @@ def prepass_step(
         return totals
     with torch.no_grad():
         for batch in batches:
-            compared = reference.on(batch)
+            compared = reference.compute(batch)
             policy = model(batch=batch, want=method.prepass_specs(compared))
             sums = method.prepass(policy, compared)
             for name, value in sums.items():
@@ -104,7 +104,7 @@ def forward_policy_and_reference(
             in the reference's outputs under "step".
     """
     # The reference first: what a method asks of the policy may depend on its outputs.
-    reference_outputs = {**reference.on(batch), "step": counts}
+    reference_outputs = {**reference.compute(batch), "step": counts}
     policy_outputs = model(batch=batch, want=method.wants(reference_outputs))
     return policy_outputs, reference_outputs
 

@@ -12,7 +12,7 @@ from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
-from unteach.engines.hf import context_of
+from unteach.engines.hf import get_context_length
 from unteach.evals import suite_files, suite_plan
 from unteach.evals.own_rows import OwnRows
 from unteach.evals.run import evaluate_loaded
@@ -45,7 +45,9 @@ def plan_suites(
         The plans by suite, and notes about rows that are only measured.
     """
     own_rows, notes = find_own_rows(config, loaded, streams or {})
-    planned = suite_plan.plan_all(config.eval, loaded.template, context_of(loaded.model), own_rows)
+    planned = suite_plan.plan_all(
+        config.eval, loaded.template, get_context_length(loaded.model), own_rows
+    )
     for name, plan in planned.items():
         for row_set, (num_measured, num_rows) in plan.rows.subset_sizes.items():
             notes.append(

@@ -16,7 +16,7 @@ from unteach.data.streams import MicroBatches, SlotDataset, Steps, Stream, colla
 from unteach.data.template import Template
 from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
-from unteach.models.reference import Reference, Table
+from unteach.models.reference import LogprobTable, Reference
 from unteach.training.parallelism import count_rows_per_step
 from unteach.training.resumable import Resumable
 from unteach.training.step import count_step_units, micro_batch_loss, prepass_step, setup_method
@@ -89,7 +89,7 @@ class Trainer(Resumable):
         reference: Reference,
         packed: bool = False,
         template: Template | None = None,
-        build_tables: Callable[[], dict[str, Table]] = dict,
+        build_tables: Callable[[], dict[str, LogprobTable]] = dict,
         **kwargs: Any,
     ):
         self.build_tables = build_tables

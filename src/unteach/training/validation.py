@@ -24,7 +24,7 @@ from unteach.methods.base import Method
 from unteach.methods.finetune.sft import SFT
 from unteach.models.loading import LoadedModel
 from unteach.models.placement import reshard
-from unteach.models.reference import Reference, Table
+from unteach.models.reference import LogprobTable, Reference
 from unteach.training.build_reference import build_tables
 from unteach.training.build_streams import build_rows
 from unteach.training.step import forward_policy_and_reference, move_to_device
@@ -108,7 +108,7 @@ class Validation:
         self,
         method: Method,
         streams: dict[str, Stream],
-        build_tables: Callable[[], dict[str, Table]],
+        build_tables: Callable[[], dict[str, LogprobTable]],
         collator: Collator,
         batch_size: int,
         dist: DistContext,
@@ -243,7 +243,7 @@ class Validation:
         for batch in self._iterate_batches():
             batch_counts = dict(self.method.counts(batch))
             if has_prepass:
-                compared = self.reference.on(batch)
+                compared = self.reference.compute(batch)
                 policy = model(batch=batch, want=self.method.prepass_specs(compared))
                 batch_counts.update(self.method.prepass(policy, compared))
             for name, count in batch_counts.items():

@@ -4,11 +4,12 @@ they are configured."""
 from collections.abc import Container
 from pathlib import Path
 
-from unteach import run_dir
+from unteach import console, run_dir
 from unteach.config import schema
 from unteach.config.suites import SuiteConfig
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
+from unteach.errors import has_extra, missing_extra
 from unteach.models.loading import LoadedModel
 from unteach.training import plot
 from unteach.training.callbacks import MetricsFile, Watcher, build_display
@@ -30,8 +31,10 @@ def build_watchers(
         MetricsFile(run_folder / run_dir.METRICS),
         build_display(config.task_name, IntermediateValues(config.eval)),
     ]
-    if dist.is_main:
+    if dist.is_main and has_extra("report"):
         watchers.append(LossPlot(run_folder))
+    elif dist.is_main:
+        console.say(f"note: {plot.FILE} is left out; {missing_extra('report', 'drawing it')}")
     samples = config.trainer.samples
     if samples:
         stream = streams[samples.stream or anchor]

@@ -53,7 +53,7 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
     from unteach.distributed import process_context
     from unteach.evals.run import evaluate_loaded
     from unteach.models import loading
-    from unteach.models.placement import place
+    from unteach.models.placement import place_model
     from unteach.training import suites
     from unteach.verbs import closing
 
@@ -64,7 +64,7 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
         for sentence in [*said, *of_rows]:
             console.say(f"note: {sentence}")
     loaded = loading.load(config.model, training=False)
-    loaded.model = place(loaded.model, dist)
+    loaded.model = place_model(loaded.model, dist)
     if dist.is_main:
         atomic.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
         made_by = fingerprints.build_manifest(

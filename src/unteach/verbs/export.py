@@ -68,8 +68,8 @@ def export(
         raise UserError("say where to: to=FOLDER, or push=REPO")
     if push:
         _refuse_offline(push)
-    source = trained.source_of(what)
-    asked = save.Asked(Path(to) if to else None, form, dtype, base, peft_args)
+    source = trained.find_source(what)
+    asked = save.ExportOptions(Path(to) if to else None, form, dtype, base, peft_args)
     with _target(asked, source) as folder:
         if folder:
             save.write(source, asked, folder)

@@ -22,11 +22,11 @@ from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
 from unteach.data.io import tables
 from unteach.distributed import accelerate_launch, process_context
-from unteach.engines.progress import Pace
-from unteach.errors import RowsFailed, UserError
+from unteach.engines.progress import RowProgress
+from unteach.errors import RowsFailed, UserError, require_extra
 from unteach.inference import input_table, output_columns, planning
 from unteach.inference.backends.base import Job
-from unteach.inference.output_columns import ERROR, SKIPPED, record, tokens_of
+from unteach.inference.output_columns import ERROR, SKIPPED, build_record, count_tokens
 from unteach.inference.result_store import ResultStore
 from unteach.wording import counted
 
@@ -45,6 +45,8 @@ def infer(*overrides: str, config_dirs: Iterable[str] = ()) -> Path:
     """
     environment()
     config = compose.composed("infer", overrides, config_dirs, inference.read, starting=True)
+    if config.modality == "vlm":
+        require_extra("vision", "modality=vlm")
     if accelerate_launch.run_in_processes("infer", config, overrides, None, tuple(config_dirs)):
         return output_of(config)
     return run(config)
@@ -57,8 +59,8 @@ def run(config: InferConfig) -> Path:
     table = tables.open_table(config.input_file)
     output = output_of(config)
     columns = input_table.find_columns(table, config)
-    added = output_columns.columns(config)
-    read = input_table.read_sheet(table, columns, config, added)
+    added = output_columns.list_columns(config)
+    read = input_table.read_input_table(table, columns, config, added)
     ledger = ResultStore(output, added)
     with contextlib.ExitStack() as held:
         process_context.run_on_main(lambda: held.enter_context(ledger.held()))
@@ -113,14 +115,14 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, dist: "Dis
             "stopping after the rows at hand; all answers are kept. Ctrl-C again ends now"
         ),
         ledger.writing(dist.rank) as write,
-        Pace(len(lines), len(done), dist.world_size, dist.is_main) as pace,
+        RowProgress(len(lines), len(done), dist.world_size, dist.is_main) as pace,
     ):
         for number, why in plan.asked.unasked.items() if dist.is_main else ():
-            write(lines[number], record(why, None, 0, config, ()))
+            write(lines[number], build_record(why, None, 0, config, ()))
         if any(request.number not in done for request in plan.asked.requests):
             for number, found in answered(config, plan, done, dist):
                 write(lines[number], found)
-                pace(tokens_of(found))
+                pace(count_tokens(found))
     dist.barrier()
     failed = tell(ledger.finish(lines), plan, pace, output) if dist.is_main else 0
     if dist.any(failed > 0):
@@ -149,7 +151,9 @@ def answered(
         for number, answer in getattr(session, config.kind)(*given):
             yield (
                 number,
-                record(answer, requests[number], asked.cut.get(number, 0), config, session.labels),
+                build_record(
+                    answer, requests[number], asked.cut.get(number, 0), config, session.labels
+                ),
             )
             if dist.world_size == 1:
                 dist.check_preemption()

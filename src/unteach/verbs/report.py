@@ -7,17 +7,19 @@ from pathlib import Path
 
 from unteach import console
 from unteach.config import verb_keys
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, require_extra, unknown
 from unteach.report import collect, families, files, find, table
 from unteach.report.find import Found
 
 OUT = Path("saves/report")
+NEEDED_FOR = "drawing the pictures and the page of a report"
 
 
 def command(words: list[str]) -> None:
     places, options = split(words, "report")
     if not places:
         raise UserError("name the runs to report: unteach report RUN… [out=FOLDER] [suite=SUITE]")
+    require_extra("report", NEEDED_FOR)
     found, notes = find.runs_in(places)
     for note in notes:
         console.say(f"note: {note}")

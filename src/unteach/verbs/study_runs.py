@@ -7,11 +7,12 @@ from pathlib import Path
 from unteach import console, fingerprints, run_dir
 from unteach.config import compose
 from unteach.config.environment import environment
-from unteach.errors import EXIT_DIVERGED, Diverged, UserError
+from unteach.errors import EXIT_DIVERGED, Diverged, UserError, require_extra
 from unteach.run_dir import RunState
 from unteach.studies import compose_runs, gpu_slots, local, saved_plan, states
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
+from unteach.verbs.report import NEEDED_FOR
 from unteach.verbs.report import write as write_report
 from unteach.wording import counted
 
@@ -19,6 +20,7 @@ from unteach.wording import counted
 def carry_out(study: Study, opened: bool = False) -> Path:
     """Compose every run before the first starts, runs them, print the table and write the
     page."""
+    require_extra("report", NEEDED_FOR)
     environment()
     compose_runs.check(study.plan, study.config_dirs)
     if not opened:
@@ -72,7 +74,7 @@ def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
     import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
 
     return local.execute(
-        plan, lambda run: _run(run, study.config_dirs), gpu_slots.slots_of(study.local)
+        plan, lambda run: _run(run, study.config_dirs), gpu_slots.build_slots(study.local)
     )
 
 
@@ -107,6 +109,7 @@ def report(study: Study, done: set[str]) -> Path:
     evaluated."""
     from unteach.report import collect, find, origin
 
+    require_extra("report", NEEDED_FOR)
     judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
     kinds = {run.name: run.kind for run in study.plan}
     found = []

@@ -259,7 +259,7 @@ def _save(
     shutil.rmtree(adapter, ignore_errors=True)  # of a process that was killed between the two
     save_final_model(model, loaded, adapter, method, state)
     with atomic_write_folder(folder / run_dir.FINAL) as temporary:
-        save.write(trained.source_of(str(adapter)), save.Asked(), temporary)
+        save.write(trained.find_source(str(adapter)), save.ExportOptions(), temporary)
         if (adapter / METHOD).exists():
             shutil.copy(adapter / METHOD, temporary)
         checkpoint.complete(temporary)
@@ -272,7 +272,7 @@ def _prepare(
 
     from unteach.distributed import process_context
     from unteach.models import loading
-    from unteach.models.placement import placed_by_device_map
+    from unteach.models.placement import is_placed_by_device_map
     from unteach.seeds import subseed
     from unteach.training import checkpoint, parallelism, suites
     from unteach.training.build_args import build_training_args
@@ -302,7 +302,7 @@ def _prepare(
         process_context.run_on_main(
             lambda: parallelism.refuse_other_parallelism(start, args, dist.mode)
         )
-    placed_by_device_map(loaded.model, dist)
+    is_placed_by_device_map(loaded.model, dist)
     _print_notes([*of_files, *notes, *skipped], dist)
     if dist.is_main:
         open_folder(config, folder, loaded, streams, dist, checkpoint.parse_step(start))
@@ -350,7 +350,7 @@ def _evaluate(
     from unteach.evals.start_values import tell_before_and_after
     from unteach.models import loading
     from unteach.models.hub import PATH, SOURCE
-    from unteach.models.placement import place
+    from unteach.models.placement import place_model
     from unteach.training import suites
     from unteach.verbs import closing
 
@@ -361,7 +361,7 @@ def _evaluate(
     if config.model.merge_adapter:
         settings = replace(settings, base_path=None)
     loaded = loading.load(settings, training=False)
-    loaded.model = place(loaded.model, dist)
+    loaded.model = place_model(loaded.model, dist)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
     if planned is None:

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from unteach.config.inference import DRAWN, Sampling
 from unteach.engines.batching import Row
-from unteach.engines.finiteness import NEVER, NOT_FINITE, Finite
+from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
 from unteach.engines.generation import ContinuousBatching
 from unteach.engines.hf import HFEngine
-from unteach.engines.sampling import Draw, penalty, warps
+from unteach.engines.sampling import SeededSampler, build_repetition_penalty, build_warpers
 from unteach.errors import UserError
 from unteach.inference.backends.base import (
     Answered,
@@ -21,12 +21,12 @@ from unteach.inference.backends.base import (
     Session,
     cut,
 )
-from unteach.inference.backends.classifier import Classifying
-from unteach.inference.backends.hf_vlm import SeeingRows
+from unteach.inference.backends.classifier import ClassifierSession
+from unteach.inference.backends.hf_vlm import VisionSession
 from unteach.inference.backends.local_batches import Pools, find_finish_reason, run_batches
 from unteach.lazy import transformers
 from unteach.models import loading, placement
-from unteach.models.capabilities import capabilities_of
+from unteach.models.capabilities import get_capabilities
 from unteach.models.layers import unwrap_model
 from unteach.registry import backend
 from unteach.seeds import subseed
@@ -76,10 +76,10 @@ class HuggingFace:
 
     def open(self, job: Job) -> Session:
         if job.kind == "classify":
-            return Classifying(job, self.batch_size, self.tokens_per_batch)
+            return ClassifierSession(job, self.batch_size, self.tokens_per_batch)
         if job.modality == "vlm":
-            return SeeingRows(job, self.batch_size, self.tokens_per_batch)
-        return Continuing(job, self.batch_size, self.tokens_per_batch)
+            return VisionSession(job, self.batch_size, self.tokens_per_batch)
+        return CausalLMSession(job, self.batch_size, self.tokens_per_batch)
 
 
 NO_TEXT = (
@@ -102,14 +102,14 @@ def not_used(own: Any) -> str:
     return ", ".join(f"{name}={value}" for name, value in said if not name.startswith(NO_TEXT))
 
 
-class Continuing:
+class CausalLMSession:
     """A causal language model that continues or scores."""
 
     labels: Sequence[str] = ()
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
         self.loaded = loaded = loading.load(job.model, training=False)
-        loaded.model = placement.place(loaded.model, job.dist)
+        loaded.model = placement.place_model(loaded.model, job.dist)
         own = loaded.model.generation_config
         if job.dist.is_main and job.kind == "generate" and (unused := not_used(own)):
             print(
@@ -164,8 +164,8 @@ class Continuing:
         whose logits were not finite; so many go on at once."""
         times, draw = sampling.num_return_sequences, None
         if sampling.drawn:
-            cuts = warps(**{name: getattr(sampling, name) for name in DRAWN})
-            draw = Draw(
+            cuts = build_warpers(**{name: getattr(sampling, name) for name in DRAWN})
+            draw = SeededSampler(
                 cuts, [subseed(request.seed, turn) for request in asked for turn in range(times)]
             )
         given = (
@@ -184,7 +184,7 @@ class Continuing:
     def _beams(self, asked: list[Request], sampling: Sampling) -> tuple[list[list[int]], set[int]]:
         """The same by the library's beam search: in one go, where the model takes rows of unequal
         lengths."""
-        if capabilities_of(self.engine.model).continuing:
+        if get_capabilities(self.engine.model).continuing:
             return self._search(asked, sampling)
         made, broken = list[list[int]](), set[int]()
         for i, request in enumerate(asked):
@@ -194,12 +194,12 @@ class Continuing:
         return made, broken
 
     def _search(self, asked: list[Request], sampling: Sampling) -> tuple[list[list[int]], set[int]]:
-        tensors = self.engine._padded([list(request.prompt) for request in asked], left=True)
-        finite = Finite()
+        tensors = self.engine._pad_rows([list(request.prompt) for request in asked], left=True)
+        finite = FiniteCheck()
         given: dict[str, Any] = {"logits_processor": [finite]}
         if sampling.stop_strings:
             given |= {"stop_strings": sampling.stop_strings, "tokenizer": self.engine.tokenizer}
-        if repeated := penalty(sampling.repetition_penalty):
+        if repeated := build_repetition_penalty(sampling.repetition_penalty):
             repeated.mask = tensors["attention_mask"]
             given["logits_processor"].append(repeated)
         made = self.engine.model.generate(
@@ -217,7 +217,7 @@ class Continuing:
             for row in rows
         ]
         return cut, {
-            i for i, is_broken in enumerate(finite.broken([NEVER] * len(asked))) if is_broken
+            i for i, is_broken in enumerate(finite.find_broken([NEVER] * len(asked))) if is_broken
         }
 
     def _completions(

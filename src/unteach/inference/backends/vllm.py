@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from unteach.config.inference import Sampling
 from unteach.data.io import images
 from unteach.distributed import process_context
-from unteach.engines.hf import context_of
+from unteach.engines.hf import get_context_length
 from unteach.errors import UserError, first_line, missing_extra, nearest
 from unteach.inference.backends.base import (
     Answer,
@@ -407,7 +407,7 @@ def _longest(job: Job, empty: "LoadedModel") -> int | None:
     None of images."""
     if job.modality == "vlm":
         return None
-    context = context_of(empty.model)
+    context = get_context_length(empty.model)
     return min(job.longest + 1, context or job.longest + 1)
 
 

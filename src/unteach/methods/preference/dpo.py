@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from unteach.methods.base import Term
 from unteach.methods.preference.pairs import LossType, Pairs, pair_loss, refuse_bad_smoothing
 from unteach.models.forward import TokenOutputs
-from unteach.models.reference import Needed
+from unteach.models.reference import ReferenceSpecs
 from unteach.registry import method
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class PrefDPO(Pairs):
         super().__post_init__()
         refuse_bad_smoothing(self.loss_type, self.label_smoothing)
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         return {"chosen": "logprobs", "rejected": "logprobs"}
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:

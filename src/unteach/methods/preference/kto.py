@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unteach.errors import UserError
 from unteach.methods.base import Method, Term, mean_over_rows
 from unteach.models.forward import OutputSpec, TokenOutputs
-from unteach.models.reference import Needed
+from unteach.models.reference import ReferenceSpecs
 from unteach.registry import method
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class KTO(Method):
     def streams(self) -> tuple[str, ...]:
         return ("train", "mismatched")
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         return {"train": "logprobs", "mismatched": "logprobs"}
 
     def prepass_specs(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:

@@ -56,7 +56,7 @@ def mean_over_answers(outputs: TokenOutputs) -> "Tensor":
     [B]."""
     # The answer is the end of a row: as many positions as it has labels.
     prompt_lengths = (outputs.lengths() - outputs.labelled).clamp(min=0)  # [B]
-    is_answer = outputs.place() >= prompt_lengths[outputs.row]  # [N]
+    is_answer = outputs.index_in_row() >= prompt_lengths[outputs.row]  # [N]
     total = outputs.per_row(torch.where(is_answer, outputs.value, 0))
     return total / outputs.per_row(is_answer.float()).clamp(min=1)
 

@@ -39,7 +39,7 @@ class CEU(Unlearn):
     def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         # A row's first token, where it is a label, is predicted by nothing, and is one of the n.
         num_unpredicted = policy.labelled - policy.lengths()  # [B], 0 or 1
-        place_in_answer = policy.place() + num_unpredicted[policy.row]  # [N]
+        place_in_answer = policy.index_in_row() + num_unpredicted[policy.row]  # [N]
         is_later = place_in_answer >= self.ignore_first_n_answer_tokens
         return Term("forget", policy.value[is_later], "forget.later_tokens")
 

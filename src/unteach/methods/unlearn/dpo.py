@@ -9,7 +9,7 @@ from unteach.errors import UserError
 from unteach.lazy import F
 from unteach.methods.base import Term, Unlearn, mean_over_rows
 from unteach.models.forward import OutputSpec, TokenOutputs
-from unteach.models.reference import Needed
+from unteach.models.reference import ReferenceSpecs
 from unteach.registry import method
 
 
@@ -38,7 +38,7 @@ class DPO(Unlearn):
     def streams(self) -> tuple[str, ...]:
         return ("forget", ALTERNATE, *super().streams()[1:])
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         return {**super().reference(), ALTERNATE: "logprobs"}
 
     def forget_reference(self) -> Literal["logprobs"]:

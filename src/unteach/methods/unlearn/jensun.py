@@ -51,6 +51,6 @@ class JensUn(Unlearn):
         return OutputSpec(fn=logprobs_of_target)
 
     def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
-        turn = policy.place() % len(self.target_ids)
+        turn = policy.index_in_row() % len(self.target_ids)
         log_p = policy.value.gather(-1, turn.unsqueeze(-1)).squeeze(-1)
         return Term("forget", jensen_shannon_to_token(log_p), "forget.tokens")

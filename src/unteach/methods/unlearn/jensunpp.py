@@ -16,7 +16,7 @@ from unteach.methods.divergences import (
 )
 from unteach.methods.retain import JS
 from unteach.models.forward import OutputSpec, TokenOutputs, logprob
-from unteach.models.reference import Needed
+from unteach.models.reference import ReferenceSpecs
 from unteach.registry import method
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class JensUnPP(Method):
     def streams(self) -> tuple[str, ...]:
         return (ALTERNATE, "retain") if self.alpha else (ALTERNATE,)
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         return {"retain": JS().reference()} if self.alpha else {}
 
     def has_prepass(self) -> bool:
@@ -126,7 +126,7 @@ class JensUnPP(Method):
         length = answers.lengths()[answers.row]
         rest = (1 - self.first_token_weight) / (length - 1).clamp(min=1)
         first = torch.where(length == 1, 1.0, self.first_token_weight)
-        return torch.where(answers.place() == 0, first, rest)
+        return torch.where(answers.index_in_row() == 0, first, rest)
 
     def _mean(self, name: str, stream: str, value: "Tensor", answers: TokenOutputs) -> Term:
         return mean_over_rows(name, stream, answers.per_row(self.weights(answers) * value), answers)
