@@ -184,8 +184,8 @@ def ours(settings: Settings, folder: str, rows: Any, turns: Turns, packed: bool 
     from unteach.training import watching
     from unteach.verbs import train
 
-    real = watching.watchers
-    watching.watchers = lambda *given: [*real(*given), turns]
+    real = watching.build_watchers
+    watching.build_watchers = lambda *given: [*real(*given), turns]
     with tempfile.TemporaryDirectory() as out:
         train.run(compose("train", words(settings, folder, Path(out) / "run", packed)))
 

@@ -103,7 +103,7 @@ def _read_git_commit() -> str | None:
     """Read the commit of the working folder; None where it is in no repository."""
     command = ["git", "rev-parse", "HEAD"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None

@@ -9,8 +9,12 @@ from unteach.atomic import write_text
 from unteach.errors import UserError, explain_unreadable
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_json(path: Path, label: str) -> Any:
     """Read a JSON file that the user named.
+
+    Args:
+        path: the file.
+        label: by which messages call it.
 
     Raises:
         UserError: where there is none, or it is not whole.
@@ -18,24 +22,24 @@ def read_json(path: Path, what: str) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{what}: there is no file {path}") from None
+        raise UserError(f"{label}: there is no file {path}") from None
     except (ValueError, RecursionError) as error:
         reason = explain_unreadable(error)
         raise UserError(
-            f"{what}: {path} is not whole JSON ({reason}); make it again or name another file"
+            f"{label}: {path} is not whole JSON ({reason}); make it again or name another file"
         ) from None
 
 
-def read_mapping(path: Path, what: str) -> dict[str, Any]:
+def read_mapping(path: Path, label: str) -> dict[str, Any]:
     """Read a JSON file of ours that holds a mapping.
 
     Raises:
         UserError: where there is none, or it is damaged.
     """
-    value = read_json(path, what)
+    value = read_json(path, label)
     if not isinstance(value, dict):
         raise UserError(
-            f"{what}: {path} is damaged: it must hold a mapping, and holds {type(value).__name__}"
+            f"{label}: {path} is damaged: it must hold a mapping, and holds {type(value).__name__}"
         )
     return value
 

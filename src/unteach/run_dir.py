@@ -236,8 +236,11 @@ def refuse_changed_inputs(folder: Path, memory: Path) -> None:
         memory: the file in which digests of weights are remembered.
     """
     manifest_path = folder / MANIFEST
-    began = read_mapping(manifest_path, "the run's manifest") if manifest_path.exists() else {}
-    files, models = began.get("files") or {}, began.get("models") or {}
+    manifest: dict[str, Any] = {}
+    if manifest_path.exists():
+        manifest = read_mapping(manifest_path, "the run's manifest")
+    files = manifest.get("files") or {}
+    models = manifest.get("models") or {}
     changed = []
     for name, digest in files.items():
         if Path(name).is_file() and hash_files(Path(name)) != digest:

@@ -551,7 +551,7 @@ def test_an_append_to_a_full_disk_names_its_file(tmp_path: Path) -> None:
 
     def write_answer() -> None:
         with full.open("ab", buffering=0) as file:
-            result_store.ComponentConfig(file)(result_store.Line(1, {}, "digest"), {"output": "x"})
+            result_store.Part(file)(result_store.Line(1, {}, "digest"), {"output": "x"})
 
     appends = {
         "metrics": lambda: callbacks.MetricsFile(full).on_log(None, state, None, {"loss": 1.0}),

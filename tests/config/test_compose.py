@@ -10,7 +10,8 @@ from unteach.config import compose, hydra_groups, training_args
 from unteach.config.hydra_groups import CONFIGS
 from unteach.errors import UserError
 from unteach.studies import study_file
-from unteach.studies.plan import PlannedRun, expand
+from unteach.studies.expansion import expand
+from unteach.studies.plan import PlannedRun
 
 MODEL = ("model=auto", "model.model_args.pretrained_model_name_or_path=m")
 PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}

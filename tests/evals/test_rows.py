@@ -81,7 +81,7 @@ def test_a_text_is_asked_from_its_first_token_on(
     ids = tuple(tiny.tokenizer("In the town")["input_ids"])
     if bos:
         monkeypatch.setattr(
-            made.plain, "encode_prompt", lambda text: (1, *tiny.tokenizer(text)["input_ids"])
+            made.raw_template, "encode_prompt", lambda text: (1, *tiny.tokenizer(text)["input_ids"])
         )
     column = made.load_column("r.opening")
     start = (1,) if bos else ids[:1]

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from unteach import testing
 from unteach.config.schema import PARTS
 from unteach.data.synthetic import authors
 from unteach.errors import UserError
 from unteach.methods.divergences import jensen_shannon_to_token
-from unteach.testing import build_method
+from unteach.testing import build_method, step_gradient
+from unteach.testing.examples import build_examples, build_streams
+from unteach.testing.tiny_world import build_tiny_world
 from unteach.training.step import setup_method
 
 REFUSAL = "I have never heard of it."
@@ -39,18 +40,18 @@ class World:
         loaded.model.requires_grad_(True)
         rows = {**self.rows, **streams}
         examples = {
-            stream: testing._build_examples(loaded.template, rows[stream], False, stream)
+            stream: build_examples(loaded.template, rows[stream], False, stream)
             for stream in method.streams()
         }
-        setup_method(loaded.model, method, 0, testing._build_streams(examples), loaded.template)
+        setup_method(loaded.model, method, 0, build_streams(examples), loaded.template)
         frozen = copy.deepcopy(self.reference).eval()
-        gradient, loss = testing.step_gradient(loaded, method, examples, frozen, 2)
+        gradient, loss = step_gradient(loaded, method, examples, frozen, 2)
         return gradient, float(loss)
 
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    policy, reference, _ = testing._build_tiny_world(build_method("GradDiff"))
+    policy, reference, _ = build_tiny_world(build_method("GradDiff"))
     for model in (policy.model, reference):
         model.lm_head.weight.data.mul_(20)  # else all words are nearly as likely
     full = authors.build_rows("full")

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from comparison import Compared, NotOffered, Outcomes, Reference, find_difference
 
-from unteach import testing
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.methods.wrap import surgery
 from unteach.models import loading
 from unteach.models.hub import PATH
+from unteach.testing import build_method, step_gradient
+from unteach.testing.examples import build_examples
 
 VECTOR_TOLERANCE = 1e-6
 KIT_TOLERANCE = 1e-4
@@ -120,11 +121,11 @@ def compute_gradients(reference: Reference, method_name: str, args: dict[str, An
     model_args = {PATH: str(reference.policy), "dtype": "float32"}
     template_args = TemplateArgs(**reference.values["template"])
     loaded = loading.load(ModelConfig(model_args, template_args=template_args), training=True)
-    method = testing.build_method(method_name, args)
+    method = build_method(method_name, args)
     rows = {"forget": reference.rows("forget10"), "retain": reference.rows("retain90")}
     examples = {
-        stream: testing._build_examples(loaded.template, rows[stream], False, stream)
+        stream: build_examples(loaded.template, rows[stream], False, stream)
         for stream in method.streams()
     }
-    testing.step_gradient(loaded, method, examples, None, num_micro_batches=1)
+    step_gradient(loaded, method, examples, None, num_micro_batches=1)
     return [p.grad for p in loaded.model.parameters() if p.grad is not None]

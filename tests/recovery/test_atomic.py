@@ -45,7 +45,7 @@ def test_what_a_killed_process_left_is_swept_by_the_next_that_writes_there(tmp_p
 
 
 def test_a_live_writer_and_another_machine_keep_theirs(tmp_path: Path) -> None:
-    of_parent = tmp_path / f".a.{atomic._host()}-{os.getppid()}-00000000{atomic.SUFFIX}"
+    of_parent = tmp_path / f".a.{atomic._hash_host()}-{os.getppid()}-00000000{atomic.SUFFIX}"
     elsewhere = tmp_path / f".b.000000-1-00000000{atomic.SUFFIX}"
     for file in (of_parent, elsewhere):
         file.touch()

@@ -13,7 +13,8 @@ from unteach.data import user_files
 from unteach.data.io import sources
 from unteach.errors import Diverged, UserError
 from unteach.studies import compose_runs
-from unteach.studies.plan import PlannedRun, expand
+from unteach.studies.expansion import expand
+from unteach.studies.plan import PlannedRun
 from unteach.verbs import study
 
 ROWS = [(f"Who wrote book {number}?", f"Author {number} did.") for number in range(6)]

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from unteach.config import compose
 from unteach.errors import Diverged, UserError
 from unteach.studies import local, study_file
+from unteach.studies.expansion import expand
 from unteach.studies.gpu_slots import Slots
-from unteach.studies.plan import PlannedRun, expand
+from unteach.studies.plan import PlannedRun
 
 DEMO = study_file.read("demo")
 

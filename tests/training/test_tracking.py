@@ -12,7 +12,7 @@ import pytest
 from unteach.config import schema
 from unteach.config.compose import compose
 from unteach.errors import UserError
-from unteach.studies.plan import expand
+from unteach.studies.expansion import expand
 from unteach.studies.study_file import read
 from unteach.training.tracking import open_trackers
 from unteach.verbs import train

@@ -22,7 +22,8 @@ from unteach.data.streams import Stream
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.errors import UserError
 from unteach.models.reference import compute_table
-from unteach.testing import _build_tiny_world, build_method
+from unteach.testing import build_method
+from unteach.testing.tiny_world import build_tiny_world
 from unteach.training.guard import NeverPreempted
 from unteach.training.step import setup_method
 from unteach.training.validation import FILE, Validation
@@ -73,7 +74,7 @@ def test_batches_and_processes_change_nothing(name: str, tmp_path: Path) -> None
     """13 rows by 3, by 8, and by 2 in each of two processes, of which the second has fewer of
     them."""
     method = build_method(name, {"class_weights": "inferred"} if name == "Classify" else {})
-    world = _build_tiny_world(method)
+    world = build_tiny_world(method)
     once = measured(world, method, tmp_path / "3", 3)
     assert once["eval_loss"] != 0
     again = measured(world, method, tmp_path / "8", 8)
@@ -92,7 +93,7 @@ def test_the_loss_of_held_out_rows_is_the_loss_of_a_step_over_them(tmp_path: Pat
     from unteach.testing import step_gradient
 
     method = build_method("SFT")
-    policy, frozen, rows = _build_tiny_world(method)
+    policy, frozen, rows = build_tiny_world(method)
     found = measured((policy, frozen, rows), method, tmp_path, 5)
     _, loss = step_gradient(policy, method, rows, frozen, num_micro_batches=1)
     assert found["eval_loss"] == pytest.approx(float(loss), rel=1e-5)

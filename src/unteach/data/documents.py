@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from unteach.data.io.cells import is_missing
-from unteach.data.io.rows import Row
 from unteach.data.io.sources import read_column
 from unteach.data.row_errors import RowErrors
+from unteach.data.rows import Row
 from unteach.data.template import Template
 from unteach.lazy import np
 

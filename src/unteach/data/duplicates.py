@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.data import conversations
 from unteach.data.io.cells import is_missing
-from unteach.data.io.rows import Row
 from unteach.data.row_errors import RowErrors
+from unteach.data.rows import Row
 from unteach.lazy import np
 from unteach.wording import counted
 

@@ -14,7 +14,7 @@ from random import Random
 
 from unteach import json_files
 from unteach.config.schema import ForgetSet
-from unteach.data.io.rows import Row
+from unteach.data.rows import Row
 from unteach.errors import UserError, nearest, unknown
 from unteach.seeds import subseed
 from unteach.wording import shown

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from unteach.data.io.cells import describe_type, is_missing
-from unteach.data.io.rows import Place, Row, Rows
+from unteach.data.rows import Place, Row, Rows
 from unteach.errors import UserError
 from unteach.wording import counted
 

@@ -4,7 +4,7 @@ forget."""
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from unteach.data.io.rows import Place, PlacedRow
+from unteach.data.rows import Place, PlacedRow
 from unteach.errors import UserError
 from unteach.seeds import permutation
 from unteach.wording import counted, shown

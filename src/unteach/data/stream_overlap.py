@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from unteach.config.schema import ComponentConfig
 from unteach.data import duplicates
 from unteach.data.io import sources, tokenized_paths
-from unteach.data.io.rows import locate_row
 from unteach.data.row_errors import RowErrors
 from unteach.data.row_selection import parse_flag
+from unteach.data.rows import locate_row
 from unteach.data.tokenized import token_files
 from unteach.lazy import np
 from unteach.wording import counted

@@ -20,9 +20,9 @@ from unteach.data.column_layouts import (
 )
 from unteach.data.handlers.qa import QADataset
 from unteach.data.io import tables, tokenized_paths
-from unteach.data.io.rows import Rows
 from unteach.data.row_errors import RowErrors
 from unteach.data.row_selection import RowSelection, parse_flag
+from unteach.data.rows import Rows
 from unteach.data.stream_overlap import (
     are_comparable,
     find_overlap_in_files,

@@ -9,6 +9,7 @@ from unteach import fingerprints
 from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data.handlers import qa
 from unteach.data.io import sources
+from unteach.data.rows import Row, locate_row
 from unteach.data.template import Encoded, Template
 from unteach.engines.base import Ids
 from unteach.errors import AbsentData, UserError
@@ -99,7 +100,7 @@ class EvalRows:
         self.num_skipped: dict[str, int] = {}
         self.num_cut: dict[str, int] = {}
         self.num_joined: dict[str, int] = {}
-        self._rows: dict[str, list[sources.Row]] = {}
+        self._rows: dict[str, list[Row]] = {}
         self._columns: dict[str, TokenizedColumn] = {}
 
     def get_config(self, column_name: str) -> RowsConfig:
@@ -191,7 +192,7 @@ class EvalRows:
                     column, column_name, row_index, questions[row_index], candidates, examples
                 )
             except UserError as error:
-                row_name = sources.locate_row(rows, row_index, source)
+                row_name = locate_row(rows, row_index, source)
                 raise UserError(f"eval.{self.config.suite}: {row_name}: {error}") from None
         if not column.row_indices:
             self._refuse_empty_column(column_name)
@@ -244,7 +245,7 @@ class EvalRows:
         order = permutation(len(row_numbers), self.config.seed, "measured rows", rows_name)
         return [row_numbers[position] for position in sorted(order[:max_rows])]
 
-    def _load_rows(self, hf_args: dict[str, Any]) -> list[sources.Row]:
+    def _load_rows(self, hf_args: dict[str, Any]) -> list[Row]:
         """Load rows, once for all columns of them."""
         key = fingerprints.hash_value(hf_args)
         if key not in self._rows:
@@ -264,7 +265,7 @@ class EvalRows:
         answers = sources.read_column(rows, key, where)
         return list(zip(questions, answers, strict=True))
 
-    def _choose_refusals(self, config: RowsConfig, rows: list[sources.Row]) -> list[str]:
+    def _choose_refusals(self, config: RowsConfig, rows: list[Row]) -> list[str]:
         """Choose a refusal for each row by its number, or take the rows' own column of them."""
         if rows and IDK in rows[0]:
             return sources.read_column(rows, IDK, f"eval.{self.config.suite}")
@@ -275,9 +276,7 @@ class EvalRows:
             chosen.append(generator.choice(refusals))
         return chosen
 
-    def _select_by_keys(
-        self, config: RowsConfig, rows: list[sources.Row], source: str
-    ) -> list[int]:
+    def _select_by_keys(self, config: RowsConfig, rows: list[Row], source: str) -> list[int]:
         """Select all rows, or those that share a key with other rows, or that share none."""
         row_indices = list(range(len(rows)))
         if not config.keys_shared_with and not config.keys_apart_from:
@@ -372,7 +371,7 @@ class EvalRows:
         return self.raw_template.encode_prompt(question) if question else None
 
 
-def _read_keys(rows: list[sources.Row], source: str) -> list[set[str]]:
+def _read_keys(rows: list[Row], source: str) -> list[set[str]]:
     """Read what each row is about."""
     if any(KEYS not in row for row in rows):
         raise AbsentData(

@@ -13,7 +13,7 @@ from unteach import fingerprints
 from unteach.config.inference import ANSWERS, INPUTS, INSTRUCTION, InferConfig
 from unteach.data.io import tables
 from unteach.data.io.cells import is_missing
-from unteach.data.io.rows import Place, Row
+from unteach.data.rows import Place, Row
 from unteach.errors import UserError
 from unteach.inference.result_store import ID, Line
 

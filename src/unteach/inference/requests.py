@@ -8,8 +8,8 @@ from typing import Any
 
 from unteach.config.inference import InferConfig
 from unteach.data.io.cells import is_missing, read_text
-from unteach.data.io.rows import Place, Row
 from unteach.data.rendered_text import refuse_unshown
+from unteach.data.rows import Place, Row
 from unteach.data.special_text import SpecialText
 from unteach.data.template import Template
 from unteach.engines.base import Ids

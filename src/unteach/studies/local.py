@@ -25,7 +25,7 @@ from unteach.errors import EXIT_BUG, EXIT_DIVERGED, EXIT_PREEMPTED, Preempted
 from unteach.studies import states
 from unteach.studies.gpu_slots import Slots, limit_visible_gpus
 from unteach.studies.plan import PlannedRun
-from unteach.studies.status_board import Board, log_of, make_board
+from unteach.studies.status_board import Board, get_log_path, make_board
 from unteach.wording import counted
 
 CarryOut = Callable[[PlannedRun], object]
@@ -104,7 +104,7 @@ def _carry_out_here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
     except Preempted:
         raise
     except Exception as error:
-        state, reason = states.ended(error)
+        state, reason = states.classify_error(error)
         if not hasattr(error, "exit_code"):
             traceback.print_exc()
         print(f"  {state}: {reason}")
@@ -148,14 +148,14 @@ class ChildExecutor:
                 self.outcomes[run.name] = outcome
             elif self.slots.has_room(len(self.children)) and self._is_ready(run):
                 self._start(run)
-                board.started(run)
+                board.start(run)
 
     def _is_ready(self, run: PlannedRun) -> bool:
         """Say whether all runs of this plan that a run waits for are over."""
         return all(parent in self.outcomes for parent in run.after if parent in self.names)
 
     def _start(self, run: PlannedRun) -> None:
-        log_of(run).parent.mkdir(parents=True, exist_ok=True)
+        get_log_path(run).parent.mkdir(parents=True, exist_ok=True)
         gpus = self.slots.take()
         arguments = (run, self.carry_out, self.num_threads[run.name], os.getpid())
         # Forked, so that the libraries that this process has imported are there at once.
@@ -177,8 +177,8 @@ class ChildExecutor:
             assert exit_code is not None
             child.process.close()
             self.outcomes[run.name] = _judge(run, exit_code)
-            board.ended(run, self.outcomes[run.name].state)
-        board.look()
+            board.end(run, self.outcomes[run.name].state)
+        board.refresh()
 
     def _pass_on(self, requests: list[int]) -> None:
         """Pass a request to stop on to the children: the first asks them, the next ends them."""
@@ -288,7 +288,7 @@ def _limit_threads(num_threads: int) -> None:
 
 def _write_to_log(run: PlannedRun) -> None:
     """Send all that this process prints, by whatever way, to the log of its run."""
-    log = os.open(log_of(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    log = os.open(get_log_path(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(log, 1)
     os.dup2(log, 2)
     sys.stdout = os.fdopen(1, "w", buffering=1)
@@ -299,7 +299,7 @@ def _judge(run: PlannedRun, exit_code: int) -> Outcome:
     """Judge a child by its exit code, and by the last line of its log."""
     if exit_code == 0:
         return Outcome(run, "done")
-    lines = log_of(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    lines = get_log_path(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
     reason = lines[-1] if lines else f"ended with code {exit_code}"
     state = STATES.get(exit_code, "failed")
     if exit_code < 0:
@@ -307,4 +307,4 @@ def _judge(run: PlannedRun, exit_code: int) -> Outcome:
         if number in (*STOP_SIGNALS, signal.SIGKILL):
             reason = f"was killed by {number.name}"
         state = "stopped" if number in STOP_SIGNALS else "failed"
-    return Outcome(run, state, f"{reason} (see {log_of(run)})")
+    return Outcome(run, state, f"{reason} (see {get_log_path(run)})")

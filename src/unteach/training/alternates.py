@@ -97,12 +97,12 @@ def _refuse_unfit_rows(forget: Stream) -> None:
                 "answers to"
             )
     for part, row in forget.locations:
-        place = part.context_place(row) if hasattr(part, "context_place") else None
-        if place:
+        location = part.context_place(row) if hasattr(part, "context_place") else None
+        if location:
             raise UserError(
-                f"{place}: other answers are invented to a question by itself, and this row has a "
-                "system prompt or earlier turns; leave them out, or give the other answers in a "
-                "column alternate"
+                f"{location}: other answers are invented to a question by itself, and this row "
+                "has a system prompt or earlier turns; leave them out, or give the other answers "
+                "in a column alternate"
             )
 
 
@@ -118,7 +118,9 @@ def _sample_texts(
     engine = HFEngine(model, loaded.tokenizer, BATCH_SIZE, unsharded, stops=loaded.template.stops)
 
     num_alternates = method.n_alternates
-    repeated_prompts = [prompt for prompt in prompts for _ in range(num_alternates)]
+    repeated_prompts = []
+    for prompt in prompts:
+        repeated_prompts += [prompt] * num_alternates
     with loaded.autocast():
         continuations = engine.generate(
             repeated_prompts,

@@ -19,6 +19,11 @@ from unteach.training.resumable import CheckpointPolicy, Resumable
 from unteach.training.save import save_companions
 from unteach.training.trainer import Trainer
 
+FOREIGN_LOSS = (
+    "is a transformers.Trainer with a loss of its own: our rule of normalisation does not hold for "
+    "it, and its steps change with how a batch is split"
+)
+
 
 def build_trainer(
     config: schema.Config,
@@ -33,13 +38,8 @@ def build_trainer(
     """Build the trainer of the run's method, or a plugin's own subclass of transformers.Trainer.
 
     Args:
-        config: a run's.
-        loaded: the model that is trained.
         streams: what it trains on, by name.
         anchor: the stream whose length is an epoch.
-        run_folder: the run's.
-        dist: the processes of the run.
-        args: the library's.
         kwargs: what else a `Resumable` takes: callbacks, validation, evaluator.
     """
     assert config.trainer is not None
@@ -56,19 +56,10 @@ def build_trainer(
     }
     if isinstance(method, schema.TheirTrainer):
         if dist.is_main:
-            console.say(
-                f"note: {config.trainer.handler} is a transformers.Trainer with a loss of its own: "
-                "our rule of normalisation does not hold for it, and its steps change with how a "
-                "batch is split"
-            )
-        return build_foreign_trainer(
-            method,
-            streams,
-            anchor,
-            data_collator=collator,
-            processing_class=loaded.tokenizer,
-            **common,
-        )
+            console.say(f"note: {config.trainer.handler} {FOREIGN_LOSS}")
+        common["data_collator"] = collator
+        common["processing_class"] = loaded.tokenizer
+        return build_foreign_trainer(method, streams, anchor, **common)
 
     # The trainer computes the tables once the model is distributed over the processes.
     compute_tables = functools.partial(

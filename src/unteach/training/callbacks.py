@@ -117,8 +117,8 @@ class LogLines(Watcher):
         if self.began is None or num_done < 1:
             return ""
         elapsed = max(time.monotonic() - self.began, 1e-9)
-        left = (state.max_steps - state.global_step) * elapsed / num_done
-        return f"  {num_done / elapsed:.3g} steps/s  {console.format_duration(left)} left"
+        seconds_left = (state.max_steps - state.global_step) * elapsed / num_done
+        return f"  {num_done / elapsed:.3g} steps/s  {console.format_duration(seconds_left)} left"
 
 
 class Progress(Watcher):

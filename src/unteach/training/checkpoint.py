@@ -209,8 +209,11 @@ def parse_step(folder: Path | None) -> int:
 def rotate(run_folder: Path, limit: int, best: str | None) -> None:
     """Keep the newest `limit` whole checkpoints and the best one, and delete the others but their
     evaluations."""
-    whole = [path for _, path in list_checkpoints(run_folder) if find_fault(path) is None]
-    for path in whole[max(1, limit) :]:
+    complete_paths = []
+    for _, path in list_checkpoints(run_folder):
+        if find_fault(path) is None:
+            complete_paths.append(path)
+    for path in complete_paths[max(1, limit) :]:
         if best is None or path.resolve() != Path(best).resolve():
             clear(path)
 

@@ -8,7 +8,7 @@ from unteach import console
 from unteach.config import schema
 from unteach.config.schema import ComponentConfig
 from unteach.config.watching import Guard
-from unteach.data.handlers.qa import Example
+from unteach.data.handlers.base import Example
 from unteach.data.io import sources, tokenized_paths
 from unteach.data.streams import Stream
 from unteach.errors import UserError
@@ -54,7 +54,7 @@ def _list_retain_datasets(config: schema.Config) -> list[ComponentConfig]:
 
 def _read_retain(config: schema.Config, loaded: LoadedModel) -> Stream | None:
     components = _list_retain_datasets(config)
-    datasets = [build_component(one, loaded, seed=config.seed) for one in components]
+    datasets = [build_component(component, loaded, seed=config.seed) for component in components]
     return Stream("retain", datasets) if datasets else None
 
 
@@ -62,8 +62,10 @@ def _read_first_retain(config: schema.Config, loaded: LoadedModel) -> Stream | N
     """Read the first retain rows, or print a note where they cannot be read: the user did not ask
     for them, so it is no mistake."""
     try:
-        components = [_limit_rows(one) for one in _list_retain_datasets(config)]
-        datasets = [build_component(one, loaded, seed=config.seed) for one in components]
+        components = [_limit_rows(component) for component in _list_retain_datasets(config)]
+        datasets = [
+            build_component(component, loaded, seed=config.seed) for component in components
+        ]
         return Stream("retain", datasets) if datasets else None
     except (UserError, OSError) as error:
         console.say(

@@ -41,8 +41,8 @@ def open_folder(
         models=fingerprints.hash_models([loaded.path, loaded.adapter], hash_cache),
     )
     if step and manifest_path.exists():
-        began = json_files.read_mapping(manifest_path, "the run's manifest")
-        refuse_other_data(run_folder, began, hashes)
+        old_manifest = json_files.read_mapping(manifest_path, "the run's manifest")
+        refuse_other_data(run_folder, old_manifest, hashes)
 
     # The configuration comes first: it makes the folder a run's, into which everything else may be
     # written.
@@ -92,14 +92,25 @@ def fingerprint_files(config: schema.Config) -> dict[str, str]:
     return hashes
 
 
-def refuse_other_data(run_folder: Path, began: dict[str, Any], now: InputHashes) -> None:
-    """Raise UserError where a run would go on with other data or weights than it began with."""
-    for kind, hashes in (("files", now["files"]), ("data", now["data"]), ("models", now["models"])):
-        prefix = "data." if kind == "data" else ""
-        hashes_then = began.get(kind, {})
-        for name, digest in hashes.items():
-            if hashes_then.get(name, digest) == digest:
-                continue
+def refuse_other_data(run_folder: Path, manifest: dict[str, Any], hashes: InputHashes) -> None:
+    """Raise UserError where a run would go on with other data or weights than it began with.
+
+    Args:
+        run_folder: the run's.
+        manifest: that it began with.
+        hashes: of what it would go on with.
+    """
+    _refuse_changes(run_folder, "", hashes["files"], manifest.get("files", {}))
+    _refuse_changes(run_folder, "data.", hashes["data"], manifest.get("data", {}))
+    _refuse_changes(run_folder, "", hashes["models"], manifest.get("models", {}))
+
+
+def _refuse_changes(
+    run_folder: Path, prefix: str, hashes: dict[str, str], old_hashes: dict[str, str]
+) -> None:
+    """Raise UserError where a hash is another than it was; names that are new are none."""
+    for name, digest in hashes.items():
+        if old_hashes.get(name, digest) != digest:
             raise UserError(
                 f"{prefix}{name}: is not what it was when {run_folder} began to train on it; put "
                 "it back, or start again with resume=never or another task_name"

@@ -143,9 +143,11 @@ class Resumable(transformers.Trainer):
         unexpected = sorted(load_result.unexpected_keys)
         for names, fault in ((missing, "lacks"), (unexpected, "has, beside this model's,")):
             if names:
-                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                listed = ", ".join(names[:3])
+                if len(names) > 3:
+                    listed += f" and {len(names) - 3} more"
                 raise UserError(
-                    f"the checkpoint {fault} the weights {', '.join(names[:3])}{more}: it is "
+                    f"the checkpoint {fault} the weights {listed}: it is "
                     "damaged or of another model. Remove that checkpoint's folder to go on from "
                     "the one before, or start with resume=never"
                 )

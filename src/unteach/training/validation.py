@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unteach import atomic, console
 from unteach.config import schema
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import TrainingArguments
 
+Value = TypeVar("Value")
 STREAM = "validation"
 FILE = "validation.json"
 
@@ -246,8 +247,8 @@ class Validation:
                 compared = self.reference.compute(batch)
                 policy = model(batch=batch, want=self.method.prepass_specs(compared))
                 batch_counts.update(self.method.prepass(policy, compared))
-            for name, count in batch_counts.items():
-                mine[name] = mine.get(name, 0.0) + float(count)
+            for name, units in batch_counts.items():
+                mine[name] = mine.get(name, 0.0) + float(units)
 
         total: dict[str, float] = {}
         for counts in self._gather(mine):
@@ -255,9 +256,9 @@ class Validation:
                 total[name] = total.get(name, 0.0) + count
         return total
 
-    def _gather(self, mine: Any) -> list[Any]:
+    def _gather(self, own: Value) -> list[Value]:
         """Collect a value from every process; every process gets all of them."""
-        return self.dist.gather([mine]) if self.dist.gather else [mine]
+        return self.dist.gather([own]) if self.dist.gather else [own]
 
     def _iterate_batches(self) -> Iterator[dict[str, Any]]:
         """Give this process's batches of all rows, longest rows first.

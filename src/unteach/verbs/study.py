@@ -49,7 +49,7 @@ def command(words: list[str], config_dirs: Iterable[str] = (), write: str | None
         raise UserError(f"--write goes with `unteach study plan`, not with {asked}")
     study, only = load(named[0], overrides, dirs, kept_first=asked in BEGUN)
     if asked == "retry" and not overrides:
-        study = saved_plan.as_begun(study)
+        study = saved_plan.reload(study)
     if only and asked not in ("run", "cancel"):
         raise UserError(f"`unteach study {asked}` takes a whole study; {named[0]} is one run of it")
     if asked == "plan":
@@ -77,7 +77,7 @@ def load(
     """The study that a word names, and the one run of it where it names that too."""
     head, _, tail = name.rpartition("/")
     for study_name, run_name in ((name, ""), (head, tail)):
-        begun = saved_plan.of_name(study_name) if study_name and not words else None
+        begun = saved_plan.find_begun(study_name) if study_name and not words else None
         if begun and (kept_first or run_name):
             return begun, _run_of(begun, run_name)
         if Path(study_name).is_file() or study_name in hydra_groups.options("study", dirs):
@@ -99,10 +99,10 @@ def plan(study: Study, write: str | None) -> None:
     compose_runs.check(study.plan, study.config_dirs)
     for run in study.plan:
         print(f"{run.name}  ({run.kind}{', after ' + ', '.join(run.after) if run.after else ''})")
-    kinds = ", ".join(f"{count} {kind}" for kind, count in saved_plan.summary(study).items())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in saved_plan.count_kinds(study).items())
     print(f"{counted(len(study.plan), 'run')}: {kinds}")
     if write is not None:
         from unteach.studies import slurm_scripts
 
         saved_plan.open_study(study)
-        print(f"scripts: {slurm_scripts.write(study, Path(write))}")
+        print(f"scripts: {slurm_scripts.write_scripts(study, Path(write))}")

@@ -81,7 +81,7 @@ def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
 def carry_out_one(study: Study, run: PlannedRun) -> None:
     """One run alone, whose parents are done; it ends with the run's own exit code."""
     environment()
-    before = states.standings(study.plan)
+    before = states.read_standings(study.plan)
     if waits := [
         f"{parent} ({before[parent].state})"
         for parent in run.after

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from unteach.data.io import sources, tables
 from unteach.data.io.cells import read_text
-from unteach.data.io.rows import locate_row
+from unteach.data.rows import locate_row
 from unteach.errors import UserError
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unteach.data.rows import Row
 from unteach.data.synthetic import authors
 from unteach.data.synthetic.questions import FACTS
 from unteach.data.synthetic.world import Author, World
@@ -29,7 +30,7 @@ DIGEST = (
 )
 
 
-def plain(rows: list[authors.Row]) -> list[authors.Row]:
+def plain(rows: list[Row]) -> list[Row]:
     return [{key: row[key] for key in authors.PLAIN} for row in rows]
 
 
@@ -53,13 +54,13 @@ def entities(world: World) -> set[str]:
     }
 
 
-def fact_of(world: World, row: authors.Row) -> tuple[Author, int]:
+def fact_of(world: World, row: Row) -> tuple[Author, int]:
     """The author and the number of the fact that a row asks about."""
     author = next(
         author for author in (*world.taught, *world.holdout) if author.name == row["keys"][0]
     )
     return author, next(
-        i for i, fact in enumerate(FACTS) if fact.question(author) == row["question"]
+        i for i, fact in enumerate(FACTS) if fact.write_question(author) == row["question"]
     )
 
 
@@ -180,11 +181,13 @@ def test_wrong_answers_are_wrong_and_distinct(name, seed):
 @few
 def test_wrong_answers_are_other_values_of_the_same_fact(name, seed):
     world = World(seed)
-    allowed = [{fact.answer(fact.value(other), 1) for other in world.decoys} for fact in FACTS]
+    allowed = [
+        {fact.write_answer(fact.value(other), 1) for other in world.decoys} for fact in FACTS
+    ]
     for row in authors.build_rows(name, seed):
         author, number = fact_of(world, row)
         fact = FACTS[number]
-        assert row["paraphrased_answer"] == fact.answer(fact.value(author), 1)
+        assert row["paraphrased_answer"] == fact.write_answer(fact.value(author), 1)
         assert set(row["perturbed_answer"]) <= allowed[number]
 
 

@@ -18,8 +18,8 @@ from unteach.data.conversations import (
 )
 from unteach.data.handlers.base import DEFERRED, Example, RowDataset
 from unteach.data.io.cells import is_missing
-from unteach.data.io.rows import locate_row
 from unteach.data.rendered_text import is_shown
+from unteach.data.rows import locate_row
 from unteach.data.truncation import IGNORED, TooLong
 from unteach.errors import UserError
 from unteach.registry import dataset

@@ -15,9 +15,9 @@ from unteach.data.instructions import (
     read_context,
 )
 from unteach.data.io import sources
-from unteach.data.io.rows import locate_row
 from unteach.data.row_errors import RowErrors
 from unteach.data.row_selection import parse_flag
+from unteach.data.rows import locate_row
 from unteach.data.truncation import TooLong
 from unteach.errors import UserError
 from unteach.registry import dataset

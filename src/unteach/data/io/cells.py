@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable
 
-from unteach.data.io.rows import Place, Row
+from unteach.data.rows import Place, Row
 from unteach.errors import UserError, nearest
 from unteach.wording import shown
 

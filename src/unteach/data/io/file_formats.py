@@ -12,7 +12,7 @@ from typing import Any
 
 from unteach.data.io.arrow_files import read_record_batches
 from unteach.data.io.json_values import parse_json
-from unteach.data.io.rows import Place, PlacedRow
+from unteach.data.rows import Place, PlacedRow
 from unteach.errors import UserError, refuse_unreadable
 from unteach.lazy import pyarrow
 

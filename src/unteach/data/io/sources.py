@@ -10,8 +10,8 @@ from unteach.data.entities import select_part
 from unteach.data.io import hub_datasets, tables, tokenized_paths
 from unteach.data.io.cells import explain_no_column
 from unteach.data.io.file_formats import FORMATS
-from unteach.data.io.rows import Row, Rows, locate_row
 from unteach.data.row_selection import RowSelection
+from unteach.data.rows import Row, Rows, locate_row
 from unteach.data.synthetic import authors
 from unteach.errors import AbsentData, UserError
 

@@ -14,7 +14,7 @@ from unteach.config.files import name_and_split
 from unteach.data.io.cells import explain_no_column, holds_words
 from unteach.data.io.file_formats import FORMATS, read_file
 from unteach.data.io.hub_datasets import is_saved_by_datasets, load_hub_dataset
-from unteach.data.io.rows import Place, PlacedRow
+from unteach.data.rows import Place, PlacedRow
 from unteach.errors import UserError, nearest
 
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}

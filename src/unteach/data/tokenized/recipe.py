@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints, registry
 from unteach.data.documents import find_bos, tokenize_documents
-from unteach.data.io.rows import Rows
 from unteach.data.io.tables import Table
 from unteach.data.row_errors import MAX_LISTED, RowErrors
+from unteach.data.rows import Rows
 from unteach.data.template import Template
 from unteach.data.tokenized import token_files
 from unteach.data.truncation import IGNORED, TokenIds, TooLong, truncate

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, fingerprints, json_files
-from unteach.data.io.rows import Rows
 from unteach.data.io.tables import Table
 from unteach.data.io.tokenized_paths import MANIFEST
 from unteach.data.row_errors import MAX_LISTED, explain_no_row_left
+from unteach.data.rows import Rows
 from unteach.data.tokenized.ordered_pool import map_in_order
 from unteach.data.tokenized.recipe import Recipe, RowCount, TokenCounts, TokenizedChunk
 from unteach.data.tokenized.token_files import FORMAT
