@@ -5,7 +5,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.data.handlers.base import Example
+from unteach.data.examples import Example
 from unteach.data.handlers.qa import QADataset
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.errors import UserError
@@ -27,6 +27,10 @@ class MismatchedAnswers:
 
     def __len__(self) -> int:
         return len(self.forget)
+
+    def place(self, row: int) -> str:
+        """Say where the question of a row stands."""
+        return self.forget.locate(row)
 
     def variant(self, row: int, epoch: int) -> dict[str, Example]:
         generator = random.Random(subseed(self.seed, "mismatched", epoch, row))
