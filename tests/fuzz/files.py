@@ -304,7 +304,7 @@ KINDS = [
         make_config,
         lambda file: (
             origin.read_config(file.parent),
-            origin.what_goes(origin.read_config(file.parent)),
+            origin.describe_forget_set(origin.read_config(file.parent)),
         ),
     ),
     Kind("metrics.jsonl", make_metrics, lambda file: history.command([str(file.parent)])),

@@ -9,8 +9,10 @@ from unteach.config import schema
 from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import BESIDE
+from unteach.data.batches import SlotDataset, collate
 from unteach.data.collators import Collator, DataCollatorForSupervisedDataset
-from unteach.data.streams import ALTERNATE, RETAIN_ALTERNATE, SlotDataset, Steps, Stream, collate
+from unteach.data.steps import Steps
+from unteach.data.streams import ALTERNATE, RETAIN_ALTERNATE, Stream
 from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.base import Method
@@ -68,8 +70,7 @@ def method_loss(
     Args:
         name: of the method.
         method_args: its fields.
-        policy: a model folder.
-        reference: a model folder.
+        policy, reference: model folders.
         forget: rows with question and answer. A method that teaches takes them as its stream
             `train`, with `chosen` and `rejected` in place of `answer` where it learns preferences.
         retain: rows with question and answer.
@@ -89,11 +90,7 @@ def method_loss(
 
     method = build_method(name, method_args, compat)
     other_answers = {ALTERNATE: alternate, RETAIN_ALTERNATE: retain_alternate}
-    for stream, answers in other_answers.items():
-        if answers is not None:
-            _refuse_other_answers(name, method, stream)
-    if control_vector is not None:
-        _set_control_vector(name, method, control_vector)
+    _apply_extras(name, method, other_answers, control_vector)
     rows_by_source = {"forget": forget, "train": forget, "retain": retain, **other_answers}
     loaded = loading.load(_build_config(policy, template), training=True)
     examples = {}
@@ -113,19 +110,24 @@ def method_loss(
     return float(loss), float(gradient.double().norm())
 
 
-def _refuse_other_answers(name: str, method: Method, stream: str) -> None:
-    """Raise UserError where a method trains on no such stream of other answers."""
-    if stream not in method.streams():
-        raise UserError(
-            f"{name} takes no {stream.replace('_', ' ')} answers; its streams: "
-            f"{', '.join(method.streams())}"
-        )
-
-
-def _set_control_vector(name: str, method: Any, control_vector: "Tensor") -> None:
-    if not hasattr(method, "control_vector"):
-        raise UserError(f"{name} takes no control_vector")
-    method.control_vector = control_vector
+def _apply_extras(
+    name: str,
+    method: Any,
+    other_answers: dict[str, list[Row] | None],
+    control_vector: "Tensor | None",
+) -> None:
+    """Give a method its control vector; raise UserError where it takes none, or no other answers
+    of a stream for which some were given."""
+    for stream, answers in other_answers.items():
+        if answers is not None and stream not in method.streams():
+            raise UserError(
+                f"{name} takes no {stream.replace('_', ' ')} answers; its streams: "
+                f"{', '.join(method.streams())}"
+            )
+    if control_vector is not None:
+        if not hasattr(method, "control_vector"):
+            raise UserError(f"{name} takes no control_vector")
+        method.control_vector = control_vector
 
 
 def _build_config(path: str | Path, template: dict[str, Any]) -> schema.ModelConfig:
@@ -205,6 +207,7 @@ def _build_reference(
     tables: dict[str, LogprobTable] = {}
     for name, kind in needed.items():
         if kind == "logprobs":
+            assert frozen is not None, "a method with a reference has a frozen model"
             tables[name] = compute_table(frozen, streams[name], draws[name], collator, size=4)
     return Reference(needed, tables, frozen)
 
