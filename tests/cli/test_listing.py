@@ -47,6 +47,13 @@ def test_every_entry_says_what_it_is() -> None:
             )
 
 
+def test_a_class_is_told_in_a_whole_sentence() -> None:
+    """Its first one, though a docstring breaks its lines."""
+    lines = {name: line for name, line, _ in listing.listed("methods")}
+    assert lines["DPO"].endswith("per pair, s a sum of log-probs.")
+    assert all(line.endswith(".") for line in lines.values())
+
+
 def test_the_fields_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "NPO")
     assert text == printed(capsys, "methods", "NPO")
@@ -59,7 +66,7 @@ def test_the_fields_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
         "    alpha= number [1.0]\n        weight of the retain term; 0 makes no retain pass at "
         "all\n" in text
     )
-    assert "    retain_loss_type= NLL or KL or EMBED_DIFF [NLL]" in text
+    assert "    retain_loss_type= NLL or KL or EMBED_DIFF or JS [NLL]" in text
 
 
 @pytest.mark.parametrize("kind", listing.REGISTRIES)

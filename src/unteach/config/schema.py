@@ -8,9 +8,17 @@ from unteach.config.suites import SuiteConfig
 from unteach.config.watching import Guard, Profiler, Samples
 from unteach.errors import UserError
 
-BESIDE = {"alternate": "forget", "chosen": "train", "rejected": "train", "mismatched": "train"}
+BESIDE = {
+    "alternate": "forget",
+    "retain_alternate": "retain",
+    "chosen": "train",
+    "rejected": "train",
+    "mismatched": "train",
+}
 """Streams that stand beside one another in the rows of a stream of the configuration: each is a
 part of every row."""
+PARTS = {"retain_alternate": "alternate"}
+"""What the part of a row is called that such a stream takes, where that is not its own name."""
 PATH = "pretrained_model_name_or_path"
 """The argument that says which model, and which tokenizer."""
 MODEL_KEY = f"model.model_args.{PATH}"

@@ -284,8 +284,11 @@ class Template:
 
     def encode_answer(self, answer: str) -> tuple[int, ...]:
         """Encode an answer that no chat template shows, with the end of sequence."""
-        ids = self.encode_plain(self._prefix + self.hide(answer))
-        return (*ids, self.eos)
+        return (*self.encode_words(answer), self.eos)
+
+    def encode_words(self, words: str) -> tuple[int, ...]:
+        """Encode the words that an answer begins with, without an end."""
+        return self.encode_plain(self._prefix + self.hide(words))
 
     def extract_answer(self, prompt: str, whole: str, answer: str) -> str:
         """Give what a conversation with its answer has after its prompt.

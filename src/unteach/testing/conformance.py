@@ -47,7 +47,7 @@ def check_method(
         print(f"{name} depends on how a batch is split, and says why: {reason}")
         return
     loaded, frozen, rows = build_tiny_world(method)
-    setup_method(loaded.model, method, seed=0, streams=build_streams(rows))
+    setup_method(loaded.model, method, 0, build_streams(rows), loaded.template)
     compute = functools.partial(step_gradient, loaded, method, rows, frozen)
     for step, label in ((0, "a full step"), (1, "the short last step")):
         whole, loss = compute(1, size=8, step=step)

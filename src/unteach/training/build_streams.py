@@ -5,6 +5,7 @@ from typing import Any
 
 from unteach.config import schema
 from unteach.data.io import sources
+from unteach.data.mismatched import MismatchedAnswers, have_alternates
 from unteach.data.stream_overlap import note_overlap
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.distributed.process_context import DistContext
@@ -57,6 +58,13 @@ def build_streams(
             questions = Stream("forget", datasets)
             cache_dir = Path(config.paths.cache_dir)
             datasets = [invent(method, loaded, questions, config.seed, cache_dir, dist)]
+        elif has_no_alternates and method.MISMATCHES and not have_alternates(datasets):
+            if "retain" not in datasets_by_source:
+                retain_rows, notes_of_rows = build_retain_rows(config, loaded)
+                datasets_by_source["retain"] = retain_rows
+                notes += notes_of_rows
+            retain = Stream("retain", datasets_by_source["retain"])
+            datasets = [MismatchedAnswers(Stream("forget", datasets), retain, config.seed)]
         # Streams of the same rows draw them in the same order.
         streams[name] = Stream(name, datasets, first_name_by_source.get(source))
         first_name_by_source.setdefault(source, name)
@@ -73,6 +81,18 @@ def find_source(data: schema.DataConfig, name: str) -> str:
     the method's stream as a part (`schema.BESIDE`).
     """
     return name if name in data.streams else schema.BESIDE.get(name, name)
+
+
+def build_retain_rows(config: schema.Config, loaded: LoadedModel) -> tuple[list[Any], list[str]]:
+    """Build the datasets whose answers are given to the questions of data.forget."""
+    assert config.data is not None and config.trainer is not None
+    if not config.data.streams.get("retain"):
+        raise UserError(
+            f"data.retain: {config.trainer.handler} gives the questions of data.forget the answers "
+            "of these rows, and there are none; name them, or give the rows of data.forget other "
+            "answers (a column alternate)"
+        )
+    return build_rows(config, loaded, "retain")
 
 
 def build_rows(

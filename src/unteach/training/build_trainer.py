@@ -81,6 +81,7 @@ def build_trainer(
         reference=build_reference(config, method, loaded, dist),
         build_tables=compute_tables,
         packed=config.model.packed,
+        template=loaded.template,
         **common,
     )
 

@@ -13,6 +13,7 @@ from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.models.hub import PATH
 from unteach.models.loading import LoadedModel
+from unteach.registry import read_summary
 from unteach.training import checkpoint, forecast
 from unteach.training.parallelism import count_rows_per_step
 from unteach.wording import counted
@@ -84,7 +85,7 @@ def describe_model(loaded: LoadedModel) -> str:
 
 
 def describe_method(method: Method | schema.TheirTrainer) -> str:
-    """Give the first line of a method's documentation, and what it compares the model with."""
+    """Give the first sentence of a method's documentation, and what it compares the model with."""
     if isinstance(method, schema.TheirTrainer):
         return "a transformers.Trainer of a plugin, with a loss and a data order of its own"
     references = set()
@@ -92,8 +93,7 @@ def describe_method(method: Method | schema.TheirTrainer) -> str:
         is_table = kind == "logprobs"
         references.add("answer log-probs, computed once" if is_table else "a frozen copy")
     compared = " and ".join(sorted(references)) or "nothing"
-    summary = (type(method).__doc__ or "").strip().splitlines()[0]
-    return f"{summary} Compares with: {compared}"
+    return f"{read_summary(type(method))} Compares with: {compared}"
 
 
 def print_header(

@@ -182,7 +182,8 @@ class Validation:
                 total = float(term.value.float().sum())
                 mine.sums[term.log_name] = mine.sums.get(term.log_name, 0.0) + total
                 mine.divisors[term.log_name] = term.divisor
-                mine.factors[term.log_name] = term.factor
+                factor = None if term.factor is None else float(term.factor)
+                mine.factors[term.log_name] = factor
             mine.row_outputs += self._split_row_outputs(batch, self.method.eval_outputs(policy))
         return self._summarize(self._gather(mine), counts)
 
@@ -241,12 +242,13 @@ class Validation:
     def _count_units(self, model: "Module") -> dict[str, float]:
         """Count the units of all rows by name, and sum what the method's `prepass` gives."""
         mine: dict[str, float] = {}
-        prepass_specs = self.method.prepass_specs()
+        has_prepass = self.method.has_prepass()
         for batch in self._iterate_batches():
             batch_counts = dict(self.method.counts(batch))
-            if prepass_specs:
-                policy = model(batch=batch, want=prepass_specs)
-                batch_counts.update(self.method.prepass(policy, self.reference.compute(batch)))
+            if has_prepass:
+                compared = self.reference.compute(batch)
+                policy = model(batch=batch, want=self.method.prepass_specs(compared))
+                batch_counts.update(self.method.prepass(policy, compared))
             for name, units in batch_counts.items():
                 mine[name] = mine.get(name, 0.0) + float(units)
 

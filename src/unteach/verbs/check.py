@@ -166,7 +166,8 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[LoadedModel, d
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
     if not isinstance(config.trainer.method, schema.TheirTrainer):
-        setup_method(loaded.model, config.trainer.method, config.seed, streams)
+        method = config.trainer.method
+        setup_method(loaded.model, method, config.seed, streams, loaded.template)
     num_validation_rows = 0
     if config.data.streams.get("validation"):
         rows, told = build_rows(config, loaded, "validation")
