@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import registry
 from unteach.config import schema
-from unteach.config.environment import environment
-from unteach.config.reader import Reader, mistakes
+from unteach.config.environment import prepare_environment
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import BESIDE
 from unteach.data.collators import DataCollatorForSupervisedDataset
 from unteach.data.handlers.qa import Example, example_of
@@ -60,7 +60,7 @@ def build_method(
         cls, {**(cls.QUIRKS if compat else {}), **(method_args or {})}, "method_args"
     )
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return method
 
 
@@ -90,7 +90,7 @@ def method_loss(
     take them. The norm is L2 over all parameters. Equals what a run with max_steps=1
     learning_rate=0 logs.
     """
-    environment()
+    prepare_environment()
 
     method = build_method(name, method_args, compat)
     if control_vector is not None:
@@ -220,7 +220,7 @@ def check_method(
     a short last step, with rows laid end to end, with gradient checkpointing, and (`processes`) for
     two real processes under DistributedDataParallel. Prints what was checked.
     """
-    environment()
+    prepare_environment()
 
     method = build_method(name, method_args)
     if reason := method.depends_on_micro_batches():

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import read_rows
+from tests.doors import train
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import tidy
 from unteach import atomic, cli, errors, fingerprints, run_dir
 from unteach.evals import measurement_cache
 from unteach.inference import result_store
 from unteach.training import callbacks, checkpoint
-from unteach.verbs.train import train
 
 TOFU = "experiment=unlearn/tofu/default"
 AUTO = ("model=auto", "model.model_args.pretrained_model_name_or_path=m", "task_name=t")
@@ -654,7 +654,7 @@ def test_a_silent_hub_is_said_once(
     from unteach.config import environment
 
     monkeypatch.setattr(environment, "_hub_was_silent", False)
-    environment.environment()
+    environment.prepare_environment()
     logger = logging.getLogger(environment.HUB)
     monkeypatch.setattr(logger, "propagate", True)
     logger.addHandler(caplog.handler)

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from unteach import atomic, run_dir
-from unteach.config import compose, hydra_groups, training_args
-from unteach.config.hydra_groups import CONFIGS
+from unteach.config import compose, groups, training_args
+from unteach.config.groups import CONFIGS
+from unteach.config.tree import to_yaml
 from unteach.errors import UserError
 from unteach.studies import study_file
 from unteach.studies.plan import PlannedRun, expand
@@ -22,13 +23,13 @@ def unlearn(*words: str):
     )
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("experiment"))
+@pytest.mark.parametrize("name", groups.list_options("experiment"))
 def test_every_experiment_composes(name: str) -> None:
     config = compose.compose(PRIMARY[name.split("/")[0]], [f"experiment={name}", "task_name=t"])
     assert config.task_name == "t"
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("trainer"))
+@pytest.mark.parametrize("name", groups.list_options("trainer"))
 def test_every_trainer_composes(name: str) -> None:
     given = {
         "PDU": ["trainer.method_args.retain_loss_eps=1"],
@@ -41,7 +42,7 @@ def test_every_trainer_composes(name: str) -> None:
     assert compose.compose("unlearn", words).trainer is not None
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("model"))
+@pytest.mark.parametrize("name", groups.list_options("model"))
 def test_every_model_composes(name: str) -> None:
     words = ["task_name=t", f"model={name}"]
     if name == "auto":
@@ -49,13 +50,13 @@ def test_every_model_composes(name: str) -> None:
     assert compose.compose("train", words).model.model_args
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("data/datasets"))
+@pytest.mark.parametrize("name", groups.list_options("data/datasets"))
 def test_every_dataset_composes(name: str) -> None:
     config = compose.compose("train", ["task_name=t", f"data.train={name}"])
     assert list(config.data.streams["train"]) == [name]
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("eval"))
+@pytest.mark.parametrize("name", groups.list_options("eval"))
 def test_every_suite_composes(name: str) -> None:
     suite = {"arc_entities": "arc", "arc_tofu": "arc"}.get(name, name)
     assert list(compose.compose("eval", ["task_name=t", f"eval={name}"]).eval) == [suite]
@@ -69,14 +70,14 @@ def choices_of(run: PlannedRun) -> tuple[str, ...]:
     )
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("study"))
+@pytest.mark.parametrize("name", groups.list_options("study"))
 def test_a_run_of_each_kind_of_every_study_composes(name: str) -> None:
     for run in {choices_of(run): run for run in expand(study_file.read(name))}.values():
         compose.compose(run.config_name, run.overrides)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", hydra_groups.options("study"))
+@pytest.mark.parametrize("name", groups.list_options("study"))
 def test_every_run_of_every_study_composes(name: str) -> None:
     for run in expand(study_file.read(name)):
         compose.compose(run.config_name, run.overrides)
@@ -336,7 +337,7 @@ def test_all_mistakes_at_once() -> None:
 
 def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
     config = unlearn()
-    atomic.write_text(tmp_path / run_dir.CONFIG, compose.to_yaml(config.tree))
+    atomic.write_text(tmp_path / run_dir.CONFIG, to_yaml(config.tree))
     assert run_dir.open_run(tmp_path, config.tree, "auto") is run_dir.RunState.BEGUN
     (tmp_path / run_dir.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
@@ -354,7 +355,7 @@ def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", "é\n", "\x00", "名前"])
 def test_a_tree_is_read_as_it_was_written(text: str) -> None:
-    assert yaml.safe_load(compose.to_yaml({"key": text})) == {"key": text}
+    assert yaml.safe_load(to_yaml({"key": text})) == {"key": text}
 
 
 def test_rows_of_ones_own_are_measured_by_their_own_suite_unless_another_is_named(

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.doors import train
 from unteach import run_dir
 from unteach.data.handlers.text import PretrainingDataset
 from unteach.verbs.load import load
-from unteach.verbs.train import train
 
 
 def words(kit: Path, folder: Path, *extra: str) -> list[str]:

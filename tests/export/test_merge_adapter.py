@@ -13,6 +13,7 @@ import transformers
 from safetensors import safe_open
 
 from tests.architectures.tiny import save_tiny
+from tests.doors import export
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
 from unteach.export import compare_models, merge_adapter
@@ -20,7 +21,6 @@ from unteach.models.hub import PATH
 from unteach.models.loading import load as load_config
 from unteach.models.model_handlers import learn_tokenizer
 from unteach.training.save import save_companions
-from unteach.verbs.export import export
 from unteach.verbs.load import load
 
 IDS = torch.arange(3, 40)[None]

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import read_rows
+from tests.doors import infer
 from tests.inference.conftest import Infer, questions, words, write_lines
 from unteach.engines.finiteness import NOT_FINITE, Finite
 from unteach.errors import RowsFailed, UserError
-from unteach.verbs.infer import infer
 
 
 @pytest.mark.parametrize(

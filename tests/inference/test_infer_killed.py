@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.doors import infer
 from tests.inference.conftest import questions, words, write_lines
 from tests.recovery.conftest import after, spawn, spawn_two
 from unteach.engines.progress import Pace
 from unteach.errors import Preempted
 from unteach.inference.result_store import Line, Part, ResultStore, _part
-from unteach.verbs.infer import infer
 
 DRAWN = ("temperature=0.9", "num_return_sequences=2")
 

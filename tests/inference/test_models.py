@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from tests.conftest import read_rows
+from tests.doors import infer, train
 from tests.inference.conftest import questions, words, write_lines
 from unteach import run_dir
 from unteach.cli import main
@@ -20,8 +21,6 @@ from unteach.engines.class_logits import class_logits
 from unteach.errors import UserError
 from unteach.models.batch_probe import describe_padded_batches
 from unteach.models.heads import Head
-from unteach.verbs.infer import infer
-from unteach.verbs.train import train
 
 
 def classifier(tiny_folder: Path, folder: Path, labels: tuple[str, ...]) -> Any:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.doors import train
 from unteach import fingerprints, registry, run_dir
 from unteach.config.compose import compose
 from unteach.errors import UserError
-from unteach.verbs.train import train
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "plugin"
 

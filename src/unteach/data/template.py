@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import atomic, json_files
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_rendering import render
 from unteach.data.reasoning import CLOSE, OPEN, after_open_reasoning
@@ -426,5 +426,5 @@ def saved_args(folder: str) -> TemplateArgs | None:
         TemplateArgs, json_files.read_json(path, "the model's template"), str(path)
     )
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return args

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from unteach import registry
 from unteach.config import schema
@@ -32,6 +32,7 @@ from unteach.data.tokenized import token_files
 from unteach.errors import UserError, nearest
 from unteach.wording import counted
 
+Run = TypeVar("Run", bound=schema.RunConfig)
 SETTINGS = {
     "max_length": "rows that are tokenised here; a tokenised file has its own",
     "too_long": "prompts with answers; text is cut into pieces",
@@ -47,20 +48,23 @@ OF_TRAINING = ("forget", "alternate")
 """Columns that say what training makes of a row."""
 
 
-def resolve_files(config: schema.Config) -> tuple[schema.Config, list[str]]:
-    """The configuration with a dataset for each file of `data`, and what there is to say about
-    them.
+def resolve_files(config: Run) -> Run:
+    """Give the configuration with a dataset for each of the user's own files, in `data.streams`.
 
-    Reads the heads of the files. Words that are taken as they are make the run's template `raw`,
-    unless the user named one; a tokenised file brings the template that it was made with.
+    The last stage of a configuration, before torch is imported; `data.notes` says how the files are
+    read. Words that are taken as they are make the run's template `raw`, unless the user named one;
+    a tokenised file brings the template that it was made with.
+
+    Raises:
+        UserError: where the files do not hold what the method trains on.
     """
     if config.data is None or config.data.files is None:
-        return config, []
+        return config
     finder = Finder(config, config.data.files)
     found, measured = finder.streams()
     streams = {**config.data.streams, **found}
     anchor = config.data.anchor or next(iter(finder.wanted), "")
-    if anchor not in streams and config.trainer is not None:
+    if anchor not in streams and isinstance(config, schema.TrainConfig):
         raise UserError(
             f"data.anchor: {anchor!r} is not a stream of this run; its streams: "
             f"{', '.join(streams)}"
@@ -68,19 +72,25 @@ def resolve_files(config: schema.Config) -> tuple[schema.Config, list[str]]:
     model = replace(
         config.model, template_args=finder.template(config.model.template_args, config.data.streams)
     )
-    data = replace(config.data, streams=streams, anchor=anchor, measured=measured)
-    return replace(config, model=model, data=data), finder.said
+    data = replace(
+        config.data,
+        streams=streams,
+        anchor=anchor,
+        measured=measured,
+        notes=tuple(finder.notes),
+    )
+    return replace(config, model=model, data=data)
 
 
 class Finder:
-    """Finds how each file is read; `said` is what it found, a sentence a stream."""
+    """Finds how each file is read; `notes` is what it found, a sentence a stream."""
 
-    def __init__(self, config: schema.Config, files: Files):
+    def __init__(self, config: schema.RunConfig, files: Files):
         self.files, self.seed = files, config.seed
-        self.method = config.trainer.method if config.trainer else None
+        self.method = config.trainer.method if isinstance(config, schema.TrainConfig) else None
         self.kind = getattr(self.method, "ROWS", "answers")
         self.measures = config.measures_own_rows() and self.kind in MEASURED_KINDS
-        self.said: list[str] = []
+        self.notes: list[str] = []
         self.tables: dict[str, tables.Table] = {}
         self.taken: set[str] = set()
         self.raw: dict[str, bool] = {}
@@ -145,7 +155,7 @@ class Finder:
             self._refuse_unused_marks({**found, **measured})
         self._refuse_overlap(found, measured)
         if "retain" in measured and (hint := self._hint_of_alpha()):
-            self.said.append(f"data.retain: {ONLY_MEASURED}; {hint}")
+            self.notes.append(f"data.retain: {ONLY_MEASURED}; {hint}")
         return found, measured
 
     def _hint_of_alpha(self) -> str:
@@ -242,13 +252,13 @@ class Finder:
                 f"them in both"
             )
             raise UserError(f"{'; '.join(shared)}; {mend}")
-        self.said += shared
+        self.notes += shared
         for stream in self.wanted if self.files.validation_file is not None else ():
             if stream in found:
                 note = find_shared_rows(
                     parts["validation"], parts[stream], f"both validation and {stream}"
                 )
-                self.said += [note] if note else []
+                self.notes += [note] if note else []
 
     def _note_not_compared(self, parts: dict[str, ComponentConfig]) -> None:
         """Say which streams may share rows unseen, as one has its words and the other only its
@@ -262,7 +272,7 @@ class Finder:
                 and not are_comparable(parts[first], parts[second])
             ):
                 tokens = first if is_of_tokens(parts[first]) else second
-                self.said.append(
+                self.notes.append(
                     f"data.{first} and data.{second} cannot be compared, as data.{tokens} has "
                     "tokens and no words: a row that stands in both is not noticed"
                 )
@@ -337,7 +347,7 @@ class Finder:
                     f"{where} would be used for nothing, as data.{stream}_file says what to "
                     f"{stream}: move these rows to that file, or leave data.{stream}_file out"
                 )
-            self.said.append(f"{where}: nothing trains on them or measures them")
+            self.notes.append(f"{where}: nothing trains on them or measures them")
 
     def choice(self, stream: str) -> RowSelection:
         held_out = self.files.validation_fraction if stream == "train" else 0.0
@@ -413,9 +423,9 @@ class Finder:
                 isinstance(cell, list) for cell in next(iter(table))[1].values()
             )
             way = " (as they are)" if self.raw[stream] else " (through the template)"
-        self.said.append(f"data.{stream}: {table.where}, by its columns {columns}{way}")
+        self.notes.append(f"data.{stream}: {table.where}, by its columns {columns}{way}")
         read = [*form.columns(mapped), *([choice.flag] if choice.flag else [])]
-        self.said += [f"data.{stream}: {note}" for note in note_unread(table, read)]
+        self.notes += [f"data.{stream}: {note}" for note in note_unread(table, read)]
         self.taken |= {"txt"} if any(file.suffix == ".txt" for file in table.files) else set()
         self.taken |= (
             {"pretrain_with_output"} if self.kind == "text" and "text" not in form.roles else set()
@@ -469,7 +479,7 @@ class Finder:
                 f"trained on"
             )
         kept = told.get("rows", {}).get("kept")
-        self.said.append(
+        self.notes.append(
             f"data.{stream}: {path}, tokens of "
             f"{counted(kept, 'row') if kept is not None else 'rows'}"
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import plugins
-from unteach.config import hydra_groups, schema
+from unteach.config import groups, schema
 from unteach.config.inference import InferConfig
 from unteach.distributed import launch_environment
 from unteach.distributed.process_limits import refuse_too_many
@@ -46,7 +46,7 @@ it."""
 def files(config_dirs: Iterable[str] = ()) -> dict[str, Path]:
     """The launch files by name: those that ship, and those in the folder `launch` of the user's
     configuration."""
-    homes = (hydra_groups.CONFIGS, *plugins.config_folders(), *map(Path, config_dirs))
+    homes = (groups.CONFIGS, *plugins.config_folders(), *map(Path, config_dirs))
     return {file.stem: file for home in homes for file in sorted((home / "launch").glob("*.yaml"))}
 
 
@@ -64,7 +64,7 @@ def find(name: str, config_dirs: Iterable[str] = ()) -> Path:
 
 def started(
     verb: str,
-    config: schema.Config | InferConfig,
+    config: schema.RunConfig | InferConfig,
     overrides: Iterable[str],
     config_name: str | None,
     config_dirs: Iterable[str],
@@ -99,7 +99,7 @@ def _gpus(name: str) -> int:
     return found
 
 
-def _refuse_too_many(count: int, file: Path, config: schema.Config | InferConfig) -> None:
+def _refuse_too_many(count: int, file: Path, config: schema.RunConfig | InferConfig) -> None:
     """Raise UserError where more processes are asked for than the GPUs can hold, or the cores
     without any GPU."""
     told = _read(file)
@@ -202,7 +202,7 @@ def _ended(codes: dict[int, int]) -> Exception:
     return Ended(words, EXIT_PREEMPTED if lost else EXIT_BUG)
 
 
-def _join(file: Path, config: schema.Config | InferConfig) -> None:
+def _join(file: Path, config: schema.RunConfig | InferConfig) -> None:
     """In a rank: what the file says of the way a run is spread, unless accelerate said it
     already."""
     told = _read(file)

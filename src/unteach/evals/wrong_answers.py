@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.data.io import sources
 from unteach.data.io.sources import Row
 from unteach.errors import UserError
@@ -66,7 +66,7 @@ def _read(given: object) -> WrongAnswers:
     reader = Reader()
     settings: WrongAnswers = reader.record(WrongAnswers, given, f"hf_args.{KEY}")
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return settings
 
 

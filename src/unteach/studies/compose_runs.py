@@ -5,18 +5,19 @@ A run is refused here for all that it would be refused for itself before it load
 configuration, files and folders that are not there, rows that its method cannot read.
 """
 
-import contextlib
-import io
+import logging
 import os
 
-from unteach import console, fingerprints
+from unteach import fingerprints, logs
 from unteach.config import compose, schema
 from unteach.config.files import name_and_split
-from unteach.config.reader import collected
+from unteach.config.reader import collect_problems
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
+from unteach.data import user_files
 from unteach.errors import UserError
 from unteach.studies.plan import PlannedRun
 
+logger = logging.getLogger(__name__)
 PLACES = (
     "task_name",
     "paths.output_dir",
@@ -47,24 +48,24 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
             flush=True,
         )
     failed: dict[str, list[str]] = {}
-    said: dict[str, None] = {}
+    notes: dict[str, None] = {}
     verdicts: dict[tuple[object, ...], list[str]] = {}
     readings: dict[str, list[str]] = {}
     for run in plan:
         shape = shape_of[run.name]
         if shape not in verdicts:
-            heard, problems = io.StringIO(), list[str]()
-            with contextlib.redirect_stdout(heard), collected(problems):
+            problems: list[str] = []
+            with logs.collect_notes() as heard, collect_problems(problems):
                 config = compose.compose(
                     run.config_name, run.overrides, config_dirs, starting=True, coming=coming
                 )
                 problems += _check_rows(config, readings, run.name)
             verdicts[shape] = problems
-            said |= dict.fromkeys(heard.getvalue().splitlines())
+            notes |= dict.fromkeys(heard)
         for problem in verdicts[shape]:
             failed.setdefault(problem, []).append(run.name)
-    for line in said:
-        print(line)
+    for note in notes:
+        logger.info(note)
     if failed:
         told = [f"{_named(names)}: {why}" for why, names in failed.items()]
         count = len({name for names in failed.values() for name in names})
@@ -74,7 +75,7 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
         )
 
 
-def _check_rows(config: schema.Config, readings: dict[str, list[str]], name: str) -> list[str]:
+def _check_rows(config: schema.RunConfig, readings: dict[str, list[str]], name: str) -> list[str]:
     """What is wrong with a run's files of rows for its method; each way to read them is tried once.
 
     Says which rows a method only measures. name: the run's.
@@ -86,25 +87,23 @@ def _check_rows(config: schema.Config, readings: dict[str, list[str]], name: str
     sources = [config.data.files.of(stream) for stream in schema.STREAMS]
     if not all(source is None or _is_here(source) for source in sources):
         return []
-    trainer = config.trainer
+    method = config.trainer.method if isinstance(config, schema.TrainConfig) else None
     suites = {name: suite.reads_own_rows() for name, suite in config.eval.items()}
     key = fingerprints.hash_value(
         [
             config.tree.get("data"),
             config.tree.get("template"),
-            repr(trainer and trainer.method),
+            repr(method),
             suites,
         ]
     )
     if key not in readings:
-        from unteach.data import user_files
-
         readings[key] = []
-        with collected(readings[key]):
-            _, notes = user_files.resolve_files(config)
-            for note in notes:
+        with collect_problems(readings[key]):
+            resolved = user_files.resolve_files(config)
+            for note in resolved.data.notes if resolved.data else ():
                 if user_files.ONLY_MEASURED in note:
-                    console.say(f"note: {name}: {note}")
+                    logger.info(f"{name}: {note}")
     return readings[key]
 
 

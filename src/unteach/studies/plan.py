@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from unteach.config import hydra_groups
+from unteach.config import groups
 from unteach.config.overrides import spell_value, unquote
 from unteach.config.references import is_place
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
@@ -428,7 +428,7 @@ def _started(start: PlannedRun | None) -> dict[str, Any]:
     )
     # A place is the weights that the parent started from; the child has the parent's.
     name = unquote(model) if model else ""
-    if is_place(name) and name not in hydra_groups.options("model"):
+    if is_place(name) and name not in groups.list_options("model"):
         model = "auto"
     return ({"model": model} if model else {}) | {
         MODEL_KEY: start.folder,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.errors import UserError
 from unteach.studies import own_data
 from unteach.wording import shown
@@ -117,7 +117,7 @@ def drawn(search: Any, where: str) -> list[Point]:
                 f"must be a list of values or a range {{low, high}}, got {shown(values)}",
             )
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     generators = {key: random.Random(f"{asked.seed} {key}") for key in ranges}
     points = []
     for number in range(asked.runs):

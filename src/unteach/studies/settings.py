@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.errors import UserError
 from unteach.wording import shown
 
@@ -158,5 +158,5 @@ def _read(cls: type, value: object, where: str, drop: tuple[str, ...] = ()) -> A
     reader = Reader()
     found = reader.record(cls, {} if value is None else value, where, drop)
     if found is None:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return found

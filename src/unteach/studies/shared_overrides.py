@@ -7,7 +7,7 @@ from another one of it.
 
 from collections.abc import Iterable
 
-from unteach.config import hydra_groups
+from unteach.config import groups
 from unteach.config.overrides import unquote
 from unteach.config.references import is_place
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
@@ -53,6 +53,6 @@ def without_start(words: Iterable[str]) -> tuple[str, ...]:
         if any(key == start or key.startswith(f"{start}.") for start in OF_THE_START):
             continue
         name = unquote(value)
-        is_weights = key == "model" and is_place(name) and name not in hydra_groups.options("model")
+        is_weights = key == "model" and is_place(name) and name not in groups.list_options("model")
         kept.append("model=auto" if is_weights else word)
     return tuple(kept)

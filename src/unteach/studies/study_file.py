@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unteach.config import hydra_groups
-from unteach.config.reader import collected
+from unteach.config import groups
+from unteach.config.reader import collect_problems
 from unteach.errors import UserError, nearest, shorten_name, unknown
 from unteach.strict_yaml import parse_yaml, read_yaml
 from unteach.studies import compose_runs, search_space, settings, shapes
@@ -70,7 +70,7 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
     else:
         mapping, extra = vary(mapping, words)
         plan = list[PlannedRun]()
-        with collected(problems):
+        with collect_problems(problems):
             plan = expand(mapping, ROOT, extra)
         if problems:
             refuse(file, problems, plan, config_dirs)
@@ -109,21 +109,21 @@ def refuse(
 ) -> None:
     """Raises what is wrong with a study's keys and, in the same answer, with the runs that were
     meant."""
-    with collected(problems):
+    with collect_problems(problems):
         compose_runs.check(plan, config_dirs)
     raise UserError("\n".join([f"{file}: this study cannot be carried out:", *problems]))
 
 
 def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
     """A study's file: a path, or a name in configs/study/ or a user's folder."""
-    folders = [*map(Path, config_dirs), hydra_groups.CONFIGS]
+    folders = [*map(Path, config_dirs), groups.CONFIGS]
     homes = [Path(name), *(folder / "study" / f"{name}.yaml" for folder in folders)]
     found = next((path for path in homes if path.is_file()), None)
     if found is None:
         if name.endswith((".yaml", ".yml")):
             raise UserError(f"study={name}: there is no such file")
         raise UserError(
-            f"study={name}: " + unknown("study", name, hydra_groups.options("study", config_dirs))
+            f"study={name}: " + unknown("study", name, groups.list_options("study", config_dirs))
         )
     return found
 

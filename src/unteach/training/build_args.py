@@ -24,7 +24,7 @@ DDP = (
 
 
 def build_training_args(
-    config: schema.Config, compute: str, anchor_rows: int, folder: Path
+    config: schema.TrainConfig, compute: str, anchor_rows: int, folder: Path
 ) -> "transformers.TrainingArguments":
     """Build the TrainingArguments of a run.
 
@@ -58,7 +58,6 @@ def build_training_args(
     for note in note_idle_optimizer(built):
         console.say(f"note: {note}")
 
-    assert config.trainer is not None
     warmup_epochs = config.trainer.args.get("warmup_epochs")
     if warmup_epochs is not None:
         rows_per_step = (
@@ -69,10 +68,9 @@ def build_training_args(
     return built
 
 
-def _collect_args(config: schema.Config, compute: str) -> dict[str, Any]:
+def _collect_args(config: schema.TrainConfig, compute: str) -> dict[str, Any]:
     """Collect what the library is given: the user's arguments without our own keys, and defaults
     that differ from the library's."""
-    assert config.trainer is not None
     args = dict(config.trainer.args)
     refuse_too_many("trainer.args.dataloader_num_workers", args.get("dataloader_num_workers") or 0)
     for consumed in (*training_args.OWN, "do_train", "do_eval", "save_total_limit"):
@@ -95,7 +93,7 @@ def _collect_args(config: schema.Config, compute: str) -> dict[str, Any]:
     return args
 
 
-def _use_one_gpu(config: schema.Config, built: "transformers.TrainingArguments") -> None:
+def _use_one_gpu(config: schema.TrainConfig, built: "transformers.TrainingArguments") -> None:
     """Keep the library from nn.DataParallel, which would split a step by a rule of its own."""
     if built.n_gpu <= 1:
         return
@@ -109,11 +107,10 @@ def _use_one_gpu(config: schema.Config, built: "transformers.TrainingArguments")
 
 
 def _refuse_other_launch(
-    config: schema.Config, compute: str, built: "transformers.TrainingArguments"
+    config: schema.TrainConfig, compute: str, built: "transformers.TrainingArguments"
 ) -> None:
     """Raise UserError where the launch's file says other than the run; what it leaves open is the
     run's."""
-    assert config.trainer is not None
     mode, given = launch_environment.parallel_mode(), config.trainer.args
     if mode not in ("one", "ddp"):
         for name in DDP:

@@ -22,7 +22,7 @@ REFERENCE = "reference"
 
 
 def build_reference(
-    config: schema.Config, method: Method, loaded: LoadedModel, dist: DistContext
+    config: schema.TrainConfig, method: Method, loaded: LoadedModel, dist: DistContext
 ) -> Reference:
     """Build what a method compares with, but for its tables: a frozen copy only where nothing else
     is exact, and where an adapter trains, the model as it was without it."""

@@ -20,7 +20,7 @@ HOLDOUT = "holdout"
 
 
 def build_streams(
-    config: schema.Config, loaded: LoadedModel, dist: DistContext | None = None
+    config: schema.TrainConfig, loaded: LoadedModel, dist: DistContext | None = None
 ) -> tuple[dict[str, Stream], list[str]]:
     """Build the streams that the run trains on.
 
@@ -33,7 +33,6 @@ def build_streams(
     Returns:
         The streams by name, and what there is to say about rows dropped and answers cut.
     """
-    assert config.data is not None and config.trainer is not None
     method = config.trainer.method
     streams: dict[str, Stream] = {}
     rows: dict[str, list[Any]] = {}
@@ -41,7 +40,9 @@ def build_streams(
     for name in method.streams() or [name for name in config.data.streams if name != HOLDOUT]:
         source = find_source(config.data, name)
         if source not in rows:
-            rows[source], notes_of_rows = build_rows(config, loaded, source)
+            rows[source], notes_of_rows = build_rows(
+                loaded, source, config.data.streams[source], config.seed
+            )
             notes += notes_of_rows
         datasets = rows[source]
         if name == ALTERNATE != source and method.ask("", "") is not None:
@@ -69,19 +70,18 @@ def find_source(data: schema.DataConfig, name: str) -> str:
 
 
 def build_rows(
-    config: schema.Config,
-    loaded: LoadedModel,
-    name: str,
-    parts: dict[str, schema.ComponentConfig] | None = None,
+    loaded: LoadedModel, name: str, parts: dict[str, schema.ComponentConfig], seed: int
 ) -> tuple[list[Any], list[str]]:
-    """Build the datasets of a stream of the configuration (or of these parts); gives also what
-    there is to say about their rows."""
-    assert config.data is not None
-    parts = parts or config.data.streams[name]
+    """Build the datasets of a stream; give also what there is to say about their rows.
+
+    Args:
+        loaded: the model whose tokenizer and template read the rows.
+        name: the stream's, as notes call it.
+        parts: the datasets by their names.
+        seed: the run's.
+    """
     labels = list(loaded.head.labels) if loaded.head else None
-    datasets = [
-        build_part(part, loaded, seed=config.seed, labels=labels) for part in parts.values()
-    ]
+    datasets = [build_part(part, loaded, seed=seed, labels=labels) for part in parts.values()]
     notes = []
     for part in parts.values():
         note = sources.note(part.args.get("hf_args") or {})
@@ -96,10 +96,9 @@ def build_rows(
     return datasets, notes
 
 
-def choose_anchor(config: schema.Config, streams: dict[str, Stream]) -> str:
+def choose_anchor(config: schema.TrainConfig, streams: dict[str, Stream]) -> str:
     """Choose the stream whose length is an epoch: the one that data.anchor names, or the first that
     is read from its rows."""
-    assert config.data is not None and config.trainer is not None
     anchor = config.data.anchor
     for name in streams:
         if name == anchor or find_source(config.data, name) == anchor:

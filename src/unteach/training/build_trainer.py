@@ -20,7 +20,7 @@ from unteach.training.trainer import Trainer
 
 
 def build_trainer(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
@@ -33,7 +33,6 @@ def build_trainer(
 
     given: what any of them takes beside its parts, as callbacks and what measures.
     """
-    assert config.trainer is not None
     collator, method = build_collator(config, loaded), config.trainer.method
     common = {
         "model": loaded.model,
@@ -73,10 +72,9 @@ def build_trainer(
     )
 
 
-def build_checkpoint_policy(config: schema.Config) -> CheckpointPolicy:
+def build_checkpoint_policy(config: schema.TrainConfig) -> CheckpointPolicy:
     """Read how many checkpoints are kept, and after how many evaluations without a better one the
     run stops."""
-    assert config.trainer is not None
     args = config.trainer.args
     return CheckpointPolicy(
         limit=args.get("save_total_limit") or 1,

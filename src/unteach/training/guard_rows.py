@@ -20,10 +20,9 @@ FEW = 64
 
 
 def build_guard(
-    config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream]
+    config: schema.TrainConfig, loaded: LoadedModel, streams: dict[str, Stream]
 ) -> CollapseGuard | None:
     """Build the guard that is asked for or, of a method that ascends, the watch that only warns."""
-    assert config.data is not None and config.trainer is not None
     guard = config.trainer.guard
     if guard is not None:
         retain = streams.get("retain") or _learned(streams) or _read_retain(config, loaded)
@@ -44,18 +43,17 @@ def build_guard(
     return CollapseWatch(config.trainer.handler, loaded, rows) if rows else None
 
 
-def _retain_parts(config: schema.Config) -> dict[str, ComponentConfig]:
+def _retain_parts(config: schema.TrainConfig) -> dict[str, ComponentConfig]:
     """The retain datasets of a run whose method does not train on them."""
-    assert config.data is not None
     return config.data.streams.get("retain") or config.data.measured.get("retain") or {}
 
 
-def _read_retain(config: schema.Config, loaded: LoadedModel) -> Stream | None:
+def _read_retain(config: schema.TrainConfig, loaded: LoadedModel) -> Stream | None:
     built = [build_part(part, loaded, seed=config.seed) for part in _retain_parts(config).values()]
     return Stream("retain", built) if built else None
 
 
-def _read_few(config: schema.Config, loaded: LoadedModel) -> Stream | None:
+def _read_few(config: schema.TrainConfig, loaded: LoadedModel) -> Stream | None:
     """The first retain rows, where they can be read: nobody asked for them, so it is no mistake
     where they cannot."""
     try:

@@ -26,7 +26,7 @@ def print_lines(lines: list[Line]) -> None:
 
 
 def describe_training(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
@@ -41,7 +41,6 @@ def describe_training(
         describe_stream: what is said of a stream's rows; to count their tokens too is a pass over
             all of them.
     """
-    assert config.trainer is not None
     path = config.model.model_args.get(PATH)
     lines = [
         ("model", f"{f'{path}: ' if path else ''}{describe_model(loaded)}"),
@@ -91,7 +90,7 @@ def describe_method(method: Method | schema.TheirTrainer) -> str:
 
 
 def print_header(
-    config: schema.Config,
+    config: schema.TrainConfig,
     folder: Path,
     loaded: LoadedModel,
     streams: dict[str, Stream],

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from unteach import atomic, fingerprints, json_files, run_dir
-from unteach.config import compose, schema
+from unteach.config import schema
+from unteach.config.tree import to_yaml
 from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
@@ -17,7 +18,7 @@ from unteach.training.build_reference import REFERENCE
 
 
 def open_folder(
-    config: schema.Config,
+    config: schema.TrainConfig,
     folder: Path,
     loaded: LoadedModel,
     streams: dict[str, Stream],
@@ -38,7 +39,7 @@ def open_folder(
         )
     # The configuration comes first: it makes the folder a run's, into which all else may be
     # written.
-    atomic.write_text(folder / run_dir.CONFIG, compose.to_yaml(config.tree))
+    atomic.write_text(folder / run_dir.CONFIG, to_yaml(config.tree))
     if step == 0:
         for table in (folder / REFERENCE).glob("*.safetensors"):
             if table.stem in streams:
@@ -69,9 +70,8 @@ def fingerprint_streams(streams: dict[str, Stream]) -> dict[str, str]:
     return found
 
 
-def fingerprint_files(config: schema.Config) -> dict[str, str]:
+def fingerprint_files(config: schema.TrainConfig) -> dict[str, str]:
     """Take the sha256 of each local file that rows are read from."""
-    assert config.data is not None
     told = [
         part.args.get("hf_args")
         for parts in config.data.streams.values()

@@ -30,7 +30,7 @@ def build_part(part: schema.ComponentConfig, loaded: LoadedModel, **given: objec
     return part.cls(**{**taken, **fit_context(part, loaded), **part.args})
 
 
-def build_collator(config: schema.Config, loaded: LoadedModel) -> Any:
+def build_collator(config: schema.TrainConfig, loaded: LoadedModel) -> Any:
     """Build the collator that the configuration names, or ours."""
     if config.collator is None:
         return DataCollatorForSupervisedDataset(loaded.tokenizer)

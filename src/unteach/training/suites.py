@@ -1,6 +1,7 @@
 """The suites of a run: planned before it trains, carried out on the weights it starts from and as
 it stands later."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from unteach.models.loading import LoadedModel
 from unteach.training.build_streams import build_rows
 from unteach.training.rows import find_context_length, refuse_too_long
 
+logger = logging.getLogger(__name__)
 ROLE_STREAMS = {
     "train": ("train",),
     "forget": ("forget",),
@@ -31,12 +33,12 @@ ROLE_STREAMS = {
 
 
 def plan_suites(
-    config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream] | None = None
+    config: schema.RunConfig, loaded: LoadedModel, streams: dict[str, Stream] | None = None
 ) -> tuple[dict[str, suites.Plan], list[str]]:
     """Plan the suites of a run, before any model pass.
 
     Args:
-        config: with the files of `data` settled.
+        config: whose files are resolved.
         loaded: the model, whose weights are not needed.
         streams: those that the run trains on, where they are built already.
 
@@ -56,7 +58,7 @@ def plan_suites(
 
 
 def own_rows(
-    config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream]
+    config: schema.RunConfig, loaded: LoadedModel, streams: dict[str, Stream]
 ) -> tuple[dict[str, OwnRows], list[str]]:
     """The rows of the run by role, for the suites that measure them, and what there is to say about
     them."""
@@ -64,7 +66,7 @@ def own_rows(
     notes: list[str] = []
     if config.data is None or not config.measures_own_rows():
         return found, notes
-    method = config.trainer.method if config.trainer else None
+    method = config.trainer.method if isinstance(config, schema.TrainConfig) else None
     for role, homes in ROLE_STREAMS.items():
         home = next((name for name in homes if config.data.streams.get(name)), None)
         parts = config.data.measured.get(role) or (config.data.streams[home] if home else None)
@@ -72,10 +74,10 @@ def own_rows(
             continue
         stream = streams.get(home) if home and role not in config.data.measured else None
         if stream is None:
-            built, said = build_rows(config, loaded, role, parts)
+            built, said = build_rows(loaded, role, parts, config.seed)
             # Rows held out, and those that the run trains on, are spoken of where they are built
             # for that.
-            notes += said if home is None or config.trainer is None or not streams else []
+            notes += said if home is None or method is None or not streams else []
             stream = Stream(role, built)
             refuse_too_long({role: stream}, find_context_length(loaded.model))
         where = ", ".join(_name_source(part) for part in parts.values())
@@ -100,41 +102,38 @@ def _split_by_sign(rows: OwnRows) -> dict[str, OwnRows]:
 
 
 def before_training(
-    config: schema.Config, planned: dict[str, suites.Plan], folder: Path, dist: DistContext
-) -> list[str]:
-    """Measure the weights that the run starts from, with the suites that ask for it; gives what
-    there is to say.
+    config: schema.TrainConfig, planned: dict[str, suites.Plan], folder: Path, dist: DistContext
+) -> None:
+    """Measure the weights that the run starts from, with the suites that ask for it.
 
     What an earlier call of the same run measured on the same rows is not measured again.
     """
-    assert config.trainer is not None
     asking = {name: plan for name, plan in planned.items() if config.eval[name].before}
     if not asking or not config.trainer.args.get("do_eval", True):
-        return []
+        return
     if not config.model.model_args.get(schema.PATH):
-        return ["nothing is measured before training: this model starts from random weights"]
+        logger.info("nothing is measured before training: this model starts from random weights")
+        return
     target = folder / run_dir.EVALS_BEFORE
     # One process looks, so that all go the same way.
     if process_context.run_on_main(
         lambda: all(suites.is_measured(plan, target) for plan in asking.values())
     ):
-        return []
+        return
     configs = {name: config.eval[name] for name in asking}
     if dist.is_main:
         console.say(f"measuring the weights that the run starts from, into {target}")
     evaluate_before(configs, config.model, asking, target, Path(config.paths.cache_dir), dist)
-    return []
 
 
-def does_evaluate(config: schema.Config) -> bool:
+def does_evaluate(config: schema.TrainConfig) -> bool:
     """Whether the run evaluates at all."""
-    assert config.trainer is not None
     args = config.trainer.args
     return bool(args.get("do_eval", True)) or args.get("eval_strategy", "no") != "no"
 
 
 def at_steps(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     plans: dict[str, suites.Plan],
     folder: Path,

@@ -33,7 +33,7 @@ def refuse_missing(args: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def tracked(config: schema.Config, folder: Path, first: bool) -> Iterator[None]:
+def tracked(config: schema.TrainConfig, folder: Path, first: bool) -> Iterator[None]:
     """Opens the run that `wandb` of the configuration names, in the first process, and closes it
     afterwards.
 
@@ -59,12 +59,11 @@ def tracked(config: schema.Config, folder: Path, first: bool) -> Iterator[None]:
             opened.finish()  # the next run of this process is another
 
 
-def _open(config: schema.Config, told: schema.Wandb, folder: Path) -> None:
+def _open(config: schema.TrainConfig, told: schema.Wandb, folder: Path) -> None:
     import wandb
 
     if told.dir:
         Path(told.dir).mkdir(parents=True, exist_ok=True)
-    assert config.trainer is not None
     name = config.trainer.args.get("run_name") or config.task_name
     wandb.init(
         project=told.project,

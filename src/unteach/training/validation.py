@@ -10,11 +10,12 @@ for it.
 import csv
 import functools
 import io
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import atomic, console, run_dir
+from unteach import atomic, run_dir
 from unteach.config import schema
 from unteach.data.streams import Slot, Stream, collate
 from unteach.distributed.process_context import DistContext
@@ -31,28 +32,27 @@ from unteach.training.step import forward_policy_and_reference
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
+logger = logging.getLogger(__name__)
 STREAM = "validation"
 FILE = "validation.json"
 
 
-def of_run(
-    config: schema.Config,
+def build_validation(
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     collator: Any,
     args: "TrainingArguments",
     folder: Path,
     dist: DistContext,
 ) -> "Validation | None":
-    """What measures the rows of data.validation, if there are any; says what became of rows that
-    cannot be used."""
-    assert config.data is not None and config.trainer is not None
+    """Build what measures the rows of data.validation, if there are any; say what became of rows
+    that cannot be used."""
     if not config.data.streams.get(STREAM):
         return None
     method = config.trainer.method if config.trainer.method.is_finetuning() else SFT()
-    rows, said = build_rows(config, loaded, STREAM)
-    if dist.is_main:
-        for sentence in said:
-            console.say(f"note: {sentence}")
+    rows, notes = build_rows(loaded, STREAM, config.data.streams[STREAM], config.seed)
+    for note in notes:
+        logger.info(note)
     streams: dict[str, Stream] = {}
     for name in method.streams():
         streams[name] = Stream(name, rows, next(iter(streams), None))

@@ -17,7 +17,7 @@ from unteach.training.samples import SampleFile
 
 
 def watchers(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
@@ -25,7 +25,6 @@ def watchers(
     dist: DistContext,
 ) -> list[Watcher]:
     """Everything that watches a run."""
-    assert config.trainer is not None
     display = make_display(config.task_name, UnaskedValues(config.eval))
     found: list[Watcher] = [MetricsFile(folder / run_dir.METRICS), display]
     if dist.is_main:

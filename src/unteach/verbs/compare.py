@@ -1,5 +1,6 @@
 """`unteach compare`: what changed between two evaluated runs."""
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -10,30 +11,28 @@ from rich.text import Text
 
 from unteach import console
 from unteach.config.schema import PATH
+from unteach.config.verb_configs import CompareConfig
 from unteach.errors import UserError
 from unteach.report import changes, collect, find, origin
 from unteach.report.find import Found
 from unteach.report.table import MISSING
-from unteach.verbs.report import split, suite_of
+from unteach.verbs.report import suite_of
 from unteach.wording import format_value
 
+logger = logging.getLogger(__name__)
 EXPECTED = ("task_name", "paths", "mode", "resume", "eval")
 """Keys that differ between any two runs, or say only what was measured."""
 LONGEST = 300
 
 
-def command(words: list[str]) -> None:
-    places, options = split(words, "compare")
-    if len(places) != 2:
-        raise UserError(
-            f"compare takes two runs, got {len(places)}: unteach compare A B [suite=SUITE]"
-        )
-    a, b = (_one(place) for place in places)
+def run(config: CompareConfig) -> None:
+    """Print what changed between two runs: values, answers, settings."""
+    a, b = (_one(place) for place in config.runs)
     if a.folder.resolve() == b.folder.resolve():
-        raise UserError(f"{places[0]} and {places[1]} are the same run; name two")
+        raise UserError(f"{' and '.join(config.runs)} are the same run; name two")
     names = find.short_names([a.folder, b.folder])
     a, b = (replace(one, name=names[one.folder]) for one in (a, b))
-    asked = suite_of(options.get("suite"), [a, b])
+    asked = suite_of(config.suite, [a, b])
     suites = [asked] if asked else [name for name in a.suites if name in b.suites]
     if not suites:
         raise UserError(
@@ -60,8 +59,8 @@ def _compare(a: Found, b: Found, suite: str) -> None:
     first, second = collect.collect([(one.name, one.kind, one.folder) for one in (a, b)], suite)
     console.say(f"\n{suite}")
     if others := changes.other_rows(first, second):
-        console.say(
-            f"note: not the same rows in {', '.join(others)}; differences are not taken row by row"
+        logger.info(
+            f"not the same rows in {', '.join(others)}; differences are not taken row by row"
         )
     _print_values(changes.changes(first, second))
     for changed in changes.most_changed(first, second):

@@ -1,36 +1,29 @@
 """`unteach report`: evaluated runs beside each other, as a table and one page with everything."""
 
+import logging
 import os
-import re
 from collections import Counter
 from pathlib import Path
 
-from unteach import console
-from unteach.config import verb_keys
+from unteach.config.verb_configs import ReportConfig
 from unteach.errors import UserError, unknown
 from unteach.report import collect, families, files, find, table
 from unteach.report.find import Found
 
-OUT = Path("saves/report")
+logger = logging.getLogger(__name__)
 
 
-def command(words: list[str]) -> None:
-    places, options = split(words, "report")
-    if not places:
-        raise UserError("name the runs to report: unteach report RUN… [out=FOLDER] [suite=SUITE]")
-    found, notes = find.runs_in(places)
+def run(config: ReportConfig) -> Path:
+    """Print the tables of some runs, write the page, and give its path."""
+    found, notes = find.runs_in(config.runs)
     for note in notes:
-        console.say(f"note: {note}")
+        logger.info(note)
     compared = find.retain_models_of(found)
     for one in compared:
-        console.say(f"note: shown too, as it is what the others are compared with: {one.folder}")
+        logger.info(f"shown too, as it is what the others are compared with: {one.folder}")
     found = [*compared, *found]
-    write(
-        found,
-        Path(options.get("out", OUT)),
-        title_of(places, found),
-        suite_of(options.get("suite"), found),
-    )
+    title = title_of(config.runs, found)
+    return write(found, Path(config.out), title, suite_of(config.suite, found))
 
 
 def title_of(places: list[str], found: list[Found]) -> str:
@@ -44,24 +37,6 @@ def title_of(places: list[str], found: list[Found]) -> str:
     within = shared.relative_to(Path.cwd()) if shared.is_relative_to(Path.cwd()) else shared
     where = "" if within in (Path(), Path(shared.anchor)) else f" of {within}"
     return f"Report on {len(found)} runs{where}"
-
-
-def split(words: list[str], verb: str) -> tuple[list[str], dict[str, str]]:
-    """The places and the key=value options among the words of report or compare; a folder's name
-    may hold a =."""
-    places, options = [], {}
-    allowed = verb_keys.KEYS[verb]
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key in allowed and equals and value:
-            options[key] = value
-        elif re.fullmatch(r"\w+=.*", word) and not Path(word).exists():
-            raise UserError(
-                verb_keys.unknown_key(verb, key) if key not in allowed else f"{word} needs a value"
-            )
-        else:
-            places.append(word)
-    return places, options
 
 
 def suite_of(asked: str | None, found: list[Found]) -> str | None:
@@ -98,6 +73,6 @@ def write(found: list[Found], folder: Path, title: str, suite: str | None = None
             table.print_table(means)
     page, notes = files.write(shown, folder, title)
     for note in notes:
-        console.say(f"note: {note}")
+        logger.info(note)
     print(f"report: {page}")
     return page

@@ -11,7 +11,7 @@ from unteach.data.synthetic import authors
 from unteach.data.synthetic.word_banks import Banks
 from unteach.data.synthetic.world import World
 from unteach.errors import UserError
-from unteach.verbs.world import command
+from unteach.verbs.start import start
 
 RICH = World(
     seed=2,
@@ -79,7 +79,7 @@ def test_settings_that_cannot_be_read_are_a_users_mistake(word, said, tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
     with pytest.raises(UserError, match=said):
-        command([word, "to=world"])
+        start("world", [word, "to=world"])
     assert not (tmp_path / "world").exists()
 
 

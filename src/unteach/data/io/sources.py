@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import ForgetSet
 from unteach.data.entities import part_of
 from unteach.data.io import hub_datasets, tables, tokenized_paths
@@ -55,7 +55,7 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     reader = Reader()
     chosen = reader.record(ForgetSet, hf_args["forget_set"], "forget_set")
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     rows = _all_rows(from_where)
     numbers = part_of(rows, hf_args["part"], chosen, named(hf_args))
     if isinstance(rows, Rows):

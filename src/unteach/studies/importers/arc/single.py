@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach.config.overrides import spell_value
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.errors import UserError, unknown
 from unteach.studies import shapes
@@ -43,7 +43,7 @@ def read_experiment(mapping: dict[str, Any]) -> Experiment:
     if found is not None and found.train_type not in KINDS:
         reader.wrong("train_type", unknown("ARC train type", found.train_type, KINDS))
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return found
 
 

@@ -1,0 +1,36 @@
+"""A backend's answers to the rows of a table that have none yet."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from unteach.config.inference import InferConfig
+from unteach.distributed.process_context import DistContext
+from unteach.inference.backends.base import Job
+from unteach.inference.output_columns import record
+from unteach.inference.planning import Plan
+
+
+def answer_rows(
+    config: InferConfig, plan: Plan, done: set[int], dist: DistContext
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Give the number and the record of every row that is not in `done`, as its answer comes."""
+    asked = plan.asked
+    requests = {request.number: request for request in asked.requests}
+    session = config.backend.open(
+        Job(plan.model, config.kind, config.sampling, dist, config.modality, plan.longest)
+    )
+    try:
+        if config.kind == "generate":
+            answers = session.generate(asked.requests, config.sampling, done)
+        elif config.kind == "score":
+            answers = session.score(asked.requests, done)
+        else:
+            answers = session.classify(asked.requests, done)
+        for number, answer in answers:
+            num_cut = asked.cut.get(number, 0)
+            yield number, record(answer, requests[number], num_cut, config, session.labels)
+            # Alone, a process may stop between any two rows; several agree at their batches' ends.
+            if dist.world_size == 1:
+                dist.check_preemption()
+    finally:
+        session.close()
