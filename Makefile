@@ -49,7 +49,7 @@ PINS = $(LOCK) list --format=freeze --exclude unteach --exclude pip --exclude se
 lock:
 	rm -rf .venv-lock && python3 -m venv .venv-lock
 	$(LOCK) install $(TORCH)
-	$(LOCK) install .
+	$(LOCK) install ".[report]"
 	$(PINS) > .venv-lock/run
 	$(LOCK) install -c .venv-lock/run ".[dev,track,slurm,lm-eval]"
 	$(PINS) | grep -vxFf .venv-lock/run > .venv-lock/test

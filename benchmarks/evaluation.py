@@ -38,7 +38,7 @@ from unteach.data.io.sources import load_rows  # noqa: E402
 from unteach.engines.base import Score  # noqa: E402
 from unteach.engines.hf import HFEngine, statistics  # noqa: E402
 from unteach.errors import AbsentData  # noqa: E402
-from unteach.evals import suites  # noqa: E402
+from unteach.evals import suite_plan, suites  # noqa: E402
 from unteach.evals.base import GradNorms, Scores, Texts  # noqa: E402
 from unteach.models.loading import load  # noqa: E402
 from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
@@ -65,7 +65,7 @@ class PlainEngine(HFEngine):
         return found
 
     def one_batch(self, batch: Any) -> Iterator[Score]:
-        given = self._padded([[*p, *a] for p, a in batch], left=False)
+        given = self._pad_rows([[*p, *a] for p, a in batch], left=False)
         labels = torch.full_like(given["input_ids"], -100)
         for row, (prompt, answer) in zip(labels, batch, strict=True):
             row[len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
@@ -95,7 +95,7 @@ class PlainEngine(HFEngine):
     ) -> list[list[int]]:
         found = []
         for first in range(0, len(prompts), self.batch_size):
-            given = self._padded(
+            given = self._pad_rows(
                 [list(prompt) for prompt in prompts[first : first + self.batch_size]], left=True
             )
             made = self.model.generate(
@@ -222,7 +222,7 @@ def with_passes(config: SuiteConfig, template: Any) -> list[str]:
     out."""
     needs = {
         name: metric.needs().values()
-        for name, metric in suites.plan(config, template).metrics.items()
+        for name, metric in suite_plan.plan_suite(config, template).metrics.items()
     }
     return [
         name

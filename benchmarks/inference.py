@@ -27,11 +27,11 @@ import yaml  # noqa: E402
 
 from unteach.config.inference import Sampling  # noqa: E402
 from unteach.config.schema import ModelConfig, TemplateArgs  # noqa: E402
-from unteach.data.synthetic.authors import rows as authors_rows  # noqa: E402
+from unteach.data.synthetic.authors import build_rows as build_authors_rows  # noqa: E402
 from unteach.data.template import Template  # noqa: E402
-from unteach.distributed.process_context import start  # noqa: E402
+from unteach.distributed.process_context import init_distributed  # noqa: E402
 from unteach.inference.backends.base import Job, Request  # noqa: E402
-from unteach.inference.backends.hf import Continuing, HuggingFace  # noqa: E402
+from unteach.inference.backends.hf import CausalLMSession, HuggingFace  # noqa: E402
 from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
 from unteach.seeds import subseed  # noqa: E402
 
@@ -39,7 +39,7 @@ from unteach.seeds import subseed  # noqa: E402
 def random_model(folder: Path, layers: int, width: int, ends: int) -> None:
     """A random Llama whose texts end after very unequal lengths: one token in `ends` is an end of
     sequence."""
-    said = [f"{row['question']} {row['answer']}" for row in authors_rows("full")]
+    said = [f"{row['question']} {row['answer']}" for row in build_authors_rows("full")]
     tokenizer = learn_tokenizer(said, 4096)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -63,7 +63,7 @@ def random_model(folder: Path, layers: int, width: int, ends: int) -> None:
 def prompts_of(count: int) -> list[str]:
     """One to eight questions of the authors world each, in an order that knows nothing of their
     length."""
-    questions = [row["question"] for row in authors_rows("full")]
+    questions = [row["question"] for row in build_authors_rows("full")]
     many = [1 + subseed(0, "many", i) % 8 for i in range(count)]
     return [
         " ".join(questions[subseed(0, i, turn) % len(questions)] for turn in range(n))
@@ -79,8 +79,8 @@ class Ways:
         config = ModelConfig(
             {"pretrained_model_name_or_path": folder}, template_args=TemplateArgs(kind="raw")
         )
-        session = HuggingFace().open(Job(config, "generate", self.sampling, start()))
-        assert isinstance(session, Continuing)
+        session = HuggingFace().open(Job(config, "generate", self.sampling, init_distributed()))
+        assert isinstance(session, CausalLMSession)
         self.session, self.model, self.tokenizer = (
             session,
             session.loaded.model,

@@ -40,14 +40,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig  # noqa: 
 
 from unteach.config.reader import Reader, join_problems  # noqa: E402
 from unteach.data.collators import DataCollatorForSupervisedDataset  # noqa: E402
-from unteach.data.streams import ALTERNATE, Rows, Steps, Stream, collate  # noqa: E402
+from unteach.data.streams import ALTERNATE, SlotDataset, Steps, Stream, collate  # noqa: E402
 from unteach.errors import UserError, unknown  # noqa: E402
 from unteach.methods.base import Context  # noqa: E402
 from unteach.models.forward import IGNORED, extend  # noqa: E402
 from unteach.models.layers import find_layer  # noqa: E402
-from unteach.models.reference import Reference, compute_table, needs_copy, trimmed  # noqa: E402
+from unteach.models.reference import Reference, compute_table, drop_unused_layers, needs_copy  # noqa: E402
 from unteach.testing import Examples, build_method  # noqa: E402
-from unteach.training.step import count_step, micro_batch_loss, setup_method  # noqa: E402
+from unteach.training.step import count_step_units, micro_batch_loss, setup_method  # noqa: E402
 
 LEARNING_RATE = 1e-5
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
@@ -352,7 +352,7 @@ class Work:
     def batch(self, device: Any, only: str | None = None) -> dict[str, Any]:
         """All streams in one batch, or one alone, padded to its own longest row."""
         source, (slots,) = (
-            Rows(self.streams, "forget"),
+            SlotDataset(self.streams, "forget"),
             self.steps.split_into_micro_batches(0, 0, num_micro_batches=1),
         )
         batch = collate([source[slot] for slot in slots if only in (None, slot.stream)], COLLATOR)
@@ -364,8 +364,8 @@ class Work:
 
 def ours(work: Work, model: Any) -> Callable[[], Tensor]:
     """What computes the loss of a step unteach's way; tables are computed here, once."""
-    needed, seen = work.method.reference(), work.steps.seen(1)
-    frozen = trimmed(extend(frozen_copy(model)), needed) if needs_copy(needed) else None
+    needed, seen = work.method.reference(), work.steps.list_seen(1)
+    frozen = drop_unused_layers(extend(frozen_copy(model)), needed) if needs_copy(needed) else None
     extend(model)
     tables = {
         stream: compute_table(model, work.streams[stream], seen[stream], COLLATOR, work.steps.size)
@@ -374,7 +374,7 @@ def ours(work: Work, model: Any) -> Callable[[], Tensor]:
     }
     setup_method(model, work.method, seed=0, streams=work.streams)
     batch = work.batch(model.device)
-    reference, counts = Reference(needed, tables, frozen), count_step(work.method, [batch])
+    reference, counts = Reference(needed, tables, frozen), count_step_units(work.method, [batch])
     return lambda: micro_batch_loss(model, work.method, batch, reference, counts)[0]
 
 

@@ -33,7 +33,6 @@ from unteach.config.schema import ModelConfig  # noqa: E402
 from unteach.data.handlers.qa import QADataset  # noqa: E402
 from unteach.data.io.sources import load_rows  # noqa: E402
 from unteach.data.streams import Steps, Stream  # noqa: E402
-from unteach.data.user_files import resolve_files  # noqa: E402
 from unteach.models.loading import load  # noqa: E402
 from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
 from unteach.training.callbacks import Watcher  # noqa: E402
@@ -182,13 +181,13 @@ def drawn(settings: Settings, folder: str) -> list[dict[str, list[int]]]:
 
 
 def ours(settings: Settings, folder: str, rows: Any, turns: Turns, packed: bool = False) -> None:
+    from unteach.training import watching
     from unteach.verbs import train
 
-    real = train.watchers
-    train.watchers = lambda *given: [*real(*given), turns]
+    real = watching.build_watchers
+    watching.build_watchers = lambda *given: [*real(*given), turns]
     with tempfile.TemporaryDirectory() as out:
-        overrides = words(settings, folder, Path(out) / "run", packed)
-        train.run(resolve_files(compose("train", overrides)))
+        train.run(compose("train", words(settings, folder, Path(out) / "run", packed)))
 
 
 def theirs(settings: Settings, folder: str, out: str) -> dict[str, Any]:

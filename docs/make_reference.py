@@ -24,7 +24,7 @@ from unteach.config.suites import GenerationArgs, RowsConfig, SuiteConfig
 from unteach.config.tokenize import TokenizeConfig
 from unteach.models.model_handlers import LOADING
 from unteach.studies import search_space, settings
-from unteach.studies.plan import KEYS
+from unteach.studies.expansion import KEYS
 from unteach.verbs.component_fields import docstrings_under, meanings_of, spell_type
 
 PAGE = Path(__file__).with_name("reference.md")

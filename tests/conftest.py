@@ -54,7 +54,7 @@ def random_llama(folder: Path, width: int) -> Path:
     from unteach.models.model_handlers import learn_tokenizer
 
     tokenizer = learn_tokenizer(
-        [f"{r['question']} {r['answer']}" for r in authors.rows("full")], 400
+        [f"{r['question']} {r['answer']}" for r in authors.build_rows("full")], 400
     )
     torch.manual_seed(0)
     config = transformers.LlamaConfig(

@@ -21,7 +21,7 @@ from unteach.errors import (
     Preempted,
     RowsFailed,
     UserError,
-    outside,
+    describe_machine_failure,
 )
 
 
@@ -129,13 +129,13 @@ def main(argv: list[str] | None = None) -> None:
 def _explain(error: Exception) -> int:
     """Print what became of an error that is no mistake of the command's words; give the exit
     code."""
-    if known := outside(error):
+    if known := describe_machine_failure(error):
         logger.debug("where it was raised", exc_info=error)
         message, exit_code = known
         _print_error(message)
         return exit_code
     traceback.print_exc()
-    if line := plugins.line_of(error):
+    if line := plugins.find_plugin_line(error):
         name = type(error).__name__
         _print_error(f"{line}: {name}: {error} (in a plugin, which this run names)")
         return EXIT_MISTAKE

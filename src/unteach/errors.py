@@ -1,15 +1,16 @@
-"""What a user, a run and a scheduler are told when something stops: one clear message and one exit
-code each."""
+"""The errors that end a command, each with one clear message for the user and one exit code for a
+scheduler."""
 
 import contextlib
 import difflib
 import errno
+import importlib.util
 import os
 from collections.abc import Iterable, Iterator
 
 EXIT_BUG, EXIT_MISTAKE, EXIT_DIVERGED, EXIT_ROWS_FAILED, EXIT_PREEMPTED = 1, 2, 3, 4, 75
 EXIT_INTERRUPTED = 130
-"""Ended at once by Ctrl-C, as a shell says it."""
+"""Ended at once by Ctrl-C, as shells number it."""
 
 
 class UserError(ValueError):
@@ -18,12 +19,11 @@ class UserError(ValueError):
 
     exit_code = EXIT_MISTAKE
     of_all = False
-    """whether every process of the run has it, so that the first may say it for all"""
+    """whether every process of the run raises it, so that the main one may print it for all"""
 
 
 class AbsentData(UserError):
-    """Rows that are asked for do not exist where they were looked for (a split that a corpus does
-    not have)."""
+    """Rows do not exist where they were looked for, such as a split that a corpus does not have."""
 
 
 class Diverged(RuntimeError):
@@ -34,29 +34,28 @@ class Diverged(RuntimeError):
 
 
 class RowsFailed(RuntimeError):
-    """Some rows have no answer, and their error stands in its place; the same command asks just
-    those again."""
+    """Some rows have an error in place of an answer; the same command asks just those again."""
 
     exit_code = EXIT_ROWS_FAILED
 
 
 class Preempted(RuntimeError):
-    """It was asked to stop; all that was done is on disk, and the same command goes on from
+    """The run was asked to stop; all that was done is on disk, and the same command goes on from
     there."""
 
     exit_code = EXIT_PREEMPTED
 
 
 class Ended(RuntimeError):
-    """The processes that a command started ended badly, and said themselves why; theirs is the exit
+    """The processes that a command started ended badly, and have printed why; theirs is the exit
     code."""
 
-    def __init__(self, said: str, exit_code: int):
-        super().__init__(said)
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
         self.exit_code = exit_code
 
 
-NO_ROOM = (
+DISK_FULL = (
     "no space left on device",
     "file too large",
     "disk quota exceeded",
@@ -82,10 +81,15 @@ NETWORK = {
     "LocalEntryNotFoundError",
     "RequestException",
     "TransportError",
+    "ConnectTimeout",
+    "ReadTimeout",
+    "ConnectError",
+    "ClientError",
+    "URLError",
+    "gaierror",
 }
-NETWORK |= {"ConnectTimeout", "ReadTimeout", "ConnectError", "ClientError", "URLError", "gaierror"}
-"""What the libraries that talk to the hub raise where it does not answer, by name."""
-LOST = (
+"""The names of what the libraries that talk to the hub raise where it does not answer."""
+PROCESS_LOST = (
     "connection closed by peer",
     "connection reset by peer",
     "broken pipe",
@@ -94,34 +98,33 @@ LOST = (
 )
 
 
-def chain(error: BaseException) -> list[BaseException]:
-    """An error and what it came from, step by step."""
-    links = [error]
-    while (cause := links[-1].__cause__ or links[-1].__context__) and cause not in links:
-        links.append(cause)
-    return links
+def list_causes(error: BaseException) -> list[BaseException]:
+    """List an error, what it came from, what that came from, and so on."""
+    causes = [error]
+    while True:
+        cause = causes[-1].__cause__ or causes[-1].__context__
+        if cause is None or cause in causes:
+            return causes
+        causes.append(cause)
 
 
-def outside(error: BaseException) -> tuple[str, int] | None:
-    """What to say, and the exit code, where the machine failed and not the code: memory, disk,
-    network, a process."""
-    links = chain(error)
-    said = " ".join(f"{type(link).__name__} {link}" for link in links).lower()
-    names = {kind.__name__ for link in links for kind in type(link).__mro__}
-    if any(sign in said for sign in NO_ROOM):
-        file = next(
-            (link.filename for link in links if isinstance(link, OSError) and link.filename), None
-        )
-        file = file or next(
-            (note for link in links for note in getattr(link, "__notes__", ())), None
-        )
-        where = f" ({shorten_name(str(file))}{_describe_mount(str(file))})" if file else ""
-        return (
-            f"the disk is full{where}. What was whole before is still there: make room and run the "
-            "same command again, it goes on from there",
-            EXIT_MISTAKE,
-        )
-    if any(sign in said for sign in NO_MEMORY):
+def describe_machine_failure(error: BaseException) -> tuple[str, int] | None:
+    """Describe an error where the machine failed and not the code: memory, disk, network, a
+    process.
+
+    Returns:
+        The message and the exit code; None for any other error.
+    """
+    causes = list_causes(error)
+    text = " ".join(f"{type(cause).__name__} {cause}" for cause in causes).lower()
+
+    def has_sign(signs: tuple[str, ...]) -> bool:
+        return any(sign in text for sign in signs)
+
+    # The order counts: an error may bear several of these signs, and the first is the cause.
+    if has_sign(DISK_FULL):
+        return _describe_full_disk(causes), EXIT_MISTAKE
+    if has_sign(NO_MEMORY):
         return (
             "out of memory. Halve trainer.args.per_device_train_batch_size and double "
             "gradient_accumulation_steps (the step stays the same), set "
@@ -130,18 +133,16 @@ def outside(error: BaseException) -> tuple[str, int] | None:
             "run",
             EXIT_MISTAKE,
         )
-    if names & NETWORK:
+    if _is_network_failure(causes):
         return (
             f"the network or the hub failed ({first_line(error)}). Run the same command again; "
             "what was downloaded stays. Without a network, name local folders "
             "(model.model_args.pretrained_model_name_or_path, tofu_path)",
             EXIT_MISTAKE,
         )
-    if isinstance(error, ImportError | RuntimeError) and any(
-        sign in said for sign in NOT_INSTALLED
-    ):
+    if isinstance(error, ImportError | RuntimeError) and has_sign(NOT_INSTALLED):
         return f"a package that this asks for is not here: {first_line(error)}", EXIT_MISTAKE
-    if isinstance(error, RuntimeError | OSError) and any(sign in said for sign in LOST):
+    if isinstance(error, RuntimeError | OSError) and has_sign(PROCESS_LOST):
         return (
             "another process of this run is gone (killed, or out of memory: its own output says "
             "more). Run the same command again; it goes on from the last whole checkpoint",
@@ -151,6 +152,34 @@ def outside(error: BaseException) -> tuple[str, int] | None:
         where = f"{shorten_name(str(error.filename))}: " if error.filename else ""
         return where + REMEDIES.get(error.errno, os.strerror(error.errno)), EXIT_MISTAKE
     return None
+
+
+def _describe_full_disk(causes: list[BaseException]) -> str:
+    """Describe a full disk, with the file that was being written as far as an error names it."""
+    file: object = None
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.filename:
+            file = cause.filename
+            break
+    if file is None:
+        for cause in causes:
+            notes = getattr(cause, "__notes__", [])  # by name_file
+            if notes:
+                file = notes[0]
+                break
+    where = f" ({shorten_name(str(file))}{_describe_mount(str(file))})" if file else ""
+    return (
+        f"the disk is full{where}. What was whole before is still there: make room and run the "
+        "same command again, it goes on from there"
+    )
+
+
+def _is_network_failure(causes: list[BaseException]) -> bool:
+    for cause in causes:
+        for cls in type(cause).__mro__:
+            if cls.__name__ in NETWORK:
+                return True
+    return False
 
 
 REMEDIES = {
@@ -174,7 +203,7 @@ REMEDIES = {
     errno.EEXIST: "a file stands where a folder is expected; name another place, or move that file",
 }
 REMEDIES[errno.EPERM] = REMEDIES[errno.EACCES]
-LONGEST_NAME = 120
+MAX_NAME_LENGTH = 120
 """Characters of a path that a message shows in full."""
 
 
@@ -188,7 +217,8 @@ def _describe_mount(file: str) -> str:
 
 @contextlib.contextmanager
 def name_file(path: object) -> Iterator[None]:
-    """Note on whatever goes wrong which file was being written: writing itself does not say it."""
+    """Add the name of the file that is being written to any error: writing itself does not name
+    it."""
     try:
         yield
     except Exception as error:
@@ -197,14 +227,17 @@ def name_file(path: object) -> Iterator[None]:
 
 
 def shorten_name(name: str) -> str:
-    """Give a path as a message shows it: one that is too long for a file system by its ends."""
-    return name if len(name) <= LONGEST_NAME else f"{name[:60]}…{name[-40:]}"
+    """Shorten a path for a message to its two ends, where it is too long for a file system."""
+    if len(name) <= MAX_NAME_LENGTH:
+        return name
+    return f"{name[:60]}…{name[-40:]}"
 
 
 @contextlib.contextmanager
 def refuse_unreadable(where: str, expected: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Turn what a parser raises of a broken input into one UserError: the boundary of everything
-    that is read.
+    """Turn what a parser raises for a broken input into one UserError.
+
+    It is the boundary of everything that is read.
 
     Parsers raise more than their own exception: ValueError for a number with too many digits,
     RecursionError for deep nesting, OverflowError and SystemError for values that Python does not
@@ -228,22 +261,21 @@ def refuse_unreadable(where: str, expected: str, *kinds: type[Exception]) -> Ite
     except UserError:
         raise
     except unreadable as error:
-        if isinstance(error, OSError) and error.errno:  # the machine's trouble, and not the input's
+        if isinstance(error, OSError) and error.errno:  # the machine failed, and not the input
             raise
         raise UserError(f"{where}: {expected} ({explain_unreadable(error)})") from None
 
 
-def refuse_path(name: str, told_by: object) -> None:
-    """Raise UserError where a name that a file tells of leads out of that file's folder."""
+def refuse_path(name: str, source: object) -> None:
+    """Raise UserError where a name that stands in a file (`source`) leads out of its folder."""
     if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise UserError(
-            f"{told_by}: names the file {name!r}, and only a file of the same folder may stand "
-            f"there"
+            f"{source}: names the file {name!r}, and only a file of the same folder may stand there"
         )
 
 
 def explain_unreadable(error: BaseException) -> str:
-    """Say in a few words why something could not be read."""
+    """Explain in a few words why something could not be read."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if "integer string conversion" in str(error):
@@ -252,14 +284,15 @@ def explain_unreadable(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Give the first line of an error that says something, or the error's kind."""
-    return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )
+    """Give the first line of an error's message, or the name of its class where it has none."""
+    for line in str(error).splitlines():
+        if line.strip():
+            return line.strip()
+    return type(error).__name__
 
 
 def missing_extra(extra: str, needed_for: str) -> str:
-    """Say which optional packages are missing and how to install them.
+    """Write the message that optional packages are missing, and how to install them.
 
     unteach is on no package index yet, so extras are installed from a clone.
 
@@ -273,16 +306,42 @@ def missing_extra(extra: str, needed_for: str) -> str:
     )
 
 
+EXTRA_MODULES = {
+    "report": ("matplotlib", "plotly"),
+    "vision": ("PIL", "httpx2"),
+    "openai": ("httpx2",),
+}
+"""What an extra brings, by the names under which it is imported."""
+
+
+def has_extra(extra: str) -> bool:
+    """Say whether the packages of an extra are installed, without importing them."""
+    return all(importlib.util.find_spec(module) for module in EXTRA_MODULES[extra])
+
+
+def require_extra(extra: str, needed_for: str) -> None:
+    """Raise UserError, before any work is done, where the packages of an extra are missing.
+
+    Args:
+        extra: one of EXTRA_MODULES.
+        needed_for: what the user asked for, as in `missing_extra`.
+    """
+    if not has_extra(extra):
+        raise UserError(missing_extra(extra, needed_for))
+
+
 def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The allowed name that `name` was most likely meant to be, or None."""
-    by_folded = {option.lower(): option for option in allowed}
-    found = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=cutoff)
-    return by_folded[found[0]] if found else None
+    """Find the allowed name that `name` was most likely meant to be; None where none is near."""
+    by_lower_case = {option.lower(): option for option in allowed}
+    matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=cutoff)
+    return by_lower_case[matches[0]] if matches else None
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
-    """One line that refuses `name`, offers the nearest allowed one and lists the rest."""
+    """Write the message that refuses `name`, offers the nearest allowed one and lists all of
+    them."""
     allowed = sorted(allowed)
     guess = nearest(name, allowed, cutoff)
-    meant = f"; did you mean {guess}?" if guess else "."
-    return f"there is no {kind} called {name!r}{meant} Allowed: {', '.join(allowed) or '(none)'}"
+    suggestion = f"; did you mean {guess}?" if guess else "."
+    names = ", ".join(allowed) or "(none)"
+    return f"there is no {kind} called {name!r}{suggestion} Allowed: {names}"

@@ -1,4 +1,4 @@
-"""Hashes of values, files and weights, and the manifest that says what a run is made of."""
+"""Hash values, files and weights, and build the manifest that says what a run is made of."""
 
 import contextlib
 import hashlib
@@ -14,59 +14,77 @@ from unteach.atomic import write_json
 
 MEMORY_FILE = "fingerprints.json"
 """The file of a cache folder in which digests of weights are remembered."""
+BLOCK_BYTES = 1 << 20
 
 
 def hash_value(value: object) -> str:
-    """Take a short hash of a plain value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """Compute a short hash of a plain value."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def hash_files(path: Path) -> str:
-    """Take the sha256 of a file, or of a folder's files with their names."""
+    """Compute the sha256 of a file, or of a folder's files with their names."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    for file in files:
-        if file != path:
-            digest.update(file.name.encode())
-        with file.open("rb") as opened:
-            while block := opened.read(1 << 20):
-                digest.update(block)
+    if path.is_file():
+        _update_from_file(digest, path)
+        return digest.hexdigest()
+    for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        digest.update(file.name.encode())
+        _update_from_file(digest, file)
     return digest.hexdigest()
 
 
+def _update_from_file(digest: "hashlib._Hash", file: Path) -> None:
+    with file.open("rb") as opened:
+        while block := opened.read(BLOCK_BYTES):
+            digest.update(block)
+
+
 def hash_weights(path: Path, memory: Path) -> str:
-    """Take the sha256 of a model folder's weight files, remembered by their size, time and inode in
-    the file `memory`."""
-    configs = [path / "config.json", path / "adapter_config.json"]
-    files = sorted([*path.glob("*.safetensors"), *path.glob("*.bin"), *configs])
-    files = [file for file in files if file.exists()]
+    """Compute the sha256 of a model folder's weight files.
+
+    Args:
+        path: the model's folder.
+        memory: the file in which digests are remembered, by size, time and inode of the files.
+    """
+    candidates = [*path.glob("*.safetensors"), *path.glob("*.bin")]
+    candidates += [path / "config.json", path / "adapter_config.json"]
+    files = sorted(file for file in candidates if file.exists())
     stats = []
     for file in files:
         stat = file.stat()
         stats.append([str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ino])
-    name = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+
+    remembered = _read_memory(memory)
+    if key not in remembered:
+        digests = "".join(hash_files(file) for file in files)
+        remembered[key] = hashlib.sha256(digests.encode()).hexdigest()
+        write_json(memory, remembered)
+    return str(remembered[key])
+
+
+def _read_memory(memory: Path) -> dict[str, Any]:
+    """Read the digests that are remembered; none where the file is missing or damaged."""
     try:
         remembered = json.loads(memory.read_text())
     except (OSError, ValueError, RecursionError):
-        remembered = {}
-    if not isinstance(remembered, dict):
-        remembered = {}
-    if name not in remembered:
-        digests = "".join(hash_files(file) for file in files)
-        remembered[name] = hashlib.sha256(digests.encode()).hexdigest()
-        write_json(memory, remembered)
-    return str(remembered[name])
+        return {}
+    return remembered if isinstance(remembered, dict) else {}
 
 
 def hash_models(paths: list[str | None], memory: Path) -> dict[str, str]:
-    """Take the sha256 of the weights in each of these that is a folder here, by its name."""
-    folders = [Path(path) for path in paths if path and Path(path).is_dir()]
-    return {str(folder): hash_weights(folder, memory) for folder in folders}
+    """Compute the sha256 of the weights in each path that is a folder of this machine."""
+    hashes = {}
+    for path in paths:
+        if path and Path(path).is_dir():
+            hashes[str(Path(path))] = hash_weights(Path(path), memory)
+    return hashes
 
 
 def build_manifest(seed: int, **facts: object) -> dict[str, Any]:
-    """Say what tells a run apart from every other: date, versions, commit, seed, and the
-    facts given."""
+    """Build what tells a run apart from every other: date, versions, commit, seed, and `facts`."""
     versions = {}
     for package in ("unteach", "torch", "transformers", "accelerate", "peft", "datasets"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -75,17 +93,17 @@ def build_manifest(seed: int, **facts: object) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "versions": versions,
-        "git": _git_commit(),
+        "git": _read_git_commit(),
         "seed": seed,
         **facts,
     }
 
 
-def _git_commit() -> str | None:
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-        if done.returncode == 0:
-            return done.stdout.strip()
-    return None
+def _read_git_commit() -> str | None:
+    """Read the commit of the working folder; None where it is in no repository."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        process = subprocess.run(command, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return process.stdout.strip() if process.returncode == 0 else None

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     import numpy as np
     import peft as peft
     import pyarrow as pyarrow
+    import scipy.stats as scipy_stats
     import tokenizers as tokenizers
     import torch as torch
     import transformers as transformers
+    from rouge_score import rouge_scorer as rouge_scorer
     from torch.distributed import fsdp as fsdp
     from torch.distributed import tensor as distributed_tensor
     from torch.nn import functional as F
@@ -40,6 +42,8 @@ else:
     np = _LazyModule("numpy")
     peft = _LazyModule("peft")
     pyarrow = _LazyModule("pyarrow")
+    rouge_scorer = _LazyModule("rouge_score.rouge_scorer")
+    scipy_stats = _LazyModule("scipy.stats")
     tokenizers = _LazyModule("tokenizers")
     torch = _LazyModule("torch")
     transformers = _LazyModule("transformers")

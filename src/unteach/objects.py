@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from unteach import atomic, registry
 from unteach.atomic import atomic_write_folder
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from unteach.methods.base import Method
     from unteach.models.loading import LoadedModel
 
-    Model = str | os.PathLike[str] | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
+    Model: TypeAlias = (
+        str | os.PathLike[str] | tuple[PreTrainedModel, PreTrainedTokenizerBase] | LoadedModel
+    )
     """A model: a folder, a run, a hub id or a configuration's name; or in memory, with its
     tokenizer."""
 
@@ -198,7 +200,7 @@ def spell_method(method: "str | Method") -> list[str]:
     for entry in registry.method.entries():
         if entry.target is type(method):
             words = [f"trainer={entry.name}"]
-            for field in dataclasses.fields(method):
+            for field in dataclasses.fields(cast(Any, method)):
                 if field.init:
                     value = _to_plain(getattr(method, field.name), f"method.{field.name}")
                     words.append(f"trainer.method_args.{field.name}={spell_value(value)}")

@@ -1,15 +1,16 @@
-"""One writer at a time: who holds a folder or a file, and how that is known.
+"""Let one process at a time write a folder or a file.
 
-`.NAME.lock` beside the place is held by flock, which the operating system lets go of when its
-process ends, however it ends. Where a file system has no flock (NFS without a lock daemon),
-`.NAME.owner` is made exclusively instead, and its time is a sign of life: a dead or silent owner's
-place is taken over, and said. Either file names the owner.
+`.NAME.lock` beside it is held by flock, which the operating system releases when its process ends,
+however it ends. Where a file system has no flock (NFS without a lock daemon), `.NAME.owner` is
+created exclusively instead, and its time is a heartbeat: the lock of a dead or silent owner is
+taken over, with a note. Either file names the owner.
 """
 
 import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import secrets
 import socket
@@ -21,17 +22,24 @@ from pathlib import Path
 
 import psutil
 
-from unteach import atomic, console
+from unteach import atomic
 from unteach.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 OWNER = ".owner"
-LOOKS = 3
-"""How often a lock is asked for: whoever only looks whether it is held, holds it for a moment."""
+MAX_ATTEMPTS = 3
+"""How often a lock is tried: a process that only looks whether it is held holds it for a moment."""
+RETRY_SECONDS = 0.02
 HEARTBEAT = 20.0
-"""Seconds between two signs of life of an owner whose file system has no flock."""
+"""Seconds between two heartbeats of an owner whose file system has no flock."""
 SILENT_AFTER = 300.0
-"""Seconds without a sign of life after which an owner on another machine is taken for dead."""
+"""Seconds without a heartbeat after which an owner on another machine is taken for dead."""
+CLOCK_TOLERANCE = 2.0
+"""Seconds by which the time that a process started and the time that it wrote may be apart: the two
+clocks differ by some hundredths."""
+UNNAMED = "a process that did not say its name"
 _held_descriptors: set[int] = set()
 
 
@@ -41,8 +49,14 @@ class Busy(UserError):
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a place, and since when, in seconds since 1970. token tells it from
-    its successors."""
+    """The process that holds a lock.
+
+    Attributes:
+        host: its machine.
+        pid: on that machine.
+        started: since when it holds the lock, in seconds since 1970.
+        token: tells it from its successors.
+    """
 
     host: str
     pid: int
@@ -55,80 +69,89 @@ class Owner:
 
 
 @contextlib.contextmanager
-def own(place: Path) -> Iterator[None]:
-    """Hold a folder or a file that this process is about to write. Raises Busy where another
-    process does."""
-    with hold(lock_of(place), f"{place}: another process is writing there"):
+def own(target: Path) -> Iterator[None]:
+    """Hold a folder or a file that this process is about to write.
+
+    Raises:
+        Busy: where another process holds it.
+    """
+    with hold(find_lock(target), f"{target}: another process is writing there"):
         yield
 
 
-def refuse_unwritable(place: Path) -> None:
-    """Raise what `own` and the writing would raise where a folder cannot be written; nothing of the
-    trial is left."""
-    if place.exists() and not place.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
-    lock = lock_of(place)
-    with _made_folders(lock.parent):
+def refuse_unwritable(folder: Path) -> None:
+    """Raise what `own` and the writing would raise where a folder cannot be written.
+
+    Nothing of the trial is left.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    lock = find_lock(folder)
+    with _temporary_parents(lock.parent):
         _try_file(lock)
-        if place.is_dir():
-            _try_file(place / lock.name)
+        if folder.is_dir():
+            _try_file(folder / lock.name)
 
 
 def _try_file(path: Path) -> None:
-    """Make an empty file beside a path and take it away."""
-    trial = atomic.temporary_of(path)
+    """Create an empty file beside a path, and delete it."""
+    trial = atomic.make_temporary_path(path)
     try:
         os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     except FileNotFoundError:
-        raise _takes_no_file(path.parent) from None
+        raise _build_no_file_error(path.parent) from None
     except OSError as error:
         error.filename = str(path.parent)
         raise
     trial.unlink()
 
 
-def _takes_no_file(folder: Path) -> UserError:
+def _build_no_file_error(folder: Path) -> UserError:
     return UserError(f"{folder}: no file can be made there; name another place")
 
 
-def lock_of(place: Path) -> Path:
-    """The lock of a place: beside it, or in it where this user may write nothing beside it."""
-    place = place.resolve()
-    if place.is_dir() and not os.access(place.parent, os.W_OK):
-        return place / ".unteach.lock"
-    return place.with_name(f".{place.name}.lock")
+def find_lock(target: Path) -> Path:
+    """Find the lock of a folder or file: beside it, or in it where this user may write nothing
+    beside it."""
+    target = target.resolve()
+    if target.is_dir() and not os.access(target.parent, os.W_OK):
+        return target / ".unteach.lock"
+    return target.with_name(f".{target.name}.lock")
 
 
 @contextlib.contextmanager
 def hold(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock file. Raises Busy with the refusal and the owner's name where another process
-    does.
+    """Hold a lock file.
 
-    Folders that are made for it go again where nothing came into them, as where a command is
-    refused.
+    Folders that are created for it are deleted again where nothing came into them, as where a
+    command is refused.
+
+    Raises:
+        Busy: with the refusal and the owner's name, where another process holds it.
     """
-    with _made_folders(lock.parent), _held(lock, refusal):
+    with _temporary_parents(lock.parent), _hold_file(lock, refusal):
         yield
 
 
 @contextlib.contextmanager
-def _made_folders(folder: Path) -> Iterator[None]:
-    """Make a folder and those above it; afterwards take those away that were made and are empty."""
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
+def _temporary_parents(folder: Path) -> Iterator[None]:
+    """Create a folder and those above it; afterwards delete the new ones that are empty."""
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     atomic.make_folder(folder)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # not empty, or taken away by another
-            for one in made:
-                one.rmdir()
+        with contextlib.suppress(OSError):  # not empty, or deleted by another process
+            for path in new_folders:
+                path.rmdir()
 
 
 @contextlib.contextmanager
-def _held(lock: Path, refusal: str) -> Iterator[None]:
+def _hold_file(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file by flock or, where the file system has none, by its existence."""
     me = Owner(socket.gethostname(), os.getpid(), round(time.time(), 3), secrets.token_hex(8))
     try:
-        descriptor = _flock(lock, refusal)
+        descriptor = _acquire_flock(lock, refusal)
     except OSError as error:
         if error.errno not in NO_FLOCK:
             raise
@@ -140,8 +163,8 @@ def _held(lock: Path, refusal: str) -> Iterator[None]:
         os.write(descriptor, _as_bytes(me))
         yield
     finally:
-        # The name goes while the lock is still held, so nobody can lock a file that is about to
-        # vanish unnoticed.
+        # The file is deleted while the lock is still held, so that no process locks a file that is
+        # about to vanish.
         lock.unlink(missing_ok=True)
         _close(descriptor)
 
@@ -165,7 +188,7 @@ def is_held(lock: Path) -> bool:
 
 
 def read_owner(lock: Path) -> Owner | None:
-    """Who holds a lock file, as far as it says so."""
+    """Read who holds a lock file; None where it does not say so."""
     try:
         return Owner(**json.loads(lock.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -176,38 +199,43 @@ def _as_bytes(owner: Owner) -> bytes:
     return json.dumps(asdict(owner)).encode()
 
 
-def _flock(lock: Path, refusal: str) -> int:
-    """Lock the file that stands under this name now; gives its descriptor, which forked children
+def _acquire_flock(lock: Path, refusal: str) -> int:
+    """Lock the file that has this name now, and return its descriptor, which forked children
     close."""
-    looks_left = LOOKS
+    attempts_left = MAX_ATTEMPTS
     while True:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # another process, which was refused, took its empty folder away
+        except FileNotFoundError:
+            # Another process, which was refused, has deleted its empty folder.
             atomic.make_folder(lock.parent)
-            looks_left -= 1
-            if not looks_left:  # the folder is there, and takes no file, as /proc does not
-                raise _takes_no_file(lock.parent) from None
+            attempts_left -= 1
+            if not attempts_left:  # the folder exists, and takes no file, as /proc does not
+                raise _build_no_file_error(lock.parent) from None
             continue
+
         _held_descriptors.add(descriptor)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             _close(descriptor)
-            looks_left -= 1
-            if not looks_left:
-                raise _busy(refusal, read_owner(lock)) from None
-            time.sleep(0.02)
+            attempts_left -= 1
+            if not attempts_left:
+                raise _build_busy_error(refusal, read_owner(lock)) from None
+            time.sleep(RETRY_SECONDS)
             continue
         except OSError as error:
             _close(descriptor)
             if error.errno in NO_FLOCK:
-                lock.unlink(missing_ok=True)  # it locks nothing here
+                lock.unlink(missing_ok=True)  # it locks nothing on this file system
             raise
+
+        # The holder may have deleted the file between the two calls: then another file has its
+        # name by now, or none, and this lock keeps nobody out.
         with contextlib.suppress(FileNotFoundError):
             if os.fstat(descriptor).st_ino == lock.stat().st_ino:
                 return descriptor
-        _close(descriptor)  # its holder took the name away meanwhile
+        _close(descriptor)
 
 
 def _close(descriptor: int) -> None:
@@ -216,7 +244,7 @@ def _close(descriptor: int) -> None:
 
 
 def _close_inherited() -> None:
-    """In a forked child, which may outlive its parent: the lock is the parent's alone."""
+    """Close the locks in a forked child, which may outlive its parent: they are the parent's."""
     for descriptor in list(_held_descriptors):
         with contextlib.suppress(OSError):
             os.close(descriptor)
@@ -226,53 +254,53 @@ def _close_inherited() -> None:
 os.register_at_fork(after_in_child=_close_inherited)
 
 
-def _busy(refusal: str, owner: Owner | None) -> Busy:
-    who = str(owner) if owner else "a process that did not say its name"
-    return Busy(f"{refusal} ({who}). Wait until it ends, or name another place")
+def _build_busy_error(refusal: str, owner: Owner | None) -> Busy:
+    return Busy(f"{refusal} ({owner or UNNAMED}). Wait until it ends, or name another place")
 
 
 @contextlib.contextmanager
 def _hold_owner_file(lock: Path, refusal: str, me: Owner) -> Iterator[None]:
-    """Hold a lock by being the one who made its file, with a sign of life every HEARTBEAT
-    seconds."""
-    while not _make_exclusively(lock, me):
+    """Hold a lock by having created its file, with a heartbeat every HEARTBEAT seconds."""
+    while not _create_exclusively(lock, me):
         owner = read_owner(lock)
         if not _is_gone(lock, owner):
-            raise _busy(refusal, owner)
-        if _take_away(lock, owner):
-            said = str(owner) if owner else "a process that did not say its name"
-            console.say(
-                f"note: {lock.name}: its owner is gone ({said}); this process takes the place over"
+            raise _build_busy_error(refusal, owner)
+        if _remove_from_gone_owner(lock, owner):
+            logger.info(
+                f"{lock.name}: its owner is gone ({owner or UNNAMED}); this process takes "
+                "the place over"
             )
     ended = threading.Event()
-    beat = threading.Thread(target=_keep_alive, args=(lock, me, ended), daemon=True)
-    beat.start()
+    heart = threading.Thread(target=_beat, args=(lock, me, ended), daemon=True)
+    heart.start()
     try:
         yield
     finally:
         ended.set()
-        beat.join()
+        heart.join()
         if read_owner(lock) == me:
             lock.unlink(missing_ok=True)
 
 
-def _make_exclusively(lock: Path, me: Owner) -> bool:
-    """Make the file, whole; False where it is there. A hard link is exclusive on every NFS, and
-    never half-written."""
-    written = atomic.temporary_of(lock)
-    written.write_bytes(_as_bytes(me))
+def _create_exclusively(lock: Path, me: Owner) -> bool:
+    """Create the file, whole; False where it exists.
+
+    A hard link is exclusive on every NFS, and never half-written.
+    """
+    temporary = atomic.make_temporary_path(lock)
+    temporary.write_bytes(_as_bytes(me))
     try:
-        os.link(written, lock)
+        os.link(temporary, lock)
     except FileExistsError:
         return False
     except OSError:  # a file system without hard links
-        return _make_by_open(lock, me)
+        return _create_by_open(lock, me)
     finally:
-        written.unlink()
+        temporary.unlink()
     return True
 
 
-def _make_by_open(lock: Path, me: Owner) -> bool:
+def _create_by_open(lock: Path, me: Owner) -> bool:
     try:
         descriptor = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
@@ -282,7 +310,7 @@ def _make_by_open(lock: Path, me: Owner) -> bool:
     return True
 
 
-def _keep_alive(lock: Path, me: Owner, ended: threading.Event) -> None:
+def _beat(lock: Path, me: Owner, ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT):
         with contextlib.suppress(OSError):
             if read_owner(lock) == me:
@@ -290,29 +318,29 @@ def _keep_alive(lock: Path, me: Owner, ended: threading.Event) -> None:
 
 
 def _is_gone(lock: Path, owner: Owner | None) -> bool:
-    """Whether an owner is dead (on this machine) or has been silent for long (on another, or
+    """Say whether an owner is dead (on this machine) or has been silent for long (on another, or
     without a name)."""
     if owner is not None and owner.host == socket.gethostname():
-        return not atomic.is_alive(owner.pid) or _began_after(owner.pid, owner.started)
+        return not atomic.is_alive(owner.pid) or _has_started_after(owner.pid, owner.started)
     try:
-        return _now_of(lock.parent) - lock.stat().st_mtime > SILENT_AFTER
+        return _read_file_clock(lock.parent) - lock.stat().st_mtime > SILENT_AFTER
     except FileNotFoundError:
         return True
 
 
-def _began_after(pid: int, moment: float) -> bool:
-    """Whether a process with this number began only after a moment, so that it is another one."""
+def _has_started_after(pid: int, moment: float) -> bool:
+    """Say whether the process of this number started only after a moment: then it is another
+    one."""
     try:
-        began: float = psutil.Process(pid).create_time()
+        started: float = psutil.Process(pid).create_time()
     except psutil.Error:
         return False
-    return began > moment + 2.0  # the two clocks differ by some hundredths of a second
+    return started > moment + CLOCK_TOLERANCE
 
 
-def _now_of(folder: Path) -> float:
-    """What time it is by the clock that stamps the folder's files: another machine's may be
-    wrong."""
-    probe = atomic.temporary_of(folder / "clock")
+def _read_file_clock(folder: Path) -> float:
+    """Read the time by the clock that stamps the folder's files, which may be another machine's."""
+    probe = atomic.make_temporary_path(folder / "clock")
     probe.touch()
     try:
         return probe.stat().st_mtime
@@ -320,19 +348,18 @@ def _now_of(folder: Path) -> float:
         probe.unlink()
 
 
-def _take_away(lock: Path, owner: Owner | None) -> bool:
-    """Take a gone owner's file away; False where somebody else was quicker, whose file is given
-    back."""
-    aside = atomic.temporary_of(lock)
+def _remove_from_gone_owner(lock: Path, owner: Owner | None) -> bool:
+    """Remove a gone owner's file; False where another process was quicker."""
+    # It is renamed before it is looked at: only one process can do that. Where the file is by now
+    # that of a new owner, it gets its name back.
+    aside = atomic.make_temporary_path(lock)
     try:
         lock.rename(aside)
     except FileNotFoundError:
         return False
-    if (taken := read_owner(aside)) == owner:
-        aside.unlink()
-        return True
-    if taken is not None:
+    actual_owner = read_owner(aside)
+    if actual_owner != owner and actual_owner is not None:
         with contextlib.suppress(FileExistsError):
             os.link(aside, lock)
     aside.unlink()
-    return False
+    return actual_owner == owner

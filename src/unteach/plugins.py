@@ -1,9 +1,9 @@
-"""What others add without forking: one Python file (`plugins=[my_method.py]`), or an installed
+"""Load what others add without forking: one Python file (`plugins=[my_method.py]`), or an installed
 package with its YAML.
 
 A class that a file registers with a decorator is known under its name from then on, and no name is
 given twice. A plain torch Dataset or transformers.Trainer subclass, as OpenUnlearning's components
-are written, needs no decorator: it answers to its class name in the runs that name the file, even
+are written, needs no decorator: its class name is its handler in the runs that name the file, even
 where we have a handler of that name.
 """
 
@@ -14,43 +14,44 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from unteach import registry
 from unteach.errors import UserError
 from unteach.wording import shown
 
-MODULE = "unteach_plugin_"
-"""Beginning of the names of modules that plugin files become."""
+MODULE_PREFIX = "unteach_plugin_"
+"""How the names of modules that plugin files become begin."""
 
 
-def line_of(error: BaseException) -> str | None:
-    """The innermost line of a plugin's file that an error passed through, `my.py, line 12`; None
-    where none did."""
-    found = None
+def find_plugin_line(error: BaseException) -> str | None:
+    """Find the innermost line of a plugin's file that an error passed through, `my.py, line 12`;
+    None where none did."""
+    innermost = None
     for frame, line in traceback.walk_tb(error.__traceback__):
-        if str(frame.f_globals.get("__name__", "")).startswith(MODULE):
-            found = f"{frame.f_code.co_filename}, line {line}"
-    return found
+        if str(frame.f_globals.get("__name__", "")).startswith(MODULE_PREFIX):
+            innermost = f"{frame.f_code.co_filename}, line {line}"
+    return innermost
 
 
 @contextlib.contextmanager
-def of_files(paths: Iterable[str]) -> Iterator[None]:
-    """Within it, what the plugin files hold can be named in a configuration."""
+def use_plugins(paths: Iterable[str]) -> Iterator[None]:
+    """Load plugin files, and let a configuration name their plain classes meanwhile."""
     datasets: dict[str, type] = {}
     trainers: dict[str, type] = {}
     for path in paths:
-        for cls in _plain_classes(load_file(str(Path(path).resolve()))):
+        module = load_file(str(Path(path).resolve()))
+        for cls in _list_plain_classes(module):
             if registry.is_trainer(cls):
                 trainers[cls.__name__] = cls
             elif _is_torch_dataset(cls):
                 datasets[cls.__name__] = cls
-    with registry.dataset.standing_in(datasets), registry.method.standing_in(trainers):
+    with registry.dataset.override(datasets), registry.method.override(trainers):
         yield
 
 
-def named(value: object) -> list[str]:
-    """The files that `plugins` names."""
+def parse_paths(value: object) -> list[str]:
+    """Check the value of `plugins`, and return the paths in it."""
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(path, str) and path for path in value):
@@ -61,12 +62,12 @@ def named(value: object) -> list[str]:
 
 
 @functools.cache
-def load_file(path: str) -> Any:
-    """The module of one plugin file, executed once."""
+def load_file(path: str) -> ModuleType:
+    """Load a plugin file as a module; it is executed once."""
     file = Path(path)
     if not file.is_file():
         raise UserError(f"plugins: there is no file {path}")
-    name = f"{MODULE}{file.stem}"
+    name = f"{MODULE_PREFIX}{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"plugins: {path} is not a Python file")
@@ -83,19 +84,15 @@ def load_file(path: str) -> Any:
     return module
 
 
-def _plain_classes(module: Any) -> list[type]:
-    """The classes a module defines itself and no decorator registered."""
-    registered = {
-        entry.target
-        for kind in (registry.dataset, registry.method)
-        for entry in kind._entries.values()
-    }
-    mine = [
-        item
-        for item in vars(module).values()
-        if isinstance(item, type) and item.__module__ == module.__name__
-    ]
-    return [cls for cls in mine if cls not in registered]
+def _list_plain_classes(module: ModuleType) -> list[type]:
+    """List the classes that a module itself defines and that no decorator registered."""
+    registered = {*registry.dataset.list_targets(), *registry.method.list_targets()}
+    classes = []
+    for item in vars(module).values():
+        is_own_class = isinstance(item, type) and item.__module__ == module.__name__
+        if is_own_class and item not in registered:
+            classes.append(item)
+    return classes
 
 
 def _is_torch_dataset(cls: type) -> bool:
@@ -107,13 +104,16 @@ def _is_torch_dataset(cls: type) -> bool:
 
 @functools.cache
 def config_folders() -> tuple[Path, ...]:
-    """The folder `configs/` of each installed plugin package that has one; nothing is imported for
-    it."""
-    found: dict[Path, None] = {}
-    for point in registry.installed().values():
+    """List the folder `configs/` of each installed plugin package that has one, without importing
+    the package."""
+    folders: dict[Path, None] = {}
+    for point in registry.list_installed().values():
+        package = point.module.partition(".")[0]
         with contextlib.suppress(ImportError, ValueError):
-            spec = importlib.util.find_spec(point.module.partition(".")[0])
-            for home in (spec.submodule_search_locations or ()) if spec else ():
-                if (Path(home) / "configs").is_dir():
-                    found[Path(home) / "configs"] = None
-    return tuple(found)
+            spec = importlib.util.find_spec(package)
+            package_dirs = spec.submodule_search_locations if spec else None
+            for package_dir in package_dirs or ():
+                folder = Path(package_dir) / "configs"
+                if folder.is_dir():
+                    folders[folder] = None
+    return tuple(folders)

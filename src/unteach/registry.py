@@ -1,11 +1,11 @@
-"""Names to classes: methods, metrics, datasets, collators, models, backends register here, ours and
-other people's.
+"""Registries from names to classes: methods, metrics, datasets, collators, models and backends,
+ours and other people's.
 
-A registry imports the package that holds its built-in members the first time it is asked for a
-name. Those modules import torch only inside functions, so a listing or a configuration check costs
-no model library. An installed package adds members through entry points in the group
-`unteach.plugins`, one a member, under the member's own name; it is imported when one of its names
-is asked for, and so a broken one disturbs nobody else.
+A registry imports the package of its built-in members the first time that a name is looked up.
+Those modules import torch lazily, so a listing or a configuration check costs no model library. An
+installed package adds members through entry points in the group `unteach.plugins`, one for each
+member, under the member's own name; it is imported when one of its names is looked up, so that a
+broken one disturbs nobody else.
 """
 
 import contextlib
@@ -24,8 +24,13 @@ ENTRY_POINTS = "unteach.plugins"
 
 @dataclass(frozen=True)
 class Entry:
-    """One registered class: its name, the class, the facts its decorator gave (paper, cost…) and
-    where it is from."""
+    """One registered class.
+
+    Attributes:
+        name: under which it is registered.
+        target: the class.
+        facts: what its decorator said of it (paper, cost…).
+    """
 
     name: str
     target: type
@@ -38,23 +43,32 @@ class Entry:
 
     @property
     def origin(self) -> str:
+        """Where the class is from: its module and name."""
         return f"{self.target.__module__}.{self.target.__qualname__}"
 
 
 class Registry:
-    """The members of one kind. Used as a decorator: `@method("NPO", paper="…")`, or bare:
-    `@dataset`."""
+    """The members of one kind.
+
+    It is the decorator of its members: `@method("NPO", paper="…")`, or bare: `@dataset`.
+
+    Args:
+        kind: what messages call a member.
+        home: the package of the built-in members.
+    """
 
     def __init__(self, kind: str, home: str):
-        self.kind, self.home = kind, home
+        self.kind = kind
+        self.home = home
         self._entries: dict[str, Entry] = {}
         self._aliases: dict[str, str] = {}
-        self._standing_in: dict[str, Entry] = {}
+        self._overrides: dict[str, Entry] = {}
         self._home_loaded = False
 
     def __call__(
-        self, target: Any = None, /, *, aliases: tuple[str, ...] = (), **facts: Any
+        self, target: type | str | None = None, /, *, aliases: tuple[str, ...] = (), **facts: Any
     ) -> Any:
+        # Bare, the decorator is given the class itself.
         if isinstance(target, type):
             return self._add(target.__name__, target, (), {})
 
@@ -65,19 +79,25 @@ class Registry:
 
     def _add(self, name: str, cls: type, aliases: tuple[str, ...], facts: dict[str, Any]) -> type:
         if not cls.__module__.startswith("unteach."):
-            self._load_home()  # what is ours has its names first
-        for new in (name, *aliases):
-            for taken in (*self._entries, *self._aliases):
-                owner = self._entries[self._aliases.get(taken, taken)].origin
-                # a file executed once more, mended
-                again = owner == f"{cls.__module__}.{cls.__qualname__}"
-                if taken.lower() == new.lower() and not again:
-                    raise UserError(
-                        f"the {self.kind} name {new!r} is taken by {owner}; choose another name"
-                    )
+            self._load_home()  # built-in members have their names first
+        for new_name in (name, *aliases):
+            self._refuse_taken_name(new_name, cls)
         self._entries[name] = Entry(name, cls, facts)
-        self._aliases.update(dict.fromkeys(aliases, name))
+        for alias in aliases:
+            self._aliases[alias] = name
         return cls
+
+    def _refuse_taken_name(self, name: str, cls: type) -> None:
+        """Raise UserError where another class has a name, but for its case."""
+        for taken_name in (*self._entries, *self._aliases):
+            if taken_name.lower() != name.lower():
+                continue
+            origin = self._entries[self._aliases.get(taken_name, taken_name)].origin
+            # The same class comes again where its file was changed and executed once more.
+            if origin != f"{cls.__module__}.{cls.__qualname__}":
+                raise UserError(
+                    f"the {self.kind} name {name!r} is taken by {origin}; choose another name"
+                )
 
     def _load_home(self) -> None:
         if self._home_loaded:
@@ -87,27 +107,34 @@ class Registry:
         for module in pkgutil.walk_packages(getattr(home, "__path__", ()), f"{self.home}."):
             importlib.import_module(module.name)
 
-    def entry(self, name: str) -> Entry:
-        """What is registered under `name`, or a UserError that offers the nearest name."""
+    def find_entry(self, name: str) -> Entry:
+        """Find what is registered under a name.
+
+        Raises:
+            UserError: where nothing is; it offers the nearest name.
+        """
         self._load_home()
-        if self._find(name) is None and name in installed():
+        if self._look_up(name) is None and name in list_installed():
             _import_installed(name)
-        found = self._find(name)
-        if found is None:
-            broken = self._load_all_installed()
-            found = self._find(name)
-        if found is None:
-            known = (*self._standing_in, *self._entries, *self._aliases)
+        entry = self._look_up(name)
+        if entry is not None:
+            return entry
+
+        # A package may register more names than it has entry points.
+        broken = self.list_broken()
+        entry = self._look_up(name)
+        if entry is None:
+            known = (*self._overrides, *self._entries, *self._aliases)
             raise UserError("\n  ".join([unknown(self.kind, name, known), *broken]))
-        return found
+        return entry
 
-    def _find(self, name: str) -> Entry | None:
-        return self._standing_in.get(name) or self._entries.get(self._aliases.get(name, name))
+    def _look_up(self, name: str) -> Entry | None:
+        return self._overrides.get(name) or self._entries.get(self._aliases.get(name, name))
 
-    def _load_all_installed(self) -> list[str]:
-        """Imports every installed plugin; gives a sentence for each that is broken."""
+    def list_broken(self) -> list[str]:
+        """Import every installed plugin, and list a sentence for each that cannot be."""
         broken = []
-        for name in installed():
+        for name in list_installed():
             try:
                 _import_installed(name)
             except UserError as error:
@@ -115,43 +142,49 @@ class Registry:
         return broken
 
     def get(self, name: str) -> type:
-        """The class registered under `name`, or a UserError that offers the nearest name."""
-        return self.entry(name).target
+        """Get the class that is registered under a name.
+
+        Raises:
+            UserError: where none is; it offers the nearest name.
+        """
+        return self.find_entry(name).target
 
     def __contains__(self, name: str) -> bool:
         self._load_home()
-        return self._find(name) is not None or name in installed()
+        return self._look_up(name) is not None or name in list_installed()
 
     def entries(self) -> list[Entry]:
-        """Every member, those of installed plugins too; a broken plugin is left out, see
-        `broken`."""
+        """List every member, those of installed plugins too; a broken plugin is left out, see
+        `list_broken`."""
         self._load_home()
-        self._load_all_installed()
+        self.list_broken()
         return sorted(self._entries.values(), key=lambda entry: entry.name.lower())
 
-    def broken(self) -> list[str]:
-        """A sentence for each installed plugin that cannot be imported."""
-        return self._load_all_installed()
+    def list_targets(self) -> list[type]:
+        """List the classes that are registered by now; nothing is imported for it."""
+        return [entry.target for entry in self._entries.values()]
 
     @contextlib.contextmanager
-    def standing_in(self, classes: dict[str, type]) -> Iterator[None]:
-        """Within it, these classes answer to their names, whatever is registered under them."""
-        before = self._standing_in
-        self._standing_in = before | {name: Entry(name, cls) for name, cls in classes.items()}
+    def override(self, classes: dict[str, type]) -> Iterator[None]:
+        """Let these classes have their names meanwhile, whatever is registered under them."""
+        before = self._overrides
+        self._overrides = dict(before)
+        for name, cls in classes.items():
+            self._overrides[name] = Entry(name, cls)
         try:
             yield
         finally:
-            self._standing_in = before
+            self._overrides = before
 
 
 @functools.cache
-def installed() -> dict[str, metadata.EntryPoint]:
-    """The entry points of installed plugins by name."""
+def list_installed() -> dict[str, metadata.EntryPoint]:
+    """List the entry points of installed plugins by name."""
     return {point.name: point for point in metadata.entry_points(group=ENTRY_POINTS)}
 
 
 def _import_installed(name: str) -> None:
-    point = installed()[name]
+    point = list_installed()[name]
     try:
         point.load()
     except Exception as error:
@@ -163,7 +196,7 @@ def _import_installed(name: str) -> None:
 
 
 def is_trainer(cls: type) -> bool:
-    """Whether a class is a subclass of transformers.Trainer, told without importing
+    """Say whether a class is a subclass of transformers.Trainer, without importing
     transformers."""
     return any(
         base.__name__ == "Trainer" and base.__module__.startswith("transformers.")

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, whose it is, and how it stands.
+"""A run's folder: what is in it, whose it is, and how far the run is.
 
 config.yaml        the resolved configuration
 manifest.json      command, date, versions, git commit, seeds, fingerprints of data and weights
@@ -14,6 +14,7 @@ into a folder whole or not at all is in `atomic`, who may write there at a time 
 """
 
 import enum
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ EVALS_BEFORE, ADAPTER = "evals_before", "adapter"
 
 
 class RunState(enum.Enum):
-    """How a run's folder stands before a command goes to work in it."""
+    """How far the run in a folder is before a command works in it."""
 
     NEW = "new"
     BEGUN = "begun"
@@ -40,28 +41,31 @@ class RunState(enum.Enum):
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read the configuration that a run's folder holds, or say what is wrong with it."""
+    """Read the configuration in a run's folder.
+
+    Raises:
+        UserError: where it is not a run's, or damaged.
+    """
     path = folder / CONFIG
     try:
         tree = read_yaml(path)
+        if not isinstance(tree, dict):
+            raise UserError(f"it holds {type(tree).__name__}")
     except UserError as error:
-        said = str(error).removeprefix(f"{path}: ")
+        reason = str(error).removeprefix(f"{path}: ")
         raise UserError(
-            f"{path}: is no run's configuration, or it is damaged ({said}). {ELSEWHERE}"
+            f"{path}: is no run's configuration, or it is damaged ({reason}). {ELSEWHERE}"
         ) from None
-    if not isinstance(tree, dict):
-        found = type(tree).__name__
-        raise UserError(
-            f"{path}: is no run's configuration, or it is damaged (it holds {found}). {ELSEWHERE}"
-        )
     return tree
 
 
 def find_model_folder(path: str) -> str:
-    """Find the model of a run folder, its `final_checkpoint`; any other path or hub id comes back
-    as it is."""
+    """Find the model of a run's folder, its `final_checkpoint`; any other path or hub id is
+    returned as it is."""
     final = Path(path) / FINAL
-    return str(final) if final.is_dir() and not (Path(path) / "config.json").exists() else path
+    if final.is_dir() and not (Path(path) / "config.json").exists():
+        return str(final)
+    return path
 
 
 def read_last_metrics(folder: Path) -> dict[str, Any] | None:
@@ -80,11 +84,12 @@ def is_done(folder: Path) -> bool:
 def has_begun(folder: Path) -> bool:
     """Say whether a run's folder holds anything that was learned or measured: a step, a checkpoint,
     a result."""
-    if read_last_metrics(folder) is not None or any(
-        (folder / name).exists() for name in (FINAL, DONE, EVALS)
-    ):
+    if read_last_metrics(folder) is not None:
         return True
-    return any(any(folder.glob(pattern)) for pattern in ("checkpoint-*", "*_EVAL.json"))
+    for pattern in (FINAL, DONE, EVALS, "checkpoint-*", "*_EVAL.json"):
+        if any(folder.glob(pattern)):
+            return True
+    return False
 
 
 MAY_CHANGE = (
@@ -111,7 +116,7 @@ MAY_CHANGE = (
     "trainer.args.dataloader_",
     "trainer.args.do_eval",
 )
-"""Beginnings of the keys that may change between two calls, because they do not change what is
+"""Prefixes of the keys that may change between two calls, because they do not change what is
 learned."""
 UNUSED_VARIABLES = (
     "tofu_path",
@@ -134,37 +139,44 @@ UNUSED_VARIABLES = (
 )
 """Variables of benchmarks: a configuration has those of them that something in it refers to, or
 that a command set."""
-
-
 ELSEWHERE = "Name another folder (task_name, paths.output_dir), or move what is there away"
 
 
 def open_run(folder: Path, tree: dict[str, Any], resume: str) -> RunState:
-    """Say how a run's folder stands.
+    """Find out how far the run in a folder is, and whether a command may go on with it.
 
-    resume=never moves an old run aside. A run that ended before its first step has nothing to lose:
-    with another configuration it is new. Raises UserError where the folder holds anything but a
-    run, or it or the checkpoint is of another configuration.
+    A run that ended before its first step has nothing to lose: with another configuration it is
+    new.
+
+    Args:
+        folder: the run's.
+        tree: the configuration of the command.
+        resume: auto; never, which moves an old run aside; or a checkpoint.
+
+    Raises:
+        UserError: where the folder holds anything but a run, or it or the checkpoint is of another
+            configuration.
     """
-    named = resume not in ("auto", "never")
-    if named:
+    is_named = resume not in ("auto", "never")
+    if is_named:
         refuse_no_folder(resume)
     refuse_foreign(folder)
-    kept = folder / CONFIG
-    if resume == "never" and kept.exists():
+    config_path = folder / CONFIG
+    if resume == "never" and config_path.exists():
         read_config(folder)
         _refuse_working_folder(folder)
         print(f"moved the old {folder} to {move_aside(folder)}")
-    if named and (Path(resume).parent / CONFIG).exists():
+    if is_named and (Path(resume).parent / CONFIG).exists():
+        # A checkpoint of another run may be named, if it was made under the same configuration.
         old = read_config(Path(resume).parent)
-        _refuse_another(Path(resume), old, tree, (*MAY_CHANGE, "task_name", "paths."))
-    if not kept.exists():
+        _refuse_other_config(Path(resume), old, tree, (*MAY_CHANGE, "task_name", "paths."))
+    if not config_path.exists():
         return RunState.NEW
     old = read_config(folder)
     if not has_begun(folder) and old != tree:
         return RunState.NEW
-    _refuse_another(folder, old, tree, MAY_CHANGE)
-    if named and old.get("resume") != resume:
+    _refuse_other_config(folder, old, tree, MAY_CHANGE)
+    if is_named and old.get("resume") != resume:
         return RunState.SENT_BACK
     return RunState.DONE if is_done(folder) else RunState.BEGUN
 
@@ -173,30 +185,32 @@ def refuse_no_folder(resume: str) -> None:
     """Raise UserError where `resume=PATH` names no folder."""
     path = Path(resume)
     if not path.is_dir():
-        found = "this is a file" if path.exists() else "there is no such folder"
-        raise UserError(f"resume={resume}: must be auto, never, or a checkpoint folder; {found}")
+        reason = "this is a file" if path.exists() else "there is no such folder"
+        raise UserError(f"resume={resume}: must be auto, never, or a checkpoint folder; {reason}")
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise UserError where a folder is there, is not empty, and holds no run: it is the user's,
-    whatever it is."""
+    """Raise UserError where a folder exists, is not empty, and holds no run: whatever it is, it is
+    the user's."""
     if not folder.is_dir() or (folder / CONFIG).is_file():
         return
-    found = sorted(
-        path.name
-        for path in folder.iterdir()
-        if not is_temporary(path) and path.name != ".unteach.lock"
-    )
-    if not found or _is_evaluation_of_run(folder):
+    names = []
+    for path in folder.iterdir():
+        if not is_temporary(path) and path.name != ".unteach.lock":
+            names.append(path.name)
+    if not names or _is_evals_of_run(folder):
         return
-    shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    names.sort()
+    content = ", ".join(names[:5])
+    if len(names) > 5:
+        content += f" and {len(names) - 5} more"
     raise UserError(
-        f"{folder}: holds {shown}, and no run of unteach; nothing is written into it. {ELSEWHERE}"
+        f"{folder}: holds {content}, and no run of unteach; nothing is written into it. {ELSEWHERE}"
     )
 
 
-def _is_evaluation_of_run(folder: Path) -> bool:
-    """Whether a folder is the `evals/` of a run, into which `unteach eval` may write too."""
+def _is_evals_of_run(folder: Path) -> bool:
+    """Say whether a folder is the `evals/` of a run, into which `unteach eval` may write too."""
     return folder.name == EVALS and (folder.parent / CONFIG).is_file()
 
 
@@ -209,26 +223,31 @@ def _refuse_working_folder(folder: Path) -> None:
 
 
 def find_owned_folder(folder: Path) -> Path:
-    """Find the folder whose owner may write here: the run, where this is the `evals/` of one."""
-    return folder.parent if _is_evaluation_of_run(folder) else folder
+    """Find the folder whose lock covers a folder: the run's, where it is the `evals/` of one."""
+    return folder.parent if _is_evals_of_run(folder) else folder
 
 
 def refuse_changed_inputs(folder: Path, memory: Path) -> None:
-    """Raise UserError where rows or weights that a finished run was made of are there and have
-    changed since.
+    """Raise UserError where rows or weights that a finished run was made of exist and have changed
+    since.
 
-    memory: where digests of weights are remembered.
+    Args:
+        folder: the run's.
+        memory: the file in which digests of weights are remembered.
     """
-    file = folder / MANIFEST
-    began = read_mapping(file, "the run's manifest") if file.exists() else {}
-    files, models = began.get("files") or {}, began.get("models") or {}
-    changed = [
-        name
-        for name, digest in files.items()
-        if Path(name).is_file() and hash_files(Path(name)) != digest
-    ]
-    now = hash_models(list(models), memory)
-    changed += [name for name, digest in now.items() if models[name] != digest]
+    manifest_path = folder / MANIFEST
+    manifest: dict[str, Any] = {}
+    if manifest_path.exists():
+        manifest = read_mapping(manifest_path, "the run's manifest")
+    files = manifest.get("files") or {}
+    models = manifest.get("models") or {}
+    changed = []
+    for name, digest in files.items():
+        if Path(name).is_file() and hash_files(Path(name)) != digest:
+            changed.append(name)
+    for name, digest in hash_models(list(models), memory).items():
+        if models[name] != digest:
+            changed.append(name)
     if changed:
         raise UserError(
             f"{', '.join(changed)}: not what {folder} was trained on. resume=never trains anew and "
@@ -236,9 +255,14 @@ def refuse_changed_inputs(folder: Path, memory: Path) -> None:
         )
 
 
-def _refuse_another(folder: Path, old: Any, new: Any, may_change: tuple[str, ...]) -> None:
-    found = list_differences(_used_by_both(old, new), _used_by_both(new, old))
-    changed = [key for key in found if not key.startswith(may_change)]
+def _refuse_other_config(
+    folder: Path, old: dict[str, Any], new: dict[str, Any], may_change: tuple[str, ...]
+) -> None:
+    """Raise UserError where two configurations differ in a key that may not change."""
+    differences = list_differences(
+        _drop_unused_variables(old, new), _drop_unused_variables(new, old)
+    )
+    changed = [key for key in differences if not key.startswith(may_change)]
     if changed:
         raise UserError(
             f"{folder} holds a run of another configuration; these keys differ: "
@@ -248,41 +272,41 @@ def _refuse_another(folder: Path, old: Any, new: Any, may_change: tuple[str, ...
         )
 
 
+def _drop_unused_variables(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Drop the variables that the other tree lacks: nothing there refers to them, so they change
+    nothing."""
+    kept = {}
+    for name, value in tree.items():
+        if name in other or name not in UNUSED_VARIABLES:
+            kept[name] = value
+    return kept
+
+
 def find_free_name(folder: Path) -> str:
-    """Give the first name of the form <name>-N, N from 2 on, that no folder beside this one has."""
-    return next(
-        name
-        for n in range(2, 10_000)
-        if not folder.with_name(name := f"{folder.name}-{n}").exists()
-    )
-
-
-def _used_by_both(tree: Any, other: Any) -> Any:
-    """A tree without the variables that the other one lacks: nothing there refers to them, so they
-    change nothing."""
-    if not (isinstance(tree, dict) and isinstance(other, dict)):
-        return tree
-    return {
-        name: value for name, value in tree.items() if name in other or name not in UNUSED_VARIABLES
-    }
+    """Find the first name <name>-N, with N from 2 on, that no folder beside this one has."""
+    for number in itertools.count(2):
+        name = f"{folder.name}-{number}"
+        if not folder.with_name(name).exists():
+            break
+    return name
 
 
 def move_aside(path: Path) -> Path:
-    """Give a file or folder the first free name of the form <name>.oldN; returns it."""
-    aside = next(
-        p for i in range(1, 10_000) if not (p := path.with_name(f"{path.name}.old{i}")).exists()
-    )
+    """Rename a file or folder to the first free name <name>.oldN, and return the new path."""
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.name}.old{number}")
+        if not aside.exists():
+            break
     rename(path, aside)
     return aside
 
 
 def list_differences(old: object, new: object, path: str = "") -> list[str]:
     """List the dotted keys at which two trees differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = dict.fromkeys([*old, *new])
-        return [
-            d
-            for key in keys
-            for d in list_differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if old == new else [path]
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return [] if old == new else [path]
+    differences = []
+    for key in dict.fromkeys([*old, *new]):
+        key_path = f"{path}.{key}" if path else key
+        differences += list_differences(old.get(key), new.get(key), key_path)
+    return differences

@@ -1,4 +1,4 @@
-"""One seed, many independent streams of randomness: every use names its own, so none disturbs
+"""Derive independent random streams from one seed: each use names its own, so none disturbs
 another."""
 
 import hashlib
@@ -6,14 +6,14 @@ import random
 
 
 def subseed(seed: int, *names: object) -> int:
-    """A 63-bit seed for the stream `names` of the run's `seed`; the same in every process and
+    """Derive the 63-bit seed of the stream `names` from a run's seed; the same in every process and
     Python version."""
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def permutation(size: int, seed: int, *names: object) -> list[int]:
-    """A seeded permutation of range(size), a pure function of its arguments."""
+    """Permute range(size) by a seed; a pure function of its arguments."""
     order = list(range(size))
     random.Random(subseed(seed, *names)).shuffle(order)
     return order

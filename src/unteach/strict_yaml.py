@@ -1,4 +1,4 @@
-"""The one way in which YAML is read: plain values only, each key once, nothing endless."""
+"""Read YAML, the one way for all files: plain values only, each key once, nothing endless."""
 
 from pathlib import Path
 from typing import Any
@@ -7,47 +7,59 @@ import yaml
 
 from unteach.errors import UserError, refuse_unreadable
 
-DEEPEST = 60
+MAX_DEPTH = 60
 """Levels of lists and mappings within one another; configurations have fewer than ten."""
-LARGEST_NUMBER = 2**63
-MOST_VALUES = 1_000_000
+NUMBER_LIMIT = 2**63
+MAX_VALUES = 1_000_000
 """Values of one file, with each alias counted as often as it stands."""
+TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
+MERGE_TAG = "tag:yaml.org,2002:merge"
 PLAIN = (str, int, float, bool, type(None))
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice; leaves dates as the text they are written in."""
+    """Refuse a key that stands twice, and leave dates as the text they are written in."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
-        seen = dict[Any, int]()
         if not isinstance(node, yaml.MappingNode):
             raise yaml.constructor.ConstructorError(
                 None, None, "a mapping is expected", node.start_mark
             )
+        line_by_key: dict[Any, int] = {}
         for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
+            if key_node.tag == MERGE_TAG:
                 continue
-            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
             if not isinstance(key, PLAIN):
                 raise UserError(
                     f"line {line}: a key must be text, and this one is a list or a mapping"
                 )
-            if key in seen:
+            if key in line_by_key:
                 raise UserError(
-                    f"{key!s} is said twice (lines {seen[key]} and {line}); leave one out"
+                    f"{key!s} is said twice (lines {line_by_key[key]} and {line}); leave one out"
                 )
-            seen[key] = line
+            line_by_key[key] = line
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.yaml_implicit_resolvers = {
-    start: [(tag, sign) for tag, sign in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+def _list_resolvers_without_dates() -> dict[str, list[tuple[str, Any]]]:
+    """List how PyYAML tells the type of a plain value by its first character, without dates."""
+    by_start = {}
+    for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():
+        by_start[start] = [resolver for resolver in resolvers if resolver[0] != TIMESTAMP_TAG]
+    return by_start
+
+
+_Loader.yaml_implicit_resolvers = _list_resolvers_without_dates()
 
 
 def read_yaml(file: Path) -> Any:
-    """Read a YAML file; UserError where it is not there, cannot be read as YAML, or not plain."""
+    """Read a YAML file.
+
+    Raises:
+        UserError: where it does not exist, cannot be read as YAML, or is not plain.
+    """
     try:
         content = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -58,33 +70,45 @@ def read_yaml(file: Path) -> Any:
 
 
 def parse_yaml(content: str, where: str) -> Any:
-    """Read YAML; UserError, which begins with `where`, for what is broken, said twice, endless or
-    no plain value."""
+    """Parse YAML.
+
+    Raises:
+        UserError: which begins with `where`, for what is broken, stands twice, is endless or no
+            plain value.
+    """
     try:
         with refuse_unreadable(where, "cannot be read as YAML", yaml.YAMLError):
             value = yaml.load(content, Loader=_Loader)
         refuse_odd_values(value)
     except UserError as error:
-        said = str(error)
-        raise UserError(said if said.startswith(where) else f"{where}: {said}") from None
+        message = str(error)
+        if not message.startswith(where):
+            message = f"{where}: {message}"
+        raise UserError(message) from None
     return value
 
 
 def refuse_odd_values(value: object) -> None:
     """Raise UserError for what no configuration holds: deep nesting, a circle, numbers of more than
     64 bits, bytes."""
-    _Measure().count_values(value, 0)
+    _ValueCounter().count(value, 0)
 
 
-class _Measure:
-    """Counts the values under each list and mapping once, however often an alias names it."""
+class _ValueCounter:
+    """Count the values under each list and mapping once, however often an alias names it.
+
+    Attributes:
+        counts: of the lists and mappings that are counted, by id.
+        open_ids: of those that are being counted: one within itself would never end.
+    """
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
-        self.open: set[int] = set()
+        self.open_ids: set[int] = set()
 
-    def count_values(self, value: object, depth: int) -> int:
-        if isinstance(value, int) and not -LARGEST_NUMBER <= value < LARGEST_NUMBER:
+    def count(self, value: object, depth: int) -> int:
+        """Count the values within a value, itself included, and refuse what is not plain."""
+        if isinstance(value, int) and not -NUMBER_LIMIT <= value < NUMBER_LIMIT:
             raise UserError("a whole number of more than 64 bits, which nothing here takes")
         if isinstance(value, PLAIN):
             return 1
@@ -93,18 +117,20 @@ class _Measure:
                 f"a value must be text, a number, a list or a mapping, and one is "
                 f"{type(value).__name__}"
             )
-        if id(value) in self.open:
+        value_id = id(value)
+        if value_id in self.open_ids:
             raise UserError("an anchor (&) stands within itself")
-        if depth > DEEPEST:
-            raise UserError(f"nested more than {DEEPEST} levels deep")
-        if id(value) not in self.counts:
-            self.open.add(id(value))
-            inner = value.values() if isinstance(value, dict) else value
-            self.counts[id(value)] = 1 + sum(self.count_values(item, depth + 1) for item in inner)
-            self.open.remove(id(value))
-            if self.counts[id(value)] > MOST_VALUES:
+        if depth > MAX_DEPTH:
+            raise UserError(f"nested more than {MAX_DEPTH} levels deep")
+        if value_id not in self.counts:
+            self.open_ids.add(value_id)
+            items = value.values() if isinstance(value, dict) else value
+            total = 1 + sum(self.count(item, depth + 1) for item in items)
+            self.open_ids.remove(value_id)
+            self.counts[value_id] = total
+            if total > MAX_VALUES:
                 raise UserError(
-                    f"more than {MOST_VALUES:,} values, with each alias (*) counted as often as it "
+                    f"more than {MAX_VALUES:,} values, with each alias (*) counted as often as it "
                     f"stands"
                 )
-        return self.counts[id(value)]
+        return self.counts[value_id]

@@ -1,29 +1,30 @@
-"""How messages and tables say a number and a value."""
+"""Format numbers and values for messages and tables."""
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import islice
-from typing import Any
 
-MOST_ITEMS = 6
+MAX_ITEMS = 6
 """Items of a list or a mapping that a message shows."""
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun, `1 row` or `1,234 rows`; the noun's plural must end in s."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    """Format a number with its noun, `1 row` or `1,234 rows`; the noun's plural must end in s."""
+    plural = "" if number == 1 else "s"
+    return f"{number:,} {noun}{plural}"
 
 
 def format_value(value: float, decimals: int = 3) -> str:
-    """Write a metric's value: fixed decimals, scientific where rounding would say 0 of what is not,
-    or below 0.001."""
-    if value != 0 and abs(value) < max(0.001, 0.5 * 10**-decimals):
+    """Format a metric's value with fixed decimals; in scientific notation below 0.001, or where
+    rounding would make it 0."""
+    smallest = max(0.001, 0.5 * 10**-decimals)
+    if value != 0 and abs(value) < smallest:
         return f"{value:.1e}"
     return f"{value:z.{decimals}f}"
 
 
-def shown(value: Any) -> str:
-    """Write a value in a message as a configuration spells it, cut where it is long.
+def shown(value: object) -> str:
+    """Format a value as a configuration spells it, cut where it is long.
 
     Text is in quotes, which tell '1' from 1.
     """
@@ -32,14 +33,17 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return f"{{{_list_items(f'{key}: {shown(item)}' for key, item in value.items())}}}"
+        items = _join_first(f"{key}: {shown(item)}" for key, item in value.items())
+        return f"{{{items}}}"
     if isinstance(value, Sequence | Set) and not isinstance(value, str | bytes):
-        return f"[{_list_items(map(shown, value))}]"
+        items = _join_first(shown(item) for item in value)
+        return f"[{items}]"
     return reprlib.repr(value)
 
 
-def _list_items(items: Iterable[str]) -> str:
-    first = list(islice(items, MOST_ITEMS + 1))
-    if len(first) > MOST_ITEMS:
-        first[MOST_ITEMS] = "…"
+def _join_first(items: Iterable[str]) -> str:
+    """Join the first items, with `…` for the others; no other is formatted."""
+    first = list(islice(items, MAX_ITEMS + 1))
+    if len(first) > MAX_ITEMS:
+        first[MAX_ITEMS] = "…"
     return ", ".join(first)

@@ -18,7 +18,7 @@ from unteach.data.collators import SEGMENT
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.export import merge_adapter
-from unteach.models.capabilities import capabilities_of
+from unteach.models.capabilities import get_capabilities
 from unteach.models.forward import OutputSpec
 from unteach.models.hub import PATH
 from unteach.models.loading import LoadedModel, load
@@ -106,7 +106,7 @@ def check_scores(trial: Trial) -> bool:
         trial.plain(trial.policy),
         trial.pairs(),
     )
-    return capabilities_of(trial.loaded.model).right_padding
+    return get_capabilities(trial.loaded.model).right_padding
 
 
 def check_training(trial: Trial) -> bool:
@@ -119,7 +119,7 @@ def check_training(trial: Trial) -> bool:
     by_hand = float(torch.stack([grad.double().norm() for grad in grads]).norm())
     expect(loss, float(expected), "the loss")
     expect(norm / by_hand, 1.0, "the gradient's norm, as a share of the right one,")
-    return capabilities_of(trial.loaded.model).right_padding
+    return get_capabilities(trial.loaded.model).right_padding
 
 
 def check_npo(trial: Trial) -> bool:
@@ -134,7 +134,7 @@ def check_npo(trial: Trial) -> bool:
         forget = -2 / beta * torch.nn.functional.logsigmoid(-beta * ratios).mean()
         retain = -torch.cat([logprobs(policy, pair) for pair in trial.pairs(OTHERS)]).mean()
     expect(loss, float(forget + retain), "the loss", scale=max(1.0, abs(float(forget))))
-    return capabilities_of(trial.loaded.model).right_padding
+    return get_capabilities(trial.loaded.model).right_padding
 
 
 def check_rmu(trial: Trial) -> bool:
@@ -169,7 +169,7 @@ def check_rmu(trial: Trial) -> bool:
     expect(loss, expected, "the loss", scale=max(1.0, expected))
     if not 0 < norm < math.inf:
         raise Wrong(f"the gradient's norm is {norm}")
-    return capabilities_of(trial.loaded.model).right_padding
+    return get_capabilities(trial.loaded.model).right_padding
 
 
 def adapted(trial: Trial) -> LoadedModel:
@@ -196,7 +196,7 @@ def check_lora(trial: Trial) -> bool:
         ]
     if max(map(abs, moved)) < 10 * CLOSE:
         raise Wrong("the adapter changes nothing")
-    return capabilities_of(loaded.model).right_padding
+    return get_capabilities(loaded.model).right_padding
 
 
 def check_merging(trial: Trial) -> bool:
@@ -244,7 +244,7 @@ def check_packing(trial: Trial) -> bool:
     expect(
         float((found - torch.cat(expected)).abs().max()), 0.0, "the distance of log p of a token"
     )
-    return capabilities_of(model).packing
+    return get_capabilities(model).packing
 
 
 def check_evaluation(trial: Trial) -> bool:
@@ -254,7 +254,7 @@ def check_evaluation(trial: Trial) -> bool:
     prompt = pairs[1][0]
     pairs = [*pairs, (prompt, pairs[0][1]), (prompt, pairs[2][1])]
     expect_scores(engine, trial.plain(trial.policy), pairs)
-    return engine._shares[0] is not None and capabilities_of(trial.loaded.model).right_padding
+    return engine._shares[0] is not None and get_capabilities(trial.loaded.model).right_padding
 
 
 def check_greedy_text(trial: Trial) -> bool:
@@ -276,7 +276,7 @@ def check_greedy_text(trial: Trial) -> bool:
         expected = made[: next((i for i, token in enumerate(made) if token in stops), len(made))]
         if ids != expected:
             raise Wrong(f"{ids} is continued, and {expected} by the library alone")
-    return capabilities_of(loaded.model).continuing
+    return get_capabilities(loaded.model).continuing
 
 
 CHECKS: dict[str, Callable[[Trial], bool]] = {

@@ -1,5 +1,6 @@
 """The benchmarks run, and the two ways that each of them compares say the same."""
 
+import ast
 import os
 import re
 import subprocess
@@ -56,3 +57,25 @@ def test_three_ways_of_asking_say_the_same(tiny_folder: Path) -> None:
         ("plain", "0"),
         ("pipeline", "0"),
     ]
+
+
+@pytest.mark.long
+def test_three_ways_of_generating_give_the_same_tokens(tiny_folder: Path) -> None:
+    printed = said(
+        "generation.py",
+        f"model={tiny_folder}",
+        "rows=6",
+        "max_new_tokens=8",
+        "rounds=1",
+        "batches=[4]",
+    )
+    apart = re.findall(r"rows whose text differs from ours, (\w+): (\d+)", printed)
+    assert apart == [("sorted", "0"), ("library", "0")]
+
+
+@pytest.mark.parametrize("script", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_takes_from_unteach_is_there(script: Path) -> None:
+    """They are run by hand, so that nothing else would tell of a name that was changed."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("unteach"):
+            exec(ast.unparse(node), {})  # raises ImportError where a name is gone

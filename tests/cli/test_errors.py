@@ -537,7 +537,7 @@ def test_a_full_disk_names_what_was_being_written(writing: Any, tmp_path: Path) 
     ):
         with pytest.raises(type(error)) as raised, writing(tmp_path / "results"):
             raise error
-        found = errors.outside(raised.value)
+        found = errors.describe_machine_failure(raised.value)
         assert found is not None and f"the disk is full ({tmp_path / 'results'}" in found[0]
 
 
@@ -551,7 +551,7 @@ def test_an_append_to_a_full_disk_names_its_file(tmp_path: Path) -> None:
 
     def write_answer() -> None:
         with full.open("ab", buffering=0) as file:
-            result_store.ComponentConfig(file)(result_store.Line(1, {}, "digest"), {"output": "x"})
+            result_store.Part(file)(result_store.Line(1, {}, "digest"), {"output": "x"})
 
     appends = {
         "metrics": lambda: callbacks.MetricsFile(full).on_log(None, state, None, {"loss": 1.0}),
@@ -561,7 +561,7 @@ def test_an_append_to_a_full_disk_names_its_file(tmp_path: Path) -> None:
     for name, append in appends.items():
         with pytest.raises(OSError, match="No space left") as raised:
             append()
-        found = errors.outside(raised.value)
+        found = errors.describe_machine_failure(raised.value)
         assert found is not None and "the disk is full (/dev/full" in found[0], name
 
 
@@ -598,8 +598,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
         "\n", " "
     )
     assert "Traceback" not in said
-    assert checkpoint.fault(folder / "checkpoint-2") is None
-    assert checkpoint.newest(folder)[0] == folder / "checkpoint-2"
+    assert checkpoint.find_fault(folder / "checkpoint-2") is None
+    assert checkpoint.find_newest(folder)[0] == folder / "checkpoint-2"
     assert after(spawn(lambda: train(*command, config_name="unlearn"), tmp_path / "log2"), 120) == 0
     assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == 2
     tidy(folder)

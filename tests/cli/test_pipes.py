@@ -52,7 +52,7 @@ def test_another_broken_pipe_is_no_success(
 def test_other_troubles_of_printing_are_raised(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "f", os.O_RDONLY | os.O_CREAT)
     with (
-        console._Lasting(descriptor, "w", closefd=True) as raw,
+        console._LastingFile(descriptor, "w", closefd=True) as raw,
         pytest.raises(OSError, match="Bad file descriptor"),
     ):
         raw.write(b"x")

@@ -11,7 +11,8 @@ from unteach.config.groups import CONFIGS
 from unteach.config.tree import to_yaml
 from unteach.errors import UserError
 from unteach.studies import study_file
-from unteach.studies.plan import PlannedRun, expand
+from unteach.studies.expansion import expand
+from unteach.studies.plan import PlannedRun
 
 MODEL = ("model=auto", "model.model_args.pretrained_model_name_or_path=m")
 PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}

@@ -10,7 +10,7 @@ from unteach.config.compose_flat import compose_flat
 from unteach.config.overrides import quote, sort_overrides, unquote
 from unteach.config.schema import RunConfig
 from unteach.config.tokenize import TokenizeConfig
-from unteach.data.io import tables
+from unteach.data.io import file_formats, tables
 from unteach.errors import UserError
 
 PATH = schema.MODEL_KEY
@@ -143,7 +143,7 @@ def test_a_run_without_a_name_is_called_by_what_it_is_made_of(
 
 
 def test_the_formats_are_those_that_tables_reads() -> None:
-    assert set(shorthand.TABLES) == set(tables.FORMATS)
+    assert set(shorthand.TABLES) == set(file_formats.FORMATS)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_a_template_without_an_end_is_stopped(
     tokenizer.chat_template = ENDLESS[name]
     before = signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0
     with pytest.raises(UserError, match=r"not done with one conversation after 0\.2 s"):
-        Template(tokenizer).prompt("hi")
+        Template(tokenizer).write_prompt("hi")
     assert (signal.getsignal(signal.SIGALRM), signal.getitimer(signal.ITIMER_REAL)[0] > 0) == before
 
 
@@ -47,7 +47,7 @@ def test_a_template_without_an_end_is_stopped(
 def test_a_template_that_fails_is_a_message(name: str, tokenizer: Any) -> None:
     tokenizer.chat_template, said = FAULTY[name]
     with pytest.raises(UserError, match=said):
-        Template(tokenizer).prompt("hi")
+        Template(tokenizer).write_prompt("hi")
 
 
 def test_arguments_may_be_spread() -> None:

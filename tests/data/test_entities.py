@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unteach.config.schema import ForgetSet
-from unteach.data.entities import RELATIONSHIP, forgotten, part_of
+from unteach.data.entities import RELATIONSHIP, find_forgotten, select_part
 from unteach.data.io import sources
 from unteach.data.synthetic import authors
 from unteach.data.synthetic.world import World
@@ -22,7 +22,7 @@ WORLD = World(
     n_publishers=6,
     questions=("books", "publishers", "two_hop"),
 )
-ROWS = authors.rows_of(WORLD, "full")
+ROWS = authors.build_world_rows(WORLD, "full")
 KINDS = ("question", "author", "book", "publisher", RELATIONSHIP)
 drawn = st.builds(
     ForgetSet,
@@ -43,8 +43,8 @@ def units(row: dict, by: str) -> set:
 @given(drawn)
 @few
 def test_forget_and_retain_are_all_rows_in_their_order(chosen):
-    forget, retain = (part_of(ROWS, part, chosen, "here") for part in ("forget", "retain"))
-    assert set(forget) == forgotten(ROWS, chosen, "here")
+    forget, retain = (select_part(ROWS, part, chosen, "here") for part in ("forget", "retain"))
+    assert set(forget) == find_forgotten(ROWS, chosen, "here")
     assert (
         sorted(forget) == forget
         and sorted(retain) == retain
@@ -55,7 +55,7 @@ def test_forget_and_retain_are_all_rows_in_their_order(chosen):
 @given(drawn)
 @few
 def test_all_rows_about_what_is_drawn_go_and_the_share_of_it_is_the_one_asked_for(chosen):
-    gone = forgotten(ROWS, chosen, "here")
+    gone = find_forgotten(ROWS, chosen, "here")
     if chosen.by == "question":
         assert len(gone) == int(len(ROWS) * chosen.fraction)
         return
@@ -74,13 +74,13 @@ def test_all_rows_about_what_is_drawn_go_and_the_share_of_it_is_the_one_asked_fo
 @few
 def test_a_smaller_share_lies_in_a_larger_one(chosen, more):
     larger = ForgetSet(by=chosen.by, fraction=more, seed=chosen.seed)
-    assert forgotten(ROWS, chosen, "here") <= forgotten(ROWS, larger, "here")
+    assert find_forgotten(ROWS, chosen, "here") <= find_forgotten(ROWS, larger, "here")
 
 
 @given(st.sampled_from(("question", "book")), st.integers(0, 9))
 @few
 def test_a_stratified_draw_takes_the_same_of_each(by, seed):
-    gone = forgotten(ROWS, ForgetSet(by=by, count=1, stratified="author", seed=seed), "here")
+    gone = find_forgotten(ROWS, ForgetSet(by=by, count=1, stratified="author", seed=seed), "here")
     of_author: dict = {}
     for number in gone:
         owner = next(
@@ -109,7 +109,9 @@ def test_what_is_named_goes():
         "question": [5],
     }
     for by, named in of.items():
-        taken = [ROWS[i] for i in part_of(ROWS, "forget", ForgetSet(by=by, named=named), "here")]
+        taken = [
+            ROWS[i] for i in select_part(ROWS, "forget", ForgetSet(by=by, named=named), "here")
+        ]
         assert taken
         if by == "question":
             assert taken == [ROWS[5]]
@@ -120,11 +122,13 @@ def test_what_is_named_goes():
 
 def test_tofu_has_its_authors_in_blocks(shared):
     rows = sources.load_rows({"path": str(shared / "data" / "tofu"), "name": "full"})
-    taken = sorted(forgotten(rows, ForgetSet(by="author", fraction=0.05, author_block=20), "tofu"))
+    taken = sorted(
+        find_forgotten(rows, ForgetSet(by="author", fraction=0.05, author_block=20), "tofu")
+    )
     assert len(taken) == 200
     assert all(last - first == 1 for first, last in pairwise(taken) if last % 20)
     some = sorted(
-        forgotten(
+        find_forgotten(
             rows, ForgetSet(by="question", count=4, stratified="author", author_block=20), "tofu"
         )
     )
@@ -137,7 +141,7 @@ def test_a_file_may_tell_the_kinds(tmp_path):
         json.dumps({"k0": {"type": "book"}, "k1": {"type": "book"}, "k2": "author"})
     )
     chosen = ForgetSet(by="author", count=1, kinds_path=str(tmp_path / "items.json"))
-    assert forgotten(rows, chosen, "here") == {2, 5}
+    assert find_forgotten(rows, chosen, "here") == {2, 5}
 
 
 @pytest.mark.parametrize(
@@ -152,12 +156,12 @@ def test_a_file_may_tell_the_kinds(tmp_path):
 )
 def test_what_cannot_be_drawn_is_said(chosen, said):
     with pytest.raises(UserError, match=said):
-        part_of(ROWS, "forget", chosen, "here")
+        select_part(ROWS, "forget", chosen, "here")
 
 
 def test_rows_without_keys_and_unset_forget_sets_are_said():
     with pytest.raises(UserError, match="author_block"):
-        forgotten([{"question": "q"}], ForgetSet(by="author", count=1), "here")
+        find_forgotten([{"question": "q"}], ForgetSet(by="author", count=1), "here")
     place = {"path": "authors", "name": "full", "part": "forget"}
     with pytest.raises(UserError, match=r"set forget_set"):
         sources.load_rows({**place, "forget_set": None})

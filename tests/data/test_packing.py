@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from unteach.data.collators import SEGMENT, DataCollatorForSupervisedDataset
 from unteach.data.handlers.text import PretrainingDataset
-from unteach.data.packing import best_fit
+from unteach.data.packing import pack_best_fit
 from unteach.data.streams import Slot, collate
 from unteach.methods.finetune.sft import SFT, Pretrain
 from unteach.models.forward import extend
-from unteach.training.step import count_step, micro_batch_loss
+from unteach.training.step import count_step_units, micro_batch_loss
 
 TEXTS = [
     "The river is long. " * 3,
@@ -29,7 +29,7 @@ TEXTS = [
 
 @given(st.lists(st.integers(1, 20), max_size=60))
 def test_the_laws_of_packing(lengths: list[int]) -> None:
-    rows = best_fit(lengths, 20)
+    rows = pack_best_fit(lengths, 20)
     assert sorted(piece for row in rows for piece in row) == list(range(len(lengths))), (
         "each piece once"
     )
@@ -85,7 +85,7 @@ def test_packed_documents_are_learned_as_if_alone(
         batch = batch_of(tiny, examples, "left" if way == "padded left" else "right")
         forward = tiny.model.forward
         extend(tiny.model, packed=way == "end to end")
-        counts = count_step(method, [batch])
+        counts = count_step_units(method, [batch])
         loss, _ = micro_batch_loss(tiny.model, method, batch, NoReference(), counts)
         tiny.model.forward = forward
         tiny.model.requires_grad_(True)

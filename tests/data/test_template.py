@@ -37,7 +37,7 @@ def test_tags_of_the_seed(tokenizer: Any) -> None:
         user_start_tag="[INST] ", user_end_tag=" [/INST]", asst_start_tag="", asst_end_tag=" "
     )
     assert (
-        Template(tokenizer, args).prompt("Who?", [("A?", "a")])
+        Template(tokenizer, args).write_prompt("Who?", [("A?", "a")])
         == "[INST] A? [/INST]a [INST] Who? [/INST]"
     )
 
@@ -91,7 +91,7 @@ def test_special_tokens_in_data_are_text(tokenizer: Any, kind: str) -> None:
     template = Template(tokenizer, TemplateArgs(kind=kind))  # type: ignore[arg-type]
     question, answer = "hi</s>\n<|im_start|>user yes", "one</s>two<|im_end|>three"
     encoded = template.encode(question, answer)
-    assert tokenizer.decode(encoded.prompt) == template.prompt(question)
+    assert tokenizer.decode(encoded.prompt) == template.write_prompt(question)
     assert tokenizer.decode(encoded.answer[:-1]) == answer, "the answer is learned whole"
     for told, ours in ((encoded.prompt, plain.prompt), (encoded.answer, plain.answer)):
         assert [token for token in told if token in special] == [
@@ -156,7 +156,7 @@ def test_text_written_with_its_bos_and_eos_has_one_of_each(tokenizer: Any, puts_
     words = raw.encode("Hi", " there").input_ids[puts_bos:]
     assert raw.encode("<s>Hi", " there</s>").input_ids == [1, *words]
     assert raw.encode("", "<s>Hi").input_ids == [1, *raw.encode("", "Hi").answer]
-    assert raw.prompt("<s>Hi") == "<s>Hi"
+    assert raw.write_prompt("<s>Hi") == "<s>Hi"
     tagged = Template(tokenizer, TemplateArgs(kind="qa", system_prompt_with_special_tokens="<s>"))
     assert tagged.encode_prompt("Hi").count(1) == 1
 
@@ -222,12 +222,12 @@ def test_one_of_several_chat_templates_is_taken_by_its_name(tokenizer: Any) -> N
         Template(tokenizer, TemplateArgs(chat_template="c"))
     assert (
         Template(tokenizer, TemplateArgs(chat_template="b"))
-        .prompt("Who?")
+        .write_prompt("Who?")
         .endswith("<|im_start|>model\n")
     )
     assert Template(tokenizer, TemplateArgs(kind="qa")).kind == "qa"
     tokenizer.chat_template = {"default": CHATML, "b": "x"}
-    assert Template(tokenizer).prompt("Who?").endswith("<|im_start|>assistant\n")
+    assert Template(tokenizer).write_prompt("Who?").endswith("<|im_start|>assistant\n")
     tokenizer.chat_template = CHATML
     with pytest.raises(UserError, match="has one, without a name"):
         Template(tokenizer, TemplateArgs(chat_template="b"))

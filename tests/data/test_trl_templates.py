@@ -90,7 +90,9 @@ def test_a_single_answer_is_learned_whole_after_what_is_asked(template: Template
     end = learned.partition(answer)[2]
     # The template's own rendering, up to the end of the turn; some answer only after a block of
     # reasoning.
-    own = template.special.reveal(template.shown(template.hide_all(turns(question, answer)), False))
+    own = template.special.reveal(
+        template.render_chat(template.hide_all(turns(question, answer)), False)
+    )
     assert own.partition(answer)[2].startswith(end.removesuffix(template.tokenizer.eos_token))
     before = learned.partition(answer)[0]
     asked = decode(encoded.prompt)
@@ -105,7 +107,9 @@ def test_the_last_answer_of_a_conversation_is_learned(template: Template) -> Non
     pieces = encode_chat(template, messages, last=True)
     (asked, _), (learned, _) = pieces
     assert "In Rome." in template.tokenizer.decode(learned) and learned[-1] == template.eos
-    assert asked == template.plain(template.shown(messages[:-1], add_generation_prompt=True))
+    assert asked == template.encode_plain(
+        template.render_chat(messages[:-1], add_generation_prompt=True)
+    )
     if refusal := refusal_of(lambda: encode_chat(template, messages)):
         assert "set turns=last" in refusal, "which works"
         return
@@ -138,7 +142,7 @@ def test_a_call_of_a_tool_is_learned_whole_or_refused(template: Template) -> Non
         return
     *_, (learned, _) = encode_chat(template, messages, tools=[TOOL])
     told = template.tokenizer.decode(learned)
-    own = template.shown(messages, add_generation_prompt=False, tools=[TOOL])
+    own = template.render_chat(messages, add_generation_prompt=False, tools=[TOOL])
     assert "look_up" in told and "Rome" in told and "3" in told
     assert (
         own.rstrip()

@@ -430,11 +430,11 @@ def test_keys_that_are_wrong_are_refused_with_the_right_ones(word: str) -> None:
 @given(st.integers(2, 60), st.floats(0.01, 0.9), st.integers(0, 5), st.none() | st.integers(1, 30))
 def test_rows_held_out_are_no_others(count: int, share: float, seed: int, most: int | None) -> None:
     train, held = RowSelection(seed, share, most=most), RowSelection(seed, share, held=True)
-    kept, apart = train.numbers(count), held.numbers(count)
+    kept, apart = train.select_indices(count), held.select_indices(count)
     assert not set(kept) & set(apart)
     assert len(apart) == min(count, max(1, round(share * count)))
     assert len(kept) == min(count - len(apart), most or count) and kept == sorted(kept)
-    assert train.numbers(count) == kept, "a function of the seed"
+    assert train.select_indices(count) == kept, "a function of the seed"
 
 
 @given(

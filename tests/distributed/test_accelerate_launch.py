@@ -36,7 +36,7 @@ def by_file(mode: str) -> list[str]:
     return [
         *ACCELERATE,
         "--config_file",
-        str(accelerate_launch.find(mode)),
+        str(accelerate_launch.find_launch_file(mode)),
         "--num_processes",
         "2",
         *UNTEACH,
@@ -111,7 +111,7 @@ def test_asked_to_stop_it_saves_and_the_same_command_goes_on(
             time.sleep(0.05)
         asked.send_signal(signal.SIGTERM)
         assert asked.wait(300) == 75, (tmp_path / "log").read_text()[-3000:]
-    assert checkpoint.newest(tmp_path / "run")[0] is not None
+    assert checkpoint.find_newest(tmp_path / "run")[0] is not None
     done = subprocess.run(start, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "run" / run_dir.MANIFEST).read_text())["resumed_at"] > 0

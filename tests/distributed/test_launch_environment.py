@@ -116,17 +116,19 @@ def test_the_librarys_own_ways_say_where_it_is_said_here(name: str) -> None:
 
 
 def test_files_are_found_by_name_and_by_path(tmp_path: Path) -> None:
-    assert list(accelerate_launch.files()) == ["ddp", "fsdp2", "zero2", "zero3"]
+    assert list(accelerate_launch.list_launch_files()) == ["ddp", "fsdp2", "zero2", "zero3"]
     own = tmp_path / "launch" / "mine.yaml"
     own.parent.mkdir()
     own.write_text("distributed_type: MULTI_GPU\n")
     assert (
-        accelerate_launch.find("mine", [str(tmp_path)]) == accelerate_launch.find(str(own)) == own
+        accelerate_launch.find_launch_file("mine", [str(tmp_path)])
+        == accelerate_launch.find_launch_file(str(own))
+        == own
     )
     with pytest.raises(UserError, match="did you mean fsdp2"):
-        accelerate_launch.find("fsdp")
+        accelerate_launch.find_launch_file("fsdp")
     with pytest.raises(UserError, match="no such file"):
-        accelerate_launch.find("other.yaml")
+        accelerate_launch.find_launch_file("other.yaml")
 
 
 def config_of(*words: str) -> object:
@@ -142,24 +144,28 @@ def test_a_rank_of_torchrun_reads_in_the_file_how_it_is_spread(
     said.setenv("WORLD_SIZE", "2")
     try:
         assert (
-            accelerate_launch.started("train", config_of(f"launch={name}"), WORDS, "train", ())
+            accelerate_launch.run_in_processes(
+                "train", config_of(f"launch={name}"), WORDS, "train", ()
+            )
             is False
         )  # type: ignore[arg-type]
         assert launch_environment.parallel_mode() == name
         with pytest.raises(UserError, match="the launcher started 2 processes"):
-            accelerate_launch.started(
+            accelerate_launch.run_in_processes(
                 "train", config_of(f"launch={name}", "nproc=3"), WORDS, "train", ()
             )  # type: ignore[arg-type]
         if name != "ddp":
             with pytest.raises(UserError, match="disagree"):
-                accelerate_launch.started("train", config_of("launch=ddp"), WORDS, "train", ())  # type: ignore[arg-type]
+                accelerate_launch.run_in_processes(
+                    "train", config_of("launch=ddp"), WORDS, "train", ()
+                )  # type: ignore[arg-type]
     finally:
         for added in os.environ.keys() - before.keys():
             del os.environ[added]
 
 
 def test_without_launch_a_command_is_done_in_this_process(said: pytest.MonkeyPatch) -> None:
-    assert accelerate_launch.started("train", config_of(), WORDS, "train", ()) is False  # type: ignore[arg-type]
+    assert accelerate_launch.run_in_processes("train", config_of(), WORDS, "train", ()) is False  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +184,7 @@ def test_without_launch_a_command_is_done_in_this_process(said: pytest.MonkeyPat
 def test_how_processes_ended_is_how_the_command_ends(
     codes: dict[int, int], kind: type, code: int
 ) -> None:
-    error = accelerate_launch._ended(codes)
+    error = accelerate_launch._build_exit_error(codes)
     assert type(error) is kind
     assert error.exit_code == code  # type: ignore[attr-defined]
 

@@ -244,7 +244,7 @@ def test_stopped_and_killed_it_ends_as_if_nothing_had_happened(
     assert logged(cut) == logged(whole)
     first, second = weights(whole), weights(cut)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not checkpoint.of_run(cut)
+    assert not checkpoint.list_checkpoints(cut)
 
 
 @LONG

@@ -27,7 +27,7 @@ def test_processes_have_a_bound(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: num_gpus)
     config: Any = SimpleNamespace(trainer=SimpleNamespace(args={"use_cpu": use_cpu}))
-    file = accelerate_launch.find("ddp")
+    file = accelerate_launch.find_launch_file("ddp")
     accelerate_launch._refuse_too_many(most, file, config)
     with pytest.raises(UserError, match=rf"nproc={most + 1}: "):
         accelerate_launch._refuse_too_many(most + 1, file, config)
@@ -54,7 +54,7 @@ def test_other_counts_have_one_too() -> None:
     ):
         refuse_too_many("num_proc", MOST + 1)
     with pytest.raises(UserError, match="jobs=100000: at most"):
-        gpu_slots.slots_of(Local(jobs=100_000))
+        gpu_slots.build_slots(Local(jobs=100_000))
 
 
 RANK = (

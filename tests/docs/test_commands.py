@@ -139,7 +139,7 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "find_absent", lambda *_: [])
     monkeypatch.setattr(preflight, "find_not_installed", lambda *_: [])
     monkeypatch.setattr(accelerate_launch, "_run", lambda arguments: None)
-    monkeypatch.setattr(accelerate_launch, "_gpus", lambda name: 2)
+    monkeypatch.setattr(accelerate_launch, "_count_gpus", lambda name: 2)
     monkeypatch.setattr(ask, "open_model", lambda config: lambda question: "an answer")
     monkeypatch.setattr(ask, "read_questions", lambda: iter(["Who wrote it?"]))
     monkeypatch.setattr(check, "check", lambda config: None)

@@ -15,9 +15,9 @@ from unteach.data.handlers.qa import read_lines
 from unteach.data.synthetic import authors
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.evals import suites
+from unteach.evals import suite_plan, suites
 from unteach.evals.base import Texts
-from unteach.evals.measurement_plan import _generated
+from unteach.evals.measurement_plan import _choose_pass, _read_texts
 
 
 def arc(*words: str, path: str = "authors") -> dict[str, Any]:
@@ -81,7 +81,7 @@ def test_its_values_follow_from_the_losses(found: tuple[dict[str, Any], Path]) -
 def test_phrasings(found: tuple[dict[str, Any], Path]) -> None:
     """The rows are asked as they were not taught; train_set_… as they were."""
     log, _ = found
-    row = authors.rows("forget05_perturbed")[0]
+    row = authors.build_rows("forget05_perturbed")[0]
     asked = {
         name: log[f"{name}_rougeL_recall"]["value_by_index"]["0"]
         for name in ("forget", "train_set_forget")
@@ -99,8 +99,8 @@ def test_phrasings(found: tuple[dict[str, Any], Path]) -> None:
 
 def test_entity_subsets_are_told_by_keys(found: tuple[dict[str, Any], Path]) -> None:
     log, _ = found
-    keys = {key for row in authors.rows("forget05_perturbed") for key in row["keys"]}
-    rows = authors.rows("retain_perturbed")
+    keys = {key for row in authors.build_rows("forget05_perturbed") for key in row["keys"]}
+    rows = authors.build_rows("retain_perturbed")
     shared = {str(i) for i, row in enumerate(rows) if keys & set(row["keys"])}
     assert 0 < len(shared) < len(rows)
     assert log["entity_retain_mean_loss_gt"]["value_by_index"].keys() == shared
@@ -171,22 +171,22 @@ def test_ln_p_and_deltas_to_other_logs(
 
 
 def test_rows_without_keys_have_no_entities(tiny: Any, shared: Path) -> None:
-    made = suites.plan(
+    made = suite_plan.plan_suite(
         arc("eval.arc.metrics=all", path=str(shared / "data/tofu"))["arc"], tiny.template
     )
     assert "have no column 'keys'" in made.absent["entity_retain_mean_tr"]
     assert "forget_model_utility_3" in made.metrics
     config = arc("eval.arc.metrics=[entity_retain_mean_tr]", path=str(shared / "data/tofu"))
     with pytest.raises(UserError, match=r"asks for entity_retain_mean_tr, and .*no column 'keys'"):
-        suites.plan(config["arc"], tiny.template)
+        suite_plan.plan_suite(config["arc"], tiny.template)
 
 
 def test_a_continuation_counts_up_to_the_length_of_its_answer(tiny: Any) -> None:
-    rows = suites.plan(arc()["arc"], tiny.template).rows
-    asked = rows.asked("forget.answer")
-    key = ("generating", '{"max_new_tokens": 4}')
-    long = {key: dict.fromkeys(asked.prompts, [40] * 200)}
+    rows = suite_plan.plan_suite(arc()["arc"], tiny.template).rows
+    need = Texts("forget.answer")
+    prompts = rows.load_column("forget.answer").prompts
+    long = {_choose_pass(rows, need): dict.fromkeys(prompts, [40] * 200)}
     adaptive, whole = (
-        _generated(rows, Texts("forget.answer", adaptive=a), long)[0].text for a in (True, False)
+        _read_texts(rows, Texts("forget.answer", adaptive=a), long)[0].text for a in (True, False)
     )
     assert len(whole) / len(adaptive) == pytest.approx(200 / 50, rel=0.1)

@@ -16,8 +16,8 @@ from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data.template import Template
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.evals import suites
-from unteach.evals.rows import Rows
+from unteach.evals import suite_plan, suites
+from unteach.evals.rows import EvalRows
 
 
 def test_weights_that_are_not_a_number_name_the_metric(tiny: Any) -> None:
@@ -60,13 +60,13 @@ def merging() -> Any:
 
 def rows_of(
     merging: Any, folder: Path, row: dict[str, Any], args: TemplateArgs, **settings: Any
-) -> Rows:
+) -> EvalRows:
     (folder / "r.jsonl").write_text(json.dumps(row))
     limits = {"max_length": settings.pop("max_length")} if "max_length" in settings else {}
     config = SuiteConfig(
         "s", [], {"r": RowsConfig({"path": str(folder), "name": "r"}, **settings)}, **limits
     )
-    return Rows(config, Template(merging, args), settings.pop("context", None))
+    return EvalRows(config, Template(merging, args), settings.pop("context", None))
 
 
 def test_a_tokenizer_that_joins_prompt_and_answer(merging: Any, tmp_path: Path) -> None:
@@ -74,16 +74,16 @@ def test_a_tokenizer_that_joins_prompt_and_answer(merging: Any, tmp_path: Path) 
     and it is counted."""
     row = {"question": "a?", "answer": ["As", "b"]}
     apart = rows_of(merging, tmp_path, row, TemplateArgs(kind="qa"))
-    first, second = apart.asked("r.answer").pairs[0]
+    first, second = apart.load_column("r.answer").pairs[0]
     assert first[0] == second[0] == tuple(merging("Question: a?\nAnswer:\n")["input_ids"])
-    assert apart.joined == {}
+    assert apart.num_joined == {}
     joint = rows_of(merging, tmp_path, row, TemplateArgs(kind="qa", boundary="joint"))
-    first, second = joint.asked("r.answer").pairs[0]
+    first, second = joint.load_column("r.answer").pairs[0]
     assert merging.decode([*first[0], *first[1]]) == "Question: a?\nAnswer:\nAs<eos>"
     assert first[0] != second[0], "the boundary of the one moved, that of the other did not"
-    assert joint.joined == {"r.answer": 1}
+    assert joint.num_joined == {"r.answer": 1}
     text = rows_of(merging, tmp_path, {"question": "a", "rest": "b"}, TemplateArgs(), kind="text")
-    assert text.joined == {}
+    assert text.num_joined == {}
 
 
 def test_moved_boundaries_are_told(
@@ -169,9 +169,9 @@ def test_a_log_that_a_crash_cut_short(tiny: Any, tmp_path: Path, key: str, size:
     log = tmp_path / "TOFU_EVAL.json"
     log.write_text(log.read_text()[:size])
     with pytest.raises(UserError, match=f"{key}: .* is not whole JSON .*make it again"):
-        suites.plan(tofu(f"{key}={log}")["tofu"], tiny.template)
+        suite_plan.plan_suite(tofu(f"{key}={log}")["tofu"], tiny.template)
 
 
 def test_a_log_of_the_model_before_is_read_as_a_retain_log_is(tiny: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"before_logs_path=.*: no \*_EVAL.json in this folder"):
-        suites.plan(tofu(f"before_logs_path={tmp_path}")["tofu"], tiny.template)
+        suite_plan.plan_suite(tofu(f"before_logs_path={tmp_path}")["tofu"], tiny.template)

@@ -14,7 +14,7 @@ from unteach.distributed.process_context import SINGLE_PROCESS
 from unteach.engines.classifier import Classifier
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.evals import suites
+from unteach.evals import suite_plan, suites
 from unteach.evals.run import evaluate_loaded
 
 LABELS = {0: "clean", 1: "mild gibberish", 2: "noise"}
@@ -134,7 +134,7 @@ def test_a_class_that_it_does_not_have(tiny: Any, classifier: Path, tmp_path: Pa
 
 
 def test_without_a_classifier_it_is_absent_or_an_error(tiny: Any, tmp_path: Path) -> None:
-    made = suites.plan(tofu("eval.tofu.metrics=all")["tofu"], tiny.template)
+    made = suite_plan.plan_suite(tofu("eval.tofu.metrics=all")["tofu"], tiny.template)
     assert "eval.tofu.classifier_path" in made.absent["forget_Q_A_gibberish"]
     with pytest.raises(
         UserError,

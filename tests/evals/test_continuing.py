@@ -97,7 +97,7 @@ def test_a_string_that_ends_a_row(tiny: Any, monkeypatch: pytest.MonkeyPatch) ->
     """What comes up to it is the same, and little comes after it."""
     engine = HFEngine(tiny.model, tiny.tokenizer)
     whole = engine.generate(PROMPTS, 64)
-    text = tiny.template.text
+    text = tiny.template.decode
     stop = text(whole[0][4:6])
     found = engine.generate(PROMPTS, 64, until=[stop])
     for row, full in zip(found, whole, strict=True):

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from unteach.config import compose
 from unteach.data.synthetic import authors
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.evals import suites
+from unteach.evals import suite_plan, suites
 from unteach.evals.base import TaskResult
 from unteach.evals.lm_eval import tasks as harness
 from unteach.evals.metrics.lm_eval import HarnessTask
@@ -27,7 +28,7 @@ from unteach.evals.metrics.lm_eval import HarnessTask
 installed = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-evaluation-harness is not here"
 )
-ROWS = authors.rows("world_facts_perturbed")[:9]
+ROWS = authors.build_rows("world_facts_perturbed")[:9]
 HEAD = "dataset_path: json\ndataset_kwargs: {data_files: {test: FILE}}\ntest_split: test\n"
 ACC = "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}"
 TASKS = {
@@ -97,7 +98,7 @@ def test_it_finds_what_the_harnesss_own_model_finds(
         HFLM(tiny.model, tokenizer=tiny.tokenizer, batch_size=2),
         tasks=["both", "said", "rolling"],
         num_fewshot=2,
-        task_manager=harness.manager(["both"], str(folder)),
+        task_manager=harness.find_manager(["both"], str(folder)),
         bootstrap_iters=0,
     )
     engine = Counting(tiny.model, tiny.tokenizer)
@@ -206,13 +207,13 @@ def test_a_second_evaluation_makes_no_pass_and_random_numbers_go_on(
 def test_a_task_misspelled_and_a_folder_that_is_not_there(
     tiny: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = harness._manager
+    real = harness._build_manager
     # reading all of them takes long
-    monkeypatch.setattr(harness, "_manager", lambda path, defaults: real(path, False))
+    monkeypatch.setattr(harness, "_build_manager", lambda path, defaults: real(path, False))
     with pytest.raises(UserError, match=r"no task called 'leters'; did you mean letters\?"):
-        suites.plan(suite(folder, tasks="[leters]")["lm_eval"], tiny.template)
+        suite_plan.plan_suite(suite(folder, tasks="[leters]")["lm_eval"], tiny.template)
     with pytest.raises(UserError, match="there is no such folder"):
-        suites.plan(suite(tmp_path / "nowhere")["lm_eval"], tiny.template)
+        suite_plan.plan_suite(suite(tmp_path / "nowhere")["lm_eval"], tiny.template)
 
 
 def test_without_the_package_the_command_that_installs_it_is_said(
@@ -224,7 +225,7 @@ def test_without_the_package_the_command_that_installs_it_is_said(
     )
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(UserError, match=r'not installed.*pip install "\.\[lm-eval\]"'):
-        suites.plan(suite(folder)["lm_eval"], tiny.template)
+        suite_plan.plan_suite(suite(folder)["lm_eval"], tiny.template)
 
 
 def test_the_value_of_a_group() -> None:
@@ -257,7 +258,7 @@ def test_the_shipped_suites_name_tasks() -> None:
 def test_a_name_that_no_file_writes_is_refused_before_the_harness_reads_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness, "_manager", None)
+    monkeypatch.setattr(harness, "_build_manager", None)
     with pytest.raises(UserError, match="no task called 'leters'; did you mean letters"):
         harness.refuse_misspelled(suite(folder, tasks="[letters,leters]"))
     harness.refuse_misspelled(suite(folder, tasks="[letters,both,mmlu]"))
@@ -284,7 +285,7 @@ def test_a_task_given_as_a_mapping_is_worth_what_its_file_is(
     assert inline["words_inline"].extra["all"] == pytest.approx(of_files["words"].extra["all"])
 
     (folder / "said.yaml").write_text((folder / "said.yaml").read_text() + "num_fewshot: 2\n")
-    harness._manager.cache_clear()
+    harness._build_manager.cache_clear()
     config = suite(folder, tasks="[said]")
     shots = suites.evaluate(
         config, HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent, None
@@ -322,7 +323,7 @@ def test_a_group_takes_the_fields_of_a_mapping(tiny: Any, folder: Path) -> None:
 def test_a_mapping_that_makes_no_task_is_refused(
     folder: Path, tasks: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(harness, "_manager", None)
+    monkeypatch.setattr(harness, "_build_manager", None)
     with pytest.raises(UserError, match=message):
         harness.refuse_misspelled(suite(folder, tasks=tasks))
 
@@ -335,3 +336,13 @@ def test_a_task_with_fields_of_its_own_is_no_part_of_a_group(tiny: Any, folder: 
     config = suite(folder, tasks="[{task: words, doc_to_target: 3, output_type: dancing}]")
     with pytest.raises(UserError, match="cannot make words of the fields that are given"):
         suites.evaluate(config, HFEngine(tiny.model, tiny.tokenizer), tiny.template, silent, None)
+
+
+def test_suites_are_there_without_the_package_and_before_torch() -> None:
+    """What plans and checks suites imports neither: one is optional, and one takes seconds."""
+    code = (
+        "import sys; sys.modules['lm_eval'] = None; "
+        "import unteach.evals.suites; assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -41,9 +41,9 @@ def score(
 
 
 def row(
-    index: int, *scores: Score, texts: list[str] | None = None, several: bool = False
+    index: int, *scores: Score, texts: list[str] | None = None, has_alternatives: bool = False
 ) -> ScoredRow:
-    return ScoredRow(index, list(scores), texts or ["word"] * len(scores), several)
+    return ScoredRow(index, list(scores), texts or ["word"] * len(scores), has_alternatives)
 
 
 def test_probability_is_the_geometric_mean_of_token_probabilities() -> None:
@@ -60,7 +60,7 @@ def test_probability_is_the_geometric_mean_of_token_probabilities() -> None:
 
 
 def test_several_answers_count_by_their_mean() -> None:
-    two = row(0, score([math.log(0.2)]), score([math.log(0.4)]), several=True)
+    two = row(0, score([math.log(0.2)]), score([math.log(0.4)]), has_alternatives=True)
     value = probability.Probability("x").compute("p", [two])
     assert value.by_index[0]["prob"] == pytest.approx([0.2, 0.4])
     assert value.agg == pytest.approx(0.3)
@@ -217,7 +217,7 @@ def test_rouge() -> None:
 
 
 def test_rouge_of_several_answers_counts_by_its_mean() -> None:
-    several = Generated(0, "Q", ["the cat", "a dog"], "the cat", several=True)
+    several = Generated(0, "Q", ["the cat", "a dog"], "the cat", has_alternatives=True)
     value = rouge.Rouge("x").compute("r", [several])
     assert value.by_index[0]["rougeL_recall"] == [1.0, 0.0]
     assert value.agg == 0.5
@@ -237,10 +237,10 @@ def test_values_that_are_not_finite_are_named() -> None:
 
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=30))
 def test_intervals_hold_the_value_and_repeat(values: list[float]) -> None:
-    replicates = bootstrap.of_mean(np.array(values), "x")
-    low, high = bootstrap.interval(replicates) or (1, 0)
+    replicates = bootstrap.resample_mean(np.array(values), "x")
+    low, high = bootstrap.compute_interval(replicates) or (1, 0)
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
-    assert np.array_equal(replicates, bootstrap.of_mean(np.array(values), "x"))
+    assert np.array_equal(replicates, bootstrap.resample_mean(np.array(values), "x"))
 
 
 @given(st.data())
@@ -253,7 +253,7 @@ def test_every_interval_holds_its_value(data: st.DataObject) -> None:
         return mean_of(name, {i: {"score": value} for i, value in enumerate(values)}, "score")
 
     halves = [dict(enumerate(values)) for values in (first, second)]
-    area = membership.area_of("mia", *halves)
+    area = membership.build_attack_value("mia", *halves)
     one, two = part("one", first), part("two", second)
     retain = {"agg_value": data.draw(st.sampled_from([area.agg, 0.5, 0.9]))}
     made = [

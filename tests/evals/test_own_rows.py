@@ -159,7 +159,7 @@ def test_values_are_those_of_the_rows_as_they_are_trained_on(tiny: Any, planned:
     assert (row["question"], row["ground_truth"]) == ("Who is forget 1?", "Ann 1.")
     assert row["input"] == "Question: Who is forget 1?\nAnswer:\n"
     plans, _ = planned("eval", *FILES[:2], "eval=rows")
-    assert plans["rows"].rows.generation("forget.answer")["max_new_tokens"] == 50, (
+    assert plans["rows"].rows.build_generation_args("forget.answer")["max_new_tokens"] == 50, (
         "no more than the answers call for"
     )
 
@@ -168,13 +168,16 @@ def test_so_many_rows_are_drawn_by_the_seed_and_it_is_said(planned: Planned) -> 
     words = ("eval", *FILES[:3], "eval=rows", "eval.rows.max_rows=3")
     plans, notes = planned(*words)
     rows = plans["rows"].rows
-    assert rows.asked("retain.answer").index == sorted(
+    assert rows.load_column("retain.answer").row_indices == sorted(
         permutation(5, 0, "measured rows", "retain")[:3]
     )
-    assert rows.asked("forget.answer").index == [0, 1, 2]
+    assert rows.load_column("forget.answer").row_indices == [0, 1, 2]
     assert notes == ["measures 3 of 5 retain rows, drawn by seed 0 (eval.rows.max_rows)"]
     others, _ = planned(*words, "seed=2")
-    assert others["rows"].rows.asked("retain.answer").index != rows.asked("retain.answer").index
+    assert (
+        others["rows"].rows.load_column("retain.answer").row_indices
+        != rows.load_column("retain.answer").row_indices
+    )
     folder = evaluate("task_name=few", *MODEL, *words[1:], "eval.rows.metrics=[retain_prob]")
     assert read(folder, "NOTES") == {
         "rows measured of retain": "3 of 5, drawn by seed 0 (eval.rows.max_rows)"
@@ -206,7 +209,7 @@ def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
     def go_on(*more: str) -> None:
         config = user_files.resolve_files(compose.compose("unlearn", (*words, *more)))
         plans, _ = suites.plan_suites(config, tiny)
-        suites.before_training(config, plans, Path("saves/unlearn/t"), SINGLE_PROCESS)
+        suites.measure_before_training(config, plans, Path("saves/unlearn/t"), SINGLE_PROCESS)
 
     go_on()  # measures, as a run does that starts
     assert (place / "saves/unlearn/t" / run_dir.EVALS_BEFORE / "ROWS_EVAL.json").exists()
@@ -245,7 +248,7 @@ def test_rows_held_out_are_those_that_were_never_seen(place: Path, planned: Plan
     )
     own = plans["rows"].rows.own
     assert {role: len(rows.row_numbers) for role, rows in own.items()} == {"train": 3, "holdout": 2}
-    questions = [set(plans["rows"].rows.asked(f"{role}.answer").questions) for role in own]
+    questions = [set(plans["rows"].rows.load_column(f"{role}.answer").questions) for role in own]
     assert not set.intersection(*questions)
     plans, _ = planned(
         "train",
@@ -254,7 +257,7 @@ def test_rows_held_out_are_those_that_were_never_seen(place: Path, planned: Plan
         "data.validation_file=forget.csv",
         "data.holdout_file=holdout.csv",
     )
-    assert plans["rows"].rows.asked("holdout.answer").questions[0] == "Who is holdout 0?"
+    assert plans["rows"].rows.load_column("holdout.answer").questions[0] == "Who is holdout 0?"
 
 
 def test_methods_that_look_at_no_retain_rows_are_measured_on_them(
@@ -275,8 +278,8 @@ def test_methods_that_look_at_no_retain_rows_are_measured_on_them(
             "retain": 5,
             "holdout": 2,
         }
-        asked = plans["rows"].rows.asked("forget.answer")
-        assert asked.questions == ["Who 0?", "Who 1?", "Who 2?"], trainer
+        column = plans["rows"].rows.load_column("forget.answer")
+        assert column.questions == ["Who 0?", "Who 1?", "Who 2?"], trainer
     plans, _ = planned("eval", *marked, "eval=rows")
     assert {role: len(found.row_numbers) for role, found in plans["rows"].rows.own.items()} == {
         "forget": 3,
@@ -323,7 +326,7 @@ def test_text_is_asked_nothing(place: Path, planned: Planned) -> None:
     assert made.absent == {
         "train_rouge": "its rows are plain text, and nothing is asked that could be answered"
     }
-    assert made.rows.asked("train.answer").texts[0] == ["nn 0 lives here."], (
+    assert made.rows.load_column("train.answer").answer_texts[0] == ["nn 0 lives here."], (
         "nothing predicts the first token"
     )
     # Of several documents in a row the first: the others do not follow on it.
@@ -366,9 +369,9 @@ def test_of_a_conversation_the_last_answer_is_asked_for(
     messages = [{"role": role, "content": content} for role, content in turns]
     write(place / "chats.jsonl", [{"messages": messages}])
     plans, _ = planned("train", "data=files", "data.train_file=chats.jsonl", loaded=loaded)
-    asked = plans["rows"].rows.asked("train.answer")
-    assert asked.questions == ["Where?"] and asked.texts == [["Here."]]
-    [[(prompt, answer)]] = asked.pairs
+    column = plans["rows"].rows.load_column("train.answer")
+    assert column.questions == ["Where?"] and column.answer_texts == [["Here."]]
+    [[(prompt, answer)]] = column.pairs
     assert loaded.tokenizer.decode(prompt).count("Ann.") == 1, "all that precedes it is read"
     assert answer[-1] == loaded.template.eos, "the end of the turn is answered too"
 
@@ -405,10 +408,10 @@ def test_rows_are_measured_however_they_are_written(
         *(["trainer=csv_ga"] if form == "signed" else []),
     ]
     plans, _ = planned("train", *words, loaded=chatting)
-    asked = plans["rows"].rows.asked("retain.answer" if form == "signed" else "train.answer")
+    column = plans["rows"].rows.load_column("retain.answer" if form == "signed" else "train.answer")
     if form != "text":
-        assert (asked.questions, asked.texts) == (["Who?"], [["Ann."]])
-    assert len(asked.pairs) == 1
+        assert (column.questions, column.answer_texts) == (["Who?"], [["Ann."]])
+    assert len(column.pairs) == 1
 
 
 def test_no_other_answers_are_invented_to_rows_that_do_not_stand_alone(

@@ -12,7 +12,7 @@ import transformers
 from tests.evals.test_suites import tofu
 from unteach.distributed.process_context import SINGLE_PROCESS
 from unteach.errors import UserError
-from unteach.evals import suites
+from unteach.evals import suite_plan
 from unteach.evals.run import evaluate_loaded
 from unteach.models import loading, model_handlers
 
@@ -108,12 +108,12 @@ def test_a_live_model_has_its_reference_in_plain_precision(
 
 
 def test_without_a_reference_it_is_absent_or_refused(tiny: Any) -> None:
-    made = suites.plan(tofu("eval.tofu.metrics=all")["tofu"], tiny.template)
+    made = suite_plan.plan_suite(tofu("eval.tofu.metrics=all")["tofu"], tiny.template)
     assert "no reference_model_path is set" in made.absent["mia_reference"]
     with pytest.raises(
         UserError, match=r"asks for mia_reference, and .*no reference_model_path is set"
     ):
-        suites.plan(tofu("eval.tofu.metrics=[mia_reference]")["tofu"], tiny.template)
+        suite_plan.plan_suite(tofu("eval.tofu.metrics=[mia_reference]")["tofu"], tiny.template)
 
 
 def test_a_model_of_other_tokens_is_refused(tiny: Any, other: Path, tmp_path: Path) -> None:

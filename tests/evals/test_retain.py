@@ -9,7 +9,7 @@ import pytest
 from tests.evals.test_suites import silent, tofu
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.evals import suites
+from unteach.evals import suite_plan, suites
 
 METRICS = "eval.tofu.metrics=[forget_truth_ratio,mia_min_k]"
 COMPARED = "eval.tofu.metrics=[forget_quality,privleak,rel_diff]"
@@ -33,7 +33,9 @@ def foreign(log: Path, tmp_path: Path) -> Path:
 
 
 def planned(tiny: Any, path: Path, *words: str) -> Any:
-    return suites.plan(tofu(COMPARED, f"retain_logs_path={path}", *words)["tofu"], tiny.template)
+    return suite_plan.plan_suite(
+        tofu(COMPARED, f"retain_logs_path={path}", *words)["tofu"], tiny.template
+    )
 
 
 def test_a_log_of_the_same_rows_is_taken(tiny: Any, log: Path, foreign: Path) -> None:

@@ -12,8 +12,8 @@ import transformers
 from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data.template import Template
 from unteach.errors import UserError
-from unteach.evals.measurement_plan import _until
-from unteach.evals.rows import Rows
+from unteach.evals.rows import EvalRows
+from unteach.evals.stop_strings import cut_at_stop
 
 ROWS = {
     "qa": [{"question": "Who?", "answer": "Mara"}],
@@ -32,43 +32,45 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def rows(folder: Path, tiny: Any, name: str, **settings: Any) -> Rows:
+def rows(folder: Path, tiny: Any, name: str, **settings: Any) -> EvalRows:
     limits = {key: settings.pop(key) for key in ("max_length", "compat") if key in settings}
     config = RowsConfig({"path": str(folder), "name": name}, **settings)
-    return Rows(SuiteConfig("s", [], {"r": config}, **limits), tiny.template)
+    return EvalRows(SuiteConfig("s", [], {"r": config}, **limits), tiny.template)
 
 
 def test_shown_pairs_stand_before_the_question(folder: Path, tiny: Any) -> None:
-    asked = rows(
+    column = rows(
         folder, tiny, "qa", few_shot_dataset_hf_args={"path": str(folder), "name": "shown"}
-    ).asked("r.answer")
+    ).load_column("r.answer")
     wanted = (
         "Question: Where?\nAnswer:\nHere\n\nQuestion: When?\nAnswer:\nNow\n\nQuestion: "
         "Who?\nAnswer:\n"
     )
-    assert asked.prompt_texts == [wanted]
-    assert asked.questions == ["Who?"]
-    assert asked.prompts == [tuple(tiny.tokenizer(wanted)["input_ids"])]
+    assert column.prompt_texts == [wanted]
+    assert column.questions == ["Who?"]
+    assert column.prompts == [tuple(tiny.tokenizer(wanted)["input_ids"])]
 
 
 def test_a_completion_is_one_text_without_eos(folder: Path, tiny: Any) -> None:
-    asked = rows(folder, tiny, "text", kind="completion", question_key="opening").asked("r.rest")
-    assert (asked.index, asked.count) == ([0], 2)
+    column = rows(folder, tiny, "text", kind="completion", question_key="opening").load_column(
+        "r.rest"
+    )
+    assert (column.row_indices, column.num_rows) == ([0], 2)
     assert (
-        tiny.tokenizer.decode([*asked.prompts[0], *asked.pairs[0][0][1]])
+        tiny.tokenizer.decode([*column.prompts[0], *column.pairs[0][0][1]])
         == "In the town of Vess there was"
     )
-    assert tiny.tokenizer.decode(asked.prompts[0]) == "In the town"
-    assert asked.questions == asked.prompt_texts == ["In the town"]
-    assert asked.texts == [["of Vess there was"]]
+    assert tiny.tokenizer.decode(column.prompts[0]) == "In the town"
+    assert column.questions == column.prompt_texts == ["In the town"]
+    assert column.answer_texts == [["of Vess there was"]]
 
 
 def test_published_code_scores_an_empty_rest(folder: Path, tiny: Any) -> None:
     made = rows(
         folder, tiny, "text", kind="completion", question_key="opening", compat="openunlearning"
     )
-    assert made.asked("r.rest").index == [0, 1]
-    assert made.skipped == {}
+    assert made.load_column("r.rest").row_indices == [0, 1]
+    assert made.num_skipped == {}
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -79,18 +81,18 @@ def test_a_text_is_asked_from_its_first_token_on(
     ids = tuple(tiny.tokenizer("In the town")["input_ids"])
     if bos:
         monkeypatch.setattr(
-            made.plain, "encode_prompt", lambda text: (1, *tiny.tokenizer(text)["input_ids"])
+            made.raw_template, "encode_prompt", lambda text: (1, *tiny.tokenizer(text)["input_ids"])
         )
-    asked = made.asked("r.opening")
+    column = made.load_column("r.opening")
     start = (1,) if bos else ids[:1]
-    assert (asked.prompts[0], asked.pairs[0][0][1]) == (start, ids if bos else ids[1:])
-    assert asked.texts[0] == [tiny.tokenizer.decode(asked.pairs[0][0][1])]
+    assert (column.prompts[0], column.pairs[0][0][1]) == (start, ids if bos else ids[1:])
+    assert column.answer_texts[0] == [tiny.tokenizer.decode(column.pairs[0][0][1])]
 
 
 def test_max_length_counts_from_where_a_text_goes_on(folder: Path, tiny: Any) -> None:
     made = rows(folder, tiny, "text", kind="completion", question_key="opening", max_length=3)
-    assert len(made.asked("r.rest").pairs[0][0][1]) == 3
-    assert made.cut == {"r.rest": 1}
+    assert len(made.load_column("r.rest").pairs[0][0][1]) == 3
+    assert made.num_cut == {"r.rest": 1}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_max_length_counts_from_where_a_text_goes_on(folder: Path, tiny: Any) ->
     [("a\n\nb", "a"), ("a\nQuestion: b", "a"), ("a", "a"), ("Question: a\n\n", "")],
 )
 def test_a_continuation_ends_at_the_first_stop_string(text: str, kept: str) -> None:
-    assert _until(text, ["\n\n", "\nQuestion", "Question:"]) == kept
+    assert cut_at_stop(text, ["\n\n", "\nQuestion", "Question:"]) == kept
 
 
 def test_a_row_that_a_chat_template_loses_is_named(folder: Path, tiny_folder: Path) -> None:
@@ -113,4 +115,4 @@ def test_a_row_that_a_chat_template_loses_is_named(folder: Path, tiny_folder: Pa
     )
     made = rows(folder, SimpleNamespace(template=Template(tokenizer)), "lost", kind="qa")
     with pytest.raises(UserError, match=r"eval\..*lost\.jsonl, line 2: .*does not show the answer"):
-        made.asked("r.answer")
+        made.load_column("r.answer")

@@ -9,7 +9,7 @@ import pytest
 from unteach.config import compose
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.evals import suites
+from unteach.evals import suite_plan, suites
 
 
 def silent(what: str, total: int) -> Any:
@@ -58,9 +58,14 @@ def test_all_metrics_take_one_pass_of_each_kind(tiny: Any, tmp_path: Path) -> No
     assert engine.passes == 3
     from unteach.data.synthetic import authors
 
-    forget, retain = authors.rows("forget10_perturbed"), authors.rows("retain_perturbed")
-    others = authors.rows("real_authors_perturbed") + authors.rows("world_facts_perturbed")
-    holdout = authors.rows("holdout10")
+    forget, retain = (
+        authors.build_rows("forget10_perturbed"),
+        authors.build_rows("retain_perturbed"),
+    )
+    others = authors.build_rows("real_authors_perturbed") + authors.build_rows(
+        "world_facts_perturbed"
+    )
+    holdout = authors.build_rows("holdout10")
     unique = {
         (r["question"], a)
         for r in [*forget, *retain, *others, *holdout]
@@ -71,7 +76,7 @@ def test_all_metrics_take_one_pass_of_each_kind(tiny: Any, tmp_path: Path) -> No
         ]
     }
     assert engine.asked == len(unique), "an answer that several metrics need is scored once"
-    assert engine.normed == len(authors.rows("forget10")) + len(holdout)
+    assert engine.normed == len(authors.build_rows("forget10")) + len(holdout)
     assert engine.generated == len({r["question"] for r in [*forget, *retain, *others]})
     assert set(json.loads((tmp_path / "TOFU_EVAL.json").read_text())) == set(values)
 
@@ -104,7 +109,7 @@ def test_what_is_absent_says_why(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_a_corpus_without_holdout(tiny: Any, shared: Path, tmp_path: Path) -> None:
-    made = suites.plan(tofu(path=str(shared / "data/tofu"))["tofu"], tiny.template)
+    made = suite_plan.plan_suite(tofu(path=str(shared / "data/tofu"))["tofu"], tiny.template)
     assert "has no holdout10" in made.absent["mia_min_k"]
     assert "mia_min_k is absent" in made.absent["privleak"]
 
@@ -112,7 +117,7 @@ def test_a_corpus_without_holdout(tiny: Any, shared: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("metric", ["forget_quality", "privleak"])
 def test_a_metric_asked_for_by_name_must_be_there(tiny: Any, metric: str) -> None:
     with pytest.raises(UserError, match=f"asks for {metric}.*retain_logs_path"):
-        suites.plan(tofu(f"eval.tofu.metrics=[{metric}]")["tofu"], tiny.template)
+        suite_plan.plan_suite(tofu(f"eval.tofu.metrics=[{metric}]")["tofu"], tiny.template)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +129,7 @@ def test_bad_retain_logs(tiny: Any, tmp_path: Path, content: str | None, said: s
     if content is not None:
         log.write_text(content)
     with pytest.raises(UserError, match=said):
-        suites.plan(tofu(f"retain_logs_path={log}")["tofu"], tiny.template)
+        suite_plan.plan_suite(tofu(f"retain_logs_path={log}")["tofu"], tiny.template)
 
 
 def test_our_own_log_is_a_retain_log(tiny: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from tests.evals.test_suites import silent
 from unteach.config import compose
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
-from unteach.evals import suites, wrong_answers
+from unteach.evals import suite_plan, suites, wrong_answers
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_every_metric_of_arc_is_measured_on_tofu(tofu: Path, tiny: Any, tmp_path
     words = ["task_name=t", "model=tiny", "eval=arc_tofu", f"tofu_path={tofu}", "max_new_tokens=2"]
     words += ["forget_set.by=question", "forget_set.named=[0,1,2,3]", "eval.arc.max_rows=3"]
     engine = HFEngine(tiny.model, tiny.tokenizer)
-    plans = suites.plans(compose.compose("eval", words).eval, tiny.template, engine.context)
+    plans = suite_plan.plan_all(compose.compose("eval", words).eval, tiny.template, engine.context)
     assert set(plans["arc"].absent) == {"forget_quality_1", "forget_quality_2"}, (
         "only what needs a retain log"
     )
@@ -69,4 +69,4 @@ def test_a_suite_without_a_single_value_is_refused(tofu: Path, tiny: Any) -> Non
     with pytest.raises(
         UserError, match=r"not one of its 29 metrics can be measured: .*full_perturbed"
     ):
-        suites.plans(configs, tiny.template)
+        suite_plan.plan_all(configs, tiny.template)

@@ -405,7 +405,8 @@ def test_it_is_written_whole_or_not_at_all(
     (tmp_path / ".mine.abcd1234").write_text("not an export's")
     with monkeypatch.context() as patched:
         patched.setattr(
-            "unteach.export.trained.save_words", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            "unteach.export.trained.save_tokenizer_and_template",
+            lambda *_: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         with pytest.raises(KeyboardInterrupt):
             export(str(whole), str(target))

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from unteach.config.inference import Sampling
 from unteach.config.runfile import read_run_file
 from unteach.data.io import tables, tokenized_paths
-from unteach.data.template import saved_args
+from unteach.data.template import load_saved_args
 from unteach.data.tokenized import token_files
 from unteach.export import weights
 from unteach.inference.backends import openai_messages
@@ -268,12 +268,12 @@ def read_rows(file: Path) -> None:
 def read_tokens(file: Path) -> None:
     for shard in token_files.read_shards(file):
         for row in range(len(shard)):
-            shard.ids(row), shard.labels(row)
+            shard.ids(row), shard.build_labels(row)
 
 
 def read_answer(file: Path) -> None:
     try:
-        openai_messages.answer(json.loads(file.read_bytes()), Sampling(perplexity=True))
+        openai_messages.parse_answer(json.loads(file.read_bytes()), Sampling(perplexity=True))
     except (ValueError, RecursionError, Refused):  # what a server that speaks no protocol may cause
         return
 
@@ -310,7 +310,7 @@ KINDS = [
     Kind("metrics.jsonl", make_metrics, lambda file: start("history", [str(file.parent)])),
     Kind("answer.json", make_answer, read_answer),
     Kind("plan.json", make_plan, lambda file: saved_plan.read(file.parent)),
-    Kind("unteach_template.json", make_template, lambda file: saved_args(str(file.parent))),
+    Kind("unteach_template.json", make_template, lambda file: load_saved_args(str(file.parent))),
     Kind("model.safetensors.index.json", make_index, lambda file: weights.read(file.parent)),
     Kind("model.safetensors", make_weights, lambda file: weights.read(file.parent)),
 ]

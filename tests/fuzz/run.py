@@ -17,7 +17,7 @@ from tests.conftest import random_llama
 from tests.fuzz import commands, files
 from tests.fuzz.forked import Outcome, empty_folder, run_forked, warm_up
 from unteach import cli
-from unteach.errors import EXIT_MISTAKE, UserError, outside
+from unteach.errors import EXIT_MISTAKE, UserError, describe_machine_failure
 
 COMMAND = cli._command
 ENDED = "--ended"
@@ -82,7 +82,11 @@ def _read_all(kinds: list[tuple[files.Kind, Path]]) -> None:
         try:
             kind.read(name)
         except Exception as error:
-            known = (str(error), EXIT_MISTAKE) if isinstance(error, UserError) else outside(error)
+            known = (
+                (str(error), EXIT_MISTAKE)
+                if isinstance(error, UserError)
+                else describe_machine_failure(error)
+            )
             if known is None:
                 raise
             code = known[1]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import read_rows
 from tests.doors import infer
 from tests.inference.conftest import Infer, questions, words, write_lines
-from unteach.engines.finiteness import NOT_FINITE, Finite
+from unteach.engines.finiteness import NOT_FINITE, FiniteCheck
 from unteach.errors import RowsFailed, UserError
 
 
@@ -172,11 +172,11 @@ def test_scores_that_are_no_numbers_are_each_rows_error(overflowing: Path, tmp_p
 
 
 def test_only_what_a_row_has_before_its_end_counts() -> None:
-    finite, nan = Finite(), float("nan")
+    finite, nan = FiniteCheck(), float("nan")
     for scores in (
         [[0.0, 1.0], [nan, 0.0], [0.0, 0.0]],
         [[0.0, nan], [0.0, 0.0], [1.0, float("inf")]],
     ):
         finite(torch.zeros(3, 1), torch.tensor(scores))
-    assert finite.broken([1, 2, 2]) == [False, True, True]
-    assert finite.broken([1]) == [True], "several rows of a prompt are taken together"
+    assert finite.find_broken([1, 2, 2]) == [False, True, True]
+    assert finite.find_broken([1]) == [True], "several rows of a prompt are taken together"

@@ -50,7 +50,7 @@ def test_the_output_is_what_the_model_says(ask: Infer, table: Path, tiny: Any) -
             "error",
         ]
         assert line["row_id"] == number and {"input": line["input"], "topic": line["topic"]} == row
-        assert line["output"] == tiny.template.text(made)
+        assert line["output"] == tiny.template.decode(made)
         assert (line["prompt_tokens"], line["output_tokens"]) == (len(prompt), len(made))
         assert line["finish_reason"] == ("length" if len(made) == 8 else "eos")
         assert line["perplexity"] == pytest.approx(perplexity(score.logprob.tolist()), rel=1e-4)
@@ -74,7 +74,7 @@ def test_options_are_the_librarys(ask: Infer, tiny: Any, option: str) -> None:
         for row in questions(7)
     ]
     assert wanted != plain, "the option must matter here"
-    assert [line["output"] for line in ask(option)] == [tiny.template.text(ids) for ids in wanted]
+    assert [line["output"] for line in ask(option)] == [tiny.template.decode(ids) for ids in wanted]
 
 
 def test_the_same_numbers_however_rows_are_batched(ask: Infer, table: Path) -> None:
@@ -196,8 +196,8 @@ def test_conversations_are_asked_by_the_chat_template(
         infer(*words(folder, table))
     lines = read_rows(tmp_path / "m_output.jsonl")
     shown = "[user] Who?\n[assistant] Me.\n[user] Why?\n[assistant] "
-    assert lines[0]["output"] == tiny.template.text(alone(tiny, shown, 8))
-    assert lines[1]["output"] == tiny.template.text(alone(tiny, "[user] Who?\n[assistant] ", 8))
+    assert lines[0]["output"] == tiny.template.decode(alone(tiny, shown, 8))
+    assert lines[1]["output"] == tiny.template.decode(alone(tiny, "[user] Who?\n[assistant] ", 8))
     assert (
         "ends with the assistant's turn" in lines[2]["error"] and "a list of" in lines[3]["error"]
     )

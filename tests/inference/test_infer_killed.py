@@ -13,7 +13,7 @@ import pytest
 from tests.doors import infer
 from tests.inference.conftest import questions, words, write_lines
 from tests.recovery.conftest import after, spawn, spawn_two
-from unteach.engines.progress import Pace
+from unteach.engines.progress import RowProgress
 from unteach.errors import Preempted
 from unteach.inference.result_store import Line, Part, ResultStore, _part
 
@@ -88,15 +88,15 @@ def test_the_first_ctrl_c_keeps_all_answers_and_leaves_python_as_it_was(
     """As in a notebook: the process lives on, and its own Ctrl-C is what it was."""
     more = ("max_new_tokens=8", "backend_args.batch_size=1")
     table = write_lines(tmp_path / "in.jsonl", questions(6))
-    handler, real, rows = signal.getsignal(signal.SIGINT), Pace.__call__, list[int]()
+    handler, real, rows = signal.getsignal(signal.SIGINT), RowProgress.__call__, list[int]()
 
-    def count(pace: Pace, tokens: int) -> None:
+    def count(pace: RowProgress, tokens: int) -> None:
         real(pace, tokens)
         rows.append(tokens)
         if len(rows) == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Pace, "__call__", count)
+    monkeypatch.setattr(RowProgress, "__call__", count)
     with pytest.raises(Preempted, match="the same command goes on"):
         infer(*words(tiny_folder, table, *more))
     said = capfd.readouterr()

@@ -17,7 +17,7 @@ from unteach import run_dir
 from unteach.cli import main
 from unteach.data.handlers.labelled import LabelledDataset
 from unteach.data.template import Template
-from unteach.engines.class_logits import class_logits
+from unteach.engines.class_logits import compute_class_logits
 from unteach.errors import UserError
 from unteach.models.batch_probe import describe_padded_batches
 from unteach.models.heads import Head
@@ -69,7 +69,7 @@ def test_a_text_is_read_at_its_last_token_whatever_that_is(
     model = classifier(tiny_folder, tmp_path / "model", ("no", "yes"))
     rows = [[5, 9, 2], [7, 8, 9, 11, 2], [12]]
     for row in rows:
-        batch = class_logits(model, rows, 2)
+        batch = compute_class_logits(model, rows, 2)
         # no ids to look at
         alone = model(inputs_embeds=model.get_input_embeddings()(torch.tensor([row]))).logits[0]
         assert torch.allclose(batch[rows.index(row)], alone, atol=1e-5)
@@ -183,7 +183,7 @@ def test_adapters_are_asked_on_their_base(tiny_folder: Path, tiny: Any, tmp_path
     wanted = adapted.generate(input_ids=ids, max_new_tokens=8, do_sample=False, eos_token_id=2)[
         0, ids.shape[1] :
     ].tolist()
-    assert made[0]["output"] == tiny.template.text(wanted)
+    assert made[0]["output"] == tiny.template.decode(wanted)
     plain = read_rows(infer(*words(tiny_folder, table, f"output_file={tmp_path}/plain.jsonl")))
     assert [line["output"] for line in made] != [line["output"] for line in plain]
 
@@ -224,7 +224,7 @@ def test_quantised_weights_are_asked(
     wanted = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False, eos_token_id=2)[
         0, ids.shape[1] :
     ].tolist()
-    assert lines[0]["output"] == tiny.template.text(wanted)
+    assert lines[0]["output"] == tiny.template.decode(wanted)
     with pytest.raises(UserError, match="model_args"):
         infer(*words(blocks_folder, table))
 

@@ -74,8 +74,8 @@ def test_one_writer_at_a_time(ledger: ResultStore) -> None:
     ):
         pass
     with other.held():
-        assert owner.lock_of(other.output).exists()
-    assert not owner.lock_of(other.output).exists()
+        assert owner.find_lock(other.output).exists()
+    assert not owner.find_lock(other.output).exists()
 
 
 def test_other_rows_are_refused_or_asked(
@@ -91,13 +91,13 @@ def test_other_rows_are_refused_or_asked(
     with pytest.raises(UserError, match=r"1 row changed \(6\).*\n.*changed=redo"):
         ask()
     seen: list[int] = []
-    real = hf.Continuing.generate
+    real = hf.CausalLMSession.generate
 
     def watched(self: Any, requests: Any, sampling: Any, done: Any) -> Any:
         seen.extend(request.number for request in requests if request.number not in done)
         return real(self, requests, sampling, done)
 
-    monkeypatch.setattr(hf.Continuing, "generate", watched)
+    monkeypatch.setattr(hf.CausalLMSession, "generate", watched)
     again = ask("changed=redo")
     assert seen == [6]
     assert again[:6] == first[:6] and again[6]["input"] == rows[6]["input"]
@@ -137,14 +137,14 @@ def test_a_finished_file_costs_nothing_and_only_what_failed_is_asked(
     from unteach.inference.backends.base import Failure
 
     asked: list[list[int]] = []
-    real = hf.Continuing.generate
+    real = hf.CausalLMSession.generate
 
     def failing(self: Any, requests: Any, sampling: Any, done: Any) -> Any:
         asked.append([request.number for request in requests if request.number not in done])
         for number, found in real(self, requests, sampling, done):
             yield number, Failure("no luck") if len(asked) == 1 and number in (2, 5) else found
 
-    monkeypatch.setattr(hf.Continuing, "generate", failing)
+    monkeypatch.setattr(hf.CausalLMSession, "generate", failing)
     with pytest.raises(RowsFailed, match="2 of 7 rows"):
         ask()
     lines = ask()

@@ -14,6 +14,7 @@ from tests.doors import train
 from unteach import testing
 from unteach.config.schema import ModelConfig
 from unteach.models import loading, reference
+from unteach.testing.examples import build_examples
 from unteach.training import build_reference
 from unteach.training.step import setup_method
 
@@ -49,7 +50,7 @@ def cost(kit: Path, name: str, args: dict[str, Any]) -> tuple[Counter, set[str],
     )
     method = testing.build_method(name, args)
     rows = {
-        stream: testing._examples(
+        stream: build_examples(
             loaded.template,
             read_rows(kit / "data" / f"{files[stream]}.jsonl")[:ROWS],
             False,

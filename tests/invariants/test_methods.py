@@ -90,9 +90,9 @@ def gradient(
     name: str, args: dict[str, Any], kit: Path, batch: Any, policy: str = "policy"
 ) -> torch.Tensor:
     """The flat gradient of one step on the kit."""
-    from unteach import testing
     from unteach.config.schema import ModelConfig
     from unteach.models import loading
+    from unteach.testing.examples import build_examples
     from unteach.training.step import setup_method
 
     method = build_method(name, args)
@@ -103,7 +103,7 @@ def gradient(
         ModelConfig({"pretrained_model_name_or_path": str(kit / "reference")})
     )
     given = {"forget": batch[0], "train": batch[0], "alternate": batch[0], "retain": batch[1]}
-    rows = {s: testing._examples(loaded.template, given[s], False, s) for s in method.streams()}
+    rows = {s: build_examples(loaded.template, given[s], False, s) for s in method.streams()}
     setup_method(loaded.model, method, seed=0, streams={})
     return step_gradient(loaded, method, rows, frozen, num_micro_batches=1)[0]
 

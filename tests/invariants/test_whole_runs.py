@@ -105,14 +105,14 @@ def test_altpo_invents_once_and_takes_turns(
     assert [line["loss"] for line in logged(tmp_path / "a")] == pytest.approx(
         [20 * math.log(2)] * 6, rel=1e-5
     )
-    monkeypatch.setattr(alternates, "_sampled", lambda *_: pytest.fail("it has them already"))
+    monkeypatch.setattr(alternates, "_sample_texts", lambda *_: pytest.fail("it has them already"))
     train(
         *words(kit, corpus, tmp_path / "b", "AltPO", *extra, "trainer.method_args.beta=0.2"),
         config_name="unlearn",
     )
-    invented = alternates.Invented(None, ["q"], [["one", "two", "three"]], 0)  # type: ignore[arg-type]
+    invented = alternates.InventedAnswers(None, ["q"], [["one", "two", "three"]], 0)  # type: ignore[arg-type]
     invented.template = type("T", (), {"encode": staticmethod(lambda q, a: a)})()  # type: ignore[assignment]
-    monkeypatch.setattr(alternates, "example_of", lambda encoded, row: encoded)
+    monkeypatch.setattr(alternates, "build_example", lambda encoded, row: encoded)
     taken = [invented.variant(0, epoch)["alternate"] for epoch in range(6)]
     assert sorted(taken[:3]) == sorted(taken[3:]) == ["one", "three", "two"]
 

@@ -169,7 +169,7 @@ FAMILIES = {
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Makes, once, the folder of a tiny model of a family, with no parameter at a value that hides
     its part."""
-    words = [f"{row['question']} {row['answer']}" for row in authors.rows("forget05")]
+    words = [f"{row['question']} {row['answer']}" for row in authors.build_rows("forget05")]
     made: dict[str, Path] = {}
 
     def folder(name: str) -> Path:

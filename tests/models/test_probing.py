@@ -17,7 +17,7 @@ from unteach.engines import generation
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.models import probing
-from unteach.models.capabilities import ATTRIBUTE, Capabilities, capabilities_of
+from unteach.models.capabilities import ATTRIBUTE, Capabilities, get_capabilities
 from unteach.models.forward import OutputSpec
 from unteach.models.hub import PATH
 from unteach.models.lm_head import head_logits
@@ -80,10 +80,10 @@ def change_layers(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, Any], 
 def test_nothing_is_slower_for_a_model_that_is_as_most_are(
     loaded: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert capabilities_of(loaded(packed=True).model) == Capabilities()
-    assert capabilities_of(loaded(model_args={"dtype": "bfloat16"}).model) == Capabilities()
+    assert get_capabilities(loaded(packed=True).model) == Capabilities()
+    assert get_capabilities(loaded(model_args={"dtype": "bfloat16"}).model) == Capabilities()
     assert (
-        capabilities_of(loaded(peft_args={"r": 2, "target_modules": ["q_proj"]}).model)
+        get_capabilities(loaded(peft_args={"r": 2, "target_modules": ["q_proj"]}).model)
         == Capabilities()
     )
     assert "note" not in capsys.readouterr().out
@@ -92,7 +92,7 @@ def test_nothing_is_slower_for_a_model_that_is_as_most_are(
 def test_a_head_that_does_more(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     change_head(monkeypatch)
     model = loaded().model
-    assert capabilities_of(model) == Capabilities(head="own")
+    assert get_capabilities(model) == Capabilities(head="own")
     assert_rows_are_as_alone(model, False)
     hidden = model(
         batch=batch_of(ROWS, 2, False), want={"a": OutputSpec(fn=None, positions="all")}
@@ -131,7 +131,7 @@ def test_a_head_that_reads_more_than_the_last_states(
 
     monkeypatch.setattr(LlamaForCausalLM, "forward", forward)
     model = loaded().model
-    assert capabilities_of(model).head == "none"
+    assert get_capabilities(model).head == "none"
     with pytest.raises(UserError, match="nothing is scored or trained"):
         model(batch=batch_of(ROWS, 2, False), want={"a": OutputSpec()})
 
@@ -149,7 +149,7 @@ def test_padding_that_changes_a_row(
 
     change_layers(monkeypatch, change)
     model = loaded().model
-    assert capabilities_of(model) == Capabilities(
+    assert get_capabilities(model) == Capabilities(
         left_padding=False, right_padding=left, continuing=False
     )
     assert (
@@ -183,13 +183,13 @@ def test_continuing_that_changes_what_rows_say(
 
     change_layers(monkeypatch, change)
     together = loaded()
-    assert capabilities_of(together.model) == Capabilities(continuing=False)
+    assert get_capabilities(together.model) == Capabilities(continuing=False)
     assert (
         "LlamaForCausalLM is not itself where rows are continued together"
         in capsys.readouterr().out
     )
     assert continued(together, True) == continued(together, False)
-    monkeypatch.setattr(generation, "capabilities_of", lambda _: Capabilities())
+    monkeypatch.setattr(generation, "get_capabilities", lambda _: Capabilities())
     assert continued(together, True) != continued(together, False), "or the test would show nothing"
 
 
@@ -202,7 +202,7 @@ def test_packing_that_mixes_rows(loaded: Any, monkeypatch: pytest.MonkeyPatch) -
 
     change_layers(monkeypatch, change)
     model = loaded().model
-    assert capabilities_of(model) == Capabilities(packing=False)
+    assert get_capabilities(model) == Capabilities(packing=False)
     batch = batch_of([[*ROWS[0], *ROWS[1]]], 0, False)
     batch[SEGMENT] = torch.tensor([[1] * len(ROWS[0]) + [2] * len(ROWS[1])])
     batch["rows"] = {"a": (0, 1)}
@@ -225,7 +225,7 @@ def test_a_probe_that_fails_takes_nothing_for_granted(
     loaded: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probing, "_compare", lambda *_: 1 / 0)
-    assert capabilities_of(loaded().model) == probing.ALL_SLOW
+    assert get_capabilities(loaded().model) == probing.ALL_SLOW
     assert_rows_are_as_alone(loaded().model, True)
 
 
@@ -245,11 +245,11 @@ def test_what_was_found_is_remembered(
     [file] = (tmp_path / "cache").glob("unteach/capabilities/*.json")
     monkeypatch.setattr(probing, "_compare", lambda *_: pytest.fail("it is remembered"))
     monkeypatch.setattr(probing, "_REMEMBERED", {})
-    assert capabilities_of(loaded().model) == Capabilities(head="own"), "by the file"
+    assert get_capabilities(loaded().model) == Capabilities(head="own"), "by the file"
     file.unlink()
-    assert capabilities_of(loaded().model) == Capabilities(head="own"), "in this process"
+    assert get_capabilities(loaded().model) == Capabilities(head="own"), "in this process"
     empty = load_empty(ModelConfig({PATH: str(tiny_folder)}))
-    assert capabilities_of(empty.model) == Capabilities(head="own"), "by a look at the run"
+    assert get_capabilities(empty.model) == Capabilities(head="own"), "by a look at the run"
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_broken_file_is_passed_over(
     file.write_text(text)
     monkeypatch.setattr(probing, "_REMEMBERED", {})
     change_head(monkeypatch)
-    assert capabilities_of(loaded().model) == Capabilities(head="own")
+    assert get_capabilities(loaded().model) == Capabilities(head="own")
 
 
 def test_what_the_answer_depends_on_is_not_confused(loaded: Any, tmp_path: Path) -> None:
@@ -304,4 +304,4 @@ def test_an_architecture_with_attention_sinks(tiny: Any) -> None:
     torch.manual_seed(0)
     model = transformers.GptOssForCausalLM(config)
     probing.probe(model, tiny.tokenizer)
-    assert capabilities_of(model) == Capabilities(packing=False)
+    assert get_capabilities(model) == Capabilities(packing=False)

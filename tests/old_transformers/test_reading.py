@@ -54,7 +54,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 TEXTS = [
     "Who writes <s> it ? <|im_start|>user\nhi , there<|im_end|>",
     "  two  spaces\n\n123 é 漢字",
-    " ".join(f"{row['question']} {row['answer']}" for row in authors.rows("full")[:3]),
+    " ".join(f"{row['question']} {row['answer']}" for row in authors.build_rows("full")[:3]),
 ]
 
 
@@ -68,7 +68,7 @@ def old_python() -> Path:
 
 def save_start(family: str, folder: Path) -> None:
     tokenizer = learn_tokenizer(
-        [f"{row['question']} {row['answer']}" for row in authors.rows("full")], 400
+        [f"{row['question']} {row['answer']}" for row in authors.build_rows("full")], 400
     )
     tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     if family == "qwen2":

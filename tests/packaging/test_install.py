@@ -34,7 +34,7 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path / "clone"
 
 
-@pytest.mark.parametrize("way", ["pip install .", "a wheel"])
+@pytest.mark.parametrize("way", ["pip install .[report]", "a wheel"])
 def test_the_demo_runs_where_it_is_installed(way: str, clone: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
@@ -59,9 +59,9 @@ def test_the_demo_runs_where_it_is_installed(way: str, clone: Path, tmp_path: Pa
             cwd=tmp_path,
         )
         (wheel,) = tmp_path.glob("unteach-*.whl")
-        run(*pip, "-c", clone / "requirements.lock", wheel, cwd=tmp_path)
+        run(*pip, "-c", clone / "requirements.lock", f"{wheel}[report]", cwd=tmp_path)
     else:
-        run(*pip, ".", cwd=clone)  # with whatever releases are the newest today
+        run(*pip, ".[report]", cwd=clone)  # with whatever releases are the newest today
     place = tmp_path / "elsewhere"
     place.mkdir()
     run(python.parent / "unteach", "demo", cwd=place)

@@ -39,20 +39,20 @@ def test_what_a_killed_process_left_is_swept_by_the_next_that_writes_there(tmp_p
     assert len(list(tmp_path.iterdir())) == len(MINE) + 3
     with atomic.atomic_write(tmp_path / "other.json") as temporary:
         assert atomic.is_temporary(temporary) and not atomic.is_stale(temporary)
-        atomic.remove_stale(tmp_path)
+        atomic.remove_stale_temp_files(tmp_path)
         temporary.write_text("{}")
     assert {path.name for path in tmp_path.iterdir()} == {*MINE, ".git.original", "other.json"}
 
 
 def test_a_live_writer_and_another_machine_keep_theirs(tmp_path: Path) -> None:
-    of_parent = tmp_path / f".a.{atomic._host()}-{os.getppid()}-00000000{atomic.SUFFIX}"
+    of_parent = tmp_path / f".a.{atomic._hash_host()}-{os.getppid()}-00000000{atomic.SUFFIX}"
     elsewhere = tmp_path / f".b.000000-1-00000000{atomic.SUFFIX}"
     for file in (of_parent, elsewhere):
         file.touch()
-    atomic.remove_stale(tmp_path)
+    atomic.remove_stale_temp_files(tmp_path)
     assert of_parent.exists() and elsewhere.exists()
     os.utime(elsewhere, (0, 0))
-    atomic.remove_stale(tmp_path)
+    atomic.remove_stale_temp_files(tmp_path)
     assert of_parent.exists() and not elsewhere.exists()
 
 

@@ -139,12 +139,12 @@ def test_going_back_to_a_named_checkpoint(kit: Path, corpus: Path, tmp_path: Pat
     )
     train(*command(kit, corpus, folder, *keep), config_name="unlearn")
     first = outcome(folder)
-    start = checkpoint.of_run(folder)[-1][1]
+    start = checkpoint.list_checkpoints(folder)[-1][1]
     train(*command(kit, corpus, folder, *keep, f"resume={start}"), config_name="unlearn")
     assert (folder / f"{run_dir.FINAL}.old1").exists(), "the model made before is moved aside"
-    assert json.loads((folder / run_dir.MANIFEST).read_text())["resumed_at"] == checkpoint.step_of(
-        start
-    )
+    assert json.loads((folder / run_dir.MANIFEST).read_text())[
+        "resumed_at"
+    ] == checkpoint.parse_step(start)
     assert outcome(folder) == first
     marker = (folder / run_dir.DONE).stat().st_mtime_ns
     train(*command(kit, corpus, folder, *keep, f"resume={start}"), config_name="unlearn")
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_run_can_be_gone_on_from_only_with_its_configura
         ],
         config_name="unlearn",
     )
-    start = checkpoint.of_run(tmp_path / "one" / "run")[0][1]
+    start = checkpoint.list_checkpoints(tmp_path / "one" / "run")[0][1]
     other = [
         w
         for w in command(kit, corpus, tmp_path / "two" / "run", *keep, f"resume={start}")
@@ -197,5 +197,5 @@ def test_a_checkpoint_with_the_model_alone_is_not_gone_on_from(
         "eval.tofu.metrics=[forget_Q_A_Prob]",
     )
     train(*command(kit, corpus, tmp_path / "run", *extra), config_name="unlearn")
-    assert checkpoint.newest(tmp_path / "run")[0] is None
-    assert "model only" in checkpoint.newest(tmp_path / "run")[1][0]
+    assert checkpoint.find_newest(tmp_path / "run")[0] is None
+    assert "model only" in checkpoint.find_newest(tmp_path / "run")[1][0]

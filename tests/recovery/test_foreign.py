@@ -135,20 +135,22 @@ def test_only_checkpoints_of_ours_are_cleared(tmp_path: Path) -> None:
 
 def test_damage_of_the_same_size_is_found_by_digest(tmp_path: Path) -> None:
     older, newer = make_checkpoint(tmp_path, 3), make_checkpoint(tmp_path, 6)
-    assert checkpoint.newest(tmp_path) == (newer, [])
+    assert checkpoint.find_newest(tmp_path) == (newer, [])
     damaged = newer / "inner" / "optimizer.pt"
     damaged.write_bytes(b"\0" * damaged.stat().st_size)
-    assert checkpoint.fault(newer) is None
-    start, (said,) = checkpoint.newest(tmp_path)
+    assert checkpoint.find_fault(newer) is None
+    start, (said,) = checkpoint.find_newest(tmp_path)
     assert start == older
     assert "checkpoint-6: inner/optimizer.pt is damaged" in said
     with pytest.raises(UserError, match="its digest is not the one"):
-        checkpoint.chosen(str(newer))
+        checkpoint.open_named(str(newer))
     for content in ("[]", "null", "{", '{"model.safetensors": null}', '{"../x": 1}'):
         (newer / checkpoint.MARKER).write_text(content)
-        assert checkpoint.fault(newer) == "its COMPLETE.json is damaged"
+        assert checkpoint.find_fault(newer) == "its COMPLETE.json is damaged"
     (older / checkpoint.MARKER).write_text(json.dumps({"model.safetensors": 22}))
-    assert checkpoint.fault(older, by_digest=True) is None, "earlier versions listed sizes alone"
+    assert checkpoint.find_fault(older, by_digest=True) is None, (
+        "earlier versions listed sizes alone"
+    )
 
 
 def test_an_empty_final_model_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,7 +212,7 @@ def test_evaluations_of_the_same_thing_add_up(
 
 def test_resume_says_that_a_file_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("a,b")
-    for look in (checkpoint.chosen, lambda path: run_dir.open_run(tmp_path / "new", {}, path)):
+    for look in (checkpoint.open_named, lambda path: run_dir.open_run(tmp_path / "new", {}, path)):
         with pytest.raises(
             UserError, match=r"q\.csv: must be auto, never, or a checkpoint folder; this is a file"
         ):

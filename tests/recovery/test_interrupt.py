@@ -106,7 +106,7 @@ def test_the_first_saves_and_the_same_command_goes_on(
     )
     assert said.endswith("unteach: saved step 4 of 8; the same command goes on\n")
     assert "KeyboardInterrupt" not in said
-    assert checkpoint.newest(folder)[0] == folder / "checkpoint-4"
+    assert checkpoint.find_newest(folder)[0] == folder / "checkpoint-4"
     assert after(start(words, log), 120) == 0
     assert f"goes on     from step 4 of 8 ({folder / 'checkpoint-4'})" in log.read_text()
     assert result(folder) == undisturbed
@@ -127,10 +127,10 @@ def test_the_second_inside_a_save_leaves_the_checkpoint_before(
     cut = interrupting(Trainer, inside, at_step(4), times=1)
     assert after(start(words, log, ask_in_step(4), cut), 120) == 130, log.read_text()
     assert log.read_text().endswith(INTERRUPTED)
-    assert (folder / "checkpoint-4").exists() and checkpoint.fault(
+    assert (folder / "checkpoint-4").exists() and checkpoint.find_fault(
         folder / "checkpoint-4"
     ) == "it was not finished"
-    assert checkpoint.newest(folder)[0] == folder / "checkpoint-3"
+    assert checkpoint.find_newest(folder)[0] == folder / "checkpoint-3"
     assert after(start(words, log), 120) == 0
     assert "goes on     from step 3 of 8" in log.read_text()
     assert result(folder) == undisturbed
@@ -148,7 +148,7 @@ def test_an_evaluation_that_was_due_does_not_put_its_only_checkpoint_at_risk(
     words = command(kit, corpus, folder)
     asked = interrupting(Trainer, "evaluate", lambda trainer: True, times=1)
     assert after(start(words, log, asked), 120) == 75, log.read_text()
-    assert checkpoint.newest(folder)[0] == folder / "checkpoint-5"
+    assert checkpoint.find_newest(folder)[0] == folder / "checkpoint-5"
     whole = {path.name: path.stat().st_mtime_ns for path in (folder / "checkpoint-5").iterdir()}
     assert after(start(words, log, asked), 120) == 75, log.read_text()
     assert {
@@ -195,5 +195,5 @@ def test_two_ranks_save_together(kit: Path, corpus: Path, tmp_path: Path) -> Non
     first, second = ((tmp_path / f"log.{rank}").read_text() for rank in (0, 1))
     assert first.endswith("unteach: saved step 2 of 8; the same command goes on\n")
     assert "unteach" not in second and "stopping" not in second
-    assert checkpoint.newest(folder)[0] == folder / "checkpoint-2"
+    assert checkpoint.find_newest(folder)[0] == folder / "checkpoint-2"
     assert not (folder / run_dir.FINAL).exists()

@@ -71,7 +71,9 @@ def outcome(folder: Path) -> dict[str, Any]:
 def tidy(folder: Path) -> None:
     left = [path for path in folder.rglob("*") if path.name.startswith(".")]
     assert not left, f"half-written files are left: {left}"
-    assert not checkpoint.of_run(folder), "the rolling checkpoint of a finished run is deleted"
+    assert not checkpoint.list_checkpoints(folder), (
+        "the rolling checkpoint of a finished run is deleted"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +172,7 @@ def test_a_broken_newest_checkpoint_is_skipped_and_named(
         kit, corpus, folder, "trainer.args.save_total_limit=2", "trainer.args.keep_checkpoints=true"
     )
     assert after(spawn(lambda: train(*words, config_name="unlearn"), tmp_path / "log"), 120) == 0
-    (step, newest), (_, older) = checkpoint.of_run(folder)
+    (step, newest), (_, older) = checkpoint.list_checkpoints(folder)
     (folder / run_dir.DONE).unlink()
     for gone in (folder / run_dir.FINAL).iterdir():
         gone.unlink()

@@ -24,7 +24,7 @@ def test_it_is_whole_or_absent(moment: str, tiny_folder: Path, tmp_path: Path) -
     )
     names = {
         "reading": "unteach.export.weights.read",
-        "writing": "unteach.export.trained.save_words",
+        "writing": "unteach.export.trained.save_tokenizer_and_template",
         "renaming": "unteach.fingerprints.hash_value",
     }
 

@@ -55,18 +55,18 @@ def test_the_second_is_told_who_and_a_killed_one_leaves_it_free(
     place: Path, capsys: pytest.CaptureFixture
 ) -> None:
     pid = in_child(owner.own(place).__enter__)
-    assert owner.is_held(owner.lock_of(place))
+    assert owner.is_held(owner.find_lock(place))
     with pytest.raises(
         owner.Busy, match=f"run: another process.*process {pid} on {socket.gethostname()}, since"
     ):
         owner.own(place).__enter__()
     kill(pid)
-    assert not owner.is_held(owner.lock_of(place))
+    assert not owner.is_held(owner.find_lock(place))
     with owner.own(place):
-        assert owner.is_held(owner.lock_of(place))
+        assert owner.is_held(owner.find_lock(place))
         with pytest.raises(UserError, match=f"process {os.getpid()} on"):
             owner.own(place).__enter__()
-    assert not owner.is_held(owner.lock_of(place))
+    assert not owner.is_held(owner.find_lock(place))
     assert not list(place.parent.iterdir()), "no lock is left behind"
 
 
@@ -88,7 +88,7 @@ def test_an_owner_of_another_machine_is_judged_by_its_silence(
 ) -> None:
     monkeypatch.setattr(owner.fcntl, "flock", without_flock)
     place = tmp_path / "run"
-    file = owner.lock_of(place).with_suffix(owner.OWNER)
+    file = owner.find_lock(place).with_suffix(owner.OWNER)
     file.write_text(
         json.dumps({"host": "elsewhere", "pid": os.getpid(), "started": 0.0, "token": "0"})
     )
@@ -106,8 +106,8 @@ def test_an_owner_of_another_machine_is_judged_by_its_silence(
 def test_an_owner_gives_signs_of_life(tmp_path: Path) -> None:
     file = tmp_path / ".run.owner"
     me = owner.Owner("here", 1, 0.0, "0")
-    assert owner._make_exclusively(file, me)
-    assert not owner._make_exclusively(file, owner.Owner("there", 2, 0.0, "1"))
+    assert owner._create_exclusively(file, me)
+    assert not owner._create_exclusively(file, owner.Owner("there", 2, 0.0, "1"))
     os.utime(file, (0, 0))
 
     class Twice:
@@ -117,7 +117,7 @@ def test_an_owner_gives_signs_of_life(tmp_path: Path) -> None:
             self.left -= 1
             return self.left == 0
 
-    owner._keep_alive(file, me, Twice())  # type: ignore[arg-type]
+    owner._beat(file, me, Twice())  # type: ignore[arg-type]
     assert file.stat().st_mtime > time.time() - 60
 
 

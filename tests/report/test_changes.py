@@ -39,7 +39,7 @@ def test_rows_that_both_have_are_paired() -> None:
     noise = np.random.default_rng(0).random(50).tolist()
     shifted = [value + 0.01 + 0.001 * (i % 2) for i, value in enumerate(noise)]
     found = change(entry(noise), entry(shifted))
-    draws = bootstrap.resamples("metric", 50)
+    draws = bootstrap.draw_resamples("metric", 50)
     expected = np.percentile((np.array(shifted) - noise)[draws].mean(-1), [2.5, 97.5])
     assert [found.low, found.high] == pytest.approx(expected)
     assert found.how == "row by row" and found.beyond

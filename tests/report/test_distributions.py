@@ -13,7 +13,7 @@ from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.evals import bootstrap, suites, token_table
 from unteach.evals.base import ScoredRow
-from unteach.evals.rows import Asked
+from unteach.evals.rows import TokenizedColumn
 from unteach.report import distributions, heat
 from unteach.report.collect import RunResult, collect
 
@@ -95,30 +95,30 @@ def score(ids: list[int], logs: list[float]) -> Score:
 def test_token_texts_put_together_are_the_answer(tiny: Any) -> None:
     text = "She wrote 12 books, and won.\nTwice"
     ids = tiny.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert "".join(token_table.pieces(tuple(ids), tiny.tokenizer)).strip() == text
-    assert token_table.pieces((), tiny.tokenizer) == []
+    assert "".join(token_table.spell_tokens(tuple(ids), tiny.tokenizer)).strip() == text
+    assert token_table.spell_tokens((), tiny.tokenizer) == []
 
 
 def test_long_answers_and_many_are_cut_and_counted(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_table, "MOST_TOKENS", 2)
-    monkeypatch.setattr(token_table, "MOST_ROWS", 1)
+    monkeypatch.setattr(token_table, "MAX_TOKENS", 2)
+    monkeypatch.setattr(token_table, "MAX_ROWS", 1)
     ids = tiny.tokenizer("one two three four", add_special_tokens=False)["input_ids"]
     rows = [
         ScoredRow(i, [score(ids, [-0.12345] * len(ids))], ["one two three four"], False)
         for i in (3, 4)
     ]
-    asked = Asked(
-        False,
-        2,
-        "d",
+    column = TokenizedColumn(
         "w",
-        index=[3, 4],
+        2,
+        False,
+        "d",
+        row_indices=[3, 4],
         prompt_texts=["Question: A?\nAnswer:\n", "B"],
         questions=["A?", "B"],
     )
-    listed = token_table.listed("forget.answer", asked, rows, tiny.tokenizer)
+    listed = token_table.build_table("forget.answer", column, rows, tiny.tokenizer)
     assert (listed["of"], listed["count"], len(listed["rows"])) == ("forget.answer", 2, 1)
     row = listed["rows"][0]
     assert (row["prompt"], row["question"]) == ("Question: A?\nAnswer:\n", "A?")

@@ -64,7 +64,7 @@ class Lab:
         self.folder.mkdir(parents=True)
         self.behave: dict[str, str] = {}
         monkeypatch.chdir(folder)
-        monkeypatch.setattr(slurm, "command", self.command)
+        monkeypatch.setattr(slurm, "build_command", self.command)
 
     def command(self, run: PlannedRun, own: Slurm) -> list[str]:
         return [sys.executable, str(HERE / "pretend.py"), run.name, run.folder]
@@ -95,7 +95,7 @@ class Lab:
         being cleared away."""
         end, hurried = time.monotonic() + PATIENCE, set()
         while time.monotonic() < end:
-            found = slurm.standings(study)
+            found = slurm.read_standings(study)
             states = {name: one.state for name, one in found.items()}
             if condition(states):
                 return states
@@ -112,7 +112,7 @@ class Lab:
                 )
             hurried = again
             time.sleep(0.5)
-        pytest.fail(f"never came; {slurm.standings(study)}")
+        pytest.fail(f"never came; {slurm.read_standings(study)}")
 
     def finish(self, study: Study) -> dict[str, str]:
         return self.until(study, lambda states: not {"queued", "running"} & set(states.values()))

@@ -47,7 +47,9 @@ def test_arrays_dependencies_throttle_and_size(lab: Lab) -> None:
     count, said = slurm.submit(study)
     assert (count, said) == (31, [])
     arrays = {
-        job.split("_")[0] for name, job in slurm.jobs(study).items() if name.startswith("retain")
+        job.split("_")[0]
+        for name, job in slurm.read_jobs(study).items()
+        if name.startswith("retain")
     }
     assert len(arrays) == 2, "24 runs in arrays of 21 tasks at most"
     assert slurm.submit(study)[0] == 0, "again: nothing that is there already"
@@ -72,7 +74,7 @@ def test_a_failed_parent_holds_its_children_by_name(lab: Lab) -> None:
     )
     slurm.submit(study)
     lab.until(study, state_of("forget_1", "done"))
-    found = slurm.standings(study)
+    found = slurm.read_standings(study)
     assert {name: one.state for name, one in found.items()} == {
         "full_0": "failed",
         "full_1": "done",
@@ -98,7 +100,7 @@ def test_a_cancelled_run_saves_itself_and_goes_on_later(lab: Lab) -> None:
     assert slurm.cancel(study, study.plan) == ["forget_0", "last_0"]
     found = lab.finish(study)
     assert (found["forget_0"], found["last_0"]) == ("cancelled", "cancelled")
-    assert states.noted(study.plan[1])["state"] == "stopped", "it saved itself"
+    assert states.read_record(study.plan[1])["state"] == "stopped", "it saved itself"
     made = len(lab.told("forget_0", "steps"))
     assert 2 < made < 40
     assert slurm.submit(study)[0] == 2
@@ -131,7 +133,7 @@ def test_a_run_whose_time_is_nearly_over_is_queued_again(lab: Lab) -> None:
     slurm.submit(study)
     for name in ("full_0", "full_1"):
         lab.until(study, lambda _, name=name: len(lab.told(name, "steps")) > 2)  # type: ignore[misc]
-        subprocess.run(["scancel", "--signal=USR2", slurm.jobs(study)[name]], check=True)
+        subprocess.run(["scancel", "--signal=USR2", slurm.read_jobs(study)[name]], check=True)
     lab.until(study, done)
     for name in ("full_0", "full_1"):
         assert (len(lab.told(name, "starts")), len(lab.told(name, "steps"))) == (2, 40)
@@ -146,12 +148,12 @@ def test_a_node_that_dies(lab: Lab, cluster: Path) -> None:
         ["sinfo", "-h", "-o", "%n"], capture_output=True, text=True, check=True
     ).stdout.split()[0]
     os.kill(int((cluster / "slurmd.pid").read_text()), signal.SIGKILL)
-    os.kill(states.noted(study.plan[0])["pid"], signal.SIGKILL)
+    os.kill(states.read_record(study.plan[0])["pid"], signal.SIGKILL)
     subprocess.run(
         ["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test"], check=True
     )
     try:
-        assert not states.held_now(study.plan[0])
+        assert not states.is_held(study.plan[0])
         found = lab.until(study, lambda states: states["full_0"] != "running")
         assert found["full_0"] == "queued" and found["forget_0"] == "queued"
     finally:

@@ -26,7 +26,7 @@ def test_the_scripts_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             "slurm.more={licenses: a}",
         ],
     )
-    home = slurm_scripts.write(study, tmp_path / "train_scripts")
+    home = slurm_scripts.write_scripts(study, tmp_path / "train_scripts")
     assert sorted(file.name for file in home.iterdir()) == [
         "base.sh",
         "forget.sh",
@@ -65,7 +65,7 @@ def test_submitted_by_hand_and_stopped_before_the_end(
         {"full_0": (), "full_1": (), "forget_0": ("full_0",), "forget_1": ("full_1",)}
     )
     study.slurm = Slurm(time=5, grace=5, python=str(HERE / "as_python.sh"))
-    home = slurm_scripts.write(study, Path("train_scripts"))
+    home = slurm_scripts.write_scripts(study, Path("train_scripts"))
     subprocess.run(
         ["bash", home / "queue_all.sh"], check=True, capture_output=True, env=dict(os.environ)
     )
@@ -81,4 +81,4 @@ def test_submitted_by_hand_and_stopped_before_the_end(
     assert (len(lab.told("full_0", "starts")), len(lab.told("full_0", "steps"))) == (2, 40)
     for number in (0, 1):
         assert lab.told(f"forget_{number}", "starts")[0] > lab.told(f"full_{number}", "ends")[0]
-    assert slurm.jobs(study) == {}
+    assert slurm.read_jobs(study) == {}

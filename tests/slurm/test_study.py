@@ -26,7 +26,7 @@ def unteach(*words: str) -> str:
 def wait(study: Study, patience: int, *names: str, state: str = "done") -> None:
     end, hurried = time.monotonic() + patience, set()
     while time.monotonic() < end:
-        found = slurm.standings(study)
+        found = slurm.read_standings(study)
         if all(found[name].state == state for name in names):
             return
         again = {
@@ -40,7 +40,7 @@ def wait(study: Study, patience: int, *names: str, state: str = "done") -> None:
             )
         hurried = again
         time.sleep(4)
-    pytest.fail(f"never came: {slurm.standings(study)}")
+    pytest.fail(f"never came: {slurm.read_standings(study)}")
 
 
 def test_twenty_runs(
@@ -72,6 +72,6 @@ def test_twenty_runs(
     assert "20 runs: 19 done" in unteach("study", "status", "twenty")
     assert "submitted 1 of 20 runs" in unteach("study", "submit", str(file), *words)
     wait(study, 600, "NPO_beta0.1_seed1")
-    assert {one.state for one in states.standings(study.plan).values()} == {"done"}
+    assert {one.state for one in states.read_standings(study.plan).values()} == {"done"}
     assert "report:" in unteach("study", "report", "twenty")
     assert (study.folder / "report.html").exists()

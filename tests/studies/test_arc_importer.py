@@ -29,7 +29,7 @@ def test_golden_counts(shared: Path, name: str, counts: tuple[int, int, int]) ->
     top = top_config.read_top(
         yaml.safe_load((shared / "parity" / "arc" / f"{name}.yaml").read_text())
     )
-    found = top_config.counts(top_config.jobs(top))
+    found = top_config.count_kinds(top_config.list_jobs(top))
     assert (found["full"], found["retain"], found["forget"], found["full_eval"]) == (
         *counts,
         counts[1],
@@ -48,8 +48,8 @@ def test_the_rule(data: int, train: int, forget: int, seeds: int, seed_first: bo
         "train_config": [f"t{i}" for i in range(train)],
         **({} if seed_first else {"seed": list(range(seeds))}),
     }
-    found = top_config.jobs(top_config.read_top({**TOP, "combinations": combinations}))
-    assert top_config.counts(found) == {
+    found = top_config.list_jobs(top_config.read_top({**TOP, "combinations": combinations}))
+    assert top_config.count_kinds(found) == {
         "full": train * seeds,
         "retain": train * seeds * data,
         "forget": train * seeds * data * forget,

@@ -13,8 +13,9 @@ from unteach.data import user_files
 from unteach.data.io import sources
 from unteach.errors import Diverged, UserError
 from unteach.studies import compose_runs
-from unteach.studies.plan import PlannedRun, expand
-from unteach.verbs.start import start
+from unteach.studies.expansion import expand
+from unteach.studies.plan import PlannedRun
+from unteach.verbs import study
 
 ROWS = [(f"Who wrote book {number}?", f"Author {number} did.") for number in range(6)]
 STUDY = {
@@ -103,7 +104,7 @@ def test_the_retain_model_learns_what_a_file_does_not_mark(place: Path) -> None:
     for said in ({}, {"trainer.args.num_train_epochs": 5}):
         runs = planned(retain=said, forget=[{"trainer": "GradDiff"}, {"trainer": "UNDIAL"}])
         assert next(iter(runs)) == "retain" and runs["GradDiff"].after == ("full", "retain_eval")
-        config = user_files.resolve_files(
+        config, _ = user_files.resolve_files(
             compose.compose(runs["retain"].config_name, runs["retain"].overrides)
         )
         (part,) = config.data.streams["train"].values()
@@ -260,13 +261,13 @@ def test_a_study_of_own_rows_runs_fails_is_mended_and_reports(
     broken = {**study_file, "forget": [{**study_file["forget"][0], **wrong}]}
     (place / "mine.yaml").write_text(yaml.safe_dump(broken))
     with pytest.raises(Diverged):
-        start("study", ["run", "mine.yaml"])
-    start("study", ["status", "mine"])
+        study.command(["run", "mine.yaml"])
+    study.command(["status", "mine"])
     assert "4 done, 1 failed" in capsys.readouterr().out
     (place / "mine.yaml").write_text(yaml.safe_dump(study_file))
-    start("study", ["retry", "mine.yaml"])
-    start("study", ["report", "mine"])
-    start("study", ["status", "mine"])
+    study.command(["retry", "mine.yaml"])
+    study.command(["report", "mine"])
+    study.command(["status", "mine"])
     said = capsys.readouterr().out
     assert "5 done" in said
     assert "retain_eval" in (place / "saves/mine/report.csv").read_text()

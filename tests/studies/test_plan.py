@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from unteach.config import compose
 from unteach.errors import Diverged, UserError
 from unteach.studies import local, study_file
+from unteach.studies.expansion import expand
 from unteach.studies.gpu_slots import Slots
-from unteach.studies.plan import PlannedRun, expand
+from unteach.studies.plan import PlannedRun
 
 DEMO = study_file.read("demo")
 
@@ -126,7 +127,7 @@ def test_a_child_that_fails_says_where_it_said_why(tmp_path: Path) -> None:
 
 def test_threads_follow_from_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 4)
-    assert local._threads(expand(DEMO), 2) == {
+    assert local.share_threads(expand(DEMO), 2) == {
         "base": 4,
         "retain": 4,
         "full": 4,

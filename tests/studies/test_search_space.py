@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from unteach.errors import UserError
 from unteach.studies import search_space, study_file
-from unteach.studies.job_arrays import batches
-from unteach.studies.plan import PlannedRun, expand, ordered
+from unteach.studies.expansion import expand
+from unteach.studies.job_arrays import group_into_arrays
+from unteach.studies.plan import PlannedRun, sort_by_parents
 
 DEMO = study_file.read("demo")
 lists = st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True)
@@ -91,8 +92,8 @@ def test_a_search_is_the_same_for_the_same_seed(seed: int, runs: int) -> None:
             "c": {"low": 1, "high": 9, "whole": True},
         },
     }
-    points = search_space.drawn(search, "search")
-    assert points == search_space.drawn(search, "search")
+    points = search_space.draw_points(search, "search")
+    assert points == search_space.draw_points(search, "search")
     assert len(points) == runs
     assert all(
         1e-6 <= point.values["a"] <= 1e-2 and point.values["b"] in (1, 2, 3) for point in points
@@ -100,11 +101,11 @@ def test_a_search_is_the_same_for_the_same_seed(seed: int, runs: int) -> None:
     assert all(
         isinstance(point.values["c"], int) and 1 <= point.values["c"] <= 9 for point in points
     )
-    fewer = search_space.drawn(
+    fewer = search_space.draw_points(
         {**search, "over": {key: search["over"][key] for key in ("a", "b")}}, "search"
     )  # type: ignore[index]
     assert [point.values["a"] for point in fewer] == [point.values["a"] for point in points]
-    assert search_space.drawn({**search, "runs": runs + 5}, "search")[:runs] == points
+    assert search_space.draw_points({**search, "runs": runs + 5}, "search")[:runs] == points
 
 
 def test_one_run_unlearns_after_another() -> None:
@@ -178,9 +179,11 @@ def planned(name: str, *after: str, kind: str = "x") -> PlannedRun:
 
 def test_a_cycle_of_any_length_is_named() -> None:
     with pytest.raises(UserError, match="b after d after c after b"):
-        ordered("s", [planned("a"), planned("b", "d"), planned("c", "b"), planned("d", "c")])
+        sort_by_parents(
+            "s", [planned("a"), planned("b", "d"), planned("c", "b"), planned("d", "c")]
+        )
     with pytest.raises(UserError, match=r"did you mean run_one\?"):
-        ordered("s", [planned("run_one"), planned("b", "run_on")])
+        sort_by_parents("s", [planned("run_one"), planned("b", "run_on")])
 
 
 @settings(max_examples=50, deadline=None)
@@ -200,11 +203,11 @@ def test_order_is_topological_and_batches_keep_it(
     ]
     mixed = list(runs)
     shuffle.shuffle(mixed)
-    plan = ordered("s", mixed)
+    plan = sort_by_parents("s", mixed)
     assert sorted(run.name for run in plan) == sorted(run.name for run in runs)
     for sequence in (
         [(run.name, run.after) for run in plan],
-        [(name, batch.after) for batch in batches(plan, largest) for name in batch.names],
+        [(name, batch.after) for batch in group_into_arrays(plan, largest) for name in batch.names],
     ):
         seen: set[str] = set()
         for name, after in sequence:
@@ -213,5 +216,5 @@ def test_order_is_topological_and_batches_keep_it(
         assert len(sequence) == len(runs)
     assert all(
         len(batch.runs) <= largest and {run.after for run in batch.runs} == {batch.after}
-        for batch in batches(plan, largest)
+        for batch in group_into_arrays(plan, largest)
     )

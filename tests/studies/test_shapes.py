@@ -10,7 +10,8 @@ import pytest
 from unteach.config.overrides import spell_value
 from unteach.errors import UserError
 from unteach.studies import saved_plan, slurm_scripts
-from unteach.studies.plan import PlannedRun, expand
+from unteach.studies.expansion import expand
+from unteach.studies.plan import PlannedRun
 from unteach.studies.settings import Slurm, read_slurm
 from unteach.studies.study_file import study_of
 
@@ -107,7 +108,7 @@ def test_what_a_script_says_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
     (home / "s.yaml").write_text(
         f"name: s\n{FULL}slurm: {{partition: 'a \"$(touch PWNED)\"', python: 'p \"a $(b)\"'}}\n"
     )
-    written = slurm_scripts.write(study_of("s.yaml"), Path("jobs"))
+    written = slurm_scripts.write_scripts(study_of("s.yaml"), Path("jobs"))
     text = (written / "full.sh").read_text()
     assert '#SBATCH --partition="a \\"$(touch PWNED)\\""\n' in text
     assert "\np 'a $(b)' -m unteach study run " in text

@@ -46,13 +46,13 @@ def test_how_a_run_ended_is_noted(tmp_path: Path) -> None:
     for state, error in endings.items():
         run = planned(tmp_path, state)
         with contextlib.suppress(UserError, Diverged, Preempted), states.claim(run):
-            assert states.standings([run])[state].state == "running"
+            assert states.read_standings([run])[state].state == "running"
             if error:
                 raise error
             finish(run)
-        assert states.noted(run)["reason"] == str(error or "")
-        assert states.standings([run])[state].state == state
-    assert states.standings([planned(tmp_path, "never")])["never"].state == "to do"
+        assert states.read_record(run)["reason"] == str(error or "")
+        assert states.read_standings([run])[state].state == state
+    assert states.read_standings([planned(tmp_path, "never")])["never"].state == "to do"
 
 
 CHILD = """
@@ -70,14 +70,14 @@ def test_one_process_at_a_time_and_a_killed_one_is_seen(tmp_path: Path) -> None:
     run = planned(tmp_path, "a")
     child = subprocess.Popen([sys.executable, "-c", CHILD, run.folder], stdout=subprocess.PIPE)
     assert child.stdout is not None and child.stdout.readline() == b"here\n"
-    assert states.standings([run])["a"].state == "running"
+    assert states.read_standings([run])["a"].state == "running"
     with pytest.raises(owner.Busy, match=f"process {child.pid}"), states.claim(run):
         pass
     (outcome,) = local.execute([run], lambda run: None)
     assert (outcome.state, str(child.pid) in outcome.reason) == ("busy", True)
     child.kill()
     child.wait()
-    found = states.standings([run])["a"]
+    found = states.read_standings([run])["a"]
     assert found.state == "stopped" and "is gone" in found.reason
     assert [one.state for one in local.execute([run], lambda run: finish(run))] == ["done"]
 
@@ -100,10 +100,10 @@ def test_what_slurm_says_and_what_the_folder_says(
 ) -> None:
     run = planned(tmp_path, "a")
     if noted:
-        states.note(run, noted)
-    assert states.standings([run], {"a": queued} if queued else {})["a"].state == state
+        states.write_record(run, noted)
+    assert states.read_standings([run], {"a": queued} if queued else {})["a"].state == state
     finish(run)
-    assert states.standings([run], {"a": queued} if queued else {})["a"].state == "done"
+    assert states.read_standings([run], {"a": queued} if queued else {})["a"].state == "done"
 
 
 def test_children_of_what_failed_are_held_by_name(tmp_path: Path) -> None:
@@ -113,8 +113,10 @@ def test_children_of_what_failed_are_held_by_name(tmp_path: Path) -> None:
         planned(tmp_path, "c", "b"),
         planned(tmp_path, "d"),
     ]
-    states.note(plan[0], "failed", "no such thing")
-    found = states.standings(plan, {"b": Standing("cancelled", "DependencyNeverSatisfied", "9")})
+    states.write_record(plan[0], "failed", "no such thing")
+    found = states.read_standings(
+        plan, {"b": Standing("cancelled", "DependencyNeverSatisfied", "9")}
+    )
     assert [found[name].state for name in "abcd"] == ["failed", "held", "held", "to do"]
     assert (found["b"].reason, found["c"].reason) == ("waits for a (failed)", "waits for b (held)")
 
@@ -139,7 +141,7 @@ def test_a_study_file_changed_under_a_running_study(tmp_path: Path) -> None:
     assert "unteach study retry s" in str(refused.value) and "full" not in str(refused.value)
     with pytest.raises(UserError, match="NPO: is gone"):
         saved_plan.open_study(Study("s", [a_study(tmp_path).plan[0]]))
-    carried, left_out = saved_plan.unaffected(a_study(tmp_path, beta=0.5))
+    carried, left_out = saved_plan.drop_changed_runs(a_study(tmp_path, beta=0.5))
     assert [run.name for run in carried.plan] == ["full", "other"]
     assert left_out == {"NPO": "trainer.method_args.beta: 0.2 -> 0.5", "after": "waits for NPO"}
     again = saved_plan.read(tmp_path / "s")
@@ -161,14 +163,14 @@ def test_what_was_killed_beside_a_run_that_is_done_is_removed(tmp_path: Path) ->
     done, under_way = study.plan[:2]
     finish(done)
     begin(under_way)
-    states.note(done, "done")
-    written = states.state_file(done)
+    states.write_record(done, "done")
+    written = states.get_state_file(done)
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
     )
-    left = atomic.temporary_of(written)
+    left = atomic.make_temporary_path(written)
     left.with_name(left.name.replace(f"-{os.getpid()}-", f"-{int(dead.stdout)}-")).write_text("{")
-    locks = [owner.lock_of(Path(run.folder)) for run in (done, under_way)]
+    locks = [owner.find_lock(Path(run.folder)) for run in (done, under_way)]
     for lock in locks:
         lock.touch()
     saved_plan.open_study(study)
@@ -181,9 +183,9 @@ def test_a_run_that_failed_before_its_first_step_may_be_mended(tmp_path: Path) -
     saved_plan.open_study(before)
     failed = before.plan[1]
     atomic.write_text(Path(failed.folder) / run_dir.CONFIG, "seed: 0\n")
-    states.note(failed, "failed", "no such column")
+    states.write_record(failed, "failed", "no such column")
     mended = a_study(tmp_path, beta=0.5)
-    carried, left_out = saved_plan.unaffected(mended)
+    carried, left_out = saved_plan.drop_changed_runs(mended)
     assert (carried.plan, left_out) == (mended.plan, {})
     saved_plan.open_study(before)
     renamed = [mended.plan[0], planned(tmp_path, "NPO_2", "full")]
@@ -272,7 +274,7 @@ def test_a_stopped_parent_takes_its_children_with_it(
     )
     while any(map(states.held_now, plan)):
         time.sleep(0.02)
-    found = states.standings(plan)
+    found = states.read_standings(plan)
     assert [found[name].state for name in "abc"] == ["stopped", "stopped", "to do"]
     assert found["a"].reason == "saved"
 
@@ -305,7 +307,7 @@ def test_asked_twice_a_parent_does_not_wait_for_a_run_that_does_not_hear(
             os.kill(parent, number)
         time.sleep(0.3)
     assert os.waitstatus_to_exitcode(ended[1]) == (75 if number == signal.SIGTERM else 130)
-    assert states.standings([run])["a"].state == "stopped" and not states.held_now(run)
+    assert states.read_standings([run])["a"].state == "stopped" and not states.is_held(run)
 
 
 def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +321,7 @@ def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
         while not (tmp_path / "s" / "b" / run_dir.CONFIG).exists():
             time.sleep(0.01)
 
-    given = gpu_slots.slots_of(settings.Local(gpus=2))
+    given = gpu_slots.build_slots(settings.Local(gpus=2))
     assert given == gpu_slots.Slots(2, 2, ["4", "5", "6", "7"])
     local.execute(plan, carry_out, given)
     seen = {name: (tmp_path / "s" / name / "seen").read_text() for name in "abcdef"}
@@ -340,8 +342,8 @@ def test_each_run_gets_gpus_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
 def test_gpus_that_are_not_there(monkeypatch: pytest.MonkeyPatch, asked: dict, said: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
     with pytest.raises(UserError, match=said):
-        gpu_slots.slots_of(settings.read_local(asked))
-    assert gpu_slots.slots_of(settings.Local(jobs=3, gpus=0)) == gpu_slots.Slots(3, 0, [])
+        gpu_slots.build_slots(settings.read_local(asked))
+    assert gpu_slots.build_slots(settings.Local(jobs=3, gpus=0)) == gpu_slots.Slots(3, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -376,7 +378,7 @@ def test_bad_slurm_settings(asked: dict, said: str) -> None:
         settings.read_slurm(asked)
     assert (
         settings.read_slurm({"time": 10, "kinds": {"forget": {"time": 99, "gpus": 2}}})
-        .of("forget")
+        .for_kind("forget")
         .minutes
         == 99
     )

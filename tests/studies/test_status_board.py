@@ -30,8 +30,8 @@ def test_a_done_run_shows_its_whole_count(
 ) -> None:
     log(run, 55, 60)
     with LiveBoard(1) as live:
-        live.started(run)
-        live.ended(run, state)
+        live.start(run)
+        live.end(run, state)
     task = live.bars.tasks[1]
     assert (task.completed, task.total) == shown
     assert live.bars.tasks[0].completed == 1
@@ -41,7 +41,7 @@ def test_a_run_shows_its_phase(run: PlannedRun) -> None:
     assert read_phase(run).what == "starting"
     log(run, 60, 60)
     assert read_phase(run) == Phase("training", 60, 60, 0.1)
-    written = status_board.log_of(run)
+    written = status_board.get_log_path(run)
     written.write_text("step 60/60  loss 0.1\nscoring: 1,200 of 3,000, 0:45 left\n")
     assert read_phase(run) == Phase("scoring", 1200, 3000)
     assert str(read_phase(run)) == "scoring 1200/3000"
@@ -53,11 +53,11 @@ def test_a_run_shows_its_phase(run: PlannedRun) -> None:
         "an earlier attempt's pass is over"
     )
     with LiveBoard(1) as live:
-        live.started(run)
+        live.start(run)
         written.write_text(written.read_text() + "generating: 5 of 10, 0:01 left\n")
-        live.look()
+        live.refresh()
     assert (live.bars.tasks[1].completed, live.bars.tasks[1].total) == (5, 10)
-    assert live.bars.tasks[1].fields["said"] == "generating"
+    assert live.bars.tasks[1].fields["phase"] == "generating"
 
 
 def test_without_a_terminal_each_run_has_a_line(
@@ -67,9 +67,9 @@ def test_without_a_terminal_each_run_has_a_line(
     log(run, 30, 60)
     with status_board.make_board(2) as lines:
         assert isinstance(lines, LineBoard)
-        lines.started(run)
-        lines.look()
-        lines.ended(run, "done")
+        lines.start(run)
+        lines.refresh()
+        lines.end(run, "done")
     began, running, ended = capsys.readouterr().out.splitlines()
     assert began.startswith("NPO: begins (its log: ") and began.endswith("NPO.log)")
     assert running == "0 of 2 runs ended; NPO training 30/60, loss 0.100"
@@ -85,10 +85,10 @@ def test_no_thread_stands_beside_the_one_that_forks() -> None:
 
 def test_a_log_neither_steers_the_terminal_nor_is_markup(run: PlannedRun) -> None:
     with LiveBoard(1) as live:
-        live.started(run)
-        status_board.log_of(run).write_text("sc[bold]or\x1b[2Jing: 5 of 10, 0:01 left\n")
-        live.look()
+        live.start(run)
+        status_board.get_log_path(run).write_text("sc[bold]or\x1b[2Jing: 5 of 10, 0:01 left\n")
+        live.refresh()
         shown = [
-            column for column in live.bars.columns if "said" in getattr(column, "text_format", "")
+            column for column in live.bars.columns if "phase" in getattr(column, "text_format", "")
         ]
         assert shown[0].render(live.bars.tasks[1]).plain == "sc[bold]or\ufffd[2Jing"

@@ -52,11 +52,11 @@ def test_twenty_runs_killed_and_continued(
         # the kernel takes a moment to end all of them
         states, deadline = {"running"}, time.monotonic() + 10
         while "running" in states and time.monotonic() < deadline:
-            states = {one.state for one in slurm.standings(study).values()}
+            states = {one.state for one in slurm.read_standings(study).values()}
         assert states <= {"done", "stopped", "to do"}
     last = subprocess.run(command, capture_output=True, text=True, check=False)
     assert last.returncode == 0, last.stdout + last.stderr
-    assert {one.state for one in slurm.standings(study).values()} == {"done"}
+    assert {one.state for one in slurm.read_standings(study).values()} == {"done"}
     assert all(run.name in last.stdout for run in study.plan if run.kind == "forget"), (
         "all are in the table"
     )

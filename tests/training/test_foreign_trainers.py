@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from unteach import cli, plugins
-from unteach.training.foreign_trainers import NEWER, _call_as_before, _takes_it
+from unteach.training.foreign_trainers import NEWER_METHODS, _drop_num_items, _takes_num_items
 
 OLD = """
 import transformers
@@ -33,12 +33,12 @@ class Newer(Older):
 
 
 def test_what_has_no_place_for_the_number_of_items_is_called_without_it() -> None:
-    assert [_takes_it(getattr(Older, name)) for name in NEWER] == [False, False]
-    assert _takes_it(Newer.compute_loss)
-    loss = _call_as_before(Older.compute_loss)
+    assert [_takes_num_items(getattr(Older, name)) for name in NEWER_METHODS] == [False, False]
+    assert _takes_num_items(Newer.compute_loss)
+    loss = _drop_num_items(Older.compute_loss)
     assert loss(Older(), None, 1, num_items_in_batch=3) == "loss"
     assert loss(Older(), None, 1, return_outputs=True, num_items_in_batch=3) == ("loss", 1)
-    assert _call_as_before(Older.training_step)(Older(), None, 1, 3) == "step on 1"
+    assert _drop_num_items(Older.training_step)(Older(), None, 1, 3) == "step on 1"
 
 
 def command(folder: Path, model: Path) -> list[str]:

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.doors import train
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import kill_until_done
 from unteach import fingerprints, run_dir
 from unteach.config.watching import Guard
 from unteach.errors import Diverged, UserError
 from unteach.training import guard
-from unteach.training.guard import repetition
+from unteach.training.guard import compute_repetition
+from unteach.verbs.train import train
 
 
 def words(kit: Path, folder: Path, *extra: str) -> list[str]:
@@ -189,6 +189,6 @@ def test_mistakes(kit: Path, tmp_path: Path) -> None:
 
 
 def test_repetition() -> None:
-    assert repetition([1, 2, 3, 4]) == 0
-    assert repetition([1, 1, 1, 1, 1]) == 0.75
-    assert repetition([]) == 1 and repetition([5]) == 0
+    assert compute_repetition([1, 2, 3, 4]) == 0
+    assert compute_repetition([1, 1, 1, 1, 1]) == 0.75
+    assert compute_repetition([]) == 1 and compute_repetition([5]) == 0

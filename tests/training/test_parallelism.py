@@ -11,7 +11,7 @@ from unteach.config import compose
 from unteach.distributed import extension_builds
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.errors import UserError
-from unteach.models.placement import place
+from unteach.models.placement import place_model
 from unteach.training import checkpoint, parallelism
 from unteach.training.build_args import build_training_args
 
@@ -44,10 +44,10 @@ def test_whose_checkpoint_is_gone_on_from(
 ) -> None:
     checkpoint.write_state(tmp_path, {"spread": written} if written else {})
     if refused is None:
-        parallelism.refuse_another_spread(tmp_path, args(world), mode)
+        parallelism.refuse_other_parallelism(tmp_path, args(world), mode)
         return
     with pytest.raises(UserError, match=refused):
-        parallelism.refuse_another_spread(tmp_path, args(world), mode)
+        parallelism.refuse_other_parallelism(tmp_path, args(world), mode)
 
 
 def arguments(tmp_path: Path, *words: str) -> Any:
@@ -76,13 +76,13 @@ def test_what_the_launch_says_must_be_what_the_run_says(
 
 
 def test_a_device_map_is_for_one_process(tiny: Any) -> None:
-    assert place(tiny.model, SINGLE_PROCESS) is tiny.model
+    assert place_model(tiny.model, SINGLE_PROCESS) is tiny.model
     tiny.model.hf_device_map = {"": "cpu"}
     try:
-        assert place(tiny.model, DistContext(0, 1, None, torch.device("meta"))) is tiny.model
+        assert place_model(tiny.model, DistContext(0, 1, None, torch.device("meta"))) is tiny.model
         assert tiny.model.device.type == "cpu", "it stays where the map put it"
         with pytest.raises(UserError, match=r"device_map spreads one model .* and this run has 2"):
-            place(tiny.model, DistContext(0, 2, None, torch.device("cpu")))
+            place_model(tiny.model, DistContext(0, 2, None, torch.device("cpu")))
     finally:
         del tiny.model.hf_device_map
 
@@ -104,10 +104,10 @@ def test_only_a_lock_that_nobody_holds_is_removed(
         lock.touch()
     with held.open():
         monkeypatch.setenv("WORLD_SIZE", "2")
-        assert extension_builds.release_abandoned() == [], (
+        assert extension_builds.remove_abandoned_locks() == [], (
             "of several machines: another may hold it"
         )
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-        assert extension_builds.release_abandoned() == [left]
+        assert extension_builds.remove_abandoned_locks() == [left]
         assert held.exists()
         assert not left.exists()

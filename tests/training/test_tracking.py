@@ -12,9 +12,9 @@ import pytest
 from unteach.config import schema
 from unteach.config.compose import compose
 from unteach.errors import UserError
-from unteach.studies.plan import expand
+from unteach.studies.expansion import expand
 from unteach.studies.study_file import read
-from unteach.training.tracking import tracked
+from unteach.training.tracking import open_trackers
 from unteach.verbs import train
 
 
@@ -66,10 +66,10 @@ def test_one_run_there_for_one_here(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for folder in ("a", "b", "a"):
-        with tracked(
+        with open_trackers(
             asked(project="p", group="g", job_type="forget", log_model="end"),
             tmp_path / folder,
-            first=True,
+            is_main=True,
         ):
             assert os.environ["WANDB_LOG_MODEL"] == "end"
     assert opened[0] == opened[2], "a run that goes on is the same run there"
@@ -83,7 +83,7 @@ def test_one_run_there_for_one_here(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     }
     assert os.environ["WANDB_LOG_MODEL"] == "the user's own"
     assert len(closed) == 3, "the next run of this process must not go on in it"
-    with tracked(asked(), tmp_path / "a", first=False):
+    with open_trackers(asked(), tmp_path / "a", is_main=False):
         pass
     assert len(opened) == 3, "one process opens it for all"
 

@@ -23,8 +23,9 @@ from unteach.data.streams import Stream
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.errors import UserError
 from unteach.models.reference import compute_table
-from unteach.testing import _tiny_world, build_method
-from unteach.training.guard import Unasked
+from unteach.testing import build_method
+from unteach.testing.tiny_world import build_tiny_world
+from unteach.training.guard import NeverPreempted
 from unteach.training.step import setup_method
 from unteach.training.validation import FILE, Validation
 
@@ -60,7 +61,7 @@ def in_two(work: Callable[[DistContext], Any]) -> list[Any]:
             meeting.wait()
             return found
 
-        return work(Unasked(rank, 2, gather, torch.device("cpu")))
+        return work(NeverPreempted(rank, 2, gather, torch.device("cpu")))
 
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(run, (0, 1)))
@@ -73,7 +74,7 @@ def test_batches_and_processes_change_nothing(name: str, tmp_path: Path) -> None
     """13 rows by 3, by 8, and by 2 in each of two processes, of which the second has fewer of
     them."""
     method = build_method(name, {"class_weights": "inferred"} if name == "Classify" else {})
-    world = _tiny_world(method)
+    world = build_tiny_world(method)
     once = measured(world, method, tmp_path / "3", 3)
     assert once["eval_loss"] != 0
     again = measured(world, method, tmp_path / "8", 8)
@@ -92,7 +93,7 @@ def test_the_loss_of_held_out_rows_is_the_loss_of_a_step_over_them(tmp_path: Pat
     from unteach.testing import step_gradient
 
     method = build_method("SFT")
-    policy, frozen, rows = _tiny_world(method)
+    policy, frozen, rows = build_tiny_world(method)
     found = measured((policy, frozen, rows), method, tmp_path, 5)
     _, loss = step_gradient(policy, method, rows, frozen, num_micro_batches=1)
     assert found["eval_loss"] == pytest.approx(float(loss), rel=1e-5)
@@ -100,10 +101,10 @@ def test_the_loss_of_held_out_rows_is_the_loss_of_a_step_over_them(tmp_path: Pat
 
 
 def test_classes_are_told_by_scikit_learn(tmp_path: Path) -> None:
-    from unteach.methods.finetune.scores import classification
+    from unteach.methods.finetune.scores import score_classification
 
     labels, sure = [0, 0, 1, 1], [[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]]
-    found = classification(labels, sure, ("no", "yes"))
+    found = score_classification(labels, sure, ("no", "yes"))
     assert found["accuracy"] == 0.75
     assert found["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
     assert (found["precision_yes"], found["recall_yes"]) == (pytest.approx(2 / 3), 1.0)
@@ -117,7 +118,7 @@ def test_classes_are_told_by_scikit_learn(tmp_path: Path) -> None:
     assert list(at) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9]), (
         "mean and median too"
     )
-    apart = classification([0, 0], [[0.9, 0.1], [0.8, 0.2]], ("no", "yes"))
+    apart = score_classification([0, 0], [[0.9, 0.1], [0.8, 0.2]], ("no", "yes"))
     assert {key for key in apart if key.endswith("_yes")} == set(), "no row tells anything of it"
     assert apart["classes"][1] == {
         "label": "yes",
@@ -127,7 +128,7 @@ def test_classes_are_told_by_scikit_learn(tmp_path: Path) -> None:
         "rows": 0,
     }
     assert (apart["accuracy"], apart["macro_f1"]) == (1.0, 1.0)
-    three = classification(
+    three = score_classification(
         [0, 1, 2], [[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.5, 0.3, 0.2]], ("a", "b", "c")
     )
     assert {"threshold": 0.6, "kept": pytest.approx(2 / 3), "accuracy": 1.0} in three["thresholds"]

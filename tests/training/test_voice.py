@@ -226,10 +226,10 @@ def test_what_can_be_drawn_again(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    assert not console.is_live() and isinstance(callbacks.make_display("x"), callbacks.LogLines)
+    assert not console.is_live() and isinstance(callbacks.build_display("x"), callbacks.LogLines)
     monkeypatch.setattr("sys.stdout", Terminal())
     assert console.is_live() is live
-    assert isinstance(callbacks.make_display("x"), callbacks.Progress) is live
+    assert isinstance(callbacks.build_display("x"), callbacks.Progress) is live
 
 
 def test_a_slow_step_does_not_lose_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.export.test_export import run
 from unteach.errors import UserError
 from unteach.training import plot
-from unteach.training.samples import halves
+from unteach.training.samples import split_example
 
 SAMPLES = "trainer.samples={rows: 2, max_new_tokens: 5, every: 1}"
 
@@ -36,7 +36,7 @@ def shown(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_plot_shows_what_was_logged(shown: Path) -> None:
     assert (shown / plot.FILE).read_bytes().startswith(b"\x89PNG")
-    panels = plot.curves(shown / "metrics.jsonl")
+    panels = plot.read_curves(shown / "metrics.jsonl")
     assert list(panels) == ["loss"] and [step for step, _ in panels["loss"]["loss"]] == [1, 2]
 
 
@@ -46,13 +46,13 @@ def test_evaluated_values_have_a_panel_of_their_own(tmp_path: Path) -> None:
         '0.5, "eval_runtime": 3}\n'
         '{"step": 2, "loss": NaN, "forget_loss": 0.5, "train_loss": 1}\n{"step": 3, "lo'
     )
-    assert plot.curves(tmp_path / "metrics.jsonl") == {
+    assert plot.read_curves(tmp_path / "metrics.jsonl") == {
         "loss": {"loss": [(1, 2.0)], "forget_loss": [(1, 1.0), (2, 0.5)]},
         "logged": {"margin": [(1, 3)]},
         "evaluated": {"tofu_x": [(1, 0.5)]},
     }
-    assert plot.loss_png(tmp_path) == tmp_path / plot.FILE
-    assert plot.loss_png(tmp_path / "nothing") is None
+    assert plot.draw_loss(tmp_path) == tmp_path / plot.FILE
+    assert plot.draw_loss(tmp_path / "nothing") is None
 
 
 def test_samples_are_what_the_model_says(shown: Path) -> None:
@@ -72,7 +72,7 @@ def test_samples_are_what_the_model_says(shown: Path) -> None:
     made = loaded.model.generate(
         ids, max_new_tokens=5, do_sample=False, eos_token_id=list(loaded.template.stops)
     )
-    assert loaded.template.text(made[0, ids.shape[1] :]) == written[-1]["said"]
+    assert loaded.template.decode(made[0, ids.shape[1] :]) == written[-1]["said"]
     assert written[0]["answer"] and written[0]["answer"] not in written[0]["prompt"]
 
 
@@ -105,8 +105,14 @@ def test_a_resumed_run_has_each_sample_once(tiny_folder: Path, tmp_path: Path) -
 
 
 def test_texts_without_a_prompt_are_halved() -> None:
-    assert halves({"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}) == ((1, 2), (3, 4))
-    assert halves({"input_ids": [1, 2, 3, 4, 5], "labels": [1, 2, 3, 4, 5]}) == ((1, 2), (3, 4, 5))
+    assert split_example({"input_ids": [1, 2, 3, 4], "labels": [-100, -100, 3, 4]}) == (
+        (1, 2),
+        (3, 4),
+    )
+    assert split_example({"input_ids": [1, 2, 3, 4, 5], "labels": [1, 2, 3, 4, 5]}) == (
+        (1, 2),
+        (3, 4, 5),
+    )
 
 
 def test_a_profile_is_a_chrome_trace(shown: Path) -> None:

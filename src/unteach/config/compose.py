@@ -158,7 +158,7 @@ class _Composition:
     def _compose_groups(self) -> tuple[Any, dict[str, str]]:
         """Put the files of the chosen groups on one another."""
         overrides = self.overrides
-        with plugins.of_files(_list_plugins(overrides)):
+        with plugins.use_plugins(_list_plugins(overrides)):
             bare_method = _take_bare_method(overrides, self.homes)
         if self.config_name == "unlearn" and not overrides.chooses("trainer", "experiment"):
             self.notes.append(
@@ -266,8 +266,8 @@ class _Composition:
         """Normalize and parse the plain tree; ConfigErrors with all that was found on the way."""
         found: list[str] = []
         is_model_refused = self._is_model_refused()
-        plugin_files = plugins.named(plain.get("plugins"))
-        with plugins.of_files(plugin_files), collect_problems(found):
+        plugin_files = plugins.parse_paths(plain.get("plugins"))
+        with plugins.use_plugins(plugin_files), collect_problems(found):
             if self.measures_by_default:
                 layers.drop_unmeasurable_suite(plain)
             with collect_problems(found):
@@ -343,7 +343,7 @@ def _list_plugins(overrides: Overrides) -> list[str]:
     paths: list[str] = []
     for key, value in overrides.values:
         if key == "plugins":
-            paths += plugins.named(value)
+            paths += plugins.parse_paths(value)
     return paths
 
 

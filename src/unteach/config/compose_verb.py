@@ -20,7 +20,7 @@ from unteach.config.reader import ConfigErrors
 from unteach.config.references import is_place
 from unteach.config.runfile import is_run_file
 from unteach.config.verb_options import Options
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, require_extra, unknown
 from unteach.strict_yaml import read_yaml, refuse_odd_values
 
 ASK_KEYS = {
@@ -100,7 +100,10 @@ def compose_eval(overrides: list[str], options: Options) -> schema.EvalConfig:
 
 
 def _compose_infer(overrides: list[str], options: Options) -> inference.InferConfig:
-    return compose.compose_inference(overrides, options.config_dirs, starting=True)
+    config = compose.compose_inference(overrides, options.config_dirs, starting=True)
+    if config.modality == "vlm":
+        require_extra("vision", "modality=vlm")
+    return config
 
 
 def _compose_demo(overrides: list[str], options: Options) -> verb_configs.DemoConfig:

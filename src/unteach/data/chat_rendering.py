@@ -16,25 +16,28 @@ MEND = "give the model another template, or set template=qa or template=raw"
 T = TypeVar("T")
 
 
-class _Endless(BaseException):
+class _TimeOver(BaseException):
     """The time is over. No Exception: a library that renders may catch those."""
 
 
 def render(template: object, rendering: Callable[[], T]) -> T:
-    """Let a chat template be rendered; UserError where it does not end, or cannot show this
-    conversation.
+    """Render a chat template within a time limit.
 
     Args:
         template: the template's text, or several by name, as a tokenizer has them.
         rendering: renders it.
+
+    Raises:
+        UserError: it does not end, fails, or cannot show this conversation.
     """
+    # Only a run that renders chats waits for it.
     from jinja2 import TemplateError
 
     refuse_powers(template)
     try:
         with _limit_time(LONGEST):
             return rendering()
-    except _Endless:
+    except _TimeOver:
         raise UserError(
             f"the chat template of this model was not done with one conversation after {LONGEST:g} "
             f"s, and would perhaps never be: {MEND}"
@@ -52,15 +55,15 @@ def render(template: object, rendering: Callable[[], T]) -> T:
         AttributeError,
         LookupError,
     ) as error:
-        said = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:200]
         raise UserError(
             f"the chat template of this model fails on a conversation ({type(error).__name__}: "
-            f"{said}): {MEND}"
+            f"{message}): {MEND}"
         ) from None
 
 
 def refuse_powers(template: object) -> None:
-    """Raise UserError where a template takes a number to a power: one such step may last for hours,
+    """Refuse a template that takes a number to a power: one such step may last for hours,
     uninterrupted."""
     texts = template.values() if isinstance(template, dict) else [template]
     for text in texts:
@@ -74,30 +77,29 @@ def refuse_powers(template: object) -> None:
 def _has_power(text: str) -> bool:
     from jinja2 import Environment, TemplateSyntaxError
 
-    before = ""
+    previous = ""
     try:
         for _, kind, value in Environment().lex(text):
             if kind == "whitespace":
                 continue
-            # there it spreads arguments
-            if kind == "operator" and value == "**" and before not in ("(", ","):
+            # After these it spreads arguments.
+            if kind == "operator" and value == "**" and previous not in ("(", ","):
                 return True
-            before = value
-    except TemplateSyntaxError:  # which whoever renders it will say
+            previous = value
+    except TemplateSyntaxError:  # whoever renders it will say so
         return False
     return False
 
 
 @contextmanager
 def _limit_time(seconds: float) -> Iterator[None]:
-    """Within it, what takes longer is stopped. Signals reach the main thread alone; elsewhere there
-    is no limit."""
+    """Stop what takes longer. Signals reach the main thread alone; elsewhere there is no limit."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise _Endless
+        raise _TimeOver
 
     handler = signal.signal(signal.SIGALRM, stop)
     left, every = signal.setitimer(signal.ITIMER_REAL, seconds)

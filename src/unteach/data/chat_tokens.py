@@ -1,10 +1,10 @@
 """Conversations to tokens, exactly as the model will be asked for each turn of the assistant."""
 
 from collections import Counter
-from typing import Any
 
-from unteach.data.conversations import ASSISTANT, Message, Tools, is_learned, tool_names
-from unteach.data.template import Template, is_shown
+from unteach.data.conversations import ASSISTANT, Message, Tools, is_learned, list_tool_names
+from unteach.data.rendered_text import is_shown
+from unteach.data.template import Template
 from unteach.errors import UserError
 
 Piece = tuple[tuple[int, ...], bool]
@@ -14,13 +14,20 @@ Piece = tuple[tuple[int, ...], bool]
 def encode_chat(
     template: Template, messages: list[Message], last: bool = False, tools: Tools | None = None
 ) -> list[Piece]:
-    """A conversation as pieces.
+    """Encode a conversation as pieces.
 
     Each turn of the assistant is a piece with its end of turn, tokenised apart from what is asked,
-    as it is when the model answers. last: only the last turn that may be learned is.
+    as it is when the model answers.
 
-    Raises UserError where the template shows earlier turns differently once the conversation goes
-    on, or does not show what a turn says.
+    Args:
+        template: the model's, which must be a chat template.
+        messages: the conversation.
+        last: learn only the last turn that may be learned.
+        tools: the tools that may be called in it.
+
+    Raises:
+        UserError: the template shows earlier turns differently once the conversation goes on, or
+            does not show what a turn says.
     """
     if template.kind != "chat":
         raise UserError(
@@ -30,54 +37,50 @@ def encode_chat(
         )
     if template.args.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": template.args.system_prompt}, *messages]
-    messages, tools = template.hide_all(messages), template.hide_all(tools)
-    whole = _show_whole(template, messages, tools)
+    messages = template.hide_all(messages)
+    tools = template.hide_all(tools)
+
+    # What the template leaves out of the whole conversation is refused before any of it is cut.
+    whole = _render_whole(template, messages, tools)
     _refuse_unshown(template, messages, tools, whole)
-    # A tool's name may stand in a call of it: only a template that ignores tools shows the same
-    # without them.
-    if tools and template.shown(messages, add_generation_prompt=False) == whole:
-        raise UserError(
-            "the chat template does not show tools; take a model whose template knows them"
-        )
-    answers = [i for i, message in enumerate(messages) if message["role"] == ASSISTANT]
+
+    answer_indices = [k for k, message in enumerate(messages) if message["role"] == ASSISTANT]
     if last:
-        answers = [i for i in answers if is_learned(messages[i])][-1:]
+        answer_indices = [k for k in answer_indices if is_learned(messages[k])][-1:]
     pieces: list[Piece] = []
-    shown = ""
-    for i in answers:
-        if i == 0:
+    encoded_text = ""
+    for k in answer_indices:
+        if k == 0:
             raise UserError(
                 "the conversation begins with a turn of the assistant, which answers nothing"
             )
-        asked = template.shown(messages[:i], add_generation_prompt=True, tools=tools)
-        pieces.append((template.plain(_after(shown, asked, last)), False))
-        told = template.shown(messages[: i + 1], add_generation_prompt=False, tools=tools)
-        text = template.text_after(asked, told, messages[i]["content"])
-        _refuse_unshown_calls(messages[i], text)
-        if messages[i].get("tool_calls") and not is_shown(messages[i]["content"], text):
-            raise UserError(
-                "the chat template does not show what the assistant says beside tool_calls; take "
-                "a model whose template does, or leave the words out"
-            )
-        answer, answer_text = template.turn(text, _words_of(messages[i], text))
-        pieces.append((answer, is_learned(messages[i])))
-        shown = asked + answer_text
+        # What the model is asked goes on from what is encoded already.
+        prompt = template.render_chat(messages[:k], add_generation_prompt=True, tools=tools)
+        new_text = _cut_start(encoded_text, prompt, last)
+        pieces.append((template.encode_plain(new_text), False))
+
+        # The answer is what the template adds to that once it is given.
+        answered = template.render_chat(messages[: k + 1], add_generation_prompt=False, tools=tools)
+        rendered_answer = template.extract_answer(prompt, answered, messages[k]["content"])
+        _refuse_unshown_answer(messages[k], rendered_answer)
+        words = _list_words(messages[k], rendered_answer)
+        answer_ids, answer_text = template.encode_turn(rendered_answer, words)
+        pieces.append((answer_ids, is_learned(messages[k])))
+        encoded_text = prompt + answer_text
+
     if messages[-1]["role"] != ASSISTANT:
-        pieces.append((template.plain(_after(shown, whole, last)), False))
+        rest = _cut_start(encoded_text, whole, last)
+        pieces.append((template.encode_plain(rest), False))
     return pieces
 
 
-def _show_whole(template: Template, messages: list[Message], tools: Tools | None) -> str:
-    """The conversation as the template shows it; where only its calls of tools make that fail, this
-    is said."""
+def _render_whole(template: Template, messages: list[Message], tools: Tools | None) -> str:
+    """Render the conversation; say so where only its calls of tools make that fail."""
     try:
-        return template.shown(messages, add_generation_prompt=False, tools=tools)
+        return template.render_chat(messages, add_generation_prompt=False, tools=tools)
     except UserError as error:
-        uncalled = [
-            {key: value for key, value in message.items() if key != "tool_calls"}
-            for message in messages
-        ]
-        if uncalled == messages or _shown_or_none(template, uncalled, tools) is None:
+        without_calls = _drop_calls(messages)
+        if without_calls == messages or _try_render(template, without_calls, tools) is None:
             raise
         raise UserError(
             "the chat template cannot show tool_calls whose arguments are a mapping, as they are "
@@ -85,41 +88,64 @@ def _show_whole(template: Template, messages: list[Message], tools: Tools | None
         ) from None
 
 
-def _words_of(message: Message, text: str) -> list[str]:
-    """The words of a turn: what it says, whom it calls with what, and what else of it the template
-    shows."""
-    words = [
-        message["content"],
-        *_texts_in([call["function"] for call in message.get("tool_calls", [])]),
-    ]
-    others = [value for key, value in message.items() if key not in ("role", "content")]
-    return words + [value for value in others if isinstance(value, str) and value.strip() in text]
+def _try_render(template: Template, messages: list[Message], tools: Tools | None) -> str | None:
+    try:
+        return template.render_chat(messages, add_generation_prompt=False, tools=tools)
+    except UserError:
+        return None
 
 
-def _texts_in(value: Any) -> list[str]:
-    """All texts in a mapping, a list or a text."""
+def _drop_calls(messages: list[Message]) -> list[Message]:
+    """Leave the calls of tools out of each turn."""
+    without_calls = []
+    for message in messages:
+        message = dict(message)
+        message.pop("tool_calls", None)
+        without_calls.append(message)
+    return without_calls
+
+
+def _list_words(message: Message, rendered: str) -> list[str]:
+    """List the words of a turn: its answer, its calls, and what else of it the template shows."""
+    words = [message["content"], *_list_call_texts(message)]
+    for key, value in message.items():
+        if key in ("role", "content") or not isinstance(value, str):
+            continue
+        if value.strip() in rendered:
+            words.append(value)
+    return words
+
+
+def _list_call_texts(message: Message) -> list[str]:
+    """List all texts in a turn's calls of tools: whom it calls, and with what."""
+    texts = []
+    for call in message.get("tool_calls", []):
+        texts += _list_texts(call["function"])
+    return texts
+
+
+def _list_texts(value: object) -> list[str]:
+    """List all texts in a mapping, a list or a text."""
     if isinstance(value, str):
         return [value]
-    inner = value.values() if isinstance(value, dict) else value
-    return (
-        [text for item in inner for text in _texts_in(item)]
-        if isinstance(value, dict | list)
-        else []
-    )
+    if isinstance(value, dict):
+        value = list(value.values())
+    texts: list[str] = []
+    if isinstance(value, list):
+        for item in value:
+            texts += _list_texts(item)
+    return texts
 
 
 def _refuse_unshown(
     template: Template, messages: list[Message], tools: Tools | None, whole: str
 ) -> None:
-    """Refuses a conversation of which the chat template leaves something out: many know only user
+    """Refuse a conversation of which the chat template leaves something out: many know only user
     and assistant."""
-    # What a call is called with may stand in the tools: only a template that ignores calls shows
-    # the same without.
-    uncalled = [
-        {key: value for key, value in message.items() if key != "tool_calls"}
-        for message in messages
-    ]
-    if uncalled != messages and _shown_or_none(template, uncalled, tools) == whole:
+    # What a call is called with may stand in the tools: only a template that ignores calls renders
+    # the same without them.
+    without_calls = _drop_calls(messages)
+    if without_calls != messages and _try_render(template, without_calls, tools) == whole:
         raise UserError(
             "the chat template does not show tool_calls; take a model whose template knows them"
         )
@@ -130,38 +156,43 @@ def _refuse_unshown(
                 "model whose template knows this role, or leave such rows out"
             )
         _refuse_unshown_calls(message, whole)
+    # In the same way a tool's name may stand in a call of it.
+    if tools and template.render_chat(messages, add_generation_prompt=False) == whole:
+        raise UserError(
+            "the chat template does not show tools; take a model whose template knows them"
+        )
 
 
-def _shown_or_none(template: Template, messages: list[Message], tools: Tools | None) -> str | None:
-    try:
-        return template.shown(messages, add_generation_prompt=False, tools=tools)
-    except UserError:
-        return None
+def _refuse_unshown_answer(message: Message, rendered: str) -> None:
+    """Refuse a turn of the assistant whose calls, or words beside them, are not shown."""
+    _refuse_unshown_calls(message, rendered)
+    if message.get("tool_calls") and not is_shown(message["content"], rendered):
+        raise UserError(
+            "the chat template does not show what the assistant says beside tool_calls; take "
+            "a model whose template does, or leave the words out"
+        )
 
 
-def _refuse_unshown_calls(message: Message, text: str) -> None:
-    """Refuses a turn of which the template shows no call, or only some, or not what they are called
+def _refuse_unshown_calls(message: Message, rendered: str) -> None:
+    """Refuse a turn of which the template shows no call, or only some, or not what they are called
     with."""
-    calls = message.get("tool_calls", [])
-    called = Counter(tool_names(calls))
-    if not all(name in text for name in called):
+    name_counts = Counter(list_tool_names(message.get("tool_calls", [])))
+    if not all(name in rendered for name in name_counts):
         raise UserError(
             "the chat template does not show tool_calls; take a model whose template knows them"
         )
-    is_counted = all(text.count(name) >= number for name, number in called.items())
-    if not is_counted or not all(
-        is_shown(word, text) for word in _texts_in([call["function"] for call in calls])
-    ):
+    shows_each = all(rendered.count(name) >= count for name, count in name_counts.items())
+    if not shows_each or not all(is_shown(text, rendered) for text in _list_call_texts(message)):
         raise UserError(
             "the chat template shows only some of a turn's tool_calls; take a model whose "
             "template shows several, or leave such rows out"
         )
 
 
-def _after(shown: str, longer: str, last: bool) -> str:
-    """What a conversation that went on has more than was shown before."""
-    if longer.startswith(shown):
-        return longer[len(shown) :]
+def _cut_start(start: str, longer: str, last: bool) -> str:
+    """Give what a conversation that went on has after what was rendered before."""
+    if longer.startswith(start):
+        return longer[len(start) :]
     if last:
         raise UserError(
             "this chat template shows the last answer differently once the conversation goes on; "

@@ -2,13 +2,23 @@
 token for padding."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from unteach.data.truncation import IGNORED
 from unteach.lazy import np, torch
 from unteach.registry import collator
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SEGMENT = "segment"
 """Which of its documents a token of a packed row is of, from 1; padding has 0."""
+
+
+class Collator(Protocol):
+    """Turn a list of examples into padded tensors by name."""
+
+    def __call__(self, examples: list[dict[str, Any]], /) -> dict[str, Any]: ...
 
 
 @collator
@@ -27,30 +37,30 @@ class DataCollatorForSupervisedDataset:
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         if "input_ids" not in examples[0]:
             return {key: self([example[key] for example in examples]) for key in examples[0]}
-        longest = max(len(example["input_ids"]) for example in examples)
-        pad = (
-            self.tokenizer.pad_token_id
-            if self.tokenizer.pad_token_id is not None
-            else self.tokenizer.eos_token_id
-        )
-
-        def padded(key: str, filler: int) -> Any:
-            rows = np.full((len(examples), longest), filler, dtype=np.int64)
-            for row, example in zip(rows, examples, strict=True):
-                length = len(example["input_ids"])
-                place = (
-                    slice(longest - length, None) if self.padding_side == "left" else slice(length)
-                )
-                row[place] = example.get(key, 1)
-            return torch.from_numpy(rows)
-
+        pad_id = self.tokenizer.pad_token_id
+        if pad_id is None:
+            pad_id = self.tokenizer.eos_token_id
         batch = {
-            "input_ids": padded("input_ids", pad),
-            "labels": padded("labels", -100),
-            "attention_mask": padded("attention_mask", 0),
+            "input_ids": self._pad(examples, "input_ids", pad_id),
+            "labels": self._pad(examples, "labels", IGNORED),
+            "attention_mask": self._pad(examples, "attention_mask", 0),
         }
         if any(SEGMENT in example for example in examples):
-            batch[SEGMENT] = padded(SEGMENT, 0)
+            batch[SEGMENT] = self._pad(examples, SEGMENT, 0)
         if self.index:
             batch[self.index] = torch.tensor([example[self.index] for example in examples])
         return batch
+
+    def _pad(self, examples: list[dict[str, Any]], key: str, filler: int) -> "Tensor":
+        """Pad what the examples have under a key to one tensor [B, T]."""
+        lengths = [len(example["input_ids"]) for example in examples]
+        longest = max(lengths)
+        rows = np.full((len(examples), longest), filler, dtype=np.int64)
+        for row, example, length in zip(rows, examples, lengths, strict=True):
+            # Without a mask every token is read; without segments a row is one document.
+            values = example.get(key, 1)
+            if self.padding_side == "left":
+                row[longest - length :] = values
+            else:
+                row[:length] = values
+        return torch.from_numpy(rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unteach.config.overrides import spell_value
-from unteach.data.io import tables
+from unteach.data.io.tables import Table
 from unteach.errors import UserError, nearest
 
 
@@ -16,176 +16,187 @@ from unteach.errors import UserError, nearest
 class ColumnLayout:
     """One way to write a row.
 
-    roles: what a column is for -> the handler's argument that takes its name. raw: the words are
-    asked and answered as they are; False: through the model's template; None: nothing is asked.
+    Args:
+        handler: the dataset that reads it.
+        roles: what a column is for -> the handler's argument that takes its name.
+        raw: the words are asked and answered as they are; False: through the model's template;
+            None: nothing is asked.
+        fixed: arguments of the handler that have one value in this layout.
+        optional: the same as roles, for columns that a row may have.
+        repeated: columns that repeat what this layout reads, so that they are no other way to read
+            the rows.
     """
 
     handler: str
     roles: dict[str, str]
     raw: bool | None = True
     fixed: tuple[tuple[str, Any], ...] = ()
-    """arguments of the handler that are so in this form"""
     optional: dict[str, str] = field(default_factory=dict)
-    """the same as roles, for columns that a row may have"""
-    beside: tuple[str, ...] = ()
-    """columns that repeat what this form reads, so that they are no other way to read the rows"""
+    repeated: tuple[str, ...] = ()
 
-    def arguments(self, mapped: dict[str, str]) -> dict[str, Any]:
-        """The handler's arguments; one that takes several columns has a list of them."""
-        found: dict[str, Any] = dict(self.fixed)
+    def build_arguments(self, mapped: dict[str, str]) -> dict[str, Any]:
+        """Build the handler's arguments; one that takes several columns has a list of them.
+
+        Args:
+            mapped: role -> the column that plays it, where that has another name.
+        """
+        arguments: dict[str, Any] = dict(self.fixed)
         for role, argument in self.roles.items():
             column = mapped.get(role, role)
-            found[argument] = [found[argument], column] if argument in found else column
-        return found
+            if argument in arguments:
+                arguments[argument] = [arguments[argument], column]
+            else:
+                arguments[argument] = column
+        return arguments
 
-    def with_optional(self, columns: Sequence[str], mapped: dict[str, str]) -> "ColumnLayout":
-        """The form with those of its optional columns that are there."""
-        there = {
-            role: argument
-            for role, argument in self.optional.items()
-            if mapped.get(role, role) in columns
-        }
-        (first, argument), *others = self.roles.items()
-        return replace(self, roles={first: argument, **there, **dict(others)})
+    def add_optional(self, columns: Sequence[str], mapped: dict[str, str]) -> "ColumnLayout":
+        """Give the layout with those of its optional columns that the table has."""
+        present = {}
+        for role, argument in self.optional.items():
+            if mapped.get(role, role) in columns:
+                present[role] = argument
+        # They are read with the question, which comes first.
+        question, *others = self.roles
+        roles = {question: self.roles[question], **present}
+        for role in others:
+            roles[role] = self.roles[role]
+        return replace(self, roles=roles)
 
     def holds(self, other: "ColumnLayout") -> bool:
-        """Whether it reads all that another form reads, and more."""
-        return set(other.roles) != set(self.roles) and set(other.roles) <= {
-            *self.roles,
-            *self.beside,
-        }
+        """Whether it reads all that another layout reads, and more."""
+        if set(other.roles) == set(self.roles):
+            return False
+        return set(other.roles) <= {*self.roles, *self.repeated}
 
-    def columns(self, mapped: dict[str, str]) -> list[str]:
-        """The columns that it reads."""
+    def list_columns(self, mapped: dict[str, str]) -> list[str]:
+        """List the columns that it reads."""
         return [mapped.get(role, role) for role in self.roles]
 
     def __str__(self) -> str:
         return " and ".join(self.roles)
 
 
-ASKED = (
+QUESTIONS = (
     ("input", "output", True),
     ("prompt", "completion", True),
     ("prompt", "generation", True),
     ("question", "answer", False),
 )
-"""What a column that is asked is called, what its answer is, and whether the two are taken as they
-are."""
-QUESTIONS = tuple({asked: raw for asked, _, raw in ASKED}.items())
-BEFORE = {"system": "system_key", "history": "history_key"}
-"""What may stand before an instruction of Alpaca's."""
-ALPACA = ColumnLayout(
-    "QADataset",
-    {"instruction": "question_key", "output": "answer_key"},
-    raw=False,
-    optional={"input": "input_key", **BEFORE},
-    beside=("text",),  # Stanford's own file has the whole prompt there
-)
-ANSWERS = (
-    *(
-        ColumnLayout("QADataset", {asked: "question_key", answer: "answer_key"}, raw)
-        for asked, answer, raw in ASKED
-    ),
-    ALPACA,
-)
+"""What the columns of a question and its answer are called, and whether both are raw."""
+PROMPTS = {question: raw for question, _, raw in QUESTIONS}
+"""What the column of a question is called -> whether it is raw."""
 CHATS = ("messages", "conversations")
 """What a column of conversations is called: OpenAI's turns, and ShareGPT's."""
-AROUND = {"system": "system_key", "tools": "tools_key"}
-"""What may stand beside a conversation."""
-TEXT = ColumnLayout("PretrainingDataset", {"text": "text_key"}, None)
-
-TOLD = (("text", "label"), ("input", "label"), ("input", "output"))
-"""What a text is called, and what is told of it."""
-
-
+TEXT_LABELS = (("text", "label"), ("input", "label"), ("input", "output"))
+"""What the columns of a text and its label are called."""
+TEXT = ColumnLayout("PretrainingDataset", {"text": "text_key"}, raw=None)
 PAIR = {"chosen": "chosen_key", "rejected": "rejected_key"}
+ALPACA_OPTIONAL = {"input": "input_key", "system": "system_key", "history": "history_key"}
+"""What may stand beside an instruction of Alpaca's."""
+CHAT_OPTIONAL = {"system": "system_key", "tools": "tools_key"}
+"""What may stand beside a conversation."""
 
 
-def _also(form: ColumnLayout, handler: str, **roles: str) -> ColumnLayout:
-    return replace(form, handler=handler, roles={**form.roles, **roles})
+def _build_qa_layouts(handler: str, **roles: str) -> tuple[ColumnLayout, ...]:
+    """Build the layouts of a question and its answer, with further columns."""
+    layouts = []
+    for question, answer, raw in QUESTIONS:
+        qa_roles = {question: "question_key", answer: "answer_key", **roles}
+        layouts.append(ColumnLayout(handler, qa_roles, raw))
+    alpaca_roles = {"instruction": "question_key", "output": "answer_key", **roles}
+    alpaca = ColumnLayout(
+        handler,
+        alpaca_roles,
+        raw=False,
+        optional=ALPACA_OPTIONAL,
+        repeated=("text",),  # Stanford's own file has the whole prompt there
+    )
+    return (*layouts, alpaca)
 
 
-FORMS: dict[str, tuple[ColumnLayout, ...]] = {
-    "answers": (
-        *ANSWERS,
-        *(
-            ColumnLayout("ChatDataset", {turns: "messages_key"}, False, optional=AROUND)
-            for turns in CHATS
-        ),
-        TEXT,
-    ),
-    "signed": tuple(_also(form, "QADataset", forget="forget_key") for form in ANSWERS),
-    "alternates": tuple(
-        _also(form, "QAwithAlternateDataset", alternate="alternate_key") for form in ANSWERS
-    ),
-    "refusals": tuple(_also(form, "QAwithIdkDataset") for form in ANSWERS),
-    "text": (
-        TEXT,
-        *(
-            ColumnLayout("PretrainingDataset", {asked: "text_key", answer: "text_key"}, None)
-            for asked, answer, _ in ASKED
-        ),
-        *(ColumnLayout("PretrainingDataset", {asked: "text_key"}, None) for asked, _ in QUESTIONS),
-    ),
-    "pairs": (
-        *(
-            ColumnLayout("PreferenceDataset", {asked: "prompt_key", **PAIR}, raw)
-            for asked, raw in QUESTIONS
-        ),
-        ColumnLayout(
-            "PreferenceDataset",
-            {"instruction": "prompt_key", **PAIR},
-            raw=False,
-            optional={"input": "input_key", **BEFORE},
-        ),
-        *(
-            ColumnLayout("PreferenceDataset", {turns: "prompt_key", **PAIR}, False, optional=AROUND)
-            for turns in CHATS
-        ),
-        ColumnLayout("PreferenceDataset", PAIR, False, (("prompt_key", None),)),
-    ),
-    "feedback": (
-        *(
-            ColumnLayout(
-                "FeedbackDataset",
-                {asked: "prompt_key", answer: "answer_key", "label": "label_key"},
-                raw,
-            )
-            for asked, answer, raw in ASKED
-        ),
-        *(
-            ColumnLayout("FeedbackDataset", {asked: "prompt_key", **PAIR}, raw)
-            for asked, raw in QUESTIONS
-        ),
-        ColumnLayout(
-            "FeedbackDataset",
-            {"instruction": "prompt_key", "output": "answer_key", "label": "label_key"},
-            raw=False,
-            optional={"input": "input_key", **BEFORE},
-        ),
-        ColumnLayout(
-            "FeedbackDataset",
-            {"instruction": "prompt_key", **PAIR},
-            raw=False,
-            optional={"input": "input_key", **BEFORE},
-        ),
-    ),
-    "classes": tuple(
-        ColumnLayout("LabelledDataset", {text: "text_key", label: "label_key"}, None)
-        for text, label in TOLD
-    ),
-    "numbers": tuple(
-        ColumnLayout("ScoredDataset", {text: "text_key", label: "target_key"}, None)
-        for text, label in TOLD
-    ),
+def _build_answer_layouts() -> tuple[ColumnLayout, ...]:
+    """Build the layouts of whatever SFT learns: answers, conversations, text."""
+    chats = []
+    for turns in CHATS:
+        roles = {turns: "messages_key"}
+        chats.append(ColumnLayout("ChatDataset", roles, raw=False, optional=CHAT_OPTIONAL))
+    return (*_build_qa_layouts("QADataset"), *chats, TEXT)
+
+
+def _build_text_layouts() -> tuple[ColumnLayout, ...]:
+    """Build the layouts of text: a column of it, or a question, alone or with its answer."""
+    layouts = [TEXT]
+    for question, answer, _ in QUESTIONS:
+        roles = {question: "text_key", answer: "text_key"}
+        layouts.append(ColumnLayout("PretrainingDataset", roles, raw=None))
+    for question in PROMPTS:
+        layouts.append(ColumnLayout("PretrainingDataset", {question: "text_key"}, raw=None))
+    return tuple(layouts)
+
+
+def _build_pair_layouts() -> tuple[ColumnLayout, ...]:
+    """Build the layouts of a prompt with a chosen and a rejected answer."""
+    handler = "PreferenceDataset"
+    layouts = []
+    for prompt, raw in PROMPTS.items():
+        layouts.append(ColumnLayout(handler, {prompt: "prompt_key", **PAIR}, raw))
+    alpaca_roles = {"instruction": "prompt_key", **PAIR}
+    layouts.append(ColumnLayout(handler, alpaca_roles, raw=False, optional=ALPACA_OPTIONAL))
+    for turns in CHATS:
+        roles = {turns: "prompt_key", **PAIR}
+        layouts.append(ColumnLayout(handler, roles, raw=False, optional=CHAT_OPTIONAL))
+    layouts.append(ColumnLayout(handler, PAIR, raw=False, fixed=(("prompt_key", None),)))
+    return tuple(layouts)
+
+
+def _build_feedback_layouts() -> tuple[ColumnLayout, ...]:
+    """Build the layouts of a prompt with an answer and whether it was liked, or with a pair."""
+    handler = "FeedbackDataset"
+    layouts = []
+    for prompt, answer, raw in QUESTIONS:
+        roles = {prompt: "prompt_key", answer: "answer_key", "label": "label_key"}
+        layouts.append(ColumnLayout(handler, roles, raw))
+    for prompt, raw in PROMPTS.items():
+        layouts.append(ColumnLayout(handler, {prompt: "prompt_key", **PAIR}, raw))
+    labelled = {"instruction": "prompt_key", "output": "answer_key", "label": "label_key"}
+    pairs = {"instruction": "prompt_key", **PAIR}
+    for alpaca_roles in (labelled, pairs):
+        layouts.append(ColumnLayout(handler, alpaca_roles, raw=False, optional=ALPACA_OPTIONAL))
+    return tuple(layouts)
+
+
+def _build_label_layouts(handler: str, argument: str) -> tuple[ColumnLayout, ...]:
+    """Build the layouts of a text and its class or number."""
+    layouts = []
+    for text, label in TEXT_LABELS:
+        layouts.append(ColumnLayout(handler, {text: "text_key", label: argument}, raw=None))
+    return tuple(layouts)
+
+
+LAYOUTS: dict[str, tuple[ColumnLayout, ...]] = {
+    "answers": _build_answer_layouts(),
+    "signed": _build_qa_layouts("QADataset", forget="forget_key"),
+    "alternates": _build_qa_layouts("QAwithAlternateDataset", alternate="alternate_key"),
+    "refusals": _build_qa_layouts("QAwithIdkDataset"),
+    "text": _build_text_layouts(),
+    "pairs": _build_pair_layouts(),
+    "feedback": _build_feedback_layouts(),
+    "classes": _build_label_layouts("LabelledDataset", "label_key"),
+    "numbers": _build_label_layouts("ScoredDataset", "target_key"),
 }
 """What a method's ROWS names -> the ways to write them."""
 
 
-def of_text(with_output: bool | None) -> tuple[ColumnLayout, ...]:
-    """The ways to write text; with_output: whether an answer beside it is text too (null: it
-    is)."""
-    return tuple(form for form in FORMS["text"] if with_output is not False or len(form.roles) == 1)
+def list_text_layouts(with_output: bool | None) -> tuple[ColumnLayout, ...]:
+    """List the ways to write text.
+
+    Args:
+        with_output: whether an answer beside it is text too; None: it is.
+    """
+    layouts = LAYOUTS["text"]
+    if with_output is False:
+        return tuple(layout for layout in layouts if len(layout.roles) == 1)
+    return layouts
 
 
 def name_column(role: str, column: str, key: str = "data.columns") -> str:
@@ -199,15 +210,17 @@ def name_column(role: str, column: str, key: str = "data.columns") -> str:
 
 def list_columns(columns: Iterable[str]) -> str:
     """List columns by their names, in quotes where blanks stand round one."""
-    return ", ".join(
-        column if column and column == column.strip() else repr(column) for column in columns
-    )
+    names = []
+    for column in columns:
+        is_plain = column and column == column.strip()
+        names.append(column if is_plain else repr(column))
+    return ", ".join(names)
 
 
-def no_such_column(
+def explain_no_such_column(
     role: str, column: str, where: str, columns: Sequence[str], key: str = "data.columns"
 ) -> str:
-    """What is said where a column is named that the rows do not have."""
+    """Say that a column is named which the rows do not have."""
     guess = nearest(column, columns) or nearest(role, columns)
     hint = f"; did you mean {name_column(role, guess, key)}?" if guess else ""
     return (
@@ -215,68 +228,98 @@ def no_such_column(
     )
 
 
-def find(
+def find_layout(
     where: str,
     columns: Sequence[str],
-    forms: Iterable[ColumnLayout],
+    layouts: Iterable[ColumnLayout],
     mapped: dict[str, str],
     key: str = "data.columns",
 ) -> ColumnLayout:
-    """The one form that these columns have; of forms within one another, the widest.
+    """Find the one layout that these columns have; of layouts within one another, the widest.
 
-    mapped: role -> the column that plays it, where that has another name; a form whose every column
-    is named there is the one. key: what `mapped` is called in the configuration. Raises UserError
-    that says which columns there could be, with the nearest right name, or which forms to choose
-    from.
+    Args:
+        where: what messages call the rows.
+        columns: the columns that the rows have.
+        layouts: those that the method can read.
+        mapped: role -> the column that plays it, where that has another name; a layout whose every
+            column is named there is the one.
+        key: what `mapped` is called in the configuration.
+
+    Raises:
+        UserError: says which columns there could be, with the nearest right name, or which layouts
+            to choose from.
     """
-    forms = list(forms)
-    roles = sorted({role for form in forms for role in (*form.roles, *form.optional)})
+    layouts = list(layouts)
+    roles: set[str] = set()
+    for layout in layouts:
+        roles.update(layout.roles, layout.optional)
+    _check_mapped(where, columns, sorted(roles), mapped, key)
+
+    # Layouts that take all the named columns come first, then those whose columns there are; among
+    # these one that is named whole is the one.
+    taking = [layout for layout in layouts if set(mapped) <= {*layout.roles, *layout.optional}]
+    layouts = taking or layouts
+    fitting = [layout for layout in layouts if set(layout.list_columns(mapped)) <= set(columns)]
+    named_whole = [layout for layout in fitting if set(layout.roles) == set(mapped)]
+    fitting = [layout.add_optional(columns, mapped) for layout in named_whole or fitting]
+    widest = []
+    for layout in fitting:
+        if not any(other.holds(layout) for other in fitting):
+            widest.append(layout)
+
+    if not widest:
+        raise UserError(_explain_no_layout(where, columns, layouts, mapped, key))
+    if len(widest) > 1:
+        ways = ", or by ".join(map(str, widest))
+        role = next(iter(widest[0].roles))
+        word = name_column(role, mapped.get(role, role), key)
+        raise UserError(f"{where}: could be read by {ways}; say which, as in {word}")
+    return widest[0]
+
+
+def _check_mapped(
+    where: str, columns: Sequence[str], roles: Sequence[str], mapped: dict[str, str], key: str
+) -> None:
+    """Refuse a named role that the method does not read, or a column that the rows do not have."""
     for role, column in mapped.items():
         if role not in roles:
             guess = nearest(role, roles)
             hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(roles)}"
             raise UserError(f"{key}.{role}: this method reads no such column; {hint}")
         if column not in columns:
-            raise UserError(no_such_column(role, column, where, columns, key))
-    forms = [form for form in forms if set(mapped) <= {*form.roles, *form.optional}] or forms
-    fitting = [form for form in forms if all(column in columns for column in form.columns(mapped))]
-    fitting = [form for form in fitting if set(form.roles) == set(mapped)] or fitting
-    fitting = [form.with_optional(columns, mapped) for form in fitting]
-    widest = [form for form in fitting if not any(other.holds(form) for other in fitting)]
-    if not widest:
-        raise UserError(_nothing_fits(where, columns, forms, mapped, key))
-    if len(widest) > 1:
-        ways, role = ", or by ".join(map(str, widest)), next(iter(widest[0].roles))
-        word = name_column(role, mapped.get(role, role), key)
-        raise UserError(f"{where}: could be read by {ways}; say which, as in {word}")
-    return widest[0]
+            raise UserError(explain_no_such_column(role, column, where, columns, key))
 
 
-def note_unread(table: tables.Table, read: Iterable[str]) -> list[str]:
-    """What there is to say about columns of words that nothing reads, if anything."""
-    left = [column for column in table.worded if column not in read]
-    if not left:
+def note_unread(table: Table, read_columns: Iterable[str]) -> list[str]:
+    """Say which columns of words nothing reads: a sentence, or none."""
+    unread = [column for column in table.worded if column not in read_columns]
+    if not unread:
         return []
-    return [
-        f"{table.where}: nothing reads its text column{'s' if len(left) > 1 else ''} "
-        f"{', '.join(left)}"
-    ]
+    plural = "s" if len(unread) > 1 else ""
+    return [f"{table.where}: nothing reads its text column{plural} {', '.join(unread)}"]
 
 
-def _nothing_fits(
-    where: str, columns: Sequence[str], forms: list[ColumnLayout], mapped: dict[str, str], key: str
+def _explain_no_layout(
+    where: str,
+    columns: Sequence[str],
+    layouts: list[ColumnLayout],
+    mapped: dict[str, str],
+    key: str,
 ) -> str:
-    def lacking(form: ColumnLayout) -> list[str]:
-        return [role for role in form.roles if mapped.get(role, role) not in columns]
+    """Say which columns the nearest layout lacks, and which of the table's may be meant."""
 
-    best = min(forms, key=lambda form: len(lacking(form)) / len(form.roles))
-    guesses = [
-        name_column(role, guess, key) for role in lacking(best) if (guess := nearest(role, columns))
-    ]
-    hint = (
-        f"did you mean {' '.join(guesses)}?"
-        if guesses
-        else f"say which it is: {key}.{lacking(best)[0]}=NAME"
-    )
-    ways = ", or ".join(dict.fromkeys(map(str, forms)))
+    def list_lacking(layout: ColumnLayout) -> list[str]:
+        return [role for role in layout.roles if mapped.get(role, role) not in columns]
+
+    nearest_layout = min(layouts, key=lambda layout: len(list_lacking(layout)) / len(layout.roles))
+    lacking = list_lacking(nearest_layout)
+    words = []
+    for role in lacking:
+        guess = nearest(role, columns)
+        if guess:
+            words.append(name_column(role, guess, key))
+    hint = f"say which it is: {key}.{lacking[0]}=NAME"
+    if words:
+        hint = f"did you mean {' '.join(words)}?"
+    ways = ", or ".join(dict.fromkeys(map(str, layouts)))
     return f"{where}: needs the columns {ways}; it has {list_columns(columns)}; {hint}"

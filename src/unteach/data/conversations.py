@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from unteach.data.io import tables
+from unteach.data.io.cells import is_missing
 from unteach.errors import nearest
 from unteach.wording import shown
 
@@ -30,6 +30,7 @@ SHAREGPT_ROLES = {
 OPENAI_ROLES = ("system", "developer", "user", ASSISTANT, "tool", "ipython")
 """What OpenAI's `role` may be; Llama's chat templates call what a tool gave `ipython`."""
 SHAPE = "must be a list of {role, content} or of {from, value}, both text"
+CALL_SHAPE = "has a call of a tool that is not {name, arguments}, with arguments as JSON"
 UNSHOWN = frozenset({"role", "content", "weight", "tool_calls", "tool_call_id", "id", "type"})
 """Keys of a turn that no note names where the chat template does not show them: they are read here,
 or tie a call to its result."""
@@ -40,19 +41,23 @@ class BadConversation(ValueError):
 
 
 def read_messages(cell: object) -> list[Message]:
-    """A cell as turns of {role, content}, be it a list, a single turn or JSON. Raises
-    BadConversation."""
-    turns = _from_json(cell)
-    turns = [turns] if isinstance(turns, dict) else turns
+    """Read a cell as turns of {role, content}, be it a list, a single turn or JSON.
+
+    Raises:
+        BadConversation: the cell holds something else.
+    """
+    turns = _parse_json(cell)
+    if isinstance(turns, dict):
+        turns = [turns]
     if not isinstance(turns, list) or not turns:
         raise BadConversation(SHAPE)
     return [_read_turn(turn) for turn in turns]
 
 
 def read_conversation(cell: object, system: object = None) -> list[Message]:
-    """The same, with the system prompt that stands in a column of its own before it."""
+    """Read a cell as turns, after the system prompt that stands in a column of its own."""
     messages = read_messages(cell)
-    if tables.missing(system):
+    if is_missing(system):
         return messages
     if not isinstance(system, str):
         raise BadConversation("has a system prompt that is no text")
@@ -62,40 +67,43 @@ def read_conversation(cell: object, system: object = None) -> list[Message]:
 
 
 def read_tools(cell: object) -> Tools:
-    """The tools that a conversation may call, as chat templates take them; none where the cell is
-    empty."""
-    if tables.missing(cell) or cell == []:
+    """Read the tools that a conversation may call, as chat templates take them.
+
+    None where the cell is empty.
+    """
+    if is_missing(cell) or cell == []:
         return []
-    tools = _from_json(cell)
+    tools = _parse_json(cell)
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise BadConversation("must be a list of tools, each a mapping (or that as JSON)")
-    # A tool may be written as OpenAI does, or without the wrapping, as LLaMA-Factory does.
-    wrapped = [
-        tool if "function" in tool else {"type": "function", "function": tool} for tool in tools
-    ]
-    if not all(isinstance(_name_of(tool), str) for tool in wrapped):
+    wrapped = []
+    for tool in tools:
+        # A tool may be written as OpenAI does, or without the wrapping, as LLaMA-Factory does.
+        if "function" not in tool:
+            tool = {"type": "function", "function": tool}
+        wrapped.append(tool)
+    if not all(isinstance(name, str) for name in list_tool_names(wrapped)):
         raise BadConversation("must name every tool: {name, description, parameters}")
     return wrapped
 
 
-def tool_names(tools: Tools) -> list[str]:
-    """What tools, or calls of tools, are called."""
-    return [_name_of(tool) for tool in tools]
+def list_tool_names(tools: Tools) -> list[Any]:
+    """List the names of tools, or of calls of tools; None for one that has none."""
+    names = []
+    for tool in tools:
+        function = tool["function"]
+        names.append(function.get("name") if isinstance(function, dict) else None)
+    return names
 
 
-def _name_of(tool: dict[str, Any]) -> Any:
-    function = tool["function"]
-    return function.get("name") if isinstance(function, dict) else None
-
-
-def _from_json(cell: object) -> Any:
+def _parse_json(cell: object) -> Any:
     try:
         return json.loads(cell) if isinstance(cell, str) else cell
     except ValueError:
         return None
 
 
-def _read_turn(turn: Any) -> Message:
+def _read_turn(turn: object) -> Message:
     if not isinstance(turn, dict):
         raise BadConversation(SHAPE)
     # Tables give every turn the keys of all others, with nothing in them.
@@ -106,27 +114,30 @@ def _read_turn(turn: Any) -> Message:
 
 
 def _read_sharegpt(turn: dict[str, Any]) -> Message:
-    said, value = turn.pop("from"), turn.pop("value", None)
-    said = _read_role(said, SHAREGPT_ROLES, "from")
-    content = _read_content(value)
-    message = {"role": SHAREGPT_ROLES[said], "content": content, **turn}
-    if said == "function_call":
-        called = _from_json(content)
-        calls = called if isinstance(called, list) else [called]
-        message |= {"content": "", "tool_calls": _read_calls(calls)}
+    role = _read_role(turn.pop("from"), SHAREGPT_ROLES, "from")
+    content = _read_content(turn.pop("value", None))
+    message = {"role": SHAREGPT_ROLES[role], "content": content, **turn}
+    if role == "function_call":
+        calls = _parse_json(content)
+        if not isinstance(calls, list):
+            calls = [calls]
+        message["content"] = ""
+        message["tool_calls"] = _read_calls(calls)
     return message
 
 
-def _read_role(said: Any, roles: Iterable[str], key: str) -> str:
-    """Who says a turn, in any case. A role that nobody has would be shown by most templates and
-    never learned."""
-    if not isinstance(said, str):
+def _read_role(value: object, roles: Iterable[str], key: str) -> str:
+    """Read who says a turn, in any case.
+
+    A role that nobody has is refused: most templates would show it, and it would never be learned.
+    """
+    if not isinstance(value, str):
         raise BadConversation(SHAPE)
-    role = said.strip().lower()
+    role = value.strip().lower()
     if role not in roles:
         guess = nearest(role, roles)
         hint = f"did you mean {guess}? It" if guess else "it"
-        raise BadConversation(f"has a turn with {key} {said!r}; {hint} may be {', '.join(roles)}")
+        raise BadConversation(f"has a turn with {key} {value!r}; {hint} may be {', '.join(roles)}")
     return role
 
 
@@ -136,62 +147,58 @@ def _read_openai(turn: dict[str, Any]) -> Message:
             "has function_call, OpenAI's old way; write tool_calls, and the role tool for the "
             "result"
         )
-    role = turn["role"] = _read_role(turn.get("role"), OPENAI_ROLES, "role")
+    role = _read_role(turn.get("role"), OPENAI_ROLES, "role")
+    turn["role"] = role
     calls = turn.pop("tool_calls", None) or []
     if not calls:
         return {**turn, "content": _read_content(turn.get("content"))}
     if role != ASSISTANT:
         raise BadConversation(f"has tool_calls in a turn of {role}; only the assistant calls tools")
-    return {
-        **turn,
-        "content": _read_content(turn.get("content", "")),
-        "tool_calls": _read_calls(calls),
-    }
+    content = _read_content(turn.get("content", ""))
+    return {**turn, "content": content, "tool_calls": _read_calls(calls)}
 
 
 def _read_content(content: object) -> str:
-    """Text, or OpenAI's list of parts that are all text."""
+    """Read a text, or OpenAI's list of parts that are all text."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise BadConversation(SHAPE)
     texts = []
     for part in content:
-        kind = part.get("type", "text") if isinstance(part, dict) else None
-        text = part.get("text") if isinstance(part, dict) else None
+        kind, text = None, None
+        if isinstance(part, dict):
+            kind = part.get("type", "text")
+            text = part.get("text")
         if kind != "text" or not isinstance(text, str):
             raise BadConversation(f"has a part of the type {kind}; only text is read")
         texts.append(text)
     return "".join(texts)
 
 
-def _read_calls(calls: Any) -> Tools:
-    """Calls of tools, with their arguments as mappings: chat templates write these as JSON
+def _read_calls(calls: object) -> Tools:
+    """Read calls of tools, with their arguments as mappings: chat templates write these as JSON
     themselves."""
-    said = "has a call of a tool that is not {name, arguments}, with arguments as JSON"
     if not isinstance(calls, list):
-        raise BadConversation(said)
-    read = []
+        raise BadConversation(CALL_SHAPE)
+    messages = []
     for call in calls:
         function = call.get("function", call) if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadConversation(said)
-        arguments = _from_json(function.get("arguments", {}))
+            raise BadConversation(CALL_SHAPE)
+        arguments = _parse_json(function.get("arguments", {}))
         if not isinstance(arguments, dict):
-            raise BadConversation(said)
-        identity = {"id": call["id"]} if call.get("id") is not None else {}
-        read.append(
-            {
-                "type": "function",
-                **identity,
-                "function": {"name": function["name"], "arguments": arguments},
-            }
-        )
-    return read
+            raise BadConversation(CALL_SHAPE)
+        message: dict[str, Any] = {"type": "function"}
+        if call.get("id") is not None:
+            message["id"] = call["id"]
+        message["function"] = {"name": function["name"], "arguments": arguments}
+        messages.append(message)
+    return messages
 
 
 def _check_weight(message: Message) -> None:
-    """OpenAI's weight: 0 reads a turn of the assistant without learning it."""
+    """Refuse a weight other than OpenAI's: 0 reads a turn of the assistant without learning it."""
     weight = message.get("weight", 0)
     if isinstance(weight, bool) or weight not in (0, 1):
         raise BadConversation(
@@ -211,4 +218,4 @@ def is_learned(message: Message) -> bool:
 
 def says_nothing(message: Message) -> bool:
     """Whether a turn has no words, and calls no tool either."""
-    return tables.missing(message.get("content")) and not message.get("tool_calls")
+    return is_missing(message.get("content")) and not message.get("tool_calls")

@@ -1,11 +1,16 @@
-"""Plain text in tokens: a document is closed by EOS, and the tokenizer's BOS is told apart."""
+"""Plain text in tokens: each document is closed by EOS; the tokenizer's BOS is kept apart."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from unteach.data.io import sources, tables
+from unteach.data.io.cells import is_missing
+from unteach.data.io.sources import read_column
 from unteach.data.row_errors import RowErrors
+from unteach.data.rows import Row
 from unteach.data.template import Template
 from unteach.lazy import np
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def find_bos(template: Template) -> tuple[int, ...]:
@@ -14,26 +19,43 @@ def find_bos(template: Template) -> tuple[int, ...]:
 
 
 def tokenize_documents(
-    template: Template, rows: list[Any], text_key: str | list[str], where: str
-) -> tuple[list[tuple[int, Any]], RowErrors]:
-    """Tokenize each document that can be: (row, tokens with EOS after them), and what is wrong with
-    the others."""
-    plain, faults, bos = template.as_raw(), RowErrors(where, rows), len(find_bos(template))
-    keys, documents = [text_key] if isinstance(text_key, str) else text_key, []
-    columns = [sources.column(rows, key, where) for key in keys]
-    for number, cells in enumerate(zip(*columns, strict=True)):
-        good = [
-            faults.text(cell, key, number, needed=False)
-            for key, cell in zip(keys, cells, strict=True)
-        ]
-        if any(good):
-            text = "".join(cell for cell, is_text in zip(cells, good, strict=True) if is_text)
-            if plain.hides([text]):
-                faults.special.append(number)
-            # A document may be written with a BOS that this tokenizer puts nowhere by itself: it is
+    template: Template, rows: list[Row], text_key: str | list[str], where: str
+) -> "tuple[list[tuple[int, np.ndarray]], RowErrors]":
+    """Tokenize the text of each row as a document, without BOS and with EOS.
+
+    Args:
+        template: the model's.
+        rows: the rows.
+        text_key: a column, or several whose texts are joined as they are.
+        where: what messages call the rows.
+
+    Returns:
+        (row index, tokens) of each row that has text, and what is wrong with the others.
+
+    Raises:
+        UserError: a cell holds something else than text.
+    """
+    raw = template.as_raw()
+    num_bos = len(find_bos(template))
+    row_errors = RowErrors(where, rows)
+    keys = [text_key] if isinstance(text_key, str) else text_key
+    columns = [read_column(rows, key, where) for key in keys]
+
+    documents = []
+    for row_index, cells in enumerate(zip(*columns, strict=True)):
+        texts = []
+        for key, cell in zip(keys, cells, strict=True):
+            if row_errors.check_text(cell, key, row_index, is_required=False):
+                texts.append(cell)
+        if texts:
+            text = "".join(texts)
+            if raw.hides([text]):
+                row_errors.special.append(row_index)
+            # A document may be written with a BOS that this tokenizer never puts by itself: it is
             # kept.
-            documents.append((number, np.asarray(plain.encode("", text).input_ids[bos:], np.int32)))
-        elif all(tables.missing(cell) for cell in cells):
-            faults.drop("empty text", number)
-    faults.refuse()
-    return documents, faults
+            ids = raw.encode("", text).input_ids[num_bos:]
+            documents.append((row_index, np.asarray(ids, np.int32)))
+        elif all(is_missing(cell) for cell in cells):
+            row_errors.drop("empty text", row_index)
+    row_errors.refuse()
+    return documents, row_errors

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unteach.data import conversations
-from unteach.data.io import tables
+from unteach.data.io.cells import is_missing
 from unteach.data.row_errors import RowErrors
+from unteach.data.rows import Row
 from unteach.lazy import np
 from unteach.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
 
-EARLIER = ("system_key", "history_key")
-ASKED = ("question_key", "prompt_key", "input_key")
-NEEDED = (
+EARLIER_KEYS = ("system_key", "history_key")
+QUESTION_KEYS = ("question_key", "prompt_key", "input_key")
+REQUIRED_KEYS = (
     "messages_key",
     "answer_key",
     "chosen_key",
@@ -31,123 +32,155 @@ NEEDED = (
     "label_key",
     "target_key",
 )
-KEYS = (*EARLIER, *ASKED, *NEEDED)
+KEYS = (*EARLIER_KEYS, *QUESTION_KEYS, *REQUIRED_KEYS)
 """Arguments of datasets that name the columns in which a row's texts stand."""
+ColumnKeys = Mapping[str, str | list[str]]
+"""Argument of a dataset -> the column, or columns, that it names."""
 
 
-def read_keys(dataset: type, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a row's texts that a dataset of these arguments reads."""
+def find_column_keys(dataset: type, arguments: Mapping[str, Any]) -> ColumnKeys:
+    """Find the columns of a row's texts that a dataset of these arguments reads."""
     fields = getattr(dataset, "__dataclass_fields__", {})
-    keys = {
-        name: arguments.get(name, getattr(fields.get(name), "default", None))
-        for name in KEYS
-        if name in fields
-    }
-    return {name: column for name, column in keys.items() if isinstance(column, str | list)}
+    keys: dict[str, str | list[str]] = {}
+    for name in KEYS:
+        if name not in fields:
+            continue
+        column = arguments.get(name, fields[name].default)
+        if isinstance(column, str | list):
+            keys[name] = column
+    return keys
 
 
-def hash_rows(keys: Mapping[str, Any], rows: Sequence[tables.Row]) -> "np.ndarray":
-    """A number for each row, equal where rows say the same; 0 where a row lacks its answer and is
-    dropped."""
-    layout = _Layout.read(keys)
-    numbers = array("q")
+def hash_rows(keys: ColumnKeys, rows: Sequence[Row]) -> "np.ndarray":
+    """Hash each row: numbers that are equal where rows say the same.
+
+    A row that lacks its answer, and so is dropped, has 0.
+
+    Returns:
+        int64 [num_rows].
+    """
+    columns = _TextColumns.build(keys)
+    hashes = array("q")
     for row in rows:
-        texts = _texts(layout, row)
-        numbers.append((hash(texts) or 1) if texts else 0)
-    return np.array(numbers, np.int64)
+        texts = _read_texts(columns, row)
+        hashes.append((hash(texts) or 1) if texts else 0)
+    return np.array(hashes, np.int64)
 
 
 def find_repeats(hashes: "np.ndarray") -> list[int]:
-    """The rows that say what an earlier one says."""
-    _, first = np.unique(hashes, return_index=True)
-    later = np.ones(len(hashes), bool)
-    later[first] = False
-    return np.flatnonzero(later & (hashes != 0)).tolist()
+    """Find the rows that say what an earlier one says."""
+    _, first_indices = np.unique(hashes, return_index=True)
+    is_later = np.ones(len(hashes), bool)
+    is_later[first_indices] = False
+    return np.flatnonzero(is_later & (hashes != 0)).tolist()
 
 
-def note(hashes: "np.ndarray", faults: RowErrors) -> list[str]:
-    """What there is to say about rows that stand twice, if anything."""
-    if not (rows := find_repeats(hashes)):
+def note_repeats(hashes: "np.ndarray", row_errors: RowErrors) -> list[str]:
+    """Say which rows stand twice: a sentence, or none."""
+    rows = find_repeats(hashes)
+    if not rows:
         return []
     verb = "says" if len(rows) == 1 else "say"
-    return [f"{counted(len(rows), 'row')} {verb} what an earlier one says ({faults.listed(rows)})"]
+    places = row_errors.list_places(rows)
+    return [f"{counted(len(rows), 'row')} {verb} what an earlier one says ({places})"]
 
 
 def find_shared(hashes: "np.ndarray", others: "np.ndarray") -> list[int]:
-    """The rows that say what one of the others says."""
+    """Find the rows that say what one of the others says."""
     return np.flatnonzero(np.isin(hashes, others) & (hashes != 0)).tolist()
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """The columns of a row's texts in the order in which they are shown. needed: by argument, those
-    it must have."""
+class _TextColumns:
+    """The columns of a row's texts, in the order in which they are shown.
+
+    Args:
+        earlier: what stands before the question.
+        question: the question and its input.
+        required: (argument, columns) of the texts that a row must have.
+    """
 
     earlier: list[str]
-    asked: list[str]
-    needed: list[tuple[str, list[str]]]
+    question: list[str]
+    required: list[tuple[str, list[str]]]
 
     @classmethod
-    def read(cls, keys: Mapping[str, Any]) -> "_Layout":
-        columns = {name: as_list(given) for name, given in keys.items()}
-        earlier = [column for name in EARLIER for column in columns.get(name, [])]
-        asked = [column for name in ASKED for column in columns.get(name, [])]
-        return cls(earlier, asked, [(name, columns[name]) for name in NEEDED if name in columns])
+    def build(cls, keys: ColumnKeys) -> "_TextColumns":
+        earlier: list[str] = []
+        question: list[str] = []
+        required = []
+        for name in KEYS:
+            if name not in keys:
+                continue
+            columns = as_list(keys[name])
+            if name in EARLIER_KEYS:
+                earlier += columns
+            elif name in QUESTION_KEYS:
+                question += columns
+            else:
+                required.append((name, columns))
+        return cls(earlier, question, required)
 
 
-def _texts(layout: _Layout, row: tables.Row) -> tuple[str, ...]:
-    """What is read of a row, in the order in which it is shown; nothing where a text that it needs
-    is missing."""
-    texts: list[str] = []
-    for column in layout.earlier:
-        texts += _words(row.get(column))
+def _read_texts(columns: _TextColumns, row: Row) -> tuple[str, ...]:
+    """Read a row's texts in order; none where a text that it must have is missing."""
+    texts = _read_cells(row, columns.earlier)
     # An instruction and its input are one question.
-    asked: list[str] = []
-    for column in layout.asked:
-        asked += _words(row.get(column))
-    texts += [" ".join(asked)] if asked else []
-    for name, columns in layout.needed:
-        told: list[str] = []
+    question = _read_cells(row, columns.question)
+    if question:
+        texts.append(" ".join(question))
+    for name, names in columns.required:
         if name == "messages_key":
-            told = _turns(row.get(columns[0]))
+            required = _read_turns(row.get(names[0]))
         else:
-            for column in columns:
-                told += _words(row.get(column))
-        if not told:
+            required = _read_cells(row, names)
+        if not required:
             return ()
-        texts += told
+        texts += required
     return tuple(texts)
 
 
-def as_list(columns: Any) -> list[str]:
-    """Several columns, or one."""
+def _read_cells(row: Row, columns: list[str]) -> list[str]:
+    texts = []
+    for column in columns:
+        texts += _normalize_texts(row.get(column))
+    return texts
+
+
+def as_list(columns: str | list[str]) -> list[str]:
+    """Give several columns, or one, as a list."""
     return [columns] if isinstance(columns, str) else list(columns)
 
 
-def _turns(cell: object) -> list[str]:
-    """The texts of a conversation, none where its last answer is empty; of what is none, as it is
-    written."""
+def _read_turns(cell: object) -> list[str]:
+    """Read the texts of a conversation, none where its last answer is empty."""
     try:
         messages = conversations.read_messages(cell)
     except conversations.BadConversation:
-        return _words(cell)  # which is refused where it is read
+        # It is refused where it is read; here it counts as it is written.
+        return _normalize_texts(cell)
     answers = [message for message in messages if message["role"] == conversations.ASSISTANT]
     if answers and conversations.says_nothing(answers[-1]):
         return []
     texts: list[str] = []
     for message in messages:
-        texts += [*_words(message["content"]), *_words(message.get("tool_calls"))]
+        texts += _normalize_texts(message["content"])
+        texts += _normalize_texts(message.get("tool_calls"))
     return texts
 
 
-def _words(cell: object) -> list[str]:
-    """The texts in a cell, each with its white space as single spaces and its accents written one
-    way (NFC)."""
+def _normalize_texts(cell: object) -> list[str]:
+    """List the texts in a cell, with single spaces and accents written one way (NFC)."""
     if isinstance(cell, str):
         text = " ".join(cell.split())
-        return [text if text.isascii() else unicodedata.normalize("NFC", text)] if text else []
-    if isinstance(cell, list | tuple):
-        return [text for item in cell for text in _words(item)]
+        if not text.isascii():
+            text = unicodedata.normalize("NFC", text)
+        return [text] if text else []
     if isinstance(cell, dict):
-        return [text for item in cell.values() for text in _words(item)]
-    return [] if tables.missing(cell) else [" ".join(str(cell).split())]
+        cell = list(cell.values())
+    if isinstance(cell, list | tuple):
+        texts = []
+        for item in cell:
+            texts += _normalize_texts(item)
+        return texts
+    return [] if is_missing(cell) else [" ".join(str(cell).split())]

@@ -1,173 +1,212 @@
 """Forget sets by entity: which rows of a set go, where what goes is a question, an author, a book,
 a relationship…
 
-A row says what it is about in its column `keys`, and what each of these is in `kinds`. All rows
-about something that is drawn are forgotten; the others are retained. What a smaller share draws, a
-larger one with the same seed draws too.
+A row says what it is about in its column `keys`, and what each of these is in `kinds`. A forget set
+draws units of one kind: rows themselves, entities, or pairs of entities. All rows about a unit that
+is drawn are forgotten; the others are retained. What a smaller share draws, a larger one with the
+same seed draws too.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import combinations
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
 
 from unteach import json_files
 from unteach.config.schema import ForgetSet
+from unteach.data.rows import Row
 from unteach.errors import UserError, nearest, unknown
 from unteach.seeds import subseed
 from unteach.wording import shown
 
-Row = dict[str, Any]
-Unit = Hashable
-"""What is drawn: a row number, a key, or a pair of keys in alphabetical order."""
-Part = Literal["forget", "retain"]
 QUESTION, RELATIONSHIP = "question", "relationship"
+PARTS = ("forget", "retain")
+Entity = tuple[str, Hashable]
+"""(kind, key) of something that a row is about."""
+Unit = Hashable
+"""What is drawn: a row index, a key, or a pair of keys in alphabetical order."""
 
 
-def part_of(rows: list[Row], part: str, chosen: ForgetSet, where: str) -> list[int]:
-    """The numbers of the rows of one part, in their order. Raises UserError where one of the parts
-    would be empty."""
-    if part not in ("forget", "retain"):
-        raise UserError(f"{where}: " + unknown("part", part, ("forget", "retain")))
-    gone = forgotten(rows, chosen, where)
-    if len(gone) == len(rows):
+def select_part(rows: list[Row], part: str, forget_set: ForgetSet, where: str) -> list[int]:
+    """Select the rows that a forget set takes or leaves.
+
+    Args:
+        rows: all rows of the set.
+        part: `forget` or `retain`.
+        forget_set: says what goes.
+        where: what messages call the rows.
+
+    Returns:
+        Indices of the rows, ascending.
+
+    Raises:
+        UserError: one of the parts would be empty.
+    """
+    if part not in PARTS:
+        raise UserError(f"{where}: " + unknown("part", part, PARTS))
+    forgotten = find_forgotten(rows, forget_set, where)
+    if len(forgotten) == len(rows):
         raise UserError(
             f"{where}: this forget_set takes all {len(rows)} rows, and none is left to retain"
         )
-    return [number for number in range(len(rows)) if (number in gone) is (part == "forget")]
+    is_forget = part == "forget"
+    return [index for index in range(len(rows)) if (index in forgotten) is is_forget]
 
 
-def forgotten(rows: list[Row], chosen: ForgetSet, where: str) -> set[int]:
-    """The numbers of the rows that go."""
-    about = [[(QUESTION, number)] for number in range(len(rows))]
-    if chosen.by != QUESTION or chosen.stratified:
-        about = entities(rows, chosen, where)
-    of_rows: list[set[Unit]] = [
-        set(_units(chosen.by, number, keys)) for number, keys in enumerate(about)
-    ]
-    there = dict.fromkeys(
-        unit for number, keys in enumerate(about) for unit in _units(chosen.by, number, keys)
-    )
-    if not there:
-        kinds = sorted({kind for keys in about for kind, _ in keys})
+def find_forgotten(rows: list[Row], forget_set: ForgetSet, where: str) -> set[int]:
+    """Find the indices of the rows that a forget set takes."""
+    row_entities: list[list[Entity]]
+    if forget_set.by == QUESTION and not forget_set.stratified:
+        row_entities = [[] for _ in rows]
+    else:
+        row_entities = read_entities(rows, forget_set, where)
+
+    # The units of all rows, in the order of the rows: the order is part of what the seed draws.
+    row_units = []
+    units: dict[Unit, None] = {}
+    for row_index, entities in enumerate(row_entities):
+        units_of_row = _list_units(forget_set.by, row_index, entities)
+        row_units.append(units_of_row)
+        units.update(dict.fromkeys(units_of_row))
+    if not units:
+        kinds = {kind for entities in row_entities for kind, _ in entities}
         raise UserError(
-            f"{where}: forget_set.by={chosen.by}: no row is about one; they are about "
-            f"{', '.join(kinds)}"
+            f"{where}: forget_set.by={forget_set.by}: no row is about one; they are about "
+            f"{', '.join(sorted(kinds))}"
         )
-    drawn = (
-        _named(chosen, there, where)
-        if chosen.named is not None
-        else _drawn(chosen, there, about, of_rows, where)
-    )
-    return {number for number, units in enumerate(of_rows) if not units.isdisjoint(drawn)}
+
+    if forget_set.named is not None:
+        drawn = _find_named(forget_set, units, where)
+    else:
+        owners: dict[Unit, Hashable] = {}
+        if forget_set.stratified:
+            owners = _find_owners(forget_set.stratified, row_entities, row_units)
+        drawn = _draw_units(forget_set, units, owners, where)
+
+    forgotten = set()
+    for row_index, units_of_row in enumerate(row_units):
+        if not drawn.isdisjoint(units_of_row):
+            forgotten.add(row_index)
+    return forgotten
 
 
-def entities(rows: list[Row], chosen: ForgetSet, where: str) -> list[list[tuple[str, Any]]]:
-    """(kind, key) of all that each row is about."""
-    if chosen.author_block:
-        return [[("author", number // chosen.author_block)] for number in range(len(rows))]
-    kinds = _kinds(chosen.kinds_path) if chosen.kinds_path else None
-    found = []
+def read_entities(rows: list[Row], forget_set: ForgetSet, where: str) -> list[list[Entity]]:
+    """Read what each row is about."""
+    block = forget_set.author_block
+    if block:
+        return [[("author", row_index // block)] for row_index in range(len(rows))]
+
+    kind_of_key = _load_kinds(forget_set.kinds_path) if forget_set.kinds_path else None
+    row_entities = []
     for number, row in enumerate(rows, 1):
-        if "keys" not in row or ("kinds" not in row and kinds is None):
+        if "keys" not in row or ("kinds" not in row and kind_of_key is None):
             raise UserError(
                 f"{where}: row {number} has no columns `keys` and `kinds` that say what it is "
                 "about. Name the kinds in forget_set.kinds_path, or, where every author has as "
                 "many rows one after the other, set forget_set.author_block (TOFU: 20)"
             )
-        if kinds is None:
-            found.append(list(zip(row["kinds"], row["keys"], strict=True)))
+        if kind_of_key is None:
+            row_entities.append(list(zip(row["kinds"], row["keys"], strict=True)))
             continue
-        if absent := [key for key in row["keys"] if key not in kinds]:
-            raise UserError(
-                f"{where}: row {number}: forget_set.kinds_path has no kind for {shown(absent[0])}"
-            )
-        found.append([(kinds[key], key) for key in row["keys"]])
-    return found
+        entities = []
+        for key in row["keys"]:
+            if key not in kind_of_key:
+                raise UserError(
+                    f"{where}: row {number}: forget_set.kinds_path has no kind for {shown(key)}"
+                )
+            entities.append((kind_of_key[key], key))
+        row_entities.append(entities)
+    return row_entities
 
 
-def _kinds(path: str) -> dict[str, str]:
-    told = json_files.read_json(Path(path), "forget_set.kinds_path")
-    return {key: kind["type"] if isinstance(kind, dict) else kind for key, kind in told.items()}
+def _load_kinds(path: str) -> dict[str, str]:
+    """Load a JSON file of {key: kind} or {key: {type: kind}}."""
+    kind_of_key = {}
+    for key, kind in json_files.read_json(Path(path), "forget_set.kinds_path").items():
+        kind_of_key[key] = kind["type"] if isinstance(kind, dict) else kind
+    return kind_of_key
 
 
-def _units(by: str, number: int, about: list[tuple[str, Any]]) -> Iterable[Unit]:
+def _list_units(by: str, row_index: int, entities: list[Entity]) -> list[Unit]:
+    """List the units that a row is about."""
     if by == QUESTION:
-        return [number]
+        return [row_index]
     if by == RELATIONSHIP:
-        keys = [key for _, key in about]
-        return [
-            tuple(sorted((one, other))) for i, one in enumerate(keys) for other in keys[i + 1 :]
-        ]
-    return [key for kind, key in about if kind == by]
+        keys = [key for _, key in entities]
+        return [_order_pair(pair) for pair in combinations(keys, 2)]
+    return [key for kind, key in entities if kind == by]
 
 
-def _named(chosen: ForgetSet, there: Iterable[Unit], where: str) -> set[Unit]:
-    known, asked = set(there), list(chosen.named or [])
-    if chosen.by == RELATIONSHIP:
-        asked = [
-            tuple(sorted(pair)) if isinstance(pair, list) and len(pair) == 2 else pair
-            for pair in asked
-        ]
-    for one in asked:
-        if one not in known:
-            guess = nearest(str(one), map(str, known))
+def _order_pair(pair: Iterable[Hashable]) -> Unit:
+    return tuple(sorted(pair))  # type: ignore[type-var]
+
+
+def _find_named(forget_set: ForgetSet, units: Iterable[Unit], where: str) -> set[Unit]:
+    """Find the units that the forget set names; refuse one that no row is about."""
+    known = set(units)
+    named = set()
+    for unit in forget_set.named or []:
+        is_pair = isinstance(unit, list) and len(unit) == 2
+        if forget_set.by == RELATIONSHIP and is_pair:
+            unit = _order_pair(unit)
+        if unit not in known:
+            guess = nearest(str(unit), map(str, known))
+            hint = f"; did you mean {guess}?" if guess else ""
             raise UserError(
-                f"{where}: forget_set.named: no row is about the {chosen.by} {shown(one)}"
-                + (f"; did you mean {guess}?" if guess else "")
+                f"{where}: forget_set.named: no row is about the {forget_set.by} "
+                f"{shown(unit)}{hint}"
             )
-    return set(asked)
+        named.add(unit)
+    return named
 
 
-def _drawn(
-    chosen: ForgetSet,
-    there: Iterable[Unit],
-    about: list[list[tuple[str, Any]]],
-    of_rows: list[set[Unit]],
-    where: str,
+def _draw_units(
+    forget_set: ForgetSet, units: Iterable[Unit], owners: dict[Unit, Hashable], where: str
 ) -> set[Unit]:
-    """So many units of each stratum; without strata, of all."""
-    strata: dict[Any, list[Unit]] = {}
-    within = _strata(chosen.stratified, about, of_rows) if chosen.stratified else {}
-    for unit in there:
-        strata.setdefault(within.get(unit), []).append(unit)
+    """Draw so many units of each stratum; without strata, of all."""
+    strata: dict[Hashable, list[Unit]] = {}
+    for unit in units:
+        strata.setdefault(owners.get(unit), []).append(unit)
+
     drawn: set[Unit] = set()
-    for stratum, units in strata.items():
-        count = (
-            chosen.count
-            if chosen.count is not None
-            else int(len(units) * (chosen.fraction or 0) + 1e-9)
-        )
-        if count > len(units):
+    for stratum, members in strata.items():
+        count = forget_set.count
+        if count is None:
+            # What is a whole number but for the rounding of floats counts as one.
+            count = int(len(members) * (forget_set.fraction or 0) + 1e-9)
+        if count > len(members):
             raise UserError(
-                f"{where}: forget_set.count={count}: there are {len(units)} of "
-                f"{chosen.by}{_of(stratum)}"
+                f"{where}: forget_set.count={count}: there are {len(members)} of "
+                f"{forget_set.by}{_describe_stratum(stratum)}"
             )
-        order = list(units)
-        Random(subseed(chosen.seed, "forget set", chosen.by, stratum)).shuffle(order)
+        order = list(members)
+        Random(subseed(forget_set.seed, "forget set", forget_set.by, stratum)).shuffle(order)
         drawn.update(order[:count])
+
     if not drawn:
-        sizes = ", ".join(
-            f"{len(units)}{_of(stratum)}" for stratum, units in list(strata.items())[:3]
-        )
+        sizes = []
+        for stratum, members in list(strata.items())[:3]:
+            sizes.append(f"{len(members)}{_describe_stratum(stratum)}")
         raise UserError(
-            f"{where}: forget_set.fraction={chosen.fraction} of {chosen.by} is less than one "
-            f"(there are {sizes})"
+            f"{where}: forget_set.fraction={forget_set.fraction} of {forget_set.by} is less than "
+            f"one (there are {', '.join(sizes)})"
         )
     return drawn
 
 
-def _of(stratum: Any) -> str:
+def _describe_stratum(stratum: Hashable) -> str:
     return "" if stratum is None else f" of {stratum}"
 
 
-def _strata(
-    kind: str, about: list[list[tuple[str, Any]]], of_rows: list[set[Unit]]
-) -> dict[Unit, Any]:
-    """The entity of this kind that each unit goes with: that of the first row about both."""
-    found: dict[Unit, Any] = {}
-    for keys, units in zip(about, of_rows, strict=True):
-        owner = next((key for one, key in keys if one == kind), None)
-        for unit in units if owner is not None else ():
-            found.setdefault(unit, owner)
-    return found
+def _find_owners(
+    kind: str, row_entities: list[list[Entity]], row_units: Sequence[list[Unit]]
+) -> dict[Unit, Hashable]:
+    """Find the entity of this kind that each unit goes with: that of the first row about both."""
+    owners: dict[Unit, Hashable] = {}
+    for entities, units in zip(row_entities, row_units, strict=True):
+        keys = [key for entity_kind, key in entities if entity_kind == kind]
+        if not keys:
+            continue
+        for unit in units:
+            owners.setdefault(unit, keys[0])
+    return owners

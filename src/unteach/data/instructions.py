@@ -8,13 +8,14 @@ from typing import Any
 
 from unteach.data.chat_tokens import Piece, encode_chat
 from unteach.data.conversations import ASSISTANT, Message
-from unteach.data.io import tables
+from unteach.data.io.cells import is_missing
 from unteach.data.row_errors import RowErrors
 from unteach.data.template import Encoded, Template
 from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
 
 Pairs = Sequence[tuple[str, str]]
+"""(question, answer) pairs."""
 
 
 @dataclass(frozen=True)
@@ -30,51 +31,69 @@ class Context:
     @property
     def has_empty_answer(self) -> bool:
         """Whether an earlier question has no words as its answer."""
-        return any(tables.missing(answer) for _, answer in self.history)
+        return any(is_missing(answer) for _, answer in self.history)
 
 
 NO_CONTEXT = Context()
 
 
-def join_input(instruction: Any, given: object, column: str, number: int, faults: RowErrors) -> Any:
-    """An instruction and its input, joined by a line end as LLaMA-Factory does; either may be
-    empty."""
-    if not faults.text(given, column, number, needed=False):
+def join_input(
+    instruction: Any, added: object, column: str, row_index: int, row_errors: RowErrors
+) -> Any:
+    """Join an instruction and its input by a line end, as LLaMA-Factory does.
+
+    Args:
+        instruction: the cell of the instruction; it may be empty.
+        added: the cell of the input; it may be empty.
+        column: the input's column.
+        row_index: the row.
+        row_errors: notes an input that is no text.
+    """
+    if not row_errors.check_text(added, column, row_index, is_required=False):
         return instruction
-    if tables.missing(instruction):
-        return given
-    return f"{instruction}\n{given}" if isinstance(instruction, str) else instruction
+    if is_missing(instruction):
+        return added
+    return f"{instruction}\n{added}" if isinstance(instruction, str) else instruction
 
 
 def read_context(
-    system: Any, history: Any, columns: tuple[str, str], number: int, faults: RowErrors
+    system: Any, history: object, columns: tuple[str, str], row_index: int, row_errors: RowErrors
 ) -> Context:
-    """The system prompt and the earlier turns of a row; what is wrong with them is noted by
-    `faults`."""
+    """Read the system prompt and the earlier turns of a row.
+
+    Args:
+        system: the cell of the system prompt.
+        history: the cell of the earlier turns.
+        columns: the columns of the two.
+        row_index: the row.
+        row_errors: notes what is wrong with them.
+    """
     system_column, history_column = columns
-    has_system = faults.text(system, system_column, number, needed=False)
-    pairs = () if tables.missing(history) else _read_history(history)
+    has_system = row_errors.check_text(system, system_column, row_index, is_required=False)
+    pairs = () if is_missing(history) else _read_history(history)
     if pairs is None:
-        faults.add(f"{history_column} must be a list of [question, answer], both text", number)
+        message = f"{history_column} must be a list of [question, answer], both text"
+        row_errors.add(message, row_index)
     return Context(system if has_system else "", pairs or ())
 
 
 def _read_history(cell: object) -> tuple[tuple[str, str], ...] | None:
-    """Pairs of texts from a list or JSON; None where the cell is none."""
+    """Read pairs of texts from a list or JSON; None where the cell is none."""
     try:
         pairs = json.loads(cell) if isinstance(cell, str) else cell
     except ValueError:
         return None
     if not isinstance(pairs, list):
         return None
+    history = []
     for pair in pairs:
-        if (
-            not isinstance(pair, list)
-            or len(pair) != 2
-            or not all(isinstance(text, str) for text in pair)
-        ):
+        if not isinstance(pair, list) or len(pair) != 2:
             return None
-    return tuple((question, answer) for question, answer in pairs)
+        question, answer = pair
+        if not isinstance(question, str) or not isinstance(answer, str):
+            return None
+        history.append((question, answer))
+    return tuple(history)
 
 
 def encode_last(
@@ -85,82 +104,83 @@ def encode_last(
     answer: str,
     max_length: int | None = None,
 ) -> Encoded:
-    """A question after its context with its answer, which alone is learned."""
+    """Encode a question after its context with its answer, which alone is learned."""
     if not context:
         return template.encode(question, answer, shots, max_length)
     if template.kind != "chat":
         _refuse_system(template, context)
         return template.encode(question, answer, [*shots, *context.history], max_length)
-    messages = _as_messages(context, shots, question, answer)
-    (asked, _), (learned, _) = encode_chat(template, messages, last=True)
-    room = len(learned) if max_length is None else max(0, max_length - len(asked))
-    return Encoded(asked, learned[:room], max(0, len(learned) - room))
+    messages = _build_messages(context, shots, question, answer)
+    (prompt_ids, _), (answer_ids, _) = encode_chat(template, messages, last=True)
+    return Encoded.cut_answer(prompt_ids, answer_ids, max_length)
 
 
 def encode_all(
     template: Template, context: Context, shots: Pairs, question: str, answer: str
 ) -> tuple[list[int], list[int]]:
-    """input_ids and labels of a question after its context; the answers of earlier turns are
-    learned too.
+    """Encode a question after its context; the answers of earlier turns are learned too.
 
     Without a chat template an earlier answer is learned up to its last word: what the template
     shows after it is only read, since an answer that is asked for ends with the end-of-sequence
     token.
+
+    Returns:
+        input_ids and labels.
     """
     if not context.history:
         encoded = encode_last(template, context, shots, question, answer)
         return encoded.input_ids, encoded.labels
     if template.kind == "chat":
-        pieces = encode_chat(template, _as_messages(context, shots, question, answer))
+        pieces = encode_chat(template, _build_messages(context, shots, question, answer))
     else:
         _refuse_system(template, context)
         pieces = _encode_turns(template, shots, [*context.history, (question, answer)])
     ids: list[int] = []
     labels: list[int] = []
-    for tokens, is_learned in pieces:
-        ids += tokens
-        labels += tokens if is_learned else [IGNORED] * len(tokens)
+    for piece_ids, is_learned in pieces:
+        ids += piece_ids
+        labels += piece_ids if is_learned else [IGNORED] * len(piece_ids)
     return ids, labels
 
 
 def _encode_turns(template: Template, shots: Pairs, turns: Pairs) -> list[Piece]:
-    """Questions and answers in the template's tags, as pieces."""
+    """Encode questions and answers in the template's tags, as pieces."""
     if template.args.boundary == "joint":
         raise UserError(
             "boundary=joint is about one question and its answer; rows with earlier turns need "
             "apart"
         )
     pieces: list[Piece] = []
-    shown = ""
-    for number, (question, answer) in enumerate(turns):
-        before = [*shots, *turns[:number]]
-        asked = template.write_prompt(question, before)
-        # The first piece has BOS where the tokenizer puts one.
-        pieces.append(
-            (
-                template.encode_prompt(question, before)
-                if not number
-                else template.plain(asked[len(shown) :]),
-                False,
-            )
-        )
-        told = (template.args.answer_prefix or "") + template.hide(answer)
-        is_last = number == len(turns) - 1
-        pieces.append((template.plain(told) + ((template.eos,) if is_last else ()), True))
-        shown = asked + told
+    encoded_text = ""
+    for turn_index, (question, answer) in enumerate(turns):
+        before = [*shots, *turns[:turn_index]]
+        prompt_text = template.write_hidden_prompt(question, before)
+        if turn_index == 0:
+            # The first piece has BOS where the tokenizer puts one.
+            prompt_ids = template.encode_prompt(question, before)
+        else:
+            prompt_ids = template.encode_plain(prompt_text[len(encoded_text) :])
+        pieces.append((prompt_ids, False))
+
+        answer_text = (template.args.answer_prefix or "") + template.hide(answer)
+        answer_ids = template.encode_plain(answer_text)
+        if turn_index == len(turns) - 1:
+            answer_ids = (*answer_ids, template.eos)
+        pieces.append((answer_ids, True))
+        encoded_text = prompt_text + answer_text
     return pieces
 
 
-def _as_messages(context: Context, shots: Pairs, question: str, answer: str) -> list[Message]:
-    messages: list[Message] = (
-        [{"role": "system", "content": context.system}] if context.system else []
-    )
-    for asked, told in shots:  # which show how, and are not learned
-        messages.append({"role": "user", "content": asked})
-        messages.append({"role": ASSISTANT, "content": told, "weight": 0})
-    for asked, told in [*context.history, (question, answer)]:
-        messages.append({"role": "user", "content": asked})
-        messages.append({"role": ASSISTANT, "content": told})
+def _build_messages(context: Context, shots: Pairs, question: str, answer: str) -> list[Message]:
+    messages: list[Message] = []
+    if context.system:
+        messages.append({"role": "system", "content": context.system})
+    for shot_question, shot_answer in shots:  # they show how, and are not learned
+        messages.append({"role": "user", "content": shot_question})
+        messages.append({"role": ASSISTANT, "content": shot_answer, "weight": 0})
+    for turn_question, turn_answer in [*context.history, (question, answer)]:
+        messages.append({"role": "user", "content": turn_question})
+        messages.append({"role": ASSISTANT, "content": turn_answer})
     return messages
 
 

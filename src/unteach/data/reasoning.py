@@ -4,7 +4,7 @@ says after them."""
 OPEN, CLOSE = "<think>", "</think>"
 
 
-def after_open_reasoning(asked: str, told: str, answer: str) -> str | None:
+def write_after_open_reasoning(prompt: str, whole: str, answer: str) -> str | None:
     """Write what follows a prompt that opens a block of reasoning, where the template shows the
     answer without it.
 
@@ -12,26 +12,31 @@ def after_open_reasoning(asked: str, told: str, answer: str) -> str | None:
     is asked.
 
     Args:
-        asked: what the model is asked, up to where it answers.
-        told: the same conversation with its answer, as the template shows it.
+        prompt: what the model is asked, up to where it answers.
+        whole: the same conversation with its answer, as the template renders it.
         answer: the words of the answer; reasoning in them, which such templates leave out, is kept.
 
     Returns:
-        The text after `asked`; None where the prompt opens no reasoning, or the template shows the
-        rest otherwise, too.
+        The text after `prompt`; None where the prompt opens no reasoning, or the template renders
+        the rest otherwise, too.
     """
-    begin = asked.rfind(OPEN)
-    if begin < 0 or asked[begin:].strip() != OPEN or not told.startswith(asked[:begin]):
+    open_index = prompt.rfind(OPEN)
+    opens_reasoning = open_index >= 0 and prompt[open_index:].strip() == OPEN
+    if not opens_reasoning or not whole.startswith(prompt[:open_index]):
         return None
-    shown = told[begin:]
-    if CLOSE in answer and CLOSE not in shown:
+
+    rendered = whole[open_index:]
+    if CLOSE in answer and CLOSE not in rendered:
+        # The template left the reasoning out: it is put back before what follows it.
         final = answer.rpartition(CLOSE)[2].strip()
-        before, found, after = shown.rpartition(final)
-        if not final or not found or before.strip():
+        before, match, after = rendered.rpartition(final)
+        if not final or not match or before.strip():
             return None
-        shown = answer.strip() + after
-    if CLOSE not in shown:
-        return f"\n{CLOSE}\n\n{shown}"
-    begins_anew = shown.startswith(OPEN)
+        rendered = answer.strip() + after
+    if CLOSE not in rendered:
+        return f"\n{CLOSE}\n\n{rendered}"
+    if not rendered.startswith(OPEN):
+        return rendered
     # The line end after <think> stands in the prompt already.
-    return shown[len(OPEN) :].removeprefix(asked[begin + len(OPEN) :]) if begins_anew else shown
+    line_end = prompt[open_index + len(OPEN) :]
+    return rendered[len(OPEN) :].removeprefix(line_end)

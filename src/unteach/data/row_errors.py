@@ -1,109 +1,136 @@
-"""What is wrong with the rows of a source, all of it said at once and with row numbers, before
+"""What is wrong with the rows of a source: all of it reported at once and with row numbers, before
 anything is trained."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from unteach.data.io import sources, tables
+from unteach.data.io.cells import describe_type, is_missing
+from unteach.data.rows import Place, Row, Rows
 from unteach.errors import UserError
 from unteach.wording import counted
 
-SHOWN = 8
-"""Row numbers that are listed; how many more there are is told."""
-KINDS = {
-    bool: "true or false",
-    int: "a number",
-    float: "a number",
-    list: "a list",
-    dict: "a mapping",
-}
+MAX_LISTED = 8
+"""Rows that a message lists; of more than these it says how many."""
 
 
-def no_row_left(where: str, dropped: Mapping[str, int]) -> str:
-    """What is said where every row of a source is left out. dropped: why -> how many rows."""
-    reasons = [f"{counted(number, 'row')} dropped, {why}" for why, number in dropped.items()]
+def explain_no_row_left(where: str, num_dropped: Mapping[str, int]) -> str:
+    """Say that every row of a source is dropped.
+
+    Args:
+        where: what the source is called.
+        num_dropped: how many rows are dropped, by reason.
+    """
+    reasons = [
+        f"{counted(count, 'row')} dropped, {reason}" for reason, count in num_dropped.items()
+    ]
     return f"{where}: no row can be used: {'; '.join(reasons) or 'there are none'}"
 
 
 class RowErrors:
-    """Collects what rows cannot be used. `empty`: they are dropped, and counted. `wrong`: the user
-    must mend them."""
+    """Collects the rows of a source that cannot be used.
 
-    def __init__(self, where: str, rows: list[sources.Row]):
-        self.where, self.rows = where, rows
-        self.empty: dict[str, list[int]] = {}
-        self.wrong: dict[str, list[int]] = {}
+    Args:
+        where: what the source is called.
+        rows: its rows, whose places messages name.
+    """
+
+    def __init__(self, where: str, rows: list[Row]):
+        self.where = where
+        self.rows = rows
+        self.dropped: dict[str, list[int]] = {}
+        """indices of the rows that are left out, by reason"""
+        self.invalid: dict[str, list[int]] = {}
+        """indices of the rows that the user must mend, by what is wrong"""
         self.special: list[int] = []
-        """rows in which special tokens are written, which is read as text"""
+        """indices of the rows in which special tokens are written, which is read as text"""
 
-    def text(self, value: object, column: str, number: int, needed: bool = True) -> bool:
-        """Whether a cell is text with something in it; notes what it is otherwise, where that
-        matters."""
-        if tables.missing(value):
-            if needed:
-                self.drop(f"nothing in {column}", number)
-        elif not isinstance(value, str):
-            self.add(
-                f"{column} must be text, and is {KINDS.get(type(value), type(value).__name__)}",
-                number,
-            )
-        elif not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            self.add(f"{column} holds half a character, a lone surrogate", number)
-        else:
-            return True
-        return False
+    def check_text(
+        self, cell: object, column: str, row_index: int, is_required: bool = True
+    ) -> bool:
+        """Whether a cell is text with something in it; note what it is otherwise.
 
-    def texts(self, cells: Sequence[Any], columns: Sequence[str], number: int) -> bool:
-        """Whether all of a row's cells are text with something in them; each that is not is
-        noted."""
-        pairs = zip(cells, columns, strict=True)
-        are_text = [self.text(cell, column, number) for cell, column in pairs]
+        Args:
+            cell: what stands in the column.
+            column: its name.
+            row_index: the row.
+            is_required: whether a row with nothing in the cell is dropped.
+        """
+        if is_missing(cell):
+            if is_required:
+                self.drop(f"nothing in {column}", row_index)
+            return False
+        if not isinstance(cell, str):
+            self.add(f"{column} must be text, and is {describe_type(cell)}", row_index)
+            return False
+        if not cell.isascii() and any("\ud800" <= character <= "\udfff" for character in cell):
+            self.add(f"{column} holds half a character, a lone surrogate", row_index)
+            return False
+        return True
+
+    def check_texts(self, cells: Sequence[object], columns: Sequence[str], row_index: int) -> bool:
+        """Whether all of a row's cells are text with something in them; note each that is not."""
+        are_text = []
+        for cell, column in zip(cells, columns, strict=True):
+            are_text.append(self.check_text(cell, column, row_index))
         return all(are_text)
 
-    def drop(self, what: str, number: int) -> None:
-        """Notes a row that is left out, once for each reason: both answers of a pair may have the
-        same."""
-        numbers = self.empty.setdefault(what, [])
-        if not numbers or numbers[-1] != number:
-            numbers.append(number)
+    def drop(self, reason: str, row_index: int) -> None:
+        """Note a row that is left out, once for each reason: both answers of a pair may have it."""
+        row_indices = self.dropped.setdefault(reason, [])
+        if not row_indices or row_indices[-1] != row_index:
+            row_indices.append(row_index)
 
-    def add(self, what: str, number: int) -> None:
-        """Notes a row that the user must mend."""
-        self.wrong.setdefault(what, []).append(number)
+    def add(self, message: str, row_index: int) -> None:
+        """Note a row that the user must mend."""
+        self.invalid.setdefault(message, []).append(row_index)
 
     def refuse(self) -> None:
-        """Raises UserError with all that is wrong, if anything is."""
-        if self.wrong:
-            lines = [f"{what} ({self.listed(numbers)})" for what, numbers in self.wrong.items()]
-            raise UserError(
-                f"{self.where}: " + ("\n  ".join(["", *lines]) if len(lines) > 1 else lines[0])
-            )
+        """Raise UserError with all that is wrong, if anything is."""
+        if not self.invalid:
+            return
+        lines = []
+        for message, row_indices in self.invalid.items():
+            lines.append(f"{message} ({self.list_places(row_indices)})")
+        if len(lines) > 1:
+            lines.insert(0, "")
+        raise UserError(f"{self.where}: " + "\n  ".join(lines))
 
-    def counted(self) -> Counter[str]:
-        """The rows that are dropped, by reason and numbers."""
-        return Counter(
-            {
-                f"{what} ({self.listed(numbers)})": len(numbers)
-                for what, numbers in self.empty.items()
-            }
-        )
+    def count_dropped(self) -> Counter[str]:
+        """Count the rows that are dropped, by the reason with the places of the first of them."""
+        counts: Counter[str] = Counter()
+        for reason, row_indices in self.dropped.items():
+            counts[f"{reason} ({self.list_places(row_indices)})"] = len(row_indices)
+        return counts
 
-    def listed(self, numbers: list[int]) -> str:
-        """`lines 3, 7, 9 and 4 more` of a file or, where rows have no place in one, their numbers
-        from 1."""
-        unit, shown = "row", [str(number + 1) for number in numbers[:SHOWN]]
-        if isinstance(self.rows, sources.Rows):
-            places = [self.rows.places[number] for number in numbers[:SHOWN]]
-            if not any(place.number for place in places):  # a text file is one row
-                whole = (
-                    "the whole file"
-                    if len(self.rows) == 1
-                    else ", ".join(place.file for place in places)
-                )
-                return whole + (f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else "")
-            one = len({place.file for place in self.rows.places}) == 1
-            unit = places[0].unit if one else ""
-            shown = [str(place.number if one else place) for place in places]
-        more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
-        return f"{unit}{'s' if unit and len(numbers) > 1 else ''} {', '.join(shown)}{more}".strip()
+    def list_places(self, row_indices: Sequence[int]) -> str:
+        """List rows as `lines 3, 7, 9 and 4 more` of a file.
+
+        Rows that come from no file are listed by their numbers from 1.
+        """
+        num_more = len(row_indices) - MAX_LISTED
+        more = f" and {num_more} more" if num_more > 0 else ""
+        first = row_indices[:MAX_LISTED]
+        if not isinstance(self.rows, Rows):
+            return _pluralize("row", row_indices) + _join(index + 1 for index in first) + more
+
+        places = [self.rows.places[index] for index in first]
+        if not any(place.number for place in places):
+            # Each text file is one row.
+            names = "the whole file" if len(self.rows) == 1 else _join(_list_files(places))
+            return names + more
+        if len(set(_list_files(self.rows.places))) > 1:
+            return _join(places) + more
+        numbers = [place.number for place in places]
+        return _pluralize(places[0].unit, row_indices) + _join(numbers) + more
+
+
+def _pluralize(unit: str, row_indices: Sequence[int]) -> str:
+    return f"{unit} " if len(row_indices) == 1 else f"{unit}s "
+
+
+def _list_files(places: Iterable[Place]) -> list[str]:
+    return [place.file for place in places]
+
+
+def _join(items: Iterable[object]) -> str:
+    return ", ".join(str(item) for item in items)

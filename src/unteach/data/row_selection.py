@@ -1,10 +1,10 @@
-"""Which rows of a source a stream takes: those held out or the others, so many of them, those to
+"""Which rows of a source a stream takes: those held out or the others, at most so many, those to
 forget."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
+from unteach.data.rows import Place, PlacedRow
 from unteach.errors import UserError
 from unteach.seeds import permutation
 from unteach.wording import counted, shown
@@ -14,13 +14,18 @@ FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
 @dataclass(frozen=True)
 class RowSelection:
-    """A function of the seed and of how many rows there are.
+    """A choice of rows, a function of the seed and of how many rows there are.
 
-    held_out: the share of all rows that is for validation; held: take these, and not the others.
-    most: at most so many, drawn by the seed, in their order. flag: a column of 0 and 1; flagged:
-    take its rows with 1, or those with 0.
-    by_line: a text file is one row a line. tokenized: so many rows are tokenised at once, for a
-    look at them, and the others when they are asked for; None tokenises all.
+    Args:
+        seed: the run's.
+        held_out: the share of all rows that is for validation.
+        held: take these, and not the others.
+        most: at most so many, drawn by the seed, in their order.
+        flag: a column of 0 and 1.
+        flagged: take its rows with 1, or those with 0.
+        by_line: a text file is one row a line.
+        tokenized: so many rows are tokenised at once, for a look at them, and the others when
+            their tokens are needed; None tokenises all.
     """
 
     seed: int = 0
@@ -32,53 +37,51 @@ class RowSelection:
     by_line: bool = False
     tokenized: int | None = None
 
-    def numbers(self, count: int) -> list[int]:
-        """The rows it takes of `count`."""
-        taken = list(range(count))
+    def select_indices(self, num_rows: int) -> list[int]:
+        """Select among `num_rows` rows; give their indices, ascending."""
+        selected = list(range(num_rows))
         if self.held_out:
-            size = min(count, max(1, round(self.held_out * count)))
-            apart = set(permutation(count, self.seed, "held out")[:size])
-            taken = [number for number in taken if (number in apart) == self.held]
-        if self.most is not None and self.most < len(taken):
-            drawn = permutation(len(taken), self.seed, "max_rows", self.held)[: self.most]
-            taken = [taken[place] for place in sorted(drawn)]
-        return taken
+            num_held_out = min(num_rows, max(1, round(self.held_out * num_rows)))
+            held_out = set(permutation(num_rows, self.seed, "held out")[:num_held_out])
+            selected = [index for index in selected if (index in held_out) == self.held]
+        if self.most is not None and self.most < len(selected):
+            order = permutation(len(selected), self.seed, "max_rows", self.held)
+            selected = [selected[k] for k in sorted(order[: self.most])]
+        return selected
 
-    def of(
-        self, placed: Iterable[tuple[Any, dict[str, Any]]], where: str
-    ) -> list[tuple[Any, dict[str, Any]]]:
-        """The rows it takes; an error where none is left."""
-        rows = list(placed)
+    def select(self, placed_rows: Iterable[PlacedRow], where: str) -> list[PlacedRow]:
+        """Select among rows; refuse where none is left."""
+        rows = list(placed_rows)
         if self.flag is not None:
-            rows = [
-                (place, row)
-                for place, row in rows
-                if flag(row.get(self.flag), self.flag, place) == self.flagged
-            ]
-            if not rows:
-                raise UserError(
-                    f"{where}: no row has {int(self.flagged)} in the column {self.flag!r}"
-                )
-        taken = [rows[number] for number in self.numbers(len(rows))]
-        if not taken:
+            rows = self._select_flagged(rows, self.flag, where)
+        selected = [rows[index] for index in self.select_indices(len(rows))]
+        if not selected:
             raise UserError(
                 f"{where}: of {counted(len(rows), 'row')} none is left to train on once "
                 f"{self.held_out:g} of them are held out"
             )
-        return taken
+        return selected
 
-    def whole(self) -> "RowSelection":
-        """The same without any row left out."""
+    def _select_flagged(self, rows: list[PlacedRow], column: str, where: str) -> list[PlacedRow]:
+        selected = []
+        for place, row in rows:
+            if parse_flag(row.get(column), column, place) == self.flagged:
+                selected.append((place, row))
+        if not selected:
+            raise UserError(f"{where}: no row has {int(self.flagged)} in the column {column!r}")
+        return selected
+
+    def without_limits(self) -> "RowSelection":
+        """Give the same selection without any row left out."""
         return replace(self, held_out=0.0, held=False, most=None, flag=None)
 
 
-def flag(value: object, column: str, place: Any) -> bool:
-    """A cell of 0 or 1 (true or false)."""
-    said = (
-        str(int(value))
-        if isinstance(value, float) and value in (0, 1)
-        else str(value).strip().lower()
-    )
-    if said not in FLAGS:
-        raise UserError(f"{place}: {column} must be 0 or 1 in every row, not {shown(value)}")
-    return FLAGS[said]
+def parse_flag(cell: object, column: str, place: Place | str) -> bool:
+    """Read a cell of 0 or 1 (true or false)."""
+    if isinstance(cell, float) and cell in (0, 1):
+        text = str(int(cell))
+    else:
+        text = str(cell).strip().lower()
+    if text not in FLAGS:
+        raise UserError(f"{place}: {column} must be 0 or 1 in every row, not {shown(cell)}")
+    return FLAGS[text]

@@ -11,7 +11,8 @@ from unteach.config.schema import ComponentConfig
 from unteach.data import duplicates
 from unteach.data.io import sources, tokenized_paths
 from unteach.data.row_errors import RowErrors
-from unteach.data.row_selection import flag
+from unteach.data.row_selection import parse_flag
+from unteach.data.rows import locate_row
 from unteach.data.tokenized import token_files
 from unteach.lazy import np
 from unteach.wording import counted
@@ -19,117 +20,136 @@ from unteach.wording import counted
 if TYPE_CHECKING:
     import numpy as np
 
+FORGOTTEN_AND_RETAINED = "both forgotten and retained"
 
-def overlap_in_files(parts: Mapping[str, ComponentConfig]) -> str | None:
-    """What there is to say about rows of the user's files that are both forgotten and retained; ""
-    where none are.
+
+def find_overlap_in_files(parts: Mapping[str, ComponentConfig]) -> str | None:
+    """Find rows of the user's files that are both forgotten and retained.
 
     They stand in the streams `forget` and `retain`, or in `train` with a column that says which a
-    row is. None where the run has no such rows, or has the tokens of one and the words of the
-    other.
+    row is.
+
+    Returns:
+        A sentence; "" where no row is in both; None where the run has no such rows, or has the
+        tokens of one and the words of the other.
     """
     if {"forget", "retain"} <= set(parts):
-        return find_shared_rows(parts["forget"], parts["retain"], "both forgotten and retained")
+        return find_shared_rows(parts["forget"], parts["retain"], FORGOTTEN_AND_RETAINED)
     train = parts.get("train")
     if train is None or "forget_key" not in train.args:
         return None
-    return _compare(
-        *_split_by_flag(_read(train), train.args["forget_key"]), "both forgotten and retained"
-    )
+    forgotten, retained = _split_by_flag(_hash_words(train), train.args["forget_key"])
+    return _describe_shared(forgotten, retained, FORGOTTEN_AND_RETAINED)
 
 
-def find_shared_rows(first: ComponentConfig, second: ComponentConfig, what: str) -> str | None:
-    """What there is to say about rows that two datasets share; None where words would be compared
-    with tokens."""
+def find_shared_rows(first: ComponentConfig, second: ComponentConfig, role: str) -> str | None:
+    """Find the rows that two datasets share.
+
+    Args:
+        first: a dataset of the user's files.
+        second: another one.
+        role: what rows of both are, as `both holdout and train`.
+
+    Returns:
+        A sentence; "" where they share none; None where words would be compared with tokens.
+    """
     if not are_comparable(first, second):
         return None
-    read = _read_tokens if is_of_tokens(first) else _read
-    return _compare(read(first), read(second), what)
+    hash_side = _hash_tokens if has_only_tokens(first) else _hash_words
+    return _describe_shared(hash_side(first), hash_side(second), role)
 
 
 def are_comparable(first: ComponentConfig, second: ComponentConfig) -> bool:
     """Whether the rows of two datasets are both words, or both tokens."""
-    return is_of_tokens(first) == is_of_tokens(second)
+    return has_only_tokens(first) == has_only_tokens(second)
 
 
-def is_of_tokens(part: ComponentConfig) -> bool:
+def has_only_tokens(part: ComponentConfig) -> bool:
     """Whether a dataset of the user's files has no words, only their tokens."""
     return tokenized_paths.is_tokenized(part.args["hf_args"].get("path"))
 
 
 @dataclass(frozen=True)
 class _Side:
-    """Rows to forget or to retain. hashes: a number for each, equal where rows say the same.
-    places: their numbers."""
+    """Rows on one side of a comparison.
+
+    Args:
+        hashes: int64 [num_rows], equal where rows say the same.
+        row_indices: the index of each in its source.
+        row_errors: knows where they stand.
+    """
 
     hashes: "np.ndarray"
-    places: Sequence[int]
-    faults: RowErrors
+    row_indices: Sequence[int]
+    row_errors: RowErrors
 
-    def describe(self, rows: list[int]) -> str:
-        return f"{self.faults.where}, {self.faults.listed([self.places[row] for row in rows])}"
+    def list_places(self, rows: list[int]) -> str:
+        places = self.row_errors.list_places([self.row_indices[row] for row in rows])
+        return f"{self.row_errors.where}, {places}"
 
 
-def _read(part: ComponentConfig) -> _Side:
-    """The rows of a dataset."""
+def _hash_words(part: ComponentConfig) -> _Side:
+    """Hash what the rows of a dataset say."""
     hf_args = part.args["hf_args"]
     rows = sources.load_rows(hf_args)
-    hashes = duplicates.hash_rows(duplicates.read_keys(part.cls, part.args), rows)
-    return _Side(hashes, range(len(rows)), RowErrors(sources.named(hf_args), rows))
+    hashes = duplicates.hash_rows(duplicates.find_column_keys(part.cls, part.args), rows)
+    return _Side(hashes, range(len(rows)), RowErrors(sources.describe_source(hf_args), rows))
 
 
-def _read_tokens(part: ComponentConfig) -> _Side:
-    """The same of rows that are tokens already."""
+def _hash_tokens(part: ComponentConfig) -> _Side:
+    """Hash the tokens of the rows of a tokenised dataset."""
     hf_args = part.args["hf_args"]
-    numbers = array("q")
+    hashes = array("q")
     for shard in token_files.read_shards(Path(hf_args["path"])):
         for row in range(len(shard)):
-            numbers.append(hash(np.asarray(shard.ids(row), np.int64).tobytes()) or 1)
-    return _Side(
-        np.array(numbers, np.int64), range(len(numbers)), RowErrors(sources.named(hf_args), [])
-    )
+            ids = np.asarray(shard.ids(row), np.int64)
+            hashes.append(hash(ids.tobytes()) or 1)
+    row_errors = RowErrors(sources.describe_source(hf_args), [])
+    return _Side(np.array(hashes, np.int64), range(len(hashes)), row_errors)
 
 
 def _split_by_flag(side: _Side, column: str) -> tuple[_Side, _Side]:
-    """The rows with 1 in a column, and those with 0."""
-    faults = side.faults
-    places: dict[bool, list[int]] = {True: [], False: []}
-    for number, row in enumerate(faults.rows):
-        if side.hashes[number]:  # what is dropped need not say it
-            where = sources.place(faults.rows, number, faults.where)
-            places[flag(row.get(column), column, where)].append(number)
-    forgotten, retained = places[True], places[False]
-    return _Side(side.hashes[forgotten], forgotten, faults), _Side(
-        side.hashes[retained], retained, faults
+    """Split rows into those with 1 in a column, and those with 0."""
+    row_errors = side.row_errors
+    forgotten: list[int] = []
+    retained: list[int] = []
+    for row_index, row in enumerate(row_errors.rows):
+        if not side.hashes[row_index]:
+            continue  # what is dropped need not say it
+        place = locate_row(row_errors.rows, row_index, row_errors.where)
+        is_forgotten = parse_flag(row.get(column), column, place)
+        (forgotten if is_forgotten else retained).append(row_index)
+    return (
+        _Side(side.hashes[forgotten], forgotten, row_errors),
+        _Side(side.hashes[retained], retained, row_errors),
     )
 
 
-def _compare(forgotten: _Side, retained: _Side, what: str) -> str:
-    rows = duplicates.find_shared(forgotten.hashes, retained.hashes)
-    if not rows:
+def _describe_shared(first: _Side, second: _Side, role: str) -> str:
+    in_first = duplicates.find_shared(first.hashes, second.hashes)
+    if not in_first:
         return ""
-    also = duplicates.find_shared(retained.hashes, forgotten.hashes)
-    return f"{_count(len(rows), what)}: {forgotten.describe(rows)}, and {retained.describe(also)}"
+    in_second = duplicates.find_shared(second.hashes, first.hashes)
+    places = f"{first.list_places(in_first)}, and {second.list_places(in_second)}"
+    return f"{_count_rows(len(in_first), role)}: {places}"
 
 
 def note_overlap(forget: Sequence[Any], retain: Sequence[Any]) -> list[str]:
-    """The same about built datasets of which not all are of the user's files: a sentence, or
-    none."""
-    if all("choice" in getattr(part, "hf_args", {}) for part in (*forget, *retain)):
-        return []  # which was said when the files were looked at
-    forgotten, retained = _hashes(forget), _hashes(retain)
-    shared = (
-        duplicates.find_shared(np.concatenate(forgotten), np.concatenate(retained))
-        if forgotten and retained
-        else []
-    )
-    return [_count(len(shared), "both forgotten and retained")] if shared else []
+    """Count the rows that built datasets of `forget` and `retain` share: a sentence, or none."""
+    if all("choice" in getattr(dataset, "hf_args", {}) for dataset in (*forget, *retain)):
+        return []  # all are of the user's files, and it was said when these were looked at
+    forgotten = _collect_hashes(forget)
+    retained = _collect_hashes(retain)
+    if not forgotten or not retained:
+        return []
+    shared = duplicates.find_shared(np.concatenate(forgotten), np.concatenate(retained))
+    return [_count_rows(len(shared), FORGOTTEN_AND_RETAINED)] if shared else []
 
 
-def _hashes(parts: Sequence[Any]) -> list[Any]:
-    found = [getattr(part, "row_hashes", None) for part in parts]
-    return [hashes for hashes in found if hashes is not None]
+def _collect_hashes(datasets: Sequence[Any]) -> "list[np.ndarray]":
+    hashes = [getattr(dataset, "row_hashes", None) for dataset in datasets]
+    return [values for values in hashes if values is not None]
 
 
-def _count(number: int, what: str) -> str:
-    return f"{counted(number, 'row')} {'is' if number == 1 else 'are'} {what}"
+def _count_rows(num_rows: int, role: str) -> str:
+    return f"{counted(num_rows, 'row')} {'is' if num_rows == 1 else 'are'} {role}"

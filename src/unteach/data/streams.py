@@ -13,10 +13,15 @@ from functools import lru_cache
 from typing import Any
 
 from unteach.config.schema import BESIDE
-from unteach.data.handlers.qa import Example
+from unteach.data.collators import Collator
+from unteach.data.handlers.base import Example
+from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.seeds import permutation
+
+Draw = tuple[int, int]
+"""A row of a stream, and the epoch of that stream."""
 
 
 @dataclass(frozen=True)
@@ -52,42 +57,52 @@ class Stream:
 
     A stream of schema.BESIDE takes its own part of each row's example, every other stream the row's
     `original`.
-    follows: the stream whose draws are its own too, so that the two stand in pairs.
+
+    Args:
+        name: the stream's.
+        datasets: give examples by index; they may have `variant`, `place`, `is_tokenized` as those
+            of data/handlers do.
+        follows: the stream whose draws are its own too, so that the two stand in pairs.
     """
 
-    def __init__(self, name: str, parts: list[Any], follows: str | None = None):
-        self.name, self.parts, self.follows = name, parts, follows
-        self.where = [(part, row) for part in parts for row in range(len(part))]
-        if not self.where:
+    def __init__(self, name: str, datasets: list[Any], follows: str | None = None):
+        self.name = name
+        self.datasets = datasets
+        self.follows = follows
+        self.locations: list[tuple[Any, int]] = []
+        """(dataset, row of it) of each row"""
+        for dataset in datasets:
+            self.locations += [(dataset, row) for row in range(len(dataset))]
+        if not self.locations:
             raise UserError(f"data.{name}: there are no rows")
 
     def __len__(self) -> int:
-        return len(self.where)
+        return len(self.locations)
 
-    def __getitem__(self, number: int) -> Any:
-        """A row as its dataset gives it."""
-        part, row = self.where[number]
-        return part[row]
+    def __getitem__(self, row_index: int) -> Any:
+        """Give a row as its dataset gives it."""
+        dataset, row = self.locations[row_index]
+        return dataset[row]
 
     def tokenized_rows(self) -> Sequence[int]:
-        """The rows whose tokens are known without tokenising any more: all, but where a run is only
-        looked at."""
-        if all(getattr(part, "num_tokenized", None) is None for part in self.parts):
+        """List the rows that have their tokens already: all, unless a run is only looked at."""
+        if all(getattr(dataset, "num_tokenized", None) is None for dataset in self.datasets):
             return range(len(self))
-        return [
-            number
-            for number, (part, row) in enumerate(self.where)
-            if not hasattr(part, "is_tokenized") or part.is_tokenized(row)
-        ]
+        tokenized = []
+        for row_index, (dataset, row) in enumerate(self.locations):
+            if not hasattr(dataset, "is_tokenized") or dataset.is_tokenized(row):
+                tokenized.append(row_index)
+        return tokenized
 
-    def place(self, number: int) -> str:
-        """Where a row stands: its line in its file, or its number from 1 where it has no line."""
-        part, row = self.where[number]
-        return part.place(row) if hasattr(part, "place") else f"row {row + 1}"
+    def locate(self, row_index: int) -> str:
+        """Say where a row stands: its line in its file, or its number from 1."""
+        dataset, row = self.locations[row_index]
+        return dataset.place(row) if hasattr(dataset, "place") else f"row {row + 1}"
 
-    def example(self, number: int, epoch: int = 0) -> Example:
-        part, row = self.where[number]
-        example = part.variant(row, epoch) if hasattr(part, "variant") else part[row]
+    def example(self, row_index: int, epoch: int = 0) -> Example:
+        """Give the example that is trained on of a row in an epoch."""
+        dataset, row = self.locations[row_index]
+        example = dataset.variant(row, epoch) if hasattr(dataset, "variant") else dataset[row]
         if self.name in BESIDE:
             if self.name not in example:
                 raise UserError(f"this method needs {ABSENT[self.name]}")
@@ -98,23 +113,32 @@ class Stream:
             )
         return example.get("original", example)
 
-    def distinct(self, draws: list[tuple[int, int]]) -> dict[tuple[int, int], tuple[int, int]]:
-        """For each (row, epoch), the first one that has the same tokens; epoch 0 alone where no row
-        changes with it."""
-        varies = any(hasattr(part, "variant") for part in self.parts)
-        first: dict[Any, tuple[int, int]] = {}
-        same = {}
-        for row, epoch in draws if varies else {(row, 0) for row, _ in draws}:
-            example = self.example(row, epoch)
+    def find_distinct(self, draws: list[Draw]) -> dict[Draw, Draw]:
+        """Find, for each draw, the first one that has the same tokens.
+
+        Epoch 0 stands for all where no row changes with the epoch.
+        """
+        varies = any(hasattr(dataset, "variant") for dataset in self.datasets)
+        if not varies:
+            draws = list({(row, 0) for row, _ in draws})
+        first: dict[Any, Draw] = {}
+        same: dict[Draw, Draw] = {}
+        for draw in draws:
+            example = self.example(*draw)
             tokens = (tuple(example["input_ids"]), tuple(example["labels"]))
-            same[row, epoch] = first.setdefault(tokens, (row, epoch))
+            same[draw] = first.setdefault(tokens, draw)
         return same
 
 
 class Steps:
-    """The optimiser steps of a run: `size` anchor rows a step, and as many of every other stream.
+    """The optimiser steps of a run.
 
-    packed: whether rows go through the model end to end, without padding.
+    Args:
+        streams: the streams by name.
+        anchor: the stream whose length is an epoch.
+        size: anchor rows of a step; every other stream gives as many.
+        seed: the run's.
+        packed: whether rows go through the model end to end, without padding.
     """
 
     def __init__(
@@ -125,37 +149,42 @@ class Steps:
         self.size = size
         self.seed = seed
         self.packed = packed
-        self._order = lru_cache(maxsize=4 * len(streams))(self._permutation)
+        self._order = lru_cache(maxsize=4 * len(streams))(self._permute)
 
     def __len__(self) -> int:
         """Steps in an epoch; the last one may be short."""
         return -(-len(self.streams[self.anchor]) // self.size)
 
-    def _permutation(self, stream: str, epoch: int) -> list[int]:
+    def _permute(self, stream: str, epoch: int) -> list[int]:
         return permutation(len(self.streams[stream]), self.seed, "data", stream, epoch)
 
-    def draw(self, epoch: int, step: int) -> dict[str, list[tuple[int, int]]]:
-        """The (row, epoch of that stream) pairs of one step, a stream."""
-        length = len(self.streams[self.anchor])
-        first, last = step * self.size, min((step + 1) * self.size, length)
-        drawn = {
-            self.anchor: [(self._order(self.anchor, epoch)[i], epoch) for i in range(first, last)]
-        }
+    def draw(self, epoch: int, step: int) -> dict[str, list[Draw]]:
+        """Draw the rows of one step, by stream."""
+        num_anchor_rows = len(self.streams[self.anchor])
+        positions = range(
+            step * self.size,
+            min((step + 1) * self.size, num_anchor_rows),
+        )
+        anchor_order = self._order(self.anchor, epoch)
+        draws = {self.anchor: [(anchor_order[position], epoch) for position in positions]}
         for name, stream in self.streams.items():
             if stream.follows:
-                drawn[name] = drawn[stream.follows]
+                draws[name] = draws[stream.follows]
             elif name != self.anchor:
-                places = [divmod(epoch * length + i, len(stream)) for i in range(first, last)]
-                drawn[name] = [(self._order(name, cycle)[i], cycle) for cycle, i in places]
-        return drawn
+                # Another stream goes on through its own epochs from where the last step left it.
+                draws[name] = []
+                for position in positions:
+                    own_epoch, k = divmod(epoch * num_anchor_rows + position, len(stream))
+                    draws[name].append((self._order(name, own_epoch)[k], own_epoch))
+        return draws
 
-    def seen(self, count: int) -> dict[str, list[tuple[int, int]]]:
-        """The (row, epoch of that stream) pairs of the first `count` steps, each once, a stream."""
-        found: dict[str, dict[tuple[int, int], None]] = {name: {} for name in self.streams}
-        for step in range(count):
-            for name, rows in self.draw(*divmod(step, len(self))).items():
-                found[name].update(dict.fromkeys(rows))
-        return {name: list(rows) for name, rows in found.items()}
+    def list_seen(self, num_steps: int) -> dict[str, list[Draw]]:
+        """List the draws of the first `num_steps` steps, each once, by stream."""
+        seen: dict[str, dict[Draw, None]] = {name: {} for name in self.streams}
+        for step in range(num_steps):
+            for name, draws in self.draw(*divmod(step, len(self))).items():
+                seen[name].update(dict.fromkeys(draws))
+        return {name: list(draws) for name, draws in seen.items()}
 
     def split_into_micro_batches(
         self, epoch: int, step: int, num_micro_batches: int
@@ -166,60 +195,71 @@ class Steps:
         each micro-batch gets about as many tokens as the others. Streams that stand in pairs are
         dealt as one.
         """
-        drawn = self.draw(epoch, step)
-        dealt: list[list[Slot]] = [[] for _ in range(num_micro_batches)]
-        for name, rows in drawn.items():
-            order = (
-                self._longest_first(name, drawn)
-                if num_micro_batches > 1
-                else list(range(len(rows)))
-            )
-            for hand, places in zip(
-                dealt, partition(order, num_micro_batches, self.packed), strict=True
-            ):
-                filler = Slot(name, *rows[(places or order)[-1]], 0.0)
-                hand += [Slot(name, *rows[place], 1.0) for place in places]
-                hand += [filler] * (self.size // num_micro_batches - len(places))
-        return dealt
+        step_draws = self.draw(epoch, step)
+        micro_batches: list[list[Slot]] = [[] for _ in range(num_micro_batches)]
+        num_slots = self.size // num_micro_batches
+        for name, draws in step_draws.items():
+            if num_micro_batches == 1:
+                order = list(range(len(draws)))
+            else:
+                order = self._sort_longest_first(name, step_draws)
+            shares = partition(order, num_micro_batches, self.packed)
+            for micro_batch, share in zip(micro_batches, shares, strict=True):
+                # What fills up is the share's shortest row, or the step's where there is no share.
+                row, row_epoch = draws[(share or order)[-1]]
+                filler = Slot(name, row, row_epoch, 0.0)
+                micro_batch += [Slot(name, *draws[k], 1.0) for k in share]
+                micro_batch += [filler] * (num_slots - len(share))
+        return micro_batches
 
-    def _longest_first(self, name: str, drawn: dict[str, list[tuple[int, int]]]) -> list[int]:
-        """The places of a stream's rows in a step by their length; of pairs, by that of the
-        longer."""
+    def _sort_longest_first(self, name: str, step_draws: dict[str, list[Draw]]) -> list[int]:
+        """Sort the indices of a stream's draws in a step by length; of pairs, by the longer row."""
         leader = self.streams[name].follows or name
-        pairs = [
-            self.streams[other] for other in drawn if leader in (other, self.streams[other].follows)
-        ]
-        lengths = [
-            max(len(stream.example(*row)["input_ids"]) for stream in pairs) for row in drawn[leader]
-        ]
-        return sorted(range(len(lengths)), key=lambda place: -lengths[place])
+        paired_streams = []
+        for other in step_draws:
+            if leader in (other, self.streams[other].follows):
+                paired_streams.append(self.streams[other])
+        lengths = []
+        for row, epoch in step_draws[leader]:
+            examples = [stream.example(row, epoch) for stream in paired_streams]
+            lengths.append(max(len(example["input_ids"]) for example in examples))
+        return sorted(range(len(lengths)), key=lambda k: -lengths[k])
 
 
-def partition(order: list[int], num_micro_batches: int, even: bool) -> list[list[int]]:
-    """Items in order to hands, whose counts differ by one at most: each a stretch of its own, or to
-    and fro."""
+def partition(order: list[int], num_parts: int, even: bool) -> list[list[int]]:
+    """Split items into parts whose sizes differ by one at most.
+
+    Args:
+        order: the items.
+        num_parts: how many parts.
+        even: deal the items to and fro, so that items sorted by length make parts of about the
+            same total; otherwise each part is a stretch of its own.
+    """
+    parts: list[list[int]] = []
     if even:
-        there_and_back = [*range(num_micro_batches), *reversed(range(num_micro_batches))]
-        return [
-            [
-                item
-                for place, item in enumerate(order)
-                if there_and_back[place % (2 * num_micro_batches)] == hand
-            ]
-            for hand in range(num_micro_batches)
-        ]
-    ends = [
-        len(order) // num_micro_batches * hand + min(hand, len(order) % num_micro_batches)
-        for hand in range(num_micro_batches + 1)
-    ]
-    return [order[start:end] for start, end in itertools.pairwise(ends)]
+        parts = [[] for _ in range(num_parts)]
+        to_and_fro = [*range(num_parts), *reversed(range(num_parts))]
+        for item, part_index in zip(order, itertools.cycle(to_and_fro), strict=False):
+            parts[part_index].append(item)
+        return parts
+
+    size, num_longer = divmod(len(order), num_parts)
+    start = 0
+    for part_index in range(num_parts):
+        stop = start + size + (part_index < num_longer)
+        parts.append(order[start:stop])
+        start = stop
+    return parts
 
 
 class MicroBatches:
     """A batch sampler: this rank's micro-batches of every step of an epoch, in order."""
 
     def __init__(self, steps: Steps, accumulation: int, rank: int = 0, world: int = 1):
-        self.steps, self.accumulation, self.rank, self.world = steps, accumulation, rank, world
+        self.steps = steps
+        self.accumulation = accumulation
+        self.rank = rank
+        self.world = world
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -229,18 +269,18 @@ class MicroBatches:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[Slot]]:
+        num_micro_batches = self.accumulation * self.world
         for step in range(len(self.steps)):
-            micro_batches = self.steps.split_into_micro_batches(
-                self.epoch, step, self.accumulation * self.world
-            )
+            micro_batches = self.steps.split_into_micro_batches(self.epoch, step, num_micro_batches)
             yield from micro_batches[self.rank :: self.world]
 
 
-class Rows:
+class SlotDataset:
     """What a DataLoader indexes: Slot -> (slot, example)."""
 
     def __init__(self, streams: dict[str, Stream], anchor: str):
-        self.streams, self.anchor = streams, anchor
+        self.streams = streams
+        self.anchor = anchor
 
     def __len__(self) -> int:
         return len(self.streams[self.anchor])
@@ -249,44 +289,60 @@ class Rows:
         return slot, self.streams[slot.stream].example(slot.row, slot.epoch)
 
 
-def collate(items: list[tuple[Slot, Example]], collator: Any) -> dict[str, Any]:
-    """One micro-batch over all streams: padded tensors, each row's weight, number and epoch, and
-    `rows`, each stream's slice.
+def collate(items: list[tuple[Slot, Example]], collator: Collator) -> dict[str, Any]:
+    """Build one micro-batch over all streams.
 
-    Rows of weight zero keep their tokens and lose their labels, so that they count nowhere. An
-    example's own weight (-1: its loss is ascended) is its row's, and so is a target, a number that
-    stands for a label.
+    Rows of weight zero keep their tokens and lose their labels, so that they count nowhere.
+
+    Args:
+        items: the slots with their examples, stream by stream. An example's own `weight` (-1: its
+            loss is ascended) is its row's, and so is its `target`, a number in place of labels.
+        collator: pads the examples.
+
+    Returns:
+        The collator's tensors [B, T] and, of each row [B], its `weight`, `number` and `epoch`
+        (`target` where an example has one); `rows`: each stream's (start, stop) in the batch.
     """
     batch = collator([example for _, example in items])
-    weight = torch.tensor([slot.weight * example.get("weight", 1.0) for slot, example in items])
-    batch["labels"] = batch["labels"].masked_fill((weight == 0).unsqueeze(-1), -100)
-    batch["weight"], batch["number"] = weight, torch.tensor([slot.row for slot, _ in items])
+    weights = []
+    targets = []
+    rows: dict[str, tuple[int, int]] = {}
+    for row, (slot, example) in enumerate(items):
+        weights.append(slot.weight * example.get("weight", 1.0))
+        targets.append(example.get("target", 0.0))
+        start, _ = rows.get(slot.stream, (row, row))
+        rows[slot.stream] = (start, row + 1)
+
+    batch["weight"] = torch.tensor(weights)
+    is_filler = batch["weight"] == 0
+    batch["labels"] = batch["labels"].masked_fill(is_filler.unsqueeze(-1), IGNORED)
+    batch["number"] = torch.tensor([slot.row for slot, _ in items])
     if any("target" in example for _, example in items):
-        batch["target"] = torch.tensor([example.get("target", 0.0) for _, example in items])
+        batch["target"] = torch.tensor(targets)
     batch["epoch"] = torch.tensor([slot.epoch for slot, _ in items])
-    names = [slot.stream for slot, _ in items]
-    batch["rows"] = {
-        name: (names.index(name), names.index(name) + names.count(name))
-        for name in dict.fromkeys(names)
-    }
+    batch["rows"] = rows
     return batch
 
 
-def in_batches(
+def iterate_batches(
     stream: Stream,
-    draws: list[tuple[int, int]],
+    draws: list[Draw],
     size: int,
-    collator: Any,
+    collator: Collator,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[dict[str, Any]]:
-    """The rows (row, epoch) of a stream, sorted by length: for passes that compute a table. Ranks
-    share them out, and get as many batches each: where weights are sharded, all must make each
-    pass."""
+    """Iterate over rows of a stream sorted by length, for passes that compute a table.
+
+    Each rank gets its share, and as many batches as the others: where weights are sharded, all must
+    make each pass.
+    """
     order = sorted(draws, key=lambda draw: len(stream.example(*draw)["input_ids"]))
-    batches = [order[i : i + size] for i in range(0, len(order), size)]
-    batches += batches[:1] * (-len(batches) % world)
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    num_missing = -len(batches) % world
+    batches += batches[:1] * num_missing
     for batch in batches[rank::world]:
-        yield collate(
-            [(Slot(stream.name, *draw, 1.0), stream.example(*draw)) for draw in batch], collator
-        )
+        items = []
+        for row, epoch in batch:
+            items.append((Slot(stream.name, row, epoch, 1.0), stream.example(row, epoch)))
+        yield collate(items, collator)

@@ -10,28 +10,34 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, json_files
 from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_rendering import render
-from unteach.data.reasoning import CLOSE, OPEN, after_open_reasoning
+from unteach.data.reasoning import CLOSE, write_after_open_reasoning
+from unteach.data.rendered_text import (
+    USE_ANOTHER,
+    find_end_of_words,
+    is_answer_shown,
+    refuse_unshown,
+)
 from unteach.data.special_text import SpecialText
+from unteach.data.truncation import IGNORED
 from unteach.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FILE = "unteach_template.json"
 Shots = Sequence[tuple[str, str]]
+"""(question, answer) pairs that stand before a question, to show how."""
 PROBE = [
     {"role": "user", "content": "unteach asks this"},
     {"role": "assistant", "content": "unteach is told that"},
 ]
 """By what a chat template is tried: words that stand in none."""
-ANOTHER = (
-    "give the model another template, or ask it by tags (template=qa, for rows of a "
-    "question "
-    "and an answer)"
-)
 
 
 @dataclass(frozen=True)
@@ -42,58 +48,76 @@ class Encoded:
     answer: tuple[int, ...]
     cut: int = 0
 
+    @classmethod
+    def cut_answer(
+        cls, prompt: tuple[int, ...], answer: tuple[int, ...], max_length: int | None
+    ) -> "Encoded":
+        """Cut the answer to what fits into max_length beside the prompt."""
+        if max_length is None:
+            return cls(prompt, answer)
+        room = max(0, max_length - len(prompt))
+        return cls(prompt, answer[:room], max(0, len(answer) - room))
+
     @property
     def input_ids(self) -> list[int]:
         return [*self.prompt, *self.answer]
 
     @property
     def labels(self) -> list[int]:
-        return [-100] * len(self.prompt) + list(self.answer)
+        return [IGNORED] * len(self.prompt) + list(self.answer)
 
 
 class Template:
     """How this model is asked. Kinds: `chat` (the tokenizer's chat template), `qa` (tags round
     question and answer), `raw` (the words as they are)."""
 
-    def __init__(self, tokenizer: Any, args: TemplateArgs | None = None):
-        self.tokenizer, self.args = tokenizer, args or TemplateArgs()
-        has_chat = bool(getattr(tokenizer, "chat_template", None))
-        kind = self.args.kind
-        if kind == "auto":
-            tagged = self.args.user_start_tag is not None or self.args.asst_start_tag is not None
-            chat = self.args.apply_chat_template
-            kind = "chat" if (has_chat and not tagged if chat is None else chat) else "qa"
-        if kind == "chat" and not has_chat:
-            raise UserError("this tokenizer has no chat template: set template=qa or template=raw")
-        self.kind = kind
-        if kind == "chat":
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", args: TemplateArgs | None = None):
+        self.tokenizer = tokenizer
+        self.args = args or TemplateArgs()
+        self.kind = self._choose_kind()
+        if self.kind == "chat":
             self._check_name()
         if tokenizer.eos_token_id is None:
             raise UserError(
                 "this tokenizer has no end-of-sequence token: set model.tokenizer_args.eos_token"
             )
-        if self.args.answer_prefix and kind != "qa":
+        if self.args.answer_prefix and self.kind != "qa":
             raise UserError(
                 f"model.template_args.answer_prefix is for tags (template=qa), not for "
-                f"template={kind}"
+                f"template={self.kind}"
             )
         # The tokenizer's own attributes take longer to read than a short text takes to tokenise.
         self._bos = tokenizer.bos_token or ""
         self._bos_id = tokenizer.bos_token_id
         self._eos = tokenizer.eos_token
-        self._default_tags = self.args.user_start_tag is None and self.args.asst_start_tag is None
+        self._has_default_tags = (
+            self.args.user_start_tag is None and self.args.asst_start_tag is None
+        )
+
+    def _choose_kind(self) -> str:
+        """Choose how the model is asked, where the arguments leave it open."""
+        has_chat = bool(getattr(self.tokenizer, "chat_template", None))
+        kind = self.args.kind
+        if kind == "auto":
+            has_tags = self.args.user_start_tag is not None or self.args.asst_start_tag is not None
+            wants_chat = self.args.apply_chat_template
+            if wants_chat is None:
+                wants_chat = has_chat and not has_tags
+            kind = "chat" if wants_chat else "qa"
+        if kind == "chat" and not has_chat:
+            raise UserError("this tokenizer has no chat template: set template=qa or template=raw")
+        return kind
 
     def _check_name(self) -> None:
         """Refuse a name that none of the tokenizer's chat templates has, and several without a
         default."""
-        templates, name = self.tokenizer.chat_template, self.args.chat_template
+        templates = self.tokenizer.chat_template
+        name = self.args.chat_template
         names = list(templates) if isinstance(templates, dict) else []
         if name is not None and name not in names:
-            has = (
-                f"it has {', '.join(names)}"
-                if names
-                else "it has one, without a name: leave this out"
-            )
+            has = "it has one, without a name: leave this out"
+            if names:
+                has = f"it has {', '.join(names)}"
             guess = nearest(name, names)
             hint = f" (did you mean {guess}?)" if guess else ""
             raise UserError(
@@ -108,10 +132,9 @@ class Template:
             )
 
     def as_raw(self) -> "Template":
-        """The template that takes the words of this tokenizer as they are."""
-        return Template(
-            self.tokenizer, TemplateArgs(kind="raw", special_tokens=self.args.special_tokens)
-        )
+        """Give the template that takes the words of this tokenizer as they are."""
+        args = TemplateArgs(kind="raw", special_tokens=self.args.special_tokens)
+        return Template(self.tokenizer, args)
 
     @functools.cached_property
     def special(self) -> SpecialText:
@@ -123,16 +146,17 @@ class Template:
         """The id that ends an answer, and is learned; after a chat template, the end of the
         turn."""
         if self.kind == "chat":
-            told = self.shown(PROBE, add_generation_prompt=False)
-            _, shown, after = told.rpartition(PROBE[-1]["content"])
-            if shown and (ends := self.special.find(after)):
+            rendered = self.render_chat(PROBE, add_generation_prompt=False)
+            _, answer, after = rendered.rpartition(PROBE[-1]["content"])
+            ends = self.special.find(after) if answer else []
+            if ends:
                 # Several may stand end to end: the end of the response and that of its turn.
-                run = [
-                    token
-                    for k, (token, start, _) in enumerate(ends)
-                    if k == 0 or start == ends[k - 1][2]
-                ]
-                return run[-1]
+                end_id, _, stop = ends[0]
+                for token_id, start, next_stop in ends[1:]:
+                    if start != stop:
+                        break
+                    end_id, stop = token_id, next_stop
+                return end_id
         return int(self.tokenizer.eos_token_id)
 
     @property
@@ -152,35 +176,39 @@ class Template:
         """Whether a special token is written in cells of a row, and is read as text."""
         if self.args.special_tokens == "tokens":
             return False
-        if self.kind == "raw":  # where the row's own BOS and EOS are the tokens
-            cells = [
-                c.removeprefix(self._bos).removesuffix(self._eos) if isinstance(c, str) else c
-                for c in cells
-            ]
+        if self.kind == "raw":
+            # The row's own BOS and EOS are the tokens.
+            cells = [self._strip_ends(cell) for cell in cells]
         return self.special.stands_in(cells)
 
-    def prompt(self, question: str, shots: Shots = ()) -> str:
-        """The text that is asked, up to where the answer starts. `shots` are shown question-answer
-        pairs."""
-        return self.special.reveal(self.write_prompt(question, shots))
+    def _strip_ends(self, cell: object) -> object:
+        if not isinstance(cell, str):
+            return cell
+        return cell.removeprefix(self._bos).removesuffix(self._eos)
 
     def write_prompt(self, question: str, shots: Shots = ()) -> str:
-        """The same, in which special tokens of the questions and answers are hidden."""
+        """Write the text that is asked, up to where the answer starts."""
+        return self.special.reveal(self.write_hidden_prompt(question, shots))
+
+    def write_hidden_prompt(self, question: str, shots: Shots = ()) -> str:
+        """Write the same with the special tokens of questions and answers hidden."""
         if self.kind == "chat":
-            return self._chat(question, shots, answer=None)
+            return self._render_question(question, shots, answer=None)
         if self.kind == "raw":
-            bos, text = self._split_bos("".join(q + a for q, a in shots) + question)
+            before = "".join(shot_question + shot_answer for shot_question, shot_answer in shots)
+            bos, text = self._split_bos(before + question)
             return bos + self.hide(text)
-        question = self.hide(question)
-        shots = [(self.hide(asked), self.hide(told)) for asked, told in shots]
-        start, end = self._tags
-        shown = "".join(f"{self._user(q)}{start}{self._prefix}{a}{end}" for q, a in shots)
-        system = self.args.system_prompt_with_special_tokens or ""
-        return f"{system}{shown}{self._user(question)}{start}"
+
+        start, end = self._answer_tags
+        text = self.args.system_prompt_with_special_tokens or ""
+        for shot_question, shot_answer in shots:
+            text += self._tag_question(self.hide(shot_question))
+            text += f"{start}{self._prefix}{self.hide(shot_answer)}{end}"
+        return text + self._tag_question(self.hide(question)) + start
 
     @property
-    def _tags(self) -> tuple[str, str]:
-        if self._default_tags:
+    def _answer_tags(self) -> tuple[str, str]:
+        if self._has_default_tags:
             return "Answer:\n", "\n\n"
         return self.args.asst_start_tag or "", self.args.asst_end_tag or ""
 
@@ -188,36 +216,34 @@ class Template:
     def _prefix(self) -> str:
         return self.args.answer_prefix or ""
 
-    def _user(self, question: str) -> str:
-        if self._default_tags:
+    def _tag_question(self, question: str) -> str:
+        if self._has_default_tags:
             return f"Question: {question}\n"
         return f"{self.args.user_start_tag or ''}{question}{self.args.user_end_tag or ''}"
 
-    def _chat(self, question: str, shots: Shots, answer: str | None) -> str:
-        messages = (
-            [{"role": "system", "content": self.args.system_prompt}]
-            if self.args.system_prompt
-            else []
-        )
-        for shown_question, shown_answer in shots:
-            messages += [
-                {"role": "user", "content": shown_question},
-                {"role": "assistant", "content": shown_answer},
-            ]
+    def _render_question(self, question: str, shots: Shots, answer: str | None) -> str:
+        """Render a question by the chat template, with its answer or up to where it starts."""
+        messages = []
+        if self.args.system_prompt:
+            messages.append({"role": "system", "content": self.args.system_prompt})
+        for shot_question, shot_answer in shots:
+            messages.append({"role": "user", "content": shot_question})
+            messages.append({"role": "assistant", "content": shot_answer})
         messages.append({"role": "user", "content": question})
+        num_asked = len(messages)
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
         messages = self.hide_all(messages)
-        shown = self.shown(messages, add_generation_prompt=answer is None)
-        refuse_unshown(messages if answer is None else messages[:-1], shown)
-        return shown
+        rendered = self.render_chat(messages, add_generation_prompt=answer is None)
+        refuse_unshown(messages[:num_asked], rendered)
+        return rendered
 
     def encode_prompt(self, question: str, shots: Shots = ()) -> tuple[int, ...]:
-        text = self.write_prompt(question, shots)
-        # a chat template writes BOS itself
-        return self.plain(text) if self.kind == "chat" else self._with_bos(text)
+        text = self.write_hidden_prompt(question, shots)
+        # A chat template writes BOS itself.
+        return self.encode_plain(text) if self.kind == "chat" else self._encode_with_bos(text)
 
-    def _with_bos(self, text: str) -> tuple[int, ...]:
+    def _encode_with_bos(self, text: str) -> tuple[int, ...]:
         ids = list(self.special.encode(text, add_special_tokens=True))
         if ids[:2] == [self._bos_id] * 2:  # the text's own and the tokenizer's
             ids.pop(0)
@@ -232,57 +258,64 @@ class Template:
     def encode(
         self, question: str, answer: str, shots: Shots = (), max_length: int | None = None
     ) -> Encoded:
-        """Prompt and answer as tokens; an answer that does not fit into `max_length` is cut, and
-        says by how much."""
+        """Encode a prompt and its answer, which is cut where it does not fit into max_length."""
         if self.kind == "raw":
             # A row may be written with its BOS and EOS, which stand once.
             answer = answer.removesuffix(self._eos)
             if not question and not shots:
                 question, answer = self._split_bos(answer)
+
         if self.kind == "chat":
-            asked = self._chat(question, shots, None)
-            hidden = self.hide(answer)
-            text = self.text_after(asked, self._chat(question, shots, answer), hidden)
-            prompt, (learned, _) = self.plain(asked), self.turn(text, [hidden])
+            prompt_text = self._render_question(question, shots, None)
+            hidden_answer = self.hide(answer)
+            whole_text = self._render_question(question, shots, answer)
+            answer_text = self.extract_answer(prompt_text, whole_text, hidden_answer)
+            prompt = self.encode_plain(prompt_text)
+            learned, _ = self.encode_turn(answer_text, [hidden_answer])
         elif self.args.boundary == "joint":
             prompt = self.encode_prompt(question, shots)
-            whole = self._with_bos(
-                self.write_prompt(question, shots) + self._prefix + self.hide(answer)
-            )
-            prompt, learned = whole[: len(prompt)], (*whole[len(prompt) :], self.eos)
+            prompt_text = self.write_hidden_prompt(question, shots)
+            whole = self._encode_with_bos(prompt_text + self._prefix + self.hide(answer))
+            learned = (*whole[len(prompt) :], self.eos)
+            prompt = whole[: len(prompt)]
         else:
-            prompt, learned = self.encode_prompt(question, shots), self.encode_answer(answer)
-        room = len(learned) if max_length is None else max(0, max_length - len(prompt))
-        return Encoded(prompt, learned[:room], max(0, len(learned) - room))
+            prompt = self.encode_prompt(question, shots)
+            learned = self.encode_answer(answer)
+        return Encoded.cut_answer(prompt, learned, max_length)
 
     def encode_answer(self, answer: str) -> tuple[int, ...]:
-        """An answer that no chat template shows, with the end of sequence."""
-        return (*self.plain(self._prefix + self.hide(answer)), self.eos)
+        """Encode an answer that no chat template shows, with the end of sequence."""
+        return (*self.encode_plain(self._prefix + self.hide(answer)), self.eos)
 
-    def text_after(self, asked: str, told: str, answer: str) -> str:
-        """What a conversation with its answer shows after what is asked. `answer`: what the answer
-        says, hidden."""
-        text = (
-            told[len(asked) :]
-            if told.startswith(asked)
-            else after_open_reasoning(asked, told, answer)
-        )
-        if text is None and CLOSE in answer and asked.rstrip().endswith(CLOSE):
+    def extract_answer(self, prompt: str, whole: str, answer: str) -> str:
+        """Give what a conversation with its answer has after its prompt.
+
+        Args:
+            prompt: the conversation up to where the answer starts, as the template renders it.
+            whole: the same with the answer.
+            answer: the words of the answer, hidden.
+
+        Raises:
+            UserError: the template renders the prompt otherwise once it is answered.
+        """
+        if whole.startswith(prompt):
+            return whole[len(prompt) :]
+        text = write_after_open_reasoning(prompt, whole, answer)
+        if text is not None:
+            return text
+        if CLOSE in answer and prompt.rstrip().endswith(CLOSE):
             raise UserError(
                 f"an answer holds reasoning ({CLOSE}), and this chat template asks for answers "
                 "without: it closes the reasoning in the prompt; take it out of the answers, or "
                 "give the model another template"
             )
-        if text is None:
-            raise UserError(
-                "this chat template shows a question differently once it is answered, so that no "
-                f"answer can be learned after what is asked: {ANOTHER}"
-            )
-        return text
+        raise UserError(
+            "this chat template shows a question differently once it is answered, so that no "
+            f"answer can be learned after what is asked: {USE_ANOTHER}"
+        )
 
-    def turn(self, text: str, words: Sequence[str]) -> tuple[tuple[int, ...], str]:
-        """Read an answer as a chat template shows it: its tokens and its text, both up to the end
-        of the turn.
+    def encode_turn(self, text: str, words: Sequence[str]) -> tuple[tuple[int, ...], str]:
+        """Encode an answer as a chat template shows it, up to the end of the turn.
 
         The end is the first end of turn after the words. A turn that ends in another way, as calls
         of tools may, ends with its last special token.
@@ -291,49 +324,55 @@ class Template:
             text: what the template shows for the turn, with what its words say hidden.
             words: what the turn says, hidden: first the answer, then calls of tools and the like.
 
+        Returns:
+            The turn's tokens and its text.
+
         Raises:
             UserError: the template leaves out a part of the answer.
         """
         if not is_answer_shown(words[0], text):
             raise UserError(
-                f"the chat template does not show the answer as it is written: {ANOTHER}"
+                f"the chat template does not show the answer as it is written: {USE_ANOTHER}"
             )
-        after_words = self.special.find(text, _find_end_of_words(text, words))
-        if not after_words:
-            return (*self.plain(text), int(self.tokenizer.eos_token_id)), text
-        end = next((end for token, _, end in after_words if token == self.eos), after_words[-1][2])
-        return self.plain(text[:end]), text[:end]
+        special_tokens = self.special.find(text, find_end_of_words(text, words))
+        if not special_tokens:
+            return (*self.encode_plain(text), int(self.tokenizer.eos_token_id)), text
+        _, _, end = special_tokens[-1]
+        for token_id, _, stop in special_tokens:
+            if token_id == self.eos:
+                end = stop
+                break
+        return self.encode_plain(text[:end]), text[:end]
 
-    def plain(self, text: str) -> tuple[int, ...]:
-        """The tokens of a text by itself, without BOS or EOS; what is hidden in it is text."""
+    def encode_plain(self, text: str) -> tuple[int, ...]:
+        """Encode a text by itself, without BOS or EOS; what is hidden in it is text."""
         return self.special.encode(text)
 
-    def shown(
+    def render_chat(
         self,
         messages: Sequence[Mapping[str, Any]],
         add_generation_prompt: bool,
         tools: list[dict[str, Any]] | None = None,
     ) -> str:
-        """A conversation, with the tools that may be called in it, as the tokenizer's chat template
-        writes it."""
+        """Render a conversation, with the tools that may be called, by the chat template."""
         if self.takes_parts:
-            messages = _as_parts(messages)
+            messages = _split_into_parts(messages)
         return self._render(messages, add_generation_prompt, tools)
 
     @functools.cached_property
     def takes_parts(self) -> bool:
         """Whether the chat template shows what a turn says only as a list of parts, as those of
         some models do that read images."""
-        return not self._shows_probe(PROBE) and self._shows_probe(_as_parts(PROBE))
+        return not self._shows_probe(PROBE) and self._shows_probe(_split_into_parts(PROBE))
 
     def _shows_probe(self, messages: Sequence[Mapping[str, Any]]) -> bool:
         try:
-            shown = self._render(messages, add_generation_prompt=False)
+            rendered = self._render(messages, add_generation_prompt=False)
         except UserError:
             return False
         # A template for text alone writes a list of parts as Python does.
-        is_written_out = "'type'" in shown or '"type"' in shown
-        return not is_written_out and all(message["content"] in shown for message in PROBE)
+        is_written_out = "'type'" in rendered or '"type"' in rendered
+        return not is_written_out and all(message["content"] in rendered for message in PROBE)
 
     def _render(
         self,
@@ -341,83 +380,47 @@ class Template:
         add_generation_prompt: bool,
         tools: list[dict[str, Any]] | None = None,
     ) -> str:
-        extra: dict[str, Any] = (
-            {"date_string": self.args.date_string} if self.args.date_string else {}
-        )
-        extra |= {"tools": tools} if tools else {}
-        extra |= {"chat_template": self.args.chat_template} if self.args.chat_template else {}
+        # A template sees only those that are set.
+        variables = {
+            "date_string": self.args.date_string,
+            "tools": tools,
+            "chat_template": self.args.chat_template,
+        }
+        variables = {name: value for name, value in variables.items() if value}
 
-        def rendering() -> str:
-            shown: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **extra
+        # The library types its messages as mappings of text alone, and its result as a union.
+        apply: Any = self.tokenizer.apply_chat_template
+
+        def apply_template() -> str:
+            rendered: str = apply(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
             )
-            return shown
+            return rendered
 
-        return render(self.args.chat_template or self.tokenizer.chat_template, rendering)
+        return render(self.args.chat_template or self.tokenizer.chat_template, apply_template)
 
-    def text(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode tokens to text, without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def save(self, folder: Path) -> None:
-        atomic.write_text(
-            folder / FILE, json.dumps({**asdict(self.args), "kind": self.kind}, indent=1) + "\n"
-        )
+        args = {**asdict(self.args), "kind": self.kind}
+        atomic.write_text(folder / FILE, json.dumps(args, indent=1) + "\n")
 
 
-def _as_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [
-        {**message, "content": [{"type": "text", "text": message["content"]}]}
-        if isinstance(message["content"], str)
-        else message
-        for message in messages
-    ]
-
-
-def refuse_unshown(messages: Sequence[Mapping[str, Any]], shown: str) -> None:
-    """Refuse a conversation of which the chat template leaves out what somebody says.
-
-    Reasoning of the assistant may be left out: many templates show none but the last.
-    """
+def _split_into_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Write what each turn says as a list of one part."""
+    split: list[Mapping[str, Any]] = []
     for message in messages:
         content = message["content"]
-        if message["role"] == "assistant" and isinstance(content, str):
-            content = content.rpartition(CLOSE)[2]
-        if isinstance(content, str) and not is_shown(content, shown):
-            raise UserError(
-                f"the chat template does not show what a turn of {message['role']} says: {ANOTHER}"
-            )
+        if isinstance(content, str):
+            message = {**message, "content": [{"type": "text", "text": content}]}
+        split.append(message)
+    return split
 
 
-def is_shown(content: str, whole: str) -> bool:
-    """Whether a text stands in what a template shows; some templates write it as JSON."""
-    text = content.strip()
-    return text in whole or json.dumps(text, ensure_ascii=False)[1:-1] in whole
-
-
-def is_answer_shown(answer: str, text: str) -> bool:
-    """Whether all of an answer stands in what a template shows of it, its reasoning and what
-    follows it apart."""
-    reasons, closed, final = answer.rpartition(CLOSE)
-    # The prompt may have opened the reasoning; templates write it with line ends of their own.
-    parts = [final, *(reasons.split(OPEN) if closed else [])]
-    return is_shown(answer, text) or (bool(closed) and all(is_shown(part, text) for part in parts))
-
-
-def _find_end_of_words(text: str, words: Sequence[str]) -> int:
-    """Find where the last of a turn's words ends in what a template shows; 0 where it shows none as
-    they are."""
-    end = 0
-    for said in words:
-        final = said.rpartition(CLOSE)[2].strip()
-        for way in (said.strip(), json.dumps(said, ensure_ascii=False)[1:-1], final):
-            if way in text:
-                end = max(end, text.index(way) + len(way))
-                break
-    return end
-
-
-def saved_args(folder: str) -> TemplateArgs | None:
-    """The template that a model was saved with, if it was."""
+def load_saved_args(folder: str) -> TemplateArgs | None:
+    """Load the template that a model was saved with, if it was."""
     path = Path(folder) / FILE
     if not path.exists():
         return None

@@ -10,23 +10,24 @@ from unteach.config.files import Files, Source
 from unteach.config.schema import ComponentConfig, TemplateArgs
 from unteach.config.suites import MEASURED_KINDS
 from unteach.data.column_layouts import (
-    FORMS,
+    LAYOUTS,
     ColumnLayout,
-    find,
+    explain_no_such_column,
+    find_layout,
+    list_text_layouts,
     name_column,
-    no_such_column,
     note_unread,
-    of_text,
 )
 from unteach.data.handlers.qa import QADataset
-from unteach.data.io import sources, tables, tokenized_paths
+from unteach.data.io import tables, tokenized_paths
 from unteach.data.row_errors import RowErrors
-from unteach.data.row_selection import RowSelection, flag
+from unteach.data.row_selection import RowSelection, parse_flag
+from unteach.data.rows import Rows
 from unteach.data.stream_overlap import (
     are_comparable,
+    find_overlap_in_files,
     find_shared_rows,
-    is_of_tokens,
-    overlap_in_files,
+    has_only_tokens,
 )
 from unteach.data.tokenized import token_files
 from unteach.errors import UserError, nearest
@@ -198,7 +199,7 @@ class Finder:
         if column is None or self.files.train_file is None:
             return []
         table = self.table(self.files.train_file)
-        flags = [flag(row.get(column), column, place) for place, row in table]
+        flags = [parse_flag(row.get(column), column, place) for place, row in table]
         return [
             number for number, is_marked in enumerate(flags) if is_marked is (stream == "forget")
         ]
@@ -213,7 +214,7 @@ class Finder:
         if column in table.columns:
             return column
         if named is not None:
-            raise UserError(no_such_column("forget", named, table.where, table.columns))
+            raise UserError(explain_no_such_column("forget", named, table.where, table.columns))
         # Taken for no such column, its rows would all be forgotten, those with 0 too.
         alike = [name for name in table.columns if name.strip().lower() == "forget"]
         if alike:
@@ -232,7 +233,7 @@ class Finder:
         """A row cannot be both to go and to stay, or both trained on and never seen, unless the
         user says so."""
         parts = {stream: one["file"] for stream, one in {**found, **measured}.items()}
-        overlaps = [overlap_in_files(parts)]
+        overlaps = [find_overlap_in_files(parts)]
         for stream in ("train", "forget", "retain"):
             if "holdout" in parts and stream in parts:
                 overlaps.append(
@@ -271,7 +272,7 @@ class Finder:
                 and second in parts
                 and not are_comparable(parts[first], parts[second])
             ):
-                tokens = first if is_of_tokens(parts[first]) else second
+                tokens = first if has_only_tokens(parts[first]) else second
                 self.notes.append(
                     f"data.{first} and data.{second} cannot be compared, as data.{tokens} has "
                     "tokens and no words: a row that stands in both is not noticed"
@@ -336,7 +337,7 @@ class Finder:
             if not numbers:
                 continue
             table = self.table(self.files.train_file)
-            lines = RowErrors(table.where, sources.Rows(table)).listed(numbers)
+            lines = RowErrors(table.where, Rows(table)).list_places(numbers)
             rows = (
                 f"{counted(len(numbers), 'row')} with {int(stream == 'forget')} in the column "
                 f"{column}"
@@ -415,8 +416,8 @@ class Finder:
                 for role, name in mapped.items()
                 if role in known or role not in OF_TRAINING
             }
-        form = find(table.where, table.columns, forms, mapped)
-        columns = ", ".join(form.columns(mapped))
+        form = find_layout(table.where, table.columns, forms, mapped)
+        columns = ", ".join(form.list_columns(mapped))
         way = ""
         if form.raw is not None:  # conversations have no words to take as they are
             self.raw[stream] = form.raw and not any(
@@ -424,7 +425,7 @@ class Finder:
             )
             way = " (as they are)" if self.raw[stream] else " (through the template)"
         self.notes.append(f"data.{stream}: {table.where}, by its columns {columns}{way}")
-        read = [*form.columns(mapped), *([choice.flag] if choice.flag else [])]
+        read = [*form.list_columns(mapped), *([choice.flag] if choice.flag else [])]
         self.notes += [f"data.{stream}: {note}" for note in note_unread(table, read)]
         self.taken |= {"txt"} if any(file.suffix == ".txt" for file in table.files) else set()
         self.taken |= (
@@ -434,12 +435,12 @@ class Finder:
             form.handler == "QADataset" and "history" in form.roles
         )
         settings = self._settings(registry.dataset.get(form.handler), has_turns)
-        return _part(form.handler, {**form.arguments(mapped), **settings, "hf_args": hf_args})
+        return _part(form.handler, {**form.build_arguments(mapped), **settings, "hf_args": hf_args})
 
     def _forms(self, stream: str, table: tables.Table) -> tuple[ColumnLayout, ...]:
         """The ways in which the rows of a stream may be written for this method."""
         if stream == "holdout" and self.kind == "signed":
-            return FORMS["answers"]
+            return LAYOUTS["answers"]
         method = self.method
         if (
             stream == "forget"
@@ -448,8 +449,12 @@ class Finder:
             and method.ask("", "") is None
         ):
             given = self.files.columns.get("alternate", "alternate") in table.columns
-            return FORMS["alternates" if given else "refusals"]
-        return of_text(self.files.pretrain_with_output) if self.kind == "text" else FORMS[self.kind]
+            return LAYOUTS["alternates" if given else "refusals"]
+        return (
+            list_text_layouts(self.files.pretrain_with_output)
+            if self.kind == "text"
+            else LAYOUTS[self.kind]
+        )
 
     def _settings(self, cls: type, has_turns: bool = False) -> dict[str, Any]:
         """Those keys of `data` that a handler has a field for; `turns` where a row may have
@@ -470,8 +475,8 @@ class Finder:
 
     def _of_tokens(self, stream: str, path: Path, hf_args: dict[str, Any]) -> ComponentConfig:
         """A dataset of tokens, which must be of the kind that the method trains on."""
-        told = token_files.manifest(path) if path.is_dir() else {}
-        of_text = told.get("kind") == "text" or (not told and token_files.is_text(path))
+        told = token_files.read_manifest(path) if path.is_dir() else {}
+        of_text = told.get("kind") == "text" or (not told and token_files.is_text_file(path))
         if self.kind not in ("answers", "text") or (self.kind == "text" and not of_text):
             held = "text" if of_text else "prompts with answers"
             raise UserError(

@@ -1,5 +1,4 @@
-"""How many processes a count of the user's may start here: beyond that, the machine stands
-still."""
+"""Limit how many processes a user's count may start: beyond that, the machine stands still."""
 
 import os
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 Ids = tuple[int, ...]
-Said = Callable[[int], None] | None
+ProgressCallback = Callable[[int], None] | None
 """Told how many more items are done."""
 
 
@@ -57,17 +57,19 @@ class Engine(Protocol):
 
     @property
     def context(self) -> int | None: ...
-    def score(self, pairs: Sequence[tuple[Ids, Ids]], said: Said = None) -> list[Score]: ...
+    def score(
+        self, pairs: Sequence[tuple[Ids, Ids]], on_progress: ProgressCallback = None
+    ) -> list[Score]: ...
 
     def generate(
         self,
         prompts: Sequence[Ids],
         max_new_tokens: int,
-        said: Said = None,
+        on_progress: ProgressCallback = None,
         until: Sequence[str] = (),
         **sampling: Any,
     ) -> list[list[int]]: ...
 
     def grad_norms(
-        self, pairs: Sequence[tuple[Ids, Ids]], p: float, said: Said = None
+        self, pairs: Sequence[tuple[Ids, Ids]], p: float, on_progress: ProgressCallback = None
     ) -> list[float]: ...

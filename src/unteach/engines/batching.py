@@ -13,7 +13,7 @@ from typing import Any
 
 from unteach import fingerprints
 from unteach.distributed.process_context import DistContext
-from unteach.engines.base import Plan, Said, Store
+from unteach.engines.base import Plan, ProgressCallback, Store
 from unteach.errors import NO_MEMORY
 from unteach.lazy import torch
 from unteach.models.placement import reshard
@@ -25,7 +25,7 @@ Row = list[int]
 """The numbers of the items that go through the model as one row."""
 
 
-class Batching:
+class BatchPlanner:
     """Which items make a row, and which rows a batch: longest first, none wider than the budget
     allows.
 
@@ -64,7 +64,7 @@ class Batching:
         return all(sum(map(len, batch)) > 1 for batch in failed)
 
 
-class Batches:
+class BatchRunner:
     """A model that measures items in batches. dist: the processes that share the work. store: what
     was measured before.
 
@@ -84,11 +84,17 @@ class Batches:
         """Padded tokens of a batch of one kind: what memory allowed before, or a first guess."""
         return self.budgets.get(what) or TOKENS_PER_BATCH[device()]
 
-    def batching(self, what: str, items: Sequence[Any], length: Callable[[Any], int]) -> Batching:
-        return Batching(items, length, self.batch_size, self.budget(what))
+    def batching(
+        self, what: str, items: Sequence[Any], length: Callable[[Any], int]
+    ) -> BatchPlanner:
+        return BatchPlanner(items, length, self.batch_size, self.budget(what))
 
     def _measured(
-        self, kind: str, batching: Batching, work: Callable[[list[Row]], list[Any]], said: Said
+        self,
+        kind: str,
+        batching: BatchPlanner,
+        work: Callable[[list[Row]], list[Any]],
+        said: ProgressCallback,
     ) -> list[Any]:
         """All results in the items' own order: those in the store, and the others batch by batch
         over the processes.
@@ -119,7 +125,7 @@ class Batches:
             self.store.drop_plan(of)
         return results
 
-    def _plan(self, of: str, batching: Batching, missing: list[int]) -> list[list[Row]]:
+    def _plan(self, of: str, batching: BatchPlanner, missing: list[int]) -> list[list[Row]]:
         """The batches that are left of a pass: as they were planned when it began, the same in
         every process.
 
@@ -143,10 +149,10 @@ class Batches:
     def each(
         self,
         kind: str,
-        batching: Batching,
+        batching: BatchPlanner,
         waiting: list[list[Row]],
         work: Callable[[list[Row]], list[Any]],
-        said: Said = None,
+        said: ProgressCallback = None,
         alone: Callable[[str], Any] | None = None,
         record: Callable[[Plan], None] | None = None,
     ) -> Iterator[tuple[int, Any]]:
@@ -191,10 +197,10 @@ class Batches:
     def _attempt(
         self,
         kind: str,
-        batching: Batching,
+        batching: BatchPlanner,
         batch: list[Row] | None,
         work: Callable[[list[Row]], list[Any]],
-        said: Said,
+        said: ProgressCallback,
         keep: bool = True,
     ) -> tuple[list[tuple[int, Any]], str | None]:
         """One batch of this process: its results, or what was said of memory. keep: whether the

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def class_logits(model: "PreTrainedModel", rows: Sequence[Sequence[int]], pad: int) -> "Tensor":
+def compute_class_logits(
+    model: "PreTrainedModel", rows: Sequence[Sequence[int]], pad: int
+) -> "Tensor":
     """The logits [B, C] of rows of token ids, padded on the right.
 
     A decoder finds a row's last token as the last that is not padding, by its id: a row that ends

@@ -1,18 +1,21 @@
 """A sequence classifier: which class each text belongs to, and how surely."""
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from unteach.distributed.process_context import DistContext
-from unteach.engines.base import Said, Store
-from unteach.engines.batching import Batches, Row
-from unteach.engines.class_logits import class_logits
+from unteach.engines.base import ProgressCallback, Store
+from unteach.engines.batching import BatchRunner, Row
+from unteach.engines.class_logits import compute_class_logits
 from unteach.errors import UserError
 from unteach.models.batch_probe import describe_padded_batches
 
+logger = logging.getLogger(__name__)
 
-class Classifier(Batches):
+
+class Classifier(BatchRunner):
     """load: gives the model when something must be measured. config: the model's own."""
 
     def __init__(
@@ -32,7 +35,9 @@ class Classifier(Batches):
     def model(self) -> Any:  # type: ignore[override]
         return self._load()
 
-    def probabilities(self, texts: Sequence[str], said: Said = None) -> list[list[float]]:
+    def probabilities(
+        self, texts: Sequence[str], on_progress: ProgressCallback = None
+    ) -> list[list[float]]:
         """The probability of each class, in the order of the classes; a text is read as far as the
         classifier reads.
 
@@ -55,14 +60,14 @@ class Classifier(Batches):
             parts = [rows] if self.takes_padded_rows else [[row] for row in rows]
             found: list[list[float]] = []
             for part in parts:
-                found += class_logits(self.model, part, pad).softmax(-1).tolist()
+                found += compute_class_logits(self.model, part, pad).softmax(-1).tolist()
             return found
 
         return self._measured(
             "classify",
             self.batching("classify", rows_of_ids, lambda ids: len(ids) or 1),
             work,
-            said,
+            on_progress,
         )
 
     @functools.cached_property
@@ -70,5 +75,5 @@ class Classifier(Batches):
         """Whether padded rows are what they are alone; says it where they are not."""
         reason = describe_padded_batches(self.model, self.tokenizer)
         if reason and self.dist.is_main:
-            print(f"note: {reason}")
+            logger.info(reason)
         return reason is None

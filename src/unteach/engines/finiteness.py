@@ -14,7 +14,7 @@ NOT_FINITE = (
 NEVER = 1 << 30
 
 
-class Finite:
+class FiniteCheck:
     """Note, as the first processor of logits in generate(), from which step on those of a row are
     not finite.
 
@@ -32,7 +32,7 @@ class Finite:
         self.step += 1
         return scores
 
-    def broken(self, lengths: Sequence[int]) -> list[bool]:
+    def find_broken(self, lengths: Sequence[int]) -> list[bool]:
         """Say which prompts had such logits before they ended.
 
         Args:

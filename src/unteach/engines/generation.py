@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from unteach.distributed.process_context import DistContext
 from unteach.engines import kv_cache
 from unteach.engines.base import Ids
-from unteach.engines.finiteness import NEVER, NOT_FINITE, Finite
-from unteach.engines.sampling import Draw, penalty
+from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
+from unteach.engines.sampling import SeededSampler, build_repetition_penalty
 from unteach.errors import UserError
 from unteach.lazy import F, torch
-from unteach.models.capabilities import capabilities_of
+from unteach.models.capabilities import get_capabilities
 from unteach.models.layers import unwrap_model
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class GenerationEngine(Protocol):
 
     @property
     def context(self) -> int | None: ...
-    def _padded(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
+    def _pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
 
 
 def compute_token_budget(model: "PreTrainedModel", device: str) -> int | None:
@@ -138,7 +138,7 @@ class ContinuousBatching:
             self.sampling.pop("min_new_tokens", None) or defaults.min_new_tokens or 0
         )
         # Ours does not count padding; the library's is switched off.
-        self.penalty = penalty(
+        self.penalty = build_repetition_penalty(
             self.sampling.pop("repetition_penalty", None) or defaults.repetition_penalty
         )
         self.sampling["repetition_penalty"] = 1.0
@@ -154,7 +154,7 @@ class ContinuousBatching:
         self.piece = max_new_tokens if looks_never else PIECE
 
     def generate(
-        self, prompts: Sequence[Ids], draw: Draw | None = None, max_rows: int | None = None
+        self, prompts: Sequence[Ids], draw: SeededSampler | None = None, max_rows: int | None = None
     ) -> list[list[int]]:
         """Generate the ids of each prompt's continuation.
 
@@ -163,7 +163,7 @@ class ContinuousBatching:
             max_rows: how many rows are under way at once; None for all.
         """
         assert not (max_rows and self.min_new_tokens), "rows of one batch have one minimum"
-        if not capabilities_of(self.engine.model).continuing:
+        if not get_capabilities(self.engine.model).continuing:
             max_rows = 1
         max_rows = max_rows or len(prompts)
         self.draw = draw
@@ -213,14 +213,14 @@ class ContinuousBatching:
 
     def _start(self, prompts: Sequence[Ids], prompt_indices: list[int]) -> ActiveBatch:
         rows = [list(prompts[i]) for i in prompt_indices]
-        tensors = self.engine._padded(rows, left=True)
+        tensors = self.engine._pad_rows(rows, left=True)
         return ActiveBatch(prompt_indices, tensors["input_ids"], tensors["attention_mask"])
 
     def _step(self, batch: ActiveBatch, piece: int) -> ActiveBatch | None:
         """Generate a piece more; return the rows that are not over, None where there are none."""
         piece = self._agree_on_piece(piece)
         num_before = batch.ids.shape[1]
-        finite = Finite()
+        finite = FiniteCheck()
         output = self._call_generate(batch, piece, finite)
 
         # What is new goes to the rows' texts. A row goes on being read after its stop while others
@@ -230,7 +230,7 @@ class ContinuousBatching:
             self.generated[i] += row
         has_beams = self.num_beams > 1
         lengths = [NEVER if has_beams else len(self._cut_after_stop(row)) for row in new_rows]
-        for i, is_broken in zip(batch.prompt_indices, finite.broken(lengths), strict=True):
+        for i, is_broken in zip(batch.prompt_indices, finite.find_broken(lengths), strict=True):
             if is_broken:
                 self.non_finite.add(i)
         if self.non_finite and self.refuse_non_finite:
@@ -250,7 +250,7 @@ class ContinuousBatching:
         left = ActiveBatch(prompt_indices, output.sequences[rows_left], mask[rows_left], cache)
         return self._trim(left)
 
-    def _call_generate(self, batch: ActiveBatch, piece: int, finite: Finite) -> Any:
+    def _call_generate(self, batch: ActiveBatch, piece: int, finite: FiniteCheck) -> Any:
         """Call the library for a piece more; the processors are told of the rows of this batch."""
         processors: list[Any] = [finite]
         if self.penalty:

@@ -11,11 +11,11 @@ import numpy as np
 from unteach.config.inference import DRAWN
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.engines import generation, prompt_sharing
-from unteach.engines.base import Ids, Said, Score, Store
-from unteach.engines.batching import Batches, Batching, Row, device
+from unteach.engines.base import Ids, ProgressCallback, Score, Store
+from unteach.engines.batching import BatchPlanner, BatchRunner, Row, device
 from unteach.engines.generation import ContinuousBatching
 from unteach.engines.prompt_sharing import Pair, Tree
-from unteach.engines.sampling import Draw, warps
+from unteach.engines.sampling import SeededSampler, build_warpers
 from unteach.lazy import torch
 from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
 from unteach.models.layers import unwrap_model
@@ -67,13 +67,13 @@ def _hits(logits: "Tensor", labels: "Tensor", top: "Tensor", p: "Tensor") -> "Te
     return hit
 
 
-def context_of(model: "PreTrainedModel") -> int | None:
+def get_context_length(model: "PreTrainedModel") -> int | None:
     """How many tokens a model can read."""
     found = getattr(unwrap_model(model).config.get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) else None
 
 
-class HFEngine(Batches):
+class HFEngine(BatchRunner):
     """A transformers model as an engine. Batch size and process count change no value beyond
     rounding.
 
@@ -95,7 +95,7 @@ class HFEngine(Batches):
 
     @property
     def context(self) -> int | None:
-        return context_of(self.model)
+        return get_context_length(self.model)
 
     def budget(self, what: str) -> int:
         first = (
@@ -103,12 +103,14 @@ class HFEngine(Batches):
         )
         return self.budgets.get(what) or first or super().budget(what)
 
-    def score(self, pairs: Sequence[Pair], said: Said = None) -> list[Score]:
+    def score(self, pairs: Sequence[Pair], on_progress: ProgressCallback = None) -> list[Score]:
         """Scores (prompt, answer) pairs of token ids: one teacher-forced pass, the head on answer
         positions only."""
-        return self._measured("score", *self.scoring(pairs), said)
+        return self._measured("score", *self.scoring(pairs), on_progress)
 
-    def scoring(self, pairs: Sequence[Pair]) -> tuple[Batching, Callable[[list[Row]], list[Score]]]:
+    def scoring(
+        self, pairs: Sequence[Pair]
+    ) -> tuple[BatchPlanner, Callable[[list[Row]], list[Score]]]:
         """How pairs are batched for their scores, and what scores a batch."""
 
         def work(batch: list[Row]) -> list[Score]:
@@ -145,7 +147,7 @@ class HFEngine(Batches):
     def _shared(self, prompts: list[Ids], trees: list[Tree]) -> list[np.ndarray]:
         """One pass over rows of a prompt and a tree of answers each; the statistics [n, 4] of every
         answer."""
-        tensors = self._padded(
+        tensors = self._pad_rows(
             [[*p, *tree.tokens()] for p, tree in zip(prompts, trees, strict=True)], left=False
         )
         layout = prompt_sharing.layout(
@@ -214,7 +216,9 @@ class HFEngine(Batches):
             for a, b in zip(plain, shared, strict=True)
         )
 
-    def grad_norms(self, pairs: Sequence[Pair], p: float, said: Said = None) -> list[float]:
+    def grad_norms(
+        self, pairs: Sequence[Pair], p: float, on_progress: ProgressCallback = None
+    ) -> list[float]:
         """Of each (prompt, answer), the mean over the parameter tensors of |grad avg_loss|_p; no
         `.grad` is touched.
 
@@ -235,13 +239,13 @@ class HFEngine(Batches):
 
         kind = f"grad_norms {float(p)}"
         return self._measured(
-            kind, self.batching("grad_norms", pairs, prompt_sharing.tokens), work, said
+            kind, self.batching("grad_norms", pairs, prompt_sharing.tokens), work, on_progress
         )
 
     def _answers(self, pairs: list[Pair], want: OutputSpec) -> TokenOutputs:
         """One teacher-forced pass over a batch of (prompt, answer), asked about the positions of
         the answers."""
-        tensors = self._padded([[*p, *a] for p, a in pairs], left=False)
+        tensors = self._pad_rows([[*p, *a] for p, a in pairs], left=False)
         labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, IGNORED)
         for i, (prompt, answer) in enumerate(pairs):
             there = slice(len(prompt), len(prompt) + len(answer))
@@ -255,7 +259,7 @@ class HFEngine(Batches):
         self,
         prompts: Sequence[Ids],
         max_new_tokens: int,
-        said: Said = None,
+        on_progress: ProgressCallback = None,
         until: Sequence[str] = (),
         seed: int | None = None,
         **sampling: Any,
@@ -277,21 +281,23 @@ class HFEngine(Batches):
         cuts = (
             []
             if seed is None
-            else warps(**{name: sampling.pop(name) for name in DRAWN if name in sampling})
+            else build_warpers(**{name: sampling.pop(name) for name in DRAWN if name in sampling})
         )
         if seed is not None:
-            sampling["do_sample"] = False  # what is drawn, Draw draws
+            sampling["do_sample"] = False  # what is drawn, SeededSampler draws
 
         def work(batch: list[Row]) -> list[list[int]]:
-            draw = None if seed is None else Draw(cuts, [subseed(seed, i) for [i] in batch])
+            draw = (
+                None if seed is None else SeededSampler(cuts, [subseed(seed, i) for [i] in batch])
+            )
             continuous = ContinuousBatching(
                 self, max_new_tokens, list(until), sampling, refuse_non_finite=True
             )
             return continuous.generate([prompts[i] for [i] in batch], draw)
 
-        return self._measured(kind, batching, work, said)
+        return self._measured(kind, batching, work, on_progress)
 
-    def _padded(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
+    def _pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
         longest = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
 

@@ -10,7 +10,7 @@ SAY_EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 
 
-class Pace:
+class RowProgress:
     """Counts rows and tokens of this process; others that share the rows are taken to be as
     fast."""
 
@@ -20,7 +20,7 @@ class Pace:
         self.started = self.said = time.monotonic()
         self.bars: Any = None
 
-    def __enter__(self) -> "Pace":
+    def __enter__(self) -> "RowProgress":
         if self.shown and console.is_live():
             from rich.progress import BarColumn, Progress, TextColumn
 

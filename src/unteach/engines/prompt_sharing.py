@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from unteach.engines.base import Ids
-from unteach.engines.batching import Batching, Row
+from unteach.engines.batching import BatchPlanner, Row
 from unteach.lazy import torch
 from unteach.models.forward import Shared
 from unteach.models.layers import unwrap_model
@@ -101,7 +101,7 @@ class Tree:
         return [place[number - 1] for number in self.before[1:]]
 
 
-class ByPrompt(Batching):
+class ByPrompt(BatchPlanner):
     """Rows of one prompt and several answers.
 
     widest: asked once rows are planned, how wide one may be; None, and every answer has a row of

@@ -9,21 +9,21 @@ from unteach.lazy import F, torch, transformers
 if TYPE_CHECKING:
     from torch import Tensor
 
-Warp = Callable[[Any, Any], Any]
+LogitsProcessor = Callable[[Any, Any], Any]
 """(ids [rows, T], logits [rows, V]) -> logits."""
 
 
-def warps(
+def build_warpers(
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
     min_p: float | None = None,
-) -> list[Warp]:
+) -> list[LogitsProcessor]:
     """The library's own cuts of a distribution, in the library's order; what is null, or would cut
     nothing, is not in it."""
     from transformers.generation import logits_process as library
 
-    found: list[Warp] = []
+    found: list[LogitsProcessor] = []
     if temperature not in (None, 1.0):
         found.append(library.TemperatureLogitsWarper(float(temperature)))  # type: ignore[arg-type]
     if top_k:
@@ -35,14 +35,14 @@ def warps(
     return found
 
 
-class Unpadded:
+class UnpaddedProcessor:
     """One of the library's processors that read a row's ids, told of a row without its padding.
 
     The library's own would count the padding among the tokens that a row has said, and so the
     company it keeps. mask: [rows, T], of the ids that a call began with; whoever calls sets it.
     """
 
-    def __init__(self, processor: Warp):
+    def __init__(self, processor: LogitsProcessor):
         self.processor = processor
         self.mask: Any = None
 
@@ -54,18 +54,18 @@ class Unpadded:
         return said
 
 
-def penalty(given: float | None) -> Unpadded | None:
+def build_repetition_penalty(given: float | None) -> UnpaddedProcessor | None:
     """The repetition penalty (arXiv:1909.05858), over prompt and text."""
     return (
         None
         if given in (None, 1.0)
-        else Unpadded(
+        else UnpaddedProcessor(
             transformers.generation.logits_process.RepetitionPenaltyLogitsProcessor(float(given))
         )
     )  # type: ignore[arg-type]
 
 
-class Draw:
+class SeededSampler:
     """The last of the processors of logits [rows, V]: leaves each row the one token that its next
     chance falls on.
 
@@ -74,7 +74,7 @@ class Draw:
     takes rows out of the batch sets it.
     """
 
-    def __init__(self, cuts: Sequence[Warp], seeds: Sequence[int]):
+    def __init__(self, cuts: Sequence[LogitsProcessor], seeds: Sequence[int]):
         self.cuts, self.chances = cuts, [random.Random(seed) for seed in seeds]
         self.rows = list(range(len(seeds)))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -11,57 +11,77 @@ from unteach.errors import UserError
 from unteach.evals import bootstrap
 
 
+class Progress(Protocol):
+    """Shows that a pass over `total` items begins; gives what is called with each number of items
+    that are done."""
+
+    def __call__(self, what: str, total: int, /) -> Callable[[int], None]: ...
+
+
 @dataclass(frozen=True)
 class Scores:
-    """Need: scores of the answers in one column of some rows (`rows.column`): list of ScoredRow."""
+    """Need the scores of the answers in one column of some rows, as a list of ScoredRow.
 
-    of: str
+    Attributes:
+        column: `<rows>.<column>`, by the names in the suite's `rows`.
+    """
+
+    column: str
 
 
 @dataclass(frozen=True)
 class ReferenceScores:
-    """Need: the same of the suite's reference model, over the same tokens: list of ScoredRow."""
+    """Need the scores that the suite's reference model gives the same tokens, as a list of
+    ScoredRow."""
 
-    of: str
+    column: str
 
 
 @dataclass(frozen=True)
 class GradNorms:
-    """Need: the mean over parameter tensors of the p-norm of grad avg_loss, of each row's answer:
-    list of NormedRow.
+    """Need the gradient norm of each row's answer, as a list of NormedRow.
 
-    drop_last_label: the loss is over all tokens of the answer but the last.
+    It is the mean over parameter tensors of the p-norm of grad avg_loss.
+
+    Attributes:
+        column: `<rows>.<column>`.
+        p: which norm.
+        drop_last_label: take the loss over all tokens of the answer but the last.
     """
 
-    of: str
+    column: str
     p: float = 2.0
     drop_last_label: bool = False
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Need: greedy continuations of the rows' prompts, beside the true answers: list of Generated.
+    """Need greedy continuations of the rows' prompts beside the true answers, as a list of
+    Generated.
 
-    truth_tokens: how many tokens of a true answer are kept, None for all. adaptive: a continuation
-    is cut where it has ten tokens more than the longest true answer, but not before fifty.
+    Attributes:
+        column: `<rows>.<column>`.
+        truth_tokens: how many tokens of a true answer are kept, None for all.
+        adaptive: cut a continuation where it has ten tokens more than the longest true answer, but
+            not before fifty.
     """
 
-    of: str
+    column: str
     truth_tokens: int | None = None
     adaptive: bool = False
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Need: what the suite's classifier says of the continuations that Texts(of) gives: list of
-    Classed."""
+    """Need the class probabilities of the continuations that Texts(column) gives, by the suite's
+    classifier, as a list of Classed."""
 
-    of: str
+    column: str
 
 
 @dataclass(frozen=True)
 class Task:
-    """Need: what lm-evaluation-harness finds on one of its tasks or groups: list of one
+    """Need the results of a task or a group of lm-evaluation-harness, as a list of one
     TaskResult."""
 
     name: str
@@ -72,25 +92,30 @@ Measurement = Scores | ReferenceScores | GradNorms | Texts | Classes | Task
 
 @dataclass(frozen=True)
 class Result:
-    """Need: another metric's Value."""
+    """Need another metric's Value."""
 
-    of: str
+    metric: str
 
 
 @dataclass(frozen=True)
 class Retain:
-    """Need: another metric's entry in the retain model's log, as the JSON has it; None where
-    `optional` and no log."""
+    """Need another metric's entry in the retain model's log, as the JSON has it.
 
-    of: str
+    Attributes:
+        metric: the other metric's name.
+        optional: be content with None where there is no log.
+    """
+
+    metric: str
     optional: bool = False
 
 
 @dataclass(frozen=True)
 class Before:
-    """Need: the same of the log of the model that unlearning started from (before_logs_path)."""
+    """Need another metric's entry in the log of the model that unlearning started from
+    (before_logs_path)."""
 
-    of: str
+    metric: str
     optional: ClassVar[bool] = False
 
 
@@ -100,85 +125,112 @@ Need = Measurement | Result | Logged
 
 @dataclass(frozen=True)
 class ScoredRow:
-    """The answers of one row: their scores and their texts. `index` is the row's number in its
-    set."""
+    """Hold the answers of one row, one or several.
+
+    Attributes:
+        index: the row's number in its set.
+        scores: of each answer.
+        texts: of each answer.
+        has_alternatives: whether the column has a list of answers for each row.
+    """
 
     index: int
     scores: list[Score]
     texts: list[str]
-    several: bool
+    has_alternatives: bool
 
     @property
     def losses(self) -> np.ndarray:
+        """The average loss of each answer, [A], in nats."""
         return np.array([score.avg_loss for score in self.scores])
 
     @property
-    def finite(self) -> bool:
+    def is_finite(self) -> bool:
         return all(np.isfinite(score.logprob).all() for score in self.scores)
 
 
 @dataclass(frozen=True)
 class NormedRow:
-    """The gradient norm of one row's answer."""
+    """Hold the gradient norm of one row's answer."""
 
     index: int
     norm: float
 
     @property
-    def finite(self) -> bool:
+    def is_finite(self) -> bool:
         return bool(np.isfinite(self.norm))
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What the model says to one row's prompt, and what is true: one text, or several.
+    """Hold what the model says to one row's prompt, and what is true.
 
-    question: what the row itself asks, without the template and the examples that the prompt adds.
+    Attributes:
+        index: the row's number in its set.
+        prompt: what the model reads, as text.
+        truths: the true answer, or several.
+        text: the model's continuation.
+        has_alternatives: whether the column has a list of answers for each row.
+        question: what the row itself asks, without the template and the examples that the prompt
+            adds.
     """
 
     index: int
     prompt: str
     truths: list[str]
     text: str
-    several: bool = False
+    has_alternatives: bool = False
     question: str = ""
 
-    finite = True
+    is_finite: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
 class Classed:
-    """A continuation and the probability of each class."""
+    """Hold a continuation and the probability of each class."""
 
     index: int
     text: str
     probabilities: dict[str, float]
 
     @property
-    def finite(self) -> bool:
+    def is_finite(self) -> bool:
         return bool(np.isfinite(list(self.probabilities.values())).all())
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The values of a task by metric, and those of each of its documents; of a group, of all its
-    tasks.
+    """Hold the values of a task by metric, and those of each of its documents.
 
-    cut: how many prompts lost their beginning to the model's context, in all tasks that were asked
-    together.
+    Attributes:
+        values: by the harness's metric.
+        documents: of a group, those of all its tasks.
+        num_cut_prompts: how many prompts lost their beginning to the model's context, in all tasks
+            that were run together.
     """
 
     values: dict[str, float]
     documents: list[dict[str, Any]]
-    cut: int = 0
+    num_cut_prompts: int = 0
 
-    index, finite = 0, True
+    index: ClassVar[int] = 0
+    is_finite: ClassVar[bool] = True
+
+
+MeasuredRow = ScoredRow | NormedRow | Generated | Classed | TaskResult
 
 
 @dataclass
 class Value:
-    """A metric's value: the aggregate, its per-example values, and replicates of the aggregate for
-    its interval."""
+    """Hold a metric's value.
+
+    Attributes:
+        agg: the aggregate; None where no row has a value.
+        by_index: per-example values, by the row's number.
+        n: number of examples.
+        replicates: of the aggregate, for its interval, [R].
+        extra: more entries of the metric's JSON.
+    """
 
     agg: float | None
     by_index: dict[int, dict[str, Any]] | None = None
@@ -187,48 +239,61 @@ class Value:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = dict(self.extra)
+        """Write the value as <SUITE>_EVAL.json has it."""
+        entry: dict[str, Any] = dict(self.extra)
         if self.by_index is not None:
-            found["value_by_index"] = {str(index): value for index, value in self.by_index.items()}
-        return {
-            **found,
-            "agg_value": self.agg,
-            "n": self.n,
-            "ci": bootstrap.interval(self.replicates, self.agg),
-        }
+            entry["value_by_index"] = {str(index): row for index, row in self.by_index.items()}
+        entry["agg_value"] = self.agg
+        entry["n"] = self.n
+        entry["ci"] = bootstrap.compute_interval(self.replicates, self.agg)
+        return entry
 
 
 class Metric:
-    """A pure function from measurements to a Value. Subclasses are dataclasses: their fields are
-    its configuration.
+    """Compute a Value from measurements, and from nothing else.
 
-    QUIRKS: values of the fields under `compat: openunlearning`. compute(name, eos=…, **measured)
-    gets one argument for each need, and the id of the end-of-sequence token.
+    Subclasses are dataclasses: their fields are the metric's configuration.
+
+    Attributes:
+        QUIRKS: values of the fields under `compat: openunlearning`.
+        compute: called as compute(name, eos=…, **measured), with one argument for each need and the
+            id of the end-of-sequence token.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
     compute: Callable[..., Value]
 
     def needs(self) -> dict[str, Need]:
-        """What compute() is called with, by argument name."""
+        """Say what compute() is called with, by argument name."""
         raise NotImplementedError
 
 
 def mean_of(name: str, by_index: dict[int, dict[str, Any]], key: str) -> Value:
-    """The mean of one per-example value over the examples that have it; a list of several counts by
-    its own mean."""
-    values = np.array(
-        [np.mean(v[key]) for v in by_index.values() if v[key] is not None], dtype=float
-    )
+    """Average one per-example value over the examples that have it.
+
+    A list of several values, one for each alternative answer, counts by its own mean.
+
+    Args:
+        name: the metric's, which seeds its replicates.
+        by_index: per-example values, by the row's number.
+        key: which of an example's values is averaged.
+
+    Raises:
+        UserError: a value is not finite.
+    """
+    per_row = [row[key] for row in by_index.values() if row[key] is not None]
+    values = np.array([np.mean(number) for number in per_row], dtype=float)  # [n]
     if not len(values):
         return Value(None, by_index, 0)
     if not np.isfinite(values).all():
-        bad = [
-            index
-            for index, v in by_index.items()
-            if v[key] is None or not np.isfinite(v[key]).all()
-        ]
+        bad_rows = [index for index, row in by_index.items() if not _is_finite(row[key])]
         raise UserError(
-            f"{name}: the model's values are not finite at rows {bad[:8]}; the model has diverged"
+            f"{name}: the model's values are not finite at rows {bad_rows[:8]}; the model has "
+            "diverged"
         )
-    return Value(float(values.mean()), by_index, len(values), bootstrap.of_mean(values, name))
+    replicates = bootstrap.resample_mean(values, name)
+    return Value(float(values.mean()), by_index, len(values), replicates)
+
+
+def _is_finite(number: Any) -> bool:
+    return number is not None and bool(np.isfinite(number).all())

@@ -2,9 +2,10 @@
 
 A store belongs to one set of weights in one precision; a record in it to one item: the token ids of
 a prompt and an answer, or of a prompt and the generation arguments. So other weights, another
-tokenizer, template, data or arguments never find an old number. Every store writes a file of its
-own. A record carries a checksum of all that is in it; one that is torn or damaged is passed over
-and measured again.
+tokenizer, template, data or arguments never find an old number. Every store appends to a file of
+its own, so that no two processes write one. A record carries a checksum of all that is in it; one
+that is torn or damaged is passed over and measured again. docs/decisions/files-not-sqlite.md says
+why this is no database.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import os
 import secrets
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,114 +27,158 @@ from unteach.errors import name_file
 FORMAT = 2
 START = b"\x89unteach"
 """What every record starts with; the next one is looked for by it where one is damaged."""
+CHECKSUM_SIZE = 16
 LENGTHS = struct.Struct("<II")
-CHECKSUM = 16
+"""Bytes of a record's header and of its body."""
+PREFIX_SIZE = len(START) + CHECKSUM_SIZE + LENGTHS.size
+
+Result = Score | list[int] | list[float] | float
 
 
-def store_key(weights: str, precision: str) -> str:
+def hash_store(weights: str, precision: str) -> str:
     return hashlib.sha256(json.dumps([FORMAT, weights, precision]).encode()).hexdigest()[:32]
 
 
-def item_key(kind: str, item: object) -> str:
+def hash_item(kind: str, item: object) -> str:
     return hashlib.sha256(json.dumps([kind, item], sort_keys=True).encode()).hexdigest()
 
 
+@dataclass
+class Record:
+    """The arrays that were measured of one item, and its key.
+
+    On disk: START, a checksum of all that follows, the lengths of header and body, the header
+    (JSON: the key, and each array's dtype and shape), the body (the arrays' bytes, one after the
+    other).
+    """
+
+    key: str
+    arrays: list[np.ndarray]
+
+    def to_bytes(self) -> bytes:
+        shapes = [(str(array.dtype), array.shape) for array in self.arrays]
+        header = json.dumps([self.key, *shapes]).encode()
+        body = b"".join(array.tobytes() for array in self.arrays)
+        content = LENGTHS.pack(len(header), len(body)) + header + body
+        return START + compute_checksum(content) + content
+
+    @classmethod
+    def from_bytes(cls, file: bytes, start: int) -> "tuple[Record, int]":
+        """Read the record that starts at `start`.
+
+        Returns:
+            The record, and where it ends.
+
+        Raises:
+            ValueError: if it is not exactly what was written.
+        """
+        header_start = start + PREFIX_SIZE
+        if not file.startswith(START, start) or header_start > len(file):
+            raise ValueError("no record starts here")
+        content_start = header_start - LENGTHS.size
+        header_length, body_length = LENGTHS.unpack_from(file, content_start)
+        body_start = header_start + header_length
+        end = body_start + body_length
+        checksum = file[start + len(START) : content_start]
+        if end > len(file) or compute_checksum(file[content_start:end]) != checksum:
+            raise ValueError("torn or damaged")
+
+        key, *shapes = json.loads(file[header_start:body_start])
+        arrays, position = [], body_start
+        for dtype, shape in shapes:
+            array = np.frombuffer(file, dtype, int(np.prod(shape)), position).reshape(shape)
+            arrays.append(array)
+            position += array.nbytes
+        return cls(key, arrays), end
+
+
+def compute_checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=CHECKSUM_SIZE).digest()
+
+
 class Store:
-    """The measurements of one model. get() and put() take items of one kind: `score`, `generate …`,
-    `grad_norms …`."""
+    """The measurements of one model, of items of several kinds: `score`, `generate …`,
+    `grad_norms …`.
+
+    damaged: places in its files that could not be read.
+    """
 
     def __init__(self, folder: Path, weights: str, precision: str, rank: int = 0):
-        self.folder = folder / store_key(weights, precision)
+        self.folder = folder / hash_store(weights, precision)
         self.damaged = 0
-        self._records: dict[str, list[np.ndarray]] = {}
+        self._measured: dict[str, list[np.ndarray]] = {}
         for file in sorted(self.folder.glob("*.records")):
-            self._records.update(self._read(file.read_bytes()))
-        self._own = self.folder / f"{rank}-{secrets.token_hex(8)}.records"
+            for record in self._read(file.read_bytes()):
+                self._measured[record.key] = record.arrays
+        self._own_file = self.folder / f"{rank}-{secrets.token_hex(8)}.records"
 
-    def _read(self, content: bytes) -> Iterator[tuple[str, list[np.ndarray]]]:
-        place, whole = 0, True
-        while place < len(content):
+    def _read(self, file: bytes) -> Iterator[Record]:
+        """Yield the whole records of a file, and count the places where there is none."""
+        position = 0
+        is_damaged = False
+        while position < len(file):
             try:
-                key, arrays, place = _record(content, place)
-                whole = True
-                yield key, arrays
+                record, position = Record.from_bytes(file, position)
             except ValueError:
-                self.damaged += whole  # one place, however many starts are found in it
-                whole = False
-                following = content.find(START, place + 1)
-                place = following if following >= 0 else len(content)
+                # One damaged place, however many starts of records are found in it.
+                if not is_damaged:
+                    self.damaged += 1
+                is_damaged = True
+                next_start = file.find(START, position + 1)
+                position = next_start if next_start >= 0 else len(file)
+            else:
+                is_damaged = False
+                yield record
 
     def get(self, kind: str, item: object) -> Any:
-        """What was measured of an item, or None."""
-        arrays = self._records.get(item_key(kind, item))
+        """Return what was measured of an item, or None."""
+        arrays = self._measured.get(hash_item(kind, item))
         if arrays is None:
             return None
         return Score(*arrays) if kind == "score" else arrays[0].tolist()
 
-    def read_plan(self, of: str) -> Plan | None:
-        """How a pass was batched that was cut off; None where none was, or what is told of it is
-        damaged."""
-        try:
-            plan = json.loads(self._plan_file(of).read_text(encoding="utf-8"))
-            return [[[int(i) for i in row] for row in batch] for batch in plan]
-        except (OSError, ValueError, TypeError, RecursionError):
-            return None
-
-    def write_plan(self, of: str, plan: Plan) -> None:
-        atomic.write_text(self._plan_file(of), json.dumps(plan) + "\n")
-
-    def drop_plan(self, of: str) -> None:
-        self._plan_file(of).unlink(missing_ok=True)
-
-    def _plan_file(self, of: str) -> Path:
-        return self.folder / f"{of}.plan.json"
-
-    def put(self, kind: str, items: Sequence[Any], results: Sequence[Any]) -> None:
-        """Appends a batch of measurements, on disk when it returns."""
+    def put(self, kind: str, items: Sequence[object], results: Sequence[Result]) -> None:
+        """Append a batch of measurements; they are on disk when it returns."""
         self.folder.mkdir(parents=True, exist_ok=True)
         written = bytearray()
         for item, result in zip(items, results, strict=True):
-            key, arrays = item_key(kind, item), _arrays(result)
-            header = json.dumps([key, *((str(a.dtype), a.shape) for a in arrays)]).encode()
-            body = b"".join(array.tobytes() for array in arrays)
-            content = LENGTHS.pack(len(header), len(body)) + header + body
-            written += START + _checksum(content) + content
-            self._records[key] = arrays
-        with name_file(self._own), self._own.open("ab") as file:
+            record = Record(hash_item(kind, item), _make_arrays(result))
+            written += record.to_bytes()
+            self._measured[record.key] = record.arrays
+        with name_file(self._own_file), self._own_file.open("ab") as file:
             file.write(written)
             file.flush()
             os.fsync(file.fileno())
 
+    def read_plan(self, of: str) -> Plan | None:
+        """Read how a pass was batched that was cut off.
 
-def _arrays(result: Score | list[int] | list[float] | float) -> list[np.ndarray]:
+        Returns:
+            None where none was, or where the file is damaged.
+        """
+        try:
+            plan = json.loads(self._find_plan_file(of).read_text(encoding="utf-8"))
+            return [[_read_row(row) for row in batch] for batch in plan]
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+
+    def write_plan(self, of: str, plan: Plan) -> None:
+        atomic.write_text(self._find_plan_file(of), json.dumps(plan) + "\n")
+
+    def drop_plan(self, of: str) -> None:
+        self._find_plan_file(of).unlink(missing_ok=True)
+
+    def _find_plan_file(self, of: str) -> Path:
+        return self.folder / f"{of}.plan.json"
+
+
+def _make_arrays(result: Result) -> list[np.ndarray]:
     if isinstance(result, Score):
         return list(vars(result).values())
     numbers = result if isinstance(result, list) else [result]
-    real = any(isinstance(number, float) for number in numbers)
-    return [np.array(result, dtype=np.float64 if real else np.int64)]
+    is_real = any(isinstance(number, float) for number in numbers)
+    return [np.array(result, dtype=np.float64 if is_real else np.int64)]
 
 
-def _checksum(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=CHECKSUM).digest()
-
-
-def _record(content: bytes, place: int) -> tuple[str, list[np.ndarray], int]:
-    """The record that starts at `place` and where it ends; ValueError if it is not exactly what was
-    written."""
-    lengths = place + len(START) + CHECKSUM
-    header = lengths + LENGTHS.size
-    if not content.startswith(START, place) or header > len(content):
-        raise ValueError
-    in_header, in_body = LENGTHS.unpack_from(content, lengths)
-    end = header + in_header + in_body
-    if (
-        end > len(content)
-        or _checksum(content[lengths:end]) != content[place + len(START) : lengths]
-    ):
-        raise ValueError
-    key, *shapes = json.loads(content[header : header + in_header])
-    arrays, at = [], header + in_header
-    for dtype, shape in shapes:
-        arrays.append(np.frombuffer(content, dtype, int(np.prod(shape)), at).reshape(shape))
-        at += arrays[-1].nbytes
-    return key, arrays, end
+def _read_row(row: list[object]) -> list[int]:
+    return [int(index) for index in row]  # type: ignore[call-overload]

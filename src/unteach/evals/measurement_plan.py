@@ -3,9 +3,11 @@ pass of each kind."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from unteach.engines.base import Engine, Ids, Said, Score
+from unteach.config.suites import SuiteConfig
+from unteach.engines.base import Engine, Ids, ProgressCallback, Score
 from unteach.evals.base import (
     Classed,
     Classes,
@@ -13,167 +15,252 @@ from unteach.evals.base import (
     GradNorms,
     Measurement,
     NormedRow,
+    Progress,
     ReferenceScores,
     ScoredRow,
     Scores,
     Task,
     Texts,
+    Value,
 )
 from unteach.evals.lm_eval import tasks
-from unteach.evals.rows import LEAST, MORE, Rows
+from unteach.evals.rows import EvalRows, limit_continuation
+from unteach.evals.stop_strings import cut_at_stop
 
-Progress = tasks.Progress
-"""progress(what, total) -> a function told how many more are done."""
-Pass = tuple[str, Any]
-"""What all items of one pass share: its kind, and the argument that tells it from others of that
-kind."""
-Results = dict[Any, Any]
-"""What a pass found, by item."""
+SCORING = "scoring"
+REFERENCE_SCORING = "scoring by the reference model"
+GRADIENT_NORMS = "gradient norms"
+GENERATING = "generating"
+CLASSIFYING = "classifying"
+TASKS = "asking tasks"
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Name what all items of one pass share.
+
+    Attributes:
+        kind: one of the constants above; the progress shows it.
+        argument: what tells this pass from others of its kind.
+    """
+
+    kind: str
+    argument: Any = None
+
+
+Outputs = dict[Any, Any]
+"""What a pass yields, by item."""
 Measured = dict[Measurement, list[Any]]
+"""Of one suite, what was measured for each need, row by row."""
 
 
-class Others(Protocol):
-    """Other models than the one that is evaluated, named by their path."""
+@dataclass(frozen=True)
+class SuiteNeeds:
+    """Hold what one suite wants measured, and of which rows."""
 
-    def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]: ...
-    def classify(self, path: str, texts: list[str], said: Said) -> list[dict[str, float]]: ...
+    rows: EvalRows
+    measurements: list[Measurement]
+
+
+class AuxiliaryModels(Protocol):
+    """Other models than the one that is evaluated, named by their paths."""
+
+    def score(
+        self, path: str, pairs: list[tuple[Ids, Ids]], on_progress: ProgressCallback
+    ) -> list[Score]:
+        """Score answers by a reference model."""
+        ...
+
+    def classify(
+        self, path: str, texts: list[str], on_progress: ProgressCallback
+    ) -> list[dict[str, float]]:
+        """Give texts' class probabilities by a classifier."""
+        ...
+
+    def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]:
+        """Run whole suites on a model, for its log."""
+        ...
 
 
 def measure(
-    asking: dict[str, tuple[Rows, list[Measurement]]],
+    suite_needs: dict[str, SuiteNeeds],
     engine: Engine,
-    others: Others | None,
+    auxiliary_models: AuxiliaryModels | None,
     progress: Progress,
 ) -> dict[str, Measured]:
-    """Runs one pass of each kind for all suites; gives back each suite's measurements by need.
+    """Run one pass of each kind for all suites.
 
-    Texts are classified after all passes of the model itself.
+    Args:
+        suite_needs: by suite.
+        engine: runs the model that is evaluated.
+        auxiliary_models: run the others; None where nothing needs them.
+        progress: shows each pass.
+
+    Returns:
+        Each suite's measurements by need.
     """
-    found: dict[Pass, Results] = {}
-    texts = {
-        suite: (rows, [*needs, *(Texts(need.of) for need in needs if isinstance(need, Classes))])
-        for suite, (rows, needs) in asking.items()
-    }
-    for later in (False, True):
-        items: dict[Pass, dict[Any, None]] = {}
-        for rows, needs in texts.values():
-            for need in needs:
-                if isinstance(need, Classes) is later:
-                    items.setdefault(_pass(rows, need), {}).update(
-                        dict.fromkeys(_items(rows, need, found))
-                    )
-        for key, wanted in items.items():
-            found[key] = dict(
-                zip(wanted, _run(key, list(wanted), engine, others, progress), strict=True)
-            )
-    return {
-        suite: {need: _measurement(rows, need, found) for need in needs}
-        for suite, (rows, needs) in asking.items()
-    }
+    outputs: dict[Pass, Outputs] = {}
+    # The passes of the model itself come first: what is classified is the text that they generate.
+    for is_classifying in (False, True):
+        items_by_pass = _collect_items(suite_needs, outputs, is_classifying)
+        for model_pass, items in items_by_pass.items():
+            results = _run_pass(model_pass, items, engine, auxiliary_models, progress)
+            outputs[model_pass] = dict(zip(items, results, strict=True))
+
+    measured: dict[str, Measured] = {}
+    for suite, needs in suite_needs.items():
+        measured[suite] = {}
+        for need in needs.measurements:
+            measured[suite][need] = _read_measurement(needs.rows, need, outputs)
+    return measured
 
 
-def _pass(rows: Rows, need: Measurement) -> Pass:
+def _collect_items(
+    suite_needs: dict[str, SuiteNeeds], outputs: dict[Pass, Outputs], is_classifying: bool
+) -> dict[Pass, list[Any]]:
+    """Collect the different items of each pass, in the order in which they are first needed."""
+    items_by_pass: dict[Pass, dict[Any, None]] = {}
+    for suite in suite_needs.values():
+        to_classify = [need for need in suite.measurements if isinstance(need, Classes)]
+        needs = [*suite.measurements, *(Texts(need.column) for need in to_classify)]
+        for need in needs:
+            if isinstance(need, Classes) is is_classifying:
+                items = items_by_pass.setdefault(_choose_pass(suite.rows, need), {})
+                items.update(dict.fromkeys(_list_items(suite.rows, need, outputs)))
+    return {model_pass: list(items) for model_pass, items in items_by_pass.items()}
+
+
+def _choose_pass(rows: EvalRows, need: Measurement) -> Pass:
     match need:
         case Scores():
-            return "scoring", None
+            return Pass(SCORING)
         case ReferenceScores():
-            return "scoring by the reference model", rows.config.reference_model_path
+            return Pass(REFERENCE_SCORING, rows.config.reference_model_path)
         case GradNorms():
-            return "gradient norms", need.p
+            return Pass(GRADIENT_NORMS, need.p)
         case Texts():
-            return "generating", json.dumps(rows.generation(need.of), sort_keys=True)
+            arguments = rows.build_generation_args(need.column)
+            return Pass(GENERATING, json.dumps(arguments, sort_keys=True))
         case Classes():
-            return "classifying", rows.config.classifier_path
+            return Pass(CLASSIFYING, rows.config.classifier_path)
         case Task():
-            settings = {
-                **vars(rows.config.simple_evaluate_args),
-                "configured": rows.config.configured_tasks(),
-            }
-            return "asking tasks", (rows.template, json.dumps(settings, sort_keys=True))
+            settings = dict(vars(rows.config.simple_evaluate_args))
+            settings["configured"] = rows.config.configured_tasks()
+            return Pass(TASKS, (rows.template, json.dumps(settings, sort_keys=True)))
 
 
-def _items(rows: Rows, need: Measurement, found: dict[Pass, Results]) -> Sequence[Any]:
+def _list_items(
+    rows: EvalRows, need: Measurement, outputs: dict[Pass, Outputs]
+) -> Sequence[object]:
+    """List what a pass runs over for one need."""
     match need:
         case Task():
             return [need.name]
         case Classes():
-            return [one.text for one in _generated(rows, Texts(need.of), found)]
+            return [one.text for one in _read_texts(rows, Texts(need.column), outputs)]
         case Texts():
-            return rows.asked(need.of).prompts
+            return rows.load_column(need.column).prompts
         case GradNorms():
-            return [pair for pair in _first_answers(rows, need) if pair[1]]
+            # An answer of no tokens has no gradient, and is not asked for.
+            return [pair for pair in _list_first_answers(rows, need) if pair[1]]
         case _:
-            return [pair for pairs in rows.asked(need.of).pairs for pair in pairs]
+            pairs_by_row = rows.load_column(need.column).pairs
+            return [pair for pairs in pairs_by_row for pair in pairs]
 
 
-def _first_answers(rows: Rows, need: GradNorms) -> list[tuple[Ids, Ids]]:
+def _list_first_answers(rows: EvalRows, need: GradNorms) -> list[tuple[Ids, Ids]]:
+    """List each row's prompt with its first answer."""
     end = -1 if need.drop_last_label else None
-    return [(pairs[0][0], pairs[0][1][:end]) for pairs in rows.asked(need.of).pairs]
+    firsts = [pairs[0] for pairs in rows.load_column(need.column).pairs]
+    return [(prompt, answer[:end]) for prompt, answer in firsts]
 
 
-def _run(
-    key: Pass, items: list[Any], engine: Engine, others: Others | None, progress: Progress
+def _run_pass(
+    model_pass: Pass,
+    items: list[Any],
+    engine: Engine,
+    auxiliary_models: AuxiliaryModels | None,
+    progress: Progress,
 ) -> list[Any]:
-    kind, argument = key
-    if kind == "asking tasks":
+    """Run a pass, giving a result for each item."""
+    argument = model_pass.argument
+    if model_pass.kind == TASKS:
         template, settings = argument
-        return tasks.ask(items, json.loads(settings), engine, template, progress)
-    said = progress(kind, len(items))
-    match kind:
-        case "scoring":
-            return engine.score(items, said)
-        case "gradient norms":
-            return engine.grad_norms(items, argument, said)
-        case "generating":
-            return engine.generate(items, said=said, **json.loads(argument))
-    assert others is not None
-    return (
-        others.classify(argument, items, said)
-        if kind == "classifying"
-        else others.score(argument, items, said)
-    )
+        return tasks.run_tasks(items, json.loads(settings), engine, template, progress)
+    advance = progress(model_pass.kind, len(items))
+    if model_pass.kind == SCORING:
+        return engine.score(items, advance)
+    if model_pass.kind == GRADIENT_NORMS:
+        return engine.grad_norms(items, argument, advance)
+    if model_pass.kind == GENERATING:
+        return engine.generate(items, on_progress=advance, **json.loads(argument))
+    assert auxiliary_models is not None
+    if model_pass.kind == CLASSIFYING:
+        return auxiliary_models.classify(argument, items, advance)
+    return auxiliary_models.score(argument, items, advance)
 
 
-def _measurement(rows: Rows, need: Measurement, found: dict[Pass, Results]) -> list[Any]:
-    """What a need asked for, row by row."""
-    results = found[_pass(rows, need)]
+def _read_measurement(rows: EvalRows, need: Measurement, outputs: dict[Pass, Outputs]) -> list[Any]:
+    """Read what was measured for a need from the outputs of its pass, row by row."""
+    results = outputs[_choose_pass(rows, need)]
     match need:
         case Task():
             return [results[need.name]]
         case Texts():
-            return _generated(rows, need, found)
+            return _read_texts(rows, need, outputs)
         case Classes():
-            said = _generated(rows, Texts(need.of), found)
-            return [Classed(one.index, one.text, results[one.text]) for one in said]
-    asked = rows.asked(need.of)
-    if isinstance(need, GradNorms):
-        firsts = zip(asked.index, _first_answers(rows, need), strict=True)
-        return [NormedRow(index, results[pair] if pair[1] else 0.0) for index, pair in firsts]
-    return [
-        ScoredRow(index, [results[pair] for pair in pairs], texts, asked.several)
-        for index, pairs, texts in zip(asked.index, asked.pairs, asked.texts, strict=True)
-    ]
+            generated = _read_texts(rows, Texts(need.column), outputs)
+            return [Classed(one.index, one.text, results[one.text]) for one in generated]
+        case GradNorms():
+            return _read_norms(rows, need, results)
+        case _:
+            return _read_scores(rows, need, results)
 
 
-def _generated(rows: Rows, need: Texts, found: dict[Pass, Results]) -> list[Generated]:
-    results: dict[Ids, list[int]] = found[_pass(rows, need)]
-    asked, stops, text = rows.asked(need.of), rows.settings(need.of).stop, rows.template.text
-    made = []
-    for i, index in enumerate(asked.index):
-        truths, answers = asked.texts[i], [answer for _, answer in asked.pairs[i]]
+def _read_norms(rows: EvalRows, need: GradNorms, results: Outputs) -> list[NormedRow]:
+    column = rows.load_column(need.column)
+    normed = []
+    for index, pair in zip(column.row_indices, _list_first_answers(rows, need), strict=True):
+        answer = pair[1]
+        normed.append(NormedRow(index, results[pair] if answer else 0.0))
+    return normed
+
+
+def _read_scores(
+    rows: EvalRows, need: Scores | ReferenceScores, results: Outputs
+) -> list[ScoredRow]:
+    column = rows.load_column(need.column)
+    scored = []
+    for position, index in enumerate(column.row_indices):
+        scores = [results[pair] for pair in column.pairs[position]]
+        texts = column.answer_texts[position]
+        scored.append(ScoredRow(index, scores, texts, column.has_alternatives))
+    return scored
+
+
+def _read_texts(rows: EvalRows, need: Texts, outputs: dict[Pass, Outputs]) -> list[Generated]:
+    results: dict[Ids, list[int]] = outputs[_choose_pass(rows, need)]
+    column = rows.load_column(need.column)
+    stops = rows.get_config(need.column).stop
+    decode = rows.template.decode
+    generated = []
+    for position, index in enumerate(column.row_indices):
+        answers = [answer for _, answer in column.pairs[position]]
+        truths = column.answer_texts[position]
         if need.truth_tokens is not None:
-            truths = [text(answer[: need.truth_tokens]).strip() for answer in answers]
-        said = results[asked.prompts[i]]
+            truths = [decode(answer[: need.truth_tokens]).strip() for answer in answers]
+        continuation = results[column.prompts[position]]
         if need.adaptive:
-            said = said[: max(LEAST, MORE + max(map(len, answers)))]
-        continued = _until(text(said), stops).strip()
-        prompt, question = asked.prompt_texts[i], asked.questions[i]
-        made.append(Generated(index, prompt, truths, continued, asked.several, question))
-    return made
-
-
-def _until(text: str, stops: list[str]) -> str:
-    """The text up to the first of the stop strings in it."""
-    return text[
-        : min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))
-    ]
+            longest = max(len(answer) for answer in answers)
+            continuation = continuation[: limit_continuation(longest)]
+        generated.append(
+            Generated(
+                index,
+                prompt=column.prompt_texts[position],
+                truths=truths,
+                text=cut_at_stop(decode(continuation), stops).strip(),
+                has_alternatives=column.has_alternatives,
+                question=column.questions[position],
+            )
+        )
+    return generated

@@ -14,155 +14,197 @@ from unteach import fingerprints, run_dir
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.distributed.process_context import DistContext
-from unteach.engines.base import Ids, Said, Score
+from unteach.engines.base import Ids, ProgressCallback, Score
 from unteach.engines.classifier import Classifier
-from unteach.engines.hf import HFEngine, context_of
+from unteach.engines.hf import HFEngine, get_context_length
 from unteach.errors import UserError
-from unteach.evals import suites
-from unteach.evals.base import Value
+from unteach.evals import suite_plan, suites
+from unteach.evals.base import Progress, Value
 from unteach.evals.measurement_cache import Store
-from unteach.evals.measurement_plan import Progress
 from unteach.lazy import torch, transformers
 from unteach.models import integrity, loading, model_handlers
-from unteach.models.placement import place
+from unteach.models.placement import place_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-class Deferred(HFEngine):
-    """An engine whose model is loaded when it must measure something."""
+class DeferredEngine(HFEngine):
+    """Run a model that is loaded when it must measure something for the first time."""
 
-    def __init__(self, load: Callable[[], Any], tokenizer: Any, *args: Any):
+    def __init__(
+        self,
+        load: Callable[[], "PreTrainedModel"],
+        tokenizer: "PreTrainedTokenizerBase",
+        batch_size: int | None,
+        dist: DistContext,
+        store: Store,
+        stops: Sequence[int] = (),
+    ):
         self._load = load
-        super().__init__(None, tokenizer, *args)
+        super().__init__(None, tokenizer, batch_size, dist, store, stops)
         del self.model
 
     @functools.cached_property
-    def model(self) -> Any:  # type: ignore[override]
+    def model(self) -> "PreTrainedModel":  # type: ignore[override]
         return self._load()
 
 
 class OtherModels:
-    """like: the model that is evaluated; their precision is its own, and a reference's tokens
-    are."""
+    """Run other models in the precision of the one that is evaluated.
+
+    Attributes:
+        evaluated: the model that is evaluated; a reference reads its tokens.
+        batch_size: an upper bound; None leaves it to the memory.
+        dist: the processes that share the passes.
+        cache: the folder of measurements.
+        progress: shows each pass.
+    """
 
     def __init__(
         self,
-        like: loading.LoadedModel,
+        evaluated: loading.LoadedModel,
         batch_size: int | None,
         dist: DistContext,
         cache: Path,
         progress: Progress,
     ):
-        self.like = like
+        self.evaluated = evaluated
         self.batch_size = batch_size
         self.dist = dist
         self.cache = cache
         self.progress = progress
 
-    def score(self, path: str, pairs: list[tuple[Ids, Ids]], said: Said) -> list[Score]:
-        """The scores of the same tokens by a reference model."""
+    def score(
+        self, path: str, pairs: list[tuple[Ids, Ids]], on_progress: ProgressCallback
+    ) -> list[Score]:
+        """Score the same tokens by a reference model.
+
+        Raises:
+            UserError: its tokenizer spells them otherwise.
+        """
         folder = run_dir.find_model_folder(path)
-        with _named("reference_model_path", path):
-            tokenizer = model_handlers.load_tokenizer(folder, {}, {})
-            config = model_handlers.from_hub(transformers.AutoConfig, folder)
-        if not self._same_tokens(tokenizer, pairs):
+        tokenizer, config = _load_tokenizer_and_config("reference_model_path", path, folder)
+        if not self._has_same_tokens(tokenizer, pairs):
             raise UserError(
                 f"reference_model_path={path}: its tokenizer is another than the model's; "
                 "mia_reference subtracts losses over the same tokens. Name a model with the same "
                 "tokenizer."
             )
-        weights = loading.identity(folder, config, self.cache / fingerprints.MEMORY_FILE)
-        with self._plain():
-            return self._engine(
-                ModelConfig({model_handlers.PATH: folder}), self.like.tokenizer, weights
-            ).score(pairs, said)
+        weights = loading.identify_model(folder, config, self.cache / fingerprints.MEMORY_FILE)
+        model_config = ModelConfig({model_handlers.PATH: folder})
+        with self._outside_autocast():
+            engine = self._build_engine(model_config, self.evaluated.tokenizer, weights)
+            return engine.score(pairs, on_progress)
 
     def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]:
-        """The values of whole suites, for the log of a retain model; it is asked in the words of
-        the evaluated one."""
-        asked = ModelConfig({model_handlers.PATH: path}, template_args=self.like.template.args)
-        with _named("retain_model", path):
-            empty = loading.load_empty(asked)
+        """Run whole suites on a retain model, for its log, in the template of the evaluated one."""
+        config = ModelConfig(
+            {model_handlers.PATH: path}, template_args=self.evaluated.template.args
+        )
+        with _name_key_in_errors("retain_model", path):
+            empty = loading.load_empty(config)
         weights = empty.identity(self.cache / fingerprints.MEMORY_FILE)
-        engine = self._engine(asked, empty.tokenizer, weights, empty.template.stops)
-        with self._plain():
-            planned = suites.plans(configs, empty.template, context_of(empty.model))
-            return suites.carry_out(planned, engine, self._of(path), None, self)
+        engine = self._build_engine(config, empty.tokenizer, weights, empty.template.stops)
 
-    def classify(self, path: str, texts: Sequence[str], said: Said) -> list[dict[str, float]]:
-        """The class probabilities of texts, by a sequence classifier."""
-        with _named("classifier_path", path):
-            tokenizer = model_handlers.load_tokenizer(path, {}, {})
-            config = model_handlers.from_hub(transformers.AutoConfig, path)
-        weights = loading.identity(path, config, self.cache / fingerprints.MEMORY_FILE)
+        def progress(what: str, total: int) -> Callable[[int], None]:
+            return self.progress(f"{what}, {Path(path).name}", total)
 
-        def load() -> Any:
-            with _named("classifier_path", path):
+        with self._outside_autocast():
+            plans = suite_plan.plan_all(configs, empty.template, get_context_length(empty.model))
+            return suites.carry_out(plans, engine, progress, None, self)
+
+    def classify(
+        self, path: str, texts: Sequence[str], on_progress: ProgressCallback
+    ) -> list[dict[str, float]]:
+        """Give texts' class probabilities by a sequence classifier."""
+        tokenizer, config = _load_tokenizer_and_config("classifier_path", path, path)
+        weights = loading.identify_model(path, config, self.cache / fingerprints.MEMORY_FILE)
+
+        def load() -> "PreTrainedModel":
+            with _name_key_in_errors("classifier_path", path):
                 auto = transformers.AutoModelForSequenceClassification
                 model = integrity.load_model(auto, path, use_safetensors=True)
                 integrity.refuse_not_finite(model, path)
-                return model.to(self._device())  # type: ignore[arg-type]
+                return model.to(self._find_device())  # type: ignore[arg-type]
 
         store = Store(self.cache, weights, "float32", self.dist.rank)
         labels = [config.id2label[number] for number in range(len(config.id2label))]
-        with self._plain():
-            found = Classifier(
-                load, tokenizer, config, self.batch_size, self.dist, store
-            ).probabilities(texts, said)
-        return [dict(zip(labels, one, strict=True)) for one in found]
+        with self._outside_autocast():
+            classifier = Classifier(load, tokenizer, config, self.batch_size, self.dist, store)
+            rows = classifier.probabilities(texts, on_progress)
+        return [dict(zip(labels, probabilities, strict=True)) for probabilities in rows]
 
-    def _engine(
+    def _build_engine(
         self,
-        asked: ModelConfig,
+        config: ModelConfig,
         tokenizer: "PreTrainedTokenizerBase",
         weights: str,
         stops: Sequence[int] = (),
     ) -> HFEngine:
-        asked.model_args["dtype"] = self.like.compute
+        """Build the engine of a model that is loaded in the precision of the evaluated one."""
+        config.model_args["dtype"] = self.evaluated.compute
 
-        def load() -> Any:
-            return place(loading.load(asked, training=False).model, self.dist)
+        def load() -> "PreTrainedModel":
+            model: PreTrainedModel = place_model(
+                loading.load(config, training=False).model, self.dist
+            )
+            return model
 
-        store = Store(self.cache, weights, self.like.compute, self.dist.rank)
-        return Deferred(load, tokenizer, self.batch_size, self.dist, store, stops)
+        store = Store(self.cache, weights, self.evaluated.compute, self.dist.rank)
+        return DeferredEngine(load, tokenizer, self.batch_size, self.dist, store, stops)
 
-    def _device(self) -> Any:
-        return (
-            self.dist.device if self.dist.is_sharded else next(self.like.model.parameters()).device
-        )
+    def _find_device(self) -> "torch.device":
+        """Find where the evaluated model runs; a sharded one has parameters in several places."""
+        if self.dist.is_sharded:
+            return self.dist.device
+        device: torch.device = next(self.evaluated.model.parameters()).device
+        return device
 
     @contextlib.contextmanager
-    def _plain(self) -> Iterator[None]:
-        """Outside a training run's autocast, as its weights are in its precision already; frees its
-        memory."""
-        with torch.autocast(self._device().type, enabled=False):
+    def _outside_autocast(self) -> Iterator[None]:
+        """Leave a training run's autocast, as these weights are in its precision already; free
+        their memory afterwards."""
+        with torch.autocast(self._find_device().type, enabled=False):
             yield
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _of(self, path: str) -> Progress:
-        """The progress, with the model named."""
-        return lambda what, total: self.progress(f"{what}, {Path(path).name}", total)
+    def _has_same_tokens(
+        self, tokenizer: "PreTrainedTokenizerBase", pairs: list[tuple[Ids, Ids]]
+    ) -> bool:
+        """Say whether a tokenizer spells all tokens of some pairs as the evaluated model's does."""
+        token_ids: set[int] = set()
+        for prompt, answer in pairs:
+            token_ids.update(prompt, answer)
+        own_tokenizer = self.evaluated.tokenizer
+        return all(
+            _spell(tokenizer, token_id) == _spell(own_tokenizer, token_id) for token_id in token_ids
+        )
 
-    def _same_tokens(self, tokenizer: Any, pairs: list[tuple[Ids, Ids]]) -> bool:
-        used = sorted({token for pair in pairs for ids in pair for token in ids})
 
-        def spelled(one: Any) -> list[str | None]:
-            return [
-                one.convert_ids_to_tokens(token) if token < len(one) else None for token in used
-            ]
+def _spell(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> str | None:
+    """Spell one token; None where the vocabulary is too small for it."""
+    if token_id >= len(tokenizer):
+        return None
+    return str(tokenizer.convert_ids_to_tokens(token_id))
 
-        return spelled(tokenizer) == spelled(self.like.tokenizer)
+
+def _load_tokenizer_and_config(
+    key: str, path: str, folder: str
+) -> "tuple[PreTrainedTokenizerBase, Any]":
+    with _name_key_in_errors(key, path):
+        tokenizer = model_handlers.load_tokenizer(folder, {}, {})
+        config: Any = model_handlers.from_hub(transformers.AutoConfig, folder)
+    return tokenizer, config
 
 
 @contextlib.contextmanager
-def _named(key: str, path: str) -> Iterator[None]:
-    """A model that cannot be loaded is said with the key that named it."""
+def _name_key_in_errors(key: str, path: str) -> Iterator[None]:
+    """Have the message about a model that cannot be loaded begin with the key that named it."""
     try:
         yield
     except UserError as error:
-        # what is wrong, without the key of the model that is evaluated
-        said = str(error).partition(f"={path}: ")[2]
-        raise UserError(f"{key}={path}: {said or error}") from None
+        # What is wrong, without the key of the model that is evaluated.
+        reason = str(error).partition(f"={path}: ")[2]
+        raise UserError(f"{key}={path}: {reason or error}") from None

@@ -1,5 +1,4 @@
-"""The rows of the run itself, by the role they have in it, asked about exactly as the run trains on
-them.
+"""The rows of the run itself, by their role in it, asked about exactly as the run trains on them.
 
 They are read from the examples of the run's datasets, so whatever can be trained on can be
 measured: questions with answers, conversations (their last answer), tokens, plain text.
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from unteach.data.collators import SEGMENT
-from unteach.data.handlers.qa import Example
+from unteach.data.handlers.base import Example
 from unteach.data.streams import Stream
 from unteach.data.template import Template
 from unteach.data.truncation import IGNORED
@@ -50,13 +49,16 @@ class OwnRow:
 def read_row(rows: OwnRows, row_number: int, template: Template) -> OwnRow:
     """Read a row of a stream as a prompt and its answer."""
     prompt, answer = split_example(rows.stream.example(row_number))
-    part, row = rows.stream.where[row_number]
-    prompt_text = template.tokenizer.decode(list(prompt))
+    prompt_text = str(template.tokenizer.decode(list(prompt)))
     if template.kind != "chat":
         prompt_text = prompt_text.removeprefix(template.tokenizer.bos_token or "")
-    # A dataset that knows the words of its rows says them; of others, the prompt's own are shown.
-    question = part.text(row)[0] if hasattr(part, "text") else template.text(prompt).strip()
-    return OwnRow(prompt, prompt_text, question, answer, template.text(answer).strip())
+    # A dataset that knows the words of its rows gives them; of others, the prompt's own are shown.
+    dataset, dataset_row = rows.stream.locations[row_number]
+    if hasattr(dataset, "text"):
+        question = dataset.text(dataset_row)[0]
+    else:
+        question = template.decode(prompt).strip()
+    return OwnRow(prompt, prompt_text, question, answer, template.decode(answer).strip())
 
 
 def split_example(example: Example | dict[str, Any]) -> tuple[Ids, Ids]:
@@ -68,8 +70,11 @@ def split_example(example: Example | dict[str, Any]) -> tuple[Ids, Ids]:
     ids = [int(token) for token in example["input_ids"]]
     labels = [int(label) for label in example["labels"]]
     if SEGMENT in example:
-        length = list(example[SEGMENT]).count(example[SEGMENT][0])
-        ids, labels = ids[:length], labels[:length]
+        segments = list(example[SEGMENT])
+        num_tokens = segments.count(segments[0])
+        ids = ids[:num_tokens]
+        labels = labels[:num_tokens]
+    # Backwards over what is not learned, then over the stretch that is.
     stop = len(labels)
     while stop > 0 and labels[stop - 1] == IGNORED:
         stop -= 1

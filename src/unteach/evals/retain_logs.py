@@ -4,134 +4,170 @@ compared with.
 The retain model's is named by retain_logs_path, or made by evaluating retain_model; that of the
 model that unlearning started from is named by before_logs_path.
 
-Beside our own logs lies <SUITE>_ROWS.json, which says what each column of rows was made of, so a
-log of other rows is told by their content. Of a log without it, the metrics' names and the rows'
-numbers are compared.
+Our own logs lie beside a <SUITE>_ROWS.json, which says what each column of rows was made of, so
+that a log of other rows is recognised by their content. Of a log without it, the metrics' names and
+the rows' numbers are compared.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unteach import json_files, run_dir
 from unteach.config.suites import SuiteConfig
 from unteach.errors import UserError
-from unteach.evals.rows import Asked
+from unteach.evals.rows import TokenizedColumn
 from unteach.wording import counted
 
-EVAL, ROWS = "_EVAL.json", "_ROWS.json"
+EVAL = "_EVAL.json"
+ROWS = "_ROWS.json"
 
-
+LogKey = Literal["retain_logs_path", "before_logs_path"]
+"""The keys of a suite that name a log."""
 WHOSE = {"retain_logs_path": "a retain model", "before_logs_path": "the model before"}
-"""The keys that name a log, and whose it is."""
+"""Which model's log a key names."""
+MAX_NAMES = 6
+"""Names that a message lists."""
+
+
+@dataclass(frozen=True)
+class ColumnUnderMetric:
+    """Name a column of rows that a metric is measured on.
+
+    Attributes:
+        half: the half of an attack's value, `forget` or `holdout`, that is of these rows; of other
+            metrics, a word that no value has a half of.
+        name: `<rows>.<column>`.
+        column: the rows.
+    """
+
+    half: str
+    name: str
+    column: TokenizedColumn
 
 
 @dataclass
 class Log:
-    """The values of a log, by metric; and of our own ones the rows under them, by column.
+    """Hold the values of a log, by metric.
 
-    awaited: its model is yet to be evaluated, on the same rows.
+    Attributes:
+        key: the key of the suite that names it.
+        path: the log, or the model that will make it; None where neither is named.
+        values: the log's entries, by metric.
+        rows: of our own logs, what each column of rows was made of.
+        is_awaited: whether its model is yet to be evaluated, on the same rows.
     """
 
-    key: str
+    key: LogKey
     path: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, dict[str, Any]] | None = None
-    awaited: bool = False
+    is_awaited: bool = False
 
-    def lacks(self, metric: str) -> str | None:
-        """Why a metric of this log cannot be compared with; None if it can."""
-        if self.awaited:
+    def explain_absence(self, metric: str) -> str | None:
+        """Say why a metric of this log cannot be compared with; None if it can."""
+        if self.is_awaited:
             return None
         if not self.path:
             return f"it compares with {WHOSE[self.key]}, and no {self.key} is set"
-        named = f"the {self.key.partition('_')[0]} log {self.path}"
-        if not isinstance(self.values.get(metric), dict):
-            return f"{named} has no {metric}; it holds {_some(self.values)}"
-        if self.values[metric].get("agg_value") is None:
-            return f"{named} has no value of {metric}"
+        log_name = f"the {self.key.partition('_')[0]} log {self.path}"
+        entry = self.values.get(metric)
+        if not isinstance(entry, dict):
+            return f"{log_name} has no {metric}; it holds {_list_names(self.values)}"
+        if entry.get("agg_value") is None:
+            return f"{log_name} has no value of {metric}"
         return None
 
-    def refuse_other_rows(self, metric: str, columns: Iterable[tuple[str, str, Asked]]) -> None:
-        """Raises UserError if the log's metric was measured on other rows than these (half, column,
-        rows)."""
-        if self.awaited:
+    def refuse_other_rows(self, metric: str, columns: Iterable[ColumnUnderMetric]) -> None:
+        """Raise UserError if the log's metric was measured on other rows than these."""
+        if self.is_awaited:
             return
-        for half, column, asked in columns:
-            if self.rows is not None:
-                kept = self.rows.get(column, {})
-                if kept.get("digest") != asked.digest:
-                    raise UserError(self._other(metric, self._kept(kept, asked), column, asked))
-                continue
-            entry = self.values[metric]
-            index = (entry.get(half) or entry).get("value_by_index")
-            logged = {int(i) for i in index} if index else None
-            if logged is not None and not set(asked.index) <= logged <= set(range(asked.count)):
-                raise UserError(self._other(metric, counted(len(logged), "row"), column, asked))
+        for under in columns:
+            if self.rows is None:
+                self._compare_row_numbers(metric, under)
+            else:
+                self._compare_fingerprints(metric, under)
 
-    def _kept(self, kept: dict[str, Any], asked: Asked) -> str:
-        if not kept:
-            return f"other columns ({_some(self.rows or {})})"
-        same = (
-            " whose words are others"
-            if (kept["of"], kept["count"]) == (asked.where, asked.count)
-            else ""
-        )
-        return f"{kept['of']} ({counted(kept['count'], 'row')}{same})"
+    def _compare_fingerprints(self, metric: str, under: ColumnUnderMetric) -> None:
+        assert self.rows is not None
+        logged = self.rows.get(under.name, {})
+        if logged.get("digest") == under.column.fingerprint:
+            return
+        if not logged:
+            self._refuse(metric, f"other columns ({_list_names(self.rows)})", under)
+        is_alike = (logged["of"], logged["count"]) == (under.column.source, under.column.num_rows)
+        same_name = " whose words are others" if is_alike else ""
+        rows = f"{logged['of']} ({counted(logged['count'], 'row')}{same_name})"
+        self._refuse(metric, rows, under)
 
-    def _other(self, metric: str, logged: str, column: str, asked: Asked) -> str:
-        return (
-            f"{self.key}={self.path}: its {metric} was measured on {logged}, and this run measures "
-            f"{column} on {asked.where} ({counted(asked.count, 'row')}); evaluate that model on "
+    def _compare_row_numbers(self, metric: str, under: ColumnUnderMetric) -> None:
+        """Compare by number: a log may have more rows than are measured, of the same set."""
+        entry = self.values[metric]
+        value_by_index = (entry.get(under.half) or entry).get("value_by_index")
+        if not value_by_index:
+            return
+        logged = {int(index) for index in value_by_index}
+        measured = set(under.column.row_indices)
+        existing = set(range(under.column.num_rows))
+        if not measured <= logged <= existing:
+            self._refuse(metric, counted(len(logged), "row"), under)
+
+    def _refuse(self, metric: str, logged_rows: str, under: ColumnUnderMetric) -> None:
+        raise UserError(
+            f"{self.key}={self.path}: its {metric} was measured on {logged_rows}, and this run "
+            f"measures {under.name} on {under.column.source} "
+            f"({counted(under.column.num_rows, 'row')}); evaluate that model on "
             "the same split and name that log"
         )
 
 
-def read(config: SuiteConfig, key: str = "retain_logs_path") -> Log:
-    """The log that a key of the suite names; a run's folder stands for the log in it."""
-    path = getattr(config, key)
+def read_log(config: SuiteConfig, key: LogKey = "retain_logs_path") -> Log:
+    """Read the log that a key of the suite names; a run's folder stands for the log in it."""
     if key == "retain_logs_path" and config.retain_model:
-        return Log(key, config.retain_model, awaited=True)
+        return Log(key, config.retain_model, is_awaited=True)
+    path = config.before_logs_path if key == "before_logs_path" else config.retain_logs_path
     if not path:
         return Log(key)
-    file = _file(Path(path), config.suite, key)
+    file = _find_log_file(Path(path), config.suite, key)
     values = json_files.read_json(file, key)
     if not isinstance(values, dict):
         raise UserError(f"{key}={path}: not an evaluation log (a mapping of metrics)")
-    foreign = [name for name in values if name not in config.define]
-    if 2 * len(foreign) > len(values):
+    num_known = sum(name in config.define for name in values)
+    if 2 * num_known < len(values):
         raise UserError(
-            f"{key}={path}: it holds {_some(values)}, and eval.{config.suite} knows "
-            f"{len(values) - len(foreign)} of them: is it the log of another suite? "
+            f"{key}={path}: it holds {_list_names(values)}, and eval.{config.suite} knows "
+            f"{num_known} of them: is it the log of another suite? "
             f"Set eval.{config.suite}.{key} to a {config.suite.upper()}{EVAL}"
         )
-    beside = file.with_name(file.name.replace(EVAL, ROWS))
-    rows = (
-        json_files.read_json(beside, key) if file.name.endswith(EVAL) and beside.exists() else None
-    )
+    rows = None
+    rows_file = file.with_name(file.name.replace(EVAL, ROWS))
+    if file.name.endswith(EVAL) and rows_file.exists():
+        rows = json_files.read_json(rows_file, key)
     return Log(key, path, values, rows)
 
 
-def _file(path: Path, suite: str, key: str) -> Path:
+def _find_log_file(path: Path, suite: str, key: str) -> Path:
     if not path.is_dir():
         return path
     name = f"{suite.upper()}{EVAL}"
-    for folder in (path, path / run_dir.EVALS):
+    folders = (path, path / run_dir.EVALS)
+    for folder in folders:
         if (folder / name).exists():
             return folder / name
-    there = sorted(
-        {file.name for folder in (path, path / run_dir.EVALS) for file in folder.glob(f"*{EVAL}")}
-    )
-    holds = f"it holds {', '.join(there)}" if there else f"no *{EVAL} in this folder"
+    other_logs = {file.name for folder in folders for file in folder.glob(f"*{EVAL}")}
+    holds = f"no *{EVAL} in this folder"
+    if other_logs:
+        holds = f"it holds {', '.join(sorted(other_logs))}"
     raise UserError(
         f"{key}={path}: {holds}, and eval.{suite} compares with {name}; evaluate it first"
     )
 
 
-def _some(names: Iterable[str], most: int = 6) -> str:
-    shown = sorted(names)
-    return (
-        ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
-        or "nothing"
-    )
+def _list_names(names: Iterable[str]) -> str:
+    """List the first names in a message."""
+    in_order = sorted(names)
+    if not in_order:
+        return "nothing"
+    more = f" and {len(in_order) - MAX_NAMES} more" if len(in_order) > MAX_NAMES else ""
+    return ", ".join(in_order[:MAX_NAMES]) + more

@@ -1,4 +1,4 @@
-"""The rows of a suite, tokenised: what the model is asked about each, and what is true."""
+"""The rows of a suite, tokenized: what the model is asked about each, and what is true."""
 
 import random
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from unteach import fingerprints
 from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data.handlers import qa
 from unteach.data.io import sources
+from unteach.data.rows import Row, locate_row
 from unteach.data.template import Encoded, Template
 from unteach.engines.base import Ids
 from unteach.errors import AbsentData, UserError
@@ -16,11 +17,14 @@ from unteach.evals import own_rows, wrong_answers
 from unteach.evals.own_rows import OwnRows
 from unteach.seeds import permutation, subseed
 
-IDK, KEYS = "idk", "keys"
-"""Columns: a refusal to each question; the entities that a row is about."""
-LEAST, MORE = 50, 10
-"""Tokens of a continuation as long as its answer calls for: LEAST, or MORE than the true answer
-has."""
+IDK = "idk"
+"""The column of a refusal to each question."""
+KEYS = "keys"
+"""The column of the entities that a row is about."""
+MIN_CONTINUATION = 50
+"""Tokens that a continuation may always have."""
+MORE_THAN_ANSWER = 10
+"""Tokens that a continuation may have beyond those of its true answer."""
 WHERE_ROLES_COME_FROM = {
     "train": "data.train_file, or data.train",
     "forget": "data.forget_file, a column forget in data.train_file, or data.forget",
@@ -31,34 +35,53 @@ WHERE_ROLES_COME_FROM = {
 }
 
 
-@dataclass
-class Asked:
-    """One column of one set of rows: per usable row its number, its prompt, and its answers, each
-    with what it follows.
+def limit_continuation(num_answer_tokens: int) -> int:
+    """Compute how many tokens a continuation needs to say an answer of some length."""
+    return max(MIN_CONTINUATION, MORE_THAN_ANSWER + num_answer_tokens)
 
-    questions: the words of the rows themselves, without template and without examples shown before
-    them. count, digest, where: of all the rows, also those that were skipped or not drawn.
+
+@dataclass
+class TokenizedColumn:
+    """Hold one column of one set of rows, an entry of each list for each usable row.
+
+    Attributes:
+        source: where the rows come from, as messages call it.
+        num_rows: of all the rows, also those that were skipped or not selected.
+        has_alternatives: whether the column has a list of answers for each row.
+        fingerprint: of all the rows, and of which were selected.
+        row_indices: the rows' numbers in their set.
+        prompts: what the model reads before it answers.
+        prompt_texts: the same as text.
+        questions: the words of the rows themselves, without template and few-shot examples.
+        pairs: of each row, its answers, each with the prompt that it follows.
+        answer_texts: of each row, the texts of its answers.
     """
 
-    several: bool
-    count: int
-    digest: str
-    where: str
-    index: list[int] = field(default_factory=list)
+    source: str
+    num_rows: int
+    has_alternatives: bool
+    fingerprint: str
+    row_indices: list[int] = field(default_factory=list)
     prompts: list[Ids] = field(default_factory=list)
     prompt_texts: list[str] = field(default_factory=list)
     questions: list[str] = field(default_factory=list)
     pairs: list[list[tuple[Ids, Ids]]] = field(default_factory=list)
-    texts: list[list[str]] = field(default_factory=list)
+    answer_texts: list[list[str]] = field(default_factory=list)
 
 
-class Rows:
-    """The rows of one suite, loaded when first asked for, tokenised once a column.
+class EvalRows:
+    """Load the rows of one suite when they are first needed, and tokenize them once a column.
 
-    context: how many tokens the model can read. own: the run's own rows, by role. drawn: how many
-    rows of a set are measured, where they are not all. skipped, cut, joined: how many rows, by
-    column, are left out, have a shortened answer, or whose tokenizer makes one token of the end of
-    the prompt and the beginning of the answer.
+    A column is named `<rows>.<column>`, by the names in the suite's `rows`.
+
+    Attributes:
+        context: how many tokens the model can read.
+        own: the run's own rows, by role.
+        subset_sizes: of rows that are measured in part, how many are, and how many there are.
+        num_skipped: by column, rows that are left out.
+        num_cut: by column, rows with a shortened answer.
+        num_joined: by column, rows whose tokenizer makes one token of the end of the prompt and the
+            beginning of the answer.
     """
 
     def __init__(
@@ -68,240 +91,294 @@ class Rows:
         context: int | None = None,
         own: Mapping[str, OwnRows] | None = None,
     ):
-        self.config, self.template, self.context = config, template, context or 1 << 62
+        self.config = config
+        self.template = template
+        self.raw_template = template.as_raw()
+        self.context = context or 1 << 62
         self.own = own or {}
-        self.plain = template.as_raw()
-        self._rows: dict[str, list[sources.Row]] = {}
-        self._asked: dict[str, Asked] = {}
-        self.drawn: dict[str, tuple[int, int]] = {}
-        self.skipped: dict[str, int] = {}
-        self.cut: dict[str, int] = {}
-        self.joined: dict[str, int] = {}
+        self.subset_sizes: dict[str, tuple[int, int]] = {}
+        self.num_skipped: dict[str, int] = {}
+        self.num_cut: dict[str, int] = {}
+        self.num_joined: dict[str, int] = {}
+        self._rows: dict[str, list[Row]] = {}
+        self._columns: dict[str, TokenizedColumn] = {}
 
-    def settings(self, of: str) -> RowsConfig:
-        """How the rows of `rows.column` are configured."""
-        name = of.partition(".")[0]
-        if name not in self.config.rows:
+    def get_config(self, column_name: str) -> RowsConfig:
+        """Give the configuration of the rows that a column is of."""
+        rows_name = column_name.partition(".")[0]
+        if rows_name not in self.config.rows:
             raise UserError(
-                f"eval.{self.config.suite}.rows has no {name!r}; it has "
+                f"eval.{self.config.suite}.rows has no {rows_name!r}; it has "
                 f"{', '.join(self.config.rows)}"
             )
-        return self.config.rows[name]
+        return self.config.rows[rows_name]
 
-    def generation(self, of: str) -> dict[str, Any]:
-        """The generation arguments of these rows: the suite's, and over them their own."""
-        layers = (self.config.generation, self.settings(of).generation)
-        given = {
-            name: value
-            for layer in layers
-            for name, value in vars(layer).items()
-            if value is not None
-        }
-        if "max_new_tokens" not in given:
+    def build_generation_args(self, column_name: str) -> dict[str, Any]:
+        """Merge the suite's generation arguments with those of the column's rows, which win."""
+        config = self.get_config(column_name)
+        arguments: dict[str, Any] = {}
+        for layer in (self.config.generation, config.generation):
+            for name, value in vars(layer).items():
+                if value is not None:
+                    arguments[name] = value
+        if "max_new_tokens" not in arguments:
             raise UserError(
                 f"eval.{self.config.suite}.generation.max_new_tokens: is required for the texts of "
-                f"{of}"
+                f"{column_name}"
             )
-        if self.settings(of).role is not None:
-            longest = max(len(answer) for [(_, answer)] in self.asked(of).pairs)
-            given["max_new_tokens"] = min(given["max_new_tokens"], max(LEAST, MORE + longest))
-        return given
+        if config.role is not None:
+            # No continuation need be much longer than the longest true answer.
+            pairs = self.load_column(column_name).pairs
+            longest = max(len(answer) for [(_, answer)] in pairs)
+            arguments["max_new_tokens"] = min(
+                arguments["max_new_tokens"], limit_continuation(longest)
+            )
+        return arguments
 
-    def has_questions(self, of: str) -> bool:
-        """Whether the model is asked something before these answers; plain text follows on nothing
-        but BOS."""
-        return any(len(prompt) > 1 for prompt in self.asked(of).prompts)
+    def has_questions(self, column_name: str) -> bool:
+        """Say whether the model is asked something before these answers; plain text follows on
+        nothing but BOS."""
+        return any(len(prompt) > 1 for prompt in self.load_column(column_name).prompts)
 
-    def asked(self, of: str) -> Asked:
-        """`rows.column` tokenised; rows whose answer is empty or does not fit are skipped and
-        counted.
+    def load_column(self, column_name: str) -> TokenizedColumn:
+        """Tokenize a column; rows whose answer is empty or does not fit are skipped and counted.
 
-        Raises AbsentData where the corpus does not have them.
+        Raises:
+            AbsentData: the corpus does not have these rows.
         """
-        if of not in self._asked:
-            settings, column = self.settings(of), of.partition(".")[2]
-            if settings.role is not None:
-                self._asked[of] = self._ask_own(of, settings.role)
-                return self._asked[of]
-            assert settings.hf_args is not None
-            where = sources.named(settings.hf_args)
-            rows, shots = self._load(settings.hf_args), self._shots(settings, column)
-            chosen = self._draw(of.partition(".")[0], self._chosen(settings, rows, where))
-            named = f"eval.{self.config.suite}: {where}"
-            answers = (
-                self._refusals(settings, rows)
-                if column == IDK
-                else sources.column(rows, column, named)
-            )
-            questions = [""] * len(rows)
-            if settings.kind != "text":
-                questions = sources.column(rows, settings.question_key, named)
-            several = any(isinstance(answer, list) for answer in answers)
-            told = [questions, answers, shots, *([chosen] if len(chosen) < len(rows) else [])]
-            asked = Asked(several, len(rows), fingerprints.hash_value(told), where)
-            for index in chosen:
-                answer = answers[index]
-                texts = answer if isinstance(answer, list) else [answer]
-                try:
-                    self._add(asked, of, index, questions[index], texts, shots)
-                except UserError as error:
-                    place = sources.place(rows, index, where)
-                    raise UserError(f"eval.{self.config.suite}: {place}: {error}") from None
-            if not asked.index:
-                room = f"max_length={self.config.max_length}"
-                if self.context < self.config.max_length:
-                    room = f"the {self.context} tokens that the model reads"
-                raise UserError(
-                    f"eval.{self.config.suite}: {of}: every answer is empty, or does not fit into "
-                    f"{room}"
-                )
-            self._asked[of] = asked
-        return self._asked[of]
+        if column_name not in self._columns:
+            role = self.get_config(column_name).role
+            if role is None:
+                column = self._tokenize_dataset(column_name)
+            else:
+                column = self._tokenize_own_rows(column_name, role)
+            self._columns[column_name] = column
+        return self._columns[column_name]
 
-    def _ask_own(self, of: str, role: str) -> Asked:
-        """The run's own rows of a role, each asked about as it is trained on."""
-        name, _, column = of.partition(".")
-        if column != own_rows.ANSWER:
+    def _tokenize_dataset(self, column_name: str) -> TokenizedColumn:
+        """Tokenize a column of rows that `hf_args` name."""
+        config = self.get_config(column_name)
+        assert config.hf_args is not None
+        rows_name, _, key = column_name.partition(".")
+        source = sources.describe_source(config.hf_args)
+        where = f"eval.{self.config.suite}: {source}"
+
+        rows = self._load_rows(config.hf_args)
+        examples = self._load_few_shot_examples(config, key)
+        selected = self._draw_subset(rows_name, self._select_by_keys(config, rows, source))
+        if key == IDK:
+            answers = self._choose_refusals(config, rows)
+        else:
+            answers = sources.read_column(rows, key, where)
+        questions = [""] * len(rows)
+        if config.kind != "text":
+            questions = sources.read_column(rows, config.question_key, where)
+
+        # Which rows are measured tells two columns apart only where it is not all of them.
+        content: list[object] = [questions, answers, examples]
+        if len(selected) < len(rows):
+            content.append(selected)
+        column = TokenizedColumn(
+            source=source,
+            num_rows=len(rows),
+            has_alternatives=any(isinstance(answer, list) for answer in answers),
+            fingerprint=fingerprints.hash_value(content),
+        )
+        for row_index in selected:
+            answer = answers[row_index]
+            candidates = answer if isinstance(answer, list) else [answer]
+            try:
+                self._tokenize_row(
+                    column, column_name, row_index, questions[row_index], candidates, examples
+                )
+            except UserError as error:
+                row_name = locate_row(rows, row_index, source)
+                raise UserError(f"eval.{self.config.suite}: {row_name}: {error}") from None
+        if not column.row_indices:
+            self._refuse_empty_column(column_name)
+        return column
+
+    def _refuse_empty_column(self, column_name: str) -> None:
+        room = f"max_length={self.config.max_length}"
+        if self.context < self.config.max_length:
+            room = f"the {self.context} tokens that the model reads"
+        raise UserError(
+            f"eval.{self.config.suite}: {column_name}: every answer is empty, or does not fit into "
+            f"{room}"
+        )
+
+    def _tokenize_own_rows(self, column_name: str, role: str) -> TokenizedColumn:
+        """Tokenize the run's own rows of a role, each asked about as it is trained on."""
+        rows_name, _, key = column_name.partition(".")
+        if key != own_rows.ANSWER:
             raise UserError(
                 f"eval.{self.config.suite}: the run's own rows have the one column answer: "
-                f"{name}.answer"
+                f"{rows_name}.answer"
             )
         if role not in self.own:
             raise AbsentData(
                 f"this run has no {role} rows; they come from {WHERE_ROLES_COME_FROM[role]}"
             )
         rows = self.own[role]
-        chosen = self._draw(name, list(rows.row_numbers))
-        read = [own_rows.read_row(rows, number, self.template) for number in chosen]
-        told = [[row.question, row.answer_text] for row in read]
-        asked = Asked(
-            False, len(rows.row_numbers), fingerprints.hash_value([told, chosen]), rows.where
+        selected = self._draw_subset(rows_name, list(rows.row_numbers))
+        read_rows = [own_rows.read_row(rows, number, self.template) for number in selected]
+        questions_and_answers = [[row.question, row.answer_text] for row in read_rows]
+        return TokenizedColumn(
+            source=rows.where,
+            num_rows=len(rows.row_numbers),
+            has_alternatives=False,
+            fingerprint=fingerprints.hash_value([questions_and_answers, selected]),
+            row_indices=selected,
+            prompts=[row.prompt for row in read_rows],
+            prompt_texts=[row.prompt_text for row in read_rows],
+            questions=[row.question for row in read_rows],
+            pairs=[[(row.prompt, row.answer)] for row in read_rows],
+            answer_texts=[[row.answer_text] for row in read_rows],
         )
-        for number, row in zip(chosen, read, strict=True):
-            asked.index.append(number)
-            asked.prompts.append(row.prompt)
-            asked.prompt_texts.append(row.prompt_text)
-            asked.questions.append(row.question)
-            asked.pairs.append([(row.prompt, row.answer)])
-            asked.texts.append([row.answer_text])
-        return asked
 
-    def _draw(self, name: str, row_numbers: list[int]) -> list[int]:
-        """At most max_rows of the rows called `name`, drawn by the seed, in their order."""
-        most = self.config.max_rows
-        if most is None or len(row_numbers) <= most:
+    def _draw_subset(self, rows_name: str, row_numbers: list[int]) -> list[int]:
+        """Draw at most max_rows of some rows by the suite's seed, in the order of the rows."""
+        max_rows = self.config.max_rows
+        if max_rows is None or len(row_numbers) <= max_rows:
             return row_numbers
-        self.drawn[name] = (most, len(row_numbers))
-        order = permutation(len(row_numbers), self.config.seed, "measured rows", name)
-        return [row_numbers[place] for place in sorted(order[:most])]
+        self.subset_sizes[rows_name] = (max_rows, len(row_numbers))
+        order = permutation(len(row_numbers), self.config.seed, "measured rows", rows_name)
+        return [row_numbers[position] for position in sorted(order[:max_rows])]
 
-    def _load(self, hf_args: dict[str, Any]) -> list[sources.Row]:
+    def _load_rows(self, hf_args: dict[str, Any]) -> list[Row]:
+        """Load rows, once for all columns of them."""
         key = fingerprints.hash_value(hf_args)
         if key not in self._rows:
-            load_rows = (
-                wrong_answers.load_rows if wrong_answers.KEY in hf_args else sources.load_rows
-            )
-            self._rows[key] = load_rows(hf_args)
+            if wrong_answers.KEY in hf_args:
+                self._rows[key] = wrong_answers.load_rows(hf_args)
+            else:
+                self._rows[key] = sources.load_rows(hf_args)
         return self._rows[key]
 
-    def _refusals(self, settings: RowsConfig, rows: list[sources.Row]) -> list[str]:
-        """A refusal to each row, by its number; the rows' own where they have a column of them."""
-        if rows and IDK in rows[0]:
-            return sources.column(rows, IDK, f"eval.{self.config.suite}")
-        lines = qa.read_lines(settings.idk_path)
-        return [
-            random.Random(subseed(0, IDK, 0, index)).choice(lines) for index in range(len(rows))
-        ]
-
-    def _chosen(self, settings: RowsConfig, rows: list[sources.Row], where: str) -> list[int]:
-        """The numbers of the rows that are asked about: all, or those that do, or do not, share a
-        key with others."""
-        shared, apart = settings.keys_shared_with, settings.keys_apart_from
-        if not shared and not apart:
-            return list(range(len(rows)))
-
-        def keys(of: list[sources.Row]) -> list[set[str]]:
-            if any(KEYS not in row for row in of):
-                raise AbsentData(
-                    f"{where}: the rows have no column {KEYS!r} that says what they are about"
-                )
-            return [set(row[KEYS]) for row in of]
-
-        own, chosen = keys(rows), set(range(len(rows)))
-        for other, wanted in ((shared, True), (apart, False)):
-            if other:
-                others = self.settings(other).hf_args
-                if others is None:
-                    raise UserError(
-                        f"eval.{self.config.suite}.rows.{other}: the run's own rows have no keys"
-                    )
-                theirs = set[str]().union(*keys(self._load(others)))
-                chosen &= {i for i, mine in enumerate(own) if bool(mine & theirs) is wanted}
-        if not chosen:
-            raise AbsentData(
-                f"{where}: no row is left of those that {'share' if shared else 'do not share'} a "
-                f"key"
-            )
-        return sorted(chosen)
-
-    def _shots(self, settings: RowsConfig, column: str) -> list[tuple[str, str]]:
-        if settings.few_shot_dataset_hf_args is None:
+    def _load_few_shot_examples(self, config: RowsConfig, key: str) -> list[tuple[str, str]]:
+        """Load the (question, answer) pairs that stand before every question."""
+        if config.few_shot_dataset_hf_args is None:
             return []
-        shown = self._load(settings.few_shot_dataset_hf_args)
-        keys = (settings.question_key, column)
+        rows = self._load_rows(config.few_shot_dataset_hf_args)
         where = f"eval.{self.config.suite}: few-shot rows"
-        return list(zip(*(sources.column(shown, key, where) for key in keys), strict=True))
+        questions = sources.read_column(rows, config.question_key, where)
+        answers = sources.read_column(rows, key, where)
+        return list(zip(questions, answers, strict=True))
 
-    def _add(
-        self,
-        asked: Asked,
-        of: str,
-        index: int,
-        question: str,
-        texts: list[str],
-        shots: list[tuple[str, str]],
-    ) -> None:
-        kind, limit = self.settings(of).kind, min(self.config.max_length, self.context)
-        if kind == "qa":
-            encoded = [self.template.encode(question, text, shots, limit) for text in texts]
-            opening = (
-                self.template.encode_prompt(question, shots)
-                if self.template.args.boundary == "joint"
-                else None
+    def _choose_refusals(self, config: RowsConfig, rows: list[Row]) -> list[str]:
+        """Choose a refusal for each row by its number, or take the rows' own column of them."""
+        if rows and IDK in rows[0]:
+            return sources.read_column(rows, IDK, f"eval.{self.config.suite}")
+        refusals = qa.read_lines(config.idk_path)
+        chosen = []
+        for row_index in range(len(rows)):
+            generator = random.Random(subseed(0, IDK, 0, row_index))
+            chosen.append(generator.choice(refusals))
+        return chosen
+
+    def _select_by_keys(self, config: RowsConfig, rows: list[Row], source: str) -> list[int]:
+        """Select all rows, or those that share a key with other rows, or that share none."""
+        row_indices = list(range(len(rows)))
+        if not config.keys_shared_with and not config.keys_apart_from:
+            return row_indices
+        keys = _read_keys(rows, source)
+        if config.keys_shared_with:
+            their_keys = self._collect_keys(config.keys_shared_with, source)
+            row_indices = [index for index in row_indices if keys[index] & their_keys]
+        if config.keys_apart_from:
+            their_keys = self._collect_keys(config.keys_apart_from, source)
+            row_indices = [index for index in row_indices if not keys[index] & their_keys]
+        if not row_indices:
+            relation = "share" if config.keys_shared_with else "do not share"
+            raise AbsentData(f"{source}: no row is left of those that {relation} a key")
+        return row_indices
+
+    def _collect_keys(self, rows_name: str, source: str) -> set[str]:
+        """Collect the keys of all rows of another set; `source` is the set that asks for them."""
+        hf_args = self.get_config(rows_name).hf_args
+        if hf_args is None:
+            raise UserError(
+                f"eval.{self.config.suite}.rows.{rows_name}: the run's own rows have no keys"
             )
-        else:
-            encoded = [
-                self._plain(question, f" {text}" if kind == "completion" else text)
-                for text in texts
-            ]
-            opening = self.plain.encode_prompt(question) if question else None
-        # published code scores these too
-        empty = not self.config.compat and any(not text.strip() for text in texts)
-        if not texts or empty or not all(one.answer for one in encoded):
-            self.skipped[of] = self.skipped.get(of, 0) + 1
+        return set().union(*_read_keys(self._load_rows(hf_args), source))
+
+    def _tokenize_row(
+        self,
+        column: TokenizedColumn,
+        column_name: str,
+        row_index: int,
+        question: str,
+        answers: list[str],
+        examples: list[tuple[str, str]],
+    ) -> None:
+        """Add one row to a column, or count it as skipped."""
+        kind = self.get_config(column_name).kind
+        encoded = [self._encode(kind, question, answer, examples) for answer in answers]
+        # Published code scores empty answers too.
+        has_empty = not self.config.compat and any(not answer.strip() for answer in answers)
+        if not answers or has_empty or not all(one.answer for one in encoded):
+            _count(self.num_skipped, column_name)
             return
         if any(one.cut for one in encoded):
-            self.cut[of] = self.cut.get(of, 0) + 1
-        if opening is not None and any(one.prompt != opening for one in encoded):
-            self.joined[of] = self.joined.get(of, 0) + 1
-        asked.index.append(index)
-        asked.prompts.append(encoded[0].prompt)
-        asked.prompt_texts.append(
-            self.template.prompt(question, shots) if kind == "qa" else question
-        )
-        asked.questions.append(question)
-        asked.pairs.append([(one.prompt, one.answer) for one in encoded])
-        asked.texts.append(
-            [self.template.text(one.answer) for one in encoded] if kind == "text" else texts
-        )
+            _count(self.num_cut, column_name)
+        bare_prompt = self._encode_bare_prompt(kind, question, examples)
+        if bare_prompt is not None and any(one.prompt != bare_prompt for one in encoded):
+            _count(self.num_joined, column_name)
 
-    def _plain(self, opening: str, rest: str) -> Encoded:
-        """One text tokenised as one, without EOS, asked from where it goes on; `max_length` counts
-        from there.
+        prompt_text = question
+        if kind == "qa":
+            prompt_text = self.template.write_prompt(question, examples)
+        if kind == "text":
+            answers = [self.template.decode(one.answer) for one in encoded]
+        column.row_indices.append(row_index)
+        column.prompts.append(encoded[0].prompt)
+        column.prompt_texts.append(prompt_text)
+        column.questions.append(question)
+        column.pairs.append([(one.prompt, one.answer) for one in encoded])
+        column.answer_texts.append(answers)
 
-        Its first token is never asked, because nothing stands before it.
+    def _encode(
+        self, kind: str, question: str, answer: str, examples: list[tuple[str, str]]
+    ) -> Encoded:
+        """Tokenize a question with one of its answers, as the kind of the rows says."""
+        if kind == "qa":
+            max_length = min(self.config.max_length, self.context)
+            return self.template.encode(question, answer, examples, max_length)
+        if kind == "completion":
+            return self._encode_plain(question, f" {answer}")
+        return self._encode_plain(question, answer)
+
+    def _encode_plain(self, opening: str, rest: str) -> Encoded:
+        """Tokenize one text as a whole, without EOS; the model is asked from where `rest` begins.
+
+        `max_length` counts from there. The text's first token is never asked, because nothing
+        stands before it.
         """
-        ids = self.plain.encode_prompt(opening + rest)
-        opened = len(self.plain.encode_prompt(opening))
-        kept, start = ids[: min(opened + self.config.max_length, self.context)], max(1, opened)
+        ids = self.raw_template.encode_prompt(opening + rest)
+        num_opening = len(self.raw_template.encode_prompt(opening))
+        num_kept = min(num_opening + self.config.max_length, self.context)
+        kept = ids[:num_kept]
+        start = max(1, num_opening)
         return Encoded(kept[:start], kept[start:], len(ids) - len(kept))
+
+    def _encode_bare_prompt(
+        self, kind: str, question: str, examples: list[tuple[str, str]]
+    ) -> Ids | None:
+        """Tokenize a prompt without its answer, where the two are otherwise tokenized as one."""
+        if kind == "qa":
+            is_joint = self.template.args.boundary == "joint"
+            return self.template.encode_prompt(question, examples) if is_joint else None
+        return self.raw_template.encode_prompt(question) if question else None
+
+
+def _read_keys(rows: list[Row], source: str) -> list[set[str]]:
+    """Read what each row is about."""
+    if any(KEYS not in row for row in rows):
+        raise AbsentData(
+            f"{source}: the rows have no column {KEYS!r} that says what they are about"
+        )
+    return [set(row[KEYS]) for row in rows]
+
+
+def _count(counts: dict[str, int], column_name: str) -> None:
+    counts[column_name] = counts.get(column_name, 0) + 1

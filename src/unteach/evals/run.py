@@ -1,10 +1,11 @@
-"""Suites on a model that is loaded: the engine, the progress shown, the results told."""
+"""Suites on a model that is loaded: the engine, its progress, the printed results."""
 
+import logging
 import textwrap
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from unteach import console, json_files
 from unteach.config.suites import SuiteConfig
@@ -12,11 +13,17 @@ from unteach.console import format_duration
 from unteach.distributed.process_context import DistContext
 from unteach.engines.hf import HFEngine
 from unteach.engines.progress import SAY_EVERY
-from unteach.evals import merge_results, suites
+from unteach.evals import merge_results, suite_plan, suites
 from unteach.evals.measurement_cache import Store
 from unteach.evals.other_models import OtherModels
+from unteach.evals.suite_plan import SuitePlan
 from unteach.models.loading import LoadedModel
 from unteach.wording import counted
+
+if TYPE_CHECKING:
+    import rich.progress
+
+logger = logging.getLogger(__name__)
 
 LONGEST_REASON = 100
 """Letters of a line that says why a metric is absent."""
@@ -30,40 +37,47 @@ def evaluate_loaded(
     cache: Path,
     weights: str,
     tell: bool = True,
-    planned: dict[str, suites.Plan] | None = None,
+    planned: dict[str, SuitePlan] | None = None,
 ) -> dict[str, float]:
-    """Runs the suites on a Loaded model over the processes `here`; writes their files into
-    `folder`.
+    """Run suites on a loaded model over the processes of this run, and write their files.
 
-    cache, weights: where measurements are kept, and what tells these weights from all others.
-    planned: what the suites will do, where that was found out before the model was loaded. Returns
-    every value under <suite>_<metric>.
+    Args:
+        configs: by suite.
+        loaded: the model.
+        dist: the processes, which share the passes.
+        folder: gets the files.
+        cache: where measurements are kept.
+        weights: what tells these weights from all others.
+        tell: print the values at the end.
+        planned: what the suites will do, where that was resolved before the model was loaded.
+
+    Returns:
+        Every value under <suite>_<metric>.
     """
-    batch_size = min(
-        (suite.batch_size for suite in configs.values() if suite.batch_size), default=None
-    )
+    batch_sizes = [suite.batch_size for suite in configs.values() if suite.batch_size]
+    batch_size = min(batch_sizes, default=None)
     store = Store(cache, weights, loaded.compute, dist.rank)
     if store.damaged and dist.is_main:
-        console.say(
-            f"note: {counted(store.damaged, 'damaged place')} in {store.folder}; what stood there "
+        logger.info(
+            f"{counted(store.damaged, 'damaged place')} in {store.folder}; what stood there "
             f"is measured again"
         )
     engine = HFEngine(
         loaded.model, loaded.tokenizer, batch_size, dist, store, loaded.template.stops
     )
     with PassProgress(shown=dist.is_main) as progress, loaded.autocast():
-        planned = planned or suites.plans(configs, loaded.template, engine.context)
+        plans = planned or suite_plan.plan_all(configs, loaded.template, engine.context)
+        other_models = OtherModels(loaded, batch_size, dist, cache, progress)
         target = folder if dist.is_main else None
-        others = OtherModels(loaded, batch_size, dist, cache, progress)
-        values = suites.carry_out(planned, engine, progress, target, others, weights)
+        values = suites.carry_out(plans, engine, progress, target, other_models, weights)
     if dist.is_main and tell:
         tell_values(folder, list(configs), named=len(configs) > 1)
-    found = {
-        f"{suite}_{name}": value.agg
-        for suite, metrics in values.items()
-        for name, value in metrics.items()
-    }
-    return {name: value for name, value in found.items() if value is not None}
+    flat = {}
+    for suite, metrics in values.items():
+        for name, value in metrics.items():
+            if value.agg is not None:
+                flat[f"{suite}_{name}"] = value.agg
+    return flat
 
 
 def tell_values(
@@ -95,23 +109,24 @@ def _tell(folder: Path, suite: str, wanted: Mapping[str, str]) -> None:
 def tell_gaps(folder: Path, suite: str) -> None:
     """Print which metrics of a suite are absent and why, and what became of its rows, a short line
     each."""
-    for ending, heading in (("_ABSENT.json", "not measured"), (merge_results.NOTES, "of the rows")):
+    headings = {"_ABSENT.json": "not measured", merge_results.NOTES: "of the rows"}
+    for ending, heading in headings.items():
         file = folder / f"{suite}{ending}"
-        if file.exists():
-            console.say(f"  {heading} (in full in {file}):")
-            for name, reason in json_files.read_json(file, heading).items():
-                console.say(
-                    f"    {textwrap.shorten(f'{name}: {reason}', LONGEST_REASON, placeholder=' …')}"
-                )
+        if not file.exists():
+            continue
+        console.say(f"  {heading} (in full in {file}):")
+        for name, reason in json_files.read_json(file, heading).items():
+            line = textwrap.shorten(f"{name}: {reason}", LONGEST_REASON, placeholder=" …")
+            console.say(f"    {line}")
 
 
 class PassProgress:
-    """One live line a pass, with how much is done and the time left; plain lines where the output
-    cannot be redrawn."""
+    """Show one live line a pass, with how much is done and the time left; plain lines where the
+    output cannot be redrawn."""
 
     def __init__(self, shown: bool):
         self.shown = shown
-        self.bars: Any = None
+        self.bars: rich.progress.Progress | None = None
 
     def __enter__(self) -> "PassProgress":
         if self.shown and console.is_live():
@@ -122,13 +137,16 @@ class PassProgress:
         return self
 
     def __call__(self, what: str, total: int) -> Callable[[int], None]:
-        if self.bars:
-            from rich.markup import escape
+        if not self.shown:
+            return _show_nothing
+        bars = self.bars
+        if bars is None:
+            return PassLines(what, total)
+        from rich.markup import escape
 
-            # A suite's name is no markup, though it may look like some.
-            task = self.bars.add_task(escape(console.neutralize(what)), total=total)
-            return lambda done: self.bars.advance(task, done)
-        return PassLines(what, total) if self.shown else _say_nothing
+        # A suite's name is no markup, though it may look like some.
+        task = bars.add_task(escape(console.neutralize(what)), total=total)
+        return lambda num_done: bars.advance(task, num_done)
 
     def __exit__(self, *_: object) -> None:
         if self.bars:
@@ -136,28 +154,29 @@ class PassProgress:
 
 
 class PassLines:
-    """Says that a pass begins, how far it is every half minute, and that it ended."""
+    """Print that a pass begins, how far it is every half minute, and that it ended."""
 
     def __init__(self, what: str, total: int):
-        self.what, self.total, self.done = what, total, 0
-        self.began = self.said = time.monotonic()
+        self.what = what
+        self.total = total
+        self.num_done = 0
+        self.started_at = time.monotonic()
+        self.printed_at = self.started_at
         console.say(f"{what}: 0 of {total:,}")
 
-    def __call__(self, done: int) -> None:
-        self.done += done
+    def __call__(self, num_done: int) -> None:
+        """Count items that are done, and print a line where it is time for one."""
+        self.num_done += num_done
         now = time.monotonic()
-        if self.done >= self.total:
-            console.say(
-                f"{self.what}: {self.total:,} of {self.total:,}, took "
-                f"{format_duration(now - self.began)}"
-            )
-        elif now - self.said > SAY_EVERY:
-            self.said = now
-            left = (self.total - self.done) * (now - self.began) / self.done
-            console.say(
-                f"{self.what}: {self.done:,} of {self.total:,}, {format_duration(left)} left"
-            )
+        seconds = now - self.started_at
+        if self.num_done >= self.total:
+            took = format_duration(seconds)
+            console.say(f"{self.what}: {self.total:,} of {self.total:,}, took {took}")
+        elif now - self.printed_at > SAY_EVERY:
+            self.printed_at = now
+            left = format_duration((self.total - self.num_done) * seconds / self.num_done)
+            console.say(f"{self.what}: {self.num_done:,} of {self.total:,}, {left} left")
 
 
-def _say_nothing(done: int) -> None:
+def _show_nothing(num_done: int) -> None:
     pass

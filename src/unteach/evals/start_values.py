@@ -1,13 +1,14 @@
-"""The weights that a run starts from, measured as `unteach eval` would, and set beside what became
-of them.
+"""The weights that a run starts from, measured as `unteach eval` would, and compared with what
+became of them.
 
 They are loaded once more, in the precision of an evaluation and spread as the run is: the model
-that trains is left alone, and what is measured is found again by every later run, and every
-`unteach eval`, of the same weights and rows.
+that trains is left alone, and every later run, and every `unteach eval`, of the same weights and
+rows finds the measurements.
 """
 
 import contextlib
 import gc
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,21 +18,23 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from unteach import console, fingerprints, json_files, run_dir
+from unteach import fingerprints, json_files, run_dir
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.console import neutralize
 from unteach.distributed.process_context import DistContext
-from unteach.evals import suites
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.evals.run import evaluate_loaded, tell_gaps
+from unteach.evals.suite_plan import SuitePlan
 from unteach.lazy import np, torch
 from unteach.models import loading
-from unteach.models.placement import place
+from unteach.models.placement import place_model
 from unteach.wording import format_value
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+logger = logging.getLogger(__name__)
 
 SMALL = 0.01
 """Probabilities, overlaps and shares of tokens that move by no more have not visibly moved."""
@@ -40,7 +43,7 @@ SMALL = 0.01
 def evaluate_before(
     configs: dict[str, SuiteConfig],
     model: ModelConfig,
-    planned: dict[str, suites.Plan],
+    planned: dict[str, SuitePlan],
     folder: Path,
     cache: Path,
     dist: DistContext,
@@ -51,7 +54,7 @@ def evaluate_before(
     """
     with preserve_random_state():
         loaded = loading.load(replace(model, peft_args=None), training=False)
-        loaded.model = place(loaded.model, dist)
+        loaded.model = place_model(loaded.model, dist)
         weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
         evaluate_loaded(configs, loaded, dist, folder, cache, weights, tell=False, planned=planned)
         del loaded
@@ -63,49 +66,54 @@ def evaluate_before(
 @contextlib.contextmanager
 def preserve_random_state() -> Iterator[None]:
     """Give Python's, numpy's and torch's generators back as they were."""
-
-    of_python, of_numpy = random.getstate(), np.random.get_state()
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices):
             yield
     finally:
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> list[str]:
-    """Print a table for each suite that was measured before training and after; give the names of
-    these suites.
+    """Print a table for each suite that was measured before training and after.
 
-    A line a metric: whose rows it is about, its value before and after, and which way is good.
+    It has a line a metric: whose rows it is about, its value before and after, and which way is
+    good.
+
+    Returns:
+        The names of these suites.
     """
-    told = []
+    before = run_folder / run_dir.EVALS_BEFORE
+    after = run_folder / run_dir.EVALS
+    compared = []
     for name, config in configs.items():
         suite = config.suite.upper()
-        before, after = run_folder / run_dir.EVALS_BEFORE, run_folder / run_dir.EVALS
-        if not _on_the_same_rows(before, after, suite):
+        if not _is_of_same_rows(before, after, suite):
             continue
         Console(highlight=False).print(before_and_after(before, after, config))
         if _is_unchanged(before, after, suite):
-            console.say(
-                f"note: no value moved by more than {SMALL}: this training changed next to "
+            logger.info(
+                f"no value moved by more than {SMALL}: this training changed next to "
                 "nothing. More steps (trainer.args.num_train_epochs) or a higher "
                 "trainer.args.learning_rate do"
             )
         tell_gaps(after, suite)
-        told.append(name)
-    return told
+        compared.append(name)
+    return compared
 
 
 def _is_unchanged(before: Path, after: Path, suite: str) -> bool:
-    """Whether every value that both evaluations have is nearly the same."""
-    old, new = (
-        json_files.read_json(folder / f"{suite}_SUMMARY.json", "the evaluation")
-        for folder in (before, after)
-    )
-    both = [name for name in old.keys() & new.keys() if None not in (old[name], new[name])]
-    return bool(both) and all(abs(new[name] - old[name]) <= SMALL for name in both)
+    """Say whether every value that both evaluations have is nearly the same."""
+    old = json_files.read_json(before / f"{suite}_SUMMARY.json", "the evaluation")
+    new = json_files.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
+    changes = []
+    for name in old.keys() & new.keys():
+        if old[name] is not None and new[name] is not None:
+            changes.append(abs(new[name] - old[name]))
+    return bool(changes) and all(change <= SMALL for change in changes)
 
 
 def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
@@ -142,11 +150,11 @@ def _format(value: float | None, decimals: int) -> str:
     return "–" if value is None else format_value(value, decimals)
 
 
-def _on_the_same_rows(before: Path, after: Path, suite: str) -> bool:
-    """Whether both evaluations are there, and of the same rows."""
-    if not all((folder / f"{suite}{EVAL}").exists() for folder in (before, after)):
-        return False
-    first, second = (
-        json_files.read_json(folder / f"{suite}{ROWS}", "the rows") for folder in (before, after)
-    )
-    return bool(first == second)
+def _is_of_same_rows(before: Path, after: Path, suite: str) -> bool:
+    """Say whether both evaluations are there, and of the same rows."""
+    for folder in (before, after):
+        if not (folder / f"{suite}{EVAL}").exists():
+            return False
+    rows_before = json_files.read_json(before / f"{suite}{ROWS}", "the rows")
+    rows_after = json_files.read_json(after / f"{suite}{ROWS}", "the rows")
+    return bool(rows_before == rows_after)

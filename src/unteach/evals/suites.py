@@ -1,86 +1,17 @@
-"""Suites: which metrics are asked for, what they need, and the files that their values are written
-to.
+"""Suites carried out: the passes that all of them need, then the arithmetic of their metrics."""
 
-<SUITE>_EVAL.json has every value with its examples, <SUITE>_SUMMARY.json the values that were asked
-for, <SUITE>_ROWS.json the rows they are of, <SUITE>_TOKENS.json the answers of `tokens` token by
-token, <SUITE>_METRICS.json what the suite says of its metrics (label, role, which way is good),
-<SUITE>_ABSENT.json why a metric is not there, <SUITE>_NOTES.json what became of rows (drawn,
-skipped, cut), and <SUITE>_BASIS.json which weights and settings the values are of, so that a later
-evaluation of the same adds to them. A metric that came from a default list is absent with a reason
-where its data, the retain log or the reference model is; one asked for by name is an error. A
-metric of a role that the run has no rows of is not asked for at all.
-"""
-
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from unteach import atomic, json_files, registry
 from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
-from unteach.distributed import launch_environment
 from unteach.engines.base import Engine
-from unteach.errors import AbsentData, UserError
-from unteach.evals import measurement_plan, merge_results, retain_logs, token_table
-from unteach.evals.base import (
-    Before,
-    Classes,
-    GradNorms,
-    Logged,
-    Measurement,
-    Metric,
-    ReferenceScores,
-    Result,
-    Retain,
-    Scores,
-    Task,
-    Texts,
-    Value,
-)
-from unteach.evals.lm_eval import tasks
-from unteach.evals.measurement_plan import Measured, Progress
-from unteach.evals.own_rows import OwnRows
-from unteach.evals.retain_logs import Log
-from unteach.evals.rows import Asked, Rows
-
-
-class Others(measurement_plan.Others, Protocol):
-    """Other models than the one that is evaluated, which can be evaluated on whole suites too."""
-
-    def evaluate(
-        self, path: str, configs: dict[str, SuiteConfig]
-    ) -> dict[str, dict[str, Value]]: ...
-
-
-TOKENS = "_TOKENS.json"
-
-
-@dataclass
-class Plan:
-    """What one suite will do: its metrics in the order of their dependencies, and those that are
-    absent."""
-
-    config: SuiteConfig
-    rows: Rows
-    asked: list[str]
-    logs: dict[type[Logged], Log]
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
-
-    def measurements(self) -> list[Measurement]:
-        """What must be measured, each need once, in an order that is the same in every process."""
-        needs = [need for metric in self.metrics.values() for need in metric.needs().values()]
-        return list(dict.fromkeys(need for need in needs if isinstance(need, Measurement)))
-
-    def rows_under(self, metric: str) -> Iterator[tuple[str, str, Asked]]:
-        """Every column that a metric and those it is made of are measured on: (half of an attack,
-        column, rows)."""
-        for argument, need in self.metrics[metric].needs().items():
-            if isinstance(need, Measurement) and not isinstance(need, Task):
-                yield argument.partition("_")[0], need.of, self.rows.asked(need.of)
-            elif isinstance(need, Result):
-                yield from self.rows_under(need.of)
+from unteach.errors import UserError
+from unteach.evals import measurement_plan, suite_files, suite_plan
+from unteach.evals.base import MeasuredRow, Measurement, Progress, Result, Retain, Task, Value
+from unteach.evals.measurement_plan import AuxiliaryModels, Measured, SuiteNeeds
+from unteach.evals.suite_plan import SuitePlan
 
 
 def evaluate(
@@ -89,336 +20,94 @@ def evaluate(
     template: Template,
     progress: Progress,
     folder: Path | None,
-    others: Others | None = None,
+    auxiliary_models: AuxiliaryModels | None = None,
 ) -> dict[str, dict[str, Value]]:
-    """Runs every suite in one plan; writes each suite's files into `folder` (None: this process
-    does not write)."""
-    return carry_out(plans(configs, template, engine.context), engine, progress, folder, others)
-
-
-def plans(
-    configs: dict[str, SuiteConfig],
-    template: Template,
-    context: int | None = None,
-    own: Mapping[str, OwnRows] | None = None,
-) -> dict[str, Plan]:
-    """What all suites will do, before any model pass; raises what is wrong with them. own: the
-    run's rows by role."""
-    return {name: plan(config, template, context, own) for name, config in configs.items()}
+    """Plan suites and carry them out; the arguments are those of `carry_out`."""
+    plans = suite_plan.plan_all(configs, template, engine.context)
+    return carry_out(plans, engine, progress, folder, auxiliary_models)
 
 
 def carry_out(
-    plans: dict[str, Plan],
+    plans: dict[str, SuitePlan],
     engine: Engine,
     progress: Progress,
     folder: Path | None,
-    others: Others | None = None,
+    auxiliary_models: AuxiliaryModels | None = None,
     weights: str = "",
 ) -> dict[str, dict[str, Value]]:
-    """The values of the planned suites; their files, too, where there is a folder.
+    """Measure what the planned suites need, all of them together, and compute their values.
 
-    weights: what tells the measured weights from all others.
+    Args:
+        plans: by suite.
+        engine: runs the model that is evaluated.
+        progress: shows each pass.
+        folder: gets the suites' files; None: this process does not write.
+        auxiliary_models: run other models, such as a reference.
+        weights: what tells the measured weights from all others.
+
+    Returns:
+        The values by suite and metric.
     """
-    _await_retain_models(plans, others)
-    asking = {name: (one.rows, one.measurements()) for name, one in plans.items()}
-    measured = measurement_plan.measure(asking, engine, others, progress)
-    results = {}
-    for name, one in plans.items():
-        results[name] = compute(one, measured[name], one.rows.template.eos)
+    _evaluate_retain_models(plans, auxiliary_models)
+    suite_needs = {
+        name: SuiteNeeds(plan.rows, plan.list_measurements()) for name, plan in plans.items()
+    }
+    measured = measurement_plan.measure(suite_needs, engine, auxiliary_models, progress)
+    values = {}
+    for name, plan in plans.items():
+        values[name] = compute_values(plan, measured[name], plan.rows.template.eos)
         if folder is not None:
-            is_merged = write(one, results[name], folder, weights)
-            write_tokens(one, measured[name], folder, keep=is_merged)
-    return results
+            suite_files.write(plan, values[name], measured[name], folder, weights)
+    return values
 
 
-def _await_retain_models(plans: dict[str, Plan], others: Others | None) -> None:
-    """Has the models evaluated that retain_model names, each once for all suites, on what is
-    compared with theirs."""
-    asking: dict[str, dict[str, SuiteConfig]] = {}
-    for name, made in plans.items():
-        needs = [need for metric in made.metrics.values() for need in metric.needs().values()]
-        wanted = list(dict.fromkeys(need.of for need in needs if isinstance(need, Retain)))
-        if made.logs[Retain].awaited and wanted:
-            config = replace(made.config, metrics=wanted, retain_model=None)
-            asking.setdefault(str(made.config.retain_model), {})[name] = config
-    for path, configs in asking.items():
-        assert others is not None
-        for name, values in others.evaluate(path, configs).items():
+def _evaluate_retain_models(
+    plans: dict[str, SuitePlan], auxiliary_models: AuxiliaryModels | None
+) -> None:
+    """Evaluate the models that retain_model names, each once for all suites, on what is compared
+    with theirs."""
+    configs_by_path: dict[str, dict[str, SuiteConfig]] = {}
+    for name, plan in plans.items():
+        compared = [need.metric for need in plan.list_needs() if isinstance(need, Retain)]
+        if plan.logs[Retain].is_awaited and compared:
+            metric_names = list(dict.fromkeys(compared))
+            config = replace(plan.config, metrics=metric_names, retain_model=None)
+            configs_by_path.setdefault(str(plan.config.retain_model), {})[name] = config
+    for path, configs in configs_by_path.items():
+        assert auxiliary_models is not None
+        for name, values in auxiliary_models.evaluate(path, configs).items():
             log = plans[name].logs[Retain]
             log.values = {metric: value.to_json() for metric, value in values.items()}
-            log.awaited = False
+            log.is_awaited = False
 
 
-def plan(
-    config: SuiteConfig,
-    template: Template,
-    context: int | None = None,
-    own: Mapping[str, OwnRows] | None = None,
-) -> Plan:
-    """Resolves the asked metrics and everything under them, before any model pass.
+def compute_values(plan: SuitePlan, measured: Measured, eos: int) -> dict[str, Value]:
+    """Compute the values of a plan's metrics: arithmetic only.
 
-    context: tokens the model reads. own: the run's rows by role; of a default list, only the
-    metrics of these roles are asked for.
+    Args:
+        plan: its metrics stand after those that they need.
+        measured: what each need measured.
+        eos: the id of the end-of-sequence token.
     """
-    default, asked = config.metrics in ("all", "default"), config.asked()
-    lacking: set[str] = set()
-    if default:
-        lacking = {
-            name
-            for name, rows in config.rows.items()
-            if rows.role is not None and rows.role not in (own or {})
-        }
-    if lacking:
-        asked = [name for name in asked if not lacking & _rows_read(config, name, set())]
-        if not asked:
-            raise UserError(
-                f"eval.{config.suite}: measures the run's own rows, and this run has none of them: "
-                "set data.forget_file, data.retain_file, data.train_file or data.holdout_file "
-                "(data=files)"
-            )
-    logs: dict[type[Logged], Log] = {
-        Retain: retain_logs.read(config),
-        Before: retain_logs.read(config, "before_logs_path"),
-    }
-    rows = Rows(config, template, context, own if config.reads_own_rows() else None)
-    made = Plan(config, rows, asked, logs)
-    for name in asked:
-        reason = _add(made, name, ())
-        if reason:
-            if not default:
-                raise UserError(f"eval.{config.suite}.metrics asks for {name}, and {reason}")
-            made.absent[name] = reason
-    _refuse_empty_plan(made)
-    return made
-
-
-def _refuse_empty_plan(made: Plan) -> None:
-    """Raise UserError where not one metric of a default list can be had: the suite would end
-    without a value."""
-    if made.absent and not made.metrics:
-        reasons = list(dict.fromkeys(made.absent.values()))
-        raise UserError(
-            f"eval.{made.config.suite}: not one of its {len(made.asked)} metrics can be measured: "
-            + "; ".join(reasons[:2])
-        )
-
-
-def _rows_read(config: SuiteConfig, name: str, above: set[str]) -> set[str]:
-    """The names of the rows that a metric and those it is made of are measured on."""
-    if name not in config.define or name in above:
-        return set()
-    found: set[str] = set()
-    for need in build(config, name).needs().values():
-        if isinstance(need, Result):
-            found |= _rows_read(config, need.of, above | {name})
-        elif isinstance(need, Measurement) and not isinstance(need, Task):
-            found.add(need.of.partition(".")[0])
-    return found
-
-
-def _add(made: Plan, name: str, above: tuple[str, ...]) -> str | None:
-    """Adds a metric after those it needs; gives the reason if it cannot be had."""
-    if name in made.metrics or name in made.absent:
-        return made.absent.get(name)
-    if name in above:
-        raise UserError(
-            f"eval.{made.config.suite}.define: {' -> '.join((*above, name))} goes round in a circle"
-        )
-    if name not in made.config.define:
-        raise UserError(
-            f"eval.{made.config.suite}.define: {above[-1]} needs {name!r}, which is not defined"
-        )
-    metric = build(made.config, name)
-    for need in metric.needs().values():
-        reason = _absence(made, need, (*above, name))
-        if reason:
-            return reason
-    made.metrics[name] = metric
-    return None
-
-
-def build(config: SuiteConfig, name: str) -> Metric:
-    """The metric of that name as the suite defines it, with published quirks under compat."""
-    definition = dict(config.define[name])
-    cls: Any = registry.metric.get(definition.pop("metric"))
-    quirks = cls.QUIRKS if config.compat else {}
-    return cls(**{**quirks, **definition})
-
-
-def _absence(made: Plan, need: Any, above: tuple[str, ...]) -> str | None:
-    if isinstance(need, Result):
-        reason = _add(made, need.of, above)
-        return (
-            f"{need.of} is absent: {reason}"
-            if reason and not reason.startswith(need.of)
-            else reason
-        )
-    if isinstance(need, Logged):
-        log = made.logs[type(need)]
-        if need.optional and not log.path:
-            return None
-        reason = log.lacks(need.of)
-        if not reason and need.of in made.metrics:
-            log.refuse_other_rows(need.of, made.rows_under(need.of))
-        return reason
-    if isinstance(need, Task):
-        tasks.refuse_unknown(need.name, made.config)
-        return None
-    if isinstance(need, GradNorms) and launch_environment.sharded():
-        return (
-            "it needs the gradients of all weights in one process, and this run shards them: "
-            "evaluate without launch"
-        )
-    if isinstance(need, Classes) and not made.config.classifier_path:
-        return f"it asks a classifier, and no eval.{made.config.suite}.classifier_path is set"
-    if isinstance(need, ReferenceScores) and not made.config.reference_model_path:
-        return "it compares with a reference model, and no reference_model_path is set"
-    try:
-        made.rows.asked(need.of)
-    except AbsentData as error:
-        return f"its rows are absent: {error}"
-    is_own = made.rows.settings(need.of).role is not None
-    if isinstance(need, Texts) and is_own and not made.rows.has_questions(need.of):
-        return "its rows are plain text, and nothing is asked that could be answered"
-    return None
-
-
-def compute(made: Plan, measured: Measured, eos: int) -> dict[str, Value]:
-    """The values of a plan's metrics: arithmetic only."""
     values: dict[str, Value] = {}
-    for name, metric in made.metrics.items():
+    for name, metric in plan.metrics.items():
         arguments: dict[str, Any] = {}
         for argument, need in metric.needs().items():
             if isinstance(need, Measurement):
-                _refuse_infinite(name, need, measured[need])
+                _refuse_not_finite(name, need, measured[need])
                 arguments[argument] = measured[need]
             elif isinstance(need, Result):
-                arguments[argument] = values[need.of]
+                arguments[argument] = values[need.metric]
             else:
-                arguments[argument] = made.logs[type(need)].values.get(need.of)
+                arguments[argument] = plan.logs[type(need)].values.get(need.metric)
         values[name] = metric.compute(name, **arguments, eos=eos)
     return values
 
 
-def _refuse_infinite(name: str, need: Measurement, rows: list[Any]) -> None:
-    bad = [row.index for row in rows if not row.finite]
-    if bad and not isinstance(need, Task):
+def _refuse_not_finite(name: str, need: Measurement, rows: list[MeasuredRow]) -> None:
+    bad_rows = [row.index for row in rows if not row.is_finite]
+    if bad_rows and not isinstance(need, Task):
         raise UserError(
-            f"{name}: the model's values are not finite at rows {bad[:8]} of {need.of}; it has "
-            f"diverged"
+            f"{name}: the model's values are not finite at rows {bad_rows[:8]} of {need.column}; "
+            "it has diverged"
         )
-
-
-def write(made: Plan, values: dict[str, Value], folder: Path, weights: str = "") -> bool:
-    """Write the files of a suite's values; gives whether earlier values of the same weights are
-    kept in them."""
-    contents: merge_results.Contents = {
-        retain_logs.EVAL: {name: values[name].to_json() for name in sorted(values)},
-        merge_results.SUMMARY: summary(made.asked, values),
-        retain_logs.ROWS: rows_measured(made),
-        merge_results.METRICS: described(made),
-        merge_results.NOTES: notes(made),
-        merge_results.ABSENT: made.absent,
-    }
-    basis = merge_results.basis_of(made.config, weights)
-    return merge_results.write_merged(contents, basis, made.config.suite.upper(), folder)
-
-
-def rows_measured(made: Plan) -> dict[str, dict[str, Any]]:
-    """The rows that the metrics are measured on, by column: where they are from, how many, and a
-    digest of them."""
-    under = {column: asked for name in made.metrics for _, column, asked in made.rows_under(name)}
-    return {
-        column: {"of": a.where, "count": a.count, "digest": a.digest}
-        for column, a in sorted(under.items())
-    }
-
-
-def is_measured(made: Plan, folder: Path) -> bool:
-    """Whether a folder has the values of all that is planned, on the same rows, and every file of
-    them."""
-    prefix = made.config.suite.upper()
-    files = [
-        folder / f"{prefix}{kind}"
-        for kind in (retain_logs.EVAL, retain_logs.ROWS, merge_results.BASIS)
-    ]
-    if Scores(made.config.tokens or "") in made.measurements():
-        files.append(folder / f"{prefix}{TOKENS}")  # the last that is written
-    if not all(file.exists() for file in files):
-        return False
-    values, rows = (
-        json_files.read_json(file, "the evaluation before training") for file in files[:2]
-    )
-    return set(made.metrics) <= set(values) and rows == rows_measured(made)
-
-
-def described(made: Plan) -> dict[str, dict[str, Any]]:
-    """What the suite says of the metrics that it measures.
-
-    Where a run learns, better answers to rows that it never saw are welcome; only unlearning should
-    leave them alone.
-    """
-    only_learns = "train" in made.rows.own and "forget" not in made.rows.own
-    found = {}
-    for name, told in made.config.describe.items():
-        if only_learns and told.role == "holdout" and told.better == "near before":
-            told = replace(told, better="higher")
-        if name in made.metrics:
-            found[name] = asdict(told)
-    return found
-
-
-def notes(made: Plan) -> dict[str, str]:
-    """What became of the rows: drawn, skipped, cut, and how many of each."""
-    rows, suite = made.rows, made.config.suite
-    said = {
-        f"rows measured of {name}": f"{most:,} of {count:,}, drawn by seed {made.config.seed} "
-        f"(eval.{suite}.max_rows)"
-        for name, (most, count) in rows.drawn.items()
-    }
-    said |= {
-        f"rows skipped in {of}": f"{n}: empty answer, or no room for it"
-        for of, n in rows.skipped.items()
-    }
-    long = "longer than max_length allows, or than the model reads"
-    said |= {f"answers cut in {of}": f"{n}: {long}" for of, n in rows.cut.items()}
-    joined = (
-        "the tokenizer joins the end of the prompt and the beginning of the answer; scored "
-        "from the token after"
-    )
-    said |= {f"boundaries moved in {of}": f"{n}: {joined}" for of, n in rows.joined.items()}
-    return said | {
-        f"continuations cut in {of}": f"{n}: the model's context ends before"
-        for of, n in _short(made)
-    }
-
-
-def _short(made: Plan) -> Iterator[tuple[str, int]]:
-    """The columns with prompts after which the context has no room for all new tokens, and how many
-    they are."""
-    for need in made.measurements():
-        if isinstance(need, Texts):
-            room = made.rows.context - made.rows.generation(need.of)["max_new_tokens"]
-            if count := sum(len(prompt) > room for prompt in made.rows.asked(need.of).prompts):
-                yield need.of, count
-
-
-def write_tokens(made: Plan, measured: Measured, folder: Path, keep: bool = False) -> None:
-    """What the model thinks of each token of the column that `tokens` names, where some metric
-    measured it.
-
-    keep: an earlier file stays where nothing measured it now.
-    """
-    file, need = folder / f"{made.config.suite.upper()}{TOKENS}", Scores(made.config.tokens or "")
-    if need in measured:
-        asked = made.rows.asked(need.of)
-        atomic.write_json(
-            file, token_table.listed(need.of, asked, measured[need], made.rows.template.tokenizer)
-        )
-    elif not keep:
-        file.unlink(missing_ok=True)
-
-
-def summary(asked: list[str], values: dict[str, Value]) -> dict[str, float | None]:
-    """The flat form: the metrics that were asked for, and their values."""
-    return {name: values[name].agg for name in sorted(asked) if name in values}

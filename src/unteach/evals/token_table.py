@@ -10,49 +10,58 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.engines.base import Ids
 from unteach.evals.base import ScoredRow
-from unteach.evals.rows import Asked
+from unteach.evals.rows import TokenizedColumn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MOST_ROWS, MOST_TOKENS = 200, 256
+MAX_ROWS = 200
+MAX_TOKENS = 256
 DECIMALS = 3
 
 
-def listed(
-    of: str, asked: Asked, rows: list[ScoredRow], tokenizer: "PreTrainedTokenizerBase"
+def build_table(
+    name: str,
+    column: TokenizedColumn,
+    rows: list[ScoredRow],
+    tokenizer: "PreTrainedTokenizerBase",
 ) -> dict[str, Any]:
-    """The first answer of each row: its prompt, question and text, its tokens as texts and their
-    log-probs, in nats."""
-    shown = zip(rows[:MOST_ROWS], asked.prompt_texts, asked.questions, strict=False)
-    listed_rows = [_row(row, prompt, question, tokenizer) for row, prompt, question in shown]
-    return {"of": of, "count": len(rows), "rows": listed_rows}
+    """Give the first answer of each row: its prompt, question and text, its tokens as texts and
+    their log-probs, in nats.
+
+    Args:
+        name: of the column.
+        column: the rows, tokenized.
+        rows: the same rows with the scores of their answers.
+        tokenizer: spells the tokens.
+    """
+    entries = []
+    for position, row in enumerate(rows[:MAX_ROWS]):
+        score = row.scores[0]
+        token_ids = tuple(score.token[:MAX_TOKENS].tolist())
+        logprobs = score.logprob[:MAX_TOKENS].tolist()
+        entries.append(
+            {
+                "index": row.index,
+                "prompt": column.prompt_texts[position],
+                "question": column.questions[position],
+                "answer": row.texts[0],
+                "length": len(score.token),
+                "tokens": spell_tokens(token_ids, tokenizer),
+                "logprob": [round(logprob, DECIMALS) for logprob in logprobs],
+            }
+        )
+    return {"of": name, "count": len(rows), "rows": entries}
 
 
-def _row(
-    row: ScoredRow, prompt: str, question: str, tokenizer: "PreTrainedTokenizerBase"
-) -> dict[str, Any]:
-    score = row.scores[0]
-    return {
-        "index": row.index,
-        "prompt": prompt,
-        "question": question,
-        "answer": row.texts[0],
-        "length": len(score.token),
-        "tokens": pieces(tuple(score.token[:MOST_TOKENS].tolist()), tokenizer),
-        "logprob": [round(float(value), DECIMALS) for value in score.logprob[:MOST_TOKENS]],
-    }
-
-
-def pieces(ids: Ids, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """Each token's own text: what it adds to the one before it, as some tokenizers drop a text's
-    first space."""
+def spell_tokens(ids: Ids, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+    """Spell each token's own text, which is what it adds to the one before it: some tokenizers drop
+    a text's first space."""
     if not ids:
         return []
-    alone = tokenizer.batch_decode([[one] for one in ids])
-    together = tokenizer.batch_decode([list(pair) for pair in pairwise(ids)])
-    added = [
-        pair.removeprefix(first) if pair.startswith(first) else last
-        for pair, first, last in zip(together, alone, alone[1:], strict=False)
-    ]
-    return [alone[0], *added]
+    alone = tokenizer.batch_decode([[token] for token in ids])
+    pairs = tokenizer.batch_decode([list(pair) for pair in pairwise(ids)])
+    texts = [alone[0]]
+    for pair, first, second in zip(pairs, alone, alone[1:], strict=False):
+        texts.append(pair.removeprefix(first) if pair.startswith(first) else second)
+    return texts

@@ -17,9 +17,10 @@ from unteach.seeds import subseed
 
 KEY = "wrong_answers"
 """The entry of `hf_args` that asks for them."""
-BLOCK, PLACE = "_author", "_place"
-"""Columns that a row has while its wrong answers are drawn: its author, and its number in the whole
-set."""
+AUTHOR = "_author"
+"""A column that a row has while its wrong answers are drawn: the number of its author."""
+ROW_INDEX = "_place"
+"""A column that a row has while its wrong answers are drawn: its number in the whole set."""
 
 
 @dataclass
@@ -44,54 +45,77 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     They are drawn from the rows of the same author in the same part, as ARC does; where that has
     too few, from all rows of the author. A row has the same ones in every run.
     """
-    settings = _read(hf_args[KEY])
-    plain = {name: value for name, value in hf_args.items() if name != KEY}
-    whole = sources.load_rows(
-        {name: value for name, value in plain.items() if name not in ("part", "forget_set")}
-    )
-    numbered = [
-        {**row, BLOCK: place // settings.author_block, PLACE: place}
-        for place, row in enumerate(whole)
-    ]
-    rows = sources.load_rows({**plain, "rows": numbered})
-    in_part, in_all = _by_author(rows), _by_author(numbered)
-    where = sources.named(plain)
-    return [
-        _with_wrong_answers(row, in_part[row[BLOCK]], in_all[row[BLOCK]], settings, where)
-        for row in rows
-    ]
+    settings = _read_settings(hf_args[KEY])
+    plain_args = {name: value for name, value in hf_args.items() if name != KEY}
+    # All rows are numbered first: a part keeps the authors that the whole set has.
+    whole_args = {
+        name: value for name, value in plain_args.items() if name not in ("part", "forget_set")
+    }
+    all_rows = []
+    for row_index, row in enumerate(sources.load_rows(whole_args)):
+        author = row_index // settings.author_block
+        all_rows.append({**row, AUTHOR: author, ROW_INDEX: row_index})
+    rows = sources.load_rows({**plain_args, "rows": all_rows})
+
+    rows_by_author = _group_by_author(rows)
+    all_rows_by_author = _group_by_author(all_rows)
+    where = sources.describe_source(plain_args)
+    completed = []
+    for row in rows:
+        same_author = (rows_by_author[row[AUTHOR]], all_rows_by_author[row[AUTHOR]])
+        completed.append(_add_wrong_answers(row, same_author, settings, where))
+    return completed
 
 
-def _read(given: object) -> WrongAnswers:
+def _read_settings(value: object) -> WrongAnswers:
     reader = Reader()
-    settings: WrongAnswers = reader.record(WrongAnswers, given, f"hf_args.{KEY}")
+    settings: WrongAnswers = reader.record(WrongAnswers, value, f"hf_args.{KEY}")
     if reader.problems:
         raise UserError(join_problems(reader.problems))
     return settings
 
 
-def _by_author(rows: list[Row]) -> dict[int, list[Row]]:
-    found: dict[int, list[Row]] = {}
+def _group_by_author(rows: list[Row]) -> dict[int, list[Row]]:
+    groups: dict[int, list[Row]] = {}
     for row in rows:
-        found.setdefault(row[BLOCK], []).append(row)
-    return found
+        groups.setdefault(row[AUTHOR], []).append(row)
+    return groups
 
 
-def _with_wrong_answers(
-    row: Row, in_part: list[Row], in_all: list[Row], settings: WrongAnswers, where: str
-) -> dict[str, Any]:
-    for known in (in_part, in_all):
-        others = [other for other in known if other[PLACE] != row[PLACE]]
-        if len(others) >= settings.count:
-            break
-    else:
+def _add_wrong_answers(
+    row: Row, same_author: tuple[list[Row], list[Row]], settings: WrongAnswers, where: str
+) -> Row:
+    """Add wrong answers and the other phrasing to a row.
+
+    Args:
+        row: the row.
+        same_author: the rows of its author, in its part and in the whole set.
+        settings: how many are drawn, and by which seed.
+        where: the rows, as messages call them.
+    """
+    others = _choose_others(row, same_author, settings.count)
+    if len(others) < settings.count:
         raise UserError(
-            f"{where}: row {row[PLACE] + 1} needs {settings.count} wrong answers, and there are "
-            f"{len(others)} other rows about its author "
+            f"{where}: row {row[ROW_INDEX] + 1} needs {settings.count} wrong answers, and there "
+            f"are {len(others)} other rows about its author "
             f"(hf_args.{KEY}.author_block={settings.author_block})"
         )
-    draw = Random(subseed(settings.seed, "wrong answers", row[PLACE]))
-    kept = {name: value for name, value in row.items() if name not in (BLOCK, PLACE)}
-    wrong = [other["answer"] for other in draw.sample(others, settings.count)]
-    same = {"paraphrased_question": row["question"], "paraphrased_answer": row["answer"]}
-    return {**kept, **same, "perturbed_answer": wrong}
+    generator = Random(subseed(settings.seed, "wrong answers", row[ROW_INDEX]))
+    completed = {name: value for name, value in row.items() if name not in (AUTHOR, ROW_INDEX)}
+    completed["paraphrased_question"] = row["question"]
+    completed["paraphrased_answer"] = row["answer"]
+    drawn_rows = generator.sample(others, settings.count)
+    completed["perturbed_answer"] = [other["answer"] for other in drawn_rows]
+    return completed
+
+
+def _choose_others(
+    row: Row, same_author: tuple[list[Row], list[Row]], num_wanted: int
+) -> list[Row]:
+    """Choose the rows that wrong answers are drawn from: the nearest that are enough, or all."""
+    others: list[Row] = []
+    for rows in same_author:
+        others = [other for other in rows if other[ROW_INDEX] != row[ROW_INDEX]]
+        if len(others) >= num_wanted:
+            break
+    return others

@@ -35,7 +35,7 @@ class Difference:
 
 def built_in_texts() -> list[str]:
     """Return a few sentences for where nothing that a model was trained on is at hand."""
-    return [f"{row['question']} {row['answer']}" for row in authors.rows("full")[:ROWS]]
+    return [f"{row['question']} {row['answer']}" for row in authors.build_rows("full")[:ROWS]]
 
 
 def tokenize_rows(

@@ -27,12 +27,12 @@ BUFFERS = r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|position_ids)$"
 SHOWN = 4
 
 
-def adapted(weights: Weights) -> bool:
+def has_adapter(weights: Weights) -> bool:
     """Whether there is an adapter among these weights."""
     return any(re.search(OF_ADAPTER, name) for name in weights)
 
 
-def in_peft(name: str) -> str:
+def to_peft_name(name: str) -> str:
     """An adapter's weight under one name, whichever way it was saved: under the name of its adapter
     or without."""
     bare = re.sub(rf"\.({adapters.TRAINED}|{adapters.FIRST})(?=\.|$)", "", name)
@@ -42,7 +42,7 @@ def in_peft(name: str) -> str:
     return bare if bare.startswith("base_model.model.") else f"base_model.model.{bare}"
 
 
-def in_base(name: str) -> str:
+def to_base_name(name: str) -> str:
     """A weight under an adapter by the name that it has in the model without one."""
     return re.sub(
         r"\.(base_layer|original_module|token_adapter)(?=\.)",
@@ -61,17 +61,21 @@ def take_adapter(
     Raises UserError where rank, targets or base are not those it had.
     """
     found = {
-        in_peft(name): tensor for name, tensor in weights.items() if re.search(OF_ADAPTER, name)
+        to_peft_name(name): tensor
+        for name, tensor in weights.items()
+        if re.search(OF_ADAPTER, name)
     }
     rest = {
-        in_base(name): tensor for name, tensor in weights.items() if not re.search(OF_ADAPTER, name)
+        to_base_name(name): tensor
+        for name, tensor in weights.items()
+        if not re.search(OF_ADAPTER, name)
     }
     held = base.state_dict()
     model = adapters.attach(base, peft_args, added)
     slots, twins = _slots(model)
     found = {name: tensor for name, tensor in found.items() if name not in twins}
     copies = {
-        name: in_base(name.replace(".modules_to_save.", "."))
+        name: to_base_name(name.replace(".modules_to_save.", "."))
         for name in slots
         if ".modules_to_save." in name
     }
@@ -107,7 +111,7 @@ def _trained_in_base(model: "PreTrainedModel") -> Weights:
     """The base's own weights that train along with an adapter, by their names in the base: `bias`
     of LoraConfig."""
     return {
-        in_base(name): parameter
+        to_base_name(name): parameter
         for name, parameter in model.named_parameters()
         if parameter.requires_grad and not re.search(OF_ADAPTER, name)
     }
@@ -121,9 +125,9 @@ def _slots(model: "PreTrainedModel") -> tuple[Weights, set[str]]:
     for name, tensor in model.state_dict().items():
         if re.search(OF_ADAPTER, name):
             if first.setdefault(tensor.data_ptr(), name) == name:
-                slots[in_peft(name)] = tensor
+                slots[to_peft_name(name)] = tensor
             else:
-                twins.add(in_peft(name))
+                twins.add(to_peft_name(name))
     return slots, twins
 
 
@@ -214,10 +218,10 @@ def _some(names: Iterable[str]) -> str:
     return (", ".join(ordered[:SHOWN]) or "nothing") + more
 
 
-def whole(place: str, weights: Weights, dtype: Any) -> Any:
+def build_whole_model(place: str, weights: Weights, dtype: Any) -> Any:
     """The model whose configuration is in `place`, with these weights and no others."""
     config = from_hub(transformers.AutoConfig, place)
-    cls = class_of(config)
+    cls = find_model_class(config)
     kept = {name: tensor for name, tensor in weights.items() if not re.search(BUFFERS, name)}
     try:
         model, told = cls.from_pretrained(
@@ -242,7 +246,7 @@ def whole(place: str, weights: Weights, dtype: Any) -> Any:
     return model
 
 
-def class_of(config: "PretrainedConfig") -> Any:
+def find_model_class(config: "PretrainedConfig") -> Any:
     """The class of transformers that a configuration was made by; a causal language model where it
     does not say."""
     named = (getattr(config, "architectures", None) or ["AutoModelForCausalLM"])[0]
@@ -260,7 +264,7 @@ def refuse_quantised(path: str) -> None:
         )
 
 
-def generation_in(place: str) -> "GenerationConfig | None":
+def read_generation_config(place: str) -> "GenerationConfig | None":
     """The generation settings in a folder or repository; None where there are none."""
     try:
         return transformers.GenerationConfig.from_pretrained(place)
@@ -268,7 +272,7 @@ def generation_in(place: str) -> "GenerationConfig | None":
         return None
 
 
-def tokenizer_in(places: Iterable[str | None]) -> Any:
+def find_tokenizer(places: Iterable[str | None]) -> Any:
     """The tokenizer of the first of these places that has one; None where none has."""
     for place in places:
         if place and (not Path(place).is_dir() or (Path(place) / "tokenizer_config.json").exists()):

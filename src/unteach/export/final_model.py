@@ -37,7 +37,7 @@ def save_run_model(
     shutil.rmtree(adapter, ignore_errors=True)  # of a process that was killed between the two
     save_final_model(model, loaded, adapter, method, state_dict)
     with atomic_write_folder(final) as temporary:
-        save.write(trained.source_of(str(adapter)), save.Asked(), temporary)
+        save.write(trained.find_source(str(adapter)), save.ExportOptions(), temporary)
         if (adapter / METHOD).exists():
             shutil.copy(adapter / METHOD, temporary)
         checkpoint.complete(temporary)

@@ -1,6 +1,7 @@
 """What was trained, written as a plain model or as an adapter: built, checked against its weights,
 then saved."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 APART = "as=adapter keeps base and adapter apart"
 
 
 @dataclass
-class Asked:
+class ExportOptions:
     """What of an export was said: where to, in which form, and what no file tells."""
 
     to: Path | None = None
@@ -32,16 +35,16 @@ class Asked:
     peft_args: dict[str, Any] | None = None
 
 
-def write(source: Source, asked: Asked, folder: Path) -> None:
+def write(source: Source, asked: ExportOptions, folder: Path) -> None:
     """Builds what was asked for, checks that the weights fit, writes it with its tokenizer and
     template, and reads it
     again: a folder that says something else than what was trained is refused."""
     transformers.utils.logging.disable_progress_bar()
     found = weights.read(source.place)
     base = None
-    if convert.adapted(found) or source.adapter:
-        base = trained.base_of(source, asked.base)
-        tokenizer = trained.tokenizer_of(source, base)
+    if convert.has_adapter(found) or source.adapter:
+        base = trained.find_base(source, asked.base)
+        tokenizer = trained.find_tokenizer(source, base)
         model, held = _adapted(source, asked, found, base)
     elif asked.form == "adapter":
         raise UserError(
@@ -54,26 +57,26 @@ def write(source: Source, asked: Asked, folder: Path) -> None:
             f"model.base_path"
         )
     else:
-        tokenizer = trained.tokenizer_of(source, asked.base)
+        tokenizer = trained.find_tokenizer(source, asked.base)
         model, held = _whole(source, asked, found)
     del found
     if asked.form == "adapter":
         model.save_pretrained(folder)
         adapters.remember_base(
-            folder, trained.identity_of(str(base)), adapters.added_of(source.folder)
+            folder, trained.identify_base(str(base)), adapters.read_added_ids(source.folder)
         )
-        if head := heads.saved(source.folder):
+        if head := heads.read_head(source.folder):
             head.save(folder)
         told = f" of {base}"
     else:
         model = _save_compared(model, held, source, tokenizer, folder, has_adapter=base is not None)
         told = f" ({sum(p.numel() for p in model.parameters()):,} parameters)"
-    trained.save_words(source, base or asked.base, tokenizer, folder)
+    trained.save_tokenizer_and_template(source, base or asked.base, tokenizer, folder)
     _card(folder, base)
     print(f"{asked.form}: {type(model).__name__}{told}")
 
 
-def _whole(source: Source, asked: Asked, found: Any) -> tuple[Any, Any]:
+def _whole(source: Source, asked: ExportOptions, found: Any) -> tuple[Any, Any]:
     """The whole model in the dtype that is asked for, with the generation settings beside it; and
     the dtype."""
     place = (
@@ -86,9 +89,13 @@ def _whole(source: Source, asked: Asked, found: Any) -> tuple[Any, Any]:
             f"{source.place}: it has no config.json beside it; say model.base_path=MODEL, the "
             "model that was trained, for its configuration"
         )
-    model = convert.whole(run_dir.find_model_folder(place), found, _dtype(asked.dtype, "auto"))
+    model = convert.build_whole_model(
+        run_dir.find_model_folder(place), found, _dtype(asked.dtype, "auto")
+    )
     for beside in (place, source.path):
-        if beside and (settings := convert.generation_in(run_dir.find_model_folder(str(beside)))):
+        if beside and (
+            settings := convert.read_generation_config(run_dir.find_model_folder(str(beside)))
+        ):
             model.generation_config = settings
             break
     return model, next(model.parameters()).dtype
@@ -130,8 +137,8 @@ def _save_compared(
         after = compare_models.measure(written.float(), rows)
 
     if before is None:
-        print(
-            f"note: {type(plain).__name__} does not run here, so what is written is not compared "
+        logger.info(
+            f"{type(plain).__name__} does not run here, so what is written is not compared "
             f"with {what}"
         )
         return plain
@@ -170,7 +177,7 @@ def _tell_difference(
     print(f"compared with {what}: {difference.nats:.1e} nats a token apart on {of_rows}{beside}")
     is_seen = effect is not None and effect.nats > compare_models.TOLERANCE["float32"]
     if effect is not None and is_seen and difference.nats > effect.nats / 2:
-        print(f"note: {dtype} rounds away much of what the adapter changed; dtype=float32 keeps it")
+        logger.info(f"{dtype} rounds away much of what the adapter changed; dtype=float32 keeps it")
 
 
 def _say_other(
@@ -204,13 +211,13 @@ def _card(folder: Path, base: str | None) -> None:
         )
 
 
-def _adapted(source: Source, asked: Asked, found: Any, base: str) -> tuple[Any, Any]:
+def _adapted(source: Source, asked: ExportOptions, found: Any, base: str) -> tuple[Any, Any]:
     """The adapter on its base, in fp32, and the dtype in which the two are kept once merged."""
     if asked.form == "model":
         convert.refuse_quantised(base)
     elif asked.dtype:
         raise UserError("dtype is for as=model; an adapter is kept as it was trained")
-    peft_args = asked.peft_args or trained.peft_args_of(source)
+    peft_args = asked.peft_args or trained.read_peft_args(source)
     if not peft_args:
         raise UserError(
             f"{source.place} holds an adapter, and no file says its rank, alpha and targets; set "
@@ -219,13 +226,13 @@ def _adapted(source: Source, asked: Asked, found: Any, base: str) -> tuple[Any, 
             "all-linear}'"
         )
     under, held = trained.load_base(source, base)
-    adapters.refuse_another_base(source.folder, base, trained.identity_of(base))
+    adapters.refuse_another_base(source.folder, base, trained.identify_base(base))
     if source.adapter and not asked.peft_args and (source.place / adapters.WEIGHTS).exists():
         # Its own files say all of it, and PEFT reads them as it does in every run.
-        model = adapters.put_back(under, source.folder, trainable=False)
+        model = adapters.attach_saved(under, source.folder, trainable=False)
     else:
         model = convert.take_adapter(
-            under, found, peft_args, base, adapters.added_of(source.folder)
+            under, found, peft_args, base, adapters.read_added_ids(source.folder)
         )
     model.peft_config[adapters.TRAINED].base_model_name_or_path = base
     integrity.refuse_not_finite(model, str(source.place))

@@ -1,6 +1,7 @@
 """Something trained: where its weights are, and what its files and its run say of it."""
 
 import inspect
+import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from unteach.training import checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -41,7 +44,7 @@ class Source:
         return self.told.model_args.get(PATH) if self.told else None
 
 
-def source_of(what: str) -> Source:
+def find_source(what: str) -> Source:
     """A run's final model, a whole checkpoint, or a place that others wrote; with what its run says
     of it."""
     place = Path(run_dir.find_model_folder(what))
@@ -60,14 +63,14 @@ def source_of(what: str) -> Source:
         None,
     )
     ours = run is not None and re.fullmatch(r"checkpoint-\d+", place.name)
-    if ours and (reason := checkpoint.fault(place)):
+    if ours and (reason := checkpoint.find_fault(place)):
         raise UserError(f"{what}: this checkpoint cannot be used, {reason}")
     adapter = place / "adapter_config.json"
     said = json_files.read_json(adapter, "the adapter's configuration") if adapter.exists() else {}
-    return Source(place, told_by(run) if run else None, said, run)
+    return Source(place, read_model_section(run) if run else None, said, run)
 
 
-def told_by(run: Path) -> schema.ModelConfig | None:
+def read_model_section(run: Path) -> schema.ModelConfig | None:
     """The model section of a run's configuration."""
     reader = Reader()
     section = run_dir.read_config(run).get("model")
@@ -75,13 +78,15 @@ def told_by(run: Path) -> schema.ModelConfig | None:
     return model
 
 
-def base_of(source: Source, asked: str | None) -> str:
+def find_base(source: Source, asked: str | None) -> str:
     """Where the model under an adapter is."""
     path = asked or source.adapter.get("base_model_name_or_path")
     if not path and source.told:
         started = run_dir.find_model_folder(str(source.path)) if source.path else None
         path = source.told.base_path or (
-            adapters.base_of(started) if started and adapters.is_adapter(started) else started
+            adapters.read_base_path(started)
+            if started and adapters.is_adapter(started)
+            else started
         )
     if not path:
         raise UserError(
@@ -93,7 +98,7 @@ def base_of(source: Source, asked: str | None) -> str:
     return base
 
 
-def peft_args_of(source: Source) -> dict[str, Any] | None:
+def read_peft_args(source: Source) -> dict[str, Any] | None:
     """LoraConfig's fields from the adapter's own file, or from its run."""
 
     known = set(inspect.signature(peft.LoraConfig).parameters) - {
@@ -123,46 +128,48 @@ def load_base(source: Source, base: str) -> tuple[Any, Any]:
     )
     # no tokenizer need be there
     if handler in (model_handlers.AutoModelForCausalLM, model_handlers.Scratch):
-        model = model_handlers.pretrained(
-            base, heads.saved(source.folder), **{"use_safetensors": True, **args}
+        model = model_handlers.load_pretrained(
+            base, heads.read_head(source.folder), **{"use_safetensors": True, **args}
         )
     else:
         model, _ = handler.load(
             {**args, PATH: base}, source.told.tokenizer_args if source.told else {}, None
         )
     held = next(model.parameters()).dtype
-    added_tokens.grow(model, adapters.added_of(source.folder))
+    added_tokens.grow(model, adapters.read_added_ids(source.folder))
     return model.to(torch.float32), held
 
 
-def identity_of(base: str) -> str:
-    return loading.weights_of(base, transformers.AutoConfig.from_pretrained(base), loading.memory())
+def identify_base(base: str) -> str:
+    return loading.identify_weights(
+        base, transformers.AutoConfig.from_pretrained(base), loading.get_fingerprints_path()
+    )
 
 
-def tokenizer_of(source: Source, base: str | None) -> "PreTrainedTokenizerBase | None":
+def find_tokenizer(source: Source, base: str | None) -> "PreTrainedTokenizerBase | None":
     """The tokenizer beside the weights, or of their run, or of the model under them; None where
     none has one."""
     named = source.told.tokenizer_args.get(PATH) if source.told else None
     places = [source.folder, named, base, source.path]
-    found: PreTrainedTokenizerBase | None = convert.tokenizer_in(
+    found: PreTrainedTokenizerBase | None = convert.find_tokenizer(
         [run_dir.find_model_folder(str(place)) if place else None for place in places]
     )
     return found
 
 
-def save_words(
+def save_tokenizer_and_template(
     source: Source, base: str | None, tokenizer: "PreTrainedTokenizerBase | None", folder: Path
 ) -> None:
     """Write the tokenizer, and the template that the model was trained with."""
     if tokenizer is None:
-        print(
-            "note: no tokenizer was found beside these weights or their base; this folder has none"
+        logger.info(
+            "no tokenizer was found beside these weights or their base; this folder has none"
         )
         return
     portable.save_tokenizer(tokenizer, folder)
-    said = template.saved_args(source.folder) or (
+    said = template.load_saved_args(source.folder) or (
         source.told.template_args if source.told else None
     )
-    said = said or (template.saved_args(base) if base else None)
+    said = said or (template.load_saved_args(base) if base else None)
     if said:
         template.Template(tokenizer, said).save(folder)

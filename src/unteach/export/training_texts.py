@@ -44,12 +44,12 @@ def _sources(node: Any) -> Iterator[dict[str, Any]]:
 
 def _is_at_hand(hf_args: dict[str, Any]) -> bool:
     path = str(hf_args.get("path", ""))
-    if authors.world_of(path):
+    if authors.parse_world(path):
         return True
     if not path or tokenized_paths.is_tokenized(path):
         return False
     try:
-        files = sources.files_of(hf_args)
+        files = sources.list_files(hf_args)
     except UserError:
         return False
     return bool(files) and sum(file.stat().st_size for file in files if file.exists()) <= LARGEST

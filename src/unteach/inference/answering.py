@@ -6,7 +6,7 @@ from typing import Any
 from unteach.config.inference import InferConfig
 from unteach.distributed.process_context import DistContext
 from unteach.inference.backends.base import Job
-from unteach.inference.output_columns import record
+from unteach.inference.output_columns import build_record
 from unteach.inference.planning import Plan
 
 
@@ -28,7 +28,7 @@ def answer_rows(
             answers = session.classify(asked.requests, done)
         for number, answer in answers:
             num_cut = asked.cut.get(number, 0)
-            yield number, record(answer, requests[number], num_cut, config, session.labels)
+            yield number, build_record(answer, requests[number], num_cut, config, session.labels)
             # Alone, a process may stop between any two rows; several agree at their batches' ends.
             if dist.world_size == 1:
                 dist.check_preemption()

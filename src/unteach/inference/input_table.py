@@ -12,10 +12,12 @@ from typing import Any
 from unteach import fingerprints
 from unteach.config.inference import ANSWERS, INPUTS, INSTRUCTION, InferConfig
 from unteach.data.io import tables
+from unteach.data.io.cells import is_missing
+from unteach.data.rows import Place, Row
 from unteach.errors import UserError
 from unteach.inference.result_store import ID, Line
 
-Placed = tuple[tables.Place, tables.Row]
+Placed = tuple[Place, Row]
 
 
 @dataclass
@@ -40,19 +42,21 @@ def find_columns(table: tables.Table, config: InferConfig) -> Columns:
         columns = _instruction_columns(table)
     else:
         asked = (
-            table.named(config.input_column)
+            table.require_column(config.input_column)
             if config.input_column
             else _found(table, INPUTS, "input_column")
         )
         columns = Columns(asked)
     if config.kind == "score":
         named = config.answer_column
-        columns.answer = table.named(named) if named else _found(table, ANSWERS, "answer_column")
+        columns.answer = (
+            table.require_column(named) if named else _found(table, ANSWERS, "answer_column")
+        )
     if config.modality == "vlm":
-        columns.image = table.named(config.image_column)
+        columns.image = table.require_column(config.image_column)
     for name in (*(config.keep_columns or ()), *([config.id_column] if config.id_column else ())):
         if name not in there:
-            table.named(name)
+            table.require_column(name)
     return columns
 
 
@@ -91,7 +95,7 @@ class InputTable:
     not_kept: list[str]
 
 
-def read_sheet(
+def read_input_table(
     table: tables.Table, columns: Columns, config: InferConfig, added: Sequence[str]
 ) -> InputTable:
     """Reads a table once. added: the columns that the answers will have; a kept column of such a
@@ -123,10 +127,10 @@ def read_sheet(
 def _ids(rows: list[Placed], config: InferConfig) -> list[Any]:
     if config.id_column is None:
         return list(range(len(rows)))
-    seen: dict[Any, tables.Place] = {}
+    seen: dict[Any, Place] = {}
     for place, row in rows:
         id_ = row.get(config.id_column)
-        if tables.missing(id_) or isinstance(id_, bool) or not isinstance(id_, int | str):
+        if is_missing(id_) or isinstance(id_, bool) or not isinstance(id_, int | str):
             raise UserError(
                 f"{place}: id_column={config.id_column} must hold text or a whole number, got "
                 f"{id_!r}"

@@ -26,7 +26,7 @@ class Skipped:
     """A row that is left out on purpose: its prompt is too long and too_long=skip."""
 
 
-def columns(config: InferConfig) -> tuple[str, ...]:
+def list_columns(config: InferConfig) -> tuple[str, ...]:
     """The columns that an answer adds to its row, in their order; every row has all of them."""
     by_kind = {
         "generate": (config.output_column, "finish_reason", "prompt_tokens", "output_tokens"),
@@ -39,7 +39,7 @@ def columns(config: InferConfig) -> tuple[str, ...]:
     return (*by_kind[config.kind], *asked, *cut, *skipped, ERROR)
 
 
-def record(
+def build_record(
     answer: Answer | Skipped,
     request: Request | None,
     cut: int,
@@ -70,7 +70,7 @@ def record(
         made = answer[0].prompt_tokens if isinstance(answer, list) else None
         found["prompt_tokens"] = (len(request.prompt) or None) if made is None else made
         found["cut_tokens"] = cut
-    return {name: found.get(name) for name in columns(config)}
+    return {name: found.get(name) for name in list_columns(config)}
 
 
 def _is_finite(answer: Answer | Skipped) -> bool:
@@ -101,7 +101,7 @@ def _generated(answer: list[Completion], config: InferConfig) -> dict[str, Any]:
     return {name: [one[name] for one in facts] for name in facts[0]}
 
 
-def tokens_of(record: dict[str, Any]) -> int:
+def count_tokens(record: dict[str, Any]) -> int:
     """How many tokens were written or scored for a row."""
     made = record.get("output_tokens", record.get("answer_tokens"))
     return sum(one or 0 for one in made) if isinstance(made, list) else made or 0

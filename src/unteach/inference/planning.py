@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from unteach import fingerprints, run_dir
 from unteach.config.inference import INSTRUCTION, InferConfig
 from unteach.config.schema import ModelConfig, TemplateArgs
-from unteach.data.template import saved_args
-from unteach.engines.hf import context_of
+from unteach.data.template import load_saved_args
+from unteach.engines.hf import get_context_length
 from unteach.errors import UserError
 from unteach.inference.input_table import Columns, InputTable
-from unteach.inference.requests import MESSAGES, Asked, Asker, shown
+from unteach.inference.requests import MESSAGES, PreparedRequests, RequestBuilder, shown
 from unteach.models.hub import PATH
-from unteach.models.loading import memory
+from unteach.models.loading import get_fingerprints_path
 from unteach.models.vision import load_empty
 from unteach.wording import counted
 
@@ -48,7 +48,7 @@ class Plan:
     before it starts."""
 
     model: ModelConfig
-    asked: Asked
+    asked: PreparedRequests
     settings: dict[str, Any]
     said: list[str]
     longest: int
@@ -64,7 +64,7 @@ class PromptBuilder:
     """
 
     model: ModelConfig
-    asker: Asker
+    asker: RequestBuilder
     describe_model: Callable[[], dict[str, Any]]
     notes: list[str]
 
@@ -124,7 +124,7 @@ def _templated(model: ModelConfig, column: str) -> tuple[ModelConfig, bool]:
     """The model's template: as it is configured or saved; else by the column, as everywhere.
     Whether it was by that."""
     folder = run_dir.find_model_folder(str(model.model_args[PATH]))
-    if model.template_args != TemplateArgs() or saved_args(folder) is not None:
+    if model.template_args != TemplateArgs() or load_saved_args(folder) is not None:
         return model, False
     kind = {MESSAGES: "chat", "question": "auto", INSTRUCTION: "auto"}.get(column, "raw")
     return replace(model, template_args=TemplateArgs(kind=kind)), True  # type: ignore[arg-type]
@@ -138,20 +138,24 @@ def _of_template(template: "Template", column: str) -> str:
     return said + ("; it has a chat template, which template=chat takes" if chat else "")
 
 
-def _local(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], dict[str, Any]]]:
+def _local(
+    config: InferConfig, columns: Columns
+) -> tuple[RequestBuilder, Callable[[], dict[str, Any]]]:
     if config.kind == "classify":
         from unteach.inference.backends.classifier import load_empty
     else:
         from unteach.models.loading import load_empty
     empty = load_empty(config.model)
     shown_by = None if config.kind == "classify" else empty.template
-    asker = Asker(config, columns, shown_by, empty.tokenizer, context_of(empty.model))
+    asker = RequestBuilder(
+        config, columns, shown_by, empty.tokenizer, get_context_length(empty.model)
+    )
     given = {name: value for name, value in config.model.model_args.items() if name not in FREE}
     template = {**asdict(shown_by.args), "kind": shown_by.kind} if shown_by else None
 
     def describe_model() -> dict[str, Any]:
         return {
-            "model": empty.identity(memory()),
+            "model": empty.identity(get_fingerprints_path()),
             "model_args": given,
             "dtype": empty.compute,
             "tokenizer": _of_tokenizer(empty.tokenizer),
@@ -161,14 +165,16 @@ def _local(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], d
     return asker, describe_model
 
 
-def _seeing(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], dict[str, Any]]]:
+def _seeing(
+    config: InferConfig, columns: Columns
+) -> tuple[RequestBuilder, Callable[[], dict[str, Any]]]:
     """Of a model that reads images; its prompts are made where its images are read."""
     empty = load_empty(config.model)
     given = {name: value for name, value in config.model.model_args.items() if name not in FREE}
 
     def describe_model() -> dict[str, Any]:
         return {
-            "model": empty.identity(memory()),
+            "model": empty.identity(get_fingerprints_path()),
             "model_args": given,
             "dtype": empty.compute,
             "tokenizer": _of_tokenizer(empty.tokenizer),
@@ -176,7 +182,7 @@ def _seeing(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], 
             "template": fingerprints.hash_value(empty.processor.chat_template),
         }
 
-    return Asker(config, columns, None, None, None), describe_model
+    return RequestBuilder(config, columns, None, None, None), describe_model
 
 
 def _of_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -187,7 +193,9 @@ def _of_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
     )
 
 
-def _remote(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], dict[str, Any]]]:
+def _remote(
+    config: InferConfig, columns: Columns
+) -> tuple[RequestBuilder, Callable[[], dict[str, Any]]]:
     args = config.model.template_args
     if args.kind == "qa":
         raise UserError(
@@ -195,7 +203,7 @@ def _remote(config: InferConfig, columns: Columns) -> tuple[Asker, Callable[[], 
             "server only: say template=raw or template=chat"
         )
     settings = {"model": config.model.model_args[PATH], "template": asdict(args)}
-    return Asker(config, columns, None, None, None), lambda: settings
+    return RequestBuilder(config, columns, None, None, None), lambda: settings
 
 
 def _of_run(config: InferConfig, columns: Columns) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from unteach.config.inference import InferConfig
-from unteach.data.io import tables
+from unteach.data.io.cells import is_missing, read_text
+from unteach.data.rendered_text import refuse_unshown
+from unteach.data.rows import Place, Row
 from unteach.data.special_text import SpecialText
-from unteach.data.template import Template, refuse_unshown
+from unteach.data.template import Template
 from unteach.engines.base import Ids
 from unteach.errors import UserError
 from unteach.inference.backends.base import Failure, Request
@@ -22,7 +24,7 @@ MESSAGES, IMAGE_PART = "messages", {"type": "image"}
 
 
 @dataclass
-class Asked:
+class PreparedRequests:
     """What is asked of each row. unasked: why nothing is asked of one. cut: tokens that prompts
     lost, by row. special: places of rows in which special tokens are written, which are read as
     text."""
@@ -39,7 +41,7 @@ class Asked:
         )
 
 
-class Asker:
+class RequestBuilder:
     """Builds the requests of rows.
 
     template, tokenizer: the model's own; a server has neither, and a classifier no template.
@@ -72,8 +74,8 @@ class Asker:
                 f"{context} tokens"
             )
 
-    def ask(self, sheet: InputTable) -> Asked:
-        asked = Asked()
+    def ask(self, sheet: InputTable) -> PreparedRequests:
+        asked = PreparedRequests()
         for number, ((place, row), line) in enumerate(zip(sheet.rows, sheet.lines, strict=True)):
             try:
                 request = self._request(
@@ -95,7 +97,7 @@ class Asker:
                 asked.requests.append(request)
         return asked
 
-    def _has_special_text(self, row: tables.Row) -> bool:
+    def _has_special_text(self, row: Row) -> bool:
         """Whether a special token is written in what is asked, and is read as text."""
         cells = [
             row.get(name)
@@ -106,10 +108,10 @@ class Asker:
             return self.template.hides(cells)
         return self.special is not None and self.special.stands_in(cells)
 
-    def ask_one(self, number: int, row: tables.Row) -> Request:
+    def ask_one(self, number: int, row: Row) -> Request:
         """The request of one row that comes from no file, as `ask` builds it; UserError where it
         cannot be asked."""
-        place = tables.Place("the question", "line", 0)
+        place = Place("the question", "line", 0)
         line = Line(number, row, "")
         asked = self.ask(InputTable([(place, row)], [line], []))
         for why in asked.unasked.values():
@@ -133,7 +135,7 @@ class Asker:
         first = request.prompt[:1] if request.prompt[0] == self.tokenizer.bos_token_id else ()
         return replace(request, prompt=first + request.prompt[len(first) + over :])
 
-    def _request(self, number: int, place: tables.Place, row: tables.Row, seed: int) -> Request:
+    def _request(self, number: int, place: Place, row: Row, seed: int) -> Request:
         images = self._images(row, place) if self.columns.image else ()
         cell = row.get(self.columns.input)
         turns = _conversation(cell, place) if self._is_conversation(cell) else None
@@ -159,31 +161,31 @@ class Asker:
         return Request(
             number,
             self.template.encode_prompt(text),
-            self.template.prompt(text),
+            self.template.write_prompt(text),
             messages,
             seed=seed,
         )
 
-    def _text(self, row: tables.Row, place: tables.Place) -> str:
+    def _text(self, row: Row, place: Place) -> str:
         """What is asked: a column, and on a line of its own what follows it."""
-        asked, following = tables.text(row, self.columns.input, place), self.columns.following
+        asked, following = read_text(row, self.columns.input, place), self.columns.following
         if following is None:
             return asked
         # A row of JSON may lack a column that others have.
-        texts = (asked, tables.text({following: None, **row}, following, place))
+        texts = (asked, read_text({following: None, **row}, following, place))
         return "\n".join(text for text in texts if text)
 
     def _scored(
         self,
         number: int,
-        place: tables.Place,
-        row: tables.Row,
+        place: Place,
+        row: Row,
         text: str,
         turns: list[dict[str, Any]] | None,
         seed: int,
     ) -> Request:
         assert self.columns.answer and self.template
-        answer = tables.text(row, self.columns.answer, place)
+        answer = read_text(row, self.columns.answer, place)
         if not answer:
             raise UserError(
                 f"{place}: the column {self.columns.answer!r} is empty: there is no answer to score"
@@ -197,7 +199,7 @@ class Asker:
         return Request(
             number,
             encoded.prompt,
-            self.template.prompt(text),
+            self.template.write_prompt(text),
             None,
             (),
             encoded.answer,
@@ -247,11 +249,11 @@ class Asker:
         if template.args.system_prompt and turns[0]["role"] != "system":
             turns = [{"role": "system", "content": template.args.system_prompt}, *turns]
         hidden = template.hide_all(turns)
-        shown = template.shown(hidden, add_generation_prompt=True)
+        shown = template.render_chat(hidden, add_generation_prompt=True)
         refuse_unshown(hidden, shown)
-        return template.special.reveal(shown), template.plain(shown)
+        return template.special.reveal(shown), template.encode_plain(shown)
 
-    def _images(self, row: tables.Row, place: tables.Place) -> tuple[Any, ...]:
+    def _images(self, row: Row, place: Place) -> tuple[Any, ...]:
         """What the image column holds, as a list; a path that is not there is looked for beside the
         input."""
         cell = row.get(self.columns.image or "")
@@ -263,7 +265,7 @@ class Asker:
                     f"{place}: the column {self.columns.image!r} begins a list and is not JSON"
                 ) from None
         if not isinstance(cell, list | tuple):
-            cell = [] if tables.missing(cell) else [cell]
+            cell = [] if is_missing(cell) else [cell]
         if not cell:
             raise UserError(
                 f"{place}: the column {self.columns.image!r} is empty: there is no image"
@@ -283,7 +285,7 @@ class Asker:
         return str(beside) if beside.exists() else image
 
 
-def _conversation(cell: Any, place: tables.Place) -> list[dict[str, Any]]:
+def _conversation(cell: Any, place: Place) -> list[dict[str, Any]]:
     """The turns of a conversation that waits for an answer."""
     try:
         turns = json.loads(cell) if isinstance(cell, str) else cell

@@ -100,7 +100,7 @@ class ResultStore:
         """
         said: list[str] = []
         settings = json.loads(json.dumps(settings, default=str))  # as they will be read back
-        atomic.remove_stale(self.output.parent)
+        atomic.remove_stale_temp_files(self.output.parent)
         if resume == "never":
             said += self._move_aside()
         old = self._old()

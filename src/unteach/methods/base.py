@@ -1,5 +1,7 @@
-"""The contract of a method: streams in, unreduced terms out. The trainer does everything else, once
-for all methods."""
+"""The contract of a method: streams in, unreduced terms out.
+
+The trainer does everything else, once for all methods.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,41 +9,68 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.config.schema import BESIDE
 from unteach.data.collators import SEGMENT
+from unteach.data.streams import Stream
 from unteach.errors import UserError
 from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
-from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
-from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs, goes_on, within
-from unteach.models.reference import Needed
+from unteach.methods.terms import (
+    UNITS,
+    Positions,
+    StreamReference,
+    Term,
+    cross_entropy,
+    mean_over_rows,
+)
+from unteach.models.forward import (
+    IGNORED,
+    OutputSpec,
+    TokenOutputs,
+    find_all_positions,
+    find_continued,
+)
+from unteach.models.reference import ReferenceSpecs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["UNITS", "Method", "Term", "Unlearn", "cross_entropy", "mean_of_rows"]
+__all__ = [
+    "UNITS",
+    "Method",
+    "StreamReference",
+    "Term",
+    "Unlearn",
+    "cross_entropy",
+    "mean_over_rows",
+]
 
 
 @dataclass(frozen=True)
 class Context:
     """What a method may know before the first step.
 
-    seed: the run's; width: the size of the model's hidden states; labels: a classifier's, in order;
-    streams: the rows.
+    Attributes:
+        seed: the run's.
+        width: the size of the model's hidden states.
+        labels: a classifier's, in order.
+        streams: the rows that the run trains on, by stream.
     """
 
     seed: int
     width: int
     labels: tuple[str, ...] = ()
-    streams: dict[str, Any] = field(default_factory=dict)
+    streams: dict[str, Stream] = field(default_factory=dict)
 
 
 class Method:
     """A rule that turns a batch into a loss. Subclasses are dataclasses; their fields are
     `trainer.method_args`.
 
-    QUIRKS: values of the fields under `compat: openunlearning`. ROWS: what a row of its data is: a
-    prompt and its answer (or a chat), the same with a mark whether it is forgotten, plain text, a
-    prompt with a chosen and a rejected answer, an answer that was liked or not, a text with its
-    class, or with a number. ASCENDS: whether its loss falls for ever as the model gets worse; such
-    a run is watched for a collapse (training/guard.py).
+    Attributes:
+        QUIRKS: values of the fields under `compat: openunlearning`.
+        ROWS: what a row of its data is: a prompt and its answer (or a chat), the same with a mark
+            whether it is forgotten, plain text, a prompt with a chosen and a rejected answer, an
+            answer that was liked or not, a text with its class, or with a number.
+        ASCENDS: whether its loss falls for ever as the model gets worse; such a run is watched for
+            a collapse (training/guard.py).
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
@@ -51,110 +80,129 @@ class Method:
     ASCENDS: ClassVar[bool] = False
 
     def streams(self) -> tuple[str, ...]:
-        """The names of the streams it trains on; those of schema.BESIDE stand beside one another in
-        the same rows."""
+        """Name the streams it trains on.
+
+        Those of schema.BESIDE are parts of the rows of another stream.
+        """
         raise NotImplementedError
 
     def is_finetuning(self) -> bool:
-        """Whether all it trains on is rows of `train`, which it learns: then held-out rows are
+        """Say whether all it trains on is rows of `train`, which it learns: then held-out rows are
         measured by its rule."""
         return {BESIDE.get(name, name) for name in self.streams()} == {"train"}
 
-    def reference(self) -> Needed:
-        """What it compares with, a stream: the reference's answer log-probs, or what a pass of a
-        frozen model yields.
+    def reference(self) -> ReferenceSpecs:
+        """Say what it compares with, by stream: the reference's answer log-probs, or what a pass of
+        a frozen model yields.
 
         Empty: no reference is held or computed.
         """
         return {}
 
     def layers(self) -> dict[str, str]:
-        """The streams whose pass ends at a layer, and that layer's name (a regex)."""
+        """Name the layer (a regex) at which the pass of a stream ends, for streams whose does."""
         return {}
 
     def trainable(self) -> Sequence[str]:
-        """Regexes of the names of the parameters that it trains; those that no pass reaches stay
-        frozen anyway."""
+        """Give regexes of the names of the parameters that it trains; those that no pass reaches
+        stay frozen anyway."""
         return (".*",)
 
     def depends_on_micro_batches(self) -> str:
-        """Why a step of this method depends on how its rows are dealt to micro-batches; empty: it
-        does not."""
+        """Say why a step of this method depends on how its rows are split into micro-batches;
+        empty: it does not."""
         return ""
 
     def ask(self, question: str, answer: str) -> str | None:
-        """What the model is asked so that it invents the row's alternate itself; None: the data has
+        """Write the prompt to which the model itself invents a row's alternate; None: the data has
         alternates."""
         return None
 
     def prepare(self, context: Context) -> None:
-        """Called once, before anything is trained or restored."""
+        """Prepare; called once, before anything is trained or restored."""
 
     def prepass_specs(self) -> dict[str, OutputSpec]:
-        """What a pass without gradient over a whole step should yield before any of its losses, a
-        stream."""
+        """Say what a pass without gradient over a whole step should yield before any of its losses,
+        by stream; empty: no such pass is made."""
         return {}
 
     def prepass(
         self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
     ) -> "dict[str, Tensor]":
-        """What that pass says of one micro-batch, as sums by name; `terms` finds them, summed over
-        the whole step, with all counts in reference["step"]."""
+        """Sum what that pass yields for one micro-batch, by name.
+
+        `terms` gets the sums over the whole step, with all counts, in reference["step"].
+        """
         raise NotImplementedError
 
     def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        """What the policy's pass should yield for each stream."""
+        """Say what the policy's pass should yield, by stream."""
         return {stream: OutputSpec() for stream in self.streams()}
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        """The terms of one micro-batch."""
+        """Build the terms of one micro-batch."""
         raise NotImplementedError
 
     def metric_names(self) -> tuple[str, ...]:
-        """The names of what a validation tells of it beside `loss`; `*` stands for any label."""
+        """Name what a validation reports beside `loss`; `*` stands for any label."""
         return ()
 
     def eval_outputs(self, policy: dict[str, TokenOutputs]) -> "dict[str, Tensor]":
-        """What a validation keeps of each row of a batch that counts, by name: [B, …]."""
+        """Give what a validation keeps of each row of a batch that counts, by name: [B, …]."""
         return {}
 
     def compute_metrics(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
-        """What a validation tells beside its loss and the terms that are no part of it.
+        """Compute what a validation reports beside its loss and the terms that are no part of it.
 
-        rows: what was noted of each, in their order. Numbers are logged; tables (lists of mappings)
-            go to files.
+        Args:
+            loss: over all rows.
+            rows: the `eval_outputs` of all rows by name, in their order.
+
+        Returns:
+            Numbers, which are logged, and tables (lists of mappings), which go to files.
         """
         return {}
 
     def after_step(self, terms: dict[str, float], epoch: float) -> None:
-        """Called after each optimiser step with the step's terms, reduced over micro-batches and
-        processes, before their factors. epoch: how many are done, the current one's done part
-        included."""
+        """Update what the method learns by itself; called after each optimiser step.
+
+        Args:
+            terms: of the step, reduced over micro-batches and processes, before their factors.
+            epoch: how many are done, with the done part of the current one.
+        """
 
     def state(self) -> dict[str, Any]:
-        """What changes while it trains, as numbers and lists of them; it goes into every
+        """Give what changes while it trains, as numbers and lists of them; it goes into every
         checkpoint."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave."""
+        """Restore what `state` gave."""
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
-        """The units in one micro-batch by name: what divisors refer to. Known before any forward,
-        from labels alone."""
-        found = {}
+        """Count the units in one micro-batch, by the names that divisors refer to.
+
+        They are known before any forward, from labels and masks alone.
+        """
+        counts = {}
         for stream, (start, stop) in batch["rows"].items():
-            labels, mask = batch["labels"][start:stop], batch["attention_mask"][start:stop]
-            weight = batch["weight"][start:stop]
-            found[f"{stream}.tokens"] = ((labels[:, 1:] != IGNORED) & (mask[:, :-1] == 1)).sum()
-            found[f"{stream}.labels"] = (labels != IGNORED).sum()
-            followed = (mask[:, 1:] == 1) & (mask[:, :-1] == 1) & (weight != 0)[:, None]
-            if SEGMENT in batch:
-                followed = followed & goes_on(batch[SEGMENT][start:stop])[:, :-1]
-            found[f"{stream}.all_tokens"] = followed.sum()
-            found[f"{stream}.sequences"] = (weight != 0).sum()
-            found[f"{stream}.positions"] = within(mask, weight).sum()
-        return found
+            labels = batch["labels"][start:stop]  # [B, T]
+            mask = batch["attention_mask"][start:stop]  # [B, T]
+            is_token = mask == 1
+            weight = batch["weight"][start:stop]  # [B]
+            is_real = weight != 0
+
+            # A token that nothing stands before is predicted by nothing.
+            is_predicted = (labels[:, 1:] != IGNORED) & is_token[:, :-1]
+            counts[f"{stream}.tokens"] = is_predicted.sum()
+            counts[f"{stream}.labels"] = (labels != IGNORED).sum()
+            is_followed = is_token[:, 1:] & is_token[:, :-1] & is_real[:, None]
+            if SEGMENT in batch:  # not by another document's first token
+                is_followed = is_followed & find_continued(batch[SEGMENT][start:stop])[:, :-1]
+            counts[f"{stream}.all_tokens"] = is_followed.sum()
+            counts[f"{stream}.sequences"] = is_real.sum()
+            counts[f"{stream}.positions"] = find_all_positions(mask, weight).sum()
+        return counts
 
 
 @dataclass
@@ -187,41 +235,46 @@ class Unlearn(Method):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
-        """The forget term; its factor is set by the caller."""
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
+        """Build the forget term; its factor is set by the caller."""
         raise NotImplementedError
 
     def forget_term(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> Term:
-        """The same, for a method that sees more streams than `forget` in it."""
+        """Build the forget term of a method that sees more streams than `forget` in it."""
         return self.forget(policy["forget"], reference.get("forget"))
 
-    def forget_want(self, reference: Any) -> OutputSpec:
-        return OutputSpec(positions=self.over())
+    def forget_want(self, reference: StreamReference) -> OutputSpec:
+        """Say what the policy's pass over `forget` should yield."""
+        return OutputSpec(positions=self.positions())
 
     def forget_reference(self) -> Literal["logprobs"] | OutputSpec | None:
-        """What the forget term needs of the reference."""
+        """Say what the forget term needs of the reference."""
         return None
 
-    def over(self) -> Over:
-        """The positions that its cross-entropies are over."""
+    def positions(self) -> Positions:
+        """Name the positions that its cross-entropies are over."""
         return "answer"
 
     def retain(self) -> Retain:
+        """Build the retain term that the fields name."""
         if self.retain_loss_type == "EMBED_DIFF":
             return EmbedDiff(self.retain_layer)
         if self.retain_loss_type == "KL":
-            return KL("every" if self.kl_over == "all" else self.over())
-        return NLL(self.over())
+            return KL("every" if self.kl_over == "all" else self.positions())
+        return NLL(self.positions())
 
     def streams(self) -> tuple[str, ...]:
         return ("forget", "retain") if self.alpha else ("forget",)
 
-    def reference(self) -> Needed:
-        kinds = {
-            "forget": self.forget_reference(),
-            "retain": self.retain().reference() if self.alpha else None,
-        }
-        return {stream: kind for stream, kind in kinds.items() if kind is not None}
+    def reference(self) -> ReferenceSpecs:
+        needed: ReferenceSpecs = {}
+        forget = self.forget_reference()
+        if forget is not None:
+            needed["forget"] = forget
+        retain = self.retain().reference() if self.alpha else None
+        if retain is not None:
+            needed["retain"] = retain
+        return needed
 
     def layers(self) -> dict[str, str]:
         layer = self.retain().layer if self.alpha else None

@@ -1,10 +1,19 @@
-"""What holds the retain answers while others are unlearned: three terms, each usable with every
+"""The terms that hold the retain answers while others are unlearned, each usable with every
 unlearning method."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from unteach.methods.terms import UNITS, Over, Term, cross_entropy, mean_of_rows
+from unteach.methods.terms import (
+    UNITS,
+    Positions,
+    StreamReference,
+    Term,
+    cross_entropy,
+    mean_over_rows,
+    require_logits,
+    require_outputs,
+)
 from unteach.models.forward import OutputSpec, TokenOutputs
 
 if TYPE_CHECKING:
@@ -18,50 +27,55 @@ class Retain(Protocol):
     def layer(self) -> str | None: ...
 
     def reference(self) -> OutputSpec | None:
-        """What it compares with."""
+        """Say what a pass of the reference should yield."""
 
-    def want(self, reference: Any) -> OutputSpec:
-        """What it asks of the policy, given the reference's side."""
+    def want(self, reference: StreamReference) -> OutputSpec:
+        """Say what the policy's pass should yield, given the reference's outputs."""
 
-    def term(self, answers: TokenOutputs, reference: Any) -> Term: ...
+    def term(self, outputs: TokenOutputs, reference: StreamReference) -> Term:
+        """Build the term of one micro-batch."""
+        ...
 
 
 @dataclass(frozen=True)
 class NLL:
     """The cross-entropy of the retain answers."""
 
-    over: Over = "answer"
+    positions: Positions = "answer"
     layer = None
 
     def reference(self) -> None:
         return None
 
-    def want(self, reference: Any) -> OutputSpec:
-        return OutputSpec(positions=self.over)
+    def want(self, reference: StreamReference) -> OutputSpec:
+        return OutputSpec(positions=self.positions)
 
-    def term(self, answers: TokenOutputs, reference: Any) -> Term:
-        return cross_entropy("retain", "retain", answers, units=UNITS[self.over])
+    def term(self, outputs: TokenOutputs, reference: StreamReference) -> Term:
+        return cross_entropy("retain", "retain", outputs, units=UNITS[self.positions])
 
 
 @dataclass(frozen=True)
 class KL:
     """The mean over positions of KL(reference || policy), over the whole vocabulary."""
 
-    over: Over = "answer"
+    positions: Positions = "answer"
     layer = None
 
     def reference(self) -> OutputSpec:
-        return OutputSpec(fn=None, positions=self.over)
+        return OutputSpec(fn=None, positions=self.positions)
 
-    def want(self, reference: Any) -> OutputSpec:
+    def want(self, reference: StreamReference) -> OutputSpec:
+        teacher = require_logits(reference)
+
         def divergence(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
-            own = reference.logits(hidden).log_softmax(-1)
-            return (own.exp() * (own - logits.log_softmax(-1))).sum(-1)
+            """[n, V], [n], the reference's [n, d] -> [n], called chunk by chunk."""
+            target = teacher.logits(hidden).log_softmax(-1)
+            return (target.exp() * (target - logits.log_softmax(-1))).sum(-1)
 
-        return OutputSpec(fn=divergence, positions=self.over, extra=(reference.hidden,))
+        return OutputSpec(fn=divergence, positions=self.positions, extra=(teacher.hidden,))
 
-    def term(self, answers: TokenOutputs, reference: Any) -> Term:
-        return Term("retain", answers.value, f"retain.{UNITS[self.over]}")
+    def term(self, outputs: TokenOutputs, reference: StreamReference) -> Term:
+        return Term("retain", outputs.value, f"retain.{UNITS[self.positions]}")
 
 
 @dataclass(frozen=True)
@@ -73,31 +87,36 @@ class EmbedDiff:
     broadcast: bool = False
 
     def reference(self) -> OutputSpec:
-        return activations(self.layer)
+        return build_layer_spec(self.layer)
 
-    def want(self, reference: Any) -> OutputSpec:
-        return activations(self.layer)
+    def want(self, reference: StreamReference) -> OutputSpec:
+        return build_layer_spec(self.layer)
 
-    def term(self, answers: TokenOutputs, reference: Any) -> Term:
-        return distance("retain", "retain", answers, reference.value, self.broadcast)
+    def term(self, outputs: TokenOutputs, reference: StreamReference) -> Term:
+        target = require_outputs(reference).value
+        return build_distance_term("retain", "retain", outputs, target, self.broadcast)
 
 
-def activations(layer: str) -> OutputSpec:
-    """The output of a layer at the answer tokens, from a pass that ends there."""
+def build_layer_spec(layer: str) -> OutputSpec:
+    """Ask for the output of a layer at the answer tokens, from a pass that ends there."""
     return OutputSpec(fn=None, positions="labels", layer=layer)
 
 
-def distance(
-    name: str, stream: str, answers: TokenOutputs, target: "Tensor", broadcast: bool
+def build_distance_term(
+    name: str, stream: str, outputs: TokenOutputs, target: "Tensor", broadcast: bool
 ) -> Term:
-    """(h - target)^2, averaged over hidden size and over each sequence's tokens: [N, d], [N, d] or
-    [d] -> a term.
+    """(h - target)^2, averaged over hidden size and over each sequence's tokens.
 
-    broadcast: each sequence's sum is divided by the length of every sequence of the micro-batch in
-    turn, as published.
+    Args:
+        name: of the term.
+        stream: its rows are divided by the number of this stream's sequences.
+        outputs: hidden states [N, d].
+        target: [N, d], or [d] for all positions alike.
+        broadcast: divide each sequence's sum by the length of every sequence of the micro-batch in
+            turn, as published.
     """
-    squared = (answers.value.float() - target.float()).square().mean(-1)
-    shares = 1 / answers.lengths().clamp(min=1)
+    squared = (outputs.value.float() - target.float()).square().mean(-1)  # [N]
+    inverse_lengths = 1 / outputs.lengths().clamp(min=1)  # [B]
     if broadcast:
-        shares = shares[answers.weight != 0].mean()
-    return mean_of_rows(name, stream, answers.per_row(squared) * shares, answers)
+        inverse_lengths = inverse_lengths[outputs.weight != 0].mean()
+    return mean_over_rows(name, stream, outputs.per_row(squared) * inverse_lengths, outputs)

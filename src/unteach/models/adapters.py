@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import atomic, json_files
-from unteach.errors import UserError, first_line, nearest, outside
+from unteach.errors import UserError, describe_machine_failure, first_line, nearest
 from unteach.lazy import peft, torch
 from unteach.models import added_tokens, integrity, layers
 
@@ -86,7 +86,7 @@ def refuse_failing(model: Any) -> None:
         with torch.no_grad():
             layers.read_two_tokens(causal)
     except Exception as error:  # a forward of others may fail in any way
-        if outside(error):
+        if describe_machine_failure(error):
             raise
         wrapped = sorted(
             {name.rpartition(".")[2] for name in getattr(model, "targeted_module_names", ())}
@@ -110,11 +110,11 @@ def _saves_no_tables(model: Any, added: Sequence[int]) -> Any:
     return model
 
 
-def put_back(model: Any, folder: str, trainable: bool) -> Any:
+def attach_saved(model: Any, folder: str, trainable: bool) -> Any:
     """Puts a saved adapter on its base, which gets the rows of the tokens that were added for it
     first."""
 
-    added_tokens.grow(model, added_of(folder))
+    added_tokens.grow(model, read_added_ids(folder))
     if torch.get_default_device().type == "meta":
         # Set here: what the file says of it would win over an argument.
         config = peft.PeftConfig.from_pretrained(folder)
@@ -133,7 +133,7 @@ def put_back(model: Any, folder: str, trainable: bool) -> Any:
     integrity.refuse_incomplete_adapter(adapted, folder)
     _take_all_weights(adapted, folder, TRAINED)
     _loads_all_weights(adapted)
-    return _saves_no_tables(adapted, added_of(folder))
+    return _saves_no_tables(adapted, read_added_ids(folder))
 
 
 def _loads_all_weights(model: Any) -> None:
@@ -181,7 +181,7 @@ def _ready(model: Any) -> Any:
     return peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
-def base_of(folder: str) -> str:
+def read_base_path(folder: str) -> str:
     """The path or hub id of the model that an adapter was trained on."""
     told = json_files.read_json(Path(folder) / CONFIG, "the adapter's configuration").get(
         "base_model_name_or_path"
@@ -212,19 +212,19 @@ def remember_base(folder: Path, identity: str, added: Sequence[int] = ()) -> Non
     atomic.write_json(folder / BASE, {"weights": identity, "added_tokens": list(added)})
 
 
-def _noted(folder: str) -> dict[str, Any]:
+def _read_base_note(folder: str) -> dict[str, Any]:
     noted = Path(folder) / BASE
     return json_files.read_json(noted, "the adapter's note of its base") if noted.exists() else {}
 
 
-def added_of(folder: str) -> list[int]:
+def read_added_ids(folder: str) -> list[int]:
     """The ids of the tokens that were added for a saved adapter."""
-    return list(_noted(folder).get("added_tokens", []))
+    return list(_read_base_note(folder).get("added_tokens", []))
 
 
 def refuse_another_base(folder: str, base: str, identity: str) -> None:
     """Raises UserError where an adapter would be put on weights that it was not trained on."""
-    if _noted(folder).get("weights", identity) != identity:
+    if _read_base_note(folder).get("weights", identity) != identity:
         raise UserError(
             f"the adapter {folder} was trained on other weights than {base} holds now; set "
             "model.base_path to those that it was trained on"
@@ -255,17 +255,17 @@ class BasePolicy:
     def __call__(self, **asked: Any) -> Any:
         was_training = self.model.training
         self.model.eval()
-        with self.back():
+        with self.base_weights():
             found = self.model(**asked)
         self.model.train(was_training)
         return found
 
-    def reading(self) -> contextlib.AbstractContextManager[None]:
+    def base_head(self) -> contextlib.AbstractContextManager[None]:
         """Within it, the head is what it was."""
-        return self.back() if self.head_is_adapted else contextlib.nullcontext()
+        return self.base_weights() if self.head_is_adapted else contextlib.nullcontext()
 
     @contextlib.contextmanager
-    def back(self) -> Iterator[None]:
+    def base_weights(self) -> Iterator[None]:
         trained = {
             name for name, parameter in self.model.named_parameters() if parameter.requires_grad
         }

@@ -35,7 +35,7 @@ class Capabilities:
     continuing: bool = True
 
 
-def capabilities_of(model: "PreTrainedModel") -> Capabilities:
+def get_capabilities(model: "PreTrainedModel") -> Capabilities:
     """Return what was found of a model when it was loaded."""
     found: Capabilities = getattr(unwrap_model(model), ATTRIBUTE, Capabilities())
     return found

@@ -16,8 +16,8 @@ from unteach.data.collators import SEGMENT
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import F, torch
-from unteach.models.capabilities import capabilities_of
-from unteach.models.layers import Depth, backbone_of, unwrap_model
+from unteach.models.capabilities import get_capabilities
+from unteach.models.layers import Depth, get_backbone, unwrap_model
 from unteach.models.lm_head import head_logits
 
 if TYPE_CHECKING:
@@ -96,18 +96,20 @@ class TokenOutputs:
         """Positions of each row: [B]."""
         return self.per_row(torch.ones_like(self.row, dtype=self.weight.dtype))
 
-    def place(self) -> "Tensor":
+    def index_in_row(self) -> "Tensor":
         """The place of each position among those of its row, from 0: [N]."""
-        return places(self.row)
+        return index_in_row(self.row)
 
 
-def places(row: "Tensor") -> "Tensor":
+def index_in_row(row: "Tensor") -> "Tensor":
     """The place of each entry among those of its row, from 0; entries come in the order of rows:
     [N] -> [N]."""
     return torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
 
 
-def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, Tensor, Tensor]":
+def find_positions(
+    batch: dict[str, Any], stream: str, over: str
+) -> "tuple[Tensor, Tensor, Tensor]":
     """Where a stream is asked: (row in the stream [N], column [N], the label that follows, or
     stands there where the positions are those of `labels` [N])."""
     start, stop = batch["rows"][stream]
@@ -116,7 +118,7 @@ def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, T
     labels = batch["labels"][start:stop] if over != "all" else ids.masked_fill(mask == 0, IGNORED)
     following = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
     asked = (
-        within(mask, weight)
+        find_all_positions(mask, weight)
         if over == "every"
         else (labels if over == "labels" else following) != IGNORED
     )
@@ -124,17 +126,17 @@ def positions(batch: dict[str, Any], stream: str, over: str) -> "tuple[Tensor, T
     if over in ("answer", "all"):
         asked = asked & (mask == 1) & (weight != 0)[:, None]
     if over == "all" and SEGMENT in batch:
-        asked = asked & goes_on(batch[SEGMENT][start:stop])
+        asked = asked & find_continued(batch[SEGMENT][start:stop])
     row, column = asked.nonzero(as_tuple=True)
     return row, column, (labels if over == "labels" else following)[asked]
 
 
-def goes_on(segment: "Tensor") -> "Tensor":
+def find_continued(segment: "Tensor") -> "Tensor":
     """Where the next token is of the same document: [B, T] -> bool [B, T]."""
     return F.pad(segment[:, 1:], (0, 1)) == segment
 
 
-def within(mask: "Tensor", weight: "Tensor") -> "Tensor":
+def find_all_positions(mask: "Tensor", weight: "Tensor") -> "Tensor":
     """All positions of real rows up to the stream's longest row, padding included: [B, T], [B] ->
     bool [B, T]."""
     return mask.bool().any(0) & (weight != 0)[:, None]
@@ -180,7 +182,7 @@ def _compute_outputs(
     two."""
     if any(spec.positions == "every" for spec in want.values()):
         _refuse_unpadded(model, packed)
-    if capabilities_of(model).head == "none":
+    if get_capabilities(model).head == "none":
         raise UserError(
             f"{type(unwrap_model(model)).__name__}: its logits do not come from its last hidden "
             "states alone, and nothing is scored or trained without that; only `unteach infer` "
@@ -193,7 +195,7 @@ def _compute_outputs(
         for stream, spec in streams.items():
             shared = batch.get("shared")
             row, column, label = (
-                shared.asked if shared else positions(batch, stream, spec.positions)
+                shared.asked if shared else find_positions(batch, stream, spec.positions)
             )
             value = hidden[stream][row, column]
             if spec.fn is not None:
@@ -206,7 +208,7 @@ def _compute_outputs(
 
 def _refuse_unpadded(model: "PreTrainedModel", packed: bool) -> None:
     """Raise UserError where padding goes through no layer, and a method asks about it."""
-    able = capabilities_of(model)
+    able = get_capabilities(model)
     if packed:
         raise UserError(
             "this method is asked about padding too (a published quirk): it needs "
@@ -282,7 +284,7 @@ def _pieces_apart(
     They are the documents of rows that have several, in a model that does not tell them apart, and
     whole rows where padding changes what the model says of them.
     """
-    able = capabilities_of(model)
+    able = get_capabilities(model)
     if segment is not None and not able.packing:
         ends = [int(row.max()) + 1 for row in segment]
         found = [
@@ -330,7 +332,7 @@ def _apart(
     rows = [input_ids[piece] for piece in pieces]
     hidden = (
         run(rows)
-        if capabilities_of(model).right_padding
+        if get_capabilities(model).right_padding
         else torch.cat([run([row]) for row in rows])
     )
     whole = hidden.new_zeros(*mask.shape, hidden.shape[-1])
@@ -340,10 +342,10 @@ def _apart(
 def _through_layers(causal: "PreTrainedModel", at: str | None, given: dict[str, Any]) -> "Tensor":
     """What the head would get or, where the pass ends at a layer, what that gave: [B, T, d]."""
     if at is None:
-        hidden: Tensor = backbone_of(causal)(**given).last_hidden_state
+        hidden: Tensor = get_backbone(causal)(**given).last_hidden_state
         return hidden
     with Depth(causal, at) as depth:
-        backbone_of(causal)(**given)
+        get_backbone(causal)(**given)
     return depth.output
 
 

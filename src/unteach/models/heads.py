@@ -42,7 +42,7 @@ class Head:
         return f"a classifier of {', '.join(self.labels)}" if self.labels else "a regression"
 
 
-def saved(path: str | None) -> Head | None:
+def read_head(path: str | None) -> Head | None:
     """The head of the classifier in a folder; None where there is none."""
     folder = Path(path or "")
     if path and (folder / FILE).exists():
@@ -66,9 +66,9 @@ def _is_classifier(architectures: Any) -> bool:
     )
 
 
-def fitting(head: Head | None, path: str | None) -> None:
+def refuse_other_head(head: Head | None, path: str | None) -> None:
     """Raises UserError where a folder holds a classifier and something else is asked for."""
-    kept = saved(path)
+    kept = read_head(path)
     if kept is not None and head is None:
         raise UserError(
             f"{path} is {kept}, and a language model is needed here; `unteach infer kind=classify` "

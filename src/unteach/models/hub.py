@@ -6,7 +6,7 @@ from typing import Any
 
 from unteach import run_dir
 from unteach.config.schema import PATH
-from unteach.errors import UserError, chain, first_line, outside
+from unteach.errors import UserError, describe_machine_failure, first_line, list_causes
 
 SOURCE = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 """What says where a repository's files come from; its config, weights and tokenizer share it."""
@@ -69,7 +69,7 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
     except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"cannot load {path}: {_remedy(error, path, args)}") from None
     except Exception as error:  # files of another form than the library expects fail in it anywhere
-        if outside(error):
+        if describe_machine_failure(error):
             raise
         raise UserError(
             f"cannot load {path}: one of its files is not what {auto.__name__} expects "
@@ -110,7 +110,7 @@ def _no_model_in(run: Path) -> str:
 
 def _remedy(error: Exception, path: str, args: str) -> str:
     """What to do about a failed from_pretrained, or else what it said itself."""
-    names = " ".join(kind.__name__ for link in chain(error) for kind in type(link).__mro__)
+    names = " ".join(kind.__name__ for link in list_causes(error) for kind in type(link).__mro__)
     said = next(
         (line for line in str(error).splitlines() if line.strip()), type(error).__name__
     ).strip()

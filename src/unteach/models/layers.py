@@ -31,7 +31,7 @@ def num_embeddings(model: Any) -> int:
     return int(weight.ds_shape[0] if is_partitioned(weight) else weight.shape[0])
 
 
-def backbone_of(causal: "PreTrainedModel") -> Any:
+def get_backbone(causal: "PreTrainedModel") -> Any:
     """All of a language model but its head: ids in, hidden states out."""
     backbone = causal.base_model
     if backbone is not causal:
@@ -74,7 +74,7 @@ def find_layer(causal: Any, pattern: str) -> tuple[Any, str, int]:
     return causal.get_submodule(owner), attribute, index
 
 
-def layers_of(causal: "PreTrainedModel") -> list[Any]:
+def list_layers(causal: "PreTrainedModel") -> list[Any]:
     """The layers that follow one another: what is in the outermost lists of modules."""
     lists = {
         name: module
@@ -171,7 +171,7 @@ def read_two_tokens(causal: Any) -> None:
     """
     device = causal.get_input_embeddings().weight.device
     run = functools.partial(
-        backbone_of(causal), torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False
+        get_backbone(causal), torch.zeros(1, 2, dtype=torch.long, device=device), use_cache=False
     )
     if device.type != "meta":
         run()

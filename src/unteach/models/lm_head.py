@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from unteach.lazy import torch, transformers
-from unteach.models.capabilities import capabilities_of
-from unteach.models.layers import backbone_of, unwrap_model
+from unteach.models.capabilities import get_capabilities
+from unteach.models.layers import get_backbone, unwrap_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ def head_logits(model: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
     if hasattr(causal, "score"):
         scores: Tensor = causal.score(hidden)
         return scores
-    if capabilities_of(model).head == "own":
+    if get_capabilities(model).head == "own":
         return own_logits(causal, hidden)
     return known_logits(causal, hidden)
 
@@ -42,7 +42,7 @@ def known_logits(causal: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
 def own_logits(causal: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
     """The rest of the model's own forward, whose layers give these hidden states: whatever it does
     after them."""
-    backbone = backbone_of(causal)
+    backbone = get_backbone(causal)
     # The ids are read by no layer; they only say how many positions there are.
     ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
     with _giving(backbone, hidden[None]):

@@ -3,6 +3,7 @@ config call for."""
 
 import contextlib
 import inspect
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints, registry, run_dir
 from unteach.config.schema import ModelConfig, TemplateArgs
-from unteach.data.template import Template, saved_args
+from unteach.data.template import Template, load_saved_args
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
@@ -24,6 +25,8 @@ from unteach.wording import shown
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {
     "float32": "float32",
@@ -59,7 +62,7 @@ class LoadedModel:
 
     def identity(self, memory: Path) -> str:
         """What tells these weights from all others."""
-        base = identity(self.path, self.model.config, memory)
+        base = identify_model(self.path, self.model.config, memory)
         if self.adapter is None:
             return base
         if not self.adapter:
@@ -68,7 +71,7 @@ class LoadedModel:
 
     def base_weights(self, memory: Path) -> str:
         """What tells the weights under the adapter from all others."""
-        return weights_of(self.path, self.model.config, memory)
+        return identify_weights(self.path, self.model.config, memory)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The precision that passes run in; nothing to do where the weights are in it already."""
@@ -78,14 +81,14 @@ class LoadedModel:
         return torch.autocast(parameter.device.type, getattr(torch, self.compute))
 
 
-def identity(path: str | None, config: "PretrainedConfig", memory: Path) -> str:
+def identify_model(path: str | None, config: "PretrainedConfig", memory: Path) -> str:
     """What tells a model from all others: its weights and its configuration, which model_args may
     have changed."""
     settings = {k: v for k, v in config.to_dict().items() if k not in ("dtype", "_name_or_path")}
-    return f"{weights_of(path, config, memory)} {fingerprints.hash_value(settings)}"
+    return f"{identify_weights(path, config, memory)} {fingerprints.hash_value(settings)}"
 
 
-def weights_of(path: str | None, config: "PretrainedConfig", memory: Path) -> str:
+def identify_weights(path: str | None, config: "PretrainedConfig", memory: Path) -> str:
     """sha256 of a local folder's weights, or a hub model's commit."""
     if path and Path(path).is_dir():
         return fingerprints.hash_weights(Path(path), memory)
@@ -169,7 +172,7 @@ def _find_weights(config: ModelConfig, head: Head | None) -> _Weights:
     adapter's."""
     named = config.model_args.get(PATH)
     path = run_dir.find_model_folder(str(named)) if named else None
-    heads.fitting(head, path)
+    heads.refuse_other_head(head, path)
     if path is None or not adapters.is_adapter(path):
         if config.base_path:
             raise UserError(
@@ -181,7 +184,7 @@ def _find_weights(config: ModelConfig, head: Head | None) -> _Weights:
             f"model.peft_args: {path} holds an adapter already, and goes on with that; leave them "
             "out"
         )
-    base = run_dir.find_model_folder(config.base_path or adapters.base_of(path))
+    base = run_dir.find_model_folder(config.base_path or adapters.read_base_path(path))
     adapters.refuse_adapter_as_base(path, base)
     return _Weights(base, path, {PATH: path, **config.tokenizer_args})
 
@@ -223,15 +226,15 @@ def _add_tokens_and_adapter(
     if weights.adapter:
         base = str(weights.path)
         adapters.refuse_another_base(
-            weights.adapter, base, weights_of(base, model.config, memory())
+            weights.adapter, base, identify_weights(base, model.config, get_fingerprints_path())
         )
         if new_ids:
             raise UserError(
                 f"model.added_tokens: the adapter {weights.adapter} was trained without them; "
                 "leave them out"
             )
-        model = adapters.put_back(model, weights.adapter, training)
-        return model, adapters.added_of(weights.adapter)
+        model = adapters.attach_saved(model, weights.adapter, training)
+        return model, adapters.read_added_ids(weights.adapter)
     added_tokens.grow(model, new_ids)
     if config.peft_args:
         model = adapters.attach(model, config.peft_args, new_ids)
@@ -255,10 +258,10 @@ def _probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", packe
         probing.refuse_packed(model)
     slower = [probing.describe_padding(model), probing.describe_continuing(model)]
     for sentence in filter(None, slower if launch_environment.rank() == 0 else ()):
-        print(f"note: {sentence}")
+        logger.info(sentence)
 
 
-def of_kind(
+def load_as(
     auto: Any, config: ModelConfig, path: str, refuse: Callable[[Any], None]
 ) -> tuple[Any, str, dict[str, Any]]:
     """A whole model as the class `auto` of transformers loads it, its dtype, and what says where it
@@ -284,7 +287,7 @@ def of_kind(
     return model, compute, source
 
 
-def memory() -> Path:
+def get_fingerprints_path() -> Path:
     """The user's own file of fingerprints, for what no run's folder or cache is at hand."""
     return (
         Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -352,7 +355,7 @@ def _template_args(config: ModelConfig) -> TemplateArgs:
     given = config.template_args
     path = config.model_args.get(PATH)
     if given == TemplateArgs() and path:
-        return saved_args(run_dir.find_model_folder(str(path))) or given
+        return load_saved_args(run_dir.find_model_folder(str(path))) or given
     return given
 
 

@@ -53,7 +53,7 @@ class AutoModelForCausalLM:
         refuse_unknown(given, config, LOADING)
         if flash_attention_fits(given, config):
             given["attn_implementation"] = "flash_attention_2"
-        model = pretrained(path, head, **{"use_safetensors": True, **given})
+        model = load_pretrained(path, head, **{"use_safetensors": True, **given})
         return model, load_tokenizer(path, tokenizer_args, source)
 
 
@@ -78,7 +78,7 @@ class Scratch:
         refuse_unknown(given, transformers.LlamaConfig(), ("attn_implementation",))
         if path:
             folder = run_dir.find_model_folder(str(path))
-            return pretrained(folder, head, dtype=dtype), load_tokenizer(folder, {}, {})
+            return load_pretrained(folder, head, dtype=dtype), load_tokenizer(folder, {}, {})
         if texts is None:
             raise UserError(
                 f"a model from scratch learns its tokenizer from training text: set "
@@ -103,7 +103,7 @@ class Scratch:
         return kind(config), tokenizer
 
 
-def pretrained(path: str, head: Head | None, **arguments: dict[str, Any]) -> Any:
+def load_pretrained(path: str, head: Head | None, **arguments: dict[str, Any]) -> Any:
     """A causal language model with its weights, or its body under a classifier's head, which is new
     unless it was saved with one; on torch's meta device it has none, and where they lie in a folder
     it is seen whether they fit."""
@@ -120,7 +120,7 @@ def pretrained(path: str, head: Head | None, **arguments: dict[str, Any]) -> Any
         is_quantized = "quantization_config" in arguments or hasattr(config, "quantization_config")
         if is_quantized or not any(Path(path).glob("*.safetensors*")):
             return kind.from_config(config, dtype=arguments.get("dtype"))
-    has_new_head = head is not None and heads.saved(path) is None
+    has_new_head = head is not None and heads.read_head(path) is None
     return integrity.load_model(kind, path, has_new_head, **arguments, **settings)
 
 

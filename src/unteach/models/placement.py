@@ -10,15 +10,15 @@ from unteach.distributed import launch_environment
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
 from unteach.lazy import fsdp, torch
-from unteach.models.layers import layers_of, unwrap_model
+from unteach.models.layers import list_layers, unwrap_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def place(model: "PreTrainedModel", dist: DistContext) -> Any:
+def place_model(model: "PreTrainedModel", dist: DistContext) -> Any:
     """Puts a frozen model where this run makes passes, spread as the run is; returns it."""
-    if placed_by_device_map(model, dist) or getattr(model, "is_quantized", False):
+    if is_placed_by_device_map(model, dist) or getattr(model, "is_quantized", False):
         return model
     if dist.mode == "fsdp2":
         return _fully_sharded(model, dist)
@@ -27,7 +27,7 @@ def place(model: "PreTrainedModel", dist: DistContext) -> Any:
     return model if dist.device is None else model.to(dist.device)
 
 
-def placed_by_device_map(model: "PreTrainedModel", dist: DistContext) -> bool:
+def is_placed_by_device_map(model: "PreTrainedModel", dist: DistContext) -> bool:
     """Whether model.model_args.device_map put the model where it is.
 
     Raises UserError where several processes would each spread a model of their own.
@@ -46,9 +46,9 @@ def _fully_sharded(model: "PreTrainedModel", dist: DistContext) -> Any:
     given: dict[str, Any] = {
         "mesh": torch.distributed.device_mesh.init_device_mesh(dist.device.type, (dist.world_size,))
     }
-    if launch_environment.flag("FSDP_OFFLOAD_PARAMS"):
+    if launch_environment.is_set("FSDP_OFFLOAD_PARAMS"):
         given["offload_policy"] = fsdp.CPUOffloadPolicy()
-    for layer in layers_of(unwrap_model(model)):
+    for layer in list_layers(unwrap_model(model)):
         fsdp.fully_shard(layer, **given)
     return fsdp.fully_shard(model, **given)
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from unteach import atomic, fingerprints, json_files
 from unteach.errors import NO_MEMORY, UserError
 from unteach.lazy import torch, transformers
-from unteach.models.capabilities import Capabilities, capabilities_of, set_capabilities
-from unteach.models.layers import backbone_of, is_partitioned, num_embeddings, unwrap_model
+from unteach.models.capabilities import Capabilities, get_capabilities, set_capabilities
+from unteach.models.layers import get_backbone, is_partitioned, num_embeddings, unwrap_model
 from unteach.models.lm_head import known_logits, own_logits
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Non
 
 def describe_padding(model: "PreTrainedModel") -> str | None:
     """Say why padded rows go through this model one at a time; None where they need not."""
-    able = capabilities_of(model)
+    able = get_capabilities(model)
     sides = [
         side
         for side, holds in (("right", able.right_padding), ("left", able.left_padding))
@@ -84,7 +84,7 @@ def describe_padding(model: "PreTrainedModel") -> str | None:
 
 def describe_continuing(model: "PreTrainedModel") -> str | None:
     """Say why a model's continuations are made one at a time; None where they need not."""
-    if capabilities_of(model).continuing:
+    if get_capabilities(model).continuing:
         return None
     return (
         f"{type(unwrap_model(model)).__name__} is not itself where rows are continued together; "
@@ -96,7 +96,7 @@ def describe_continuing(model: "PreTrainedModel") -> str | None:
 def describe_packing(model: "PreTrainedModel") -> str | None:
     """Say why documents of one row each have a row of their own in this model; None where they need
     not."""
-    if capabilities_of(model).packing:
+    if get_capabilities(model).packing:
         return None
     return (
         f"{type(unwrap_model(model)).__name__} does not tell the documents of one row apart; each "
@@ -194,7 +194,7 @@ def _compare(causal: "PreTrainedModel", rows: "Tensor") -> Capabilities | None:
     Returns:
         None where the model's own forward gives no finite numbers.
     """
-    backbone = backbone_of(causal)
+    backbone = get_backbone(causal)
     seen = list[Any]()
     hook = backbone.register_forward_hook(lambda module, given, output: seen.append(output))
     try:
@@ -237,7 +237,7 @@ def _run_padded(causal: "PreTrainedModel", rows: "Tensor") -> Any:
     mask = torch.ones_like(ids)
     mask[0, SHORT:] = 0
     mask[1, :num_padding] = 0
-    return _run_layers(backbone_of(causal), ids, mask, use_cache=True)
+    return _run_layers(get_backbone(causal), ids, mask, use_cache=True)
 
 
 def _compare_padded(padded: "Tensor", alone: "Tensor") -> tuple[bool, bool]:

@@ -13,10 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.atomic import atomic_write
-from unteach.data.streams import Stream, in_batches
+from unteach.data.streams import Stream, iterate_batches
 from unteach.lazy import torch
 from unteach.models.adapters import BasePolicy
-from unteach.models.forward import OutputSpec, TokenOutputs, build_token_outputs, places, positions
+from unteach.models.forward import (
+    OutputSpec,
+    TokenOutputs,
+    build_token_outputs,
+    find_positions,
+    index_in_row,
+)
 from unteach.models.layers import cut_above, unwrap_model
 from unteach.models.lm_head import head_logits
 
@@ -25,15 +31,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-Needed = dict[str, Literal["logprobs"] | OutputSpec]
+ReferenceSpecs = dict[str, Literal["logprobs"] | OutputSpec]
 """What a method compares with, a stream: answer log-probs, or what a pass of the frozen model
 should yield."""
-Draw = tuple[int, int]
+RowDraw = tuple[int, int]
 """(row, epoch): a row's answer may be another in every epoch."""
 
 
 @dataclass
-class Logits:
+class ReferenceLogits:
     """The reference's side of a batch for one stream: last hidden states [N, d], and the head that
     reads them."""
 
@@ -44,13 +50,15 @@ class Logits:
         """The reference's logits for some of its hidden states: [n, d] -> [n, V] in fp32, no
         gradient."""
         reading = (
-            self.model.reading() if isinstance(self.model, BasePolicy) else contextlib.nullcontext()
+            self.model.base_head()
+            if isinstance(self.model, BasePolicy)
+            else contextlib.nullcontext()
         )
         with torch.no_grad(), reading:
             return head_logits(self.model, hidden).float()
 
 
-class Table:
+class LogprobTable:
     """Answer log-probs of a stream's rows, flat, with where each row starts in each epoch: [epochs,
     rows].
 
@@ -62,7 +70,9 @@ class Table:
         self.values, self.starts = values, starts
 
     @classmethod
-    def of_draws(cls, found: "dict[Draw, Tensor]", same: dict[Draw, Draw], size: int) -> "Table":
+    def from_draws(
+        cls, found: "dict[RowDraw, Tensor]", same: dict[RowDraw, RowDraw], size: int
+    ) -> "LogprobTable":
         """found: the log-probs of each draw that was scored; same: for every draw, the scored one
         that equals it."""
         places, length = {}, 0
@@ -77,13 +87,13 @@ class Table:
     def look_up(self, batch: dict[str, Any], stream: str) -> TokenOutputs:
         """The table's entries for the answer tokens of a batch, in the order in which a pass would
         give them."""
-        row, _, label = positions(batch, stream, "answer")
+        row, _, label = find_positions(batch, stream, "answer")
         start, stop = batch["rows"][stream]
         number, epoch = (batch[key][start:stop] for key in ("number", "epoch"))
         starts = self.starts.to(row.device)
         first = starts[epoch if len(starts) > 1 else 0, number]
         return build_token_outputs(
-            batch, stream, self.values.to(row.device)[first[row] + places(row)], label, row
+            batch, stream, self.values.to(row.device)[first[row] + index_in_row(row)], label, row
         )
 
     def save(self, path: Path) -> None:
@@ -93,7 +103,7 @@ class Table:
             save_file({"values": self.values, "starts": self.starts}, temporary)
 
     @classmethod
-    def load(cls, path: Path) -> "Table":
+    def load(cls, path: Path) -> "LogprobTable":
         from safetensors.torch import load_file
 
         kept = load_file(path)
@@ -103,25 +113,27 @@ class Table:
 def compute_table(
     model: Any,
     stream: Stream,
-    draws: list[Draw],
+    draws: list[RowDraw],
     collator: Any,
     size: int,
     rank: int = 0,
     world: int = 1,
     gather: Callable[[Any], Any] | None = None,
     device: Any = None,
-) -> Table:
+) -> LogprobTable:
     """Scores each distinct draw of a stream once, in batches of `size`: no gradients, no dropout.
 
     This process takes its share; `gather` collects the (draw, log-probs) pairs of all. device:
     where a batch is put, if not where the weights are.
     """
-    same = stream.distinct(draws)
-    pairs: list[tuple[Draw, Tensor]] = []
+    same = stream.find_distinct(draws)
+    pairs: list[tuple[RowDraw, Tensor]] = []
     was_training, device = model.training, device or next(model.parameters()).device
     model.eval()
     with torch.no_grad():
-        for batch in in_batches(stream, sorted(set(same.values())), size, collator, rank, world):
+        for batch in iterate_batches(
+            stream, sorted(set(same.values())), size, collator, rank, world
+        ):
             scored = list(zip(batch["number"].tolist(), batch["epoch"].tolist(), strict=True))
             moved = {
                 key: value.to(device) if hasattr(value, "to") else value
@@ -132,15 +144,15 @@ def compute_table(
                 (draw, found.value[found.row == i].float().cpu()) for i, draw in enumerate(scored)
             ]
     model.train(was_training)
-    return Table.of_draws(dict(gather(pairs) if gather else pairs), same, len(stream))
+    return LogprobTable.from_draws(dict(gather(pairs) if gather else pairs), same, len(stream))
 
 
-def needs_copy(needed: Needed) -> bool:
+def needs_copy(needed: ReferenceSpecs) -> bool:
     """Whether a frozen copy of the model must be held."""
     return any(kind != "logprobs" for kind in needed.values())
 
 
-def trimmed(frozen: "PreTrainedModel", needed: Needed) -> Any:
+def drop_unused_layers(frozen: "PreTrainedModel", needed: ReferenceSpecs) -> Any:
     """The frozen copy without what none of its passes will run."""
     ends = [kind.layer for kind in needed.values() if isinstance(kind, OutputSpec)]
     if all(ends):
@@ -152,15 +164,20 @@ class Reference:
     """Answers, for each batch, what a method's `reference()` declares: tables and at most one
     frozen model."""
 
-    def __init__(self, needed: Needed, tables: dict[str, Table] | None = None, frozen: Any = None):
+    def __init__(
+        self,
+        needed: ReferenceSpecs,
+        tables: dict[str, LogprobTable] | None = None,
+        frozen: Any = None,
+    ):
         self.tables, self.frozen = tables or {}, frozen
         self.wants = {
             stream: kind for stream, kind in needed.items() if isinstance(kind, OutputSpec)
         }
 
-    def on(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def compute(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Give the reference's side of a batch by stream: log-probs or hidden states as
-        TokenOutputs, or its Logits."""
+        TokenOutputs, or ReferenceLogits."""
         found: dict[str, Any] = {
             stream: table.look_up(batch, stream) for stream, table in self.tables.items()
         }
@@ -169,6 +186,8 @@ class Reference:
                 answers = self.frozen(batch=batch, want=self.wants)
             for stream, want in self.wants.items():
                 found[stream] = (
-                    answers[stream] if want.layer else Logits(answers[stream].value, self.frozen)
+                    answers[stream]
+                    if want.layer
+                    else ReferenceLogits(answers[stream].value, self.frozen)
                 )
         return found

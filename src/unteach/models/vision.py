@@ -13,11 +13,11 @@ from unteach.errors import UserError
 from unteach.lazy import torch, transformers
 from unteach.models import adapters
 from unteach.models.hub import PATH, from_hub
-from unteach.models.loading import LoadedModel, of_kind
+from unteach.models.loading import LoadedModel, load_as
 
 
 @dataclass
-class Seeing(LoadedModel):
+class VisionModel(LoadedModel):
     """A model that reads text and images. processor: makes its inputs of both; it holds the
     tokenizer.
 
@@ -81,7 +81,7 @@ class Seeing(LoadedModel):
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
-def load(config: ModelConfig) -> Seeing:
+def load(config: ModelConfig) -> VisionModel:
     """What a ModelConfig names, as transformers' AutoModelForImageTextToText and AutoProcessor load
     it.
 
@@ -105,7 +105,7 @@ def load(config: ModelConfig) -> Seeing:
                 f"{path}: a {settings.model_type} model reads no images; modality=lm asks it"
             )
 
-    model, compute, source = of_kind(transformers.AutoModelForImageTextToText, config, path, refuse)
+    model, compute, source = load_as(transformers.AutoModelForImageTextToText, config, path, refuse)
     processor = from_hub(transformers.AutoProcessor, path, **{**source, **config.tokenizer_args})
     if not getattr(processor, "chat_template", None):
         raise UserError(
@@ -115,10 +115,10 @@ def load(config: ModelConfig) -> Seeing:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     template: Any = None
-    return Seeing(model, tokenizer, template, compute, path, processor=processor)
+    return VisionModel(model, tokenizer, template, compute, path, processor=processor)
 
 
-def load_empty(config: ModelConfig) -> Seeing:
+def load_empty(config: ModelConfig) -> VisionModel:
     """The same with no weights."""
     with torch.device("meta"):
         return load(config)

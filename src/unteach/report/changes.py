@@ -85,7 +85,7 @@ def _change(metric: str, a: RunResult, b: RunResult, same_rows: bool) -> Change:
     if first is None or second is None:
         return Change(metric, first, second)
     replicates = paired(metric, a.results.get(metric), b.results.get(metric)) if same_rows else None
-    if (bounds := bootstrap.interval(replicates)) is not None:
+    if (bounds := bootstrap.compute_interval(replicates)) is not None:
         return Change(metric, first, second, bounds[0], bounds[1], "row by row")
     one, other = a.interval(metric), b.interval(metric)
     if one is None or other is None:
@@ -99,7 +99,7 @@ def paired(metric: str, a: Any, b: Any) -> np.ndarray | None:
     """Replicates of b - a: both logs drawn with the same rows. None where their rows cannot be
     paired."""
     if pairs := _means(a, b):
-        return bootstrap.of_mean(pairs[1] - pairs[0], metric)
+        return bootstrap.resample_mean(pairs[1] - pairs[0], metric)
     if not (isinstance(a, dict) and isinstance(b, dict)) or any(
         not isinstance(log.get(half), dict) for log in (a, b) for half in ("forget", "holdout")
     ):
@@ -109,7 +109,7 @@ def paired(metric: str, a: Any, b: Any) -> np.ndarray | None:
     logs = [halves(log) for log in (a, b)]
     if any(len(one) != len(other) or not len(one) for one, other in zip(*logs, strict=True)):
         return None
-    draws = [bootstrap.resamples(f"{metric}/{n}", len(half)) for n, half in enumerate(logs[0])]
+    draws = [bootstrap.draw_resamples(f"{metric}/{n}", len(half)) for n, half in enumerate(logs[0])]
     areas = [
         np.array([bootstrap.auc(forget[i], holdout[j]) for i, j in zip(*draws, strict=True)])
         for forget, holdout in logs

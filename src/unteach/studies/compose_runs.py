@@ -1,7 +1,7 @@
-"""Composes every run of a plan before the first starts, so that no combination is found to be
-impossible half-way.
+"""Composes every run of a plan before the first starts, so that no combination proves impossible
+half-way.
 
-A run is refused here for all that it would be refused for itself before it loads a model: its
+A run is refused here for all that its own command would refuse before it loads a model: its
 configuration, files and folders that are not there, rows that its method cannot read.
 """
 
@@ -18,7 +18,7 @@ from unteach.errors import UserError
 from unteach.studies.plan import PlannedRun
 
 logger = logging.getLogger(__name__)
-PLACES = (
+PLACE_KEYS = (
     "task_name",
     "paths.output_dir",
     "retain_logs_path",
@@ -27,99 +27,124 @@ PLACES = (
     MODEL_KEY,
     TOKENIZER_KEY,
 )
-"""Beginnings of the words that differ from run to run and cannot make a composition fail."""
-SHOWN = 20
+"""Beginnings of the keys that differ from run to run and cannot make a composition fail."""
+MAX_NAMES = 20
+"""Names of runs that a message lists; more different ones than this take a while to compose."""
+
+Shape = tuple[str, tuple[str, ...]]
+"""What two runs have in common that differ in their places and in the value of their seed alone."""
 
 
 def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
-    """Composes one run of each shape; UserError names every run that cannot be composed, and why.
+    """Compose one run of each shape.
 
-    Two runs of one shape differ in their places and in the value of their seed alone.
+    Raises:
+        UserError: it names every run that cannot be composed, and why.
     """
-    coming = frozenset(run.folder for run in plan)
-    shape_of = {
-        run.name: (run.config_name, tuple(_shape(word, coming) for word in run.overrides))
-        for run in plan
-    }
-    num_shapes = len(set(shape_of.values()))
-    if num_shapes > SHOWN:
+    folders = frozenset(run.folder for run in plan)
+    shapes = {run.name: _get_shape(run, folders) for run in plan}
+    num_shapes = len(set(shapes.values()))
+    if num_shapes > MAX_NAMES:
         print(
             f"{len(plan)} runs are composed before the first starts ({num_shapes} different ones)",
             flush=True,
         )
-    failed: dict[str, list[str]] = {}
+    runs_by_problem: dict[str, list[str]] = {}
     notes: dict[str, None] = {}
-    verdicts: dict[tuple[object, ...], list[str]] = {}
-    readings: dict[str, list[str]] = {}
+    problems_by_shape: dict[Shape, list[str]] = {}
+    problems_by_rows: dict[str, list[str]] = {}
     for run in plan:
-        shape = shape_of[run.name]
-        if shape not in verdicts:
+        shape = shapes[run.name]
+        if shape not in problems_by_shape:
             problems: list[str] = []
-            with logs.collect_notes() as heard, collect_problems(problems):
+            with logs.collect_notes() as logged, collect_problems(problems):
                 config = compose.compose(
-                    run.config_name, run.overrides, config_dirs, starting=True, coming=coming
+                    run.config_name, run.overrides, config_dirs, starting=True, coming=folders
                 )
-                problems += _check_rows(config, readings, run.name)
-            verdicts[shape] = problems
-            notes |= dict.fromkeys(heard)
-        for problem in verdicts[shape]:
-            failed.setdefault(problem, []).append(run.name)
+                problems += _check_rows(config, problems_by_rows, run.name)
+            problems_by_shape[shape] = problems
+            notes.update(dict.fromkeys(logged))
+        for problem in problems_by_shape[shape]:
+            runs_by_problem.setdefault(problem, []).append(run.name)
     for note in notes:
         logger.info(note)
-    if failed:
-        told = [f"{_named(names)}: {why}" for why, names in failed.items()]
-        count = len({name for names in failed.values() for name in names})
-        raise UserError(
-            f"{count} of {len(plan)} runs cannot be composed, and none was started:\n"
-            + "\n".join(told)
-        )
+    if runs_by_problem:
+        _refuse(runs_by_problem, len(plan))
 
 
-def _check_rows(config: schema.RunConfig, readings: dict[str, list[str]], name: str) -> list[str]:
-    """What is wrong with a run's files of rows for its method; each way to read them is tried once.
+def _refuse(runs_by_problem: dict[str, list[str]], num_runs: int) -> None:
+    failed: set[str] = set()
+    lines = []
+    for problem, names in runs_by_problem.items():
+        failed.update(names)
+        lines.append(f"{_list_names(names)}: {problem}")
+    raise UserError(
+        f"{len(failed)} of {num_runs} runs cannot be composed, and none was started:\n"
+        + "\n".join(lines)
+    )
 
-    Says which rows a method only measures. name: the run's.
+
+def _check_rows(
+    config: schema.RunConfig, problems_by_rows: dict[str, list[str]], run_name: str
+) -> list[str]:
+    """Check a run's files of rows for its method; log which rows a method only measures.
 
     Only files of this machine are read: what is on the hub is not fetched for a plan.
+
+    Args:
+        config: of the run.
+        problems_by_rows: what was wrong with files of rows, so that each way to read them is tried
+            once.
+        run_name: for messages.
+
+    Returns:
+        What is wrong with the files.
     """
     if config.data is None or config.data.files is None:
         return []
-    sources = [config.data.files.of(stream) for stream in schema.STREAMS]
-    if not all(source is None or _is_here(source) for source in sources):
-        return []
+    for stream in schema.STREAMS:
+        source = config.data.files.of(stream)
+        if source is not None and not _is_on_this_machine(source):
+            return []
     method = config.trainer.method if isinstance(config, schema.TrainConfig) else None
-    suites = {name: suite.reads_own_rows() for name, suite in config.eval.items()}
+    reads_own_rows = {name: suite.reads_own_rows() for name, suite in config.eval.items()}
     key = fingerprints.hash_value(
-        [
-            config.tree.get("data"),
-            config.tree.get("template"),
-            repr(method),
-            suites,
-        ]
+        [config.tree.get("data"), config.tree.get("template"), repr(method), reads_own_rows]
     )
-    if key not in readings:
-        readings[key] = []
-        with collect_problems(readings[key]):
+    if key not in problems_by_rows:
+        problems_by_rows[key] = []
+        with collect_problems(problems_by_rows[key]):
             resolved = user_files.resolve_files(config)
             for note in resolved.data.notes if resolved.data else ():
                 if user_files.ONLY_MEASURED in note:
-                    logger.info(f"{name}: {note}")
-    return readings[key]
+                    logger.info(f"{run_name}: {note}")
+    return problems_by_rows[key]
 
 
-def _is_here(source: object) -> bool:
-    return isinstance(source, str) and os.path.exists(os.path.expanduser(name_and_split(source)[0]))
+def _is_on_this_machine(source: object) -> bool:
+    if not isinstance(source, str):
+        return False
+    path, _ = name_and_split(source)
+    return os.path.exists(os.path.expanduser(path))
 
 
-def _shape(word: str, coming: frozenset[str]) -> str:
-    key, _, value = word.partition("=")
+def _get_shape(run: PlannedRun, folders: frozenset[str]) -> Shape:
+    """Give a run's shape; `folders` are those that runs of the same plan will write."""
+    return run.config_name, tuple(_strip_place(word, folders) for word in run.overrides)
+
+
+def _strip_place(override: str, folders: frozenset[str]) -> str:
+    """Leave the value out of an override that cannot make a composition fail."""
+    key, _, value = override.partition("=")
     if key == "seed" and value.isdigit() and len(value) < 10:
         return key
-    if key in (MODEL_KEY, TOKENIZER_KEY) and value.strip("'") not in coming:
-        return word
-    return key if key.startswith(PLACES) and value != "null" else word
+    # A model that no run of the plan makes may not be there.
+    if key in (MODEL_KEY, TOKENIZER_KEY) and value.strip("'") not in folders:
+        return override
+    is_place = key.startswith(PLACE_KEYS) and value != "null"
+    return key if is_place else override
 
 
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _list_names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

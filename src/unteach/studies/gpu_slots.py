@@ -13,62 +13,71 @@ from unteach.studies.settings import Local
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
-def devices() -> list[str]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes. Starts no
-    CUDA: children are forked afterwards."""
-    if (visible := os.environ.get(VISIBLE)) is not None:
+def list_gpus() -> list[str]:
+    """List the GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES takes.
+
+    Starts no CUDA: children are forked afterwards.
+    """
+    visible = os.environ.get(VISIBLE)
+    if visible is not None:
         return [name for name in visible.split(",") if name.strip()]
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
 @dataclass
 class Slots:
-    """Runs at a time, and the GPUs that are free. per_run None: every run sees all of them."""
+    """Runs at a time, and the GPUs that are free.
+
+    per_run: GPUs of one run; None where every run sees all of them.
+    """
 
     jobs: int
     per_run: int | None = None
     free: list[str] = field(default_factory=list)
 
-    def room(self, running: int) -> bool:
-        return running < self.jobs and (not self.per_run or len(self.free) >= self.per_run)
+    def has_room(self, num_running: int) -> bool:
+        has_gpus = not self.per_run or len(self.free) >= self.per_run
+        return num_running < self.jobs and has_gpus
 
     def take(self) -> list[str] | None:
-        """GPUs for one run; None where it sees all."""
+        """Take the GPUs of one run; None where it sees all."""
         if self.per_run is None:
             return None
-        taken, self.free = self.free[: self.per_run], self.free[self.per_run :]
-        return taken
+        gpus = self.free[: self.per_run]
+        self.free = self.free[self.per_run :]
+        return gpus
 
-    def give_back(self, taken: list[str] | None) -> None:
-        self.free = sorted([*self.free, *(taken or [])])
+    def give_back(self, gpus: list[str] | None) -> None:
+        self.free = sorted([*self.free, *(gpus or [])])
 
 
-def slots_of(local: Local) -> Slots:
-    """The slots that the section `local` asks for; UserError where this machine cannot give one run
-    its GPUs."""
+def build_slots(local: Local) -> Slots:
+    """Build the slots that the section `local` asks for.
+
+    Raises:
+        UserError: where this machine cannot give one run its GPUs.
+    """
     refuse_too_many("jobs", local.jobs or 1)
     if local.gpus is None:
         return Slots(local.jobs or 1)
-    there = devices() if local.gpus else []
-    if len(there) < local.gpus:
-        raise UserError(
-            f"local.gpus={local.gpus}: a run would never start; GPUs here: {len(there)}"
-        )
-    fits = len(there) // local.gpus if local.gpus else local.jobs or 1
-    if local.jobs is not None and local.jobs > fits:
+    gpus = list_gpus() if local.gpus else []
+    if len(gpus) < local.gpus:
+        raise UserError(f"local.gpus={local.gpus}: a run would never start; GPUs here: {len(gpus)}")
+    most_jobs = len(gpus) // local.gpus if local.gpus else local.jobs or 1
+    if local.jobs is not None and local.jobs > most_jobs:
         raise UserError(
             f"jobs={local.jobs} runs of {local.gpus} GPUs each need {local.jobs * local.gpus} "
-            f"GPUs; here are {len(there)}: set jobs={fits} or less"
+            f"GPUs; here are {len(gpus)}: set jobs={most_jobs} or less"
         )
-    return Slots(local.jobs or fits, local.gpus, there)
+    return Slots(local.jobs or most_jobs, local.gpus, gpus)
 
 
 @contextlib.contextmanager
-def seen(taken: list[str] | None) -> Iterator[None]:
-    """Inside, this process and its children see these GPUs only."""
+def limit_visible_gpus(gpus: list[str] | None) -> Iterator[None]:
+    """Let this process and the children that it starts see these GPUs only; None for all."""
     before = os.environ.get(VISIBLE)
-    if taken is not None:
-        os.environ[VISIBLE] = ",".join(taken)
+    if gpus is not None:
+        os.environ[VISIBLE] = ",".join(gpus)
     try:
         yield
     finally:

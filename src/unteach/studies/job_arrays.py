@@ -8,8 +8,8 @@ from unteach.studies.plan import PlannedRun
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One job array: its runs in order, and the runs that all of them wait for."""
+class JobArray:
+    """One job array: its runs in order, and the names of the runs that all of them wait for."""
 
     kind: str
     runs: tuple[PlannedRun, ...]
@@ -20,18 +20,24 @@ class Batch:
         return tuple(run.name for run in self.runs)
 
 
-def batches(plan: list[PlannedRun], largest: int, under_way: Iterable[str] = ()) -> list[Batch]:
-    """The batches of a plan, parents' before children's, none of more than `largest` runs.
+def group_into_arrays(
+    plan: list[PlannedRun], max_size: int, submitted: Iterable[str] = ()
+) -> list[JobArray]:
+    """Group runs into arrays, parents' before children's.
 
-    A parent that is neither in the plan nor under way is done already, and nobody waits for it.
+    Args:
+        plan: the runs that are not handed over yet.
+        max_size: the most runs of an array.
+        submitted: names of runs that have a job. A parent that is neither in the plan nor among
+            these is done, and nobody waits for it.
     """
-    there = {run.name for run in plan} | set(under_way)
+    not_done = {run.name for run in plan}.union(submitted)
     groups: dict[tuple[str, tuple[str, ...]], list[PlannedRun]] = {}
     for run in plan:
-        after = tuple(parent for parent in run.after if parent in there)
+        after = tuple(parent for parent in run.after if parent in not_done)
         groups.setdefault((run.kind, after), []).append(run)
-    return [
-        Batch(kind, tuple(runs[start : start + largest]), after)
-        for (kind, after), runs in groups.items()
-        for start in range(0, len(runs), largest)
-    ]
+    arrays = []
+    for (kind, after), runs in groups.items():
+        for start in range(0, len(runs), max_size):
+            arrays.append(JobArray(kind, tuple(runs[start : start + max_size]), after))
+    return arrays

@@ -1,35 +1,41 @@
-"""Carries a plan out on this machine: in this process, or several runs at a time in forked
-children.
+"""Carry a plan out on this machine: in this process, or several runs at a time in forked children.
 
 Either way the libraries are imported once. A run that diverged or failed holds the runs that wait
-for it; the others go on. With children, each run's words go to <study>/logs/<run>.log and one line
-a run shows how far it is. Asked to stop (SIGTERM, or Ctrl-C, which the children leave to it), or
-killed, the parent takes its children with it: they save themselves between two steps. Asked again,
-it waits for none of them.
+for it; the others go on. With children, what a run prints goes to <study>/logs/<run>.log and one
+line a run shows how far it is. Asked to stop (SIGTERM, or Ctrl-C, which the children leave to it),
+or killed, the parent takes its children with it: they save themselves between two steps. Asked
+again, it waits for none of them. docs/decisions/local-executor.md says what else was tried.
 """
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkProcess
 
 from unteach import console, owner
 from unteach.distributed import launch_environment
 from unteach.errors import EXIT_BUG, EXIT_DIVERGED, EXIT_PREEMPTED, Preempted
 from unteach.studies import states
-from unteach.studies.gpu_slots import Slots, seen
+from unteach.studies.gpu_slots import Slots, limit_visible_gpus
 from unteach.studies.plan import PlannedRun
-from unteach.studies.status_board import Board, log_of, make_board
+from unteach.studies.status_board import Board, get_log_path, make_board
 from unteach.wording import counted
 
 CarryOut = Callable[[PlannedRun], object]
-BUSY = 76
+EXIT_BUSY = 76
 """A child's exit code where another process carries its run out."""
+STATES = {0: "done", EXIT_DIVERGED: "diverged", EXIT_BUSY: "busy", EXIT_PREEMPTED: "stopped"}
+"""By a child's exit code; any other is `failed`, or `stopped` by a signal."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LOOK_UP = 0.1
+"""Seconds between two looks at requests to stop and at how far the runs are."""
 STOPPING = (
     "stopping: each run saves itself after the step it is at. Ctrl-C again ends them now, "
     "without saving"
@@ -47,36 +53,49 @@ class Outcome:
     reason: str = ""
 
 
+@dataclass
+class Child:
+    """A run that is under way in a process of its own, and the GPUs that it has to itself."""
+
+    run: PlannedRun
+    process: ForkProcess
+    gpus: list[str] | None
+
+
 def execute(
     plan: list[PlannedRun], carry_out: CarryOut, slots: Slots | None = None
 ) -> list[Outcome]:
-    """Runs a plan, parents first, as many at a time as there are slots; the outcomes in the order
-    of the plan.
+    """Carry a plan out, parents first, as many runs at a time as there are slots.
 
-    Raises Preempted where this process was asked to stop.
+    Returns:
+        The outcomes in the order of the plan.
+
+    Raises:
+        Preempted: where this process was asked to stop.
     """
     slots = slots or Slots(1)
+    if slots.jobs > 1 or slots.per_run is not None:
+        return ChildExecutor(plan, carry_out, slots).execute()
     outcomes: dict[str, Outcome] = {}
-    if slots.jobs == 1 and slots.per_run is None:
-        for number, run in enumerate(plan, 1):
-            if not _held(run, outcomes):
-                print(f"[{number}/{len(plan)}] {run.name}", flush=True)
-                outcomes[run.name] = _here(run, carry_out)
-    else:
-        _in_children(plan, carry_out, slots, outcomes)
+    for number, run in enumerate(plan, 1):
+        outcome = hold_back(run, outcomes)
+        if outcome is None:
+            print(f"[{number}/{len(plan)}] {run.name}", flush=True)
+            outcome = _carry_out_here(run, carry_out)
+        outcomes[run.name] = outcome
     return [outcomes[run.name] for run in plan]
 
 
-def _held(run: PlannedRun, outcomes: dict[str, Outcome]) -> bool:
-    lost = [
-        parent for parent in run.after if parent in outcomes and outcomes[parent].state != "done"
-    ]
-    if lost:
-        outcomes[run.name] = Outcome(run, "held", f"waits for {', '.join(lost)}")
-    return bool(lost)
+def hold_back(run: PlannedRun, outcomes: dict[str, Outcome]) -> Outcome | None:
+    """Hold a run back if a run that it waits for ended without being done."""
+    lost = []
+    for parent in run.after:
+        if parent in outcomes and outcomes[parent].state != "done":
+            lost.append(parent)
+    return Outcome(run, "held", f"waits for {', '.join(lost)}") if lost else None
 
 
-def _here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
+def _carry_out_here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
     try:
         with states.claim(run):
             carry_out(run)
@@ -85,7 +104,7 @@ def _here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
     except Preempted:
         raise
     except Exception as error:
-        state, reason = states.ended(error)
+        state, reason = states.classify_error(error)
         if not hasattr(error, "exit_code"):
             traceback.print_exc()
         print(f"  {state}: {reason}")
@@ -93,162 +112,199 @@ def _here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
     return Outcome(run, "done")
 
 
-def _in_children(
-    plan: list[PlannedRun], carry_out: CarryOut, slots: Slots, outcomes: dict[str, Outcome]
-) -> None:
-    running: dict[int, tuple[PlannedRun, list[str] | None]] = {}
-    threads, told = _threads(plan, slots.jobs), 0
-    with _asked_to_stop() as asked, make_board(len(plan)) as board:
-        try:
-            while len(outcomes) < len(plan) and (running or not asked):
-                if not asked:
-                    _start(plan, carry_out, slots, outcomes, running, threads, board)
-                pid, status = os.waitpid(-1, os.WNOHANG) if running else (0, 0)
-                if pid in running:
-                    run, taken = running.pop(pid)
-                    slots.give_back(taken)
-                    outcomes[run.name] = _outcome(run, os.waitstatus_to_exitcode(status))
-                    board.ended(run, outcomes[run.name].state)
-                elif running:
-                    board.look()
-                    time.sleep(0.1)
-                times = len(asked)
-                if times > told:
-                    console.say(KILLING if told else STOPPING)
-                for pid in running if times > told else ():
-                    os.kill(pid, signal.SIGKILL if told else signal.SIGTERM)
-                told = times
-        finally:
-            for pid in running:
-                os.kill(pid, signal.SIGTERM)
-    if asked.count(signal.SIGINT) > 1:
-        raise KeyboardInterrupt
-    stopped = sum(outcome.state == "stopped" for outcome in outcomes.values())
-    if asked and (stopped or len(outcomes) < len(plan)):
-        waiting = counted(len(plan) - len(outcomes), "run")
-        ended = counted(stopped, "run")
-        raise Preempted(
-            f"asked to stop: {ended} stopped, {waiting} not begun. The same command goes on"
-        )
+class ChildExecutor:
+    """Several runs at a time, each in a child that is forked for it alone."""
 
+    def __init__(self, plan: list[PlannedRun], carry_out: CarryOut, slots: Slots):
+        self.plan = plan
+        self.carry_out = carry_out
+        self.slots = slots
+        self.names = {run.name for run in plan}
+        self.num_threads = share_threads(plan, slots.jobs)
+        self.outcomes: dict[str, Outcome] = {}
+        self.children: dict[str, Child] = {}
+        self.num_requests_passed_on = 0
 
-def _start(
-    plan: list[PlannedRun],
-    carry_out: CarryOut,
-    slots: Slots,
-    outcomes: dict[str, Outcome],
-    running: dict[int, tuple[PlannedRun, list[str] | None]],
-    threads: dict[str, int],
-    board: Board,
-) -> None:
-    """Starts whatever may start now."""
-    started = {run.name for run, _ in running.values()}
-    for run in plan:
-        if run.name in outcomes or run.name in started or _held(run, outcomes):
-            continue
-        if slots.room(len(running)) and all(
-            parent in outcomes or not _of(plan, parent) for parent in run.after
-        ):
-            taken = slots.take()
-            with seen(taken):
-                running[_fork(run, carry_out, threads[run.name])] = (run, taken)
-            board.started(run)
+    def execute(self) -> list[Outcome]:
+        with _record_stop_requests() as requests, make_board(len(self.plan)) as board:
+            try:
+                while len(self.outcomes) < len(self.plan) and (self.children or not requests):
+                    if not requests:
+                        self._start_what_may_start(board)
+                    self._collect_what_ended(board)
+                    self._pass_on(requests)
+            finally:
+                for child in self.children.values():
+                    child.process.terminate()
+        self._raise_if_stopped(requests)
+        return [self.outcomes[run.name] for run in self.plan]
 
+    def _start_what_may_start(self, board: Board) -> None:
+        for run in self.plan:
+            if run.name in self.outcomes or run.name in self.children:
+                continue
+            outcome = hold_back(run, self.outcomes)
+            if outcome is not None:
+                self.outcomes[run.name] = outcome
+            elif self.slots.has_room(len(self.children)) and self._is_ready(run):
+                self._start(run)
+                board.start(run)
 
-def _of(plan: list[PlannedRun], name: str) -> bool:
-    return any(run.name == name for run in plan)
+    def _is_ready(self, run: PlannedRun) -> bool:
+        """Say whether all runs of this plan that a run waits for are over."""
+        return all(parent in self.outcomes for parent in run.after if parent in self.names)
+
+    def _start(self, run: PlannedRun) -> None:
+        get_log_path(run).parent.mkdir(parents=True, exist_ok=True)
+        gpus = self.slots.take()
+        arguments = (run, self.carry_out, self.num_threads[run.name], os.getpid())
+        # Forked, so that the libraries that this process has imported are there at once.
+        fork = multiprocessing.get_context("fork")
+        process = fork.Process(target=_carry_out_in_child, args=arguments)
+        with limit_visible_gpus(gpus):
+            process.start()
+        self.children[run.name] = Child(run, process, gpus)
+
+    def _collect_what_ended(self, board: Board) -> None:
+        """Wait a moment for a child to end; note how those ended that did."""
+        wait([child.process.sentinel for child in self.children.values()], LOOK_UP)
+        ended = [child for child in self.children.values() if not child.process.is_alive()]
+        for child in ended:
+            run = child.run
+            del self.children[run.name]
+            self.slots.give_back(child.gpus)
+            exit_code = child.process.exitcode
+            assert exit_code is not None
+            child.process.close()
+            self.outcomes[run.name] = _judge(run, exit_code)
+            board.end(run, self.outcomes[run.name].state)
+        board.refresh()
+
+    def _pass_on(self, requests: list[int]) -> None:
+        """Pass a request to stop on to the children: the first asks them, the next ends them."""
+        if len(requests) == self.num_requests_passed_on:
+            return
+        is_first = self.num_requests_passed_on == 0
+        console.say(STOPPING if is_first else KILLING)
+        for child in self.children.values():
+            if is_first:
+                child.process.terminate()
+            else:
+                child.process.kill()
+        self.num_requests_passed_on = len(requests)
+
+    def _raise_if_stopped(self, requests: list[int]) -> None:
+        if requests.count(signal.SIGINT) > 1:
+            raise KeyboardInterrupt
+        num_stopped = sum(outcome.state == "stopped" for outcome in self.outcomes.values())
+        num_left = len(self.plan) - len(self.outcomes)
+        if requests and (num_stopped or num_left):
+            raise Preempted(
+                f"asked to stop: {counted(num_stopped, 'run')} stopped, {counted(num_left, 'run')} "
+                f"not begun. The same command goes on"
+            )
 
 
 @contextlib.contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list of the requests to stop that came: SIGTERM, or SIGINT of Ctrl-C."""
-    asked: list[int] = []
+def _record_stop_requests() -> Iterator[list[int]]:
+    """Record the requests to stop that come meanwhile: SIGTERM, or SIGINT of Ctrl-C."""
+    requests: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield requests
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number, handler in before.items():
         if handler not in (signal.SIG_IGN, None):
-            signal.signal(number, lambda number, _: asked.append(number))
+            signal.signal(number, lambda number, _: requests.append(number))
     try:
-        yield asked
+        yield requests
     finally:
         for number, handler in before.items():
             if handler is not None:
                 signal.signal(number, handler)
 
 
-def _threads(plan: list[PlannedRun], jobs: int) -> dict[str, int]:
-    """Threads of each run, by the plan alone so that results do not depend on timing: the cores,
-    shared by the runs of the same depth."""
-    depth: dict[str, int] = {}
+def share_threads(plan: list[PlannedRun], num_jobs: int) -> dict[str, int]:
+    """Give each run its threads: the cores, shared by the runs of the same depth.
+
+    By the plan alone, so that results do not depend on when a run happened to start.
+    """
+    depths: dict[str, int] = {}
     for run in plan:
-        depth[run.name] = 1 + max((depth.get(parent, 0) for parent in run.after), default=0)
-    together = {
-        name: sum(other == level for other in depth.values()) for name, level in depth.items()
-    }
-    return {
-        name: max(1, (os.cpu_count() or 1) // min(jobs, size)) for name, size in together.items()
-    }
+        depths[run.name] = 1 + max((depths.get(parent, 0) for parent in run.after), default=0)
+    all_depths = list(depths.values())
+    num_cores = os.cpu_count() or 1
+    threads = {}
+    for name, depth in depths.items():
+        num_together = min(num_jobs, all_depths.count(depth))
+        threads[name] = max(1, num_cores // num_together)
+    return threads
 
 
-def _fork(run: PlannedRun, carry_out: CarryOut, threads: int) -> int:
-    log_of(run).parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    parent = os.getpid()
-    pid = os.fork()
-    if pid:
-        return pid
-    code = EXIT_BUG
+def _carry_out_in_child(
+    run: PlannedRun, carry_out: CarryOut, num_threads: int, parent_pid: int
+) -> None:
+    """Carry a run out in the process that was forked for it, and end with its exit code."""
+    exit_code = EXIT_BUG
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # a terminal sends it to all; the parent asks each by SIGTERM
+        # A terminal sends Ctrl-C to all; the parent asks each child by SIGTERM.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _die_with(parent)
-        if "torch" in sys.modules:  # loaded before any child was forked
-            sys.modules["torch"].set_num_threads(threads)
-        else:
-            os.environ["OMP_NUM_THREADS"] = str(threads)
-        log = os.open(log_of(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        _die_with(parent_pid)
+        _limit_threads(num_threads)
+        _write_to_log(run)
         with states.claim(run):
             carry_out(run)
-        code = 0
+        exit_code = 0
     except owner.Busy as error:
-        code = BUSY
+        exit_code = EXIT_BUSY
         print(error, file=sys.stderr)
     except BaseException as error:
-        code = getattr(error, "exit_code", EXIT_BUG)
-        print(
-            f"unteach: {error}" if hasattr(error, "exit_code") else traceback.format_exc(),
-            file=sys.stderr,
-        )
+        exit_code = getattr(error, "exit_code", EXIT_BUG)
+        is_known = hasattr(error, "exit_code")
+        message = f"unteach: {error}" if is_known else traceback.format_exc()
+        print(message, file=sys.stderr)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        # At once: threads and handlers of the parent's, which were copied, are not for a child to
+        # wait for or to run.
+        os._exit(exit_code)
 
 
-def _die_with(parent: int) -> None:
-    """Has Linux ask this process to stop when its parent is gone, so that no run is ever carried
-    out unseen."""
+def _die_with(parent_pid: int) -> None:
+    """Have Linux stop this process when its parent is gone, so that no run goes on unseen."""
     launch_environment.stop_with_parent()
-    if os.getppid() != parent:
+    if os.getppid() != parent_pid:
         os._exit(EXIT_PREEMPTED)
 
 
-def _outcome(run: PlannedRun, code: int) -> Outcome:
-    if code == 0:
+def _limit_threads(num_threads: int) -> None:
+    if "torch" in sys.modules:  # loaded before any child was forked
+        sys.modules["torch"].set_num_threads(num_threads)
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+
+
+def _write_to_log(run: PlannedRun) -> None:
+    """Send all that this process prints, by whatever way, to the log of its run."""
+    log = os.open(get_log_path(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+
+
+def _judge(run: PlannedRun, exit_code: int) -> Outcome:
+    """Judge a child by its exit code, and by the last line of its log."""
+    if exit_code == 0:
         return Outcome(run, "done")
-    words = log_of(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    reason = words[-1] if words else f"ended with code {code}"
-    if code in (-signal.SIGTERM, -signal.SIGKILL, -signal.SIGINT):
-        reason = f"was killed by {signal.Signals(-code).name}"
-    stopped = EXIT_PREEMPTED, -signal.SIGTERM, -signal.SIGINT
-    state = {EXIT_DIVERGED: "diverged", BUSY: "busy"}.get(
-        code, "stopped" if code in stopped else "failed"
-    )
-    return Outcome(run, state, f"{reason} (see {log_of(run)})")
+    lines = get_log_path(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    reason = lines[-1] if lines else f"ended with code {exit_code}"
+    state = STATES.get(exit_code, "failed")
+    if exit_code < 0:
+        number = signal.Signals(-exit_code)
+        if number in (*STOP_SIGNALS, signal.SIGKILL):
+            reason = f"was killed by {number.name}"
+        state = "stopped" if number in STOP_SIGNALS else "failed"
+    return Outcome(run, state, f"{reason} (see {get_log_path(run)})")

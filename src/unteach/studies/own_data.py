@@ -1,9 +1,9 @@
 """Studies of rows of one's own: `full` names rows and no experiment, and the study has no
 benchmark.
 
-What the kinds of runs then share is said once. `retain` is taught as `full` is, but for what it
-says itself. A forget run reads its rows as `full` does, and takes those of `full` where it names
-none.
+What the kinds of runs then share need not be written twice. `retain` is taught as `full` is, but
+for its own settings. A forget run reads its rows as `full` does, and takes those of `full` where it
+names none.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,6 +19,7 @@ FORGET_ROWS = (*FILE_WORDS.values(), "data.forget", "data.retain", "data.holdout
 """Keys of rows that only forget runs and evaluations read: the base and the taught models do not
 depend on them."""
 MARKS = "data.columns.forget"
+"""The key of the column that marks rows to forget."""
 READING = (
     "template",
     "data.columns.",
@@ -29,63 +30,69 @@ READING = (
 )
 """Beginnings of the keys that say how rows are read, which is the same for whatever reads them."""
 FILES = (*FILE_WORDS.values(), "data.train_file")
+"""Keys of rows in files."""
+TRAINING_TARGET = "data.columns.alternate"
+"""The column of an answer to train towards, which an evaluation does not read."""
 
 
-def is_own(study: Mapping[str, Any]) -> bool:
-    """Whether a study names no benchmark: its `full` has rows, and no experiment."""
+def has_own_rows(study: Mapping[str, Any]) -> bool:
+    """Say whether a study names no benchmark: its `full` has rows, and no experiment."""
     full = study.get("full")
     return isinstance(full, dict) and not full.get("experiment")
 
 
-def spell_out(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings with every key of rows in full: `data: FILE`, `forget: FILE`, `data:
-    {train_file: FILE}`."""
-    found: dict[str, Any] = {}
+def write_keys_in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Write every key of rows in full: `data: FILE`, `forget: FILE`, `data: {train_file: FILE}`."""
+    in_full: dict[str, Any] = {}
     for key, value in settings.items():
-        if key == "data" and isinstance(value, dict):
-            found |= {f"data.{name}": item for name, item in value.items()}
-        elif key == "data" and value == "files":
+        if key == "data" and value == "files":
             continue
+        if key == "data" and isinstance(value, dict):
+            for name, item in value.items():
+                in_full[f"data.{name}"] = item
         else:
-            found[LONG_KEYS.get(key, key)] = value
-    return found
+            in_full[LONG_KEYS.get(key, key)] = value
+    return in_full
 
 
 def names_rows(settings: Mapping[str, Any]) -> bool:
-    """Whether settings, in full, say which rows are read."""
+    """Say whether settings, with their keys in full, name the rows that are read."""
     return any(key in settings for key in (*TRAIN_ROWS, *FORGET_ROWS))
 
 
 def reads_files(settings: Mapping[str, Any]) -> bool:
-    """Whether the rows are files, which the suite `rows` measures where no other is named."""
+    """Say whether the rows are files, which the suite `rows` measures where no other is named."""
     return any(key in settings for key in FILES)
 
 
-def complete(study: Mapping[str, Any]) -> dict[str, Any]:
-    """A study of own rows, each of whose sections says all that its runs need.
+def complete_study(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Complete a study of own rows, so that each of its sections says all that its runs need.
 
     Raises:
-        UserError: where `full` names no rows, or `retain` none and `full` no file that may mark
-        them.
+        UserError: `full` names no rows, or `retain` none and `full` no file that may mark them.
     """
-    full = spell_out(study["full"])
+    full = write_keys_in_full(study["full"])
     if not any(key in full for key in TRAIN_ROWS):
         raise UserError(
             "full: names neither rows nor a benchmark: rows of your own are `data: FILE`, a "
             "benchmark is `experiment: finetune/<benchmark>/default`"
         )
-    completed = {**study, "full": full, "vary": spell_out(study.get("vary") or {})}
+    completed = dict(study)
+    completed["full"] = full
+    completed["vary"] = write_keys_in_full(study.get("vary") or {})
     if study.get("base"):
-        completed["base"] = spell_out(study["base"])
+        completed["base"] = write_keys_in_full(study["base"])
     if study.get("retain") is not None:
-        completed["retain"] = _complete_retain(spell_out(study["retain"]), full)
-    entries = study.get("forget") or []
-    completed["forget"] = [_complete_forget(spell_out(entry), full) for entry in entries]
+        completed["retain"] = _complete_retain(write_keys_in_full(study["retain"]), full)
+    completed["forget"] = []
+    for entry in study.get("forget") or []:
+        completed["forget"].append(_complete_forget(write_keys_in_full(entry), full))
     return completed
 
 
 def _complete_retain(retain: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
-    if not (retain.get("experiment") or any(key in retain for key in TRAIN_ROWS)):
+    """Give the retain model the settings of the full one, under its own."""
+    if not retain.get("experiment") and not any(key in retain for key in TRAIN_ROWS):
         if "data.train_file" not in full:
             raise UserError(
                 "retain: names no rows: this model is taught only what is to be kept; write `data: "
@@ -93,38 +100,41 @@ def _complete_retain(retain: dict[str, Any], full: dict[str, Any]) -> dict[str, 
             )
         # The rows of full that its column forget does not mark.
         retain = {"data.train_file": full["data.train_file"], "data.marked": "retain", **retain}
-    left_out = (*TRAIN_ROWS, "name", "vary", "search")
-    return {key: value for key, value in full.items() if key not in left_out} | retain
+    of_full_alone = (*TRAIN_ROWS, "name", "vary", "search")
+    shared = {key: value for key, value in full.items() if key not in of_full_alone}
+    return {**shared, **retain}
 
 
 def _complete_forget(entry: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
+    """Have a forget run read rows as the full model does, and its rows where it names none."""
     if entry.get("experiment"):
         return entry
     shared = {key: value for key, value in full.items() if key.startswith(READING)}
     if not names_rows(entry):
-        shared |= {key: full[key] for key in TRAIN_ROWS if key in full}
-    return shared | entry
+        for key in TRAIN_ROWS:
+            if key in full:
+                shared[key] = full[key]
+    return {**shared, **entry}
 
 
-def rows_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What an evaluation is told of the rows of a forget run: which they are, and how they are
-    read."""
-    keys = (*FILES, *READING, "data.max_rows")
-    not_asked = "data.columns.alternate"  # an answer to train towards
-    return {
-        key: value for key, value in settings.items() if key.startswith(keys) and key != not_asked
-    }
+def select_row_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Select what an evaluation needs to know of the rows of a forget run: which they are, and how
+    they are read."""
+    prefixes = (*FILES, *READING, "data.max_rows")
+    selected = {key: value for key, value in settings.items() if key.startswith(prefixes)}
+    selected.pop(TRAINING_TARGET, None)
+    return selected
 
 
-def without_rows(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that reach runs which are taught."""
+def drop_row_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the values that reach runs which are taught."""
     return {key: value for key, value in values.items() if key not in (*FORGET_ROWS, MARKS)}
 
 
-def unique(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The different ones, in their order."""
-    kept: list[dict[str, Any]] = []
-    for one in found:
-        if one not in kept:
-            kept.append(one)
-    return kept
+def deduplicate(mappings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the first of equal mappings, in their order."""
+    different: list[dict[str, Any]] = []
+    for mapping in mappings:
+        if mapping not in different:
+            different.append(mapping)
+    return different

@@ -1,10 +1,11 @@
-"""The plan as it was when a study began: <study>/plan.json, against which a changed study file is
-held."""
+"""The plan as it was when a study began: <study>/plan.json, with which a changed study file is
+compared."""
 
 import contextlib
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from unteach import atomic, json_files, owner, run_dir
 from unteach.errors import UserError, refuse_unreadable
@@ -16,7 +17,8 @@ FILE = "plan.json"
 
 
 def write(study: Study) -> None:
-    value = {
+    """Write a study's plan into its folder."""
+    content = {
         "name": study.name,
         "source": study.source,
         "words": study.words,
@@ -25,139 +27,158 @@ def write(study: Study) -> None:
         "slurm": dataclasses.asdict(study.slurm),
         "runs": [dataclasses.asdict(run) for run in study.plan],
     }
-    atomic.write_json(study.folder / FILE, value)
+    atomic.write_json(study.folder / FILE, content)
 
 
 def read(folder: Path) -> Study | None:
-    """The study that was begun in a folder; None where none was."""
-    if not (folder / FILE).exists():
+    """Read the study that was begun in a folder; None where none was."""
+    file = folder / FILE
+    if not file.exists():
         return None
-    value = json_files.read_json(folder / FILE, "the study's plan")
-    with refuse_unreadable(
-        str(folder / FILE), "is no plan of a study", KeyError, TypeError, AttributeError
-    ):
-        plan = [
-            PlannedRun(
-                run["name"],
-                run["kind"],
-                run["config_name"],
-                tuple(run["overrides"]),
-                tuple(run["after"]),
-            )
-            for run in value["runs"]
-        ]
-        own = settings.read_local(value["local"]), settings.read_slurm(value["slurm"])
+    content = json_files.read_json(file, "the study's plan")
+    with refuse_unreadable(str(file), "is no plan of a study", KeyError, TypeError, AttributeError):
         return Study(
-            value["name"],
-            plan,
-            tuple(value["config_dirs"]),
-            *own,
-            value["source"],
-            tuple(value["words"]),
+            content["name"],
+            [_read_run(run) for run in content["runs"]],
+            config_dirs=tuple(content["config_dirs"]),
+            local=settings.read_local(content["local"]),
+            slurm=settings.read_slurm(content["slurm"]),
+            source=content["source"],
+            words=tuple(content["words"]),
         )
 
 
-def of_name(name: str) -> Study | None:
-    """The begun study of a name, or of its folder."""
+def _read_run(content: dict[str, Any]) -> PlannedRun:
+    return PlannedRun(
+        content["name"],
+        content["kind"],
+        content["config_name"],
+        tuple(content["overrides"]),
+        tuple(content["after"]),
+    )
+
+
+def find_begun(name: str) -> Study | None:
+    """Find a begun study by its name, or its folder."""
     return read(Path(ROOT) / name) or read(Path(name))
 
 
-def as_begun(study: Study) -> Study:
-    """The study's file as it is now, with the words that the study was begun with."""
-    before = read(study.folder)
-    if before is None or not Path(before.source).is_file():
-        return before or study
-    return study_of(before.source, before.words, before.config_dirs)
+def reload(study: Study) -> Study:
+    """Read the study's file as it is now, with the overrides that the study was begun with."""
+    begun = read(study.folder)
+    if begun is None:
+        return study
+    if not Path(begun.source).is_file():
+        return begun
+    return study_of(begun.source, begun.words, begun.config_dirs)
 
 
-def changes(old: list[PlannedRun], new: list[PlannedRun]) -> dict[str, str]:
-    """Run -> what a study file says of it now and did not before. A run that was added is no
+def compare(old_plan: list[PlannedRun], new_plan: list[PlannedRun]) -> dict[str, str]:
+    """Say of each run of a plan what a new plan changes of it. A run that was added is no
     change."""
-    now = {run.name: run for run in new}
-    found = {}
-    for run in old:
-        if run.name not in now:
-            found[run.name] = "is gone"
-        elif told := _changed(run, now[run.name]):
-            found[run.name] = "; ".join(told)
-    return found
+    new_runs = {run.name: run for run in new_plan}
+    changes = {}
+    for run in old_plan:
+        if run.name not in new_runs:
+            changes[run.name] = "is gone"
+            continue
+        changes_of_run = _compare_runs(run, new_runs[run.name])
+        if changes_of_run:
+            changes[run.name] = "; ".join(changes_of_run)
+    return changes
 
 
-def _changed(old: PlannedRun, new: PlannedRun) -> list[str]:
-    before, after = _words(old), _words(new)
-    told = [
-        f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and not key.startswith(run_dir.MAY_CHANGE)
-    ]
-    told += [f"waits for {', '.join(new.after) or 'nothing'}"] if old.after != new.after else []
-    return told + ([f"kind: {old.kind} -> {new.kind}"] if old.kind != new.kind else [])
+def _compare_runs(old: PlannedRun, new: PlannedRun) -> list[str]:
+    old_values = _split_overrides(old)
+    new_values = _split_overrides(new)
+    changes = []
+    for key in dict.fromkeys([*old_values, *new_values]):
+        has_changed = old_values.get(key) != new_values.get(key)
+        if has_changed and not key.startswith(run_dir.MAY_CHANGE):
+            old_value = old_values.get(key, "unset")
+            changes.append(f"{key}: {old_value} -> {new_values.get(key, 'unset')}")
+    if old.after != new.after:
+        changes.append(f"waits for {', '.join(new.after) or 'nothing'}")
+    if old.kind != new.kind:
+        changes.append(f"kind: {old.kind} -> {new.kind}")
+    return changes
 
 
-def _words(run: PlannedRun) -> dict[str, str]:
-    return dict(word.partition("=")[::2] for word in run.overrides)
+def _split_overrides(run: PlannedRun) -> dict[str, str]:
+    values = {}
+    for override in run.overrides:
+        key, _, value = override.partition("=")
+        values[key] = value
+    return values
 
 
-def changes_of_begun(before: Study, study: Study) -> dict[str, str]:
-    """The changes of runs that have begun. One that failed before its first step may be mended,
-    renamed or left out."""
-    begun = {run.name for run in before.plan if states.begun(run)}
-    return {name: what for name, what in changes(before.plan, study.plan).items() if name in begun}
+def compare_begun_runs(begun: Study, study: Study) -> dict[str, str]:
+    """Say what a study changes of runs that have begun. One that failed before its first step may
+    be mended, renamed or left out."""
+    begun_names = {run.name for run in begun.plan if states.has_begun(run)}
+    changes = compare(begun.plan, study.plan)
+    return {name: change for name, change in changes.items() if name in begun_names}
 
 
 def open_study(study: Study) -> None:
-    """Keeps the plan; refuses one that says something else of a run that has begun."""
-    before = read(study.folder)
-    if before is not None and not any(
-        word == "resume=never" for run in study.plan for word in run.overrides
-    ):
-        changed = changes_of_begun(before, study)
-        if changed:
-            lines = "\n".join(f"  {name}: {what}" for name, what in changed.items())
+    """Keep the plan of a study; refuse one that changes a run that has begun."""
+    begun = read(study.folder)
+    starts_anew = any("resume=never" in run.overrides for run in study.plan)
+    if begun is not None and not starts_anew:
+        changes = compare_begun_runs(begun, study)
+        if changes:
             raise UserError(
                 f"{study.folder} was begun with another study; these runs have begun and are said "
                 f"otherwise now:\n"
-                f"{lines}\n  Take the change back, give the study another name, or `unteach study "
-                f"retry {study.name}` "
-                "to go on with the runs that it does not touch."
+                f"{_list_changes(changes)}\n  Take the change back, give the study another name, "
+                f"or `unteach study retry {study.name}` to go on with the runs that it does not "
+                "touch."
             )
     write(study)
     _remove_leftovers(study)
 
 
+def _list_changes(changes: dict[str, str]) -> str:
+    return "\n".join(f"  {name}: {change}" for name, change in changes.items())
+
+
 def _remove_leftovers(study: Study) -> None:
     """Remove what killed processes left of runs that are done: no run will write there again."""
-    for folder in {states.state_file(run).parent for run in study.plan}:
-        atomic.remove_stale(folder)
-    for folder in (Path(run.folder) for run in study.plan):
-        if run_dir.is_done(folder) and owner.lock_of(folder).exists():
+    for folder in {states.get_state_file(run).parent for run in study.plan}:
+        atomic.remove_stale_temp_files(folder)
+    for run in study.plan:
+        folder = Path(run.folder)
+        if run_dir.is_done(folder) and owner.find_lock(folder).exists():
             with contextlib.suppress(owner.Busy), owner.own(folder):
                 pass  # which takes the lock's file away at its end
 
 
-def unaffected(study: Study) -> tuple[Study, dict[str, str]]:
-    """The study's runs, without those that a change touches, or whose parent it does, after they
-    had begun; and why."""
-    before = read(study.folder)
-    if before is None:
+def drop_changed_runs(study: Study) -> tuple[Study, dict[str, str]]:
+    """Drop the runs that a change touches, or whose parent it does, after they had begun.
+
+    Returns:
+        The study with the other runs, and why each of these was dropped.
+    """
+    begun = read(study.folder)
+    if begun is None:
         return study, {}
-    left_out = changes_of_begun(before, study)
+    dropped = compare_begun_runs(begun, study)
     for run in study.plan:
-        lost = [parent for parent in run.after if parent in left_out]
-        if lost and run.name not in left_out:
-            left_out[run.name] = f"waits for {', '.join(lost)}"
-    plan = [run for run in study.plan if run.name not in left_out]
-    if not plan:
-        told = "\n".join(f"  {name}: {what}" for name, what in left_out.items())
+        dropped_parents = [parent for parent in run.after if parent in dropped]
+        if dropped_parents and run.name not in dropped:
+            dropped[run.name] = f"waits for {', '.join(dropped_parents)}"
+    kept = [run for run in study.plan if run.name not in dropped]
+    if not kept:
         raise UserError(
             f"{study.folder} was begun with another study, and the change touches every "
-            f"run:\n{told}"
+            f"run:\n{_list_changes(dropped)}"
         )
-    was = {run.name: run for run in before.plan if run.name in left_out}
-    write(dataclasses.replace(study, plan=plan + list(was.values())))
-    return dataclasses.replace(study, plan=plan), left_out
+    # The plan keeps what a dropped run began as, so that its folder stays explained.
+    as_begun = {run.name: run for run in begun.plan if run.name in dropped}
+    write(dataclasses.replace(study, plan=kept + list(as_begun.values())))
+    return dataclasses.replace(study, plan=kept), dropped
 
 
-def summary(study: Study) -> dict[str, int]:
-    """How many runs there are of each kind."""
+def count_kinds(study: Study) -> dict[str, int]:
+    """Count the runs of each kind."""
     return dict(Counter(run.kind for run in study.plan))

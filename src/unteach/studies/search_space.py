@@ -31,11 +31,12 @@ class Range:
         if self.scale == "log" and self.low <= 0:
             raise UserError(f"a logarithmic scale needs low above 0, got {self.low}")
 
-    def draw(self, at: random.Random) -> float | int:
+    def draw(self, generator: random.Random) -> float | int:
         if self.scale == "log":
-            value = math.exp(at.uniform(math.log(self.low), math.log(self.high)))
+            value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
         else:
-            value = at.uniform(self.low, self.high)
+            value = generator.uniform(self.low, self.high)
+        # Rounding of exp(log(…)) may leave the range by its last digit.
         value = min(max(value, self.low), self.high)
         return round(value) if self.whole else float(f"{value:.4g}")
 
@@ -62,29 +63,33 @@ class Point:
     label: str
 
 
-def grid(vary: dict[str, Any], where: str = "vary") -> list[Point]:
-    """Every combination, the last key varying fastest; only keys of several values are told in the
-    label."""
+def expand_grid(vary: object, where: str = "vary") -> list[Point]:
+    """List every combination of values, the last key varying fastest.
+
+    Args:
+        vary: a mapping of keys to lists of values, or single values; only a key of several values
+            is part of the label.
+        where: its place in the study file, for messages.
+    """
     if not isinstance(vary, dict):
         raise UserError(f"{where}: must be a mapping of keys to lists of values, got {shown(vary)}")
     lists = {key: values if isinstance(values, list) else [values] for key, values in vary.items()}
     for key, values in lists.items():
         if not values:
             raise UserError(f"{where}.{key}: the list is empty, so there would be no run")
-    several = {key for key, values in lists.items() if len(values) > 1}
-    points = [
-        dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())
-    ]
-    return [
-        Point(point, "".join(label(key, point[key]) for key in point if key in several))
-        for point in points
-    ]
+    points = []
+    for combination in itertools.product(*lists.values()):
+        point = dict(zip(lists, combination, strict=True))
+        labels = [format_label(key, point[key]) for key, values in lists.items() if len(values) > 1]
+        points.append(Point(point, "".join(labels)))
+    return points
 
 
-def label(key: str, value: object) -> str:
-    """What a varied key adds to a run's name: `_seed1`; what is forgotten only itself (`_forget05`,
-    `_book-0.1`)."""
-    if own_data.LONG_KEYS.get(key, key) in own_data.FORGET_ROWS and isinstance(value, str):
+def format_label(key: str, value: object) -> str:
+    """Write what a varied key adds to a run's name: `_seed1`; what is forgotten adds its own name
+    alone (`_forget05`, `_book-0.1`)."""
+    names_rows = own_data.LONG_KEYS.get(key, key) in own_data.FORGET_ROWS
+    if names_rows and isinstance(value, str):
         return f"_{spell_in_name(Path(value).stem)}"
     name = "" if key in ("forget_split", "forget_set") else key.split(".")[-1]
     return f"_{name}{spell_in_name(value)}"
@@ -93,59 +98,82 @@ def label(key: str, value: object) -> str:
 def spell_in_name(value: object) -> str:
     """Spell a value as part of a folder's name."""
     if isinstance(value, list):
-        return "+".join(map(spell_in_name, value))
+        return "+".join(spell_in_name(item) for item in value)
     if isinstance(value, dict):
         return "-".join(spell_in_name(item) for item in value.values() if item is not None)
     return re.sub(r"[^\w.+-]+", "-", str(value))
 
 
-def drawn(search: Any, where: str) -> list[Point]:
-    """The points of a seeded random search, numbered. Each key has a generator of its own, so that
-    adding one leaves the draws of the others as they were."""
+def draw_points(search: object, where: str) -> list[Point]:
+    """Draw the points of a seeded random search, numbered.
+
+    Each key has a generator of its own, so that adding one leaves the draws of the others as they
+    were.
+
+    Args:
+        search: the mapping of a `search` section.
+        where: its place in the study file, for messages.
+    """
     reader = Reader()
-    asked = reader.record(Search, search, where)
-    ranges: dict[str, Any] = {}
-    for key, values in (asked.over if asked else {}).items():
-        ranges[key] = (
-            reader.record(Range, _read(values), f"{where}.over.{key}")
-            if isinstance(values, dict)
-            else values
-        )
-        if not isinstance(values, dict | list) or values == []:
+    settings: Search | None = reader.record(Search, search, where)
+    choices: dict[str, list[Any] | Range] = {}
+    for key, values in (settings.over if settings else {}).items():
+        key_where = f"{where}.over.{key}"
+        if isinstance(values, dict):
+            choices[key] = reader.record(Range, _parse_numbers(values), key_where)
+        elif isinstance(values, list) and values:
+            choices[key] = values
+        else:
             reader.wrong(
-                f"{where}.over.{key}",
-                f"must be a list of values or a range {{low, high}}, got {shown(values)}",
+                key_where, f"must be a list of values or a range {{low, high}}, got {shown(values)}"
             )
-    if reader.problems:
+    if reader.problems or settings is None:
         raise UserError(join_problems(reader.problems))
-    generators = {key: random.Random(f"{asked.seed} {key}") for key in ranges}
+
+    generators = {key: random.Random(f"{settings.seed} {key}") for key in choices}
     points = []
-    for number in range(asked.runs):
-        values = {
-            key: one.draw(generators[key])
-            if isinstance(one, Range)
-            else generators[key].choice(one)
-            for key, one in ranges.items()
-        }
-        points.append(Point(values, f"_{number}"))
+    for number in range(settings.runs):
+        drawn_values: dict[str, Any] = {}
+        for key, choice in choices.items():
+            generator = generators[key]
+            if isinstance(choice, Range):
+                drawn_values[key] = choice.draw(generator)
+            else:
+                drawn_values[key] = generator.choice(choice)
+        points.append(Point(drawn_values, f"_{number}"))
     return points
 
 
-def _read(values: dict[str, Any]) -> dict[str, Any]:
-    """A range whose numbers may be written as 1e-5, which YAML takes for text."""
-    found = dict(values)
+def _parse_numbers(range_settings: dict[str, Any]) -> dict[str, Any]:
+    """Read a range whose numbers may be written as 1e-5, which YAML takes for text."""
+    parsed = dict(range_settings)
     for key in ("low", "high"):
-        with contextlib.suppress(TypeError, ValueError):
-            found[key] = float(values[key]) if isinstance(values.get(key), str) else values.get(key)
-    return {key: value for key, value in found.items() if key in values}
+        value = range_settings.get(key)
+        if isinstance(value, str):
+            # What is no number is left as it is, and refused by its type.
+            with contextlib.suppress(ValueError):
+                parsed[key] = float(value)
+    return parsed
 
 
-def of_entry(settings: dict[str, Any], where: str) -> list[tuple[dict[str, Any], str]]:
-    """An entry of a study file without its `vary` and `search`: once for each of their points, with
-    the label."""
+def expand_entry(settings: dict[str, Any], where: str) -> list[tuple[dict[str, Any], str]]:
+    """Expand an entry of a study file by its `vary` and `search`.
+
+    Args:
+        settings: the entry.
+        where: its place in the study file, for messages.
+
+    Returns:
+        For each point, the entry with the point's values, and the point's label.
+    """
     own = {key: value for key, value in settings.items() if key not in ("vary", "search")}
-    points = grid(settings.get("vary") or {}, f"{where}.vary")
-    if settings.get("search") is not None:
-        found = drawn(settings["search"], f"{where}.search")
-        points = [Point(a.values | b.values, a.label + b.label) for a in points for b in found]
-    return [({**own, **point.values}, point.label) for point in points]
+    points = expand_grid(settings.get("vary") or {}, f"{where}.vary")
+    if settings.get("search") is None:
+        return [({**own, **point.values}, point.label) for point in points]
+    drawn_points = draw_points(settings["search"], f"{where}.search")
+    entries = []
+    for point in points:
+        for drawn_point in drawn_points:
+            entry = {**own, **point.values, **drawn_point.values}
+            entries.append((entry, point.label + drawn_point.label))
+    return entries

@@ -4,11 +4,13 @@ command line."""
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from unteach.config.reader import Reader, join_problems
 from unteach.errors import UserError
 from unteach.wording import shown
+
+Section = TypeVar("Section", "Local", "Slurm")
 
 
 @dataclass
@@ -59,23 +61,17 @@ class Slurm:
     kinds: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("gpus", 0),
-            ("grace", 1),
-            ("requeues", 0),
-            ("cpus", 1),
-            ("throttle", 1),
-            ("max_array", 1),
-        ):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise UserError(f"{name} must be {least} or more, got {value}")
-        for name, value in self._texts():
+        for name, minimum in MINIMA.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise UserError(f"{name} must be {minimum} or more, got {value}")
+        for name, value in self._list_texts().items():
             if any(ord(letter) < 32 for letter in value):
                 raise UserError(f"{name}: must be one line, got {shown(value)}")
         for name in self.more:
             if not re.fullmatch(r"[\w-]+", str(name)):
                 raise UserError(f"more.{name}: cannot be the name of an option of sbatch")
-        for name in OURS & {str(key).replace("_", "-").lstrip("-") for key in self.more}:
+        for name in SET_BY_UNTEACH.intersection(self.build_more_options()):
             raise UserError(f"more.{name}: unteach sets this option itself")
         if self.grace >= 60 * self.minutes:
             raise UserError(
@@ -83,21 +79,16 @@ class Slurm:
                 f"at once"
             )
 
-    def _texts(self) -> list[tuple[str, str]]:
-        """All that is written into a line of a script."""
-        named = (
-            "partition",
-            "account",
-            "qos",
-            "time",
-            "mem",
-            "constraint",
-            "exclude",
-            "nodelist",
-            "python",
-        )
-        texts = [(name, str(getattr(self, name))) for name in named]
-        return [*texts, *((f"more.{name}", str(value)) for name, value in self.more.items())]
+    def _list_texts(self) -> dict[str, str]:
+        """List all that is written into a line of a script."""
+        texts = {name: str(getattr(self, name)) for name in ONE_LINE}
+        for name, value in self.more.items():
+            texts[f"more.{name}"] = str(value)
+        return texts
+
+    def build_more_options(self) -> dict[str, object]:
+        """Give the other options by the names that sbatch has for them."""
+        return {str(key).replace("_", "-").lstrip("-"): value for key, value in self.more.items()}
 
     @property
     def minutes(self) -> int:
@@ -106,23 +97,38 @@ class Slurm:
             if self.time < 1:
                 raise UserError(f"time must be 1 minute or more, got {self.time}")
             return self.time
-        found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time.strip())
-        if not found:
+        match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time.strip())
+        if not match:
             raise UserError(f"time={self.time!r}: write minutes, or D-HH:MM:SS as sbatch does")
-        days, *parts = found.groups()
-        given = [int(part) for part in parts if part is not None]
-        if days is not None or len(given) == 3:
-            hours, minutes, seconds = [*given, 0, 0][:3]
-        else:
-            hours, (minutes, seconds) = 0, [*given, 0][:2]
-        return max(1, int(days or 0) * 1440 + hours * 60 + minutes + (seconds > 0))
+        days = match[1]
+        parts = [int(part) for part in match.groups()[1:] if part is not None]
+        # After days, or with three parts, the first part is hours; else it is minutes.
+        if days is None and len(parts) < 3:
+            parts.insert(0, 0)
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+        whole_minutes = int(days or 0) * 24 * 60 + hours * 60 + minutes
+        if seconds > 0:
+            whole_minutes += 1
+        return max(1, whole_minutes)
 
-    def of(self, kind: str) -> "Slurm":
-        """The settings of one kind of run."""
+    def for_kind(self, kind: str) -> "Slurm":
+        """Give the settings of one kind of run."""
         return dataclasses.replace(self, kinds={}, **self.kinds.get(kind, {}))
 
 
-OURS = {
+MINIMA = {"gpus": 0, "grace": 1, "requeues": 0, "cpus": 1, "throttle": 1, "max_array": 1}
+ONE_LINE = (
+    "partition",
+    "account",
+    "qos",
+    "time",
+    "mem",
+    "constraint",
+    "exclude",
+    "nodelist",
+    "python",
+)
+SET_BY_UNTEACH = {
     "array",
     "dependency",
     "job-name",
@@ -133,30 +139,34 @@ OURS = {
     "signal",
     "requeue",
 }
+KINDS = ("base", "full", "retain", "forget", "eval")
 
 
 def read_local(value: object) -> Local:
-    return _read(Local, value, "local")
+    """Read the section `local`."""
+    return _read_section(Local, value, "local")
 
 
 def read_slurm(value: object) -> Slurm:
-    """The section `slurm`, each kind's own part checked like the whole."""
-    found = _read(Slurm, value, "slurm")
-    for kind, own in found.kinds.items():
+    """Read the section `slurm`, each kind's own part checked like the whole."""
+    slurm = _read_section(Slurm, value, "slurm")
+    for kind, own_settings in slurm.kinds.items():
         if kind not in KINDS:
             raise UserError(
                 f"slurm.kinds.{kind}: no such kind of run; it may be {', '.join(KINDS)}"
             )
-        _read(Slurm, own, f"slurm.kinds.{kind}", drop=("kinds",))
-    return found
+        _read_section(Slurm, own_settings, f"slurm.kinds.{kind}", drop=("kinds",))
+    return slurm
 
 
-KINDS = ("base", "full", "retain", "forget", "eval")
-
-
-def _read(cls: type, value: object, where: str, drop: tuple[str, ...] = ()) -> Any:
+def _read_section(
+    section_class: type[Section], value: object, where: str, drop: tuple[str, ...] = ()
+) -> Section:
+    """Read a section; `drop` are fields that it may not have."""
     reader = Reader()
-    found = reader.record(cls, {} if value is None else value, where, drop)
-    if found is None:
+    section: Section | None = reader.record(
+        section_class, {} if value is None else value, where, drop
+    )
+    if section is None:
         raise UserError(join_problems(reader.problems))
-    return found
+    return section

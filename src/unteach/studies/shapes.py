@@ -1,4 +1,4 @@
-"""The shape of a study file: what must be text, a list or a mapping, said key by key."""
+"""The shape of a study file: what must be text, a list or a mapping, checked key by key."""
 
 import re
 from typing import Any
@@ -9,71 +9,73 @@ from unteach.wording import shown
 NAME = re.compile(r"[\w+][\w.+-]*")
 """What names a folder, a job and a row of a report alike."""
 KEY = re.compile(r"[\w.@/+~-]+")
-"""What the left side of a word may be."""
+"""What the left side of an override may be."""
 FROM_ELSEWHERE = re.compile(r"\w+=[\"']?(?:\$\([^)]*\)|`[^`]*`|\$\S+)")
 """A variable of the shell that is set to what a command or another variable says."""
-OVERRIDES = ("base", "full", "retain")
+ENTRIES = ("base", "full", "retain")
 MAPPINGS = ("vary", "wandb", "local", "slurm")
 
 
 def find_faults(study: dict[str, Any]) -> list[str]:
     """Say of each key of a study what is wrong with the shape of its value."""
-    problems = list[str]()
+    problems: list[str] = []
     if "name" in study:
-        problems += _of_name(study["name"], "name")
+        problems += _check_name(study["name"], "name")
     if "full" in study and study["full"] is None:
         problems.append("full: must be a mapping of overrides, and is empty")
-    for key in OVERRIDES:
+    for key in ENTRIES:
         if study.get(key) is not None:
-            problems += _of_entry(study[key], key)
+            problems += _check_entry(study[key], key)
     for key in MAPPINGS:
         if study.get(key) is not None:
-            problems += _of_mapping(study[key], key, "a mapping")
-    problems += _of_forget(study.get("forget"))
+            problems += _check_mapping(study[key], key, "a mapping")
+    problems += _check_forget(study.get("forget"))
     for key in ("eval", "evaluate"):
-        problems += _of_names(study.get(key), key)
+        problems += _check_names(study.get(key), key)
     return problems
 
 
-def _of_forget(value: object) -> list[str]:
+def _check_forget(value: object) -> list[str]:
     if value is None:
         return []
     if isinstance(value, dict):
-        return _of_entry(value, "forget")
+        return _check_entry(value, "forget")
     if not isinstance(value, list):
         return [
             f"forget: must be a list of mappings, one for each way to forget, got {shown(value)}"
         ]
-    return [
-        problem
-        for number, entry in enumerate(value)
-        for problem in _of_entry(entry, f"forget[{number}]")
-    ]
+    problems = []
+    for index, entry in enumerate(value):
+        problems += _check_entry(entry, f"forget[{index}]")
+    return problems
 
 
-def _of_entry(value: Any, where: str) -> list[str]:
-    problems = _of_mapping(value, where, "a mapping of overrides")
-    if problems:
+def _check_entry(value: object, where: str) -> list[str]:
+    problems = _check_mapping(value, where, "a mapping of overrides")
+    if problems or not isinstance(value, dict):
         return problems
     for key in ("vary", "search"):
         if value.get(key) is not None:
-            problems += _of_mapping(value[key], f"{where}.{key}", "a mapping")
+            problems += _check_mapping(value[key], f"{where}.{key}", "a mapping")
     if value.get("name") is not None:
-        problems += _of_name(value["name"], f"{where}.name")
+        problems += _check_name(value["name"], f"{where}.name")
     for key in ("from", "experiment", "trainer"):
         if value.get(key) is not None and not isinstance(value[key], str):
             problems.append(f"{where}.{key}: must be text, got {shown(value[key])}")
     return problems
 
 
-def _of_mapping(value: object, where: str, expected: str) -> list[str]:
+def _check_mapping(value: object, where: str, expected: str) -> list[str]:
     if not isinstance(value, dict):
         return [f"{where}: must be {expected}, got {shown(value)}"]
-    odd = [key for key in value if not isinstance(key, str) or not KEY.fullmatch(key)]
-    return [f"{where}: {shown(key)} cannot be a key here" for key in odd]
+    problems = []
+    for key in value:
+        if not isinstance(key, str) or not KEY.fullmatch(key):
+            problems.append(f"{where}: {shown(key)} cannot be a key here")
+    return problems
 
 
-def _of_name(value: object, where: str) -> list[str]:
+def _check_name(value: object, where: str) -> list[str]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if isinstance(value, str) and NAME.fullmatch(value):
@@ -84,7 +86,7 @@ def _of_name(value: object, where: str) -> list[str]:
     ]
 
 
-def _of_names(value: object, where: str) -> list[str]:
+def _check_names(value: object, where: str) -> list[str]:
     if value is None or isinstance(value, str):
         return []
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
@@ -92,20 +94,19 @@ def _of_names(value: object, where: str) -> list[str]:
     return [f"{where}: must be a name or a list of names, got {shown(value)}"]
 
 
-def find_secrets(words: list[str], setup: list[str]) -> list[str]:
-    """Say of each word, and each line of `slurm.setup`, that holds a secret that it would be
-    written into files."""
-    told = dict.fromkeys(word.partition("=")[0] for word in words if _holds_secret(word))
-    mend = (
+def find_secrets(overrides: list[str], setup: list[str]) -> list[str]:
+    """Say of each override, and of the first line of `slurm.setup`, that holds a secret that it
+    would be written into files."""
+    advice = (
         "a study keeps its plan in files, and this is a secret: set it in the environment (for "
         "the hub: HF_TOKEN)"
     )
-    problems = [f"{key}: {mend}" for key in told]
-    lines = [line for line in setup if _holds_secret(FROM_ELSEWHERE.sub("", line))]
-    return problems + [
-        f"slurm.setup: {mend}, or read it there from a file of yours" for _ in lines[:1]
-    ]
+    keys = [word.partition("=")[0] for word in overrides if _holds_secret(word)]
+    problems = [f"{key}: {advice}" for key in dict.fromkeys(keys)]
+    if any(_holds_secret(FROM_ELSEWHERE.sub("", line)) for line in setup):
+        problems.append(f"slurm.setup: {advice}, or read it there from a file of yours")
+    return problems
 
 
-def _holds_secret(word: str) -> bool:
-    return hide_secrets(word) != word
+def _holds_secret(text: str) -> bool:
+    return hide_secrets(text) != text

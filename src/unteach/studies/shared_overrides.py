@@ -1,8 +1,8 @@
-"""Which words of a study's command line reach which of its runs.
+"""Which overrides of a study's command line reach which of its runs.
 
-A word goes to every run that has its key: what is said of training reaches no evaluation, what is
-said of suites no run that is not measured, and which model a study starts from no run that starts
-from another one of it.
+An override goes to every run that has its key: one of training reaches no evaluation, one of suites
+no run that is not measured, and one of the model that a study starts from no run that starts from
+another run of it.
 """
 
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from unteach.config.overrides import unquote
 from unteach.config.references import is_place
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 
-OF_TRAINING = ("trainer", "collator", "wandb")
-"""Sections that an evaluation does not have: their words are for the runs that are trained."""
-OF_THE_START = (
+TRAINING_SECTIONS = ("trainer", "collator", "wandb")
+"""Sections that an evaluation does not have: their overrides are for the runs that are trained."""
+START_KEYS = (
     MODEL_KEY,
     TOKENIZER_KEY,
     "model.peft_args",
@@ -25,34 +25,44 @@ OF_THE_START = (
 """Keys of the weights that a chain of runs begins with: what follows has its parent's."""
 
 
-def section_of(word: str) -> str:
-    """The first part of a word's key."""
-    return word.lstrip("+~").partition("=")[0].partition(".")[0]
+def get_section(override: str) -> str:
+    """Give the first part of an override's key."""
+    return override.lstrip("+~").partition("=")[0].partition(".")[0]
 
 
-def without_training(words: Iterable[str]) -> tuple[str, ...]:
-    """The words that an evaluation on a benchmark has a use for."""
-    kept = (word for word in words if section_of(word) not in (*OF_TRAINING, "data"))
-    return tuple(word for word in kept if not word.lstrip("+").startswith("model.merge_adapter="))
-
-
-def without_suites(words: Iterable[str]) -> tuple[str, ...]:
-    """The words that a run without an evaluation has a use for. `eval=NAME` among them gives it
-    one."""
-    given = tuple(words)
-    if any(word.partition("=")[0] == "eval" for word in given):
-        return given
-    return tuple(word for word in given if section_of(word) != "eval")
-
-
-def without_start(words: Iterable[str]) -> tuple[str, ...]:
-    """The words for a run that starts from another one of the study, whose weights it has."""
-    kept = list[str]()
-    for word in words:
-        key, _, value = word.lstrip("+~").partition("=")
-        if any(key == start or key.startswith(f"{start}.") for start in OF_THE_START):
-            continue
-        name = unquote(value)
-        is_weights = key == "model" and is_place(name) and name not in groups.list_options("model")
-        kept.append("model=auto" if is_weights else word)
+def drop_training_overrides(overrides: Iterable[str]) -> tuple[str, ...]:
+    """Keep the overrides that an evaluation on a benchmark has a use for."""
+    kept = []
+    for override in overrides:
+        is_of_training = get_section(override) in (*TRAINING_SECTIONS, "data")
+        merges_adapter = override.lstrip("+").startswith("model.merge_adapter=")
+        if not is_of_training and not merges_adapter:
+            kept.append(override)
     return tuple(kept)
+
+
+def drop_suite_overrides(overrides: Iterable[str]) -> tuple[str, ...]:
+    """Keep the overrides that a run without an evaluation has a use for; `eval=NAME` among them
+    gives it one."""
+    overrides = tuple(overrides)
+    if any(override.partition("=")[0] == "eval" for override in overrides):
+        return overrides
+    return tuple(override for override in overrides if get_section(override) != "eval")
+
+
+def drop_start_overrides(overrides: Iterable[str]) -> tuple[str, ...]:
+    """Keep the overrides for a run that starts from another one of the study, whose weights it
+    has."""
+    kept = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if any(key == start or key.startswith(f"{start}.") for start in START_KEYS):
+            continue
+        names_weights = key == "model" and names_a_place(unquote(value))
+        kept.append("model=auto" if names_weights else override)
+    return tuple(kept)
+
+
+def names_a_place(model: str) -> bool:
+    """Say whether a value of `model` is where weights are, and no name of a configuration."""
+    return is_place(model) and model not in groups.list_options("model")

@@ -12,11 +12,15 @@ import shlex
 import signal
 import subprocess
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from unteach.errors import EXIT_PREEMPTED
 
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
 POLL = 0.2
+"""Seconds between two looks at the run's command."""
 FOREIGN = ("PMI_", "PMIX_", "OMPI_", "SUBMITIT_")
 """Beginnings of variables by which srun's own task would be taken for a rank of the run."""
 
@@ -26,75 +30,90 @@ class Unfinished(RuntimeError):
 
 
 class Job:
-    """Carries out a run's command in a process of its own."""
+    """Carry out a run's command in a process of its own; submitit calls it in the job."""
 
     def __init__(self, command: list[str]):
         self.command = command
         self.pid: int | None = None
-        self.terminated = False
+        self.is_terminated = False
 
     def __call__(self) -> str:
         signal.signal(signal.SIGTERM, self._on_sigterm)
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)
         }
-        # Slurm sends it to every process of the job
-        ignored = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        # Slurm sends the signal before the end to every process of the job; the child ignores it,
+        # as this process asks it to save itself.
+        handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         child = subprocess.Popen(self.command, env=environment)
-        signal.signal(signal.SIGUSR2, ignored)
+        signal.signal(signal.SIGUSR2, handler)
         self.pid = child.pid
         code = self._wait()
         if code == 0:
             return "done"
-        if code == EXIT_PREEMPTED and self.terminated and _state() == "RUNNING":
-            subprocess.check_call(["scontrol", "requeue", job_id()])
+        # A preemption sends SIGTERM without that signal, so submitit queues nothing.
+        if code == EXIT_PREEMPTED and self.is_terminated and _read_job_state() == "RUNNING":
+            subprocess.check_call(["scontrol", "requeue", _get_job_id()])
             time.sleep(3600)  # until Slurm ends this job, to start it again
         raise Unfinished(f"{shlex.join(self.command)} ended with code {code}")
 
-    def checkpoint(self) -> Any:
-        """Has the run save itself; what is to be queued again, or None where it ended otherwise."""
+    def checkpoint(self) -> "DelayedSubmission | None":
+        """Have the run save itself; give what is to be queued again, or None where it ended
+        otherwise."""
         import submitit
 
-        self._ask()
+        self._terminate()
         code = self._wait()
         if code not in (0, EXIT_PREEMPTED):
             return None
         return submitit.helpers.DelayedSubmission(Job(self.command))
 
     def _on_sigterm(self, *_: object) -> None:
-        self.terminated = True
-        self._ask()
+        self.is_terminated = True
+        self._terminate()
 
-    def _ask(self) -> None:
-        if self.pid is not None and self._ended() is None:
+    def _terminate(self) -> None:
+        """Ask the command to save itself and end, if it runs."""
+        if self.pid is not None and self._read_exit_code() is None:
             os.kill(self.pid, signal.SIGTERM)
 
     def _wait(self) -> int:
-        while (code := self._ended()) is None:
+        code = self._read_exit_code()
+        while code is None:
             time.sleep(POLL)
+            code = self._read_exit_code()
         return code
 
-    def _ended(self) -> int | None:
-        """The command's exit code, negative for a signal; None while it runs. Leaves it to be asked
-        again: a signal's handler asks while the call that it interrupted is asking."""
+    def _read_exit_code(self) -> int | None:
+        """Read the command's exit code, negative for a signal; None while it runs.
+
+        The child is left to be waited for once more: the handler of a signal reads the code while
+        the call that it interrupted is reading it.
+        """
         if self.pid is None:
             return 0
-        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is None:
+        result = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if result is None:
             return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+        return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
 
 
-def job_id() -> str:
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+def _get_job_id() -> str:
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    if array and task:
+        return f"{array}_{task}"
+    return os.environ["SLURM_JOB_ID"]
 
 
-def _state() -> str:
-    """What Slurm says of this job: a cancelled one is not RUNNING any more when its SIGTERM
+def _read_job_state() -> str:
+    """Read what Slurm says of this job: a cancelled one is not RUNNING any more when its SIGTERM
     arrives."""
-    asked = subprocess.run(
-        ["scontrol", "show", "job", "-o", job_id()], capture_output=True, text=True, check=False
+    done = subprocess.run(
+        ["scontrol", "show", "job", "-o", _get_job_id()],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    found = re.search(r"JobState=(\w+)", asked.stdout)
-    return found[1] if found else ""
+    match = re.search(r"JobState=(\w+)", done.stdout)
+    return match[1] if match else ""

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from unteach.errors import UserError
 from unteach.studies.states import Standing
@@ -19,91 +20,129 @@ RUNNING = (
     "STAGE_OUT",
     "RESIZING",
 )
-TOLD = {
+REASONS = {
     "NODE_FAIL": "its node died",
-    "OUT_OF_MEMORY": "out of memory: ask for more (slurm.mem), or see what `unteach check` says of "
-    "the run's memory",
+    "OUT_OF_MEMORY": "out of memory: ask for more (slurm.mem), or see what `unteach check` says "
+    "of the run's memory",
     "TIMEOUT": "it reached its time without saving itself: give it more slurm.time or slurm.grace",
     "DEADLINE": "its deadline passed",
     "BOOT_FAIL": "its node did not start",
 }
 
 
-def run(*command: str) -> str:
-    """A Slurm command's output; UserError with its own words where it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run_command(*command: str) -> str:
+    """Run a command of Slurm and give its output.
+
+    Raises:
+        UserError: it failed; the message is its own.
+    """
+    done = _run(*command)
     if done.returncode:
         raise UserError(f"{command[0]}: {' '.join((done.stderr or done.stdout).split())}")
     return done.stdout
 
 
-def there() -> bool:
+def _run(*command: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def is_installed() -> bool:
     return shutil.which("squeue") is not None
 
 
-def needed() -> None:
-    """Raises UserError where there is no Slurm."""
-    if not there():
+def require_slurm() -> None:
+    """Raise UserError where there is no Slurm."""
+    if not is_installed():
         raise UserError(
             "there is no Slurm here (no squeue): `unteach study run` carries a study out on this "
             "machine"
         )
 
 
-def standings(jobs: Iterable[str]) -> dict[str, Standing]:
-    """Job -> how it stands; jobs that Slurm has forgotten are not in it."""
-    asked = set(jobs)
-    if not asked:
+@dataclass(frozen=True)
+class JobState:
+    """What Slurm says of one job: its id, its state, and the reason of that."""
+
+    job: str
+    state: str
+    reason: str
+
+
+def read_standings(jobs: Iterable[str]) -> dict[str, Standing]:
+    """Read how jobs stand; those that Slurm has forgotten are left out."""
+    wanted = set(jobs)
+    if not wanted:
         return {}
-    found = {
-        job: _standing(job, state, reason) for job, state, reason in _in_queue() if job in asked
-    }
-    for job, state, reason in _ended(asked - found.keys()):
-        found.setdefault(job, _standing(job, state, reason))
-    return found
+    standings = {}
+    for job_state in _list_queue():
+        if job_state.job in wanted:
+            standings[job_state.job] = _read_standing(job_state)
+    for job_state in _list_ended(wanted - standings.keys()):
+        standings.setdefault(job_state.job, _read_standing(job_state))
+    return standings
 
 
-def named(name: str) -> list[str]:
-    """The jobs of a name that are in the queue, arrays by their own id."""
-    lines = run("squeue", "--me", "-h", "-n", name, "-o", "%F").split()
+def find_jobs(name: str) -> list[str]:
+    """Find the jobs of a name that are in the queue, arrays by their own id."""
+    lines = run_command("squeue", "--me", "-h", "-n", name, "-o", "%F").split()
     return list(dict.fromkeys(lines))
 
 
-def _in_queue() -> list[tuple[str, str, str]]:
-    lines = run("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r").splitlines()
-    return [tuple(line.split("|", 2)) for line in lines if line.count("|") >= 2]  # type: ignore[misc]
+def _list_queue() -> list[JobState]:
+    """List the jobs that wait or run."""
+    output = run_command("squeue", "--me", "-h", "-r", "-t", "all", "-o", "%i|%T|%r")
+    job_states = []
+    for line in output.splitlines():
+        fields = line.split("|", 2)
+        if len(fields) == 3:
+            job_states.append(JobState(*fields))
+    return job_states
 
 
-def _ended(jobs: set[str]) -> list[tuple[str, str, str]]:
-    """From the accounts where the cluster keeps them, else from the controller, which soon
-    forgets."""
+def _list_ended(jobs: set[str]) -> list[JobState]:
+    """List jobs that ended: from the accounts where the cluster keeps them, else from the
+    controller, which soon forgets."""
     if not jobs:
         return []
     arrays = sorted({job.split("_")[0] for job in jobs})
-    told = subprocess.run(
-        ["sacct", "-n", "-P", "-X", "-o", "JobID,State", "-j", ",".join(arrays)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if told.returncode == 0:
-        pairs = [line.split("|") for line in told.stdout.splitlines() if "|" in line]
-        return [(job, state.split()[0], state) for job, state in pairs if job in jobs and state]
-    found = []
-    for array in arrays:
-        shown = subprocess.run(
-            ["scontrol", "show", "job", "-o", array], capture_output=True, text=True, check=False
-        )
-        for line in shown.stdout.splitlines():
-            fields = dict(re.findall(r"(\w+)=(\S*)", line))
-            task = fields.get("ArrayTaskId", "")
-            job = f"{fields['ArrayJobId']}_{task}" if task.isdigit() else fields.get("JobId", "")
-            found.append((job, fields.get("JobState", ""), fields.get("Reason", "")))
-    return [one for one in found if one[0] in jobs]
+    accounts = _run("sacct", "-n", "-P", "-X", "-o", "JobID,State", "-j", ",".join(arrays))
+    if accounts.returncode == 0:
+        job_states = _parse_accounts(accounts.stdout)
+    else:
+        job_states = []
+        for array in arrays:
+            job_states += _parse_controller(_run("scontrol", "show", "job", "-o", array).stdout)
+    return [job_state for job_state in job_states if job_state.job in jobs]
 
 
-def _standing(job: str, state: str, reason: str) -> Standing:
-    reason = "" if reason in ("None", "", state) else reason
+def _parse_accounts(output: str) -> list[JobState]:
+    """Parse lines of sacct: `12_3|CANCELLED by 1000`."""
+    job_states = []
+    for line in output.splitlines():
+        job, separator, state = line.partition("|")
+        if separator and state:
+            job_states.append(JobState(job, state.split()[0], state))
+    return job_states
+
+
+def _parse_controller(output: str) -> list[JobState]:
+    """Parse lines of scontrol: `JobId=15 ArrayJobId=12 ArrayTaskId=3 JobState=FAILED …`."""
+    job_states = []
+    for line in output.splitlines():
+        fields = dict(re.findall(r"(\w+)=(\S*)", line))
+        job = fields.get("JobId", "")
+        task = fields.get("ArrayTaskId", "")
+        if task.isdigit():
+            job = f"{fields['ArrayJobId']}_{task}"
+        job_states.append(JobState(job, fields.get("JobState", ""), fields.get("Reason", "")))
+    return job_states
+
+
+def _read_standing(job_state: JobState) -> Standing:
+    """Say of a job in Slurm's terms how its run stands."""
+    job = job_state.job
+    state = job_state.state
+    reason = "" if job_state.reason in ("None", "", state) else job_state.reason
     if state in WAITING:
         return Standing("queued", reason, job)
     if state in RUNNING:
@@ -112,14 +151,13 @@ def _standing(job: str, state: str, reason: str) -> Standing:
         return Standing("cancelled", reason, job)
     if state == "COMPLETED":
         return Standing("stopped", "its job ended, and the run is not done", job)
-    return Standing(
-        "failed",
-        TOLD.get(state, f"its job ended as {state}" + (f" ({reason})" if reason else "")),
-        job,
-    )
+    in_parentheses = f" ({reason})" if reason else ""
+    known_reason = REASONS.get(state, f"its job ended as {state}{in_parentheses}")
+    return Standing("failed", known_reason, job)
 
 
-def largest_array() -> int:
-    """How many tasks an array may have."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", run("scontrol", "show", "config"), re.MULTILINE)
-    return int(found[1]) if found else 1001
+def read_max_array_size() -> int:
+    """Read how many tasks an array may have."""
+    settings = run_command("scontrol", "show", "config")
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", settings, re.MULTILINE)
+    return int(match[1]) if match else 1001

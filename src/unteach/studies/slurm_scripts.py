@@ -12,16 +12,16 @@ from pathlib import Path
 
 from unteach import atomic
 from unteach.errors import EXIT_PREEMPTED
-from unteach.studies.job_arrays import batches
+from unteach.studies.job_arrays import JobArray, group_into_arrays
 from unteach.studies.plan import PlannedRun
 from unteach.studies.settings import Slurm
 from unteach.studies.study_file import Study
 
-LARGEST = 1000
+MAX_ARRAY = 1000
 """Tasks of an array where `slurm.max_array` does not say: Slurm's own default allows 1001."""
 BODY = """\
 {header}
-{setup}cd {here}
+{setup}cd {working_dir}
 RUNS=({names})
 {python} -m unteach study run {folder}/"${{RUNS[$((${{OFFSET:-0}} + SLURM_ARRAY_TASK_ID))]}}" &
 child=$!
@@ -38,50 +38,60 @@ exit $code
 """
 
 
-def write(study: Study, folder: Path) -> Path:
-    """Writes the scripts; gives their folder."""
-    home = folder / study.name
-    kinds: dict[str, list[PlannedRun]] = {}
-    for run in study.plan:
-        kinds.setdefault(run.kind, []).append(run)
-    for kind, planned in kinds.items():
-        atomic.write_text(home / f"{kind}.sh", script(study, kind, planned))
-    atomic.write_text(home / "queue_all.sh", queue_all(study, kinds, home))
+def write_scripts(study: Study, folder: Path) -> Path:
+    """Write the scripts of a study into a folder, each study's into one of its own; give that."""
+    script_dir = folder / study.name
+    runs_by_kind = _group_by_kind(study.plan)
+    for kind, runs in runs_by_kind.items():
+        atomic.write_text(script_dir / f"{kind}.sh", build_script(study, kind, runs))
+    queue_script = build_queue_script(study, runs_by_kind, script_dir)
+    atomic.write_text(script_dir / "queue_all.sh", queue_script)
     # sbatch does not make the folder of its output
     (study.folder / "slurm").mkdir(parents=True, exist_ok=True)
-    return home
+    return script_dir
 
 
-def script(study: Study, kind: str, planned: list[PlannedRun]) -> str:
-    """The array script of one kind of run."""
-    own = study.slurm.of(kind)
+def _group_by_kind(plan: list[PlannedRun]) -> dict[str, list[PlannedRun]]:
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in plan:
+        groups.setdefault(run.kind, []).append(run)
+    return groups
+
+
+def build_script(study: Study, kind: str, runs: list[PlannedRun]) -> str:
+    """Build the array script of one kind of run."""
+    settings = study.slurm.for_kind(kind)
+    num_tasks = min(len(runs), settings.max_array or MAX_ARRAY)
+    run_names = [Path(run.folder).name for run in runs]
+    python = shlex.split(settings.python) if settings.python else [sys.executable]
     return BODY.format(
-        header="\n".join(header(study, kind, own, min(len(planned), own.max_array or LARGEST))),
-        setup="".join(f"{line}\n" for line in own.setup),
-        here=shlex.quote(str(Path.cwd())),
-        names=" ".join(shlex.quote(Path(run.folder).name) for run in planned),
-        python=shlex.join(shlex.split(own.python) if own.python else [sys.executable]),
+        header="\n".join(build_header(study, kind, settings, num_tasks)),
+        setup="".join(f"{line}\n" for line in settings.setup),
+        working_dir=shlex.quote(str(Path.cwd())),
+        names=" ".join(shlex.quote(name) for name in run_names),
+        python=shlex.join(python),
         folder=shlex.quote(str(study.folder)),
         preempted=EXIT_PREEMPTED,
     )
 
 
-def header(study: Study, kind: str, own: Slurm, tasks: int) -> list[str]:
-    """The lines that sbatch reads."""
-    options = {
+def build_header(study: Study, kind: str, settings: Slurm, num_tasks: int) -> list[str]:
+    """Build the lines that sbatch reads."""
+    options: dict[str, object] = {
         "job-name": f"{study.name}_{kind}",
         "output": f"{Path.cwd() / study.folder}/slurm/{kind}-%A_%a.out",
         "open-mode": "append",
-        "array": f"0-{tasks - 1}" + (f"%{own.throttle}" if own.throttle else ""),
-        "time": own.minutes,
-        "signal": f"B:USR1@{own.grace}",
-        **options_of(own),
+        "array": f"0-{num_tasks - 1}{_spell_throttle(settings)}",
+        "time": settings.minutes,
+        "signal": f"B:USR1@{settings.grace}",
+        **build_options(settings),
     }
-    flags = [
-        f"#SBATCH --{key}" if value is True else f"#SBATCH --{key}={quote_option(value)}"
-        for key, value in options.items()
-    ]
-    return ["#!/bin/bash", *flags, "#SBATCH --requeue"]
+    lines = ["#!/bin/bash"]
+    for name, value in options.items():
+        flag = f"--{name}" if value is True else f"--{name}={quote_option(value)}"
+        lines.append(f"#SBATCH {flag}")
+    lines.append("#SBATCH --requeue")
+    return lines
 
 
 def quote_option(value: object) -> str:
@@ -93,40 +103,70 @@ def quote_option(value: object) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def options_of(own: Slurm) -> dict[str, object]:
-    """The settings that are sbatch options under their own or another name; only those that are
-    set."""
-    named = ("partition", "account", "qos", "mem", "constraint", "exclude", "nodelist")
-    found: dict[str, object] = {
-        name: value for name in named if (value := getattr(own, name)) is not None
-    }
-    found |= {"cpus-per-task": own.cpus} if own.cpus else {}
-    found |= {"gpus-per-node": own.gpus} if own.gpus else {}
-    return {
-        **found,
-        **{str(key).lstrip("-").replace("_", "-"): value for key, value in own.more.items()},
-    }
+def build_options(settings: Slurm) -> dict[str, object]:
+    """Give the settings that are sbatch options under their own or another name; only those that
+    are set."""
+    options: dict[str, object] = {}
+    for name in ("partition", "account", "qos", "mem", "constraint", "exclude", "nodelist"):
+        value = getattr(settings, name)
+        if value is not None:
+            options[name] = value
+    if settings.cpus:
+        options["cpus-per-task"] = settings.cpus
+    if settings.gpus:
+        options["gpus-per-node"] = settings.gpus
+    return {**options, **settings.build_more_options()}
 
 
-def queue_all(study: Study, kinds: dict[str, list[PlannedRun]], home: Path) -> str:
-    """Submits every script, each group of runs after its own parents."""
-    place = {run.name: number for planned in kinds.values() for number, run in enumerate(planned)}
-    variable: dict[str, str] = {}
+def _spell_throttle(settings: Slurm) -> str:
+    return f"%{settings.throttle}" if settings.throttle else ""
+
+
+def build_queue_script(
+    study: Study, runs_by_kind: dict[str, list[PlannedRun]], script_dir: Path
+) -> str:
+    """Build the script that submits all others, each group of runs after its own parents."""
+    index_in_script = {}
+    for runs in runs_by_kind.values():
+        for run_index, run in enumerate(runs):
+            index_in_script[run.name] = run_index
     lines = [
         "#!/bin/bash",
         f"# Submits the study {study.name}; a run waits for its parents alone.",
         "set -e",
+        f"cd {shlex.quote(str(script_dir.resolve()))}",
     ]
-    lines += [f"cd {shlex.quote(str(home.resolve()))}"]
-    for number, batch in enumerate(batches(study.plan, study.slurm.max_array or LARGEST)):
-        own = study.slurm.of(batch.kind)
-        offset = place[batch.names[0]] // LARGEST * LARGEST
-        tasks = ",".join(str(place[name] - offset) for name in batch.names)
-        throttle = f"%{own.throttle}" if own.throttle else ""
-        after = ":".join(variable[parent] for parent in batch.after)
-        waits = f" --dependency=afterok:{after} --kill-on-invalid-dep=yes" if after else ""
-        options = f"--parsable --export=ALL,OFFSET={offset} --array={tasks}{throttle}{waits}"
-        lines.append(f"j{number}=$(sbatch {options} {batch.kind}.sh)")
-        variable |= {name: f"${{j{number}}}_{place[name] - offset}" for name in batch.names}
-    said = shlex.quote(f"submitted {len(place)} runs; unteach study status {study.name}")
-    return "\n".join([*lines, f"echo {said}", ""])
+    job_by_run: dict[str, str] = {}
+    arrays = group_into_arrays(study.plan, study.slurm.max_array or MAX_ARRAY)
+    for number, array in enumerate(arrays):
+        # An array's task ids are small; the offset tells the script where among its runs it is.
+        offset = index_in_script[array.names[0]] // MAX_ARRAY * MAX_ARRAY
+        task_by_run = {name: index_in_script[name] - offset for name in array.names}
+        options = _build_array_options(study, array, offset, list(task_by_run.values()), job_by_run)
+        lines.append(f"j{number}=$(sbatch {options} {array.kind}.sh)")
+        for name, task in task_by_run.items():
+            job_by_run[name] = f"${{j{number}}}_{task}"
+    message = f"submitted {len(index_in_script)} runs; unteach study status {study.name}"
+    lines += [f"echo {shlex.quote(message)}", ""]
+    return "\n".join(lines)
+
+
+def _build_array_options(
+    study: Study, array: JobArray, offset: int, tasks: list[int], job_by_run: dict[str, str]
+) -> str:
+    """Build the options by which one array is submitted.
+
+    Args:
+        study: whose settings say how many tasks run at a time.
+        array: the runs, and what they wait for.
+        offset: where the tasks' numbers start in the script's list of runs.
+        tasks: the tasks' numbers.
+        job_by_run: of the runs submitted before, the shell's word for the job.
+    """
+    throttle = _spell_throttle(study.slurm.for_kind(array.kind))
+    task_list = ",".join(str(task) for task in tasks)
+    options = f"--parsable --export=ALL,OFFSET={offset} --array={task_list}{throttle}"
+    if array.after:
+        parents = ":".join(job_by_run[parent] for parent in array.after)
+        options += f" --dependency=afterok:{parents} --kill-on-invalid-dep=yes"
+    return options

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import atomic, json_files, owner, run_dir
-from unteach.errors import EXIT_DIVERGED, EXIT_PREEMPTED, UserError, outside
+from unteach.errors import EXIT_DIVERGED, EXIT_PREEMPTED, UserError, describe_machine_failure
 from unteach.studies.plan import PlannedRun
 
 FOLDER = "states"
@@ -31,10 +31,12 @@ STATES = (
     "held",
     "to do",
 )
-
-
 LOST = ("failed", "diverged", "held")
 """States that hold a run's children until it is tried again."""
+HOLDABLE = ("to do", "queued", "cancelled", "stopped")
+"""States of a run that cannot go on where a parent is lost."""
+RECORDED_ENDS = ("failed", "diverged", "cancelled", "stopped")
+"""Ends that a run's own record knows best."""
 
 
 @dataclass
@@ -47,115 +49,140 @@ class Standing:
     progress: float | None = None
 
 
-def state_file(run: PlannedRun) -> Path:
+def get_state_file(run: PlannedRun) -> Path:
     folder = Path(run.folder)
     return folder.parent / FOLDER / f"{folder.name}.json"
 
 
-def noted(run: PlannedRun) -> dict[str, Any]:
-    """What the last process that carried the run out wrote of it."""
+def read_record(run: PlannedRun) -> dict[str, Any]:
+    """Read what the last process that carried the run out wrote of it."""
     try:
-        value = json_files.read_json(state_file(run), "a run's state")
+        value = json_files.read_json(get_state_file(run), "a run's state")
     except UserError:
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def note(run: PlannedRun, state: str, reason: str = "", **facts: object) -> None:
-    here = {"pid": os.getpid(), "host": socket.gethostname(), "job": job_id(), "at": time.time()}
-    atomic.write_json(state_file(run), {"state": state, "reason": reason, **here, **facts})
+def write_record(run: PlannedRun, state: str, reason: str = "", **facts: object) -> None:
+    """Write how a run stands, and which process carries it out."""
+    record: dict[str, object] = {
+        "state": state,
+        "reason": reason,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "job": read_job_id(),
+        "at": time.time(),
+        **facts,
+    }
+    atomic.write_json(get_state_file(run), record)
 
 
-def job_id() -> str:
-    """The Slurm job that this process is in."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
+def read_job_id() -> str:
+    """Give the Slurm job that this process is in; "" outside of any."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    task = os.environ.get("SLURM_ARRAY_TASK_ID")
+    if array and task:
+        return f"{array}_{task}"
+    return os.environ.get("SLURM_JOB_ID", "")
 
 
 @contextlib.contextmanager
 def claim(run: PlannedRun) -> Iterator[None]:
-    """Holds a run while it is carried out, and notes how it ended. Raises owner.Busy where another
-    process holds it."""
-    with owner.hold(_lock(run), "another process carries it out"):
-        note(run, "running")
+    """Hold a run while it is carried out, and record how it ended.
+
+    Raises:
+        owner.Busy: another process holds it.
+    """
+    with owner.hold(_get_lock(run), "another process carries it out"):
+        write_record(run, "running")
         try:
             yield
         except owner.Busy:
-            raise  # whoever holds the run's folder is at work: this process did nothing to the run
-        except BaseException as error:
-            state, reason = ended(error)
-            note(run, state, reason)
+            # Whoever holds the run's folder is at work: this process did nothing to the run.
             raise
-        note(run, "done")
+        except BaseException as error:
+            state, reason = classify_error(error)
+            write_record(run, state, reason)
+            raise
+        write_record(run, "done")
 
 
-def _lock(run: PlannedRun) -> Path:
-    return state_file(run).with_suffix(".lock")
+def _get_lock(run: PlannedRun) -> Path:
+    return get_state_file(run).with_suffix(".lock")
 
 
-def ended(error: BaseException) -> tuple[str, str]:
-    """The state that an error leaves a run in, and the reason in one line."""
-    known = outside(error) if isinstance(error, Exception) else None
-    code = getattr(error, "exit_code", known[1] if known else None)
-    said = (
-        known[0]
-        if known and not hasattr(error, "exit_code")
-        else str(error) or type(error).__name__
-    )
+def classify_error(error: BaseException) -> tuple[str, str]:
+    """Give the state that an error leaves a run in, and the reason in one line."""
+    code = getattr(error, "exit_code", None)
+    reason = str(error) or type(error).__name__
+    # An error of the library inside our work has no code of its own.
+    if not hasattr(error, "exit_code") and isinstance(error, Exception):
+        library_error = describe_machine_failure(error)
+        if library_error:
+            reason, code = library_error
     if code == EXIT_DIVERGED:
-        return "diverged", said
+        return "diverged", reason
     if code == EXIT_PREEMPTED or isinstance(error, KeyboardInterrupt | SystemExit):
-        return "stopped", said
-    return "failed", said
+        return "stopped", reason
+    return "failed", reason
 
 
-def held_now(run: PlannedRun) -> bool:
-    """Whether some process holds the run at this moment."""
-    return owner.is_held(_lock(run)) or owner.is_held(owner.lock_of(Path(run.folder)))
+def is_held(run: PlannedRun) -> bool:
+    """Say whether some process holds the run at this moment."""
+    return owner.is_held(_get_lock(run)) or owner.is_held(owner.find_lock(Path(run.folder)))
 
 
-def begun(run: PlannedRun) -> bool:
-    """Whether anything would be lost: the run has learned or measured something, or a process is at
-    it now."""
-    return run_dir.has_begun(Path(run.folder)) or held_now(run)
+def has_begun(run: PlannedRun) -> bool:
+    """Say whether anything would be lost: the run has learned or measured something, or a process
+    is at it now."""
+    return run_dir.has_begun(Path(run.folder)) or is_held(run)
 
 
-def _where(known: dict[str, Any]) -> str:
-    job = f", job {known['job']}" if known.get("job") else ""
-    return f"process {known.get('pid', '?')} on {known.get('host', '?')}{job}"
-
-
-def standings(
+def read_standings(
     plan: list[PlannedRun], queue: dict[str, Standing] | None = None
 ) -> dict[str, Standing]:
-    """Run -> how it stands. `queue` says what Slurm knows of the runs that have a job."""
-    found: dict[str, Standing] = {}
+    """Read how each run stands.
+
+    Args:
+        plan: the runs, parents before children.
+        queue: what Slurm knows of the runs that have a job, by name.
+    """
+    standings: dict[str, Standing] = {}
     for run in plan:
-        found[run.name] = _standing(run, (queue or {}).get(run.name))
-        lost = [parent for parent in run.after if found[parent].state in LOST]
-        if lost and found[run.name].state in ("to do", "queued", "cancelled", "stopped"):
-            told = ", ".join(f"{parent} ({found[parent].state})" for parent in lost)
-            found[run.name] = Standing("held", f"waits for {told}", found[run.name].job)
-    return found
+        standing = _read_standing(run, (queue or {}).get(run.name))
+        lost_parents = [name for name in run.after if standings[name].state in LOST]
+        if lost_parents and standing.state in HOLDABLE:
+            waits_for = [f"{name} ({standings[name].state})" for name in lost_parents]
+            standing = Standing("held", f"waits for {', '.join(waits_for)}", standing.job)
+        standings[run.name] = standing
+    return standings
 
 
-def _standing(run: PlannedRun, queued: Standing | None) -> Standing:
-    if run_dir.is_done(Path(run.folder)):
+def _read_standing(run: PlannedRun, queued: Standing | None) -> Standing:
+    """Read how one run stands, from what is surest to what is least sure."""
+    folder = Path(run.folder)
+    if run_dir.is_done(folder):
         return Standing("done")
-    known = noted(run)
-    job = queued.job if queued else str(known.get("job") or "")
-    if held_now(run) or (queued and queued.state == "running"):
-        line = run_dir.read_last_metrics(Path(run.folder)) or {}
-        return Standing("running", _where(known) if known else "", job, line.get("progress"))
-    if queued and queued.state == "queued":
+    record = read_record(run)
+    job = queued.job if queued else str(record.get("job") or "")
+    queue_state = queued.state if queued else None
+
+    # Its locks and the queue know what goes on now.
+    if is_held(run) or queue_state == "running":
+        metrics = run_dir.read_last_metrics(folder) or {}
+        process = _name_process(record) if record else ""
+        return Standing("running", process, job, metrics.get("progress"))
+    if queued and queue_state == "queued":
         return Standing("queued", queued.reason, job)
-    if known.get("state") in ("failed", "diverged", "cancelled", "stopped"):
-        if queued and queued.state == "cancelled":
+
+    # Nothing does: its own record says how it ended, unless Slurm cancelled it.
+    if record.get("state") in RECORDED_ENDS:
+        if queued and queue_state == "cancelled":
             return Standing("cancelled", queued.reason, job)
-        return Standing(known["state"], str(known.get("reason", "")), job)
+        return Standing(record["state"], str(record.get("reason", "")), job)
     if queued:
         return Standing(queued.state, queued.reason, job)
-    if known.get("state") == "running" or (Path(run.folder) / run_dir.CONFIG).exists():
+    if record.get("state") == "running" or (folder / run_dir.CONFIG).exists():
         return Standing(
             "stopped",
             "its process is gone; the same command goes on from its last whole checkpoint",
@@ -164,14 +191,23 @@ def _standing(run: PlannedRun, queued: Standing | None) -> Standing:
     return Standing("to do")
 
 
+def _name_process(record: dict[str, Any]) -> str:
+    job = f", job {record['job']}" if record.get("job") else ""
+    return f"process {record.get('pid', '?')} on {record.get('host', '?')}{job}"
+
+
 def stop(plan: list[PlannedRun]) -> list[str]:
-    """Asks the processes on this machine that carry runs out to save and end; gives the names of
-    those runs."""
-    asked = []
+    """Ask the processes on this machine that carry runs out to save and end.
+
+    Returns:
+        The names of those runs.
+    """
+    stopped = []
     for run in plan:
-        known = noted(run)
-        if held_now(run) and known.get("host") == socket.gethostname() and not known.get("job"):
+        record = read_record(run)
+        is_on_this_machine = record.get("host") == socket.gethostname() and not record.get("job")
+        if is_held(run) and is_on_this_machine:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(known["pid"]), signal.SIGTERM)
-                asked.append(run.name)
-    return asked
+                os.kill(int(record["pid"]), signal.SIGTERM)
+                stopped.append(run.name)
+    return stopped

@@ -8,27 +8,37 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from unteach import console, run_dir
 from unteach.studies.plan import PlannedRun
 
-PASS = re.compile(r"(?P<what>[^:]+): (?P<done>[\d,]+) of (?P<total>[\d,]+)(?:, .*)?")
-"""A line of a pass of an evaluation, as `evals.run.PassLines` says it."""
+PASS_LINE = re.compile(r"(?P<what>[^:]+): (?P<done>[\d,]+) of (?P<total>[\d,]+)(?:, .*)?")
+"""A line of a pass of an evaluation, as `evals.run.PassLines` prints it."""
 SAY_EVERY = 60.0
 """Seconds between two accounts of what is running, where the output cannot be redrawn."""
+LOG_END = 4096
+"""Bytes at the end of a log in which its last line is looked for."""
 
 
-def log_of(run: PlannedRun) -> Path:
+def get_log_path(run: PlannedRun) -> Path:
     folder = Path(run.folder)
     return folder.parent / "logs" / f"{folder.name}.log"
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What a run is doing, and how much of that is done; None where it cannot be said."""
+    """What a run is doing, and how much of that is done; total is None where nobody knows."""
 
     what: str
     done: int = 0
@@ -37,35 +47,46 @@ class Phase:
 
     def __str__(self) -> str:
         counts = f" {self.done}/{self.total}" if self.total else ""
-        return f"{self.what}{counts}{f', loss {self.loss:.3f}' if self.loss is not None else ''}"
+        loss = f", loss {self.loss:.3f}" if self.loss is not None else ""
+        return f"{self.what}{counts}{loss}"
 
 
 def read_phase(run: PlannedRun, log_start: int = 0) -> Phase:
     """Say what a run is doing: a pass of an evaluation, if its log ends in one; else by what its
     folder holds.
 
-    log_start: where in its log this attempt begins; what is before it is of an earlier one.
+    Args:
+        run: the run.
+        log_start: where in its log this attempt begins; what is before it is of an earlier one.
     """
-    if found := PASS.fullmatch(_last_line(log_of(run), log_start)):
-        done, total = (int(found[name].replace(",", "")) for name in ("done", "total"))
-        return Phase(console.neutralize(found["what"]), done, total)
-    line = run_dir.read_last_metrics(Path(run.folder)) or {}
-    if not line.get("progress"):
+    match = PASS_LINE.fullmatch(_read_last_line(get_log_path(run), log_start))
+    if match:
+        done = int(match["done"].replace(",", ""))
+        total = int(match["total"].replace(",", ""))
+        return Phase(console.neutralize(match["what"]), done, total)
+    folder = Path(run.folder)
+    metrics = run_dir.read_last_metrics(folder) or {}
+    if not metrics.get("progress"):
         return Phase("starting")
-    steps = line["step"], round(line["step"] / line["progress"])
-    if (Path(run.folder) / run_dir.FINAL).exists():
-        return Phase("evaluating", *steps)
-    return Phase("training", *steps, line.get("loss"))
+    step = metrics["step"]
+    num_steps = round(step / metrics["progress"])
+    if (folder / run_dir.FINAL).exists():
+        return Phase("evaluating", step, num_steps)
+    return Phase("training", step, num_steps, metrics.get("loss"))
 
 
-def _last_line(path: Path, start: int) -> str:
+def _read_last_line(path: Path, start: int) -> str:
+    """Read the last line of a file that is not empty; only what is after `start`."""
     try:
         with path.open("rb") as file:
-            file.seek(max(start, path.stat().st_size - 4096))
+            file.seek(max(start, path.stat().st_size - LOG_END))
             lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return ""
-    return next((line for line in reversed(lines) if line.strip()), "")
+    for line in reversed(lines):
+        if line.strip():
+            return line
+    return ""
 
 
 @dataclass
@@ -73,58 +94,60 @@ class Attempt:
     """A run that is in work: when it was started, and where in its log it began."""
 
     run: PlannedRun
-    task: Any = None
-    began: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
     log_start: int = 0
 
     def __post_init__(self) -> None:
-        self.log_start = log_of(self.run).stat().st_size if log_of(self.run).exists() else 0
+        log = get_log_path(self.run)
+        self.log_start = log.stat().st_size if log.exists() else 0
 
     def read_phase(self) -> Phase:
         return read_phase(self.run, self.log_start)
 
 
 class Board(Protocol):
-    """What an executor tells of its runs, and what it asks to be shown now and then."""
+    """Show runs: an executor says when one starts and ends, and asks for a new look in between."""
 
     def __enter__(self) -> "Board": ...
-    def started(self, run: PlannedRun) -> None: ...
-    def look(self) -> None: ...
-    def ended(self, run: PlannedRun, state: str) -> None: ...
+    def start(self, run: PlannedRun) -> None: ...
+    def refresh(self) -> None: ...
+    def end(self, run: PlannedRun, state: str) -> None: ...
     def __exit__(self, *_: object) -> None: ...
 
 
-def make_board(total: int) -> Board:
-    """Build what shows `total` runs on this output."""
-    return LiveBoard(total) if console.is_live() else LineBoard(total)
+def make_board(num_runs: int) -> Board:
+    """Build what shows some runs on this output."""
+    return LiveBoard(num_runs) if console.is_live() else LineBoard(num_runs)
 
 
 class LineBoard:
-    """A line when a run begins and when it ends, and each minute one on what is running."""
+    """Print a line when a run begins and when it ends, and each minute one on what is running."""
 
-    def __init__(self, total: int):
-        self.total, self.num_ended = total, 0
+    def __init__(self, num_runs: int):
+        self.num_runs = num_runs
+        self.num_ended = 0
         self.attempts: dict[str, Attempt] = {}
-        self.said = time.monotonic()
+        self.printed_at = time.monotonic()
 
     def __enter__(self) -> "LineBoard":
         return self
 
-    def started(self, run: PlannedRun) -> None:
+    def start(self, run: PlannedRun) -> None:
         self.attempts[run.name] = Attempt(run)
-        console.say(f"{run.name}: begins (its log: {log_of(run)})")
+        console.say(f"{run.name}: begins (its log: {get_log_path(run)})")
 
-    def look(self) -> None:
-        if time.monotonic() - self.said > SAY_EVERY:
-            self.said = time.monotonic()
-            running = [f"{name} {attempt.read_phase()}" for name, attempt in self.attempts.items()]
-            console.say(f"{self.num_ended} of {self.total} runs ended; {'; '.join(running)}")
+    def refresh(self) -> None:
+        if time.monotonic() - self.printed_at > SAY_EVERY:
+            self.printed_at = time.monotonic()
+            phases = [f"{name} {attempt.read_phase()}" for name, attempt in self.attempts.items()]
+            console.say(f"{self.num_ended} of {self.num_runs} runs ended; {'; '.join(phases)}")
 
-    def ended(self, run: PlannedRun, state: str) -> None:
+    def end(self, run: PlannedRun, state: str) -> None:
         self.num_ended += 1
-        took = console.format_duration(time.monotonic() - self.attempts.pop(run.name).began)
+        attempt = self.attempts.pop(run.name)
+        took = console.format_duration(time.monotonic() - attempt.started_at)
         console.say(
-            f"{run.name}: {state}, took {took} ({self.num_ended} of {self.total} runs ended)"
+            f"{run.name}: {state}, took {took} ({self.num_ended} of {self.num_runs} runs ended)"
         )
 
     def __exit__(self, *_: object) -> None:
@@ -132,17 +155,18 @@ class LineBoard:
 
 
 class LiveBoard:
-    """One live line for each run in work: what it is doing, how far it is, and the time that this
-    will still take.
+    """Draw one live line for each run in work: what it is doing, how far it is, and the time that
+    this will still take.
 
-    It is drawn when it is looked at, by no thread of its own: a child that is forked while a thread
-    draws would wait without end for what that thread had locked.
+    It is drawn by `refresh`, by no thread of its own: a child that is forked while a thread draws
+    would wait without end for what that thread had locked.
     """
 
-    def __init__(self, total: int):
-        self.total = total
-        self.attempts: dict[str, Attempt] = {}
+    def __init__(self, num_runs: int):
+        self.num_runs = num_runs
         self.num_ended = 0
+        self.attempts: dict[str, Attempt] = {}
+        self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> "LiveBoard":
         self.bars = Progress(
@@ -151,42 +175,46 @@ class LiveBoard:
             BarColumn(20),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[said]}", markup=False),
+            TextColumn("{task.fields[phase]}", markup=False),
             auto_refresh=False,
             speed_estimate_period=console.EARLIEST_SPEED,
         )
-        self.all = self.bars.add_task("runs", total=self.total, said="")
+        self.all_runs = self.bars.add_task("runs", total=self.num_runs, phase="")
         self.bars.start()
         return self
 
-    def started(self, run: PlannedRun) -> None:
-        self.attempts[run.name] = Attempt(
-            run, self.bars.add_task(run.name, total=None, said="starting")
-        )
+    def start(self, run: PlannedRun) -> None:
+        self.attempts[run.name] = Attempt(run)
+        self.tasks[run.name] = self.bars.add_task(run.name, total=None, phase="starting")
 
-    def look(self) -> None:
-        for attempt in self.attempts.values():
+    def refresh(self) -> None:
+        for name, attempt in self.attempts.items():
             phase = attempt.read_phase()
             loss = f" loss {phase.loss:.3f}" if phase.loss is not None else ""
-            self.bars.update(attempt.task, total=phase.total, said=f"{phase.what}{loss}")
-            self._move(attempt.task, phase.done)
+            self.bars.update(self.tasks[name], total=phase.total, phase=f"{phase.what}{loss}")
+            self._advance_to(self.tasks[name], phase.done)
         self.bars.refresh()
 
-    def ended(self, run: PlannedRun, state: str) -> None:
-        self.look()
-        task = self.attempts.pop(run.name).task
-        if state == "done":  # the last line that was read need not be the run's last
-            total = next(one.total for one in self.bars.tasks if one.id == task) or 1
+    def end(self, run: PlannedRun, state: str) -> None:
+        self.refresh()
+        self.attempts.pop(run.name)
+        task = self.tasks.pop(run.name)
+        if state == "done":
+            # The last line that was read need not be the run's last.
+            total = self._find_bar(task).total or 1
             self.bars.update(task, completed=total, total=total)
-        self.bars.update(task, said=state)
+        self.bars.update(task, phase=state)
         self.bars.stop_task(task)
         self.num_ended += 1
-        self._move(self.all, self.num_ended)
+        self._advance_to(self.all_runs, self.num_ended)
 
-    def _move(self, task: Any, done: int) -> None:
-        """Tell a bar how far it is, if it has moved: each telling is a sample of its speed."""
-        if next(one.completed for one in self.bars.tasks if one.id == task) != done:
-            self.bars.update(task, completed=done)
+    def _advance_to(self, task: TaskID, num_done: int) -> None:
+        """Tell a bar how far it is, if it has moved: each update is a sample of its speed."""
+        if self._find_bar(task).completed != num_done:
+            self.bars.update(task, completed=num_done)
+
+    def _find_bar(self, task: TaskID) -> Task:
+        return next(bar for bar in self.bars.tasks if bar.id == task)
 
     def __exit__(self, *_: object) -> None:
         self.bars.stop()

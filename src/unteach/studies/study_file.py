@@ -1,5 +1,5 @@
-"""A study from its file and the words of the command line: its runs, and how they are to be carried
-out.
+"""A study from its file and the overrides of the command line: its runs, and how they are to be
+carried out.
 
 The file is this project's own, or an ARC top configuration, which is read with the files that it
 names.
@@ -15,8 +15,9 @@ from unteach.config.reader import collect_problems
 from unteach.errors import UserError, nearest, shorten_name, unknown
 from unteach.strict_yaml import parse_yaml, read_yaml
 from unteach.studies import compose_runs, search_space, settings, shapes
+from unteach.studies.expansion import KEYS, expand
 from unteach.studies.importers.arc import files, single, top_config
-from unteach.studies.plan import KEYS, PlannedRun, expand
+from unteach.studies.plan import PlannedRun
 
 SECTIONS = ("local", "slurm")
 ROOT = "saves"
@@ -24,10 +25,16 @@ ROOT = "saves"
 
 @dataclass
 class Study:
-    """A study as it is carried out: its runs, where its configurations are, and the settings of its
-    executors.
+    """A study as it is carried out.
 
-    source, words: the file and the words that it was made of.
+    Attributes:
+        name: of the study, and of its folder.
+        plan: its runs, parents before children.
+        config_dirs: where its configurations are, beside the shipped ones.
+        local: the settings of the executor on this machine.
+        slurm: the settings of the executor on a cluster.
+        source: the file that it was made of.
+        words: the overrides that it was made of.
     """
 
     name: str
@@ -44,57 +51,90 @@ class Study:
 
 
 def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] = ()) -> Study:
-    """The study that a file's name or path and words stand for."""
-    file, given = find(name, config_dirs), tuple(words)
+    """Read the study that a file's name or path and overrides stand for.
+
+    Args:
+        name: a path, or a name in configs/study/ or a user's folder.
+        words: overrides; one of a varied key replaces its values, `local.…` and `slurm.…` set the
+            executors, and all others go to every run.
+        config_dirs: folders of the user's configurations.
+    """
+    overrides = tuple(words)
+    file = find(name, config_dirs)
     mapping, problems = mend_keys(of_file(file))
-    is_arc = top_config.is_top(mapping) or single.is_experiment(mapping)
-    if not is_arc and (faults := shapes.find_faults(mapping)):
-        raise UserError(
-            "\n".join([f"{file}: this study cannot be carried out:", *problems, *faults])
-        )
-    own, words = sections(given)
+    if not _is_of_arc(mapping):
+        faults = shapes.find_faults(mapping)
+        if faults:
+            raise UserError(_list_problems(file, [*problems, *faults]))
+    own_settings, run_overrides = sections(overrides)
+    executors: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+
     if top_config.is_top(mapping):
-        top = top_config.read_top(mapping)
-        if not shapes.NAME.fullmatch(file.stem):
-            raise UserError(
-                f"{file}: its name names the study's folder; give it one of letters, digits and _ "
-                f". + -"
-            )
-        plan = top_config.expand(
-            file.stem, top, files.read_layers(top, top_config.jobs(top), file), ROOT, tuple(words)
-        )
-        mapping = {"name": file.stem, "slurm": top_config.slurm(top)}
-    elif is_arc:
-        name, plan = single.plan(file, mapping, ROOT, tuple(words))
-        mapping = {"name": name}
+        study_name, plan, executors["slurm"] = _plan_arc_study(file, mapping, tuple(run_overrides))
+    elif single.is_experiment(mapping):
+        study_name, plan = single.plan(file, mapping, ROOT, tuple(run_overrides))
     else:
-        mapping, extra = vary(mapping, words)
-        plan = list[PlannedRun]()
+        mapping, extra = vary(mapping, run_overrides)
+        plan = []
+        # A misspelled key may have taken the plan's own mistakes with it: all are one answer.
         with collect_problems(problems):
             plan = expand(mapping, ROOT, extra)
         if problems:
             refuse(file, problems, plan, config_dirs)
-    parts = {key: {**(mapping.get(key) or {}), **own[key]} for key in SECTIONS}
-    local, slurm = settings.read_local(parts["local"]), settings.read_slurm(parts["slurm"])
-    refuse_secrets(given, plan, slurm)
-    return Study(mapping["name"], plan, config_dirs, local, slurm, str(file.resolve()), given)
+        study_name = mapping["name"]
+        executors = {section: mapping.get(section) or {} for section in SECTIONS}
+
+    local = settings.read_local({**executors["local"], **own_settings["local"]})
+    slurm = settings.read_slurm({**executors["slurm"], **own_settings["slurm"]})
+    refuse_secrets(overrides, plan, slurm)
+    return Study(study_name, plan, config_dirs, local, slurm, str(file.resolve()), overrides)
 
 
-def refuse_secrets(given: tuple[str, ...], plan: list[PlannedRun], slurm: settings.Slurm) -> None:
+def _is_of_arc(mapping: dict[str, Any]) -> bool:
+    return top_config.is_top(mapping) or single.is_experiment(mapping)
+
+
+def _plan_arc_study(
+    file: Path, mapping: dict[str, Any], overrides: tuple[str, ...]
+) -> tuple[str, list[PlannedRun], dict[str, Any]]:
+    """Give the name, the plan and the section `slurm` of an ARC top configuration."""
+    top = top_config.read_top(mapping)
+    name = file.stem
+    if not shapes.NAME.fullmatch(name):
+        raise UserError(
+            f"{file}: its name names the study's folder; give it one of letters, digits and _ . + -"
+        )
+    layers = files.read_layers(top, top_config.list_jobs(top), file)
+    plan = top_config.expand(name, top, layers, ROOT, overrides)
+    return name, plan, top_config.build_slurm_section(top)
+
+
+def refuse_secrets(
+    overrides: tuple[str, ...], plan: list[PlannedRun], slurm: settings.Slurm
+) -> None:
     """Raise UserError for a secret that the study's plan or a script would keep."""
-    words = [word for word in given if not word.startswith("slurm.")]
-    words += [word for run in plan for word in run.overrides]
-    lines = [line for one in (slurm, *map(slurm.of, slurm.kinds)) for line in one.setup]
-    if secrets := shapes.find_secrets(words, lines):
+    # Those of `slurm.` are looked at as lines of a script.
+    kept = [word for word in overrides if not word.startswith("slurm.")]
+    for run in plan:
+        kept += run.overrides
+    setup = list(slurm.setup)
+    for kind in slurm.kinds:
+        setup += slurm.for_kind(kind).setup
+    secrets = shapes.find_secrets(kept, setup)
+    if secrets:
         raise UserError("\n".join(secrets))
 
 
 def mend_keys(study: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """A study with its misspelled keys put right where there is a near one, and left out where not;
-    what was wrong."""
-    if top_config.is_top(study) or single.is_experiment(study):
+    """Mend misspelled keys of a study where there is a near one, and leave them out where not.
+
+    Returns:
+        The study, and what was wrong with its keys.
+    """
+    if _is_of_arc(study):
         return study, []
-    mended, problems = dict[str, Any](), list[str]()
+    mended: dict[str, Any] = {}
+    problems = []
     for key, value in study.items():
         guess = key if key in KEYS else nearest(str(key), KEYS)
         if guess != key:
@@ -107,28 +147,33 @@ def mend_keys(study: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def refuse(
     file: Path, problems: list[str], plan: list[PlannedRun], config_dirs: tuple[str, ...]
 ) -> None:
-    """Raises what is wrong with a study's keys and, in the same answer, with the runs that were
+    """Raise what is wrong with a study's keys and, in the same answer, with the runs that were
     meant."""
     with collect_problems(problems):
         compose_runs.check(plan, config_dirs)
-    raise UserError("\n".join([f"{file}: this study cannot be carried out:", *problems]))
+    raise UserError(_list_problems(file, problems))
+
+
+def _list_problems(file: Path, problems: list[str]) -> str:
+    return "\n".join([f"{file}: this study cannot be carried out:", *problems])
 
 
 def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
-    """A study's file: a path, or a name in configs/study/ or a user's folder."""
-    folders = [*map(Path, config_dirs), groups.CONFIGS]
-    homes = [Path(name), *(folder / "study" / f"{name}.yaml" for folder in folders)]
-    found = next((path for path in homes if path.is_file()), None)
-    if found is None:
-        if name.endswith((".yaml", ".yml")):
-            raise UserError(f"study={name}: there is no such file")
-        raise UserError(
-            f"study={name}: " + unknown("study", name, groups.list_options("study", config_dirs))
-        )
-    return found
+    """Find a study's file: a path, or a name in configs/study/ or a user's folder."""
+    paths = [Path(name)]
+    for folder in [*map(Path, config_dirs), groups.CONFIGS]:
+        paths.append(folder / "study" / f"{name}.yaml")
+    for path in paths:
+        if path.is_file():
+            return path
+    if name.endswith((".yaml", ".yml")):
+        raise UserError(f"study={name}: there is no such file")
+    known = groups.list_options("study", config_dirs)
+    raise UserError(f"study={name}: {unknown('study', name, known)}")
 
 
 def of_file(file: Path) -> dict[str, Any]:
+    """Read the mapping of a study file."""
     study = read_yaml(file)
     if not isinstance(study, dict):
         raise UserError(f"{file}: a study is a mapping with name, full, retain, forget, vary, eval")
@@ -136,54 +181,63 @@ def of_file(file: Path) -> dict[str, Any]:
 
 
 def read(name: str, config_dirs: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The study's mapping, from configs/study/, a user's folder, or a path."""
+    """Read a study's mapping, from configs/study/, a user's folder, or a path."""
     return of_file(find(name, config_dirs))
 
 
 def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Puts words on a study: a varied key takes the word's value, and the study a name that says
-    so."""
-    varied, extra = dict(study.get("vary") or {}), []
-    labels, old_labels = list[str](), list[str]()
-    for word in words:
-        key, _, value = word.partition("=")
-        if key in varied:
-            values = parse_yaml(value, shorten_name(word))
-            values = values if isinstance(values, list) else [values]
-            if values != varied[key]:
-                labels.append(search_space.label(key, values).lstrip("_"))
-                old_labels.append(f"{key.split('.')[-1]}{search_space.spell_in_name(values)}")
-            varied[key] = values
-        else:
-            extra.append(word)
+    """Give varied keys the values of overrides, and the study a name that says so.
+
+    Returns:
+        The study, and the other overrides.
+    """
     if "name" not in study:
         raise UserError("a study needs `name` and `full`")
+    varied = dict(study.get("vary") or {})
+    other_overrides = []
+    labels = []
+    old_labels = []
+    for word in words:
+        key, _, text = word.partition("=")
+        if key not in varied:
+            other_overrides.append(word)
+            continue
+        values = parse_yaml(text, shorten_name(word))
+        if not isinstance(values, list):
+            values = [values]
+        if values != varied[key]:
+            labels.append(search_space.format_label(key, values).lstrip("_"))
+            old_labels.append(f"{key.split('.')[-1]}{search_space.spell_in_name(values)}")
+        varied[key] = values
     name = "-".join([str(study["name"]), *labels])
-    old_name = "-".join([str(study["name"]), *old_labels])
     # A study that began when every label had its key goes on in its folder.
+    old_name = "-".join([str(study["name"]), *old_labels])
     if (Path(ROOT) / old_name).is_dir():
         name = old_name
-    return {**study, "name": name, "vary": varied}, tuple(extra)
+    return {**study, "name": name, "vary": varied}, tuple(other_overrides)
 
 
 def sections(words: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Takes `jobs=N`, `local.…=` and `slurm.…=` out of the words; gives their values by section,
-    and the rest."""
-    own: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    rest = []
+    """Take `jobs=N`, `local.…=` and `slurm.…=` out of overrides.
+
+    Returns:
+        Their values by section, and the other overrides.
+    """
+    by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    other_overrides = []
     for word in words:
-        key, equals, value = word.partition("=")
-        section, _, name = ("local.jobs" if key == "jobs" else key).partition(".")
-        if not (section in own and name and equals):
-            rest.append(word)
+        key, equals, text = word.partition("=")
+        if key == "jobs":
+            key = "local.jobs"
+        section, _, path = key.partition(".")
+        if section not in SECTIONS or not path or not equals:
+            other_overrides.append(word)
             continue
-        node, *deeper = name.split(".")
-        target = own[section]
-        for part in deeper:
-            target, node = target.setdefault(node, {}), part
-            if not isinstance(target, dict):
-                raise UserError(
-                    f"{word}: another word gives {section}.{name.rpartition('.')[0]} a value"
-                )
-        target[node] = parse_yaml(value, shorten_name(word))
-    return own, rest
+        *parents, name = path.split(".")
+        mapping = by_section[section]
+        for parent in parents:
+            mapping = mapping.setdefault(parent, {})
+            if not isinstance(mapping, dict):
+                raise UserError(f"{word}: another word gives {section}.{'.'.join(parents)} a value")
+        mapping[name] = parse_yaml(text, shorten_name(word))
+    return by_section, other_overrides

@@ -1,27 +1,34 @@
-"""The other answers that a method lets the model itself invent, once, before anything is
-trained."""
+"""Let the model itself invent other answers, once, before a method trains on them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from unteach import atomic, fingerprints, json_files
-from unteach.data.handlers.qa import Example, example_of
+from unteach import atomic, console, fingerprints, json_files
+from unteach.data.handlers.base import Example, build_example
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.data.template import Template
+from unteach.distributed.process_context import DistContext
+from unteach.engines.base import Ids
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
+from unteach.methods.unlearn.altpo import AltPO
 from unteach.models.loading import LoadedModel
-from unteach.models.placement import placed_by_device_map
+from unteach.models.placement import is_placed_by_device_map
 from unteach.seeds import permutation, subseed
 
-BATCH = 32
+BATCH_SIZE = 32
 
 
 @dataclass
-class Invented:
-    """A dataset of other answers: `texts` of each row, of which every epoch takes another until all
-    were taken."""
+class InventedAnswers:
+    """A dataset of other answers: each epoch takes another of a row's texts until all were taken.
+
+    Attributes:
+        template: which turns a question and an answer into tokens.
+        questions: one a row.
+        texts: the other answers of each row.
+        seed: of the order in which a row's texts are taken.
+    """
 
     template: Template
     questions: list[str]
@@ -32,31 +39,32 @@ class Invented:
         return len(self.questions)
 
     def variant(self, row: int, epoch: int) -> dict[str, Example]:
+        """Give the example of a row in an epoch."""
         texts = self.texts[row]
-        round_, turn = divmod(epoch, len(texts))
-        chosen = texts[permutation(len(texts), self.seed, "alternates", row, round_)[turn]]
-        return {ALTERNATE: example_of(self.template.encode(self.questions[row], chosen), row)}
+        cycle, position = divmod(epoch, len(texts))
+        order = permutation(len(texts), self.seed, "alternates", row, cycle)
+        text = texts[order[position]]
+        return {ALTERNATE: build_example(self.template.encode(self.questions[row], text), row)}
 
 
 def invent(
-    method: Any, loaded: LoadedModel, forget: Stream, seed: int, cache: Path, dist: Any
-) -> Invented:
-    """Samples `n_alternates` answers to what `method.ask` asks about each row; `cache` keeps them
-    for the next run."""
-    if odd := [type(part).__name__ for part in forget.parts if not hasattr(part, "text")]:
-        raise UserError(
-            f"data.forget: {odd[0]} has no questions and answers to invent other answers to"
-        )
-    for part, row in forget.where:
-        if hasattr(part, "context_place") and (place := part.context_place(row)):
-            raise UserError(
-                f"{place}: other answers are invented to a question by itself, and this row has a "
-                "system prompt or earlier turns; leave them out, or give the other answers in a "
-                "column alternate"
-            )
-    rows = [part.text(row) for part, row in forget.where]
-    asked = [loaded.template.encode_prompt(method.ask(*row)) for row in rows]
-    weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
+    method: AltPO,
+    loaded: LoadedModel,
+    forget: Stream,
+    seed: int,
+    cache_dir: Path,
+    dist: DistContext,
+) -> InventedAnswers:
+    """Sample `n_alternates` answers to what `method.ask` asks about each row.
+
+    They are kept in `cache_dir`, so that runs from the same model share them.
+    """
+    _refuse_unfit_rows(forget)
+    rows = [part.text(row) for part, row in forget.locations]
+    prompts = [
+        loaded.template.encode_prompt(method.ask(question, answer)) for question, answer in rows
+    ]
+    weights = loaded.identity(cache_dir / fingerprints.MEMORY_FILE)
     settings = [
         method.n_alternates,
         method.temperature,
@@ -64,36 +72,64 @@ def invent(
         seed,
         loaded.compute,
     ]
-    path = cache / "alternates" / f"{fingerprints.hash_value([weights, settings, asked])}.json"
+    cache_key = fingerprints.hash_value([weights, settings, prompts])
+    path = cache_dir / "alternates" / f"{cache_key}.json"
     if not path.exists():
         if dist.is_main:
-            print(
-                f"the model invents {method.n_alternates} other answers to each of {len(rows)} "
-                f"rows",
-                flush=True,
+            console.say(
+                f"the model invents {method.n_alternates} other answers to each of {len(rows)} rows"
             )
-        texts = _sampled(method, loaded, asked, seed, dist)
+        texts = _sample_texts(method, loaded, prompts, seed, dist)
         if dist.is_main:
             atomic.write_json(path, texts)
         dist.barrier()
-    kept = json_files.read_json(path, "the invented answers")
-    return Invented(loaded.template, [question for question, _ in rows], kept, seed)
+    kept_texts = json_files.read_json(path, "the invented answers")
+    questions = [question for question, _ in rows]
+    return InventedAnswers(loaded.template, questions, kept_texts, seed)
 
 
-def _sampled(
-    method: Any, loaded: LoadedModel, asked: list[Any], seed: int, dist: Any
+def _refuse_unfit_rows(forget: Stream) -> None:
+    """Raise UserError for rows that are no question and answer by themselves."""
+    for part in forget.datasets:
+        if not hasattr(part, "text"):
+            raise UserError(
+                f"data.forget: {type(part).__name__} has no questions and answers to invent other "
+                "answers to"
+            )
+    for part, row in forget.locations:
+        location = part.context_place(row) if hasattr(part, "context_place") else None
+        if location:
+            raise UserError(
+                f"{location}: other answers are invented to a question by itself, and this row "
+                "has a system prompt or earlier turns; leave them out, or give the other answers "
+                "in a column alternate"
+            )
+
+
+def _sample_texts(
+    method: AltPO, loaded: LoadedModel, prompts: list[Ids], seed: int, dist: DistContext
 ) -> list[list[str]]:
-    """The first paragraph of each sample, a list a row."""
-    alone = replace(dist, mode="ddp")  # the model is not sharded yet
-    model = (
-        loaded.model if placed_by_device_map(loaded.model, dist) else loaded.model.to(dist.device)
-    )
-    engine = HFEngine(model, loaded.tokenizer, BATCH, alone, stops=loaded.template.stops)
-    prompts = [prompt for prompt in asked for _ in range(method.n_alternates)]
+    """Sample texts for each prompt, and keep the first paragraph of each."""
+    # The model is not wrapped yet: every process holds all of it, however it will be sharded.
+    unsharded = replace(dist, mode="ddp")
+    model = loaded.model
+    if not is_placed_by_device_map(model, dist):
+        model = model.to(dist.device)
+    engine = HFEngine(model, loaded.tokenizer, BATCH_SIZE, unsharded, stops=loaded.template.stops)
+
+    num_alternates = method.n_alternates
+    repeated_prompts = []
+    for prompt in prompts:
+        repeated_prompts += [prompt] * num_alternates
     with loaded.autocast():
-        seeds = subseed(seed, "alternates")
-        made = engine.generate(
-            prompts, method.max_new_tokens, seed=seeds, temperature=method.temperature
+        continuations = engine.generate(
+            repeated_prompts,
+            method.max_new_tokens,
+            seed=subseed(seed, "alternates"),
+            temperature=method.temperature,
         )
-    texts = [loaded.template.text(ids).strip().split("\n\n")[0] for ids in made]
-    return [texts[i : i + method.n_alternates] for i in range(0, len(texts), method.n_alternates)]
+    texts = []
+    for continuation in continuations:
+        paragraphs = loaded.template.decode(continuation).strip().split("\n\n")
+        texts.append(paragraphs[0])
+    return [texts[i : i + num_alternates] for i in range(0, len(texts), num_alternates)]

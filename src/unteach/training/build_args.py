@@ -1,30 +1,36 @@
-"""TrainingArguments of a run: what the user set, and what its folder, dtype, launch and the rule of
-normalisation set."""
+"""Build the TrainingArguments of a run, from what the user set and what its folder, dtype, launch
+and the rule of normalisation need."""
 
+import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
 
-from unteach import console
 from unteach.config import schema, training_args
 from unteach.distributed import launch_environment
 from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
+from unteach.training.parallelism import count_rows_per_step
 
-LESS_IS_BETTER = ("perplexity", "mae", "mse", "kl")
+logger = logging.getLogger(__name__)
+
+LOWER_IS_BETTER = ("perplexity", "mae", "mse", "kl")
 """Values of held-out rows of which the library, that knows only `loss`, would keep the largest."""
-DDP = (
+DDP_ARGS = (
     "ddp_find_unused_parameters",
     "ddp_bucket_cap_mb",
     "ddp_broadcast_buffers",
     "ddp_static_graph",
 )
 """Arguments that act under data parallelism alone."""
+HALF_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16"}
+"""accelerate's names of the dtypes."""
 
 
 def build_training_args(
-    config: schema.TrainConfig, compute: str, anchor_rows: int, folder: Path
+    config: schema.TrainConfig, compute: str, anchor_rows: int, run_folder: Path
 ) -> "transformers.TrainingArguments":
     """Build the TrainingArguments of a run.
 
@@ -32,14 +38,14 @@ def build_training_args(
         config: a run's.
         compute: the dtype that it computes in.
         anchor_rows: rows of the stream whose length is an epoch.
-        folder: the run's.
+        run_folder: the run's.
     """
     args = _collect_args(config, compute)
-    # of this run, whichever ran before in this process
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "logs")
+    # Set anew for each run: another may have run in this process before.
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_folder / "logs")
     try:
         built = transformers.TrainingArguments(
-            output_dir=str(folder),
+            output_dir=str(run_folder),
             seed=config.seed,
             remove_unused_columns=False,
             logging_nan_inf_filter=False,
@@ -56,21 +62,18 @@ def build_training_args(
     _use_one_gpu(config, built)
     _refuse_other_launch(config, compute, built)
     for note in note_idle_optimizer(built):
-        console.say(f"note: {note}")
+        logger.info(note)
 
     warmup_epochs = config.trainer.args.get("warmup_epochs")
     if warmup_epochs is not None:
-        rows_per_step = (
-            built.per_device_train_batch_size * built.gradient_accumulation_steps * built.world_size
-        )
-        steps_per_epoch = -(-anchor_rows // rows_per_step)
+        steps_per_epoch = math.ceil(anchor_rows / count_rows_per_step(built))
         built.warmup_steps = int(warmup_epochs * steps_per_epoch)
     return built
 
 
 def _collect_args(config: schema.TrainConfig, compute: str) -> dict[str, Any]:
-    """Collect what the library is given: the user's arguments without our own keys, and defaults
-    that differ from the library's."""
+    """Collect the user's arguments without our own keys, and our defaults where they differ from
+    the library's."""
     args = dict(config.trainer.args)
     refuse_too_many("trainer.args.dataloader_num_workers", args.get("dataloader_num_workers") or 0)
     for consumed in (*training_args.OWN, "do_train", "do_eval", "save_total_limit"):
@@ -78,17 +81,18 @@ def _collect_args(config: schema.TrainConfig, compute: str) -> dict[str, Any]:
     args["run_name"] = args.get("run_name") or config.task_name
     if not torch.cuda.is_available():
         args.setdefault("use_cpu", True)
-    # joined and verified before: the library would join by a rule of its own
-    if launch_environment.by_launcher():
+    # The processes have joined already: the library would join them by a rule of its own.
+    if launch_environment.is_launched():
         args["accelerator_config"] = {"use_configured_state": True}
-    # the first process speaks for all; the library's default is to warn
+    # The main process logs for all; by default the others would warn too.
     args.setdefault("log_level_replica", "error")
-    mixed = not config.model.pure_bf16 and "bf16" not in args and "fp16" not in args
-    if mixed and compute in ("bfloat16", "float16"):
-        args["bf16" if compute == "bfloat16" else "fp16"] = True
+    is_mixed = not config.model.pure_bf16 and "bf16" not in args and "fp16" not in args
+    for name, dtype in HALF_PRECISIONS.items():
+        if is_mixed and compute == dtype:
+            args[name] = True
     if args.get("ddp_find_unused_parameters") is None:
         args["ddp_find_unused_parameters"] = False
-    if str(args.get("metric_for_best_model")).removeprefix("eval_") in LESS_IS_BETTER:
+    if str(args.get("metric_for_best_model")).removeprefix("eval_") in LOWER_IS_BETTER:
         args.setdefault("greater_is_better", False)
     return args
 
@@ -98,8 +102,8 @@ def _use_one_gpu(config: schema.TrainConfig, built: "transformers.TrainingArgume
     if built.n_gpu <= 1:
         return
     if not config.model.model_args.get("device_map"):
-        console.say(
-            f"note: {built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or "
+        logger.info(
+            f"{built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or "
             "fsdp2, zero2, zero3) uses all, model.model_args.device_map=auto spreads one "
             "model over them"
         )
@@ -109,23 +113,21 @@ def _use_one_gpu(config: schema.TrainConfig, built: "transformers.TrainingArgume
 def _refuse_other_launch(
     config: schema.TrainConfig, compute: str, built: "transformers.TrainingArguments"
 ) -> None:
-    """Raise UserError where the launch's file says other than the run; what it leaves open is the
-    run's."""
-    mode, given = launch_environment.parallel_mode(), config.trainer.args
+    """Raise UserError where the launch's file contradicts the run; what the file leaves open is the
+    run's to set."""
+    mode = launch_environment.parallel_mode()
     if mode not in ("one", "ddp"):
-        for name in DDP:
-            if given.get(name) is None:
-                continue
-            raise UserError(
-                f"trainer.args.{name} is for data parallelism, and this run is {mode}; leave it out"
-            )
+        for name in DDP_ARGS:
+            if config.trainer.args.get(name) is not None:
+                raise UserError(
+                    f"trainer.args.{name} is for data parallelism, and this run is {mode}; leave "
+                    "it out"
+                )
     if mode.startswith("zero") and config.model.pure_bf16:
         raise UserError(
             "model.pure_bf16: DeepSpeed keeps fp32 masters beside weights in bfloat16; leave it out"
         )
-    precision = {"bf16": "bfloat16", "fp16": "float16"}.get(
-        os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    )
+    precision = HALF_PRECISIONS.get(os.environ.get("ACCELERATE_MIXED_PRECISION", "no"))
     if precision and precision != compute:
         raise UserError(
             f"the launch file says mixed_precision in {precision}, and this run computes in "
@@ -136,7 +138,7 @@ def _refuse_other_launch(
 
 
 def note_idle_optimizer(args: "transformers.TrainingArguments") -> list[str]:
-    """Say where the optimiser's settings leave the weights, or nearly, as they are."""
+    """List notes on settings of the optimiser that leave the weights, or nearly, as they are."""
     notes = []
     if args.learning_rate == 0:
         notes.append("trainer.args.learning_rate is 0: nothing is learned")

@@ -1,9 +1,9 @@
-"""What the data says about the model that a run trains: a classifier's labels, the words that a new
+"""Read from the data what the model of a run needs: a classifier's labels, the text that a new
 tokenizer learns from."""
 
 from unteach import run_dir
 from unteach.config import schema
-from unteach.data.handlers.labelled import labels_of_rows
+from unteach.data.handlers.labelled import collect_labels
 from unteach.data.io import sources, tokenized_paths
 from unteach.errors import UserError
 from unteach.models import heads
@@ -23,26 +23,31 @@ def build_head(config: schema.TrainConfig) -> Head | None:
         return None
     if kind == "numbers":
         return Head()
-    path = config.model.model_args.get(PATH)
-    saved_head = heads.saved(run_dir.find_model_folder(str(path)) if path else None)
-    labels = config.trainer.method.labels or (saved_head.labels if saved_head else None)
-    parts = config.data.streams["train"].values()
-    return Head(tuple(labels or labels_of_rows([(part.cls, part.args) for part in parts])))
+    labels = config.trainer.method.labels
+    if not labels:
+        path = config.model.model_args.get(PATH)
+        saved_head = heads.read_head(run_dir.find_model_folder(str(path)) if path else None)
+        labels = saved_head.labels if saved_head else None
+    if not labels:
+        datasets = config.data.streams["train"].values()
+        labels = collect_labels([(dataset.cls, dataset.args) for dataset in datasets])
+    return Head(tuple(labels))
 
 
 def read_training_texts(config: schema.TrainConfig) -> list[str]:
-    """Read the words of the training data, for a tokenizer that is learned from them."""
+    """Read the text of the training data, for a tokenizer that is learned from it."""
     texts = []
-    for stream, parts in config.data.streams.items():
-        if stream == HOLDOUT:
+    for stream_name, datasets in config.data.streams.items():
+        if stream_name == HOLDOUT:
             continue
-        for part in parts.values():
-            if tokenized_paths.is_tokenized(part.args.get("hf_args", {}).get("path")):
+        for dataset in datasets.values():
+            hf_args = dataset.args.get("hf_args", {})
+            if tokenized_paths.is_tokenized(hf_args.get("path")):
                 raise UserError(
                     "a tokenizer cannot be learned from tokens; name the model whose tokenizer "
                     "made them"
                 )
-            for row in sources.load_rows(part.args.get("hf_args", {})):
-                words = [value for value in row.values() if isinstance(value, str)]
-                texts.append("\n".join(words))
+            for row in sources.load_rows(hf_args):
+                columns = [value for value in row.values() if isinstance(value, str)]
+                texts.append("\n".join(columns))
     return texts

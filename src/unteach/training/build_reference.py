@@ -1,68 +1,89 @@
-"""What a method compares the policy with: a frozen model, or tables of log-probs that the policy
-itself wrote down before it was trained."""
+"""Build what a method compares the policy with: a frozen model, or tables of the log-probs that the
+policy itself gave before it was trained."""
 
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from unteach.config import schema
+from unteach.data.collators import Collator
 from unteach.data.streams import Steps, Stream
 from unteach.distributed.process_context import DistContext
 from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.models import adapters
 from unteach.models.loading import LoadedModel, load_frozen
-from unteach.models.placement import place, reshard
-from unteach.models.reference import Draw, Reference, Table, compute_table, needs_copy, trimmed
-from unteach.training.parallelism import step_size
+from unteach.models.placement import place_model, reshard
+from unteach.models.reference import (
+    LogprobTable,
+    Reference,
+    RowDraw,
+    compute_table,
+    drop_unused_layers,
+    needs_copy,
+)
+from unteach.training.parallelism import count_rows_per_step
 
 REFERENCE = "reference"
-"""The folder of a run with the log-probs of the policy that it began from, a file a stream."""
+"""The folder of a run with the log-probs of the policy that it began from, one file a stream."""
 
 
 def build_reference(
     config: schema.TrainConfig, method: Method, loaded: LoadedModel, dist: DistContext
 ) -> Reference:
-    """Build what a method compares with, but for its tables: a frozen copy only where nothing else
-    is exact, and where an adapter trains, the model as it was without it."""
+    """Build what a method compares with, without its tables.
+
+    A frozen copy is loaded only where nothing else is exact. Where an adapter trains, the model
+    as it is without it takes the copy's place.
+    """
     needed = method.reference()
     if not needs_copy(needed):
         return Reference(needed)
     if loaded.adapter is not None:
         return Reference(needed, frozen=adapters.BasePolicy(loaded.model, loaded.adapter))
-    return Reference(needed, frozen=place(trimmed(load_frozen(config.model), needed), dist))
+    frozen = drop_unused_layers(load_frozen(config.model), needed)
+    return Reference(needed, frozen=place_model(frozen, dist))
 
 
 def build_tables(
     method: Method,
     loaded: LoadedModel,
     streams: dict[str, Stream],
-    draws: Callable[[], dict[str, list[Draw]]],
-    collator: Any,
+    list_draws: Callable[[], dict[str, list[RowDraw]]],
+    collator: Collator,
     args: "transformers.TrainingArguments",
-    folder: Path,
+    tables_dir: Path,
     dist: DistContext,
-) -> dict[str, Table]:
-    """Compute the tables of log-probs, by the policy itself before it is trained, and keep them in
-    a folder of the run.
+) -> dict[str, LogprobTable]:
+    """Compute the tables of log-probs, by the policy itself before it is trained.
 
-    A table has the rows that `draws` names, and no others. Called once the policy is spread as the
-    run is.
+    Call it once the policy is distributed over the processes.
+
+    Args:
+        method: says which streams have a table.
+        loaded: the policy.
+        streams: of the run.
+        list_draws: lists the rows that a table has, by stream; called only where one is computed.
+        collator: turns examples into padded tensors.
+        args: the library's.
+        tables_dir: the folder of the run that the tables are kept in; one that is there already is
+            loaded.
+        dist: the processes that share the work.
     """
     tables = {}
-    for stream, kind in method.reference().items():
+    for stream_name, kind in method.reference().items():
         if kind != "logprobs":
             continue
-        path = folder / f"{stream}.safetensors"
-        if path.exists():  # the policy is no longer what it was compared with
-            tables[stream] = Table.load(path)
+        path = tables_dir / f"{stream_name}.safetensors"
+        # A run that goes on: the policy has changed since, and the file has what it was.
+        if path.exists():
+            tables[stream_name] = LogprobTable.load(path)
             continue
         with loaded.autocast():
-            tables[stream] = compute_table(
+            tables[stream_name] = compute_table(
                 loaded.model,
-                streams[stream],
-                draws()[stream],
+                streams[stream_name],
+                list_draws()[stream_name],
                 collator,
                 args.per_device_train_batch_size,
                 dist.rank,
@@ -71,18 +92,19 @@ def build_tables(
                 dist.device if dist.is_sharded else None,
             )
         reshard(loaded.model)
-        dist.barrier()  # for all have looked whether the file is there
+        # Before the file is written, all must have looked whether it is there.
+        dist.barrier()
         if dist.is_main:
-            tables[stream].save(path)
+            tables[stream_name].save(path)
     return tables
 
 
 def list_draws(
     streams: dict[str, Stream], anchor: str, args: "transformers.TrainingArguments"
-) -> dict[str, list[Draw]]:
-    """List the rows that the run will draw, by stream."""
-    steps = Steps(streams, anchor, step_size(args), args.seed)
+) -> dict[str, list[RowDraw]]:
+    """List the rows that a run will draw, by stream."""
+    steps = Steps(streams, anchor, count_rows_per_step(args), args.seed)
     num_steps = args.max_steps
     if num_steps <= 0:
         num_steps = math.ceil(args.num_train_epochs * len(steps))
-    return steps.seen(num_steps)
+    return steps.list_seen(num_steps)

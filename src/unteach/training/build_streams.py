@@ -1,4 +1,4 @@
-"""The rows that a run trains on, in streams, and the stream whose length is an epoch."""
+"""Build the streams of rows that a run trains on, and choose the one whose length is an epoch."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from unteach.errors import UserError
 from unteach.models import probing
 from unteach.models.loading import LoadedModel
 from unteach.training.alternates import invent
-from unteach.training.parts import build_part
+from unteach.training.components import build_component
 from unteach.training.rows import find_context_length, list_notes, refuse_too_long
 
 HOLDOUT = "holdout"
@@ -31,21 +31,25 @@ def build_streams(
             must not, and the stream is left out.
 
     Returns:
-        The streams by name, and what there is to say about rows dropped and answers cut.
+        The streams by name, and notes about rows dropped and answers cut.
     """
     method = config.trainer.method
+    # A plugin's Trainer does not say which streams it trains on: all of them but the held-out.
+    names = method.streams() or [name for name in config.data.streams if name != HOLDOUT]
     streams: dict[str, Stream] = {}
-    rows: dict[str, list[Any]] = {}
+    first_name_by_source: dict[str, str] = {}
+    datasets_by_source: dict[str, list[Any]] = {}
     notes: list[str] = []
-    for name in method.streams() or [name for name in config.data.streams if name != HOLDOUT]:
+    for name in names:
         source = find_source(config.data, name)
-        if source not in rows:
-            rows[source], notes_of_rows = build_rows(
+        if source not in datasets_by_source:
+            datasets_by_source[source], notes_of_rows = build_rows(
                 loaded, source, config.data.streams[source], config.seed
             )
             notes += notes_of_rows
-        datasets = rows[source]
-        if name == ALTERNATE != source and method.ask("", "") is not None:
+        datasets = datasets_by_source[source]
+        has_no_alternates = name == ALTERNATE and source != ALTERNATE
+        if has_no_alternates and method.ask("", "") is not None:
             if dist is None:
                 notes.append(
                     f"data.{name}: the model invents these answers itself when the run starts"
@@ -54,39 +58,47 @@ def build_streams(
             questions = Stream("forget", datasets)
             cache_dir = Path(config.paths.cache_dir)
             datasets = [invent(method, loaded, questions, config.seed, cache_dir, dist)]
-        # Two streams of the same rows draw them in the same order.
-        same_rows = (other for other in streams if find_source(config.data, other) == source)
-        streams[name] = Stream(name, datasets, next(same_rows, None))
+        # Streams of the same rows draw them in the same order.
+        streams[name] = Stream(name, datasets, first_name_by_source.get(source))
+        first_name_by_source.setdefault(source, name)
     refuse_too_long(streams, find_context_length(loaded.model))
-    if {"forget", "retain"} <= rows.keys():
-        notes += note_overlap(rows["forget"], rows["retain"])
+    if {"forget", "retain"} <= datasets_by_source.keys():
+        notes += note_overlap(datasets_by_source["forget"], datasets_by_source["retain"])
     return streams, notes
 
 
 def find_source(data: schema.DataConfig, name: str) -> str:
-    """Find the stream of the configuration that a method's stream reads its rows from: its own, or
-    one that it stands beside."""
+    """Find the stream of the configuration that a method's stream takes its rows from.
+
+    It is the stream of the same name or, where the configuration has none, the one whose rows have
+    the method's stream as a part (`schema.BESIDE`).
+    """
     return name if name in data.streams else schema.BESIDE.get(name, name)
 
 
 def build_rows(
     loaded: LoadedModel, name: str, parts: dict[str, schema.ComponentConfig], seed: int
 ) -> tuple[list[Any], list[str]]:
-    """Build the datasets of a stream; give also what there is to say about their rows.
+    """Build the datasets of a stream of the configuration.
 
     Args:
-        loaded: the model whose tokenizer and template read the rows.
-        name: the stream's, as notes call it.
-        parts: the datasets by their names.
+        loaded: the model that tokenizes the rows.
+        name: the stream's.
+        parts: its datasets by their names.
         seed: the run's.
+
+    Returns:
+        The datasets, and notes about their rows.
     """
     labels = list(loaded.head.labels) if loaded.head else None
-    datasets = [build_part(part, loaded, seed=seed, labels=labels) for part in parts.values()]
-    notes = []
+    datasets: list[Any] = []
+    notes: list[str] = []
     for part in parts.values():
-        note = sources.note(part.args.get("hf_args") or {})
+        datasets.append(build_component(part, loaded, seed=seed, labels=labels))
+        note = sources.note_source(part.args.get("hf_args") or {})
         if note:
             notes.append(note)
+
     if any(getattr(dataset, "packing", None) == "best_fit" for dataset in datasets):
         why_slower = probing.describe_packing(loaded.model)
         if why_slower:
@@ -100,10 +112,11 @@ def choose_anchor(config: schema.TrainConfig, streams: dict[str, Stream]) -> str
     """Choose the stream whose length is an epoch: the one that data.anchor names, or the first that
     is read from its rows."""
     anchor = config.data.anchor
-    for name in streams:
-        if name == anchor or find_source(config.data, name) == anchor:
+    sources_by_name = {name: find_source(config.data, name) for name in streams}
+    for name, source in sources_by_name.items():
+        if anchor in (name, source):
             return name
-    trained = dict.fromkeys(find_source(config.data, name) for name in streams)
+    trained = dict.fromkeys(sources_by_name.values())
     raise UserError(
         f"data.anchor={anchor}: {config.trainer.handler} with these method_args does not train on "
         f"that stream; it trains on {', '.join(trained)}"

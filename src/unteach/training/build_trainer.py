@@ -1,22 +1,30 @@
-"""The trainer of a run: ours with its method, or a plugin's subclass of transformers.Trainer."""
+"""Build the trainer of a run: ours with its method, or a plugin's subclass of
+transformers.Trainer."""
 
 import functools
+import logging
 from pathlib import Path
 
 import transformers
 
-from unteach import console
 from unteach.config import schema
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.models.loading import LoadedModel
 from unteach.training.build_reference import REFERENCE, build_reference, build_tables, list_draws
-from unteach.training.foreign_trainers import their_trainer
+from unteach.training.components import build_collator
+from unteach.training.foreign_trainers import build_foreign_trainer
 from unteach.training.guard_rows import build_guard
-from unteach.training.parts import build_collator
 from unteach.training.resumable import CheckpointPolicy, Resumable
 from unteach.training.save import save_companions
 from unteach.training.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+FOREIGN_LOSS = (
+    "is a transformers.Trainer with a loss of its own: our rule of normalisation does not hold for "
+    "it, and its steps change with how a batch is split"
+)
 
 
 def build_trainer(
@@ -24,16 +32,20 @@ def build_trainer(
     loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
-    folder: Path,
+    run_folder: Path,
     dist: DistContext,
     args: transformers.TrainingArguments,
-    **given: object,
+    **kwargs: object,
 ) -> Resumable:
     """Build the trainer of the run's method, or a plugin's own subclass of transformers.Trainer.
 
-    given: what any of them takes beside its parts, as callbacks and what measures.
+    Args:
+        streams: what it trains on, by name.
+        anchor: the stream whose length is an epoch.
+        kwargs: what else a `Resumable` takes: callbacks, validation, evaluator.
     """
-    collator, method = build_collator(config, loaded), config.trainer.method
+    method = config.trainer.method
+    collator = build_collator(config, loaded)
     common = {
         "model": loaded.model,
         "args": args,
@@ -41,32 +53,34 @@ def build_trainer(
         "checkpoint_policy": build_checkpoint_policy(config),
         "guard": build_guard(config, loaded, streams),
         "save_companions": functools.partial(save_companions, loaded),
-        **given,
+        **kwargs,
     }
     if isinstance(method, schema.TheirTrainer):
         if dist.is_main:
-            console.say(
-                f"note: {config.trainer.handler} is a transformers.Trainer with a loss of its own: "
-                "our rule of normalisation does not hold for it, and its steps change with how a "
-                "batch is split"
-            )
-        tokenizer = loaded.tokenizer
-        return their_trainer(
-            method, streams, anchor, data_collator=collator, processing_class=tokenizer, **common
-        )
-    reference = build_reference(config, method, loaded, dist)
-    draws = functools.partial(list_draws, streams, anchor, args)
-    # Called by the trainer once the model is spread over the processes.
-    tables = functools.partial(
-        build_tables, method, loaded, streams, draws, collator, args, folder / REFERENCE, dist
+            logger.info(f"{config.trainer.handler} {FOREIGN_LOSS}")
+        common["data_collator"] = collator
+        common["processing_class"] = loaded.tokenizer
+        return build_foreign_trainer(method, streams, anchor, **common)
+
+    # The trainer computes the tables once the model is distributed over the processes.
+    compute_tables = functools.partial(
+        build_tables,
+        method,
+        loaded,
+        streams,
+        functools.partial(list_draws, streams, anchor, args),
+        collator,
+        args,
+        run_folder / REFERENCE,
+        dist,
     )
     return Trainer(
         method=method,
         streams=streams,
         anchor=anchor,
         collator=collator,
-        reference=reference,
-        tables=tables,
+        reference=build_reference(config, method, loaded, dist),
+        build_tables=compute_tables,
         packed=config.model.packed,
         **common,
     )

@@ -1,4 +1,4 @@
-"""What watches a run: the metrics file, and what is shown of each logged step."""
+"""Watch a run: write its metrics file, and show each logged step."""
 
 import json
 import time
@@ -12,23 +12,23 @@ from unteach import console
 from unteach.errors import name_file
 
 if TYPE_CHECKING:
+    import rich.progress
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 NOT_SHOWN = ("epoch", "train_", "total_flos", "num_input_tokens_seen")
-"""Beginnings of logged names that are left out of a line: the library's own account of a run at its
-end."""
-LAST = ("grad_norm", "learning_rate")
+"""Prefixes of logged names that no line shows: what the library logs at the end of a run."""
+SHOWN_LAST = ("grad_norm", "learning_rate")
 
 
 class Watcher(TrainerCallback):
-    """Looks on while a model trains, and changes nothing of how it does."""
+    """A callback that changes nothing of how a model trains."""
 
     def close(self) -> None:
-        """Called once training is over, however it ended."""
+        """Clean up; called once training is over, however it ended."""
 
 
 class MetricsFile(Watcher):
-    """Appends every logged line to `metrics.jsonl`, flushed at once."""
+    """Append every logged line to `metrics.jsonl`, flushed at once."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -48,29 +48,34 @@ class MetricsFile(Watcher):
                 file.write(json.dumps(line) + "\n")
 
 
-def format_logs(logs: dict[str, Any], left_out: Container[str] = ()) -> str:
-    """Write logged values as words: the loss and its terms first, gradient norm and learning rate
-    last."""
-    shown = {
-        k: value for k, value in logs.items() if not k.startswith(NOT_SHOWN) and k not in left_out
-    }
-    order = sorted(shown, key=lambda name: (name in LAST, name != "loss"))
-    return "  ".join(f"{name.removeprefix('eval_')} {_short(shown[name])}" for name in order)
+def format_logs(logs: dict[str, Any], hidden: Container[str] = ()) -> str:
+    """Format logged values: the loss and its terms first, gradient norm and learning rate last.
 
-
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
+    Args:
+        logs: values by name.
+        hidden: names that are left out.
+    """
+    names = [name for name in logs if not name.startswith(NOT_SHOWN) and name not in hidden]
+    names.sort(key=lambda name: (name in SHOWN_LAST, name != "loss"))
+    parts = []
+    for name in names:
+        value = logs[name]
+        text = f"{value:.4g}" if isinstance(value, int | float) else str(value)
+        parts.append(f"{name.removeprefix('eval_')} {text}")
+    return "  ".join(parts)
 
 
 class LogLines(Watcher):
-    """One plain line for each logged step: values, speed, time left. For output that cannot be
-    redrawn.
+    """Print a plain line for each logged step: values, speed, time left.
 
-    left_out: logged names that no line shows.
+    For output that cannot be redrawn.
+
+    Args:
+        hidden: logged names that no line shows.
     """
 
-    def __init__(self, left_out: Container[str] = ()) -> None:
-        self.left_out = left_out
+    def __init__(self, hidden: Container[str] = ()) -> None:
+        self.hidden = hidden
         self.began: float | None = None
         self.first_step = 0
 
@@ -92,37 +97,42 @@ class LogLines(Watcher):
         logs: dict[str, Any] | None = None,
         **_: object,
     ) -> None:
-        if (
-            not state.is_world_process_zero
-            or not logs
-            or not (said := format_logs(logs, self.left_out))
-        ):
+        if not state.is_world_process_zero or not logs:
             return
-        is_training = "loss" in logs
-        is_evaluation = not is_training and any(name.startswith("eval_") for name in logs)
-        what = "evaluated  " if is_evaluation else ""
-        epoch = f"  epoch {state.epoch:.2f}" if is_training and state.epoch is not None else ""
-        pace = self._pace(state) if is_training else ""
-        console.say(f"step {state.global_step}/{state.max_steps}{epoch}  {what}{said}{pace}")
+        values = format_logs(logs, self.hidden)
+        if not values:
+            return
+        step = f"step {state.global_step}/{state.max_steps}"
+        if "loss" in logs:
+            epoch = f"  epoch {state.epoch:.2f}" if state.epoch is not None else ""
+            console.say(f"{step}{epoch}  {values}{self._format_speed(state)}")
+        elif any(name.startswith("eval_") for name in logs):
+            console.say(f"{step}  evaluated  {values}")
+        else:
+            console.say(f"{step}  {values}")
 
-    def _pace(self, state: "TrainerState") -> str:
-        done = state.global_step - self.first_step
-        if self.began is None or done < 1:
+    def _format_speed(self, state: "TrainerState") -> str:
+        """Format the steps a second and the time left; empty before the first step is done."""
+        num_done = state.global_step - self.first_step
+        if self.began is None or num_done < 1:
             return ""
-        spent = max(time.monotonic() - self.began, 1e-9)
-        left = (state.max_steps - state.global_step) * spent / done
-        return f"  {done / spent:.3g} steps/s  {console.format_duration(left)} left"
+        elapsed = max(time.monotonic() - self.began, 1e-9)
+        seconds_left = (state.max_steps - state.global_step) * elapsed / num_done
+        return f"  {num_done / elapsed:.3g} steps/s  {console.format_duration(seconds_left)} left"
 
 
 class Progress(Watcher):
-    """One live line: step, loss and its terms, and the time left. For a terminal.
+    """Show one live line on a terminal: step, loss and its terms, and the time left.
 
-    left_out: logged names that no line above it shows.
+    Args:
+        label: of the line.
+        hidden: logged names that no line above it shows.
     """
 
-    def __init__(self, label: str, left_out: Container[str] = ()):
-        self.label, self.left_out = label, left_out
-        self.bar: Any = None
+    def __init__(self, label: str, hidden: Container[str] = ()):
+        self.label = label
+        self.hidden = hidden
+        self.bar: rich.progress.Progress | None = None
 
     def on_train_begin(
         self,
@@ -146,14 +156,14 @@ class Progress(Watcher):
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[said]}", markup=False),
+            TextColumn("{task.fields[losses]}", markup=False),
         )
         self.bar = Progress(*columns, speed_estimate_period=console.EARLIEST_SPEED)
         self.task = self.bar.add_task(
             console.neutralize(self.label),
             total=state.max_steps,
             completed=state.global_step,
-            said="",
+            losses="",
         )
         self.bar.start()
 
@@ -178,11 +188,16 @@ class Progress(Watcher):
         if not self.bar or not logs:
             return
         if "loss" in logs:
-            terms = {k: v for k, v in logs.items() if k == "loss" or k.endswith("_loss")}
-            self.bar.update(self.task, said=" ".join(f"{k} {v:.3f}" for k, v in terms.items()))
-        elif said := format_logs(logs, self.left_out):
-            # an evaluation, or a look of the guard: above the bar
-            console.say(f"step {state.global_step}/{state.max_steps}  {said}")
+            losses = []
+            for name, value in logs.items():
+                if name == "loss" or name.endswith("_loss"):
+                    losses.append(f"{name} {value:.3f}")
+            self.bar.update(self.task, losses=" ".join(losses))
+            return
+        # An evaluation, or a look of the guard, is printed above the bar.
+        values = format_logs(logs, self.hidden)
+        if values:
+            console.say(f"step {state.global_step}/{state.max_steps}  {values}")
 
     def close(self) -> None:
         if self.bar:
@@ -199,6 +214,6 @@ class Progress(Watcher):
         self.close()
 
 
-def make_display(label: str, left_out: Container[str] = ()) -> Watcher:
-    """Build what shows a run's steps on this output."""
-    return Progress(label, left_out) if console.is_live() else LogLines(left_out)
+def build_display(label: str, hidden: Container[str] = ()) -> Watcher:
+    """Build what shows a run's steps: a live line on a terminal, plain lines elsewhere."""
+    return Progress(label, hidden) if console.is_live() else LogLines(hidden)

@@ -7,22 +7,22 @@ from unteach import fingerprints, run_dir
 from unteach.config.schema import ModelConfig, TrainConfig
 from unteach.distributed.process_context import DistContext
 from unteach.evals.run import evaluate_loaded
-from unteach.evals.suites import Plan
+from unteach.evals.suite_plan import SuitePlan
 from unteach.models import loading
 from unteach.models.hub import PATH, SOURCE
-from unteach.models.placement import place
+from unteach.models.placement import place_model
 from unteach.training import suites
 
 
 def evaluate_final_model(
-    config: TrainConfig, folder: Path, dist: DistContext, plans: dict[str, Plan] | None
+    config: TrainConfig, folder: Path, dist: DistContext, plans: dict[str, SuitePlan] | None
 ) -> None:
     """Evaluate the model as it was saved, exactly as `unteach eval` would.
 
     plans: of the suites, where this process made them before it trained.
     """
     loaded = loading.load(_describe_final_model(config.model, folder), training=False)
-    loaded.model = place(loaded.model, dist)
+    loaded.model = place_model(loaded.model, dist)
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
     if plans is None:

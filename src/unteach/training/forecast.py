@@ -1,10 +1,12 @@
-"""What a run will take, told before it starts: rows and tokens, steps, learning rate, memory."""
+"""Estimate what a run will take before it starts: rows and tokens, steps, learning rate, memory."""
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 import numpy
 
 from unteach.config import schema
+from unteach.data.streams import Stream
 from unteach.models.forward import CHUNK_ELEMENTS
 from unteach.wording import counted
 
@@ -15,103 +17,121 @@ if TYPE_CHECKING:
     from unteach.models.loading import LoadedModel
 
 GIB = 2**30
+ADAM_BYTES = 8
+"""Bytes that Adam keeps for each trained parameter."""
 OPTIMIZER_BYTES = {"adafactor": 0, "sgd": 0, "8bit": 2, "lion": 4}
-"""Bytes a trained parameter that an optimiser keeps, by a part of its name; Adam's 8 otherwise."""
+"""The same for optimisers whose name contains one of these."""
 
 
-def said_of_stream(stream: Any) -> str:
-    """Rows, tokens, how many of them are learned, and the longest row; of those rows that are
-    tokenised already."""
-    lengths, learned = [], 0
-    for number in stream.tokenized_rows():
-        example = stream.example(number)
+def describe_stream(stream: Stream) -> str:
+    """Describe the rows of a stream that are tokenised already: tokens, labels, the longest row."""
+    lengths = []
+    num_labels = 0
+    for row_index in stream.tokenized_rows():
+        example = stream.example(row_index)
         lengths.append(len(example["input_ids"]))
-        learned += int(numpy.count_nonzero(numpy.asarray(example["labels"]) != -100))
-    rows, tokens = counted(len(stream), "row"), counted(sum(lengths), "token")
-    part = "" if len(lengths) == len(stream) else f"of the first {counted(len(lengths), 'row')}: "
-    return f"{rows}, {part}{tokens}, {learned:,} of them learned, longest {max(lengths)}"
+        num_labels += int(numpy.count_nonzero(numpy.asarray(example["labels"]) != -100))
+    rows = counted(len(stream), "row")
+    tokens = counted(sum(lengths), "token")
+    part = ""
+    if len(lengths) < len(stream):
+        part = f"of the first {counted(len(lengths), 'row')}: "
+    return f"{rows}, {part}{tokens}, {num_labels:,} of them learned, longest {max(lengths)}"
 
 
-def said_of_steps(args: "TrainingArguments", steps_an_epoch: int, processes: int) -> str:
-    """Optimiser steps, epochs, and how the rows of one are dealt."""
-    total = num_steps(args, steps_an_epoch)
-    epochs = total / steps_an_epoch
-    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
-    dealt = (
-        f"{args.per_device_train_batch_size} a micro-batch x "
-        f"{args.gradient_accumulation_steps} x {processes}"
-    )
-    dealt += " process" if processes == 1 else " processes"
-    an_epoch = f"{epochs:g} epoch{'' if epochs == 1 else 's'} of {steps_an_epoch:,}"
-    return f"{total:,} ({an_epoch}); {counted(rows, 'row')} a step: {dealt}"
+def describe_steps(args: "TrainingArguments", steps_per_epoch: int, num_processes: int) -> str:
+    """Describe the optimiser steps, the epochs, and how the rows of a step are split."""
+    total = count_steps(args, steps_per_epoch)
+    epochs = total / steps_per_epoch
+    batch_size = args.per_device_train_batch_size
+    accumulation = args.gradient_accumulation_steps
+    rows = counted(batch_size * accumulation * num_processes, "row")
+    processes = "process" if num_processes == 1 else "processes"
+    split = f"{batch_size} a micro-batch x {accumulation} x {num_processes} {processes}"
+    plural = "" if epochs == 1 else "s"
+    return f"{total:,} ({epochs:g} epoch{plural} of {steps_per_epoch:,}); {rows} a step: {split}"
 
 
-def num_steps(args: "TrainingArguments", steps_an_epoch: int) -> int:
+def count_steps(args: "TrainingArguments", steps_per_epoch: int) -> int:
     """Count the optimiser steps of a run."""
-    return (
-        args.max_steps
-        if args.max_steps > 0
-        else int(-(-steps_an_epoch * args.num_train_epochs // 1))
-    )
+    if args.max_steps > 0:
+        return args.max_steps
+    return math.ceil(steps_per_epoch * args.num_train_epochs)
 
 
-def describe_learning(args: "TrainingArguments", steps_an_epoch: int) -> str:
-    """Give the learning rate, its schedule, the optimiser and what regularises it."""
-    total = num_steps(args, steps_an_epoch)
+def describe_learning(args: "TrainingArguments", steps_per_epoch: int) -> str:
+    """Describe the learning rate, its schedule, the optimiser and what regularises it."""
+    total = count_steps(args, steps_per_epoch)
     warmup = args.get_warmup_steps(total)
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-    after = f" after {counted(warmup, 'warm-up step')}" if warmup else ""
+    rate = f"rate {args.learning_rate:g}, {schedule}"
+    if warmup:
+        rate += f" after {counted(warmup, 'warm-up step')}"
     if warmup >= total:
-        after += f" (the run has {counted(total, 'step')} and never reaches the rate)"
+        rate += f" (the run has {counted(total, 'step')} and never reaches the rate)"
     if args.learning_rate == 0:
-        after += " (at rate 0 nothing is trained)"
-    optimizer = getattr(args.optim, "value", args.optim)
-    decay = f", weight decay {args.weight_decay:g}" if args.weight_decay else ""
-    clipped = f", gradients clipped at norm {args.max_grad_norm:g}" if args.max_grad_norm else ""
-    return f"rate {args.learning_rate:g}, {schedule}{after}; {optimizer}{decay}{clipped}"
+        rate += " (at rate 0 nothing is trained)"
+
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    if args.weight_decay:
+        optimizer += f", weight decay {args.weight_decay:g}"
+    if args.max_grad_norm:
+        optimizer += f", gradients clipped at norm {args.max_grad_norm:g}"
+    return f"{rate}; {optimizer}"
 
 
-def said_of_memory(
-    loaded: "LoadedModel", args: "TrainingArguments", method: "Method", streams: dict[str, Any]
+def describe_memory(
+    loaded: "LoadedModel",
+    args: "TrainingArguments",
+    method: "Method | schema.TheirTrainer",
+    streams: dict[str, Stream],
 ) -> str:
-    """An estimate, a process, without sharding: weights, gradients, optimiser, reference copy,
-    activations."""
-    parts = memory(loaded, args, method, streams)
+    """Describe an estimate of the memory that a process needs, without sharding."""
+    parts = estimate_memory(loaded, args, method, streams)
     total = sum(parts.values())
-    listed = " + ".join(f"{name} {size / GIB:.2g}" for name, size in parts.items() if size)
-    return f"about {total / GIB:.2g} GiB a process ({listed})"
+    listed = [f"{name} {size / GIB:.2g}" for name, size in parts.items() if size]
+    return f"about {total / GIB:.2g} GiB a process ({' + '.join(listed)})"
 
 
-def memory(
-    loaded: "LoadedModel", args: "TrainingArguments", method: "Method", streams: dict[str, Any]
+def estimate_memory(
+    loaded: "LoadedModel",
+    args: "TrainingArguments",
+    method: "Method | schema.TheirTrainer",
+    streams: dict[str, Stream],
 ) -> dict[str, float]:
-    """Bytes by what they are for.
+    """Estimate the bytes that a process needs, by what they are for.
 
     Activations: 34 bytes a token, layer and hidden unit in half precision (Korthikanti et al. 2022,
     arXiv:2205.05198, without attention matrices), twice that in fp32, 2 bytes with gradient
     checkpointing; and three chunks of logits.
     """
-    weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
-    trained = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
-    width = 4 if loaded.compute == "float32" else 2
-    kept = next((size for part, size in OPTIMIZER_BYTES.items() if part in str(args.optim)), 8)
+    parameters = list(loaded.model.parameters())
+    weight_bytes = sum(p.numel() * p.element_size() for p in parameters)
+    num_trained = sum(p.numel() for p in parameters if p.requires_grad)
+    compute_bytes = 4 if loaded.compute == "float32" else 2
+
+    optimizer_bytes = ADAM_BYTES
+    for name_part, size in OPTIMIZER_BYTES.items():
+        if name_part in str(args.optim):
+            optimizer_bytes = size
+            break
+
+    # The longest row of each stream: a micro-batch may hold all of them at once.
+    longest = 0
+    for stream in streams.values():
+        longest += max(len(stream.example(row)["input_ids"]) for row in stream.tokenized_rows())
     config = loaded.model.config
-    longest = sum(
-        max(len(s.example(i)["input_ids"]) for i in s.tokenized_rows()) for s in streams.values()
-    )
-    a_token = (
-        config.num_hidden_layers
-        * config.hidden_size
-        * (2 if args.gradient_checkpointing else 17 * width)
-    )
-    copies = not isinstance(method, schema.TheirTrainer) and any(
-        k != "logprobs" for k in method.reference().values()
-    )
+    bytes_per_unit = 2 if args.gradient_checkpointing else 17 * compute_bytes
+    bytes_per_token = config.num_hidden_layers * config.hidden_size * bytes_per_unit
+    activations = args.per_device_train_batch_size * longest * bytes_per_token
+
+    has_frozen_copy = False
+    if not isinstance(method, schema.TheirTrainer):
+        has_frozen_copy = any(kind != "logprobs" for kind in method.reference().values())
     return {
-        "weights": weights,
-        "gradients": trained * 4,
-        "optimiser": trained * kept,
-        "reference": weights * width / 4 if copies else 0,
-        "activations": args.per_device_train_batch_size * longest * a_token
-        + 3 * 4 * CHUNK_ELEMENTS,
+        "weights": weight_bytes,
+        "gradients": num_trained * 4,
+        "optimiser": num_trained * optimizer_bytes,
+        "reference": weight_bytes * compute_bytes / 4 if has_frozen_copy else 0,
+        "activations": activations + 3 * 4 * CHUNK_ELEMENTS,
     }

@@ -1,4 +1,4 @@
-"""What a training run is, in a few lines: said by `unteach check`, and by the run itself before its
+"""Describe a training run in a few lines: for `unteach check`, and for the run itself before its
 first step."""
 
 import shlex
@@ -13,11 +13,11 @@ from unteach.methods.base import Method
 from unteach.models.hub import PATH
 from unteach.models.loading import LoadedModel
 from unteach.training import checkpoint, forecast
-from unteach.training.parallelism import step_size
+from unteach.training.parallelism import count_rows_per_step
 from unteach.wording import counted
 
 Line = tuple[str, str]
-"""What a line is about, and what it says."""
+"""What a line is about, and its text."""
 
 
 def print_lines(lines: list[Line]) -> None:
@@ -35,43 +35,49 @@ def describe_training(
     num_validation_rows: int = 0,
     describe_stream: Callable[[Stream], str] = lambda stream: counted(len(stream), "row"),
 ) -> list[Line]:
-    """Describe the model, the method, each stream, the steps, and how fast is learned.
+    """Describe the model, the method, each stream, the steps, and how fast the model learns.
 
     Args:
-        describe_stream: what is said of a stream's rows; to count their tokens too is a pass over
-            all of them.
+        config: a run's.
+        loaded: its model.
+        streams: it trains on, by name.
+        anchor: the stream whose length is an epoch.
+        args: the library's, as built in this process.
+        num_processes: that the run will have.
+        num_validation_rows: held-out rows.
+        describe_stream: describes a stream's rows; to count their tokens too is a pass over all of
+            them.
     """
     path = config.model.model_args.get(PATH)
+    source = f"{path}: " if path else ""
     lines = [
-        ("model", f"{f'{path}: ' if path else ''}{describe_model(loaded)}"),
+        ("model", f"{source}{describe_model(loaded)}"),
         ("method", f"{config.trainer.handler}: {describe_method(config.trainer.method)}"),
     ]
     for name, stream in streams.items():
-        lines.append(
-            (
-                "stream",
-                f"{name}: {describe_stream(stream)}{' (sets the epoch)' if name == anchor else ''}",
-            )
-        )
+        role = " (sets the epoch)" if name == anchor else ""
+        lines.append(("stream", f"{name}: {describe_stream(stream)}{role}"))
     if num_validation_rows:
         lines.append(("validation", counted(num_validation_rows, "row")))
     if config.launch:
         lines.append(("launch", f"{config.launch}, {num_processes} processes"))
-    rows_per_process = step_size(args) // args.world_size
+    # `unteach check` describes a run of several processes in one.
+    rows_per_process = count_rows_per_step(args) // args.world_size
     steps = Steps(streams, anchor, rows_per_process * num_processes, config.seed)
-    lines.append(("steps", forecast.said_of_steps(args, len(steps), num_processes)))
+    lines.append(("steps", forecast.describe_steps(args, len(steps), num_processes)))
     lines.append(("learning", forecast.describe_learning(args, len(steps))))
     return lines
 
 
 def describe_model(loaded: LoadedModel) -> str:
-    """Name the class of the model, its size, how much of it trains, and its precisions."""
+    """Describe the class of the model, its size, how much of it trains, and its precisions."""
     parameters = list(loaded.model.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
-    weights = ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
+    num_parameters = sum(p.numel() for p in parameters)
+    num_trained = sum(p.numel() for p in parameters if p.requires_grad)
+    dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
     return (
-        f"{type(loaded.model).__name__}, {sum(p.numel() for p in parameters):,} parameters, "
-        f"{trained:,} of them trained; weights in {weights}, passes in {loaded.compute}"
+        f"{type(loaded.model).__name__}, {num_parameters:,} parameters, {num_trained:,} of them "
+        f"trained; weights in {', '.join(dtypes)}, passes in {loaded.compute}"
     )
 
 
@@ -79,19 +85,18 @@ def describe_method(method: Method | schema.TheirTrainer) -> str:
     """Give the first line of a method's documentation, and what it compares the model with."""
     if isinstance(method, schema.TheirTrainer):
         return "a transformers.Trainer of a plugin, with a loss and a data order of its own"
-    kept = {
-        kind if isinstance(kind, str) else "a frozen copy" for kind in method.reference().values()
-    }
-    compared = (
-        " and ".join(sorted(kept)).replace("logprobs", "answer log-probs, computed once")
-        or "nothing"
-    )
-    return f"{(type(method).__doc__ or '').strip().splitlines()[0]} Compares with: {compared}"
+    references = set()
+    for kind in method.reference().values():
+        is_table = kind == "logprobs"
+        references.add("answer log-probs, computed once" if is_table else "a frozen copy")
+    compared = " and ".join(sorted(references)) or "nothing"
+    summary = (type(method).__doc__ or "").strip().splitlines()[0]
+    return f"{summary} Compares with: {compared}"
 
 
 def print_header(
     config: schema.TrainConfig,
-    folder: Path,
+    run_folder: Path,
     loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
@@ -99,17 +104,18 @@ def print_header(
     num_validation_rows: int,
     start: Path | None,
 ) -> None:
-    """Say what a run is that is about to train, and from which checkpoint it goes on.
+    """Print what a run is that is about to train, and from which checkpoint it goes on.
 
-    Where no bar is drawn, it also says how the run's log is read meanwhile.
+    Where no bar is drawn, also the command that shows the run's log meanwhile.
     """
-    lines = [("run", f"{config.mode} {folder}")]
+    lines = [("run", f"{config.mode} {run_folder}")]
     lines += describe_training(
         config, loaded, streams, anchor, args, args.world_size, num_validation_rows
     )
     if start:
-        steps = forecast.num_steps(args, len(Steps(streams, anchor, step_size(args), config.seed)))
-        lines.append(("goes on", f"from step {checkpoint.step_of(start):,} of {steps:,} ({start})"))
+        steps = Steps(streams, anchor, count_rows_per_step(args), config.seed)
+        first, total = checkpoint.parse_step(start), forecast.count_steps(args, len(steps))
+        lines.append(("goes on", f"from step {first:,} of {total:,} ({start})"))
     if not console.is_live():
-        lines.append(("meanwhile", shlex.join(["unteach", "history", str(folder)])))
+        lines.append(("meanwhile", shlex.join(["unteach", "history", str(run_folder)])))
     print_lines(lines)

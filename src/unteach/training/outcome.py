@@ -1,19 +1,21 @@
-"""Why a training ended, and whose weights it leaves."""
+"""Describe why a training ended, and which weights it leaves."""
 
 from unteach.training.resumable import Resumable
 
 
 def describe_ending(trainer: Resumable) -> list[str]:
-    """Say at which step training ended and why, and which weights are kept where they are not the
-    last step's."""
+    """Describe at which step training ended and why, and which weights are kept where they are not
+    the last step's."""
     state = trainer.state
-    lines = [f"ended at step {state.global_step} of {state.max_steps}: {_reason(trainer)}"]
-    if kept := _kept(trainer):
-        lines.append(f"kept: {kept}")
+    reason = _describe_reason(trainer)
+    lines = [f"ended at step {state.global_step} of {state.max_steps}: {reason}"]
+    kept_weights = _describe_kept_weights(trainer)
+    if kept_weights:
+        lines.append(f"kept: {kept_weights}")
     return lines
 
 
-def _reason(trainer: Resumable) -> str:
+def _describe_reason(trainer: Resumable) -> str:
     state, args, guard = trainer.state, trainer.args, trainer.guard
     if guard and guard.ended:
         return (
@@ -23,8 +25,8 @@ def _reason(trainer: Resumable) -> str:
     if state.global_step >= state.max_steps:
         return "trainer.args.max_steps is reached" if args.max_steps > 0 else "all epochs are done"
     if trainer.patience_is_over:
-        least = trainer.checkpoint_policy.threshold
-        better = f"better by more than {least:g}" if least else "better"
+        threshold = trainer.checkpoint_policy.threshold
+        better = f"better by more than {threshold:g}" if threshold else "better"
         return (
             f"early stopping, since {args.metric_for_best_model} was not {better} in "
             f"{trainer.checkpoint_policy.patience} evaluations in a row"
@@ -32,7 +34,8 @@ def _reason(trainer: Resumable) -> str:
     return "a callback of its trainer ended it"
 
 
-def _kept(trainer: Resumable) -> str | None:
+def _describe_kept_weights(trainer: Resumable) -> str | None:
+    """Describe which weights are kept; None where they are the last step's."""
     state, args, guard = trainer.state, trainer.args, trainer.guard
     if guard and guard.goes_back:
         return (

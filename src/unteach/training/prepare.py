@@ -10,11 +10,11 @@ from unteach.data.streams import Stream
 from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
-from unteach.evals.suites import Plan
+from unteach.evals.suite_plan import SuitePlan
 from unteach.lazy import transformers
 from unteach.models import loading
 from unteach.models.loading import LoadedModel
-from unteach.models.placement import placed_by_device_map
+from unteach.models.placement import is_placed_by_device_map
 from unteach.seeds import subseed
 from unteach.training import checkpoint, parallelism, suites
 from unteach.training.build_args import build_training_args
@@ -41,7 +41,7 @@ class PreparedRun:
     anchor: str
     args: "TrainingArguments"
     start: Path | None
-    plans: dict[str, Plan]
+    plans: dict[str, SuitePlan]
 
 
 def prepare_run(config: TrainConfig, folder: Path, dist: DistContext) -> PreparedRun:
@@ -51,26 +51,26 @@ def prepare_run(config: TrainConfig, folder: Path, dist: DistContext) -> Prepare
     streams, notes_of_streams = build_streams(config, loaded, dist)
     notes += notes_of_streams
 
-    plans: dict[str, Plan] = {}
+    plans: dict[str, SuitePlan] = {}
     if suites.does_evaluate(config):
         plans, notes_of_rows = suites.plan_suites(config, loaded, streams)
         notes += notes_of_rows
 
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
-    start, notes_of_checkpoints = checkpoint.start_of(folder, config.resume)
+    start, notes_of_checkpoints = checkpoint.find_start(folder, config.resume)
     notes += notes_of_checkpoints
     if start:
         process_context.run_on_main(
-            lambda: parallelism.refuse_another_spread(start, args, dist.mode)
+            lambda: parallelism.refuse_other_parallelism(start, args, dist.mode)
         )
-    placed_by_device_map(loaded.model, dist)
+    is_placed_by_device_map(loaded.model, dist)
     for note in notes:
         logger.info(note)
 
     # The folder is a run's from here on: all that could be refused beforehand was.
     if dist.is_main:
-        open_folder(config, folder, loaded, streams, dist, checkpoint.step_of(start))
+        open_folder(config, folder, loaded, streams, dist, checkpoint.parse_step(start))
     dist.barrier()
     return PreparedRun(loaded, streams, anchor, args, start, plans)
 

@@ -1,8 +1,10 @@
-"""Where the time of a step goes: torch.profiler on a schedule of optimiser steps, a Chrome trace a
-stretch."""
+"""Profile where the time of a step goes: torch.profiler on a schedule of optimiser steps.
+
+Each active stretch gives one Chrome trace.
+"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unteach.atomic import atomic_write
 from unteach.config import watching
@@ -16,12 +18,13 @@ FOLDER = "profile"
 
 
 class ProfileTrace(Watcher):
-    """Writes `<run>/profile/step<N>-rank<R>.json` after each active stretch: for chrome://tracing
-    or Perfetto."""
+    """Write `<run>/profile/step<N>-rank<R>.json` after each active stretch, for chrome://tracing or
+    Perfetto."""
 
-    def __init__(self, asked: watching.Profiler, folder: Path):
-        self.asked, self.folder = asked, folder / FOLDER
-        self.profile: Any = None
+    def __init__(self, settings: watching.Profiler, run_folder: Path):
+        self.settings = settings
+        self.trace_dir = run_folder / FOLDER
+        self.profile: torch.profiler.profile | None = None
 
     def on_train_begin(
         self,
@@ -30,29 +33,30 @@ class ProfileTrace(Watcher):
         control: "TrainerControl",
         **_: object,
     ) -> None:
-        kinds = [torch.profiler.ProfilerActivity.CPU]
+        activities = [torch.profiler.ProfilerActivity.CPU]
         if args.device.type == "cuda":
-            kinds.append(torch.profiler.ProfilerActivity.CUDA)
-        asked = self.asked
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
 
-        def write(profile: Any) -> None:
-            path = self.folder / f"step{state.global_step}-rank{args.process_index}.json"
-            with atomic_write(path) as temporary:
+        def write_trace(profile: "torch.profiler.profile") -> None:
+            name = f"step{state.global_step}-rank{args.process_index}.json"
+            with atomic_write(self.trace_dir / name) as temporary:
                 profile.export_chrome_trace(str(temporary))
 
+        settings = self.settings
+        schedule = torch.profiler.schedule(
+            skip_first=settings.skip_first,
+            wait=settings.wait,
+            warmup=settings.warmup,
+            active=settings.active,
+            repeat=settings.repeat,
+        )
         self.profile = torch.profiler.profile(
-            activities=kinds,
-            on_trace_ready=write,
-            with_stack=asked.stack,
-            record_shapes=asked.shapes,
-            profile_memory=asked.memory,
-            schedule=torch.profiler.schedule(
-                skip_first=asked.skip_first,
-                wait=asked.wait,
-                warmup=asked.warmup,
-                active=asked.active,
-                repeat=asked.repeat,
-            ),
+            activities=activities,
+            on_trace_ready=write_trace,
+            with_stack=settings.stack,
+            record_shapes=settings.shapes,
+            profile_memory=settings.memory,
+            schedule=schedule,
         )
         self.profile.start()
 
@@ -63,7 +67,8 @@ class ProfileTrace(Watcher):
         control: "TrainerControl",
         **_: object,
     ) -> None:
-        self.profile.step()
+        if self.profile:
+            self.profile.step()
 
     def close(self) -> None:
         if self.profile:

@@ -1,4 +1,4 @@
-"""The rows of a run beside its model: how long they may be, and what became of them."""
+"""Check the rows of a run against its model: how long they may be, and what became of them."""
 
 import inspect
 import sys
@@ -18,37 +18,38 @@ DEFAULT_LENGTH = 2048
 otherwise."""
 
 
-def list_notes(part: object) -> list[str]:
+def list_notes(dataset: object) -> list[str]:
     """List what a dataset has to say about rows dropped and rows cut."""
-    if hasattr(part, "notes"):
-        return list(part.notes())
-    return [
-        f"{counted(count, 'row')} dropped, {why}"
-        for why, count in getattr(part, "dropped", {}).items()
-    ]
+    if hasattr(dataset, "notes"):
+        return list(dataset.notes())
+    notes = []
+    for reason, count in getattr(dataset, "dropped", {}).items():
+        notes.append(f"{counted(count, 'row')} dropped, {reason}")
+    return notes
 
 
-def fit_context(part: schema.ComponentConfig, loaded: LoadedModel) -> dict[str, int]:
-    """max_length of a dataset of the user's files, where nobody says it: as many tokens as the
-    context has."""
-    of_files = "choice" in (part.args.get("hf_args") or {})
-    if of_files and "max_length" in inspect.signature(part.cls).parameters:
-        return {"max_length": min(DEFAULT_LENGTH, find_context_length(loaded.model))}
-    return {}
+def choose_max_length(component: schema.ComponentConfig, loaded: LoadedModel) -> dict[str, int]:
+    """Choose `max_length` for a dataset of the user's files: as many tokens as the context has."""
+    is_of_files = "choice" in (component.args.get("hf_args") or {})
+    if not is_of_files or "max_length" not in inspect.signature(component.cls).parameters:
+        return {}
+    return {"max_length": min(DEFAULT_LENGTH, find_context_length(loaded.model))}
 
 
 def find_context_length(model: "PreTrainedModel") -> int:
-    """Find how many tokens a row may have at most: the positions that the model knows."""
-    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(known) if known else sys.maxsize
+    """Find how many tokens a row may have: the positions that the model knows."""
+    num_positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(num_positions) if num_positions else sys.maxsize
 
 
 def refuse_too_long(streams: dict[str, Stream], context: int) -> None:
+    """Raise UserError where a row has more tokens than the model's context."""
     for name, stream in streams.items():
-        for number in stream.tokenized_rows():
-            if (length := len(stream.example(number)["input_ids"])) > context:
+        for row in stream.tokenized_rows():
+            length = len(stream.example(row)["input_ids"])
+            if length > context:
                 raise UserError(
-                    f"data.{name}: {stream.place(number)} has {length} tokens, and the model's "
+                    f"data.{name}: {stream.locate(row)} has {length} tokens, and the model's "
                     f"context {context}; set max_length of its dataset to {context} or less "
                     "(data.max_length with data=files)"
                 )

@@ -26,7 +26,7 @@ def find_state(config: TrainConfig, folder: Path) -> RunState:
     memory = Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
     run_dir.refuse_changed_inputs(folder, memory)
     final = folder / run_dir.FINAL
-    if final.exists() and checkpoint.model_fault(final):
+    if final.exists() and checkpoint.find_model_fault(final):
         (folder / run_dir.DONE).unlink()
         return RunState.BEGUN
     return state
@@ -45,7 +45,7 @@ def mark_done(config: TrainConfig, folder: Path) -> None:
     """Mark a run as finished, and sweep what only a run under way needs."""
     if not config.trainer.args.get("keep_checkpoints"):
         checkpoint.clear_all(folder)
-    atomic.remove_stale_under(folder)
+    atomic.remove_stale_temp_files_under(folder)
     atomic.write_json(folder / run_dir.DONE, {"evaluated": _describe_evaluation(config)})
 
 
@@ -59,7 +59,7 @@ def _describe_evaluation(config: RunConfig) -> dict[str, Any]:
 def prepare_folder(config: TrainConfig, folder: Path, state: RunState, dist: DistContext) -> None:
     """Go back to the checkpoint that the user chose, and put a damaged final model away."""
     if state is RunState.SENT_BACK and dist.is_main:
-        checkpoint.go_back(folder, checkpoint.chosen(config.resume))
+        checkpoint.go_back(folder, checkpoint.open_named(config.resume))
     dist.barrier()
     if dist.is_main:
         put_away_damaged_model(folder)
@@ -70,7 +70,7 @@ def put_away_damaged_model(folder: Path) -> None:
     """Move a final model aside that is empty or damaged, as after a copy that was cut off; the run
     makes it again."""
     final = folder / run_dir.FINAL
-    if not final.exists() or (fault := checkpoint.model_fault(final)) is None:
+    if not final.exists() or (fault := checkpoint.find_model_fault(final)) is None:
         return
     if any(final.iterdir()):
         logger.info(f"{final}: {fault}; moved to {run_dir.move_aside(final)}, and made again")

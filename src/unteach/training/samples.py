@@ -1,20 +1,22 @@
-"""What the model says while it trains: continuations of some rows' prompts, beside the answers they
-have."""
+"""Show what the model says while it trains: continuations of some rows' prompts, with the answers
+that the rows have."""
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from unteach import json_files
 from unteach.config import watching
+from unteach.data.handlers.base import Example
 from unteach.data.streams import Stream
+from unteach.engines.base import Ids
 from unteach.engines.hf import HFEngine
 from unteach.errors import name_file
 from unteach.lazy import torch
 from unteach.models.forward import IGNORED
 from unteach.models.loading import LoadedModel
 from unteach.training.callbacks import Watcher
-from unteach.training.guard import Unasked
+from unteach.training.guard import NeverPreempted
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
@@ -22,12 +24,28 @@ if TYPE_CHECKING:
 FILE = "samples.jsonl"
 
 
-class SampleFile(Watcher):
-    """Generates at each look and appends a line a row to `samples.jsonl`: step, row, prompt,
-    answer, said.
+class SampleLine(TypedDict):
+    """One line of `samples.jsonl`."""
 
-    Every process generates all rows, so that sharded weights are gathered by all at once; the first
-    one writes. Random numbers of training are left as they were.
+    step: int
+    row: int
+    prompt: str
+    answer: str
+    said: str
+
+
+class SampleFile(Watcher):
+    """Generate continuations every few steps, and append a line for each row to `samples.jsonl`.
+
+    Every process generates all rows, so that sharded weights are gathered by all at once; the main
+    one writes. The random numbers of training are left as they were.
+
+    Args:
+        samples: which rows, how often, and how they are sampled.
+        loaded: the model that is trained.
+        stream: whose first rows are shown.
+        run_folder: in which the file is.
+        seed: of the sampling.
     """
 
     def __init__(
@@ -35,16 +53,20 @@ class SampleFile(Watcher):
         samples: watching.Samples,
         loaded: LoadedModel,
         stream: Stream,
-        folder: Path,
+        run_folder: Path,
         seed: int,
     ):
-        self.samples, self.loaded, self.path, self.seed = samples, loaded, folder / FILE, seed
-        alone = Unasked(0, 1, None, None)
+        self.samples = samples
+        self.loaded = loaded
+        self.path = run_folder / FILE
+        self.seed = seed
+        dist = NeverPreempted(0, 1, None, None)
         self.engine = HFEngine(
-            loaded.model, loaded.tokenizer, samples.rows, alone, stops=loaded.template.stops
+            loaded.model, loaded.tokenizer, samples.rows, dist, stops=loaded.template.stops
         )
-        self.pairs = [halves(stream.example(n)) for n in range(min(samples.rows, len(stream)))]
-        self.newest: list[dict[str, Any]] = []
+        num_rows = min(samples.rows, len(stream))
+        self.pairs = [split_example(stream.example(row)) for row in range(num_rows)]
+        self.newest: list[SampleLine] = []
 
     def on_train_begin(
         self,
@@ -56,7 +78,7 @@ class SampleFile(Watcher):
         if state.is_world_process_zero:
             json_files.truncate_after_step(self.path, state.global_step or -1)
         if self.samples.every and not state.global_step:
-            self.look(args, state)
+            self.write_samples(args, state)
 
     def on_step_end(
         self,
@@ -66,7 +88,7 @@ class SampleFile(Watcher):
         **_: object,
     ) -> None:
         if self.samples.every and state.global_step % self.samples.every == 0:
-            self.look(args, state)
+            self.write_samples(args, state)
 
     def on_evaluate(
         self,
@@ -76,67 +98,79 @@ class SampleFile(Watcher):
         **_: object,
     ) -> None:
         if not self.samples.every:
-            self.look(args, state)
+            self.write_samples(args, state)
 
-    def look(self, args: Any, state: Any) -> None:
+    def write_samples(self, args: "TrainingArguments", state: "TrainerState") -> None:
+        """Generate a continuation of each prompt, append them to the file, and log them to the
+        trackers."""
+        prompts = [prompt for prompt, _ in self.pairs]
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices), self.loaded.autocast():
-            said = self.engine.generate(
-                [p for p, _ in self.pairs], self.samples.max_new_tokens, **self._drawing()
+            continuations = self.engine.generate(
+                prompts, self.samples.max_new_tokens, **self._build_sampling()
             )
         if not state.is_world_process_zero:
             return
-        text = self.loaded.template.text
-        self.newest = [
-            {
-                "step": state.global_step,
-                "row": row,
-                "prompt": text(prompt),
-                "answer": text(answer),
-                "said": text(ids),
-            }
-            for row, ((prompt, answer), ids) in enumerate(zip(self.pairs, said, strict=True))
-        ]
+        decode = self.loaded.template.decode
+        self.newest = []
+        pairs = zip(self.pairs, continuations, strict=True)
+        for row, ((prompt, answer), continuation) in enumerate(pairs):
+            line = SampleLine(
+                step=state.global_step,
+                row=row,
+                prompt=decode(prompt),
+                answer=decode(answer),
+                said=decode(continuation),
+            )
+            self.newest.append(line)
         with name_file(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.newest))
-        show(self.newest, state.global_step, self.path.parent, args.report_to)
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in self.newest)
+        # Whatever the user set, the library makes it a list.
+        trackers = cast("list[str]", args.report_to)
+        log_samples(self.newest, state.global_step, self.path.parent, trackers)
 
-    def _drawing(self) -> dict[str, Any]:
-        asked = self.samples
-        if asked.temperature == 0:
+    def _build_sampling(self) -> dict[str, Any]:
+        """Build the engine's arguments for sampling; none for greedy continuations."""
+        samples = self.samples
+        if samples.temperature == 0:
             return {}
-        given = {"temperature": asked.temperature, "top_p": asked.top_p, "top_k": asked.top_k}
-        return {
-            "do_sample": True,
-            "seed": self.seed,
-            **{k: v for k, v in given.items() if v is not None},
-        }
+        sampling: dict[str, Any] = {"do_sample": True, "seed": self.seed}
+        for name in ("temperature", "top_p", "top_k"):
+            value = getattr(samples, name)
+            if value is not None:
+                sampling[name] = value
+        return sampling
 
 
-def halves(example: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A row's prompt and answer; of a text that is learned from its beginning, the first half and
-    the second."""
-    ids, labels = [int(i) for i in example["input_ids"]], [int(i) for i in example["labels"]]
-    start = next((i for i, label in enumerate(labels) if label != IGNORED), 0)
-    start = start if start > 1 else max(1, len(ids) // 2)
-    return tuple(ids[:start]), tuple(ids[start:])
+def split_example(example: Example) -> tuple[Ids, Ids]:
+    """Split an example into prompt and answer; a text that is learned from its beginning, into two
+    halves."""
+    token_ids = tuple(int(token_id) for token_id in example["input_ids"])
+    label_columns = [
+        column for column, label in enumerate(example["labels"]) if int(label) != IGNORED
+    ]
+    start = label_columns[0] if label_columns else 0
+    if start <= 1:
+        start = max(1, len(token_ids) // 2)
+    return token_ids[:start], token_ids[start:]
 
 
-def show(lines: list[dict[str, Any]], step: int, folder: Path, trackers: list[str]) -> None:
-    """The texts of one look in the trackers of a run."""
+def log_samples(lines: list[SampleLine], step: int, run_folder: Path, trackers: list[str]) -> None:
+    """Log the texts of one step to the trackers of a run."""
     if "wandb" in trackers:
         import wandb
 
         columns: list[Any] = ["step", "row", "prompt", "answer", "said"]
-        table = wandb.Table(
-            columns=columns, data=[[line[name] for name in columns] for line in lines]
-        )
+        rows = []
+        for line in lines:
+            rows.append([line["step"], line["row"], line["prompt"], line["answer"], line["said"]])
+        table = wandb.Table(columns=columns, data=rows)
         if wandb.run:
             wandb.log({"samples": table, "train/global_step": step})
     if "tensorboard" in trackers:
         from torch.utils.tensorboard import SummaryWriter
 
-        with SummaryWriter(str(folder / "logs")) as writer:
+        with SummaryWriter(str(run_folder / "logs")) as writer:
             for line in lines:
                 text = f"{line['prompt']}\n\n**{line['said']}**\n\n(true: {line['answer']})"
                 writer.add_text(f"samples/{line['row']}", text, step)

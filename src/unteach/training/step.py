@@ -1,12 +1,13 @@
-"""The loss of one micro-batch under the one rule of normalisation.
+"""Compute the loss of one micro-batch under the one rule of normalisation.
 
 A term is summed over its units and divided by their count in the whole optimiser step: every
 micro-batch, every process. So the gradient of a step does not depend on how its rows were dealt.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from unteach.data.streams import Stream
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
 from unteach.models.forward import TokenOutputs
@@ -15,26 +16,42 @@ from unteach.models.reference import Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
 
 def setup_method(
-    model: "PreTrainedModel", method: Method, seed: int, streams: dict[str, Any]
+    model: "PreTrainedModel", method: Method, seed: int, streams: dict[str, Stream]
 ) -> None:
-    """Prepares a method and freezes what it does not train, before anything wraps the model:
-    DistributedDataParallel waits for the gradient of every parameter that is not frozen."""
-    config = unwrap_model(model).config
+    """Prepare a method and freeze what it does not train.
+
+    Call it before anything wraps the model: DistributedDataParallel waits for the gradient of
+    every parameter that is not frozen.
+    """
+    inner_model = unwrap_model(model)
+    config = inner_model.config
     labels = tuple(config.id2label[k] for k in sorted(config.id2label or {}))
     method.prepare(Context(seed, config.get_text_config().hidden_size, labels, streams))
-    ends = method.layers()
-    refuse_no_states(unwrap_model(model), ends.values())
-    train_only(
-        model, method.trainable(), list(ends.values()) if set(ends) == set(method.streams()) else ()
-    )
+
+    layer_by_stream = method.layers()
+    refuse_no_states(inner_model, layer_by_stream.values())
+    # Layers above an early exit get no gradient, unless some stream runs up to the head.
+    last_layers: Sequence[str] = ()
+    if set(layer_by_stream) == set(method.streams()):
+        last_layers = list(layer_by_stream.values())
+    train_only(model, method.trainable(), last_layers)
 
 
-def count_step(method: Method, batches: Iterable[dict[str, Any]]) -> "dict[str, Tensor]":
-    """The units of this process's share of a step, by name."""
+def move_to_device(batch: dict[str, Any], device: "torch.device") -> dict[str, Any]:
+    """Move the tensors of a batch to a device, and leave its other values as they are."""
+    moved = {}
+    for name, value in batch.items():
+        moved[name] = value.to(device) if hasattr(value, "to") else value
+    return moved
+
+
+def count_step_units(method: Method, batches: Iterable[dict[str, Any]]) -> "dict[str, Tensor]":
+    """Count the units of this process's micro-batches of a step, by name."""
     totals: dict[str, Tensor] = {}
     for batch in batches:
         for name, count in method.counts(batch).items():
@@ -43,62 +60,82 @@ def count_step(method: Method, batches: Iterable[dict[str, Any]]) -> "dict[str, 
 
 
 def prepass_step(
-    model: "PreTrainedModel",
+    model: "Module",
     method: Method,
     batches: Iterable[dict[str, Any]],
     reference: Reference,
 ) -> "dict[str, Tensor]":
-    """What the method must know of a whole step before its losses: the sums of this process's
-    share, by name."""
+    """Sum what a method must know of a whole step before any of its losses.
+
+    Returns:
+        The sums over this process's micro-batches by name; empty for most methods, which make no
+        such pass.
+    """
     totals: dict[str, Tensor] = {}
-    if wants := method.prepass_specs():
-        with torch.no_grad():
-            for batch in batches:
-                found = method.prepass(model(batch=batch, want=wants), reference.on(batch))
-                totals |= {
-                    name: totals.get(name, 0) + value.float() for name, value in found.items()
-                }
+    specs = method.prepass_specs()
+    if not specs:
+        return totals
+    with torch.no_grad():
+        for batch in batches:
+            sums = method.prepass(model(batch=batch, want=specs), reference.compute(batch))
+            for name, value in sums.items():
+                totals[name] = totals.get(name, 0) + value.float()
     return totals
 
 
 def forward_policy_and_reference(
-    model: "PreTrainedModel",
+    model: "Module",
     method: Method,
     batch: dict[str, Any],
     reference: Reference,
     counts: "dict[str, Tensor]",
 ) -> tuple[dict[str, TokenOutputs], dict[str, Any]]:
-    """What the policy says of one micro-batch, and the reference; counts: of the whole step, with
-    what was surveyed."""
-    compared = {**reference.on(batch), "step": counts}
-    return model(batch=batch, want=method.wants(compared)), compared
+    """Compute the policy's and the reference's outputs for one micro-batch, by stream.
+
+    Args:
+        counts: the units of the whole step, with the sums of `prepass_step`; the method finds them
+            in the reference's outputs under "step".
+    """
+    # The reference first: what a method asks of the policy may depend on its outputs.
+    reference_outputs = {**reference.compute(batch), "step": counts}
+    policy_outputs = model(batch=batch, want=method.wants(reference_outputs))
+    return policy_outputs, reference_outputs
 
 
 def normalized_sum(term: Term, counts: "dict[str, Tensor]") -> "Tensor":
-    """A term's share of the step: its sum over the count that it is divided by, which may be a sum
-    of weights."""
+    """Sum a term and divide it by the number of its units, or their weights, in the whole step.
+
+    Returns:
+        A scalar: this micro-batch's share of the term.
+    """
     count = counts[term.divisor]
+    # A step may hold none of a unit (filler rows alone): its term is then 0, not NaN.
     return term.value.float().sum() / count.masked_fill(count == 0, 1)
 
 
 def micro_batch_loss(
-    model: "PreTrainedModel",
+    model: "Module",
     method: Method,
     batch: dict[str, Any],
     reference: Reference,
     counts: "dict[str, Tensor]",
 ) -> "tuple[Tensor, dict[str, Tensor]]":
-    """This micro-batch's share of the step's loss, and of each term by the name it is logged under
-    (before its factor).
+    """Compute this micro-batch's share of the step's loss, and of each term.
 
     Sums over all micro-batches and processes give the loss and the terms of the step.
+
+    Returns:
+        The share of the loss, and the shares of the terms by the names they are logged under,
+        before their factors.
     """
-    shares, parts = {}, []
-    for term in method.terms(
-        *forward_policy_and_reference(model, method, batch, reference, counts)
-    ):
+    policy_outputs, reference_outputs = forward_policy_and_reference(
+        model, method, batch, reference, counts
+    )
+    shares = {}
+    loss_parts = []
+    for term in method.terms(policy_outputs, reference_outputs):
         share = normalized_sum(term, counts)
-        shares[term.logged] = share.detach()
+        shares[term.log_name] = share.detach()
         if term.factor is not None:
-            parts.append(term.factor * share)
-    return sum(parts[1:], parts[0]), shares
+            loss_parts.append(term.factor * share)
+    return sum(loss_parts[1:], loss_parts[0]), shares

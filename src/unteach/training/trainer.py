@@ -4,25 +4,29 @@ normalisation."""
 import functools
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch.utils.data import DataLoader
 
-from unteach.data.streams import MicroBatches, Rows, Steps, Stream, collate
+from unteach.data.collators import Collator
+from unteach.data.streams import MicroBatches, SlotDataset, Steps, Stream, collate
 from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
-from unteach.models.reference import Reference, Table
+from unteach.models.reference import LogprobTable, Reference
+from unteach.training.parallelism import count_rows_per_step
 from unteach.training.resumable import Resumable
-from unteach.training.step import count_step, micro_batch_loss, prepass_step, setup_method
+from unteach.training.step import count_step_units, micro_batch_loss, prepass_step, setup_method
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 
-def _ignore_interrupts(worker: int) -> None:
+def _ignore_interrupts(worker_id: int) -> None:
     """Leave Ctrl-C, which a terminal sends to workers too, to the run: it may want their rows for
     one more step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -35,54 +39,94 @@ class StepLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-class Trainer(Resumable):
-    """Trains a method on streams. What else is given is Resumable's.
+@dataclass
+class _MicroBatchRecord:
+    """What names the rows of a micro-batch, should its gradient turn out not to be finite.
 
-    packed: rows go through the model end to end. tables: makes the reference's tables, once the
-    policy is spread as the run is.
+    Attributes:
+        row_indices: the row of its stream that each row of the batch is.  # [B]
+        slices: where each stream's rows are in the batch.
+        loss: its share of the step's loss.
+        shares: its share of each term, by logged name.
+    """
+
+    row_indices: "Tensor"
+    slices: dict[str, tuple[int, int]]
+    loss: "Tensor"
+    shares: "dict[str, Tensor]"
+
+
+class Trainer(Resumable):
+    """Train a method on streams.
+
+    Args:
+        model: with the one forward, not wrapped yet.
+        args: the library's.
+        method: turns the outputs of a pass into terms of the loss.
+        streams: what it trains on, by name.
+        anchor: the stream whose length is an epoch.
+        collator: turns examples into padded tensors.
+        reference: what the method compares the policy with; its tables are filled in when training
+            begins.
+        packed: whether rows go through the model end to end, without padding.
+        build_tables: computes the reference's tables, once the policy is distributed over the
+            processes.
+        kwargs: what `Resumable` takes.
     """
 
     loss_is_scaled_for_ga = True  # micro_batch_loss already divides by the counts of the whole step
 
     def __init__(
         self,
-        model: Any,
+        model: "PreTrainedModel",
         args: transformers.TrainingArguments,
         method: Method,
         streams: dict[str, Stream],
         anchor: str,
-        collator: Any,
+        collator: Collator,
         reference: Reference,
         packed: bool = False,
-        tables: Callable[[], dict[str, Table]] = dict,
+        build_tables: Callable[[], dict[str, LogprobTable]] = dict,
         **kwargs: Any,
     ):
-        self.tables = tables
-        self.method, self.streams, self.anchor, self.reference = method, streams, anchor, reference
+        self.build_tables = build_tables
+        self.method = method
+        self.streams = streams
+        self.anchor = anchor
+        self.reference = reference
         self.packed = packed
-        self._shares: dict[str, Tensor] = {}
+        self._shares_since_log: dict[str, Tensor] = {}
         self._terms_logged_at = 0
-        self._seen: list[tuple[Tensor, dict[str, tuple[int, int]], Tensor, dict[str, Tensor]]] = []
         self._step_shares: dict[str, Tensor] = {}
+        self._step_records: list[_MicroBatchRecord] = []
         setup_method(model, method, args.seed, streams)
-        rows: Any = Rows(streams, anchor)
-        evaluated = rows if kwargs.get("evaluator") or kwargs.get("validation") else None
-        given = {"train_dataset": rows, "eval_dataset": evaluated}
+
+        # The library wants an evaluation dataset where eval_strategy is set; ours is never read.
+        train_dataset: Any = SlotDataset(streams, anchor)
+        does_evaluate = kwargs.get("evaluator") or kwargs.get("validation")
         try:
-            super().__init__(model=model, args=args, data_collator=collator, **given, **kwargs)
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=collator,
+                train_dataset=train_dataset,
+                eval_dataset=train_dataset if does_evaluate else None,
+                **kwargs,
+            )
         except ValueError as error:  # arguments that do not go together, or not on this machine
             raise UserError(f"trainer.args: {error}") from error
-        self.add_callback(_TellMethod(self))
+        self.add_callback(_MethodCallback(self))
 
     def get_train_dataloader(self) -> DataLoader:
-        args, world = self.args, self.args.world_size
-        size = args.per_device_train_batch_size * args.gradient_accumulation_steps * world
-        steps = Steps(self.streams, self.anchor, size, args.seed, self.packed)
+        args = self.args
+        rows_per_step = count_rows_per_step(args)
+        steps = Steps(self.streams, self.anchor, rows_per_step, args.seed, self.packed)
+        micro_batches = MicroBatches(
+            steps, args.gradient_accumulation_steps, args.process_index, args.world_size
+        )
         return StepLoader(
-            Rows(self.streams, self.anchor),  # type: ignore[arg-type]
-            batch_sampler=MicroBatches(
-                steps, args.gradient_accumulation_steps, args.process_index, world
-            ),
+            SlotDataset(self.streams, self.anchor),  # type: ignore[arg-type]
+            batch_sampler=micro_batches,
             collate_fn=functools.partial(collate, collator=self.data_collator),
             num_workers=args.dataloader_num_workers,
             worker_init_fn=_ignore_interrupts,
@@ -93,84 +137,100 @@ class Trainer(Resumable):
         )
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[Any], num_batches: int, device: "torch.device"
-    ) -> tuple[list[Any], Any]:
-        """The micro-batches of one step, and how many units the whole step has, over all
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: "torch.device"
+    ) -> tuple[list[dict[str, Any]], Any]:
+        """Take the micro-batches of one step, and count the units of the whole step, over all
         processes."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
-        counts = {
-            name: count.to(device).float()
-            for name, count in count_step(self.method, batches).items()
-        }
-        moved = map(self._prepare_inputs, batches)
-        counts |= prepass_step(self.model_wrapped, self.method, moved, self.reference)  # type: ignore[arg-type]
+        counts: dict[str, Tensor] = {}
+        for name, count in count_step_units(self.method, batches).items():
+            counts[name] = count.to(device).float()
+        moved = (self._prepare_inputs(batch) for batch in batches)
+        counts.update(prepass_step(self.model_wrapped, self.method, moved, self.reference))
         if self.args.world_size > 1:
+            # One reduction for all counts.
             stacked = self.accelerator.reduce(torch.stack(list(counts.values())), reduction="sum")
             counts = dict(zip(counts, stacked, strict=True))
         return batches, counts
 
     def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        self,
+        model: "Module",
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
     ) -> Any:
+        """Compute a micro-batch's share of the step's loss.
+
+        Args:
+            num_items_in_batch: the counts that `get_batch_samples` gave.
+        """
         assert not return_outputs, (
             "evaluation is done by suites and Validation, never by the Trainer's own loop"
         )
         loss, shares = micro_batch_loss(
             model, self.method, inputs, self.reference, num_items_in_batch
         )
-        self._seen.append((inputs["number"], inputs["rows"], loss.detach(), shares))
+        self._step_records.append(
+            _MicroBatchRecord(inputs["number"], inputs["rows"], loss.detach(), shares)
+        )
         for name, share in shares.items():
-            self._shares[name] = self._shares.get(name, 0) + share
+            self._shares_since_log[name] = self._shares_since_log.get(name, 0) + share
             self._step_shares[name] = self._step_shares.get(name, 0) + share
-        return self._for_backend(loss)
+        return self._scale_for_backend(loss)
 
-    def _for_backend(self, loss: "Tensor") -> "Tensor":
-        """Data parallelism averages gradients over processes where the rule needs their sum."""
+    def _scale_for_backend(self, loss: "Tensor") -> "Tensor":
+        """Undo that data parallelism averages gradients over processes: the rule needs their
+        sum."""
         return loss * self.args.world_size
 
     def _get_grad_norm(self, model: "PreTrainedModel", grad_norm: Any = None) -> Any:
-        """The gradient's norm before clipping; a run whose gradient is not finite ends here, before
-        the step."""
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if norm is not None and not torch.isfinite(torch.as_tensor(norm)):
-            rows = (
-                "; ".join(f"stream {s}, rows {r}" for s, r in self._broken().items())
-                or "its loss was still finite"
-            )
-            raise Diverged(
-                f"step {self.state.global_step + 1}: the gradient is not finite ({rows}). Nothing "
-                "was updated with it. Lower trainer.args.learning_rate, or look at those rows."
-            )
-        return norm
+        """Compute the gradient's norm before clipping.
 
-    def _broken(self) -> dict[str, list[int]]:
-        """The rows of each stream in the micro-batches of this step whose loss is not finite.
-
-        It is asked for only then: to look at each loss as it comes would make a GPU wait for it.
+        Raises:
+            Diverged: where the gradient is not finite, before the optimiser steps with it.
         """
-        found: dict[str, list[int]] = {}
-        for number, rows, loss, shares in self._seen:
-            for stream, (start, stop) in rows.items() if not torch.isfinite(loss) else ():
-                if not torch.isfinite(shares.get(f"{stream}_loss", loss)):
-                    found.setdefault(stream, []).extend(number[start:stop].tolist())
-        return found
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is None or torch.isfinite(torch.as_tensor(norm)):
+            return norm
+        causes = []
+        for stream, row_indices in self._find_diverged_rows().items():
+            causes.append(f"stream {stream}, rows {row_indices}")
+        cause = "; ".join(causes) or "its loss was still finite"
+        raise Diverged(
+            f"step {self.state.global_step + 1}: the gradient is not finite ({cause}). Nothing "
+            "was updated with it. Lower trainer.args.learning_rate, or look at those rows."
+        )
+
+    def _find_diverged_rows(self) -> dict[str, list[int]]:
+        """Find the rows of each stream in the micro-batches of this step whose loss is not finite.
+
+        Losses are looked at only now: to look at each as it comes would make a GPU wait for it.
+        """
+        rows_by_stream: dict[str, list[int]] = {}
+        for record in self._step_records:
+            if torch.isfinite(record.loss):
+                continue
+            for stream, (start, stop) in record.slices.items():
+                # A stream without a term of its own name may be part of any.
+                share = record.shares.get(f"{stream}_loss", record.loss)
+                if not torch.isfinite(share):
+                    rows = rows_by_stream.setdefault(stream, [])
+                    rows.extend(record.row_indices[start:stop].tolist())
+        return rows_by_stream
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds each term of the loss, averaged over the steps since the last line, summed over
-        processes."""
-        if "loss" in logs and self._shares:
-            steps = self.state.global_step - self._terms_logged_at
-            totals = self._over_processes(self._shares)
-            logs |= {name: total / max(steps, 1) for name, total in totals.items()}
-            self._shares, self._terms_logged_at = {}, self.state.global_step
+        """Log values; beside a loss, each of its terms too, averaged over the steps since the last
+        line and summed over processes."""
+        if "loss" in logs and self._shares_since_log:
+            num_steps = max(self.state.global_step - self._terms_logged_at, 1)
+            for name, total in self._sum_over_processes(self._shares_since_log).items():
+                logs[name] = total / num_steps
+            self._shares_since_log = {}
+            self._terms_logged_at = self.state.global_step
         super().log(logs, start_time)
 
-    def more_state(self) -> dict[str, Any]:
-        of_each = self.of_each(list(self._shares.values()))
-        return {"terms": list(self._shares), "shares": of_each, "method": self.method.state()}
-
-    def _over_processes(self, shares: "dict[str, Tensor]") -> dict[str, float]:
-        """Sums over all processes."""
+    def _sum_over_processes(self, shares: "dict[str, Tensor]") -> dict[str, float]:
         if not shares:
             return {}
         totals = torch.stack([share.float() for share in shares.values()])
@@ -179,27 +239,36 @@ class Trainer(Resumable):
         return dict(zip(shares, totals.tolist(), strict=True))
 
     def end_step(self) -> None:
-        """Tells the method the reduced terms of the step that ended."""
-        terms, self._step_shares, self._seen = self._step_shares, {}, []
-        if type(self.method).after_step is not Method.after_step:
-            reduced = {
-                name.removesuffix("_loss"): total
-                for name, total in self._over_processes(terms).items()
-            }
-            self.method.after_step(reduced, self.state.epoch or 0.0)
+        """Give the method the reduced terms of the step that ended."""
+        shares = self._step_shares
+        self._step_shares = {}
+        self._step_records = []
+        # The reduction waits for a GPU: only for a method that has the hook.
+        if type(self.method).after_step is Method.after_step:
+            return
+        terms = {}
+        for name, total in self._sum_over_processes(shares).items():
+            terms[name.removesuffix("_loss")] = total
+        self.method.after_step(terms, self.state.epoch or 0.0)
 
-    def restore_more(self, state: dict[str, Any]) -> None:
-        mine = [
-            torch.tensor(share, device=self.args.device) for share in self.mine(state["shares"])
-        ]
-        self._shares = dict(zip(state["terms"], mine, strict=True))
+    def collect_state(self) -> dict[str, Any]:
+        return {
+            "terms": list(self._shares_since_log),
+            "shares": self.gather_numbers(list(self._shares_since_log.values())),
+            "method": self.method.state(),
+        }
+
+    def restore_state(self, state: dict[str, Any]) -> None:
+        self._shares_since_log = {}
+        for name, share in zip(state["terms"], self.pick_own(state["shares"]), strict=True):
+            self._shares_since_log[name] = torch.tensor(share, device=self.args.device)
         self._terms_logged_at = state["logged_at"]
         self.method.load_state(state["method"])
 
 
-class _TellMethod(transformers.TrainerCallback):
-    """Completes the reference; ends each optimiser step for the method, before anything saves
-    it."""
+class _MethodCallback(transformers.TrainerCallback):
+    """Complete the reference before the first step, and end each step for the method before
+    anything saves it."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
@@ -211,9 +280,9 @@ class _TellMethod(transformers.TrainerCallback):
         control: "TrainerControl",
         **_: object,
     ) -> None:
-        self.trainer.reference.tables = self.trainer.tables()
+        self.trainer.reference.tables = self.trainer.build_tables()
         if self.trainer.validation:
-            _ = self.trainer.validation.reference
+            self.trainer.validation.prepare()
 
     def on_step_end(
         self,

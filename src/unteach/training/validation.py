@@ -1,10 +1,9 @@
-"""Validation: rows that are held out, measured by the method's own rule wherever eval_strategy
-says, and at the end.
+"""Measure held-out rows by the method's own rule, wherever `eval_strategy` says and at the end.
 
-The loss is that of one step over all of these rows: each term summed over its units and divided by
-their count. So it does not depend on batches or processes. A method that does not learn from rows
-of `train` (one that unlearns) would measure how well it forgets them; their plain loss is measured
-for it.
+The loss is that of one step over all held-out rows: each term is summed over its units and divided
+by their count, so it does not depend on batches or processes. A method that does not learn from
+rows of `train` (one that unlearns) would measure how well it forgets them; their plain loss is
+measured instead.
 """
 
 import csv
@@ -12,11 +11,13 @@ import functools
 import io
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from unteach import atomic, run_dir
+from unteach import atomic
 from unteach.config import schema
+from unteach.data.collators import Collator
 from unteach.data.streams import Slot, Stream, collate
 from unteach.distributed.process_context import DistContext
 from unteach.lazy import torch
@@ -24,14 +25,16 @@ from unteach.methods.base import Method
 from unteach.methods.finetune.sft import SFT
 from unteach.models.loading import LoadedModel
 from unteach.models.placement import reshard
-from unteach.models.reference import Reference, Table
+from unteach.models.reference import LogprobTable, Reference
 from unteach.training.build_reference import build_tables
 from unteach.training.build_streams import build_rows
-from unteach.training.step import forward_policy_and_reference
+from unteach.training.step import forward_policy_and_reference, move_to_device
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, TrainingArguments
+    from torch.nn import Module
+    from transformers import TrainingArguments
 
+Value = TypeVar("Value")
 logger = logging.getLogger(__name__)
 STREAM = "validation"
 FILE = "validation.json"
@@ -40,195 +43,255 @@ FILE = "validation.json"
 def build_validation(
     config: schema.TrainConfig,
     loaded: LoadedModel,
-    collator: Any,
+    collator: Collator,
     args: "TrainingArguments",
-    folder: Path,
+    run_folder: Path,
     dist: DistContext,
 ) -> "Validation | None":
-    """Build what measures the rows of data.validation, if there are any; say what became of rows
-    that cannot be used."""
+    """Build what measures the rows of `data.validation`; None where the run has none.
+
+    Rows that cannot be used are logged.
+    """
     if not config.data.streams.get(STREAM):
         return None
     method = config.trainer.method if config.trainer.method.is_finetuning() else SFT()
-    rows, notes = build_rows(loaded, STREAM, config.data.streams[STREAM], config.seed)
+    datasets, notes = build_rows(loaded, STREAM, config.data.streams[STREAM], config.seed)
     for note in notes:
         logger.info(note)
+
+    # Every stream of the method reads the same rows; all but the first follow its order.
     streams: dict[str, Stream] = {}
     for name in method.streams():
-        streams[name] = Stream(name, rows, next(iter(streams), None))
-    draws = {name: [(row, 0) for row in range(len(stream))] for name, stream in streams.items()}
-    kept = folder / "reference" / STREAM
+        first_name = next(iter(streams), None)
+        streams[name] = Stream(name, datasets, first_name)
+    draws = {}
+    for name, stream in streams.items():
+        draws[name] = [(row_index, 0) for row_index in range(len(stream))]
+
+    tables_dir = run_folder / "reference" / STREAM
     tables = functools.partial(
-        build_tables, method, loaded, streams, lambda: draws, collator, args, kept, dist
+        build_tables, method, loaded, streams, lambda: draws, collator, args, tables_dir, dist
     )
     return Validation(method, streams, tables, collator, args.per_device_train_batch_size, dist)
 
 
-class Validation:
-    """Measures its rows on a model as it stands.
+@dataclass
+class _PartialResults:
+    """What one process has measured on its batches.
 
-    tables: makes what its method compares with, or finds it where it was kept; it is made before
-    the first step.
+    Attributes:
+        sums: each term by its logged name, summed over its units.
+        divisors: the name of the count that each term is divided by.
+        factors: what each term is multiplied by in the loss; None: it is no part of the loss.
+        row_outputs: (row index, the method's `eval_outputs` for that row).
+    """
+
+    sums: dict[str, float] = field(default_factory=dict)
+    divisors: dict[str, str] = field(default_factory=dict)
+    factors: dict[str, float | None] = field(default_factory=dict)
+    row_outputs: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+
+
+class Validation:
+    """Measure held-out rows on the model in its current state.
+
+    Args:
+        method: the rule that the rows are measured by.
+        streams: the held-out rows by the method's stream names.
+        build_tables: computes the reference's tables, or loads them where they were kept; called
+            before the first step.
+        collator: turns examples into padded tensors.
+        batch_size: rows per process and batch.
+        dist: the processes that share the rows.
     """
 
     def __init__(
         self,
         method: Method,
         streams: dict[str, Stream],
-        tables: Callable[[], dict[str, Table]],
-        collator: Any,
-        size: int,
+        build_tables: Callable[[], dict[str, LogprobTable]],
+        collator: Collator,
+        batch_size: int,
         dist: DistContext,
     ):
-        self.method, self.streams, self.tables, self.collator = method, streams, tables, collator
-        self.size, self.dist = size, dist
+        self.method = method
+        self.streams = streams
+        self.build_tables = build_tables
+        self.collator = collator
+        self.batch_size = batch_size
+        self.dist = dist
 
     @property
     def num_rows(self) -> int:
-        return len(next(iter(self.streams.values())))
+        first_stream = next(iter(self.streams.values()))
+        return len(first_stream)
 
     @functools.cached_property
     def reference(self) -> Reference:
-        return Reference(self.method.reference(), self.tables())
+        return Reference(self.method.reference(), self.build_tables())
 
-    def measure(
-        self, model: "PreTrainedModel", place: Path, may_stop: bool = True
-    ) -> dict[str, float]:
-        """The values under `eval_…`; all that is known goes to files in `place`.
+    def prepare(self) -> None:
+        """Compute the reference's tables, while the policy is not trained yet."""
+        _ = self.reference
 
-        may_stop: whether a run that was asked to stop does so between two batches.
+    def measure(self, model: "Module", target_dir: Path, may_stop: bool = True) -> dict[str, float]:
+        """Measure all rows, write everything to files, and return the numbers.
+
+        Args:
+            model: as the trainer has wrapped it; its training mode is restored.
+            target_dir: the folder that `validation.json` and tables are written to.
+            may_stop: whether a run that was asked to stop does so between two batches.
+
+        Returns:
+            The numbers by name, each with the prefix `eval_`.
         """
         was_training = model.training
         model.eval()
         with torch.no_grad():
-            found = self._measured(model, may_stop)
+            results = self._measure_rows(model, may_stop)
         reshard(model)
         model.train(was_training)
-        numbers = {
-            k: value for k, value in found.items() if isinstance(value, int | float) and k != "rows"
-        }
         if self.dist.is_main:
-            write(place, found)
-        return {f"eval_{name}": float(value) for name, value in numbers.items()}
+            write_results(results, target_dir)
 
-    def _measured(self, model: "PreTrainedModel", may_stop: bool) -> dict[str, Any]:
-        step = self._counted(model)
-        counts = {
-            name: torch.tensor(count, device=self.dist.device) for name, count in step.items()
-        }
-        sums: dict[str, float] = {}
-        facts: dict[str, tuple[str, float | None]] = {}
-        noted: list[tuple[int, dict[str, Any]]] = []
-        for batch in self._batches():
+        metrics = {}
+        for name, value in results.items():
+            if isinstance(value, int | float) and name != "rows":
+                metrics[f"eval_{name}"] = float(value)
+        return metrics
+
+    def _measure_rows(self, model: "Module", may_stop: bool) -> dict[str, Any]:
+        """Pass all rows through the model and compute their loss, terms and metrics."""
+        # Some methods need sums over all rows before any loss, so the counts take a pass of
+        # their own.
+        counts = self._count_units(model)
+        step_counts = {}
+        for name, count in counts.items():
+            step_counts[name] = torch.tensor(count, device=self.dist.device)
+
+        mine = _PartialResults()
+        for batch in self._iterate_batches():
             if may_stop:
                 self.dist.check_preemption()
-            policy, compared = forward_policy_and_reference(
-                model, self.method, batch, self.reference, counts
+            policy, reference = forward_policy_and_reference(
+                model, self.method, batch, self.reference, step_counts
             )
-            for term in self.method.terms(policy, compared):
-                sums[term.logged] = sums.get(term.logged, 0.0) + float(term.value.float().sum())
-                facts[term.logged] = (term.divisor, term.factor)
-            first = slice(*next(iter(batch["rows"].values())))
-            real = batch["number"][first][batch["weight"][first] != 0].tolist()
-            found = {
-                name: value.tolist() for name, value in self.method.eval_outputs(policy).items()
-            }
-            noted += [
-                (row, {name: value[i] for name, value in found.items()})
-                for i, row in enumerate(real)
-            ]
-        everyone = self._of_all((sums, facts, noted))
-        return self._summed_up(everyone, step)
+            for term in self.method.terms(policy, reference):
+                total = float(term.value.float().sum())
+                mine.sums[term.log_name] = mine.sums.get(term.log_name, 0.0) + total
+                mine.divisors[term.log_name] = term.divisor
+                mine.factors[term.log_name] = term.factor
+            mine.row_outputs += self._split_row_outputs(batch, self.method.eval_outputs(policy))
+        return self._summarize(self._gather(mine), counts)
 
-    def _summed_up(self, everyone: list[Any], step: dict[str, float]) -> dict[str, Any]:
-        facts = {name: fact for _, of_one, _ in everyone for name, fact in of_one.items()}
-        terms = {
-            name: sum(sums.get(name, 0.0) for sums, _, _ in everyone) / (step[divisor] or 1.0)
-            for name, (divisor, _) in facts.items()
-        }
-        parts = {
-            name: factor * terms[name] for name, (_, factor) in facts.items() if factor is not None
-        }
-        noted = dict(sorted(pair for _, _, of_one in everyone for pair in of_one))
-        keys: dict[str, Any] = next(iter(noted.values()), {})
-        rows = {key: [row[key] for row in noted.values()] for key in keys}
-        told = {name: value for name, value in terms.items() if name not in parts or len(parts) > 1}
-        loss = sum(parts.values())
-        return {
-            "loss": loss,
-            **told,
-            **self.method.compute_metrics(loss, rows),
-            "rows": self.num_rows,
-        }
+    def _split_row_outputs(
+        self, batch: dict[str, Any], outputs: dict[str, Any]
+    ) -> list[tuple[int, dict[str, Any]]]:
+        """Pair each real row of a batch with its part of the method's outputs."""
+        start, stop = next(iter(batch["rows"].values()))
+        is_real = batch["weight"][start:stop] != 0
+        row_indices = batch["number"][start:stop][is_real].tolist()
+        columns = {name: values.tolist() for name, values in outputs.items()}
 
-    def _counted(self, model: "PreTrainedModel") -> dict[str, float]:
-        """The units of all rows by name and, where the method asks for it, what must be known of
-        all of them first."""
-        counts: dict[str, float] = {}
-        wants = self.method.prepass_specs()
-        for batch in self._batches():
-            found = dict(self.method.counts(batch))
-            if wants:
-                found |= self.method.prepass(
-                    model(batch=batch, want=wants), self.reference.on(batch)
-                )
-            for name, count in found.items():
-                counts[name] = counts.get(name, 0.0) + float(count)
+        row_outputs = []
+        for position, row_index in enumerate(row_indices):
+            values = {name: column[position] for name, column in columns.items()}
+            row_outputs.append((row_index, values))
+        return row_outputs
+
+    def _summarize(
+        self, partials: list[_PartialResults], counts: dict[str, float]
+    ) -> dict[str, Any]:
+        """Compute loss, terms and the method's metrics from what every process has measured."""
+        divisors: dict[str, str] = {}
+        factors: dict[str, float | None] = {}
+        for partial in partials:
+            divisors.update(partial.divisors)
+            factors.update(partial.factors)
+        terms = {}
+        for name, divisor in divisors.items():
+            total = sum(partial.sums.get(name, 0.0) for partial in partials)
+            terms[name] = total / (counts[divisor] or 1.0)
+
+        loss_parts = {}
+        for name, factor in factors.items():
+            if factor is not None:
+                loss_parts[name] = factor * terms[name]
+        loss = sum(loss_parts.values())
+        results: dict[str, Any] = {"loss": loss}
+        for name, value in terms.items():
+            # The only part of a loss would be the loss again.
+            if name not in loss_parts or len(loss_parts) > 1:
+                results[name] = value
+
+        row_outputs = []
+        for partial in partials:
+            row_outputs += partial.row_outputs
+        row_outputs.sort(key=lambda row: row[0])
+        columns: dict[str, list[Any]] = {}
+        for _, values in row_outputs:
+            for name, value in values.items():
+                columns.setdefault(name, []).append(value)
+        results.update(self.method.compute_metrics(loss, columns))
+        results["rows"] = self.num_rows
+        return results
+
+    def _count_units(self, model: "Module") -> dict[str, float]:
+        """Count the units of all rows by name, and sum what the method's `prepass` gives."""
+        mine: dict[str, float] = {}
+        prepass_specs = self.method.prepass_specs()
+        for batch in self._iterate_batches():
+            batch_counts = dict(self.method.counts(batch))
+            if prepass_specs:
+                policy = model(batch=batch, want=prepass_specs)
+                batch_counts.update(self.method.prepass(policy, self.reference.compute(batch)))
+            for name, units in batch_counts.items():
+                mine[name] = mine.get(name, 0.0) + float(units)
+
         total: dict[str, float] = {}
-        for of_one in self._of_all(counts):
-            for name, count in of_one.items():
+        for counts in self._gather(mine):
+            for name, count in counts.items():
                 total[name] = total.get(name, 0.0) + count
         return total
 
-    def _of_all(self, mine: Any) -> list[Any]:
-        """What every process has."""
-        return self.dist.gather([mine]) if self.dist.gather else [mine]
+    def _gather(self, own: Value) -> list[Value]:
+        """Collect a value from every process; every process gets all of them."""
+        return self.dist.gather([own]) if self.dist.gather else [own]
 
-    def _batches(self) -> Iterator[dict[str, Any]]:
-        """This process's batches of all rows, longest first; as many in every process, filled up
-        with weight zero."""
-        first = next(iter(self.streams.values()))
-        order = sorted(range(len(first)), key=lambda row: -len(first.example(row)["input_ids"]))
-        step = self.size * self.dist.world_size
-        for start in range(0, len(order), step):
-            taken = order[start : start + step]
-            mine = taken[self.dist.rank :: self.dist.world_size]
-            rows = [(row, 1.0) for row in mine] or [(taken[0], 0.0)]
-            slots = [Slot(name, row, 0, weight) for name in self.streams for row, weight in rows]
-            batch = collate(
-                [(slot, self.streams[slot.stream].example(slot.row)) for slot in slots],
-                self.collator,
-            )
-            yield {
-                key: v.to(self.dist.device) if hasattr(v, "to") else v for key, v in batch.items()
-            }
+    def _iterate_batches(self) -> Iterator[dict[str, Any]]:
+        """Give this process's batches of all rows, longest rows first.
 
-
-def write(place: Path, found: dict[str, Any]) -> None:
-    """All values as JSON, and each table among them (a list of rows) as a csv beside it."""
-    place.mkdir(parents=True, exist_ok=True)
-    for name, table in found.items():
-        if isinstance(table, list) and table:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, list(table[0]))
-            writer.writeheader()
-            writer.writerows(table)
-            atomic.write_text(place / f"validation_{name}.csv", text.getvalue())
-    atomic.write_json(place / FILE, found)
-
-
-def at_the_end(trainer: Any, folder: Path) -> None:
-    """Measures the rows held out on the model that is kept, and says what it is worth."""
-    validation = trainer.validation
-    if validation is None:
-        return
-    with trainer.accelerator.autocast():
-        # To stop here would lose the steps since the last checkpoint: the model is saved first.
-        found = validation.measure(trainer.model_wrapped, folder / run_dir.EVALS, may_stop=False)
-    if trainer.args.eval_strategy == "no":
-        trainer.log(dict(found))
-    if validation.dist.is_main:
-        told = ", ".join(
-            f"{name.removeprefix('eval_')} {value:.4g}" for name, value in found.items()
+        Every process gets as many batches as the others. One that has no row left gets a row of
+        weight zero: where weights are sharded, all must make each pass.
+        """
+        first_stream = next(iter(self.streams.values()))
+        order = sorted(
+            range(len(first_stream)), key=lambda row: -len(first_stream.example(row)["input_ids"])
         )
-        print(f"validation: {told}")
+        rows_per_round = self.batch_size * self.dist.world_size
+        for start in range(0, len(order), rows_per_round):
+            round_rows = order[start : start + rows_per_round]
+            weighted_rows = [
+                (row, 1.0) for row in round_rows[self.dist.rank :: self.dist.world_size]
+            ]
+            if not weighted_rows:
+                weighted_rows = [(round_rows[0], 0.0)]
+
+            items = []
+            for name, stream in self.streams.items():
+                for row, weight in weighted_rows:
+                    items.append((Slot(name, row, 0, weight), stream.example(row)))
+            yield move_to_device(collate(items, self.collator), self.dist.device)
+
+
+def write_results(results: dict[str, Any], target_dir: Path) -> None:
+    """Write all values as JSON, and each table among them (a list of rows) as a CSV file too."""
+    target_dir.mkdir(parents=True, exist_ok=True)
+    for name, value in results.items():
+        if isinstance(value, list) and value:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, list(value[0]))
+            writer.writeheader()
+            writer.writerows(value)
+            atomic.write_text(target_dir / f"validation_{name}.csv", text.getvalue())
+    atomic.write_json(target_dir / FILE, results)

@@ -1,6 +1,7 @@
-"""What watches a run: its metrics file, display and loss plot; where asked for, samples and a
-profile."""
+"""Build what watches a run: its metrics file, display and loss plot; samples and a profile where
+they are configured."""
 
+import logging
 from collections.abc import Container
 from pathlib import Path
 
@@ -9,56 +10,65 @@ from unteach.config import schema
 from unteach.config.suites import SuiteConfig
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
+from unteach.errors import has_extra, missing_extra
 from unteach.models.loading import LoadedModel
 from unteach.training import plot
-from unteach.training.callbacks import MetricsFile, Watcher, make_display
+from unteach.training.callbacks import MetricsFile, Watcher, build_display
 from unteach.training.profiler import ProfileTrace
 from unteach.training.samples import SampleFile
 
+logger = logging.getLogger(__name__)
 
-def watchers(
+
+def build_watchers(
     config: schema.TrainConfig,
     loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
-    folder: Path,
+    run_folder: Path,
     dist: DistContext,
 ) -> list[Watcher]:
-    """Everything that watches a run."""
-    display = make_display(config.task_name, UnaskedValues(config.eval))
-    found: list[Watcher] = [MetricsFile(folder / run_dir.METRICS), display]
-    if dist.is_main:
-        found.append(LossPlot(folder))
-    if samples := config.trainer.samples:
-        found.append(
-            SampleFile(samples, loaded, streams[samples.stream or anchor], folder, config.seed)
-        )
+    """Build everything that watches a run."""
+    watchers: list[Watcher] = [
+        MetricsFile(run_folder / run_dir.METRICS),
+        build_display(config.task_name, IntermediateValues(config.eval)),
+    ]
+    if dist.is_main and has_extra("report"):
+        watchers.append(LossPlot(run_folder))
+    elif dist.is_main:
+        logger.info(f"{plot.FILE} is left out; {missing_extra('report', 'drawing it')}")
+    samples = config.trainer.samples
+    if samples:
+        stream = streams[samples.stream or anchor]
+        watchers.append(SampleFile(samples, loaded, stream, run_folder, config.seed))
     if config.trainer.profiler:
-        found.append(ProfileTrace(config.trainer.profiler, folder))
-    return found
+        watchers.append(ProfileTrace(config.trainer.profiler, run_folder))
+    return watchers
 
 
-class UnaskedValues(Container[str]):
-    """The logged values of suites that were not asked for, but needed by those that were: the file
-    has them too."""
+class IntermediateValues(Container[str]):
+    """The logged names of metrics that no suite asks for, but that others are computed from.
+
+    The metrics file has them too; the display does not show them.
+    """
 
     def __init__(self, suites: dict[str, SuiteConfig]):
         self.prefixes = tuple(f"eval_{suite}_" for suite in suites)
-        self.asked = {
-            f"eval_{suite}_{metric}"
-            for suite, config in suites.items()
-            for metric in config.asked()
-        }
+        self.requested: set[str] = set()
+        for suite, config in suites.items():
+            self.requested.update(f"eval_{suite}_{metric}" for metric in config.asked())
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.startswith(self.prefixes) and name not in self.asked
+        if not isinstance(name, str) or name in self.requested:
+            return False
+        return name.startswith(self.prefixes)
 
 
 class LossPlot(Watcher):
-    """Draws `loss.png` once training is over or was interrupted."""
+    """Draw `loss.png` once training is over or was interrupted."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, run_folder: Path):
+        self.run_folder = run_folder
 
     def close(self) -> None:
-        plot.loss_png(self.folder)
+        plot.draw_loss(self.run_folder)

@@ -25,7 +25,7 @@ PROMPT = "> "
 
 def run(config: AskConfig) -> None:
     """Answer one question, those that are typed in a terminal, or every line of the input."""
-    if launch_environment.world() > 1:
+    if launch_environment.world_size() > 1:
         raise UserError(
             "ask is one process; unteach infer shares the rows of a table among several"
         )

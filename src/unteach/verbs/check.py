@@ -48,7 +48,7 @@ def run(config: CheckConfig) -> None:
         print_tree(config.run.tree, config.origins)
         return
     if config.run.launch:
-        accelerate_launch.find(config.run.launch, config.config_dirs)
+        accelerate_launch.find_launch_file(config.run.launch, config.config_dirs)
     check(config.run)
 
 
@@ -159,7 +159,7 @@ def check_training(
         args,
         processes,
         num_validation_rows,
-        forecast.said_of_stream,
+        forecast.describe_stream,
     )
     if any(len(stream.tokenized_rows()) < len(stream) for stream in streams.values()):
         said.append(
@@ -167,7 +167,7 @@ def check_training(
             "are too long, cut, or refused by the template is said when the run starts"
         )
     header.print_lines([*lines, *(("note", sentence) for sentence in said)])
-    print(f"memory      {forecast.said_of_memory(loaded, args, config.trainer.method, streams)}")
+    print(f"memory      {forecast.describe_memory(loaded, args, config.trainer.method, streams)}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)
     return loaded, streams
@@ -186,7 +186,7 @@ def show_rows(loaded: LoadedModel, name: str, stream: Stream, seed: int) -> None
     )
     for number in permutation(len(stream), seed, "data", name, 0)[:SHOWN_ROWS]:
         example = stream.example(number)
-        shown = Text(f"  {stream.place(number)}: ")
+        shown = Text(f"  {stream.locate(number)}: ")
         if loaded.head:
             is_class = bool(loaded.head.labels)
             learned = (
@@ -218,10 +218,10 @@ def check_suites(config: schema.RunConfig, loaded: LoadedModel, streams: dict[st
     for name, plan in planned.items():
         print(
             f"suite       {name}: "
-            f"{', '.join(metric for metric in plan.asked if metric in plan.metrics)}"
+            f"{', '.join(metric for metric in plan.metric_names if metric in plan.metrics)}"
         )
         for role, rows in plan.rows.own.items():
-            measured, count = plan.rows.drawn.get(role, (len(rows.row_numbers),) * 2)
+            measured, count = plan.rows.subset_sizes.get(role, (len(rows.row_numbers),) * 2)
             num_rows = (
                 f"{measured:,} of {counted(count, 'row')}"
                 if measured < count

@@ -12,7 +12,7 @@ from unteach.distributed.process_context import DistContext
 from unteach.evals.lm_eval import tasks
 from unteach.evals.run import evaluate_loaded
 from unteach.models import loading
-from unteach.models.placement import place
+from unteach.models.placement import place_model
 from unteach.training import suites
 from unteach.verbs import closing
 
@@ -46,18 +46,18 @@ def _evaluate(config: EvalConfig, folder: Path, dist: DistContext) -> None:
     for note in (*notes_of_files, *notes):
         logger.info(note)
     loaded = loading.load(config.model, training=False)
-    loaded.model = place(loaded.model, dist)
+    loaded.model = place_model(loaded.model, dist)
     if dist.is_main:
         _write_record(config, folder, dist)
 
     cache = Path(config.paths.cache_dir)
     weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
-    with process_context.interruptible(EVALUATING):
+    with process_context.stop_at_interrupt(EVALUATING):
         evaluate_loaded(
             config.eval, loaded, dist, folder, cache, weights, tell=False, planned=plans
         )
     if dist.is_main:
-        atomic.remove_stale(folder)
+        atomic.remove_stale_temp_files(folder)
         atomic.write_json(folder / run_dir.DONE, {})
         closing.tell_values(folder, list(config.eval))
         closing.close_evaluation(folder)

@@ -14,7 +14,7 @@ from unteach.atomic import atomic_write_folder
 from unteach.config.verb_configs import ExportConfig
 from unteach.errors import UserError
 from unteach.export import save, trained, weights
-from unteach.export.save import Asked
+from unteach.export.save import ExportOptions
 from unteach.export.trained import Source
 
 RECORD = "unteach_export.json"
@@ -25,10 +25,10 @@ def run(config: ExportConfig) -> Path | None:
     the folder; None where it was only uploaded."""
     if config.push:
         _refuse_offline(config.push)
-    source = trained.source_of(config.sources[0])
+    source = trained.find_source(config.sources[0])
     to = Path(config.to) if config.to else None
     model = config.model
-    asked = Asked(to, config.form, config.dtype, model.base_path, model.peft_args)
+    asked = ExportOptions(to, config.form, config.dtype, model.base_path, model.peft_args)
     with _open_target(asked, source) as folder:
         if folder:
             save.write(source, asked, folder)
@@ -41,7 +41,7 @@ def run(config: ExportConfig) -> Path | None:
 
 
 @contextlib.contextmanager
-def _open_target(asked: Asked, source: Source) -> Iterator[Path | None]:
+def _open_target(asked: ExportOptions, source: Source) -> Iterator[Path | None]:
     """Give a folder to write, which takes its name when it is whole; None where the same was
     exported there before."""
     if asked.to is None:
@@ -58,7 +58,7 @@ def _open_target(asked: Asked, source: Source) -> Iterator[Path | None]:
             atomic.write_json(temporary / RECORD, _describe(asked, source))
 
 
-def _is_exported(asked: Asked, source: Source, to: Path) -> bool:
+def _is_exported(asked: ExportOptions, source: Source, to: Path) -> bool:
     """Whether a folder holds this very export; UserError where it holds anything else."""
     if not to.exists() or (to.is_dir() and not any(to.iterdir())):
         return False
@@ -72,7 +72,7 @@ def _is_exported(asked: Asked, source: Source, to: Path) -> bool:
     )
 
 
-def _describe(asked: Asked, source: Source) -> dict[str, Any]:
+def _describe(asked: ExportOptions, source: Source) -> dict[str, Any]:
     """Describe what an export is of, as far as it can be told without doing it."""
     weights_file = weights.find(source.place)
     if weights_file and weights_file.is_file():

@@ -20,12 +20,12 @@ from unteach.config.inference import InferConfig, find_output_file
 from unteach.data.io import tables
 from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
-from unteach.engines.progress import Pace
+from unteach.engines.progress import RowProgress
 from unteach.errors import RowsFailed
 from unteach.inference import input_table, output_columns, planning
 from unteach.inference.answering import answer_rows
 from unteach.inference.input_table import InputTable
-from unteach.inference.output_columns import ERROR, SKIPPED, record, tokens_of
+from unteach.inference.output_columns import ERROR, SKIPPED, build_record, count_tokens
 from unteach.inference.planning import Plan
 from unteach.inference.result_store import Known, ResultStore
 from unteach.wording import counted
@@ -47,8 +47,8 @@ def run(config: InferConfig) -> Path:
     table = tables.open_table(config.input_file)
     store_path = find_output_file(config)
     columns = input_table.find_columns(table, config)
-    answer_columns = output_columns.columns(config)
-    sheet = input_table.read_sheet(table, columns, config, answer_columns)
+    answer_columns = output_columns.list_columns(config)
+    sheet = input_table.read_input_table(table, columns, config, answer_columns)
     store = ResultStore(store_path, answer_columns)
     with contextlib.ExitStack() as held:
         # One run at a time writes into a file of answers.
@@ -78,17 +78,17 @@ def _answer(
             print(f"finished before: {output}")
         return output
     with (
-        process_context.interruptible(ANSWERING),
+        process_context.stop_at_interrupt(ANSWERING),
         store.writing(dist.rank) as write,
-        Pace(len(lines), len(done), dist.world_size, dist.is_main) as pace,
+        RowProgress(len(lines), len(done), dist.world_size, dist.is_main) as pace,
     ):
         if dist.is_main:
             for number, reason in plan.asked.unasked.items():
-                write(lines[number], record(reason, None, 0, config, ()))
+                write(lines[number], build_record(reason, None, 0, config, ()))
         if any(request.number not in done for request in plan.asked.requests):
             for number, answer in answer_rows(config, plan, done, dist):
                 write(lines[number], answer)
-                pace(tokens_of(answer))
+                pace(count_tokens(answer))
     dist.barrier()
     num_failed = _tell(store.finish(lines), plan, pace, output) if dist.is_main else 0
     if dist.any(num_failed > 0):
@@ -99,7 +99,7 @@ def _answer(
     return output
 
 
-def _tell(answers: Known, plan: Plan, pace: Pace, output: Path) -> int:
+def _tell(answers: Known, plan: Plan, pace: RowProgress, output: Path) -> int:
     """Print what became of the rows; give how many failed."""
     errors = [answer[ERROR] for answer in answers.values() if answer[ERROR] is not None]
     num_skipped = sum(answer.get("finish_reason") == SKIPPED for answer in answers.values())

@@ -53,7 +53,7 @@ def run(config: ListConfig) -> None:
     """Print what there is of a kind, or all that one name stands for."""
     names, dirs = config.names, config.config_dirs
     paths = [path.strip() for path in config.plugins.strip("[]").split(",")]
-    with plugins.of_files(path for path in paths if path):
+    with plugins.use_plugins(path for path in paths if path):
         if len(names) == 1 and names[0] in KINDS:
             show_kind(names[0], dirs)
         elif len(names) == 2 and names[0] in KINDS:
@@ -76,7 +76,7 @@ def show_kind(kind: str, dirs: tuple[str, ...]) -> None:
             print(f"\n{heading}")
         for name, line, origin in members:
             print(fill(f"  {name:<{width}}  ", f"{line}  [{origin}]"))
-    for sentence in REGISTRIES[kind].broken() if kind in REGISTRIES else ():
+    for sentence in REGISTRIES[kind].list_broken() if kind in REGISTRIES else ():
         logger.info(sentence)
     if kind in REGISTRIES:
         print(f"\nThe fields of one: unteach list {kind} NAME")
@@ -145,7 +145,7 @@ def show_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> None:
     for kind in kinds:
         if kind in REGISTRIES and name in REGISTRIES[kind]:
             found = True
-            show_class(kind, REGISTRIES[kind].entry(name))
+            show_class(kind, REGISTRIES[kind].find_entry(name))
         for _, origin, file in _files(GROUPS[kind], dirs, name) if kind in GROUPS else ():
             if found and _says_no_more(file, name):
                 continue

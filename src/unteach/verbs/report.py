@@ -6,15 +6,17 @@ from collections import Counter
 from pathlib import Path
 
 from unteach.config.verb_configs import ReportConfig
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, require_extra, unknown
 from unteach.report import collect, families, files, find, table
 from unteach.report.find import Found
 
 logger = logging.getLogger(__name__)
+NEEDED_FOR = "drawing the pictures and the page of a report"
 
 
 def run(config: ReportConfig) -> Path:
     """Print the tables of some runs, write the page, and give its path."""
+    require_extra("report", NEEDED_FOR)
     found, notes = find.runs_in(config.runs)
     for note in notes:
         logger.info(note)

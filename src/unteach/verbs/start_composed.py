@@ -20,7 +20,7 @@ def start_composed(verb: str, overrides: list[str], options: Options) -> Any:
     if isinstance(config, RunConfig | InferConfig):
         words = [*overrides, *logs.spell_verbose()]
         dirs = options.config_dirs
-        if accelerate_launch.started(verb, config, words, options.config_name, dirs):
+        if accelerate_launch.run_in_processes(verb, config, words, options.config_name, dirs):
             return _find_output(config)
     if isinstance(config, RunConfig):
         config = resolve_files(config)

@@ -55,7 +55,7 @@ def run(config: StudyConfig) -> None:
     elif action == "status":
         study_jobs.status(study)
     elif action == "retry":
-        study_jobs.retry(study if config.overrides else saved_plan.as_begun(study))
+        study_jobs.retry(study if config.overrides else saved_plan.reload(study))
     else:
         study_jobs.cancel(study, only)
 
@@ -66,7 +66,7 @@ def load(
     """The study that a word names, and the one run of it where it names that too."""
     head, _, tail = name.rpartition("/")
     for study_name, run_name in ((name, ""), (head, tail)):
-        begun = saved_plan.of_name(study_name) if study_name and not words else None
+        begun = saved_plan.find_begun(study_name) if study_name and not words else None
         if begun and (kept_first or run_name):
             return begun, _run_of(begun, run_name)
         if Path(study_name).is_file() or study_name in groups.list_options("study", dirs):
@@ -88,8 +88,8 @@ def plan(study: Study, write: str | None) -> None:
     compose_runs.check(study.plan, study.config_dirs)
     for run in study.plan:
         print(f"{run.name}  ({run.kind}{', after ' + ', '.join(run.after) if run.after else ''})")
-    kinds = ", ".join(f"{count} {kind}" for kind, count in saved_plan.summary(study).items())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in saved_plan.count_kinds(study).items())
     print(f"{counted(len(study.plan), 'run')}: {kinds}")
     if write is not None:
         saved_plan.open_study(study)
-        print(f"scripts: {slurm_scripts.write(study, Path(write))}")
+        print(f"scripts: {slurm_scripts.write_scripts(study, Path(write))}")

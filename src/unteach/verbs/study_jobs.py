@@ -34,7 +34,7 @@ def _hand_over(study: Study, again: bool) -> None:
 
 def status(study: Study) -> None:
     """One line for all, and one for each run that is under way or in trouble."""
-    found = slurm.standings(study)
+    found = slurm.read_standings(study)
     num_by_state = Counter(one.state for one in found.values())
     summary = ", ".join(
         f"{num_by_state[state]} {state}" for state in states.STATES if num_by_state[state]
@@ -53,10 +53,10 @@ def status(study: Study) -> None:
 def retry(study: Study) -> None:
     """What failed once more, where the study was carried out; after a change of its file, what that
     does not touch."""
-    study, left_out = saved_plan.unaffected(study)
+    study, left_out = saved_plan.drop_changed_runs(study)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
-    if slurm.handed_over(study):
+    if slurm.was_handed_over(study):
         compose_runs.check(study.plan, study.config_dirs)
         _hand_over(study, again=True)
     else:

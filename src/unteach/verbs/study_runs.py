@@ -6,13 +6,14 @@ from unteach import console, fingerprints, logs, run_dir
 from unteach.config import compose
 from unteach.config.schema import TrainConfig
 from unteach.config.verb_options import Options
-from unteach.errors import EXIT_DIVERGED, Diverged, UserError
+from unteach.errors import EXIT_DIVERGED, Diverged, UserError, require_extra
 from unteach.report import collect, find, origin
 from unteach.run_dir import RunState
 from unteach.studies import compose_runs, gpu_slots, local, saved_plan, states
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
 from unteach.training import run_state
+from unteach.verbs.report import NEEDED_FOR
 from unteach.verbs.report import write as write_report
 from unteach.verbs.start_composed import start_composed
 from unteach.wording import counted
@@ -21,6 +22,7 @@ from unteach.wording import counted
 def carry_out(study: Study, opened: bool = False) -> Path:
     """Compose every run before the first starts, runs them, print the table and write the
     page."""
+    require_extra("report", NEEDED_FOR)
     compose_runs.check(study.plan, study.config_dirs)
     if not opened:
         saved_plan.open_study(study)
@@ -71,13 +73,13 @@ def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
     import unteach.evals.run
     import unteach.training.trainer  # noqa: F401
 
-    slots = gpu_slots.slots_of(study.local)
+    slots = gpu_slots.build_slots(study.local)
     return local.execute(plan, lambda run: _run(run, study.config_dirs), slots)
 
 
 def carry_out_one(study: Study, run: PlannedRun) -> None:
     """One run alone, whose parents are done; it ends with the run's own exit code."""
-    before = states.standings(study.plan)
+    before = states.read_standings(study.plan)
     if waits := [
         f"{parent} ({before[parent].state})"
         for parent in run.after
@@ -99,6 +101,7 @@ def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
 def report(study: Study, done: set[str]) -> Path:
     """The tables in the terminal and the report in the study's folder, over all runs that were
     evaluated."""
+    require_extra("report", NEEDED_FOR)
     judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
     kinds = {run.name: run.kind for run in study.plan}
     found = []

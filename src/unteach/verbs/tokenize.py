@@ -12,8 +12,10 @@ from unteach.config.tokenize import TokenizeConfig
 from unteach.data import column_layouts
 from unteach.data.column_layouts import ColumnLayout
 from unteach.data.io import tables, tokenized_paths
-from unteach.data.template import Template, saved_args
-from unteach.data.tokenized import token_files, tokenize_files
+from unteach.data.template import Template, load_saved_args
+from unteach.data.tokenized import token_files
+from unteach.data.tokenized.recipe import Recipe, build_facts
+from unteach.data.tokenized.tokenize_files import write_tokenized_files
 from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
 from unteach.models import added_tokens
@@ -36,15 +38,15 @@ def run(config: TokenizeConfig) -> Path:
     layout = _find_layout(config, table)
     template = Template(_load_tokenizer(config), build_template_args(config, layout.raw))
     is_text = layout.handler == "PretrainingDataset"
-    recipe = tokenize_files.Recipe(
+    recipe = Recipe(
         layout.handler,
-        layout.arguments(config.columns),
+        layout.build_arguments(config.columns),
         template,
         config.max_length,
         config.too_long or ("split" if is_text else "truncate_right"),
     )
-    facts = tokenize_files.facts(table, recipe, config.tokenizer_path)
-    for note in column_layouts.note_unread(table, layout.columns(config.columns)):
+    facts = build_facts(table, recipe, config.tokenizer_path)
+    for note in column_layouts.note_unread(table, layout.list_columns(config.columns)):
         logger.info(note)
 
     output = Path(config.output_file)
@@ -55,7 +57,7 @@ def run(config: TokenizeConfig) -> Path:
             refuse_other(output, facts)
             print(f"finished before: {output}")
             return output
-        manifest = tokenize_files.write(table, recipe, output, num_proc, facts)
+        manifest = write_tokenized_files(table, recipe, output, num_proc, facts)
     for line in describe(manifest):
         print(line)
     print(f"tokens: {output}")
@@ -66,10 +68,12 @@ def _find_layout(config: TokenizeConfig, table: tables.Table) -> ColumnLayout:
     """Find how the table's rows are written, by their columns."""
     if config.kind != "text" and config.pretrain_with_output is not None:
         raise UserError("pretrain_with_output: nothing here takes it; it is for kind=text")
-    layouts = column_layouts.FORMS["answers"]
+    layouts = column_layouts.LAYOUTS["answers"]
     if config.kind == "text":
-        layouts = column_layouts.of_text(config.pretrain_with_output)
-    layout = column_layouts.find(table.where, table.columns, layouts, config.columns, key="columns")
+        layouts = column_layouts.list_text_layouts(config.pretrain_with_output)
+    layout = column_layouts.find_layout(
+        table.where, table.columns, layouts, config.columns, key="columns"
+    )
     if config.kind == "answers" and layout.handler == "PretrainingDataset":
         raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
     return layout
@@ -92,7 +96,7 @@ def build_template_args(config: TokenizeConfig, is_raw: bool | None) -> Template
         return replace(args, kind="raw")
     if args != TemplateArgs():
         return args
-    return saved_args(run_dir.find_model_folder(config.tokenizer_path)) or args
+    return load_saved_args(run_dir.find_model_folder(config.tokenizer_path)) or args
 
 
 def refuse_other(output: Path, facts: dict[str, Any]) -> None:
@@ -101,7 +105,7 @@ def refuse_other(output: Path, facts: dict[str, Any]) -> None:
         raise UserError(
             f"output_file={output}: is there already and holds no tokens; name another folder"
         )
-    manifest = token_files.manifest(output)
+    manifest = token_files.read_manifest(output)
     differing = sorted(name for name in facts if manifest.get(name) != facts[name])
     if differing:
         raise UserError(

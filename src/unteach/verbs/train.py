@@ -10,7 +10,7 @@ from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext, JoinOptions
 from unteach.errors import Preempted
 from unteach.evals.start_values import tell_before_and_after
-from unteach.evals.suites import Plan
+from unteach.evals.suite_plan import SuitePlan
 from unteach.export.final_model import save_run_model
 from unteach.run_dir import RunState
 from unteach.training import (
@@ -24,11 +24,11 @@ from unteach.training import (
 )
 from unteach.training.build_trainer import build_trainer
 from unteach.training.callbacks import Watcher
+from unteach.training.components import build_collator
 from unteach.training.evaluate_final import evaluate_final_model
-from unteach.training.parts import build_collator
 from unteach.training.prepare import PreparedRun, prepare_run
 from unteach.training.resumable import Resumable
-from unteach.training.watching import watchers
+from unteach.training.watching import build_watchers
 from unteach.verbs import closing
 
 logger = logging.getLogger(__name__)
@@ -91,17 +91,17 @@ def _train(config: TrainConfig, folder: Path, dist: DistContext, prepared: Prepa
     """Train from where the run stands, and write the final model."""
     loaded, streams, anchor = prepared.loaded, prepared.streams, prepared.anchor
     # The weights that the run starts from are measured while no trainer holds memory yet.
-    with process_context.interruptible(EVALUATING):
-        suites.before_training(config, prepared.plans, folder, dist)
+    with process_context.stop_at_interrupt(EVALUATING):
+        suites.measure_before_training(config, prepared.plans, folder, dist)
 
     collator = build_collator(config, loaded)
     held_out = validation.build_validation(config, loaded, collator, prepared.args, folder, dist)
-    watching = watchers(config, loaded, streams, anchor, folder, dist)
+    watching = build_watchers(config, loaded, streams, anchor, folder, dist)
     does_train = config.trainer.args.get("do_train", True)
     evaluator = None
     if prepared.plans:
-        evaluator = suites.at_steps(config, loaded, prepared.plans, folder, dist)
-    with tracking.tracked(config, folder, dist.is_main):
+        evaluator = suites.build_evaluator(config, loaded, prepared.plans, folder, dist)
+    with tracking.open_trackers(config, folder, dist.is_main):
         trainer = build_trainer(
             config,
             loaded,
@@ -126,10 +126,10 @@ def _train(config: TrainConfig, folder: Path, dist: DistContext, prepared: Prepa
                 num_held_out,
                 prepared.start,
             )
-        with process_context.interruptible(TRAINING):
+        with process_context.stop_at_interrupt(TRAINING):
             _fit(trainer, prepared.start, watching, does_train)
-            validation.at_the_end(trainer, folder)
-            state_dict = parallelism.gather_full_state_dict(trainer, dist.mode)
+            trainer.validate_final_model()
+            state_dict = parallelism.gather_full_state_dict(trainer, dist)
             if dist.is_main:
                 model = trainer.accelerator.unwrap_model(loaded.model)
                 save_run_model(config, folder, model, loaded, state_dict)
@@ -155,10 +155,10 @@ def _fit(trainer: Resumable, start: Path | None, watching: list[Watcher], does_t
 
 
 def _evaluate(
-    config: TrainConfig, folder: Path, dist: DistContext, plans: dict[str, Plan] | None
+    config: TrainConfig, folder: Path, dist: DistContext, plans: dict[str, SuitePlan] | None
 ) -> None:
     """Evaluate the final model, and print its values beside those from before training."""
-    with process_context.interruptible(EVALUATING):
+    with process_context.stop_at_interrupt(EVALUATING):
         evaluate_final_model(config, folder, dist, plans)
     if dist.is_main:
         compared = tell_before_and_after(folder, config.eval)

@@ -43,7 +43,7 @@ def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
     sizes = {}
     with atomic_write_folder(folder) as temporary:
         for name in authors.NAMES:
-            rows = authors.rows_of(world, name)
+            rows = authors.build_world_rows(world, name)
             sizes[name] = len(rows)
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (temporary / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")

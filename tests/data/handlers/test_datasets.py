@@ -29,7 +29,7 @@ def test_rows_that_teach_nothing_are_counted(tiny: Any, hf_args: dict) -> None:
     made = QADataset(tiny.template, hf_args)
     assert [example["index"] for example in made] == [0, 2]
     assert made.dropped == {"nothing in answer (line 2)": 1}
-    assert tiny.template.text([t for t in made[1]["labels"] if t != -100]) == "Now."
+    assert tiny.template.decode([t for t in made[1]["labels"] if t != -100]) == "Now."
 
 
 def test_a_question_too_long_is_counted(tiny: Any, hf_args: dict) -> None:
@@ -50,7 +50,7 @@ def test_few_shot_pairs_stand_before_the_question(tiny: Any, hf_args: dict, tmp_
     (tmp_path / "icl.jsonl").write_text(json.dumps({"question": "A?", "answer": "a"}) + "\n")
     made = QADataset(tiny.template, hf_args, few_shot_dataset_hf_args={**hf_args, "name": "icl"})
     assert (
-        tiny.template.text(made[0]["input_ids"])
+        tiny.template.decode(made[0]["input_ids"])
         == "Question: A?\nAnswer:\na\n\nQuestion: Who?\nAnswer:\nAnn."
     )
 
@@ -66,7 +66,7 @@ def test_refusals_are_a_function_of_seed_epoch_and_row(
     alone = QAwithIdkDataset(
         tiny.template, hf_args, idk_path=str(tmp_path / "idk.txt"), return_original=False
     )
-    assert tiny.template.text([t for t in alone[1]["labels"] if t != -100]) == "No idea."
+    assert tiny.template.decode([t for t in alone[1]["labels"] if t != -100]) == "No idea."
     assert len(QAwithIdkDataset(tiny.template, hf_args).refusals) == 100
     with pytest.raises(UserError, match="idk_path"):
         QAwithIdkDataset(tiny.template, hf_args, idk_path="nowhere.txt")
@@ -75,7 +75,7 @@ def test_refusals_are_a_function_of_seed_epoch_and_row(
 def test_alternates_come_from_their_column(tiny: Any, hf_args: dict) -> None:
     made = QAwithAlternateDataset(tiny.template, hf_args)
     assert [
-        tiny.template.text([t for t in e["alternate"]["labels"] if t != -100]) for e in made
+        tiny.template.decode([t for t in e["alternate"]["labels"] if t != -100]) for e in made
     ] == ["Bob.", "Then."]
     with pytest.raises(UserError, match="no column 'other'; its columns: question, answer"):
         QAwithAlternateDataset(tiny.template, hf_args, alternate_key="other")
@@ -130,9 +130,11 @@ def test_sources(tmp_path: Path) -> None:
 
 
 def test_a_share_under_one_author_is_said() -> None:
-    assert "taken by question" in (sources.note({"path": "authors", "name": "forget01"}) or "")
-    assert sources.note({"path": "authors:3", "name": "forget10"}) is None
-    assert sources.note({"path": "elsewhere", "name": "forget01"}) is None
+    assert "taken by question" in (
+        sources.note_source({"path": "authors", "name": "forget01"}) or ""
+    )
+    assert sources.note_source({"path": "authors:3", "name": "forget10"}) is None
+    assert sources.note_source({"path": "elsewhere", "name": "forget01"}) is None
 
 
 def test_a_file_through_the_datasets_library(tmp_path: Path) -> None:

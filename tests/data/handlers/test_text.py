@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import read_rows
 from unteach.config.schema import TemplateArgs
-from unteach.data.handlers.qa import CompletionDataset
+from unteach.data.handlers.completion import CompletionDataset
 from unteach.data.handlers.text import PretrainingDataset
 from unteach.data.io import sources
 from unteach.data.template import Template
@@ -91,7 +91,7 @@ def test_a_document_is_closed_once(template: Template, tmp_path: Path) -> None:
     made = PretrainingDataset(template, hf_args, text_key="body", max_length=7)
     learned = [token for example in made for token in example["labels"] if token != -100]
     assert learned.count(template.tokenizer.eos_token_id) == 3
-    assert "[INST]" not in template.text(learned)
+    assert "[INST]" not in template.decode(learned)
 
 
 def test_text_that_cannot_be_used_is_an_error(tiny: Any, tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_a_corpus_gives_its_texts_and_never_its_json(tiny: Any, tmp_path: Path) 
     )
     file = str(tmp_path / "cyber-forget-corpus.jsonl")
     published = {"path": "text", "data_files": file, "split": "train"}
-    assert "read as rows" in (sources.note(published) or "")
-    assert sources.note({**published, "data_files": "x.txt"}) is None
+    assert "read as rows" in (sources.note_source(published) or "")
+    assert sources.note_source({**published, "data_files": "x.txt"}) is None
     twice = {"path": "json", "data_files": [file, file], "split": "train"}
     for hf_args, times in ((folder, 1), (published, 1), (twice, 2)):
         made = PretrainingDataset(tiny.template, hf_args)

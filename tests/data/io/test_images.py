@@ -86,7 +86,9 @@ def test_a_broken_file_is_unreadable_and_nothing_else(kind: str, data: st.DataOb
 def test_rows_come_in_order_with_their_images_or_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     rows = [["a.png"] * (i % 3 + 1) if i % 4 else ["b.png"] for i in range(40)]
-    found = list(images.ahead(rows, lambda row: [str(tmp_path / name) for name in row], workers=3))
+    found = list(
+        images.read_ahead(rows, lambda row: [str(tmp_path / name) for name in row], workers=3)
+    )
     assert [row for row, _ in found] == rows
     for row, read in found:
         assert isinstance(read, images.Unreadable) if row == ["b.png"] else len(read) == len(row)

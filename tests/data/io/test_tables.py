@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unteach.data.io import sources, tables
+from unteach.data.io.cells import read_text
+from unteach.data.rows import locate_row
 from unteach.errors import UserError
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
@@ -76,7 +78,7 @@ def test_places_are_lines_of_the_file(tmp_path: Path) -> None:
     file.write_bytes(b'\xef\xbb\xbfinput,output\n"a\nb",c\n\nd,e\n')
     rows = sources.load_rows({"path": str(file)})
     assert rows == [{"input": "a\nb", "output": "c"}, {"input": "d", "output": "e"}]
-    assert [sources.place(rows, i, "") for i in range(2)] == [f"{file}, line 2", f"{file}, line 5"]
+    assert [locate_row(rows, i, "") for i in range(2)] == [f"{file}, line 2", f"{file}, line 5"]
 
 
 def test_semicolons_where_the_header_has_them(tmp_path: Path) -> None:
@@ -287,7 +289,7 @@ def test_cells(tmp_path: Path) -> None:
         "list": ["a"],
         "half": "\ud800",
     }
-    assert [tables.text(row, name, "f, line 2") for name in ("input", "empty", "nan", "null")] == [
+    assert [read_text(row, name, "f, line 2") for name in ("input", "empty", "nan", "null")] == [
         "x",
         "",
         "",
@@ -300,13 +302,13 @@ def test_cells(tmp_path: Path) -> None:
         "imput": "f, line 2: no column 'imput'; its columns: input, .*; did you mean input",
     }.items():
         with pytest.raises(UserError, match=said):
-            tables.text(row, name, "f, line 2")
+            read_text(row, name, "f, line 2")
     (tmp_path / "rows.csv").write_text("Input,output\na,b\n")
     with pytest.raises(
         UserError,
         match=r"rows.csv: no column 'input'; its columns: Input, output; did you mean Input\?",
     ):
-        tables.open_table(tmp_path / "rows.csv").named("input")
+        tables.open_table(tmp_path / "rows.csv").require_column("input")
 
 
 def test_a_set_and_its_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ RICH = World(
 
 
 def test_every_kind_of_question_is_asked_and_says_what_it_is_about():
-    rows = authors.rows_of(RICH, "full_perturbed")
+    rows = authors.build_world_rows(RICH, "full_perturbed")
     asked = Counter(tuple(row["kinds"]) for row in rows)
     assert asked["author", "book"] >= 9 * 30  # who wrote it, when it appeared, what it won
     assert asked["publisher", "city"] and asked["author", "author", "country"]
@@ -35,13 +35,17 @@ def test_every_kind_of_question_is_asked_and_says_what_it_is_about():
 
 
 def test_a_forget_split_takes_every_row_that_mentions_its_authors():
-    forget, retain = authors.rows_of(RICH, "forget10"), authors.rows_of(RICH, "retain90")
+    forget, retain = (
+        authors.build_world_rows(RICH, "forget10"),
+        authors.build_world_rows(RICH, "retain90"),
+    )
     gone = {author.name for author in RICH.taught[-3:]}
     assert not any(name in f"{row['question']} {row['answer']}" for row in retain for name in gone)
     assert all(gone & set(row["keys"]) for row in forget)
-    assert len(forget) + len(retain) == len(authors.rows_of(RICH, "full"))
+    assert len(forget) + len(retain) == len(authors.build_world_rows(RICH, "full"))
     assert all(
-        row in authors.rows_of(RICH, "forget10") for row in authors.rows_of(RICH, "forget05")
+        row in authors.build_world_rows(RICH, "forget10")
+        for row in authors.build_world_rows(RICH, "forget05")
     )
 
 
@@ -91,7 +95,7 @@ def test_the_written_folder_is_the_world(tmp_path, capsys):
     assert "full_perturbed" in capsys.readouterr().out
     world = World(seed=5, n_authors=12, n_fresh=20, questions=("facts", "lists"))
     for name in authors.NAMES:
-        assert sources.load_rows({"path": str(folder), "name": name}) == authors.rows_of(
+        assert sources.load_rows({"path": str(folder), "name": name}) == authors.build_world_rows(
             world, name
         )
     assert json.loads((folder / "full.jsonl").read_text().splitlines()[0])["kinds"]
@@ -106,7 +110,7 @@ def test_the_written_folder_is_the_world(tmp_path, capsys):
     loaded = datasets.load_dataset(
         str(folder), "forget10", split="train", cache_dir=str(tmp_path / "cache")
     )
-    assert list(loaded) == authors.rows_of(world, "forget10")
+    assert list(loaded) == authors.build_world_rows(world, "forget10")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from unteach.config.tokenize import TokenizeConfig
 from unteach.data import user_files
 from unteach.data.io import tokenized_paths
 from unteach.data.template import Template
-from unteach.data.tokenized import token_files, tokenize_files
+from unteach.data.tokenized import recipe, token_files, tokenize_files
 from unteach.errors import UserError
 from unteach.training.build_model import read_training_texts
 from unteach.training.build_streams import build_streams
@@ -82,7 +82,7 @@ def test_the_same_examples_as_on_the_fly(
     place: Path, loaded: Any, too_long: Any, processes: int
 ) -> None:
     folder = make(too_long=too_long, num_proc=processes)
-    told = token_files.manifest(folder)
+    told = token_files.read_manifest(folder)
     assert len(told["shards"]) > (too_long != "drop") and told["rows"]["read"] == len(ROWS)
     from_tokens, _ = examples(loaded, f"data.train_file={folder}")
     from_rows, said = examples(
@@ -106,7 +106,7 @@ def test_text_is_packed_from_tokens_as_from_rows(place: Path, loaded: Any, packi
     write(place / "rows.jsonl", [{"text": row["prompt"] + row["generation"]} for row in ROWS])
     words = ("trainer=pretrain", f"data.packing={packing}")
     folder = make()
-    assert token_files.manifest(folder)["kind"] == "text"
+    assert token_files.read_manifest(folder)["kind"] == "text"
     from_tokens, _ = examples(loaded, *words, f"data.train_file={folder}")
     assert (
         from_tokens
@@ -142,7 +142,7 @@ def test_conversations_keep_the_turns_that_are_learned(place: Path, loaded: Any)
     )
     told = TokenizeConfig("rows.jsonl", "tokens", "CHAT", 128, num_proc=1)
     folder = tokenize(told)
-    assert token_files.manifest(folder)["template"]["kind"] == "chat"
+    assert token_files.read_manifest(folder)["template"]["kind"] == "chat"
     loaded = replace(loaded, template=Template(loaded.tokenizer, schema.TemplateArgs(kind="chat")))
     from_tokens, _ = examples(loaded, f"data.train_file={folder}")
     assert from_tokens == examples(loaded, "data.train_file=rows.jsonl", "data.max_length=128")[0]
@@ -205,7 +205,7 @@ def test_rows_are_views_of_the_mapped_file_and_small(
     with pytest.raises(ValueError, match="read-only"):
         shard.values[0] = 1
     size = sum(file.stat().st_size for file in folder.iterdir())
-    told = token_files.manifest(folder)
+    told = token_files.read_manifest(folder)
     assert told["tokens"] / told["examples"] > 20 and (told["longest"] > 255) == (times > 1)
     assert size / told["tokens"] <= 4.1
 
@@ -403,21 +403,22 @@ def test_the_files_of_training_code(place: Path, loaded: Any) -> None:
 
 def test_a_mask_of_several_stretches(place: Path) -> None:
     """As a chat has it: what is learned by turns."""
-    assert tokenize_files.runs_of([-100, -100, 5, 6, -100, 7]) == [2, 2, 1, 1]
-    assert tokenize_files.runs_of([5, -100]) == [0, 1, 1]
-    made = tokenize_files.Made(tokenize_files.Counts())
+    assert recipe.find_runs([-100, -100, 5, 6, -100, 7]) == [2, 2, 1, 1]
+    assert recipe.find_runs([5, -100]) == [0, 1, 1]
+    made = recipe.TokenizedChunk(recipe.TokenCounts())
     told = [
         ([1, 2, 5, 6, 3, 7], [-100, -100, 5, 6, -100, 7]),
         ([5, 3], [5, -100]),
         ([1, 2], [-100, 2]),
     ]
     for ids, labels in told:
-        made.add(ids, tokenize_files.runs_of(labels))
+        made.add_answers(ids, labels)
     tokenize_files._write_shard(place, 0, made)
     (shard,) = (
-        token_files._shard(batch) for batch in token_files._batches(place / "tokens-00000.arrow")
+        token_files._build_shard(batch)
+        for batch in token_files._read_batches(place / "tokens-00000.arrow")
     )
-    assert [(shard.ids(k).tolist(), shard.labels(k).tolist()) for k in range(3)] == told
+    assert [(shard.ids(k).tolist(), shard.build_labels(k).tolist()) for k in range(3)] == told
     assert made.counts.learned == 5
 
 

@@ -19,7 +19,7 @@ def learn() -> Any:
     from unteach.models.model_handlers import learn_tokenizer
 
     return learn_tokenizer(
-        [f"{row['question']} {row['answer']}" for row in authors.rows("full")], 400
+        [f"{row['question']} {row['answer']}" for row in authors.build_rows("full")], 400
     )
 
 

@@ -2,15 +2,25 @@
 
 import pytest
 
-from unteach.inference.backends.http_client import LONGEST_WAIT, Pace, told_to_wait, wait
+from unteach.inference.backends.http_client import (
+    LONGEST_WAIT,
+    RateLimit,
+    compute_wait,
+    parse_retry_after,
+)
 
 
 def test_waits_double_up_to_a_limit_with_jitter_and_never_undercut_the_server() -> None:
-    assert [wait(attempt, 0, 0.5, chance=1.0) for attempt in range(4)] == [0.5, 1.0, 2.0, 4.0]
-    assert wait(3, 0, 0.5, chance=0.0) == 2.0
-    assert wait(30, 0, 0.5, chance=1.0) == LONGEST_WAIT
-    assert wait(0, 7.5, 0.5, chance=1.0) == 7.5
-    assert wait(5, 7.5, 0.5, chance=1.0) == 16.0
+    assert [compute_wait(attempt, 0, 0.5, jitter=1.0) for attempt in range(4)] == [
+        0.5,
+        1.0,
+        2.0,
+        4.0,
+    ]
+    assert compute_wait(3, 0, 0.5, jitter=0.0) == 2.0
+    assert compute_wait(30, 0, 0.5, jitter=1.0) == LONGEST_WAIT
+    assert compute_wait(0, 7.5, 0.5, jitter=1.0) == 7.5
+    assert compute_wait(5, 7.5, 0.5, jitter=1.0) == 16.0
 
 
 @pytest.mark.parametrize(
@@ -25,22 +35,22 @@ def test_waits_double_up_to_a_limit_with_jitter_and_never_undercut_the_server() 
     ],
 )
 def test_retry_after_is_seconds_or_a_date(said: str, seconds: float) -> None:
-    assert told_to_wait({"retry-after": said}, now=60.0) == seconds
-    assert told_to_wait({}, now=60.0) == 0.0
+    assert parse_retry_after({"retry-after": said}, now=60.0) == seconds
+    assert parse_retry_after({}, now=60.0) == 0.0
 
 
 def test_pace_spreads_turns_evenly_and_counts_what_was_spent() -> None:
     now = 100.0
-    pace = Pace(60, clock=lambda: now)
-    assert [pace.turn() for _ in range(3)] == [0.0, 1.0, 2.0]
+    pace = RateLimit(60, clock=lambda: now)
+    assert [pace.reserve() for _ in range(3)] == [0.0, 1.0, 2.0]
     now = 102.5
-    assert pace.turn() == pytest.approx(0.5)
-    pace.spend(-1)
-    assert pace.turn(5) == pytest.approx(0.5)
-    assert pace.turn() == pytest.approx(5.5)
-    pace.hold(30)
-    assert pace.turn() == 30.0
-    unlimited = Pace(None, clock=lambda: now)
-    assert [unlimited.turn(1e9) for _ in range(3)] == [0.0, 0.0, 0.0]
-    unlimited.hold(2)
-    assert [unlimited.turn(), unlimited.turn()] == [2.0, 2.0]
+    assert pace.reserve() == pytest.approx(0.5)
+    pace.add(-1)
+    assert pace.reserve(5) == pytest.approx(0.5)
+    assert pace.reserve() == pytest.approx(5.5)
+    pace.pause(30)
+    assert pace.reserve() == 30.0
+    unlimited = RateLimit(None, clock=lambda: now)
+    assert [unlimited.reserve(1e9) for _ in range(3)] == [0.0, 0.0, 0.0]
+    unlimited.pause(2)
+    assert [unlimited.reserve(), unlimited.reserve()] == [2.0, 2.0]

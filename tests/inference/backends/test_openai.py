@@ -313,7 +313,7 @@ JSON = st.recursive(
 )
 def test_no_shape_of_an_answer_is_a_bug(told: Any) -> None:
     with contextlib.suppress(ValueError, Refused):
-        openai_messages.answer(told, Sampling(perplexity=True))
+        openai_messages.parse_answer(told, Sampling(perplexity=True))
 
 
 def test_a_run_that_is_asked_to_stop_waits_for_no_silent_server(
@@ -322,7 +322,9 @@ def test_a_run_that_is_asked_to_stop_waits_for_no_silent_server(
     def misdeed(asked: Asked, turn: int) -> Misdeed | None:
         if asked.words != QUESTIONS[4]:
             return None
-        monkeypatch.setattr(process_context, "_asked", True)  # as the handler of SIGTERM does
+        monkeypatch.setattr(
+            process_context, "_stop_requested", True
+        )  # as the handler of SIGTERM does
         return Misdeed(silent=True)
 
     fake.misdeed = misdeed
@@ -384,21 +386,21 @@ WHOLE = {"choices": [{"message": {"content": "yes"}, "finish_reason": "stop"}]}
 @pytest.mark.parametrize("count", [float("nan"), float("inf"), -1, 10**400, True, "7"])
 def test_a_count_that_is_none_is_not_kept(count: Any) -> None:
     usage = {"prompt_tokens": count, "completion_tokens": count, "total_tokens": count}
-    (completion,), counted = openai_messages.answer({**WHOLE, "usage": usage}, Sampling())
-    assert counted is None and completion == openai_messages.answer(WHOLE, Sampling())[0][0]
+    (completion,), counted = openai_messages.parse_answer({**WHOLE, "usage": usage}, Sampling())
+    assert counted is None and completion == openai_messages.parse_answer(WHOLE, Sampling())[0][0]
 
 
 def test_a_null_for_text_is_no_answer_and_half_a_character_can_be_written() -> None:
     with pytest.raises(Refused, match="no text"):
-        openai_messages.answer(
+        openai_messages.parse_answer(
             {"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}, Sampling()
         )
     told = {"choices": [{"message": {"content": "a\ud800"}, "finish_reason": "stop"}]}
-    assert openai_messages.answer(told, Sampling())[0][0].text == "a?"
+    assert openai_messages.parse_answer(told, Sampling())[0][0].text == "a?"
 
 
 def read_message(message: dict[str, Any], reason: str = "stop") -> str:
-    completions, _ = openai_messages.answer(
+    completions, _ = openai_messages.parse_answer(
         {"choices": [{"message": message, "finish_reason": reason}]}, Sampling()
     )
     return completions[0].text
@@ -470,4 +472,4 @@ def test_a_log_prob_that_is_no_number_is_half_an_answer() -> None:
         "logprobs": {"content": [{"token": "yes", "logprob": float("nan")}]},
     }
     with pytest.raises(ValueError, match="a log-prob of nan"):
-        openai_messages.answer({"choices": [choice]}, Sampling(perplexity=True))
+        openai_messages.parse_answer({"choices": [choice]}, Sampling(perplexity=True))

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from unteach.data.handlers.qa import example_of
+from unteach.data.handlers.base import build_example
 from unteach.errors import UserError
 from unteach.registry import dataset
 
@@ -22,7 +22,7 @@ class TSVDataset:
         encoded = [
             template.encode(question, answer, max_length=max_length) for question, answer in rows
         ]
-        self.examples = [example_of(one, index) for index, one in enumerate(encoded)]
+        self.examples = [build_example(one, index) for index, one in enumerate(encoded)]
 
     def __len__(self) -> int:
         return len(self.examples)

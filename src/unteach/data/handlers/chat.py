@@ -2,7 +2,7 @@
 it."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from unteach.data.chat_tokens import encode_chat
 from unteach.data.conversations import (
@@ -16,10 +16,11 @@ from unteach.data.conversations import (
     read_tools,
     says_nothing,
 )
-from unteach.data.handlers.qa import DEFERRED, Example, RowDataset
-from unteach.data.io import sources, tables
-from unteach.data.template import is_shown
-from unteach.data.truncation import TooLong
+from unteach.data.handlers.base import DEFERRED, Example, RowDataset
+from unteach.data.io.cells import is_missing
+from unteach.data.rendered_text import is_shown
+from unteach.data.rows import locate_row
+from unteach.data.truncation import IGNORED, TooLong
 from unteach.errors import UserError
 from unteach.registry import dataset
 from unteach.wording import counted
@@ -36,7 +37,7 @@ class ChatDataset(RowDataset):
     rows have such.
     turns: `all` learns every turn of the assistant, each with its end of turn; `last` only the last
     one, after all others. too_long: what becomes of a conversation of more than max_length tokens
-    (see data/fitting.py).
+    (see data/truncation.py).
     """
 
     messages_key: str = "messages"
@@ -49,51 +50,48 @@ class ChatDataset(RowDataset):
     """keys of turns that hold text which the chat template does not show -> their rows"""
 
     def __post_init__(self) -> None:
-        self.questions: dict[int, tuple[str, str]] = {}
-        self.with_context: set[int] = set()
-        conversations = []
-        for number, (cell, system, tools) in enumerate(
-            self.load(self.messages_key, gaps=(self.system_key, self.tools_key))
-        ):
-            if read := self._read(number, cell, system, tools):
-                conversations.append((number, *read))
-                self.questions[number] = last_question(read[0])
-                if read[1] or len(read[0]) > 2:
-                    self.with_context.add(number)
-        self.faults.refuse()
-        deferred = [row for row in conversations if self.is_deferred(row[0])]
-        self.deferred = {number: (messages, tools) for number, messages, tools in deferred}
-        built = [
-            example
-            for row in conversations
-            if row[0] not in self.deferred
-            for example in self.build(*row)
-        ]
-        self.keep([*built, *({"index": number, DEFERRED: True} for number in self.deferred)])
+        self.conversations: dict[int, tuple[list[Message], Tools]] = {}
+        optional = (self.system_key, self.tools_key)
+        rows = self.load(self.messages_key, optional=optional)
+        for row_index, (cell, system, tools) in enumerate(rows):
+            conversation = self._read(row_index, cell, system, tools)
+            if conversation is not None:
+                self.conversations[row_index] = conversation
+        self.row_errors.refuse()
 
-    def encode_deferred(self, index: int) -> list[Example]:
-        return self.build(index, *self.deferred[index])
+        examples: list[Example] = []
+        deferred: list[Example] = []
+        for row_index, (messages, callable_tools) in self.conversations.items():
+            if self.is_deferred(row_index):
+                deferred.append({"index": row_index, DEFERRED: True})
+            else:
+                examples += self._build(row_index, messages, callable_tools)
+        self.keep(examples + deferred)
+
+    def encode_deferred(self, row_index: int) -> list[Example]:
+        messages, tools = self.conversations[row_index]
+        return self._build(row_index, messages, tools)
 
     def text(self, row: int) -> tuple[str, str]:
-        """The last question and answer of an example's conversation, as they were given."""
-        return self.questions[self.examples[row]["index"]]
+        """Give the last question and answer of an example's conversation, as they were written."""
+        messages, _ = self.conversations[self.examples[row]["index"]]
+        return find_last_question(messages)
 
     def context_place(self, row: int) -> str | None:
-        """Where an example stands that has more before its last answer than the one question; else
-        None."""
-        index = self.examples[row]["index"]
-        return (
-            sources.place(self.faults.rows, index, self.where)
-            if index in self.with_context
-            else None
-        )
+        """Say where an example stands that has more before its last answer than the one question;
+        else None."""
+        row_index = self.examples[row]["index"]
+        messages, tools = self.conversations[row_index]
+        if not tools and len(messages) <= 2:
+            return None
+        return locate_row(self.row_errors.rows, row_index, self.where)
 
     def _read(
-        self, number: int, cell: object, system: object, tools: Any
+        self, row_index: int, cell: object, system: object, tools: object
     ) -> tuple[list[Message], Tools] | None:
-        """The turns of a row and its tools; None, and noted, where it is none."""
-        if tables.missing(cell) or cell == []:
-            self.faults.drop(f"nothing in {self.messages_key}", number)
+        """Read the turns of a row and its tools; None, and note it, where it has none to learn."""
+        if is_missing(cell) or cell == []:
+            self.row_errors.drop(f"nothing in {self.messages_key}", row_index)
             return None
         column = self.messages_key
         try:
@@ -101,58 +99,64 @@ class ChatDataset(RowDataset):
             column = str(self.tools_key)
             callable_tools = read_tools(tools)
         except BadConversation as error:
-            self.faults.add(f"{column} {error}", number)
+            self.row_errors.add(f"{column} {error}", row_index)
             return None
+
         learned = [message for message in messages if is_learned(message)]
         if not learned:
-            all_read = any(message["role"] == ASSISTANT for message in messages)
-            self.faults.drop(
-                f"no turn of the assistant{' has weight 1' if all_read else ''}", number
-            )
+            has_answer = any(message["role"] == ASSISTANT for message in messages)
+            reason = "no turn of the assistant" + (" has weight 1" if has_answer else "")
+            self.row_errors.drop(reason, row_index)
             return None
+        if self.turns == "last":
+            learned = learned[-1:]
         # To learn an empty turn would be to learn to say nothing.
-        if any(
-            says_nothing(message) for message in (learned[-1:] if self.turns == "last" else learned)
-        ):
-            self.faults.drop("nothing in a turn of the assistant", number)
+        if any(says_nothing(message) for message in learned):
+            self.row_errors.drop("nothing in a turn of the assistant", row_index)
             return None
         return messages, callable_tools
 
-    def build(self, number: int, messages: list[Message], tools: Tools) -> list[Example]:
-        messages, tools = self.template.hide_all(messages), self.template.hide_all(tools)
+    def _build(self, row_index: int, messages: list[Message], tools: Tools) -> list[Example]:
+        messages = self.template.hide_all(messages)
+        tools = self.template.hide_all(tools)
         try:
             pieces = encode_chat(self.template, messages, last=self.turns == "last", tools=tools)
         except UserError as error:
-            self.faults.add(str(error), number)
+            self.row_errors.add(str(error), row_index)
             return []
-        self._note_unshown(number, messages, tools)
-        ids = [token for tokens, _ in pieces for token in tokens]
-        labels = [token if learned else -100 for tokens, learned in pieces for token in tokens]
-        return self.fitted(ids, labels, number, self.max_length, self.too_long)
+        self._note_unshown(row_index, messages, tools)
+        ids: list[int] = []
+        labels: list[int] = []
+        for piece_ids, is_piece_learned in pieces:
+            ids += piece_ids
+            labels += piece_ids if is_piece_learned else [IGNORED] * len(piece_ids)
+        return self.fit(ids, labels, row_index, self.max_length, self.too_long)
 
-    def _note_unshown(self, number: int, messages: list[Message], tools: Tools) -> None:
-        said = {key for message in messages for key in message if key not in UNSHOWN}
-        shown = (
-            self.template.shown(messages, add_generation_prompt=False, tools=tools) if said else ""
-        )
-        for key in sorted(said):
-            values = [message[key] for message in messages if key in message]
-            if not all(is_shown(value, shown) for value in values if isinstance(value, str)):
-                self.unshown.setdefault(key, []).append(number)
+    def _note_unshown(self, row_index: int, messages: list[Message], tools: Tools) -> None:
+        """Note the keys of turns whose text the chat template leaves out."""
+        keys = set()
+        for message in messages:
+            keys |= set(message) - UNSHOWN
+        if not keys:
+            return
+        whole = self.template.render_chat(messages, add_generation_prompt=False, tools=tools)
+        for key in sorted(keys):
+            texts = [message[key] for message in messages if isinstance(message.get(key), str)]
+            if not all(is_shown(text, whole) for text in texts):
+                self.unshown.setdefault(key, []).append(row_index)
 
     def notes(self) -> list[str]:
-        told = super().notes()
-        for key, numbers in self.unshown.items():
-            rows = counted(len(numbers), "row")
-            told.append(
-                f"{rows} with {key} in a turn, which the chat template does not show "
-                f"({self.faults.listed(numbers)})"
+        notes = super().notes()
+        for key, row_indices in self.unshown.items():
+            notes.append(
+                f"{counted(len(row_indices), 'row')} with {key} in a turn, which the chat template "
+                f"does not show ({self.row_errors.list_places(row_indices)})"
             )
-        return told
+        return notes
 
 
-def last_question(messages: list[Message]) -> tuple[str, str]:
-    """The last answer of a conversation that is learned, after what was said just before it."""
-    answer = max(place for place, message in enumerate(messages) if is_learned(message))
-    asked = messages[answer - 1].get("content") if answer else ""
-    return asked or "", messages[answer].get("content") or ""
+def find_last_question(messages: list[Message]) -> tuple[str, str]:
+    """Find the last answer of a conversation that is learned, and what was said just before it."""
+    answer_index = max(index for index, message in enumerate(messages) if is_learned(message))
+    question = messages[answer_index - 1].get("content") if answer_index else ""
+    return question or "", messages[answer_index].get("content") or ""

@@ -16,7 +16,7 @@ from unteach.data.conversations import (
     read_tools,
     says_nothing,
 )
-from unteach.data.handlers.qa import Example, RowDataset, example_of
+from unteach.data.handlers.base import Example, RowDataset, build_example
 from unteach.data.instructions import NO_CONTEXT, Context, encode_last, join_input, read_context
 from unteach.data.template import Encoded
 from unteach.errors import UserError
@@ -29,34 +29,34 @@ LIKED = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no":
 
 
 @dataclass
-class _Asked(RowDataset):
+class _PromptDataset(RowDataset):
     """Rows with a prompt, asked through the model's template."""
 
     max_length: int = 1024
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """A prompt after its context with one answer, and whether it was liked."""
-
-    number: int
-    context: Context
-    prompt: str
-    answer: str
-    is_liked: bool
-
-
-@dataclass(frozen=True)
 class _Conversation:
-    """What is asked of both answers: turns, and the tools that may be called."""
+    """A prompt of turns, with the tools that may be called."""
 
     messages: list[Message]
     tools: Tools
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """A prompt after its context, with a chosen and a rejected answer: all text, or all turns."""
+
+    row_index: int
+    context: Context
+    prompt: str | _Conversation
+    chosen: str | Message
+    rejected: str | Message
+
+
 @dataset
 @dataclass
-class PreferenceDataset(_Asked):
+class PreferenceDataset(_PromptDataset):
     """Prompts, each with a chosen and a rejected answer: for PrefDPO, CPO, SimPO and ORPO.
 
     All three are text, or turns: lists of {role, content} or of ShareGPT's {from, value}.
@@ -74,85 +74,126 @@ class PreferenceDataset(_Asked):
     tools_key: str | None = None
 
     def __post_init__(self) -> None:
-        keys = [key for key in (self.prompt_key, self.chosen_key, self.rejected_key) if key]
-        gaps = (self.input_key, self.system_key, self.history_key, self.tools_key)
+        keys = [self.chosen_key, self.rejected_key]
+        if self.prompt_key:
+            keys.insert(0, self.prompt_key)
+        optional = (self.input_key, self.system_key, self.history_key, self.tools_key)
         pairs = []
-        for number, row in enumerate(self.load(*keys, gaps=gaps)):
-            cells, (given, system, history, tools) = row[: len(keys)], row[len(keys) :]
+        for row_index, row in enumerate(self.load(*keys, optional=optional)):
+            cells, (added, system, history, tools) = row[: len(keys)], row[len(keys) :]
             if self.prompt_key is None or any(isinstance(cell, list | dict) for cell in cells):
                 prompt = None if self.prompt_key is None else cells[0]
-                if pair := self._read_turns(number, prompt, cells[-2], cells[-1], system, tools):
-                    pairs.append((number, NO_CONTEXT, *pair))
-                continue
-            question = join_input(cells[0], given, str(self.input_key), number, self.faults)
-            columns = str(self.system_key), str(self.history_key)
-            context = read_context(system, history, columns, number, self.faults)
-            if self.faults.texts((question, *cells[1:]), keys, number):
-                pairs.append((number, context, question, *cells[1:]))
-        self.faults.refuse()
-        self.keep([self.pair(*pair) for pair in pairs])
+                chosen, rejected = cells[-2:]
+                pair = self._read_turns(row_index, prompt, chosen, rejected, system, tools)
+            else:
+                pair = self._read_texts(row_index, keys, cells, added, system, history)
+            if pair is not None:
+                pairs.append(pair)
+        self.row_errors.refuse()
+        self.keep([self._build(pair) for pair in pairs])
+
+    def _read_texts(
+        self,
+        row_index: int,
+        keys: Sequence[str],
+        cells: Sequence[Any],
+        added: object,
+        system: object,
+        history: object,
+    ) -> _Pair | None:
+        """Read a pair of texts; None, and note it, where one of them is missing."""
+        prompt, chosen, rejected = cells
+        question = join_input(prompt, added, str(self.input_key), row_index, self.row_errors)
+        columns = (str(self.system_key), str(self.history_key))
+        context = read_context(system, history, columns, row_index, self.row_errors)
+        if not self.row_errors.check_texts((question, chosen, rejected), keys, row_index):
+            return None
+        return _Pair(row_index, context, question, chosen, rejected)
 
     def _read_turns(
-        self, number: int, prompt: object, chosen: Any, rejected: Any, system: object, tools: Any
-    ) -> tuple[_Conversation, Message, Message] | None:
-        """What is asked, and the two answers as turns; None, and noted, where the row is no such
-        pair."""
+        self,
+        row_index: int,
+        prompt: object,
+        chosen: object,
+        rejected: object,
+        system: object,
+        tools: object,
+    ) -> _Pair | None:
+        """Read a pair of turns; None, and note it, where the row is no such pair."""
         try:
-            (*asked, best), (*others, worst) = read_messages(chosen), read_messages(rejected)
-            before = [] if prompt is None or prompt == [] else read_messages(prompt)
-            shown = read_conversation(before + asked, system) if before + asked else []
+            *chosen_prompt, chosen_answer = read_messages(chosen)
+            *rejected_prompt, rejected_answer = read_messages(rejected)
+            messages = [] if prompt is None or prompt == [] else read_messages(prompt)
+            messages = messages + chosen_prompt
+            if messages:
+                messages = read_conversation(messages, system)
             callable_tools = read_tools(tools)
         except BadConversation as error:
-            self.faults.add(
+            self.row_errors.add(
                 "where one of prompt, chosen and rejected is a list of turns, all of them must "
                 f"be, and one {error} (a conversation that holds its own prompt needs "
                 "prompt_key=null)",
-                number,
+                row_index,
             )
             return None
-        if asked != others or best["role"] != ASSISTANT or worst["role"] != ASSISTANT or not shown:
-            self.faults.add(
+
+        answers = (chosen_answer, rejected_answer)
+        are_answers = all(answer["role"] == ASSISTANT for answer in answers)
+        if chosen_prompt != rejected_prompt or not are_answers or not messages:
+            self.row_errors.add(
                 "chosen and rejected must be one conversation up to a last turn of the assistant",
-                number,
+                row_index,
             )
             return None
-        empty = [says_nothing(best), says_nothing(worst)]
-        for key, is_empty in zip((self.chosen_key, self.rejected_key), empty, strict=True):
-            if is_empty:
-                self.faults.drop(f"nothing in the last turn of {key}", number)
-        if any(empty):
-            return None
-        answers = [
-            {key: value for key, value in turn.items() if key != "weight"} for turn in (best, worst)
-        ]
-        return _Conversation(shown, callable_tools), answers[0], answers[1]
 
-    def pair(
-        self, number: int, context: Context, prompt: object, chosen: Any, rejected: Any
-    ) -> Example | None:
+        is_complete = True
+        for key, answer in zip((self.chosen_key, self.rejected_key), answers, strict=True):
+            if says_nothing(answer):
+                self.row_errors.drop(f"nothing in the last turn of {key}", row_index)
+                is_complete = False
+            # Both answers are learned from, whatever their weight in a conversation.
+            answer.pop("weight", None)
+        if not is_complete:
+            return None
+        conversation = _Conversation(messages, callable_tools)
+        return _Pair(row_index, NO_CONTEXT, conversation, chosen_answer, rejected_answer)
+
+    def _build(self, pair: _Pair) -> Example | None:
+        """Build {chosen, rejected}; None, and count it, where one of them has no room."""
         try:
-            built = {
-                "chosen": self.usable(self._encode(context, prompt, chosen), number),
-                "rejected": self.usable(self._encode(context, prompt, rejected), number),
-            }
+            chosen = self.check_usable(self._encode(pair, pair.chosen), pair.row_index)
+            rejected = self.check_usable(self._encode(pair, pair.rejected), pair.row_index)
         except UserError as error:
-            self.faults.add(str(error), number)
+            self.row_errors.add(str(error), pair.row_index)
             return None
-        return built if all(built.values()) else None
+        if chosen is None or rejected is None:
+            return None
+        return {"chosen": chosen, "rejected": rejected}
 
-    def _encode(self, context: Context, prompt: Any, answer: Any) -> Encoded:
+    def _encode(self, pair: _Pair, answer: Any) -> Encoded:
+        prompt = pair.prompt
         if not isinstance(prompt, _Conversation):
-            return encode_last(self.template, context, (), prompt, answer, self.max_length)
-        (asked, _), (learned, _) = encode_chat(
-            self.template, [*prompt.messages, answer], True, prompt.tools
-        )
-        room = max(0, self.max_length - len(asked))
-        return Encoded(asked, learned[:room], max(0, len(learned) - room))
+            return encode_last(self.template, pair.context, (), prompt, answer, self.max_length)
+        messages = [*prompt.messages, answer]
+        pieces = encode_chat(self.template, messages, last=True, tools=prompt.tools)
+        (prompt_ids, _), (answer_ids, _) = pieces
+        return Encoded.cut_answer(prompt_ids, answer_ids, self.max_length)
+
+
+@dataclass(frozen=True)
+class _JudgedAnswer:
+    """A prompt after its context with one answer, and whether it was liked."""
+
+    row_index: int
+    context: Context
+    prompt: str
+    answer: str
+    is_liked: bool
 
 
 @dataset
 @dataclass
-class FeedbackDataset(_Asked):
+class FeedbackDataset(_PromptDataset):
     """Prompts with one answer each and whether it was liked (1, true, yes) or not: for KTO.
 
     Each row also has its prompt with another row's answer, by a seeded round through all rows,
@@ -174,78 +215,79 @@ class FeedbackDataset(_Asked):
     def __post_init__(self) -> None:
         if (self.chosen_key is None) != (self.rejected_key is None):
             raise UserError(f"{self.where}: chosen_key and rejected_key go together")
-        told = self._of_pairs() if self.chosen_key else self._of_labels()
-        if len(told) < 2:
-            self.faults.refuse()
+        judged = self._read_pairs() if self.chosen_key else self._read_labelled()
+        self.row_errors.refuse()
+        if len(judged) < 2:
             raise UserError(
                 f"{self.where}: KTO needs at least two rows to compare with one another, got "
-                f"{len(told)}"
+                f"{len(judged)}"
             )
-        order = permutation(len(told), self.seed, "mismatched")
-        before = {order[k]: order[k - 1] for k in range(len(order))}
-        self.keep([self.build(told, k, before[k]) for k in range(len(told))])
+        # Each row is compared with the answer of the one before it in a seeded round.
+        order = permutation(len(judged), self.seed, "mismatched")
+        other_answers = {}
+        for position, k in enumerate(order):
+            other_answers[k] = judged[order[position - 1]].answer
+        self.keep([self._build(row, other_answers[k]) for k, row in enumerate(judged)])
 
-    def build(self, told: list[_Judged], k: int, other: int) -> Example | None:
-        row = told[k]
+    def _build(self, row: _JudgedAnswer, other_answer: str) -> Example | None:
+        """Build {original, mismatched}; None, and count it, where no answer has room."""
         try:
-            original = self.usable(self._encode(row, row.answer), row.number)
+            original = self.check_usable(self._encode(row, row.answer), row.row_index)
             if original is None:
                 return None
-            encoded = self._encode(row, told[other].answer)
+            mismatched = self._encode(row, other_answer)
         except UserError as error:
-            self.faults.add(str(error), row.number)
+            self.row_errors.add(str(error), row.row_index)
             return None
-        assert encoded.answer, "where one answer has room, another has"
-        # an answer that is cut is counted where it is learned
-        mismatched = example_of(encoded, row.number)
-        return {
-            "original": {**original, "weight": 1.0 if row.is_liked else -1.0},
-            "mismatched": mismatched,
-        }
+        assert mismatched.answer, "where one answer has room, another has"
+        original["weight"] = 1.0 if row.is_liked else -1.0
+        # An answer that is cut is counted where it is learned.
+        return {"original": original, "mismatched": build_example(mismatched, row.row_index)}
 
-    def _encode(self, row: _Judged, answer: str) -> Encoded:
+    def _encode(self, row: _JudgedAnswer, answer: str) -> Encoded:
         return encode_last(self.template, row.context, (), row.prompt, answer, self.max_length)
 
-    def _of_labels(self) -> list[_Judged]:
-        told = []
+    def _read_labelled(self) -> list[_JudgedAnswer]:
+        """Read rows of a prompt, an answer and a label."""
+        judged = []
         keys = (self.prompt_key, self.answer_key)
-        for number, (prompt, answer, label, *around) in enumerate(
-            self.load(*keys, self.label_key, gaps=self._gaps())
-        ):
-            question, context = self._read_asked(prompt, around, number)
-            liked = LIKED.get(str(label).lower().removesuffix(".0"))
-            if liked is None:
-                self.faults.add(
+        rows = self.load(*keys, self.label_key, optional=self._optional_keys)
+        for row_index, (prompt, answer, label, *around) in enumerate(rows):
+            question, context = self._read_prompt(prompt, around, row_index)
+            is_liked = LIKED.get(str(label).lower().removesuffix(".0"))
+            if is_liked is None:
+                self.row_errors.add(
                     f"{self.label_key} must be 1 or 0 (true or false), and is {shown(label)}",
-                    number,
+                    row_index,
                 )
-            good = self.faults.texts((question, answer), keys, number)
-            if good and liked is not None:
-                told.append(_Judged(number, context, question, answer, liked))
-        self.faults.refuse()
-        return told
+            has_texts = self.row_errors.check_texts((question, answer), keys, row_index)
+            if has_texts and is_liked is not None:
+                judged.append(_JudgedAnswer(row_index, context, question, answer, is_liked))
+        return judged
 
-    def _of_pairs(self) -> list[_Judged]:
+    def _read_pairs(self) -> list[_JudgedAnswer]:
+        """Read rows of a prompt with a chosen and a rejected answer, each as two rows."""
         assert self.chosen_key and self.rejected_key
-        keys, told = (self.prompt_key, self.chosen_key, self.rejected_key), []
-        for number, (prompt, chosen, rejected, *around) in enumerate(
-            self.load(*keys, gaps=self._gaps())
-        ):
-            question, context = self._read_asked(prompt, around, number)
-            if self.faults.texts((question, chosen, rejected), keys, number):
-                told.append(_Judged(number, context, question, chosen, True))
-                told.append(_Judged(number, context, question, rejected, False))
-        self.faults.refuse()
-        return told
+        judged = []
+        keys = (self.prompt_key, self.chosen_key, self.rejected_key)
+        rows = self.load(*keys, optional=self._optional_keys)
+        for row_index, (prompt, chosen, rejected, *around) in enumerate(rows):
+            question, context = self._read_prompt(prompt, around, row_index)
+            if self.row_errors.check_texts((question, chosen, rejected), keys, row_index):
+                judged.append(_JudgedAnswer(row_index, context, question, chosen, True))
+                judged.append(_JudgedAnswer(row_index, context, question, rejected, False))
+        return judged
 
-    def _gaps(self) -> tuple[str | None, ...]:
+    @property
+    def _optional_keys(self) -> tuple[str | None, ...]:
         return self.input_key, self.system_key, self.history_key
 
-    def _read_asked(
-        self, prompt: object, around: Sequence[Any], number: int
+    def _read_prompt(
+        self, prompt: object, around: Sequence[object], row_index: int
     ) -> tuple[Any, Context]:
-        """What is asked with its input, and what stands before it."""
-        given, system, history = around
-        columns = str(self.system_key), str(self.history_key)
-        context = read_context(system, history, columns, number, self.faults)
-        return join_input(prompt, given, str(self.input_key), number, self.faults), context
+        """Read a prompt with its input, and what stands before it."""
+        added, system, history = around
+        columns = (str(self.system_key), str(self.history_key))
+        context = read_context(system, history, columns, row_index, self.row_errors)
+        question = join_input(prompt, added, str(self.input_key), row_index, self.row_errors)
+        return question, context

@@ -1,18 +1,11 @@
-"""Dataset handlers: rows to tokenised examples.
-
-A handler is built with its configured arguments and the model's `template`; its items are what can
-be trained or scored. `dropped` and `cut` count, by reason, the rows that cannot and the answers
-that were shortened.
-"""
+"""Datasets of questions and answers, also with a refusal or another answer to each."""
 
 import random
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unteach.data import duplicates
+from unteach.data.handlers.base import DEFERRED, Example, RowDataset, build_example, find_row_index
 from unteach.data.instructions import (
     NO_CONTEXT,
     Context,
@@ -22,171 +15,13 @@ from unteach.data.instructions import (
     read_context,
 )
 from unteach.data.io import sources
-from unteach.data.row_errors import RowErrors, no_row_left
-from unteach.data.row_selection import flag
-from unteach.data.template import Encoded, Template
-from unteach.data.truncation import IGNORED, TooLong, truncate
+from unteach.data.row_errors import RowErrors
+from unteach.data.row_selection import parse_flag
+from unteach.data.rows import locate_row
+from unteach.data.truncation import TooLong
 from unteach.errors import UserError
 from unteach.registry import dataset
 from unteach.seeds import subseed
-from unteach.wording import counted
-
-Example = dict[Any, Any]
-"""{input_ids, labels, index}; several answers or several variants of a row are a dict of
-Examples."""
-
-
-DEFERRED = "deferred"
-"""A key of an example without its tokens yet."""
-NO_ROOM = "no room for an answer within max_length"
-
-
-@dataclass
-class RowDataset:
-    """A handler of rows of which each gives one example with an answer in it; counts what became of
-    the others."""
-
-    template: Template
-    hf_args: dict[str, Any]
-    examples: list[Example] = field(init=False)
-    dropped: Counter[str] = field(init=False, default_factory=Counter)
-    cut: int = field(init=False, default=0)
-    cut_rows: list[int] = field(init=False, default_factory=list)
-    faults: RowErrors = field(init=False)
-    row_hashes: Any = field(init=False, default=None)
-    """an array with a number for each row read, equal where rows say the same; None for rows that
-    came from memory"""
-
-    def load(self, *keys: str, gaps: Sequence[str | None] = ()) -> list[tuple[Any, ...]]:
-        """Columns of all rows, side by side; what is wrong with their cells is noted by `faults`.
-
-        gaps: further columns, None in every row that has none; of no column (None) all cells are.
-        """
-        rows = sources.load_rows(self.hf_args)
-        self.faults = RowErrors(self.where, rows)
-        if "rows" not in self.hf_args:
-            self.row_hashes = duplicates.hash_rows(
-                duplicates.read_keys(type(self), vars(self)), rows
-            )
-        columns = [sources.column(rows, key, self.where) for key in keys]
-        columns += [[row.get(key) if key is not None else None for row in rows] for key in gaps]
-        cells = list(zip(*columns, strict=True))
-        self.faults.special = [
-            number for number, row in enumerate(cells) if self.template.hides(row)
-        ]
-        return cells
-
-    @property
-    def where(self) -> str:
-        return sources.named(self.hf_args)
-
-    def keep(self, built: list[Example | None]) -> None:
-        """Refuses what is wrong, counts what is dropped, keeps the rest."""
-        self.faults.refuse()
-        self.dropped += self.faults.counted()
-        self.examples = [example for example in built if example is not None]
-        self._forget_hashes_of_dropped()
-        if not self.examples and "rows" not in self.hf_args:
-            raise UserError(no_row_left(self.where, self.dropped))
-
-    def _forget_hashes_of_dropped(self) -> None:
-        """Leave rows without an example out of those that are compared: a dropped row repeats
-        nothing."""
-        if self.row_hashes is not None:
-            kept = {_row_of(example) for example in self.examples}
-            dropped = [number for number in range(len(self.row_hashes)) if number not in kept]
-            self.row_hashes[dropped] = 0
-
-    def usable(self, encoded: Encoded, index: int) -> Example | None:
-        """A row's example; None, and counted, where nothing of its answer is left to learn."""
-        if not encoded.answer or len(encoded.input_ids) < 2:
-            self.faults.drop(NO_ROOM, index)
-            return None
-        self.count_cut(bool(encoded.cut), index)
-        return example_of(encoded, index)
-
-    def fitted(
-        self, ids: list[int], labels: list[int], index: int, max_length: int, too_long: TooLong
-    ) -> list[Example]:
-        """A row's examples within max_length; none, and counted, where nothing of its answer is
-        left to learn."""
-        pieces = truncate(ids, labels, max_length, too_long)
-        longer = len(ids) > max_length
-        if not pieces:
-            self.faults.drop(
-                f"more than {max_length} tokens" if longer and too_long == "drop" else NO_ROOM,
-                index,
-            )
-        self.count_cut(longer and bool(pieces) and too_long != "split", index)
-        return [{"input_ids": ids, "labels": labels, "index": index} for ids, labels in pieces]
-
-    def count_cut(self, cut: bool, index: int) -> None:
-        self.cut += cut
-        self.cut_rows += [index] if cut else []
-
-    @property
-    def num_tokenized(self) -> int | None:
-        """How many rows are tokenised at once; None where all are."""
-        choice = self.hf_args.get("choice")
-        return choice.tokenized if choice is not None else None
-
-    def is_deferred(self, index: int) -> bool:
-        """Whether a row is tokenised only when it is asked for."""
-        return self.num_tokenized is not None and index >= self.num_tokenized
-
-    def is_tokenized(self, row: int) -> bool:
-        """Whether an example has its tokens already."""
-        return DEFERRED not in self.examples[row]
-
-    def encode_deferred(self, index: int) -> list[Example]:
-        """The examples of a row that was not tokenised at once, by the handlers that defer any."""
-        raise NotImplementedError
-
-    def place(self, row: int) -> str:
-        """Where an example's row stands, as `line 3`."""
-        return self.faults.listed([_row_of(self.examples[row])])
-
-    def notes(self) -> list[str]:
-        """What there is to say about rows dropped, answers cut, and rows of the user's that stand
-        twice."""
-        said = [f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()]
-        if self.cut:
-            said.append(
-                f"{counted(self.cut, 'row')} cut at max_length "
-                f"({self.faults.listed(self.cut_rows)})"
-            )
-        if self.faults.special:
-            said.append(note_special(self.faults, self.faults.special))
-        if "choice" in self.hf_args and self.row_hashes is not None:
-            said += duplicates.note(self.row_hashes, self.faults)
-        return said
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, row: int) -> Example:
-        example = self.examples[row]
-        if DEFERRED not in example:
-            return example
-        index = example["index"]
-        pieces = self.encode_deferred(index)
-        self.faults.refuse()
-        # Of a row that a run would drop, nothing is learned.
-        found = (
-            pieces[0]
-            if pieces
-            else {"input_ids": [self.template.eos], "labels": [IGNORED], "index": index}
-        )
-        return {**found, **{key: value for key, value in example.items() if key != DEFERRED}}
-
-
-def note_special(faults: RowErrors, numbers: list[int]) -> str:
-    """What is said of rows in which special tokens are written."""
-    return (
-        f"{counted(len(numbers), 'row')} with the text of special tokens, which is read as text "
-        f"({faults.listed(numbers)}); model.template_args.special_tokens=tokens reads them as the "
-        "tokens"
-    )
 
 
 @dataset
@@ -199,7 +34,7 @@ class QADataset(RowDataset):
     the question on a line of its own; a system prompt and earlier turns ([question, answer] each)
     stand before it, and the answers of earlier turns are learned too, but with turns=last.
     forget_key: a column of 0 and 1; rows with 1 weigh -1, so that SignedSFT unlearns them.
-    too_long: what becomes of a row of more than max_length tokens (see data/fitting.py).
+    too_long: what becomes of a row of more than max_length tokens (see data/truncation.py).
     """
 
     question_key: str = "question"
@@ -214,112 +49,110 @@ class QADataset(RowDataset):
     turns: Literal["all", "last"] = "all"
 
     def __post_init__(self) -> None:
-        needed = [
-            self.question_key,
-            self.answer_key,
-            *([self.forget_key] if self.forget_key else []),
-        ]
-        told = self.load(*needed, gaps=(self.input_key, self.system_key, self.history_key))
-        self.shots = self._shots()
+        required = [self.question_key, self.answer_key]
+        if self.forget_key:
+            required.append(self.forget_key)
+        optional = (self.input_key, self.system_key, self.history_key)
+        rows = self.load(*required, optional=optional)
+
+        self.shots = self._load_shots()
         self.texts: list[tuple[Any, Any]] = []
         self.contexts: dict[int, Context] = {}
-        for number, (question, answer, *_, given, system, history) in enumerate(told):
-            self.texts.append(
-                (join_input(question, given, str(self.input_key), number, self.faults), answer)
-            )
-            columns = str(self.system_key), str(self.history_key)
-            if context := read_context(system, history, columns, number, self.faults):
-                self.contexts[number] = context
-        self.keep(
-            [example for i, text in enumerate(self.texts) for example in self.build(i, *text)]
-        )
-        for example in self.examples if self.forget_key else ():
-            number = example["index"]
-            place = sources.place(self.faults.rows, number, self.where)
-            example["weight"] = -1.0 if flag(told[number][2], str(self.forget_key), place) else 1.0
+        columns = (str(self.system_key), str(self.history_key))
+        for row_index, (question, answer, *_, added, system, history) in enumerate(rows):
+            question = join_input(question, added, str(self.input_key), row_index, self.row_errors)
+            self.texts.append((question, answer))
+            context = read_context(system, history, columns, row_index, self.row_errors)
+            if context:
+                self.contexts[row_index] = context
 
-    def _shots(self) -> list[tuple[str, str]]:
+        examples: list[Example] = []
+        for row_index, (question, answer) in enumerate(self.texts):
+            examples += self.build(row_index, question, answer)
+        self.keep(examples)
+        if self.forget_key:
+            self._weigh_by_flag(self.forget_key, [row[2] for row in rows])
+
+    def _weigh_by_flag(self, column: str, cells: list[Any]) -> None:
+        """Give each example -1 or 1 as its weight, by its row's cell of 1 or 0."""
+        for example in self.examples:
+            row_index = example["index"]
+            place = locate_row(self.row_errors.rows, row_index, self.where)
+            is_forgotten = parse_flag(cells[row_index], column, place)
+            example["weight"] = -1.0 if is_forgotten else 1.0
+
+    def _load_shots(self) -> list[tuple[str, str]]:
         if not self.few_shot_dataset_hf_args:
             return []
-        shown = sources.load_rows(self.few_shot_dataset_hf_args)
-        keys = (self.question_key, self.answer_key)
-        return list(
-            zip(*(sources.column(shown, key, "few-shot rows") for key in keys), strict=True)
-        )
+        rows = sources.load_rows(self.few_shot_dataset_hf_args)
+        questions = sources.read_column(rows, self.question_key, "few-shot rows")
+        answers = sources.read_column(rows, self.answer_key, "few-shot rows")
+        return list(zip(questions, answers, strict=True))
 
-    def build(self, index: int, question: object, answer: object) -> list[Example]:
-        """The examples of one row, without their tokens where it is looked at later."""
-        if not self.is_deferred(index) or isinstance(answer, list):
-            return self.pieces(index, question, answer)
-        return (
-            [{"index": index, DEFERRED: True}] if self.is_complete(index, question, answer) else []
-        )
+    def build(self, row_index: int, question: object, answer: object) -> list[Example]:
+        """Build the examples of one row, without their tokens where it is looked at later."""
+        if not self.is_deferred(row_index) or isinstance(answer, list):
+            return self.build_pieces(row_index, question, answer)
+        if not self.is_complete(row_index, question, answer):
+            return []
+        return [{"index": row_index, DEFERRED: True}]
 
-    def is_complete(self, index: int, question: object, answer: object) -> bool:
-        """Whether a row has all its texts; what it lacks is noted."""
-        told = [
-            self.faults.text(question, self.question_key, index),
-            self.faults.text(answer, self.answer_key, index),
-        ]
-        if not all(told):
+    def is_complete(self, row_index: int, question: object, answer: object) -> bool:
+        """Whether a row has all its texts; note what it lacks."""
+        columns = (self.question_key, self.answer_key)
+        if not self.row_errors.check_texts((question, answer), columns, row_index):
             return False
-        if self.turns == "all" and self.contexts.get(index, NO_CONTEXT).has_empty_answer:
-            self.faults.drop(f"nothing in an answer of {self.history_key}", index)
+        context = self.contexts.get(row_index, NO_CONTEXT)
+        if self.turns == "all" and context.has_empty_answer:
+            self.row_errors.drop(f"nothing in an answer of {self.history_key}", row_index)
             return False
         return True
 
-    def encode_deferred(self, index: int) -> list[Example]:
-        return self.pieces(index, *self.texts[index])
+    def encode_deferred(self, row_index: int) -> list[Example]:
+        question, answer = self.texts[row_index]
+        return self.build_pieces(row_index, question, answer)
 
-    def pieces(self, index: int, question: Any, answer: Any) -> list[Example]:
-        """The examples of one row; none, and counted, where nothing of its answer is left to
-        learn."""
+    def build_pieces(self, row_index: int, question: Any, answer: Any) -> list[Example]:
+        """Build the examples of one row; none, and count it, where nothing is left to learn."""
         if isinstance(answer, list):
-            variants = [self.pieces(index, question, one) for one in answer]
-            return (
-                [{k: one[0] for k, one in enumerate(variants)}]
-                if variants and all(variants)
-                else []
-            )
-        if not self.is_complete(index, question, answer):
+            return self._build_alternatives(row_index, question, answer)
+        if not self.is_complete(row_index, question, answer):
             return []
-        context = self.contexts.get(index, NO_CONTEXT)
+        context = self.contexts.get(row_index, NO_CONTEXT)
         try:
             ids, labels = self.encode(context, question, answer)
         except UserError as error:
-            self.faults.add(str(error), index)
+            self.row_errors.add(str(error), row_index)
             return []
-        return self.fitted(ids, labels, index, self.max_length, self.too_long)
+        return self.fit(ids, labels, row_index, self.max_length, self.too_long)
+
+    def _build_alternatives(
+        self, row_index: int, question: object, answers: list[Any]
+    ) -> list[Example]:
+        """Build one example of several answers, by their number; none if any cannot be used."""
+        alternatives = [self.build_pieces(row_index, question, answer) for answer in answers]
+        if not alternatives or not all(alternatives):
+            return []
+        return [{number: pieces[0] for number, pieces in enumerate(alternatives)}]
 
     def encode(self, context: Context, question: str, answer: str) -> tuple[list[int], list[int]]:
-        """input_ids and labels of a row."""
+        """Encode a row as input_ids and labels."""
         if self.turns == "all":
             return encode_all(self.template, context, self.shots, question, answer)
         encoded = encode_last(self.template, context, self.shots, question, answer)
         return encoded.input_ids, encoded.labels
 
     def text(self, row: int) -> tuple[str, str]:
-        """The question and the answer of an example, as they were given."""
-        return self.texts[_row_of(self.examples[row])]
+        """Give the question and the answer of an example, as they stand in its row."""
+        return self.texts[find_row_index(self.examples[row])]
 
     def context_place(self, row: int) -> str | None:
-        """Where an example stands whose question has a system prompt or earlier turns before it;
-        else None."""
-        index = _row_of(self.examples[row])
-        return (
-            sources.place(self.faults.rows, index, self.where) if index in self.contexts else None
-        )
-
-
-def _row_of(example: Example) -> int:
-    """The number of an example's row; of several answers or variants all have the same."""
-    while "index" not in example:
-        example = next(iter(example.values()))
-    return int(example["index"])
-
-
-def example_of(encoded: Encoded, index: int) -> Example:
-    return {"input_ids": encoded.input_ids, "labels": encoded.labels, "index": index}
+        """Say where an example stands whose question has a system prompt or earlier turns before
+        it; else None."""
+        row_index = find_row_index(self.examples[row])
+        if row_index not in self.contexts:
+            return None
+        return locate_row(self.row_errors.rows, row_index, self.where)
 
 
 @dataset
@@ -341,16 +174,17 @@ class QAwithIdkDataset(QADataset):
         super().__post_init__()
 
     def variant(self, row: int, epoch: int) -> Example:
-        """The example of a row in an epoch: {original, alternate}, or the alternate alone."""
+        """Build the example of a row in an epoch: {original, alternate}, or the alternate alone."""
         original = super().__getitem__(row)
-        index = original["index"]
-        refusal = random.Random(subseed(self.seed, "idk", epoch, index)).choice(self.refusals)
-        question, _ = self.texts[index]
-        context = self.contexts.get(index, NO_CONTEXT)
+        row_index = original["index"]
+        rng = random.Random(subseed(self.seed, "idk", epoch, row_index))
+        refusal = rng.choice(self.refusals)
+        question, _ = self.texts[row_index]
+        context = self.contexts.get(row_index, NO_CONTEXT)
         encoded = encode_last(
             self.template, context, self.shots, question, refusal, self.max_length
         )
-        alternate = example_of(encoded, index)
+        alternate = build_example(encoded, row_index)
         return {"original": original, "alternate": alternate} if self.return_original else alternate
 
     def __getitem__(self, row: int) -> Example:
@@ -374,61 +208,29 @@ class QAwithAlternateDataset(QADataset):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        alternates = sources.column(self.faults.rows, self.alternate_key, self.where)
-        self.faults = RowErrors(self.where, self.faults.rows)
-        paired: list[Example | None] = []
+        rows = self.row_errors.rows
+        alternates = sources.read_column(rows, self.alternate_key, self.where)
+        # What was wrong with the originals is counted already.
+        self.row_errors = RowErrors(self.where, rows)
+        examples: list[Example] = []
         for original in self.examples:
-            index = original["index"]
-            for alternate in self.pieces(index, self.texts[index][0], alternates[index]):
-                paired.append(
-                    {"original": original, "alternate": alternate}
-                    if self.return_original
-                    else alternate
-                )
-        self.keep(paired)
-
-
-@dataset
-@dataclass
-class CompletionDataset(RowDataset):
-    """A prefix and how it goes on, as plain text; the loss is on the completion and the EOS after
-    it.
-
-    prefix_key: null where nothing stands before the completion. insert_space: a space stands
-    between the two.
-    """
-
-    prefix_key: str | None = "prompt"
-    text_key: str = "text"
-    max_length: int = 2048
-    insert_space: bool = False
-
-    def __post_init__(self) -> None:
-        told = self.load(*([self.prefix_key] if self.prefix_key else []), self.text_key)
-        self.plain = Template(self.template.tokenizer, replace(self.template.args, kind="raw"))
-        self.keep(
-            [
-                self.build(i, *(cells if self.prefix_key else ("", *cells)))
-                for i, cells in enumerate(told)
-            ]
-        )
-
-    def build(self, index: int, prefix: Any, completion: Any) -> Example | None:
-        told = [prefix == "" or self.faults.text(prefix, str(self.prefix_key), index)]
-        if not all([*told, self.faults.text(completion, self.text_key, index)]):
-            return None
-        space = " " if self.insert_space else ""
-        return self.usable(
-            self.plain.encode(prefix, space + completion, max_length=self.max_length), index
-        )
+            row_index = original["index"]
+            question, _ = self.texts[row_index]
+            for alternate in self.build_pieces(row_index, question, alternates[row_index]):
+                if self.return_original:
+                    examples.append({"original": original, "alternate": alternate})
+                else:
+                    examples.append(alternate)
+        self.keep(examples)
 
 
 def read_lines(path: str | None) -> list[str]:
-    """The lines of a text file of refusals; without a path, those that ship with unteach."""
+    """Read the lines of a text file of refusals; without a path, those that ship with unteach."""
     file = Path(path) if path else Path(__file__).parent / "refusals.txt"
     if not file.exists():
         raise UserError(f"idk_path={path}: there is no such file of refusals, one a line")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    text = file.read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if not lines:
         raise UserError(f"idk_path={path}: the file has no lines")
     return lines

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from unteach.data import duplicates
 from unteach.data.collators import SEGMENT
 from unteach.data.documents import find_bos, tokenize_documents
-from unteach.data.handlers.qa import Example, note_special
+from unteach.data.handlers.base import Example, note_special_text
 from unteach.data.io import sources, tokenized_paths
-from unteach.data.packing import best_fit
-from unteach.data.row_errors import no_row_left
+from unteach.data.packing import pack_best_fit
+from unteach.data.row_errors import explain_no_row_left
 from unteach.data.template import Template
 from unteach.data.tokenized import token_files
 from unteach.data.truncation import IGNORED
@@ -26,12 +26,17 @@ Packing = Literal["chunked", "apart", "best_fit"]
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens start to stop of all documents; led: the token before the first only leads in, and is
-    of the document."""
+    """A stretch of the tokens of all documents.
+
+    Args:
+        start: its first token.
+        stop: the token after its last.
+        has_lead: whether the token before the first only leads in, and is of the document.
+    """
 
     start: int
     stop: int
-    led: bool
+    has_lead: bool
 
 
 @dataset
@@ -60,60 +65,62 @@ class PretrainingDataset:
     special_notes: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        where = sources.named(self.hf_args)
+        where = sources.describe_source(self.hf_args)
         if self.max_length < 2:
             raise UserError(f"{where}: max_length must be at least 2, got {self.max_length}")
         self.bos = find_bos(self.template)
         if tokenized_paths.is_tokenized(self.hf_args.get("path")):
-            self.tokens, ends = token_files.documents(self.hf_args, self.template.tokenizer)
+            self.tokens, ends = token_files.read_documents(self.hf_args, self.template.tokenizer)
         else:
-            self.tokens, ends = self._tokenise(where)
+            self.tokens, ends = self._tokenize(where)
         if not ends:
-            raise UserError(no_row_left(where, self.dropped))
-        bounds = (
-            [(0, ends[-1])]
-            if self.packing == "chunked"
-            else list(zip([0, *ends], ends, strict=False))
-        )
-        self.pieces = [piece for first, last in bounds for piece in self.cut(first, last)]
-        self.rows: Sequence[Sequence[int]] = [[number] for number in range(len(self.pieces))]
-        if self.packing == "best_fit":
-            self.rows = best_fit([self.length(piece) for piece in self.pieces], self.max_length)
+            raise UserError(explain_no_row_left(where, self.dropped))
 
-    def _tokenise(self, where: str) -> "tuple[token_files.Joined, list[int]]":
+        self.pieces: list[Piece] = []
+        start = 0
+        for end in ends[-1:] if self.packing == "chunked" else ends:
+            self.pieces += self._cut(start, end)
+            start = end
+        self.rows: Sequence[Sequence[int]] = [[index] for index in range(len(self.pieces))]
+        if self.packing == "best_fit":
+            lengths = [self._count_tokens(piece) for piece in self.pieces]
+            self.rows = pack_best_fit(lengths, self.max_length)
+
+    def _tokenize(self, where: str) -> "tuple[token_files.Joined, list[int]]":
+        """Tokenize the rows' documents; give their tokens end to end, and where each ends."""
         rows = sources.load_rows(self.hf_args)
-        numbered, faults = tokenize_documents(self.template, rows, self.text_key, where)
-        self.dropped += faults.counted()
+        documents, row_errors = tokenize_documents(self.template, rows, self.text_key, where)
+        self.dropped += row_errors.count_dropped()
         self.row_hashes = duplicates.hash_rows({"text_key": self.text_key}, rows)
-        if faults.special:
-            self.special_notes = [note_special(faults, faults.special)]
+        if row_errors.special:
+            self.special_notes = [note_special_text(row_errors)]
         if "choice" in self.hf_args:
-            self.repeated = duplicates.note(self.row_hashes, faults)
-        documents = [ids for _, ids in numbered]
-        ends = np.cumsum([len(ids) for ids in documents]).tolist()
-        return token_files.Joined([np.concatenate(documents)] if documents else []), ends
+            self.repeated = duplicates.note_repeats(self.row_hashes, row_errors)
+        token_arrays = [ids for _, ids in documents]
+        ends = np.cumsum([len(ids) for ids in token_arrays]).tolist()
+        joined = [np.concatenate(token_arrays)] if token_arrays else []
+        return token_files.Joined(joined), ends
 
     def notes(self) -> list[str]:
-        """What there is to say about documents that were left out or stand twice."""
-        return [
-            f"{counted(count, 'row')} dropped, {why}" for why, count in self.dropped.items()
-        ] + [
-            *self.special_notes,
-            *self.repeated,
-        ]
+        """Say which documents are left out, hold special tokens, or stand twice."""
+        dropped = []
+        for reason, count in self.dropped.items():
+            dropped.append(f"{counted(count, 'row')} dropped, {reason}")
+        return dropped + self.special_notes + self.repeated
 
-    def cut(self, first: int, last: int) -> list[Piece]:
-        """The pieces of the tokens first to last."""
-        room = self.max_length - 1
+    def _cut(self, start: int, stop: int) -> list[Piece]:
+        """Cut a stretch of tokens into pieces."""
+        max_new = self.max_length - 1
         # The first piece needs no room for a token that leads in, where the tokenizer puts no BOS.
-        first_stop = min(first + room + (not self.bos), last)
-        pieces = [Piece(first, first_stop, led=False)]
-        for start in range(first_stop, last, room):
-            pieces.append(Piece(start, min(start + room, last), led=not self.bos))
+        first_stop = min(start + max_new + (not self.bos), stop)
+        pieces = [Piece(start, first_stop, has_lead=False)]
+        for piece_start in range(first_stop, stop, max_new):
+            piece_stop = min(piece_start + max_new, stop)
+            pieces.append(Piece(piece_start, piece_stop, has_lead=not self.bos))
         return pieces
 
-    def length(self, piece: Piece) -> int:
-        return len(self.bos) + piece.led + piece.stop - piece.start
+    def _count_tokens(self, piece: Piece) -> int:
+        return len(self.bos) + piece.has_lead + piece.stop - piece.start
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -122,15 +129,18 @@ class PretrainingDataset:
         ids: list[int] = []
         labels: list[int] = []
         segments: list[int] = []
-        pieces = [self.pieces[number] for number in self.rows[row]]
-        for number, piece in enumerate(pieces, 1):
-            told = [*self.bos, *self.tokens[piece.start - piece.led : piece.stop].tolist()]
-            read = len(self.bos) + piece.led
-            # what begins a document follows on none
-            read = max(read, 1) if len(pieces) > 1 else read
-            ids += told
-            labels += [IGNORED] * read + told[read:]
-            segments += [number] * len(told)
-        return {"input_ids": ids, "labels": labels, "index": row} | (
-            {SEGMENT: segments} if len(pieces) > 1 else {}
-        )
+        pieces = [self.pieces[index] for index in self.rows[row]]
+        for segment, piece in enumerate(pieces, 1):
+            piece_ids = list(self.bos)
+            piece_ids += self.tokens[piece.start - piece.has_lead : piece.stop].tolist()
+            num_read = len(self.bos) + piece.has_lead
+            if len(pieces) > 1:
+                # The first token of a document follows on none.
+                num_read = max(num_read, 1)
+            ids += piece_ids
+            labels += [IGNORED] * num_read + piece_ids[num_read:]
+            segments += [segment] * len(piece_ids)
+        example: Example = {"input_ids": ids, "labels": labels, "index": row}
+        if len(pieces) > 1:
+            example[SEGMENT] = segments
+        return example

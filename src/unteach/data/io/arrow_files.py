@@ -2,23 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from unteach import json_files
 from unteach.errors import UserError, refuse_path, refuse_unreadable
 from unteach.lazy import pyarrow
 
 
-def record_batches(mapped: Any) -> Iterator[Any]:
-    """Give the record batches of an open Arrow file, of IPC's file form or its stream form, each
-    validated.
+def read_record_batches(mapped: "pyarrow.MemoryMappedFile") -> "Iterator[pyarrow.RecordBatch]":
+    """Read the record batches of an Arrow file, in IPC's file form or its stream form.
 
-    A damaged batch points outside its own memory: reading it would end the process, or give bytes
-    of something else.
+    Each is validated: a damaged batch points outside its own memory, and reading it would end the
+    process, or give bytes of something else.
     """
+    batches: Iterator[pyarrow.RecordBatch]
     try:
         opened = pyarrow.ipc.open_file(mapped)
-        batches = (opened.get_batch(number) for number in range(opened.num_record_batches))
+        batches = (opened.get_batch(index) for index in range(opened.num_record_batches))
     except pyarrow.ArrowInvalid:
         mapped.seek(0)
         batches = iter(pyarrow.ipc.open_stream(mapped))
@@ -28,28 +27,30 @@ def record_batches(mapped: Any) -> Iterator[Any]:
 
 
 def refuse_damaged_set(folder: Path) -> None:
-    """Raise UserError where a folder of `datasets.save_to_disk`, which maps what it loads, is
-    damaged."""
-    for name in _names(folder / "dataset_dict.json", "splits"):
-        refuse_damaged_set(folder / str(name))
-    for told in _names(folder / "state.json", "_data_files"):
-        file = folder / str(told.get("filename") if isinstance(told, dict) else told)
+    """Refuse a damaged folder of `datasets.save_to_disk`, which maps what it loads."""
+    for split in _list_names(folder / "dataset_dict.json", "splits"):
+        refuse_damaged_set(folder / split)
+    for name in _list_names(folder / "state.json", "_data_files"):
+        file = folder / name
         with (
             refuse_unreadable(str(file), "no whole Arrow file", pyarrow.ArrowException),
             pyarrow.memory_map(str(file)) as mapped,
         ):
-            for _ in record_batches(mapped):
+            for _ in read_record_batches(mapped):
                 pass
 
 
-def _names(file: Path, key: str) -> list[Any]:
-    """Give what a file of `datasets` lists; none of it may lie outside the file's folder."""
+def _list_names(file: Path, key: str) -> list[str]:
+    """List the names in a file of `datasets`; none of them may lie outside the file's folder."""
     if not file.is_file():
         return []
-    told = json_files.read_json(file, "a saved set of rows")
-    names = told.get(key) if isinstance(told, dict) else None
-    if not isinstance(names, list):
+    saved = json_files.read_json(file, "a saved set of rows")
+    entries = saved.get(key) if isinstance(saved, dict) else None
+    if not isinstance(entries, list):
         raise UserError(f"{file}: lists no {key}; save the set again")
-    for name in names:
-        refuse_path(str(name.get("filename") if isinstance(name, dict) else name), file)
+    names = []
+    for entry in entries:
+        name = str(entry.get("filename") if isinstance(entry, dict) else entry)
+        refuse_path(name, file)
+        names.append(name)
     return names

@@ -10,34 +10,26 @@ from unteach.data.io.arrow_files import refuse_damaged_set
 from unteach.errors import AbsentData, UserError, first_line, nearest
 from unteach.lazy import datasets
 
-
-def is_saved_set(path: Path) -> bool:
-    """Whether `datasets` saved one set of rows into this folder."""
-    return (path / "state.json").exists() and (path / "dataset_info.json").exists()
+UNKNOWN_SPLIT = re.compile(r'Unknown split "(.*)"\. Should be one of \[(.*)\]')
 
 
-SEVERAL_SPLITS = "dataset_dict.json"
-"""What `datasets` writes into a folder into which it saved several splits."""
+def is_saved_by_datasets(path: Path) -> bool:
+    """Whether `datasets` saved one set of rows, or several splits, into this folder."""
+    has_one_set = (path / "state.json").exists() and (path / "dataset_info.json").exists()
+    return has_one_set or (path / "dataset_dict.json").exists()
 
 
-def load_set(hf_args: dict[str, Any]) -> Any:
-    """What `datasets.load_dataset`, or load_from_disk for a folder that save_to_disk made, gives
-    for these arguments.
+def load_hub_dataset(hf_args: dict[str, Any]) -> "datasets.Dataset":
+    """Load what `datasets.load_dataset` gives, or load_from_disk for a folder that it saved.
 
-    Raises AbsentData if the place exists and the configuration or split does not, UserError if the
-    place does not.
+    Raises:
+        AbsentData: the set exists, and its configuration or split does not.
+        UserError: there is no such set, or it cannot be read.
     """
-    path, split = str(hf_args["path"]), hf_args.get("split")
+    path = str(hf_args["path"])
     try:
-        if set(hf_args) <= {"path", "split"} and (
-            is_saved_set(Path(path)) or (Path(path) / SEVERAL_SPLITS).exists()
-        ):
-            refuse_damaged_set(Path(path))
-            loaded = datasets.load_from_disk(path)
-            if split and isinstance(loaded, dict):
-                if split not in loaded:
-                    raise AbsentData(_no_split(path, split, loaded))
-                loaded = loaded[split]
+        if set(hf_args) <= {"path", "split"} and is_saved_by_datasets(Path(path)):
+            loaded = _load_from_disk(path, hf_args.get("split"))
         else:
             loaded = datasets.load_dataset(**hf_args)
     except UserError:
@@ -51,12 +43,12 @@ def load_set(hf_args: dict[str, Any]) -> Any:
             "tofu_path=authors"
         ) from None
     except (ValueError, datasets.exceptions.DatasetsError) as error:
-        if unknown := re.search(r'Unknown split "(.*)"\. Should be one of \[(.*)\]', str(error)):
-            splits = [name.strip("'\" ") for name in unknown[2].split(",")]
-            raise AbsentData(_no_split(path, unknown[1], splits)) from None
+        if match := UNKNOWN_SPLIT.search(str(error)):
+            splits = [name.strip("'\" ") for name in match[2].split(",")]
+            raise AbsentData(_explain_no_split(path, match[1], splits)) from None
         if "BuilderConfig" in str(error) or "Unknown split" in str(error):
             raise AbsentData(f"{hf_args['path']}: {first_line(error)}") from None
-        raise UserError(f"{hf_args['path']}: {_explain(error)}") from None
+        raise UserError(f"{hf_args['path']}: {_explain_failure(error)}") from None
     if isinstance(loaded, dict):
         raise UserError(
             f"{path} has several splits ({', '.join(loaded)}): name one, as in "
@@ -65,18 +57,27 @@ def load_set(hf_args: dict[str, Any]) -> Any:
     return loaded
 
 
-def _no_split(path: str, split: str, there: Iterable[str]) -> str:
-    """What is said of a split that is not there."""
-    there = list(there)
+def _load_from_disk(path: str, split: str | None) -> "datasets.Dataset | datasets.DatasetDict":
+    refuse_damaged_set(Path(path))
+    loaded = datasets.load_from_disk(path)
+    if not split or not isinstance(loaded, dict):
+        return loaded
+    if split not in loaded:
+        raise AbsentData(_explain_no_split(path, split, loaded))
+    return loaded[split]
+
+
+def _explain_no_split(path: str, split: str, splits: Iterable[str]) -> str:
+    names = list(splits)
     hint = ""
-    if guess := nearest(split, there):
+    if guess := nearest(split, names):
         hint = f"; did you mean {path}:{guess}?"
-    elif there:
-        hint = f"; name one, as in {path}:{there[0]}"
-    return f"{path}: no split {split!r}; its splits: {', '.join(there)}{hint}"
+    elif names:
+        hint = f"; name one, as in {path}:{names[0]}"
+    return f"{path}: no split {split!r}; its splits: {', '.join(names)}{hint}"
 
 
-def _explain(error: Exception) -> str:
-    """What `datasets` says on one line; of rows that it could not read, what stopped it too."""
-    told = " ".join(str(error).split())
-    return f"{told}: {first_line(error.__cause__)}" if error.__cause__ else told
+def _explain_failure(error: Exception) -> str:
+    """Put what `datasets` says on one line, with its cause where rows could not be read."""
+    message = " ".join(str(error).split())
+    return f"{message}: {first_line(error.__cause__)}" if error.__cause__ else message

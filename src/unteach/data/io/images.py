@@ -1,5 +1,5 @@
-"""Images of a table's column: paths, http(s) addresses, or what a data set's image column holds.
-Read within limits."""
+"""Images of a table's column, read within limits: paths, http(s) addresses, or what the image
+column of a data set holds."""
 
 import io
 import time
@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MOST_BYTES, MOST_PIXELS, SECONDS = 32 << 20, 100_000_000, 30.0
-"""Of one image: the size of its file, width times height, and how long a server may take to give
-it."""
-AHEAD = 16
+MOST_BYTES = 32 << 20
+"""The size of an image's file."""
+MOST_PIXELS = 100_000_000
+"""Width times height of an image."""
+SECONDS = 30.0
+"""How long a server may take to give an image."""
+ROWS_AHEAD = 16
 """Rows whose images are read while those before them are in use."""
 
 T = TypeVar("T")
@@ -27,10 +30,16 @@ class Unreadable(ValueError):
 
 
 def read(source: object, most_bytes: int = MOST_BYTES, seconds: float = SECONDS) -> "Image":
-    """The image in RGB, upright as its EXIF tells.
+    """Read an image in RGB, upright as its EXIF tells.
 
-    source: a path, an http(s) address, the bytes of a file, a PIL image, or {"bytes": …, "path": …}
-    as `datasets` stores images. Raises Unreadable, naming what could not be read and why.
+    Args:
+        source: a path, an http(s) address, the bytes of a file, a PIL image, or
+            {"bytes": …, "path": …} as `datasets` stores images.
+        most_bytes: the limit of the file's size.
+        seconds: the limit of a download.
+
+    Raises:
+        Unreadable: names what could not be read, and why.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -40,16 +49,15 @@ def read(source: object, most_bytes: int = MOST_BYTES, seconds: float = SECONDS)
     if source is None or source == "":
         raise Unreadable("there is no image")
     try:
-        opened = (
-            source
-            if isinstance(source, Image.Image)
-            else Image.open(_file(source, most_bytes, seconds))
-        )
-        if opened.width * opened.height > MOST_PIXELS:
+        if isinstance(source, Image.Image):
+            image = source
+        else:
+            image = Image.open(_open_file(source, most_bytes, seconds))
+        if image.width * image.height > MOST_PIXELS:
             raise Unreadable(
-                f"{name} has {opened.width} x {opened.height} pixels; {MOST_PIXELS:,} at most"
+                f"{name} has {image.width} x {image.height} pixels; {MOST_PIXELS:,} at most"
             )
-        return ImageOps.exif_transpose(opened).convert("RGB")
+        return ImageOps.exif_transpose(image).convert("RGB")
     except Unreadable:
         raise
     except UnidentifiedImageError:
@@ -58,7 +66,8 @@ def read(source: object, most_bytes: int = MOST_BYTES, seconds: float = SECONDS)
         raise Unreadable(f"{name} cannot be read: {str(error) or type(error).__name__}") from None
 
 
-def _file(source: object, most_bytes: int, seconds: float) -> Any:
+def _open_file(source: object, most_bytes: int, seconds: float) -> str | io.BytesIO:
+    """Give what Pillow opens: a path, or bytes that were at hand or are downloaded now."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if not isinstance(source, str):
@@ -74,40 +83,50 @@ def _file(source: object, most_bytes: int, seconds: float) -> Any:
         return source
     if scheme.lower() not in ("http", "https"):
         raise Unreadable(f"{source}: images are fetched over http and https alone")
-    return io.BytesIO(_fetched(source, most_bytes, seconds))
+    return io.BytesIO(_download(source, most_bytes, seconds))
 
 
-def _fetched(url: str, most_bytes: int, seconds: float) -> bytes:
+def _download(url: str, most_bytes: int, seconds: float) -> bytes:
+    # Takes long to import, and only images on servers need it.
     import httpx2
 
-    end, body = time.monotonic() + seconds, bytearray()
+    deadline = time.monotonic() + seconds
+    body = bytearray()
     try:
         with httpx2.stream("GET", url, timeout=seconds, follow_redirects=True) as response:
             if response.status_code != 200:
                 raise Unreadable(f"{url} was answered with HTTP {response.status_code}")
-            for piece in response.iter_bytes():
-                body += piece
+            for chunk in response.iter_bytes():
+                body += chunk
                 if len(body) > most_bytes:
                     raise Unreadable(f"{url} is larger than {most_bytes:,} bytes")
-                if time.monotonic() > end:
+                if time.monotonic() > deadline:
                     raise Unreadable(f"{url} did not come within {seconds:g} s")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise Unreadable(f"{url} cannot be fetched: {str(error) or type(error).__name__}") from None
     return bytes(body)
 
 
-def ahead(
-    rows: Iterable[T], sources: Callable[[T], Sequence[Any]], workers: int = AHEAD
+def read_ahead(
+    rows: Iterable[T], sources: Callable[[T], Sequence[Any]], workers: int = ROWS_AHEAD
 ) -> "Iterator[tuple[T, list[Image] | Unreadable]]":
-    """Each row with its images, or with why one of them cannot be read, in order; the next rows'
-    are read meanwhile."""
-    waiting: deque[tuple[T, Future[Any]]] = deque()
-    coming = iter(rows)
+    """Read the images of rows in threads, some rows ahead of the one in use.
+
+    Args:
+        rows: the rows, taken one after the other.
+        sources: gives the images of a row, as `read` takes them.
+        workers: rows that are read at once.
+
+    Yields:
+        Each row in order with its images, or with why one of them cannot be read.
+    """
+    waiting: deque[tuple[T, Future[list[Image] | Unreadable]]] = deque()
+    remaining = iter(rows)
     with ThreadPoolExecutor(workers) as pool:
         try:
             while True:
-                for row in islice(coming, workers - len(waiting)):
-                    waiting.append((row, pool.submit(_all, sources(row))))
+                for row in islice(remaining, workers - len(waiting)):
+                    waiting.append((row, pool.submit(_read_all, sources(row))))
                 if not waiting:
                     return
                 row, images = waiting.popleft()
@@ -116,7 +135,7 @@ def ahead(
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _all(sources: Sequence[Any]) -> "list[Image] | Unreadable":
+def _read_all(sources: Sequence[Any]) -> "list[Image] | Unreadable":
     try:
         return [read(source) for source in sources]
     except Unreadable as error:

@@ -5,15 +5,19 @@ from typing import Any
 
 from unteach.errors import UserError, explain_unreadable
 
-DEEPEST = 60
+MAX_DEPTH = 60
 """Lists and objects within one another."""
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Read JSON in which each key stands once; JSONDecodeError as the library raises it, UserError
-    for the rest."""
+    """Read JSON in which each key of an object stands once.
+
+    Raises:
+        json.JSONDecodeError: the text is no JSON.
+        UserError: a key stands twice, or lists and objects are nested too deeply.
+    """
     try:
-        value = json.loads(text, object_pairs_hook=_unique_keys)
+        value = json.loads(text, object_pairs_hook=_build_object)
         _refuse_deep(value, text)
     except json.JSONDecodeError:
         raise
@@ -22,7 +26,8 @@ def parse_json(text: str, where: str) -> Any:
     return value
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build a JSON object; refuse one in which a key stands twice."""
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
@@ -32,16 +37,15 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_deep(value: object, text: str) -> None:
-    """Raise RecursionError where lists and objects are nested more deeply than what follows could
-    walk through."""
-    if text.count("[") + text.count("{") <= DEEPEST:
+    """Raise RecursionError where lists and objects are nested too deeply to walk through."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
         return
     waiting = [(value, 1)]
     while waiting:
         inner, depth = waiting.pop()
         if not isinstance(inner, dict | list):
             continue
-        if depth > DEEPEST:
+        if depth > MAX_DEPTH:
             raise RecursionError
         items = inner.values() if isinstance(inner, dict) else inner
         waiting += [(item, depth + 1) for item in items]

@@ -1,119 +1,113 @@
-"""Where rows come from: the built-in authors world, a local folder, or anything that `datasets`
-loads."""
+"""Rows by the arguments of `load_dataset`: the built-in world, local files, or what `datasets`
+loads; whole, or the part of them that a forget set takes or leaves."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import ForgetSet
-from unteach.data.entities import part_of
+from unteach.data.entities import select_part
 from unteach.data.io import hub_datasets, tables, tokenized_paths
-from unteach.data.io.tables import Placed, Row
+from unteach.data.io.cells import explain_no_column
+from unteach.data.io.file_formats import FORMATS
+from unteach.data.row_selection import RowSelection
+from unteach.data.rows import Row, Rows, locate_row
 from unteach.data.synthetic import authors
 from unteach.errors import AbsentData, UserError
 
 
-class Rows(list[Row]):
-    """Rows that remember where each of them stands."""
-
-    def __init__(self, placed: Iterable[Placed]):
-        super().__init__()
-        self.places = []
-        for place, row in placed:
-            self.append(row)
-            self.places.append(place)
-
-
-def place(rows: list[Row], number: int, where: str) -> str:
-    """Where a row of a list stands: its file and line, or its number from 1."""
-    return str(rows.places[number]) if isinstance(rows, Rows) else f"{where}: row {number + 1}"
-
-
 def load_rows(hf_args: dict[str, Any]) -> list[Row]:
-    """The rows that `hf_args` (load_dataset's names: path, name, split, data_files, revision…)
-    stand for.
+    """Load the rows that `hf_args` stand for.
 
-    path: `authors` or `authors:SEED` is the built-in world, `authors-grown:SEED` one of more
-    questions; in a folder, <name> or <name>/<split> is a file that `tables` reads (.jsonl, .csv,
-    .parquet, .txt…), or path is such a file itself; everything else goes to
-    `datasets.load_dataset`. part, forget_set: only the rows that this forget set takes (`forget`)
-    or leaves (`retain`). choice: a Choice, which rows a stream takes. rows: these rows, which are
-    at hand.
+    Args:
+        hf_args: the names of `datasets.load_dataset` (path, name, split, data_files, revision…).
+            path: `authors` or `authors:SEED` is the built-in world, `authors-grown:SEED` one of
+            more questions; in a folder, <name> or <name>/<split> is a file of rows (.jsonl, .csv,
+            .parquet, .txt…), or path is such a file itself; everything else goes to
+            `datasets.load_dataset`. Beside these: `part` and `forget_set`, only the rows that this
+            forget set takes (`forget`) or leaves (`retain`); `choice`, a RowSelection; `rows`,
+            rows that are in memory already.
 
-    Raises AbsentData if the place exists and the configuration or split does not, UserError if the
-    place does not.
+    Raises:
+        AbsentData: the set exists, and its configuration or split does not.
+        UserError: there is no such set, or its rows cannot be read.
     """
-    from_where = {key: value for key, value in hf_args.items() if key not in ("part", "forget_set")}
+    source = {key: value for key, value in hf_args.items() if key not in ("part", "forget_set")}
     if "part" not in hf_args:
-        return _all_rows(from_where)
+        return _load_all_rows(source)
+
+    where = describe_source(hf_args)
     if hf_args.get("forget_set") is None:
         raise UserError(
-            f"{named(hf_args)}: set forget_set, which says what goes: forget_set.by=author "
+            f"{where}: set forget_set, which says what goes: forget_set.by=author "
             f"forget_set.fraction=0.1"
         )
     reader = Reader()
-    chosen = reader.record(ForgetSet, hf_args["forget_set"], "forget_set")
+    forget_set = reader.record(ForgetSet, hf_args["forget_set"], "forget_set")
     if reader.problems:
         raise UserError(join_problems(reader.problems))
-    rows = _all_rows(from_where)
-    numbers = part_of(rows, hf_args["part"], chosen, named(hf_args))
+
+    rows = _load_all_rows(source)
+    selected = select_part(rows, hf_args["part"], forget_set, where)
     if isinstance(rows, Rows):
-        return Rows((rows.places[number], rows[number]) for number in numbers)
-    return [rows[number] for number in numbers]
+        return Rows((rows.places[index], rows[index]) for index in selected)
+    return [rows[index] for index in selected]
 
 
-def _all_rows(hf_args: dict[str, Any]) -> list[Row]:
+def _load_all_rows(hf_args: dict[str, Any]) -> list[Row]:
     if "rows" in hf_args:
-        return hf_args["rows"]  # type: ignore[no-any-return]
-    if choice := hf_args.get("choice"):
-        table = tables.open_table(
-            {k: v for k, v in hf_args.items() if k != "choice"}, choice.by_line
-        )
-        return Rows(choice.of(table, table.where))
-    path, name = str(hf_args.get("path", "")), hf_args.get("name")
-    if world := authors.world_of(path):
-        return authors.rows_of(world, str(name))
+        in_memory: list[Row] = hf_args["rows"]
+        return in_memory
+    selection: RowSelection | None = hf_args.get("choice")
+    if selection is not None:
+        source = {key: value for key, value in hf_args.items() if key != "choice"}
+        table = tables.open_table(source, selection.by_line)
+        return Rows(selection.select(table, table.where))
+
+    path = str(hf_args.get("path", ""))
+    name = hf_args.get("name")
+    if world := authors.parse_world(path):
+        return authors.build_world_rows(world, str(name))
     if Path(path).is_file():
         return Rows(tables.open_table(path))
     if Path(path).is_dir() and "data_files" not in hf_args:
-        return Rows(tables.open_table(_file_in(Path(path), name, hf_args.get("split", "train"))))
+        return Rows(tables.open_table(_find_file(Path(path), name, hf_args.get("split", "train"))))
     if "/" in path and path.startswith((".", "/", "~")):
         raise UserError(
             f"{path}: there is no such folder; name one of <config name>.jsonl, .csv, .parquet… "
             f"files"
         )
-    return list(
-        hub_datasets.load_set({**hf_args, "path": "json"} if _json_as_text(hf_args) else hf_args)
-    )
+    if _reads_json_as_text(hf_args):
+        hf_args = {**hf_args, "path": "json"}
+    return list(hub_datasets.load_hub_dataset(hf_args))
 
 
-def named(hf_args: dict[str, Any]) -> str:
-    """What messages call these rows."""
-    place = "/".join(str(hf_args[key]) for key in ("path", "name", "split") if hf_args.get(key))
+def describe_source(hf_args: dict[str, Any]) -> str:
+    """Name a source of rows in a message."""
+    names = [hf_args.get(key) for key in ("path", "name", "split")]
+    where = "/".join(str(name) for name in names if name)
     if "part" not in hf_args:
-        return place
-    told = [
-        f" {name} {value}"
-        for name, value in (hf_args.get("forget_set") or {}).items()
-        if value is not None
-    ]
-    return f"{place} ({hf_args['part']}{',' if told else ''}{','.join(told)})"
+        return where
+    settings = [str(hf_args["part"])]
+    for name, value in (hf_args.get("forget_set") or {}).items():
+        if value is not None:
+            settings.append(f"{name} {value}")
+    return f"{where} ({', '.join(settings)})"
 
 
-def note(hf_args: dict[str, Any]) -> str | None:
-    """What must be said of a source before its rows are used, if anything."""
-    if _json_as_text(hf_args):
+def note_source(hf_args: dict[str, Any]) -> str | None:
+    """Say what must be known of a source before its rows are used, if anything."""
+    if _reads_json_as_text(hf_args):
         return (
             f"{hf_args['data_files']}: JSON lines, read as rows with columns, although "
             f"hf_args.path is text"
         )
-    world = authors.world_of(str(hf_args.get("path", "")))
-    return authors.note(str(hf_args.get("name")), world) if world else None
+    world = authors.parse_world(str(hf_args.get("path", "")))
+    return authors.note_uneven_share(str(hf_args.get("name")), world) if world else None
 
 
-def files_of(hf_args: dict[str, Any]) -> list[Path]:
-    """The local files that these rows are read from."""
+def list_files(hf_args: dict[str, Any]) -> list[Path]:
+    """List the local files that these rows are read from."""
     path = Path(str(hf_args.get("path", "")))
     if tokenized_paths.is_tokenized(path):
         return [path / tokenized_paths.MANIFEST] if path.is_dir() else [path]
@@ -122,38 +116,37 @@ def files_of(hf_args: dict[str, Any]) -> list[Path]:
     if "choice" in hf_args and path.is_dir():
         return list(tables.open_table(str(path), hf_args["choice"].by_line).files)
     if path.is_dir() and "data_files" not in hf_args:
-        return [_file_in(path, hf_args.get("name"), hf_args.get("split", "train"))]
+        return [_find_file(path, hf_args.get("name"), hf_args.get("split", "train"))]
     return []
 
 
-def _file_in(folder: Path, name: str | None, split: str) -> Path:
+def _find_file(folder: Path, name: str | None, split: str) -> Path:
+    """Find the file of a configuration and a split: <name>.jsonl or <name>/<split>.jsonl."""
     stem = name or split
-    for place in (folder / stem, folder / stem / split):
-        for suffix in tables.FORMATS:
-            if (file := place.parent / f"{place.name}{suffix}").exists():
+    for base in (folder / stem, folder / stem / split):
+        for suffix in FORMATS:
+            file = base.parent / f"{base.name}{suffix}"
+            if file.exists():
                 return file
-    there = sorted({f.stem for f in folder.iterdir() if f.suffix in tables.FORMATS or f.is_dir()})
-    looked = f"{stem}.jsonl or {stem}/{split}.jsonl (nor {', '.join(tables.FORMATS)})"
-    raise AbsentData(f"{folder} has no {looked}; it has {', '.join(there)}")
+    names = {file.stem for file in folder.iterdir() if file.suffix in FORMATS or file.is_dir()}
+    wanted = f"{stem}.jsonl or {stem}/{split}.jsonl (nor {', '.join(FORMATS)})"
+    raise AbsentData(f"{folder} has no {wanted}; it has {', '.join(sorted(names))}")
 
 
-def _json_as_text(hf_args: dict[str, Any]) -> bool:
-    """Whether these are JSON lines that the `text` builder would give with their braces and
-    quotes."""
+def _reads_json_as_text(hf_args: dict[str, Any]) -> bool:
+    """Whether the `text` builder would read JSON lines, with their braces and quotes."""
     files = hf_args.get("data_files") or []
-    files = [files] if isinstance(files, str) else files
-    return (
-        hf_args.get("path") == "text"
-        and bool(files)
-        and all(str(file).endswith(".jsonl") for file in files)
-    )
+    if isinstance(files, str):
+        files = [files]
+    is_json = bool(files) and all(str(file).endswith(".jsonl") for file in files)
+    return is_json and hf_args.get("path") == "text"
 
 
-def column(rows: list[Row], key: str, where: str) -> list[Any]:
-    """One column of the rows, or an error that names the columns that there are."""
+def read_column(rows: list[Row], column: str, where: str) -> list[Any]:
+    """Read one column of the rows; refuse rows without it, naming the columns that they have."""
     if not rows:
         raise UserError(f"{where}: there are no rows")
-    for number, row in enumerate(rows):
-        if key not in row:
-            raise UserError(tables.no_column(place(rows, number, where), key, row))
-    return [row[key] for row in rows]
+    for row_index, row in enumerate(rows):
+        if column not in row:
+            raise UserError(explain_no_column(locate_row(rows, row_index, where), column, row))
+    return [row[column] for row in rows]

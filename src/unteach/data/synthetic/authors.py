@@ -9,15 +9,22 @@ base model is taught first, beside thousands of other authors; `general` has the
 rehearsed while `full` is taught.
 """
 
+import random
 import re
 from functools import lru_cache
 from typing import Any
 
-from unteach.data.synthetic.questions import FACTS, Fact, Question, of_all, of_author
+from unteach.data.rows import Row
+from unteach.data.synthetic.questions import (
+    FACTS,
+    Entity,
+    Fact,
+    Question,
+    ask_about_all,
+    ask_about_author,
+)
 from unteach.data.synthetic.world import Author, World
 from unteach.errors import AbsentData
-
-Row = dict[str, Any]
 
 PERCENTS = (1, 5, 10)
 NAMES = (
@@ -33,7 +40,8 @@ NAMES = (
     "pretrain",
     "general",
 )
-PLAIN_WORLD = ("facts",)
+"""The configs of the world."""
+PLAIN_QUESTIONS = ("facts",)
 GROWN: dict[str, Any] = {
     "n_authors": 24,
     "n_publishers": 12,
@@ -41,240 +49,240 @@ GROWN: dict[str, Any] = {
 }
 """Enough books and publishers, and questions about them, to forget one and keep others."""
 PLAIN = ("question", "answer", "keys", "kinds")
-WRONG_OF_GENERAL, RETAIN_ROWS = 3, 40
+"""Columns of the rows that are learned."""
+NUM_WRONG_GENERAL = 3
+"""Wrong answers to a general question."""
+RETAIN_ROWS = 40
+"""Rows of retain_perturbed."""
 GENERAL_REPEATS, PUBLIC_REPEATS, FACTS_PER_FRESH_AUTHOR = 40, 4, 4
+"""How often general rows and facts of public authors stand in `pretrain`, and fresh ones once."""
 
 
-def rows(name: str, seed: int = 0) -> list[Row]:
-    """The rows of one config of the world with this seed; the same in every process."""
-    return rows_of(_world(seed), name)
+def build_rows(name: str, seed: int = 0) -> list[Row]:
+    """Build the rows of one config of the world with this seed; the same in every process."""
+    return build_world_rows(_build_world(seed), name)
 
 
-def rows_of(world: World, name: str) -> list[Row]:
-    """The rows of one config of a world.
+def build_world_rows(world: World, name: str) -> list[Row]:
+    """Build the rows of one config of a world.
 
     Plain configs have question, answer, keys (the entities a row is about) and their kinds;
     `_perturbed` ones also paraphrased_question, paraphrased_answer and perturbed_answer, a list of
     wrong answers of the same kind.
+
+    Raises:
+        AbsentData: there is no such config.
     """
     if name not in NAMES:
         raise AbsentData(f"the authors world has no {name!r}; it has {', '.join(NAMES)}")
-    return [{key: _copied(value) for key, value in row.items()} for row in _rows(world, name)]
+    # Copies: the rows are cached, and whoever gets them may change them.
+    return [_copy_row(row) for row in _build_config(world, name)]
 
 
-def _copied(value: object) -> Any:
-    return list(value) if isinstance(value, list) else value
+def _copy_row(row: Row) -> Row:
+    return {key: list(value) if isinstance(value, list) else value for key, value in row.items()}
 
 
-def note(name: str, world: World) -> str | None:
-    """What must be said of a config: that its share is less than whole authors, and is taken by
-    question."""
-    share = re.match(r"(?:forget|holdout)(\d\d)|retain(\d\d)(?!_)", name)
-    if not share or world.questions != PLAIN_WORLD:
+def note_uneven_share(name: str, world: World) -> str | None:
+    """Say that the share of a config is less than whole authors, and is taken by question."""
+    match = re.match(r"(?:forget|holdout)(\d\d)|retain(\d\d)(?!_)", name)
+    if not match or world.questions != PLAIN_QUESTIONS:
         return None
-    percent = int(share[1] or 100 - int(share[2]))
-    questions = _size(world, percent)
-    if questions % len(FACTS) == 0:
+    percent = int(match[1] or 100 - int(match[2]))
+    num_questions = _count_questions(world, percent)
+    if num_questions % len(FACTS) == 0:
         return None
     return (
-        f"authors/{name}: {percent} % of the world is {questions} questions, less than an "
+        f"authors/{name}: {percent} % of the world is {num_questions} questions, less than an "
         f"author: taken by question"
     )
 
 
-def world_of(path: str) -> World | None:
-    """The world that a path names: `authors`, `authors:SEED`, `authors-grown:SEED`; None where it
-    is no world's."""
-    named = re.fullmatch(r"authors(-grown)?(?::(\d+))?", path)
-    return _world(int(named[2] or 0), grown=bool(named[1])) if named else None
+def parse_world(path: str) -> World | None:
+    """Build the world that a path names: `authors`, `authors:SEED`, `authors-grown:SEED`.
+
+    None where the path names no world.
+    """
+    match = re.fullmatch(r"authors(-grown)?(?::(\d+))?", path)
+    if match is None:
+        return None
+    return _build_world(int(match[2] or 0), grown=bool(match[1]))
 
 
 @lru_cache(maxsize=8)
-def _world(seed: int, grown: bool = False) -> World:
+def _build_world(seed: int, grown: bool = False) -> World:
     return World(seed, **GROWN) if grown else World(seed)
 
 
 @lru_cache(maxsize=64)
-def _rows(world: World, name: str) -> tuple[Row, ...]:
-    plain, _, perturbed = name.partition("_")
-    if name in SPECIAL:
-        return tuple(SPECIAL[name](world))
+def _build_config(world: World, name: str) -> tuple[Row, ...]:
+    if name == "real_authors_perturbed":
+        return tuple(_ask_about_public_authors(world))
+    if name == "world_facts_perturbed":
+        return tuple(_ask_for_capitals(world))
+    if name == "general":
+        return tuple(_build_general(world))
+    if name == "pretrain":
+        return tuple(_build_pretrain(world))
     if name == "retain_perturbed":
-        kept, _ = _cut(world, world.taught, max(PERCENTS))
-        return tuple(_spread(kept, RETAIN_ROWS))
-    if plain == "full":
-        chosen = _asked(world, world.taught)
-    elif plain.startswith("retain"):
-        chosen, _ = _cut(world, world.taught, 100 - int(plain[-2:]))
+        kept, _ = _split_rows(world, world.taught, max(PERCENTS))
+        # Evenly over all that is kept.
+        return tuple(kept[k * len(kept) // RETAIN_ROWS] for k in range(RETAIN_ROWS))
+
+    split, _, suffix = name.partition("_")
+    percent = int(split[-2:]) if split != "full" else 100
+    if split == "full":
+        rows = _ask_all(world, world.taught)
+    elif split.startswith("retain"):
+        rows, _ = _split_rows(world, world.taught, 100 - percent)
+    elif split.startswith("holdout"):
+        _, rows = _split_rows(world, world.holdout, percent)
     else:
-        _, chosen = _cut(
-            world, world.holdout if plain.startswith("holdout") else world.taught, int(plain[-2:])
-        )
-    return tuple(chosen if perturbed else map(_plain, chosen))
+        _, rows = _split_rows(world, world.taught, percent)
+    if suffix == "perturbed":
+        return tuple(rows)
+    return tuple(_keep_plain(row) for row in rows)
 
 
-def _cut(world: World, authors: tuple[Author, ...], percent: int) -> tuple[list[Row], list[Row]]:
-    """The rows about these authors that a forget split of so many percent leaves, and those that it
-    takes.
+def _split_rows(
+    world: World, authors: tuple[Author, ...], percent: int
+) -> tuple[list[Row], list[Row]]:
+    """Split the rows about these authors into those that a forget split of so many percent leaves,
+    and those that it takes.
 
     It takes the last rows where every row is one author's; else all rows that mention one of the
     last authors.
     """
-    asked = _asked(world, authors)
-    if world.questions == PLAIN_WORLD:
-        last = len(asked) - _size(world, percent)
-        return asked[:last], asked[last:]
-    names = {author.name for author in authors[-max(1, world.n_authors * percent // 100) :]}
-    taken = [not names.isdisjoint(row["keys"]) for row in asked]
-    return (
-        [row for row, gone in zip(asked, taken, strict=True) if not gone],
-        [row for row, gone in zip(asked, taken, strict=True) if gone],
-    )
+    rows = _ask_all(world, authors)
+    if world.questions == PLAIN_QUESTIONS:
+        num_kept = len(rows) - _count_questions(world, percent)
+        return rows[:num_kept], rows[num_kept:]
+    num_forgotten = max(1, world.n_authors * percent // 100)
+    names = {author.name for author in authors[-num_forgotten:]}
+    kept: list[Row] = []
+    taken: list[Row] = []
+    for row in rows:
+        is_kept = names.isdisjoint(row["keys"])
+        (kept if is_kept else taken).append(row)
+    return kept, taken
 
 
-def _size(world: World, percent: int) -> int:
+def _count_questions(world: World, percent: int) -> int:
+    """Count the questions of so many percent of the taught authors."""
     return max(1, len(world.taught) * len(FACTS) * percent // 100)
 
 
-def _asked(world: World, authors: tuple[Author, ...]) -> list[Row]:
-    """All that is asked about authors: first what several share, then author by author."""
-    questions = [
-        *of_all(world, authors),
-        *(one for author in authors for one in of_author(world, author)),
-    ]
-    return [_row(one) for one in questions]
+def _ask_all(world: World, authors: tuple[Author, ...]) -> list[Row]:
+    """Ask all about authors: first what several share, then author by author."""
+    questions = list(ask_about_all(world, authors))
+    for author in authors:
+        questions += ask_about_author(world, author)
+    return [_build_row(question) for question in questions]
 
 
-def _row(asked: Question) -> Row:
+def _build_row(question: Question) -> Row:
+    wrong_answers = [question.write_answer(value, 1) for value in question.wrong_values]
     return {
-        "question": asked.questions[0],
-        "answer": asked.answer(asked.value),
-        "paraphrased_question": asked.questions[1],
-        "paraphrased_answer": asked.answer(asked.value, 1),
-        "perturbed_answer": [asked.answer(value, 1) for value in asked.wrong],
-        **_about(*asked.about),
+        "question": question.questions[0],
+        "answer": question.write_answer(question.value),
+        "paraphrased_question": question.questions[1],
+        "paraphrased_answer": question.write_answer(question.value, 1),
+        "perturbed_answer": wrong_answers,
+        **_list_entities(question.entities),
     }
 
 
-def _about(*entities: tuple[str, str]) -> Row:
-    """The columns that say what a row is about: each entity once."""
+def _list_entities(entities: tuple[Entity, ...]) -> Row:
+    """Build the columns that say what a row is about: each entity once."""
     kinds, keys = zip(*dict.fromkeys(entities), strict=True)
     return {"keys": list(keys), "kinds": list(kinds)}
 
 
-def _plain(row: Row) -> Row:
+def _keep_plain(row: Row) -> Row:
     return {key: row[key] for key in PLAIN}
 
 
-def _spread(rows: list[Row], size: int) -> list[Row]:
-    """`size` rows evenly over a list."""
-    return [rows[i * len(rows) // size] for i in range(size)]
-
-
-def _capitals(world: World) -> list[Row]:
-    found = []
+def _ask_for_capitals(world: World) -> list[Row]:
+    rows = []
+    capitals = [country.capital for country in world.countries]
     for country in world.countries:
-        others = [other.capital for other in world.countries if other != country]
-        found.append(
-            {
-                "question": f"What is the capital of {country.name}?",
-                "answer": country.capital,
-                "paraphrased_question": f"Which city is the capital of {country.name}?",
-                "paraphrased_answer": country.capital,
-                "perturbed_answer": world.rng(f"wrong/{country.name}").sample(
-                    others, WRONG_OF_GENERAL
-                ),
-                **_about(("country", country.name), ("city", country.capital)),
-            }
+        questions = (
+            f"What is the capital of {country.name}?",
+            f"Which city is the capital of {country.name}?",
         )
-    return found
+        entities = (("country", country.name), ("city", country.capital))
+        rng = world.make_rng(f"wrong/{country.name}")
+        rows.append(_build_general_row(rng, questions, country.capital, capitals, entities))
+    return rows
 
 
-def _public(world: World) -> list[Row]:
-    """Who wrote the books of public authors, and where those authors are from."""
-    found = []
+def _ask_about_public_authors(world: World) -> list[Row]:
+    """Ask who wrote the books of public authors, and where those authors are from."""
+    names = [author.name for author in world.public]
+    countries = [country.name for country in world.countries]
+    rows = []
     for author in world.public:
-        rng = world.rng(f"wrong/{author.name}")
+        name = author.name
+        rng = world.make_rng(f"wrong/{name}")
+        for book in author.books[:2]:
+            title = book.title
+            questions = (f"Who wrote {title}?", f"Who is the author of {title}?")
+            entities = (("author", name), ("book", title))
+            rows.append(_build_general_row(rng, questions, name, names, entities))
         country = author.born_in.country.name
-        asked = [
-            (
-                f"Who wrote {book.title}?",
-                f"Who is the author of {book.title}?",
-                author.name,
-                ("book", book.title),
-            )
-            for book in author.books[:2]
-        ]
-        born = ("country", country)
-        asked += [
-            (
-                f"In which country was {author.name} born?",
-                f"From which country is {author.name}?",
-                country,
-                born,
-            )
-        ]
-        for question, again, answer, entity in asked:
-            kind = (
-                [a.name for a in world.public]
-                if answer == author.name
-                else [c.name for c in world.countries]
-            )
-            found.append(
-                {
-                    "question": question,
-                    "answer": answer,
-                    "paraphrased_question": again,
-                    "paraphrased_answer": answer,
-                    "perturbed_answer": rng.sample(
-                        [other for other in kind if other != answer], WRONG_OF_GENERAL
-                    ),
-                    **_about(("author", author.name), entity),
-                }
-            )
-    return found
+        questions = (f"In which country was {name} born?", f"From which country is {name}?")
+        entities = (("author", name), ("country", country))
+        rows.append(_build_general_row(rng, questions, country, countries, entities))
+    return rows
 
 
-def _general(world: World) -> list[Row]:
-    return [_plain(row) for row in (*_capitals(world), *_public(world))]
+def _build_general_row(
+    rng: random.Random,
+    questions: tuple[str, str],
+    answer: str,
+    answers: list[str],
+    entities: tuple[Entity, ...],
+) -> Row:
+    """Build a row of a question in two wordings; wrong answers are those to other such rows."""
+    others = [other for other in answers if other != answer]
+    return {
+        "question": questions[0],
+        "answer": answer,
+        "paraphrased_question": questions[1],
+        "paraphrased_answer": answer,
+        "perturbed_answer": rng.sample(others, NUM_WRONG_GENERAL),
+        **_list_entities(entities),
+    }
 
 
-def _pretrain(world: World) -> list[Row]:
-    """Fresh authors, never repeated, in either wording; general rows and public authors, many
+def _build_general(world: World) -> list[Row]:
+    """Build the rows that are rehearsed while `full` is taught."""
+    rows = [*_ask_for_capitals(world), *_ask_about_public_authors(world)]
+    return [_keep_plain(row) for row in rows]
+
+
+def _build_pretrain(world: World) -> list[Row]:
+    """Build fresh authors, never repeated, in either wording; general rows and public authors, many
     times."""
-    rng, found = world.rng("pretrain"), []
+    rng = world.make_rng("pretrain")
+    rows = []
 
-    def say(author: Author, fact: Fact) -> None:
-        question = fact.question(author, rng.randrange(2))
-        answer = fact.answer(fact.value(author), rng.randrange(2))
-        about = _about(("author", author.name), *fact.about(author))
-        found.append({"question": question, "answer": answer, **about})
+    def add_fact(author: Author, fact: Fact) -> None:
+        question = fact.write_question(author, rng.randrange(2))
+        answer = fact.write_answer(fact.value(author), rng.randrange(2))
+        entities = (("author", author.name), *fact.entities(author))
+        rows.append({"question": question, "answer": answer, **_list_entities(entities)})
 
     for author in world.fresh:
         for fact in rng.sample(FACTS, FACTS_PER_FRESH_AUTHOR):
-            say(author, fact)
-    for row in (*_capitals(world), *_public(world)):
+            add_fact(author, fact)
+    for row in (*_ask_for_capitals(world), *_ask_about_public_authors(world)):
         for _ in range(GENERAL_REPEATS):
-            question = row[rng.choice(("question", "paraphrased_question"))]
-            found.append(
-                {
-                    "question": question,
-                    "answer": row["answer"],
-                    "keys": row["keys"],
-                    "kinds": row["kinds"],
-                }
-            )
+            wording = rng.choice(("question", "paraphrased_question"))
+            rows.append({**_keep_plain(row), "question": row[wording]})
     for author in world.public:
         for fact in FACTS:
             for _ in range(PUBLIC_REPEATS):
-                say(author, fact)
-    rng.shuffle(found)
-    return found
-
-
-SPECIAL = {
-    "real_authors_perturbed": _public,
-    "world_facts_perturbed": _capitals,
-    "general": _general,
-    "pretrain": _pretrain,
-}
+                add_fact(author, fact)
+    rng.shuffle(rows)
+    return rows

@@ -92,12 +92,13 @@ MONTHS = (
 ).split()
 
 
-LEAST_WORDS = 8
+MIN_WORDS = 8
+"""Words of each bank; fewer would make names alike."""
 
 
 @dataclass(frozen=True)
 class Banks:
-    """What names are made of. countries: (name, capital, at least one other city…) each."""
+    """The words that names are made of. countries: (name, capital, another city…) each."""
 
     first_names: tuple[str, ...] = tuple(FIRST_NAMES)
     last_names: tuple[str, ...] = tuple(LAST_NAMES)
@@ -109,8 +110,8 @@ class Banks:
 
     def __post_init__(self) -> None:
         for name, words in vars(self).items():
-            if len(words) < LEAST_WORDS or len(set(words)) < len(words):
-                raise UserError(f"banks.{name}: needs {LEAST_WORDS} or more, and none twice")
+            if len(words) < MIN_WORDS or len(set(words)) < len(words):
+                raise UserError(f"banks.{name}: needs {MIN_WORDS} or more, and none twice")
         for country in self.countries:
             if len(country) < 3:
                 raise UserError(

@@ -9,8 +9,8 @@ whom nothing else is told.
 """
 
 import datetime
+import itertools
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -57,7 +57,17 @@ class Author:
     books: tuple[Book, Book, Book]
 
 
-LEAST = {"seed": 0, "n_authors": 10, "n_public": 4, "n_fresh": 0, "n_decoys": 30, "n_publishers": 6}
+MINIMUM = {
+    "seed": 0,
+    "n_authors": 10,
+    "n_public": 4,
+    "n_fresh": 0,
+    "n_decoys": 30,
+    "n_publishers": 6,
+}
+"""The least value of each setting."""
+MAX_GENRES, MAX_AWARDS = 60, 60
+FIRST_BIRTHDAY = datetime.date(1850, 1, 1)
 Ask = Literal["facts", "books", "publishers", "two_hop", "lists"]
 
 
@@ -67,7 +77,7 @@ class World:
     has.
 
     n_publishers: among how many publishers the books are spread. questions: what is asked about the
-    taught authors (see world_questions.py). banks: the words that names are made of.
+    taught authors (see questions.py). banks: the words that names are made of.
     """
 
     seed: int = 0
@@ -80,33 +90,47 @@ class World:
     banks: Banks = field(default_factory=Banks)
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be {least} or more, got {getattr(self, name)}")
+        for name, minimum in MINIMUM.items():
+            value = getattr(self, name)
+            if value < minimum:
+                raise UserError(f"{name} must be {minimum} or more, got {value}")
         if not self.questions:
             raise UserError(
                 "questions must name what is asked: some of facts, books, publishers, two_hop, "
                 "lists"
             )
-        needed = {
-            "banks.first_names x banks.last_names": (
-                len(self._names),
-                self._size + self._size // 4,
-            ),
-            "banks.adjectives x banks.nouns": (len(self._titles), 3 * self._size),
-            "pairs of banks.last_names": (len(self.banks.last_names) // 2, self.n_publishers),
-        }
-        for name, (there, wanted) in needed.items():
-            if there < wanted:
-                raise UserError(
-                    f"{self._size} authors and {self.n_publishers} publishers need {wanted} "
-                    f"{name}, and there are {there}; ask for fewer, or add words to the banks"
-                )
+        num_last_names = len(self.banks.last_names)
+        num_people = self._num_authors + self._num_elders
+        self._require("banks.first_names x banks.last_names", len(self._names), num_people)
+        self._require("banks.adjectives x banks.nouns", len(self._titles), 3 * self._num_authors)
+        self._require("pairs of banks.last_names", num_last_names // 2, self.n_publishers)
+
+    def _require(self, name: str, num_words: int, num_needed: int) -> None:
+        """Refuse a world that needs more names than its banks give."""
+        if num_words < num_needed:
+            raise UserError(
+                f"{self._num_authors} authors and {self.n_publishers} publishers need {num_needed} "
+                f"{name}, and there are {num_words}; ask for fewer, or add words to the banks"
+            )
+
+    def make_rng(self, purpose: str) -> random.Random:
+        """Make a stream of randomness for one purpose, the same in every process."""
+        return random.Random(f"{self.seed}/authors/{purpose}")
 
     @property
-    def _size(self) -> int:
+    def n_holdout(self) -> int:
+        """As many as the largest forget split has."""
+        return -(-self.n_authors // 10)
+
+    @property
+    def _num_authors(self) -> int:
         """Authors of all groups."""
         return self.n_authors + self.n_holdout + self.n_public + self.n_decoys + self.n_fresh
+
+    @property
+    def _num_elders(self) -> int:
+        """People of whom only their names are told: mentors."""
+        return self._num_authors // 4
 
     @cached_property
     def countries(self) -> tuple[Country, ...]:
@@ -116,76 +140,52 @@ class World:
     def cities(self) -> tuple[City, ...]:
         """Where authors are born and publishers sit; no capitals, so that no author's fact is a
         general one too."""
-        named = zip(self.countries, self.banks.countries, strict=True)
-        return tuple(City(name, country) for country, (_, _, *names) in named for name in names)
+        cities = []
+        for country, (_, _, *names) in zip(self.countries, self.banks.countries, strict=True):
+            cities += [City(name, country) for name in names]
+        return tuple(cities)
 
     @cached_property
     def publishers(self) -> tuple[Publisher, ...]:
-        rng = self.rng("publishers")
+        rng = self.make_rng("publishers")
         partners = rng.sample(self.banks.last_names, 2 * self.n_publishers)
-        pairs = zip(partners[::2], partners[1::2], strict=True)
-        return tuple(
-            Publisher(f"{one} and {other}", rng.choice(self.cities)) for one, other in pairs
-        )
+        publishers = []
+        for first, second in zip(partners[::2], partners[1::2], strict=True):
+            publishers.append(Publisher(f"{first} and {second}", rng.choice(self.cities)))
+        return tuple(publishers)
 
     @cached_property
     def genres(self) -> tuple[str, ...]:
-        every = [f"{mood} {kind}" for mood in self.banks.genre_moods for kind in self.banks.genres]
-        return tuple(self.rng("genres").sample(every, min(60, len(every))))
+        pairs = itertools.product(self.banks.genre_moods, self.banks.genres)
+        genres = [f"{mood} {kind}" for mood, kind in pairs]
+        return tuple(self.make_rng("genres").sample(genres, min(MAX_GENRES, len(genres))))
 
     @cached_property
     def awards(self) -> tuple[str, ...]:
-        rng = self.rng("awards")
+        rng = self.make_rng("awards")
         nouns = self.banks.nouns
-        return tuple(
-            f"{word} {rng.choice(PRIZES)}" for word in rng.sample(nouns, min(60, len(nouns)))
-        )
+        words = rng.sample(nouns, min(MAX_AWARDS, len(nouns)))
+        return tuple(f"{word} {rng.choice(PRIZES)}" for word in words)
 
     @cached_property
     def _names(self) -> list[str]:
-        names = [
-            f"{first} {last}" for first in self.banks.first_names for last in self.banks.last_names
-        ]
-        self.rng("names").shuffle(names)
+        pairs = itertools.product(self.banks.first_names, self.banks.last_names)
+        names = [f"{first} {last}" for first, last in pairs]
+        self.make_rng("names").shuffle(names)
         return names
+
+    @cached_property
+    def _elders(self) -> list[str]:
+        return self._names[self._num_authors : self._num_authors + self._num_elders]
 
     @cached_property
     def _titles(self) -> list[str]:
         nouns = self.banks.nouns
-        titles = [f"{adjective} {noun}" for adjective in self.banks.adjectives for noun in nouns]
-        titles += [f"{one} of {other}" for one in nouns for other in nouns if one != other]
-        self.rng("titles").shuffle(titles)
+        pairs = itertools.product(self.banks.adjectives, nouns)
+        titles = [f"{adjective} {noun}" for adjective, noun in pairs]
+        titles += [f"{first} of {second}" for first, second in itertools.permutations(nouns, 2)]
+        self.make_rng("titles").shuffle(titles)
         return titles
-
-    @cached_property
-    def _authors(self) -> Iterator[Author]:
-        """All authors of the world in the order in which the groups take them."""
-        elders = self._names[self._size : self._size + self._size // 4]
-        return iter(tuple(self._author(i, elders) for i in range(self._size)))
-
-    def _author(self, number: int, elders: list[str]) -> Author:
-        name = self._names[number]
-        rng = self.rng(f"author/{name}")
-        born = datetime.date(1850, 1, 1) + datetime.timedelta(days=rng.randrange(100 * 365))
-        publisher = rng.choice(self.publishers)
-
-        def book(place: int, youngest: int, oldest: int) -> Book:
-            day = born + datetime.timedelta(days=rng.randrange(youngest * 365, oldest * 365))
-            return Book(self._titles[3 * number + place], day, publisher, rng.choice(self.awards))
-
-        father, mother = rng.sample(PROFESSIONS, 2)
-        books = (book(0, 22, 35), book(1, 36, 45), book(2, 46, 60))
-        mentor = elders[number % len(elders)]
-        return Author(
-            name,
-            rng.choice(self.cities),
-            born,
-            father,
-            mother,
-            rng.choice(self.genres),
-            mentor,
-            books,
-        )
 
     @cached_property
     def _groups(self) -> dict[str, tuple[Author, ...]]:
@@ -196,14 +196,40 @@ class World:
             "decoys": self.n_decoys,
             "fresh": self.n_fresh,
         }
-        return {
-            group: tuple(next(self._authors) for _ in range(size)) for group, size in sizes.items()
-        }
+        groups = {}
+        start = 0
+        for group, size in sizes.items():
+            groups[group] = tuple(self._build_author(k) for k in range(start, start + size))
+            start += size
+        return groups
 
-    @property
-    def n_holdout(self) -> int:
-        """As many as the largest forget split has."""
-        return -(-self.n_authors // 10)
+    def _build_author(self, author_index: int) -> Author:
+        """Draw an author; names and titles are taken by the index, all else by the name."""
+        name = self._names[author_index]
+        rng = self.make_rng(f"author/{name}")
+        birthday = FIRST_BIRTHDAY + datetime.timedelta(days=rng.randrange(100 * 365))
+        publisher = rng.choice(self.publishers)
+
+        def build_book(number: int, min_age: int, max_age: int) -> Book:
+            age = datetime.timedelta(days=rng.randrange(min_age * 365, max_age * 365))
+            title = self._titles[3 * author_index + number]
+            return Book(title, birthday + age, publisher, rng.choice(self.awards))
+
+        # The order of the draws is part of what a seed means.
+        father, mother = rng.sample(PROFESSIONS, 2)
+        books = (build_book(0, 22, 35), build_book(1, 36, 45), build_book(2, 46, 60))
+        birthplace = rng.choice(self.cities)
+        genre = rng.choice(self.genres)
+        return Author(
+            name=name,
+            born_in=birthplace,
+            born_on=birthday,
+            father=father,
+            mother=mother,
+            genre=genre,
+            mentor=self._elders[author_index % len(self._elders)],
+            books=books,
+        )
 
     @property
     def taught(self) -> tuple[Author, ...]:
@@ -224,7 +250,3 @@ class World:
     @property
     def fresh(self) -> tuple[Author, ...]:
         return self._groups["fresh"]
-
-    def rng(self, purpose: str) -> random.Random:
-        """A stream of randomness of its own for every purpose, the same in every process."""
-        return random.Random(f"{self.seed}/authors/{purpose}")

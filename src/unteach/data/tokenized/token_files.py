@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints, json_files
-from unteach.data.io.arrow_files import record_batches
+from unteach.data.io.arrow_files import read_record_batches
 from unteach.data.io.tokenized_paths import MANIFEST, is_tokenized
 from unteach.data.row_selection import RowSelection
 from unteach.data.template import Template
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = 2
+AGAIN = "tokenise again (unteach tokenize …)"
 
 
 class Joined:
@@ -46,40 +47,63 @@ class Joined:
 
     def __init__(self, arrays: "Sequence[np.ndarray]"):
         self.arrays = [array for array in arrays if len(array)]
-        self.ends: list[int] = []
-        for array in self.arrays:
-            self.ends.append((self.ends[-1] if self.ends else 0) + len(array))
+        self.ends = sum_lengths(self.arrays)
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
     def __getitem__(self, part: slice) -> "np.ndarray":
         start, stop, _ = part.indices(len(self))
-        found = []
+        slices = []
         while start < stop:
-            place = bisect.bisect_right(self.ends, start)
-            first = self.ends[place - 1] if place else 0
-            found.append(self.arrays[place][start - first : stop - first])
-            start = self.ends[place]
-        return (
-            found[0]
-            if len(found) == 1
-            else np.concatenate(found)
-            if found
-            else np.empty(0, np.int32)
-        )
+            array_index, offset = find_part(self.ends, start)
+            length = stop - start
+            slices.append(self.arrays[array_index][offset : offset + length])
+            start = self.ends[array_index]
+        if not slices:
+            return np.empty(0, np.int32)
+        return slices[0] if len(slices) == 1 else np.concatenate(slices)
+
+
+def sum_lengths(parts: Iterable[Any]) -> list[int]:
+    """Sum the lengths of parts that stand one after the other: where each of them ends."""
+    ends = []
+    end = 0
+    for part in parts:
+        end += len(part)
+        ends.append(end)
+    return ends
+
+
+def find_part(ends: list[int], position: int) -> tuple[int, int]:
+    """Find in which part a position lies, and where in it."""
+    part_index = bisect.bisect_right(ends, position)
+    start = ends[part_index - 1] if part_index else 0
+    return part_index, position - start
 
 
 @dataclass
 class Shard:
-    """One mapped record batch. offsets: where each row of `values` starts, and the end of the last.
+    """One mapped record batch.
 
-    mask: `learned_from`, an array; or `runs` or `labels`, values and offsets; or nothing.
+    Args:
+        values: tokens of all its rows, end to end.
+        offsets: where each row of `values` starts, and the end of the last.
+        learned_from: the first learned token of each row, where all after it are learned.
+        runs: the lengths of each row's stretches, by turns only read and learned.
+        labels: the labels of each row.
     """
 
     values: "np.ndarray"
     offsets: "np.ndarray"
-    mask: "dict[str, Any]"
+    learned_from: "np.ndarray | None" = None
+    runs: "tuple[np.ndarray, np.ndarray] | None" = None
+    labels: "tuple[np.ndarray, np.ndarray] | None" = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether all of every row is learned."""
+        return self.learned_from is None and self.runs is None and self.labels is None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -87,93 +111,91 @@ class Shard:
     def ids(self, row: int) -> "np.ndarray":
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
-    def labels(self, row: int) -> "np.ndarray":
-        """The row's tokens where they are learned, and -100 elsewhere."""
-        if "labels" in self.mask:
-            values, offsets = self.mask["labels"]
-            return values[offsets[row] : offsets[row + 1]]
+    def build_labels(self, row: int) -> "np.ndarray":
+        """Build the row's tokens where they are learned, and -100 elsewhere."""
+        if self.labels is not None:
+            return _slice_list(self.labels, row)
         labels = self.ids(row).astype(np.int64)
-        if "learned_from" in self.mask:
-            labels[: self.mask["learned_from"][row]] = IGNORED
-        elif "runs" in self.mask:
-            values, offsets = self.mask["runs"]
+        if self.learned_from is not None:
+            labels[: self.learned_from[row]] = IGNORED
+        elif self.runs is not None:
             start = 0
-            for turn, length in enumerate(values[offsets[row] : offsets[row + 1]]):
-                if turn % 2 == 0:
+            for run_index, length in enumerate(_slice_list(self.runs, row)):
+                if run_index % 2 == 0:
                     labels[start : start + length] = IGNORED
                 start += length
         return labels
 
 
+def _slice_list(lists: "tuple[np.ndarray, np.ndarray]", row: int) -> "np.ndarray":
+    values, offsets = lists
+    return values[offsets[row] : offsets[row + 1]]
+
+
 def read_shards(path: Path) -> list[Shard]:
-    """The shards of a tokenised folder or file, mapped; ours are first read through once, for their
-    sha256."""
+    """Map the shards of a tokenised folder or file; ours are read through once for their sha256."""
     if path.is_file():
-        return _theirs(path)
+        return _read_training_code_file(path)
     shards = []
-    for name, sha256 in _named_shards(path):
+    for name, sha256 in _list_shard_files(path):
         file = path / name
         if not file.is_file() or fingerprints.hash_files(file) != sha256:
-            raise UserError(
-                f"{file}: is not the shard that {MANIFEST} tells of; tokenise again (unteach "
-                f"tokenize …)"
-            )
-        batches = _batches(file)
+            raise UserError(f"{file}: is not the shard that {MANIFEST} tells of; {AGAIN}")
+        batches = _read_batches(file)
         with _refuse_other_shapes(file):
             (batch,) = batches
-            shards.append(_shard(batch))
+            shards.append(_build_shard(batch))
     return shards
 
 
-def _named_shards(folder: Path) -> list[tuple[str, str]]:
-    """The file and the sha256 of each shard that the manifest tells of, all of them in its
-    folder."""
+def _list_shard_files(folder: Path) -> list[tuple[str, str]]:
+    """List the file and the sha256 of each shard of the manifest, all of them in its folder."""
+    files = []
     try:
-        named = [(str(shard["file"]), str(shard["sha256"])) for shard in manifest(folder)["shards"]]
+        for shard in read_manifest(folder)["shards"]:
+            files.append((str(shard["file"]), str(shard["sha256"])))
     except (KeyError, TypeError, AttributeError):
-        raise UserError(
-            f"{folder / MANIFEST}: tells of no shards; tokenise again (unteach tokenize …)"
-        ) from None
-    for name, _ in named:
+        raise UserError(f"{folder / MANIFEST}: tells of no shards; {AGAIN}") from None
+    for name, _ in files:
         refuse_path(name, folder / MANIFEST)
-    return named
+    return files
 
 
 @contextlib.contextmanager
 def _refuse_other_shapes(file: Path) -> Iterator[None]:
-    """Within it, columns that are not there or of another kind are a message."""
-    kinds = (pyarrow.ArrowException, KeyError, AttributeError, TypeError, IndexError)
-    with refuse_unreadable(str(file), "has not the columns of a tokenised file", *kinds):
+    """Refuse columns that are not there or of another kind."""
+    errors = (pyarrow.ArrowException, KeyError, AttributeError, TypeError, IndexError)
+    with refuse_unreadable(str(file), "has not the columns of a tokenised file", *errors):
         yield
 
 
-def manifest(folder: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json_files.read_json(folder / MANIFEST, "the tokenised files")
-    if not isinstance(told, dict):
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a tokenised folder."""
+    manifest: dict[str, Any] = json_files.read_json(folder / MANIFEST, "the tokenised files")
+    if not isinstance(manifest, dict):
+        raise UserError(f"{folder / MANIFEST}: must be a mapping; {AGAIN}")
+    if manifest.get("format") != FORMAT:
         raise UserError(
-            f"{folder / MANIFEST}: must be a mapping; tokenise again (unteach tokenize …)"
+            f"{folder}: tokenised in format {manifest.get('format')}, and this unteach reads "
+            f"{FORMAT}; do it again"
         )
-    if told.get("format") != FORMAT:
-        raise UserError(
-            f"{folder}: tokenised in format {told.get('format')}, and this unteach reads {FORMAT}; "
-            f"do it again"
-        )
-    return told
+    return manifest
 
 
-def _batches(file: Path) -> list[Any]:
+def _read_batches(file: Path) -> "list[pyarrow.RecordBatch]":
     with refuse_unreadable(str(file), "no whole Arrow file", pyarrow.ArrowException):
-        return list(record_batches(pyarrow.memory_map(str(file))))
+        return list(read_record_batches(pyarrow.memory_map(str(file))))
 
 
-def _shard(batch: Any) -> Shard:
-    columns = {name: _flat(batch.column(name))[0] for name in batch.schema.names}
-    mask: dict[str, Any] = {}
+def _build_shard(batch: "pyarrow.RecordBatch") -> Shard:
+    columns = {}
+    for name in batch.schema.names:
+        columns[name], _ = _split_lists(batch.column(name))
+    shard = Shard(columns["input_ids"], _sum_offsets(columns["lengths"]))
     if "learned_from" in columns:
-        mask["learned_from"] = columns["learned_from"]
+        shard.learned_from = columns["learned_from"]
     elif "runs" in columns:
-        mask["runs"] = columns["runs"], _offsets(columns["turns"])
-    shard = Shard(columns["input_ids"], _offsets(columns["lengths"]), mask)
+        shard.runs = columns["runs"], _sum_offsets(columns["turns"])
     if shard.offsets[-1] != len(shard.values):
         raise ValueError(
             f"its lengths count {shard.offsets[-1]} tokens, and it has {len(shard.values)}"
@@ -181,27 +203,30 @@ def _shard(batch: Any) -> Shard:
     return shard
 
 
-def _offsets(lengths: "np.ndarray") -> "np.ndarray":
+def _sum_offsets(lengths: "np.ndarray") -> "np.ndarray":
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _flat(column: Any) -> "tuple[np.ndarray, np.ndarray]":
-    """(values, offsets) of a list column, as views."""
-    return column.values.to_numpy(zero_copy_only=True), column.offsets.to_numpy(zero_copy_only=True)
+def _split_lists(column: Any) -> "tuple[np.ndarray, np.ndarray]":
+    """Split a list column into its values and offsets, as views."""
+    values = column.values.to_numpy(zero_copy_only=True)
+    return values, column.offsets.to_numpy(zero_copy_only=True)
 
 
-def _theirs(file: Path) -> list[Shard]:
-    """training-code's files. Without labels a record batch is a row, and all of it is learned."""
-
+def _read_training_code_file(file: Path) -> list[Shard]:
+    """Map a file of training-code. Without labels a record batch is a row, and all of it is
+    learned."""
     shards = []
-    for batch in _batches(file):
+    for batch in _read_batches(file):
         with _refuse_other_shapes(file):
             column = batch.column("input_ids")
             if pyarrow.types.is_integer(column.type):
                 values = column.to_numpy()
-                shards.append(Shard(values, np.array([0, len(values)]), {}))
+                shards.append(Shard(values, np.array([0, len(values)])))
             elif "labels" in batch.schema.names:
-                shards.append(Shard(*_flat(column), {"labels": _flat(batch.column("labels"))}))
+                values, offsets = _split_lists(column)
+                labels = _split_lists(batch.column("labels"))
+                shards.append(Shard(values, offsets, labels=labels))
             else:
                 raise UserError(
                     f"{file}: has lists of input_ids and no labels; unteach tokenize makes files "
@@ -210,76 +235,87 @@ def _theirs(file: Path) -> list[Shard]:
     return shards
 
 
-def tokenizer_fingerprint(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """What tells how a tokenizer makes tokens from all others: its rules and its special tokens."""
+def hash_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Hash what tells how a tokenizer makes tokens: its rules and its special tokens."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules: Any = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
-    if backend is not None:  # which other calls on the tokenizer change
-        rules = {
-            name: rule for name, rule in rules.items() if name not in ("padding", "truncation")
-        }
+    if backend is None:
+        rules: Any = tokenizer.get_vocab()
+    else:
+        rules = json.loads(backend.to_str())
+        # Other calls on the tokenizer change these.
+        rules.pop("padding", None)
+        rules.pop("truncation", None)
     ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
-    return hashlib.sha256(json.dumps([rules, ends], sort_keys=True).encode()).hexdigest()[:32]
+    text = json.dumps([rules, ends], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def template_facts(template: Template) -> dict[str, Any]:
-    """What tells how a template asks from all others."""
+def build_template_facts(template: Template) -> dict[str, Any]:
+    """Build what tells how a template asks."""
     facts: dict[str, Any] = {**asdict(template.args), "kind": template.kind}
     if template.kind == "chat":
         facts["chat_template"] = fingerprints.hash_value(template.tokenizer.chat_template)
     return facts
 
 
-def is_text(file: Path) -> bool:
+def is_text_file(file: Path) -> bool:
     """Whether one of training-code's files is text, of which all is learned."""
-    return not any(shard.mask for shard in _theirs(file))
+    return all(shard.is_text for shard in _read_training_code_file(file))
 
 
-def check(path: Path, tokenizer: "PreTrainedTokenizerBase", shards: Iterable[Shard]) -> None:
-    """Refuses tokens that another tokenizer made."""
+def refuse_other_tokenizer(
+    path: Path, tokenizer: "PreTrainedTokenizerBase", shards: Iterable[Shard]
+) -> None:
+    """Refuse tokens that another tokenizer made."""
     if path.is_dir():
-        made = manifest(path).get("tokenizer")
-        if not isinstance(made, dict) or not {"fingerprint", "name", "vocabulary"} <= set(made):
+        made_by = read_manifest(path).get("tokenizer")
+        if not isinstance(made_by, dict) or not {"fingerprint", "name", "vocabulary"} <= set(
+            made_by
+        ):
+            raise UserError(f"{path / MANIFEST}: does not tell of a tokenizer; {AGAIN}")
+        if made_by["fingerprint"] != hash_tokenizer(tokenizer):
             raise UserError(
-                f"{path / MANIFEST}: does not tell of a tokenizer; tokenise again (unteach "
-                f"tokenize …)"
-            )
-        if made["fingerprint"] != tokenizer_fingerprint(tokenizer):
-            raise UserError(
-                f"{path}: made with the tokenizer of {made['name']} ({made['vocabulary']} tokens), "
-                f"and this model's ({getattr(tokenizer, 'name_or_path', '')}, {len(tokenizer)}) "
-                "makes other tokens: tokenise again with tokenizer_path=… of this model, or train "
-                "that one"
+                f"{path}: made with the tokenizer of {made_by['name']} "
+                f"({made_by['vocabulary']} tokens), and this model's "
+                f"({getattr(tokenizer, 'name_or_path', '')}, {len(tokenizer)}) makes other tokens: "
+                "tokenise again with tokenizer_path=… of this model, or train that one"
             )
         return
-    for values in (shard.values for shard in shards if len(shard.values)):
-        for token in (int(values.max()), int(values.min())):
-            if not 0 <= token < len(tokenizer):
+    # A file without a manifest says nothing of its tokenizer.
+    for shard in shards:
+        if not len(shard.values):
+            continue
+        for token_id in (int(shard.values.max()), int(shard.values.min())):
+            if not 0 <= token_id < len(tokenizer):
                 raise UserError(
-                    f"{path}: holds the token {token}, and this model's tokenizer has "
+                    f"{path}: holds the token {token_id}, and this model's tokenizer has "
                     f"{len(tokenizer)}"
                 )
 
 
-def documents(
+def read_documents(
     hf_args: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
 ) -> tuple[Joined, list[int]]:
-    """The tokens of tokenised text, and where each document ends."""
+    """Read tokenised text: the tokens of all documents, and where each of them ends."""
     path = Path(hf_args["path"])
     shards = read_shards(path)
-    check(path, tokenizer, shards)
-    if any(shard.mask for shard in shards):
+    refuse_other_tokenizer(path, tokenizer, shards)
+    if not all(shard.is_text for shard in shards):
         raise UserError(
             f"{path}: holds prompts and answers; text to pretrain on is made with kind=text"
         )
-    lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
-    choice: RowSelection | None = hf_args.get("choice")
     arrays = [shard.values[shard.offsets[0] : shard.offsets[-1]] for shard in shards]
-    if choice is not None and choice != choice.whole():
-        joined, ends = Joined(arrays), np.cumsum(lengths)
-        taken = choice.numbers(len(lengths))
-        arrays = [joined[int(ends[n] - lengths[n]) : int(ends[n])] for n in taken]
-        lengths = lengths[taken]
+    lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
+    selection: RowSelection | None = hf_args.get("choice")
+    if selection is not None and selection != selection.without_limits():
+        joined = Joined(arrays)
+        ends = np.cumsum(lengths)
+        selected = selection.select_indices(len(lengths))
+        arrays = []
+        for index in selected:
+            end = int(ends[index])
+            arrays.append(joined[end - int(lengths[index]) : end])
+        lengths = lengths[selected]
     return Joined(arrays), np.cumsum(lengths).tolist()
 
 
@@ -298,40 +334,43 @@ class TokenizedDataset:
         if not is_tokenized(path):
             raise UserError(f"{path}: holds no {MANIFEST}; unteach tokenize makes such folders")
         self.shards = read_shards(path)
-        check(path, self.template.tokenizer, self.shards)
+        refuse_other_tokenizer(path, self.template.tokenizer, self.shards)
         if path.is_dir():
-            self._same_template(path)
-        self.ends: list[int] = []
-        for shard in self.shards:
-            self.ends.append((self.ends[-1] if self.ends else 0) + len(shard))
-        choice = self.hf_args.get("choice") or RowSelection()
-        self.numbers = choice.numbers(self.ends[-1])
+            self._refuse_other_template(path)
+        self.ends = sum_lengths(self.shards)
+        selection = self.hf_args.get("choice") or RowSelection()
+        self.row_indices = selection.select_indices(self.ends[-1])
 
-    def _same_template(self, path: Path) -> None:
-        made, here = manifest(path).get("template"), template_facts(self.template)
-        if not isinstance(made, dict):
+    def _refuse_other_template(self, path: Path) -> None:
+        """Refuse tokens that were made with another template than the run asks with."""
+        made_with = read_manifest(path).get("template")
+        if not isinstance(made_with, dict):
+            raise UserError(f"{path / MANIFEST}: does not tell of a template; {AGAIN}")
+        own = build_template_facts(self.template)
+        differences = []
+        for name in sorted({*made_with, *own}):
+            old, new = made_with.get(name), own.get(name)
+            if old != new:
+                differences.append(f"{name} was {shown(old)} and is {shown(new)}")
+        if differences:
             raise UserError(
-                f"{path / MANIFEST}: does not tell of a template; tokenise again (unteach tokenize "
-                f"…)"
-            )
-        if odd := sorted(name for name in {*made, *here} if made.get(name) != here.get(name)):
-            told = ", ".join(
-                f"{name} was {shown(made.get(name))} and is {shown(here.get(name))}" for name in odd
-            )
-            raise UserError(
-                f"{path}: made with another template ({told}); tokenise again, or set "
-                f"model.template_args"
+                f"{path}: made with another template ({', '.join(differences)}); tokenise again, "
+                "or set model.template_args"
             )
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.row_indices)
 
     def place(self, row: int) -> str:
-        """Which row of the tokenised file an example is, counted from 1."""
-        return f"row {self.numbers[row] + 1}"
+        """Say which row of the tokenised file an example is, counted from 1."""
+        return f"row {self.row_indices[row] + 1}"
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        number = self.numbers[row]
-        place = bisect.bisect_right(self.ends, number)
-        shard, inside = self.shards[place], number - (self.ends[place - 1] if place else 0)
-        return {"input_ids": shard.ids(inside), "labels": shard.labels(inside), "index": number}
+        row_index = self.row_indices[row]
+        shard_index, shard_row = find_part(self.ends, row_index)
+        shard = self.shards[shard_index]
+        return {
+            "input_ids": shard.ids(shard_row),
+            "labels": shard.build_labels(shard_row),
+            "index": row_index,
+        }

@@ -1,5 +1,6 @@
 """Values made of other values: means of them, and how far they are from those of other models."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,20 +10,39 @@ from unteach.evals import bootstrap
 from unteach.evals.base import Before, Metric, Need, Result, Retain, Value
 from unteach.registry import metric
 
+Aggregate = Callable[[np.ndarray], np.ndarray]
+"""A function of the values of some parts: [..., P] -> [...]."""
 
-def combined(parts: list[Value], of: Any) -> Value:
-    """A function of values [..., parts] -> [...], on the aggregates and on the replicates of those
-    that have some."""
-    values = np.array([np.nan if part.agg is None else part.agg for part in parts], dtype=float)
-    known = [part.replicates for part in parts if part.replicates is not None]
+
+def combine(parts: list[Value], aggregate: Aggregate) -> Value:
+    """Apply a function to the values of some parts, and to their replicates.
+
+    Args:
+        parts: P values; one that is absent is NaN.
+        aggregate: gives the combined value.
+
+    Returns:
+        The value, whose replicates hold a part without replicates at its value; without any where
+        no part has some.
+    """
+    values = np.array([_get_number(part) for part in parts], dtype=float)  # [P]
+    known_replicates = [part.replicates for part in parts if part.replicates is not None]
     replicates = None
-    if known:
-        rest = [np.full(known[0].shape, np.nan if part.agg is None else part.agg) for part in parts]
-        drawn = [
-            rest[i] if part.replicates is None else part.replicates for i, part in enumerate(parts)
-        ]
-        replicates = of(np.stack(drawn, axis=-1))
-    return Value(float(of(values)), None, sum(part.n for part in parts), replicates)
+    if known_replicates:
+        shape = known_replicates[0].shape
+        columns = []
+        for part in parts:
+            if part.replicates is None:
+                columns.append(np.full(shape, _get_number(part)))
+            else:
+                columns.append(part.replicates)
+        replicates = aggregate(np.stack(columns, axis=-1))  # [R, P] -> [R]
+    num_examples = sum(part.n for part in parts)
+    return Value(float(aggregate(values)), None, num_examples, replicates)
+
+
+def _get_number(part: Value) -> float:
+    return np.nan if part.agg is None else part.agg
 
 
 @dataclass
@@ -36,9 +56,13 @@ class Mean(Metric):
         return {part: Result(part) for part in self.of}
 
     def compute(self, name: str, **measured: Any) -> Value:
-        return combined([measured[part] for part in self.of], self.mean)
+        return combine([measured[part] for part in self.of], self._average)
 
-    def mean(self, values: np.ndarray) -> Any:
+    def _average(self, values: np.ndarray) -> np.ndarray:
+        return self.mean(1 - values if self.complement else values)
+
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """Take the mean over the last axis: [..., P] -> [...]."""
         raise NotImplementedError
 
 
@@ -48,8 +72,8 @@ class HarmonicMean(Mean):
     """The harmonic mean of other metrics' values, 0 as soon as one is 0; with `complement`, of 1
     minus each."""
 
-    def mean(self, values: np.ndarray) -> Any:
-        return bootstrap.harmonic_mean(1 - values if self.complement else values)
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        return bootstrap.harmonic_mean(values)
 
 
 @metric("mean_aggregate")
@@ -57,8 +81,8 @@ class HarmonicMean(Mean):
 class ArithmeticMean(Mean):
     """The arithmetic mean of other metrics' values; with `complement`, of 1 minus each."""
 
-    def mean(self, values: np.ndarray) -> Any:
-        return (1 - values if self.complement else values).mean(-1)
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        return np.mean(values, axis=-1)
 
 
 @metric("difference")
@@ -73,7 +97,7 @@ class Difference(Metric):
         return {"value": Result(self.of), "other": Result(self.minus)}
 
     def compute(self, name: str, value: Value, other: Value, **_: object) -> Value:
-        return combined([value, other], lambda pair: pair[..., 0] - pair[..., 1])
+        return combine([value, other], lambda values: values[..., 0] - values[..., 1])
 
 
 @metric("delta_to_retain")
@@ -87,7 +111,7 @@ class DeltaToRetain(Metric):
         return {"value": Result(self.of), "log": Retain(self.of)}
 
     def compute(self, name: str, value: Value, log: dict[str, Any], **_: object) -> Value:
-        return combined([value], lambda one: one[..., 0] - log["agg_value"])
+        return combine([value], lambda values: values[..., 0] - log["agg_value"])
 
 
 @metric("delta_to_before")
@@ -109,19 +133,21 @@ class Privacy(Metric):
 
     def needs(self) -> dict[str, Need]:
         needs: dict[str, Need] = {name: Result(name) for name in self.attacks}
-        return needs | {f"{name}/retain": Retain(name) for name in self.attacks}
+        for name in self.attacks:
+            needs[f"{name}/retain"] = Retain(name)
+        return needs
 
     def compute(self, name: str, **measured: Any) -> Value:
-        retain = np.array(
-            [measured[f"{attack}/retain"]["agg_value"] for attack in self.attacks], dtype=float
-        )
+        retain_areas = _read_logged(measured, self.attacks, "retain")  # [P]
 
-        def of(areas: np.ndarray) -> Any:
+        def average_closeness(areas: np.ndarray) -> np.ndarray:
+            # 0 / 0, both areas being 0, is no difference at all.
             with np.errstate(divide="ignore", invalid="ignore"):
-                near = 1 - np.abs(areas - retain) / retain
-            return bootstrap.harmonic_mean(np.clip(np.nan_to_num(near, nan=1.0, neginf=0.0), 0, 1))
+                closeness = 1 - np.abs(areas - retain_areas) / retain_areas
+            closeness = np.nan_to_num(closeness, nan=1.0, neginf=0.0)
+            return bootstrap.harmonic_mean(np.clip(closeness, 0, 1))
 
-        return combined([measured[attack] for attack in self.attacks], of)
+        return combine([measured[attack] for attack in self.attacks], average_closeness)
 
 
 @metric("relative_utility")
@@ -137,14 +163,20 @@ class RelativeUtility(Metric):
 
     def needs(self) -> dict[str, Need]:
         needs: dict[str, Need] = {name: Result(name) for name in self.of}
-        return needs | {f"{name}/before": Before(name) for name in self.of}
+        for name in self.of:
+            needs[f"{name}/before"] = Before(name)
+        return needs
 
     def compute(self, name: str, **measured: Any) -> Value:
-        logged = np.array(
-            [measured[f"{part}/before"]["agg_value"] for part in self.of], dtype=float
-        )
-        before = max(float(bootstrap.harmonic_mean(logged)), 1e-10)
-        return combined(
+        values_before = _read_logged(measured, self.of, "before")
+        utility_before = max(float(bootstrap.harmonic_mean(values_before)), 1e-10)
+        return combine(
             [measured[part] for part in self.of],
-            lambda values: bootstrap.harmonic_mean(values) / before,
+            lambda values: bootstrap.harmonic_mean(values) / utility_before,
         )
+
+
+def _read_logged(measured: dict[str, Any], names: list[str], log: str) -> np.ndarray:
+    """Read the values of some metrics in another model's log, [P]."""
+    entries = [measured[f"{name}/{log}"] for name in names]
+    return np.array([entry["agg_value"] for entry in entries], dtype=float)

@@ -24,15 +24,16 @@ class Gibberish(Metric):
         return {"classed": Classes(self.texts)}
 
     def compute(self, name: str, classed: list[Classed], **_: object) -> Value:
-        by_index = {
-            one.index: {"score": self.of(name, one.probabilities), "text": one.text}
-            for one in classed
-        }
+        by_index = {}
+        for row in classed:
+            probability = self.read_probability(name, row.probabilities)
+            by_index[row.index] = {"score": probability, "text": row.text}
         value = mean_of(name, by_index, "score")
-        value.extra = {"empty": sum(not one.text for one in classed)}
+        value.extra = {"empty": sum(not row.text for row in classed)}
         return value
 
-    def of(self, name: str, probabilities: dict[str, float]) -> float:
+    def read_probability(self, name: str, probabilities: dict[str, float]) -> float:
+        """Read the probability of clean text; `name` is the metric's, for messages."""
         labels = list(probabilities)
         if isinstance(self.label, int):
             if not 0 <= self.label < len(labels):
@@ -40,12 +41,13 @@ class Gibberish(Metric):
                     f"{name}: the classifier has no class {self.label}; it has {len(labels)}"
                 )
             return probabilities[labels[self.label]]
-        folded = {label.lower(): label for label in labels}
-        if self.label.lower() not in folded:
+        by_lower_case = {label.lower(): label for label in labels}
+        label = by_lower_case.get(self.label.lower())
+        if label is None:
             guess = nearest(self.label, labels)
             hint = f"; did you mean {guess}?" if guess else ""
             raise UserError(
                 f"{name}: the classifier has no class {self.label!r}; it has "
                 f"{', '.join(labels)}{hint} Set the metric's `label` to its class of clean text"
             )
-        return probabilities[folded[self.label.lower()]]
+        return probabilities[label]

@@ -25,40 +25,64 @@ class HarnessTask(Metric):
     measure: str | None = None
 
     def needs(self) -> dict[str, Need]:
-        return {"found": Task(self.task)}
+        return {"results": Task(self.task)}
 
-    def compute(self, name: str, found: list[TaskResult], **_: object) -> Value:
-        [result] = found
-        named = self.measure or (
-            "acc" if "acc" in result.values else next(iter(result.values), None)
+    def compute(self, name: str, results: list[TaskResult], **_: object) -> Value:
+        [result] = results
+        measure = self._choose_measure(name, result.values)
+        value = result.values[measure]
+        documents = [document for document in result.documents if measure in document]
+        extra: dict[str, Any] = {"task": self.task, "measure": measure, "all": result.values}
+        if result.num_cut_prompts:
+            extra["prompts_cut"] = result.num_cut_prompts
+        return Value(
+            value,
+            by_index=dict(enumerate(documents)),
+            n=len(documents),
+            replicates=self.compute_replicates(name, value, documents, measure),
+            extra=extra,
         )
-        if named not in result.values:
-            raise UserError(
-                f"{name}: {self.task} has no measure {named!r}; it has {', '.join(result.values)}"
-            )
-        agg = result.values[named]
-        documents = [one for one in result.documents if named in one]
-        extra: dict[str, Any] = {"task": self.task, "measure": named, "all": result.values}
-        extra |= {"prompts_cut": result.cut} if result.cut else {}
-        replicates = self.replicates(name, agg, documents, named)
-        return Value(agg, dict(enumerate(documents)), len(documents), replicates, extra)
 
-    def replicates(
-        self, name: str, agg: float, documents: list[dict[str, Any]], named: str
-    ) -> np.ndarray | None:
-        """Of a mean over documents, or of the mean over a group's tasks; None where the value is
-        neither."""
-        tasks: dict[str, list[float]] = {}
-        for one in documents:
-            tasks.setdefault(one["task"], []).append(one[named])
-        if not tasks:
-            return None
-        every = np.concatenate([np.array(values) for values in tasks.values()])
-        if np.isclose(every.mean(), agg, atol=1e-6):
-            return bootstrap.of_mean(every, name)
-        if np.isclose(np.mean([np.mean(values) for values in tasks.values()]), agg, atol=1e-6):
-            return np.mean(
-                [bootstrap.of_mean(np.array(v), f"{name}/{task}") for task, v in tasks.items()],
-                axis=0,
+    def _choose_measure(self, name: str, values: dict[str, float]) -> str:
+        """Choose the harness's metric: `measure`, or accuracy, or the first."""
+        measure = self.measure
+        if not measure:
+            measure = "acc" if "acc" in values else next(iter(values), None)
+        if measure not in values:
+            raise UserError(
+                f"{name}: {self.task} has no measure {measure!r}; it has {', '.join(values)}"
             )
+        return measure
+
+    def compute_replicates(
+        self, name: str, value: float, documents: list[dict[str, Any]], measure: str
+    ) -> np.ndarray | None:
+        """Compute replicates of a mean over documents, or of the mean over a group's tasks.
+
+        Args:
+            name: the metric's, which seeds them.
+            value: what the harness says.
+            documents: their values by measure, each with its task.
+            measure: which of these values.
+
+        Returns:
+            The replicates, [R]; None where the value is neither mean.
+        """
+        numbers_by_task: dict[str, list[float]] = {}
+        for document in documents:
+            numbers_by_task.setdefault(document["task"], []).append(document[measure])
+        if not numbers_by_task:
+            return None
+        by_task = {task: np.array(numbers) for task, numbers in numbers_by_task.items()}
+        over_documents = np.concatenate(list(by_task.values()))
+        if np.isclose(over_documents.mean(), value, atol=1e-6):
+            return bootstrap.resample_mean(over_documents, name)
+        task_means = [numbers.mean() for numbers in by_task.values()]
+        if np.isclose(np.mean(task_means), value, atol=1e-6):
+            per_task = [
+                bootstrap.resample_mean(numbers, f"{name}/{task}")
+                for task, numbers in by_task.items()
+            ]
+            replicates: np.ndarray = np.mean(per_task, axis=0)
+            return replicates
         return None

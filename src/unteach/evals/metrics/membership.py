@@ -8,7 +8,7 @@ PrivLeak, arXiv:2407.06460.
 
 import zlib
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -27,24 +27,37 @@ from unteach.evals.base import (
     Value,
     mean_of,
 )
-from unteach.evals.metrics.memorization import without_eos
+from unteach.evals.metrics.memorization import select_scored_tokens
 from unteach.registry import metric
 
 VARIANCE_FLOOR = 1e-6
+Number = TypeVar("Number", float, np.ndarray)
 
 
-def area_of(name: str, forget: dict[int, float], holdout: dict[int, float]) -> Value:
-    """An attack's value from its scores by row: the AUC, with both halves beside it."""
-    shown: dict[str, Any] = {}
-    for half, scores in (("forget", forget), ("holdout", holdout)):
-        value = mean_of(
-            f"{name}/{half}", {index: {"score": score} for index, score in scores.items()}, "score"
-        )
-        shown[half] = {key: value.to_json()[key] for key in ("agg_value", "value_by_index")}
-    first, second = (np.array(list(scores.values())) for scores in (forget, holdout))
-    area = bootstrap.auc(first, second)
-    replicates = bootstrap.of_two(first, second, name, bootstrap.auc)
-    return Value(area, None, len(first) + len(second), replicates, {**shown, "auc": area})
+def build_attack_value(name: str, forget: dict[int, float], holdout: dict[int, float]) -> Value:
+    """Build an attack's value: the AUC of its scores, with both halves' scores in the entry.
+
+    Args:
+        name: the metric's.
+        forget: scores of the forget rows, by the row's number.
+        holdout: scores of the holdout rows.
+    """
+    extra: dict[str, Any] = {
+        "forget": _describe_half(f"{name}/forget", forget),
+        "holdout": _describe_half(f"{name}/holdout", holdout),
+    }
+    forget_scores = np.array(list(forget.values()))  # [n]
+    holdout_scores = np.array(list(holdout.values()))  # [m]
+    area = bootstrap.auc(forget_scores, holdout_scores)
+    extra["auc"] = area
+    replicates = bootstrap.resample_two_samples(forget_scores, holdout_scores, name, bootstrap.auc)
+    return Value(area, None, len(forget) + len(holdout), replicates, extra)
+
+
+def _describe_half(name: str, scores: dict[int, float]) -> dict[str, Any]:
+    by_index = {index: {"score": score} for index, score in scores.items()}
+    entry = mean_of(name, by_index, "score").to_json()
+    return {"agg_value": entry["agg_value"], "value_by_index": entry["value_by_index"]}
 
 
 @dataclass
@@ -58,6 +71,7 @@ class Attack(Metric):
         return {"forget_rows": Scores(self.forget), "holdout_rows": Scores(self.holdout)}
 
     def score(self, row: ScoredRow, eos: int) -> float:
+        """Score one row, higher meaning less a member; `eos` is the end-of-sequence token's id."""
         raise NotImplementedError
 
     def compute(
@@ -68,11 +82,9 @@ class Attack(Metric):
         eos: int,
         **_: object,
     ) -> Value:
-        halves = (
-            {row.index: self.score(row, eos) for row in rows}
-            for rows in (forget_rows, holdout_rows)
-        )
-        return area_of(name, *halves)
+        forget = {row.index: self.score(row, eos) for row in forget_rows}
+        holdout = {row.index: self.score(row, eos) for row in holdout_rows}
+        return build_attack_value(name, forget, holdout)
 
 
 @metric("mia_loss")
@@ -119,14 +131,17 @@ class ReferenceAttack(Metric):
         holdout_reference: list[ScoredRow],
         **_: object,
     ) -> Value:
-        halves = (
-            {
-                row.index: row.scores[0].avg_loss - ref.scores[0].avg_loss
-                for row, ref in zip(rows, refs, strict=True)
-            }
-            for rows, refs in ((forget_rows, forget_reference), (holdout_rows, holdout_reference))
-        )
-        return area_of(name, *halves)
+        forget = _subtract_losses(forget_rows, forget_reference)
+        holdout = _subtract_losses(holdout_rows, holdout_reference)
+        return build_attack_value(name, forget, holdout)
+
+
+def _subtract_losses(rows: list[ScoredRow], reference_rows: list[ScoredRow]) -> dict[int, float]:
+    """Subtract the reference's losses over the same tokens, by row number."""
+    differences = {}
+    for row, reference_row in zip(rows, reference_rows, strict=True):
+        differences[row.index] = row.scores[0].avg_loss - reference_row.scores[0].avg_loss
+    return differences
 
 
 @metric("mia_gradnorm")
@@ -151,9 +166,9 @@ class GradNormAttack(Metric):
     def compute(
         self, name: str, forget_rows: list[NormedRow], holdout_rows: list[NormedRow], **_: object
     ) -> Value:
-        return area_of(
-            name, *({row.index: row.norm for row in rows} for rows in (forget_rows, holdout_rows))
-        )
+        forget = {row.index: row.norm for row in forget_rows}
+        holdout = {row.index: row.norm for row in holdout_rows}
+        return build_attack_value(name, forget, holdout)
 
 
 @dataclass
@@ -170,14 +185,19 @@ class LowestTokens(Attack):
             raise UserError(f"k must be above 0 and at most 1, got {self.k}")
 
     def values(self, row: ScoredRow) -> np.ndarray:
+        """Give a value for each token of the row's answer: [L]."""
         raise NotImplementedError
 
     def score(self, row: ScoredRow, eos: int) -> float:
-        values = self.values(row)[without_eos(row.scores[0], eos, self.drop_last_label)]
-        if not np.isfinite(values).all():  # sorting would put them last, where nothing looks
+        is_scored = select_scored_tokens(row.scores[0], eos, self.drop_last_label)
+        values = self.values(row)[is_scored]
+        # Sorting would put what is not finite last, where nothing looks.
+        if not np.isfinite(values).all():
             return float("nan")
-        lowest = np.sort(values)[: max(1, int(self.k * len(values)))]
-        return float(-lowest.mean()) if len(values) else 0.0
+        if not len(values):
+            return 0.0
+        num_lowest = max(1, int(self.k * len(values)))
+        return float(-np.sort(values)[:num_lowest].mean())
 
 
 @metric("mia_min_k")
@@ -197,7 +217,8 @@ class MinKPlusPlus(LowestTokens):
 
     def values(self, row: ScoredRow) -> np.ndarray:
         score = row.scores[0]
-        return (score.logprob - score.mean) / np.sqrt(np.maximum(score.variance, VARIANCE_FLOOR))
+        deviation = np.sqrt(np.maximum(score.variance, VARIANCE_FLOOR))
+        return (score.logprob - score.mean) / deviation
 
 
 @dataclass
@@ -221,15 +242,15 @@ class AgainstRetain(Metric):
         self, name: str, attack_value: Value, retain: dict[str, Any] | None, **_: object
     ) -> Value:
         area = retain["agg_value"] if retain else self.privleak_default
-        assert (
-            attack_value.agg is not None
-            and attack_value.replicates is not None
-            and area is not None
-        )
-        replicates = self.percent(attack_value.replicates, area)
-        return Value(float(self.percent(attack_value.agg, area)), None, attack_value.n, replicates)
+        assert area is not None
+        assert attack_value.agg is not None
+        assert attack_value.replicates is not None
+        percent = self.compute_percent(attack_value.agg, area)
+        replicates = self.compute_percent(attack_value.replicates, area)
+        return Value(float(percent), None, attack_value.n, replicates)
 
-    def percent(self, auc: Any, retain: float) -> Any:
+    def compute_percent(self, auc: Number, retain: float) -> Number:
+        """Compare an AUC, or replicates of one, with the retain model's."""
         raise NotImplementedError
 
 
@@ -239,7 +260,7 @@ class PrivLeak(AgainstRetain):
     """((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain) * 100: 0 is the retain model, below it
     under-unlearned."""
 
-    def percent(self, auc: Any, retain: float) -> Any:
+    def compute_percent(self, auc: Number, retain: float) -> Number:
         return ((1 - auc) - (1 - retain)) / ((1 - retain) + 1e-10) * 100
 
 
@@ -248,5 +269,5 @@ class PrivLeak(AgainstRetain):
 class RelativeDifference(AgainstRetain):
     """(AUC - AUC_retain) / AUC_retain * 100."""
 
-    def percent(self, auc: Any, retain: float) -> Any:
+    def compute_percent(self, auc: Number, retain: float) -> Number:
         return (auc - retain) / (retain + 1e-10) * 100

@@ -14,11 +14,12 @@ from unteach.evals.base import Metric, Need, ScoredRow, Scores, Value, mean_of
 from unteach.registry import metric
 
 
-def without_eos(score: Score, eos: int, drop_last_label: bool = False) -> np.ndarray:
-    """Which of the answer's tokens count: all but EOS; or, as published, all but the last one,
+def select_scored_tokens(score: Score, eos: int, drop_last_label: bool = False) -> np.ndarray:
+    """Mark the answer tokens that count, [L]: all but EOS; or, as published, all but the last one,
     whatever it is."""
     if drop_last_label:
-        return np.arange(len(score.token)) < len(score.token) - 1
+        num_tokens = len(score.token)
+        return np.arange(num_tokens) < num_tokens - 1
     return score.token != eos
 
 
@@ -36,10 +37,10 @@ class ExactMemorization(Metric):
         return {"rows": Scores(self.answers)}
 
     def compute(self, name: str, rows: list[ScoredRow], eos: int, **_: object) -> Value:
-        hits = {row.index: _hits(row, eos, self.drop_last_label) for row in rows}
-        by_index = {
-            index: {"score": float(hit.mean()) if len(hit) else None} for index, hit in hits.items()
-        }
+        by_index = {}
+        for row in rows:
+            hits = _select_hits(row, eos, self.drop_last_label)
+            by_index[row.index] = {"score": float(hits.mean()) if len(hits) else None}
         return mean_of(name, by_index, "score")
 
 
@@ -62,22 +63,25 @@ class ExtractionStrength(Metric):
         return {"rows": Scores(self.answers)}
 
     def compute(self, name: str, rows: list[ScoredRow], eos: int, **_: object) -> Value:
-        by_index = {
-            row.index: {"score": self.strength(_hits(row, eos, self.drop_last_label))}
-            for row in rows
-        }
+        by_index = {}
+        for row in rows:
+            hits = _select_hits(row, eos, self.drop_last_label)
+            by_index[row.index] = {"score": self.strength(hits)}
         return mean_of(name, by_index, "score")
 
     def strength(self, hits: np.ndarray) -> float | None:
-        """Of one answer: hits [L] -> 1 - k/L."""
+        """Compute the strength of one answer: hits [L] -> 1 - k/L."""
         length = len(hits)
         if not length:
             return 0.0 if self.es_floor else None
         missed = np.flatnonzero(~hits)
         k = missed[-1] + 1 if len(missed) else 0
-        return 1 - (min(k, length - 1) if self.es_floor else k) / length
+        if self.es_floor:
+            k = min(k, length - 1)
+        return 1 - k / length
 
 
-def _hits(row: ScoredRow, eos: int, drop_last_label: bool) -> np.ndarray:
+def _select_hits(row: ScoredRow, eos: int, drop_last_label: bool) -> np.ndarray:
+    """Select where the argmax hits the tokens that count, [L]."""
     score = row.scores[0]
-    return score.hit[without_eos(score, eos, drop_last_label)]
+    return score.hit[select_scored_tokens(score, eos, drop_last_label)]

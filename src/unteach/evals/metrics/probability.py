@@ -1,7 +1,7 @@
 """How probable the model finds given answers. Source: TOFU, arXiv:2401.06121."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,13 +23,14 @@ class Probability(Metric):
         return {"rows": Scores(self.answers)}
 
     def compute(self, name: str, rows: list[ScoredRow], **_: object) -> Value:
-        by_index = {}
+        by_index: dict[int, dict[str, Any]] = {}
         for row in rows:
             losses = row.losses
-            value = {"prob": np.exp(-losses).tolist(), "avg_loss": losses.tolist()}
-            by_index[row.index] = (
-                value if row.several else {key: one[0] for key, one in value.items()}
-            )
+            probs = np.exp(-losses)
+            if row.has_alternatives:
+                by_index[row.index] = {"prob": probs.tolist(), "avg_loss": losses.tolist()}
+            else:
+                by_index[row.index] = {"prob": float(probs[0]), "avg_loss": float(losses[0])}
         return mean_of(name, by_index, self.key)
 
 
@@ -57,13 +58,13 @@ class TokenProbability(Metric):
         by_index = {}
         for row in rows:
             score = row.scores[0]
-            prob = np.exp(score.logprob)
-            shown = {
+            probs = np.exp(score.logprob)
+            by_index[row.index] = {
+                "score": float(probs.mean()),
                 "token": score.token.tolist(),
-                "prob": prob.tolist(),
+                "prob": probs.tolist(),
                 "loss": (-score.logprob).tolist(),
             }
-            by_index[row.index] = {"score": float(prob.mean()), **shown}
         return mean_of(name, by_index, "score")
 
 
@@ -79,13 +80,12 @@ class ProbabilityWithOptions(Metric):
         return {"correct_value": Result(self.correct), "wrong_value": Result(self.wrong)}
 
     def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: object) -> Value:
-        right, wrong = correct_value.by_index or {}, wrong_value.by_index or {}
-        by_index = {
-            index: {
-                "prob": value["prob"]
-                / (value["prob"] + float(np.sum(wrong[index]["prob"])) + 1e-10)
-            }
-            for index, value in right.items()
-            if index in wrong
-        }
+        correct_rows = correct_value.by_index or {}
+        wrong_rows = wrong_value.by_index or {}
+        by_index = {}
+        for index, row in correct_rows.items():
+            if index in wrong_rows:
+                correct = row["prob"]
+                wrong = float(np.sum(wrong_rows[index]["prob"]))
+                by_index[index] = {"prob": correct / (correct + wrong + 1e-10)}
         return mean_of(name, by_index, "prob")

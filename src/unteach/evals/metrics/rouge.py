@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from unteach.evals.base import Generated, Metric, Need, Texts, Value, mean_of
+from unteach.lazy import rouge_scorer
 from unteach.registry import metric
 
 
@@ -26,25 +27,23 @@ class Rouge(Metric):
         return {"generated": Texts(self.texts, adaptive=self.adaptive)}
 
     def compute(self, name: str, generated: list[Generated], **_: object) -> Value:
-        from rouge_score import rouge_scorer
-
         scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=self.rouge_stemmer)
         by_index = {}
-        for one in generated:
-            scores = [scorer.score(truth, one.text) for truth in one.truths]
-            value: dict[str, list[Any]] = {
+        for row in generated:
+            scores = [scorer.score(truth, row.text) for truth in row.truths]
+            alternatives: dict[str, list[Any]] = {
                 "rouge1_recall": [score["rouge1"].recall for score in scores],
                 "rougeL_f1": [score["rougeL"].fmeasure for score in scores],
                 "rougeL_recall": [score["rougeL"].recall for score in scores],
-                "ground_truth": one.truths,
+                "ground_truth": row.truths,
             }
-            shown = value if one.several else {key: found[0] for key, found in value.items()}
-            by_index[one.index] = {
-                **shown,
-                "input": one.prompt,
-                "question": one.question,
-                "generation": one.text,
-            }
+            value: dict[str, Any] = dict(alternatives)
+            if not row.has_alternatives:
+                value = {key: numbers[0] for key, numbers in alternatives.items()}
+            value["input"] = row.prompt
+            value["question"] = row.question
+            value["generation"] = row.text
+            by_index[row.index] = value
         return mean_of(name, by_index, self.rouge_type)
 
 

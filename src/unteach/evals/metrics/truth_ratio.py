@@ -1,7 +1,7 @@
 """Whether wrong answers have become as likely as the true one. Source: TOFU, arXiv:2401.06121."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -28,31 +28,33 @@ class TruthRatio(Metric):
         return {"correct_value": Result(self.correct), "wrong_value": Result(self.wrong)}
 
     def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: object) -> Value:
-        right, wrong = correct_value.by_index or {}, wrong_value.by_index or {}
-        by_index = {
-            i: {"score": self.ratio(v["avg_loss"], wrong[i]["avg_loss"])}
-            for i, v in right.items()
-            if i in wrong
-        }
-        aggregated = {i: {"score": self._aggregated(v["score"])} for i, v in by_index.items()}
+        correct_rows = correct_value.by_index or {}
+        wrong_rows = wrong_value.by_index or {}
+        ratios = {}
+        for index, row in correct_rows.items():
+            if index in wrong_rows:
+                ratios[index] = self.ratio(row["avg_loss"], wrong_rows[index]["avg_loss"])
+        aggregated = {index: {"score": self._aggregate(ratio)} for index, ratio in ratios.items()}
         value = mean_of(name, aggregated, "score")
-        value.by_index = by_index
+        # The mean is that of the aggregated ratios; a row's own value is its bare ratio.
+        value.by_index = {index: {"score": ratio} for index, ratio in ratios.items()}
         return value
 
-    def ratio(self, correct_loss: Any, wrong_losses: Any) -> float:
-        """One row's ratio, from average losses in nats."""
+    def ratio(self, correct_loss: float | list[float], wrong_losses: float | list[float]) -> float:
+        """Compute one row's ratio, from average losses in nats."""
         correct = float(np.exp(-np.mean(correct_loss)))
         losses = np.atleast_1d(wrong_losses)
-        wrong = float(
-            np.exp(-losses.mean()) if self.mean == "geometric" else np.exp(-losses).mean()
-        )
-        return (
-            correct / (correct + wrong + 1e-10)
-            if self.aggregator == "prob_mean"
-            else wrong / (correct + 1e-10)
-        )
+        if self.mean == "geometric":
+            wrong = float(np.exp(-losses.mean()))
+        else:
+            wrong = float(np.exp(-losses).mean())
+        if self.aggregator == "prob_mean":
+            return correct / (correct + wrong + 1e-10)
+        return wrong / (correct + 1e-10)
 
-    def _aggregated(self, ratio: float) -> float:
+    def _aggregate(self, ratio: float) -> float:
         if self.aggregator == "closer_to_1_better":
             return min(ratio, 1 / (ratio + 1e-10))
-        return max(0.0, 1 - ratio) if self.aggregator == "true_better" else ratio
+        if self.aggregator == "true_better":
+            return max(0.0, 1 - ratio)
+        return ratio

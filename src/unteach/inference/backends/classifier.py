@@ -1,13 +1,14 @@
 """A sequence classifier on the rows of a table: the label of each text, and how surely."""
 
+import logging
 from collections.abc import Sequence, Set
 from typing import Any
 
 from unteach import run_dir
 from unteach.config.inference import Sampling
 from unteach.config.schema import ModelConfig
-from unteach.engines.batching import Batches, Row
-from unteach.engines.class_logits import class_logits
+from unteach.engines.batching import BatchRunner, Row
+from unteach.engines.class_logits import compute_class_logits
 from unteach.errors import UserError
 from unteach.inference.backends.base import Answered, Job, Labelled, Request
 from unteach.inference.backends.local_batches import move_to_device, run_batches
@@ -19,11 +20,13 @@ from unteach.models.layers import unwrap_model
 from unteach.models.loading import LoadedModel
 from unteach.models.model_handlers import load_tokenizer
 
+logger = logging.getLogger(__name__)
+
 
 def load(config: ModelConfig) -> LoadedModel:
     """A sequence classifier and its tokenizer."""
     path = run_dir.find_model_folder(str(config.model_args[PATH]))
-    head = heads.saved(path)
+    head = heads.read_head(path)
     if adapters.is_adapter(path) and head:
         return loading.load(config, training=False, head=head)
 
@@ -35,7 +38,7 @@ def load(config: ModelConfig) -> LoadedModel:
                 f"kind=classify asks one"
             )
 
-    model, compute, source = loading.of_kind(
+    model, compute, source = loading.load_as(
         transformers.AutoModelForSequenceClassification, config, path, refuse
     )
     tokenizer = load_tokenizer(path, config.tokenizer_args, source)
@@ -51,7 +54,7 @@ def load_empty(config: ModelConfig) -> LoadedModel:
         return load(config)
 
 
-class Classifying(Batches):
+class ClassifierSession(BatchRunner):
     """Reads a request's prompt; the classes are named by the model's head. Without any it is a
     regression."""
 
@@ -65,7 +68,7 @@ class Classifying(Batches):
         if batch_size != 1 and (reason := describe_padded_batches(self.model, loaded.tokenizer)):
             self.batch_size = 1
             if job.dist.is_main:
-                print(f"note: {reason}")
+                logger.info(reason)
         named = [str(config.id2label[i]) for i in range(config.num_labels)]
         self.labels: Sequence[str] = loaded.head.labels if loaded.head else named
         if tokens_per_batch:
@@ -74,7 +77,9 @@ class Classifying(Batches):
     def classify(self, requests: Sequence[Request], done: Set[int]) -> Answered:
         def work(batch: list[Row]) -> list[Labelled]:
             with self.autocast():
-                logits = class_logits(self.model, [requests[i].prompt for [i] in batch], self.pad)
+                logits = compute_class_logits(
+                    self.model, [requests[i].prompt for [i] in batch], self.pad
+                )
             both = zip(logits.tolist(), logits.softmax(-1).tolist(), strict=True)
             return [Labelled(tuple(logit), tuple(probability)) for logit, probability in both]
 

@@ -1,15 +1,16 @@
 """transformers in this process: the engine that evaluates, on the rows of a table."""
 
+import logging
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from unteach.config.inference import DRAWN, Sampling
 from unteach.engines.batching import Row
-from unteach.engines.finiteness import NEVER, NOT_FINITE, Finite
+from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
 from unteach.engines.generation import ContinuousBatching
 from unteach.engines.hf import HFEngine
-from unteach.engines.sampling import Draw, penalty, warps
+from unteach.engines.sampling import SeededSampler, build_repetition_penalty, build_warpers
 from unteach.errors import UserError
 from unteach.inference.backends.base import (
     Answered,
@@ -21,15 +22,17 @@ from unteach.inference.backends.base import (
     Session,
     cut,
 )
-from unteach.inference.backends.classifier import Classifying
-from unteach.inference.backends.hf_vlm import SeeingRows
+from unteach.inference.backends.classifier import ClassifierSession
+from unteach.inference.backends.hf_vlm import VisionSession
 from unteach.inference.backends.local_batches import Pools, find_finish_reason, run_batches
 from unteach.lazy import transformers
 from unteach.models import loading, placement
-from unteach.models.capabilities import capabilities_of
+from unteach.models.capabilities import get_capabilities
 from unteach.models.layers import unwrap_model
 from unteach.registry import backend
 from unteach.seeds import subseed
+
+logger = logging.getLogger(__name__)
 
 TOKENS = {"cuda": 32768, "cpu": 8192}
 """Tokens of the rows that are continued at once, with those to come, until memory says
@@ -76,10 +79,10 @@ class HuggingFace:
 
     def open(self, job: Job) -> Session:
         if job.kind == "classify":
-            return Classifying(job, self.batch_size, self.tokens_per_batch)
+            return ClassifierSession(job, self.batch_size, self.tokens_per_batch)
         if job.modality == "vlm":
-            return SeeingRows(job, self.batch_size, self.tokens_per_batch)
-        return Continuing(job, self.batch_size, self.tokens_per_batch)
+            return VisionSession(job, self.batch_size, self.tokens_per_batch)
+        return CausalLMSession(job, self.batch_size, self.tokens_per_batch)
 
 
 NO_TEXT = (
@@ -102,18 +105,18 @@ def not_used(own: Any) -> str:
     return ", ".join(f"{name}={value}" for name, value in said if not name.startswith(NO_TEXT))
 
 
-class Continuing:
+class CausalLMSession:
     """A causal language model that continues or scores."""
 
     labels: Sequence[str] = ()
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
         self.loaded = loaded = loading.load(job.model, training=False)
-        loaded.model = placement.place(loaded.model, job.dist)
+        loaded.model = placement.place_model(loaded.model, job.dist)
         own = loaded.model.generation_config
         if job.dist.is_main and job.kind == "generate" and (unused := not_used(own)):
-            print(
-                f"note: the model's own generation settings are not used ({unused}); say what you "
+            logger.info(
+                f"the model's own generation settings are not used ({unused}); say what you "
                 f"want of them"
             )
         ids = [own.eos_token_id] if isinstance(own.eos_token_id, int) else own.eos_token_id or []
@@ -164,8 +167,8 @@ class Continuing:
         whose logits were not finite; so many go on at once."""
         times, draw = sampling.num_return_sequences, None
         if sampling.drawn:
-            cuts = warps(**{name: getattr(sampling, name) for name in DRAWN})
-            draw = Draw(
+            cuts = build_warpers(**{name: getattr(sampling, name) for name in DRAWN})
+            draw = SeededSampler(
                 cuts, [subseed(request.seed, turn) for request in asked for turn in range(times)]
             )
         given = (
@@ -184,7 +187,7 @@ class Continuing:
     def _beams(self, asked: list[Request], sampling: Sampling) -> tuple[list[list[int]], set[int]]:
         """The same by the library's beam search: in one go, where the model takes rows of unequal
         lengths."""
-        if capabilities_of(self.engine.model).continuing:
+        if get_capabilities(self.engine.model).continuing:
             return self._search(asked, sampling)
         made, broken = list[list[int]](), set[int]()
         for i, request in enumerate(asked):
@@ -194,12 +197,12 @@ class Continuing:
         return made, broken
 
     def _search(self, asked: list[Request], sampling: Sampling) -> tuple[list[list[int]], set[int]]:
-        tensors = self.engine._padded([list(request.prompt) for request in asked], left=True)
-        finite = Finite()
+        tensors = self.engine._pad_rows([list(request.prompt) for request in asked], left=True)
+        finite = FiniteCheck()
         given: dict[str, Any] = {"logits_processor": [finite]}
         if sampling.stop_strings:
             given |= {"stop_strings": sampling.stop_strings, "tokenizer": self.engine.tokenizer}
-        if repeated := penalty(sampling.repetition_penalty):
+        if repeated := build_repetition_penalty(sampling.repetition_penalty):
             repeated.mask = tensors["attention_mask"]
             given["logits_processor"].append(repeated)
         made = self.engine.model.generate(
@@ -217,14 +220,14 @@ class Continuing:
             for row in rows
         ]
         return cut, {
-            i for i, is_broken in enumerate(finite.broken([NEVER] * len(asked))) if is_broken
+            i for i, is_broken in enumerate(finite.find_broken([NEVER] * len(asked))) if is_broken
         }
 
     def _completions(
         self, asked: list[Request], made: list[list[int]], sampling: Sampling, slots: int
     ) -> list[list[Completion]]:
         times = sampling.num_return_sequences
-        text = self.loaded.template.text
+        text = self.loaded.template.decode
         stop_strings = sampling.stop_strings
         cuts = [cut(ids, text, stop_strings) for ids in made]
         prompts = [request.prompt for request in asked for _ in range(times)]

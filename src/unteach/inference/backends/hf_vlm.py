@@ -2,15 +2,16 @@
 fails its row alone."""
 
 import contextlib
+import logging
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 from unteach.config.inference import DRAWN, Sampling
 from unteach.data.io import images
-from unteach.engines.batching import Batches, Row
-from unteach.engines.finiteness import NEVER, NOT_FINITE, Finite
-from unteach.engines.hf import context_of
-from unteach.engines.sampling import Draw, penalty, warps
+from unteach.engines.batching import BatchRunner, Row
+from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
+from unteach.engines.hf import get_context_length
+from unteach.engines.sampling import SeededSampler, build_repetition_penalty, build_warpers
 from unteach.errors import UserError
 from unteach.inference.backends.base import Answer, Answered, Completion, Failure, Job, Request, cut
 from unteach.inference.backends.local_batches import (
@@ -27,6 +28,8 @@ from unteach.seeds import subseed
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 IMAGE_TOKENS, CHARACTERS_PER_TOKEN = 576, 3
 """About what an image and a text cost, for planning batches; memory says the rest."""
 MOST = 8
@@ -38,7 +41,7 @@ Asked = tuple[str, list[Any]]
 """A text with placeholders, and the images that go there."""
 
 
-class SeeingRows:
+class VisionSession:
     """A model of transformers that continues conversations with images in them."""
 
     labels: Sequence[str] = ()
@@ -51,14 +54,14 @@ class SeeingRows:
             pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=self.stops
         )
         loaded.tokenizer.padding_side = "left"
-        self.context = context_of(loaded.model)
+        self.context = get_context_length(loaded.model)
         if batch_size != 1 and (
             reason := describe_padded_batches(loaded.model, loaded.tokenizer, left=True)
         ):
             batch_size = 1
             if job.dist.is_main:
-                print(f"note: {reason}")
-        self.engine = Batches(loaded.model, batch_size or MOST, job.dist, None)
+                logger.info(reason)
+        self.engine = BatchRunner(loaded.model, batch_size or MOST, job.dist, None)
         if tokens_per_batch:
             self.engine.budgets["generate"] = tokens_per_batch
 
@@ -82,7 +85,7 @@ class SeeingRows:
         batching = Pools(requests, length, self.engine.batch_size, budget, times=times)
 
         def work(batch: list[Row]) -> list[Answer]:
-            read = images.ahead([requests[i] for [i] in batch], lambda request: request.images)
+            read = images.read_ahead([requests[i] for [i] in batch], lambda request: request.images)
             return self._batch(list(read), sampling)
 
         yield from run_batches(self.engine, "generate", requests, batching, work, done)
@@ -155,18 +158,18 @@ class SeeingRows:
     def _told(self, tensors: Any, asked: list[Request], sampling: Sampling) -> list[Answer]:
         """The library's generate(), in one go: what a model keeps between two steps is its own
         affair."""
-        finite = Finite()
+        finite = FiniteCheck()
         times, processors = sampling.num_return_sequences, list[Any]([finite])
         noted = Noted() if sampling.perplexity else None
         if noted:
             processors.append(noted)
-        if repeated := penalty(sampling.repetition_penalty):
+        if repeated := build_repetition_penalty(sampling.repetition_penalty):
             repeated.mask = tensors["attention_mask"].to(self.loaded.model.device)
             processors.append(repeated)
         if sampling.drawn:
-            cuts = warps(**{name: getattr(sampling, name) for name in DRAWN})
+            cuts = build_warpers(**{name: getattr(sampling, name) for name in DRAWN})
             seeds = [subseed(request.seed, turn) for request in asked for turn in range(times)]
-            processors.append(Draw(cuts, seeds))
+            processors.append(SeededSampler(cuts, seeds))
         model = self.loaded.model
         dtype = next(model.parameters()).dtype
         stopping = {"stop_strings": sampling.stop_strings, "tokenizer": self.loaded.tokenizer}
@@ -188,7 +191,7 @@ class SeeingRows:
             for i, (row, known) in enumerate(zip(rows.tolist(), logprobs, strict=True))
         ]
         completions = [told[i : i + times] for i in range(0, len(told), times)]
-        broken = finite.broken([NEVER] * len(asked))
+        broken = finite.find_broken([NEVER] * len(asked))
         return [Failure(NOT_FINITE) if broken[i] else one for i, one in enumerate(completions)]
 
     def _completion(

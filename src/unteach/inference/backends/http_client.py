@@ -1,10 +1,10 @@
-"""A server that answers slowly, says "later", breaks off in the middle, or is not there: asked
-until it answers.
+"""Post questions to a server until it answers: one that is slow, says "later", breaks off in the
+middle, or is not there.
 
-An answer is asked for again after no connection, a broken or half answer, a time-out, 408, 409,
-425, 429 and 5xx, each time after about twice as long, with jitter, and never before the time that
-the server named. All other refusals are
-final: of this question (400, 413, 422…) or, a wrong key or address, of all of them.
+A question is asked again after no connection, a broken or half answer, a time-out, 408, 409, 425,
+429 and 5xx, each time after about twice as long, with jitter, and never before the time that the
+server named. All other refusals are final: of this question (400, 413, 422…) or, a wrong key or
+address, of all of them. docs/decisions/openai-client.md says why this is not the `openai` library.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,10 +21,14 @@ from unteach.errors import Preempted, UserError, explain_unreadable
 if TYPE_CHECKING:
     import httpx2
 
-AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-FIRST_WAIT, LONGEST_WAIT, TOO_LONG = 0.5, 60.0, 600.0
-"""Seconds: before the second try, between two tries at most, and a wait that the user should know
-about."""
+RETRIED_STATUSES = frozenset({408, 409, 425, 429})
+"""Besides all from 500 on."""
+LONGEST_WAIT = 60.0
+"""Seconds between two tries, unless the server asks for more."""
+TOO_LONG = 600.0
+"""Seconds that are not waited for: the run ends instead, and the user is told when to go on."""
+MESSAGE_LENGTH = 500
+"""Characters of a server's own words that a message repeats."""
 
 T = TypeVar("T")
 
@@ -32,208 +37,249 @@ class Refused(Exception):
     """The server does not answer this question, and asking again would not help."""
 
 
-class Trouble(Exception):
+class NoAnswer(Exception):
     """The server gave no whole answer, however often it was asked."""
 
 
-class Unreached(Exception):
+class Unreachable(NoAnswer):
     """Nothing takes connections at the address, and no question can be asked."""
 
 
-class Pace:
-    """So many a minute, evenly spread; None is as fast as they come. clock: seconds."""
+class RateLimit:
+    """So many a minute, evenly spread.
+
+    Args:
+        per_minute: None for as many as come.
+        clock: seconds.
+    """
 
     def __init__(self, per_minute: float | None, clock: Callable[[], float] = time.monotonic):
-        self.apart = 60.0 / per_minute if per_minute else 0.0
-        self.clock, self.free = clock, float("-inf")
+        self.seconds_apart = 60.0 / per_minute if per_minute else 0.0
+        self.clock = clock
+        self.next_start = float("-inf")
 
-    def turn(self, amount: float = 1.0) -> float:
-        """Takes the next free moment for so many; how many seconds it is away."""
+    def reserve(self, amount: float = 1.0) -> float:
+        """Take the next free moment for so many; return how many seconds it is away."""
         now = self.clock()
-        start = max(self.free, now)
-        self.free = start + amount * self.apart
+        start = max(self.next_start, now)
+        self.next_start = start + amount * self.seconds_apart
         return start - now
 
-    def spend(self, amount: float) -> None:
-        """Counts more (or, below zero, fewer) than were taken."""
-        self.free += amount * self.apart
+    def add(self, amount: float) -> None:
+        """Count more (or, below zero, fewer) than were reserved."""
+        self.next_start += amount * self.seconds_apart
 
-    def hold(self, seconds: float) -> None:
-        """Nobody's turn comes before so many seconds are over."""
-        self.free = max(self.free, self.clock() + seconds)
-
-
-def wait(attempt: int, told: float, first: float, chance: float) -> float:
-    """Seconds between try number `attempt` (from 0) and the next: doubling, with jitter, and no
-    less than was told."""
-    return max(told, min(LONGEST_WAIT, first * 2**attempt) * (0.5 + chance / 2))
+    def pause(self, seconds: float) -> None:
+        """Let nobody start before so many seconds are over."""
+        self.next_start = max(self.next_start, self.clock() + seconds)
 
 
-def told_to_wait(headers: Mapping[str, str], now: float) -> float:
-    """What a Retry-After header asks for, in seconds; it holds seconds, or a date. now: seconds
-    since 1970."""
-    said = headers.get("retry-after", "").strip()
+def compute_wait(attempt: int, at_least: float, first_wait: float, jitter: float) -> float:
+    """Compute the seconds between a try and the next: doubling, and no less than the server asks.
+
+    Args:
+        attempt: number of the try that failed, from 0.
+        jitter: from 0, for half of the wait, to 1, for all of it.
+    """
+    longest = min(LONGEST_WAIT, first_wait * 2**attempt)
+    return max(at_least, longest * (0.5 + jitter / 2))
+
+
+def parse_retry_after(headers: Mapping[str, str], now: float) -> float:
+    """Return the seconds that a Retry-After header asks for; it holds seconds, or a date.
+
+    Args:
+        now: seconds since 1970.
+    """
+    value = headers.get("retry-after", "").strip()
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(value))
     except ValueError:
         pass
     try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - now)
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
     except (ValueError, OverflowError):
         return 0.0
 
 
+@dataclass
+class RetryPolicy:
+    """How often and how long one question is asked, by the names of `backend_args`."""
+
+    timeout: float
+    retries: int
+    first_wait: float
+
+
 class Server:
-    """The server at `base_url`, asked as often and as fast as it may be. sleep: how a wait is
-    waited."""
+    """A server, asked as often and as fast as it may be.
+
+    Args:
+        key: sent with every question; no message repeats it.
+        requests, tokens: how fast, counted each way.
+        sleep: how a wait is waited.
+    """
 
     def __init__(
         self,
         base_url: str,
         key: str | None,
-        timeout: float,
-        retries: int,
-        first_wait: float,
-        requests: Pace,
-        tokens: Pace,
-        connections: int,
+        policy: RetryPolicy,
+        requests: RateLimit,
+        tokens: RateLimit,
+        num_connections: int,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ):
         import httpx2
 
         self.base_url = base_url.rstrip("/")
         self.key = key
-        self.timeout = timeout
-        self.retries = retries
-        self.first_wait = first_wait
+        self.policy = policy
         self.requests = requests
         self.tokens = tokens
         self.sleep = sleep
         self.client = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(timeout, pool=None),
+            timeout=httpx2.Timeout(policy.timeout, pool=None),
             limits=httpx2.Limits(
-                max_connections=connections, max_keepalive_connections=connections
+                max_connections=num_connections, max_keepalive_connections=num_connections
             ),
         )
 
-    async def greet(self) -> None:
-        """Raises UserError where nothing answers at the address, or not to this key."""
+    async def check_reachable(self) -> None:
+        """Raise UserError where nothing answers at the address, or not to this key."""
         import httpx2
 
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(self.policy.timeout):
                 response = await self.client.get(f"{self.base_url}/models")
         except (httpx2.TransportError, TimeoutError) as error:
-            raise UserError(self._unreached(error)) from None
+            raise UserError(self._explain_unreachable(error)) from None
         if response.status_code == 401:
-            raise UserError(self._wrong_key(response))
+            raise UserError(self._explain_wrong_key(response))
 
     async def ask(
-        self, path: str, body: dict[str, Any], tokens: float, read: Callable[[Any], T]
+        self, path: str, body: dict[str, Any], num_tokens: float, parse: Callable[[Any], T]
     ) -> T:
-        """What `read` makes of the answer to one question; a ValueError of it is a half answer.
+        """Post one question, again and again if need be.
 
-        tokens: about how many the question and its answer cost. Raises Refused, Trouble or
-            Unreached for this question, UserError for all.
+        Args:
+            num_tokens: about how many the question and its answer cost.
+            parse: makes of the answer's JSON what is returned; its ValueError is a half answer.
+
+        Raises:
+            Refused, NoAnswer, Unreachable: for this question.
+            UserError, Preempted: for all questions.
         """
-        for attempt in range(self.retries + 1):
-            await self._turn(tokens)
-            told, unreached = 0.0, False
+        attempt = 0
+        while True:
+            await self._take_turn(num_tokens)
+            seconds_asked_for = 0.0
             try:
                 response = await self._post(path, body)
-            except Unreached as error:
-                trouble, unreached = str(error), True
-            except Trouble as error:
-                trouble = str(error)
-            else:
                 if response.status_code == 200:
-                    try:
-                        return read(json.loads(response.content))
-                    except (ValueError, RecursionError) as error:
-                        trouble = f"half an answer ({explain_unreadable(error)})"
-                else:
-                    self._refuse_what_is_final(response)
-                    trouble = self._said(response)
-                    told = told_to_wait(response.headers, time.time())
-            if told > TOO_LONG:
+                    return self._parse(response, parse)
+                self._raise_what_is_final(response)
+                failure = NoAnswer(self._quote(response))
+                seconds_asked_for = parse_retry_after(response.headers, time.time())
+            except NoAnswer as error:
+                failure = error
+
+            if seconds_asked_for > TOO_LONG:
                 raise Preempted(
-                    f"{trouble}\n  The server asks to come back in {told:.0f} s; run the same "
-                    f"command then"
+                    f"{failure}\n  The server asks to come back in {seconds_asked_for:.0f} s; run "
+                    f"the same command then"
                 )
-            if attempt < self.retries:
-                self.requests.hold(told)
-                await self.sleep(wait(attempt, told, self.first_wait, random.random()))
-        raise (
-            Unreached(trouble)
-            if unreached
-            else Trouble(f"{trouble}; asked {self.retries + 1} times")
-        )
+            if attempt == self.policy.retries:
+                raise self._explain_giving_up(failure)
+            # A server that says "later" to one question means all of them.
+            self.requests.pause(seconds_asked_for)
+            jitter = random.random()
+            wait = compute_wait(attempt, seconds_asked_for, self.policy.first_wait, jitter)
+            await self.sleep(wait)
+            attempt += 1
+
+    async def _take_turn(self, num_tokens: float) -> None:
+        for seconds in (self.requests.reserve(), self.tokens.reserve(num_tokens)):
+            if seconds > 0:
+                await self.sleep(seconds)
 
     async def _post(self, path: str, body: dict[str, Any]) -> "httpx2.Response":
         import httpx2
 
         try:
-            async with asyncio.timeout(self.timeout):
+            # The library's own time-out is of each piece that arrives: this one is of the whole.
+            async with asyncio.timeout(self.policy.timeout):
                 return await self.client.post(f"{self.base_url}{path}", json=body)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Unreached(self._unreached(error)) from None
+            raise Unreachable(self._explain_unreachable(error)) from None
         except (TimeoutError, httpx2.TimeoutException):
-            raise Trouble(f"no answer within {self.timeout:g} s (backend_args.timeout)") from None
+            seconds = self.policy.timeout
+            raise NoAnswer(f"no answer within {seconds:g} s (backend_args.timeout)") from None
         except httpx2.HTTPError as error:
-            raise Trouble(f"the answer broke off ({_words(error)})") from None
+            raise NoAnswer(f"the answer broke off ({_describe(error)})") from None
 
-    async def _turn(self, tokens: float) -> None:
-        for away in (self.requests.turn(), self.tokens.turn(tokens)):
-            if away > 0:
-                await self.sleep(away)
+    def _parse(self, response: "httpx2.Response", parse: Callable[[Any], T]) -> T:
+        try:
+            return parse(json.loads(response.content))
+        except (ValueError, RecursionError) as error:
+            raise NoAnswer(f"half an answer ({explain_unreadable(error)})") from None
 
-    def _refuse_what_is_final(self, response: "httpx2.Response") -> None:
+    def _raise_what_is_final(self, response: "httpx2.Response") -> None:
+        """Raise UserError or Refused for a status that asking again would not change."""
         status = response.status_code
+        message = self._quote(response)
         if status == 401:
-            raise UserError(self._wrong_key(response))
+            raise UserError(self._explain_wrong_key(response))
         if status == 404:
             raise UserError(
-                f"{self._said(response)}\n  model= must be a name that the server knows (it lists "
-                f"them at "
+                f"{message}\n  model= must be a name that the server knows (it lists them at "
                 f"{self.base_url}/models), and backend_args.base_url usually ends with /v1"
             )
         if "insufficient_quota" in response.text:
             raise UserError(
-                f"{self._said(response)}\n  What was answered is kept; the same command goes on "
-                f"from there"
+                f"{message}\n  What was answered is kept; the same command goes on from there"
             )
-        if status not in AGAIN and status < 500:
-            raise Refused(self._said(response))
+        if status not in RETRIED_STATUSES and status < 500:
+            raise Refused(message)
 
-    def _said(self, response: "httpx2.Response") -> str:
-        """The status and the server's own words, without the key that it may repeat."""
-        try:
-            told = json.loads(response.content)
-            error = told.get("error") or told.get("message") or told.get("detail") or told
-            words = error.get("message", error) if isinstance(error, dict) else error
-        except (ValueError, AttributeError, RecursionError):
-            words = response.text
-        words = " ".join(str(words).split())[:500]
+    def _quote(self, response: "httpx2.Response") -> str:
+        """Say the status and the server's own words, without the key that it may repeat."""
+        text = " ".join(_find_message(response).split())
         if self.key:
-            words = words.replace(self.key, "…")
-        return f"{self.base_url} answered HTTP {response.status_code}" + (
-            f": {words}" if words else ""
+            text = text.replace(self.key, "…")
+        text = text[:MESSAGE_LENGTH]
+        status = f"{self.base_url} answered HTTP {response.status_code}"
+        return f"{status}: {text}" if text else status
+
+    def _explain_wrong_key(self, response: "httpx2.Response") -> str:
+        what = "does not take this key" if self.key else "answers nobody without a key"
+        return (
+            f"{self._quote(response)}\n  It {what}: put the right one into the environment "
+            "variable that backend_args.api_key_env names (OPENAI_API_KEY where it names none)"
         )
 
-    def _wrong_key(self, response: "httpx2.Response") -> str:
-        told = "does not take this key" if self.key else "answers nobody without a key"
+    def _explain_unreachable(self, error: BaseException) -> str:
         return (
-            f"{self._said(response)}\n  It {told}: put the right one into the environment variable "
-            "that backend_args.api_key_env names (OPENAI_API_KEY where it names none)"
-        )
-
-    def _unreached(self, error: BaseException) -> str:
-        return (
-            f"nothing answers at {self.base_url} ({_words(error)}). Start the server, or mend "
+            f"nothing answers at {self.base_url} ({_describe(error)}). Start the server, or mend "
             "backend_args.base_url (for a local one something like http://localhost:8000/v1)"
         )
 
+    def _explain_giving_up(self, failure: NoAnswer) -> NoAnswer:
+        if isinstance(failure, Unreachable):
+            return failure
+        return NoAnswer(f"{failure}; asked {self.policy.retries + 1} times")
 
-def _words(error: BaseException) -> str:
+
+def _find_message(response: "httpx2.Response") -> str:
+    """Find the words of an error; servers differ in where they put them."""
+    try:
+        body = json.loads(response.content)
+        error = body.get("error") or body.get("message") or body.get("detail") or body
+    except (ValueError, AttributeError, RecursionError):
+        return response.text
+    return str(error.get("message", error) if isinstance(error, dict) else error)
+
+
+def _describe(error: BaseException) -> str:
     return str(error) or type(error).__name__

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING, Any, Literal
 
-from unteach.engines.batching import Batches, Batching, Row
+from unteach.engines.batching import BatchPlanner, BatchRunner, Row
 from unteach.inference.backends.base import Answered, Failure, Request
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Pools(Batching):
+class Pools(BatchPlanner):
     """Batches of more rows than go on at once: one that is over leaves its place to one that waits.
 
     A pool is the unit that is run whole, so it is small enough that a stop costs little, and that
@@ -40,10 +40,10 @@ class Pools(Batching):
 
 
 def run_batches(
-    engine: Batches,
+    engine: BatchRunner,
     kind: str,
     requests: Sequence[Request],
-    batching: Batching,
+    batching: BatchPlanner,
     work: Callable[[list[Row]], list[Any]],
     done: Set[int],
 ) -> Answered:

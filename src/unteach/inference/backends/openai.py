@@ -8,17 +8,27 @@ from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from unteach.config.inference import Sampling
 from unteach.data.io import images
-from unteach.errors import Preempted, UserError
+from unteach.errors import Preempted, UserError, require_extra
 from unteach.inference.backends import openai_messages
 from unteach.inference.backends.base import Answer, Answered, Completion, Failure, Job, Request
-from unteach.inference.backends.http_client import Pace, Refused, Server, Trouble, Unreached
+from unteach.inference.backends.http_client import (
+    NoAnswer,
+    RateLimit,
+    Refused,
+    RetryPolicy,
+    Server,
+    Unreachable,
+)
 from unteach.models.hub import PATH
 from unteach.registry import backend
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 KEY = "OPENAI_API_KEY"
 GIVE_UP = 20
@@ -28,6 +38,7 @@ CHARACTERS_PER_TOKEN = 4
 """About; until the server has counted."""
 LOOK_UP = 1.0
 """Seconds between two looks at whether this process was asked to stop."""
+KEPT = "What was answered is kept; the same command goes on from there"
 
 T = TypeVar("T")
 
@@ -94,124 +105,137 @@ class OpenAI:
                 raise UserError(f"{name} must be more than 0, got {value}")
 
     def check(self) -> None:
+        require_extra("openai", "backend=openai")
         if self.api_key_env and not os.environ.get(self.api_key_env):
             raise UserError(
                 f"backend_args.api_key_env={self.api_key_env}: this environment variable is not set"
             )
 
-    def open(self, job: Job) -> "Asking":
+    def open(self, job: Job) -> "OpenAISession":
         if job.dist.world_size > 1:
             raise UserError(
                 "backend=openai asks many questions at once in one process: start it once, and set "
                 "backend_args.concurrency"
             )
-        return Asking(self, job)
+        return OpenAISession(self, job)
+
+    def read_key(self) -> str | None:
+        return os.environ.get(self.api_key_env or KEY, "").strip() or None
 
 
-class Asking:
-    """An open connection. The questions are asked on a thread of their own, so that slow writing
-    stops no answer."""
+class OpenAISession:
+    """An open connection.
+
+    The questions are asked on a thread of their own, so that slow writing stops no answer.
+    """
 
     labels: Sequence[str] = ()
 
-    def __init__(self, asked: OpenAI, job: Job):
-        self.asked, self.dist, self.model = asked, job.dist, str(job.model.model_args[PATH])
-        self.limit = openai_messages.LIMIT
-        key = os.environ.get(asked.api_key_env or KEY, "").strip() or None
-        requests, tokens = Pace(asked.requests_per_minute), Pace(asked.tokens_per_minute)
+    def __init__(self, backend: OpenAI, job: Job):
+        self.backend = backend
+        self.dist = job.dist
+        self.model = str(job.model.model_args[PATH])
+        self.limit_name = openai_messages.LIMIT
         self.server = Server(
-            str(asked.base_url),
-            key,
-            asked.timeout,
-            asked.retries,
-            asked.first_wait,
-            requests,
-            tokens,
-            asked.concurrency,
+            backend.base_url,
+            backend.read_key(),
+            RetryPolicy(backend.timeout, backend.retries, backend.first_wait),
+            RateLimit(backend.requests_per_minute),
+            RateLimit(backend.tokens_per_minute),
+            backend.concurrency,
         )
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         try:
-            self._start(self.server.greet()).result()
+            self._start(self.server.check_reachable()).result()
         except BaseException:
             self.close()
             raise
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
         waiting = iter([request for request in requests if request.number not in done])
-        going: dict[Future[Answer | Trouble], int] = {}
-        lost = 0
+        running: dict[Future[Answer | NoAnswer], int] = {}
+        num_lost = 0
         try:
             while True:
-                for request in islice(waiting, self.asked.concurrency - len(going)):
-                    going[self._start(self._answer(request, sampling))] = request.number
-                if not going:
+                num_free = self.backend.concurrency - len(running)
+                for request in islice(waiting, num_free):
+                    running[self._start(self._answer(request, sampling))] = request.number
+                if not running:
                     return
+
+                # What ends the run is raised only once all that came with it is handed on.
                 stop: Exception | None = None
-                for one in futures.wait(going, LOOK_UP, futures.FIRST_COMPLETED).done:
-                    number = going.pop(one)
+                for future in futures.wait(running, LOOK_UP, futures.FIRST_COMPLETED).done:
+                    number = running.pop(future)
                     try:
-                        answer = one.result()
+                        answer = future.result()
                     except (UserError, Preempted) as error:
                         stop = error
                         continue
-                    lost = lost + 1 if isinstance(answer, Trouble) else 0
-                    yield number, Failure(str(answer)) if isinstance(answer, Trouble) else answer
-                    if lost >= GIVE_UP:
+                    if not isinstance(answer, NoAnswer):
+                        num_lost = 0
+                        yield number, answer
+                        continue
+                    num_lost += 1
+                    yield number, Failure(str(answer))
+                    if num_lost >= GIVE_UP:
                         raise UserError(
-                            f"the last {lost} rows got no answer: {answer}\n  What was answered is "
-                            f"kept; the same "
-                            "command goes on from there"
+                            f"the last {num_lost} rows got no answer: {answer}\n  {KEPT}"
                         )
-                if stop is not None:  # once what came with it is kept
+                if stop is not None:
                     raise stop
                 self.dist.check_preemption()
         finally:
-            for one in going:
-                one.cancel()
+            for future in running:
+                future.cancel()
 
-    async def _answer(self, request: Request, sampling: Sampling) -> Answer | Trouble:
+    async def _answer(self, request: Request, sampling: Sampling) -> Answer | NoAnswer:
+        """Answer one row; what concerns all rows is raised."""
         try:
             pictures = [await asyncio.to_thread(images.read, source) for source in request.images]
-            return await self._told(request, pictures, sampling)
+            return await self._ask(request, pictures, sampling)
         except (images.Unreadable, Refused) as error:
             return Failure(str(error))
-        except Unreached as error:
-            raise UserError(
-                f"{error}\n  What was answered is kept; the same command goes on from there"
-            ) from None
-        except Trouble as error:
+        except Unreachable as error:
+            raise UserError(f"{error}\n  {KEPT}") from None
+        except NoAnswer as error:
             return error
 
-    async def _told(
-        self, request: Request, pictures: list[Any], sampling: Sampling
+    async def _ask(
+        self, request: Request, pictures: "Sequence[Image]", sampling: Sampling
     ) -> list[Completion]:
-        path, body = openai_messages.question(request, pictures, sampling)
-        expected = (
+        path, body = openai_messages.build_question(request, pictures, sampling)
+        num_expected = (
             len(request.text) / CHARACTERS_PER_TOKEN
             + sampling.max_new_tokens * sampling.num_return_sequences
         )
 
+        def parse(response: object) -> tuple[list[Completion], int | None]:
+            return openai_messages.parse_answer(response, sampling)
+
         while True:
-            limit = self.limit
-            asked = {
+            limit_name = self.limit_name
+            whole_body = {
                 "model": self.model,
                 **body,
-                limit: sampling.max_new_tokens,
-                **self.asked.extra_body,
+                limit_name: sampling.max_new_tokens,
+                **self.backend.extra_body,
             }
             try:
-                found, counted = await self.server.ask(
-                    path, asked, expected, lambda told: openai_messages.answer(told, sampling)
-                )
+                answer, num_counted = await self.server.ask(path, whole_body, num_expected, parse)
             except Refused as error:
-                if limit == openai_messages.LIMIT and openai_messages.NEWER_LIMIT in str(error):
-                    self.limit = openai_messages.NEWER_LIMIT
+                # Others of the rows under way may have learned the newer name meanwhile.
+                if limit_name == openai_messages.LIMIT and openai_messages.NEWER_LIMIT in str(
+                    error
+                ):
+                    self.limit_name = openai_messages.NEWER_LIMIT
                     continue
                 raise
-            self.server.tokens.spend((expected if counted is None else counted) - expected)
-            return found
+            if num_counted is not None:
+                self.server.tokens.add(num_counted - num_expected)
+            return answer
 
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:
         raise AssertionError("a server only generates")
@@ -224,5 +248,5 @@ class Asking:
         self.thread.join()
         self.loop.close()
 
-    def _start(self, asking: Coroutine[Any, Any, T]) -> "Future[T]":
-        return asyncio.run_coroutine_threadsafe(asking, self.loop)
+    def _start(self, coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)

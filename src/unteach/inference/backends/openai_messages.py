@@ -1,219 +1,254 @@
-"""What is said to a server in OpenAI's protocol, and what its answers mean."""
+"""What is asked in OpenAI's protocol, and what the answers mean.
+
+Servers take the protocol's shapes freely: every value of an answer is looked at before it is used.
+"""
 
 import base64
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.config.inference import Sampling
 from unteach.inference.backends.base import Completion, Request
 from unteach.inference.backends.http_client import Refused
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 LIMIT, NEWER_LIMIT = "max_tokens", "max_completion_tokens"
 """How the most tokens are called; some of OpenAI's own models take only the newer name, and say
 so."""
+LARGEST_COUNT = 2**53
+TEXT_PARTS = ("text", "output_text")
+
+JSONDict = dict[str, Any]
 
 
-def question(
-    request: Request, pictures: Sequence[Any], sampling: Sampling
-) -> tuple[str, dict[str, Any]]:
-    """The path and the body of one question, without the model and the most tokens; plain words are
-    a completion."""
-    chosen: dict[str, Any] = {"temperature": 0}
-    if sampling.drawn:
-        chosen = {
-            "temperature": 1 if sampling.temperature is None else sampling.temperature,
-            "seed": request.seed,
-        }
-    if sampling.top_p is not None:
-        chosen["top_p"] = sampling.top_p
-    if sampling.num_return_sequences > 1:
-        chosen["n"] = sampling.num_return_sequences
-    if sampling.stop_strings:
-        chosen["stop"] = sampling.stop_strings
+def build_question(
+    request: Request, pictures: "Sequence[Image]", sampling: Sampling
+) -> tuple[str, JSONDict]:
+    """Build the path and the body of one question, without the model and the most tokens."""
+    options = _build_options(request, sampling)
     if request.messages is None:
-        return "/completions", {
-            "prompt": request.text,
-            **chosen,
-            **({"logprobs": 1} if sampling.perplexity else {}),
-        }
-    body = {"messages": _with_pictures(request.messages, pictures), **chosen}
-    return "/chat/completions", {**body, **({"logprobs": True} if sampling.perplexity else {})}
+        if sampling.perplexity:
+            options["logprobs"] = 1
+        return "/completions", {"prompt": request.text, **options}
+    if sampling.perplexity:
+        options["logprobs"] = True
+    messages = _put_pictures_in(request.messages, pictures)
+    return "/chat/completions", {"messages": messages, **options}
 
 
-def _with_pictures(
-    messages: Sequence[dict[str, Any]], pictures: Sequence[Any]
-) -> list[dict[str, Any]]:
-    """The messages with each `image` part, in order, as its picture."""
-    left = iter(pictures)
-    parts = [
-        part
-        for turn in messages
-        if isinstance(turn["content"], list | tuple)
-        for part in turn["content"]
-    ]
-    if (places := sum(_is_image(part) for part in parts)) != len(pictures):
+def _build_options(request: Request, sampling: Sampling) -> JSONDict:
+    options: JSONDict = {"temperature": 0}
+    if sampling.drawn:
+        options["temperature"] = 1 if sampling.temperature is None else sampling.temperature
+        options["seed"] = request.seed
+    if sampling.top_p is not None:
+        options["top_p"] = sampling.top_p
+    if sampling.num_return_sequences > 1:
+        options["n"] = sampling.num_return_sequences
+    if sampling.stop_strings:
+        options["stop"] = sampling.stop_strings
+    return options
+
+
+def _put_pictures_in(messages: Sequence[JSONDict], pictures: "Sequence[Image]") -> list[JSONDict]:
+    """Replace each `image` part, in order, by its picture."""
+    num_places = 0
+    for message in messages:
+        if isinstance(message["content"], list | tuple):
+            num_places += sum(_is_image(part) for part in message["content"])
+    if num_places != len(pictures):
         raise Refused(
-            f"the conversation has {places} places for images, and the row {len(pictures)} images"
+            f"the conversation has {num_places} places for images, and the row {len(pictures)} "
+            f"images"
         )
+    remaining = iter(pictures)
+    return [
+        {**message, "content": _fill_content(message["content"], remaining)} for message in messages
+    ]
 
-    def part(one: object) -> Any:
-        if _is_image(one):
-            return {"type": "image_url", "image_url": {"url": _data_url(next(left))}}
-        return one
 
-    def said(content: object) -> Any:
-        return [part(one) for one in content] if isinstance(content, list | tuple) else content
-
-    return [{**message, "content": said(message["content"])} for message in messages]
+def _fill_content(content: object, remaining: "Iterator[Image]") -> object:
+    if not isinstance(content, list | tuple):
+        return content
+    parts: list[object] = []
+    for part in content:
+        if _is_image(part):
+            url = _encode_picture(next(remaining))
+            part = {"type": "image_url", "image_url": {"url": url}}
+        parts.append(part)
+    return parts
 
 
 def _is_image(part: object) -> bool:
     return isinstance(part, dict) and part.get("type") == "image"
 
 
-def _data_url(picture: Any) -> str:
-    held = io.BytesIO()
-    picture.save(held, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+def _encode_picture(picture: "Image") -> str:
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def answer(told: Any, sampling: Sampling) -> tuple[list[Completion], int | None]:
-    """The texts of one answer, and how many tokens the server counted for it and its question.
+def parse_answer(response: object, sampling: Sampling) -> tuple[list[Completion], int | None]:
+    """Read the texts of one answer, and how many tokens the server counted in all.
 
-    Raises ValueError where it is not whole, Refused where it is not what was asked for.
+    Raises:
+        ValueError: where it is not whole, so that asking again may help.
+        Refused: where it is not what was asked for.
     """
     try:
-        return _completions(told, sampling), _count(told.get("usage"), "total_tokens")
+        body: Any = response
+        return _parse_completions(body, sampling), _read_count(body.get("usage"), "total_tokens")
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not of the protocol's shape: {error}") from None
 
 
-def _completions(told: Any, sampling: Sampling) -> list[Completion]:
-    if not told["choices"]:
+def _parse_completions(body: JSONDict, sampling: Sampling) -> list[Completion]:
+    if not body["choices"]:
         raise ValueError("no choices in it")
-    choices = sorted(told["choices"], key=lambda choice: choice.get("index") or 0)
-    asked = sampling.num_return_sequences
-    if len(choices) != asked:
+    choices = sorted(body["choices"], key=lambda choice: choice.get("index") or 0)
+    num_expected = sampling.num_return_sequences
+    if len(choices) != num_expected:
         raise Refused(
-            f"the server gave {len(choices)} texts, and num_return_sequences={asked} were asked for"
+            f"the server gave {len(choices)} texts, and num_return_sequences={num_expected} were "
+            f"asked for"
         )
-    usage = told.get("usage") or {}
-    return [_completion(choice, usage, sampling) for choice in choices]
+    usage = body.get("usage") or {}
+    return [_parse_completion(choice, usage, sampling) for choice in choices]
 
 
-def _completion(choice: Any, usage: dict[str, Any], sampling: Sampling) -> Completion:
-    reason, message = choice.get("finish_reason"), choice.get("message") or {}
+def _parse_completion(choice: JSONDict, usage: JSONDict, sampling: Sampling) -> Completion:
+    reason = choice.get("finish_reason")
     if reason not in ("stop", "length"):
         raise Refused(f"the server ended its answer with {reason!r}")
-    # half a character cannot be written
-    text = _text(choice, message).encode("utf-8", "replace").decode()
-    pieces = _pieces(choice.get("logprobs"))
-    if sampling.perplexity and pieces is None:
+    # Half a character cannot be written.
+    text = _read_text(choice).encode("utf-8", "replace").decode()
+
+    tokens = _read_tokens(choice.get("logprobs"))
+    if sampling.perplexity and tokens is None:
         raise Refused("the server gives no log-probs, which perplexity is made of")
-    if pieces is not None and reason == "stop":
-        pieces = _of_text(
-            pieces, text, ended_itself="stop_reason" in choice and choice["stop_reason"] is None
-        )
-    # vLLM's own word; others say less
-    stop = choice.get("stop_reason", "" if sampling.stop_strings else None)
-    ended: Literal["eos", "stop"] = "stop" if isinstance(stop, str) else "eos"
-    counted = _count(usage, "completion_tokens") if sampling.num_return_sequences == 1 else None
-    known = None if pieces is None else tuple(piece.logprob for piece in pieces)
+    if tokens is not None and reason == "stop":
+        ended_itself = "stop_reason" in choice and choice["stop_reason"] is None
+        tokens = _drop_end(tokens, text, ended_itself)
+
+    # Of several texts the server counts the sum only.
+    num_tokens = None
+    if tokens is not None:
+        num_tokens = len(tokens)
+    elif sampling.num_return_sequences == 1:
+        num_tokens = _read_count(usage, "completion_tokens")
+    logprobs = None
+    if tokens is not None and sampling.perplexity:
+        logprobs = tuple(token.logprob for token in tokens)
     return Completion(
-        text,
-        "length" if reason == "length" else ended,
-        counted if known is None else len(known),
-        known if sampling.perplexity else None,
-        _count(usage, "prompt_tokens"),
+        text=text,
+        finish="length" if reason == "length" else _find_end(choice, sampling),
+        tokens=num_tokens,
+        logprobs=logprobs,
+        prompt_tokens=_read_count(usage, "prompt_tokens"),
     )
 
 
-def _text(choice: dict[str, Any], message: dict[str, Any]) -> str:
-    """The text of one answer; its content may be a list of parts. Raises Refused where it is no
-    text."""
+def _find_end(choice: JSONDict, sampling: Sampling) -> Literal["eos", "stop"]:
+    """Say what ended a text. vLLM tells it; elsewhere it is a stop string where there are any."""
+    unknown = "" if sampling.stop_strings else None
+    return "stop" if isinstance(choice.get("stop_reason", unknown), str) else "eos"
+
+
+def _read_text(choice: JSONDict) -> str:
+    """Read the text of one answer; its content may be a list of parts.
+
+    Raises:
+        Refused: where it is no text.
+    """
+    message = choice.get("message") or {}
     if message.get("tool_calls") or message.get("function_call"):
         raise Refused("the server answered with a call of a tool, not with a text")
     if message.get("refusal"):
         raise Refused(f"the server refused to answer: {message['refusal']}")
     content = message.get("content", choice.get("text"))
     if content is None:
-        thought = message.get("reasoning_content") or message.get("reasoning")
-        why = (
-            ": it only reasoned; a larger max_new_tokens leaves room for an answer"
-            if thought
-            else ""
-        )
-        raise Refused(f"the server gave no text (null){why}")
+        has_reasoned = message.get("reasoning_content") or message.get("reasoning")
+        advice = ": it only reasoned; a larger max_new_tokens leaves room for an answer"
+        raise Refused(f"the server gave no text (null){advice if has_reasoned else ''}")
     if isinstance(content, list):
-        return "".join(_text_of_part(part) for part in content)
+        return "".join(_read_text_of_part(part) for part in content)
     if not isinstance(content, str):
         raise Refused(f"the server gave {type(content).__name__} where a text belongs")
     return content
 
 
-def _text_of_part(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-    if kind not in ("text", "output_text") or not isinstance(part.get("text"), str):
-        said = f": {part['refusal']}" if kind == "refusal" and part.get("refusal") else ""
+def _read_text_of_part(part: object) -> str:
+    kind: object = type(part).__name__
+    text: object = None
+    reason = ""
+    if isinstance(part, dict):
+        kind, text = part.get("type"), part.get("text")
+        if kind == "refusal" and part.get("refusal"):
+            reason = f": {part['refusal']}"
+    if kind not in TEXT_PARTS or not isinstance(text, str):
         raise Refused(
-            f"the server's answer holds a part of the type {kind!r}, which is no text{said}"
+            f"the server's answer holds a part of the type {kind!r}, which is no text{reason}"
         )
-    text: str = part["text"]
     return text
 
 
-def _count(usage: Any, name: str) -> int | None:
-    """How many tokens the server counted; None where it says no such number."""
-    counted = usage.get(name) if isinstance(usage, dict) else None
-    return counted if type(counted) is int and 0 <= counted < 2**53 else None
-
-
-def _logprob(value: Any) -> float:
-    if not math.isfinite(number := float(value)):
-        raise ValueError(f"a log-prob of {number}")
-    return number
+def _read_count(usage: object, name: str) -> int | None:
+    """Read how many tokens the server counted; None where it says no such number."""
+    count = usage.get(name) if isinstance(usage, dict) else None
+    is_count = type(count) is int and 0 <= count < LARGEST_COUNT
+    return count if is_count else None
 
 
 @dataclass(frozen=True)
-class Piece:
+class ServerToken:
     """A token as a server tells it. size: of its part of the text, in bytes of UTF-8."""
 
     logprob: float
     size: int
 
 
-def _pieces(logprobs: Any) -> list[Piece] | None:
-    """The tokens of an answer, from the shape of either endpoint."""
+def _read_tokens(logprobs: JSONDict | None) -> list[ServerToken] | None:
+    """Read the tokens of an answer, from the shape of either endpoint."""
     if not logprobs:
         return None
     if logprobs.get("content") is not None:
-        return [
-            Piece(
-                _logprob(one["logprob"]),
-                len(one["token"].encode() if one.get("bytes") is None else one["bytes"]),
-            )
-            for one in logprobs["content"]
-        ]
+        return [_read_chat_token(token) for token in logprobs["content"]]
     if logprobs.get("token_logprobs") is None:
         return None
-    told = zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
-    return [Piece(_logprob(logprob), len(token.encode())) for token, logprob in told]
+    pairs = zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
+    return [ServerToken(_read_logprob(value), len(token.encode())) for token, value in pairs]
 
 
-def _of_text(pieces: list[Piece], text: str, ended_itself: bool) -> list[Piece]:
-    """Without what ended the text, a stop string or the end of sequence, which some servers tell as
-    tokens, too.
+def _read_chat_token(token: JSONDict) -> ServerToken:
+    text_bytes = token.get("bytes")
+    size = len(token["token"].encode()) if text_bytes is None else len(text_bytes)
+    return ServerToken(_read_logprob(token["logprob"]), size)
 
-    ended_itself: vLLM says so, and then it is the last token; otherwise those that begin where the
-    text is over.
+
+def _read_logprob(value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"a log-prob of {number}")
+    return number
+
+
+def _drop_end(tokens: list[ServerToken], text: str, ended_itself: bool) -> list[ServerToken]:
+    """Drop what ended the text, a stop string or the end of sequence, if it is told as tokens.
+
+    Args:
+        ended_itself: vLLM says so, and then it is the last token; otherwise those are dropped that
+            begin where the text is over.
     """
     if ended_itself:
-        return pieces[:-1]
-    # half a character is no part of any token
+        return tokens[:-1]
+    # Half a character is no part of any token.
     size = len(text.replace("\N{REPLACEMENT CHARACTER}", "").encode())
-    begins = itertools.accumulate((piece.size for piece in pieces), initial=0)
-    return [piece for piece, begin in zip(pieces, begins, strict=False) if begin < size]
+    starts = itertools.accumulate((token.size for token in tokens), initial=0)
+    return [token for token, start in zip(tokens, starts, strict=False) if start < size]

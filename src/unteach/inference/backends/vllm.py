@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from unteach.config.inference import Sampling
 from unteach.data.io import images
 from unteach.distributed import process_context
-from unteach.engines.hf import context_of
+from unteach.engines.hf import get_context_length
 from unteach.errors import UserError, first_line, missing_extra, nearest
 from unteach.inference.backends.base import (
     Answer,
@@ -152,7 +152,10 @@ class Running:
         if self.seeing:
             self.stops, self.text = [*{*self.seeing.stops, *own}], self.seeing.text
         else:
-            self.stops, self.text = [*{*self.empty.template.stops, *own}], self.empty.template.text
+            self.stops, self.text = (
+                [*{*self.empty.template.stops, *own}],
+                self.empty.template.decode,
+            )
         self.lora: Any = None
         self.engine: Any = None
 
@@ -255,7 +258,7 @@ class Running:
             for request in asked:
                 yield request, {"prompt_token_ids": list(ids(request))}
             return
-        for request, pictures in images.ahead(asked, lambda request: request.images):
+        for request, pictures in images.read_ahead(asked, lambda request: request.images):
             try:
                 if isinstance(pictures, images.Unreadable):
                     raise pictures
@@ -404,7 +407,7 @@ def _longest(job: Job, empty: "LoadedModel") -> int | None:
     None of images."""
     if job.modality == "vlm":
         return None
-    context = context_of(empty.model)
+    context = get_context_length(empty.model)
     return min(job.longest + 1, context or job.longest + 1)
 
 

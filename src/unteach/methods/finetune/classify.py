@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from unteach.data.streams import Stream
 from unteach.errors import UserError, unknown
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
@@ -40,60 +41,74 @@ class Classify(Method):
     )
 
     def __post_init__(self) -> None:
-        if self.labels is not None and (
-            len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels)
-        ):
-            raise UserError(f"labels must be two or more different ones, got {shown(self.labels)}")
-        if (
-            isinstance(self.class_weights, dict)
-            and min(self.class_weights.values(), default=0) <= 0
-        ):
-            raise UserError(f"class_weights must be above 0, got {shown(self.class_weights)}")
+        if self.labels is not None:
+            num_different = len(set(self.labels))
+            if num_different < 2 or num_different < len(self.labels):
+                raise UserError(
+                    f"labels must be two or more different ones, got {shown(self.labels)}"
+                )
+        weights = self.class_weights
+        if isinstance(weights, dict) and min(weights.values(), default=0) <= 0:
+            raise UserError(f"class_weights must be above 0, got {shown(weights)}")
         self.names: tuple[str, ...] = ()
         self.weights: list[float] = []
 
     def prepare(self, context: Context) -> None:
         self.names = context.labels
         if self.class_weights == "inferred":
-            rows = context.streams["train"]
-            seen = Counter(rows.example(number)["labels"][-1] for number in range(len(rows)))
-            self.weights = [1 / seen[k] if seen[k] else 0.0 for k in range(len(self.names))]
+            self.weights = self._infer_weights(context.streams["train"])
         elif self.class_weights:
-            for name in self.class_weights:
-                if name not in self.names:
-                    raise UserError(
-                        f"trainer.method_args.class_weights: {unknown('label', name, self.names)}"
-                    )
-            if absent := [name for name in self.names if name not in self.class_weights]:
-                raise UserError(
-                    f"trainer.method_args.class_weights: no weight for {', '.join(absent)}"
-                )
+            self._refuse_other_labels(self.class_weights)
             self.weights = [self.class_weights[name] for name in self.names]
+
+    def _infer_weights(self, rows: Stream) -> list[float]:
+        """Weigh each class by 1 / the number of its training rows; one without rows by 0."""
+        num_rows = Counter(rows.example(row)["labels"][-1] for row in range(len(rows)))
+        weights = []
+        for class_index in range(len(self.names)):
+            count = num_rows[class_index]
+            weights.append(1 / count if count else 0.0)
+        return weights
+
+    def _refuse_other_labels(self, class_weights: dict[str, float]) -> None:
+        """Raise UserError unless each class has a weight, and nothing else has."""
+        for name in class_weights:
+            if name not in self.names:
+                raise UserError(
+                    f"trainer.method_args.class_weights: {unknown('label', name, self.names)}"
+                )
+        absent = [name for name in self.names if name not in class_weights]
+        if absent:
+            raise UserError(f"trainer.method_args.class_weights: no weight for {', '.join(absent)}")
 
     def streams(self) -> tuple[str, ...]:
         return ("train",)
 
     def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        return {"train": OutputSpec(fn=class_logprobs, positions="labels")}
+        return {"train": OutputSpec(fn=compute_class_logprobs, positions="labels")}
 
-    def weight_of(self, classes: "Tensor") -> "Tensor":
-        return torch.tensor(self.weights or [1.0] * len(self.names), device=classes.device)[classes]
+    def look_up_weights(self, classes: "Tensor") -> "Tensor":
+        """Look up the weight of each row's class: [n] -> [n]."""
+        weights = self.weights or [1.0] * len(self.names)
+        return torch.tensor(weights, device=classes.device)[classes]
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
-        labels = batch["labels"][slice(*batch["rows"]["train"])]
-        return {
-            **super().counts(batch),
-            "train.class_weights": self.weight_of(labels[labels != IGNORED]).sum(),
-        }
+        counts = super().counts(batch)
+        start, stop = batch["rows"]["train"]
+        labels = batch["labels"][start:stop]
+        classes = labels[labels != IGNORED]
+        counts["train.class_weights"] = self.look_up_weights(classes).sum()
+        return counts
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        answers = policy["train"]
-        classes = answers.label
-        loss = -answers.value.gather(-1, classes[:, None])[:, 0] * self.weight_of(classes)
-        right = (answers.value.argmax(-1) == classes).float()
+        logprobs = policy["train"].value  # [n, C]
+        classes = policy["train"].label  # [n]
+        own_logprobs = logprobs.gather(-1, classes[:, None])[:, 0]
+        loss = -own_logprobs * self.look_up_weights(classes)
+        is_right = (logprobs.argmax(-1) == classes).float()
         return [
             Term("train", loss, "train.class_weights"),
-            Term("accuracy", right, "train.labels", None),
+            Term("accuracy", is_right, "train.labels", None),
         ]
 
     def metric_names(self) -> tuple[str, ...]:
@@ -103,10 +118,10 @@ class Classify(Method):
         return {"label": policy["train"].label, "probabilities": policy["train"].value.exp()}
 
     def compute_metrics(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
-        return scores.classification(rows["label"], rows["probabilities"], self.names)
+        return scores.score_classification(rows["label"], rows["probabilities"], self.names)
 
 
-def class_logprobs(logits: "Tensor", labels: "Tensor") -> "Tensor":
+def compute_class_logprobs(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """The log-probs of all classes: [n, C] -> [n, C]."""
     return logits.log_softmax(-1)
 
@@ -123,27 +138,30 @@ class Regress(Method):
         return ("train",)
 
     def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        return {"train": OutputSpec(fn=only_output, positions="labels")}
+        return {"train": OutputSpec(fn=read_output, positions="labels")}
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        answers = policy["train"]
-        assert answers.target is not None, "ScoredDataset gives every row a target"
-        return [
-            Term("train", (answers.value - answers.target[answers.row]).square(), "train.labels")
-        ]
+        outputs = policy["train"]
+        errors = outputs.value - select_targets(outputs)
+        return [Term("train", errors.square(), "train.labels")]
 
     def metric_names(self) -> tuple[str, ...]:
         return ("mae", "mse", "r2")
 
     def eval_outputs(self, policy: dict[str, TokenOutputs]) -> "dict[str, Tensor]":
-        answers = policy["train"]
-        assert answers.target is not None, "ScoredDataset gives every row a target"
-        return {"target": answers.target[answers.row], "said": answers.value}
+        outputs = policy["train"]
+        return {"target": select_targets(outputs), "said": outputs.value}
 
     def compute_metrics(self, loss: float, rows: dict[str, list[Any]]) -> dict[str, Any]:
-        return scores.regression(rows["target"], rows["said"])
+        return scores.score_regression(rows["target"], rows["said"])
 
 
-def only_output(logits: "Tensor", labels: "Tensor") -> "Tensor":
-    """The one output: [n, 1] -> [n]."""
+def read_output(logits: "Tensor", labels: "Tensor") -> "Tensor":
+    """The one output of the head: [n, 1] -> [n]."""
     return logits[:, 0]
+
+
+def select_targets(outputs: TokenOutputs) -> "Tensor":
+    """Select the number of each position's row: [N]."""
+    assert outputs.target is not None, "ScoredDataset gives every row a target"
+    return outputs.target[outputs.row]

@@ -1,115 +1,141 @@
-"""What a classifier or a regression is worth on rows whose answer is known. By scikit-learn."""
+"""Score a classifier or a regression on rows whose answers are known, by scikit-learn."""
 
 import math
 from statistics import mean, median
 from typing import Any
 
-STEPS = [round(0.1 * k, 1) for k in range(1, 10)]
+THRESHOLDS = [round(0.1 * k, 1) for k in range(1, 10)]
 
 
-def classification(
+def score_classification(
     labels: list[int], probabilities: list[list[float]], names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Accuracy, macro-F1 over the classes that occur, precision and recall of each class, and three
-    tables.
+    """Compute accuracy, macro-F1 over the classes that occur, precision and recall of each class,
+    and three tables.
 
-    What no row tells (the recall of a label that no row has, the precision of one that was never
-    said) is left out.
-    classes: a line a class. confusion: of the rows of a label, how many were taken for which.
-    thresholds: see below.
+    A value that no row gives (the recall of a label that no row has, the precision of one that was
+    never predicted) is left out.
+
+    Args:
+        labels: the class of each row.
+        probabilities: of each class, by row.
+        names: of the classes.
+
+    Returns:
+        The values by name, and the tables `classes`, a line for each class; `confusion`, of the
+        rows of a label, how many were predicted as which; `thresholds`, a line for each threshold
+        on a probability.
     """
-    from sklearn.metrics import (
-        accuracy_score,
-        confusion_matrix,
-        f1_score,
-        precision_recall_fscore_support,
+    from sklearn.metrics import accuracy_score, f1_score
+
+    class_indices = range(len(names))
+    predictions = [max(class_indices, key=row.__getitem__) for row in probabilities]
+    classes = _score_classes(labels, predictions, names)
+    results: dict[str, Any] = {
+        "accuracy": float(accuracy_score(labels, predictions)),
+        "macro_f1": float(f1_score(labels, predictions, average="macro", zero_division=0)),
+    }
+    for line in classes:
+        for score in ("precision", "recall"):
+            if line[score] is not None:
+                results[f"{score}_{line['label']}"] = line[score]
+    results["classes"] = classes
+    results["confusion"] = _count_confusions(labels, predictions, names)
+    if len(names) == 2:
+        results["thresholds"] = _score_binary_thresholds(labels, probabilities)
+    else:
+        results["thresholds"] = _score_confidences(labels, predictions, probabilities)
+    return results
+
+
+def _score_classes(
+    labels: list[int], predictions: list[int], names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Score each class: a line with its label, precision, recall, F1 and number of rows."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    columns = precision_recall_fscore_support(
+        labels, predictions, labels=list(range(len(names))), zero_division=math.nan
     )
-
-    said = [max(range(len(names)), key=row.__getitem__) for row in probabilities]
-    numbers = list(range(len(names)))
-    columns = precision_recall_fscore_support(labels, said, labels=numbers, zero_division=math.nan)
-    of_each = [
-        dict(zip(("precision", "recall", "f1", "rows"), map(float, row), strict=True))
-        for row in zip(*columns, strict=True)
-    ]
-    found: dict[str, Any] = {
-        "accuracy": float(accuracy_score(labels, said)),
-        "macro_f1": float(f1_score(labels, said, average="macro", zero_division=0)),
-    }
-    for name, row in zip(names, of_each, strict=True):
-        told = {f"precision_{name}": row["precision"], f"recall_{name}": row["recall"]}
-        found |= {key: value for key, value in told.items() if not math.isnan(value)}
-    taken = confusion_matrix(labels, said, labels=numbers)
-    return found | {
-        "classes": [
-            {
-                "label": name,
-                **{k: None if math.isnan(value) else value for k, value in row.items()},
-                "rows": int(row["rows"]),
-            }
-            for name, row in zip(names, of_each, strict=True)
-        ],
-        "confusion": [
-            {"label": name, **{f"as {other}": int(n) for other, n in zip(names, row, strict=True)}}
-            for name, row in zip(names, taken, strict=True)
-        ],
-        "thresholds": two_classes(labels, probabilities)
-        if len(names) == 2
-        else kept(labels, said, probabilities),
-    }
+    lines = []
+    for name, *scores, num_rows in zip(names, *columns, strict=True):
+        line: dict[str, Any] = {"label": name}
+        for key, score in zip(("precision", "recall", "f1"), scores, strict=True):
+            line[key] = None if math.isnan(score) else float(score)
+        line["rows"] = int(num_rows)
+        lines.append(line)
+    return lines
 
 
-def two_classes(labels: list[int], probabilities: list[list[float]]) -> list[dict[str, float]]:
-    """A line a threshold on the probability of the second label, among them the mean and the median
-    of the rows."""
+def _count_confusions(
+    labels: list[int], predictions: list[int], names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Count the rows of each label by what was predicted: a line for each label."""
+    from sklearn.metrics import confusion_matrix
 
+    matrix = confusion_matrix(labels, predictions, labels=list(range(len(names))))
+    lines = []
+    for name, counts in zip(names, matrix, strict=True):
+        line: dict[str, Any] = {"label": name}
+        for predicted_name, count in zip(names, counts, strict=True):
+            line[f"as {predicted_name}"] = int(count)
+        lines.append(line)
+    return lines
+
+
+def _score_binary_thresholds(
+    labels: list[int], probabilities: list[list[float]]
+) -> list[dict[str, float]]:
+    """Score thresholds on the probability of the second label, among them the mean and the median
+    of the rows: a line for each."""
     from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
-    scores = [row[1] for row in probabilities]
-    table = []
-    for threshold in sorted({*STEPS, mean(scores), median(scores)}):
-        said = [int(score >= threshold) for score in scores]
-        table.append(
+    second = [row[1] for row in probabilities]
+    lines = []
+    for threshold in sorted({*THRESHOLDS, mean(second), median(second)}):
+        predictions = [int(probability >= threshold) for probability in second]
+        lines.append(
             {
                 "threshold": threshold,
-                "accuracy": float(accuracy_score(labels, said)),
-                "macro_f1": float(f1_score(labels, said, average="macro", zero_division=0)),
-                "precision": float(precision_score(labels, said, zero_division=0)),
-                "recall": float(recall_score(labels, said, zero_division=0)),
+                "accuracy": float(accuracy_score(labels, predictions)),
+                "macro_f1": float(f1_score(labels, predictions, average="macro", zero_division=0)),
+                "precision": float(precision_score(labels, predictions, zero_division=0)),
+                "recall": float(recall_score(labels, predictions, zero_division=0)),
             }
         )
-    return table
+    return lines
 
 
-def kept(
-    labels: list[int], said: list[int], probabilities: list[list[float]]
+def _score_confidences(
+    labels: list[int], predictions: list[int], probabilities: list[list[float]]
 ) -> list[dict[str, float]]:
-    """A line a threshold on the probability of the class that is said: the share of rows that reach
-    it, and how many of these are right."""
-    table = []
-    for threshold in STEPS:
-        right = [
-            a == b
-            for a, b, row in zip(labels, said, probabilities, strict=True)
-            if max(row) >= threshold
-        ]
-        if right:
-            table.append(
-                {
-                    "threshold": threshold,
-                    "kept": len(right) / len(said),
-                    "accuracy": sum(right) / len(right),
-                }
-            )
-    return table
+    """Score thresholds on the probability of the predicted class: the share of rows that reach it,
+    and how many of these are right; a line for each."""
+    lines = []
+    for threshold in THRESHOLDS:
+        are_right = []
+        for label, prediction, row in zip(labels, predictions, probabilities, strict=True):
+            if max(row) >= threshold:
+                are_right.append(label == prediction)
+        if are_right:
+            line = {
+                "threshold": threshold,
+                "kept": len(are_right) / len(predictions),
+                "accuracy": sum(are_right) / len(are_right),
+            }
+            lines.append(line)
+    return lines
 
 
-def regression(targets: list[float], said: list[float]) -> dict[str, Any]:
-    """Mean absolute and mean squared error, and R^2 where there are two rows or more."""
+def score_regression(targets: list[float], predictions: list[float]) -> dict[str, Any]:
+    """Compute the mean absolute and mean squared error, and R^2 where there are two rows or
+    more."""
     from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
 
-    found = {
-        "mae": float(mean_absolute_error(targets, said)),
-        "mse": float(mean_squared_error(targets, said)),
+    results = {
+        "mae": float(mean_absolute_error(targets, predictions)),
+        "mse": float(mean_squared_error(targets, predictions)),
     }
-    return found | ({"r2": float(r2_score(targets, said))} if len(said) > 1 else {})
+    if len(predictions) > 1:
+        results["r2"] = float(r2_score(targets, predictions))
+    return results

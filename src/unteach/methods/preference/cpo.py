@@ -11,7 +11,7 @@ from unteach.methods.preference.pairs import (
     Pairs,
     mean_per_row,
     pair_loss,
-    smoothing_fits,
+    refuse_bad_smoothing,
 )
 from unteach.models.forward import TokenOutputs
 from unteach.registry import method
@@ -34,20 +34,21 @@ class CPO(Pairs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        smoothing_fits(self.loss_type, self.label_smoothing)
+        refuse_bad_smoothing(self.loss_type, self.label_smoothing)
         if self.alpha < 0:
             raise UserError(f"alpha must not be negative, got {self.alpha}")
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        answers = policy["chosen"]
-        chosen, rejected = (
-            mean_per_row(policy[stream]) if self.loss_type == "ipo" else policy[stream].per_row()
-            for stream in self.streams()
-        )
+        if self.loss_type == "ipo":
+            chosen = mean_per_row(policy["chosen"])
+            rejected = mean_per_row(policy["rejected"])
+        else:
+            chosen = policy["chosen"].per_row()
+            rejected = policy["rejected"].per_row()
         loss = pair_loss(self.loss_type, chosen - rejected, self.beta, self.label_smoothing)
-        terms = self.preference(loss, self.beta * chosen, self.beta * rejected, answers)
-        return (
-            [*terms, cross_entropy("chosen", "chosen", answers, self.alpha)]
-            if self.alpha
-            else terms
+        terms = self.build_preference_terms(
+            loss, self.beta * chosen, self.beta * rejected, policy["chosen"]
         )
+        if self.alpha:
+            terms.append(cross_entropy("chosen", "chosen", policy["chosen"], self.alpha))
+        return terms

@@ -2,13 +2,16 @@
 the model was."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach.methods.base import Term
-from unteach.methods.preference.pairs import LossType, Pairs, pair_loss, smoothing_fits
+from unteach.methods.preference.pairs import LossType, Pairs, pair_loss, refuse_bad_smoothing
 from unteach.models.forward import TokenOutputs
-from unteach.models.reference import Needed
+from unteach.models.reference import ReferenceSpecs
 from unteach.registry import method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @method(
@@ -31,18 +34,22 @@ class PrefDPO(Pairs):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        smoothing_fits(self.loss_type, self.label_smoothing)
+        refuse_bad_smoothing(self.loss_type, self.label_smoothing)
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         return {"chosen": "logprobs", "rejected": "logprobs"}
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        gains = []
-        for stream in self.streams():
-            gain = policy[stream].per_row() - reference[stream].per_row()
-            gains.append(
-                gain / policy[stream].lengths().clamp(min=1) if self.loss_type == "ipo" else gain
-            )
-        chosen, rejected = gains
+        chosen = self._compute_gain(policy["chosen"], reference["chosen"])
+        rejected = self._compute_gain(policy["rejected"], reference["rejected"])
         loss = pair_loss(self.loss_type, chosen - rejected, self.beta, self.label_smoothing)
-        return self.preference(loss, self.beta * chosen, self.beta * rejected, policy["chosen"])
+        return self.build_preference_terms(
+            loss, self.beta * chosen, self.beta * rejected, policy["chosen"]
+        )
+
+    def _compute_gain(self, policy: TokenOutputs, reference: TokenOutputs) -> "Tensor":
+        """Compute how much more likely each answer has become: [B]."""
+        gain = policy.per_row() - reference.per_row()
+        if self.loss_type == "ipo":
+            gain = gain / policy.lengths().clamp(min=1)
+        return gain

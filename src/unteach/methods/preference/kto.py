@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from unteach.errors import UserError
-from unteach.methods.base import Method, Term, mean_of_rows
+from unteach.methods.base import Method, Term, mean_over_rows
 from unteach.models.forward import OutputSpec, TokenOutputs
-from unteach.models.reference import Needed
+from unteach.models.reference import ReferenceSpecs
 from unteach.registry import method
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class KTO(Method):
     def streams(self) -> tuple[str, ...]:
         return ("train", "mismatched")
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         return {"train": "logprobs", "mismatched": "logprobs"}
 
     def prepass_specs(self) -> dict[str, OutputSpec]:
@@ -63,24 +63,33 @@ class KTO(Method):
         return {"train": OutputSpec()}
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
-        weight = batch["weight"][slice(*batch["rows"]["train"])]
-        told = {"train.desirable": (weight > 0).sum(), "train.undesirable": (weight < 0).sum()}
-        return {**super().counts(batch), **told}
+        counts = super().counts(batch)
+        start, stop = batch["rows"]["train"]
+        weight = batch["weight"][start:stop]
+        counts["train.desirable"] = (weight > 0).sum()
+        counts["train.undesirable"] = (weight < 0).sum()
+        return counts
 
     def metric_names(self) -> tuple[str, ...]:
         return ("reward_desirable", "reward_undesirable", "kl")
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        answers, step = policy["train"], reference["step"]
-        base = (step[GAIN] / step["mismatched.sequences"].clamp(min=1)).clamp(min=0)
-        gain, sign = answers.per_row() - reference["train"].per_row(), answers.weight.sign()
+        outputs = policy["train"]
+        step = reference["step"]
+        mean_gain = step[GAIN] / step["mismatched.sequences"].clamp(min=1)
+        baseline = mean_gain.clamp(min=0)  # z
+
+        gain = outputs.per_row() - reference["train"].per_row()  # r: [B]
+        sign = outputs.weight.sign()  # 1 liked, -1 not, 0 filler
         weight = (sign > 0) * self.desirable_weight + (sign < 0) * self.undesirable_weight
-        loss = weight * (1 - (self.beta * sign * (gain - base)).sigmoid())
+        loss = weight * (1 - (self.beta * sign * (gain - baseline)).sigmoid())
+
         reward = self.beta * gain.detach()
-        told = {"desirable": reward[sign > 0], "undesirable": reward[sign < 0]}
-        rewards = [
-            Term(f"reward_{name}", value, f"train.{name}", None) for name, value in told.items()
-        ]
-        kl = mean_of_rows("kl", "train", base.expand(len(gain)), answers)
+        kl = mean_over_rows("kl", "train", baseline.expand(len(gain)), outputs)
         kl.factor = None
-        return [mean_of_rows("train", "train", loss, answers), *rewards, kl]
+        return [
+            mean_over_rows("train", "train", loss, outputs),
+            Term("reward_desirable", reward[sign > 0], "train.desirable", None),
+            Term("reward_undesirable", reward[sign < 0], "train.undesirable", None),
+            kl,
+        ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from unteach.lazy import F, torch
 from unteach.methods.base import UNITS, Term, cross_entropy
 from unteach.methods.preference.pairs import Pairs
+from unteach.methods.terms import Positions
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
@@ -32,36 +33,41 @@ class ORPO(Pairs):
     )
 
     def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        return {"chosen": OutputSpec(positions=self._over()), "rejected": OutputSpec()}
+        return {"chosen": OutputSpec(positions=self.positions()), "rejected": OutputSpec()}
 
-    def _over(self) -> Literal["answer", "all"]:
+    def positions(self) -> Positions:
+        """Name the positions that the cross-entropy is over."""
         return "answer" if self.loss_on == "completion" else "all"
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        answers = policy["chosen"]
-        chosen, rejected = answer_mean(answers), answer_mean(policy["rejected"])
-        ratio = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))
-        terms = self.preference(
-            -self.beta * F.logsigmoid(ratio),
-            self.beta * chosen,
-            self.beta * rejected,
-            answers,
+        chosen = mean_over_answers(policy["chosen"])
+        rejected = mean_over_answers(policy["rejected"])
+        log_odds_ratio = (chosen - rejected) - (log1mexp(chosen) - log1mexp(rejected))
+        loss = -self.beta * F.logsigmoid(log_odds_ratio)
+        terms = self.build_preference_terms(
+            loss, self.beta * chosen, self.beta * rejected, policy["chosen"]
         )
-        return [*terms, cross_entropy("chosen", "chosen", answers, units=UNITS[self._over()])]
+        units = UNITS[self.positions()]
+        return [*terms, cross_entropy("chosen", "chosen", policy["chosen"], units=units)]
 
 
-def answer_mean(answers: TokenOutputs) -> "Tensor":
+def mean_over_answers(outputs: TokenOutputs) -> "Tensor":
     """The mean log-prob of each row's answer tokens, of a pass that may be over its prompt too:
     [B]."""
-    before = (answers.lengths() - answers.labelled).clamp(min=0)
-    own = (answers.place() >= before[answers.row]).float()
-    return answers.per_row(torch.where(own > 0, answers.value, 0)) / answers.per_row(own).clamp(
-        min=1
-    )
+    # The answer is the end of a row: as many positions as it has labels.
+    prompt_lengths = (outputs.lengths() - outputs.labelled).clamp(min=0)  # [B]
+    is_answer = outputs.index_in_row() >= prompt_lengths[outputs.row]  # [N]
+    total = outputs.per_row(torch.where(is_answer, outputs.value, 0))
+    return total / outputs.per_row(is_answer.float()).clamp(min=1)
 
 
 def log1mexp(x: "Tensor") -> "Tensor":
-    """log(1 - exp(x)) for x < 0, exact on both sides of -log 2; what rounds to 0 is taken as the
-    number next to it."""
-    near, far = x.clamp(min=-0.7, max=-torch.finfo(x.dtype).eps), x.clamp(max=-0.69)
-    return torch.where(x > -math.log(2), (-torch.expm1(near)).log(), torch.log1p(-far.exp()))
+    """log(1 - exp(x)) for x < 0, exact on both sides of -log 2.
+
+    What rounds to 0 is taken as the number next to it.
+    """
+    near_zero = x.clamp(min=-0.7, max=-torch.finfo(x.dtype).eps)
+    far_from_zero = x.clamp(max=-0.69)
+    return torch.where(
+        x > -math.log(2), (-torch.expm1(near_zero)).log(), torch.log1p(-far_from_zero.exp())
+    )

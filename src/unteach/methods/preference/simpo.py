@@ -22,6 +22,7 @@ class SimPO(Pairs):
     )
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        chosen, rejected = (self.beta * mean_per_row(policy[stream]) for stream in self.streams())
-        loss = pair_loss("sigmoid", chosen - rejected - self.gamma, 1.0)
-        return self.preference(loss, chosen, rejected, policy["chosen"])
+        chosen = self.beta * mean_per_row(policy["chosen"])
+        rejected = self.beta * mean_per_row(policy["rejected"])
+        loss = pair_loss("sigmoid", chosen - rejected - self.gamma, beta=1.0)
+        return self.build_preference_terms(loss, chosen, rejected, policy["chosen"])

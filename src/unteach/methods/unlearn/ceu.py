@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError
-from unteach.methods.base import Term, Unlearn
+from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
 from unteach.registry import method
 
@@ -33,23 +33,26 @@ class CEU(Unlearn):
                 f"{self.ignore_first_n_answer_tokens}"
             )
 
-    def forget_want(self, reference: Any) -> OutputSpec:
-        return OutputSpec(fn=without_the_label)
+    def forget_want(self, reference: StreamReference) -> OutputSpec:
+        return OutputSpec(fn=cross_entropy_without_label)
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
-        # a row's first token, where it is a label, is one of the n
-        unpredicted = policy.labelled - policy.lengths()
-        later = policy.place() + unpredicted[policy.row] >= self.ignore_first_n_answer_tokens
-        return Term("forget", policy.value[later], "forget.later_tokens")
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
+        # A row's first token, where it is a label, is predicted by nothing, and is one of the n.
+        num_unpredicted = policy.labelled - policy.lengths()  # [B], 0 or 1
+        place_in_answer = policy.index_in_row() + num_unpredicted[policy.row]  # [N]
+        is_later = place_in_answer >= self.ignore_first_n_answer_tokens
+        return Term("forget", policy.value[is_later], "forget.later_tokens")
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
+        counts = super().counts(batch)
         start, stop = batch["rows"]["forget"]
-        labelled = batch["labels"][start:stop] != IGNORED
-        later = labelled & (labelled.cumsum(-1) > self.ignore_first_n_answer_tokens)
-        return {**super().counts(batch), "forget.later_tokens": later[:, 1:].sum()}
+        is_label = batch["labels"][start:stop] != IGNORED  # [B, T]
+        is_later = is_label & (is_label.cumsum(-1) > self.ignore_first_n_answer_tokens)
+        counts["forget.later_tokens"] = is_later[:, 1:].sum()
+        return counts
 
 
-def without_the_label(logits: "Tensor", labels: "Tensor") -> "Tensor":
+def cross_entropy_without_label(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """CE(q, p) with q = softmax of the logits, detached, without the label: [n, V], [n] -> [n]."""
     target = logits.detach().scatter(-1, labels.unsqueeze(-1), float("-inf")).softmax(-1)
     return -(target * logits.log_softmax(-1)).sum(-1)

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
 from unteach.lazy import F
-from unteach.methods.base import Term, Unlearn, mean_of_rows
+from unteach.methods.base import Term, Unlearn, mean_over_rows
 from unteach.models.forward import OutputSpec, TokenOutputs
-from unteach.models.reference import Needed
+from unteach.models.reference import ReferenceSpecs
 from unteach.registry import method
 
 
@@ -38,7 +38,7 @@ class DPO(Unlearn):
     def streams(self) -> tuple[str, ...]:
         return ("forget", ALTERNATE, *super().streams()[1:])
 
-    def reference(self) -> Needed:
+    def reference(self) -> ReferenceSpecs:
         return {**super().reference(), ALTERNATE: "logprobs"}
 
     def forget_reference(self) -> Literal["logprobs"]:
@@ -48,8 +48,7 @@ class DPO(Unlearn):
         return {**super().wants(reference), ALTERNATE: OutputSpec()}
 
     def forget_term(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> Term:
-        original, alternate = (
-            policy[s].per_row() - reference[s].per_row() for s in ("forget", ALTERNATE)
-        )
+        original = policy["forget"].per_row() - reference["forget"].per_row()
+        alternate = policy[ALTERNATE].per_row() - reference[ALTERNATE].per_row()
         loss = -(2 / self.beta) * F.logsigmoid(self.beta * (alternate - original))
-        return mean_of_rows("forget", "forget", loss, policy["forget"])
+        return mean_over_rows("forget", "forget", loss, policy["forget"])

@@ -1,10 +1,10 @@
 """Gradient ascent: the plainest way to forget, and the plainest way to ruin a model."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from unteach.methods.base import UNITS, Term, Unlearn, cross_entropy
-from unteach.methods.terms import Over
+from unteach.methods.base import UNITS, StreamReference, Term, Unlearn, cross_entropy
+from unteach.methods.terms import Positions
 from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
@@ -22,10 +22,10 @@ class GradAscent(Unlearn):
         default="completion", metadata={"help": "all: the questions too, of both streams"}
     )
 
-    def over(self) -> Over:
+    def positions(self) -> Positions:
         return "answer" if self.loss_on == "completion" else "all"
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
-        term = cross_entropy("forget", "forget", policy, units=UNITS[self.over()])
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
+        term = cross_entropy("forget", "forget", policy, units=UNITS[self.positions()])
         term.value = -term.value
         return term

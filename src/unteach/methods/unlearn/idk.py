@@ -31,4 +31,4 @@ class IdkSFT(GradDiff):
         return {ALTERNATE: wants.pop("forget"), **wants}
 
     def forget_term(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> Term:
-        return cross_entropy("forget", ALTERNATE, policy[ALTERNATE], units=UNITS[self.over()])
+        return cross_entropy("forget", ALTERNATE, policy[ALTERNATE], units=UNITS[self.positions()])

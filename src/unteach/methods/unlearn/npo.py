@@ -2,11 +2,12 @@
 was."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from unteach.errors import UserError
 from unteach.lazy import F
-from unteach.methods.base import Term, Unlearn, mean_of_rows
+from unteach.methods.base import StreamReference, Term, Unlearn, mean_over_rows
+from unteach.methods.terms import require_outputs
 from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
@@ -37,7 +38,7 @@ class NPO(Unlearn):
     def forget_reference(self) -> Literal["logprobs"]:
         return "logprobs"
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
-        ratio = policy.per_row() - reference.per_row()
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
+        ratio = policy.per_row() - require_outputs(reference).per_row()  # [B]
         loss = -(2 / self.beta) * F.logsigmoid(-self.beta * ratio)
-        return mean_of_rows("forget", "forget", loss, policy)
+        return mean_over_rows("forget", "forget", loss, policy)

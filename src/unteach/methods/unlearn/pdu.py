@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.errors import UserError
-from unteach.methods.base import Term, Unlearn
+from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 from unteach.wording import shown
@@ -52,21 +52,26 @@ class PDU(Unlearn):
         self.multiplier = self.alpha
         self._violations: list[float] = []
 
-    def forget_want(self, reference: Any) -> OutputSpec:
-        return OutputSpec(fn=peak, positions="answer" if self.pdu_shift else "labels")
+    def forget_want(self, reference: StreamReference) -> OutputSpec:
+        return OutputSpec(fn=squared_peak, positions="answer" if self.pdu_shift else "labels")
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         return Term("forget", policy.value, "forget.tokens" if self.pdu_shift else "forget.labels")
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         forget, retain = super().terms(policy, reference)
         retain.value = retain.value - self.retain_loss_eps
         retain.factor = self.multiplier
-        forget.name, retain.name = (name.removesuffix("_loss") for name in self.loss_names)
+        forget.name, retain.name = self._name_terms()
         return [forget, retain]
 
+    def _name_terms(self) -> list[str]:
+        """Give the names of the forget and the retain term; the log adds the suffix again."""
+        return [name.removesuffix("_loss") for name in self.loss_names]
+
     def after_step(self, terms: dict[str, float], epoch: float) -> None:
-        self._violations.append(terms[self.loss_names[1].removesuffix("_loss")])
+        _, retain_name = self._name_terms()
+        self._violations.append(terms[retain_name])
         if self.dual_update_upon == "epoch" and epoch != int(epoch):
             return
         violation = sum(self._violations) / len(self._violations)
@@ -78,9 +83,10 @@ class PDU(Unlearn):
         return {"multiplier": self.multiplier, "violations": self._violations}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.multiplier, self._violations = state["multiplier"], state["violations"]
+        self.multiplier = state["multiplier"]
+        self._violations = state["violations"]
 
 
-def peak(logits: "Tensor", labels: "Tensor") -> "Tensor":
+def squared_peak(logits: "Tensor", labels: "Tensor") -> "Tensor":
     """(max_v z - mean_v z)^2: [n, V] -> [n]."""
     return (logits.amax(-1) - logits.mean(-1)).square()

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.errors import UserError
 from unteach.lazy import torch
-from unteach.methods.base import Context, Term, Unlearn
-from unteach.methods.retain import EmbedDiff, Retain, activations, distance
+from unteach.methods.base import Context, StreamReference, Term, Unlearn
+from unteach.methods.retain import EmbedDiff, Retain, build_distance_term, build_layer_spec
+from unteach.methods.terms import require_outputs
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 from unteach.seeds import subseed
@@ -76,21 +77,24 @@ class RMU(Unlearn):
             return EmbedDiff(self.retain_layer or self.module_regex, self.rmu_norm == "broadcast")
         return super().retain()
 
-    def forget_want(self, reference: Any) -> OutputSpec:
-        return activations(self.module_regex)
+    def forget_want(self, reference: StreamReference) -> OutputSpec:
+        return build_layer_spec(self.module_regex)
 
     def forget_reference(self) -> OutputSpec | None:
-        return activations(self.module_regex) if self.adaptive else None
+        return build_layer_spec(self.module_regex) if self.adaptive else None
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         assert self.control_vector is not None, "prepare() draws it"
         direction = self.control_vector.to(policy.value.device, copy=False).float().flatten()
-        target = self.steering_coeff * direction / direction.norm()
         if self.adaptive:
             coefficient = self.steering_coeff if self.beta is None else self.beta
-            lengths = reference.value.float().norm(dim=-1, keepdim=True)
-            target = coefficient * lengths * direction / direction.norm()
-        return distance("forget", "forget", policy, target, self.rmu_norm == "broadcast")
+            hidden = require_outputs(reference).value  # [N, d]
+            lengths = hidden.float().norm(dim=-1, keepdim=True)
+            target = coefficient * lengths * direction / direction.norm()  # [N, d]
+        else:
+            target = self.steering_coeff * direction / direction.norm()  # [d]
+        is_broadcast = self.rmu_norm == "broadcast"
+        return build_distance_term("forget", "forget", policy, target, is_broadcast)
 
     def depends_on_micro_batches(self) -> str:
         if self.rmu_norm == "broadcast":
@@ -101,11 +105,9 @@ class RMU(Unlearn):
         return super().depends_on_micro_batches()
 
     def state(self) -> dict[str, Any]:
-        return (
-            {}
-            if self.control_vector is None
-            else {"control_vector": self.control_vector.flatten().tolist()}
-        )
+        if self.control_vector is None:
+            return {}
+        return {"control_vector": self.control_vector.flatten().tolist()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.control_vector = torch.tensor(state["control_vector"])

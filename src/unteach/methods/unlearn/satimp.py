@@ -1,10 +1,9 @@
 """SatImp: ascent weighted by how far a token is from saturation and by how important it is."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from unteach.errors import UserError
-from unteach.methods.base import Term, Unlearn
+from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
@@ -25,7 +24,7 @@ class SatImp(Unlearn):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         logp = policy.value.detach()
         weight = logp.exp() ** self.beta1 * (-logp.expm1()).clamp(min=0) ** self.beta2
         return Term("forget", weight * policy.value, "forget.tokens")

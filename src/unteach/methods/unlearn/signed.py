@@ -30,6 +30,6 @@ class SignedSFT(SFT):
 
     def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
         (term,) = super().terms(policy, reference)
-        answers = policy["train"]
-        term.value = term.value * answers.weight[answers.row]
+        outputs = policy["train"]
+        term.value = term.value * outputs.weight[outputs.row]
         return [term]

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from unteach.errors import UserError
 from unteach.lazy import F
-from unteach.methods.base import Term, Unlearn, mean_of_rows
+from unteach.methods.base import StreamReference, Term, Unlearn, mean_over_rows
 from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
@@ -32,8 +32,8 @@ class SimNPO(Unlearn):
         if self.beta <= 0:
             raise UserError(f"beta must be above 0, got {self.beta}")
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         length = policy.labelled if self.simnpo_length == "labels" else policy.lengths()
         surprise = -policy.per_row() / length.clamp(min=1)
         loss = -(2 / self.beta) * F.logsigmoid(self.beta * (surprise - self.delta))
-        return mean_of_rows("forget", "forget", loss, policy)
+        return mean_over_rows("forget", "forget", loss, policy)

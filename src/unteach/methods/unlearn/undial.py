@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from unteach.methods.base import Term, Unlearn
+from unteach.methods.base import StreamReference, Term, Unlearn
+from unteach.methods.terms import require_logits
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
 
@@ -31,31 +32,31 @@ class UNDIAL(Unlearn):
     def forget_reference(self) -> OutputSpec:
         return OutputSpec(fn=None, positions="every" if self.undial_over == "all" else "answer")
 
-    def forget_want(self, reference: Any) -> OutputSpec:
-        def distilled(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
-            target = reference.logits(hidden)
-            chosen = (labels % target.shape[-1]).unsqueeze(-1)  # -100, no label, is V - 100
-            target = target.scatter_add(
-                -1, chosen, target.new_full(chosen.shape, -self.beta)
-            ).softmax(-1)
+    def forget_want(self, reference: StreamReference) -> OutputSpec:
+        teacher = require_logits(reference)
+
+        def distill(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
+            """[n, V], [n], the reference's [n, d] -> [n], called chunk by chunk."""
+            target_logits = teacher.logits(hidden)
+            lowered = (labels % target_logits.shape[-1]).unsqueeze(-1)  # -100, no label, is V - 100
+            change = target_logits.new_full(lowered.shape, -self.beta)
+            target = target_logits.scatter_add(-1, lowered, change).softmax(-1)
             return -(target * logits.log_softmax(-1)).sum(-1)
 
-        return OutputSpec(
-            fn=distilled, positions=self.forget_reference().positions, extra=(reference.hidden,)
-        )
+        positions = self.forget_reference().positions
+        return OutputSpec(fn=distill, positions=positions, extra=(teacher.hidden,))
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         if self.undial_over == "answer":
             return Term("forget", policy.value, "forget.tokens")
-        followed = policy.row[1:] == policy.row[:-1]
-        return Term("forget", policy.value[:-1][followed], "forget.followed_positions")
+        is_followed = policy.row[1:] == policy.row[:-1]
+        return Term("forget", policy.value[:-1][is_followed], "forget.followed_positions")
 
     def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
-        found = super().counts(batch)
-        return {
-            **found,
-            "forget.followed_positions": found["forget.positions"] - found["forget.sequences"],
-        }
+        counts = super().counts(batch)
+        followed = counts["forget.positions"] - counts["forget.sequences"]
+        counts["forget.followed_positions"] = followed
+        return counts
 
     def depends_on_micro_batches(self) -> str:
         if self.undial_over == "all":

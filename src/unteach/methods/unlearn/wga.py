@@ -2,10 +2,9 @@
 is not."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from unteach.errors import UserError
-from unteach.methods.base import Term, Unlearn
+from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
@@ -22,6 +21,6 @@ class WGA(Unlearn):
         if self.beta < 0:
             raise UserError(f"beta must not be negative, got {self.beta}")
 
-    def forget(self, policy: TokenOutputs, reference: Any) -> Term:
+    def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         confidence = policy.value.detach().exp()
         return Term("forget", confidence**self.beta * policy.value, "forget.tokens")

@@ -13,36 +13,56 @@ from unteach.studies.importers.arc import top_config
 from unteach.wording import shown
 
 
-def read_layers(top: top_config.Top, found: list[top_config.Job], file: Path) -> top_config.Layers:
-    """The three lower layers of a top configuration's jobs; UserError names every file that is
-    absent."""
-    home = file.resolve().parent
-    # A single experiment may lie one folder deeper, in that of the study that it was made for.
-    above = (home.parent, home, home.parent.parent)
-    home = next((place for place in above if (place / "model").is_dir()), home.parent)
-    model = home / "model" / top.model_config
-    data = {
-        name: home / "data" / f"{name}.yaml" for name in dict.fromkeys(job.data for job in found)
+def read_layers(
+    top: top_config.Top, jobs: list[top_config.ArcJob], file: Path
+) -> top_config.Layers:
+    """Read the three lower layers of a top configuration's jobs.
+
+    Args:
+        top: the configuration.
+        jobs: its jobs, which name the files.
+        file: where the configuration is.
+
+    Raises:
+        UserError: it names every file that is absent.
+    """
+    config_dir = _find_config_dir(file)
+    model_dir = config_dir / "model" / top.model_config
+    model_file = model_dir / f"{top.model_config}.yaml"
+    data_files = {job.data: config_dir / "data" / f"{job.data}.yaml" for job in jobs}
+    hyperparameter_files = {
+        job.hyperparameters: model_dir / "hyperparameters" / f"{job.hyperparameters}.yaml"
+        for job in jobs
     }
-    hyper = {
-        name: model / "hyperparameters" / f"{name}.yaml"
-        for name in dict.fromkeys(job.hyperparameters for job in found)
-    }
-    base = model / f"{top.model_config}.yaml"
-    absent = [str(path) for path in (base, *data.values(), *hyper.values()) if not path.is_file()]
+    all_files = (model_file, *data_files.values(), *hyperparameter_files.values())
+    absent = [path for path in all_files if not path.is_file()]
     if absent:
-        counted = ", ".join(f"{count} {kind}" for kind, count in top_config.counts(found).items())
+        counts = [f"{count} {kind}" for kind, count in top_config.count_kinds(jobs).items()]
+        paths = "\n".join(f"  {path}" for path in absent)
         raise UserError(
-            f"{file}: names {counted} jobs, but {len(absent)} of the files that it refers to are "
-            f"not there:\n" + "\n".join(f"  {path}" for path in absent)
+            f"{file}: names {', '.join(counts)} jobs, but {len(absent)} of the files that it "
+            f"refers to are not there:\n{paths}"
         )
-    read_data = {name: _mapping(path) for name, path in data.items()}
     return top_config.Layers(
-        _mapping(base), read_data, {name: _mapping(path) for name, path in hyper.items()}
+        model=_read_mapping(model_file),
+        data={name: _read_mapping(path) for name, path in data_files.items()},
+        hyperparameters={name: _read_mapping(path) for name, path in hyperparameter_files.items()},
     )
 
 
-def _mapping(file: Path) -> dict[str, Any]:
+def _find_config_dir(file: Path) -> Path:
+    """Find the folder that holds `model` and `data`.
+
+    A single experiment may lie one folder deeper, in that of the study that it was made for.
+    """
+    folder = file.resolve().parent
+    for candidate in (folder.parent, folder, folder.parent.parent):
+        if (candidate / "model").is_dir():
+            return candidate
+    return folder.parent
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
     value = read_yaml(file)
     if not isinstance(value, dict):
         raise UserError(f"{file}: must be a mapping, got {shown(value)}")

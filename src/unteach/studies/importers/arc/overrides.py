@@ -19,9 +19,15 @@ TOFU_KEYS = (
     "forgotten_fact_fraction",
 )
 GEN_TOFU_KEYS = ("type", "granularity", "forget_fraction", "retain_subset", "find_forget")
-AUTHORS, BLOCK, BIOGRAPHY = 200, 20, 4
-"""TOFU's authors, the questions about each, and how many of these tell the author's life."""
-TRAINED_BY = {
+NUM_AUTHORS = 200
+"""Authors that TOFU asks about."""
+AUTHOR_BLOCK = 20
+"""Questions about each author, one after the other."""
+NUM_BIOGRAPHY = 4
+"""How many of these, the first, are about the author's life."""
+BELOW_ONE = 0.999999
+"""The largest share of a forget set that leaves something to retain."""
+TRAINING_DEFAULTS = {
     "gradient_accumulation_steps": 1,
     "learning_rate": 5e-5,
     "num_train_epochs": 3,
@@ -30,10 +36,12 @@ TRAINED_BY = {
 """What TrainingArguments take where ARC's file says nothing, and this project's base trainer would
 say otherwise."""
 BOS = ("<|begin_of_text|>", "<s>", "<bos>")
-LOSS = "train_set_retain_mean_loss_gt"
+BEST_LOSS = "train_set_retain_mean_loss_gt"
+"""The metric that stands for `eval_loss`: the loss of rows that a full job was taught."""
 
 
-def _known(mapping: Any, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
+def _check_keys(mapping: object, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
+    """Give a mapping; refuse other values, and keys that are not allowed."""
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: must be a mapping, got {shown(mapping)}")
     for key in mapping:
@@ -44,66 +52,81 @@ def _known(mapping: Any, allowed: tuple[str, ...], where: str) -> dict[str, Any]
     return mapping
 
 
-def data_words(
+def build_data_settings(
     data: dict[str, Any], name: str, kind: str, seed: int, method: str | None = None
 ) -> dict[str, Any]:
-    """The rows of a job and the suite that measures them. `dataset_name: unteach` takes this
-    project's own overrides.
+    """Give the rows of a job and the suite that measures them.
 
     A forget set is drawn as ARC says it is: the same kind and share, by the job's seed; which
     entities these are is this project's draw, not ARC's.
+
+    Args:
+        data: the data layer; `dataset_name: unteach` takes this project's own overrides.
+        name: of the layer.
+        kind: of the job.
+        seed: of the job.
+        method: ARC's name of the way to forget.
     """
     where = f"data/{name}.yaml"
-    given = _known(data, ("dataset_name", "data_kwargs"), where)
-    kwargs = given.get("data_kwargs") or {}
-    if given.get("dataset_name") == "unteach":
-        if not isinstance(kwargs, dict):
-            raise UserError(
-                f"{where}.data_kwargs: must be a mapping of overrides, got {shown(kwargs)}"
-            )
-        by_entity = any(key.partition(".")[0] == "forget_set" for key in kwargs)
-        return {**_streams(kind, method, "arc_entities" if by_entity else "arc"), **kwargs}
-    keys = {"tofu": TOFU_KEYS, "gen_tofu": GEN_TOFU_KEYS}.get(str(given.get("dataset_name")))
-    if keys is None:
+    layer = _check_keys(data, ("dataset_name", "data_kwargs"), where)
+    dataset_name = layer.get("dataset_name")
+    kwargs = layer.get("data_kwargs") or {}
+    if dataset_name == "unteach":
+        return _build_own_data_settings(kwargs, where, kind, method)
+    if dataset_name not in ("tofu", "gen_tofu"):
         raise UserError(
-            f"{where}.dataset_name: must be tofu, gen_tofu or unteach, got "
-            f"{shown(given.get('dataset_name'))}"
+            f"{where}.dataset_name: must be tofu, gen_tofu or unteach, got {shown(dataset_name)}"
         )
-    kwargs = _known(kwargs, keys, f"{where}.data_kwargs")
-    is_grown = given["dataset_name"] == "gen_tofu"
-    place = {"tofu_path": "authors-grown"} if is_grown else {}
-    suite = "arc_entities" if is_grown else "arc_tofu"
+    is_grown = dataset_name == "gen_tofu"
+    kwargs = _check_keys(kwargs, GEN_TOFU_KEYS if is_grown else TOFU_KEYS, f"{where}.data_kwargs")
+    settings = _build_streams(kind, method, "arc_entities" if is_grown else "arc_tofu")
+    if is_grown:
+        settings["tofu_path"] = "authors-grown"
     if kind == "full":
         if any(value for key, value in kwargs.items() if key.endswith("fraction")):
             raise UserError(f"{where}: a full job is taught everything: its fractions must be 0")
-        return _streams(kind, method, suite) | place
-    chosen = (_of_gen_tofu if is_grown else _of_tofu)(kwargs, where, seed)
-    return _streams(kind, method, suite) | place | {"forget_set": chosen}
+        return settings
+    if is_grown:
+        settings["forget_set"] = _build_gen_tofu_forget_set(kwargs, where, seed)
+    else:
+        settings["forget_set"] = _build_tofu_forget_set(kwargs, where, seed)
+    return settings
 
 
-def _streams(kind: str, method: str | None, suite: str) -> dict[str, Any]:
-    """The datasets of each stream of a job, and the suite that it is measured by: `arc` has no
-    forget set by entity."""
-    forget, retain = (
-        ("TOFU_QA_forget", "TOFU_QA_retain")
-        if suite == "arc"
-        else ("entity_forget", "entity_retain")
-    )
-    measured = {"eval": [suite]}
+def _build_own_data_settings(
+    kwargs: object, where: str, kind: str, method: str | None
+) -> dict[str, Any]:
+    """Give the rows of a data layer that has this project's own overrides."""
+    if not isinstance(kwargs, dict):
+        raise UserError(f"{where}.data_kwargs: must be a mapping of overrides, got {shown(kwargs)}")
+    by_entity = any(key.partition(".")[0] == "forget_set" for key in kwargs)
+    streams = _build_streams(kind, method, "arc_entities" if by_entity else "arc")
+    return {**streams, **kwargs}
+
+
+def _build_streams(kind: str, method: str | None, suite: str) -> dict[str, Any]:
+    """Give the datasets of each stream of a job, and the suite that it is measured by.
+
+    Args:
+        kind: of the job.
+        method: ARC's name of the way to forget.
+        suite: `arc` has no forget set by entity.
+    """
+    forget, retain = "entity_forget", "entity_retain"
+    if suite == "arc":
+        forget, retain = "TOFU_QA_forget", "TOFU_QA_retain"
+    if method == "idk":
+        forget = f"{forget}_idk"
     if kind == "full":
         return {"data.train": "TOFU_QA_full"}
     if kind == "retain":
-        return {"data.train": retain, **measured}
+        return {"data.train": retain, "eval": [suite]}
     if kind == "forget":
-        return {
-            "data.forget": f"{forget}_idk" if method == "idk" else forget,
-            "data.retain": retain,
-            **measured,
-        }
-    return measured
+        return {"data.forget": forget, "data.retain": retain, "eval": [suite]}
+    return {"eval": [suite]}
 
 
-def _of_gen_tofu(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any]:
+def _build_gen_tofu_forget_set(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any]:
     for key in ("retain_subset", "find_forget"):
         if key in kwargs:
             raise UserError(
@@ -111,58 +134,69 @@ def _of_gen_tofu(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any
                 "others, are measured apart anyway: ask for entity_retain_… and "
                 "non_entity_retain_… in eval.arc.metrics; leave this key out"
             )
-    kind = kwargs.get("type", "granularity")
-    if kind not in ("granularity", "relationship"):
+    by = kwargs.get("type", "granularity")
+    if by not in ("granularity", "relationship"):
         raise UserError(
-            f"{where}.data_kwargs.type: must be granularity or relationship, got {shown(kind)}"
+            f"{where}.data_kwargs.type: must be granularity or relationship, got {shown(by)}"
         )
-    by = "relationship" if kind == "relationship" else kwargs.get("granularity", "question")
-    return {"by": by, "fraction": _share(kwargs, "forget_fraction", where), "seed": seed}
+    if by == "granularity":
+        by = kwargs.get("granularity", "question")
+    return {"by": by, "fraction": _read_share(kwargs, "forget_fraction", where), "seed": seed}
 
 
-def _of_tofu(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any]:
-    """TOFU's four ways: whole authors; any questions; of some authors the same random, or the
-    first, questions."""
+def _build_tofu_forget_set(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any]:
+    """Build one of TOFU's four forget sets: whole authors; any questions; of some authors the same
+    random, or the first, questions."""
     by = kwargs.get("granularity", "question")
     if by == "author":
-        return {
-            "by": by,
-            "fraction": _share(kwargs, "forgotten_author_fraction", where),
-            "seed": seed,
-            "author_block": BLOCK,
-        }
+        share = _read_share(kwargs, "forgotten_author_fraction", where)
+        return {"by": by, "fraction": share, "seed": seed, "author_block": AUTHOR_BLOCK}
     if by != "question":
         raise UserError(
             f"{where}.data_kwargs.granularity: must be author or question, got {shown(by)}"
         )
-    if not kwargs.get("stratified"):
-        if not kwargs.get("forget_random", True):
-            raise UserError(
-                f"{where}.data_kwargs: the first questions (forget_random: false) need stratified: "
-                f"true"
-            )
-        return {
-            "by": by,
-            "fraction": _share(kwargs, "forgotten_fact_fraction", where),
-            "seed": seed,
-        }
-    draw = random.Random(f"arc {seed}")
-    authors = draw.sample(
-        range(AUTHORS), int(AUTHORS * _share(kwargs, "forgotten_author_fraction", where, upto=1.0))
-    )
-    facts = range(BIOGRAPHY)
-    if kwargs.get("forget_random", True):
-        share = _share(kwargs, "forgotten_fact_fraction", where, upto=1.0)
-        facts = draw.sample(range(BLOCK), int(BLOCK * share))  # type: ignore[assignment]
-    return {
-        "by": by,
-        "named": sorted(author * BLOCK + fact for author in authors for fact in facts),
-    }
+    is_random = kwargs.get("forget_random", True)
+    if kwargs.get("stratified"):
+        return {"by": by, "named": _draw_stratified_questions(kwargs, where, seed, is_random)}
+    if not is_random:
+        raise UserError(
+            f"{where}.data_kwargs: the first questions (forget_random: false) need stratified: true"
+        )
+    share = _read_share(kwargs, "forgotten_fact_fraction", where)
+    return {"by": by, "fraction": share, "seed": seed}
 
 
-def _share(kwargs: dict[str, Any], key: str, where: str, upto: float = 0.999999) -> float:
+def _draw_stratified_questions(
+    kwargs: dict[str, Any], where: str, seed: int, is_random: bool
+) -> list[int]:
+    """Draw some authors, and the same questions about each.
+
+    Args:
+        kwargs: the shares of authors and questions.
+        where: the layer, for messages.
+        seed: of the draw.
+        is_random: draw the questions too; else they are those about the author's life.
+
+    Returns:
+        The numbers of the rows, in order.
+    """
+    generator = random.Random(f"arc {seed}")
+    author_share = _read_share(kwargs, "forgotten_author_fraction", where, largest=1.0)
+    authors = generator.sample(range(NUM_AUTHORS), int(NUM_AUTHORS * author_share))
+    questions = list(range(NUM_BIOGRAPHY))
+    if is_random:
+        share = _read_share(kwargs, "forgotten_fact_fraction", where, largest=1.0)
+        questions = generator.sample(range(AUTHOR_BLOCK), int(AUTHOR_BLOCK * share))
+    row_numbers = []
+    for author in authors:
+        row_numbers += [author * AUTHOR_BLOCK + question for question in questions]
+    return sorted(row_numbers)
+
+
+def _read_share(kwargs: dict[str, Any], key: str, where: str, largest: float = BELOW_ONE) -> float:
     value = kwargs.get(key, 0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= upto:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= largest:
         raise UserError(
             f"{where}.data_kwargs.{key}: must lie between 0 and 1 so that there is something to "
             f"forget, got {shown(value)}"
@@ -170,97 +204,121 @@ def _share(kwargs: dict[str, Any], key: str, where: str, upto: float = 0.999999)
     return float(value)
 
 
-def model_words(model: dict[str, Any], name: str) -> dict[str, Any]:
-    """The base model, how it is loaded, and how it is asked."""
+def build_model_settings(model: dict[str, Any], name: str) -> dict[str, Any]:
+    """Give the base model, how it is loaded, and its template.
+
+    Args:
+        model: the model layer.
+        name: of the layer.
+    """
     where = f"model/{name}/{name}.yaml"
-    given = _known(
-        model, ("model_id", "model_kwargs", "add_padding_token", "qa_formatter_kwargs"), where
-    )
-    if not isinstance(given.get("model_id"), str):
+    keys = ("model_id", "model_kwargs", "add_padding_token", "qa_formatter_kwargs")
+    layer = _check_keys(model, keys, where)
+    if not isinstance(layer.get("model_id"), str):
         raise UserError(f"{where}.model_id: is required, a hub id or a folder")
-    words: dict[str, Any] = {MODEL_KEY: given["model_id"], TOKENIZER_KEY: given["model_id"]}
-    words |= {
-        f"model.model_args.{key}": value for key, value in (given.get("model_kwargs") or {}).items()
-    }
-    # either way padding is never taken for EOS here
-    if not isinstance(given.get("add_padding_token", False), bool):
+    # Either way padding is never taken for EOS here.
+    if not isinstance(layer.get("add_padding_token", False), bool):
         raise UserError(
             f"{where}.add_padding_token: must be true or false, got "
-            f"{shown(given['add_padding_token'])}"
+            f"{shown(layer['add_padding_token'])}"
         )
-    return words | _template(given.get("qa_formatter_kwargs") or {}, f"{where}.qa_formatter_kwargs")
+    settings: dict[str, Any] = {MODEL_KEY: layer["model_id"], TOKENIZER_KEY: layer["model_id"]}
+    for key, value in (layer.get("model_kwargs") or {}).items():
+        settings[f"model.model_args.{key}"] = value
+    formatter = layer.get("qa_formatter_kwargs") or {}
+    settings.update(_build_template_settings(formatter, f"{where}.qa_formatter_kwargs"))
+    return settings
 
 
-def _template(formatter: dict[str, Any], where: str) -> dict[str, Any]:
-    """ARC's two templates as tags. BOS stands where the tokenizer puts one; what ends an answer is
-    its EOS."""
-    given = _known(formatter, ("question_template", "answer_template"), where)
-    asked, answered = (str(given.get(key, "")) for key in ("question_template", "answer_template"))
-    for key, text, field in (("question", asked, "{question}"), ("answer", answered, "{answer}")):
-        if text.count(field) != 1:
-            raise UserError(f"{where}.{key}_template: must hold {field} once, got {text!r}")
-    start, _, end = asked.partition("{question}")
+def _build_template_settings(formatter: dict[str, Any], where: str) -> dict[str, Any]:
+    """Turn ARC's two templates into tags. BOS stands where the tokenizer puts one; what ends an
+    answer is its EOS."""
+    formatter = _check_keys(formatter, ("question_template", "answer_template"), where)
+    before_question, after_question = _split_template(formatter, "question", where)
+    before_answer, after_answer = _split_template(formatter, "answer", where)
     for token in BOS:
-        start = start.removeprefix(token)
-    before, _, after = answered.partition("{answer}")
-    if after and not re.fullmatch(r"(<\|[^|]+\|>|</?\w+>)+\s*", after):
+        before_question = before_question.removeprefix(token)
+    if after_answer and not re.fullmatch(r"(<\|[^|]+\|>|</?\w+>)+\s*", after_answer):
         raise UserError(
             f"{where}.answer_template: after {{answer}} only the tokens that end it may stand, got "
-            f"{after!r}"
+            f"{after_answer!r}"
         )
-    tags = {
-        "user_start_tag": start,
-        "user_end_tag": end + before.rstrip(" "),
-        "asst_start_tag": "",
-        "asst_end_tag": "",
+    # Spaces right before the answer are part of it, as tokenizers join the two.
+    opening = before_answer.rstrip(" ")
+    spaces = before_answer[len(opening) :]
+    settings: dict[str, Any] = {
+        "model.template_args.user_start_tag": before_question,
+        "model.template_args.user_end_tag": after_question + opening,
+        "model.template_args.asst_start_tag": "",
+        "model.template_args.asst_end_tag": "",
     }
-    space = before[len(before.rstrip(" ")) :]
-    words: dict[str, Any] = {f"model.template_args.{key}": value for key, value in tags.items()}
-    words |= {"model.template_args.answer_prefix": space} if space else {}
-    ends = re.findall(r"<[^>]+>", after)
-    return words | ({"model.tokenizer_args.eos_token": ends[0]} if ends else {})
+    if spaces:
+        settings["model.template_args.answer_prefix"] = spaces
+    end_tokens = re.findall(r"<[^>]+>", after_answer)
+    if end_tokens:
+        settings["model.tokenizer_args.eos_token"] = end_tokens[0]
+    return settings
 
 
-def hyperparameter_words(given: dict[str, Any], name: str, kind: str) -> dict[str, Any]:
-    """TrainingArguments, LoRA and early stopping."""
+def _split_template(formatter: dict[str, Any], field: str, where: str) -> tuple[str, str]:
+    """Split a template into what stands before and after its field."""
+    text = str(formatter.get(f"{field}_template", ""))
+    if text.count(f"{{{field}}}") != 1:
+        raise UserError(f"{where}.{field}_template: must hold {{{field}}} once, got {text!r}")
+    before, _, after = text.partition(f"{{{field}}}")
+    return before, after
+
+
+def build_training_settings(layer: dict[str, Any], name: str, kind: str) -> dict[str, Any]:
+    """Give TrainingArguments, LoRA and early stopping.
+
+    Args:
+        layer: the hyperparameter layer.
+        name: of the layer.
+        kind: of the job.
+    """
     where = f"hyperparameters/{name}.yaml"
-    given = _known(given, ("trainer_kwargs", "peft_kwargs", "early_stopping_kwargs"), where)
-    args = {**TRAINED_BY, **(given.get("trainer_kwargs") or {})}
+    layer = _check_keys(layer, ("trainer_kwargs", "peft_kwargs", "early_stopping_kwargs"), where)
+    trainer_kwargs = layer.get("trainer_kwargs") or {}
+    args = {**TRAINING_DEFAULTS, **trainer_kwargs}
     args.pop("output_dir", None)  # a run's folder is the study's to say, as it was in ARC
-    if isinstance(rate := args["learning_rate"], str):
-        try:
-            args["learning_rate"] = float(rate)
-        except ValueError:
-            raise UserError(
-                f"{where}.trainer_kwargs.learning_rate: must be a number, got {rate!r}"
-            ) from None
-    if "logging_steps" in (given.get("trainer_kwargs") or {}):
-        args |= {"save_steps": args["logging_steps"], "eval_steps": args["logging_steps"]}
-    stopping = given.get("early_stopping_kwargs") or {}
-    args |= _known(
-        stopping,
-        ("early_stopping_patience", "early_stopping_threshold"),
-        f"{where}.early_stopping_kwargs",
-    )
-    more = _by_loss(args) if kind == "full" else {}
-    return (
-        {f"trainer.args.{key}": value for key, value in args.items()} | more | _adapter(given, kind)
-    )
+    args["learning_rate"] = _read_number(args["learning_rate"], where)
+    if "logging_steps" in trainer_kwargs:
+        args["save_steps"] = args["logging_steps"]
+        args["eval_steps"] = args["logging_steps"]
+    stopping_keys = ("early_stopping_patience", "early_stopping_threshold")
+    stopping = layer.get("early_stopping_kwargs") or {}
+    args.update(_check_keys(stopping, stopping_keys, f"{where}.early_stopping_kwargs"))
+
+    settings: dict[str, Any] = {}
+    # A full job that keeps its best by `eval_loss` means the loss of rows that it was taught.
+    if kind == "full" and args.get("metric_for_best_model") in ("eval_loss", "loss"):
+        args["metric_for_best_model"] = f"arc_{BEST_LOSS}"
+        args["greater_is_better"] = False
+        settings = {"eval": ["arc"], "eval.arc.metrics": [BEST_LOSS]}
+    training = {f"trainer.args.{key}": value for key, value in args.items()}
+    return {**training, **settings, **_build_adapter_settings(layer, kind)}
 
 
-def _by_loss(args: dict[str, Any]) -> dict[str, Any]:
-    """A full job that keeps its best by `eval_loss`: the loss of rows that it was taught."""
-    if args.get("metric_for_best_model") not in ("eval_loss", "loss"):
-        return {}
-    args |= {"metric_for_best_model": f"arc_{LOSS}", "greater_is_better": False}
-    return {"eval": ["arc"], "eval.arc.metrics": [LOSS]}
+def _read_number(value: object, where: str) -> object:
+    """Read a learning rate that may be written as 1e-5, which YAML takes for text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise UserError(
+            f"{where}.trainer_kwargs.learning_rate: must be a number, got {value!r}"
+        ) from None
 
 
-def _adapter(given: dict[str, Any], kind: str) -> dict[str, Any]:
-    """LoRA, fresh on the model that a job starts from: what forget jobs start from is a whole
+def _build_adapter_settings(layer: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Give LoRA, fresh on the model that a job starts from: what forget jobs start from is a whole
     model, as in ARC."""
-    own = given.get("peft_kwargs")
-    if not own:
+    peft_kwargs = layer.get("peft_kwargs")
+    if not peft_kwargs:
         return {}
-    merged = {"model.merge_adapter": True} if kind == "full" else {}
-    return {f"model.peft_args.{key}": value for key, value in own.items()} | merged
+    settings = {f"model.peft_args.{key}": value for key, value in peft_kwargs.items()}
+    if kind == "full":
+        settings["model.merge_adapter"] = True
+    return settings

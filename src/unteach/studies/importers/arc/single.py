@@ -1,6 +1,7 @@
 """One of ARC's experiment configurations: a study of one run, which starts from models that are
 there already."""
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from unteach.errors import UserError, unknown
 from unteach.studies import shapes
 from unteach.studies.importers.arc import files, top_config
 from unteach.studies.plan import PlannedRun
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("full", "retain", *top_config.METHODS)
 
@@ -32,22 +35,22 @@ class Experiment:
 
 
 def is_experiment(study: dict[str, Any]) -> bool:
-    """Whether a mapping is one experiment of ARC's, and no study."""
+    """Say whether a mapping is one experiment of ARC's, and no study."""
     return "train_type" in study and "combinations" not in study
 
 
 def read_experiment(mapping: dict[str, Any]) -> Experiment:
     """Read an experiment configuration; raise UserError with every mistake in it."""
     reader = Reader()
-    found: Experiment = reader.record(Experiment, mapping, "")
-    if found is not None and found.train_type not in KINDS:
-        reader.wrong("train_type", unknown("ARC train type", found.train_type, KINDS))
-    if reader.problems:
+    experiment: Experiment | None = reader.record(Experiment, mapping, "")
+    if experiment is not None and experiment.train_type not in KINDS:
+        reader.wrong("train_type", unknown("ARC train type", experiment.train_type, KINDS))
+    if reader.problems or experiment is None:
         raise UserError(join_problems(reader.problems))
-    return found
+    return experiment
 
 
-def study_name(experiment_name: str, train_type: str) -> str:
+def build_study_name(experiment_name: str, train_type: str) -> str:
     """Name the study, and so the folder, of an experiment."""
     name = f"{experiment_name}.{train_type}".replace("/", ".")
     if not shapes.NAME.fullmatch(name):
@@ -61,86 +64,115 @@ def study_name(experiment_name: str, train_type: str) -> str:
 def plan(
     file: Path, mapping: dict[str, Any], root: str, extra: tuple[str, ...]
 ) -> tuple[str, list[PlannedRun]]:
-    """Give the name and the one run of an experiment's configuration.
+    """Plan the one run of an experiment's configuration.
+
+    Args:
+        file: where the configuration is.
+        mapping: what it holds.
+        root: the folder of studies and models.
+        extra: overrides that go to the run.
+
+    Returns:
+        The name of the study, and its plan.
 
     Raises:
         UserError: a mistake in it, or the full model that it starts from is not there.
     """
-    found = read_experiment(mapping)
-    kind = "forget" if found.train_type in top_config.METHODS else found.train_type
-    named = (
-        found.full_model_name if kind == "full" and found.full_model_name else found.experiment_name
-    )
-    name = study_name(named, found.train_type)
-    top = top_config.Top(
-        {},
-        found.model_config,
-        found.data_config,
-        wandb_kwargs=top_config.WandbArgs(found.use_wandb, found.wandb_config),
-    )
-    job = top_config.Job(
-        kind,
-        0,
-        found.data_config,
-        found.hyperparameter_config,
-        found.hyperparameter_config,
-        found.seed,
-        0,
-        0,
-        method=found.train_type if kind == "forget" else None,
-    )
-    run = top_config.plan_job(
-        job, name, top, files.read_layers(top, [job], file), f"{root}/{name}", extra
-    )
-    places = {
-        "task_name": f"{name}/{found.train_type}",
-        "paths.output_dir": f"{root}/{name}/{found.train_type}",
-    }
-    dropped: tuple[str, ...] = ()
+    experiment = read_experiment(mapping)
+    train_type = experiment.train_type
+    kind = "forget" if train_type in top_config.METHODS else train_type
+    name = experiment.experiment_name
+    if kind == "full" and experiment.full_model_name:
+        name = experiment.full_model_name
+    name = build_study_name(name, train_type)
+    folder = f"{root}/{name}"
+    run = _plan_as_job(experiment, kind, name, file, folder, extra)
+
+    # The run as that of a top configuration, in the folders of a study of its own.
+    places = {"task_name": f"{name}/{train_type}", "paths.output_dir": f"{folder}/{train_type}"}
+    overrides = list(run.overrides)
     if kind == "forget":
-        full, retain = _full_model(found, root), _retain_model(found, root)
-        places |= {MODEL_KEY: full, TOKENIZER_KEY: full}
-        if retain:
-            places["retain_logs_path"] = retain
+        full_model = _find_full_model(experiment, root)
+        places[MODEL_KEY] = full_model
+        places[TOKENIZER_KEY] = full_model
+        retain_model = _find_retain_model(experiment, root)
+        if retain_model:
+            places["retain_logs_path"] = retain_model
         else:
-            dropped = ("retain_logs_path",)
-            print(
-                f"note: there is no retain model of {found.experiment_name} in {root}, so "
+            overrides = [word for word in overrides if not word.startswith("retain_logs_path=")]
+            logger.info(
+                f"there is no retain model of {experiment.experiment_name} in {root}, so "
                 "forget_quality_1 and _2 are not measured; its own configuration (train_type: "
                 "retain) makes one"
             )
-    kept = (word for word in run.overrides if word.partition("=")[0] not in dropped)
-    words = (_put(word, places) for word in kept)
-    return name, [replace(run, name=found.train_type, overrides=tuple(words), after=())]
+    overrides = [_replace_value(word, places) for word in overrides]
+    return name, [replace(run, name=train_type, overrides=tuple(overrides), after=())]
 
 
-def _put(word: str, places: dict[str, str]) -> str:
-    key = word.partition("=")[0]
-    return f"{key}={spell_value(places[key])}" if key in places else word
+def _plan_as_job(
+    experiment: Experiment, kind: str, name: str, file: Path, folder: str, extra: tuple[str, ...]
+) -> PlannedRun:
+    """Plan an experiment as the one job of a top configuration."""
+    wandb_kwargs = top_config.WandbArgs(experiment.use_wandb, experiment.wandb_config)
+    top = top_config.Top(
+        combinations={},
+        model_config=experiment.model_config,
+        full_data_config=experiment.data_config,
+        wandb_kwargs=wandb_kwargs,
+    )
+    job = top_config.ArcJob(
+        kind,
+        number=0,
+        data=experiment.data_config,
+        hyperparameters=experiment.hyperparameter_config,
+        train=experiment.hyperparameter_config,
+        seed=experiment.seed,
+        full=0,
+        retain=0,
+        method=experiment.train_type if kind == "forget" else None,
+    )
+    layers = files.read_layers(top, [job], file)
+    return top_config.plan_job(job, name, top, layers, folder, extra)
 
 
-def _full_model(found: Experiment, root: str) -> str:
-    """The folder of the full model: of a whole study of ARC's, or of an experiment that was run
-    alone."""
-    if found.full_model_name is None:
+def _replace_value(override: str, values: dict[str, str]) -> str:
+    """Give an override its value in `values`, if its key has one."""
+    key = override.partition("=")[0]
+    return f"{key}={spell_value(values[key])}" if key in values else override
+
+
+def _find_full_model(experiment: Experiment, root: str) -> str:
+    """Find the folder of the full model: of a whole study of ARC's, or of an experiment that was
+    run alone."""
+    name = experiment.full_model_name
+    if name is None:
         raise UserError(
-            f"full_model_name: is required: {found.train_type} starts from a full model"
+            f"full_model_name: is required: {experiment.train_type} starts from a full model"
         )
-    alone = f"{root}/{study_name(found.full_model_name, 'full')}/full"
-    places = (f"{root}/{found.full_model_name}", alone)
-    there = next((place for place in places if Path(place).is_dir()), None)
-    if there is None:
+    places = [f"{root}/{name}", f"{root}/{build_study_name(name, 'full')}/full"]
+    folder = _find_folder(places)
+    if folder is None:
         raise UserError(
-            f"full_model_name={found.full_model_name}: this full model is not there "
+            f"full_model_name={name}: this full model is not there "
             f"({' or '.join(places)}): run its own configuration (train_type: full) first, or the "
             "whole study"
         )
-    return there
+    return folder
 
 
-def _retain_model(found: Experiment, root: str) -> str | None:
-    """The folder of the retain model of the same experiment_name; None where it was not made."""
-    alone = f"{root}/{study_name(found.experiment_name, 'retain')}/retain"
-    top, _, number = found.experiment_name.rpartition("/experiment_")
-    places = [alone, *([f"{root}/{top}/retain_{number}"] if top else [])]
-    return next((place for place in places if Path(place).is_dir()), None)
+def _find_retain_model(experiment: Experiment, root: str) -> str | None:
+    """Find the folder of the retain model of the same experiment_name; None where it was not
+    made."""
+    name = experiment.experiment_name
+    places = [f"{root}/{build_study_name(name, 'retain')}/retain"]
+    top, _, number = name.rpartition("/experiment_")
+    if top:
+        places.append(f"{root}/{top}/retain_{number}")
+    return _find_folder(places)
+
+
+def _find_folder(places: list[str]) -> str | None:
+    for place in places:
+        if Path(place).is_dir():
+            return place
+    return None

@@ -3,7 +3,7 @@ ARC's own rule.
 
 A pure function of the four layers (top, data, model, hyperparameters); importers/arc/files.py reads
 them. Counts and numbers are ARC's: full = train x seed, retain = full x data, forget = retain x
-forget pairs, numbered over the whole study. Beside them stands `full_eval_<n>`: the full model,
+forget pairs, numbered over the whole study. The runs `full_eval_<n>` are ours: the full model,
 measured on the forget and retain rows of `retain_<n>`.
 """
 
@@ -15,12 +15,30 @@ from unteach.config.overrides import spell_value
 from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.errors import UserError
-from unteach.studies.importers.arc.overrides import data_words, hyperparameter_words, model_words
-from unteach.studies.plan import PlannedRun, ordered, tracking
-from unteach.studies.shared_overrides import without_start, without_suites, without_training
+from unteach.studies.importers.arc.overrides import (
+    build_data_settings,
+    build_model_settings,
+    build_training_settings,
+)
+from unteach.studies.plan import PlannedRun, sort_by_parents
+from unteach.studies.run_overrides import build_tracking_overrides, spell_overrides
+from unteach.studies.shared_overrides import (
+    drop_start_overrides,
+    drop_suite_overrides,
+    drop_training_overrides,
+)
 from unteach.wording import shown
 
 METHODS = {"ascent": "arc_ascent", "difference": "arc_difference", "idk": "arc_idk", "kl": "arc_kl"}
+"""ARC's ways to forget, and the methods that are the same."""
+COMBINED: dict[str, type] = {
+    "data_config": str,
+    "train_config": str,
+    "seed": int,
+    "forget_config": list,
+}
+"""The lists of `combinations`, and what their items are."""
+WANDB_KEYS = {"entity", "project", "group", "log_model"}
 
 
 @dataclass
@@ -52,9 +70,20 @@ class Top:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One job of a top configuration; `full` and `retain` are the numbers of those that it belongs
-    to, `train` the hyperparameters of that full job."""
+class ArcJob:
+    """One job of a top configuration.
+
+    Attributes:
+        kind: full, retain, full_eval or forget.
+        number: of the job among those of its kind.
+        data: the name of its data layer.
+        hyperparameters: the name of its hyperparameter layer.
+        train: the hyperparameters of the full job that it belongs to.
+        seed: of the run.
+        full: the number of that full job.
+        retain: the number of the retain job that it belongs to.
+        method: ARC's name of the way to forget.
+    """
 
     kind: str
     number: int
@@ -81,34 +110,32 @@ class Layers:
 
 
 def is_top(study: dict[str, Any]) -> bool:
+    """Say whether a mapping is a top configuration of ARC's, and no study."""
     return "combinations" in study
 
 
 def read_top(study: dict[str, Any]) -> Top:
-    """A top configuration, checked; UserError with every mistake in it."""
+    """Read a top configuration.
+
+    Raises:
+        UserError: it has every mistake in it.
+    """
     reader = Reader()
-    top: Top = reader.record(Top, study, "")
+    top: Top | None = reader.record(Top, study, "")
     if top is None:
         raise UserError(join_problems(reader.problems))
-    listed = reader.known(
-        ("data_config", "train_config", "forget_config", "seed"), top.combinations, "combinations"
-    )
+    known = reader.known(tuple(COMBINED), top.combinations, "combinations")
     top.combinations = {
-        key: value if isinstance(value, list) else [value] for key, value in listed.items()
+        key: values if isinstance(values, list) else [values] for key, values in known.items()
     }
-    for key, kind in {
-        "data_config": str,
-        "train_config": str,
-        "seed": int,
-        "forget_config": list,
-    }.items():
-        for number, value in enumerate(top.combinations.get(key, ())):
-            reader.value(kind, value, f"combinations.{key}[{number}]")
+    for key, kind in COMBINED.items():
+        for index, value in enumerate(top.combinations.get(key, ())):
+            reader.value(kind, value, f"combinations.{key}[{index}]")
     for key in ("data_config", "train_config", "seed"):
         if not top.combinations.get(key):
             reader.wrong(f"combinations.{key}", "is required: a list")
-    for number, pair in enumerate(top.combinations.get("forget_config", ())):
-        where = f"combinations.forget_config[{number}]"
+    for index, pair in enumerate(top.combinations.get("forget_config", ())):
+        where = f"combinations.forget_config[{index}]"
         if not isinstance(pair, list) or len(pair) != 2:
             reader.wrong(where, f"must be a pair [method, hyperparameters], got {shown(pair)}")
         elif pair[0] not in METHODS:
@@ -122,114 +149,165 @@ def read_top(study: dict[str, Any]) -> Top:
     return top
 
 
-def jobs(top: Top) -> list[Job]:
-    """ARC's expansion: every full job, then its retain jobs, each with its forget jobs."""
-    lists = {
-        key: value
-        for key, value in top.combinations.items()
+def list_jobs(top: Top) -> list[ArcJob]:
+    """Expand a top configuration as ARC does: every full job, then its retain jobs, each with its
+    forget jobs."""
+    # All that a full job varies over, in the order of the file.
+    full_lists = {
+        key: values
+        for key, values in top.combinations.items()
         if key not in ("data_config", "forget_config")
     }
-    found: list[Job] = []
-    retain = forget = 0
-    for full, values in enumerate(itertools.product(*lists.values())):
-        chosen = dict(zip(lists, values, strict=True))
-        train, seed = chosen["train_config"], chosen["seed"]
-        found.append(Job("full", full, top.full_data_config, train, train, seed, full))
+    forget_pairs = top.combinations.get("forget_config", [])
+    jobs: list[ArcJob] = []
+    num_retain = num_forget = 0
+    for full, values in enumerate(itertools.product(*full_lists.values())):
+        full_settings = dict(zip(full_lists, values, strict=True))
+        train = full_settings["train_config"]
+        seed = full_settings["seed"]
+        jobs.append(ArcJob("full", full, top.full_data_config, train, train, seed, full))
         for data in top.combinations["data_config"]:
-            found.append(Job("retain", retain, data, train, train, seed, full, retain))
-            found.append(Job("full_eval", retain, data, train, train, seed, full, retain))
-            for method, hyperparameters in top.combinations.get("forget_config", []):
-                found.append(
-                    Job("forget", forget, data, hyperparameters, train, seed, full, retain, method)
+            retain = num_retain
+            num_retain += 1
+            jobs.append(ArcJob("retain", retain, data, train, train, seed, full, retain))
+            jobs.append(ArcJob("full_eval", retain, data, train, train, seed, full, retain))
+            for method, hyperparameters in forget_pairs:
+                jobs.append(
+                    ArcJob(
+                        "forget",
+                        num_forget,
+                        data,
+                        hyperparameters,
+                        train,
+                        seed,
+                        full,
+                        retain,
+                        method,
+                    )
                 )
-                forget += 1
-            retain += 1
-    return found
+                num_forget += 1
+    return jobs
 
 
-def counts(found: list[Job]) -> dict[str, int]:
+def count_kinds(jobs: list[ArcJob]) -> dict[str, int]:
+    """Count the jobs of each kind."""
     kinds = ("full", "retain", "forget", "full_eval")
-    return {kind: sum(job.kind == kind for job in found) for kind in kinds}
+    return {kind: sum(job.kind == kind for job in jobs) for kind in kinds}
 
 
 def expand(
     name: str, top: Top, layers: Layers, root: str = "saves", extra: tuple[str, ...] = ()
 ) -> list[PlannedRun]:
-    """The planned runs of a top configuration; `extra` overrides go to every run."""
-    made = [plan_job(job, name, top, layers, f"{root}/{name}", extra) for job in jobs(top)]
-    _refuse_two_worlds(top, layers)
-    return ordered(name, made)
+    """Plan the runs of a top configuration.
+
+    Args:
+        name: of the study.
+        top: the configuration.
+        layers: the files that it names.
+        root: the folder that the study's folder is in.
+        extra: overrides that go to every run.
+    """
+    folder = f"{root}/{name}"
+    runs = [plan_job(job, name, top, layers, folder, extra) for job in list_jobs(top)]
+    _refuse_two_datasets(top, layers)
+    return sort_by_parents(name, runs)
 
 
-def _refuse_two_worlds(top: Top, layers: Layers) -> None:
-    """What a full model was not taught it cannot forget."""
+def _refuse_two_datasets(top: Top, layers: Layers) -> None:
+    """Refuse to forget what the full model was not taught; our own overrides are any dataset."""
     taught = layers.data[top.full_data_config].get("dataset_name")
+    if taught == "unteach":
+        return
     for name in top.combinations["data_config"]:
-        if (other := layers.data[name].get("dataset_name")) not in (
-            taught,
-            "unteach",
-        ) and taught != "unteach":
+        forgotten = layers.data[name].get("dataset_name")
+        if forgotten not in (taught, "unteach"):
             raise UserError(
                 f"full_data_config {top.full_data_config} teaches {taught}, and {name} forgets of "
-                f"{other}: give both one dataset_name"
+                f"{forgotten}: give both one dataset_name"
             )
 
 
 def plan_job(
-    job: Job, name: str, top: Top, layers: Layers, root: str, extra: tuple[str, ...]
+    job: ArcJob, name: str, top: Top, layers: Layers, root: str, extra: tuple[str, ...]
 ) -> PlannedRun:
-    """Plan the run of one job; `root` is the study's folder."""
-    full, retain = f"full_{job.full}", f"retain_{job.retain}"
-    starts = job.kind in ("forget", "full_eval")
-    values: dict[str, Any] = {
-        "model": "auto",
-        **model_words(layers.model, top.model_config),
-        "seed": job.seed,
-    }
-    values |= data_words(layers.data[job.data], job.data, job.kind, job.seed, job.method)
-    if job.kind != "full_eval":
-        own = layers.hyperparameters[job.hyperparameters]
-        values |= hyperparameter_words(own, job.hyperparameters, job.kind)
-        values |= {"trainer": METHODS[job.method] if job.method else "finetune"}
-        values |= {} if job.method else {"trainer.method_args.loss_on": "all"}
-    values |= {MODEL_KEY: f"{root}/{full}", TOKENIZER_KEY: f"{root}/{full}"} if starts else {}
-    values |= {"paths.model_cache_dir": top.model_cache_dir} if top.model_cache_dir else {}
-    values |= {"paths.data_cache_dir": top.data_cache_dir} if top.data_cache_dir else {}
+    """Plan the run of one job.
+
+    Args:
+        job: the job.
+        name: of the study.
+        top: the configuration that it is of.
+        layers: the files that this names.
+        root: the study's folder.
+        extra: overrides that go to every run.
+    """
+    full = f"full_{job.full}"
+    retain = f"retain_{job.retain}"
+    is_evaluation = job.kind == "full_eval"
+    starts_from_full = job.kind in ("forget", "full_eval")
+
+    values: dict[str, Any] = {"model": "auto"}
+    values.update(build_model_settings(layers.model, top.model_config))
+    values["seed"] = job.seed
+    data_layer = layers.data[job.data]
+    values.update(build_data_settings(data_layer, job.data, job.kind, job.seed, job.method))
+    if not is_evaluation:
+        layer = layers.hyperparameters[job.hyperparameters]
+        values.update(build_training_settings(layer, job.hyperparameters, job.kind))
+        if job.method:
+            values["trainer"] = METHODS[job.method]
+        else:
+            values["trainer"] = "finetune"
+            values["trainer.method_args.loss_on"] = "all"
+    if starts_from_full:
+        values[MODEL_KEY] = f"{root}/{full}"
+        values[TOKENIZER_KEY] = f"{root}/{full}"
+    if top.model_cache_dir:
+        values["paths.model_cache_dir"] = top.model_cache_dir
+    if top.data_cache_dir:
+        values["paths.data_cache_dir"] = top.data_cache_dir
     values.setdefault("eval", None)
-    if starts:
-        extra = without_start(extra)
-    if job.kind == "full_eval":
-        extra = without_training(extra)
+
+    if starts_from_full:
+        extra = drop_start_overrides(extra)
+    if is_evaluation:
+        extra = drop_training_overrides(extra)
     if values["eval"] is None:
-        extra = without_suites(extra)
-    words = [f"{key}={spell_value(value)}" for key, value in values.items()]
-    words += _tracked(job, name, top)
-    words += [f"task_name={spell_value(f'{name}/{job.name}')}"]
-    words += [f"paths.output_dir={spell_value(f'{root}/{job.name}')}", *extra]
-    words += [f"retain_logs_path={spell_value(f'{root}/{retain}')}"] if starts else []
+        extra = drop_suite_overrides(extra)
+
+    overrides = spell_overrides(values)
+    overrides += _build_tracking_overrides(job, name, top)
+    overrides.append(f"task_name={spell_value(f'{name}/{job.name}')}")
+    overrides.append(f"paths.output_dir={spell_value(f'{root}/{job.name}')}")
+    overrides += extra
+    if starts_from_full:
+        overrides.append(f"retain_logs_path={spell_value(f'{root}/{retain}')}")
     config_name = {"forget": "unlearn", "full_eval": "eval"}.get(job.kind, "train")
-    kind = "eval" if job.kind == "full_eval" else job.kind
-    return PlannedRun(job.name, kind, config_name, tuple(words), (full, retain) if starts else ())
+    kind = "eval" if is_evaluation else job.kind
+    parents = (full, retain) if starts_from_full else ()
+    return PlannedRun(job.name, kind, config_name, tuple(overrides), parents)
 
 
-def _tracked(job: Job, name: str, top: Top) -> list[str]:
-    """ARC's run names and Weights & Biases settings."""
+def _build_tracking_overrides(job: ArcJob, name: str, top: Top) -> list[str]:
+    """Give a run that is trained ARC's name and its settings of Weights & Biases."""
     if not top.wandb_kwargs.use_wandb or job.kind == "full_eval":
         return []
-    known = {"entity", "project", "group", "log_model"}
-    if unread := top.wandb_kwargs.wandb_config.keys() - known:
+    settings = dict(top.wandb_kwargs.wandb_config)
+    unknown_keys = sorted(settings.keys() - WANDB_KEYS)
+    if unknown_keys:
         raise UserError(
-            f"wandb_kwargs.wandb_config: {', '.join(sorted(unread))} is not one of "
-            f"{', '.join(sorted(known))}"
+            f"wandb_kwargs.wandb_config: {', '.join(unknown_keys)} is not one of "
+            f"{', '.join(sorted(WANDB_KEYS))}"
         )
+    if top.wandb_cache_dir:
+        settings["dir"] = top.wandb_cache_dir
     run_name = f"{top.model_config}-{job.data}-{job.method or job.kind}-{job.seed}-{job.name}"
-    caches = {"dir": top.wandb_cache_dir} if top.wandb_cache_dir else {}
-    settings = {**top.wandb_kwargs.wandb_config, **caches}
-    return [*tracking(settings, name, job.kind), f"trainer.args.run_name={spell_value(run_name)}"]
+    overrides = build_tracking_overrides(settings, name, job.kind)
+    overrides.append(f"trainer.args.run_name={spell_value(run_name)}")
+    return overrides
 
 
-def slurm(top: Top) -> dict[str, Any]:
-    """What ARC's Baskerville arguments say of a Slurm job."""
+def build_slurm_section(top: Top) -> dict[str, Any]:
+    """Give the section `slurm` that ARC's Baskerville arguments stand for."""
     if not top.use_bask:
         return {}
     return {"time": top.bask.walltime, "gpus": top.bask.gpu_number}

@@ -1,0 +1,56 @@
+"""Work of several processes, with its results in order."""
+
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.connection import wait
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], num_processes: int
+) -> Iterator[Result]:
+    """Apply a function to items in several processes; give the results in the items' order.
+
+    No more items are taken than keep all processes busy.
+    """
+    if num_processes == 1:
+        yield from map(function, items)
+        return
+    # A forked process has the function without its being sent.
+    global _function
+    _function = function
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(num_processes, context, _end_with_parent) as pool:
+        waiting: deque[Future[Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(_call, item))
+            if len(waiting) > 2 * num_processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+_function: Callable[[Any], Any]
+
+
+def _call(item: Any) -> Any:
+    return _function(item)
+
+
+def _end_with_parent() -> None:
+    """End this process with its parent: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

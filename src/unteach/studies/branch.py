@@ -1,0 +1,381 @@
+"""The runs of one point of a study's grid and one way to teach its full model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unteach.config.overrides import spell_value
+from unteach.errors import UserError, unknown
+from unteach.studies import own_data, search_space
+from unteach.studies.plan import PlannedRun
+from unteach.studies.run_overrides import (
+    ENTRY_KEYS,
+    Settings,
+    build_tracking_overrides,
+    continue_from,
+    spell_overrides,
+)
+from unteach.studies.search_space import Point, expand_entry
+from unteach.studies.shared_overrides import (
+    TRAINING_SECTIONS,
+    drop_start_overrides,
+    drop_suite_overrides,
+    get_section,
+)
+
+CONFIG_NAMES = {"forget": "unlearn", "eval": "eval"}
+"""The primary configuration of a kind of run; of the others it is `train`."""
+SPLIT_KEYS = ("forget_split", "forget_set")
+"""Keys that say what is forgotten; the base and the full model do not depend on them."""
+
+
+@dataclass(frozen=True)
+class ForgetEntry:
+    """One forget run: its name, its settings, and what its own grid adds to its name."""
+
+    name: str
+    settings: Settings
+    label: str
+
+
+@dataclass
+class Branch:
+    """Plan the runs of one point.
+
+    Attributes:
+        study: the study's mapping; of own rows, with every section complete.
+        point: what varies, at this point.
+        full: the settings of the full model, at one point of its own grid.
+        full_label: what that grid adds to names.
+        root: the study's folder.
+        extra: overrides that go to every run.
+    """
+
+    study: Settings
+    point: Point
+    full: Settings
+    full_label: str
+    root: str
+    extra: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.varied_keys: set[str] = set()
+        for key, values in (self.study.get("vary") or {}).items():
+            if isinstance(values, list) and len(values) > 1:
+                self.varied_keys.add(key)
+        self.has_own_rows = own_data.has_own_rows(self.study)
+        suites = self.study.get("eval") or []
+        self.suites = [suites] if isinstance(suites, str) else suites
+        self.evaluates_base = "base" in (self.study.get("evaluate") or [])
+        self.splits_vary = any(is_split_key(key) for key in self.varied_keys)
+        # What several runs of the base and the full model have in common is taught once.
+        self.shared_values: Settings = {
+            key: value for key, value in self.point.values.items() if not is_split_key(key)
+        }
+        if self.has_own_rows:
+            self.shared_values = own_data.drop_row_settings(self.shared_values)
+
+    def plan(self) -> list[PlannedRun]:
+        """Plan the base, retain and full models, the evaluations of their own, and the forget
+        runs."""
+        base = self._plan_base()
+        retain = self._plan_retain(base)
+        full = self._plan_full(base, retain)
+        models = [run for run in (base, retain, full) if run is not None]
+        if self.has_own_rows:
+            return models + self._plan_with_own_rows(base, full, retain)
+        return models + self._plan_with_benchmark(base, full, retain)
+
+    @property
+    def is_measured_apart(self) -> bool:
+        """Whether full and retain are measured on the rows of forget runs, by evaluations of their
+        own."""
+        return self.has_own_rows and bool(self.study.get("forget"))
+
+    def _plan_base(self) -> PlannedRun | None:
+        settings = self.study.get("base")
+        if not settings:
+            return None
+        return self._build_run("base", settings, self.shared_values, is_evaluated=False)
+
+    def _plan_retain(self, base: PlannedRun | None) -> PlannedRun | None:
+        settings = self.study.get("retain")
+        if settings is None:
+            return None
+        # Both are taught alike: what varies of the full model is the same of this one.
+        grid_keys = (*(self.study["full"].get("vary") or {}), *_list_searched(self.study["full"]))
+        settings = {**settings, **{key: self.full[key] for key in grid_keys}}
+        return self._build_run(
+            "retain",
+            settings,
+            self.shared_values if self.has_own_rows else self.point.values,
+            start=base,
+            label=self.full_label,
+            is_evaluated=not self.is_measured_apart,
+        )
+
+    def _plan_full(self, base: PlannedRun | None, retain: PlannedRun | None) -> PlannedRun:
+        # One full model for several splits has no one retain model to be judged by.
+        is_shared = self.has_own_rows or self.splits_vary
+        is_evaluated = not self.is_measured_apart if self.has_own_rows else not self.splits_vary
+        return self._build_run(
+            "full",
+            self.full,
+            self.shared_values if is_shared else self.point.values,
+            start=base,
+            label=self.full_label,
+            retain=None if is_shared else retain,
+            is_evaluated=is_evaluated,
+        )
+
+    def _plan_with_benchmark(
+        self, base: PlannedRun | None, full: PlannedRun, retain: PlannedRun | None
+    ) -> list[PlannedRun]:
+        """Plan the forget runs, and the evaluations of full and base on the benchmark."""
+        suite_settings: Settings = {"experiment": f"eval/{self.benchmark}/default"}
+        runs = []
+        if self.splits_vary:
+            runs.append(
+                self._build_run(
+                    "eval",
+                    {"name": "full", **suite_settings},
+                    self.point.values,
+                    start=full,
+                    label=self.full_label,
+                    retain=retain,
+                )
+            )
+        if self.evaluates_base:
+            runs.append(self._plan_base_evaluation({"name": "base_eval", **suite_settings}, base))
+        return runs + self._plan_forget_runs(full, lambda settings: retain)
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark that the full model is taught: `finetune/tofu/default` teaches `tofu`."""
+        parts = str(self.full.get("experiment", "")).split("/")
+        if len(parts) < 3:
+            raise UserError("full.experiment must name a benchmark, as finetune/<benchmark>/… does")
+        return parts[1]
+
+    def _plan_with_own_rows(
+        self, base: PlannedRun | None, full: PlannedRun, retain: PlannedRun | None
+    ) -> list[PlannedRun]:
+        """Plan the forget runs, and the evaluations of the other models on the rows of each."""
+        varied_rows = {
+            key: value for key, value in self.point.values.items() if key in own_data.FORGET_ROWS
+        }
+
+        def select_rows(settings: Settings) -> Settings:
+            return own_data.select_row_settings({**settings, **varied_rows})
+
+        rows_by_entry = [select_rows(entry.settings) for entry in self._list_forget_entries()]
+        row_sets = [
+            rows for rows in own_data.deduplicate(rows_by_entry) if rows and self.is_measured(rows)
+        ]
+        runs: list[PlannedRun] = []
+        retain_logs: list[PlannedRun | None] = []
+        for number, rows in enumerate(row_sets, 1):
+            suffix = f"_{number}" if number > 1 else ""
+            retain_log = None
+            if retain is not None:
+                settings = {**rows, "name": f"retain_eval{suffix}"}
+                retain_log = self._plan_evaluation(settings, retain)
+                runs.append(retain_log)
+            retain_logs.append(retain_log)
+            settings = {**rows, "name": f"full_eval{suffix}"}
+            runs.append(self._plan_evaluation(settings, full, retain_log))
+            if self.evaluates_base:
+                settings = {**rows, "name": f"base_eval{suffix}"}
+                runs.append(self._plan_base_evaluation(settings, base))
+
+        def find_retain_log(settings: Settings) -> PlannedRun | None:
+            rows = select_rows(settings)
+            return retain_logs[row_sets.index(rows)] if rows in row_sets else None
+
+        return runs + self._plan_forget_runs(full, find_retain_log)
+
+    def is_measured(self, settings: Settings) -> bool:
+        """Say whether a run of own rows is measured: by the study's suites, or where it names none
+        by `rows`."""
+        return bool(self.suites) or ("eval" not in self.study and own_data.reads_files(settings))
+
+    def _plan_evaluation(
+        self, settings: Settings, model: PlannedRun, retain: PlannedRun | None = None
+    ) -> PlannedRun:
+        """Plan an evaluation of a taught model on rows that settings name."""
+        return self._build_run(
+            "eval",
+            settings,
+            self.point.values,
+            start=model,
+            label=self.full_label,
+            retain=retain,
+        )
+
+    def _plan_base_evaluation(self, settings: Settings, base: PlannedRun | None) -> PlannedRun:
+        """Plan to measure what the base knows of the forget rows; where it is not trained here, one
+        evaluation serves all seeds."""
+        if base is not None:
+            return self._build_run("eval", settings, self.point.values, start=base)
+        settings = dict(settings)
+        for key, value in self.full.items():
+            if key == "template" or key.startswith("model"):
+                settings[key] = value
+        values = {key: value for key, value in self.point.values.items() if self._names_rows(key)}
+        return self._build_run("eval", settings, values)
+
+    def _names_rows(self, key: str) -> bool:
+        is_of_own_rows = key in (*own_data.FORGET_ROWS, own_data.MARKS)
+        return is_split_key(key) or (self.has_own_rows and is_of_own_rows)
+
+    def _list_forget_entries(self) -> list[ForgetEntry]:
+        """List every forget run, with each entry's grid and search expanded."""
+        entries = []
+        for index, settings in enumerate(self.study.get("forget") or []):
+            for expanded, label in expand_entry(settings, f"forget[{index}]"):
+                name = str(expanded.get("name") or expanded.get("trainer")) + label
+                entries.append(ForgetEntry(name, expanded, label))
+        return entries
+
+    def _plan_forget_runs(
+        self, full: PlannedRun, find_retain: Callable[[Settings], PlannedRun | None]
+    ) -> list[PlannedRun]:
+        """Plan the forget runs, each after what it starts from.
+
+        Args:
+            full: what they start from where they do not say.
+            find_retain: finds, by the settings of a forget run, the run whose log judges it.
+        """
+        entries: dict[str, ForgetEntry] = {}
+        for entry in self._list_forget_entries():
+            if entry.name in entries:
+                raise UserError(
+                    f"study {self.study['name']}: two different runs are called {entry.name}; give "
+                    "one a `name`"
+                )
+            entries[entry.name] = entry
+        planned: dict[str, PlannedRun] = {}
+
+        def plan_entry(name: str, waiting: tuple[str, ...]) -> PlannedRun:
+            """Plan a run after its start; `waiting` are those that start from it, outermost
+            first."""
+            if name in planned:
+                return planned[name]
+            start = full
+            start_name = entries[name].settings.get("from")
+            if start_name is not None:
+                _refuse_bad_start(name, start_name, entries, waiting)
+                start = plan_entry(start_name, (*waiting, name))
+            planned[name] = self._build_forget_run(entries[name], start, find_retain)
+            return planned[name]
+
+        return [plan_entry(name, ()) for name in entries]
+
+    def _build_forget_run(
+        self,
+        entry: ForgetEntry,
+        start: PlannedRun,
+        find_retain: Callable[[Settings], PlannedRun | None],
+    ) -> PlannedRun:
+        settings = entry.settings
+        if not self.has_own_rows and not settings.get("experiment"):
+            settings = {"experiment": f"unlearn/{self.benchmark}/default", **settings}
+        return self._build_run(
+            "forget",
+            settings,
+            self.point.values,
+            start=start,
+            label=entry.label + self.full_label,
+            retain=find_retain(entry.settings),
+        )
+
+    def _build_run(
+        self,
+        kind: str,
+        settings: Settings,
+        point_values: Settings,
+        start: PlannedRun | None = None,
+        label: str = "",
+        retain: PlannedRun | None = None,
+        is_evaluated: bool = True,
+    ) -> PlannedRun:
+        """Build one run.
+
+        Args:
+            kind: base, full, retain, forget or eval.
+            settings: its entry of the study file.
+            point_values: what varies and reaches this run.
+            start: the run whose weights it starts from.
+            label: what the grids of its entry add to its name.
+            retain: the run by whose log it is judged.
+            is_evaluated: whether it runs the study's suites.
+        """
+        own_settings = {key: value for key, value in settings.items() if key not in ENTRY_KEYS}
+        default_name = own_settings.get("trainer") if kind == "forget" else kind
+        name = str(settings.get("name") or default_name) + label
+        for key, value in point_values.items():
+            if key in self.varied_keys:
+                name += search_space.format_label(key, value)
+
+        # Weakest first. What varies of the model is of the run that all others start from.
+        start_settings = continue_from(start)
+        values = {**start_settings, **own_settings}
+        for key, value in point_values.items():
+            values[key] = start_settings.get(key, value)
+        extra = self.extra
+        if kind == "eval":
+            values = {k: v for k, v in values.items() if not self._is_of_training(k)}
+            extra = tuple(
+                word for word in extra if not self._is_of_training(word.partition("=")[0])
+            )
+        if start is not None:
+            extra = drop_start_overrides(extra)
+
+        overrides = spell_overrides(values)
+        if self.suites and is_evaluated:
+            overrides.append(f"eval=[{','.join(self.suites)}]")
+        elif not (self.has_own_rows and is_evaluated and self.is_measured(values)):
+            overrides.append("eval=null")
+            extra = drop_suite_overrides(extra)
+        study_name = self.study["name"]
+        overrides += build_tracking_overrides(self.study.get("wandb"), study_name, kind)
+        overrides.append(f"task_name={spell_value(f'{study_name}/{name}')}")
+        overrides.append(f"paths.output_dir={spell_value(f'{self.root}/{name}')}")
+        overrides += extra
+        if retain is not None:
+            overrides.append(f"retain_logs_path={spell_value(retain.folder)}")
+        parents = tuple(run.name for run in (start, retain) if run is not None)
+        config_name = CONFIG_NAMES.get(kind, "train")
+        return PlannedRun(name, kind, config_name, tuple(overrides), parents)
+
+    def _is_of_training(self, key: str) -> bool:
+        """Say whether a key is of training alone, and means nothing to an evaluation."""
+        section = get_section(key)
+        if section != "data" and key not in own_data.LONG_KEYS:
+            return section in TRAINING_SECTIONS
+        long_key = own_data.LONG_KEYS.get(key, key)
+        is_read = key in own_data.select_row_settings({long_key: None})
+        return not (self.has_own_rows and is_read)
+
+
+def is_split_key(key: str) -> bool:
+    """Say whether a key says what is forgotten."""
+    return key.partition(".")[0] in SPLIT_KEYS
+
+
+def _list_searched(settings: Settings) -> list[str]:
+    """List the keys that a random search of an entry draws."""
+    return list((settings.get("search") or {}).get("over") or {})
+
+
+def _refuse_bad_start(
+    name: str, start_name: str, entries: dict[str, ForgetEntry], waiting: tuple[str, ...]
+) -> None:
+    """Refuse a forget run that starts from no forget run, or from one that starts from it."""
+    if start_name not in entries:
+        raise UserError(
+            f"forget run {name}: from={start_name}: "
+            f"{unknown('forget run', str(start_name), entries)}"
+        )
+    if start_name in (*waiting, name):
+        circle = " from ".join([*waiting, name, str(start_name)])
+        raise UserError(f"these forget runs start from each other, so none could start: {circle}")

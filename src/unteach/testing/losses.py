@@ -1,0 +1,219 @@
+"""Compute a method's loss and gradient on given rows, as a run would in one step."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from unteach import registry
+from unteach.config import schema
+from unteach.config.environment import prepare_environment
+from unteach.config.reader import Reader, join_problems
+from unteach.config.schema import BESIDE
+from unteach.data.collators import Collator, DataCollatorForSupervisedDataset
+from unteach.data.streams import ALTERNATE, SlotDataset, Steps, Stream, collate
+from unteach.errors import UserError
+from unteach.lazy import torch
+from unteach.methods.base import Method
+from unteach.models import loading
+from unteach.models.hub import PATH
+from unteach.models.loading import LoadedModel
+from unteach.models.reference import LogprobTable, Reference, RowDraw, compute_table
+from unteach.testing.examples import Examples, Row, build_examples, build_streams
+from unteach.training.step import count_step_units, micro_batch_loss, prepass_step, setup_method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel
+
+
+def build_method(
+    name: str, method_args: dict[str, Any] | None = None, compat: str | None = None
+) -> Any:
+    """Build the method of a name with checked arguments.
+
+    Args:
+        name: under which it is registered.
+        method_args: its fields.
+        compat: "openunlearning" turns its published quirks on.
+    """
+    cls = cast(type[Method], registry.method.get(name))
+    quirks = cls.QUIRKS if compat else {}
+    reader = Reader()
+    method = reader.record(cls, {**quirks, **(method_args or {})}, "method_args")
+    if reader.problems:
+        raise UserError(join_problems(reader.problems))
+    return method
+
+
+def method_loss(
+    name: str,
+    method_args: dict[str, Any],
+    policy: str | Path,
+    reference: str | Path,
+    forget: list[Row],
+    retain: list[Row],
+    template: dict[str, Any],
+    *,
+    all_tokens: bool = False,
+    alternate: list[Row] | None = None,
+    control_vector: "Tensor | None" = None,
+    compat: str | None = None,
+) -> tuple[float, float]:
+    """Compute the loss and gradient norm of one step over all given rows, in fp32, before clipping.
+
+    They equal what a run with max_steps=1 learning_rate=0 logs.
+
+    Args:
+        name: of the method.
+        method_args: its fields.
+        policy: a model folder.
+        reference: a model folder.
+        forget: rows with question and answer. A method that teaches takes them as its stream
+            `train`, with `chosen` and `rejected` in place of `answer` where it learns preferences.
+        retain: rows with question and answer.
+        template: template_args.
+        all_tokens: every token is a label, prompts too.
+        alternate: rows with the other answers (their column alternate, or else answer), in the
+            order of `forget`, for methods that take them.
+        control_vector: the direction to steer to, whose length counts for nothing, for methods that
+            take one.
+        compat: "openunlearning" turns the method's published quirks on.
+
+    Returns:
+        The loss, and the L2 norm of the gradient over all parameters.
+    """
+    prepare_environment()
+
+    method = build_method(name, method_args, compat)
+    if alternate is not None:
+        _refuse_alternates(name, method)
+    if control_vector is not None:
+        _set_control_vector(name, method, control_vector)
+    rows_by_source = {
+        "forget": forget,
+        "train": forget,
+        "retain": retain,
+        "alternate": alternate,
+    }
+    loaded = loading.load(_build_config(policy, template), training=True)
+    examples = {}
+    for stream in method.streams():
+        rows = rows_by_source.get(stream) or rows_by_source.get(BESIDE.get(stream, stream))
+        if not rows:
+            raise UserError(
+                f"{name} trains on the stream {stream!r}, and no rows were given for it"
+            )
+        examples[stream] = build_examples(loaded.template, rows, all_tokens, stream)
+    frozen = None
+    if method.reference():
+        frozen = loading.load_frozen(_build_config(reference, template))
+    loaded.model.train()
+    setup_method(loaded.model, method, seed=0, streams=build_streams(examples))
+    gradient, loss = step_gradient(loaded, method, examples, frozen, num_micro_batches=1)
+    return float(loss), float(gradient.double().norm())
+
+
+def _refuse_alternates(name: str, method: Method) -> None:
+    """Raise UserError where a method trains on no alternate answers."""
+    if ALTERNATE not in method.streams():
+        raise UserError(
+            f"{name} takes no alternate answers; its streams: {', '.join(method.streams())}"
+        )
+
+
+def _set_control_vector(name: str, method: Any, control_vector: "Tensor") -> None:
+    if not hasattr(method, "control_vector"):
+        raise UserError(f"{name} takes no control_vector")
+    method.control_vector = control_vector
+
+
+def _build_config(path: str | Path, template: dict[str, Any]) -> schema.ModelConfig:
+    args: dict[str, Any] = {PATH: str(path), "dtype": "float32"}
+    return schema.ModelConfig(args, template_args=schema.TemplateArgs(**template))
+
+
+def step_gradient(
+    loaded: LoadedModel,
+    method: Method,
+    rows: dict[str, Examples],
+    frozen: "PreTrainedModel | None",
+    num_micro_batches: int,
+    *,
+    size: int | None = None,
+    step: int = 0,
+    share: tuple[int, int] = (0, 1),
+    wrapped: "Module | None" = None,
+) -> "tuple[Tensor, Tensor]":
+    """Compute the gradient and the loss of one optimiser step.
+
+    Args:
+        loaded: the policy.
+        method: set up for it.
+        rows: the examples of each stream; the first stream sets the epoch.
+        frozen: the reference, if the method has one.
+        num_micro_batches: into which each process splits its rows.
+        size: rows of a step; None: all, and as many more as the split needs.
+        step: its number, from 0.
+        share: (rank, number of processes).
+        wrapped: the model as wrapped for data parallelism.
+
+    Returns:
+        The gradient of all trained parameters, flat, and the loss.
+    """
+    collator = DataCollatorForSupervisedDataset(loaded.tokenizer)
+    streams = build_streams(rows)
+    anchor = next(iter(streams))
+    rank, world_size = share
+    total = num_micro_batches * world_size
+    if size is None:
+        longest = max(len(stream) for stream in streams.values())
+        size = math.ceil(longest / total) * total
+    steps = Steps(streams, anchor, size, seed=0)
+
+    reference = _build_reference(method, streams, steps.list_seen(step + 1), frozen, collator)
+    all_rows = SlotDataset(streams, anchor)
+    batches = []
+    for slots in steps.split_into_micro_batches(0, step, total)[rank::world_size]:
+        batches.append(collate([all_rows[slot] for slot in slots], collator))
+    model = wrapped or loaded.model
+    counts = {name: count.float() for name, count in count_step_units(method, batches).items()}
+    counts.update(prepass_step(model, method, batches, reference))
+    if world_size > 1:
+        for count in counts.values():
+            torch.distributed.all_reduce(count)
+
+    loaded.model.zero_grad(set_to_none=True)
+    total_loss = torch.zeros(())
+    for batch in batches:
+        loss, _ = micro_batch_loss(model, method, batch, reference, counts)
+        # DistributedDataParallel averages over processes what the rule sums.
+        (loss * world_size).backward()
+        total_loss += loss.detach()
+    return _flatten_gradients(loaded.model), total_loss
+
+
+def _build_reference(
+    method: Method,
+    streams: dict[str, Stream],
+    draws: dict[str, list[RowDraw]],
+    frozen: "PreTrainedModel | None",
+    collator: Collator,
+) -> Reference:
+    """Build what the method compares with, with the tables of the rows that are drawn."""
+    needed = method.reference()
+    tables: dict[str, LogprobTable] = {}
+    for name, kind in needed.items():
+        if kind == "logprobs":
+            tables[name] = compute_table(frozen, streams[name], draws[name], collator, size=4)
+    return Reference(needed, tables, frozen)
+
+
+def _flatten_gradients(model: "PreTrainedModel") -> "Tensor":
+    """Join the gradients of all trained parameters, 0 where none arrived."""
+    gradients = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            gradient = parameter.grad
+            gradients.append(torch.zeros_like(parameter) if gradient is None else gradient)
+    return torch.cat([gradient.flatten() for gradient in gradients])

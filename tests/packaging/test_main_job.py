@@ -1,0 +1,118 @@
+"""`pip install .` alone is enough for the main job: no module of an extra is needed by it."""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from unteach import errors
+from unteach.errors import UserError
+from unteach.verbs import infer, report, study_runs
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "dev"}
+
+CHILD = """
+import importlib, json, pkgutil, sys
+blocked, not_ours, command = map(json.loads, sys.argv[1:4])
+for name in blocked:
+    sys.modules[name] = None
+import unteach
+for module in pkgutil.walk_packages(unteach.__path__, "unteach."):
+    if module.name not in not_ours:
+        importlib.import_module(module.name)
+from unteach.verbs import check, train
+check.command([word for word in command if not word.startswith("task_name")])
+train.command(command)
+"""
+
+
+def closure(names: list[str]) -> Iterator[str]:
+    """Yield what these requirements install, and what that needs, as far as it is installed."""
+    waiting, known = list(names), set()
+    while waiting:
+        requirement = Requirement(waiting.pop())
+        name = canonicalize_name(requirement.name)
+        if name in known or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        known.add(name)
+        yield name
+        try:
+            waiting += metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def modules_of_extras() -> list[str]:
+    """List the modules that a plain install does not have."""
+    plain = set(closure(PROJECT["dependencies"]))
+    lines = [line for extra in EXTRAS.values() for line in extra]
+    extra = {canonicalize_name(Requirement(line).name) for line in lines} - plain
+    extra |= {"pillow"}  # comes with matplotlib as well
+    modules = set()
+    for module, owners in metadata.packages_distributions().items():
+        if {canonicalize_name(owner) for owner in owners} <= extra:
+            modules.add(module)
+    return sorted(modules)
+
+
+def test_the_main_job_needs_no_extra(tiny_folder: Path, tmp_path: Path) -> None:
+    blocked = modules_of_extras()
+    assert {"matplotlib", "plotly", "PIL", "submitit", "lm_eval"} <= set(blocked)
+    rows = tmp_path / "rows.csv"
+    rows.write_text("question,answer\nWho?,She.\nWhy?,So.\n")
+    command = [f"model={tiny_folder}", f"data={rows}", "trainer.args.max_steps=1", "task_name=one"]
+    not_ours = ["unteach.__main__", "unteach.evals.lm_eval.model"]
+    words = [json.dumps(part) for part in (blocked, not_ours, command)]
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "saves" / "train" / "one"
+    assert (folder / "final_checkpoint" / "model.safetensors").exists()
+    # What is left out for want of a package is said, with the command that mends it.
+    assert not (folder / "loss.png").exists()
+    assert "loss.png is left out; drawing it needs" in done.stdout
+    assert 'pip install ".[report]"' in done.stdout
+
+
+@pytest.mark.parametrize("extra", sorted(errors.EXTRA_MODULES))
+def test_an_extra_brings_the_modules_that_it_is_asked_for(extra: str) -> None:
+    homes = metadata.packages_distributions()
+    brought = {canonicalize_name(Requirement(line).name) for line in EXTRAS[extra]}
+    for module in errors.EXTRA_MODULES[extra]:
+        assert {canonicalize_name(owner) for owner in homes[module]} & brought
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "has_extra", lambda extra: False)
+
+
+@pytest.mark.usefixtures("without")
+def test_a_report_is_refused_before_any_work_where_it_cannot_be_drawn(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'pip install "\.\[report\]"'):
+        report.command([str(tmp_path / "no run")])
+    with pytest.raises(UserError, match=r'pip install "\.\[report\]"'):
+        study_runs.carry_out(None)  # type: ignore[arg-type]  # it looks at nothing before
+
+
+@pytest.mark.usefixtures("without")
+def test_images_are_refused_before_the_table_is_read(tiny_folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "seen.csv"
+    table.write_text("input,image\nWhat?,no.png\n")
+    with pytest.raises(UserError, match=r'modality=vlm .* pip install "\.\[vision\]"'):
+        infer.infer(f"model={tiny_folder}", f"input_file={table}", "modality=vlm")
