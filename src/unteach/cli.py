@@ -80,6 +80,7 @@ examples
   unteach report saves/unlearn/mine
   unteach list methods
 
+verbose=debug|info|quiet, a word of every verb, says how much is logged.
 MODEL is a folder, a run, or a hub id (org/name). The pages that help names as
 docs/... are in the repository of unteach; docs/first-hour.md comes first.
 """

@@ -345,7 +345,7 @@ def test_rows_that_cannot_be_used_are_counted_and_named(
     rows[0]["answer"], rows[1]["answer"] = "", "long " * 600
     write_rows(corpus / "forget10.jsonl", rows)
     cli.main(["unlearn", *words(kit, corpus.parent, f"{ARGS}.max_steps=1")])
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "data.forget.TOFU_QA_forget: 1 row dropped, nothing in answer (line 1)" in said
     assert "data.forget.TOFU_QA_forget: 1 row cut at max_length (line 2)" in said
 

@@ -227,7 +227,7 @@ def test_old_names_are_translated(capsys: pytest.CaptureFixture[str]) -> None:
     assert args["ddp_find_unused_parameters"] is None
     assert config.model.model_args["dtype"] == "bfloat16"
     assert config.model.template_args.asst_start_tag == "A"
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     for name in (
         "evaluation_strategy",
         "warmup_ratio",
@@ -249,7 +249,7 @@ def test_who_wins_under_an_old_name_too(tmp_path: Path, capsys: pytest.CaptureFi
     words = ["experiment=unlearn/tofu/default", "task_name=t", "trainer=old", *MODEL]
     args = compose.compose("unlearn", words, [str(tmp_path)]).trainer.args
     assert (args["eval_strategy"], args["use_cpu"], args["save_strategy"]) == ("epoch", True, "no")
-    assert "output_dir" not in args and "logging_dir" not in capsys.readouterr().out, (
+    assert "output_dir" not in args and "logging_dir" not in capsys.readouterr().err, (
         "a file of OpenUnlearning's has it"
     )
     args = compose.compose(
@@ -408,7 +408,7 @@ def test_what_asks_for_what_is_so_is_accepted_and_said(capsys: pytest.CaptureFix
         "~model.model_args.attn_implementation",
     ]
     tofu = compose.compose("unlearn", [*words, "trainer.args.remove_unused_columns=false"])
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert (
         muse.tree["data"]
         == compose.compose(

@@ -400,9 +400,9 @@ def test_unlearning_without_a_method_says_which_is_taken(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     compose.compose("unlearn", ["model=policy", "forget=my.csv"])
-    assert "note: trainer=GradAscent, as no method is named" in capsys.readouterr().out
+    assert "note: trainer=GradAscent, as no method is named" in capsys.readouterr().err
     compose.compose("unlearn", ["model=policy", "forget=my.csv", "trainer=GradAscent"])
-    assert "no method is named" not in capsys.readouterr().out
+    assert "no method is named" not in capsys.readouterr().err
 
 
 def test_a_key_misspelled_is_taken_for_one_that_people_type() -> None:

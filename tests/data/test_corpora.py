@@ -78,7 +78,7 @@ def test_wmdp_is_unlearned(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         r"trainer.method_args.trainable_params_regex=['model\.layers\.[12]\.mlp\.down_proj\.weight']",
     )
     train(*words(kit, tmp_path / "run", *extra), config_name="unlearn")
-    assert "data.forget.WMDP_forget: 1 row dropped, empty text" in capsys.readouterr().out
+    assert "data.forget.WMDP_forget: 1 row dropped, empty text" in capsys.readouterr().err
     before, after = (load(str(place)).model for place in (kit / "reference", tmp_path / "run"))
     changed = {
         name

@@ -533,7 +533,7 @@ def test_a_file_that_changed_does_not_go_on(
     folder = train(*words)
     assert (
         "note: data.train: rows.csv, by its columns input, output (as they are)"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
     (folder / "DONE.json").unlink()
     for gone in sorted((folder / "final_checkpoint").iterdir()):

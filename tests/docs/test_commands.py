@@ -367,7 +367,11 @@ COMPONENTS = ROOT / "docs" / "components.md"
 
 @pytest.mark.parametrize(
     "workplace",
-    [PAGES[0], COMPONENTS, *(ROOT / "docs" / f"{name}.md" for name in ("inference", "data"))],
+    [
+        PAGES[0],
+        COMPONENTS,
+        *(ROOT / "docs" / f"{name}.md" for name in ("inference", "data", "python")),
+    ],
     indirect=True,
     ids=lambda page: page.name,
 )

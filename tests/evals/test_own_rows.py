@@ -91,7 +91,7 @@ def test_before_is_what_eval_says_of_the_start_and_training_is_as_without(
     monkeypatch.setattr(HFEngine, "scored", count)
     measured = train("task_name=measured", *MODEL, *FILES, *STEP, config_name="unlearn")
     of_both = len(passes)
-    shown = capsys.readouterr().out
+    shown = "".join(capsys.readouterr())
     plain = train("task_name=plain", *MODEL, *FILES[:3], *STEP, "eval=null", config_name="unlearn")
     assert passes[of_both:] == [5, 5], (
         "eval=null measures nothing; the watch of an ascent looks at the retain rows"
@@ -234,7 +234,7 @@ def test_a_model_from_random_weights_is_not_measured_before(
     )
     assert (
         "nothing is measured before training: this model starts from random weights"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
     assert (
         not (run / run_dir.EVALS_BEFORE).exists()

@@ -107,7 +107,7 @@ def test_an_instruction_is_asked_with_its_input(
     ]
     write_lines(table, rows)
     answers = [line["output"] for line in ask()]
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "the first prompt: 'Question: Say it.\\naloud\\nAnswer:\\n'" in said
     joined = [{"question": text} for text in ("Say it.\naloud", "Say it.", "Go.")]
     assert [

@@ -162,7 +162,7 @@ def test_an_empty_final_model_is_none(tmp_path: Path, capsys: pytest.CaptureFixt
     (final / "tokenizer.json").write_text("{}")
     run_state.put_away_damaged_model(tmp_path)
     assert not final.exists() and (tmp_path / f"{run_dir.FINAL}.old1" / "tokenizer.json").exists()
-    assert "it holds no weights; moved to" in capsys.readouterr().out
+    assert "it holds no weights; moved to" in capsys.readouterr().err
     final.mkdir()
     (final / "model.safetensors").write_text("x")
     run_state.put_away_damaged_model(tmp_path)
@@ -206,7 +206,7 @@ def test_evaluations_of_the_same_thing_add_up(
         assert not merge_results.write_merged(*changed, "TOFU", tmp_path)
         assert list(read("_SUMMARY.json").values()) == [5]
     assert json.loads((tmp_path / "TOFU_EVAL.json.old1").read_text()).keys() == {"a", "b", "c"}
-    assert "TOFU_EVAL.json.old1 keeps 2 values" in capsys.readouterr().out
+    assert "TOFU_EVAL.json.old1 keeps 2 values" in capsys.readouterr().err
     assert (tmp_path / "TOFU_EVAL.json.old2").exists()
 
 

@@ -88,7 +88,7 @@ def test_suites_share_a_page_and_a_run_may_have_one_only(
     (study / "NPO" / "evals" / "MUSE_EVAL.json").write_text(json.dumps(muse))
     out = study.parent / "out"
     start("report", [str(study), f"out={out}"])
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert "MUSE (1 of 2 runs have it)" in said
     assert "note: MUSE: there is no trade-off to draw" in said
     page = (out / "report.html").read_text()
@@ -193,10 +193,10 @@ def test_a_report_that_is_replaced_and_nothing_to_trade(
     out = study.parent / "out"
     start("report", [str(study), f"out={out}"])
     start("report", [str(study), f"out={out}"])
-    assert "replaces" not in capsys.readouterr().out, "the same report again"
+    assert "replaces" not in "".join(capsys.readouterr()), "the same report again"
     save(study.parent / "taught" / "evals", {"train_Prob": {"agg_value": 0.9}}, suite="ROWS")
     start("report", [str(study.parent / "taught"), f"out={out}"])
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert f"note: {out}: replaces “Report on study”; out=FOLDER keeps both" in said
     assert "trade-off" not in said
 

@@ -521,7 +521,7 @@ def test_one_experiment_is_one_run(
         study_of(str(file))
     (tmp_path / "saves/mine/full_0").mkdir(parents=True)
     (run,) = study_of(str(file)).plan
-    assert "no retain model" in capsys.readouterr().out
+    assert "no retain model" in capsys.readouterr().err
     (tmp_path / "saves/mine/retain_1").mkdir(parents=True)
     (run,) = study_of(str(file)).plan
     assert (run.folder, run.after) == ("saves/mine.experiment_1.ascent/ascent", ())

@@ -148,7 +148,7 @@ def test_finished_work_is_not_done_again(
     train(*command, config_name="unlearn")
     assert (
         "final_checkpoint is no longer there; resume=never trains it again"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
     with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
         train(*command, "trainer.args.learning_rate=1.0", config_name="unlearn")

@@ -165,7 +165,7 @@ def test_the_guard_logs_each_look_and_says_what_it_did(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(*guarded(kit, tmp_path / "run", "trainer.guard.action=best"), config_name="unlearn")
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     lines = [
         json.loads(line) for line in (tmp_path / "run" / run_dir.METRICS).read_text().splitlines()
     ]

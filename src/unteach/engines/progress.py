@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from unteach import console
+from unteach import console, logs
 from unteach.wording import counted
 
 SAY_EVERY = 30.0
@@ -15,7 +15,8 @@ class RowProgress:
     fast."""
 
     def __init__(self, total: int, before: int, world: int, shown: bool):
-        self.total, self.before, self.world, self.shown = total, before, world, shown
+        self.total, self.before, self.world = total, before, world
+        self.shown = shown and not logs.is_quiet()
         self.rows = self.tokens = 0
         self.started = self.said = time.monotonic()
         self.bars: Any = None

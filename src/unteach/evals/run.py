@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unteach import console, json_files
+from unteach import console, json_files, logs
 from unteach.config.suites import SuiteConfig
 from unteach.console import format_duration
 from unteach.distributed.process_context import DistContext
@@ -125,7 +125,7 @@ class PassProgress:
     output cannot be redrawn."""
 
     def __init__(self, shown: bool):
-        self.shown = shown
+        self.shown = shown and not logs.is_quiet()
         self.bars: rich.progress.Progress | None = None
 
     def __enter__(self) -> "PassProgress":

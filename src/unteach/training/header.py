@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from unteach import console
+from unteach import console, logs
 from unteach.config import schema
 from unteach.data.streams import Steps, Stream
 from unteach.lazy import transformers
@@ -108,6 +108,8 @@ def print_header(
 
     Where no bar is drawn, also the command that shows the run's log meanwhile.
     """
+    if logs.is_quiet():
+        return
     lines = [("run", f"{config.mode} {run_folder}")]
     lines += describe_training(
         config, loaded, streams, anchor, args, args.world_size, num_validation_rows

@@ -162,7 +162,7 @@ def test_alpaca_rows_are_those_of_training(
         row["output"] = None
     write(place / "rows.jsonl", rows)
     folder = make(max_length=128)
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert (
         "note: rows.jsonl: nothing reads its text column source" in said
         and "7 rows dropped" in said
@@ -257,7 +257,7 @@ def test_killed_half_way_and_run_again(place: Path, capsys: pytest.CaptureFixtur
     )
     capsys.readouterr()
     assert contents(make()) == expected
-    assert "tokens-00001" not in capsys.readouterr().out, "what was whole is not made again"
+    assert "tokens-00001" not in "".join(capsys.readouterr()), "what was whole is not made again"
     assert not (place / ".tokens.partial").exists()
     make()
     assert capsys.readouterr().out == "finished before: tokens\n"
