@@ -13,9 +13,9 @@ from unteach import atomic, cli, run_dir
 from unteach.config import compose, groups, synonyms, training_args
 from unteach.config.groups import CONFIGS
 from unteach.config.tree import to_yaml
+from unteach.config.verb_configs import STUDY_ACTIONS
 from unteach.errors import UserError
 from unteach.studies import study_file
-from unteach.verbs import study
 from unteach.verbs.start import start
 
 TOFU = "experiment=unlearn/tofu/default"
@@ -145,7 +145,7 @@ def test_every_answer_is_a_key() -> None:
     assert set(training_args.OTHER_NAMES.values()) <= set(training_args.declared_fields())
     assert set(synonyms.VERBS.values()) - {"ask"} <= {
         *cli.VERBS,
-        *(f"study {name}" for name in study.COMMANDS),
+        *(f"study {name}" for name in STUDY_ACTIONS),
     }
     assert not (set(synonyms.VERBS) | set(synonyms.INSTEAD)) & set(cli.VERBS)
 

@@ -8,6 +8,7 @@ from unteach import atomic, run_dir
 from unteach.cli import _options
 from unteach.config import compose, provenance
 from unteach.config.tree import to_yaml
+from unteach.config.verb_options import Options
 from unteach.errors import UserError
 from unteach.verbs import check
 from unteach.verbs.start import start
@@ -139,13 +140,16 @@ def test_what_a_kept_configuration_cannot_be_is_said(
 
 
 def test_other_tools_way_to_name_the_file_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _options(["--config", "run.yaml", "seed=1"], "train") == ({}, ["run.yaml", "seed=1"])
+    assert _options(["--config", "run.yaml", "seed=1"], "train") == (
+        Options(),
+        ["run.yaml", "seed=1"],
+    )
     assert _options(["seed=1", "--config-name=saves/x/config.yaml"], "train") == (
-        {},
+        Options(),
         ["saves/x/config.yaml", "seed=1"],
     )
     assert _options(["--config-name=unlearn.yaml"], "train") == (
-        {"config_name": "unlearn.yaml"},
+        Options("unlearn.yaml"),
         [],
     )
     with pytest.raises(UserError, match="takes the file of a run"):

@@ -32,7 +32,7 @@ def composed(name: str, *words: str) -> RunConfig:
 
 
 def words(name: str, *given: str) -> list[str]:
-    return shorthand.expand(name, list(given), ()).words
+    return shorthand.expand(name, list(given), ()).overrides
 
 
 @pytest.mark.parametrize(
@@ -263,5 +263,5 @@ def test_where_no_key_is_resolved_its_name_is_taken_as_it_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "${x}.csv").write_text("input,output\na,b\n")
-    words = shorthand.expand("tokenize", ["input_file=${x}.csv"], ()).words
+    words = shorthand.expand("tokenize", ["input_file=${x}.csv"], ()).overrides
     assert words == ["input_file='${x}.csv'"]

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -124,7 +125,7 @@ def _compose_world(overrides: list[str], options: Options) -> verb_configs.World
     if problems:
         raise ConfigErrors(problems)
     path = given.pop("config", None)
-    whole: Any = OmegaConf.merge(read_yaml(path) or {}, given) if path else given
+    whole: Any = OmegaConf.merge(read_yaml(Path(str(path))) or {}, given) if path else given
     settings = tree.resolve(whole)
     refuse_odd_values(settings)
     to = settings.pop("to", None)

@@ -9,6 +9,7 @@ from typing import Any
 
 from unteach.config import schema, training_args
 from unteach.distributed import launch_environment
+from unteach.distributed.process_context import JoinOptions
 from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
@@ -27,6 +28,13 @@ DDP_ARGS = (
 """Arguments that act under data parallelism alone."""
 HALF_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16"}
 """accelerate's names of the dtypes."""
+
+
+def read_join_options(config: schema.TrainConfig) -> JoinOptions:
+    """Read how the processes of a run join."""
+    args = config.trainer.args
+    timeout = args.get("ddp_timeout") or JoinOptions.timeout
+    return JoinOptions(bool(args.get("use_cpu")), args.get("ddp_backend"), timeout)
 
 
 def build_training_args(

@@ -41,6 +41,14 @@ def is_evaluated(config: TrainConfig) -> bool:
     return finished.get("evaluated") == _describe_evaluation(config)
 
 
+def print_finished(folder: Path) -> None:
+    """Print that a run was finished before, and log where its model is gone since."""
+    print(f"finished before: {folder}; nothing was done again")
+    final = folder / run_dir.FINAL
+    if not final.exists():
+        logger.info(f"{final} is no longer there; resume=never trains it again")
+
+
 def mark_done(config: TrainConfig, folder: Path) -> None:
     """Mark a run as finished, and sweep what only a run under way needs."""
     if not config.trainer.args.get("keep_checkpoints"):

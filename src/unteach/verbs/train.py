@@ -1,13 +1,12 @@
 """`unteach train` and `unteach unlearn`: one run, from its configuration to an evaluated model."""
 
 import contextlib
-import logging
 from pathlib import Path
 
 from unteach import console, owner, run_dir
 from unteach.config.schema import TrainConfig
 from unteach.distributed import process_context
-from unteach.distributed.process_context import DistContext, JoinOptions
+from unteach.distributed.process_context import DistContext
 from unteach.errors import Preempted
 from unteach.evals.start_values import tell_before_and_after
 from unteach.evals.suite_plan import SuitePlan
@@ -22,6 +21,7 @@ from unteach.training import (
     tracking,
     validation,
 )
+from unteach.training.build_args import read_join_options
 from unteach.training.build_trainer import build_trainer
 from unteach.training.callbacks import Watcher
 from unteach.training.components import build_collator
@@ -31,7 +31,6 @@ from unteach.training.resumable import Resumable
 from unteach.training.watching import build_watchers
 from unteach.verbs import closing
 
-logger = logging.getLogger(__name__)
 TRAINING = "stopping after this step, to save it. Ctrl-C again ends now, without saving"
 EVALUATING = "stopping after this batch; what is measured is kept. Ctrl-C again ends now"
 """What is said at the first Ctrl-C."""
@@ -47,7 +46,7 @@ def run(config: TrainConfig) -> Path:
     """
     folder = Path(config.paths.output_dir)
     tracking.refuse_missing(config.trainer.args)
-    join_options = _read_join_options(config)
+    join_options = read_join_options(config)
     with contextlib.ExitStack() as held:
         # One process (group) at a time writes into a run's folder.
         process_context.run_on_main(lambda: held.enter_context(owner.own(folder)), join_options)
@@ -55,7 +54,7 @@ def run(config: TrainConfig) -> Path:
             lambda: run_state.find_state(config, folder), join_options
         )
         if state is RunState.DONE and run_state.is_evaluated(config):
-            _say_finished_before(folder)
+            run_state.print_finished(folder)
             return folder
 
         dist = process_context.init_distributed(join_options)
@@ -72,19 +71,6 @@ def run(config: TrainConfig) -> Path:
             closing.close_training(config, folder)
         dist.barrier()
     return folder
-
-
-def _read_join_options(config: TrainConfig) -> JoinOptions:
-    args = config.trainer.args
-    timeout = args.get("ddp_timeout") or JoinOptions.timeout
-    return JoinOptions(bool(args.get("use_cpu")), args.get("ddp_backend"), timeout)
-
-
-def _say_finished_before(folder: Path) -> None:
-    print(f"finished before: {folder}; nothing was done again")
-    final = folder / run_dir.FINAL
-    if not final.exists():
-        logger.info(f"{final} is no longer there; resume=never trains it again")
 
 
 def _train(config: TrainConfig, folder: Path, dist: DistContext, prepared: PreparedRun) -> None:
