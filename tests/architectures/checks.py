@@ -14,7 +14,7 @@ import transformers
 
 from tests.architectures.tiny import save_tiny
 from unteach.config.schema import ModelConfig
-from unteach.data.collators import SEGMENT
+from unteach.data.examples import SEGMENT
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.export import merge_adapter

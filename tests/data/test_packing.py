@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unteach.data.collators import SEGMENT, DataCollatorForSupervisedDataset
+from unteach.data.collators import DataCollatorForSupervisedDataset
+from unteach.data.examples import SEGMENT
 from unteach.data.handlers.text import PretrainingDataset
 from unteach.data.packing import pack_best_fit
 from unteach.data.streams import Slot, collate

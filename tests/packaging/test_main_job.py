@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 from unteach import errors
 from unteach.errors import UserError
+from unteach.inference.backends.openai import OpenAI
 from unteach.verbs import infer, report, study_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,3 +117,9 @@ def test_images_are_refused_before_the_table_is_read(tiny_folder: Path, tmp_path
     table.write_text("input,image\nWhat?,no.png\n")
     with pytest.raises(UserError, match=r'modality=vlm .* pip install "\.\[vision\]"'):
         infer.infer(f"model={tiny_folder}", f"input_file={table}", "modality=vlm")
+
+
+@pytest.mark.usefixtures("without")
+def test_a_server_is_refused_before_it_is_asked() -> None:
+    with pytest.raises(UserError, match=r'backend=openai .* pip install "\.\[openai\]"'):
+        OpenAI("http://localhost:9/v1").check()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.doors import train
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import kill_until_done
 from unteach import fingerprints, run_dir
@@ -13,7 +14,6 @@ from unteach.config.watching import Guard
 from unteach.errors import Diverged, UserError
 from unteach.training import guard
 from unteach.training.guard import compute_repetition
-from unteach.verbs.train import train
 
 
 def words(kit: Path, folder: Path, *extra: str) -> list[str]:

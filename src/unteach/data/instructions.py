@@ -104,14 +104,24 @@ def encode_last(
     answer: str,
     max_length: int | None = None,
 ) -> Encoded:
-    """Encode a question after its context with its answer, which alone is learned."""
+    """Encode a question after its context with its answer, which alone is learned.
+
+    Args:
+        template: the model's.
+        context: the system prompt and the earlier turns.
+        shots: pairs that show how, before these.
+        question: what is asked.
+        answer: what is learned.
+        max_length: what prompt and answer may have together; the answer is cut to it.
+    """
     if not context:
         return template.encode(question, answer, shots, max_length)
     if template.kind != "chat":
         _refuse_system(template, context)
         return template.encode(question, answer, [*shots, *context.history], max_length)
     messages = _build_messages(context, shots, question, answer)
-    (prompt_ids, _), (answer_ids, _) = encode_chat(template, messages, last=True)
+    pieces = encode_chat(template, messages, last=True)
+    (prompt_ids, _), (answer_ids, _) = pieces
     return Encoded.cut_answer(prompt_ids, answer_ids, max_length)
 
 
@@ -144,7 +154,10 @@ def encode_all(
 
 
 def _encode_turns(template: Template, shots: Pairs, turns: Pairs) -> list[Piece]:
-    """Encode questions and answers in the template's tags, as pieces."""
+    """Encode questions and answers in the template's tags, as pieces.
+
+    Each question is a piece that is read, and each answer one that is learned.
+    """
     if template.args.boundary == "joint":
         raise UserError(
             "boundary=joint is about one question and its answer; rows with earlier turns need "
@@ -172,6 +185,7 @@ def _encode_turns(template: Template, shots: Pairs, turns: Pairs) -> list[Piece]
 
 
 def _build_messages(context: Context, shots: Pairs, question: str, answer: str) -> list[Message]:
+    """Build the conversation of a question after its context, with its answer."""
     messages: list[Message] = []
     if context.system:
         messages.append({"role": "system", "content": context.system})
@@ -185,6 +199,7 @@ def _build_messages(context: Context, shots: Pairs, question: str, answer: str) 
 
 
 def _refuse_system(template: Template, context: Context) -> None:
+    """Refuse a system prompt where no chat template shows it."""
     if context.system:
         raise UserError(
             "a system prompt is shown by a chat template, and this model is asked by "

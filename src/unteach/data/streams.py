@@ -10,18 +10,46 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from unteach.config.schema import BESIDE
 from unteach.data.collators import Collator
-from unteach.data.handlers.base import Example
+from unteach.data.examples import Example
 from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.seeds import permutation
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Draw = tuple[int, int]
 """A row of a stream, and the epoch of that stream."""
+
+
+class Batch(TypedDict):
+    """One micro-batch over all streams: what `collate` builds, and every pass is made on.
+
+    Attributes:
+        input_ids, labels, attention_mask: padded rows; -100 where nothing is learned: [B, T].
+        segment: which of its documents a token is of, where rows have several: [B, T].
+        weight: of each row; 0: it only fills up; below 0: its loss is ascended: [B].
+        number, epoch: of each row in its stream: [B].
+        target: the number that a row has in place of a label: [B].
+        rows: each stream's (start, stop) in the batch.
+        shared: how one stream's rows of several answers are asked (models.forward.Shared).
+    """
+
+    input_ids: "Tensor"
+    labels: "Tensor"
+    attention_mask: "Tensor"
+    segment: "NotRequired[Tensor]"
+    weight: "Tensor"
+    number: "Tensor"
+    epoch: "Tensor"
+    target: "NotRequired[Tensor]"
+    rows: dict[str, tuple[int, int]]
+    shared: NotRequired[Any]
 
 
 @dataclass(frozen=True)
@@ -102,7 +130,8 @@ class Stream:
     def example(self, row_index: int, epoch: int = 0) -> Example:
         """Give the example that is trained on of a row in an epoch."""
         dataset, row = self.locations[row_index]
-        example = dataset.variant(row, epoch) if hasattr(dataset, "variant") else dataset[row]
+        varies = hasattr(dataset, "variant")
+        example = dataset.variant(row, epoch) if varies else dataset[row]
         if self.name in BESIDE:
             if self.name not in example:
                 raise UserError(f"this method needs {ABSENT[self.name]}")
@@ -149,6 +178,7 @@ class Steps:
         self.size = size
         self.seed = seed
         self.packed = packed
+        # A step needs one order of each stream, or two where an epoch of it ends.
         self._order = lru_cache(maxsize=4 * len(streams))(self._permute)
 
     def __len__(self) -> int:
@@ -166,7 +196,8 @@ class Steps:
             min((step + 1) * self.size, num_anchor_rows),
         )
         anchor_order = self._order(self.anchor, epoch)
-        draws = {self.anchor: [(anchor_order[position], epoch) for position in positions]}
+        draws: dict[str, list[Draw]] = {}
+        draws[self.anchor] = [(anchor_order[position], epoch) for position in positions]
         for name, stream in self.streams.items():
             if stream.follows:
                 draws[name] = draws[stream.follows]
@@ -174,17 +205,20 @@ class Steps:
                 # Another stream goes on through its own epochs from where the last step left it.
                 draws[name] = []
                 for position in positions:
-                    own_epoch, k = divmod(epoch * num_anchor_rows + position, len(stream))
-                    draws[name].append((self._order(name, own_epoch)[k], own_epoch))
+                    num_before = epoch * num_anchor_rows + position
+                    own_epoch, own_position = divmod(num_before, len(stream))
+                    own_order = self._order(name, own_epoch)
+                    draws[name].append((own_order[own_position], own_epoch))
         return draws
 
     def list_seen(self, num_steps: int) -> dict[str, list[Draw]]:
         """List the draws of the first `num_steps` steps, each once, by stream."""
-        seen: dict[str, dict[Draw, None]] = {name: {} for name in self.streams}
+        seen: dict[str, list[Draw]] = {name: [] for name in self.streams}
         for step in range(num_steps):
-            for name, draws in self.draw(*divmod(step, len(self))).items():
-                seen[name].update(dict.fromkeys(draws))
-        return {name: list(draws) for name, draws in seen.items()}
+            epoch, step_of_epoch = divmod(step, len(self))
+            for name, draws in self.draw(epoch, step_of_epoch).items():
+                seen[name] += draws
+        return {name: list(dict.fromkeys(draws)) for name, draws in seen.items()}
 
     def split_into_micro_batches(
         self, epoch: int, step: int, num_micro_batches: int
@@ -194,6 +228,9 @@ class Steps:
         Rows of near lengths come together, so that little is padded. Packed rows pad nothing: there
         each micro-batch gets about as many tokens as the others. Streams that stand in pairs are
         dealt as one.
+
+        Returns:
+            The slots of each micro-batch, stream by stream.
         """
         step_draws = self.draw(epoch, step)
         micro_batches: list[list[Slot]] = [[] for _ in range(num_micro_batches)]
@@ -286,10 +323,11 @@ class SlotDataset:
         return len(self.streams[self.anchor])
 
     def __getitem__(self, slot: Slot) -> tuple[Slot, Example]:
-        return slot, self.streams[slot.stream].example(slot.row, slot.epoch)
+        stream = self.streams[slot.stream]
+        return slot, stream.example(slot.row, slot.epoch)
 
 
-def collate(items: list[tuple[Slot, Example]], collator: Collator) -> dict[str, Any]:
+def collate(items: list[tuple[Slot, Example]], collator: Collator) -> Batch:
     """Build one micro-batch over all streams.
 
     Rows of weight zero keep their tokens and lose their labels, so that they count nowhere.
@@ -303,25 +341,36 @@ def collate(items: list[tuple[Slot, Example]], collator: Collator) -> dict[str, 
         The collator's tensors [B, T] and, of each row [B], its `weight`, `number` and `epoch`
         (`target` where an example has one); `rows`: each stream's (start, stop) in the batch.
     """
-    batch = collator([example for _, example in items])
+    slots = [slot for slot, _ in items]
+    examples = [example for _, example in items]
+    batch = cast(Batch, collator(examples))
+
     weights = []
-    targets = []
-    rows: dict[str, tuple[int, int]] = {}
-    for row, (slot, example) in enumerate(items):
+    for slot, example in items:
         weights.append(slot.weight * example.get("weight", 1.0))
-        targets.append(example.get("target", 0.0))
+    weight = torch.tensor(weights)
+    is_filler = (weight == 0).unsqueeze(-1)
+    batch["labels"] = batch["labels"].masked_fill(is_filler, IGNORED)
+    batch["weight"] = weight
+    batch["number"] = torch.tensor([slot.row for slot in slots])
+    if any("target" in example for example in examples):
+        batch["target"] = torch.tensor([example.get("target", 0.0) for example in examples])
+    batch["epoch"] = torch.tensor([slot.epoch for slot in slots])
+
+    rows: dict[str, tuple[int, int]] = {}
+    for row, slot in enumerate(slots):
         start, _ = rows.get(slot.stream, (row, row))
         rows[slot.stream] = (start, row + 1)
-
-    batch["weight"] = torch.tensor(weights)
-    is_filler = batch["weight"] == 0
-    batch["labels"] = batch["labels"].masked_fill(is_filler.unsqueeze(-1), IGNORED)
-    batch["number"] = torch.tensor([slot.row for slot, _ in items])
-    if any("target" in example for _, example in items):
-        batch["target"] = torch.tensor(targets)
-    batch["epoch"] = torch.tensor([slot.epoch for slot, _ in items])
     batch["rows"] = rows
     return batch
+
+
+def move_to_device(batch: Batch, device: "torch.device") -> Batch:
+    """Move the tensors of a batch to a device, and leave its other values as they are."""
+    moved: dict[str, Any] = {}
+    for name, value in batch.items():
+        moved[name] = value.to(device) if hasattr(value, "to") else value
+    return cast(Batch, moved)
 
 
 def iterate_batches(
@@ -331,18 +380,32 @@ def iterate_batches(
     collator: Collator,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Batch]:
     """Iterate over rows of a stream sorted by length, for passes that compute a table.
 
     Each rank gets its share, and as many batches as the others: where weights are sharded, all must
     make each pass.
+
+    Args:
+        stream: the stream.
+        draws: the rows.
+        size: rows of a batch.
+        collator: pads the examples.
+        rank: this process.
+        world: how many processes share the rows.
     """
-    order = sorted(draws, key=lambda draw: len(stream.example(*draw)["input_ids"]))
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+    def count_tokens(draw: Draw) -> int:
+        return len(stream.example(*draw)["input_ids"])
+
+    order = sorted(draws, key=count_tokens)
+    starts = range(0, len(order), size)
+    batches = [order[start : start + size] for start in starts]
     num_missing = -len(batches) % world
     batches += batches[:1] * num_missing
     for batch in batches[rank::world]:
         items = []
         for row, epoch in batch:
-            items.append((Slot(stream.name, row, epoch, 1.0), stream.example(row, epoch)))
+            slot = Slot(stream.name, row, epoch, weight=1.0)
+            items.append((slot, stream.example(row, epoch)))
         yield collate(items, collator)

@@ -249,7 +249,7 @@ class RequestBuilder:
         if template.args.system_prompt and turns[0]["role"] != "system":
             turns = [{"role": "system", "content": template.args.system_prompt}, *turns]
         hidden = template.hide_all(turns)
-        shown = template.render_chat(hidden, add_generation_prompt=True)
+        shown = template.chat.render(hidden, add_generation_prompt=True)
         refuse_unshown(hidden, shown)
         return template.special.reveal(shown), template.encode_plain(shown)
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from unteach.data.collators import SEGMENT
+from unteach.data.examples import SEGMENT
+from unteach.data.streams import Batch
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import F, torch
@@ -107,9 +108,7 @@ def index_in_row(row: "Tensor") -> "Tensor":
     return torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
 
 
-def find_positions(
-    batch: dict[str, Any], stream: str, over: str
-) -> "tuple[Tensor, Tensor, Tensor]":
+def find_positions(batch: Batch, stream: str, over: str) -> "tuple[Tensor, Tensor, Tensor]":
     """Where a stream is asked: (row in the stream [N], column [N], the label that follows, or
     stands there where the positions are those of `labels` [N])."""
     start, stop = batch["rows"][stream]
@@ -143,7 +142,7 @@ def find_all_positions(mask: "Tensor", weight: "Tensor") -> "Tensor":
 
 
 def build_token_outputs(
-    batch: dict[str, Any], stream: str, value: "Tensor", label: "Tensor", row: "Tensor"
+    batch: Batch, stream: str, value: "Tensor", label: "Tensor", row: "Tensor"
 ) -> TokenOutputs:
     """`value` at the positions of a stream of a batch, as TokenOutputs."""
     start, stop = batch["rows"][stream]
@@ -165,10 +164,14 @@ def extend(model: "PreTrainedModel", packed: bool = False) -> Any:
 
     @functools.wraps(plain)
     def forward(
-        *args: Any, want: dict[str, OutputSpec] | None = None, batch: Any = None, **kwargs: object
+        *args: Any,
+        want: dict[str, OutputSpec] | None = None,
+        batch: Batch | None = None,
+        **kwargs: object,
     ) -> Any:
         if want is None:
             return plain(*args, **kwargs)
+        assert batch is not None, "outputs are of a batch"
         return _compute_outputs(model, batch, want, packed)
 
     model.forward = forward
@@ -176,7 +179,7 @@ def extend(model: "PreTrainedModel", packed: bool = False) -> Any:
 
 
 def _compute_outputs(
-    model: "PreTrainedModel", batch: dict[str, Any], want: dict[str, OutputSpec], packed: bool
+    model: "PreTrainedModel", batch: Batch, want: dict[str, OutputSpec], packed: bool
 ) -> dict[str, TokenOutputs]:
     """Answers all streams: those that end at the same depth share one pass, and no row is in
     two."""
@@ -224,7 +227,7 @@ def _refuse_unpadded(model: "PreTrainedModel", packed: bool) -> None:
 
 def _hidden(
     model: "PreTrainedModel",
-    batch: dict[str, Any],
+    batch: Batch,
     streams: list[str],
     at: str | None,
     packed: bool,
@@ -233,9 +236,8 @@ def _hidden(
     whichever side is padded. What cannot share a pass with others, by what was found of the model,
     has one of its own."""
     slices = [batch["rows"][stream] for stream in streams]
-    input_ids, mask = (
-        torch.cat([batch[key][a:b] for a, b in slices]) for key in ("input_ids", "attention_mask")
-    )
+    input_ids = torch.cat([batch["input_ids"][a:b] for a, b in slices])
+    mask = torch.cat([batch["attention_mask"][a:b] for a, b in slices])
     leading = (mask.cumsum(-1) == 0).sum(-1, keepdim=True)
     places = torch.arange(input_ids.shape[1], device=input_ids.device)
     position_ids = (places - leading).clamp(min=0)

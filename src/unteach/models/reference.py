@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.atomic import atomic_write
-from unteach.data.streams import Stream, iterate_batches
+from unteach.data.streams import Batch, Stream, iterate_batches, move_to_device
 from unteach.lazy import torch
 from unteach.models.adapters import BasePolicy
 from unteach.models.forward import (
@@ -84,12 +84,13 @@ class LogprobTable:
             starts[epoch, row] = places[draw]
         return cls(torch.cat(list(found.values())), starts)
 
-    def look_up(self, batch: dict[str, Any], stream: str) -> TokenOutputs:
+    def look_up(self, batch: Batch, stream: str) -> TokenOutputs:
         """The table's entries for the answer tokens of a batch, in the order in which a pass would
         give them."""
         row, _, label = find_positions(batch, stream, "answer")
         start, stop = batch["rows"][stream]
-        number, epoch = (batch[key][start:stop] for key in ("number", "epoch"))
+        number = batch["number"][start:stop]
+        epoch = batch["epoch"][start:stop]
         starts = self.starts.to(row.device)
         first = starts[epoch if len(starts) > 1 else 0, number]
         return build_token_outputs(
@@ -135,10 +136,7 @@ def compute_table(
             stream, sorted(set(same.values())), size, collator, rank, world
         ):
             scored = list(zip(batch["number"].tolist(), batch["epoch"].tolist(), strict=True))
-            moved = {
-                key: value.to(device) if hasattr(value, "to") else value
-                for key, value in batch.items()
-            }
+            moved = move_to_device(batch, device)
             found = model(batch=moved, want={stream.name: OutputSpec()})[stream.name]
             pairs += [
                 (draw, found.value[found.row == i].float().cpu()) for i, draw in enumerate(scored)
@@ -175,7 +173,7 @@ class Reference:
             stream: kind for stream, kind in needed.items() if isinstance(kind, OutputSpec)
         }
 
-    def compute(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def compute(self, batch: Batch) -> dict[str, Any]:
         """Give the reference's side of a batch by stream: log-probs or hidden states as
         TokenOutputs, or ReferenceLogits."""
         found: dict[str, Any] = {

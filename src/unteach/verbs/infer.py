@@ -27,7 +27,7 @@ from unteach.inference.answering import answer_rows
 from unteach.inference.input_table import InputTable
 from unteach.inference.output_columns import ERROR, SKIPPED, build_record, count_tokens
 from unteach.inference.planning import Plan
-from unteach.inference.result_store import Known, ResultStore
+from unteach.inference.result_store import Answers, ResultStore
 from unteach.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def _answer(
     return output
 
 
-def _tell(answers: Known, plan: Plan, pace: RowProgress, output: Path) -> int:
+def _tell(answers: Answers, plan: Plan, pace: RowProgress, output: Path) -> int:
     """Print what became of the rows; give how many failed."""
     errors = [answer[ERROR] for answer in answers.values() if answer[ERROR] is not None]
     num_skipped = sum(answer.get("finish_reason") == SKIPPED for answer in answers.values())

@@ -16,7 +16,8 @@ from unteach.data.conversations import (
     read_tools,
     says_nothing,
 )
-from unteach.data.handlers.base import Example, RowDataset, build_example
+from unteach.data.examples import Example, build_example
+from unteach.data.handlers.base import RowDataset
 from unteach.data.instructions import NO_CONTEXT, Context, encode_last, join_input, read_context
 from unteach.data.template import Encoded
 from unteach.errors import UserError
@@ -80,7 +81,8 @@ class PreferenceDataset(_PromptDataset):
         optional = (self.input_key, self.system_key, self.history_key, self.tools_key)
         pairs = []
         for row_index, row in enumerate(self.load(*keys, optional=optional)):
-            cells, (added, system, history, tools) = row[: len(keys)], row[len(keys) :]
+            cells = row[: len(keys)]
+            added, system, history, tools = row[len(keys) :]
             if self.prompt_key is None or any(isinstance(cell, list | dict) for cell in cells):
                 prompt = None if self.prompt_key is None else cells[0]
                 chosen, rejected = cells[-2:]
@@ -101,7 +103,19 @@ class PreferenceDataset(_PromptDataset):
         system: object,
         history: object,
     ) -> _Pair | None:
-        """Read a pair of texts; None, and note it, where one of them is missing."""
+        """Read a pair of texts.
+
+        Args:
+            row_index: the row.
+            keys: the columns of prompt, chosen and rejected.
+            cells: their cells.
+            added: the cell of the input that follows the prompt.
+            system: the cell of the system prompt.
+            history: the cell of earlier turns.
+
+        Returns:
+            None, with a note in `row_errors`, where one of the texts is missing.
+        """
         prompt, chosen, rejected = cells
         question = join_input(prompt, added, str(self.input_key), row_index, self.row_errors)
         columns = (str(self.system_key), str(self.history_key))
@@ -119,7 +133,19 @@ class PreferenceDataset(_PromptDataset):
         system: object,
         tools: object,
     ) -> _Pair | None:
-        """Read a pair of turns; None, and note it, where the row is no such pair."""
+        """Read a pair of turns.
+
+        Args:
+            row_index: the row.
+            prompt: the cell of earlier turns; None where chosen and rejected hold them.
+            chosen: the cell of the turns that end in the chosen answer.
+            rejected: the same of the rejected one.
+            system: the cell of the system prompt.
+            tools: the cell of the tools that may be called.
+
+        Returns:
+            None, with a note in `row_errors`, where the row is no such pair.
+        """
         try:
             *chosen_prompt, chosen_answer = read_messages(chosen)
             *rejected_prompt, rejected_answer = read_messages(rejected)
@@ -161,8 +187,8 @@ class PreferenceDataset(_PromptDataset):
     def _build(self, pair: _Pair) -> Example | None:
         """Build {chosen, rejected}; None, and count it, where one of them has no room."""
         try:
-            chosen = self.check_usable(self._encode(pair, pair.chosen), pair.row_index)
-            rejected = self.check_usable(self._encode(pair, pair.rejected), pair.row_index)
+            chosen = self.build_usable(self._encode(pair, pair.chosen), pair.row_index)
+            rejected = self.build_usable(self._encode(pair, pair.rejected), pair.row_index)
         except UserError as error:
             self.row_errors.add(str(error), pair.row_index)
             return None
@@ -171,6 +197,7 @@ class PreferenceDataset(_PromptDataset):
         return {"chosen": chosen, "rejected": rejected}
 
     def _encode(self, pair: _Pair, answer: Any) -> Encoded:
+        """Encode the prompt of a pair with one of its answers."""
         prompt = pair.prompt
         if not isinstance(prompt, _Conversation):
             return encode_last(self.template, pair.context, (), prompt, answer, self.max_length)
@@ -227,12 +254,15 @@ class FeedbackDataset(_PromptDataset):
         other_answers = {}
         for position, k in enumerate(order):
             other_answers[k] = judged[order[position - 1]].answer
-        self.keep([self._build(row, other_answers[k]) for k, row in enumerate(judged)])
+        examples = []
+        for k, row in enumerate(judged):
+            examples.append(self._build(row, other_answers[k]))
+        self.keep(examples)
 
     def _build(self, row: _JudgedAnswer, other_answer: str) -> Example | None:
         """Build {original, mismatched}; None, and count it, where no answer has room."""
         try:
-            original = self.check_usable(self._encode(row, row.answer), row.row_index)
+            original = self.build_usable(self._encode(row, row.answer), row.row_index)
             if original is None:
                 return None
             mismatched = self._encode(row, other_answer)

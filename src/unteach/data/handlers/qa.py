@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unteach.data.handlers.base import DEFERRED, Example, RowDataset, build_example, find_row_index
+from unteach.data.examples import (
+    DEFERRED,
+    Example,
+    build_example,
+    find_row_index,
+    join_alternatives,
+)
+from unteach.data.handlers.base import RowDataset
 from unteach.data.instructions import (
     NO_CONTEXT,
     Context,
@@ -55,6 +62,7 @@ class QADataset(RowDataset):
         optional = (self.input_key, self.system_key, self.history_key)
         rows = self.load(*required, optional=optional)
 
+        # The texts of each row, and what stands before its question.
         self.shots = self._load_shots()
         self.texts: list[tuple[Any, Any]] = []
         self.contexts: dict[int, Context] = {}
@@ -82,6 +90,7 @@ class QADataset(RowDataset):
             example["weight"] = -1.0 if is_forgotten else 1.0
 
     def _load_shots(self) -> list[tuple[str, str]]:
+        """Load the pairs that stand before each question."""
         if not self.few_shot_dataset_hf_args:
             return []
         rows = sources.load_rows(self.few_shot_dataset_hf_args)
@@ -130,10 +139,13 @@ class QADataset(RowDataset):
         self, row_index: int, question: object, answers: list[Any]
     ) -> list[Example]:
         """Build one example of several answers, by their number; none if any cannot be used."""
-        alternatives = [self.build_pieces(row_index, question, answer) for answer in answers]
-        if not alternatives or not all(alternatives):
+        examples = []
+        for answer in answers:
+            pieces = self.build_pieces(row_index, question, answer)
+            examples += pieces[:1]
+        if not examples or len(examples) < len(answers):
             return []
-        return [{number: pieces[0] for number, pieces in enumerate(alternatives)}]
+        return [join_alternatives(examples)]
 
     def encode(self, context: Context, question: str, answer: str) -> tuple[list[int], list[int]]:
         """Encode a row as input_ids and labels."""

@@ -188,6 +188,7 @@ def _read_batches(file: Path) -> "list[pyarrow.RecordBatch]":
 
 
 def _build_shard(batch: "pyarrow.RecordBatch") -> Shard:
+    """Build a shard of ours from its record batch."""
     columns = {}
     for name in batch.schema.names:
         columns[name], _ = _split_lists(batch.column(name))
@@ -266,7 +267,13 @@ def is_text_file(file: Path) -> bool:
 def refuse_other_tokenizer(
     path: Path, tokenizer: "PreTrainedTokenizerBase", shards: Iterable[Shard]
 ) -> None:
-    """Refuse tokens that another tokenizer made."""
+    """Refuse tokens that another tokenizer made.
+
+    Args:
+        path: a tokenised folder, whose manifest names its tokenizer, or a file, which does not.
+        tokenizer: this model's.
+        shards: those of the path, whose tokens a file is judged by.
+    """
     if path.is_dir():
         made_by = read_manifest(path).get("tokenizer")
         if not isinstance(made_by, dict) or not {"fingerprint", "name", "vocabulary"} <= set(
@@ -304,7 +311,10 @@ def read_documents(
         raise UserError(
             f"{path}: holds prompts and answers; text to pretrain on is made with kind=text"
         )
-    arrays = [shard.values[shard.offsets[0] : shard.offsets[-1]] for shard in shards]
+    arrays = []
+    for shard in shards:
+        first, end = shard.offsets[0], shard.offsets[-1]
+        arrays.append(shard.values[first:end])
     lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
     selection: RowSelection | None = hf_args.get("choice")
     if selection is not None and selection != selection.without_limits():
@@ -313,8 +323,9 @@ def read_documents(
         selected = selection.select_indices(len(lengths))
         arrays = []
         for index in selected:
-            end = int(ends[index])
-            arrays.append(joined[end - int(lengths[index]) : end])
+            stop = int(ends[index])
+            start = stop - int(lengths[index])
+            arrays.append(joined[start:stop])
         lengths = lengths[selected]
     return Joined(arrays), np.cumsum(lengths).tolist()
 
