@@ -103,7 +103,7 @@ def test_a_checked_command_never_imports_torch() -> None:
         "listing\n"
         "compose('unlearn', ['experiment=unlearn/tofu/default', 'task_name=t'])\n"
         "[listing.listed(kind) for kind in listing.KINDS]\n"
-        "import unteach.cli, unteach.verbs.start_composed, unteach.verbs.study\n"
+        "import unteach.cli, unteach.verbs.start_composed, unteach.verbs.start_run, unteach.verbs.study\n"
         "heavy = {'torch', 'transformers', 'datasets', 'scipy', 'matplotlib', 'plotly'} & "
         "set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -7,7 +7,7 @@ import pytest
 
 from unteach import cli
 from unteach.config import preflight, schema
-from unteach.verbs import start_composed
+from unteach.verbs import start_run
 
 COMMANDS = {
     "finetune": "python src/train.py --config-name=train.yaml experiment=finetune/tofu/default "
@@ -45,8 +45,8 @@ UNLEARN = (
 def composed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command line up to where the run would start, and gives its configuration."""
     found: list[schema.RunConfig] = []
-    monkeypatch.setattr(start_composed, "carry_out", lambda verb, config: found.append(config))
-    monkeypatch.setattr(start_composed, "resolve_files", lambda config: config)
+    monkeypatch.setattr(start_run, "carry_out", lambda verb, config: found.append(config))
+    monkeypatch.setattr(start_run, "resolve_files", lambda config: config)
     # the document's checkpoints are its reader's
     monkeypatch.setattr(preflight, "find_absent", lambda *_: [])
 

@@ -35,7 +35,7 @@ from unteach.verbs import (
     infer,
     listing,
     report,
-    start_composed,
+    start_run,
     study_jobs,
     study_runs,
     tokenize,
@@ -134,7 +134,7 @@ def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb does what it does up to where a run, or a download, would start."""
     for verb in (train, evaluate, infer, compare, report, export, tokenize):
         monkeypatch.setattr(verb, "run", lambda config: None)
-    monkeypatch.setattr(start_composed, "resolve_files", lambda config: config)
+    monkeypatch.setattr(start_run, "resolve_files", lambda config: config)
     # what an earlier command of the page would make
     monkeypatch.setattr(preflight, "find_absent", lambda *_: [])
     monkeypatch.setattr(preflight, "find_not_installed", lambda *_: [])
