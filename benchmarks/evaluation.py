@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from unteach.config.compose import compose
-from unteach.config.environment import environment
+from unteach.config.environment import prepare_environment
 
-environment()
+prepare_environment()
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -78,7 +78,9 @@ class PlainEngine(HFEngine):
             there = slice(len(prompt), len(prompt) + len(answer))
             asked, ids = row[there.start - 1 : there.stop - 1], label[there]
             v = (
-                (compute_token_statistics if self.lean or self.spread else self.without_spread)(asked, ids)
+                (compute_token_statistics if self.lean or self.spread else self.without_spread)(
+                    asked, ids
+                )
                 .cpu()
                 .numpy()
             )

@@ -7,10 +7,11 @@ import pytest
 from unteach import registry
 from unteach.errors import UserError
 from unteach.verbs import listing
+from unteach.verbs.start import start
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    listing.command(list(words))
+    start("list", list(words))
     return capsys.readouterr().out
 
 
@@ -117,6 +118,6 @@ def test_classes_of_a_plugin_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 )
 def test_mistakes(words: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
-        listing.command(words)
+        start("list", words)
     assert message in str(error.value)
     assert len(str(error.value)) < 700

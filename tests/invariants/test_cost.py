@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tests.conftest import read_rows
+from tests.doors import train
 from unteach import testing
 from unteach.config.schema import ModelConfig
 from unteach.models import loading, reference
 from unteach.testing.examples import build_examples
 from unteach.training import build_reference
 from unteach.training.step import setup_method
-from unteach.verbs.train import train
 
 ROWS = 4
 LAYERS = 4

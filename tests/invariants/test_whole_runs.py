@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import TORCHRUN
+from tests.doors import train
 from unteach import run_dir
 from unteach.errors import UserError
 from unteach.training import alternates, checkpoint, save
-from unteach.verbs.train import train
 
 IDK = "data.forget=TOFU_QA_forget_idk"
 

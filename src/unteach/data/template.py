@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, json_files
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_template import PROBE, ChatTemplate
 from unteach.data.reasoning import CLOSE, write_after_open_reasoning
@@ -372,5 +372,5 @@ def load_saved_args(folder: str) -> TemplateArgs | None:
         TemplateArgs, json_files.read_json(path, "the model's template"), str(path)
     )
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return args

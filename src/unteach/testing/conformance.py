@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach.config.environment import environment
+from unteach.config.environment import prepare_environment
 from unteach.lazy import torch
 from unteach.methods.base import Method
 from unteach.models.forward import extend
@@ -39,7 +39,7 @@ def check_method(
     a short last step, with rows laid end to end, with gradient checkpointing, and (`processes`) for
     two real processes under DistributedDataParallel. Prints what was checked.
     """
-    environment()
+    prepare_environment()
 
     method = build_method(name, method_args)
     reason = method.depends_on_micro_batches()

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from unteach import registry
 from unteach.config import schema
-from unteach.config.environment import environment
-from unteach.config.reader import Reader, mistakes
+from unteach.config.environment import prepare_environment
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import BESIDE
 from unteach.data.batches import SlotDataset, collate
 from unteach.data.collators import Collator, DataCollatorForSupervisedDataset
@@ -44,7 +44,7 @@ def build_method(
     reader = Reader()
     method = reader.record(cls, {**quirks, **(method_args or {})}, "method_args")
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return method
 
 
@@ -86,7 +86,7 @@ def method_loss(
     Returns:
         The loss, and the L2 norm of the gradient over all parameters.
     """
-    environment()
+    prepare_environment()
 
     method = build_method(name, method_args, compat)
     other_answers = {ALTERNATE: alternate, RETAIN_ALTERNATE: retain_alternate}

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from unteach import console
+from unteach import console, logs
 from unteach.config import schema
 from unteach.data.steps import Steps
 from unteach.data.streams import Stream
@@ -28,7 +28,7 @@ def print_lines(lines: list[Line]) -> None:
 
 
 def describe_training(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
@@ -50,7 +50,6 @@ def describe_training(
         describe_stream: describes a stream's rows; to count their tokens too is a pass over all of
             them.
     """
-    assert config.trainer is not None
     path = config.model.model_args.get(PATH)
     source = f"{path}: " if path else ""
     lines = [
@@ -97,7 +96,7 @@ def describe_method(method: Method | schema.TheirTrainer) -> str:
 
 
 def print_header(
-    config: schema.Config,
+    config: schema.TrainConfig,
     run_folder: Path,
     loaded: LoadedModel,
     streams: dict[str, Stream],
@@ -110,6 +109,8 @@ def print_header(
 
     Where no bar is drawn, also the command that shows the run's log meanwhile.
     """
+    if logs.is_quiet():
+        return
     lines = [("run", f"{config.mode} {run_folder}")]
     lines += describe_training(
         config, loaded, streams, anchor, args, args.world_size, num_validation_rows

@@ -9,12 +9,13 @@ measured instead.
 import csv
 import functools
 import io
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unteach import atomic, console
+from unteach import atomic
 from unteach.config import schema
 from unteach.data.batches import Batch, collate, move_to_device
 from unteach.data.collators import Collator
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 Value = TypeVar("Value")
+logger = logging.getLogger(__name__)
 STREAM = "validation"
 FILE = "validation.json"
 
 
 def build_validation(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     collator: Collator,
     args: "TrainingArguments",
@@ -50,16 +52,14 @@ def build_validation(
 ) -> "Validation | None":
     """Build what measures the rows of `data.validation`; None where the run has none.
 
-    The main process prints a note for rows that cannot be used.
+    Rows that cannot be used are logged.
     """
-    assert config.data is not None and config.trainer is not None
     if not config.data.streams.get(STREAM):
         return None
     method = config.trainer.method if config.trainer.method.is_finetuning() else SFT()
-    datasets, notes = build_rows(config, loaded, STREAM)
-    if dist.is_main:
-        for note in notes:
-            console.say(f"note: {note}")
+    datasets, notes = build_rows(loaded, STREAM, config.data.streams[STREAM], config.seed)
+    for note in notes:
+        logger.info(note)
 
     # Every stream of the method reads the same rows; all but the first follow its order.
     streams: dict[str, Stream] = {}
