@@ -39,8 +39,10 @@ from torch.nn import functional as F  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig  # noqa: E402
 
 from unteach.config.reader import Reader, mistakes  # noqa: E402
+from unteach.data.batches import SlotDataset, collate  # noqa: E402
 from unteach.data.collators import DataCollatorForSupervisedDataset  # noqa: E402
-from unteach.data.streams import ALTERNATE, SlotDataset, Steps, Stream, collate  # noqa: E402
+from unteach.data.steps import Steps  # noqa: E402
+from unteach.data.streams import ALTERNATE, Stream  # noqa: E402
 from unteach.errors import UserError, unknown  # noqa: E402
 from unteach.methods.base import Context  # noqa: E402
 from unteach.models.forward import IGNORED, extend  # noqa: E402

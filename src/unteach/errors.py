@@ -307,7 +307,7 @@ def missing_extra(extra: str, needed_for: str) -> str:
 
 
 EXTRA_MODULES = {
-    "report": ("matplotlib", "plotly"),
+    "report": ("matplotlib",),
     "vision": ("PIL", "httpx2"),
     "openai": ("httpx2",),
 }

@@ -68,7 +68,7 @@ def modules_of_extras() -> list[str]:
 
 def test_the_main_job_needs_no_extra(tiny_folder: Path, tmp_path: Path) -> None:
     blocked = modules_of_extras()
-    assert {"matplotlib", "plotly", "PIL", "submitit", "lm_eval"} <= set(blocked)
+    assert {"matplotlib", "PIL", "submitit", "lm_eval"} <= set(blocked)
     rows = tmp_path / "rows.csv"
     rows.write_text("question,answer\nWho?,She.\nWhy?,So.\n")
     command = [f"model={tiny_folder}", f"data={rows}", "trainer.args.max_steps=1", "task_name=one"]

@@ -37,44 +37,47 @@ class Context:
 NO_CONTEXT = Context()
 
 
-def join_input(
-    instruction: Any, added: object, column: str, row_index: int, row_errors: RowErrors
-) -> Any:
-    """Join an instruction and its input by a line end, as LLaMA-Factory does.
+@dataclass(frozen=True)
+class InstructionColumns:
+    """The columns of Alpaca's rows beside the instruction; None for one that the rows lack."""
 
-    Args:
-        instruction: the cell of the instruction; it may be empty.
-        added: the cell of the input; it may be empty.
-        column: the input's column.
-        row_index: the row.
-        row_errors: notes an input that is no text.
-    """
-    if not row_errors.check_text(added, column, row_index, is_required=False):
-        return instruction
+    input: str | None
+    system: str | None
+    history: str | None
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        return self.input, self.system, self.history
+
+    def read(
+        self, instruction: Any, cells: Sequence[Any], row_index: int, row_errors: RowErrors
+    ) -> tuple[Any, Context]:
+        """Read a question with its input, and what stands before it.
+
+        Args:
+            instruction: the cell of the instruction; it may be empty.
+            cells: the cells of these columns.
+            row_index: the row.
+            row_errors: notes what is wrong with the cells.
+        """
+        added, system, history = cells
+        question = instruction
+        if row_errors.check_text(added, str(self.input), row_index, is_required=False):
+            question = _join_input(instruction, added)
+        if not row_errors.check_text(system, str(self.system), row_index, is_required=False):
+            system = ""
+        pairs = () if is_missing(history) else _read_history(history)
+        if pairs is None:
+            message = f"{self.history} must be a list of [question, answer], both text"
+            row_errors.add(message, row_index)
+        return question, Context(system, pairs or ())
+
+
+def _join_input(instruction: object, added: str) -> object:
+    """Join an instruction and its input by a line end, as LLaMA-Factory does."""
     if is_missing(instruction):
         return added
     return f"{instruction}\n{added}" if isinstance(instruction, str) else instruction
-
-
-def read_context(
-    system: Any, history: object, columns: tuple[str, str], row_index: int, row_errors: RowErrors
-) -> Context:
-    """Read the system prompt and the earlier turns of a row.
-
-    Args:
-        system: the cell of the system prompt.
-        history: the cell of the earlier turns.
-        columns: the columns of the two.
-        row_index: the row.
-        row_errors: notes what is wrong with them.
-    """
-    system_column, history_column = columns
-    has_system = row_errors.check_text(system, system_column, row_index, is_required=False)
-    pairs = () if is_missing(history) else _read_history(history)
-    if pairs is None:
-        message = f"{history_column} must be a list of [question, answer], both text"
-        row_errors.add(message, row_index)
-    return Context(system if has_system else "", pairs or ())
 
 
 def _read_history(cell: object) -> tuple[tuple[str, str], ...] | None:

@@ -74,7 +74,7 @@ class RowSelection:
             raise UserError(f"{where}: no row has {int(self.flagged)} in the column {column!r}")
         return selected
 
-    def without_limits(self) -> "RowSelection":
+    def drop_limits(self) -> "RowSelection":
         """Give the same selection without any row left out."""
         return replace(self, held_out=0.0, held=False, most=None, flag=None)
 

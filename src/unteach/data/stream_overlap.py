@@ -104,7 +104,7 @@ def _hash_tokens(part: ComponentConfig) -> _Side:
     hashes = array("q")
     for shard in token_files.read_shards(Path(hf_args["path"])):
         for row in range(len(shard)):
-            ids = np.asarray(shard.ids(row), np.int64)
+            ids = np.asarray(shard.slice_ids(row), np.int64)
             hashes.append(hash(ids.tobytes()) or 1)
     row_errors = RowErrors(sources.describe_source(hf_args), [])
     return _Side(np.array(hashes, np.int64), range(len(hashes)), row_errors)

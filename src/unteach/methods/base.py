@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.config.schema import BESIDE
+from unteach.data.batches import Batch
 from unteach.data.examples import SEGMENT
-from unteach.data.streams import Batch, Stream
+from unteach.data.streams import Stream
 from unteach.errors import UserError
 from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
 from unteach.methods.terms import (

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from unteach.data.batches import Batch
 from unteach.data.examples import SEGMENT
-from unteach.data.streams import Batch
 from unteach.lazy import F, torch
 from unteach.models.capabilities import get_capabilities
 from unteach.models.layers import get_backbone, stop_at_layer, unwrap_model

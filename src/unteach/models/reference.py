@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.atomic import atomic_write
+from unteach.data.batches import Batch, iterate_batches, move_to_device
 from unteach.data.collators import Collator
-from unteach.data.streams import Batch, Stream, iterate_batches, move_to_device
+from unteach.data.streams import Stream
 from unteach.lazy import safetensors_torch, torch
 from unteach.models.adapters import BasePolicy
 from unteach.models.forward import (

@@ -7,7 +7,8 @@ micro-batch, every process. So the gradient of a step does not depend on how its
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from unteach.data.streams import Batch, Stream
+from unteach.data.batches import Batch
+from unteach.data.streams import Stream
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
 from unteach.models.forward import TokenOutputs

@@ -11,8 +11,10 @@ import torch
 import transformers
 from torch.utils.data import DataLoader
 
+from unteach.data.batches import Batch, SlotDataset, collate
 from unteach.data.collators import Collator
-from unteach.data.streams import Batch, MicroBatches, SlotDataset, Steps, Stream, collate
+from unteach.data.steps import MicroBatches, Steps
+from unteach.data.streams import Stream
 from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
 from unteach.models.reference import LogprobTable, Reference

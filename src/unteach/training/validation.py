@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from unteach import atomic, console
 from unteach.config import schema
+from unteach.data.batches import Batch, collate, move_to_device
 from unteach.data.collators import Collator
-from unteach.data.streams import Batch, Slot, Stream, collate, move_to_device
+from unteach.data.steps import Slot
+from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.lazy import torch
 from unteach.methods.base import Method

@@ -16,10 +16,9 @@ from unteach.data.handlers.base import RowDataset
 from unteach.data.instructions import (
     NO_CONTEXT,
     Context,
+    InstructionColumns,
     encode_all,
     encode_last,
-    join_input,
-    read_context,
 )
 from unteach.data.io import sources
 from unteach.data.row_errors import RowErrors
@@ -59,18 +58,16 @@ class QADataset(RowDataset):
         required = [self.question_key, self.answer_key]
         if self.forget_key:
             required.append(self.forget_key)
-        optional = (self.input_key, self.system_key, self.history_key)
-        rows = self.load(*required, optional=optional)
+        around = InstructionColumns(self.input_key, self.system_key, self.history_key)
+        rows = self.load(*required, optional=around.names)
 
         # The texts of each row, and what stands before its question.
         self.shots = self._load_shots()
         self.texts: list[tuple[Any, Any]] = []
         self.contexts: dict[int, Context] = {}
-        columns = (str(self.system_key), str(self.history_key))
-        for row_index, (question, answer, *_, added, system, history) in enumerate(rows):
-            question = join_input(question, added, str(self.input_key), row_index, self.row_errors)
+        for row_index, (instruction, answer, *cells) in enumerate(rows):
+            question, context = around.read(instruction, cells[-3:], row_index, self.row_errors)
             self.texts.append((question, answer))
-            context = read_context(system, history, columns, row_index, self.row_errors)
             if context:
                 self.contexts[row_index] = context
 

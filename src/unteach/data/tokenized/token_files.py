@@ -108,14 +108,14 @@ class Shard:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def ids(self, row: int) -> "np.ndarray":
+    def slice_ids(self, row: int) -> "np.ndarray":
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
     def build_labels(self, row: int) -> "np.ndarray":
         """Build the row's tokens where they are learned, and -100 elsewhere."""
         if self.labels is not None:
             return _slice_list(self.labels, row)
-        labels = self.ids(row).astype(np.int64)
+        labels = self.slice_ids(row).astype(np.int64)
         if self.learned_from is not None:
             labels[: self.learned_from[row]] = IGNORED
         elif self.runs is not None:
@@ -317,7 +317,7 @@ def read_documents(
         arrays.append(shard.values[first:end])
     lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
     selection: RowSelection | None = hf_args.get("choice")
-    if selection is not None and selection != selection.without_limits():
+    if selection is not None and selection != selection.drop_limits():
         joined = Joined(arrays)
         ends = np.cumsum(lengths)
         selected = selection.select_indices(len(lengths))
@@ -381,7 +381,7 @@ class TokenizedDataset:
         shard_index, shard_row = find_part(self.ends, row_index)
         shard = self.shards[shard_index]
         return {
-            "input_ids": shard.ids(shard_row),
+            "input_ids": shard.slice_ids(shard_row),
             "labels": shard.build_labels(shard_row),
             "index": row_index,
         }

@@ -4,7 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from unteach.data.streams import Batch, Stream
+from unteach.data.batches import Batch
+from unteach.data.streams import Stream
 from unteach.errors import UserError, unknown
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term

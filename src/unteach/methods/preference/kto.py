@@ -4,7 +4,7 @@ losses."""
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from unteach.data.streams import Batch
+from unteach.data.batches import Batch
 from unteach.errors import UserError
 from unteach.methods.base import Method, Term, mean_over_rows
 from unteach.models.forward import OutputSpec, TokenOutputs

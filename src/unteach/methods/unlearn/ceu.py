@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from unteach.data.streams import Batch
+from unteach.data.batches import Batch
 from unteach.errors import UserError
 from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs

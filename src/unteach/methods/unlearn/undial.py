@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from unteach.data.streams import Batch
+from unteach.data.batches import Batch
 from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.methods.terms import require_logits
 from unteach.models.forward import OutputSpec, TokenOutputs
