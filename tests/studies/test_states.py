@@ -271,7 +271,7 @@ def test_a_stopped_parent_takes_its_children_with_it(
     assert os.waitstatus_to_exitcode(status) == (
         -signal.SIGKILL if number == signal.SIGKILL else 75
     )
-    while any(map(states.held_now, plan)):
+    while any(map(states.is_held, plan)):
         time.sleep(0.02)
     found = states.read_standings(plan)
     assert [found[name].state for name in "abc"] == ["stopped", "stopped", "to do"]
