@@ -36,7 +36,8 @@ from unteach.config.schema import ModelConfig  # noqa: E402
 from unteach.config.suites import SuiteConfig  # noqa: E402
 from unteach.data.io.sources import load_rows  # noqa: E402
 from unteach.engines.base import Score  # noqa: E402
-from unteach.engines.hf import HFEngine, statistics  # noqa: E402
+from unteach.engines.hf import HFEngine  # noqa: E402
+from unteach.engines.token_statistics import compute_token_statistics  # noqa: E402
 from unteach.errors import AbsentData  # noqa: E402
 from unteach.evals import suite_plan, suites  # noqa: E402
 from unteach.evals.base import GradNorms, Scores, Texts  # noqa: E402
@@ -57,7 +58,7 @@ class PlainEngine(HFEngine):
 
     spread, lean = False, False
 
-    def score(self, pairs: Any, said: Any = None) -> list[Score]:
+    def score(self, pairs: Any, on_progress: Any = None) -> list[Score]:
         found = []
         with torch.no_grad():
             for first in range(0, len(pairs), self.batch_size):
@@ -65,7 +66,7 @@ class PlainEngine(HFEngine):
         return found
 
     def one_batch(self, batch: Any) -> Iterator[Score]:
-        given = self._pad_rows([[*p, *a] for p, a in batch], left=False)
+        given = self.pad_rows([[*p, *a] for p, a in batch], left=False)
         labels = torch.full_like(given["input_ids"], -100)
         for row, (prompt, answer) in zip(labels, batch, strict=True):
             row[len(prompt) : len(prompt) + len(answer)] = torch.tensor(answer)
@@ -77,7 +78,7 @@ class PlainEngine(HFEngine):
             there = slice(len(prompt), len(prompt) + len(answer))
             asked, ids = row[there.start - 1 : there.stop - 1], label[there]
             v = (
-                (statistics if self.lean or self.spread else self.without_spread)(asked, ids)
+                (compute_token_statistics if self.lean or self.spread else self.without_spread)(asked, ids)
                 .cpu()
                 .numpy()
             )
@@ -91,11 +92,11 @@ class PlainEngine(HFEngine):
         )
 
     def generate(
-        self, prompts: Any, max_new_tokens: int, said: Any = None, **_: Any
+        self, prompts: Any, max_new_tokens: int, on_progress: Any = None, **_: Any
     ) -> list[list[int]]:
         found = []
         for first in range(0, len(prompts), self.batch_size):
-            given = self._pad_rows(
+            given = self.pad_rows(
                 [list(prompt) for prompt in prompts[first : first + self.batch_size]], left=True
             )
             made = self.model.generate(

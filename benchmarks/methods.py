@@ -39,8 +39,10 @@ from torch.nn import functional as F  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig  # noqa: E402
 
 from unteach.config.reader import Reader, mistakes  # noqa: E402
+from unteach.data.batches import SlotDataset, collate  # noqa: E402
 from unteach.data.collators import DataCollatorForSupervisedDataset  # noqa: E402
-from unteach.data.streams import ALTERNATE, SlotDataset, Steps, Stream, collate  # noqa: E402
+from unteach.data.steps import Steps  # noqa: E402
+from unteach.data.streams import ALTERNATE, Stream  # noqa: E402
 from unteach.errors import UserError, unknown  # noqa: E402
 from unteach.methods.base import Context  # noqa: E402
 from unteach.models.forward import IGNORED, extend  # noqa: E402
@@ -97,9 +99,9 @@ class Passes:
 
     def activations(self, stream: str, layer: str) -> Tensor:
         """What a layer gives, by a hook on a whole forward: [b, T, d]."""
-        owner, name, index = find_layer(self.model, layer)
+        address = find_layer(self.model, layer)
         seen: list[Any] = []
-        hook = getattr(owner, name)[index].register_forward_hook(
+        hook = address.layers[address.index].register_forward_hook(
             lambda _, __, given: seen.append(given)
         )
         self(stream)

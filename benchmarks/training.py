@@ -32,7 +32,8 @@ import transformers  # noqa: E402
 from unteach.config.schema import ModelConfig  # noqa: E402
 from unteach.data.handlers.qa import QADataset  # noqa: E402
 from unteach.data.io.sources import load_rows  # noqa: E402
-from unteach.data.streams import Steps, Stream  # noqa: E402
+from unteach.data.steps import Steps  # noqa: E402
+from unteach.data.streams import Stream  # noqa: E402
 from unteach.models.loading import load  # noqa: E402
 from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
 from unteach.training.callbacks import Watcher  # noqa: E402

@@ -307,7 +307,7 @@ def missing_extra(extra: str, needed_for: str) -> str:
 
 
 EXTRA_MODULES = {
-    "report": ("matplotlib", "plotly"),
+    "report": ("matplotlib",),
     "vision": ("PIL", "httpx2"),
     "openai": ("httpx2",),
 }
@@ -345,3 +345,9 @@ def unknown(kind: str, name: str, allowed: Iterable[str], cutoff: float = 0.6) -
     suggestion = f"; did you mean {guess}?" if guess else "."
     names = ", ".join(allowed) or "(none)"
     return f"there is no {kind} called {name!r}{suggestion} Allowed: {names}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that there is no memory left."""
+    message = f"{type(error).__name__} {error}".lower()
+    return any(sign in message for sign in NO_MEMORY)

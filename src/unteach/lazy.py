@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch as torch
     import transformers as transformers
     from rouge_score import rouge_scorer as rouge_scorer
+    from safetensors import torch as safetensors_torch
     from torch.distributed import fsdp as fsdp
     from torch.distributed import tensor as distributed_tensor
     from torch.nn import functional as F
@@ -43,6 +44,7 @@ else:
     tokenizers = _LazyModule("tokenizers")
     torch = _LazyModule("torch")
     transformers = _LazyModule("transformers")
+    safetensors_torch = _LazyModule("safetensors.torch")
     fsdp = _LazyModule("torch.distributed.fsdp")
     distributed_tensor = _LazyModule("torch.distributed.tensor")
     F = _LazyModule("torch.nn.functional")

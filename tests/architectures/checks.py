@@ -14,7 +14,7 @@ import transformers
 
 from tests.architectures.tiny import save_tiny
 from unteach.config.schema import ModelConfig
-from unteach.data.collators import SEGMENT
+from unteach.data.examples import SEGMENT
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.export import merge_adapter
@@ -254,7 +254,9 @@ def check_evaluation(trial: Trial) -> bool:
     prompt = pairs[1][0]
     pairs = [*pairs, (prompt, pairs[0][1]), (prompt, pairs[2][1])]
     expect_scores(engine, trial.plain(trial.policy), pairs)
-    return engine._shares[0] is not None and get_capabilities(trial.loaded.model).right_padding
+    return (
+        engine._max_shared_width is not None and get_capabilities(trial.loaded.model).right_padding
+    )
 
 
 def check_greedy_text(trial: Trial) -> bool:

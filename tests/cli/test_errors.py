@@ -546,12 +546,12 @@ def test_an_append_to_a_full_disk_names_its_file(tmp_path: Path) -> None:
     if not full.exists():
         pytest.skip("this system has no /dev/full")
     store = measurement_cache.Store(tmp_path, "weights", "float32")
-    store._own = full
+    store._own_file = full
     state = SimpleNamespace(is_world_process_zero=True, global_step=1, max_steps=2, epoch=0.5)
 
     def write_answer() -> None:
         with full.open("ab", buffering=0) as file:
-            result_store.Part(file)(result_store.Line(1, {}, "digest"), {"output": "x"})
+            result_store.PartWriter(file)(result_store.Line(1, {}, "digest"), {"output": "x"})
 
     appends = {
         "metrics": lambda: callbacks.MetricsFile(full).on_log(None, state, None, {"loss": 1.0}),

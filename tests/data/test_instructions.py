@@ -107,7 +107,7 @@ def test_earlier_turns_are_learned_in_a_chat(chat: Template, tmp_path: Path) -> 
             {"role": "user", "content": question},
             {"role": "assistant", "content": answer},
         ]
-    shown = chat.render_chat(messages, add_generation_prompt=False).removesuffix("\n")
+    shown = chat.chat.render(messages, add_generation_prompt=False).removesuffix("\n")
     assert chat.tokenizer.decode(example["input_ids"]) == shown
     (last,) = read(chat, tmp_path, EARLIER, turns="last").examples
     assert learned(chat, last) == "bonjour<|im_end|>" and last["input_ids"] == example["input_ids"]

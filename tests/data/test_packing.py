@@ -9,10 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unteach.data.collators import SEGMENT, DataCollatorForSupervisedDataset
+from unteach.data.batches import collate
+from unteach.data.collators import DataCollatorForSupervisedDataset
+from unteach.data.examples import SEGMENT
 from unteach.data.handlers.text import PretrainingDataset
 from unteach.data.packing import pack_best_fit
-from unteach.data.streams import Slot, collate
+from unteach.data.steps import Slot
 from unteach.methods.finetune.sft import SFT, Pretrain
 from unteach.models.forward import extend
 from unteach.training.step import count_step_units, micro_batch_loss
@@ -96,5 +98,5 @@ def test_packed_documents_are_learned_as_if_alone(
 
 
 class NoReference:
-    def on(self, batch: Any) -> dict[str, Any]:
+    def compute(self, batch: Any) -> dict[str, Any]:
         return {}

@@ -6,7 +6,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unteach.data.streams import MicroBatches, Steps, Stream
+from unteach.data.steps import MicroBatches, Steps
+from unteach.data.streams import Stream
 
 sizes = st.integers(1, 40)
 

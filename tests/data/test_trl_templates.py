@@ -91,7 +91,7 @@ def test_a_single_answer_is_learned_whole_after_what_is_asked(template: Template
     # The template's own rendering, up to the end of the turn; some answer only after a block of
     # reasoning.
     own = template.special.reveal(
-        template.render_chat(template.hide_all(turns(question, answer)), False)
+        template.chat.render(template.hide_all(turns(question, answer)), False)
     )
     assert own.partition(answer)[2].startswith(end.removesuffix(template.tokenizer.eos_token))
     before = learned.partition(answer)[0]
@@ -108,7 +108,7 @@ def test_the_last_answer_of_a_conversation_is_learned(template: Template) -> Non
     (asked, _), (learned, _) = pieces
     assert "In Rome." in template.tokenizer.decode(learned) and learned[-1] == template.eos
     assert asked == template.encode_plain(
-        template.render_chat(messages[:-1], add_generation_prompt=True)
+        template.chat.render(messages[:-1], add_generation_prompt=True)
     )
     if refusal := refusal_of(lambda: encode_chat(template, messages)):
         assert "set turns=last" in refusal, "which works"
@@ -142,7 +142,7 @@ def test_a_call_of_a_tool_is_learned_whole_or_refused(template: Template) -> Non
         return
     *_, (learned, _) = encode_chat(template, messages, tools=[TOOL])
     told = template.tokenizer.decode(learned)
-    own = template.render_chat(messages, add_generation_prompt=False, tools=[TOOL])
+    own = template.chat.render(messages, add_generation_prompt=False, tools=[TOOL])
     assert "look_up" in told and "Rome" in told and "3" in told
     assert (
         own.rstrip()

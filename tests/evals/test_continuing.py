@@ -113,7 +113,7 @@ def test_rows_that_wait_take_free_places(
     """Where the cache cannot be joined, they come once all are over; either way each row says what
     it says alone."""
     if not joined:
-        monkeypatch.setattr(generation.kv_cache, "grows", lambda cache: False)
+        monkeypatch.setattr(generation.kv_cache, "is_plain_cache", lambda cache: False)
     rows: list[int] = []
     real = tiny.model.generate
 

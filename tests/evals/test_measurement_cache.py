@@ -30,14 +30,16 @@ WORDS = [
 def tokens(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens that went through a model, one entry a batch of any pass."""
     seen: list[int] = []
-    padded = HFEngine._padded
+    padded = HFEngine.pad_rows
 
     def counting(self: HFEngine, rows: list[list[int]], left: bool) -> Any:
         seen.append(sum(map(len, rows)))
         return padded(self, rows, left)
 
-    monkeypatch.setattr(HFEngine, "_padded", counting)
-    monkeypatch.setattr(HFEngine, "_agree", lambda *_: True)  # a look that every new engine takes
+    monkeypatch.setattr(HFEngine, "pad_rows", counting)
+    monkeypatch.setattr(
+        HFEngine, "_scores_agree", lambda *_: True
+    )  # a look that every new engine takes
     return seen
 
 
@@ -186,18 +188,18 @@ def test_an_interrupted_suite_loses_at_most_one_batch(
     whole = run(tiny, tmp_path / "whole")
     every = sum(tokens)
     tokens.clear()
-    kept, one = 0, HFEngine._one
+    kept, measure_batch = 0, HFEngine._measure_batch
 
     def stopping(self: HFEngine, *args: Any) -> Any:
         nonlocal kept
         if kept == after:
             raise KeyboardInterrupt
-        found = one(self, *args)
+        found = measure_batch(self, *args)
         kept += 1
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(HFEngine, "_one", stopping)
+        patched.setattr(HFEngine, "_measure_batch", stopping)
         with pytest.raises(KeyboardInterrupt):
             run(tiny, tmp_path)
     assert kept == after

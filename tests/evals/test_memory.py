@@ -20,11 +20,11 @@ class Small(HFEngine):
     room = 10**9
     seen: list[int]
 
-    def _pad_rows(self, rows: list[list[int]], left: bool) -> Any:
+    def pad_rows(self, rows: list[list[int]], left: bool) -> Any:
         self.seen = [*getattr(self, "seen", []), len(rows)]
         if len(rows) * max(map(len, rows)) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return super()._pad_rows(rows, left)
+        return super().pad_rows(rows, left)
 
 
 def passes(engine: HFEngine) -> list[Any]:
@@ -61,12 +61,12 @@ def test_only_memory_is_tried_again(tiny: Any, words: str) -> None:
     calls = 0
 
     class Failing(HFEngine):
-        def _pad_rows(self, rows: list[list[int]], left: bool) -> Any:
+        def pad_rows(self, rows: list[list[int]], left: bool) -> Any:
             nonlocal calls
             calls += 1
             if calls == 1 or "memory" not in words:
                 raise RuntimeError(words)
-            return super()._pad_rows(rows, left)
+            return super().pad_rows(rows, left)
 
     engine = Failing(tiny.model, tiny.tokenizer)
     if "memory" in words:

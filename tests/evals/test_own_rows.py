@@ -83,13 +83,13 @@ def test_before_is_what_eval_says_of_the_start_and_training_is_as_without(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     passes: list[int] = []
-    scored = HFEngine.scored
+    score_rows = HFEngine.score_rows
 
     def count(engine: HFEngine, rows: Any) -> Any:
         passes.append(len(rows))
-        return scored(engine, rows)
+        return score_rows(engine, rows)
 
-    monkeypatch.setattr(HFEngine, "scored", count)
+    monkeypatch.setattr(HFEngine, "score_rows", count)
     measured = train("task_name=measured", *MODEL, *FILES, *STEP, config_name="unlearn")
     of_both = len(passes)
     shown = capsys.readouterr().out

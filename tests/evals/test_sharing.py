@@ -50,7 +50,7 @@ def scores(engine: HFEngine) -> list[np.ndarray]:
 
 def alone(model: Any, tokenizer: Any) -> list[np.ndarray]:
     engine = HFEngine(model, tokenizer, 1)
-    engine._shares = [None]
+    engine._has_tried_sharing = True
     return scores(engine)
 
 
@@ -63,10 +63,10 @@ def test_every_family_gives_what_each_answer_gets_alone(
     found = scores(engine)
     for ours, theirs in zip(found, alone(loaded.model, loaded.tokenizer), strict=True):
         assert np.allclose(ours, theirs, atol=1e-5)
-    widest = engine._shares[0]
+    widest = engine._max_shared_width
     assert widest is None if name in WINDOWS else widest > 100
-    batching = prompt_sharing.ByPrompt(pairs(), None, 10**6, lambda: widest)
-    rows = [len(row) for row in batching.rows(range(len(pairs())))]
+    batching = prompt_sharing.PromptPlanner(pairs(), None, 10**6, lambda: widest)
+    rows = [len(row) for row in batching.make_rows(range(len(pairs())))]
     assert sorted(rows) == ([1] * 17 if name in WINDOWS else [1, 1, 1, 1, 2, 4, 7])
 
 
@@ -76,15 +76,15 @@ def test_every_family_gives_what_each_answer_gets_alone(
 def test_what_answers_begin_with_stands_in_a_row_once(answers: list[tuple[int, ...]]) -> None:
     """A place for every different beginning after which another token comes; each answer is read
     along its places."""
-    tree = prompt_sharing.Tree()
+    tree = prompt_sharing.AnswerTree()
     for answer in answers:
-        places, more = len(tree.before), tree.more(answer)
+        places, more = tree.num_tokens, tree.count_new_places(answer)
         tree.add(answer)
-        assert len(tree.before) == places + more
-    whole = prompt_sharing.Tree(answers)
+        assert tree.num_tokens == places + more
+    whole = prompt_sharing.AnswerTree(answers)
     beginnings = {answer[:n] for answer in answers for n in range(len(answer))}
-    assert len(whole.before) == len(beginnings) == len(whole.tokens()) + 1
-    above, asked = [0, *whole.above()], list(whole.asked)
+    assert whole.num_tokens + 1 == len(beginnings) == len(whole.list_tokens()) + 1
+    above, asked = [0, *whole.list_parents()], list(whole.predictions)
     for answer, path in zip(answers, whole.paths, strict=True):
         assert tuple(asked[number - 1][1] for number in path) == answer
         places = [asked[number - 1][0] for number in path]
@@ -95,27 +95,28 @@ def test_a_model_that_does_not_take_such_rows_has_each_alone(
     tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that heeds no mask is found out by its values."""
-    seeing = prompt_sharing.layout
+    seeing = prompt_sharing.lay_out
 
     def blind(*args: Any) -> Any:
         layout = seeing(*args)
         layout.sees.fill_(0)
         return layout
 
-    monkeypatch.setattr(prompt_sharing, "layout", blind)
+    monkeypatch.setattr(prompt_sharing, "lay_out", blind)
     engine = HFEngine(tiny.model, tiny.tokenizer)
     for ours, theirs in zip(scores(engine), alone(tiny.model, tiny.tokenizer), strict=True):
         assert np.allclose(ours, theirs, atol=1e-5)
-    assert engine._shares == [None]
+    assert engine._has_tried_sharing and engine._max_shared_width is None
 
 
 def test_a_row_is_no_wider_than_it_is_worth() -> None:
     prompt = tuple(range(4))
     wide = [(prompt, (i, *range(20))) for i in range(12)]
-    rows = prompt_sharing.ByPrompt(wide, None, 10**6, lambda: 4096).rows(range(12))
+    rows = prompt_sharing.PromptPlanner(wide, None, 10**6, lambda: 4096).make_rows(range(12))
     assert [len(row) for row in rows] == [3, 3, 3, 3]  # 4 + 3 * 20 = 64, sixteen times the prompt
     assert [
-        len(row) for row in prompt_sharing.ByPrompt(wide, 2, 10**6, lambda: 4096).rows(range(12))
+        len(row)
+        for row in prompt_sharing.PromptPlanner(wide, 2, 10**6, lambda: 4096).make_rows(range(12))
     ] == [2] * 6
 
 
@@ -126,7 +127,7 @@ def test_shared_rows_under_autocast_and_training(tiny: Any) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             engine = HFEngine(model, tiny.tokenizer)
             found = scores(engine)
-            assert engine._shares[0]
+            assert engine._max_shared_width
             for ours, theirs in zip(found, alone(model, tiny.tokenizer), strict=True):
                 assert np.allclose(ours, theirs, atol=0.1)
         assert model.training

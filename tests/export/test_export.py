@@ -329,7 +329,7 @@ def test_of_getattr_an_index_gets_members_of_enumerations_alone() -> None:
     from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, TensorProperties
 
     def read(call: Called) -> Any:
-        return weights._Index(io.BytesIO(pickle.dumps(call))).load()
+        return weights._IndexUnpickler(io.BytesIO(pickle.dumps(call))).load()
 
     assert (
         read(Called(getattr, _MEM_FORMAT_ENCODING, "TORCH_CONTIGUOUS_FORMAT"))

@@ -268,7 +268,7 @@ def read_rows(file: Path) -> None:
 def read_tokens(file: Path) -> None:
     for shard in token_files.read_shards(file):
         for row in range(len(shard)):
-            shard.ids(row), shard.build_labels(row)
+            shard.slice_ids(row), shard.build_labels(row)
 
 
 def read_answer(file: Path) -> None:
@@ -304,7 +304,7 @@ KINDS = [
         make_config,
         lambda file: (
             origin.read_config(file.parent),
-            origin.what_goes(origin.read_config(file.parent)),
+            origin.describe_forget_set(origin.read_config(file.parent)),
         ),
     ),
     Kind("metrics.jsonl", make_metrics, lambda file: history.command([str(file.parent)])),

@@ -14,7 +14,7 @@ from tests.inference.conftest import questions, words, write_lines
 from tests.recovery.conftest import after, spawn, spawn_two
 from unteach.engines.progress import RowProgress
 from unteach.errors import Preempted
-from unteach.inference.result_store import Line, Part, ResultStore, _part
+from unteach.inference.result_store import Line, PartWriter, ResultStore, encode_answer
 from unteach.verbs.infer import infer
 
 DRAWN = ("temperature=0.9", "num_return_sequences=2")
@@ -157,10 +157,10 @@ def test_a_thousand_rows_killed_ten_times(
     check_tidy(tmp_path / "killed")
 
 
-def killed_while_it_writes(part: Part, line: Line, answer: dict[str, Any]) -> None:
-    """In place of `Part.__call__`, in the second of two processes: its second answer ends in the
+def killed_while_it_writes(part: PartWriter, line: Line, answer: dict[str, Any]) -> None:
+    """In place of `PartWriter.__call__`, in the second of two processes: its second answer ends in the
     middle, and it too."""
-    whole = _part(line.id, line.digest, answer).encode()
+    whole = encode_answer(line.id, line.digest, answer)
     last = os.environ["RANK"] == "1" and part.file.tell() > 0
     part.file.write(whole[:20] if last else whole)
     part.file.flush()
@@ -182,7 +182,7 @@ def test_two_processes_share_the_rows(
         return infer(*words(tiny_folder, table, *more))
 
     with monkeypatch.context() as dying:
-        dying.setattr(Part, "__call__", killed_while_it_writes)
+        dying.setattr(PartWriter, "__call__", killed_while_it_writes)
         pids = spawn_two(work, table)
         assert after(pids[1], 60) == -9
     assert after(pids[0], 60) != 0, "the one that is left says so"

@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaMode
 
 from tests.models.test_forward import ROWS, batch_of
 from unteach.config.schema import ModelConfig
-from unteach.data.collators import SEGMENT
+from unteach.data.examples import SEGMENT
 from unteach.engines import generation
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError

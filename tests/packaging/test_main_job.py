@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 from unteach import errors
 from unteach.errors import UserError
+from unteach.inference.backends.openai import OpenAI
 from unteach.verbs import infer, report, study_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,7 +68,7 @@ def modules_of_extras() -> list[str]:
 
 def test_the_main_job_needs_no_extra(tiny_folder: Path, tmp_path: Path) -> None:
     blocked = modules_of_extras()
-    assert {"matplotlib", "plotly", "PIL", "submitit", "lm_eval"} <= set(blocked)
+    assert {"matplotlib", "PIL", "submitit", "lm_eval"} <= set(blocked)
     rows = tmp_path / "rows.csv"
     rows.write_text("question,answer\nWho?,She.\nWhy?,So.\n")
     command = [f"model={tiny_folder}", f"data={rows}", "trainer.args.max_steps=1", "task_name=one"]
@@ -116,3 +117,9 @@ def test_images_are_refused_before_the_table_is_read(tiny_folder: Path, tmp_path
     table.write_text("input,image\nWhat?,no.png\n")
     with pytest.raises(UserError, match=r'modality=vlm .* pip install "\.\[vision\]"'):
         infer.infer(f"model={tiny_folder}", f"input_file={table}", "modality=vlm")
+
+
+@pytest.mark.usefixtures("without")
+def test_a_server_is_refused_before_it_is_asked() -> None:
+    with pytest.raises(UserError, match=r'backend=openai .* pip install "\.\[openai\]"'):
+        OpenAI("http://localhost:9/v1").check()

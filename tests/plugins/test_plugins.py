@@ -329,6 +329,8 @@ def test_an_installed_package_runs_with_its_yaml(site: Path, kit: Path, tmp_path
     assert all(line["forget_loss"] > 0 for line in logged(tmp_path / "run"))
     value = json.loads((tmp_path / "run/evals/TOFU_SUMMARY.json").read_text())["entropy"]
     assert 0 < value < 10
+    described = json.loads((tmp_path / "run/evals/TOFU_METRICS.json").read_text())["entropy"]
+    assert (described["label"], described["better"]) == ("answer entropy", "higher")
 
 
 def test_a_broken_package_fails_only_where_it_is_asked_for(

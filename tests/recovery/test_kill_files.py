@@ -162,7 +162,7 @@ def test_killed_while_it_measures_held_out_rows_and_a_suite(
     folder = tmp_path / "killed" / "run"
     words = command(folder, kit / "policy", *extra)
     marks = [tmp_path / f"killed-{number}" for number in range(2)]
-    batches = Validation._batches
+    batches = Validation._iterate_batches
 
     def until_the_second(self: Validation) -> Iterator[dict[str, Any]]:
         for number, batch in enumerate(batches(self)):
@@ -172,7 +172,7 @@ def test_killed_while_it_measures_held_out_rows_and_a_suite(
                 os.kill(os.getpid(), signal.SIGKILL)
             yield batch
 
-    monkeypatch.setattr(Validation, "_batches", until_the_second)
+    monkeypatch.setattr(Validation, "_iterate_batches", until_the_second)
     codes = [after(spawn(lambda: train(*words), tmp_path / "log"), 120) for _ in marks]
     assert codes == [-9, -9], (tmp_path / "log").read_text()[-3000:]
     kill_until_done(lambda: train(*words), tmp_path / "log", 4, 2.5, seed=3)

@@ -14,7 +14,7 @@ from unteach.errors import UserError
 from unteach.evals import bootstrap, suites, token_table
 from unteach.evals.base import ScoredRow
 from unteach.evals.rows import TokenizedColumn
-from unteach.report import distributions, heat
+from unteach.report import distributions, token_heat
 from unteach.report.collect import RunResult, collect
 
 
@@ -30,7 +30,7 @@ def run(name: str, kind: str = "forget", **results: Any) -> RunResult:
 
 
 def test_a_cdf_steps_at_each_value_and_counts_what_lies_beyond_the_axis() -> None:
-    x, y = distributions.cdf(np.array([0.0, 0.5, 0.5, 2.0, 1e9]))
+    x, y = distributions.build_cdf(np.array([0.0, 0.5, 0.5, 2.0, 1e9]))
     assert x == [1e-4, 0.5, 2.0, 1e4]
     assert y == [0.2, pytest.approx(0.6), pytest.approx(0.8), 0.8]
 
@@ -42,17 +42,21 @@ def test_truth_ratios_are_compared_with_the_retain_model(tmp_path: Path) -> None
         run("far", forget_truth_ratio=scored(0.1, 0.2)),
         run("none"),
     ]
-    shown = distributions.truth_ratios(runs)
+    shown = distributions.collect_truth_ratios(runs)
     assert shown is not None
-    assert [(curve.run, curve.figure) for curve in shown.curves] == [(0, None), (1, 0.25), (2, 1.0)]
+    assert [(curve.run_index, curve.figure) for curve in shown.curves] == [
+        (0, None),
+        (1, 0.25),
+        (2, 1.0),
+    ]
     assert shown.left_out == ["none"]
-    assert distributions.truth_ratios([run("none")]) is None
+    assert distributions.collect_truth_ratios([run("none")]) is None
 
 
 def test_a_roc_curve_by_hand_ties_slanted() -> None:
     forget, holdout = np.array([1.0, 2.0, 2.0, 5.0]), np.array([2.0, 3.0, 4.0, 4.0])
     # at 1: one member of four; at 2: three members, one other; 3 and 4: the others; 5: all
-    x, y = distributions.roc(forget, holdout)
+    x, y = distributions.build_roc(forget, holdout)
     assert list(zip(x, y, strict=True)) == [(0, 0), (0, 0.25), (0.25, 0.75), (1, 0.75), (1, 1)]
     assert np.trapezoid(y, x) == pytest.approx(bootstrap.auc(forget, holdout)) == 0.6875
 
@@ -64,20 +68,22 @@ def test_the_area_under_every_roc_curve_is_the_logs_auc() -> None:
             generator.integers(0, 9, 13).astype(float),
             generator.integers(2, 11, 7).astype(float),
         )
-        x, y = distributions.roc(forget, holdout)
+        x, y = distributions.build_roc(forget, holdout)
         assert np.trapezoid(y, x) == pytest.approx(bootstrap.auc(forget, holdout))
 
 
 def test_attacks_that_more_runs_have_come_first() -> None:
     both = {"forget": scored(1.0, 2.0), "holdout": scored(3.0, 4.0), "agg_value": 1.0}
-    found = distributions.attacks(
+    found = distributions.collect_attacks(
         [
             run("a", mia_loss=both, mia_min_k=both),
             run("b", mia_min_k=both),
             run("c", mia_loss={"auc": 1}),
         ]
     )
-    assert [(one.title, [curve.run for curve in one.curves], one.left_out) for one in found] == [
+    assert [
+        (one.title, [curve.run_index for curve in one.curves], one.left_out) for one in found
+    ] == [
         ("min-k", [0, 1], ["c"]),
         ("loss", [0], ["b", "c"]),
     ]
@@ -141,15 +147,17 @@ def test_the_answers_of_two_logs_stand_beside_each_other() -> None:
         [row("Question: A?\nAnswer:\n", "x", math.log(0.5), math.log(0.125)), row("B?", "y", None)]
     )
     other.tokens.append(row("A?", "x", 0.0))
-    first, second = heat.heat([one, other])
+    first, second = token_heat.collect_token_answers([one, other])
     assert (first.question, first.text) == ("A?", "x")
-    left, right = first.seen
+    left, right = first.by_run
     assert left is not None and right is not None
     assert left.probabilities == [pytest.approx(0.5), pytest.approx(0.125)]
     assert left.mean == pytest.approx(0.25)
-    assert (left.cut, right.cut) == (1, 2)
-    assert second.seen[1] is None and second.seen[0] is not None and second.seen[0].mean is None
-    assert heat.as_data([first])[0][2][0] == [["a", "b"], [0.5, 0.125], 1, 0.25]
+    assert (left.num_cut, right.num_cut) == (1, 2)
+    assert (
+        second.by_run[1] is None and second.by_run[0] is not None and second.by_run[0].mean is None
+    )
+    assert token_heat.to_data([first])[0][2][0] == [["a", "b"], [0.5, 0.125], 1, 0.25]
 
 
 def test_a_suite_writes_the_tokens_that_a_metric_measured(tiny: Any, tmp_path: Path) -> None:
@@ -183,8 +191,11 @@ def test_a_suite_writes_the_tokens_that_a_metric_measured(tiny: Any, tmp_path: P
 def test_a_page_draws_no_more_points_than_a_screen_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributions, "MOST_POINTS", 10)
     x = [n / 104 for n in range(105)]
-    (_, shown_x, shown_y, _) = distributions.as_data(
-        distributions.Curves("t", "D", [distributions.Curve(0, x, x, None)], [])
-    )["curves"][0]
-    assert len(shown_x) <= 11 and shown_x == shown_y
-    assert (shown_x[0], shown_x[-1]) == (0.0, 1.0), "both ends stay"
+    curves = distributions.Curves("t", "AUC", [distributions.Curve(0, x, x, None)], [])
+    picture = distributions.build_attack_picture(curves, [run("a")], {"a": 0})
+    [series] = [series for series in picture.series if series.name == "a"]
+    assert len(series.points) <= 11
+    assert [(point.x, point.y) for point in (series.points[0], series.points[-1])] == [
+        (0.0, 0.0),
+        (1.0, 1.0),
+    ], "both ends stay"

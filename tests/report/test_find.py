@@ -23,7 +23,7 @@ def log(folder: Path, *suites: str, config: str = "") -> Path:
 
 
 def seen(*words: object) -> dict[str, str]:
-    found, _ = find.runs_in(map(str, words))
+    found, _ = find.find_runs(map(str, words))
     return {one.name: one.kind for one in found}
 
 
@@ -37,7 +37,7 @@ def test_a_study_is_its_runs_references_first_and_what_was_not_evaluated_is_said
     (tmp_path / "logs").mkdir()
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.yaml").write_text("mode: train")
-    found, notes = find.runs_in([str(tmp_path)])
+    found, notes = find.find_runs([str(tmp_path)])
     assert [(one.name, one.kind, one.suites) for one in found] == [
         ("a", "full", ("TOFU",)),
         ("b", "retain", ("TOFU",)),
@@ -48,7 +48,7 @@ def test_a_study_is_its_runs_references_first_and_what_was_not_evaluated_is_said
 
 def test_every_way_of_naming_a_run_means_it_once(tmp_path: Path) -> None:
     log(tmp_path / "NPO" / "evals", "TOFU", "MUSE")
-    found, _ = find.runs_in(
+    found, _ = find.find_runs(
         map(
             str,
             [
@@ -62,7 +62,7 @@ def test_every_way_of_naming_a_run_means_it_once(tmp_path: Path) -> None:
     assert [(one.name, one.folder, one.suites) for one in found] == [
         ("NPO", tmp_path / "NPO", ("MUSE", "TOFU"))
     ]
-    (alone,), _ = find.runs_in([str(tmp_path / "NPO/evals/MUSE_EVAL.json")])
+    (alone,), _ = find.find_runs([str(tmp_path / "NPO/evals/MUSE_EVAL.json")])
     assert alone.suites == ("MUSE",)
 
 
@@ -136,14 +136,14 @@ def test_a_word_that_means_no_run_is_refused(tmp_path: Path, word: str, message:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").touch()
     with pytest.raises(UserError, match=message):
-        find.runs_in([str(tmp_path / "run"), str(tmp_path / word)])
+        find.find_runs([str(tmp_path / "run"), str(tmp_path / word)])
 
 
 def test_what_a_pattern_matches_beside_runs_is_said_or_passed_over(tmp_path: Path) -> None:
     log(tmp_path / "run")
     (tmp_path / "empty").mkdir()
     (tmp_path / "report.html").touch()
-    found, notes = find.runs_in([str(tmp_path / "*")])
+    found, notes = find.find_runs([str(tmp_path / "*")])
     assert [one.name for one in found] == ["run"]
     assert notes == [f"not evaluated, so not shown: {tmp_path / 'empty'}"]
 
@@ -161,12 +161,12 @@ def test_a_run_that_was_not_evaluated_is_told_the_command_for_its_own_rows(tmp_p
     with pytest.raises(
         UserError, match=rf"unteach eval model={tmp_path}/own eval=rows forget=f.csv retain=r.csv$"
     ):
-        find.runs_in([str(tmp_path / "own")])
+        find.find_runs([str(tmp_path / "own")])
     with pytest.raises(
         UserError,
         match=rf"model={tmp_path}/benchmark eval=SUITE task_name=NAME \(`unteach list suites`",
     ):
-        find.runs_in([str(tmp_path / "benchmark")])
+        find.find_runs([str(tmp_path / "benchmark")])
 
 
 def test_the_retain_model_that_runs_are_compared_with_is_found(tmp_path: Path) -> None:
@@ -176,8 +176,10 @@ def test_the_retain_model_that_runs_are_compared_with_is_found(tmp_path: Path) -
         config=f"mode: unlearn\nretain_logs_path: {retain}/TOFU_EVAL.json",
     )
     log(tmp_path / "DPO" / "evals", config="mode: unlearn\nretain_logs_path: gone/TOFU_EVAL.json")
-    found, _ = find.runs_in([str(tmp_path / "NPO"), str(tmp_path / "DPO")])
-    assert find.retain_models_of(found) == [find.Found("gold", "retain", retain, ("TOFU",))]
+    found, _ = find.find_runs([str(tmp_path / "NPO"), str(tmp_path / "DPO")])
+    assert find.find_retain_models(found) == [
+        find.EvaluatedRun("gold", "retain", retain, ("TOFU",))
+    ]
     log(tmp_path / "retain90")
-    found, _ = find.runs_in([str(tmp_path / "NPO"), str(tmp_path / "retain90")])
-    assert find.retain_models_of(found) == [], "one is shown already"
+    found, _ = find.find_runs([str(tmp_path / "NPO"), str(tmp_path / "retain90")])
+    assert find.find_retain_models(found) == [], "one is shown already"

@@ -11,7 +11,7 @@ import pytest
 
 from unteach.errors import UserError
 from unteach.report import changes, export, files, find, table, tradeoff, trajectories
-from unteach.report.collect import RunResult, collect, with_starts
+from unteach.report.collect import RunResult, collect, insert_starts
 from unteach.verbs import report
 
 DESCRIBED = {
@@ -102,7 +102,9 @@ def study(tmp_path: Path) -> Path:
 
 def read(study: Path) -> list[RunResult]:
     kinds = {"retain": "retain", "near": "forget", "far": "forget", "wreck": "forget"}
-    return with_starts(collect([(name, kind, study / name) for name, kind in kinds.items()], "OWN"))
+    return insert_starts(
+        collect([(name, kind, study / name) for name, kind in kinds.items()], "OWN")
+    )
 
 
 def test_columns_are_called_and_ordered_as_the_suite_says(study: Path) -> None:
@@ -112,7 +114,7 @@ def test_columns_are_called_and_ordered_as_the_suite_says(study: Path) -> None:
         (one["label"], one["better"] or "", one["role"] or "") for one in DESCRIBED.values()
     ]
     # two decimals
-    assert next(cells[0].text for run, cells in made.rows if run.name == "near") == "0.35"
+    assert next(row.cells[0].text for row in made.rows if row.run.name == "near") == "0.35"
 
 
 def test_what_runs_started_from_is_one_reference(study: Path) -> None:
@@ -126,19 +128,19 @@ def test_what_runs_started_from_is_one_reference(study: Path) -> None:
     ]
     save(study / "other" / "evals", STARTED)
     save(study / "other" / "evals_before", values(0.5, 0.5, 0.5, 0.5))
-    alone = with_starts(collect([("other", "forget", study / "other")], "OWN"))
+    alone = insert_starts(collect([("other", "forget", study / "other")], "OWN"))
     assert [(run.name, run.kind) for run in alone] == [
         ("other, before", "start"),
         ("other", "forget"),
     ]
-    found, _ = find.runs_in([str(study)])
+    found, _ = find.find_runs([str(study)])
     assert sorted(one.name for one in found) == ["far", "near", "other", "retain", "wreck"]
 
 
 def test_the_best_is_judged_as_the_suite_says_and_no_wreck_is_the_best(study: Path) -> None:
     made = table.make_table(read(study))
     best = {
-        column.metric: [run.name for run, cells in made.rows if cells[place].best]
+        column.metric: [row.run.name for row in made.rows if row.cells[place].best]
         for place, column in enumerate(made.columns)
     }
     # wreck says as little as the retain model and has the highest forget loss, but it has lost what
@@ -150,8 +152,8 @@ def test_the_best_is_judged_as_the_suite_says_and_no_wreck_is_the_best(study: Pa
         "kept_loss": ["far"],
         "odd": [],
     }
-    assert [made.rows[place][0].name for place in made.gone] == ["wreck"]
-    assert "| wreck (utility gone) | 0.30 |" in table.markdown(read(study))
+    assert [row.run.name for row in made.rows if row.is_gone] == ["wreck"]
+    assert "| wreck (utility gone) | 0.30 |" in table.format_markdown(read(study))
 
 
 def test_utility_is_judged_by_each_runs_own_start(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_utility_is_judged_by_each_runs_own_start(tmp_path: Path) -> None:
         save(tmp_path / name / "evals", values(0.2, 1.0, 0.4, 0.1))
         save(tmp_path / name / "evals_before", values(0.9, 0.1, started, 0.1))
     runs = collect([(name, "forget", tmp_path / name) for name in ("same", "lost")], "OWN")
-    assert [runs[place].name for place in table.make_table(runs).gone] == ["lost"]
+    assert [row.run.name for row in table.make_table(runs).rows if row.is_gone] == ["lost"]
 
 
 def utilities(**utility: float) -> set[str]:
@@ -168,7 +170,7 @@ def utilities(**utility: float) -> set[str]:
         RunResult(name, kinds.get(name, "forget"), Path(name), {"model_utility": value}, {})
         for name, value in utility.items()
     ]
-    return {runs[place].name for place in table.make_table(runs).gone}
+    return {row.run.name for row in table.make_table(runs).rows if row.is_gone}
 
 
 def test_utility_is_gone_below_half_of_what_there_was() -> None:
@@ -181,7 +183,7 @@ def test_utility_is_gone_below_half_of_what_there_was() -> None:
 
 
 def test_any_forget_metric_is_plotted_against_any_kept_one(study: Path) -> None:
-    shown = {(view.x.metric, view.y.metric): view for view in tradeoff.views(read(study))}
+    shown = {(view.x.metric, view.y.metric): view for view in tradeoff.list_views(read(study))}
     assert list(shown) == [
         (x, y) for y in ("kept_said", "kept_loss") for x in ("gone_said", "gone_loss")
     ]
@@ -199,7 +201,7 @@ def test_any_forget_metric_is_plotted_against_any_kept_one(study: Path) -> None:
 
 
 def test_every_file_of_a_report_names_what_the_suite_names(study: Path, tmp_path: Path) -> None:
-    page, notes = files.write({"OWN": read(study)}, tmp_path / "out", "Own")
+    page, notes = files.write_report({"OWN": read(study)}, tmp_path / "out", "Own")
     assert notes == []
     assert {file.name for file in page.parent.iterdir()} >= {
         "report.png",
@@ -228,14 +230,15 @@ def test_the_bare_question_heads_an_answer(study: Path, capsys: pytest.CaptureFi
 
 def test_a_run_moves_from_what_it_started_from(study: Path) -> None:
     (study / "near" / "metrics.jsonl").write_text('{"step": 30, "loss": 1.0}\n')
-    moved = {one.column.metric: one.lines for one in trajectories.trajectories(read(study), "OWN")}
+    collected = trajectories.collect_trajectories(read(study), "OWN")
+    moved = {one.column.metric: one.lines for one in collected}
     place = [run.name for run in read(study)].index("near")
-    assert moved["gone_said"] == [(place, [0, 30], [0.95, 0.35])]
+    assert moved["gone_said"] == [trajectories.Line(place, [0, 30], [0.95, 0.35])]
 
 
 def test_compare_still_takes_two_runs_one_by_one(study: Path) -> None:
     first, second = collect([(name, "forget", study / name) for name in ("near", "far")], "OWN")
-    found = {one.metric: one for one in changes.changes(first, second)}
+    found = {one.metric: one for one in changes.list_changes(first, second)}
     assert (found["kept_said"].a, found["kept_said"].b) == (0.88, 0.95)
 
 
@@ -258,24 +261,24 @@ def test_counts_of_rows_are_no_metrics(tmp_path: Path) -> None:
     assert metrics == sorted([*STARTED, "privleak"])
     assert runs[0].notes == {"2 rows skipped in keep.answer": "empty answer"}
     assert list(runs[1].notes) == counts and runs[1].absent == {"privleak": "no retain log"}
-    told = export.as_json({"OWN": runs})
+    told = export.to_json({"OWN": runs})
     assert [one["metric"] for one in told["absent"]] == ["privleak"]
     assert len(told["notes"]) == 5
-    page, _ = files.write({"OWN": runs}, tmp_path / "out", "Own")
+    page, _ = files.write_report({"OWN": runs}, tmp_path / "out", "Own")
     assert "What was left out or cut" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("forget", "holds str where a description is needed"),
+        ("forget", "odd: must be a mapping, got .forget."),
         (
             {"label": "a", "better": "up"},
-            "better is 'up'; it must be one of higher, lower, near retain",
+            r"odd\.better: must be one of higher, lower, near retain, near before, near 0, got .up.",
         ),
         (
             {"label": "a", "role": "keep"},
-            "role is 'keep'; it must be one of train, forget, retain, holdout",
+            r"odd\.role: must be one of train, forget, retain, holdout, got .keep.",
         ),
     ],
 )

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from tests.report.test_report import results, save
-from unteach.report import making, recipes
+from unteach.report import losses, recipes
 from unteach.report.collect import RunResult
+from unteach.report.page import write_page
 from unteach.verbs import report
 
 CONFIG: dict[str, Any] = {
@@ -109,23 +110,25 @@ def test_an_evaluation_says_how_its_model_was_made(run: RunResult, tmp_path: Pat
     assert recipe is not None
     facts = dict(recipe.facts)
     assert (facts["method"], facts["folder"], facts["trained in"]) == ("NPO", "eval", "saves/mine")
-    assert list(recipes.loss_curves([evaluation])) == ["loss", "forget_loss"]
+    assert list(losses.collect_losses([evaluation])) == ["loss", "forget_loss"]
 
 
 def test_a_folder_that_says_nothing_has_no_card(tmp_path: Path) -> None:
     theirs = RunResult("theirs", "", tmp_path, {}, {})
     assert recipes.read_recipe(theirs, tmp_path) is None
-    assert making.as_html([theirs], {"theirs": 0}, tmp_path) == ""
-    assert recipes.loss_curves([theirs]) == {}
+    page = write_page({"X": [theirs]}, tmp_path / "report.html", "One").read_text()
+    assert '<details class="made">' not in page
+    assert losses.collect_losses([theirs]) == {}
 
 
 def test_loss_curves_are_thinned_and_keep_both_ends(run: RunResult) -> None:
-    curves = recipes.loss_curves([RunResult("other", "", Path("nowhere"), {}, {}), run])
+    curves = losses.collect_losses([RunResult("other", "", Path("nowhere"), {}, {}), run])
     assert list(curves) == ["loss", "forget_loss"]  # a loss that was logged once is no curve
-    [(place, steps, values)] = curves["loss"]
-    assert place == 1
-    assert len(steps) <= recipes.MOST_POINTS + 1
-    assert (steps[0], values[0], steps[-1], values[-1]) == (1, 1.0, 1000, 0.001)
+    [line] = curves["loss"]
+    assert line.run_index == 1
+    assert len(line.steps) <= losses.MOST_POINTS + 1
+    ends = (line.steps[0], line.values[0], line.steps[-1], line.values[-1])
+    assert ends == (1, 1.0, 1000, 0.001)
 
 
 def test_the_page_has_a_card_a_run_and_tells_no_token(run: RunResult, tmp_path: Path) -> None:
@@ -138,4 +141,5 @@ def test_the_page_has_a_card_a_run_and_tells_no_token(run: RunResult, tmp_path: 
     assert "<dd><code>../saves/mine</code></dd>" in page
     assert "<dd>&lt;b&gt;7&lt;/b&gt;</dd>" in page
     assert "hf_secret" not in page
-    assert '"losses":[{"label":"loss","lines":[[0,[1,' in page
+    making = page.partition('<section aria-labelledby="making"')[2]
+    assert making.count("<svg") == 2 and 'data-told="mine' in making

@@ -14,14 +14,14 @@ import yaml
 from rich.console import Console
 
 from unteach.errors import UserError
-from unteach.report import answers, table, tradeoff
+from unteach.report import answers, drawing, sections, table, tradeoff
 from unteach.report.collect import RunResult, collect
-from unteach.report.colours import REFERENCE_TINTS, TINTS, assign_tints, tint_of
+from unteach.report.colours import PALETTE, REFERENCE_TINTS, TINTS, assign_tints, get_colour
+from unteach.report.files import write_trade_offs
 from unteach.report.page import write_page
-from unteach.report.plots import tradeoff_png
 from unteach.wording import format_value
 
-NASTY = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & {{plotly}} \ud83d'
+NASTY = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & {{ style }} \ud83d'
 
 
 def rouge(
@@ -200,10 +200,10 @@ def test_a_column_is_there_if_any_run_has_it_and_a_missing_value_is_a_dash(
     made = table.make_table(runs)
     labels = [column.label for column in made.columns]
     assert labels == ["forget prob", "forget ROUGE", "forget quality", "utility", "retain prob"]
-    quality = [cells[labels.index("forget quality")] for _, cells in made.rows]
+    quality = [row.cells[labels.index("forget quality")] for row in made.rows]
     assert [cell.text for cell in quality] == ["2.0e-05", table.MISSING, "0.300"]
     assert quality[1].value is None
-    assert made.rows[0][1][0].interval == "0.485 to 0.970"
+    assert made.rows[0].cells[0].interval == "0.485 to 0.970"
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_the_terminal_never_cuts_a_number(runs: list[RunResult], width: int) -> 
 
 def test_markdown_has_one_line_a_run_and_plain_names(runs: list[RunResult]) -> None:
     odd = RunResult("a|b\n*c*", "", Path("x"), {"model_utility": 0.5}, {})
-    lines = table.markdown([*runs, odd]).splitlines()
+    lines = table.format_markdown([*runs, odd]).splitlines()
     assert len(lines) == 2 + 4
     assert (
         lines[0] == "| run | forget prob | forget ROUGE | forget quality | utility | retain prob |"
@@ -264,7 +264,7 @@ def test_markdown_has_one_line_a_run_and_plain_names(runs: list[RunResult]) -> N
 
 
 def test_the_default_picture_has_the_gold_line_of_the_retain_model(runs: list[RunResult]) -> None:
-    default = tradeoff.views(runs)[0]
+    default = tradeoff.list_views(runs)[0]
     assert default.x.metric == "forget_Q_A_Prob"
     assert default.y.metric == "model_utility"
     assert default.gold_x == [0.1]
@@ -274,14 +274,14 @@ def test_the_default_picture_has_the_gold_line_of_the_retain_model(runs: list[Ru
 
 
 def test_a_run_without_a_value_is_left_out_and_named(runs: list[RunResult]) -> None:
-    quality = next(view for view in tradeoff.views(runs) if view.x.metric == "forget_quality")
+    quality = next(view for view in tradeoff.list_views(runs) if view.x.metric == "forget_quality")
     assert quality.left_out == ["retain"]
     assert [point.name for point in quality.points] == ["full", "NPO"]
 
 
 def test_a_p_value_that_underflows_still_has_a_place() -> None:
     run = RunResult("GA", "forget", Path("x"), {"forget_quality": 0.0, "model_utility": 0.0}, {})
-    (point,) = tradeoff.views([run])[0].points
+    (point,) = tradeoff.list_views([run])[0].points
     assert (point.x, point.true_x) == (tradeoff.P_FLOOR, 0.0)
 
 
@@ -291,11 +291,16 @@ def size(png: Path) -> tuple[int, ...]:
     return struct.unpack(">II", start[16:24])
 
 
+def draw_png(runs: list[RunResult], file: Path) -> Path:
+    [picture, *_] = sections.build_sections("TOFU", runs, assign_tints({"TOFU": runs})).trade
+    return drawing.write_png(picture, file)
+
+
 def test_a_png_is_written_whole(runs: list[RunResult], tmp_path: Path) -> None:
     odd = RunResult(
         "$x_1$ & <b>", "eval", Path("x"), {"forget_Q_A_Prob": 0.5, "model_utility": 0.5}, {}
     )
-    path = tradeoff_png([*runs, odd], tmp_path / "pictures" / "tradeoff.png")
+    path = draw_png([*runs, odd], tmp_path / "pictures" / "tradeoff.png")
     assert size(path) == (1200, 700)
     assert [file.name for file in path.parent.iterdir()] == ["tradeoff.png"]
 
@@ -307,24 +312,55 @@ def test_the_png_of_a_crowd_and_of_p_values(tmp_path: Path) -> None:
         )
         for n in range(30)
     ]
-    assert size(tradeoff_png(crowd, tmp_path / "crowd.png")) == (1200, 700)
+    assert size(draw_png(crowd, tmp_path / "crowd.png")) == (1200, 700)
 
 
-def test_a_png_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="model_utility"):
-        tradeoff_png([RunResult("a", "", Path("a"), {"privleak": 1.0}, {})], tmp_path / "t.png")
-    assert not (tmp_path / "t.png").exists()
+def test_a_png_of_nothing_is_said_and_an_earlier_one_goes(tmp_path: Path) -> None:
+    run = RunResult("a", "forget", Path("a"), {"privleak": 1.0}, {})
+    (tmp_path / "report.png").write_bytes(b"an earlier report's")
+    made = sections.build_sections("TOFU", [run], {"a": 0})
+    [note] = write_trade_offs({"TOFU": [run]}, {"TOFU": made}, tmp_path)
+    assert "no trade-off" in note and "model_utility" in note
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_is_only_text_in_a_picture_too(runs: list[RunResult]) -> None:
+    """And a picture on the page has the page's colours, which the dark changes."""
+    odd = RunResult("$x_1$ <b>\x1b[2J\ud83d", "eval", Path("x"), runs[0].summary, runs[0].results)
+    made = sections.build_sections("TOFU", [*runs, odd], assign_tints({"": [*runs, odd]}))
+    svg = drawing.draw_svg(made.trade[0], drawing.WIDE_PAGE, "one")
+    found = Elements(svg)
+    assert not {"b", "style", "script"} & {tag for tag, _ in found.found}
+    told = [given["data-told"] for _, given in found.found if "data-told" in given]
+    assert len(told) == 4
+    assert "full\nforget probability 0.970\nutility 0.650" in told
+    assert any(text is not None and text.startswith("$x_1$ <b>\ufffd") for text in told)
+    assert "var(--line0)" in svg and "var(--retain)" in svg.replace("--gold", "--retain")
+    assert not re.search(r"#[0-9a-f]{6}\b", svg), "no colour but the page's"
+
+
+def test_every_axis_is_drawn_against_the_default_of_the_other() -> None:
+    names = dict.fromkeys(("model_utility", "retain_Q_A_Prob", "retain_knowmem_ROUGE"), 0.5)
+    names |= dict.fromkeys(("forget_Q_A_Prob", "forget_Q_A_ROUGE", "forget_mean_tr"), 0.5)
+    names |= dict.fromkeys(("forget_truth_ratio", "extraction_strength", "privleak"), 0.5)
+    views = tradeoff.list_views([RunResult("a", "forget", Path("a"), names, {})])
+    chosen = sections.choose_views(views)
+    assert len(views) == 18 and len(chosen) == sections.MOST_VIEWS
+    assert chosen[0] is views[0]
+    pairs = {(view.x.metric, view.y.metric) for view in chosen}
+    assert {x for x, y in pairs if y == "model_utility"} == {view.x.metric for view in views}
+    assert {y for x, y in pairs if x == "forget_Q_A_Prob"} == {view.y.metric for view in views}
 
 
 # answers
 
 
 def test_answers_stand_beside_each_other(runs: list[RunResult]) -> None:
-    forget, retain = answers.question_sets(runs)
+    forget, retain = answers.collect_question_sets(runs)
     assert (forget.title, retain.title) == ("Forget set", "Retain set")
     first = forget.questions[0]
     assert (first.text, first.truth) == ("Who is number 0?", "truth 0")
-    assert [said and said.text for said in first.said] == ["truth 0", "no idea", NASTY]
+    assert [answer and answer.text for answer in first.answers] == ["truth 0", "no idea", NASTY]
 
 
 def test_questions_meet_by_their_truth_whatever_the_template_and_the_order() -> None:
@@ -342,11 +378,12 @@ def test_questions_meet_by_their_truth_whatever_the_template_and_the_order() -> 
         RunResult(name, "", Path(name), {}, {"forget_Q_A_ROUGE": found})
         for name, found in [("x", one), ("y", other)]
     ]
-    (only,) = answers.question_sets(pair)
-    said = {
-        question.truth: [one and one.text for one in question.said] for question in only.questions
+    (only,) = answers.collect_question_sets(pair)
+    texts = {
+        question.truth: [answer and answer.text for answer in question.answers]
+        for question in only.questions
     }
-    assert said == {"truth 0": ["a", "c"], "truth 1": ["b", "d"], "elsewhere": [None, "c"]}
+    assert texts == {"truth 0": ["a", "c"], "truth 1": ["b", "d"], "elsewhere": [None, "c"]}
 
 
 def test_the_question_is_the_one_of_the_data_where_the_log_has_it(tmp_path: Path) -> None:
@@ -357,9 +394,9 @@ def test_the_question_is_the_one_of_the_data_where_the_log_has_it(tmp_path: Path
         "a", prompt="<|im_start|>user\nWho is number {}?<|im_end|>\n<|im_start|>assistant\n"
     )
     old = RunResult("old", "", tmp_path, {}, {"forget_Q_A_ROUGE": found})
-    assert answers.question_sets([old])[0].questions[0].text == "Who is number 0?"
+    assert answers.collect_question_sets([old])[0].questions[0].text == "Who is number 0?"
     found["value_by_index"]["0"]["question"] = asked
-    assert answers.question_sets([old])[0].questions[0].text == asked
+    assert answers.collect_question_sets([old])[0].questions[0].text == asked
 
 
 def test_a_page_shows_some_of_a_large_set_and_says_of_how_many(
@@ -372,17 +409,17 @@ def test_a_page_shows_some_of_a_large_set_and_says_of_how_many(
         answers.Question(
             f"q{n}",
             "t",
-            [answers.Said("a", 0.5), answers.Said("b", 1.0 if n in (7, 31, 50) else 0.5)],
+            [answers.Answer("a", 0.5), answers.Answer("b", 1.0 if n in (7, 31, 50) else 0.5)],
         )
         for n in range(60)
     ]
-    (data,) = answers.as_data([answers.QuestionSet("m", "Set", "ROUGE", questions)])
+    (data,) = answers.to_data([answers.QuestionSet("m", "Set", "ROUGE", questions)])
     numbers = [number for *_, number in data["questions"]]
     assert data["count"] == 60 and len(numbers) == 6 and numbers == sorted(numbers)
     assert {7, 31, 50} <= set(numbers)
     assert {number // 20 for number in set(numbers) - {7, 31, 50}} == {0, 1, 2}, "evenly"
     assert all(data["questions"][place][0] == f"q{number}" for place, number in enumerate(numbers))
-    (small,) = answers.as_data([answers.QuestionSet("m", "Set", "ROUGE", questions[:6])])
+    (small,) = answers.to_data([answers.QuestionSet("m", "Set", "ROUGE", questions[:6])])
     assert len(small["questions"]) == small["count"] == 6
 
 
@@ -411,7 +448,8 @@ def test_the_page_stands_alone(runs: list[RunResult], tmp_path: Path) -> None:
     assert policy is not None
     assert "default-src 'none'" in policy
     assert "http" not in policy
-    assert sum(text.count("plotly.js v") for text in elements.texts["script"]) == 1
+    assert [tag for tag, _ in elements.found].count("svg") > 3
+    assert path.stat().st_size < 1_000_000
     assert "prefers-color-scheme: dark" in "".join(elements.texts["style"])
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
 
@@ -426,15 +464,15 @@ def test_whatever_a_model_says_is_only_text(runs: list[RunResult], tmp_path: Pat
         {"x<u>": "<s>why</s>"},
     )
     path = write_page(
-        {"TOFU": [*runs, named]}, tmp_path / "report.html", "<script>alert(0)</script> {{data}}"
+        {"TOFU": [*runs, named]}, tmp_path / "report.html", "<script>alert(0)</script> {{ data }}"
     )
     page = path.read_text(encoding="utf-8")
     elements = Elements(page)
     tags = [tag for tag, _ in elements.found]
-    assert tags.count("script") == 3
+    assert tags.count("script") == 2
     assert not {"b", "i", "u", "s", "img"} & set(tags)
     assert "<script>alert" not in page
-    assert "<title>&lt;script&gt;alert(0)&lt;/script&gt; {{data}}</title>" in page
+    assert "<title>&lt;script&gt;alert(0)&lt;/script&gt; {{ data }}</title>" in page
     text = re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1)  # type: ignore[union-attr]
     assert not set("<>&") & set(text)
     data = json.loads(text)
@@ -459,7 +497,8 @@ def test_a_page_of_runs_without_answers_and_without_a_trade_off(tmp_path: Path) 
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]
     (only,) = data
     assert only["runs"] == [{"name": "mine", "kind": "", "tint": 0}]
-    assert not any(only[key] for key in ("views", "ratios", "attacks", "heat", "sets"))
+    assert not only["heat"] and not only["sets"]
+    assert "<svg" not in page
     assert "no gold standard" in page
 
 
@@ -477,8 +516,9 @@ def test_a_run_has_one_colour_in_all_suites_and_references_have_their_kinds(tmp_
     }
     tints = assign_tints(suites)
     assert tints == {**{f"r{number}": (number - 1) % 9 for number in range(9)}, "mean": 0}
-    assert [tint_of(one, tints) for one in (many[1], many[2])] == list(TINTS[:2])
-    assert tint_of(run("full", "full"), tints) == REFERENCE_TINTS["full"]
+    colours = [PALETTE[get_colour(one, tints)] for one in (many[1], many[2])]
+    assert colours == list(TINTS[:2])
+    assert PALETTE[get_colour(run("full", "full"), tints)] == REFERENCE_TINTS["full"]
     page = write_page(suites, tmp_path / "report.html", "Many").read_text(encoding="utf-8")
     assert page.count('<span class="dot forget line1"></span><span class="name">r2</span>') == 2
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL).group(1))  # type: ignore[union-attr]

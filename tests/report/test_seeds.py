@@ -10,13 +10,26 @@ import pytest
 import yaml
 
 from unteach.cli import main
-from unteach.report import charts, crossed, families, files, sets, tradeoff, trajectories
+from unteach.report import cross_tables, families, files, sets, tradeoff, trajectories
 from unteach.report.collect import RunResult, collect
-from unteach.report.table import Column, make_table
+from unteach.report.colours import assign_tints
+from unteach.report.columns import find_column
+from unteach.report.sections import build_sections
+from unteach.report.table import make_table
 
 SEEDS = (0, 1, 2)
 SETS = ({"by": "book", "fraction": 0.13}, {"by": "author", "fraction": 0.1})
 METHODS = {"retain": "SFT", "arc_ascent": "GradAscent", "arc_kl": "GradDiff"}
+SECTIONS = (
+    "numbers",
+    "trade",
+    "crossed",
+    "moved",
+    "spread",
+    "tokens",
+    "answers",
+    "making",
+)
 METRICS = ("forget_mean_tr", "forget_quality_2", "retain_model_utility_3")
 
 
@@ -69,7 +82,7 @@ def runs(study: Path) -> list[RunResult]:
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_family(runs: list[RunResult]) -> None:
-    found = families.families(runs)
+    found = families.group_families(runs)
     assert {(one.method, one.data) for one in found} == {
         (m, d) for m in METHODS for d in ("book 0.13", "author 0.1")
     }
@@ -79,7 +92,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_family(runs: list[RunResul
 def test_another_learning_rate_is_another_family(runs: list[RunResult]) -> None:
     config = runs[0].folder / "config.yaml"
     config.write_text(config.read_text().replace("0.0001", "0.001"))
-    assert sorted(len(one.runs) for one in families.families(runs)) == [1, 2, 3, 3, 3, 3, 3]
+    assert sorted(len(one.runs) for one in families.group_families(runs)) == [1, 2, 3, 3, 3, 3, 3]
 
 
 def retain_configs(runs: list[RunResult]) -> list[Path]:
@@ -94,23 +107,23 @@ def change(file: Path, **values: Any) -> None:
 
 def test_runs_on_other_files_are_no_family(runs: list[RunResult]) -> None:
     change(retain_configs(runs)[0], data={"train_file": "mine.csv"})
-    assert sorted(len(one.runs) for one in families.families(runs))[:3] == [1, 2, 3]
+    assert sorted(len(one.runs) for one in families.group_families(runs))[:3] == [1, 2, 3]
 
 
 def test_runs_of_one_seed_are_no_family(runs: list[RunResult]) -> None:
     first, second, _ = retain_configs(runs)
     change(first, seed=yaml.safe_load(second.read_text())["seed"])
-    assert sorted(len(one.runs) for one in families.families(runs))[:4] == [1, 1, 1, 3]
+    assert sorted(len(one.runs) for one in families.group_families(runs))[:4] == [1, 1, 1, 3]
 
 
 def test_means_and_deviations_are_those_of_the_values(runs: list[RunResult]) -> None:
-    for one in families.families(runs):
+    for one in families.group_families(runs):
         chosen = next(chosen for chosen in SETS if one.data.startswith(chosen["by"]))
         for metric in METRICS:
             values = [value(one.method, metric, seed, chosen) for seed in SEEDS]
             assert one.mean(metric) == pytest.approx(mean(values))
             assert one.deviation(metric) == pytest.approx(stdev(values))
-            shown = one.as_one()
+            shown = one.merge()
             assert shown.value(metric) == pytest.approx(mean(values)) and shown.size(metric) == len(
                 SEEDS
             )
@@ -120,47 +133,53 @@ def test_means_and_deviations_are_those_of_the_values(runs: list[RunResult]) -> 
 
 
 def test_one_seed_has_no_means_to_show(runs: list[RunResult]) -> None:
-    assert families.over_seeds([run for run in runs if "seed0" in run.name]) == []
+    assert families.average_over_seeds([run for run in runs if "seed0" in run.name]) == []
 
 
 def test_forget_sets_and_methods_are_crossed(runs: list[RunResult]) -> None:
-    tables = crossed.crossed(runs)
+    tables = cross_tables.build_cross_tables(runs)
     assert [table.column.metric for table in tables] == [
         "forget_quality_2",
         "forget_mean_tr",
         "retain_model_utility_3",
     ]
     ratio = tables[1]
-    assert set(ratio.data) == {"book 0.13", "author 0.1"} and {row[0] for row in ratio.rows} == set(
-        METHODS
-    )
-    [(_, _, cells)] = [row for row in ratio.rows if row[0] == "arc_kl"]
-    centre, spread = cells[ratio.data.index("book 0.13")]
-    assert (centre, spread) == pytest.approx((0.5 + 0.1 + 0.13, 0.1))
-    assert "| arc_kl | " in crossed.markdown(tables) and "0.730 ± 0.100" in crossed.markdown(tables)
+    assert set(ratio.forget_sets) == {"book 0.13", "author 0.1"}
+    assert {row.method for row in ratio.rows} == set(METHODS)
+    [row] = [row for row in ratio.rows if row.method == "arc_kl"]
+    cell = row.cells[ratio.forget_sets.index("book 0.13")]
+    assert cell is not None
+    assert (cell.mean, cell.deviation) == pytest.approx((0.5 + 0.1 + 0.13, 0.1))
+    markdown = cross_tables.format_markdown(tables)
+    assert "| arc_kl | " in markdown and "0.730 ± 0.100" in markdown
+    lines = {series.name: series for series in cross_tables.build_picture(ratio).series}
+    points = {point.hover: point.spread for point in lines["arc_kl"].points}
+    assert points["arc_kl\nbook 0.13: 0.730 ± 0.100"] == pytest.approx(0.1)
 
 
 def test_one_forget_set_is_not_crossed(runs: list[RunResult]) -> None:
-    assert crossed.crossed([run for run in runs if "book" in run.name]) == []
+    assert cross_tables.build_cross_tables([run for run in runs if "book" in run.name]) == []
 
 
 def test_values_are_followed_from_checkpoint_to_checkpoint_to_the_final_model(
     runs: list[RunResult],
 ) -> None:
-    moved = trajectories.trajectories(runs, "ARC")
+    moved = trajectories.collect_trajectories(runs, "ARC")
     of_ratio = next(one for one in moved if one.column.metric == "forget_mean_tr")
     assert len(of_ratio.lines) == len(runs)
-    for number, steps, values in of_ratio.lines:
-        final = runs[number].value("forget_mean_tr")
-        assert steps == [5, 10, 12] and values == pytest.approx([final + 5, final + 10, final])
-    assert trajectories.trajectories(runs, "TOFU") == []
+    for line in of_ratio.lines:
+        final = runs[line.run_index].value("forget_mean_tr")
+        assert line.steps == [5, 10, 12]
+        assert line.values == pytest.approx([final + 5, final + 10, final])
+    assert trajectories.collect_trajectories(runs, "TOFU") == []
 
 
 def test_charts_are_drawn_and_earlier_ones_removed(runs: list[RunResult], tmp_path: Path) -> None:
-    charts.write({"ARC": runs}, tmp_path, "report")
+    tints = assign_tints({"ARC": runs})
+    files.write_charts([build_sections("ARC", runs, tints)], tmp_path)
     for name in ("forgotten", "training"):
         assert (tmp_path / f"report-{name}.png").read_bytes().startswith(b"\x89PNG")
-    charts.write({"ARC": []}, tmp_path, "report")
+    files.write_charts([build_sections("ARC", [], tints)], tmp_path)
     assert not list(tmp_path.glob("*.png"))
 
 
@@ -171,8 +190,11 @@ def test_the_report_of_a_study_shows_it_all(
     main(["report", str(study), f"out={out}"])
     assert "means over seeds" in capsys.readouterr().out
     page = (out / "report.html").read_text()
-    assert '"ARC over seeds"' in page and '"crossed":[{"label"' in page
-    assert page.count('"moved":[{"label"') == 3, "all of it, and each forget set"
+    assert '"ARC over seeds"' in page
+    by_section = dict(zip(SECTIONS, page.split('<section aria-labelledby="')[1:], strict=True))
+    drawn = {name: part.count("<svg") for name, part in by_section.items()}
+    assert drawn["crossed"] == len(METRICS)
+    assert drawn["moved"] == 3 * len(METRICS), "all of it, and each forget set"
     assert "arc_kl, book 0.13" in (out / "report.csv").read_text()
     assert "by what is forgotten" in (out / "report.md").read_text()
     assert "18 models beside each other" in page and "24 models" not in page
@@ -184,17 +206,22 @@ def test_the_report_of_a_study_shows_it_all(
 def test_references_under_several_names_are_called_by_their_part(study: Path) -> None:
     folders = [folder for folder in sorted(study.iterdir()) if folder.name.startswith("retain")]
     named = [(f"run{number}", "retain", folder) for number, folder in enumerate(folders)]
-    assert {family.method for family in families.families(collect(named, "ARC"))} == {"retain"}
+    assert {family.method for family in families.group_families(collect(named, "ARC"))} == {
+        "retain"
+    }
 
 
 def test_p_values_move_on_a_logarithmic_axis() -> None:
-    line = [(0, [5, 10], [1e-30, 0.5])]
-    quality, utility = (
-        trajectories.Moved(Column(name, name), line) for name in ("forget_quality", "model_utility")
-    )
-    shown = trajectories.as_data([quality, utility])
-    assert [one["log"] for one in shown] == [True, False]
-    assert [one["lines"][0][2] for one in shown] == [[1e-20, 0.5], [1e-30, 0.5]]
+    run, line = RunResult("a", "", Path("a"), {}, {}), trajectories.Line(0, [5, 10], [1e-30, 0.5])
+    shown = {}
+    for metric in ("forget_quality", "model_utility"):
+        moved = trajectories.Trajectory(find_column(metric, {}), [line])
+        picture = trajectories.build_picture(moved, [run], {"a": 0})
+        shown[metric] = (picture.y.is_log, [point.y for point in picture.series[0].points])
+    assert shown == {
+        "forget_quality": (True, [1e-20, 0.5]),
+        "model_utility": (False, [1e-30, 0.5]),
+    }
 
 
 def test_full_evaluations_of_an_arc_study_are_one_over_seeds(tmp_path: Path) -> None:
@@ -220,7 +247,7 @@ def test_full_evaluations_of_an_arc_study_are_one_over_seeds(tmp_path: Path) -> 
             (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
         folder = tmp_path / f"full_eval_{number}"
         runs.append(RunResult(folder.name, "evaluated", folder, {}, {}, forgets="book 0.13"))
-    found = families.families(runs)
+    found = families.group_families(runs)
     assert [[run.name for run in family.runs] for family in found] == [
         ["full_eval_0", "full_eval_1"],
         ["full_eval_2"],
@@ -231,7 +258,9 @@ def test_full_evaluations_of_an_arc_study_are_one_over_seeds(tmp_path: Path) -> 
 def test_each_forget_set_is_shown_apart(runs: list[RunResult], tmp_path: Path) -> None:
     """What forgets one set is no better than what forgets another: among all there is no front and
     no best."""
-    shown = sets.apart({"ARC": runs, "ARC over seeds": families.over_seeds(runs)})
+    shown = sets.split_by_forget_set(
+        {"ARC": runs, "ARC over seeds": families.average_over_seeds(runs)}
+    )
     both = ["author 0.1", "book 0.13"]
     assert list(shown) == ["ARC", *(f"ARC: {data}" for data in both), "ARC over seeds"] + [
         f"ARC over seeds: {data}" for data in both
@@ -239,9 +268,9 @@ def test_each_forget_set_is_shown_apart(runs: list[RunResult], tmp_path: Path) -
     for name, of_one in shown.items():
         single = ":" in name
         assert len({run.forgets for run in of_one}) == (1 if single else 2)
-        assert all(bool(view.front) == single for view in tradeoff.views(of_one))
-        assert any(cell.best for _, cells in make_table(of_one).rows for cell in cells) == single
-    files.write({"ARC": runs}, tmp_path / "out", "sets")
+        assert all(bool(view.front) == single for view in tradeoff.list_views(of_one))
+        assert make_table(of_one).has_best == single
+    files.write_report({"ARC": runs}, tmp_path / "out", "sets")
     assert {file.name for file in (tmp_path / "out").glob("*.png")} >= {
         "report.png",
         "report-arc-author-0.1.png",
@@ -259,5 +288,5 @@ def test_families_of_one_name_say_how_each_was_trained(runs: list[RunResult]) ->
         if run.name.startswith("arc_kl_seed0"):
             config = run.folder / "config.yaml"
             config.write_text(config.read_text().replace("0.0001", "0.001"))
-    named = {one.method for one in families.families(runs) if one.method.startswith("arc_kl")}
+    named = {one.method for one in families.group_families(runs) if one.method.startswith("arc_kl")}
     assert named == {"arc_kl (learning_rate=0.001)", "arc_kl (learning_rate=0.0001)"}

@@ -70,11 +70,11 @@ def test_submitted_by_hand_and_stopped_before_the_end(
         ["bash", home / "queue_all.sh"], check=True, capture_output=True, env=dict(os.environ)
     )
     lab.until(study, lambda _: len(lab.told("full_0", "steps")) > 2)
-    job = next(job for job, state, _ in slurm_queue._in_queue() if state == "RUNNING")
+    job = next(one.job for one in slurm_queue._list_queue() if one.state == "RUNNING")
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
     lab.until(
         study,
-        lambda _: job in {one for one, state, _ in slurm_queue._in_queue() if state == "PENDING"},
+        lambda _: job in {one.job for one in slurm_queue._list_queue() if one.state == "PENDING"},
     )
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now+5"], check=True)
     lab.until(study, lambda states: set(states.values()) == {"done"})

@@ -48,7 +48,7 @@ def test_rows_dealt_by_length_pad_less(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the order in which they are drawn: the same steps, at fewer positions."""
-    from unteach.data import streams
+    from unteach.data.steps import Steps
 
     positions: list[int] = []
     real = Trainer.compute_loss
@@ -64,8 +64,8 @@ def test_rows_dealt_by_length_pad_less(
     for name in ("sorted", "drawn"):
         if name == "drawn":
             monkeypatch.setattr(
-                streams.Steps,
-                "_longest_first",
+                Steps,
+                "_sort_longest_first",
                 lambda self, name, drawn: list(range(len(drawn[name]))),
             )
         positions.append(0)

@@ -10,6 +10,7 @@ from typing import Any
 from unteach import registry
 from unteach.config import consistency, synonyms, training_args
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, Files
+from unteach.config.metric_descriptions import MetricDescription, merge_descriptions
 from unteach.config.reader import Mistakes, Reader
 from unteach.config.schema import (
     PATH,
@@ -272,11 +273,22 @@ def _suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfig]:
                 )
                 continue
             try:
-                cls = registry.metric.get(definition["metric"])
+                entry = registry.metric.find_entry(definition["metric"])
             except UserError as error:
                 reader.wrong(path, str(error))
                 continue
-            reader.record(
-                cls, {key: item for key, item in definition.items() if key != "metric"}, path
-            )
+            arguments = {key: item for key, item in definition.items() if key != "metric"}
+            reader.record(entry.target, arguments, path)
+            if entry.facts:
+                _describe_by_class(reader, suite, metric, entry)
     return {name: suite for name, suite in read_suites.items() if suite is not None}
+
+
+def _describe_by_class(
+    reader: Reader, suite: SuiteConfig, metric: str, entry: registry.Entry
+) -> None:
+    """Add to a suite's description of a metric what the decorator of its class says."""
+    by_class = reader.record(MetricDescription, entry.facts, f"@metric({entry.name!r})")
+    if by_class is not None:
+        by_suite = suite.describe.get(metric, MetricDescription())
+        suite.describe[metric] = merge_descriptions(by_class, by_suite)

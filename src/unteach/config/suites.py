@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from unteach.config.metric_descriptions import MetricDescription, Role
 from unteach.errors import UserError
 
 
@@ -18,8 +19,6 @@ class GenerationArgs:
     no_repeat_ngram_size: int | None = None
 
 
-Role = Literal["train", "forget", "retain", "holdout"]
-"""What rows are to a run: learned, unlearned, to be kept, or never seen by the model."""
 OWN_ROWS = "rows"
 """The suite that measures rows of the user's own."""
 MEASURED_KINDS = ("answers", "signed", "text")
@@ -62,22 +61,6 @@ class RowsConfig:
 
 
 @dataclass
-class MetricDescription:
-    """What a metric is called, whose rows it is about and which way is good, for tables, pages and
-    plots.
-
-    better: `near retain` is as near as can be to the retain model's value, `near before` to the
-    value that the model had before it was trained.
-    """
-
-    label: str
-    role: Role | None = None
-    better: Literal["higher", "lower", "near retain", "near before", "near 0"] | None = None
-    meaning: str = ""
-    decimals: int = 3
-
-
-@dataclass
 class HarnessArgs:
     """How lm-evaluation-harness asks its tasks, by its own names; include_path: a folder of more
     tasks."""
@@ -102,9 +85,9 @@ class SuiteConfig:
     the model that unlearning started from. classifier_path: what tells clean text.
     tokens: the `rows.column` whose answers are kept token by token, for reports, where a metric
     measures it.
-    describe: what metrics are called, by their names, and which way is good. max_rows: at most so
-    many rows of each set, drawn by `seed`. before: whether a run also measures the weights that it
-    starts from.
+    describe: what metrics are called, by their names, which way is good and how they are shown;
+    stronger, field by field, than what a metric's class says. max_rows: at most so many rows of
+    each set, drawn by `seed`. before: whether a run also measures the weights that it starts from.
     """
 
     suite: str

@@ -75,6 +75,7 @@ def refuse_powers(template: object) -> None:
 
 
 def _has_power(text: str) -> bool:
+    """Whether a template has the operator **, apart from where it spreads arguments."""
     from jinja2 import Environment, TemplateSyntaxError
 
     previous = ""

@@ -29,12 +29,7 @@ def encode_chat(
         UserError: the template shows earlier turns differently once the conversation goes on, or
             does not show what a turn says.
     """
-    if template.kind != "chat":
-        raise UserError(
-            "conversations are shown by a chat template, and this model is asked by "
-            f"template={template.kind}; take a model whose tokenizer has one, or rows of prompts "
-            "and answers"
-        )
+    _refuse_other_kind(template)
     if template.args.system_prompt and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": template.args.system_prompt}, *messages]
     messages = template.hide_all(messages)
@@ -44,28 +39,26 @@ def encode_chat(
     whole = _render_whole(template, messages, tools)
     _refuse_unshown(template, messages, tools, whole)
 
-    answer_indices = [k for k, message in enumerate(messages) if message["role"] == ASSISTANT]
-    if last:
-        answer_indices = [k for k in answer_indices if is_learned(messages[k])][-1:]
     pieces: list[Piece] = []
     encoded_text = ""
-    for k in answer_indices:
+    for k in _list_answers(messages, last):
+        message = messages[k]
         if k == 0:
             raise UserError(
                 "the conversation begins with a turn of the assistant, which answers nothing"
             )
         # What the model is asked goes on from what is encoded already.
-        prompt = template.render_chat(messages[:k], add_generation_prompt=True, tools=tools)
+        prompt = template.chat.render(messages[:k], add_generation_prompt=True, tools=tools)
         new_text = _cut_start(encoded_text, prompt, last)
         pieces.append((template.encode_plain(new_text), False))
 
         # The answer is what the template adds to that once it is given.
-        answered = template.render_chat(messages[: k + 1], add_generation_prompt=False, tools=tools)
-        rendered_answer = template.extract_answer(prompt, answered, messages[k]["content"])
-        _refuse_unshown_answer(messages[k], rendered_answer)
-        words = _list_words(messages[k], rendered_answer)
+        answered = template.chat.render(messages[: k + 1], add_generation_prompt=False, tools=tools)
+        rendered_answer = template.extract_answer(prompt, answered, message["content"])
+        _refuse_unshown_answer(message, rendered_answer)
+        words = _list_words(message, rendered_answer)
         answer_ids, answer_text = template.encode_turn(rendered_answer, words)
-        pieces.append((answer_ids, is_learned(messages[k])))
+        pieces.append((answer_ids, is_learned(message)))
         encoded_text = prompt + answer_text
 
     if messages[-1]["role"] != ASSISTANT:
@@ -74,10 +67,28 @@ def encode_chat(
     return pieces
 
 
+def _refuse_other_kind(template: Template) -> None:
+    if template.kind != "chat":
+        raise UserError(
+            "conversations are shown by a chat template, and this model is asked by "
+            f"template={template.kind}; take a model whose tokenizer has one, or rows of prompts "
+            "and answers"
+        )
+
+
+def _list_answers(messages: list[Message], last: bool) -> list[int]:
+    """List the indices of the assistant's turns; with `last` only that of the last learned one."""
+    indices = []
+    for index, message in enumerate(messages):
+        if message["role"] == ASSISTANT and (is_learned(message) or not last):
+            indices.append(index)
+    return indices[-1:] if last else indices
+
+
 def _render_whole(template: Template, messages: list[Message], tools: Tools | None) -> str:
     """Render the conversation; say so where only its calls of tools make that fail."""
     try:
-        return template.render_chat(messages, add_generation_prompt=False, tools=tools)
+        return template.chat.render(messages, add_generation_prompt=False, tools=tools)
     except UserError as error:
         without_calls = _drop_calls(messages)
         if without_calls == messages or _try_render(template, without_calls, tools) is None:
@@ -90,7 +101,7 @@ def _render_whole(template: Template, messages: list[Message], tools: Tools | No
 
 def _try_render(template: Template, messages: list[Message], tools: Tools | None) -> str | None:
     try:
-        return template.render_chat(messages, add_generation_prompt=False, tools=tools)
+        return template.chat.render(messages, add_generation_prompt=False, tools=tools)
     except UserError:
         return None
 
@@ -140,8 +151,16 @@ def _list_texts(value: object) -> list[str]:
 def _refuse_unshown(
     template: Template, messages: list[Message], tools: Tools | None, whole: str
 ) -> None:
-    """Refuse a conversation of which the chat template leaves something out: many know only user
-    and assistant."""
+    """Refuse a conversation of which the chat template leaves something out.
+
+    Many templates know only user and assistant, and neither calls nor tools.
+
+    Args:
+        template: the model's.
+        messages: the conversation.
+        tools: the tools that may be called in it.
+        whole: what the template renders of them.
+    """
     # What a call is called with may stand in the tools: only a template that ignores calls renders
     # the same without them.
     without_calls = _drop_calls(messages)
@@ -157,7 +176,7 @@ def _refuse_unshown(
             )
         _refuse_unshown_calls(message, whole)
     # In the same way a tool's name may stand in a call of it.
-    if tools and template.render_chat(messages, add_generation_prompt=False) == whole:
+    if tools and template.chat.render(messages, add_generation_prompt=False) == whole:
         raise UserError(
             "the chat template does not show tools; take a model whose template knows them"
         )
@@ -182,7 +201,8 @@ def _refuse_unshown_calls(message: Message, rendered: str) -> None:
             "the chat template does not show tool_calls; take a model whose template knows them"
         )
     shows_each = all(rendered.count(name) >= count for name, count in name_counts.items())
-    if not shows_each or not all(is_shown(text, rendered) for text in _list_call_texts(message)):
+    texts = _list_call_texts(message)
+    if not shows_each or not all(is_shown(text, rendered) for text in texts):
         raise UserError(
             "the chat template shows only some of a turn's tool_calls; take a model whose "
             "template shows several, or leave such rows out"
@@ -190,7 +210,16 @@ def _refuse_unshown_calls(message: Message, rendered: str) -> None:
 
 
 def _cut_start(start: str, longer: str, last: bool) -> str:
-    """Give what a conversation that went on has after what was rendered before."""
+    """Give what a conversation that went on has after what was rendered before.
+
+    Args:
+        start: what was rendered.
+        longer: what is rendered now.
+        last: whether only the last turn is learned; it changes how to mend it.
+
+    Raises:
+        UserError: the template renders the start otherwise now.
+    """
     if longer.startswith(start):
         return longer[len(start) :]
     if last:

@@ -4,6 +4,7 @@ token for padding."""
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from unteach.data.examples import SEGMENT, Example
 from unteach.data.truncation import IGNORED
 from unteach.lazy import np, torch
 from unteach.registry import collator
@@ -11,14 +12,11 @@ from unteach.registry import collator
 if TYPE_CHECKING:
     from torch import Tensor
 
-SEGMENT = "segment"
-"""Which of its documents a token of a packed row is of, from 1; padding has 0."""
-
 
 class Collator(Protocol):
     """Turn a list of examples into padded tensors by name."""
 
-    def __call__(self, examples: list[dict[str, Any]], /) -> dict[str, Any]: ...
+    def __call__(self, examples: list[Example], /) -> dict[str, Any]: ...
 
 
 @collator
@@ -34,9 +32,13 @@ class DataCollatorForSupervisedDataset:
     padding_side: Literal["right", "left"] = "right"
     index: str | None = None
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        # Several answers or variants: a batch of each.
         if "input_ids" not in examples[0]:
-            return {key: self([example[key] for example in examples]) for key in examples[0]}
+            nested = {}
+            for key in examples[0]:
+                nested[key] = self([example[key] for example in examples])
+            return nested
         pad_id = self.tokenizer.pad_token_id
         if pad_id is None:
             pad_id = self.tokenizer.eos_token_id
@@ -51,7 +53,7 @@ class DataCollatorForSupervisedDataset:
             batch[self.index] = torch.tensor([example[self.index] for example in examples])
         return batch
 
-    def _pad(self, examples: list[dict[str, Any]], key: str, filler: int) -> "Tensor":
+    def _pad(self, examples: list[Any], key: str, filler: int) -> "Tensor":
         """Pad what the examples have under a key to one tensor [B, T]."""
         lengths = [len(example["input_ids"]) for example in examples]
         longest = max(lengths)

@@ -68,6 +68,10 @@ class ColumnLayout:
             return False
         return set(other.roles) <= {*self.roles, *self.repeated}
 
+    def takes(self, roles: Iterable[str]) -> bool:
+        """Whether each of these roles is one of its own, or of its optional ones."""
+        return set(roles) <= {*self.roles, *self.optional}
+
     def list_columns(self, mapped: dict[str, str]) -> list[str]:
         """List the columns that it reads."""
         return [mapped.get(role, role) for role in self.roles]
@@ -255,13 +259,20 @@ def find_layout(
         roles.update(layout.roles, layout.optional)
     _check_mapped(where, columns, sorted(roles), mapped, key)
 
-    # Layouts that take all the named columns come first, then those whose columns there are; among
-    # these one that is named whole is the one.
-    taking = [layout for layout in layouts if set(mapped) <= {*layout.roles, *layout.optional}]
-    layouts = taking or layouts
-    fitting = [layout for layout in layouts if set(layout.list_columns(mapped)) <= set(columns)]
-    named_whole = [layout for layout in fitting if set(layout.roles) == set(mapped)]
+    # Those that take all the named columns, if any do.
+    layouts = [layout for layout in layouts if layout.takes(mapped)] or layouts
+
+    # Those whose columns are all there; of these one that is named whole is the one.
+    fitting = []
+    named_whole = []
+    for layout in layouts:
+        if set(layout.list_columns(mapped)) <= set(columns):
+            fitting.append(layout)
+            if set(layout.roles) == set(mapped):
+                named_whole.append(layout)
     fitting = [layout.add_optional(columns, mapped) for layout in named_whole or fitting]
+
+    # Those that no other one holds.
     widest = []
     for layout in fitting:
         if not any(other.holds(layout) for other in fitting):
@@ -306,20 +317,26 @@ def _explain_no_layout(
     mapped: dict[str, str],
     key: str,
 ) -> str:
-    """Say which columns the nearest layout lacks, and which of the table's may be meant."""
+    """Say which columns the nearest layout lacks, and which of the table's may be meant.
+
+    The arguments are those of `find_layout`.
+    """
 
     def list_lacking(layout: ColumnLayout) -> list[str]:
         return [role for role in layout.roles if mapped.get(role, role) not in columns]
 
-    nearest_layout = min(layouts, key=lambda layout: len(list_lacking(layout)) / len(layout.roles))
+    def measure_lack(layout: ColumnLayout) -> float:
+        return len(list_lacking(layout)) / len(layout.roles)
+
+    nearest_layout = min(layouts, key=measure_lack)
     lacking = list_lacking(nearest_layout)
-    words = []
+    guesses = []
     for role in lacking:
         guess = nearest(role, columns)
         if guess:
-            words.append(name_column(role, guess, key))
+            guesses.append(name_column(role, guess, key))
     hint = f"say which it is: {key}.{lacking[0]}=NAME"
-    if words:
-        hint = f"did you mean {' '.join(words)}?"
+    if guesses:
+        hint = f"did you mean {' '.join(guesses)}?"
     ways = ", or ".join(dict.fromkeys(map(str, layouts)))
     return f"{where}: needs the columns {ways}; it has {list_columns(columns)}; {hint}"

@@ -104,6 +104,7 @@ def _parse_json(cell: object) -> Any:
 
 
 def _read_turn(turn: object) -> Message:
+    """Read a turn of either kind as {role, content} and what else it says."""
     if not isinstance(turn, dict):
         raise BadConversation(SHAPE)
     # Tables give every turn the keys of all others, with nothing in them.
@@ -114,6 +115,7 @@ def _read_turn(turn: object) -> Message:
 
 
 def _read_sharegpt(turn: dict[str, Any]) -> Message:
+    """Read a turn of ShareGPT's, where a call of tools is a turn of its own with JSON in it."""
     role = _read_role(turn.pop("from"), SHAREGPT_ROLES, "from")
     content = _read_content(turn.pop("value", None))
     message = {"role": SHAREGPT_ROLES[role], "content": content, **turn}
@@ -142,6 +144,7 @@ def _read_role(value: object, roles: Iterable[str], key: str) -> str:
 
 
 def _read_openai(turn: dict[str, Any]) -> Message:
+    """Read a turn of OpenAI's, which may call tools beside what it says."""
     if turn.get("role") == "function" or "function_call" in turn:
         raise BadConversation(
             "has function_call, OpenAI's old way; write tool_calls, and the role tool for the "

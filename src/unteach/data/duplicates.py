@@ -112,7 +112,7 @@ class _TextColumns:
         for name in KEYS:
             if name not in keys:
                 continue
-            columns = as_list(keys[name])
+            columns = _as_list(keys[name])
             if name in EARLIER_KEYS:
                 earlier += columns
             elif name in QUESTION_KEYS:
@@ -147,7 +147,7 @@ def _read_cells(row: Row, columns: list[str]) -> list[str]:
     return texts
 
 
-def as_list(columns: str | list[str]) -> list[str]:
+def _as_list(columns: str | list[str]) -> list[str]:
     """Give several columns, or one, as a list."""
     return [columns] if isinstance(columns, str) else list(columns)
 

@@ -54,7 +54,11 @@ def select_part(rows: list[Row], part: str, forget_set: ForgetSet, where: str) -
 
 
 def find_forgotten(rows: list[Row], forget_set: ForgetSet, where: str) -> set[int]:
-    """Find the indices of the rows that a forget set takes."""
+    """Find the indices of the rows that a forget set takes.
+
+    Raises:
+        UserError: no row is about such a unit, or about one that is named.
+    """
     row_entities: list[list[Entity]]
     if forget_set.by == QUESTION and not forget_set.stratified:
         row_entities = [[] for _ in rows]
@@ -76,22 +80,26 @@ def find_forgotten(rows: list[Row], forget_set: ForgetSet, where: str) -> set[in
         )
 
     if forget_set.named is not None:
-        drawn = _find_named(forget_set, units, where)
+        drawn_units = _find_named(forget_set, units, where)
     else:
         owners: dict[Unit, Hashable] = {}
         if forget_set.stratified:
             owners = _find_owners(forget_set.stratified, row_entities, row_units)
-        drawn = _draw_units(forget_set, units, owners, where)
+        drawn_units = _draw_units(forget_set, units, owners, where)
 
     forgotten = set()
     for row_index, units_of_row in enumerate(row_units):
-        if not drawn.isdisjoint(units_of_row):
+        if not drawn_units.isdisjoint(units_of_row):
             forgotten.add(row_index)
     return forgotten
 
 
 def read_entities(rows: list[Row], forget_set: ForgetSet, where: str) -> list[list[Entity]]:
-    """Read what each row is about."""
+    """Read what each row is about.
+
+    From its columns `keys` and `kinds`, a file with the kind of each key, or by counting rows where
+    every author has as many.
+    """
     block = forget_set.author_block
     if block:
         return [[("author", row_index // block)] for row_index in range(len(rows))]
@@ -122,7 +130,8 @@ def read_entities(rows: list[Row], forget_set: ForgetSet, where: str) -> list[li
 def _load_kinds(path: str) -> dict[str, str]:
     """Load a JSON file of {key: kind} or {key: {type: kind}}."""
     kind_of_key = {}
-    for key, kind in json_files.read_json(Path(path), "forget_set.kinds_path").items():
+    kinds = json_files.read_json(Path(path), "forget_set.kinds_path")
+    for key, kind in kinds.items():
         kind_of_key[key] = kind["type"] if isinstance(kind, dict) else kind
     return kind_of_key
 
@@ -144,7 +153,7 @@ def _order_pair(pair: Iterable[Hashable]) -> Unit:
 def _find_named(forget_set: ForgetSet, units: Iterable[Unit], where: str) -> set[Unit]:
     """Find the units that the forget set names; refuse one that no row is about."""
     known = set(units)
-    named = set()
+    named_units = set()
     for unit in forget_set.named or []:
         is_pair = isinstance(unit, list) and len(unit) == 2
         if forget_set.by == RELATIONSHIP and is_pair:
@@ -156,14 +165,21 @@ def _find_named(forget_set: ForgetSet, units: Iterable[Unit], where: str) -> set
                 f"{where}: forget_set.named: no row is about the {forget_set.by} "
                 f"{shown(unit)}{hint}"
             )
-        named.add(unit)
-    return named
+        named_units.add(unit)
+    return named_units
 
 
 def _draw_units(
     forget_set: ForgetSet, units: Iterable[Unit], owners: dict[Unit, Hashable], where: str
 ) -> set[Unit]:
-    """Draw so many units of each stratum; without strata, of all."""
+    """Draw so many units of each stratum; without strata, of all.
+
+    Args:
+        forget_set: how many, as a count or a fraction, and the seed.
+        units: all units, in the order of the rows.
+        owners: the entity that each unit goes with, its stratum.
+        where: what messages call the rows.
+    """
     strata: dict[Hashable, list[Unit]] = {}
     for unit in units:
         strata.setdefault(owners.get(unit), []).append(unit)
@@ -180,7 +196,8 @@ def _draw_units(
                 f"{forget_set.by}{_describe_stratum(stratum)}"
             )
         order = list(members)
-        Random(subseed(forget_set.seed, "forget set", forget_set.by, stratum)).shuffle(order)
+        seed = subseed(forget_set.seed, "forget set", forget_set.by, stratum)
+        Random(seed).shuffle(order)
         drawn.update(order[:count])
 
     if not drawn:

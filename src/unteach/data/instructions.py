@@ -37,44 +37,47 @@ class Context:
 NO_CONTEXT = Context()
 
 
-def join_input(
-    instruction: Any, added: object, column: str, row_index: int, row_errors: RowErrors
-) -> Any:
-    """Join an instruction and its input by a line end, as LLaMA-Factory does.
+@dataclass(frozen=True)
+class InstructionColumns:
+    """The columns of Alpaca's rows beside the instruction; None for one that the rows lack."""
 
-    Args:
-        instruction: the cell of the instruction; it may be empty.
-        added: the cell of the input; it may be empty.
-        column: the input's column.
-        row_index: the row.
-        row_errors: notes an input that is no text.
-    """
-    if not row_errors.check_text(added, column, row_index, is_required=False):
-        return instruction
+    input: str | None
+    system: str | None
+    history: str | None
+
+    @property
+    def names(self) -> tuple[str | None, ...]:
+        return self.input, self.system, self.history
+
+    def read(
+        self, instruction: Any, cells: Sequence[Any], row_index: int, row_errors: RowErrors
+    ) -> tuple[Any, Context]:
+        """Read a question with its input, and what stands before it.
+
+        Args:
+            instruction: the cell of the instruction; it may be empty.
+            cells: the cells of these columns.
+            row_index: the row.
+            row_errors: notes what is wrong with the cells.
+        """
+        added, system, history = cells
+        question = instruction
+        if row_errors.check_text(added, str(self.input), row_index, is_required=False):
+            question = _join_input(instruction, added)
+        if not row_errors.check_text(system, str(self.system), row_index, is_required=False):
+            system = ""
+        pairs = () if is_missing(history) else _read_history(history)
+        if pairs is None:
+            message = f"{self.history} must be a list of [question, answer], both text"
+            row_errors.add(message, row_index)
+        return question, Context(system, pairs or ())
+
+
+def _join_input(instruction: object, added: str) -> object:
+    """Join an instruction and its input by a line end, as LLaMA-Factory does."""
     if is_missing(instruction):
         return added
     return f"{instruction}\n{added}" if isinstance(instruction, str) else instruction
-
-
-def read_context(
-    system: Any, history: object, columns: tuple[str, str], row_index: int, row_errors: RowErrors
-) -> Context:
-    """Read the system prompt and the earlier turns of a row.
-
-    Args:
-        system: the cell of the system prompt.
-        history: the cell of the earlier turns.
-        columns: the columns of the two.
-        row_index: the row.
-        row_errors: notes what is wrong with them.
-    """
-    system_column, history_column = columns
-    has_system = row_errors.check_text(system, system_column, row_index, is_required=False)
-    pairs = () if is_missing(history) else _read_history(history)
-    if pairs is None:
-        message = f"{history_column} must be a list of [question, answer], both text"
-        row_errors.add(message, row_index)
-    return Context(system if has_system else "", pairs or ())
 
 
 def _read_history(cell: object) -> tuple[tuple[str, str], ...] | None:
@@ -104,14 +107,24 @@ def encode_last(
     answer: str,
     max_length: int | None = None,
 ) -> Encoded:
-    """Encode a question after its context with its answer, which alone is learned."""
+    """Encode a question after its context with its answer, which alone is learned.
+
+    Args:
+        template: the model's.
+        context: the system prompt and the earlier turns.
+        shots: pairs that show how, before these.
+        question: what is asked.
+        answer: what is learned.
+        max_length: what prompt and answer may have together; the answer is cut to it.
+    """
     if not context:
         return template.encode(question, answer, shots, max_length)
     if template.kind != "chat":
         _refuse_system(template, context)
         return template.encode(question, answer, [*shots, *context.history], max_length)
     messages = _build_messages(context, shots, question, answer)
-    (prompt_ids, _), (answer_ids, _) = encode_chat(template, messages, last=True)
+    pieces = encode_chat(template, messages, last=True)
+    (prompt_ids, _), (answer_ids, _) = pieces
     return Encoded.cut_answer(prompt_ids, answer_ids, max_length)
 
 
@@ -144,7 +157,10 @@ def encode_all(
 
 
 def _encode_turns(template: Template, shots: Pairs, turns: Pairs) -> list[Piece]:
-    """Encode questions and answers in the template's tags, as pieces."""
+    """Encode questions and answers in the template's tags, as pieces.
+
+    Each question is a piece that is read, and each answer one that is learned.
+    """
     if template.args.boundary == "joint":
         raise UserError(
             "boundary=joint is about one question and its answer; rows with earlier turns need "
@@ -172,6 +188,7 @@ def _encode_turns(template: Template, shots: Pairs, turns: Pairs) -> list[Piece]
 
 
 def _build_messages(context: Context, shots: Pairs, question: str, answer: str) -> list[Message]:
+    """Build the conversation of a question after its context, with its answer."""
     messages: list[Message] = []
     if context.system:
         messages.append({"role": "system", "content": context.system})
@@ -185,6 +202,7 @@ def _build_messages(context: Context, shots: Pairs, question: str, answer: str) 
 
 
 def _refuse_system(template: Template, context: Context) -> None:
+    """Refuse a system prompt where no chat template shows it."""
     if context.system:
         raise UserError(
             "a system prompt is shown by a chat template, and this model is asked by "

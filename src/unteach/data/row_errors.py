@@ -1,6 +1,7 @@
 """What is wrong with the rows of a source: all of it reported at once and with row numbers, before
 anything is trained."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,6 +10,7 @@ from unteach.data.rows import Place, Row, Rows
 from unteach.errors import UserError
 from unteach.wording import counted
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_LISTED = 8
 """Rows that a message lists; of more than these it says how many."""
 
@@ -62,7 +64,7 @@ class RowErrors:
         if not isinstance(cell, str):
             self.add(f"{column} must be text, and is {describe_type(cell)}", row_index)
             return False
-        if not cell.isascii() and any("\ud800" <= character <= "\udfff" for character in cell):
+        if not cell.isascii() and SURROGATE.search(cell):
             self.add(f"{column} holds half a character, a lone surrogate", row_index)
             return False
         return True

@@ -41,8 +41,10 @@ class RowSelection:
         """Select among `num_rows` rows; give their indices, ascending."""
         selected = list(range(num_rows))
         if self.held_out:
-            num_held_out = min(num_rows, max(1, round(self.held_out * num_rows)))
-            held_out = set(permutation(num_rows, self.seed, "held out")[:num_held_out])
+            # At least one row is held out, of however few there are.
+            num_held_out = max(1, round(self.held_out * num_rows))
+            order = permutation(num_rows, self.seed, "held out")
+            held_out = set(order[:num_held_out])
             selected = [index for index in selected if (index in held_out) == self.held]
         if self.most is not None and self.most < len(selected):
             order = permutation(len(selected), self.seed, "max_rows", self.held)
@@ -63,6 +65,7 @@ class RowSelection:
         return selected
 
     def _select_flagged(self, rows: list[PlacedRow], column: str, where: str) -> list[PlacedRow]:
+        """Select the rows that a column marks; refuse where there are none."""
         selected = []
         for place, row in rows:
             if parse_flag(row.get(column), column, place) == self.flagged:
@@ -71,7 +74,7 @@ class RowSelection:
             raise UserError(f"{where}: no row has {int(self.flagged)} in the column {column!r}")
         return selected
 
-    def without_limits(self) -> "RowSelection":
+    def drop_limits(self) -> "RowSelection":
         """Give the same selection without any row left out."""
         return replace(self, held_out=0.0, held=False, most=None, flag=None)
 

@@ -17,7 +17,9 @@ class Place(NamedTuple):
     number: int
 
     def __str__(self) -> str:
-        return f"{self.file}, {self.unit} {self.number}" if self.number else self.file
+        if not self.number:
+            return self.file
+        return f"{self.file}, {self.unit} {self.number}"
 
 
 PlacedRow = tuple[Place, Row]
@@ -32,6 +34,10 @@ class Rows(list[Row]):
         for place, row in placed_rows:
             self.append(row)
             self.places.append(place)
+
+    def take(self, row_indices: Iterable[int]) -> "Rows":
+        """Take some of the rows, with their places."""
+        return Rows((self.places[index], self[index]) for index in row_indices)
 
 
 def locate_row(rows: list[Row], row_index: int, where: str) -> str:

@@ -35,14 +35,27 @@ class SpecialText:
         for token_id, token in tokenizer.added_tokens_decoder.items():
             if token.special:
                 self.added.append((token_id, token))
-        self._index = {token.content: index for index, (_, token) in enumerate(self.added)}
+        self._index: dict[str, int] = {}
+        """index of a special token in `added`, by its text"""
+        for index, (_, token) in enumerate(self.added):
+            self._index[token.content] = index
         # The longest of those that begin at one place is read, as a tokenizer does.
         longest_first = sorted(self._index, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        any_token = "|".join(map(re.escape, longest_first))
+        self._pattern = re.compile(any_token or "(?!)")
 
     def hide(self, text: str) -> str:
         """Mark every special token that is written in a text, so that it stays text."""
-        return self._pattern.sub(lambda match: HIDDEN + chr(FIRST + self._index[match[0]]), text)
+        return self._replace(text, HIDDEN)
+
+    def _replace(self, text: str, prefix: str) -> str:
+        """Replace every special token in a text by a prefix and a character of its own."""
+
+        def write_mark(match: re.Match[str]) -> str:
+            index = self._index[match[0]]
+            return prefix + chr(FIRST + index)
+
+        return self._pattern.sub(write_mark, text)
 
     def hide_all(self, value: object) -> Any:
         """Hide every text in a mapping, a list or a text."""
@@ -60,13 +73,21 @@ class SpecialText:
             return self._pattern.search(value) is not None
         if isinstance(value, dict):
             return any(self.stands_in(inner) for inner in value.values())
-        return isinstance(value, list | tuple) and any(self.stands_in(inner) for inner in value)
+        if isinstance(value, list | tuple):
+            return any(self.stands_in(inner) for inner in value)
+        return False
 
     def reveal(self, text: str) -> str:
         """Show a text with marks as it was written."""
         if HIDDEN not in text:
             return text
-        return _HIDDEN_TOKEN.sub(lambda match: self.added[ord(match[1]) - FIRST][1].content, text)
+
+        def write_token(match: re.Match[str]) -> str:
+            index = ord(match[1]) - FIRST
+            _, token = self.added[index]
+            return token.content
+
+        return _HIDDEN_TOKEN.sub(write_token, text)
 
     def find(self, text: str, start: int = 0) -> list[tuple[int, int, int]]:
         """Find the special tokens in a text that are not hidden.
@@ -76,7 +97,8 @@ class SpecialText:
         """
         tokens = []
         for match in self._pattern.finditer(text, start):
-            token_id, _ = self.added[self._index[match[0]]]
+            index = self._index[match[0]]
+            token_id, _ = self.added[index]
             tokens.append((token_id, match.start(), match.end()))
         return tokens
 
@@ -92,15 +114,17 @@ class SpecialText:
             )
             return tuple(encoding["input_ids"])
         if not self.tokenizer.is_fast:
-            token = self.reveal(text[text.index(HIDDEN) :][:2])
+            start = text.index(HIDDEN)
+            token = self.reveal(text[start : start + 2])
             raise UserError(
                 f"a row holds the text of the special token {token}, and this tokenizer cannot "
                 "read it as text; write it in another way, or set "
                 "model.template_args.special_tokens=tokens"
             )
-        own = self._pattern.sub(lambda match: OWN + chr(FIRST + self._index[match[0]]), text)
-        ids = self._splitter.encode(self.reveal(own), add_special_tokens=add_special_tokens).ids
-        return tuple(self._own_ids.get(token, token) for token in ids)
+        # The template's own tokens get names that the splitter knows; what is hidden is text again.
+        text = self.reveal(self._replace(text, OWN))
+        encoding = self._splitter.encode(text, add_special_tokens=add_special_tokens)
+        return tuple(self._own_ids.get(token_id, token_id) for token_id in encoding.ids)
 
     @cached_property
     def _backend(self) -> Tokenizer | None:

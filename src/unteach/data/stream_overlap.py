@@ -92,8 +92,10 @@ def _hash_words(part: ComponentConfig) -> _Side:
     """Hash what the rows of a dataset say."""
     hf_args = part.args["hf_args"]
     rows = sources.load_rows(hf_args)
-    hashes = duplicates.hash_rows(duplicates.find_column_keys(part.cls, part.args), rows)
-    return _Side(hashes, range(len(rows)), RowErrors(sources.describe_source(hf_args), rows))
+    column_keys = duplicates.find_column_keys(part.cls, part.args)
+    hashes = duplicates.hash_rows(column_keys, rows)
+    row_errors = RowErrors(sources.describe_source(hf_args), rows)
+    return _Side(hashes, range(len(rows)), row_errors)
 
 
 def _hash_tokens(part: ComponentConfig) -> _Side:
@@ -102,7 +104,7 @@ def _hash_tokens(part: ComponentConfig) -> _Side:
     hashes = array("q")
     for shard in token_files.read_shards(Path(hf_args["path"])):
         for row in range(len(shard)):
-            ids = np.asarray(shard.ids(row), np.int64)
+            ids = np.asarray(shard.slice_ids(row), np.int64)
             hashes.append(hash(ids.tobytes()) or 1)
     row_errors = RowErrors(sources.describe_source(hf_args), [])
     return _Side(np.array(hashes, np.int64), range(len(hashes)), row_errors)
@@ -126,6 +128,7 @@ def _split_by_flag(side: _Side, column: str) -> tuple[_Side, _Side]:
 
 
 def _describe_shared(first: _Side, second: _Side, role: str) -> str:
+    """Say which rows two sides share, with their places on both; "" where they share none."""
     in_first = duplicates.find_shared(first.hashes, second.hashes)
     if not in_first:
         return ""
@@ -136,7 +139,8 @@ def _describe_shared(first: _Side, second: _Side, role: str) -> str:
 
 def note_overlap(forget: Sequence[Any], retain: Sequence[Any]) -> list[str]:
     """Count the rows that built datasets of `forget` and `retain` share: a sentence, or none."""
-    if all("choice" in getattr(dataset, "hf_args", {}) for dataset in (*forget, *retain)):
+    datasets = (*forget, *retain)
+    if all("choice" in getattr(dataset, "hf_args", {}) for dataset in datasets):
         return []  # all are of the user's files, and it was said when these were looked at
     forgotten = _collect_hashes(forget)
     retained = _collect_hashes(retain)

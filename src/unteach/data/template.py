@@ -6,8 +6,9 @@ the tokenizer puts one; the end-of-turn token stands once, at the end, and is le
 """
 
 import functools
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from unteach import atomic, json_files
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import TemplateArgs
-from unteach.data.chat_rendering import render
+from unteach.data.chat_template import PROBE, ChatTemplate
 from unteach.data.reasoning import CLOSE, write_after_open_reasoning
 from unteach.data.rendered_text import (
     USE_ANOTHER,
@@ -25,19 +26,15 @@ from unteach.data.rendered_text import (
 )
 from unteach.data.special_text import SpecialText
 from unteach.data.truncation import IGNORED
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FILE = "unteach_template.json"
+"""What a model's folder has the template in."""
 Shots = Sequence[tuple[str, str]]
 """(question, answer) pairs that stand before a question, to show how."""
-PROBE = [
-    {"role": "user", "content": "unteach asks this"},
-    {"role": "assistant", "content": "unteach is told that"},
-]
-"""By what a chat template is tried: words that stand in none."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,10 @@ class Template:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", args: TemplateArgs | None = None):
         self.tokenizer = tokenizer
         self.args = args or TemplateArgs()
+        self.chat = ChatTemplate(tokenizer, self.args)
         self.kind = self._choose_kind()
         if self.kind == "chat":
-            self._check_name()
+            self.chat.check_name()
         if tokenizer.eos_token_id is None:
             raise UserError(
                 "this tokenizer has no end-of-sequence token: set model.tokenizer_args.eos_token"
@@ -86,6 +84,7 @@ class Template:
                 f"model.template_args.answer_prefix is for tags (template=qa), not for "
                 f"template={self.kind}"
             )
+
         # The tokenizer's own attributes take longer to read than a short text takes to tokenise.
         self._bos = tokenizer.bos_token or ""
         self._bos_id = tokenizer.bos_token_id
@@ -108,29 +107,6 @@ class Template:
             raise UserError("this tokenizer has no chat template: set template=qa or template=raw")
         return kind
 
-    def _check_name(self) -> None:
-        """Refuse a name that none of the tokenizer's chat templates has, and several without a
-        default."""
-        templates = self.tokenizer.chat_template
-        name = self.args.chat_template
-        names = list(templates) if isinstance(templates, dict) else []
-        if name is not None and name not in names:
-            has = "it has one, without a name: leave this out"
-            if names:
-                has = f"it has {', '.join(names)}"
-            guess = nearest(name, names)
-            hint = f" (did you mean {guess}?)" if guess else ""
-            raise UserError(
-                f"model.template_args.chat_template: this tokenizer has no chat template called "
-                f"{name!r}{hint}; {has}"
-            )
-        if name is None and names and "default" not in names:
-            raise UserError(
-                f"this tokenizer has several chat templates, {', '.join(names)}, and none is "
-                f"called default: say which with model.template_args.chat_template={names[0]}, or "
-                "set template=qa or template=raw"
-            )
-
     def as_raw(self) -> "Template":
         """Give the template that takes the words of this tokenizer as they are."""
         args = TemplateArgs(kind="raw", special_tokens=self.args.special_tokens)
@@ -146,7 +122,7 @@ class Template:
         """The id that ends an answer, and is learned; after a chat template, the end of the
         turn."""
         if self.kind == "chat":
-            rendered = self.render_chat(PROBE, add_generation_prompt=False)
+            rendered = self.chat.render(PROBE, add_generation_prompt=False)
             _, answer, after = rendered.rpartition(PROBE[-1]["content"])
             ends = self.special.find(after) if answer else []
             if ends:
@@ -162,7 +138,8 @@ class Template:
     @property
     def stops(self) -> tuple[int, ...]:
         """The ids at which a generated answer is over."""
-        return tuple(dict.fromkeys((self.eos, int(self.tokenizer.eos_token_id))))
+        eos_token_id = int(self.tokenizer.eos_token_id)
+        return (self.eos,) if self.eos == eos_token_id else (self.eos, eos_token_id)
 
     def hide(self, text: str) -> str:
         """Mark the special tokens that are written in a text, so that they are read as text."""
@@ -195,7 +172,7 @@ class Template:
         if self.kind == "chat":
             return self._render_question(question, shots, answer=None)
         if self.kind == "raw":
-            before = "".join(shot_question + shot_answer for shot_question, shot_answer in shots)
+            before = "".join(itertools.chain.from_iterable(shots))
             bos, text = self._split_bos(before + question)
             return bos + self.hide(text)
 
@@ -222,7 +199,16 @@ class Template:
         return f"{self.args.user_start_tag or ''}{question}{self.args.user_end_tag or ''}"
 
     def _render_question(self, question: str, shots: Shots, answer: str | None) -> str:
-        """Render a question by the chat template, with its answer or up to where it starts."""
+        """Render a question by the chat template.
+
+        Args:
+            question: what is asked.
+            shots: pairs that stand before it as earlier turns.
+            answer: the answer that follows; None renders up to where it starts.
+
+        Raises:
+            UserError: the template leaves out what is asked.
+        """
         messages = []
         if self.args.system_prompt:
             messages.append({"role": "system", "content": self.args.system_prompt})
@@ -234,16 +220,20 @@ class Template:
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
         messages = self.hide_all(messages)
-        rendered = self.render_chat(messages, add_generation_prompt=answer is None)
+        rendered = self.chat.render(messages, add_generation_prompt=answer is None)
         refuse_unshown(messages[:num_asked], rendered)
         return rendered
 
     def encode_prompt(self, question: str, shots: Shots = ()) -> tuple[int, ...]:
+        """Encode what is asked, up to where the answer starts."""
         text = self.write_hidden_prompt(question, shots)
         # A chat template writes BOS itself.
-        return self.encode_plain(text) if self.kind == "chat" else self._encode_with_bos(text)
+        if self.kind == "chat":
+            return self.encode_plain(text)
+        return self._encode_with_bos(text)
 
     def _encode_with_bos(self, text: str) -> tuple[int, ...]:
+        """Encode a prompt with the tokenizer's BOS, once, and without the EOS that it may add."""
         ids = list(self.special.encode(text, add_special_tokens=True))
         if ids[:2] == [self._bos_id] * 2:  # the text's own and the tokenizer's
             ids.pop(0)
@@ -253,12 +243,21 @@ class Template:
 
     def _split_bos(self, text: str) -> tuple[str, str]:
         """Take the BOS that a text is written with off its beginning: it is the row's own."""
-        return (self._bos, text[len(self._bos) :]) if text.startswith(self._bos) else ("", text)
+        if not text.startswith(self._bos):
+            return "", text
+        return self._bos, text[len(self._bos) :]
 
     def encode(
         self, question: str, answer: str, shots: Shots = (), max_length: int | None = None
     ) -> Encoded:
-        """Encode a prompt and its answer, which is cut where it does not fit into max_length."""
+        """Encode a prompt and its answer.
+
+        Args:
+            question: what is asked.
+            answer: what is learned or scored.
+            shots: pairs that stand before the question.
+            max_length: what both may have together; the answer is cut to it.
+        """
         if self.kind == "raw":
             # A row may be written with its BOS and EOS, which stand once.
             answer = answer.removesuffix(self._eos)
@@ -285,7 +284,8 @@ class Template:
 
     def encode_answer(self, answer: str) -> tuple[int, ...]:
         """Encode an answer that no chat template shows, with the end of sequence."""
-        return (*self.encode_plain(self._prefix + self.hide(answer)), self.eos)
+        ids = self.encode_plain(self._prefix + self.hide(answer))
+        return (*ids, self.eos)
 
     def extract_answer(self, prompt: str, whole: str, answer: str) -> str:
         """Give what a conversation with its answer has after its prompt.
@@ -336,7 +336,8 @@ class Template:
             )
         special_tokens = self.special.find(text, find_end_of_words(text, words))
         if not special_tokens:
-            return (*self.encode_plain(text), int(self.tokenizer.eos_token_id)), text
+            ids = self.encode_plain(text)
+            return (*ids, int(self.tokenizer.eos_token_id)), text
         _, _, end = special_tokens[-1]
         for token_id, _, stop in special_tokens:
             if token_id == self.eos:
@@ -348,75 +349,14 @@ class Template:
         """Encode a text by itself, without BOS or EOS; what is hidden in it is text."""
         return self.special.encode(text)
 
-    def render_chat(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        add_generation_prompt: bool,
-        tools: list[dict[str, Any]] | None = None,
-    ) -> str:
-        """Render a conversation, with the tools that may be called, by the chat template."""
-        if self.takes_parts:
-            messages = _split_into_parts(messages)
-        return self._render(messages, add_generation_prompt, tools)
-
-    @functools.cached_property
-    def takes_parts(self) -> bool:
-        """Whether the chat template shows what a turn says only as a list of parts, as those of
-        some models do that read images."""
-        return not self._shows_probe(PROBE) and self._shows_probe(_split_into_parts(PROBE))
-
-    def _shows_probe(self, messages: Sequence[Mapping[str, Any]]) -> bool:
-        try:
-            rendered = self._render(messages, add_generation_prompt=False)
-        except UserError:
-            return False
-        # A template for text alone writes a list of parts as Python does.
-        is_written_out = "'type'" in rendered or '"type"' in rendered
-        return not is_written_out and all(message["content"] in rendered for message in PROBE)
-
-    def _render(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        add_generation_prompt: bool,
-        tools: list[dict[str, Any]] | None = None,
-    ) -> str:
-        # A template sees only those that are set.
-        variables = {
-            "date_string": self.args.date_string,
-            "tools": tools,
-            "chat_template": self.args.chat_template,
-        }
-        variables = {name: value for name, value in variables.items() if value}
-
-        # The library types its messages as mappings of text alone, and its result as a union.
-        apply: Any = self.tokenizer.apply_chat_template
-
-        def apply_template() -> str:
-            rendered: str = apply(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
-            )
-            return rendered
-
-        return render(self.args.chat_template or self.tokenizer.chat_template, apply_template)
-
     def decode(self, ids: Sequence[int]) -> str:
         """Decode tokens to text, without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def save(self, folder: Path) -> None:
+        """Save the template's arguments into a model's folder."""
         args = {**asdict(self.args), "kind": self.kind}
         atomic.write_text(folder / FILE, json.dumps(args, indent=1) + "\n")
-
-
-def _split_into_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Write what each turn says as a list of one part."""
-    split: list[Mapping[str, Any]] = []
-    for message in messages:
-        content = message["content"]
-        if isinstance(content, str):
-            message = {**message, "content": [{"type": "text", "text": content}]}
-        split.append(message)
-    return split
 
 
 def load_saved_args(folder: str) -> TemplateArgs | None:

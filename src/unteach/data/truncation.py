@@ -43,10 +43,12 @@ def truncate(ids: TokenIds, labels: TokenIds, max_length: int, too_long: TooLong
         last_labels = [*labels[:num_first], *labels[start:]]
         return _keep_learned([(last_ids, last_labels)])
 
-    pieces: list[TokenRow] = [(ids[:max_length], labels[:max_length])]
+    pieces = [(ids[:max_length], labels[:max_length])]
     for start in range(max_length, len(ids), max_length - 1):
         stop = start + max_length - 1
-        pieces.append((ids[start - 1 : stop], [IGNORED, *labels[start:stop]]))
+        piece_ids = ids[start - 1 : stop]
+        piece_labels = [IGNORED, *labels[start:stop]]
+        pieces.append((piece_ids, piece_labels))
     return _keep_learned(pieces)
 
 

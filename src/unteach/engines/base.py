@@ -1,5 +1,4 @@
-"""What every engine offers: scores of given answers, generated text, and gradient norms where it
-can."""
+"""What every engine offers: scores of answers that are given, generated text, gradient norms."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,16 +7,25 @@ from typing import Any, Protocol
 import numpy as np
 
 Ids = tuple[int, ...]
+"""Token ids of a prompt or an answer."""
+Pair = tuple[Ids, Ids]
+"""A prompt and the answer that is scored after it."""
+Plan = list[list[list[int]]]
+"""The batches of a pass: each a list of rows, and each row a list of item indices."""
 ProgressCallback = Callable[[int], None] | None
-"""Told how many more items are done."""
+"""Called with how many more items are done."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one pass says about one answer, one entry a token.
+    """What one pass says about one answer of T tokens; each field has the shape [T].
 
-    token: the answer's ids; logprob: log p of each; hit: whether it was the argmax; mean, variance:
-    of the log-probs over the vocabulary, under p, at each position.
+    Attributes:
+        token: the answer's ids.
+        logprob: log p of each token, in nats.
+        hit: whether the token was the argmax.
+        mean: of the log-probs over the vocabulary, under p, at each position.
+        variance: the same.
     """
 
     token: np.ndarray
@@ -32,34 +40,28 @@ class Score:
         return float(-self.logprob.mean())
 
 
-Plan = list[list[list[int]]]
-"""The batches of a pass: of rows, of the numbers of items."""
-
-
 class Store(Protocol):
-    """Keeps measurements of items by kind, so that none is made twice, and how a pass is batched
-    until it is over.
+    """Keeps measurements, so that none is made twice, and the plan of a pass until it is over.
 
-    A pass that was cut off goes on with the batches it was planned with, and ends with the same
-    bits.
+    A pass that was cut off goes on with the batches it was planned with, and so ends with the same
+    bits. A measurement is found by its kind and its item, a plan by the digest of its pass.
     """
 
     def get(self, kind: str, item: object) -> Any: ...
     def put(self, kind: str, items: Sequence[Any], results: Sequence[Any]) -> None: ...
-    def read_plan(self, of: str) -> Plan | None: ...
-    def write_plan(self, of: str, plan: Plan) -> None: ...
-    def drop_plan(self, of: str) -> None: ...
+    def read_plan(self, digest: str, /) -> Plan | None: ...
+    def write_plan(self, digest: str, plan: Plan, /) -> None: ...
+    def drop_plan(self, digest: str, /) -> None: ...
 
 
 class Engine(Protocol):
-    """Every pass gives one result for each item, in the order of the items. context: how many
-    tokens it reads."""
+    """Measures items in passes; each returns one result an item, in the order of the items."""
 
     @property
-    def context(self) -> int | None: ...
-    def score(
-        self, pairs: Sequence[tuple[Ids, Ids]], on_progress: ProgressCallback = None
-    ) -> list[Score]: ...
+    def context(self) -> int | None:
+        """How many tokens the model reads; None where nothing says it."""
+
+    def score(self, pairs: Sequence[Pair], on_progress: ProgressCallback = None) -> list[Score]: ...
 
     def generate(
         self,
@@ -71,5 +73,5 @@ class Engine(Protocol):
     ) -> list[list[int]]: ...
 
     def grad_norms(
-        self, pairs: Sequence[tuple[Ids, Ids]], p: float, on_progress: ProgressCallback = None
+        self, pairs: Sequence[Pair], p: float, on_progress: ProgressCallback = None
     ) -> list[float]: ...

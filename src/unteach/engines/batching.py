@@ -8,252 +8,311 @@ planning the same batches.
 
 import functools
 import gc
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import fingerprints
 from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Plan, ProgressCallback, Store
-from unteach.errors import NO_MEMORY
+from unteach.errors import is_out_of_memory
 from unteach.lazy import torch
 from unteach.models.placement import reshard
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOKENS_PER_BATCH = {"cuda": 16384, "cpu": 2048}
 """Padded tokens of one batch at most, until memory says otherwise; more gains a CPU nothing and
 costs its caches."""
 Row = list[int]
-"""The numbers of the items that go through the model as one row."""
+"""The indices of the items that go through the model as one row."""
+Batch = list[Row]
+Work = Callable[[Batch], list[Any]]
+"""Measures a batch: one result an item, in the order in which its rows name them."""
+
+
+def list_items(batch: Batch) -> list[int]:
+    """List the items of a batch, row by row."""
+    return list(itertools.chain.from_iterable(batch))
 
 
 class BatchPlanner:
-    """Which items make a row, and which rows a batch: longest first, none wider than the budget
-    allows.
+    """Puts items into rows, and rows into batches: longest first, none wider than the budget.
 
-    length: tokens of an item's row. most: items of one batch at most.
+    Args:
+        items: what is measured.
+        get_length: the tokens of an item's row.
+        max_items: items of one batch at most; None for all of them.
+        budget: padded tokens of one batch at most.
     """
 
     def __init__(
-        self, items: Sequence[Any], length: Callable[[Any], int], most: int | None, budget: int
+        self,
+        items: Sequence[Any],
+        get_length: Callable[[Any], int],
+        max_items: int | None,
+        budget: int,
     ):
-        self.items, self.length, self.most, self.budget = items, length, most or len(items), budget
+        self.items = items
+        self.get_length = get_length
+        self.max_items = max_items or len(items)
+        self.budget = budget
 
-    def rows(self, numbers: Sequence[int]) -> list[Row]:
-        return [[number] for number in numbers]
+    def make_rows(self, indices: Sequence[int]) -> list[Row]:
+        """Put items into rows; here each has one of its own."""
+        return [[index] for index in indices]
 
-    def width(self, row: Row) -> int:
-        return self.length(self.items[row[0]])
+    def get_width(self, row: Row) -> int:
+        return self.get_length(self.items[row[0]])
 
-    def batches(self, numbers: Sequence[int]) -> list[list[Row]]:
-        batches, current = [], list[Row]()
-        for row in sorted(self.rows(numbers), key=lambda row: -self.width(row)):
-            full = sum(map(len, current)) + len(row) > self.most
-            if current and (full or self.cost([*current, row]) > self.budget):
-                batches.append(current)
-                current = []
-            current.append(row)
-        return batches + ([current] if current else [])
+    def sort_rows(self, indices: Sequence[int]) -> list[Row]:
+        """Put items into rows, the widest first."""
+        return sorted(self.make_rows(indices), key=self.get_width, reverse=True)
 
-    def cost(self, batch: list[Row]) -> int:
-        """Tokens of a batch, whose first row is the widest, with its padding."""
-        return self.width(batch[0]) * len(batch)
+    def plan_batches(self, indices: Sequence[int]) -> list[Batch]:
+        """Put rows into batches, each as full as the budget and the number of items allow."""
+        batches: list[Batch] = []
+        batch: Batch = []
+        for row in self.sort_rows(indices):
+            has_too_many = len(list_items(batch)) + len(row) > self.max_items
+            if batch and (has_too_many or self.count_tokens([*batch, row]) > self.budget):
+                batches.append(batch)
+                batch = []
+            batch.append(row)
+        if batch:
+            batches.append(batch)
+        return batches
 
-    def lower(self, failed: list[list[Row]]) -> bool:
-        """Lowers the budget to half of the smallest batch that failed; False where that was a
-        single item."""
-        self.budget = min(map(self.cost, failed)) // 2
-        return all(sum(map(len, batch)) > 1 for batch in failed)
+    def count_tokens(self, batch: Batch) -> int:
+        """Count the tokens of a batch, whose first row is the widest, with its padding."""
+        return self.get_width(batch[0]) * len(batch)
+
+    def lower_budget(self, failed: list[Batch]) -> bool:
+        """Lower the budget to half of the smallest batch that failed.
+
+        Returns:
+            False where one of them was a single item, which no budget makes smaller.
+        """
+        self.budget = min(map(self.count_tokens, failed)) // 2
+        return all(len(list_items(batch)) > 1 for batch in failed)
 
 
 class BatchRunner:
-    """A model that measures items in batches. dist: the processes that share the work. store: what
-    was measured before.
+    """A model that measures items in batches.
 
-    batch_size: items of a batch at most; None leaves it to the budget.
+    Args:
+        batch_size: items of a batch at most; None leaves it to the budget.
+        dist: the processes that share the work.
+        store: what was measured before.
+
+    Attributes:
+        budgets: padded tokens of a batch that memory allowed, by the name of a pass.
     """
 
-    def __init__(self, model: Any, batch_size: int | None, dist: DistContext, store: Store | None):
-        self.model, self.batch_size, self.dist, self.store = model, batch_size, dist, store
+    def __init__(
+        self,
+        model: "PreTrainedModel | None",
+        batch_size: int | None,
+        dist: DistContext,
+        store: Store | None,
+    ):
+        # A subclass may load its model when the first pass needs it, and gives None.
+        if model is not None:
+            self.model: Any = model
+        self.batch_size = batch_size
+        self.dist = dist
+        self.store = store
         self.budgets: dict[str, int] = {}
 
     @property
-    def device(self) -> Any:
+    def device(self) -> "torch.device":
         """Where a batch is put; weights that are sharded may rest elsewhere."""
-        return self.dist.device if self.dist.is_sharded else next(self.model.parameters()).device
+        if self.dist.is_sharded:
+            device: torch.device = self.dist.device
+            return device
+        return next(self.model.parameters()).device
 
-    def budget(self, what: str) -> int:
-        """Padded tokens of a batch of one kind: what memory allowed before, or a first guess."""
-        return self.budgets.get(what) or TOKENS_PER_BATCH[device()]
+    def get_budget(self, pass_name: str) -> int:
+        """Return how many padded tokens memory allowed before, or a first guess."""
+        return self.budgets.get(pass_name) or TOKENS_PER_BATCH[get_device_type()]
 
-    def batching(
-        self, what: str, items: Sequence[Any], length: Callable[[Any], int]
+    def build_planner(
+        self, pass_name: str, items: Sequence[Any], get_length: Callable[[Any], int]
     ) -> BatchPlanner:
-        return BatchPlanner(items, length, self.batch_size, self.budget(what))
+        return BatchPlanner(items, get_length, self.batch_size, self.get_budget(pass_name))
 
-    def _measured(
-        self,
-        kind: str,
-        batching: BatchPlanner,
-        work: Callable[[list[Row]], list[Any]],
-        said: ProgressCallback,
+    def measure(
+        self, kind: str, planner: BatchPlanner, work: Work, on_progress: ProgressCallback
     ) -> list[Any]:
-        """All results in the items' own order: those in the store, and the others batch by batch
-        over the processes.
+        """Return the results of all items, in their order.
 
-        work: gives the results of a batch's items in the order in which its rows name them.
+        Those in the store are taken from it; the others are measured batch by batch over the
+        processes.
+
+        Args:
+            kind: the name of the pass and, after a space, whatever else its results depend on.
         """
-        items, dist = batching.items, self.dist
-        results = [self.store.get(kind, item) if self.store else None for item in items]
+        items, dist = planner.items, self.dist
+        results: list[Any] = [None] * len(items)
+        if self.store:
+            results = [self.store.get(kind, item) for item in items]
         missing = [i for i, result in enumerate(results) if result is None]
-        # what any process lacks is measured again, so that all plan the same batches
-        if dist.gather:
-            missing = sorted(set(dist.gather(missing)))
-        if said and len(items) > len(missing):
-            said(len(items) - len(missing))
-        of = fingerprints.hash_value([kind, self.batch_size, items])
-        if not missing:
-            if self.store and dist.is_main:
-                self.store.drop_plan(of)
-            return results
-        waiting = self._plan(of, batching, missing)
-        record = (
-            functools.partial(self.store.write_plan, of) if self.store and dist.is_main else None
-        )
-        found = list(self.each(kind, batching, waiting, work, said, record=record))
-        for i, result in dist.gather(found) if dist.gather else found:
-            results[i] = result
-        if self.store and dist.is_main:
-            self.store.drop_plan(of)
+        # What any process lacks is measured again, so that all plan the same batches.
+        missing = sorted(set(self._gather(missing)))
+        num_known = len(items) - len(missing)
+        if on_progress and num_known:
+            on_progress(num_known)
+
+        # The plan is kept until the pass is over, by the main process alone.
+        plan_store = self.store if dist.is_main else None
+        digest = fingerprints.hash_value([kind, self.batch_size, items])
+        if missing:
+            waiting = self._resume_plan(digest, planner, missing)
+            record_plan = functools.partial(plan_store.write_plan, digest) if plan_store else None
+            measured = self.run(kind, planner, waiting, work, on_progress, record_plan=record_plan)
+            for i, result in self._gather(list(measured)):
+                results[i] = result
+        if plan_store:
+            plan_store.drop_plan(digest)
         return results
 
-    def _plan(self, of: str, batching: BatchPlanner, missing: list[int]) -> list[list[Row]]:
-        """The batches that are left of a pass: as they were planned when it began, the same in
-        every process.
+    def _gather(self, values: list[Any]) -> list[Any]:
+        """Join the lists of all processes."""
+        return self.dist.gather(values) if self.dist.gather else values
+
+    def _resume_plan(self, digest: str, planner: BatchPlanner, missing: list[int]) -> list[Batch]:
+        """Return the batches that are left of a pass, as they were planned when it began.
 
         A batch of which anything is missing is made whole again, so that each result comes from the
-        same neighbours.
+        same neighbours. All processes get the plan of the main one.
         """
-        dist, lacking = self.dist, set(missing)
-        planned = None
+        dist = self.dist
+        plan: Plan | None = None
         if self.store and dist.is_main:
-            planned = self.store.read_plan(of)
+            plan = self.store.read_plan(digest)
         if dist.gather:
-            planned = dist.gather([planned] if dist.is_main else [])[0]
-        planned = planned or []
-        left = [batch for batch in planned if any(i in lacking for row in batch for i in row)]
-        unplanned = lacking.difference(i for batch in left for row in batch for i in row)
-        left += batching.batches(sorted(unplanned))
+            plan = dist.gather([plan] if dist.is_main else [])[0]
+
+        lacking = set(missing)
+        left = [batch for batch in plan or [] if not lacking.isdisjoint(list_items(batch))]
+        unplanned = lacking.difference(*map(list_items, left))
+        left += planner.plan_batches(sorted(unplanned))
         if self.store and dist.is_main and unplanned:
-            self.store.write_plan(of, left)
+            self.store.write_plan(digest, left)
         return left
 
-    def each(
+    def run(
         self,
         kind: str,
-        batching: BatchPlanner,
-        waiting: list[list[Row]],
-        work: Callable[[list[Row]], list[Any]],
-        said: ProgressCallback = None,
-        alone: Callable[[str], Any] | None = None,
-        record: Callable[[Plan], None] | None = None,
+        planner: BatchPlanner,
+        waiting: list[Batch],
+        work: Work,
+        on_progress: ProgressCallback = None,
+        describe_failure: Callable[[str], Any] | None = None,
+        record_plan: Callable[[Plan], None] | None = None,
     ) -> Iterator[tuple[int, Any]]:
-        """The batches of this process as they are done: the number of each item, and its result.
+        """Run the batches of this process; yield the index of each item and its result.
 
-        alone: what stands for an item that does not fit into memory even alone; without it, such an
-            item ends the pass.
-        record: is given the batches that are left where memory has them planned anew.
+        Args:
+            kind: as `measure` takes it.
+            waiting: the batches of all processes.
+            describe_failure: makes a result, out of the error's message, for an item that does not
+                fit into memory even alone; without it, such an item ends the pass.
+            record_plan: called with the batches that are left where memory has them planned anew.
         """
-        dist, was_training = self.dist, self.model.training
+        dist = self.dist
+        was_training = self.model.training
         self.model.eval()
         try:
             while waiting:
                 dist.check_preemption()
-                now, waiting = waiting[: dist.world_size], waiting[dist.world_size :]
-                mine = now[dist.rank] if dist.rank < len(now) else None
-                # the others' pass needs this process's share of the weights
-                if mine is None and dist.is_sharded:
-                    self._attempt(kind, batching, now[0], work, None, keep=False)
-                done, said_of_memory = self._attempt(kind, batching, mine, work, said)
-                yield from done
-                if dist.any(said_of_memory is not None):
-                    failed = self._failed(now, said_of_memory)
-                    if not batching.lower(failed):
-                        if alone is None:
-                            raise RuntimeError(
-                                said_of_memory or "another process of this run is out of memory"
-                            )
-                        if said_of_memory and mine and sum(map(len, mine)) == 1:
-                            yield mine[0][0], alone(said_of_memory)
-                        failed = [batch for batch in failed if sum(map(len, batch)) > 1]
-                    self.budgets[kind.partition(" ")[0]] = batching.budget
-                    waiting = batching.batches(
-                        [i for batch in (*failed, *waiting) for row in batch for i in row]
-                    )
-                    if record:
-                        record(waiting)
+
+                # Every process takes one batch of this round. A process without one runs the
+                # round's first batch where weights are sharded: the others need its shard.
+                round_batches, waiting = waiting[: dist.world_size], waiting[dist.world_size :]
+                my_batch = None
+                if dist.rank < len(round_batches):
+                    my_batch = round_batches[dist.rank]
+                elif dist.is_sharded:
+                    self._try_batch(kind, planner, round_batches[0], work, None, keep=False)
+                results, memory_error = self._try_batch(kind, planner, my_batch, work, on_progress)
+                yield from results
+                if not dist.any(memory_error is not None):
+                    continue
+
+                # One process out of memory is enough: all agree on a smaller budget and plan the
+                # rest anew, so that the batches stay the same everywhere.
+                failed = self._list_failed(round_batches, memory_error)
+                if not planner.lower_budget(failed):
+                    if describe_failure is None:
+                        raise RuntimeError(
+                            memory_error or "another process of this run is out of memory"
+                        )
+                    if memory_error and my_batch and len(list_items(my_batch)) == 1:
+                        yield my_batch[0][0], describe_failure(memory_error)
+                    failed = [batch for batch in failed if len(list_items(batch)) > 1]
+                self.budgets[kind.partition(" ")[0]] = planner.budget
+                left = itertools.chain.from_iterable(map(list_items, [*failed, *waiting]))
+                waiting = planner.plan_batches(list(left))
+                if record_plan:
+                    record_plan(waiting)
         finally:
             self.model.train(was_training)
             reshard(self.model)
 
-    def _attempt(
+    def _try_batch(
         self,
         kind: str,
-        batching: BatchPlanner,
-        batch: list[Row] | None,
-        work: Callable[[list[Row]], list[Any]],
-        said: ProgressCallback,
+        planner: BatchPlanner,
+        batch: Batch | None,
+        work: Work,
+        on_progress: ProgressCallback,
         keep: bool = True,
     ) -> tuple[list[tuple[int, Any]], str | None]:
-        """One batch of this process: its results, or what was said of memory. keep: whether the
-        store keeps them.
+        """Run one batch; return its results by item, or what was said of memory.
 
         Where weights are sharded the others wait in the middle of a pass that failed here: it
         cannot be made again.
+
+        Args:
+            keep: whether the store keeps the results.
         """
         if batch is None:
             return [], None
+        indices = list_items(batch)
         try:
-            numbers = [i for row in batch for i in row]
-            results = self._one(
-                kind, [batching.items[i] for i in numbers] if keep else [], batch, work
-            )
+            results = self._measure_batch(kind, planner, batch, work, keep)
         except (RuntimeError, MemoryError) as error:
-            if not of_memory(error) or self.dist.is_sharded:
+            if not is_out_of_memory(error) or self.dist.is_sharded:
                 raise
-            words = f"{type(error).__name__}: {error}"
+            message = f"{type(error).__name__}: {error}"
         else:
-            if said:
-                said(len(numbers) * self.dist.world_size)
-            return list(zip(numbers, results, strict=True)), None
-        _free()  # the error is gone by now, and with it what it held
-        return [], words
+            if on_progress:
+                on_progress(len(indices) * self.dist.world_size)
+            return list(zip(indices, results, strict=True)), None
+        # The error is gone by now, and with it what it held.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return [], message
 
-    def _one(
-        self, kind: str, items: list[Any], batch: list[Row], work: Callable[[list[Row]], list[Any]]
+    def _measure_batch(
+        self, kind: str, planner: BatchPlanner, batch: Batch, work: Work, keep: bool
     ) -> list[Any]:
+        """Measure a batch and keep its results in the store."""
         with torch.no_grad():
             results = work(batch)
-        if self.store and items:
+        if self.store and keep:
+            items = [planner.items[i] for i in list_items(batch)]
             self.store.put(kind, items, results)
         return results
 
-    def _failed(self, now: list[list[Row]], said_of_memory: str | None) -> list[list[Row]]:
-        """Which batches of this round did not fit, as every process knows it."""
-        mine = [said_of_memory is not None]
-        flags = self.dist.gather(mine) if self.dist.gather else mine
-        return [batch for batch, failed in zip(now, flags, strict=False) if failed]
+    def _list_failed(self, round_batches: list[Batch], memory_error: str | None) -> list[Batch]:
+        """List the batches of this round that did not fit, as every process knows it."""
+        flags = self._gather([memory_error is not None])
+        return [batch for batch, failed in zip(round_batches, flags, strict=False) if failed]
 
 
-def device() -> str:
+def get_device_type() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def of_memory(error: Exception) -> bool:
-    """Whether an error says that there is no memory left."""
-    said = f"{type(error).__name__} {error}".lower()
-    return any(sign in said for sign in NO_MEMORY)
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Whether what a model says are numbers at all: a token would be picked of others as of any."""
+"""Notice logits that are not numbers: whatever token is picked by them means nothing."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,20 +15,26 @@ NEVER = 1 << 30
 
 
 class FiniteCheck:
-    """Note, as the first processor of logits in generate(), from which step on those of a row are
-    not finite.
+    """Note from which step on the logits of a row are not finite.
 
-    begins [rows]: that step; it stays on the device until it is asked for.
+    It must be the first processor of logits in `generate()`, which the others may change.
+
+    Attributes:
+        first_broken_step: [rows]; it stays on the device until it is needed.
     """
 
     def __init__(self) -> None:
         self.step = 0
-        self.begins: Tensor | None = None
+        self.first_broken_step: Tensor | None = None
 
     def __call__(self, ids: "Tensor", scores: "Tensor") -> "Tensor":
+        """Look at the logits of one step [rows, V], and return them as they are."""
         # The highest logit is NaN where any is, and infinite where one is or all are -inf.
-        now = torch.where(scores.amax(-1).isfinite(), NEVER, self.step)
-        self.begins = now if self.begins is None else torch.minimum(self.begins, now)
+        broken_step = torch.where(scores.amax(-1).isfinite(), NEVER, self.step)
+        if self.first_broken_step is None:
+            self.first_broken_step = broken_step
+        else:
+            self.first_broken_step = torch.minimum(self.first_broken_step, broken_step)
         self.step += 1
         return scores
 
@@ -39,6 +45,7 @@ class FiniteCheck:
             lengths: the tokens that each prompt's continuation has. Several rows of a prompt, as of
                 beams, follow one another and are taken together.
         """
-        assert self.begins is not None
-        begins: list[int] = self.begins.view(len(lengths), -1).amin(-1).tolist()
-        return [begin < length for begin, length in zip(begins, lengths, strict=True)]
+        assert self.first_broken_step is not None
+        by_prompt = self.first_broken_step.view(len(lengths), -1)
+        steps: list[int] = by_prompt.amin(-1).tolist()
+        return [step < length for step, length in zip(steps, lengths, strict=True)]

@@ -14,7 +14,11 @@ from unteach.distributed.process_context import DistContext
 from unteach.engines import kv_cache
 from unteach.engines.base import Ids
 from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
-from unteach.engines.sampling import SeededSampler, build_repetition_penalty
+from unteach.engines.sampling import (
+    LogitsProcessor,
+    SeededSampler,
+    build_repetition_penalty,
+)
 from unteach.errors import UserError
 from unteach.lazy import F, torch
 from unteach.models.capabilities import get_capabilities
@@ -23,6 +27,7 @@ from unteach.models.layers import unwrap_model
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.generation import GenerateDecoderOnlyOutput
 
 MAX_TOKENS = {"cuda": 65536, "cpu": 32768}
 """Tokens of a batch, prompts included: a step makes one token a row, so rows are cheap."""
@@ -42,19 +47,18 @@ NO_ROWS = 1 << 30
 
 
 class GenerationEngine(Protocol):
-    """What an engine has that generation needs."""
+    """What generation needs of an engine."""
 
-    model: Any
+    model: Any  # a PreTrainedModel
     tokenizer: "PreTrainedTokenizerBase"
     stops: list[int]
     dist: DistContext
 
     @property
-    def device(self) -> Any: ...
-
+    def device(self) -> "torch.device": ...
     @property
     def context(self) -> int | None: ...
-    def _pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
+    def pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
 
 
 def compute_token_budget(model: "PreTrainedModel", device: str) -> int | None:
@@ -95,16 +99,13 @@ class StopWhenShareDone:
 
 @dataclass
 class ActiveBatch:
-    """The rows under way.
-
-    prompt_indices: of each row; ids, mask: [B, T], padded on the left; cache: the library's, of the
-    first T - 1 tokens, None before the first pass.
-    """
+    """The rows under way, padded on the left."""
 
     prompt_indices: list[int]
-    ids: "Tensor"
-    mask: "Tensor"
-    cache: Any = None
+    ids: "Tensor"  # [B, T]
+    mask: "Tensor"  # [B, T]
+    cache: kv_cache.PlainCache | None = None
+    """The library's, of the first T - 1 tokens; None before the first pass."""
 
 
 class ContinuousBatching:
@@ -154,19 +155,22 @@ class ContinuousBatching:
         self.piece = max_new_tokens if looks_never else PIECE
 
     def generate(
-        self, prompts: Sequence[Ids], draw: SeededSampler | None = None, max_rows: int | None = None
+        self,
+        prompts: Sequence[Ids],
+        sampler: SeededSampler | None = None,
+        max_rows: int | None = None,
     ) -> list[list[int]]:
         """Generate the ids of each prompt's continuation.
 
         Args:
-            draw: picks the tokens, where they are not the likeliest.
+            sampler: picks the tokens, where they are not the likeliest.
             max_rows: how many rows are under way at once; None for all.
         """
         assert not (max_rows and self.min_new_tokens), "rows of one batch have one minimum"
         if not get_capabilities(self.engine.model).continuing:
             max_rows = 1
         max_rows = max_rows or len(prompts)
-        self.draw = draw
+        self.sampler = sampler
         self.room = [self._measure_room(prompt) for prompt in prompts]
         self.generated: list[list[int]] = [[] for _ in prompts]
         self.non_finite: set[int] = set()
@@ -177,13 +181,17 @@ class ContinuousBatching:
             num_free = max_rows - len(batch.prompt_indices) if batch else max_rows
             if batch is None:
                 batch = self._start(prompts, _take(waiting, num_free))
-            elif waiting and num_free >= REFILL_SHARE * max_rows and kv_cache.grows(batch.cache):
+            elif (
+                waiting
+                and num_free >= REFILL_SHARE * max_rows
+                and kv_cache.is_plain_cache(batch.cache)
+            ):
                 # New rows make one token by themselves, which gives them a cache to be joined by.
                 newcomers = self._start(prompts, _take(waiting, num_free))
                 batch = self._join(batch, self._step(newcomers, 1))
             batch = self._step(batch, self._choose_piece(batch))
         self._keep_step()
-        return [self._drop_stop(row) for row in self.generated]
+        return [row[: find_stop(row, self.engine.stops)] for row in self.generated]
 
     def _choose_piece(self, batch: ActiveBatch) -> int:
         """Choose how many tokens the next call makes: no row may go beyond its room."""
@@ -199,7 +207,10 @@ class ContinuousBatching:
 
     def _keep_step(self) -> None:
         """Make passes over nothing until the rows of all processes are over."""
-        while self.is_synced and (piece := self.engine.dist.min(NO_ROWS)) != NO_ROWS:
+        while self.is_synced:
+            piece = self.engine.dist.min(NO_ROWS)
+            if piece == NO_ROWS:
+                return
             ids = torch.full((1, 1), self.engine.stops[0], device=self.engine.device)
             self.engine.model.generate(
                 input_ids=ids,
@@ -212,8 +223,9 @@ class ContinuousBatching:
             )
 
     def _start(self, prompts: Sequence[Ids], prompt_indices: list[int]) -> ActiveBatch:
+        """Make a batch of prompts, of which nothing is generated yet."""
         rows = [list(prompts[i]) for i in prompt_indices]
-        tensors = self.engine._pad_rows(rows, left=True)
+        tensors = self.engine.pad_rows(rows, left=True)
         return ActiveBatch(prompt_indices, tensors["input_ids"], tensors["attention_mask"])
 
     def _step(self, batch: ActiveBatch, piece: int) -> ActiveBatch | None:
@@ -223,48 +235,69 @@ class ContinuousBatching:
         finite = FiniteCheck()
         output = self._call_generate(batch, piece, finite)
 
-        # What is new goes to the rows' texts. A row goes on being read after its stop while others
-        # are under way, and what its logits are then does not matter; beams read none in vain.
+        # What is new goes to the rows' texts.
         new_rows: list[list[int]] = output.sequences[:, num_before:].tolist()
         for i, row in zip(batch.prompt_indices, new_rows, strict=True):
             self.generated[i] += row
-        has_beams = self.num_beams > 1
-        lengths = [NEVER if has_beams else len(self._cut_after_stop(row)) for row in new_rows]
+        self._record_non_finite(batch, new_rows, finite)
+        return self._drop_finished(batch, output)
+
+    def _record_non_finite(
+        self, batch: ActiveBatch, new_rows: list[list[int]], finite: FiniteCheck
+    ) -> None:
+        """Record which rows had logits that are not finite before they were over.
+
+        A row goes on being read after its stop while others are under way, and what its logits are
+        then does not matter; beams read none in vain.
+        """
+        if self.num_beams > 1:
+            lengths = [NEVER] * len(new_rows)
+        else:
+            # The stop itself is one of a row's own tokens.
+            ends = [find_stop(row, self.engine.stops) + 1 for row in new_rows]
+            lengths = [min(end, len(row)) for end, row in zip(ends, new_rows, strict=True)]
         for i, is_broken in zip(batch.prompt_indices, finite.find_broken(lengths), strict=True):
             if is_broken:
                 self.non_finite.add(i)
         if self.non_finite and self.refuse_non_finite:
             raise UserError(f"generating: {NOT_FINITE}")
 
-        # Rows that are over leave, with their part of the cache.
+    def _drop_finished(
+        self, batch: ActiveBatch, output: "GenerateDecoderOnlyOutput"
+    ) -> ActiveBatch | None:
+        """Keep the rows that are not over, with their part of the cache; None where there are
+        none."""
         rows_left = [row for row, i in enumerate(batch.prompt_indices) if not self._is_over(i)]
         if not rows_left:
             return None
-        cache = output.past_key_values
+        cache: Any = output.past_key_values
         if len(rows_left) < len(batch.prompt_indices):
             cache.batch_select_indices(torch.tensor(rows_left, device=batch.ids.device))
-        num_new = output.sequences.shape[1] - num_before
-        new_mask = batch.mask.new_ones(len(batch.mask), num_new)
-        mask = torch.cat([batch.mask, new_mask], dim=-1)
+        num_new = output.sequences.shape[1] - batch.ids.shape[1]
+        mask = F.pad(batch.mask, (0, num_new), value=1)
         prompt_indices = [batch.prompt_indices[row] for row in rows_left]
         left = ActiveBatch(prompt_indices, output.sequences[rows_left], mask[rows_left], cache)
         return self._trim(left)
 
-    def _call_generate(self, batch: ActiveBatch, piece: int, finite: FiniteCheck) -> Any:
-        """Call the library for a piece more; the processors are told of the rows of this batch."""
-        processors: list[Any] = [finite]
+    def _call_generate(
+        self, batch: ActiveBatch, piece: int, finite: FiniteCheck
+    ) -> "GenerateDecoderOnlyOutput":
+        """Call the library for a piece more, with processors that know the rows of this batch."""
+        processors: list[LogitsProcessor] = [finite]
         if self.penalty:
             self.penalty.mask = batch.mask
             processors.append(self.penalty)
-        if self.draw:
-            self.draw.rows = batch.prompt_indices
-            processors.append(self.draw)
+        if self.sampler:
+            self.sampler.rows = batch.prompt_indices
+            processors.append(self.sampler)
         criteria = []
         if self.rows_leave_early:
             criteria.append(StopWhenShareDone(self.engine.stops, batch.ids))
+        library_args = dict(self.sampling)
         still_required = self.min_new_tokens - len(self.generated[batch.prompt_indices[0]])
-        minimum = {"min_new_tokens": min(piece, still_required)} if still_required > 0 else {}
-        return self.engine.model.generate(
+        if still_required > 0:
+            library_args["min_new_tokens"] = min(piece, still_required)
+        output: GenerateDecoderOnlyOutput = self.engine.model.generate(
             input_ids=batch.ids,
             attention_mask=batch.mask,
             past_key_values=batch.cache,
@@ -275,14 +308,14 @@ class ContinuousBatching:
             logits_processor=processors,
             stopping_criteria=criteria,
             synced_gpus=self.is_synced,
-            **self.sampling,
-            **minimum,
+            **library_args,
         )
+        return output
 
     def _trim(self, batch: ActiveBatch) -> ActiveBatch:
         """Take off the padding that no row needs any more."""
         num_padding = int((batch.mask.cumsum(-1) == 0).sum(-1).min())
-        if num_padding and kv_cache.grows(batch.cache):
+        if num_padding and kv_cache.is_plain_cache(batch.cache):
             kv_cache.trim(batch.cache, num_padding)
             batch.ids = batch.ids[:, num_padding:]
             batch.mask = batch.mask[:, num_padding:]
@@ -295,10 +328,11 @@ class ContinuousBatching:
         width = max(batch.ids.shape[1], newcomers.ids.shape[1])
         filler = self.engine.tokenizer.pad_token_id
         ids, masks = [], []
-        for one in (batch, newcomers):
-            num_padding = width - one.ids.shape[1]
-            ids.append(F.pad(one.ids, (num_padding, 0), value=filler))
-            masks.append(F.pad(one.mask, (num_padding, 0)))
+        for part in (batch, newcomers):
+            num_padding = width - part.ids.shape[1]
+            ids.append(F.pad(part.ids, (num_padding, 0), value=filler))
+            masks.append(F.pad(part.mask, (num_padding, 0)))
+        assert batch.cache is not None and newcomers.cache is not None
         kv_cache.join(batch.cache, newcomers.cache)
         prompt_indices = batch.prompt_indices + newcomers.prompt_indices
         return ActiveBatch(prompt_indices, torch.cat(ids), torch.cat(masks), batch.cache)
@@ -317,25 +351,26 @@ class ContinuousBatching:
         return min(self.max_new_tokens, context - len(prompt))
 
     def _is_over(self, prompt_index: int) -> bool:
+        """Say whether a row has a stop, a stop string or no room left."""
         row = self.generated[prompt_index]
-        if len(row) >= self.room[prompt_index] or self._find_stop(row) < len(row):
+        if len(row) >= self.room[prompt_index]:
+            return True
+        if find_stop(row, self.engine.stops) < len(row):
             return True
         if not self.stop_strings:
             return False
         text = self.engine.tokenizer.decode(row, skip_special_tokens=True)
         return any(stop in text for stop in self.stop_strings)
 
-    def _find_stop(self, row: list[int]) -> int:
-        """Return where the first stop of a row is; its length where there is none."""
-        return next((i for i, token in enumerate(row) if token in self.engine.stops), len(row))
 
-    def _cut_after_stop(self, row: list[int]) -> list[int]:
-        return row[: self._find_stop(row) + 1]
-
-    def _drop_stop(self, row: list[int]) -> list[int]:
-        return row[: self._find_stop(row)]
+def find_stop(row: Sequence[int], stops: Sequence[int]) -> int:
+    """Return where the first stop of a row is; its length where there is none."""
+    for i, token in enumerate(row):
+        if token in stops:
+            return i
+    return len(row)
 
 
-def _take(waiting: deque[int], most: int) -> list[int]:
+def _take(waiting: deque[int], limit: int) -> list[int]:
     """Take the first of those that wait."""
-    return [waiting.popleft() for _ in range(min(most, len(waiting)))]
+    return [waiting.popleft() for _ in range(min(limit, len(waiting)))]

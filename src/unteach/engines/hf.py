@@ -2,20 +2,22 @@
 processes."""
 
 import contextlib
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unteach.config.inference import DRAWN
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
-from unteach.engines import generation, prompt_sharing
-from unteach.engines.base import Ids, ProgressCallback, Score, Store
-from unteach.engines.batching import BatchPlanner, BatchRunner, Row, device
+from unteach.engines import generation, padding, prompt_sharing
+from unteach.engines.base import Ids, Pair, ProgressCallback, Score, Store
+from unteach.engines.batching import Batch, BatchRunner, get_device_type
 from unteach.engines.generation import ContinuousBatching
-from unteach.engines.prompt_sharing import Pair, Tree
+from unteach.engines.prompt_sharing import AnswerTree, PromptPlanner
 from unteach.engines.sampling import SeededSampler, build_warpers
+from unteach.engines.token_statistics import compute_token_statistics
 from unteach.lazy import torch
 from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
 from unteach.models.layers import unwrap_model
@@ -23,237 +25,215 @@ from unteach.seeds import subseed
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel
+    from torch.nn import Parameter
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from unteach.models.hidden_states import SharedRows
 
-BLOCK = 1 << 18
-"""Logits that a CPU looks at in one go: what is made of them stays in its cache."""
-
-
-def statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
-    """[n, V], [n] -> [n, 4]: log p of the label, argmax hit, mean and variance of log p over the
-    vocabulary under p."""
-    rows = max(1, BLOCK // logits.shape[-1]) if logits.device.type == "cpu" else len(logits)
-    if len(logits) > rows:
-        return torch.cat(
-            [
-                statistics(*block)
-                for block in zip(logits.split(rows), labels.split(rows), strict=True)
-            ]
-        )
-    top, p = logits.amax(-1), logits.softmax(-1)
-    # of the likeliest; what any other entry adds to it is how far its logit lies below `top`
-    off = p.amax(-1).log()
-    below = logits - top.unsqueeze(-1)
-    picked = below.gather(-1, labels.unsqueeze(-1)).squeeze(-1) + off
-    mean = torch.linalg.vecdot(p, below)
-    below -= mean.unsqueeze(-1)
-    variance = torch.linalg.vecdot(below * p, below)  # not E[x²] - E[x]², which cancels
-    return torch.stack([picked, _hits(logits, labels, top, p), mean + off, variance], dim=-1)
-
-
-def _hits(logits: "Tensor", labels: "Tensor", top: "Tensor", p: "Tensor") -> "Tensor":
-    """Where the label is the argmax: [n, V], [n], the highest logit [n], softmax (which is spoilt)
-    -> 0 or 1 [n].
-
-    An argmax costs as much as all else here, and is asked for only where another entry may be as
-    high as the label's.
-    """
-    at = labels.unsqueeze(-1)
-    hit = (logits.gather(-1, at).squeeze(-1) == top).to(logits.dtype)
-    own = p.gather(-1, at).squeeze(-1)
-    tied = ((p.scatter_(-1, at, -1.0).amax(-1) >= own) & (hit > 0)).nonzero().squeeze(-1)
-    hit[tied] = (logits[tied].argmax(-1) == labels[tied]).to(logits.dtype)
-    return hit
+STREAM = "asked"
+"""The one stream of an engine's batches."""
 
 
 def get_context_length(model: "PreTrainedModel") -> int | None:
-    """How many tokens a model can read."""
-    found = getattr(unwrap_model(model).config.get_text_config(), "max_position_embeddings", None)
-    return found if isinstance(found, int) else None
+    """Return how many tokens a model can read; None where its configuration does not say."""
+    config = unwrap_model(model).config.get_text_config()
+    length = getattr(config, "max_position_embeddings", None)
+    return length if isinstance(length, int) else None
 
 
 class HFEngine(BatchRunner):
     """A transformers model as an engine. Batch size and process count change no value beyond
     rounding.
 
-    stops: the ids at which a continuation is over; without them, the tokenizer's end of sequence.
+    Args:
+        batch_size: rows of a batch at most; None leaves it to the budget.
+        store: what was measured before.
+        stops: the ids at which a continuation is over; without them, the tokenizer's end of
+            sequence.
     """
 
     def __init__(
         self,
-        model: Any,
-        tokenizer: Any,
+        model: "PreTrainedModel | None",
+        tokenizer: "PreTrainedTokenizerBase",
         batch_size: int | None = None,
         dist: DistContext = SINGLE_PROCESS,
         store: Store | None = None,
         stops: Sequence[int] = (),
     ):
         super().__init__(model, batch_size, dist, store)
-        self.tokenizer, self.stops = tokenizer, list(stops) or [tokenizer.eos_token_id]
-        self._shares: list[int | None] = []
+        self.tokenizer = tokenizer
+        self.stops = list(stops) or [tokenizer.eos_token_id]
+        self._has_tried_sharing = False
+        self._max_shared_width: int | None = None
 
     @property
     def context(self) -> int | None:
         return get_context_length(self.model)
 
-    def budget(self, what: str) -> int:
-        first = (
-            generation.compute_token_budget(self.model, device()) if what == "generate" else None
-        )
-        return self.budgets.get(what) or first or super().budget(what)
+    def get_budget(self, pass_name: str) -> int:
+        if pass_name == "generate" and pass_name not in self.budgets:
+            budget = generation.compute_token_budget(self.model, get_device_type())
+            if budget:
+                return budget
+        return super().get_budget(pass_name)
 
     def score(self, pairs: Sequence[Pair], on_progress: ProgressCallback = None) -> list[Score]:
-        """Scores (prompt, answer) pairs of token ids: one teacher-forced pass, the head on answer
-        positions only."""
-        return self._measured("score", *self.scoring(pairs), on_progress)
+        """Score (prompt, answer) pairs of token ids.
 
-    def scoring(
-        self, pairs: Sequence[Pair]
-    ) -> tuple[BatchPlanner, Callable[[list[Row]], list[Score]]]:
-        """How pairs are batched for their scores, and what scores a batch."""
+        One teacher-forced pass, the head on answer positions only.
+        """
 
-        def work(batch: list[Row]) -> list[Score]:
-            return self.scored([[pairs[i] for i in row] for row in batch])
+        def score_batch(batch: Batch) -> list[Score]:
+            return self.score_batch(pairs, batch)
 
-        return prompt_sharing.ByPrompt(
-            pairs, self.batch_size, self.budget("score"), lambda: self._widest(pairs)
-        ), work
+        return self.measure("score", self.plan_scores(pairs), score_batch, on_progress)
 
-    def scored(self, rows: list[list[Pair]]) -> list[Score]:
-        """One pass over rows of pairs of one prompt each; a Score for each pair.
+    def plan_scores(self, pairs: Sequence[Pair]) -> PromptPlanner:
+        """Plan the rows and batches of a scoring pass."""
+        return PromptPlanner(
+            pairs,
+            self.batch_size,
+            self.get_budget("score"),
+            find_max_width=lambda: self._find_shared_width(pairs),
+        )
+
+    def score_batch(self, pairs: Sequence[Pair], batch: Batch) -> list[Score]:
+        """Score a batch of the plan of these pairs."""
+        return self.score_rows([[pairs[i] for i in row] for row in batch])
+
+    def score_rows(self, rows: list[list[Pair]]) -> list[Score]:
+        """Make one pass over rows of pairs of one prompt each; return a Score for each pair.
 
         Without a prompt, nothing predicts an answer's first token, and it is not scored.
         """
-        rows = [[pair if pair[0] else (pair[1][:1], pair[1][1:]) for pair in row] for row in rows]
-        answers = [answer for row in rows for _, answer in row]
+        rows = [[_split_off_prompt(pair) for pair in row] for row in rows]
         if all(len(row) == 1 for row in rows):
-            found = (
-                self._answers([row[0] for row in rows], OutputSpec(fn=statistics))
-                .value.float()
-                .cpu()
-                .numpy()
-            )
-            pieces = np.split(found, np.cumsum([len(answer) for answer in answers])[:-1])
+            statistics = self._compute_plain([row[0] for row in rows])
         else:
-            pieces = self._shared(
-                [row[0][0] for row in rows], [Tree([answer for _, answer in row]) for row in rows]
-            )
-        return [
-            Score(np.array(answer, dtype=np.int64), v[:, 0], v[:, 1] > 0.5, v[:, 2], v[:, 3])
-            for answer, v in zip(answers, pieces, strict=True)
-        ]
+            statistics = self._compute_shared(rows)
+        scores = []
+        for (_, answer), values in zip(itertools.chain(*rows), statistics, strict=True):
+            token = np.array(answer, dtype=np.int64)
+            logprob, hit, mean, variance = values.T
+            scores.append(Score(token, logprob, hit > 0.5, mean, variance))
+        return scores
 
-    def _shared(self, prompts: list[Ids], trees: list[Tree]) -> list[np.ndarray]:
-        """One pass over rows of a prompt and a tree of answers each; the statistics [n, 4] of every
-        answer."""
-        tensors = self._pad_rows(
-            [[*p, *tree.tokens()] for p, tree in zip(prompts, trees, strict=True)], left=False
-        )
-        layout = prompt_sharing.layout(
-            prompts, trees, tensors["input_ids"].shape[1], next(self.model.parameters())
-        )
-        labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, IGNORED)
-        batch = {
-            **tensors,
-            "labels": labels,
-            "rows": {"asked": (0, len(trees))},
-            "weight": labels.new_ones(len(trees)),
-        }
-        answers = self.model(
-            batch={**batch, "shared": layout}, want={"asked": OutputSpec(fn=statistics)}
-        )["asked"]
-        found = np.split(
-            answers.value.float().cpu().numpy(), np.cumsum([len(tree.asked) for tree in trees])[:-1]
-        )
-        return [
-            v[np.array(path) - 1]
-            for v, tree in zip(found, trees, strict=True)
-            for path in tree.paths
-        ]
+    def _compute_plain(self, pairs: list[Pair]) -> list[np.ndarray]:
+        """Make one pass over pairs in rows of their own; return each answer's statistics [n, 4]."""
+        outputs = self._compute_outputs(pairs, OutputSpec(fn=compute_token_statistics))
+        values = outputs.value.float().cpu().numpy()
+        ends = np.cumsum([len(answer) for _, answer in pairs])
+        return np.split(values, ends[:-1])
 
-    def _widest(self, pairs: Sequence[Pair]) -> int | None:
-        """How wide a row of several answers may be; None where there are none to share, or the
-        model does not take it.
+    def _compute_shared(self, rows: list[list[Pair]]) -> list[np.ndarray]:
+        """Make one pass over rows of a prompt and several answers; return each answer's statistics
+        [n, 4]."""
+        prompts: list[Ids] = []
+        trees: list[AnswerTree] = []
+        token_rows = []
+        for row in rows:
+            prompt = row[0][0]
+            tree = AnswerTree([answer for _, answer in row])
+            prompts.append(prompt)
+            trees.append(tree)
+            token_rows.append([*prompt, *tree.list_tokens()])
+        tensors = self.pad_rows(token_rows, left=False)
+        width = tensors["input_ids"].shape[1]
+        layout = prompt_sharing.lay_out(prompts, trees, width, next(self.model.parameters()))
 
-        Two short answers to the first prompt that has several are made up and scored both ways; the
-        same in every process.
+        labels = torch.full_like(tensors["input_ids"], IGNORED)
+        outputs = self._run_forward(
+            tensors, labels, OutputSpec(fn=compute_token_statistics), layout
+        )
+        values = outputs.value.float().cpu().numpy()
+
+        # The values are those of each tree's predictions; an answer picks its own by their numbers.
+        ends = np.cumsum([len(tree.predictions) for tree in trees])
+        statistics = []
+        for tree, tree_values in zip(trees, np.split(values, ends[:-1]), strict=True):
+            for path in tree.paths:
+                statistics.append(tree_values[np.array(path) - 1])
+        return statistics
+
+    def _find_shared_width(self, pairs: Sequence[Pair]) -> int | None:
+        """Find how wide a row of several answers may be.
+
+        Returns:
+            None where no prompt has several answers, or the model does not take such a row.
         """
-        first = dict[Ids, Ids]()
-        for prompt, answer in pairs:
-            if prompt and answer and first.setdefault(prompt, answer) != answer:
-                break
-        else:
+        example = _find_shared_prompt(pairs)
+        if example is None:
             return None
-        if not self._shares:
-            widest = prompt_sharing.windows(self.model)
-            one = answer[0]
-            other = next(token for token in (*prompt, *answer, 0, 1) if token != one)
-            two: list[Pair] = [(prompt, (one, other, one)), (prompt, (other, one, other))]
-            self._shares = [widest if widest and not self.dist.any(not self._agree(two)) else None]
-        return self._shares[0]
+        if not self._has_tried_sharing:
+            self._max_shared_width = self._try_sharing(example)
+            self._has_tried_sharing = True
+        return self._max_shared_width
 
-    def _agree(self, pairs: list[Pair]) -> bool:
-        """Whether a row of two answers gives what each gets alone."""
+    def _try_sharing(self, example: Pair) -> int | None:
+        """Score two short answers, made up for one prompt, in rows of their own and in one.
+
+        Every process tries the same, and all agree.
+        """
+        max_width = prompt_sharing.find_max_width(self.model)
+        if not max_width:
+            return None
+        prompt, answer = example
+        first = answer[0]
+        second = next(token for token in (*prompt, *answer, 0, 1) if token != first)
+        pairs: list[Pair] = [(prompt, (first, second, first)), (prompt, (second, first, second))]
+        has_failed = self.dist.any(not self._scores_agree(pairs))
+        return None if has_failed else max_width
+
+    def _scores_agree(self, pairs: list[Pair]) -> bool:
+        """Say whether a row of two answers gives what each gets alone."""
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.no_grad():
-                plain, shared = self.scored([[pair] for pair in pairs]), self.scored([pairs])
+                plain = self.score_rows([[pair] for pair in pairs])
+                shared = self.score_rows([pairs])
         except Exception:  # a model that does not take such a row may fail at it in any way
             return False
         finally:
             self.model.train(was_training)
+        tolerance = self._find_tolerance()
+        for one, other in zip(plain, shared, strict=True):
+            if not np.allclose(one.logprob, other.logprob, atol=tolerance, rtol=0):
+                return False
+        return True
+
+    def _find_tolerance(self) -> float:
+        """Find how far a log-prob may move for rounding in the precision that passes run in."""
+        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+            return prompt_sharing.HALF_TOLERANCE
         dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        near = (
-            prompt_sharing.CLOSE_HALF
-            if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
-            else None
-        )
-        near = near or prompt_sharing.CLOSE.get(dtype, prompt_sharing.CLOSE_HALF)
-        return all(
-            np.allclose(a.logprob, b.logprob, atol=near, rtol=0)
-            for a, b in zip(plain, shared, strict=True)
-        )
+        return prompt_sharing.TOLERANCE.get(dtype, prompt_sharing.HALF_TOLERANCE)
 
     def grad_norms(
         self, pairs: Sequence[Pair], p: float, on_progress: ProgressCallback = None
     ) -> list[float]:
-        """Of each (prompt, answer), the mean over the parameter tensors of |grad avg_loss|_p; no
-        `.grad` is touched.
+        """Return, for each (prompt, answer), the mean over parameter tensors of |grad avg_loss|_p.
 
-        One backward pass a pair: a batch only says how often the results are kept and the processes
-        look up.
+        No `.grad` is touched. One backward pass a pair: a batch only says how often the results are
+        kept and the processes look up.
         """
 
-        def norm(pair: Pair, weights: "list[Tensor]") -> "Tensor":
-            loss = -self._answers([pair], OutputSpec()).value.mean()
-            found = torch.autograd.grad(loss, weights, allow_unused=True)
-            return torch.stack([g.float().norm(p) for g in found if g is not None]).mean()
+        def compute_norm(pair: Pair, weights: "list[Parameter]") -> "Tensor":
+            loss = -self._compute_outputs([pair], OutputSpec()).value.mean()
+            grads = torch.autograd.grad(loss, weights, allow_unused=True)
+            norms = [grad.float().norm(p) for grad in grads if grad is not None]
+            return torch.stack(norms).mean()
 
-        def work(batch: list[Row]) -> list[float]:
-            # older torch reuses casts made without gradients, which hide the weights
+        def compute_norms(batch: Batch) -> list[float]:
+            # Older torch reuses casts made without gradients, which hide the weights.
             torch.clear_autocast_cache()
             with torch.enable_grad(), _requiring_grad(self.model) as weights:
-                return torch.stack([norm(pairs[i], weights) for [i] in batch]).tolist()
+                norms = [compute_norm(pairs[i], weights) for [i] in batch]
+                return torch.stack(norms).tolist()
 
-        kind = f"grad_norms {float(p)}"
-        return self._measured(
-            kind, self.batching("grad_norms", pairs, prompt_sharing.tokens), work, on_progress
-        )
-
-    def _answers(self, pairs: list[Pair], want: OutputSpec) -> TokenOutputs:
-        """One teacher-forced pass over a batch of (prompt, answer), asked about the positions of
-        the answers."""
-        tensors = self._pad_rows([[*p, *a] for p, a in pairs], left=False)
-        labels = tensors["input_ids"].new_full(tensors["input_ids"].shape, IGNORED)
-        for i, (prompt, answer) in enumerate(pairs):
-            there = slice(len(prompt), len(prompt) + len(answer))
-            labels[i, there] = tensors["input_ids"][i, there]
-        rows, weight = {"asked": (0, len(pairs))}, labels.new_ones(len(pairs))
-        batch = {**tensors, "labels": labels, "rows": rows, "weight": weight}
-        answers: TokenOutputs = self.model(batch=batch, want={"asked": want})["asked"]
-        return answers
+        planner = self.build_planner("grad_norms", pairs, prompt_sharing.count_tokens)
+        return self.measure(f"grad_norms {float(p)}", planner, compute_norms, on_progress)
 
     def generate(
         self,
@@ -264,60 +244,98 @@ class HFEngine(BatchRunner):
         seed: int | None = None,
         **sampling: Any,
     ) -> list[list[int]]:
-        """Continues prompts of token ids; the ids of each continuation, up to and without a stop.
+        """Continue prompts of token ids; return the ids of each, up to and without a stop.
 
-        until: strings after which no more is asked for; what follows the first of them is not cut
-            off. seed: of what is sampled, each prompt by its place, so that nothing depends on how
-            prompts are batched.
+        Args:
+            until: strings after which no more is needed; what follows the first of them is not cut
+                off.
+            seed: of what is sampled, each prompt by its index, so that nothing depends on how
+                prompts are batched; None takes the likeliest token.
+            sampling: further arguments of the library's `generate()`.
         """
-        # a model's own file of them may change what it says
-        settings = self.model.generation_config.to_diff_dict()
-        given = [max_new_tokens, self.stops, sampling, settings, *([list(until)] if until else [])]
-        given += [] if seed is None else [seed]
-        kind = f"generate {json.dumps(given, sort_keys=True, default=str)}"
-        batching = self.batching("generate", prompts, lambda prompt: len(prompt) + max_new_tokens)
-        # something to do for every process
-        batching.most = min(batching.most, -(-len(prompts) // self.dist.world_size))
-        cuts = (
-            []
-            if seed is None
-            else build_warpers(**{name: sampling.pop(name) for name in DRAWN if name in sampling})
-        )
+        # A model's own file of settings may change what it says.
+        own_settings = self.model.generation_config.to_diff_dict()
+        arguments: list[Any] = [max_new_tokens, self.stops, sampling, own_settings]
+        if until:
+            arguments.append(list(until))
         if seed is not None:
-            sampling["do_sample"] = False  # what is drawn, SeededSampler draws
+            arguments.append(seed)
+        kind = f"generate {json.dumps(arguments, sort_keys=True, default=str)}"
 
-        def work(batch: list[Row]) -> list[list[int]]:
-            draw = (
-                None if seed is None else SeededSampler(cuts, [subseed(seed, i) for [i] in batch])
-            )
+        planner = self.build_planner("generate", prompts, lambda ids: len(ids) + max_new_tokens)
+        # A batch leaves something to do for every process.
+        rows_per_process = -(-len(prompts) // self.dist.world_size)
+        planner.max_items = min(planner.max_items, rows_per_process)
+
+        # With a seed the sampler below draws, and not the library.
+        library_args = dict(sampling)
+        warpers = []
+        if seed is not None:
+            limits = {name: library_args.pop(name) for name in DRAWN if name in library_args}
+            warpers = build_warpers(**limits)
+            library_args["do_sample"] = False
+
+        def continue_batch(batch: Batch) -> list[list[int]]:
+            sampler = None
+            if seed is not None:
+                sampler = SeededSampler(warpers, [subseed(seed, i) for [i] in batch])
             continuous = ContinuousBatching(
-                self, max_new_tokens, list(until), sampling, refuse_non_finite=True
+                self, max_new_tokens, list(until), library_args, refuse_non_finite=True
             )
-            return continuous.generate([prompts[i] for [i] in batch], draw)
+            return continuous.generate([prompts[i] for [i] in batch], sampler)
 
-        return self._measured(kind, batching, work, on_progress)
+        return self.measure(kind, planner, continue_batch, on_progress)
 
-    def _pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
-        longest = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id
+    def _compute_outputs(self, pairs: list[Pair], spec: OutputSpec) -> TokenOutputs:
+        """Make one teacher-forced pass over (prompt, answer) pairs, for the answers' positions."""
+        tensors = self.pad_rows([[*prompt, *answer] for prompt, answer in pairs], left=False)
+        labels = torch.full_like(tensors["input_ids"], IGNORED)
+        for row, (prompt, answer) in enumerate(pairs):
+            span = slice(len(prompt), len(prompt) + len(answer))
+            labels[row, span] = tensors["input_ids"][row, span]
+        return self._run_forward(tensors, labels, spec)
 
-        def fill(row: list[int], filler: int) -> list[int]:
-            padding = [filler] * (longest - len(row))
-            return padding + row if left else row + padding
-
-        device = self.device
-        return {
-            "input_ids": torch.tensor([fill(row, pad) for row in rows], device=device),
-            "attention_mask": torch.tensor(
-                [fill([1] * len(row), 0) for row in rows], device=device
-            ),
+    def _run_forward(
+        self,
+        tensors: "dict[str, Tensor]",
+        labels: "Tensor",
+        spec: OutputSpec,
+        shared: "SharedRows | None" = None,
+    ) -> TokenOutputs:
+        """Pass rows through the one forward."""
+        batch = {
+            **tensors,
+            "labels": labels,
+            "rows": {STREAM: (0, len(labels))},
+            "weight": labels.new_ones(len(labels)),
         }
+        if shared is not None:
+            batch["shared"] = shared
+        outputs: TokenOutputs = self.model(batch=batch, want={STREAM: spec})[STREAM]
+        return outputs
+
+    def pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
+        return padding.pad_rows(rows, self.tokenizer.pad_token_id, self.device, left)
+
+
+def _split_off_prompt(pair: Pair) -> Pair:
+    """Make the first token of an answer its prompt where it has none."""
+    prompt, answer = pair
+    return pair if prompt else (answer[:1], answer[1:])
+
+
+def _find_shared_prompt(pairs: Sequence[Pair]) -> Pair | None:
+    """Find the first prompt that has a second answer, and return it with that."""
+    first_answers: dict[Ids, Ids] = {}
+    for prompt, answer in pairs:
+        if prompt and answer and first_answers.setdefault(prompt, answer) != answer:
+            return prompt, answer
+    return None
 
 
 @contextlib.contextmanager
-def _requiring_grad(model: Any) -> "Iterator[list[Tensor]]":
-    """All parameters, each of which requires a gradient meanwhile, whether or not it is being
-    trained."""
+def _requiring_grad(model: "PreTrainedModel") -> "Iterator[list[Parameter]]":
+    """Have all parameters require a gradient meanwhile, whether or not they are being trained."""
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
     before = [weight.requires_grad for weight in weights]
     try:

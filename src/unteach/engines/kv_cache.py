@@ -2,7 +2,7 @@
 padding is taken off.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from unteach.lazy import F, torch
 
@@ -10,7 +10,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def grows(cache: object) -> bool:
+class CacheLayer(Protocol):
+    """The keys and values of one layer."""
+
+    keys: "Tensor"
+    values: "Tensor"
+
+
+class PlainCache(Protocol):
+    """What is used of the library's DynamicCache."""
+
+    layers: list[CacheLayer]
+
+    def batch_select_indices(self, indices: "Tensor") -> None: ...
+
+
+def is_plain_cache(cache: object) -> TypeGuard[PlainCache]:
     """Say whether a cache holds every token of every row in every layer, and nothing else.
 
     The rows of such caches may be joined.
@@ -21,7 +36,7 @@ def grows(cache: object) -> bool:
     return all(type(layer).__name__ == "DynamicLayer" for layer in layers)
 
 
-def join(cache: Any, other: Any) -> None:
+def join(cache: PlainCache, other: PlainCache) -> None:
     """Put another cache's rows under those of `cache`; the shorter one is padded on the left."""
     for layer, other_layer in zip(cache.layers, other.layers, strict=True):
         num_tokens = max(layer.keys.shape[-2], other_layer.keys.shape[-2])
@@ -31,7 +46,7 @@ def join(cache: Any, other: Any) -> None:
         layer.values = torch.cat(values)
 
 
-def trim(cache: Any, num_tokens: int) -> None:
+def trim(cache: PlainCache, num_tokens: int) -> None:
     """Take the first tokens of every row off."""
     for layer in cache.layers:
         layer.keys = layer.keys[..., num_tokens:, :]

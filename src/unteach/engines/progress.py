@@ -1,63 +1,90 @@
 """How fast rows are answered: a bar on a terminal, a line now and then elsewhere."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from unteach import console
 from unteach.wording import counted
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 SAY_EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 
 
 class RowProgress:
-    """Counts rows and tokens of this process; others that share the rows are taken to be as
-    fast."""
+    """Counts the rows and tokens of this process; others that share the rows are taken to be as
+    fast.
 
-    def __init__(self, total: int, before: int, world: int, shown: bool):
-        self.total, self.before, self.world, self.shown = total, before, world, shown
-        self.rows = self.tokens = 0
-        self.started = self.said = time.monotonic()
-        self.bars: Any = None
+    Args:
+        total: rows of the whole table.
+        num_before: rows that an earlier run answered.
+        world_size: processes that share the rows.
+        is_shown: whether this process says anything.
+    """
+
+    def __init__(self, total: int, num_before: int, world_size: int, is_shown: bool):
+        self.total = total
+        self.num_before = num_before
+        self.world_size = world_size
+        self.is_shown = is_shown
+        self.num_rows = 0
+        self.num_tokens = 0
+        self.started_at = time.monotonic()
+        self.printed_at = self.started_at
+        self.bar: Progress | None = None
 
     def __enter__(self) -> "RowProgress":
-        if self.shown and console.is_live():
+        """Show a bar on a terminal, and else a first line."""
+        if not self.is_shown:
+            return self
+        if console.is_live():
             from rich.progress import BarColumn, Progress, TextColumn
 
-            self.bars = Progress(BarColumn(), TextColumn("{task.description}"), transient=True)
-            self.bars.start()
-            self.bar = self.bars.add_task("", total=self.total, completed=self.before)
-        elif self.shown:
-            before = f", {self.before:,} of them answered before" if self.before else ""
+            self.bar = Progress(BarColumn(), TextColumn("{task.description}"), transient=True)
+            self.bar.start()
+            self.task = self.bar.add_task("", total=self.total, completed=self.num_before)
+        else:
+            before = ""
+            if self.num_before:
+                before = f", {self.num_before:,} of them answered before"
             console.say(f"asking {counted(self.total, 'row')}{before}")
         return self
 
-    def __call__(self, tokens: int) -> None:
-        """One more row is answered."""
-        self.rows, self.tokens = self.rows + 1, self.tokens + tokens
-        if self.bars:
-            self.bars.update(self.bar, completed=self.done, description=str(self))
-        elif self.shown and time.monotonic() - self.said > SAY_EVERY:
-            self.said = time.monotonic()
+    def __call__(self, num_tokens: int) -> None:
+        """Count one more row that is answered."""
+        self.num_rows += 1
+        self.num_tokens += num_tokens
+        if self.bar:
+            self.bar.update(self.task, completed=self.num_done, description=str(self))
+        elif self.is_shown and time.monotonic() - self.printed_at > SAY_EVERY:
+            self.printed_at = time.monotonic()
             console.say(f"  {self}")
 
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
     @property
-    def done(self) -> int:
-        return min(self.total, self.before + self.rows * self.world)
+    def num_done(self) -> int:
+        """Rows that are answered, by all processes and before."""
+        return min(self.total, self.num_before + self.num_rows * self.world_size)
 
     def __str__(self) -> str:
-        spent = max(time.monotonic() - self.started, 1e-9)
-        left = (self.total - self.done) * spent / max(self.rows * self.world, 1)
-        return f"{self.done}/{self.total} rows, {self.rates}, {console.format_duration(left)} left"
+        num_left = self.total - self.num_done
+        seconds_per_row = self._measure_seconds() / max(self.num_rows * self.world_size, 1)
+        left = console.format_duration(num_left * seconds_per_row)
+        return f"{self.num_done}/{self.total} rows, {self.rates}, {left} left"
 
     @property
     def rates(self) -> str:
-        spent = max(time.monotonic() - self.started, 1e-9)
+        """Rows and tokens a second, of all processes together."""
+        processes_per_second = self.world_size / self._measure_seconds()
         return (
-            f"{self.rows * self.world / spent:.3g} rows/s, "
-            f"{self.tokens * self.world / spent:.3g} tokens/s"
+            f"{self.num_rows * processes_per_second:.3g} rows/s, "
+            f"{self.num_tokens * processes_per_second:.3g} tokens/s"
         )
 
-    def __exit__(self, *_: object) -> None:
-        if self.bars:
-            self.bars.stop()
+    def _measure_seconds(self) -> float:
+        return max(time.monotonic() - self.started_at, 1e-9)

@@ -13,155 +13,197 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unteach.engines.base import Ids
+from unteach.engines.base import Ids, Pair
 from unteach.engines.batching import BatchPlanner, Row
 from unteach.lazy import torch
-from unteach.models.forward import Shared
+from unteach.models.hidden_states import SharedRows
 from unteach.models.layers import unwrap_model
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-Pair = tuple[Ids, Ids]
-WORTH = 16
+MAX_PROMPTS_PER_ROW = 16
 """A row grows to that many times its prompt: beyond, what its answers spend on not seeing each
 other outweighs it."""
-WIDEST = 4096
-CLOSE = {"float32": 1e-4, "float64": 1e-6}
-"""How far a log-prob in a shared row may be from the plain one, by dtype; half precision has noise
-of its own."""
-CLOSE_HALF = 0.25
-
-
-NARROWING = re.compile(r"(window|chunk)(_?size)?$")
+MAX_WIDTH = 4096
+TOLERANCE = {"float32": 1e-4, "float64": 1e-6}
+"""How far a log-prob in a shared row may be from the plain one, by dtype."""
+HALF_TOLERANCE = 0.25
+"""The same in half precision, which has noise of its own."""
+WINDOW_SETTING = re.compile(r"(window|chunk)(_?size)?$")
 """Names of a configuration that say how far a token sees: sliding_window, window_size,
 attention_chunk_size."""
 
 
-def tokens(pair: Pair) -> int:
-    return len(pair[0]) + len(pair[1])
+def count_tokens(pair: Pair) -> int:
+    prompt, answer = pair
+    return len(prompt) + len(answer)
 
 
-def windows(model: "PreTrainedModel") -> int | None:
-    """The longest row that may be shared, None where none may."""
+def find_max_width(model: "PreTrainedModel") -> int | None:
+    """Find the width of the longest row that may be shared; None where none may."""
     config = unwrap_model(model).config.get_text_config()
     if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):
         return None
-    settings = config.to_dict().items()
-    narrow = [
-        value
-        for name, value in settings
-        if NARROWING.search(name) and type(value) is int and value > 0
-    ]
-    return min(narrow, default=WIDEST)
+    windows = []
+    for name, value in config.to_dict().items():
+        if WINDOW_SETTING.search(name) and type(value) is int and value > 0:
+            windows.append(value)
+    return min(windows, default=MAX_WIDTH)
 
 
-class Tree:
-    """The answers to a prompt. asked: each different (place, token): what is asked where, from 0.
+class AnswerTree:
+    """The answers to one prompt as a tree, which holds once what several of them begin with.
 
-    Places are 0, the end of the prompt, and one for each token after which another comes. place:
-    that of an asked token, by its number from 1; before: the number of the token at each place, and
-    at 0 none.
+    A *place* is where the model is asked for a next token: place 0 is the end of the prompt, and
+    every token after which another one comes makes one more. A *prediction* is one of the different
+    (place, token): the log-prob of that token at that place.
+
+    Attributes:
+        predictions: the number of each prediction, from 1.
+        prediction_at: by place, the number of the prediction whose token stands there; 0 at the
+            prompt's end.
+        place_after: by the number of a prediction, the place that its token makes.
+        paths: by answer, the numbers of its predictions.
     """
 
     def __init__(self, answers: Sequence[Ids] = ()):
-        self.asked: dict[tuple[int, int], int] = {}
-        self.place, self.before = {0: 0}, [0]
+        self.predictions: dict[tuple[int, int], int] = {}
+        self.prediction_at = [0]
+        self.place_after = {0: 0}
         self.paths = [self.add(answer) for answer in answers]
 
     def add(self, answer: Ids) -> list[int]:
-        """The numbers of the answer's tokens."""
-        path = [0]
+        """Add an answer and return the numbers of its predictions."""
+        path = []
+        number = 0
         for token in answer:
-            if path[-1] not in self.place:
-                self.place[path[-1]] = len(self.before)
-                self.before.append(path[-1])
-            path.append(self.asked.setdefault((self.place[path[-1]], token), len(self.asked) + 1))
-        return path[1:]
+            if number not in self.place_after:
+                self.place_after[number] = len(self.prediction_at)
+                self.prediction_at.append(number)
+            prediction = (self.place_after[number], token)
+            number = self.predictions.setdefault(prediction, len(self.predictions) + 1)
+            path.append(number)
+        return path
 
-    def more(self, answer: Ids) -> int:
-        """How many places an answer would add."""
-        at, found = 0, 0
-        for number, token in enumerate(answer):
-            found += at not in self.place
-            if at not in self.place or (self.place[at], token) not in self.asked:
-                return found + len(answer) - 1 - number
-            at = self.asked[self.place[at], token]
-        return found
+    def count_new_places(self, answer: Ids) -> int:
+        """Count the places that an answer would add."""
+        number = 0
+        num_new = 0
+        for i, token in enumerate(answer):
+            has_place = number in self.place_after
+            if not has_place:
+                num_new += 1
+            if not has_place or (self.place_after[number], token) not in self.predictions:
+                # From here on the answer goes its own way.
+                return num_new + len(answer) - 1 - i
+            number = self.predictions[self.place_after[number], token]
+        return num_new
 
-    def tokens(self) -> list[int]:
-        """The token of each place but the first."""
-        token = [token for _, token in self.asked]
-        return [token[number - 1] for number in self.before[1:]]
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens a row has beyond the prompt."""
+        return len(self.prediction_at) - 1
 
-    def above(self) -> list[int]:
-        """The place that each place but the first follows."""
-        place = [place for place, _ in self.asked]
-        return [place[number - 1] for number in self.before[1:]]
+    def list_tokens(self) -> list[int]:
+        """List the token of each place but the first."""
+        tokens = [token for _, token in self.predictions]
+        return [tokens[number - 1] for number in self.prediction_at[1:]]
+
+    def list_parents(self) -> list[int]:
+        """List, for each place but the first, the place that it follows."""
+        places = [place for place, _ in self.predictions]
+        return [places[number - 1] for number in self.prediction_at[1:]]
 
 
-class ByPrompt(BatchPlanner):
-    """Rows of one prompt and several answers.
+class PromptPlanner(BatchPlanner):
+    """Plans rows of one prompt and several answers.
 
-    widest: asked once rows are planned, how wide one may be; None, and every answer has a row of
-    its own.
+    Args:
+        find_max_width: called once rows are planned; returns how wide one may be, or None where
+            every answer has a row of its own.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], most: int | None, budget: int, widest: Callable[[], int | None]
+        self,
+        pairs: Sequence[Pair],
+        max_items: int | None,
+        budget: int,
+        find_max_width: Callable[[], int | None],
     ):
-        super().__init__(pairs, tokens, most, budget)
-        self.ask_widest = widest
-        self.trees: dict[int, Tree] = {}
+        super().__init__(pairs, count_tokens, max_items, budget)
+        self.find_max_width = find_max_width
+        self.trees: dict[int, AnswerTree] = {}
+        """By the first item of a row."""
 
-    def rows(self, numbers: Sequence[int]) -> list[Row]:
-        widest = self.ask_widest()
-        if widest is None:
-            return super().rows(numbers)
-        rows, open_rows = list[Row](), dict[Ids, Row]()
-        for number in numbers:
-            prompt, answer = self.items[number]
+    def make_rows(self, indices: Sequence[int]) -> list[Row]:
+        """Put items into rows: an answer goes to the open row of its prompt while it fits there."""
+        max_width = self.find_max_width()
+        if max_width is None:
+            return super().make_rows(indices)
+        rows: list[Row] = []
+        open_rows: dict[Ids, Row] = {}
+        for index in indices:
+            prompt, answer = self.items[index]
+            limit = min(max_width, self.budget, MAX_PROMPTS_PER_ROW * len(prompt))
             row = open_rows.get(prompt)
-            if row is None or not self._fits(
-                row, number, min(widest, self.budget, WORTH * len(prompt))
-            ):
-                row = open_rows[prompt] = []
+            if row is None or not self._fits(row, index, limit):
+                row = []
                 rows.append(row)
-                self.trees[number] = Tree()
-            row.append(number)
+                open_rows[prompt] = row
+                self.trees[index] = AnswerTree()
+            row.append(index)
             self.trees[row[0]].add(answer)
         return rows
 
-    def _fits(self, row: Row, number: int, most: int) -> bool:
-        prompt, answer = self.items[number]
+    def _fits(self, row: Row, index: int, limit: int) -> bool:
+        """Say whether one more item leaves a row of no more than `limit` tokens, or answers."""
+        if len(row) >= min(limit, self.max_items):
+            return False
+        prompt, answer = self.items[index]
         tree = self.trees[row[0]]
-        return (
-            len(row) < min(most, self.most)
-            and len(prompt) + len(tree.before) - 1 + tree.more(answer) <= most
-        )
+        return len(prompt) + tree.num_tokens + tree.count_new_places(answer) <= limit
 
-    def width(self, row: Row) -> int:
-        prompt, answer = self.items[row[0]]
-        return len(prompt) + (len(answer) if len(row) == 1 else len(self.trees[row[0]].before) - 1)
+    def get_width(self, row: Row) -> int:
+        if len(row) == 1:
+            return super().get_width(row)
+        prompt, _ = self.items[row[0]]
+        return len(prompt) + self.trees[row[0]].num_tokens
 
 
-def layout(prompts: Sequence[Ids], trees: Sequence[Tree], longest: int, like: "Tensor") -> Shared:
-    """How rows of a prompt and a tree, padded to `longest`, are read; `like` has the weights' dtype
-    and device."""
-    sees = np.zeros((len(trees), longest, longest), dtype=bool)
-    sees[:, range(longest), range(longest)] = True  # padding sees itself: no row is empty
-    places = np.zeros((len(trees), longest), dtype=np.int64)
-    asked: list[tuple[int, int, int]] = []
+def lay_out(
+    prompts: Sequence[Ids], trees: Sequence[AnswerTree], width: int, like: "Tensor"
+) -> SharedRows:
+    """Lay out rows of a prompt and a tree: what each token sees, its position, what is asked.
+
+    Args:
+        width: tokens of a row, to which the rows are padded on the right.
+        like: a tensor of the weights' dtype and device.
+    """
+    sees = np.zeros((len(trees), width, width), dtype=bool)
+    # Padding sees itself: no row is empty.
+    sees[:, range(width), range(width)] = True
+    position_ids = np.zeros((len(trees), width), dtype=np.int64)
+    targets: list[tuple[int, int, int]] = []
     for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
-        seen, place, end = sees[row], places[row], len(prompt) - 1
-        seen[: end + 1, : end + 1] = np.tri(end + 1, dtype=bool)
-        place[: end + 1] = range(end + 1)
-        for column, above in enumerate(tree.above(), end + 1):
-            seen[column] |= seen[end + above]
-            place[column] = place[end + above] + 1
-        asked += [(row, end + at, token) for at, token in tree.asked]
+        num_prompt = len(prompt)
+        sees[row, :num_prompt, :num_prompt] = np.tri(num_prompt, dtype=bool)
+        position_ids[row, :num_prompt] = range(num_prompt)
+        # Place 0 is the column of the prompt's last token, and the others follow it.
+        prompt_end = num_prompt - 1
+        for column, parent in enumerate(tree.list_parents(), num_prompt):
+            sees[row, column] |= sees[row, prompt_end + parent]
+            position_ids[row, column] = position_ids[row, prompt_end + parent] + 1
+        for place, token in tree.predictions:
+            targets.append((row, prompt_end + place, token))
+
     mask = torch.zeros(sees.shape, dtype=like.dtype, device=like.device)
-    mask.masked_fill_(~torch.from_numpy(sees).to(like.device), torch.finfo(like.dtype).min)
-    rows, columns, labels = torch.tensor(asked, device=like.device).unbind(-1)
-    return Shared((rows, columns, labels), torch.from_numpy(places).to(like.device), mask[:, None])
+    is_hidden = ~torch.from_numpy(sees).to(like.device)
+    mask.masked_fill_(is_hidden, torch.finfo(like.dtype).min)
+    rows, columns, labels = torch.tensor(targets, device=like.device).unbind(-1)
+    return SharedRows(
+        targets=(rows, columns, labels),
+        position_ids=torch.from_numpy(position_ids).to(like.device),
+        sees=mask[:, None],
+    )

@@ -1,4 +1,4 @@
-"""Tokens drawn at random, each row by chances of its own: no row changes what another one draws."""
+"""Sample tokens, each row by random numbers of its own: no row changes what another one draws."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -9,8 +9,8 @@ from unteach.lazy import F, torch, transformers
 if TYPE_CHECKING:
     from torch import Tensor
 
-LogitsProcessor = Callable[[Any, Any], Any]
-"""(ids [rows, T], logits [rows, V]) -> logits."""
+LogitsProcessor = Callable[[Any, "Tensor"], "Tensor"]
+"""(ids [rows, T], logits [rows, V]) -> logits [rows, V]."""
 
 
 def build_warpers(
@@ -19,73 +19,85 @@ def build_warpers(
     top_p: float | None = None,
     min_p: float | None = None,
 ) -> list[LogitsProcessor]:
-    """The library's own cuts of a distribution, in the library's order; what is null, or would cut
-    nothing, is not in it."""
-    from transformers.generation import logits_process as library
+    """Build the library's own cuts of a distribution, in the library's order.
 
-    found: list[LogitsProcessor] = []
-    if temperature not in (None, 1.0):
-        found.append(library.TemperatureLogitsWarper(float(temperature)))  # type: ignore[arg-type]
+    What is None, or would cut nothing, is left out.
+    """
+    warpers: list[LogitsProcessor] = []
+    if temperature is not None and temperature != 1:
+        warpers.append(transformers.TemperatureLogitsWarper(float(temperature)))
     if top_k:
-        found.append(library.TopKLogitsWarper(top_k))
+        warpers.append(transformers.TopKLogitsWarper(top_k))
     if top_p is not None and top_p < 1:
-        found.append(library.TopPLogitsWarper(top_p))
+        warpers.append(transformers.TopPLogitsWarper(top_p))
     if min_p:
-        found.append(library.MinPLogitsWarper(min_p))
-    return found
+        warpers.append(transformers.MinPLogitsWarper(min_p))
+    return warpers
 
 
 class UnpaddedProcessor:
-    """One of the library's processors that read a row's ids, told of a row without its padding.
+    """Hide the padding of rows from one of the library's processors that read a row's ids.
 
-    The library's own would count the padding among the tokens that a row has said, and so the
-    company it keeps. mask: [rows, T], of the ids that a call began with; whoever calls sets it.
+    The library's own would count the padding among the tokens that a row has, and so depend on the
+    rows beside it.
+
+    Attributes:
+        mask: [rows, T] of the ids that a call of `generate()` begins with; the caller sets it.
     """
+
+    mask: "Tensor"
 
     def __init__(self, processor: LogitsProcessor):
         self.processor = processor
-        self.mask: Any = None
 
     def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
-        # a row has several beams
-        mask = self.mask.repeat_interleave(len(input_ids) // len(self.mask), dim=0)
-        mask = F.pad(mask, (0, input_ids.shape[1] - mask.shape[1]), value=1)
-        said: Tensor = self.processor(input_ids.where(mask.bool(), input_ids[:, -1:]), scores)
-        return said
+        """Call the processor with the ids of a batch that has no padding."""
+        num_beams = len(input_ids) // len(self.mask)
+        mask = self.mask.repeat_interleave(num_beams, dim=0)
+        num_new = input_ids.shape[1] - mask.shape[1]
+        mask = F.pad(mask, (0, num_new), value=1)
+        # In place of padding stands a token that the row has anyway.
+        ids = input_ids.where(mask.bool(), input_ids[:, -1:])
+        return self.processor(ids, scores)
 
 
-def build_repetition_penalty(given: float | None) -> UnpaddedProcessor | None:
-    """The repetition penalty (arXiv:1909.05858), over prompt and text."""
-    return (
-        None
-        if given in (None, 1.0)
-        else UnpaddedProcessor(
-            transformers.generation.logits_process.RepetitionPenaltyLogitsProcessor(float(given))
-        )
-    )  # type: ignore[arg-type]
+def build_repetition_penalty(penalty: float | None) -> UnpaddedProcessor | None:
+    """Build the repetition penalty (arXiv:1909.05858) over prompt and text; None where it is 1."""
+    if penalty is None or penalty == 1:
+        return None
+    return UnpaddedProcessor(transformers.RepetitionPenaltyLogitsProcessor(float(penalty)))
 
 
 class SeededSampler:
-    """The last of the processors of logits [rows, V]: leaves each row the one token that its next
-    chance falls on.
+    """Leave each row the one token that its next random number falls on.
 
-    A chance u in [0, 1) falls on the token at which the sum of the probabilities, in the order of
-    the vocabulary, first exceeds u. rows: which of the seeds the rows of this call have; whoever
-    takes rows out of the batch sets it.
+    A number u in [0, 1) falls on the token at which the sum of the probabilities, in the order of
+    the vocabulary, first exceeds u. It must be the last processor of logits [rows, V].
+
+    Args:
+        warpers: cut the distribution before a token is drawn.
+        seeds: one a row.
+
+    Attributes:
+        rows: which of the seeds the rows of this call have; whoever takes rows out of the batch
+            sets it.
     """
 
-    def __init__(self, cuts: Sequence[LogitsProcessor], seeds: Sequence[int]):
-        self.cuts, self.chances = cuts, [random.Random(seed) for seed in seeds]
+    def __init__(self, warpers: Sequence[LogitsProcessor], seeds: Sequence[int]):
+        self.warpers = warpers
+        self.generators = [random.Random(seed) for seed in seeds]
         self.rows = list(range(len(seeds)))
 
     def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
-        kept = scores.float()
-        for cut in self.cuts:
-            kept = cut(input_ids, kept)
-        sums = kept.double().softmax(-1).cumsum(-1)
-        chance = [self.chances[row].random() for row in self.rows]
-        target = torch.tensor(chance, dtype=sums.dtype, device=sums.device) * sums[:, -1]
-        chosen = torch.searchsorted(sums, target.unsqueeze(-1), right=True).clamp(
-            max=sums.shape[-1] - 1
-        )
-        return torch.full_like(scores, float("-inf")).scatter(-1, chosen, 0.0)
+        """Draw a token a row; all others get a logit of -inf."""
+        logits = scores.float()
+        for warper in self.warpers:
+            logits = warper(input_ids, logits)
+        cumulative = logits.double().softmax(-1).cumsum(-1)
+        numbers = [self.generators[row].random() for row in self.rows]
+        drawn = torch.tensor(numbers, dtype=cumulative.dtype, device=cumulative.device)
+        # The last sum is not exactly 1.
+        targets = drawn * cumulative[:, -1]
+        tokens = torch.searchsorted(cumulative, targets.unsqueeze(-1), right=True)
+        tokens = tokens.clamp(max=cumulative.shape[-1] - 1)
+        return torch.full_like(scores, float("-inf")).scatter(-1, tokens, 0.0)

@@ -65,6 +65,11 @@ def write_merged(contents: Contents, basis: dict[str, Any], prefix: str, folder:
     return bool(not_measured_now) and is_same_basis
 
 
+def read_descriptions(folder: Path, prefix: str) -> dict[str, Any]:
+    """Read how the metrics of a suite are described, where its results say it."""
+    return _read_old(folder / f"{prefix}{METRICS}")
+
+
 def _read_old(file: Path) -> dict[str, Any]:
     return json_files.read_mapping(file, "an earlier evaluation") if file.exists() else {}
 

@@ -43,7 +43,6 @@ class DeferredEngine(HFEngine):
     ):
         self._load = load
         super().__init__(None, tokenizer, batch_size, dist, store, stops)
-        del self.model
 
     @functools.cached_property
     def model(self) -> "PreTrainedModel":  # type: ignore[override]

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.data.collators import SEGMENT
-from unteach.data.handlers.base import Example
+from unteach.data.examples import SEGMENT, Example
 from unteach.data.streams import Stream
 from unteach.data.template import Template
 from unteach.data.truncation import IGNORED

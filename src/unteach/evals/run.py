@@ -2,7 +2,7 @@
 
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,29 +77,28 @@ def evaluate_loaded(
     return flat
 
 
-def tell_values(
-    folder: Path, suite_names: list[str], named: bool, wanted: Mapping[str, str] | None = None
-) -> None:
-    """Print the values of suites from their files; after them, in a line each, what is absent and
-    why.
+def tell_values(folder: Path, suite_names: list[str], named: bool) -> None:
+    """Print the values of suites from their files, each with the way that is good; after them, in a
+    line each, what is absent and why.
 
     Args:
         named: whether each suite's name stands above its values.
-        wanted: by metric, which way is good, where that is known.
     """
     for name in suite_names:
         if named:
             console.say(f"{name}:")
-        _tell(folder, name.upper(), wanted or {})
+        _print_values(folder, name.upper())
         tell_gaps(folder, name.upper())
 
 
-def _tell(folder: Path, suite: str, wanted: Mapping[str, str]) -> None:
+def _print_values(folder: Path, suite: str) -> None:
     summary = json_files.read_json(folder / f"{suite}_SUMMARY.json", "the summary")
+    descriptions = merge_results.read_descriptions(folder, suite)
     width = max((len(name) for name in summary), default=0)
     for name, value in summary.items():
         shown = "–" if value is None else f"{value:.4g}"
-        aim = f"  ({wanted[name]})" if wanted.get(name) else ""
+        better = descriptions.get(name, {}).get("better")
+        aim = f"  ({better})" if better else ""
         console.say(f"  {name:<{width}} = {f'{shown:<9}{aim}'.rstrip()}")
 
 

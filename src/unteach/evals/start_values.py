@@ -18,10 +18,12 @@ from rich.console import Console
 from rich.text import Text
 
 from unteach import console, fingerprints, json_files, run_dir
+from unteach.config.metric_descriptions import DECIMALS
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
 from unteach.console import neutralize
 from unteach.distributed.process_context import DistContext
+from unteach.evals import merge_results
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.evals.run import evaluate_loaded, tell_gaps
 from unteach.evals.suite_plan import SuitePlan
@@ -120,10 +122,7 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
     suite = config.suite.upper()
     old = json_files.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")
     new = json_files.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
-    file = after / f"{suite}_METRICS.json"
-    described = (
-        json_files.read_json(file, "what the suite says of its metrics") if file.exists() else {}
-    )
+    descriptions = merge_results.read_descriptions(after, suite)
 
     table = Table(box=None, pad_edge=False)
     for heading in ("role", "metric", "before", "after", "wanted"):
@@ -132,12 +131,12 @@ def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
     for name in config.asked():
         if name not in old and name not in new:
             continue
-        about = described.get(name, {})
+        about = descriptions.get(name, {})
         table.add_row(
             Text(neutralize(about.get("role") or "")),
             Text(neutralize(name)),
-            _format(old.get(name), about.get("decimals", 3)),
-            _format(new.get(name), about.get("decimals", 3)),
+            _format(old.get(name), about.get("decimals", DECIMALS)),
+            _format(new.get(name), about.get("decimals", DECIMALS)),
             Text(neutralize(about.get("better") or "")),
         )
     return table

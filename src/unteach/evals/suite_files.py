@@ -2,7 +2,7 @@
 
 <SUITE>_EVAL.json has every value with its examples, <SUITE>_SUMMARY.json the values that were asked
 for, <SUITE>_ROWS.json the rows they are of, <SUITE>_TOKENS.json the answers of `tokens` token by
-token, <SUITE>_METRICS.json what the suite says of its metrics (label, role, which way is good),
+token, <SUITE>_METRICS.json how its metrics are described (label, role, which way is good),
 <SUITE>_ABSENT.json why a metric is not there, <SUITE>_NOTES.json what became of rows (drawn,
 skipped, cut), and <SUITE>_BASIS.json which weights and settings the values are of, so that a later
 evaluation of the same adds to them.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import atomic, json_files
+from unteach.config.metric_descriptions import DECIMALS, Role
 from unteach.evals import merge_results, retain_logs, token_table
 from unteach.evals.base import Scores, Texts, Value
 from unteach.evals.measurement_plan import Measured
@@ -86,7 +87,7 @@ def describe_rows(plan: SuitePlan) -> dict[str, dict[str, Any]]:
 
 
 def describe_metrics(plan: SuitePlan) -> dict[str, dict[str, Any]]:
-    """Give what the suite says of the metrics that it measures.
+    """Give what a suite and the classes of its metrics say of them, measured now or not.
 
     Where a run learns, better answers to rows that it never saw are welcome; only unlearning should
     leave them alone.
@@ -94,12 +95,23 @@ def describe_metrics(plan: SuitePlan) -> dict[str, dict[str, Any]]:
     only_learns = "train" in plan.rows.own and "forget" not in plan.rows.own
     described = {}
     for name, description in plan.config.describe.items():
-        is_left_alone = description.role == "holdout" and description.better == "near before"
-        if only_learns and is_left_alone:
-            description = replace(description, better="higher")
-        if name in plan.metrics:
-            described[name] = asdict(description)
+        role, better = description.role or _infer_role(plan, name), description.better
+        if only_learns and role == "holdout" and better == "near before":
+            better = "higher"
+        entry = asdict(replace(description, role=role, better=better))
+        entry["meaning"] = description.meaning or ""
+        entry["decimals"] = DECIMALS if description.decimals is None else description.decimals
+        described[name] = entry
     return described
+
+
+def _infer_role(plan: SuitePlan, metric_name: str) -> Role | None:
+    """Give the role of the rows that a metric is measured on, where all have the same."""
+    if metric_name not in plan.metrics:
+        return None
+    names = {under.name.partition(".")[0] for under in plan.list_columns_under(metric_name)}
+    roles = {plan.config.rows[name].role for name in names}
+    return roles.pop() if len(roles) == 1 else None
 
 
 def collect_notes(plan: SuitePlan) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Whether what is written says what was trained: two models asked about the same rows, compared in
-nats."""
+"""Compare what is written with what was trained: two models on the same rows, in nats a token."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 ROWS = 4
-LONGEST = 128
+MAX_TOKENS = 128
 """Tokens of a row that are read."""
 TOLERANCE = {"float32": 1e-3, "float16": 0.02, "bfloat16": 0.1}
 """Nats a token, by the dtype that is written; of a model that is worse than 1 nat a token, this
@@ -23,8 +23,12 @@ COARSEST = TOLERANCE["bfloat16"]
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two models are apart. nats: a token, over the row where they differ most; scale: of a
-    token's own."""
+    """How far two models are apart, over the row where they differ most.
+
+    Attributes:
+        nats: the mean distance of a token's log-probs.
+        scale: the mean size of a token's log-prob.
+    """
 
     nats: float
     scale: float
@@ -43,14 +47,16 @@ def tokenize_rows(
 ) -> "list[Tensor]":
     """Turn texts into rows of ids [1, T]; without a tokenizer, draw ids that do not depend on
     anything."""
-    table: Any = model.get_input_embeddings()
-    num_ids = int(table.weight.shape[0])
+    embeddings: Any = model.get_input_embeddings()
+    num_ids = int(embeddings.weight.shape[0])
     if tokenizer is None:
         generator = torch.Generator().manual_seed(0)
-        return [torch.randint(num_ids, (1, LONGEST // 4), generator=generator) for _ in range(ROWS)]
+        return [
+            torch.randint(num_ids, (1, MAX_TOKENS // 4), generator=generator) for _ in range(ROWS)
+        ]
     rows = []
     for text in texts[:ROWS]:
-        ids = [number for number in tokenizer(text).input_ids[:LONGEST] if number < num_ids]
+        ids = [number for number in tokenizer(text).input_ids[:MAX_TOKENS] if number < num_ids]
         if len(ids) > 1:
             rows.append(torch.tensor([ids]))
     return rows
@@ -66,33 +72,34 @@ def measure(model: "PreTrainedModel", rows: "Sequence[Tensor]") -> "list[Tensor]
     model.eval()
     try:
         with torch.no_grad():
-            return [
-                _log_probs(model(input_ids=row.to(device)).logits, row.to(device)) for row in rows
-            ]
+            log_probs = []
+            for row in rows:
+                logits = model(input_ids=row.to(device)).logits
+                log_probs.append(_compute_log_probs(logits.float().cpu(), row.cpu()))
+            return log_probs
     except Exception:  # a forward of others may fail in any way, and then nothing is compared
         return None
     finally:
         model.train(was_training)
 
 
-def _log_probs(logits: "Tensor", row: "Tensor") -> "Tensor":
-    logits = logits.float().cpu()
-    if logits.ndim == 2:  # a classifier's: one number is its answer, several are its labels'
+def _compute_log_probs(logits: "Tensor", row: "Tensor") -> "Tensor":
+    """Compute the log-probs of a row [1, T] from logits [1, T, V], or a classifier's [1, C]."""
+    if logits.ndim == 2:
+        # The one number of a regression is its answer.
         return logits[0] if logits.shape[-1] == 1 else logits[0].log_softmax(-1)
-    of_tokens = logits[0, :-1].log_softmax(-1)
-    return of_tokens.gather(-1, row.cpu()[0, 1:, None])[:, 0]
+    log_probs = logits[0, :-1].log_softmax(-1)
+    return log_probs.gather(-1, row[0, 1:, None])[:, 0]
 
 
-def compare(expected: "Sequence[Tensor]", found: "Sequence[Tensor]") -> Difference:
+def compare(expected: "Sequence[Tensor]", written: "Sequence[Tensor]") -> Difference:
     """Return the difference over the row where it is largest; not a number where one of the two
     gives none."""
-    pairs = list(zip(expected, found, strict=True))
-    largest = max(
-        (_difference(one, other) for one, other in pairs), key=lambda difference: difference.nats
-    )
-    broken = [one for one in (_difference(*pair) for pair in pairs) if one.nats != one.nats]
-    return broken[0] if broken else largest
-
-
-def _difference(expected: "Tensor", found: "Tensor") -> Difference:
-    return Difference(float((expected - found).abs().mean()), float(expected.abs().mean()))
+    differences = []
+    for row, other in zip(expected, written, strict=True):
+        nats = float((row - other).abs().mean())
+        difference = Difference(nats, float(row.abs().mean()))
+        if math.isnan(nats):
+            return difference
+        differences.append(difference)
+    return max(differences, key=lambda difference: difference.nats)

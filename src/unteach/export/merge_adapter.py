@@ -1,4 +1,4 @@
-"""An adapter merged into its base: one plain model that says what the two said together.
+"""Merge an adapter into its base: one plain model that says what the two say together.
 
 PEFT adds an adapter onto the weights under it, in place. Where two layers hold one weight, that is
 right only if they are to hold two afterwards: embeddings and head are untied first, blocks that
@@ -10,41 +10,41 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError
-from unteach.lazy import torch
+from unteach.lazy import peft, torch
 from unteach.models.adapters import TRAINED
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
 TIED = "tie_word_embeddings"
-SHOWN = 2
+MAX_SHOWN = 2
 
 
-def merge(model: Any) -> "PreTrainedModel":
-    """Add an adapter to the weights that it is on, in their own precision, and return the model
-    without it.
+def merge(model: "PeftModel") -> "PreTrainedModel":
+    """Add an adapter to the weights that it is on, in their own precision; return the model without
+    it.
 
     Raises:
         UserError: layers that share weights have adapters, so that no plain model says the same.
     """
-    causal = model.get_base_model()
-    ends = [
-        _plain_layer(causal.get_input_embeddings()),
-        _plain_layer(causal.get_output_embeddings()),
-    ]
-    is_tied = all(hasattr(end, "weight") for end in ends) and ends[0].weight is ends[1].weight
+    causal: Any = model.get_base_model()
+    embeddings = _unwrap_layer(causal.get_input_embeddings())
+    head = _unwrap_layer(causal.get_output_embeddings())
+    is_tied = hasattr(embeddings, "weight") and embeddings.weight is getattr(head, "weight", None)
     if is_tied:
         # The head gets a tensor of its own: what is added to one of the two must not reach the
         # other.
-        ends[1].weight = torch.nn.Parameter(ends[1].weight.detach().clone(), requires_grad=False)
+        head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
     _refuse_shared(model)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", "(Model with `tie_word_embeddings|Input and output embeddings)"
             )
-            plain: PreTrainedModel = model.merge_and_unload(safe_merge=True)
+            tuner: Any = model.base_model
+            plain: PreTrainedModel = tuner.merge_and_unload(safe_merge=True)
     except ValueError as error:
         raise UserError(f"the adapter cannot be merged: {error}") from None
     if is_tied:
@@ -55,22 +55,22 @@ def merge(model: Any) -> "PreTrainedModel":
 def _tie_if_equal(plain: "PreTrainedModel") -> None:
     """Give head and embeddings one tensor again; or let the configuration say that they are two
     now."""
-    inside: Any = plain.get_input_embeddings()
+    embeddings: Any = plain.get_input_embeddings()
     head: Any = plain.get_output_embeddings()
-    is_same = torch.equal(inside.weight, head.weight)
+    is_same = torch.equal(embeddings.weight, head.weight)
     if is_same:
-        head.weight = inside.weight
+        head.weight = embeddings.weight
     for config in (plain.config, plain.config.get_text_config()):
         setattr(config, TIED, is_same)
 
 
-def _plain_layer(layer: "torch.nn.Module") -> Any:
-    """The layer of the base under all that an adapter wrapped it in."""
+def _unwrap_layer(layer: "nn.Module") -> Any:
+    """Return the layer of the base inside all that an adapter wrapped it in."""
     while True:
-        under = getattr(layer, "base_layer", None) or getattr(layer, "original_module", None)
-        if under is None:
+        inner: Any = getattr(layer, "base_layer", None) or getattr(layer, "original_module", None)
+        if inner is None:
             return layer
-        layer = under
+        layer = inner
 
 
 def _refuse_shared(model: "nn.Module") -> None:
@@ -83,25 +83,23 @@ def _refuse_shared(model: "nn.Module") -> None:
     adapted = {id(layer) for layer in _adapted_layers(model)}
     for modules in holders.values():
         if len(modules) > 1 and adapted & set(modules):
-            names = [_in_base(name) for name in modules.values()]
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            names = [_name_in_base(name) for name in modules.values()]
+            some = ", ".join(names[:MAX_SHOWN])
+            more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
             raise UserError(
                 "the adapter cannot be merged: several layers of this model share one block of "
-                f"weights, and each has an adapter of its own ({', '.join(names[:SHOWN])}{more}), "
+                f"weights, and each has an adapter of its own ({some}{more}), "
                 "so that no one block says the same. as=adapter keeps them apart; or train an "
                 "adapter on other target_modules"
             )
 
 
 def _adapted_layers(model: "nn.Module") -> Iterator["nn.Module"]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     for module in model.modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer):
             yield module.get_base_layer()
 
 
-def _in_base(name: str) -> str:
-    return (
-        name.removeprefix("base_model.model.").replace(".base_layer", "").replace(f".{TRAINED}", "")
-    )
+def _name_in_base(name: str) -> str:
+    bare = name.removeprefix("base_model.model.")
+    return bare.replace(".base_layer", "").replace(f".{TRAINED}", "")

@@ -9,21 +9,31 @@ from typing import TYPE_CHECKING, Any
 from unteach import atomic, run_dir
 from unteach.errors import UserError, unknown
 from unteach.export import compare_models, convert, merge_adapter, trained, training_texts, weights
+from unteach.export.compare_models import Difference
 from unteach.export.trained import Source
 from unteach.lazy import torch, transformers
 from unteach.models import adapters, heads, integrity, portable
 from unteach.models.loading import DTYPES
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-APART = "as=adapter keeps base and adapter apart"
+KEEP_APART = "as=adapter keeps base and adapter apart"
 
 
 @dataclass
 class ExportOptions:
-    """What of an export was said: where to, in which form, and what no file tells."""
+    """Where an export goes to, in which form, and what no file says.
+
+    Attributes:
+        to: the folder; None where it is uploaded alone.
+        form: `model` or `adapter`.
+        dtype: of a plain model's weights.
+        base: the model under an adapter.
+        peft_args: LoraConfig's fields of the adapter.
+    """
 
     to: Path | None = None
     form: str = "model"
@@ -32,75 +42,141 @@ class ExportOptions:
     peft_args: dict[str, Any] | None = None
 
 
-def write(source: Source, asked: ExportOptions, folder: Path) -> None:
-    """Builds what was asked for, checks that the weights fit, writes it with its tokenizer and
-    template, and reads it
-    again: a folder that says something else than what was trained is refused."""
+def write(source: Source, options: ExportOptions, folder: Path) -> None:
+    """Write what was trained into a folder, with its tokenizer and template.
+
+    The weights are checked against names and shapes before, and a plain model is read again after:
+    a folder that says something else than what was trained is refused.
+    """
     transformers.utils.logging.disable_progress_bar()
-    found = weights.read(source.place)
+    tensors = weights.read(source.location)
     base = None
-    if convert.has_adapter(found) or source.adapter:
-        base = trained.find_base(source, asked.base)
+    tokenizer: PreTrainedTokenizerBase | None
+    model: Any
+    if convert.has_adapter(tensors) or source.adapter_config:
+        base = trained.find_base(source, options.base)
         tokenizer = trained.find_tokenizer(source, base)
-        model, held = _adapted(source, asked, found, base)
-    elif asked.form == "adapter":
-        raise UserError(
-            f"{source.place}: there is no adapter in these weights, only a whole model; leave out "
-            f"as=adapter"
+        model, dtype = _build_adapted(source, options, tensors, base)
+    else:
+        _refuse_adapter_options(source, options)
+        tokenizer = trained.find_tokenizer(source, options.base)
+        model, dtype = _build_whole(source, options, tensors)
+    # The model has them now: a large one is not held twice.
+    del tensors
+
+    if options.form == "adapter":
+        _save_adapter(model, source, str(base), folder)
+        details = f"of {base}"
+    else:
+        model = _save_compared(
+            model, dtype, source, tokenizer, folder, has_adapter=base is not None
         )
-    elif asked.peft_args or (asked.base and (source.place / "config.json").exists()):
+        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        details = f"({num_parameters:,} parameters)"
+    trained.save_tokenizer_and_template(source, base or options.base, tokenizer, folder)
+    _write_card(folder, base)
+    print(f"{options.form}: {type(model).__name__} {details}")
+
+
+def _refuse_adapter_options(source: Source, options: ExportOptions) -> None:
+    """Raise UserError where a whole model is exported with what is for an adapter."""
+    if options.form == "adapter":
         raise UserError(
-            f"{source.place} holds a whole model and no adapter; leave out model.peft_args and "
+            f"{source.location}: there is no adapter in these weights, only a whole model; leave "
+            f"out as=adapter"
+        )
+    has_config = (source.location / "config.json").exists()
+    if options.peft_args or (options.base and has_config):
+        raise UserError(
+            f"{source.location} holds a whole model and no adapter; leave out model.peft_args and "
             f"model.base_path"
         )
-    else:
-        tokenizer = trained.find_tokenizer(source, asked.base)
-        model, held = _whole(source, asked, found)
-    del found
-    if asked.form == "adapter":
-        model.save_pretrained(folder)
-        adapters.remember_base(
-            folder, trained.identify_base(str(base)), adapters.read_added_ids(source.folder)
-        )
-        if head := heads.read_head(source.folder):
-            head.save(folder)
-        told = f" of {base}"
-    else:
-        model = _save_compared(model, held, source, tokenizer, folder, has_adapter=base is not None)
-        told = f" ({sum(p.numel() for p in model.parameters()):,} parameters)"
-    trained.save_tokenizer_and_template(source, base or asked.base, tokenizer, folder)
-    _card(folder, base)
-    print(f"{asked.form}: {type(model).__name__}{told}")
 
 
-def _whole(source: Source, asked: ExportOptions, found: Any) -> tuple[Any, Any]:
-    """The whole model in the dtype that is asked for, with the generation settings beside it; and
-    the dtype."""
-    place = (
-        source.folder
-        if (Path(source.folder) / "config.json").exists()
-        else asked.base or source.path
-    )
-    if not place:
+def _save_adapter(model: "PeftModel", source: Source, base: str, folder: Path) -> None:
+    """Save an adapter with a note of its base and, of a classifier, the head."""
+    model.save_pretrained(str(folder))
+    added_ids = adapters.read_added_ids(source.folder)
+    adapters.remember_base(folder, trained.identify_base(base), added_ids)
+    head = heads.read_head(source.folder)
+    if head:
+        head.save(folder)
+
+
+def _build_whole(
+    source: Source, options: ExportOptions, tensors: convert.Weights
+) -> "tuple[PreTrainedModel, torch.dtype]":
+    """Build the whole model in the dtype of the options, with its generation settings.
+
+    Returns:
+        The model and its dtype.
+    """
+    if (Path(source.folder) / "config.json").exists():
+        config_path = source.folder
+    else:
+        config_path = options.base or source.start_path or ""
+    if not config_path:
         raise UserError(
-            f"{source.place}: it has no config.json beside it; say model.base_path=MODEL, the "
+            f"{source.location}: it has no config.json beside it; say model.base_path=MODEL, the "
             "model that was trained, for its configuration"
         )
-    model = convert.build_whole_model(
-        run_dir.find_model_folder(place), found, _dtype(asked.dtype, "auto")
-    )
-    for beside in (place, source.path):
-        if beside and (
-            settings := convert.read_generation_config(run_dir.find_model_folder(str(beside)))
-        ):
+    dtype = _find_dtype(options.dtype, otherwise="auto")
+    model = convert.build_whole_model(run_dir.find_model_folder(config_path), tensors, dtype)
+    for path in (config_path, source.start_path):
+        if not path:
+            continue
+        settings = convert.read_generation_config(run_dir.find_model_folder(path))
+        if settings:
             model.generation_config = settings
             break
     return model, next(model.parameters()).dtype
 
 
+def _build_adapted(
+    source: Source, options: ExportOptions, tensors: convert.Weights, base: str
+) -> "tuple[PeftModel, torch.dtype]":
+    """Build the adapter on its base, in fp32.
+
+    Returns:
+        The model, and the dtype in which the two are kept once merged.
+    """
+    if options.form == "model":
+        convert.refuse_quantised(base)
+    elif options.dtype:
+        raise UserError("dtype is for as=model; an adapter is kept as it was trained")
+    peft_args = options.peft_args or trained.read_peft_args(source)
+    if not peft_args:
+        raise UserError(
+            f"{source.location} holds an adapter, and no file says its rank, alpha and targets; "
+            "set model.peft_args as in training, for example model.peft_args='{r: 8, lora_alpha: "
+            "16, target_modules: all-linear}'"
+        )
+    base_model, base_dtype = trained.load_base(source, base)
+    adapters.refuse_another_base(source.folder, base, trained.identify_base(base))
+    has_file = (source.location / adapters.WEIGHTS).exists()
+    if source.adapter_config and not options.peft_args and has_file:
+        # Its own files say all of it, and PEFT reads them as it does in every run.
+        model = adapters.attach_saved(base_model, source.folder, trainable=False)
+    else:
+        added_ids = adapters.read_added_ids(source.folder)
+        model = convert.take_adapter(base_model, tensors, peft_args, base, added_ids)
+    model.peft_config[adapters.TRAINED].base_model_name_or_path = base
+    integrity.refuse_not_finite(model, str(source.location))
+    return model.to(torch.float32), _find_dtype(options.dtype, otherwise=base_dtype)
+
+
+def _find_dtype(name: str | None, otherwise: Any) -> Any:
+    """Find the dtype of a name, or take `otherwise`."""
+    if name in (None, "auto"):
+        return otherwise
+    if name not in DTYPES:
+        raise UserError(unknown("dtype", str(name), DTYPES))
+    return getattr(torch, DTYPES[str(name)])
+
+
 def _save_compared(
     model: Any,
-    dtype: Any,
+    dtype: "torch.dtype",
     source: Source,
     tokenizer: "PreTrainedTokenizerBase | None",
     folder: Path,
@@ -121,14 +197,15 @@ def _save_compared(
     before = compare_models.measure(model, rows)
     effect = _measure_adapter(model, rows, before) if has_adapter and before is not None else None
 
-    plain = (merge_adapter.merge(model) if has_adapter else model).to(dtype)
-    integrity.refuse_not_finite(plain, f"{source.place} in {_name(dtype)}")
+    plain: Any = merge_adapter.merge(model) if has_adapter else model
+    plain.to(dtype)
+    integrity.refuse_not_finite(plain, f"{source.location} in {_name(dtype)}")
     plain.save_pretrained(folder)
     portable.add_old_names(folder)
 
     # What the folder says. A CPU may have no kernel of its dtype: then what the weights were
     # rounded to is read in fp32.
-    written = integrity.load_model(type(plain), str(folder), dtype=dtype)
+    written: Any = integrity.load_model(type(plain), str(folder), dtype=dtype)
     after = compare_models.measure(written, rows)
     if after is None:
         after = compare_models.measure(written.float(), rows)
@@ -140,53 +217,59 @@ def _save_compared(
         )
         return plain
     if after is None:
-        remedy = f"; {APART}" if has_adapter else ""
+        remedy = f"; {KEEP_APART}" if has_adapter else ""
         raise UserError(
-            f"{source.place}: what was written cannot be run on this machine, where {what} "
+            f"{source.location}: what was written cannot be run on this machine, where {what} "
             f"can{remedy}"
         )
     difference = compare_models.compare(before, after)
     tolerance = compare_models.TOLERANCE.get(_name(dtype), compare_models.COARSEST)
     if difference.is_more_than(tolerance):
-        raise UserError(_say_other(plain, difference, tolerance, _name(dtype), what, has_adapter))
-    _tell_difference(difference, effect, f"{len(rows)} rows {origin}", what, _name(dtype))
+        raise UserError(
+            _describe_difference(plain, difference, tolerance, _name(dtype), what, has_adapter)
+        )
+    _print_difference(difference, effect, f"{len(rows)} rows {origin}", what, _name(dtype))
     return plain
 
 
 def _measure_adapter(
-    model: Any, rows: "Sequence[Tensor]", with_adapter: "Sequence[Tensor]"
-) -> compare_models.Difference | None:
+    model: "PeftModel", rows: "Sequence[Tensor]", with_adapter: "Sequence[Tensor]"
+) -> Difference | None:
     """Measure what the adapter changes; None where the base alone cannot be run."""
+    plain: Any = model
     with model.disable_adapter():
-        without = compare_models.measure(model, rows)
+        without = compare_models.measure(plain, rows)
     return None if without is None else compare_models.compare(with_adapter, without)
 
 
-def _tell_difference(
-    difference: compare_models.Difference,
-    effect: compare_models.Difference | None,
-    of_rows: str,
-    what: str,
-    dtype: str,
+def _print_difference(
+    difference: Difference, effect: Difference | None, rows: str, what: str, dtype: str
 ) -> None:
-    """Print how far what was written is from what was trained, beside what the adapter changes."""
+    """Print how far what was written is from what was trained, beside what the adapter changes.
+
+    Args:
+        effect: what the adapter changes.
+        rows: which rows were compared, for the message.
+    """
     beside = f"; the adapter changes them by {effect.nats:.2g}" if effect else ""
-    print(f"compared with {what}: {difference.nats:.1e} nats a token apart on {of_rows}{beside}")
-    is_seen = effect is not None and effect.nats > compare_models.TOLERANCE["float32"]
-    if effect is not None and is_seen and difference.nats > effect.nats / 2:
+    print(f"compared with {what}: {difference.nats:.1e} nats a token apart on {rows}{beside}")
+    if effect is None or effect.nats <= compare_models.TOLERANCE["float32"]:
+        return
+    if difference.nats > effect.nats / 2:
         print(f"note: {dtype} rounds away much of what the adapter changed; dtype=float32 keeps it")
 
 
-def _say_other(
+def _describe_difference(
     model: "PreTrainedModel",
-    difference: compare_models.Difference,
+    difference: Difference,
     tolerance: float,
     dtype: str,
     what: str,
     has_adapter: bool,
 ) -> str:
+    """Say that a plain model says something else than what was trained."""
     finer = "" if dtype == "float32" else " With dtype=float32 nothing is rounded."
-    remedy = f" {APART}." if has_adapter else ""
+    remedy = f" {KEEP_APART}." if has_adapter else ""
     return (
         f"this {type(model).__name__} cannot be written as a plain model: what is read back "
         f"differs from {what} by {difference.nats:.2g} nats a token, and {tolerance:g} is allowed "
@@ -199,46 +282,10 @@ def _name(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _card(folder: Path, base: str | None) -> None:
-    """A short model card where the library wrote none."""
-    if not (folder / "README.md").exists():
-        of = f"base_model: {base}\n" if base and not Path(base).exists() else ""
-        atomic.write_text(
-            folder / "README.md", f"---\nlibrary_name: transformers\n{of}tags: [unteach]\n---\n"
-        )
-
-
-def _adapted(source: Source, asked: ExportOptions, found: Any, base: str) -> tuple[Any, Any]:
-    """The adapter on its base, in fp32, and the dtype in which the two are kept once merged."""
-    if asked.form == "model":
-        convert.refuse_quantised(base)
-    elif asked.dtype:
-        raise UserError("dtype is for as=model; an adapter is kept as it was trained")
-    peft_args = asked.peft_args or trained.read_peft_args(source)
-    if not peft_args:
-        raise UserError(
-            f"{source.place} holds an adapter, and no file says its rank, alpha and targets; set "
-            f"model.peft_args as in "
-            "training, for example model.peft_args='{r: 8, lora_alpha: 16, target_modules: "
-            "all-linear}'"
-        )
-    under, held = trained.load_base(source, base)
-    adapters.refuse_another_base(source.folder, base, trained.identify_base(base))
-    if source.adapter and not asked.peft_args and (source.place / adapters.WEIGHTS).exists():
-        # Its own files say all of it, and PEFT reads them as it does in every run.
-        model = adapters.attach_saved(under, source.folder, trainable=False)
-    else:
-        model = convert.take_adapter(
-            under, found, peft_args, base, adapters.read_added_ids(source.folder)
-        )
-    model.peft_config[adapters.TRAINED].base_model_name_or_path = base
-    integrity.refuse_not_finite(model, str(source.place))
-    return model.to(torch.float32), _dtype(asked.dtype, held)
-
-
-def _dtype(asked: str | None, otherwise: Any) -> Any:
-    if asked in (None, "auto"):
-        return otherwise
-    if asked not in DTYPES:
-        raise UserError(unknown("dtype", str(asked), DTYPES))
-    return getattr(torch, DTYPES[str(asked)])
+def _write_card(folder: Path, base: str | None) -> None:
+    """Write a short model card where the library wrote none."""
+    if (folder / "README.md").exists():
+        return
+    base_line = f"base_model: {base}\n" if base and not Path(base).exists() else ""
+    card = f"---\nlibrary_name: transformers\n{base_line}tags: [unteach]\n---\n"
+    atomic.write_text(folder / "README.md", card)

@@ -18,76 +18,86 @@ from unteach.models.hub import PATH
 from unteach.training import checkpoint
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass
 class Source:
-    """Something trained. place: its folder or file. told: its run's model section. adapter: of its
-    own folder. run: the folder of its run, where it is in one."""
+    """Something trained.
 
-    place: Path
-    told: schema.ModelConfig | None
-    adapter: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        location: its folder or file.
+        model_config: the model section of its run.
+        adapter_config: the adapter's own, from its folder.
+        run: the folder of its run, where it is in one.
+    """
+
+    location: Path
+    model_config: schema.ModelConfig | None
+    adapter_config: dict[str, Any] = field(default_factory=dict)
     run: Path | None = None
 
     @property
     def folder(self) -> str:
-        return str(self.place.parent if self.place.is_file() else self.place)
+        return str(self.location.parent if self.location.is_file() else self.location)
 
     @property
-    def path(self) -> str | None:
+    def start_path(self) -> str | None:
         """The model that its run started from."""
-        return self.told.model_args.get(PATH) if self.told else None
+        path = self.model_config.model_args.get(PATH) if self.model_config else None
+        return str(path) if path else None
 
 
-def find_source(what: str) -> Source:
-    """A run's final model, a whole checkpoint, or a place that others wrote; with what its run says
-    of it."""
-    place = Path(run_dir.find_model_folder(what))
-    if not place.exists():
-        raise UserError(f"{what}: there is no such file or folder")
-    if (place / run_dir.CONFIG).exists() and not (place / "config.json").exists():
-        checkpoints = sorted(path.name for path in place.glob("checkpoint-*"))
-        those = (
-            f"one of its checkpoints ({', '.join(checkpoints)})"
-            if checkpoints
-            else "nothing to export yet"
+def find_source(name: str) -> Source:
+    """Find a run's final model, a whole checkpoint, or what others wrote, with what its run says of
+    it."""
+    location = Path(run_dir.find_model_folder(name))
+    if not location.exists():
+        raise UserError(f"{name}: there is no such file or folder")
+    if (location / run_dir.CONFIG).exists() and not (location / "config.json").exists():
+        checkpoints = sorted(path.name for path in location.glob("checkpoint-*"))
+        remedy = "nothing to export yet"
+        if checkpoints:
+            remedy = f"one of its checkpoints ({', '.join(checkpoints)})"
+        raise UserError(f"{name}: this run holds no {run_dir.FINAL}/; it has {remedy}")
+
+    run = None
+    for folder in (location, *location.parents[:2]):
+        if (folder / run_dir.CONFIG).exists():
+            run = folder
+            break
+    if run is not None and re.fullmatch(r"checkpoint-\d+", location.name):
+        reason = checkpoint.find_fault(location)
+        if reason:
+            raise UserError(f"{name}: this checkpoint cannot be used, {reason}")
+    adapter_config: dict[str, Any] = {}
+    if (location / adapters.CONFIG).exists():
+        adapter_config = json_files.read_json(
+            location / adapters.CONFIG, "the adapter's configuration"
         )
-        raise UserError(f"{what}: this run holds no {run_dir.FINAL}/; it has {those}")
-    run = next(
-        (folder for folder in (place, *place.parents[:2]) if (folder / run_dir.CONFIG).exists()),
-        None,
-    )
-    ours = run is not None and re.fullmatch(r"checkpoint-\d+", place.name)
-    if ours and (reason := checkpoint.find_fault(place)):
-        raise UserError(f"{what}: this checkpoint cannot be used, {reason}")
-    adapter = place / "adapter_config.json"
-    said = json_files.read_json(adapter, "the adapter's configuration") if adapter.exists() else {}
-    return Source(place, read_model_section(run) if run else None, said, run)
+    return Source(location, read_model_section(run) if run else None, adapter_config, run)
 
 
 def read_model_section(run: Path) -> schema.ModelConfig | None:
-    """The model section of a run's configuration."""
+    """Read the model section of a run's configuration."""
     reader = Reader()
     section = run_dir.read_config(run).get("model")
     model: schema.ModelConfig | None = reader.record(schema.ModelConfig, section, "model")
     return model
 
 
-def find_base(source: Source, asked: str | None) -> str:
-    """Where the model under an adapter is."""
-    path = asked or source.adapter.get("base_model_name_or_path")
-    if not path and source.told:
-        started = run_dir.find_model_folder(str(source.path)) if source.path else None
-        path = source.told.base_path or (
-            adapters.read_base_path(started)
-            if started and adapters.is_adapter(started)
-            else started
-        )
+def find_base(source: Source, base_path: str | None) -> str:
+    """Find where the model under an adapter is.
+
+    Args:
+        base_path: what the user says of it.
+    """
+    path = base_path or source.adapter_config.get("base_model_name_or_path")
+    if not path:
+        path = _find_base_of_run(source)
     if not path:
         raise UserError(
-            f"{source.place} holds an adapter, and nothing says what it was trained on; set "
+            f"{source.location} holds an adapter, and nothing says what it was trained on; set "
             f"model.base_path"
         )
     base = run_dir.find_model_folder(str(path))
@@ -95,78 +105,92 @@ def find_base(source: Source, asked: str | None) -> str:
     return base
 
 
+def _find_base_of_run(source: Source) -> str | None:
+    """Find the model that a run put its adapter on: the one it started from, or that one's base."""
+    if source.model_config is None:
+        return None
+    if source.model_config.base_path:
+        return source.model_config.base_path
+    if source.start_path is None:
+        return None
+    start = run_dir.find_model_folder(source.start_path)
+    return adapters.read_base_path(start) if adapters.is_adapter(start) else start
+
+
 def read_peft_args(source: Source) -> dict[str, Any] | None:
-    """LoraConfig's fields from the adapter's own file, or from its run."""
+    """Read LoraConfig's fields from the adapter's own file, or from its run."""
+    names = set(inspect.signature(peft.LoraConfig).parameters)
+    names -= {"peft_type", "base_model_name_or_path", "inference_mode"}
+    peft_args = {}
+    for name, value in source.adapter_config.items():
+        if name in names and value is not None:
+            peft_args[name] = value
+    if peft_args:
+        return peft_args
+    return source.model_config.peft_args if source.model_config else None
 
-    known = set(inspect.signature(peft.LoraConfig).parameters) - {
-        "peft_type",
-        "base_model_name_or_path",
-        "inference_mode",
-    }
-    own = {
-        name: value for name, value in source.adapter.items() if name in known and value is not None
-    }
-    return own or (source.told.peft_args if source.told else None)
 
+def load_base(source: Source, base: str) -> "tuple[PreTrainedModel, torch.dtype]":
+    """Load the model under an adapter in full precision, as its run made it.
 
-def load_base(source: Source, base: str) -> tuple[Any, Any]:
-    """The model under an adapter in full precision, as its run made it, and the dtype that it is
-    kept in."""
-    without = ("quantization_config", "attn_implementation", "device_map", "dtype", PATH)
+    Returns:
+        The model, and the dtype that it is kept in.
+    """
     args: dict[str, Any] = {"dtype": "auto"}
-    if source.told:
-        args |= {
-            name: value for name, value in source.told.model_args.items() if name not in without
-        }
-    handler: Any = (
-        registry.model.get(source.told.model_handler)
-        if source.told
-        else model_handlers.AutoModelForCausalLM
-    )
-    # no tokenizer need be there
+    handler: Any = model_handlers.AutoModelForCausalLM
+    tokenizer_args: dict[str, Any] = {}
+    if source.model_config:
+        handler = registry.model.get(source.model_config.model_handler)
+        tokenizer_args = source.model_config.tokenizer_args
+        left_out = ("quantization_config", "attn_implementation", "device_map", "dtype", PATH)
+        for name, value in source.model_config.model_args.items():
+            if name not in left_out:
+                args[name] = value
     if handler in (model_handlers.AutoModelForCausalLM, model_handlers.Scratch):
-        model = model_handlers.load_pretrained(
-            base, heads.read_head(source.folder), **{"use_safetensors": True, **args}
-        )
+        # No tokenizer need be there.
+        head = heads.read_head(source.folder)
+        args.setdefault("use_safetensors", True)
+        model: Any = model_handlers.load_pretrained(base, head, **args)
     else:
-        model, _ = handler.load(
-            {**args, PATH: base}, source.told.tokenizer_args if source.told else {}, None
-        )
-    held = next(model.parameters()).dtype
+        model, _ = handler.load({**args, PATH: base}, tokenizer_args, None)
+    dtype = next(model.parameters()).dtype
     added_tokens.grow(model, adapters.read_added_ids(source.folder))
-    return model.to(torch.float32), held
+    return model.to(torch.float32), dtype
 
 
 def identify_base(base: str) -> str:
-    return loading.identify_weights(
-        base, transformers.AutoConfig.from_pretrained(base), loading.get_fingerprints_path()
-    )
+    """Return what tells the weights of a base from all others."""
+    config = transformers.AutoConfig.from_pretrained(base)
+    return loading.identify_weights(base, config, loading.get_fingerprints_path())
 
 
 def find_tokenizer(source: Source, base: str | None) -> "PreTrainedTokenizerBase | None":
-    """The tokenizer beside the weights, or of their run, or of the model under them; None where
-    none has one."""
-    named = source.told.tokenizer_args.get(PATH) if source.told else None
-    places = [source.folder, named, base, source.path]
-    found: PreTrainedTokenizerBase | None = convert.find_tokenizer(
-        [run_dir.find_model_folder(str(place)) if place else None for place in places]
-    )
-    return found
+    """Find the tokenizer beside the weights, or of their run, or of the model under them; None
+    where none has one."""
+    run_tokenizer = None
+    if source.model_config:
+        run_tokenizer = source.model_config.tokenizer_args.get(PATH)
+    paths = []
+    for path in (source.folder, run_tokenizer, base, source.start_path):
+        if path:
+            paths.append(run_dir.find_model_folder(str(path)))
+    return convert.load_first_tokenizer(paths)
 
 
 def save_tokenizer_and_template(
     source: Source, base: str | None, tokenizer: "PreTrainedTokenizerBase | None", folder: Path
 ) -> None:
-    """Write the tokenizer, and the template that the model was trained with."""
+    """Save the tokenizer, and the template that the model was trained with."""
     if tokenizer is None:
         print(
             "note: no tokenizer was found beside these weights or their base; this folder has none"
         )
         return
     portable.save_tokenizer(tokenizer, folder)
-    said = template.load_saved_args(source.folder) or (
-        source.told.template_args if source.told else None
-    )
-    said = said or (template.load_saved_args(base) if base else None)
-    if said:
-        template.Template(tokenizer, said).save(folder)
+    template_args = template.load_saved_args(source.folder)
+    if not template_args and source.model_config:
+        template_args = source.model_config.template_args
+    if not template_args and base:
+        template_args = template.load_saved_args(base)
+    if template_args:
+        template.Template(tokenizer, template_args).save(folder)

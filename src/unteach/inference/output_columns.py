@@ -1,4 +1,4 @@
-"""What stands in the output of an answer: its columns and their values."""
+"""The columns that an answer has in the output, and their values."""
 
 import math
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from unteach.config.inference import InferConfig
 from unteach.engines.finiteness import NOT_FINITE
 from unteach.inference.backends.base import (
     Answer,
+    AnswerScore,
+    ClassScores,
     Completion,
     Failure,
-    Labelled,
     Request,
-    Scored,
     perplexity,
 )
 from unteach.inference.result_store import ERROR as ERROR
@@ -27,81 +27,97 @@ class Skipped:
 
 
 def list_columns(config: InferConfig) -> tuple[str, ...]:
-    """The columns that an answer adds to its row, in their order; every row has all of them."""
-    by_kind = {
-        "generate": (config.output_column, "finish_reason", "prompt_tokens", "output_tokens"),
-        "score": ("logprob", "perplexity", "prompt_tokens", "answer_tokens"),
-        "classify": (config.output_column, "probabilities", "logits", "prompt_tokens"),
-    }
-    asked = ("perplexity",) if config.kind == "generate" and config.sampling.perplexity else ()
-    cut = ("cut_tokens",) if config.too_long == "truncate_left" else ()
-    skipped = ("finish_reason",) if config.too_long == "skip" and config.kind != "generate" else ()
-    return (*by_kind[config.kind], *asked, *cut, *skipped, ERROR)
+    """List the columns that an answer adds to its row, in their order; every row has all of
+    them."""
+    if config.kind == "generate":
+        columns = [config.output_column, "finish_reason", "prompt_tokens", "output_tokens"]
+        if config.sampling.perplexity:
+            columns.append("perplexity")
+    elif config.kind == "score":
+        columns = ["logprob", "perplexity", "prompt_tokens", "answer_tokens"]
+    else:
+        columns = [config.output_column, "probabilities", "logits", "prompt_tokens"]
+    if config.too_long == "truncate_left":
+        columns.append("cut_tokens")
+    if config.too_long == "skip" and config.kind != "generate":
+        columns.append("finish_reason")
+    return (*columns, ERROR)
 
 
 def build_record(
     answer: Answer | Skipped,
     request: Request | None,
-    cut: int,
+    num_cut: int,
     config: InferConfig,
     labels: Sequence[str],
 ) -> dict[str, Any]:
-    """An answer under its columns; cut: tokens that its prompt lost. A number that cannot be is
-    null."""
+    """Put an answer under its columns; what it has no value for is null.
+
+    Args:
+        num_cut: tokens that its prompt lost.
+        labels: the names of a classifier's classes.
+    """
     if not _is_finite(answer):
         answer = Failure(NOT_FINITE)
+    values: dict[str, Any] = {}
     if isinstance(answer, Skipped):
-        found: dict[str, Any] = {"finish_reason": SKIPPED}
+        values["finish_reason"] = SKIPPED
     elif isinstance(answer, Failure):
-        found = {ERROR: answer.why}
-    elif isinstance(answer, Scored):
-        told = answer.logprobs
-        found = {"logprob": sum(told), "perplexity": perplexity(told), "answer_tokens": len(told)}
-    elif isinstance(answer, Labelled):
-        # of a regression
-        found = {config.output_column: answer.logits[0], "logits": list(answer.logits)}
+        values[ERROR] = answer.why
+    elif isinstance(answer, AnswerScore):
+        values["logprob"] = sum(answer.logprobs)
+        values["perplexity"] = perplexity(answer.logprobs)
+        values["answer_tokens"] = len(answer.logprobs)
+    elif isinstance(answer, ClassScores):
+        values["logits"] = list(answer.logits)
         if labels:
-            best = max(range(len(labels)), key=answer.probabilities.__getitem__)
-            shares = dict(zip(labels, answer.probabilities, strict=True))
-            found |= {config.output_column: labels[best], "probabilities": shares}
+            probabilities = dict(zip(labels, answer.probabilities, strict=True))
+            values[config.output_column] = max(labels, key=lambda label: probabilities[label])
+            values["probabilities"] = probabilities
+        else:
+            # The one number of a regression.
+            values[config.output_column] = answer.logits[0]
     else:
-        found = _generated(answer, config)
+        values = _build_generated(answer, config)
     if request is not None:
-        made = answer[0].prompt_tokens if isinstance(answer, list) else None
-        found["prompt_tokens"] = (len(request.prompt) or None) if made is None else made
-        found["cut_tokens"] = cut
-    return {name: found.get(name) for name in list_columns(config)}
+        num_tokens = answer[0].prompt_tokens if isinstance(answer, list) else None
+        if num_tokens is None:
+            num_tokens = len(request.prompt) or None
+        values["prompt_tokens"] = num_tokens
+        values["cut_tokens"] = num_cut
+    return {name: values.get(name) for name in list_columns(config)}
 
 
 def _is_finite(answer: Answer | Skipped) -> bool:
-    """Whether all numbers of an answer are: JSON has no others, and none would mean anything."""
-    numbers: Sequence[float] = ()
-    if isinstance(answer, Scored):
-        numbers = answer.logprobs
-    elif isinstance(answer, Labelled):
-        numbers = answer.logits
+    """Say whether all numbers of an answer are finite: JSON has no others, and none would mean
+    anything."""
+    numbers: list[float] = []
+    if isinstance(answer, AnswerScore):
+        numbers += answer.logprobs
+    elif isinstance(answer, ClassScores):
+        numbers += answer.logits
     elif isinstance(answer, list):
-        numbers = [number for one in answer for number in one.logprobs or ()]
+        for completion in answer:
+            numbers += completion.logprobs or ()
     return all(map(math.isfinite, numbers))
 
 
-def _generated(answer: list[Completion], config: InferConfig) -> dict[str, Any]:
-    """One text and its facts; lists of them where several are asked for."""
-    facts = [
-        {
-            config.output_column: one.text,
-            "finish_reason": one.finish,
-            "output_tokens": one.tokens,
-            "perplexity": perplexity(one.logprobs or ()),
-        }
-        for one in answer
-    ]
+def _build_generated(completions: list[Completion], config: InferConfig) -> dict[str, Any]:
+    """Put a text and its facts under their columns; lists of them where there are several."""
+    values: dict[str, Any] = {
+        config.output_column: [completion.text for completion in completions],
+        "finish_reason": [completion.finish for completion in completions],
+        "output_tokens": [completion.tokens for completion in completions],
+        "perplexity": [perplexity(completion.logprobs or ()) for completion in completions],
+    }
     if config.sampling.num_return_sequences == 1:
-        return facts[0]
-    return {name: [one[name] for one in facts] for name in facts[0]}
+        return {name: value[0] for name, value in values.items()}
+    return values
 
 
 def count_tokens(record: dict[str, Any]) -> int:
-    """How many tokens were written or scored for a row."""
-    made = record.get("output_tokens", record.get("answer_tokens"))
-    return sum(one or 0 for one in made) if isinstance(made, list) else made or 0
+    """Count the tokens that were written or scored for a row."""
+    num_tokens = record.get("output_tokens", record.get("answer_tokens"))
+    if isinstance(num_tokens, list):
+        return sum(number or 0 for number in num_tokens)
+    return num_tokens or 0

@@ -1,5 +1,4 @@
-"""What a run of inference will ask, found out before any weights are loaded: prompts, and what
-answers depend on."""
+"""Plan a run of inference before any weights are loaded: prompts, and what answers depend on."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -11,11 +10,16 @@ from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import load_saved_args
 from unteach.engines.hf import get_context_length
 from unteach.errors import UserError
+from unteach.inference.backends import classifier
 from unteach.inference.input_table import Columns, InputTable
-from unteach.inference.requests import MESSAGES, PreparedRequests, RequestBuilder, shown
+from unteach.inference.requests import (
+    MESSAGES,
+    PreparedRequests,
+    RequestBuilder,
+    describe_first_prompt,
+)
+from unteach.models import loading, vision
 from unteach.models.hub import PATH
-from unteach.models.loading import get_fingerprints_path
-from unteach.models.vision import load_empty
 from unteach.wording import counted
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ FREE = (
     "low_cpu_mem_usage",
 )
 """model_args that change no answer, or that the model's identity stands for."""
-SHOWN = 3
+MAX_SHOWN = 3
 """Places of rows that a note lists."""
 BITS: dict[str, dict[str, Any]] = {
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
@@ -44,13 +48,18 @@ BITS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class Plan:
-    """settings: all that an answer depends on beside its row. said: what the user should know
-    before it starts."""
+    """What a run will ask.
+
+    Attributes:
+        settings: all that an answer depends on beside its row.
+        notes: what the user should know before it starts.
+        longest: tokens of the longest prompt and what may follow it.
+    """
 
     model: ModelConfig
-    asked: PreparedRequests
+    prepared: PreparedRequests
     settings: dict[str, Any]
-    said: list[str]
+    notes: list[str]
     longest: int
 
 
@@ -58,55 +67,62 @@ class Plan:
 class PromptBuilder:
     """Builds a model's prompts; its tokenizer and template are read, its weights are not.
 
-    describe_model: what answers depend on of the model; it takes the digest of the weights' files,
-    which costs time.
-    notes: what the user should know of how the model is asked.
+    Attributes:
+        describe_model: returns what answers depend on of the model; it takes the digest of the
+            weights' files, which costs time.
+        notes: what the user should know of how the model is asked.
     """
 
     model: ModelConfig
-    asker: RequestBuilder
+    requests: RequestBuilder
     describe_model: Callable[[], dict[str, Any]]
     notes: list[str]
 
 
 def build_prompter(config: InferConfig, columns: Columns) -> PromptBuilder:
-    """Reads the tokenizer and the template of the model that `config` names."""
-    model, notes = _quantised(config), list[str]()
-    if config.backend.LOCAL and config.modality == "vlm":
-        asker, describe_model = _seeing(replace(config, model=model), columns)
-    elif config.backend.LOCAL:
-        model, by_column = _templated(model, columns.input)
-        asker, describe_model = _local(replace(config, model=model), columns)
-        if by_column and asker.template:
-            notes.append(_of_template(asker.template, columns.input))
-    else:
-        asker, describe_model = _remote(config, columns)
-    return PromptBuilder(model, asker, describe_model, notes)
+    """Read the tokenizer and the template of the model that `config` names."""
+    model = _quantise(config)
+    if not config.backend.LOCAL:
+        requests, describe_model = _read_remote(config, columns)
+        return PromptBuilder(model, requests, describe_model, [])
+    if config.modality == "vlm":
+        requests, describe_model = _read_vision(replace(config, model=model), columns)
+        return PromptBuilder(model, requests, describe_model, [])
+    model, is_by_column = _choose_template(model, columns.input)
+    requests, describe_model = _read_local(replace(config, model=model), columns)
+    notes = []
+    if is_by_column and requests.template:
+        notes.append(_describe_template(requests.template, columns.input))
+    return PromptBuilder(model, requests, describe_model, notes)
 
 
-def plan(config: InferConfig, columns: Columns, sheet: InputTable) -> Plan:
-    """Builds every prompt, and names what the answers depend on."""
-    said = (
-        [f"the columns {', '.join(sheet.not_kept)} hold no plain values and are not kept"]
-        if sheet.not_kept
-        else []
-    )
-    prompter = build_prompter(config, columns)
-    said += prompter.notes
-    asked = prompter.asker.ask(sheet)
-    if asked.special:
-        listed = ", ".join(asked.special[:SHOWN]) + (" …" if len(asked.special) > SHOWN else "")
-        said.append(
-            f"{counted(len(asked.special), 'row')} with the text of special tokens, which is read "
-            f"as text ({listed}); model.template_args.special_tokens=tokens reads them as the "
-            "tokens"
+def plan(config: InferConfig, columns: Columns, table: InputTable) -> Plan:
+    """Build every prompt, and name what the answers depend on."""
+    notes = []
+    if table.not_kept:
+        notes.append(
+            f"the columns {', '.join(table.not_kept)} hold no plain values and are not kept"
         )
-    said.append(f"the first prompt: {shown(asked.requests)!r}")
-    settings = {**prompter.describe_model(), **_of_run(config, columns)}
-    return Plan(prompter.model, asked, settings, said, asked.longest + prompter.asker.new)
+    prompter = build_prompter(config, columns)
+    notes += prompter.notes
+    prepared = prompter.requests.build(table)
+    if prepared.special_text:
+        places = ", ".join(prepared.special_text[:MAX_SHOWN])
+        if len(prepared.special_text) > MAX_SHOWN:
+            places += " …"
+        notes.append(
+            f"{counted(len(prepared.special_text), 'row')} with the text of special tokens, which "
+            f"is read as text ({places}); model.template_args.special_tokens=tokens reads them as "
+            "the tokens"
+        )
+    notes.append(f"the first prompt: {describe_first_prompt(prepared.requests)!r}")
+    settings = {**prompter.describe_model(), **_describe_run(config, columns)}
+    longest = prepared.longest + prompter.requests.max_new_tokens
+    return Plan(prompter.model, prepared, settings, notes, longest)
 
 
-def _quantised(config: InferConfig) -> ModelConfig:
+def _quantise(config: InferConfig) -> ModelConfig:
+    """Write the key `quantization` as the argument of the model that it stands for."""
     if config.quantization is None:
         return config.model
     if "quantization_config" in config.model.model_args:
@@ -114,70 +130,68 @@ def _quantised(config: InferConfig) -> ModelConfig:
             "quantization and model.model_args.quantization_config say one thing in two ways; give "
             "one"
         )
-    bits: dict[str, Any] = {
-        "quantization_config": {"quant_method": "bitsandbytes", **BITS[config.quantization]}
+    model_args = dict(config.model.model_args)
+    model_args["quantization_config"] = {
+        "quant_method": "bitsandbytes",
+        **BITS[config.quantization],
     }
-    return replace(config.model, model_args={**config.model.model_args, **bits})
+    return replace(config.model, model_args=model_args)
 
 
-def _templated(model: ModelConfig, column: str) -> tuple[ModelConfig, bool]:
-    """The model's template: as it is configured or saved; else by the column, as everywhere.
-    Whether it was by that."""
+def _choose_template(model: ModelConfig, column: str) -> tuple[ModelConfig, bool]:
+    """Choose the model's template: as it is configured or saved, and else by the column.
+
+    Returns:
+        The model, and whether it was by the column.
+    """
     folder = run_dir.find_model_folder(str(model.model_args[PATH]))
     if model.template_args != TemplateArgs() or load_saved_args(folder) is not None:
         return model, False
-    kind = {MESSAGES: "chat", "question": "auto", INSTRUCTION: "auto"}.get(column, "raw")
-    return replace(model, template_args=TemplateArgs(kind=kind)), True  # type: ignore[arg-type]
+    kind: Any = {MESSAGES: "chat", "question": "auto", INSTRUCTION: "auto"}.get(column, "raw")
+    return replace(model, template_args=TemplateArgs(kind=kind)), True
 
 
-def _of_template(template: "Template", column: str) -> str:
-    chat = getattr(template.tokenizer, "chat_template", None) and template.kind != "chat"
-    said = (
+def _describe_template(template: "Template", column: str) -> str:
+    """Say by which template a model is asked that was saved with none."""
+    note = (
         f"no template was saved with this model: the column {column!r} is asked as {template.kind}"
     )
-    return said + ("; it has a chat template, which template=chat takes" if chat else "")
+    has_chat_template = getattr(template.tokenizer, "chat_template", None)
+    if has_chat_template and template.kind != "chat":
+        note += "; it has a chat template, which template=chat takes"
+    return note
 
 
-def _local(
+def _read_local(
     config: InferConfig, columns: Columns
 ) -> tuple[RequestBuilder, Callable[[], dict[str, Any]]]:
+    """Read the tokenizer and template of a language model or a classifier."""
+    template: Template | None = None
+    template_settings: dict[str, Any] | None = None
     if config.kind == "classify":
-        from unteach.inference.backends.classifier import load_empty
+        empty = classifier.load_empty(config.model)
     else:
-        from unteach.models.loading import load_empty
-    empty = load_empty(config.model)
-    shown_by = None if config.kind == "classify" else empty.template
-    asker = RequestBuilder(
-        config, columns, shown_by, empty.tokenizer, get_context_length(empty.model)
-    )
-    given = {name: value for name, value in config.model.model_args.items() if name not in FREE}
-    template = {**asdict(shown_by.args), "kind": shown_by.kind} if shown_by else None
+        empty = loading.load_empty(config.model)
+        template = empty.template
+        template_settings = {**asdict(template.args), "kind": template.kind}
+    context = get_context_length(empty.model)
+    requests = RequestBuilder(config, columns, template, empty.tokenizer, context)
 
     def describe_model() -> dict[str, Any]:
-        return {
-            "model": empty.identity(get_fingerprints_path()),
-            "model_args": given,
-            "dtype": empty.compute,
-            "tokenizer": _of_tokenizer(empty.tokenizer),
-            "template": template,
-        }
+        return {**_describe_weights(config, empty), "template": template_settings}
 
-    return asker, describe_model
+    return requests, describe_model
 
 
-def _seeing(
+def _read_vision(
     config: InferConfig, columns: Columns
 ) -> tuple[RequestBuilder, Callable[[], dict[str, Any]]]:
-    """Of a model that reads images; its prompts are made where its images are read."""
-    empty = load_empty(config.model)
-    given = {name: value for name, value in config.model.model_args.items() if name not in FREE}
+    """Read the processor of a model that reads images; prompts are made where images are read."""
+    empty = vision.load_empty(config.model)
 
     def describe_model() -> dict[str, Any]:
         return {
-            "model": empty.identity(get_fingerprints_path()),
-            "model_args": given,
-            "dtype": empty.compute,
-            "tokenizer": _of_tokenizer(empty.tokenizer),
+            **_describe_weights(config, empty),
             "processor": fingerprints.hash_value(empty.processor.to_dict()),
             "template": fingerprints.hash_value(empty.processor.chat_template),
         }
@@ -185,17 +199,33 @@ def _seeing(
     return RequestBuilder(config, columns, None, None, None), describe_model
 
 
-def _of_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
+def _describe_weights(config: InferConfig, empty: loading.LoadedModel) -> dict[str, Any]:
+    """Name what answers depend on of a local model beside its template."""
+    model_args = {
+        name: value for name, value in config.model.model_args.items() if name not in FREE
+    }
+    return {
+        "model": empty.identity(loading.get_fingerprints_path()),
+        "model_args": model_args,
+        "dtype": empty.compute,
+        "tokenizer": _hash_tokenizer(empty.tokenizer),
+    }
+
+
+def _hash_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Digest all that a tokenizer does to a text."""
+    vocabulary: Any = sorted(tokenizer.get_vocab().items())
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    words = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
-    return fingerprints.hash_value(
-        [words, getattr(tokenizer, "chat_template", None), tokenizer.special_tokens_map]
-    )
+    if backend is not None:
+        vocabulary = backend.to_str()
+    chat_template = getattr(tokenizer, "chat_template", None)
+    return fingerprints.hash_value([vocabulary, chat_template, tokenizer.special_tokens_map])
 
 
-def _remote(
+def _read_remote(
     config: InferConfig, columns: Columns
 ) -> tuple[RequestBuilder, Callable[[], dict[str, Any]]]:
+    """Read what the configuration says of a server's model."""
     args = config.model.template_args
     if args.kind == "qa":
         raise UserError(
@@ -206,28 +236,26 @@ def _remote(
     return RequestBuilder(config, columns, None, None, None), lambda: settings
 
 
-def _of_run(config: InferConfig, columns: Columns) -> dict[str, Any]:
-    """What an answer depends on beside the row and the model, each under the key that sets it."""
-    backend = {
-        name: value
-        for name, value in vars(config.backend).items()
-        if name not in config.backend.FREE
-    }
-    sampling = asdict(config.sampling) if config.kind == "generate" else {}
-    return {
+def _describe_run(config: InferConfig, columns: Columns) -> dict[str, Any]:
+    """Name what an answer depends on beside the row and the model, each under the key that sets
+    it."""
+    backend_args = {}
+    for name, value in vars(config.backend).items():
+        if name not in config.backend.FREE:
+            backend_args[name] = value
+    settings = {
         "kind": config.kind,
         "modality": config.modality,
         "backend": config.backend_name,
-        "backend_args": backend,
+        "backend_args": backend_args,
         "seed": config.seed if config.sampling.drawn else 0,
-        **sampling,
-        **{
-            f"{name}_column": value
-            for name, value in vars(columns).items()
-            if name != "following" or value
-        },
-        **{
-            name: getattr(config, name)
-            for name in ("id_column", "output_column", "keep_columns", "too_long")
-        },
     }
+    if config.kind == "generate":
+        settings.update(asdict(config.sampling))
+    for name, value in vars(columns).items():
+        # A table of an older run has no column that follows.
+        if name != "following" or value:
+            settings[f"{name}_column"] = value
+    for name in ("id_column", "output_column", "keep_columns", "too_long"):
+        settings[name] = getattr(config, name)
+    return settings

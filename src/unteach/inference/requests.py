@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach.config.inference import InferConfig
 from unteach.data.io.cells import is_missing, read_text
@@ -20,32 +20,46 @@ from unteach.inference.output_columns import Skipped
 from unteach.inference.result_store import Line
 from unteach.seeds import subseed
 
-MESSAGES, IMAGE_PART = "messages", {"type": "image"}
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MESSAGES = "messages"
+IMAGE_PART = {"type": "image"}
+
+Turn = dict[str, Any]
+"""One turn of a conversation: its role and its content."""
 
 
 @dataclass
 class PreparedRequests:
-    """What is asked of each row. unasked: why nothing is asked of one. cut: tokens that prompts
-    lost, by row. special: places of rows in which special tokens are written, which are read as
-    text."""
+    """What a table's rows ask.
+
+    Attributes:
+        requests: of the rows that are asked.
+        unasked: why nothing is asked of a row, by its number.
+        num_cut: tokens that a prompt lost, by the number of its row.
+        special_text: places of rows in which special tokens are written, which are read as text.
+    """
 
     requests: list[Request] = field(default_factory=list)
     unasked: dict[int, Failure | Skipped] = field(default_factory=dict)
-    cut: dict[int, int] = field(default_factory=dict)
-    special: list[str] = field(default_factory=list)
+    num_cut: dict[int, int] = field(default_factory=dict)
+    special_text: list[str] = field(default_factory=list)
 
     @property
     def longest(self) -> int:
-        return max(
-            (len(request.prompt) + len(request.answer) for request in self.requests), default=0
-        )
+        """Tokens of the longest prompt with its answer."""
+        lengths = [len(request.prompt) + len(request.answer) for request in self.requests]
+        return max(lengths, default=0)
 
 
 class RequestBuilder:
     """Builds the requests of rows.
 
-    template, tokenizer: the model's own; a server has neither, and a classifier no template.
-    context: how many tokens the model reads.
+    Args:
+        template: the model's own; a server has none, and neither has a classifier.
+        tokenizer: the model's own; a server has none.
+        context: how many tokens the model reads.
     """
 
     def __init__(
@@ -53,194 +67,214 @@ class RequestBuilder:
         config: InferConfig,
         columns: Columns,
         template: Template | None,
-        tokenizer: Any,
+        tokenizer: "PreTrainedTokenizerBase | None",
         context: int | None,
     ):
         self.config = config
         self.columns = columns
         self.template = template
         self.tokenizer = tokenizer
-        self.new = config.sampling.max_new_tokens if config.kind == "generate" else 0
         self.context = context
-        is_text = config.model.template_args.special_tokens == "text"
-        if template is not None:
-            is_text = template.args.special_tokens == "text"
+        self.max_new_tokens = config.sampling.max_new_tokens if config.kind == "generate" else 0
+        template_args = config.model.template_args if template is None else template.args
         # Of a model that reads images, such rows are refused where its processor reads them.
-        has_own_text = tokenizer is not None and config.modality != "vlm"
-        self.special = SpecialText(tokenizer) if has_own_text and is_text else None
-        if context is not None and self.new >= context:
+        is_text = template_args.special_tokens == "text" and config.modality != "vlm"
+        self.special = SpecialText(tokenizer) if is_text and tokenizer is not None else None
+        if context is not None and self.max_new_tokens >= context:
             raise UserError(
-                f"max_new_tokens={self.new} leaves no room for a prompt: this model reads "
-                f"{context} tokens"
+                f"max_new_tokens={self.max_new_tokens} leaves no room for a prompt: this model "
+                f"reads {context} tokens"
             )
 
-    def ask(self, sheet: InputTable) -> PreparedRequests:
-        asked = PreparedRequests()
-        for number, ((place, row), line) in enumerate(zip(sheet.rows, sheet.lines, strict=True)):
+    def build(self, table: InputTable) -> PreparedRequests:
+        """Build the requests of all rows."""
+        prepared = PreparedRequests()
+        for number, ((place, row), line) in enumerate(zip(table.rows, table.lines, strict=True)):
+            seed = subseed(self.config.seed, "infer", line.id)
             try:
-                request = self._request(
-                    number, place, row, subseed(self.config.seed, "infer", line.id)
-                )
+                request = self._build_request(number, place, row, seed)
             except UserError as error:
-                asked.unasked[number] = Failure(str(error))
+                prepared.unasked[number] = Failure(str(error))
                 continue
-            if self.special is not None and self._has_special_text(row):
-                asked.special.append(str(place))
-            over = len(request.prompt) + len(request.answer) + self.new - (self.context or 1 << 62)
-            if over > 0 and self.config.too_long == "skip":
-                asked.unasked[number] = Skipped()
-            elif over > 0 and (self.config.too_long == "error" or over >= len(request.prompt)):
-                asked.unasked[number] = Failure(self._too_long(request))
+            if self._has_special_text(row):
+                prepared.special_text.append(str(place))
+
+            num_over = self._count_excess(request)
+            if num_over <= 0:
+                prepared.requests.append(request)
+            elif self.config.too_long == "skip":
+                prepared.unasked[number] = Skipped()
+            elif self.config.too_long == "error" or num_over >= len(request.prompt):
+                prepared.unasked[number] = Failure(self._describe_too_long(request))
             else:
-                if over > 0:
-                    request, asked.cut[number] = self._shortened(request, over), over
-                asked.requests.append(request)
-        return asked
+                prepared.requests.append(self._cut_prompt(request, num_over))
+                prepared.num_cut[number] = num_over
+        return prepared
 
-    def _has_special_text(self, row: Row) -> bool:
-        """Whether a special token is written in what is asked, and is read as text."""
-        cells = [
-            row.get(name)
-            for name in (self.columns.input, self.columns.following, self.columns.answer)
-            if name
-        ]
-        if self.template is not None:
-            return self.template.hides(cells)
-        return self.special is not None and self.special.stands_in(cells)
+    def build_one(self, number: int, row: Row) -> Request:
+        """Build the request of one row that comes from no file, as `build` does.
 
-    def ask_one(self, number: int, row: Row) -> Request:
-        """The request of one row that comes from no file, as `ask` builds it; UserError where it
-        cannot be asked."""
+        Raises:
+            UserError: it cannot be asked.
+        """
         place = Place("the question", "line", 0)
         line = Line(number, row, "")
-        asked = self.ask(InputTable([(place, row)], [line], []))
-        for why in asked.unasked.values():
-            raise UserError(
-                why.why if isinstance(why, Failure) else "the question is too long for this model"
-            )
-        return replace(asked.requests[0], number=number)
+        prepared = self.build(InputTable([(place, row)], [line], []))
+        for reason in prepared.unasked.values():
+            if isinstance(reason, Failure):
+                raise UserError(reason.why)
+            raise UserError("the question is too long for this model")
+        return replace(prepared.requests[0], number=number)
 
-    def _too_long(self, request: Request) -> str:
-        after = f"{self.new} new ones" if self.new else f"{len(request.answer)} of the answer"
-        beside = f" and {after}" if self.new or request.answer else ""
-        mend = ", or ask for fewer max_new_tokens" if self.new else ""
+    def _has_special_text(self, row: Row) -> bool:
+        """Say whether a special token is written in what is asked, and is read as text."""
+        if self.special is None:
+            return False
+        names = (self.columns.input, self.columns.following, self.columns.answer)
+        cells = [row.get(name) for name in names if name]
+        if self.template is not None:
+            return self.template.hides(cells)
+        return self.special.stands_in(cells)
+
+    def _count_excess(self, request: Request) -> int:
+        """Count the tokens by which a request is longer than the model reads."""
+        if self.context is None:
+            return 0
+        return len(request.prompt) + len(request.answer) + self.max_new_tokens - self.context
+
+    def _describe_too_long(self, request: Request) -> str:
+        """Say that a request is longer than the model reads, and what to do about it."""
+        beside = mend = ""
+        if self.max_new_tokens:
+            beside = f" and {self.max_new_tokens} new ones"
+            mend = ", or ask for fewer max_new_tokens"
+        elif request.answer:
+            beside = f" and {len(request.answer)} of the answer"
         return (
             f"a prompt of {len(request.prompt)} tokens{beside} are more than the {self.context} "
             "that the model reads; too_long=truncate_left shortens such prompts, too_long=skip "
             f"leaves them out{mend}"
         )
 
-    def _shortened(self, request: Request, over: int) -> Request:
-        """Without its first tokens; the beginning of sequence stays."""
-        first = request.prompt[:1] if request.prompt[0] == self.tokenizer.bos_token_id else ()
-        return replace(request, prompt=first + request.prompt[len(first) + over :])
+    def _cut_prompt(self, request: Request, num_cut: int) -> Request:
+        """Take the first tokens off; the beginning of sequence stays."""
+        assert self.tokenizer is not None
+        prompt = request.prompt
+        start = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else ()
+        return replace(request, prompt=start + prompt[len(start) + num_cut :])
 
-    def _request(self, number: int, place: Place, row: Row, seed: int) -> Request:
-        images = self._images(row, place) if self.columns.image else ()
+    def _build_request(self, number: int, place: Place, row: Row, seed: int) -> Request:
+        """Build the request of one row, as the kind of the run and the template need it."""
+        images = self._read_images(row, place) if self.columns.image else ()
         cell = row.get(self.columns.input)
-        turns = _conversation(cell, place) if self._is_conversation(cell) else None
-        text = "" if turns else self._text(row, place)
-        if not turns and not text.strip():
-            raise UserError(
-                f"{place}: the column {self.columns.input!r} is empty: there is nothing to ask"
-            )
-        # as every classifier is asked
+        turns = None
+        text = ""
+        if self._is_conversation(cell):
+            turns = _read_conversation(cell, place)
+        else:
+            text = self._read_text(row, place)
+            if not text.strip():
+                raise UserError(
+                    f"{place}: the column {self.columns.input!r} is empty: there is nothing to ask"
+                )
+
         if self.config.kind == "classify" and self.tokenizer is not None:
-            if self.special is None:
-                return Request(number, tuple(self.tokenizer(text)["input_ids"]), text, seed=seed)
-            ids = self.special.encode(self.special.hide(text), add_special_tokens=True)
-            return Request(number, ids, text, seed=seed)
+            return Request(number, self._encode_for_classifier(text), text, seed=seed)
         if self.template is None or images or self.config.modality == "vlm":
-            return Request(number, (), text, self._turns(text, turns, images), images, seed=seed)
+            messages = self._build_messages(text, turns, images)
+            return Request(number, text=text, messages=messages, images=images, seed=seed)
         if self.config.kind == "score":
-            return self._scored(number, place, row, text, turns, seed)
-        if turns:
-            shown, prompt = self._chat(turns)
-            return Request(number, prompt, shown, tuple(turns), seed=seed)
-        messages = self._turns(text, None, ()) if self.template.kind == "chat" else None
+            if turns is not None:
+                self._read_answer(row, place)
+                raise UserError(
+                    f"{place}: kind=score takes a prompt and an answer as text, and this row is a "
+                    f"conversation"
+                )
+            return self._build_scored(self.template, number, place, row, text, seed)
+        if turns is not None:
+            rendered, prompt = self._encode_chat(self.template, turns)
+            return Request(number, prompt, rendered, tuple(turns), seed=seed)
         return Request(
             number,
-            self.template.encode_prompt(text),
-            self.template.write_prompt(text),
-            messages,
+            prompt=self.template.encode_prompt(text),
+            text=self.template.write_prompt(text),
+            messages=self._build_messages(text, None, ()) if self.template.kind == "chat" else None,
             seed=seed,
         )
 
-    def _text(self, row: Row, place: Place) -> str:
-        """What is asked: a column, and on a line of its own what follows it."""
-        asked, following = read_text(row, self.columns.input, place), self.columns.following
+    def _read_text(self, row: Row, place: Place) -> str:
+        """Read what is asked: a column, and on a line of its own what follows it."""
+        text = read_text(row, self.columns.input, place)
+        following = self.columns.following
         if following is None:
-            return asked
+            return text
         # A row of JSON may lack a column that others have.
-        texts = (asked, read_text({following: None, **row}, following, place))
-        return "\n".join(text for text in texts if text)
+        following_text = read_text({following: None, **row}, following, place)
+        return "\n".join(part for part in (text, following_text) if part)
 
-    def _scored(
-        self,
-        number: int,
-        place: Place,
-        row: Row,
-        text: str,
-        turns: list[dict[str, Any]] | None,
-        seed: int,
-    ) -> Request:
-        assert self.columns.answer and self.template
+    def _encode_for_classifier(self, text: str) -> Ids:
+        """Tokenise a text as every classifier's are, without a template."""
+        assert self.tokenizer is not None
+        if self.special is None:
+            return tuple(self.tokenizer(text)["input_ids"])
+        return self.special.encode(self.special.hide(text), add_special_tokens=True)
+
+    def _read_answer(self, row: Row, place: Place) -> str:
+        """Read the answer that is scored."""
+        assert self.columns.answer
         answer = read_text(row, self.columns.answer, place)
         if not answer:
             raise UserError(
                 f"{place}: the column {self.columns.answer!r} is empty: there is no answer to score"
             )
-        if turns:
-            raise UserError(
-                f"{place}: kind=score takes a prompt and an answer as text, and this row is a "
-                f"conversation"
-            )
-        encoded = self.template.encode(text, answer)
+        return answer
+
+    def _build_scored(
+        self,
+        template: Template,
+        number: int,
+        place: Place,
+        row: Row,
+        text: str,
+        seed: int,
+    ) -> Request:
+        """Build the request of a row whose answer is scored."""
+        answer = self._read_answer(row, place)
+        encoded = template.encode(text, answer)
         return Request(
             number,
-            encoded.prompt,
-            self.template.write_prompt(text),
-            None,
-            (),
-            encoded.answer,
-            answer,
-            seed,
+            prompt=encoded.prompt,
+            text=template.write_prompt(text),
+            answer=encoded.answer,
+            answer_text=answer,
+            seed=seed,
         )
 
     def _is_conversation(self, cell: object) -> bool:
-        listed = isinstance(cell, list)
-        return listed or (
-            self.columns.input == MESSAGES
-            and isinstance(cell, str)
-            and cell.lstrip().startswith("[")
-        )
+        if isinstance(cell, list):
+            return True
+        if self.columns.input != MESSAGES or not isinstance(cell, str):
+            return False
+        return cell.lstrip().startswith("[")
 
-    def _turns(
-        self, text: str, turns: list[dict[str, Any]] | None, images: Sequence[Any]
-    ) -> tuple[dict[str, Any], ...] | None:
-        """The row as a conversation; None where it is asked in plain words."""
-        args = self.config.model.template_args
+    def _build_messages(
+        self, text: str, turns: list[Turn] | None, images: Sequence[Any]
+    ) -> tuple[Turn, ...] | None:
+        """Write the row as a conversation; None where it is asked in plain words."""
         if turns is None:
+            args = self.config.model.template_args
             if self.template is None and args.kind == "raw" and not images:
                 return None
-            turns = (
-                [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
-            )
+            turns = []
+            if args.system_prompt:
+                turns.append({"role": "system", "content": args.system_prompt})
             turns.append({"role": "user", "content": text})
         if images and not any(isinstance(turn["content"], list) for turn in turns):
-            first = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
-            parts = [
-                *([IMAGE_PART] * len(images)),
-                {"type": "text", "text": turns[first]["content"]},
-            ]
-            turns = [
-                {**turn, "content": parts} if i == first else turn for i, turn in enumerate(turns)
-            ]
+            turns = _put_images_first(turns, len(images))
         return tuple(turns)
 
-    def _chat(self, turns: list[dict[str, Any]]) -> tuple[str, Ids]:
-        template = self.template
-        assert template
+    def _encode_chat(self, template: Template, turns: list[Turn]) -> tuple[str, Ids]:
+        """Render a conversation by the chat template; return the text and its ids."""
         if template.kind != "chat":
             raise UserError(
                 "this row is a conversation, and the model is not asked by a chat template: set "
@@ -249,13 +283,12 @@ class RequestBuilder:
         if template.args.system_prompt and turns[0]["role"] != "system":
             turns = [{"role": "system", "content": template.args.system_prompt}, *turns]
         hidden = template.hide_all(turns)
-        shown = template.render_chat(hidden, add_generation_prompt=True)
-        refuse_unshown(hidden, shown)
-        return template.special.reveal(shown), template.encode_plain(shown)
+        rendered = template.chat.render(hidden, add_generation_prompt=True)
+        refuse_unshown(hidden, rendered)
+        return template.special.reveal(rendered), template.encode_plain(rendered)
 
-    def _images(self, row: Row, place: Place) -> tuple[Any, ...]:
-        """What the image column holds, as a list; a path that is not there is looked for beside the
-        input."""
+    def _read_images(self, row: Row, place: Place) -> tuple[Any, ...]:
+        """Read what the image column holds, as a list."""
         cell = row.get(self.columns.image or "")
         if isinstance(cell, str) and cell.lstrip().startswith("["):
             try:
@@ -270,29 +303,36 @@ class RequestBuilder:
             raise UserError(
                 f"{place}: the column {self.columns.image!r} is empty: there is no image"
             )
-        return tuple(self._beside(one) for one in cell)
+        return tuple(self._find_image(image) for image in cell)
 
-    def _beside(self, image: Any) -> Any:
+    def _find_image(self, image: Any) -> Any:
+        """Look beside the input for a path that is not there; whatever else an image is stays."""
         source = self.config.input_file
-        if (
-            not isinstance(image, str)
-            or "://" in image
-            or Path(image).exists()
-            or not isinstance(source, str)
-        ):
+        if not isinstance(image, str) or not isinstance(source, str):
+            return image
+        if "://" in image or Path(image).exists():
             return image
         beside = Path(source).parent / image
         return str(beside) if beside.exists() else image
 
 
-def _conversation(cell: Any, place: Place) -> list[dict[str, Any]]:
-    """The turns of a conversation that waits for an answer."""
+def _put_images_first(turns: list[Turn], num_images: int) -> list[Turn]:
+    """Put the places of images before the text of the user's first turn."""
+    index = [turn["role"] for turn in turns].index("user")
+    content: list[Any] = [IMAGE_PART] * num_images
+    content.append({"type": "text", "text": turns[index]["content"]})
+    with_images = list(turns)
+    with_images[index] = {**turns[index], "content": content}
+    return with_images
+
+
+def _read_conversation(cell: object, place: Place) -> list[Turn]:
+    """Read the turns of a conversation that waits for an answer."""
     try:
         turns = json.loads(cell) if isinstance(cell, str) else cell
     except ValueError:
         raise UserError(f"{place}: the conversation is not JSON") from None
-    fine = isinstance(turns, list) and turns and all(_is_turn(turn) for turn in turns)
-    if not fine:
+    if not isinstance(turns, list) or not turns or not all(map(_is_turn, turns)):
         raise UserError(
             f'{place}: a conversation is a list of {{"role": …, "content": …}}, with one turn or '
             f"more"
@@ -308,17 +348,14 @@ def _conversation(cell: Any, place: Place) -> list[dict[str, Any]]:
     return list(turns)
 
 
-def _is_turn(turn: Any) -> bool:
-    return (
-        isinstance(turn, dict)
-        and isinstance(turn.get("role"), str)
-        and isinstance(turn.get("content"), str | list)
-    )
+def _is_turn(turn: object) -> bool:
+    if not isinstance(turn, dict):
+        return False
+    return isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str | list)
 
 
-def shown(requests: Iterable[Request]) -> str:
-    """The first prompt, as it is asked."""
-    first = next(iter(requests), None)
-    if first is None:
-        return "(no row can be asked)"
-    return first.text or json.dumps(first.messages, ensure_ascii=False)
+def describe_first_prompt(requests: Iterable[Request]) -> str:
+    """Return the first prompt, as it is asked."""
+    for request in requests:
+        return request.text or json.dumps(request.messages, ensure_ascii=False)
+    return "(no row can be asked)"

@@ -7,7 +7,8 @@ x.jsonl.parts/  answers as they came, a file a process that ever ran; gone once 
 .x.jsonl.lock   held by the one run that may write; a killed run leaves it free
 
 An answer counts only for the row, by its id and digest, that it was given to. A line that is torn
-or damaged is passed over, and its row is asked again.
+or damaged is passed over, and its row is asked again. docs/decisions/files-not-sqlite.md says why
+this is no database.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from unteach import atomic, fingerprints, json_files, owner, run_dir
 from unteach.atomic import atomic_write
@@ -31,17 +32,20 @@ ID, ERROR = "row_id", "error"
 SYNC_EVERY = 1.0
 """Seconds between two syncs of the parts to the disk; what a killed process wrote is there in any
 case."""
-SHOWN = 5
+NUM_SHOWN = 5
+"""Ids of rows that a message lists."""
 
-Known = dict[Any, dict[str, Any]]
-"""Answers by the id of their row."""
+RowID = int | str
+Answer = dict[str, Any]
+"""The fields of one row's answer, as they stand in the output."""
+Answers = dict[RowID, Answer]
 
 
 @dataclass
 class Line:
     """One row: its id, what is kept of its columns, and what tells it from every other."""
 
-    id: Any
+    id: RowID
     kept: dict[str, Any]
     digest: str
 
@@ -51,12 +55,12 @@ class Meta:
     """What the answers of a file depend on: the settings, and the digest of each row by its id."""
 
     settings: dict[str, Any]
-    rows: dict[Any, str]
+    rows: dict[RowID, str]
 
     def write(self, path: Path) -> None:
-        numbered = list(self.rows) == list(range(len(self.rows)))
+        is_numbered = list(self.rows) == list(range(len(self.rows)))
         rows = {
-            "ids": None if numbered else list(self.rows),
+            "ids": None if is_numbered else list(self.rows),
             "digests": " ".join(self.rows.values()),
         }
         made_by = fingerprints.build_manifest(int(self.settings.get("seed", 0)))
@@ -64,11 +68,13 @@ class Meta:
 
     @classmethod
     def read(cls, path: Path) -> "Meta":
-        read = json_files.read_json(path, "what the output was made with")
+        content = json_files.read_json(path, "what the output was made with")
         try:
-            digests = read["rows"]["digests"].split()
-            ids = range(len(digests)) if read["rows"]["ids"] is None else read["rows"]["ids"]
-            return cls(read["settings"], dict(zip(ids, digests, strict=True)))
+            digests = content["rows"]["digests"].split()
+            ids = content["rows"]["ids"]
+            if ids is None:
+                ids = range(len(digests))
+            return cls(content["settings"], dict(zip(ids, digests, strict=True)))
         except (KeyError, TypeError, AttributeError, ValueError):
             raise UserError(
                 f"{path}: not what `unteach infer` wrote; resume=never moves it and its output "
@@ -77,227 +83,244 @@ class Meta:
 
 
 class ResultStore:
-    """columns: the names of an answer's fields, in the order in which they stand in the output."""
+    """The files of one output.
+
+    damaged: lines that were passed over.
+
+    Args:
+        columns: the names of an answer's fields, in the order in which they stand in the output.
+    """
 
     def __init__(self, output: Path, columns: Sequence[str]):
-        self.output, self.columns = output, tuple(columns)
+        self.output = output
+        self.columns = tuple(columns)
         self.meta = output.with_name(f"{output.stem}.meta.json")
         self.parts = output.with_name(f"{output.name}.parts")
         self.damaged = 0
 
     def held(self) -> contextlib.AbstractContextManager[None]:
-        """Nobody else writes meanwhile. Raises Busy where somebody does."""
+        """Let nobody else write meanwhile; raise Busy where somebody does."""
         return owner.own(self.output)
 
     def open(
         self, settings: dict[str, Any], lines: Sequence[Line], resume: str, changed: str
     ) -> list[str]:
-        """Makes the files ready for these rows under these settings; gives a sentence for each
-        thing to be said.
+        """Make the files ready for the answers to these rows under these settings.
 
-        Raises UserError where they hold answers to other rows, or under other settings, and changed
-        is not `redo`.
+        Returns:
+            A sentence for each thing that the user should know.
+
+        Raises:
+            UserError: where they hold answers to other rows, or under other settings, and `changed`
+                is not `redo`.
         """
-        said: list[str] = []
+        notes: list[str] = []
         settings = json.loads(json.dumps(settings, default=str))  # as they will be read back
         atomic.remove_stale_temp_files(self.output.parent)
         if resume == "never":
-            said += self._move_aside()
-        old = self._old()
+            notes += self._move_aside()
+        old = Meta.read(self.meta) if self.meta.exists() else None
         if old is None and self.output.exists():
             raise UserError(
                 f"{self.output}: this file is there and `unteach infer` did not write it (no "
                 f"{self.meta.name} is beside it). Name another output_file, or resume=never to "
                 "move it aside"
             )
-        rows = {line.id: line.digest for line in lines}
-        if old is not None and (old.settings, list(old.rows.items())) != (
-            settings,
-            list(rows.items()),
-        ):
-            differing = run_dir.list_differences(old.settings, settings)
-            among = _among(old.rows, rows)
-            if changed != "redo":
-                what = "; ".join(
-                    [*([f"other settings: {', '.join(differing)}"] if differing else []), *among]
-                )
-                raise UserError(
-                    f"{self.output} holds answers to something else: {what}.\n  changed=redo keeps "
-                    f"the answers that "
-                    "hold and asks the others again; resume=never starts afresh; both move the old "
-                    "file aside. To keep "
-                    f"them beside the new ones, add output_file={self._free_name()}"
-                )
-            said += self._move_aside() if differing else self._carry(old, lines)
-            said += [f"{sentence}; asked again" for sentence in among if not differing]
-            old = None
+        new = Meta(settings, {line.id: line.digest for line in lines})
         if old is None:
-            Meta(settings, rows).write(self.meta)
-        return said
+            new.write(self.meta)
+        elif old != new or list(old.rows) != list(new.rows):
+            notes += self._adapt(old, new, changed)
+            new.write(self.meta)
+        return notes
 
-    def _free_name(self) -> Path:
-        """A name beside the output's that nothing has yet."""
-        names = (
-            self.output.with_name(f"{self.output.stem}_{number}.jsonl")
-            for number in itertools.count(2)
-        )
-        return next(
-            name
-            for name in names
-            if not name.exists() and not name.with_suffix(".meta.json").exists()
-        )
+    def _adapt(self, old: Meta, new: Meta, changed: str) -> list[str]:
+        """Keep what still holds of the answers to something else, or refuse them."""
+        keys = run_dir.list_differences(old.settings, new.settings)
+        changes = describe_changes(old.rows, new.rows)
+        if changed != "redo":
+            what = [f"other settings: {', '.join(keys)}"] if keys else []
+            raise UserError(
+                f"{self.output} holds answers to something else: {'; '.join([*what, *changes])}.\n"
+                f"  changed=redo keeps the answers that hold and asks the others again; "
+                f"resume=never starts afresh; both move the old file aside. To keep them beside "
+                f"the new ones, add output_file={self._find_free_name()}"
+            )
+        # Another setting changes every answer.
+        if keys:
+            return self._move_aside()
+        notes = self._carry_over(old, new)
+        return notes + [f"{sentence}; asked again" for sentence in changes]
 
-    def _old(self) -> "Meta | None":
-        return Meta.read(self.meta) if self.meta.exists() else None
+    def _find_free_name(self) -> Path:
+        """Find a name beside the output's that nothing has yet."""
+        for number in itertools.count(2):
+            path = self.output.with_name(f"{self.output.stem}_{number}.jsonl")
+            if not path.exists() and not path.with_suffix(".meta.json").exists():
+                return path
+        raise AssertionError("numbers do not end")
 
     def _move_aside(self) -> list[str]:
-        moved = [
-            (path, run_dir.move_aside(path))
-            for path in (self.output, self.parts, self.meta)
-            if path.exists()
-        ]
-        return [f"moved the old {path} to {aside}" for path, aside in moved]
+        notes = []
+        for path in (self.output, self.parts, self.meta):
+            if path.exists():
+                notes.append(f"moved the old {path} to {run_dir.move_aside(path)}")
+        return notes
 
-    def _carry(self, old: "Meta", lines: Sequence[Line]) -> list[str]:
-        """Takes the answers that still hold out of the old output, into the parts, and moves the
-        output aside."""
+    def _carry_over(self, old: Meta, new: Meta) -> list[str]:
+        """Take the answers that still hold out of the old output, which is moved aside."""
         if not self.output.exists():
             return []
-        digests = {line.id: line.digest for line in lines}
-        known = self._of_output(
-            {id_ for id_, digest in old.rows.items() if digests.get(id_) == digest}
-        )
+        unchanged = {id_ for id_, digest in old.rows.items() if new.rows.get(id_) == digest}
+        encoded = []
+        for id_, answer in self._read_output(unchanged).items():
+            encoded.append(encode_answer(id_, new.rows[id_], answer).decode())
         self.parts.mkdir(exist_ok=True)
-        text = "".join(_part(id_, digests[id_], answer) for id_, answer in known.items())
-        atomic.write_text(self.parts / f"carried-{secrets.token_hex(4)}.jsonl", text)
+        part = self.parts / f"carried-{secrets.token_hex(4)}.jsonl"
+        atomic.write_text(part, "".join(encoded))
         return [f"moved the old {self.output} to {run_dir.move_aside(self.output)}"]
 
     def done(self, lines: Sequence[Line]) -> set[int]:
-        """The numbers of the lines that have an answer and no error."""
-        known = self.known(lines)
-        return {
-            number
-            for number, line in enumerate(lines)
-            if (known.get(line.id) or {ERROR: ""})[ERROR] is None
-        }
+        """Return the numbers of the lines that have an answer and no error."""
+        answers = self.known(lines)
+        numbers = set()
+        for number, line in enumerate(lines):
+            answer = answers.get(line.id)
+            if answer and answer[ERROR] is None:
+                numbers.add(number)
+        return numbers
 
-    def known(self, lines: Sequence[Line]) -> Known:
-        """The answers that there are, those that failed too; what was answered goes before what
-        failed."""
-        found: Known = {}
+    def known(self, lines: Sequence[Line]) -> Answers:
+        """Read the answers that there are, also those that failed.
+
+        Where a row has several, one that was answered goes before one that failed.
+        """
         digests = {line.id: line.digest for line in lines}
-        for id_, answer in self._of_output(set(digests)).items():
-            found[id_] = answer
+        answers = self._read_output(set(digests))
         for file in sorted(self.parts.glob("*.jsonl")):
-            for read in self._lines(file):
-                if digests.get(read.get(ID)) == read.get("of") and isinstance(
-                    read.get("answer"), dict
-                ):
-                    before = found.get(read[ID])
-                    if before is None or before.get(ERROR) is not None:
-                        found[read[ID]] = read["answer"]
-        return found
+            for content in self._read_lines(file):
+                id_, answer = content[ID], content.get("answer")
+                is_of_row = digests.get(id_) == content.get("of")
+                if not is_of_row or not isinstance(answer, dict):
+                    continue
+                before = answers.get(id_)
+                if before is None or before.get(ERROR) is not None:
+                    answers[id_] = answer
+        return answers
 
-    def _of_output(self, wanted: set[Any]) -> Known:
+    def _read_output(self, ids: set[RowID]) -> Answers:
         if not self.output.exists():
             return {}
-        return {
-            read[ID]: {name: read[name] for name in self.columns}
-            for read in self._lines(self.output)
-            if read.get(ID) in wanted and all(name in read for name in self.columns)
-        }
+        answers: Answers = {}
+        for content in self._read_lines(self.output):
+            if content[ID] in ids and all(name in content for name in self.columns):
+                answers[content[ID]] = {name: content[name] for name in self.columns}
+        return answers
 
-    def _lines(self, file: Path) -> Iterator[dict[str, Any]]:
-        """The whole lines of a file; those that are not are counted."""
+    def _read_lines(self, file: Path) -> Iterator[dict[str, Any]]:
+        """Yield the whole lines of a file; those that are not are counted."""
         with file.open("rb") as lines:
             for line in lines:
-                read = None
-                with contextlib.suppress(ValueError):
-                    read = json.loads(line) if line.endswith(b"\n") else None
-                if isinstance(read, dict) and isinstance(read.get(ID), int | str):
-                    yield read
-                else:
+                content = _parse_line(line)
+                if content is None:
                     self.damaged += 1
+                else:
+                    yield content
 
     @contextlib.contextmanager
-    def writing(self, rank: int) -> Iterator["Part"]:
+    def writing(self, rank: int) -> Iterator["PartWriter"]:
+        """Open a part of this process's own for its answers."""
         self.parts.mkdir(exist_ok=True)
         with (self.parts / f"{rank}-{secrets.token_hex(8)}.jsonl").open("ab") as file:
-            part = Part(file)
+            writer = PartWriter(file)
             try:
-                yield part
+                yield writer
             finally:
-                part.sync()
+                writer.sync()
 
-    def finish(self, lines: Sequence[Line]) -> Known:
-        """Writes the output from all that is known, in the order of the rows, and clears the parts
-        away."""
-        known = self.known(lines)
+    def finish(self, lines: Sequence[Line]) -> Answers:
+        """Write the output from all that is known, in the order of the rows; remove the parts."""
+        answers = self.known(lines)
         with atomic_write(self.output) as temporary, temporary.open("wb") as file:
             for line in lines:
-                answer = known[line.id]
-                whole = {
-                    ID: line.id,
-                    **line.kept,
-                    **{name: answer.get(name) for name in self.columns},
-                }
-                file.write(dumps(whole))
+                answer = answers[line.id]
+                values = {name: answer.get(name) for name in self.columns}
+                file.write(encode({ID: line.id, **line.kept, **values}))
         if self.parts.exists():
             shutil.rmtree(self.parts)
-        return known
+        return answers
 
 
-class Part:
+class PartWriter:
     """Appends answers, each whole in the operating system's hands when the call returns."""
 
-    def __init__(self, file: Any):
-        self.file, self.synced = file, time.monotonic()
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.last_sync = time.monotonic()
 
-    def __call__(self, line: Line, answer: dict[str, Any]) -> None:
+    def __call__(self, line: Line, answer: Answer) -> None:
         with name_file(self.file.name):
-            self.file.write(_part(line.id, line.digest, answer).encode("utf-8", "surrogatepass"))
+            self.file.write(encode_answer(line.id, line.digest, answer))
             self.file.flush()
-        if time.monotonic() - self.synced > SYNC_EVERY:
+        if time.monotonic() - self.last_sync > SYNC_EVERY:
             self.sync()
 
     def sync(self) -> None:
         with name_file(self.file.name):
             os.fsync(self.file.fileno())
-        self.synced = time.monotonic()
+        self.last_sync = time.monotonic()
 
 
-def _part(id_: Any, digest: str, answer: dict[str, Any]) -> str:
-    return dumps({ID: id_, "of": digest, "answer": answer}).decode()
+def encode_answer(id_: RowID, digest: str, answer: Answer) -> bytes:
+    """Encode a line of a part."""
+    return encode({ID: id_, "of": digest, "answer": answer})
 
 
-def dumps(value: object) -> bytes:
-    """One line of JSON as UTF-8; half characters, which UTF-8 does not have, are written as
-    escapes."""
+def encode(value: object) -> bytes:
+    """Encode a value as one line of JSON in UTF-8.
+
+    Half characters, which UTF-8 does not have, are written as escapes.
+    """
     try:
         return (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except UnicodeEncodeError:
         return (json.dumps(value, allow_nan=False) + "\n").encode()
 
 
-def _among(before: dict[Any, str], after: dict[Any, str]) -> list[str]:
-    """What became of the rows, in sentences."""
-    found = {
-        "changed": [
-            id_ for id_, digest in after.items() if id_ in before and before[id_] != digest
-        ],
-        "new": [id_ for id_ in after if id_ not in before],
-        "gone": [id_ for id_ in before if id_ not in after],
-    }
-    said = []
-    for how, ids in found.items():
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """Parse a line of an output or a part; None where it is not whole."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_row = isinstance(content, dict) and isinstance(content.get(ID), int | str)
+    return content if is_row else None
+
+
+def describe_changes(before: dict[RowID, str], after: dict[RowID, str]) -> list[str]:
+    """Say in sentences what became of the rows.
+
+    Args:
+        before, after: the digest of each row by its id.
+    """
+    changed = [id_ for id_, digest in after.items() if before.get(id_, digest) != digest]
+    new = [id_ for id_ in after if id_ not in before]
+    gone = [id_ for id_ in before if id_ not in after]
+    sentences = []
+    if changed:
+        sentences.append(f"{counted(len(changed), 'row')} changed ({_list_few(changed)})")
+    for what, ids in (("new", new), ("gone", gone)):
         if ids:
             be = "is" if len(ids) == 1 else "are"
-            became = how if how == "changed" else f"{be} {how}"
-            said.append(f"{counted(len(ids), 'row')} {became} ({_few(ids)})")
-    return said or (["the rows are in another order"] if list(before) != list(after) else [])
+            sentences.append(f"{counted(len(ids), 'row')} {be} {what} ({_list_few(ids)})")
+    if not sentences and list(before) != list(after):
+        sentences.append("the rows are in another order")
+    return sentences
 
 
-def _few(ids: list[Any]) -> str:
-    return ", ".join(map(str, ids[:SHOWN])) + (
-        f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
-    )
+def _list_few(ids: list[RowID]) -> str:
+    text = ", ".join(map(str, ids[:NUM_SHOWN]))
+    num_more = len(ids) - NUM_SHOWN
+    return f"{text} and {num_more} more" if num_more > 0 else text

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.config.schema import BESIDE
-from unteach.data.collators import SEGMENT
+from unteach.data.batches import Batch
+from unteach.data.examples import SEGMENT
 from unteach.data.streams import Stream
 from unteach.errors import UserError
 from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
@@ -179,7 +180,7 @@ class Method:
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` gave."""
 
-    def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
+    def counts(self, batch: Batch) -> "dict[str, Tensor]":
         """Count the units in one micro-batch, by the names that divisors refer to.
 
         They are known before any forward, from labels and masks alone.

@@ -8,6 +8,7 @@ them is compared.
 
 from typing import TYPE_CHECKING
 
+from unteach.errors import is_out_of_memory
 from unteach.lazy import torch
 from unteach.models import probing
 from unteach.models.layers import unwrap_model
@@ -16,19 +17,23 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CLOSE, CLOSE_HALF = 1e-4, 1e-1
-"""How far what is said of a row may be from what is said of it alone, in units of its length: in
-fp32, and in half."""
+TOLERANCE = 1e-4
+"""How far the logits of a row may be from those of it alone, in units of their length, in fp32."""
+HALF_TOLERANCE = 1e-1
+"""The same in half precision."""
 
 
 def describe_padded_batches(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", left: bool = False
 ) -> str | None:
-    """Say why the rows of a model go through it one at a time; None where padded ones are what they
-    are alone.
+    """Say why the rows of a model go through it one at a time.
 
-    left: rows are padded on the left, and the last position is what is asked for; else on the
-    right, and each row has one vector of logits, as a classifier gives.
+    Args:
+        left: rows are padded on the left, and the last position is what is asked for; else on the
+            right, and each row has one vector of logits, as a classifier gives.
+
+    Returns:
+        None where padded rows are what they are alone.
     """
     causal = unwrap_model(model)
     name = type(causal).__name__
@@ -36,11 +41,10 @@ def describe_padded_batches(
     model.eval()
     try:
         with torch.no_grad():
-            is_same = _are_rows_the_same(
-                model, probing.ordinary_rows(causal, tokenizer), tokenizer, left
-            )
+            rows = probing.make_ordinary_rows(causal, tokenizer)
+            is_same = _are_rows_the_same(model, rows, tokenizer, left)
     except Exception as error:  # a forward of others may fail in any way
-        if probing.is_of_memory(error):
+        if is_out_of_memory(error):
             raise
         return (
             f"{name} could not be tried with padded rows ({type(error).__name__}); its rows go "
@@ -48,35 +52,41 @@ def describe_padded_batches(
         )
     finally:
         model.train(was_training)
+    if is_same:
+        return None
     side = "left" if left else "right"
-    return (
-        None
-        if is_same
-        else f"padding on the {side} changes what {name} says of a row; its rows go one by one"
-    )
+    return f"padding on the {side} changes what {name} says of a row; its rows go one by one"
 
 
 def _are_rows_the_same(
     model: "PreTrainedModel", rows: "Tensor", tokenizer: "PreTrainedTokenizerBase", left: bool
 ) -> bool:
-    width = rows.shape[1]
-    short = rows[:1, : width // 2]
-    filler = torch.full_like(rows[:1, width // 2 :], tokenizer.pad_token_id or 0)
-    padded = torch.cat([filler, short] if left else [short, filler], dim=1)
+    """Compare the rows [2, T], each alone, with both together, the first one cut and padded."""
+    half = rows.shape[1] // 2
+    short, long = rows[:1, :half], rows[1:]
+    filler = torch.full_like(rows[:1, half:], tokenizer.pad_token_id or 0)
     mask = torch.ones_like(rows)
-    mask[0, : width // 2] = 1 - int(left)
-    mask[0, width // 2 :] = int(left)
-    together = _logits(model, torch.cat([padded, rows[1:]]), mask, left)
-    alone = [_logits(model, row, torch.ones_like(row), left) for row in (short, rows[1:])]
+    if left:
+        padded = torch.cat([filler, short], dim=1)
+        mask[0, :half] = 0
+    else:
+        padded = torch.cat([short, filler], dim=1)
+        mask[0, half:] = 0
+    together = _compute_logits(model, torch.cat([padded, long]), mask, left)
+    alone = [_compute_logits(model, row, torch.ones_like(row), left) for row in (short, long)]
     expected = torch.cat(alone)
-    limit = CLOSE_HALF if torch.finfo(next(model.parameters()).dtype).bits < 32 else CLOSE
+    if not bool(torch.isfinite(expected).all()):
+        # Of a model whose weights are no numbers nothing can be said; what it answers is refused
+        # where it is read.
+        return True
+    is_half = torch.finfo(next(model.parameters()).dtype).bits < 32
     distances = (together - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
-    # Of a model whose weights are no numbers nothing can be said; what it answers is refused where
-    # it is read.
-    return not bool(torch.isfinite(expected).all()) or bool(distances.max() <= limit)
+    return bool(distances.max() <= (HALF_TOLERANCE if is_half else TOLERANCE))
 
 
-def _logits(model: "PreTrainedModel", ids: "Tensor", mask: "Tensor", left: bool) -> "Tensor":
-    """What the model says of each row [B, C]: its classes, or the token that follows."""
+def _compute_logits(
+    model: "PreTrainedModel", ids: "Tensor", mask: "Tensor", left: bool
+) -> "Tensor":
+    """Compute the logits of each row [B, C]: of its classes, or of the token that follows."""
     logits: Tensor = model(input_ids=ids, attention_mask=mask).logits.double()
     return logits[:, -1] if left else logits

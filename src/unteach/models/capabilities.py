@@ -8,6 +8,8 @@ from unteach.models.layers import unwrap_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from unteach.models.adapters import BasePolicy
+
 ATTRIBUTE = "_unteach_capabilities"
 
 
@@ -35,10 +37,10 @@ class Capabilities:
     continuing: bool = True
 
 
-def get_capabilities(model: "PreTrainedModel") -> Capabilities:
+def get_capabilities(model: "PreTrainedModel | BasePolicy") -> Capabilities:
     """Return what was found of a model when it was loaded."""
-    found: Capabilities = getattr(unwrap_model(model), ATTRIBUTE, Capabilities())
-    return found
+    capabilities: Capabilities = getattr(unwrap_model(model), ATTRIBUTE, Capabilities())
+    return capabilities
 
 
 def set_capabilities(model: "PreTrainedModel", capabilities: Capabilities) -> None:

@@ -24,14 +24,13 @@ class Head:
     labels: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, Any]:
-        """The same as a model's configuration says it."""
+        """Return the same as a model's configuration says it."""
         if not self.labels:
             return {"num_labels": 1, "problem_type": "regression"}
-        numbers = dict(enumerate(self.labels))
         return {
             "num_labels": len(self.labels),
-            "id2label": numbers,
-            "label2id": {label: k for k, label in numbers.items()},
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: index for index, label in enumerate(self.labels)},
             "problem_type": "single_label_classification",
         }
 
@@ -43,11 +42,13 @@ class Head:
 
 
 def read_head(path: str | None) -> Head | None:
-    """The head of the classifier in a folder; None where there is none."""
-    folder = Path(path or "")
-    if path and (folder / FILE).exists():
+    """Read the head of the classifier in a folder; None where there is none."""
+    if not path:
+        return None
+    folder = Path(path)
+    if (folder / FILE).exists():
         return Head(tuple(json_files.read_json(folder / FILE, "the adapter's head")["labels"]))
-    if not path or not (folder / "config.json").exists():
+    if not (folder / "config.json").exists():
         return None
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -56,25 +57,28 @@ def read_head(path: str | None) -> Head | None:
     if not isinstance(config, dict) or not _is_classifier(config.get("architectures")):
         return None
     labels = config.get("id2label") or {}
-    regression = config.get("problem_type") == "regression" or len(labels) == 1
-    return Head(() if regression else tuple(labels[key] for key in sorted(labels, key=int)))
+    if config.get("problem_type") == "regression" or len(labels) == 1:
+        return Head()
+    return Head(tuple(labels[key] for key in sorted(labels, key=int)))
 
 
-def _is_classifier(architectures: Any) -> bool:
-    return isinstance(architectures, list) and any(
-        str(name).endswith(CLASSIFIER) for name in architectures
-    )
+def _is_classifier(architectures: object) -> bool:
+    if not isinstance(architectures, list):
+        return False
+    return any(str(name).endswith(CLASSIFIER) for name in architectures)
 
 
 def refuse_other_head(head: Head | None, path: str | None) -> None:
-    """Raises UserError where a folder holds a classifier and something else is asked for."""
+    """Raise UserError where a folder holds a classifier and something else is asked for."""
     kept = read_head(path)
-    if kept is not None and head is None:
+    if kept is None:
+        return
+    if head is None:
         raise UserError(
             f"{path} is {kept}, and a language model is needed here; `unteach infer kind=classify` "
             "asks it, and trainer=classify or regress goes on with it"
         )
-    if kept is not None and head != kept:
+    if head != kept:
         raise UserError(
             f"{path} is {kept}, and this run trains {head}; give it the same labels, or its base "
             f"model"
@@ -82,7 +86,7 @@ def refuse_other_head(head: Head | None, path: str | None) -> None:
 
 
 def refuse_no_score(model: "PreTrainedModel") -> None:
-    """Raises UserError where the head does not read the last token's hidden state through one
+    """Raise UserError where the head does not read the last token's hidden state through one
     layer."""
     if not hasattr(model, "score"):
         raise UserError(

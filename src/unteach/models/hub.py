@@ -4,6 +4,8 @@ with their remedy."""
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from unteach import run_dir
 from unteach.config.schema import PATH
 from unteach.errors import UserError, describe_machine_failure, first_line, list_causes
@@ -42,20 +44,19 @@ REMEDIES = {
     "convert them, or set {args}.use_safetensors=false if you trust who made them; or set {key} to "
     "another model",
     "backend tokenizer": NO_TOKENIZER,
-    "ImportError": "{said} Install what is missing, or leave out what asks for it in {args}",
+    "ImportError": "{message} Install what is missing, or leave out what asks for it in {args}",
 }
 """How each failure of from_pretrained is mended, by a sign of it: the name of an error, or words of
 the message."""
 
 
 def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
-    """`auto.from_pretrained`, with its failures said in one message that tells what to do.
+    """Call `auto.from_pretrained`; a failure becomes one message that says what to do.
 
     A repository's own code runs only where `trust_remote_code` says so; unset, transformers would
     stop and ask.
     """
     from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
 
     args = "model.tokenizer_args" if auto.__name__ == "AutoTokenizer" else "model.model_args"
     if path.startswith(("/", ".", "~")) or Path(path).is_dir():
@@ -63,11 +64,12 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
         _refuse_no_folder(
             Path(path), "model" if is_model else f"{args}.{PATH}", needs_config=is_model
         )
-    given = {name: value for name, value in arguments.items() if value is not None}
+    library_args = {name: value for name, value in arguments.items() if value is not None}
+    library_args.setdefault("trust_remote_code", False)
     try:
-        return auto.from_pretrained(path, **{"trust_remote_code": False, **given})
+        return auto.from_pretrained(path, **library_args)
     except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"cannot load {path}: {_remedy(error, path, args)}") from None
+        raise UserError(f"cannot load {path}: {_find_remedy(error, path, args)}") from None
     except Exception as error:  # files of another form than the library expects fail in it anywhere
         if describe_machine_failure(error):
             raise
@@ -80,18 +82,17 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
 
 
 def _refuse_no_folder(folder: Path, key: str, needs_config: bool) -> None:
+    """Raise UserError where a folder is not there, or holds no model."""
     if not folder.is_dir():
         home = "; write the home folder out in full" if str(folder).startswith("~") else ""
         raise UserError(f"{key}={folder}: there is no such folder{home}")
     if needs_config and not (folder / "config.json").exists():
         if (folder / run_dir.CONFIG).exists():
-            raise UserError(f"{key}={folder}: {_no_model_in(folder)}")
+            raise UserError(f"{key}={folder}: {_explain_no_model(folder)}")
         inside = sorted(str(child) for child in folder.iterdir() if _is_model(child))
-        hint = (
-            f"did you mean {', '.join(inside[:5])}?"
-            if inside
-            else "one holds config.json and *.safetensors"
-        )
+        hint = "one holds config.json and *.safetensors"
+        if inside:
+            hint = f"did you mean {', '.join(inside[:5])}?"
         raise UserError(f"{key}={folder}: no model is in this folder; {hint}")
 
 
@@ -99,7 +100,7 @@ def _is_model(folder: Path) -> bool:
     return Path(run_dir.find_model_folder(str(folder)), "config.json").exists()
 
 
-def _no_model_in(run: Path) -> str:
+def _explain_no_model(run: Path) -> str:
     """Say why a run's folder holds no model: it was an evaluation of another, or has not ended."""
     config = run_dir.read_config(run)
     if config.get("mode") == "eval":
@@ -108,17 +109,20 @@ def _no_model_in(run: Path) -> str:
     return f"this run holds no {run_dir.FINAL}/ yet; run its command again to finish it"
 
 
-def _remedy(error: Exception, path: str, args: str) -> str:
-    """What to do about a failed from_pretrained, or else what it said itself."""
-    names = " ".join(kind.__name__ for link in list_causes(error) for kind in type(link).__mro__)
-    said = next(
-        (line for line in str(error).splitlines() if line.strip()), type(error).__name__
-    ).strip()
-    otherwise = (
-        "{said}\n  A model folder holds config.json, *.safetensors and a tokenizer. Mend "
+def _find_remedy(error: Exception, path: str, args: str) -> str:
+    """Say what to do about a failed from_pretrained, or else what it said itself."""
+    names: list[str] = []
+    for link in list_causes(error):
+        names += [cls.__name__ for cls in type(link).__mro__]
+    signs = f"{error} {' '.join(names)}"
+    remedy = (
+        "{message}\n  A model folder holds config.json, *.safetensors and a tokenizer. Mend "
         "it, or set {key}"
     )
-    remedy = next(
-        (text for sign, text in REMEDIES.items() if sign in f"{error} {names}"), otherwise
-    )
-    return remedy.format(path=path, args=args, key=f"{args}.{PATH}", name=PATH, said=said)
+    for sign, text in REMEDIES.items():
+        if sign in signs:
+            remedy = text
+            break
+    lines = [line.strip() for line in str(error).splitlines()]
+    message = next(filter(None, lines), type(error).__name__)
+    return remedy.format(path=path, args=args, key=f"{args}.{PATH}", name=PATH, message=message)

@@ -1,4 +1,4 @@
-"""Whether a model is what its folder says: all weights there, in their shapes, finite, with a row
+"""Refuse a model that is not what its folder says: all weights, in their shapes, finite, with a row
 for each token."""
 
 import contextlib
@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import safe_open
 
 from unteach.config.schema import PATH
 from unteach.distributed import launch_environment
@@ -16,6 +18,8 @@ from unteach.models.layers import is_partitioned, num_embeddings
 from unteach.wording import shown
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SHOWN = 3
@@ -39,13 +43,14 @@ def load_model(
     Raises:
         UserError: weights are missing, or are of another shape than the configuration says.
     """
-    placed: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    default_device: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if torch.get_default_device().type == "meta":
+        # from_pretrained refuses to run within another default.
         arguments["device_map"] = "meta"
-        placed = torch.device("cpu")  # from_pretrained refuses to run within another default
+        default_device = torch.device("cpu")
     # transformers would draw the weights that are missing at random, and say so in a table on
     # stderr.
-    with placed, _without_load_report():
+    with default_device, _without_load_report():
         model, report = from_hub(
             auto, path, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
@@ -59,31 +64,32 @@ def _without_load_report() -> Iterator[None]:
     """Keep transformers' table of missing weights off the screen: an error or a note of ours stands
     for it."""
 
-    def is_no_report(record: logging.LogRecord) -> bool:
+    def is_other_message(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
 
     logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(is_no_report)
+    logger.addFilter(is_other_message)
     try:
         yield
     finally:
-        logger.removeFilter(is_no_report)
+        logger.removeFilter(is_other_message)
 
 
 def _refuse_other_weights(report: dict[str, Any], path: str, has_new_head: bool) -> None:
+    """Raise UserError where from_pretrained found other weights than the configuration says."""
     remedy = (
         "the folder is damaged, or its config.json is of another model. Put the right files "
         f"there, or set model.model_args.{PATH} to another"
     )
-    for name, found, expected in sorted(report["mismatched_keys"]):
+    for name, shape, expected in sorted(report["mismatched_keys"]):
         sizes = (
-            f"{' x '.join(map(str, found))} in its weights and "
+            f"{' x '.join(map(str, shape))} in its weights and "
             f"{' x '.join(map(str, expected))} by its config.json"
         )
         raise UserError(f"cannot load {path}: {name} is {sizes}; {remedy}")
-    missing = {
-        name for name in report["missing_keys"] if not (has_new_head and name.startswith(NEW_HEAD))
-    }
+    missing = set(report["missing_keys"])
+    if has_new_head:
+        missing = {name for name in missing if not name.startswith(NEW_HEAD)}
     if missing:
         raise UserError(f"cannot load {path}: it holds no weights for {_some(missing)}; {remedy}")
     if report["unexpected_keys"] and not has_new_head and launch_environment.rank() == 0:
@@ -100,11 +106,13 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(ordered[:SHOWN]) + more
 
 
-def refuse_not_finite(model: Any, path: str | None) -> None:
+def refuse_not_finite(model: "nn.Module", path: str | None) -> None:
     """Raise UserError where a weight is infinite or not a number: whatever such a model says means
     nothing."""
     for name, parameter in model.named_parameters():
-        weight = parameter.ds_tensor if is_partitioned(parameter) else parameter
+        weight: Any = parameter
+        if is_partitioned(parameter):
+            weight = weight.ds_tensor
         if weight.is_meta or not weight.is_floating_point() or weight.element_size() < 2:
             continue
         # A sum makes no tensor of their size; only one that is not finite needs a closer look.
@@ -120,12 +128,12 @@ def refuse_not_finite(model: Any, path: str | None) -> None:
 def refuse_odd_stops(model: "PreTrainedModel", path: str | None) -> None:
     """Raise UserError where generation_config.json names ends of a text that are no token ids."""
     stops = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    stops = stops if isinstance(stops, list) else [stops]
-    if odd := [stop for stop in stops if stop is not None and not isinstance(stop, int)]:
-        raise UserError(
-            f"cannot load {path}: eos_token_id in its generation_config.json holds "
-            f"{shown(odd[0])}, and it takes the id of a token, or a list of ids; mend that file"
-        )
+    for stop in stops if isinstance(stops, list) else [stops]:
+        if stop is not None and not isinstance(stop, int):
+            raise UserError(
+                f"cannot load {path}: eos_token_id in its generation_config.json holds "
+                f"{shown(stop)}, and it takes the id of a token, or a list of ids; mend that file"
+            )
 
 
 def refuse_small_embedding(
@@ -141,20 +149,18 @@ def refuse_small_embedding(
     if not beyond:
         return
     put_by_itself = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    unused = {
-        str(token)
-        for number, token in tokenizer.added_tokens_decoder.items()
-        if number not in put_by_itself
-    }
+    unused = set()
+    for number, token in tokenizer.added_tokens_decoder.items():
+        if number not in put_by_itself:
+            unused.add(str(token))
     used = {name: number for name, number in beyond.items() if name not in unused}
     if not used:
         return
-    name, number = max(used.items(), key=lambda item: item[1])
-    only_padding = (
-        " An added padding token: model.tokenizer_args.pad_token may name another."
-        if len(used) == 1
-        else ""
-    )
+    name = max(used, key=lambda name: used[name])
+    number = used[name]
+    only_padding = ""
+    if len(used) == 1:
+        only_padding = " An added padding token: model.tokenizer_args.pad_token may name another."
     raise UserError(
         f"the tokenizer and the model {path or ''} do not fit: the token {name!r} has the id "
         f"{number}, and the model's embedding {num_rows} rows. Set model.tokenizer_args.{PATH} to "
@@ -162,21 +168,20 @@ def refuse_small_embedding(
     )
 
 
-def refuse_incomplete_adapter(model: Any, folder: str) -> None:
+def refuse_incomplete_adapter(model: "PeftModel", folder: str) -> None:
     """Raise UserError where the file of an adapter lacks weights that it has by its configuration.
 
     PEFT would leave those at their first values, which change nothing: an adapter that is silently
     switched off.
     """
-    from safetensors import safe_open
-
     file = Path(folder) / "adapter_model.safetensors"
     if not file.exists():
         return
     with safe_open(file, framework="pt") as weights:
         held = set(weights.keys())
     expected = set(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
-    if missing := expected - held:
+    missing = expected - held
+    if missing:
         raise UserError(
             f"the adapter {folder} holds no weights for {_some(missing)}; it is damaged"
         )

@@ -10,12 +10,17 @@ from unteach.models.layers import get_backbone, unwrap_model
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel
 
+    from unteach.models.adapters import BasePolicy
 
-def head_logits(model: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
-    """The logits that the model's own forward would give for these hidden states: [n, d] -> [n, V]
-    or [n, classes]."""
+
+def head_logits(model: "PreTrainedModel | BasePolicy", hidden: "Tensor") -> "Tensor":
+    """Compute the logits that the model's own forward would give for these hidden states.
+
+    [n, d] -> [n, V], or [n, C] of a classifier.
+    """
     causal = unwrap_model(model)
     if hasattr(causal, "score"):
         scores: Tensor = causal.score(hidden)
@@ -26,43 +31,47 @@ def head_logits(model: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
 
 
 def known_logits(causal: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
-    """The output embeddings, and what the configuration says of scaling and capping: right for most
-    architectures."""
+    """Apply the output embeddings, and what the configuration says of scaling and capping: right
+    for most architectures."""
     config = causal.config
     logits: Tensor = causal.get_output_embeddings()(hidden)
-    if (scale := getattr(config, "logit_scale", None)) is not None:
+    scale = getattr(config, "logit_scale", None)
+    if scale is not None:
         logits = logits * scale
-    if (divisor := getattr(config, "logits_scaling", None)) is not None:
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor is not None:
         logits = logits / divisor
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits
 
 
 def own_logits(causal: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
-    """The rest of the model's own forward, whose layers give these hidden states: whatever it does
+    """Run the model's own forward with layers that give these hidden states, for whatever it does
     after them."""
-    backbone = get_backbone(causal)
     # The ids are read by no layer; they only say how many positions there are.
     ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
-    with _giving(backbone, hidden[None]):
+    with _backbone_returning(get_backbone(causal), hidden[None]):
         logits: Tensor = causal(input_ids=ids, use_cache=False).logits
     return logits[0]
 
 
 @contextlib.contextmanager
-def _giving(backbone: Any, hidden: "Tensor") -> Iterator[None]:
-    """Within it, the layers of a model give these hidden states for whatever they are asked."""
+def _backbone_returning(backbone: "Module", hidden: "Tensor") -> Iterator[None]:
+    """Have the layers of a model return these hidden states meanwhile, whatever they get."""
 
-    class Given(transformers.modeling_outputs.BaseModelOutputWithPast):
+    class FixedOutput(transformers.modeling_outputs.BaseModelOutputWithPast):
         """What else a model's layers give, such as a state or the router's logits, is not there."""
 
         def __getattr__(self, name: str) -> None:
             return None
 
-    output = Given(last_hidden_state=hidden)
+    def return_hidden(*args: Any, **kwargs: Any) -> FixedOutput:
+        return FixedOutput(last_hidden_state=hidden)
+
     before = vars(backbone).get("forward")
-    backbone.forward = lambda *args, **kwargs: output
+    backbone.forward = return_hidden
     try:
         yield
     finally:

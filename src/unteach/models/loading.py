@@ -40,11 +40,15 @@ MAX_CHECKED_BYTES = 2_000_000_000
 class LoadedModel:
     """A model with the one forward, and what it is asked through.
 
-    compute: the dtype that passes run in. path: where the weights are from. adapter: the folder
-    that the adapter on them is from, "" for a fresh one, None where there is none. added: ids of
-    tokens that the weights at `path` lack.
-    head: a classifier's. start: the settings of the model before anything here changed them; None
-    for an adapter, which is saved without any.
+    Attributes:
+        compute: the dtype that passes run in.
+        path: where the weights are from.
+        adapter: the folder that the adapter on them is from, "" for a fresh one, None where there
+            is none.
+        added: ids of tokens that the weights at `path` lack.
+        head: a classifier's.
+        start: the settings of the model before anything here changed them; None for an adapter,
+            which is saved without any.
     """
 
     model: Any
@@ -58,7 +62,11 @@ class LoadedModel:
     start: portable.StartSettings | None = None
 
     def identity(self, memory: Path) -> str:
-        """What tells these weights from all others."""
+        """Return what tells these weights from all others.
+
+        Args:
+            memory: the file that remembers fingerprints of weights.
+        """
         base = identify_model(self.path, self.model.config, memory)
         if self.adapter is None:
             return base
@@ -67,51 +75,56 @@ class LoadedModel:
         return f"{base} + {fingerprints.hash_weights(Path(self.adapter), memory)}"
 
     def base_weights(self, memory: Path) -> str:
-        """What tells the weights under the adapter from all others."""
+        """Return what tells the weights under the adapter from all others."""
         return identify_weights(self.path, self.model.config, memory)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The precision that passes run in; nothing to do where the weights are in it already."""
+        """Run passes in their precision; nothing to do where the weights are in it already."""
         parameter = next(self.model.parameters())
-        if self.compute == "float32" or parameter.dtype == getattr(torch, self.compute):
+        dtype = getattr(torch, self.compute)
+        if dtype in (torch.float32, parameter.dtype):
             return contextlib.nullcontext()
-        return torch.autocast(parameter.device.type, getattr(torch, self.compute))
+        return torch.autocast(parameter.device.type, dtype)
 
 
 def identify_model(path: str | None, config: "PretrainedConfig", memory: Path) -> str:
-    """What tells a model from all others: its weights and its configuration, which model_args may
-    have changed."""
-    settings = {k: v for k, v in config.to_dict().items() if k not in ("dtype", "_name_or_path")}
+    """Return what tells a model from all others: its weights and its configuration, which
+    model_args may have changed."""
+    settings = config.to_dict()
+    for name in ("dtype", "_name_or_path"):
+        settings.pop(name, None)
     return f"{identify_weights(path, config, memory)} {fingerprints.hash_value(settings)}"
 
 
 def identify_weights(path: str | None, config: "PretrainedConfig", memory: Path) -> str:
-    """sha256 of a local folder's weights, or a hub model's commit."""
+    """Return the sha256 of a local folder's weights, or a hub model's commit."""
     if path and Path(path).is_dir():
         return fingerprints.hash_weights(Path(path), memory)
     return f"{path}@{getattr(config, '_commit_hash', None)}"
 
 
-def compute_dtype(asked: str | None) -> str:
-    """`auto`: bfloat16 on a GPU that has it, float32 elsewhere."""
-    if asked in (None, "auto"):
-        return (
-            "bfloat16"
-            if torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-            else "float32"
-        )
-    if asked not in DTYPES:
+def find_compute_dtype(dtype: str | None) -> str:
+    """Find the dtype that passes run in; `auto` is bfloat16 on a GPU that has it, float32
+    elsewhere."""
+    if dtype in (None, "auto"):
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        return "bfloat16" if has_bf16 else "float32"
+    if dtype not in DTYPES:
         raise UserError(
             f"model.model_args.dtype: must be auto or one of {', '.join(DTYPES)}, got "
-            f"{shown(asked)}"
+            f"{shown(dtype)}"
         )
-    return DTYPES[str(asked)]
+    return DTYPES[str(dtype)]
 
 
 @dataclass(frozen=True)
 class _Weights:
-    """Where a model comes from. path: of the whole weights, None for a model made from scratch;
-    adapter: the folder of one that was trained on them, "" for a fresh one, None for none."""
+    """Where a model comes from.
+
+    Attributes:
+        path: of the whole weights, None for a model made from scratch.
+        adapter: the folder of one that was trained on them, "" for a fresh one, None for none.
+    """
 
     path: str | None
     adapter: str | None
@@ -135,7 +148,7 @@ def load(
     """
     transformers.utils.logging.disable_progress_bar()
     args = dict(config.model_args)
-    compute = compute_dtype(args.pop("dtype", None))
+    compute = find_compute_dtype(args.pop("dtype", None))
     if args.get("attn_implementation") == "auto":
         args.pop("attn_implementation")
     weights = _find_weights(config, head)
@@ -148,14 +161,15 @@ def load(
     model, tokenizer = _load_base(config, args, weights.tokenizer_args, texts, head)
     start = None
     if weights.adapter is None:
-        start = portable.StartSettings.of_model(model, weights.path, **_source(args))
+        start = portable.StartSettings.read(model, weights.path, **_pick_source(args))
     model, added = _add_tokens_and_adapter(model, tokenizer, config, weights, training)
 
+    # A model that is not whole, or whose layers cannot be run as we do, is answered for here.
     integrity.refuse_odd_stops(model, weights.path)
     integrity.refuse_small_embedding(model, tokenizer, weights.path)
     integrity.refuse_not_finite(model, weights.adapter or weights.path)
     _probe(model, tokenizer, config.packed)
-    loaded = finish(model, tokenizer, _template_args(config), compute, config.packed)
+    loaded = finish(model, tokenizer, _find_template_args(config), compute, config.packed)
     loaded.path = weights.path
     loaded.adapter = weights.adapter
     loaded.added = tuple(added)
@@ -192,7 +206,7 @@ def _load_base(
     tokenizer_args: dict[str, Any],
     texts: Callable[[], list[str]] | None,
     head: Head | None,
-) -> tuple[Any, Any]:
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase"]:
     """Load the whole model and its tokenizer by the handler that the configuration names."""
     handler: Any = registry.model.get(config.model_handler)
     if head is None:
@@ -208,7 +222,7 @@ def _load_base(
 
 
 def _add_tokens_and_adapter(
-    model: Any,
+    model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     config: ModelConfig,
     weights: _Weights,
@@ -222,29 +236,29 @@ def _add_tokens_and_adapter(
     new_ids = added_tokens.add(tokenizer, config.added_tokens)
     if weights.adapter:
         base = str(weights.path)
-        adapters.refuse_another_base(
-            weights.adapter, base, identify_weights(base, model.config, get_fingerprints_path())
-        )
+        identity = identify_weights(base, model.config, get_fingerprints_path())
+        adapters.refuse_another_base(weights.adapter, base, identity)
         if new_ids:
             raise UserError(
                 f"model.added_tokens: the adapter {weights.adapter} was trained without them; "
                 "leave them out"
             )
-        model = adapters.attach_saved(model, weights.adapter, training)
-        return model, adapters.read_added_ids(weights.adapter)
+        adapted = adapters.attach_saved(model, weights.adapter, training)
+        return adapted, adapters.read_added_ids(weights.adapter)
     added_tokens.grow(model, new_ids)
     if config.peft_args:
-        model = adapters.attach(model, config.peft_args, new_ids)
-        adapters.refuse_failing(model)
-    elif training and getattr(model, "is_quantized", False):
+        adapted = adapters.attach(model, config.peft_args, new_ids)
+        adapters.refuse_failing(adapted)
+        return adapted, new_ids
+    if training and getattr(model, "is_quantized", False):
         raise UserError(
             "quantised weights do not train: set model.peft_args to train an adapter over them"
         )
     return model, new_ids
 
 
-def _source(model_args: dict[str, Any]) -> dict[str, Any]:
-    """What of a model's arguments says which files are read."""
+def _pick_source(model_args: dict[str, Any]) -> dict[str, Any]:
+    """Pick out of a model's arguments what says which files are read."""
     return {name: model_args[name] for name in SOURCE if name in model_args}
 
 
@@ -253,28 +267,36 @@ def _probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", packe
     probing.probe(model, tokenizer)
     if packed:
         probing.refuse_packed(model)
-    slower = [probing.describe_padding(model), probing.describe_continuing(model)]
-    for sentence in filter(None, slower if launch_environment.rank() == 0 else ()):
-        print(f"note: {sentence}")
+    if launch_environment.rank() != 0:
+        return
+    for sentence in (probing.describe_padding(model), probing.describe_continuing(model)):
+        if sentence:
+            print(f"note: {sentence}")
 
 
 def load_as(
-    auto: Any, config: ModelConfig, path: str, refuse: Callable[[Any], None]
+    auto: Any,
+    config: ModelConfig,
+    path: str,
+    refuse_other_models: "Callable[[PretrainedConfig], None]",
 ) -> tuple[Any, str, dict[str, Any]]:
-    """A whole model as the class `auto` of transformers loads it, its dtype, and what says where it
-    comes from.
+    """Load a whole model by a class of transformers.
 
-    refuse: raises UserError where the model's settings are of no such model.
+    Args:
+        auto: such as AutoModelForSequenceClassification.
+        refuse_other_models: raises UserError where the model's settings are of no such model.
+
+    Returns:
+        The model, its dtype, and what says which files of a repository are read.
     """
-
     transformers.utils.logging.disable_progress_bar()
     args = {name: value for name, value in config.model_args.items() if name != PATH}
-    compute = compute_dtype(args.pop("dtype", None))
+    compute = find_compute_dtype(args.pop("dtype", None))
     if args.get("attn_implementation") == "auto":
         args.pop("attn_implementation")
-    source = _source(args)
+    source = _pick_source(args)
     settings = from_hub(transformers.AutoConfig, path, **source)
-    refuse(settings)
+    refuse_other_models(settings)
     dtype = getattr(torch, compute)
     if torch.get_default_device().type == "meta":
         return auto.from_config(settings, dtype=dtype), compute, source
@@ -285,18 +307,16 @@ def load_as(
 
 
 def get_fingerprints_path() -> Path:
-    """The user's own file of fingerprints, for what no run's folder or cache is at hand."""
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        / "unteach"
-        / fingerprints.MEMORY_FILE
-    )
+    """Return the user's own file of fingerprints, for what no run's folder or cache is at hand."""
+    cache_dir = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return cache_dir / "unteach" / fingerprints.MEMORY_FILE
 
 
 def load_empty(
     config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None
 ) -> LoadedModel:
-    """The same with no weights, on torch's meta device: for a look at a run before it starts."""
+    """Load the same with no weights, on torch's meta device: for a look at a run before it
+    starts."""
     with torch.device("meta"):
         return load(config, training=True, texts=texts, head=head)
 
@@ -331,33 +351,32 @@ def finish(
     compute: str,
     packed: bool = False,
 ) -> LoadedModel:
-    """Gives a model the one forward and its tokenizer a padding token that is not EOS in any
-    mask."""
+    """Give a model the one forward, its template, and its tokenizer a padding token."""
     if tokenizer.pad_token_id is None:
-        # masks come from lengths, so padding is never confused with EOS
+        # Masks come from lengths, so padding is never confused with EOS.
         tokenizer.pad_token = tokenizer.eos_token
-    if hasattr(unwrap_model(model), "score"):
-        # by which the library finds the last token
-        unwrap_model(model).config.pad_token_id = tokenizer.pad_token_id
+    causal = unwrap_model(model)
+    if hasattr(causal, "score"):
+        # By which the library finds the last token.
+        causal.config.pad_token_id = tokenizer.pad_token_id
     else:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return LoadedModel(
-        extend(model, packed), tokenizer, Template(tokenizer, template_args), compute
-    )
+    template = Template(tokenizer, template_args)
+    return LoadedModel(extend(model, packed), tokenizer, template, compute)
 
 
-def _template_args(config: ModelConfig) -> TemplateArgs:
-    """What the config says of the template; where it says nothing, what the model was saved
-    with."""
-    given = config.template_args
+def _find_template_args(config: ModelConfig) -> TemplateArgs:
+    """Return what the config says of the template or, where it says nothing, what the model was
+    saved with."""
     path = config.model_args.get(PATH)
-    if given == TemplateArgs() and path:
-        return load_saved_args(run_dir.find_model_folder(str(path))) or given
-    return given
+    if config.template_args == TemplateArgs() and path:
+        folder = run_dir.find_model_folder(str(path))
+        return load_saved_args(folder) or config.template_args
+    return config.template_args
 
 
-def load_frozen(config: ModelConfig) -> Any:
-    """The same model once more, frozen, in its compute dtype: a reference copy."""
+def load_frozen(config: ModelConfig) -> "PreTrainedModel":
+    """Load the same model once more, frozen, in its compute dtype: a reference copy."""
     frozen = load(config, training=False).model
     frozen.requires_grad_(False)
     return frozen.eval()

@@ -1,6 +1,7 @@
-"""Model handlers: how a model and its tokenizer come into being. `model_handler` in a model's
-config names one."""
+"""Model handlers: how a model and its tokenizer are made. `model_handler` in a model's config names
+one."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from unteach.models.hub import NO_TOKENIZER, PATH, SOURCE, from_hub
 from unteach.registry import model
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+Texts = Callable[[], list[str]] | None
+"""Gives the training text to a tokenizer that must be learned."""
 LOADING = (
     *SOURCE,
     "attn_implementation",
@@ -38,22 +41,23 @@ class AutoModelForCausalLM:
     def load(
         model_args: dict[str, Any],
         tokenizer_args: dict[str, Any],
-        texts: Any,
+        texts: Texts,
         head: Head | None = None,
-    ) -> tuple[Any, Any]:
-        given = dict(model_args)
-        if not given.get(PATH):
+    ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        args = dict(model_args)
+        if not args.get(PATH):
             raise UserError(
                 f"model.model_args.{PATH}: is required; a folder, a run's folder, or a hub id"
             )
-        path = run_dir.find_model_folder(str(given.pop(PATH)))
-        source = {name: given[name] for name in SOURCE if name in given}
-        refuse_absent_attention(given)
+        path = run_dir.find_model_folder(str(args.pop(PATH)))
+        source = {name: args[name] for name in SOURCE if name in args}
+        refuse_absent_attention(args)
         config = from_hub(transformers.AutoConfig, path, **source)
-        refuse_unknown(given, config, LOADING)
-        if flash_attention_fits(given, config):
-            given["attn_implementation"] = "flash_attention_2"
-        model = load_pretrained(path, head, **{"use_safetensors": True, **given})
+        refuse_unknown(args, config, LOADING)
+        if flash_attention_fits(args, config):
+            args["attn_implementation"] = "flash_attention_2"
+        args.setdefault("use_safetensors", True)
+        model = load_pretrained(path, head, **args)
         return model, load_tokenizer(path, tokenizer_args, source)
 
 
@@ -66,16 +70,16 @@ class Scratch:
     def load(
         model_args: dict[str, Any],
         tokenizer_args: dict[str, Any],
-        texts: Any,
+        texts: Texts,
         head: Head | None = None,
-    ) -> tuple[Any, Any]:
+    ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         from huggingface_hub.errors import StrictDataclassError
 
-        given = dict(model_args)
-        path = given.pop(PATH, None)
-        dtype = given.pop("dtype", None)
-        refuse_absent_attention(given)
-        refuse_unknown(given, transformers.LlamaConfig(), ("attn_implementation",))
+        args = dict(model_args)
+        path = args.pop(PATH, None)
+        dtype = args.pop("dtype", None)
+        refuse_absent_attention(args)
+        refuse_unknown(args, transformers.LlamaConfig(), ("attn_implementation",))
         if path:
             folder = run_dir.find_model_folder(str(path))
             return load_pretrained(folder, head, dtype=dtype), load_tokenizer(folder, {}, {})
@@ -85,6 +89,8 @@ class Scratch:
                 f"model.model_args.{PATH}"
             )
         tokenizer = learn_tokenizer(texts(), int(tokenizer_args.get("vocab_size", 1024)))
+        if head:
+            args.update(head.settings())
         try:
             config = transformers.LlamaConfig(
                 vocab_size=len(tokenizer),
@@ -92,44 +98,49 @@ class Scratch:
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
-                **given,
-                **(head.settings() if head else {}),
+                **args,
             )
         except StrictDataclassError as error:
             raise UserError(f"model.model_args: {str(error).splitlines()[-1].strip()}") from None
-        kind = (
-            transformers.LlamaForSequenceClassification if head else transformers.LlamaForCausalLM
-        )
-        return kind(config), tokenizer
+        if head:
+            return transformers.LlamaForSequenceClassification(config), tokenizer
+        return transformers.LlamaForCausalLM(config), tokenizer
 
 
-def load_pretrained(path: str, head: Head | None, **arguments: dict[str, Any]) -> Any:
-    """A causal language model with its weights, or its body under a classifier's head, which is new
-    unless it was saved with one; on torch's meta device it has none, and where they lie in a folder
-    it is seen whether they fit."""
+def load_pretrained(path: str, head: Head | None, **arguments: Any) -> "PreTrainedModel":
+    """Load a causal language model with its weights, or its body under a classifier's head.
 
-    kind = (
-        transformers.AutoModelForSequenceClassification
-        if head
-        else transformers.AutoModelForCausalLM
-    )
-    settings = head.settings() if head else {}
-    source = {k: v for k, v in arguments.items() if k in SOURCE}
+    The head is new unless the model was saved with one. On torch's meta device the model has no
+    weights; where they are in a folder, their names and shapes are compared with the model's.
+
+    Args:
+        arguments: what `from_pretrained` takes.
+    """
+    auto: Any = transformers.AutoModelForCausalLM
+    settings: dict[str, Any] = {}
+    if head:
+        auto = transformers.AutoModelForSequenceClassification
+        settings = head.settings()
     if torch.get_default_device().type == "meta":
+        source = {name: value for name, value in arguments.items() if name in SOURCE}
         config = from_hub(transformers.AutoConfig, path, **source, **settings)
         is_quantized = "quantization_config" in arguments or hasattr(config, "quantization_config")
         if is_quantized or not any(Path(path).glob("*.safetensors*")):
-            return kind.from_config(config, dtype=arguments.get("dtype"))
+            model: PreTrainedModel = auto.from_config(config, dtype=arguments.get("dtype"))
+            return model
     has_new_head = head is not None and heads.read_head(path) is None
-    return integrity.load_model(kind, path, has_new_head, **arguments, **settings)
+    return integrity.load_model(auto, path, has_new_head, **arguments, **settings)
 
 
 def refuse_unknown(
-    given: dict[str, Any], config: "PretrainedConfig", loading: tuple[str, ...]
+    args: dict[str, Any], config: "PretrainedConfig", loading: tuple[str, ...]
 ) -> None:
-    """model_args go to from_pretrained and, from there, to the model's config: anything neither
-    knows is a mistake."""
-    for name in given:
+    """Raise UserError for an argument that neither from_pretrained nor the model's config knows.
+
+    Args:
+        loading: what from_pretrained itself takes; the rest goes to the config.
+    """
+    for name in args:
         if name not in loading and not hasattr(config, name):
             guess = nearest(name, {*loading, *config.to_dict()})
             meant = f"; did you mean {guess}?" if guess else ""
@@ -139,15 +150,13 @@ def refuse_unknown(
             )
 
 
-def refuse_absent_attention(given: dict[str, Any]) -> None:
-    """FlashAttention 2 is taken on a GPU and from its own package (or from `kernels`, as
-    transformers does)."""
-    if given.get("attn_implementation") != "flash_attention_2":
+def refuse_absent_attention(args: dict[str, Any]) -> None:
+    """Raise UserError for FlashAttention 2 without a GPU and its own package (or `kernels`, from
+    which transformers takes it too)."""
+    if args.get("attn_implementation") != "flash_attention_2":
         return
-    if (
-        not transformers.utils.is_flash_attn_2_available()
-        and not transformers.utils.is_kernels_available()
-    ):
+    is_available = transformers.utils.is_flash_attn_2_available()
+    if not is_available and not transformers.utils.is_kernels_available():
         raise UserError(
             "model.model_args.attn_implementation=flash_attention_2 needs a GPU and the package "
             "flash-attn, and one of them is not here. Install it (pip install flash-attn "
@@ -155,45 +164,45 @@ def refuse_absent_attention(given: dict[str, Any]) -> None:
         )
 
 
-def flash_attention_fits(given: dict[str, Any], config: "PretrainedConfig") -> bool:
-    """Whether `auto` attention means FlashAttention 2: installed, on a GPU that has it, for weights
-    that it takes.
+def flash_attention_fits(args: dict[str, Any], config: "PretrainedConfig") -> bool:
+    """Say whether `auto` attention means FlashAttention 2: installed, on a GPU that has it, for
+    weights that it takes.
 
     fp32 masters under autocast keep the library's own choice, because a pass outside autocast would
     fail.
     """
-
-    half = given.get("dtype") in (torch.bfloat16, torch.float16)
-    if (
-        "attn_implementation" in given
-        or given.get("device_map") == "cpu"
-        or not half
-        or not transformers.utils.is_flash_attn_2_available()
-    ):
+    is_half = args.get("dtype") in (torch.bfloat16, torch.float16)
+    if "attn_implementation" in args or args.get("device_map") == "cpu" or not is_half:
+        return False
+    if not transformers.utils.is_flash_attn_2_available():
         return False
     architecture = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    return getattr(
-        architecture, "_supports_flash_attn", False
-    ) and torch.cuda.get_device_capability() >= (8, 0)
+    if not getattr(architecture, "_supports_flash_attn", False):
+        return False
+    return torch.cuda.get_device_capability() >= (8, 0)
 
 
-def load_tokenizer(model_path: str, tokenizer_args: dict[str, Any], source: dict[str, Any]) -> Any:
-    """The model's own tokenizer, from where the model comes from, unless tokenizer_args name
-    another."""
-    given = dict(tokenizer_args)
-    path = run_dir.find_model_folder(str(given.pop(PATH, None) or model_path))
-    tokenizer = from_hub(
-        transformers.AutoTokenizer, path, **({**source, **given} if path == model_path else given)
-    )
-    # transformers makes an empty one without files
+def load_tokenizer(
+    model_path: str, tokenizer_args: dict[str, Any], source: dict[str, Any]
+) -> "PreTrainedTokenizerBase":
+    """Load the model's own tokenizer, unless tokenizer_args name another.
+
+    Args:
+        source: what says which files of the model's repository are read.
+    """
+    args = dict(tokenizer_args)
+    path = run_dir.find_model_folder(str(args.pop(PATH, None) or model_path))
+    if path == model_path:
+        args = {**source, **args}
+    tokenizer: PreTrainedTokenizerBase = from_hub(transformers.AutoTokenizer, path, **args)
+    # Without files transformers makes an empty one.
     if len(tokenizer.get_vocab()) == len(tokenizer.get_added_vocab()):
         raise UserError(f"cannot load the tokenizer of {path}: {NO_TOKENIZER.format(name=PATH)}")
     return tokenizer
 
 
-def learn_tokenizer(texts: list[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer learned from texts, with <pad>, <s> and </s>; it puts no BOS."""
-
+def learn_tokenizer(texts: list[str], vocab_size: int) -> "PreTrainedTokenizerBase":
+    """Learn a byte-level BPE tokenizer from texts, with <pad>, <s> and </s>; it puts no BOS."""
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()

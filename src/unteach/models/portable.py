@@ -7,6 +7,7 @@ nothing, so both spellings are written, with one meaning.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +17,26 @@ from unteach.lazy import transformers
 from unteach.models.hub import from_hub
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        GenerationConfig,
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG = "config.json"
+GENERATION = "generation_config.json"
+TOKENIZER = "tokenizer_config.json"
 SET_BY_TRAINING = ("use_cache", "dtype", "bos_token_id", "eos_token_id", "pad_token_id")
 """What transformers' Trainer and fp32 masters set on a model; `Trainer` takes the ids from a
 tokenizer it is given."""
 PADDING = "pad_token_id"
 """Is a classifier's own: it finds the last token by it."""
-OF_BOTH_BASES = ("gemma3_text", "gemma3n_text")
+TWO_BASES = ("gemma3_text", "gemma3n_text")
 """Families whose full and sliding layers had a rotary base each, under two names, before
 transformers 5."""
-OF_NEOX = ("gpt_neox", "gpt_neox_japanese")
-
-TOKENIZER = "tokenizer_config.json"
+NEOX = ("gpt_neox", "gpt_neox_japanese")
+"""Families whose rotary settings had names of their own."""
 GENERIC = "PreTrainedTokenizerFast"
 """The class of a tokenizer that is all in tokenizer.json, by a name that every version knows."""
 
@@ -45,50 +52,61 @@ class StartSettings:
     generation: Settings | None
 
     @classmethod
-    def of_model(cls, model: "PreTrainedModel", path: str | None, **source: Any) -> "StartSettings":
-        """Read them off a model that was just loaded; its dtype off its folder, since masters are
-        of another."""
-        config = json.loads(model.config.to_json_string(use_diff=True))
+    def read(cls, model: "PreTrainedModel", path: str | None, **source: Any) -> "StartSettings":
+        """Read them off a model that was just loaded.
+
+        Its dtype is read off its folder, since masters are of another.
+
+        Args:
+            source: what says which files of a repository are read.
+        """
+        config = _to_settings(model.config)
         if path is not None:
-            kept = from_hub(transformers.AutoConfig, path, **source)
-            _restore(config, json.loads(kept.to_json_string(use_diff=True)), ("dtype",))
-        generation = getattr(model, "generation_config", None)
-        return cls(
-            config,
-            None if generation is None else json.loads(generation.to_json_string(use_diff=True)),
-        )
+            saved_config = from_hub(transformers.AutoConfig, path, **source)
+            _restore(config, _to_settings(saved_config), ("dtype",))
+        generation_config = getattr(model, "generation_config", None)
+        generation = None if generation_config is None else _to_settings(generation_config)
+        return cls(config, generation)
 
     def restore(self, folder: Path) -> None:
         """Put them back into a folder that a model was saved into."""
-        names: tuple[str, ...] = SET_BY_TRAINING
-        if (folder / CONFIG).exists():
-            saved = _read(folder / CONFIG)
-            if str((saved.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
-                names = tuple(name for name in names if name != PADDING)
-            _restore(saved, self.config, names)
-            _write(folder / CONFIG, saved)
-            if self.generation is not None:
-                _write(folder / GENERATION, self.generation)
+        if not (folder / CONFIG).exists():
+            return
+        saved = _read(folder / CONFIG)
+        names = list(SET_BY_TRAINING)
+        architectures = saved.get("architectures") or [""]
+        if str(architectures[0]).endswith("ForSequenceClassification"):
+            names.remove(PADDING)
+        _restore(saved, self.config, names)
+        _write(folder / CONFIG, saved)
+        if self.generation is not None:
+            _write(folder / GENERATION, self.generation)
 
 
-def _restore(saved: Settings, start: Settings, names: tuple[str, ...]) -> None:
+def _to_settings(config: "PretrainedConfig | GenerationConfig") -> Settings:
+    settings: Settings = json.loads(config.to_json_string(use_diff=True))
+    return settings
+
+
+def _restore(saved: Settings, start: Settings, names: Sequence[str]) -> None:
+    """Give saved settings the values of the start, those of a configuration inside one too."""
     for name in names:
         if name in start:
             saved[name] = start[name]
         else:
             saved.pop(name, None)
-    for name, part in _parts(saved):
+    for name, part in _find_parts(saved).items():
         if isinstance(start.get(name), dict):
             _restore(part, start[name], names)
 
 
-def _parts(config: Settings) -> list[tuple[str, Settings]]:
-    """The configurations inside one, such as text_config."""
-    return [
-        (name, part)
-        for name, part in config.items()
-        if isinstance(part, dict) and "model_type" in part
-    ]
+def _find_parts(config: Settings) -> dict[str, Settings]:
+    """Find the configurations inside one, such as text_config."""
+    parts = {}
+    for name, part in config.items():
+        if isinstance(part, dict) and "model_type" in part:
+            parts[name] = part
+    return parts
 
 
 def add_old_names(folder: Path) -> None:
@@ -100,36 +118,34 @@ def add_old_names(folder: Path) -> None:
 
 
 def _spell_as_before(config: Settings) -> None:
+    """Add the old spelling to a configuration, and to those inside it."""
     if "dtype" in config:
         config["torch_dtype"] = config["dtype"]
     rope = config.get("rope_parameters")
     if isinstance(rope, dict) and "rope_theta" in rope:
-        config |= _spell_rope(rope, config)
-    elif isinstance(rope, dict) and config.get("model_type") in OF_BOTH_BASES:
-        full, sliding = rope["full_attention"], rope["sliding_attention"]
-        config |= {**_spell_rope(full, config), "rope_local_base_freq": sliding["rope_theta"]}
-    for _, part in _parts(config):
+        config.update(_spell_rope(rope, config))
+    elif isinstance(rope, dict) and config.get("model_type") in TWO_BASES:
+        config.update(_spell_rope(rope["full_attention"], config))
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    for part in _find_parts(config).values():
         _spell_as_before(part)
 
 
 def _spell_rope(rope: Settings, config: Settings) -> Settings:
-    """Rotary settings as transformers 4 had them: base and share beside a mapping of what scales
+    """Spell rotary settings as transformers 4 did: base and share beside a mapping of what scales
     them, or null."""
     kind = rope.get("rope_type", "default")
-    scaling = {
-        name: value
-        for name, value in rope.items()
-        if name not in ("rope_theta", "partial_rotary_factor")
-    }
-    share = rope.get("partial_rotary_factor", 1.0)
-    if config.get("model_type") in OF_NEOX:
+    scaling = dict(rope)
+    scaling.pop("rope_theta")
+    share = scaling.pop("partial_rotary_factor", 1.0)
+    if config.get("model_type") in NEOX:
         spelled: Settings = {"rotary_emb_base": rope["rope_theta"], "rotary_pct": share}
     else:
         spelled = {"rope_theta": rope["rope_theta"]}
         if share != 1.0:
             spelled["partial_rotary_factor"] = share
     if kind == "longrope" and str(config.get("model_type")).startswith("phi3"):
-        # Which took three entries and no others, and the length from beside them.
+        # This family took three entries and no others, and the length from beside them.
         scaling = {
             "type": kind,
             "short_factor": rope["short_factor"],
@@ -140,41 +156,40 @@ def _spell_rope(rope: Settings, config: Settings) -> Settings:
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
-    """Save a tokenizer so that transformers before 5 makes the same one: class, special tokens,
-    template, decoding."""
+    """Save a tokenizer so that transformers before 5 makes the same one.
+
+    That is the same class, special tokens, template and decoding.
+    """
     tokenizer.save_pretrained(folder)
-    file = folder / TOKENIZER
-    if not file.exists() or not (folder / "tokenizer.json").exists():
+    path = folder / TOKENIZER
+    if not path.exists() or not (folder / "tokenizer.json").exists():
         return
-    saved = _read(file)
+    saved = _read(path)
     if "auto_map" not in saved:
         # The class of a family puts a BOS of its own in some versions; this one does what
         # tokenizer.json says.
         saved["tokenizer_class"] = GENERIC
-    # As a list under its new name it is an error of versions 4.47 to 4.57; version 5 reads the old
-    # name.
+    # A list under the new name is an error of versions 4.47 to 4.57; version 5 reads the old name.
     if isinstance(saved.get("extra_special_tokens"), list):
         saved["additional_special_tokens"] = saved.pop("extra_special_tokens")
-    # Their defaults have changed: texts were tidied, and ids of sentence pairs were given, which no
+    # Defaults of older versions: texts were tidied, and ids of sentence pairs were given, which no
     # decoder takes.
     saved["clean_up_tokenization_spaces"] = bool(tokenizer.clean_up_tokenization_spaces)
     saved.setdefault("model_input_names", list(tokenizer.model_input_names))
     template = tokenizer.chat_template
     if isinstance(template, dict):
-        saved["chat_template"] = [
-            {"name": name, "template": text} for name, text in template.items()
-        ]
+        named = [{"name": name, "template": text} for name, text in template.items()]
+        saved["chat_template"] = named
     elif template is not None:
         saved["chat_template"] = template
-    _write(file, saved)
+    _write(path, saved)
 
 
-def _read(file: Path) -> Settings:
-    settings: Settings = json.loads(file.read_text(encoding="utf-8"))
+def _read(path: Path) -> Settings:
+    settings: Settings = json.loads(path.read_text(encoding="utf-8"))
     return settings
 
 
-def _write(file: Path, settings: Settings) -> None:
-    atomic.write_text(
-        file, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    )
+def _write(path: Path, settings: Settings) -> None:
+    text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
+    atomic.write_text(path, text + "\n")

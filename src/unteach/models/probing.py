@@ -12,10 +12,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from unteach import atomic, fingerprints, json_files
-from unteach.errors import NO_MEMORY, UserError
+from unteach.errors import UserError, is_out_of_memory
 from unteach.lazy import torch, transformers
 from unteach.models.capabilities import Capabilities, get_capabilities, set_capabilities
 from unteach.models.layers import get_backbone, is_partitioned, num_embeddings, unwrap_model
@@ -23,16 +23,20 @@ from unteach.models.lm_head import known_logits, own_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 T = TypeVar("T")
-LENGTH, SHORT = 4, 2
-"""Tokens of a row of the probe, and of the part of one that is padded."""
+LENGTH = 4
+"""Tokens of a row of the probe."""
+SHORT = 2
+"""Tokens of the part of a row that is padded."""
 VERSION = 1
 """Of the probe: what an older one found is not believed."""
-CLOSE, CLOSE_HALF = 1e-4, 2e-2
-"""How far a state may be from what it should be, in units of its length: in fp32, and in half
-precision."""
+TOLERANCE = 1e-4
+"""How far a state may be from what it should be, in units of its length, in fp32."""
+HALF_TOLERANCE = 2e-2
+"""The same in half precision."""
 ALL_SLOW = Capabilities(
     head="own", right_padding=False, left_padding=False, packing=False, continuing=False
 )
@@ -48,16 +52,15 @@ def probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Non
     nothing is taken for granted.
     """
     causal = unwrap_model(model)
-    key = _key(causal)
-    known = _REMEMBERED.get(key) or _read(key)
+    key = _hash_dependencies(causal)
+    known = _recall(key)
     weight = next(causal.parameters())
     if known is None and is_partitioned(weight):
-        of_masters = _key(causal, as_masters=True)
-        known = _REMEMBERED.get(of_masters) or _read(of_masters) or ALL_SLOW
-        set_capabilities(model, known)
+        known_of_masters = _recall(_hash_dependencies(causal, as_masters=True))
+        set_capabilities(model, known_of_masters or ALL_SLOW)
         return
     if known is None and not weight.is_meta:
-        known = _find_out(causal, tokenizer)
+        known = _run_probe(causal, tokenizer)
         if known is not None:
             _write(key, known)
     if known is not None:
@@ -65,14 +68,19 @@ def probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Non
         set_capabilities(model, known)
 
 
+def _recall(key: str) -> Capabilities | None:
+    """Return what this process or an earlier one found."""
+    return _REMEMBERED.get(key) or _read(key)
+
+
 def describe_padding(model: "PreTrainedModel") -> str | None:
     """Say why padded rows go through this model one at a time; None where they need not."""
     able = get_capabilities(model)
-    sides = [
-        side
-        for side, holds in (("right", able.right_padding), ("left", able.left_padding))
-        if not holds
-    ]
+    sides = []
+    if not able.right_padding:
+        sides.append("right")
+    if not able.left_padding:
+        sides.append("left")
     if not sides:
         return None
     name = type(unwrap_model(model)).__name__
@@ -88,8 +96,7 @@ def describe_continuing(model: "PreTrainedModel") -> str | None:
         return None
     return (
         f"{type(unwrap_model(model)).__name__} is not itself where rows are continued together; "
-        f"it "
-        f"goes on row by row"
+        f"it goes on row by row"
     )
 
 
@@ -106,59 +113,60 @@ def describe_packing(model: "PreTrainedModel") -> str | None:
 
 def refuse_packed(model: "PreTrainedModel") -> None:
     """Raise UserError where rows laid end to end see one another."""
-    if reason := describe_packing(model):
+    reason = describe_packing(model)
+    if reason:
         cause = reason.partition(";")[0]
         raise UserError(
             f"model.packed=true: {cause}, and rows laid end to end are such; leave it out"
         )
 
 
-def _key(causal: "PreTrainedModel", as_masters: bool = False) -> str:
-    """Digest all that the answer depends on; as_masters: as a run loads its weights to train."""
+def _hash_dependencies(causal: "PreTrainedModel", as_masters: bool = False) -> str:
+    """Digest all that the answer depends on.
+
+    Args:
+        as_masters: as a run loads its weights to train.
+    """
     weight = next(causal.parameters())
     device = weight.device.type
     if weight.is_meta or as_masters:
         device = "cpu"
-    settings = {
-        k: v
-        for k, v in causal.config.to_dict().items()
-        if k not in ("dtype", "_name_or_path", "id2label")
-    }
+    dtype = torch.float32 if as_masters else weight.dtype
+    settings = causal.config.to_dict()
+    for name in ("dtype", "_name_or_path", "id2label"):
+        settings.pop(name, None)
     kernel = getattr(causal.config.get_text_config(), "_attn_implementation", None)
     versions = [VERSION, transformers.__version__, torch.__version__]
     return fingerprints.hash_value(
-        [
-            type(causal).__name__,
-            settings,
-            kernel,
-            str(torch.float32 if as_masters else weight.dtype),
-            device,
-            *versions,
-        ]
+        [type(causal).__name__, settings, kernel, str(dtype), device, *versions]
     )
 
 
-def _find_out(
+def _run_probe(
     causal: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
 ) -> Capabilities | None:
-    """Run the probe. Where it fails, nothing is taken for granted; None where nothing can be
-    said."""
+    """Run the probe.
+
+    Returns:
+        ALL_SLOW where the model fails at it; None where nothing can be said.
+    """
     was_training = causal.training
     causal.eval()
     try:
         with torch.no_grad(), _on_its_device(causal):
-            return _compare(causal, ordinary_rows(causal, tokenizer))
+            return _compare(causal, make_ordinary_rows(causal, tokenizer))
     except Exception as error:  # a forward of others may fail in any way
-        return None if is_of_memory(error) else ALL_SLOW
+        return None if is_out_of_memory(error) else ALL_SLOW
     finally:
         causal.train(was_training)
 
 
 @contextlib.contextmanager
-def _on_its_device(causal: Any) -> Iterator[None]:
+def _on_its_device(causal: "Module") -> Iterator[None]:
     """Move a model to the GPU meanwhile where its attention runs nowhere else."""
     weight = next(causal.parameters())
-    needs_gpu = "flash" in str(getattr(causal.config.get_text_config(), "_attn_implementation", ""))
+    config: Any = causal.config
+    needs_gpu = "flash" in str(getattr(config.get_text_config(), "_attn_implementation", ""))
     if not needs_gpu or weight.device.type != "cpu" or not torch.cuda.is_available():
         yield
         return
@@ -169,23 +177,22 @@ def _on_its_device(causal: Any) -> Iterator[None]:
         causal.to("cpu")
 
 
-def ordinary_rows(causal: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
+def make_ordinary_rows(causal: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> "Tensor":
     """Make two rows of ordinary tokens, none twice: ids [2, LENGTH]."""
-    config = causal.config
     reserved = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    for settings in (config, config.get_text_config()):  # a placeholder of an image, say
-        reserved |= {
-            value
-            for name, value in vars(settings).items()
-            if name.endswith(("token_id", "token_index")) and isinstance(value, int)
-        }
+    for settings in (causal.config, causal.config.get_text_config()):
+        for name, value in vars(settings).items():
+            # A placeholder of an image, say.
+            if name.endswith(("token_id", "token_index")) and isinstance(value, int):
+                reserved.add(value)
     num_rows = num_embeddings(causal)
     # Spread over the vocabulary, so that their embeddings are not all of rare tokens or of bytes.
     step = max(1, num_rows // 1009)
-    spread = [*range(0, num_rows, step), *range(num_rows)]
-    ordinary = list(dict.fromkeys(number for number in spread if number not in reserved))
-    taken = (ordinary * 2 * LENGTH)[: 2 * LENGTH]
-    return torch.tensor(taken, device=next(causal.parameters()).device).view(2, LENGTH)
+    candidates = dict.fromkeys([*range(0, num_rows, step), *range(num_rows)])
+    ordinary = [token for token in candidates if token not in reserved]
+    # A tiny vocabulary gives some of them more than once.
+    ids = (ordinary * 2 * LENGTH)[: 2 * LENGTH]
+    return torch.tensor(ids, device=next(causal.parameters()).device).view(2, LENGTH)
 
 
 def _compare(causal: "PreTrainedModel", rows: "Tensor") -> Capabilities | None:
@@ -194,18 +201,22 @@ def _compare(causal: "PreTrainedModel", rows: "Tensor") -> Capabilities | None:
     Returns:
         None where the model's own forward gives no finite numbers.
     """
+    # The model's own forward, each row as it is alone.
     backbone = get_backbone(causal)
-    seen = list[Any]()
-    hook = backbone.register_forward_hook(lambda module, given, output: seen.append(output))
+    outputs: list[Any] = []
+    hook = backbone.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
         logits = causal(input_ids=rows, use_cache=False).logits
     finally:
         hook.remove()
     if not torch.isfinite(logits).all():
         return None
-    # Where the model's forward does not call its layers as a module, they are called here.
-    output = seen[-1] if seen else _run_layers(backbone, rows, torch.ones_like(rows))
-    alone = output.last_hidden_state  # [2, LENGTH, d]
+    # Where it does not call its layers as a module, they are called here.
+    if not outputs:
+        outputs.append(_run_layers(backbone, rows, torch.ones_like(rows)))
+    alone = outputs[-1].last_hidden_state  # [2, LENGTH, d]
+
+    # The same tokens as passes of ours would run them.
 
     padded = _attempt(lambda: _run_padded(causal, rows), None)
     right_padding = left_padding = False
@@ -218,7 +229,7 @@ def _compare(causal: "PreTrainedModel", rows: "Tensor") -> Capabilities | None:
         or _attempt(lambda: _is_continued(backbone, rows, padded, alone), False)
     )
     return Capabilities(
-        head=_head(causal, alone, logits),
+        head=_find_head(causal, alone, logits),
         right_padding=right_padding,
         left_padding=left_padding,
         packing=_attempt(lambda: _is_packed(backbone, rows, alone), False),
@@ -248,52 +259,71 @@ def _compare_padded(padded: "Tensor", alone: "Tensor") -> tuple[bool, bool]:
     return is_whole and right, is_whole and left
 
 
-def _is_packed(backbone: Any, rows: "Tensor", alone: "Tensor") -> bool:
+def _is_packed(backbone: "Module", rows: "Tensor", alone: "Tensor") -> bool:
     """Say whether two rows laid end to end are what they are alone."""
-    places = torch.arange(LENGTH, device=rows.device).repeat(2)
-    packed = _run_layers(backbone, rows.view(1, -1), None, places[None]).last_hidden_state
+    position_ids = torch.arange(LENGTH, device=rows.device).repeat(2)
+    packed = _run_layers(backbone, rows.view(1, -1), None, position_ids[None]).last_hidden_state
     return _same(packed[0, :LENGTH], alone[0]) and _same(packed[0, LENGTH:], alone[1])
 
 
-def _is_continued(backbone: Any, rows: "Tensor", padded: Any, alone: "Tensor") -> bool:
+def _is_continued(backbone: "Module", rows: "Tensor", padded: Any, alone: "Tensor") -> bool:
     """Say whether the row that is padded on the left goes on as it would alone, once the others
-    have left the cache."""
+    have left the cache.
+
+    Args:
+        padded: the output of `_run_padded`, with its cache.
+    """
     cache = padded.past_key_values
     cache.batch_select_indices(torch.tensor([1], device=rows.device))
     mask = rows.new_ones(1, LENGTH + 1)
     mask[0, : LENGTH - SHORT] = 0
     next_id = rows[:1, SHORT : SHORT + 1]
-    places = rows.new_full((1, 1), SHORT)
-    output = _run_layers(backbone, next_id, mask, places, use_cache=True, past_key_values=cache)
+    position_ids = rows.new_full((1, 1), SHORT)
+    output = _run_layers(
+        backbone, next_id, mask, position_ids, use_cache=True, past_key_values=cache
+    )
     return _same(output.last_hidden_state[0], alone[0, SHORT : SHORT + 1])
 
 
 def _run_layers(
-    backbone: Any,
+    backbone: "Module",
     ids: "Tensor",
     mask: "Tensor | None",
-    places: "Tensor | None" = None,
+    position_ids: "Tensor | None" = None,
     use_cache: bool = False,
-    **given: object,
+    **library_args: object,
 ) -> Any:
     """Call a model's layers as a pass of ours does: ids [B, T] -> an output with last hidden states
     [B, T, d]."""
-    if places is None and mask is not None:
-        places = (mask.cumsum(-1) - 1).clamp(min=0)
+    if position_ids is None and mask is not None:
+        position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
     return backbone(
-        input_ids=ids, attention_mask=mask, position_ids=places, use_cache=use_cache, **given
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=position_ids,
+        use_cache=use_cache,
+        **library_args,
     )
 
 
-def _head(causal: Any, hidden: "Tensor", logits: "Tensor") -> Any:
-    """Say by which way these hidden states [B, T, d] become these logits: those of each position,
-    or a classifier's."""
+def _find_head(
+    causal: "PreTrainedModel", hidden: "Tensor", logits: "Tensor"
+) -> Literal["known", "own", "none"]:
+    """Find by which way these hidden states [B, T, d] become these logits.
+
+    Args:
+        logits: of each position, [B, T, V], or a classifier's, [B, C].
+    """
     if hasattr(causal, "score"):
-        return "known" if _same(causal.score(hidden)[:, -1], logits) else "none"
-    states, logits = hidden.flatten(0, 1), logits.flatten(0, 1)
-    if _attempt(lambda: _same(known_logits(causal, states), logits), False):
+        classify: Any = causal.score
+        return "known" if _same(classify(hidden)[:, -1], logits) else "none"
+    states = hidden.flatten(0, 1)
+    expected = logits.flatten(0, 1)
+    if _attempt(lambda: _same(known_logits(causal, states), expected), False):
         return "known"
-    return "own" if _attempt(lambda: _same(own_logits(causal, states), logits), False) else "none"
+    if _attempt(lambda: _same(own_logits(causal, states), expected), False):
+        return "own"
+    return "none"
 
 
 def _attempt(compare: Callable[[], T], otherwise: T) -> T:
@@ -301,17 +331,13 @@ def _attempt(compare: Callable[[], T], otherwise: T) -> T:
     try:
         return compare()
     except Exception as error:  # a forward of others may fail in any way
-        if is_of_memory(error):
+        # A want of memory says nothing of the model.
+        if is_out_of_memory(error):
             raise
         return otherwise
 
 
-def is_of_memory(error: Exception) -> bool:
-    """Say whether a pass failed for want of memory, which tells nothing of the model."""
-    return any(sign in f"{type(error).__name__} {error}".lower() for sign in NO_MEMORY)
-
-
-def _same(found: "Tensor", expected: "Tensor") -> bool:
+def _same(states: "Tensor", expected: "Tensor") -> bool:
     """Say whether vectors [n, d] are the same but for rounding, each measured by the length of what
     it should be.
 
@@ -319,38 +345,37 @@ def _same(found: "Tensor", expected: "Tensor") -> bool:
     token elsewhere for it: there half of all positions must be close. In fp32 all must, for what is
     systematically wrong may be wrong in few.
     """
-    if found.shape != expected.shape:
+    if states.shape != expected.shape:
         return False
     is_half = torch.finfo(expected.dtype).bits < 32
-    found, expected = found.double(), expected.double()
-    distances = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
-    return bool(distances.median() <= CLOSE_HALF) if is_half else bool(distances.max() <= CLOSE)
+    states, expected = states.double(), expected.double()
+    distances = (states - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-30)
+    if is_half:
+        return bool(distances.median() <= HALF_TOLERANCE)
+    return bool(distances.max() <= TOLERANCE)
 
 
-def _folder() -> Path:
-    return (
-        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "unteach" / "capabilities"
-    )
+def _get_path(key: str) -> Path:
+    cache_dir = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return cache_dir / "unteach" / "capabilities" / f"{key}.json"
 
 
 def _read(key: str) -> Capabilities | None:
     """Read what an earlier run found; whatever else is in the file is ignored."""
     try:
-        kept = json_files.read_json(_folder() / f"{key}.json", "what holds of a model")
-        found = Capabilities(**kept)
+        settings = json_files.read_json(_get_path(key), "what holds of a model")
+        capabilities = Capabilities(**settings)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    kinds = {
-        "head": str,
-        "right_padding": bool,
-        "left_padding": bool,
-        "packing": bool,
-        "continuing": bool,
-    }
-    is_whole = all(type(value) is kinds[name] for name, value in asdict(found).items())
-    return found if is_whole and found.head in ("known", "own", "none") else None
+    flags = asdict(capabilities)
+    head = flags.pop("head")
+    if head not in ("known", "own", "none"):
+        return None
+    if not all(type(flag) is bool for flag in flags.values()):
+        return None
+    return capabilities
 
 
-def _write(key: str, found: Capabilities) -> None:
+def _write(key: str, capabilities: Capabilities) -> None:
     with contextlib.suppress(OSError):  # a cache that cannot be written is none
-        atomic.write_json(_folder() / f"{key}.json", asdict(found))
+        atomic.write_json(_get_path(key), asdict(capabilities))

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.atomic import atomic_write
-from unteach.data.streams import Stream, iterate_batches
-from unteach.lazy import torch
+from unteach.data.batches import Batch, iterate_batches, move_to_device
+from unteach.data.collators import Collator
+from unteach.data.streams import Stream
+from unteach.lazy import safetensors_torch, torch
 from unteach.models.adapters import BasePolicy
 from unteach.models.forward import (
     OutputSpec,
@@ -23,7 +25,7 @@ from unteach.models.forward import (
     find_positions,
     index_in_row,
 )
-from unteach.models.layers import cut_above, unwrap_model
+from unteach.models.layers import drop_layers_above, unwrap_model
 from unteach.models.lm_head import head_logits
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 
 ReferenceSpecs = dict[str, Literal["logprobs"] | OutputSpec]
-"""What a method compares with, a stream: answer log-probs, or what a pass of the frozen model
+"""What a method compares with, by stream: answer log-probs, or what a pass of the frozen model
 should yield."""
 RowDraw = tuple[int, int]
 """(row, epoch): a row's answer may be another in every epoch."""
@@ -40,154 +42,165 @@ RowDraw = tuple[int, int]
 
 @dataclass
 class ReferenceLogits:
-    """The reference's side of a batch for one stream: last hidden states [N, d], and the head that
-    reads them."""
+    """The reference's side of a batch for one stream: last hidden states, and the head that reads
+    them."""
 
-    hidden: "Tensor"
-    model: Any
+    hidden: "Tensor"  # [N, d]
+    model: "PreTrainedModel | BasePolicy"
 
     def logits(self, hidden: "Tensor") -> "Tensor":
-        """The reference's logits for some of its hidden states: [n, d] -> [n, V] in fp32, no
-        gradient."""
-        reading = (
-            self.model.base_head()
-            if isinstance(self.model, BasePolicy)
-            else contextlib.nullcontext()
-        )
-        with torch.no_grad(), reading:
+        """Compute the reference's logits for some of its hidden states: [n, d] -> [n, V] in fp32,
+        without a gradient."""
+        head: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if isinstance(self.model, BasePolicy):
+            head = self.model.base_head()
+        with torch.no_grad(), head:
             return head_logits(self.model, hidden).float()
 
 
 class LogprobTable:
-    """Answer log-probs of a stream's rows, flat, with where each row starts in each epoch: [epochs,
-    rows].
+    """Answer log-probs of a stream's rows.
 
     Where a stream's answers are the same in every epoch there is one epoch in the table, and it
     stands for all.
+
+    Attributes:
+        values: the log-probs of all rows one after the other.
+        starts: [epochs, rows], where those of each row begin in each epoch.
     """
 
     def __init__(self, values: "Tensor", starts: "Tensor"):
-        self.values, self.starts = values, starts
+        self.values = values
+        self.starts = starts
 
     @classmethod
     def from_draws(
-        cls, found: "dict[RowDraw, Tensor]", same: dict[RowDraw, RowDraw], size: int
+        cls, logprobs: "dict[RowDraw, Tensor]", same: dict[RowDraw, RowDraw], num_rows: int
     ) -> "LogprobTable":
-        """found: the log-probs of each draw that was scored; same: for every draw, the scored one
-        that equals it."""
-        places, length = {}, 0
-        for draw, values in found.items():
-            places[draw] = length
-            length += len(values)
-        starts = torch.full((1 + max(epoch for _, epoch in same), size), length)
-        for (row, epoch), draw in same.items():
-            starts[epoch, row] = places[draw]
-        return cls(torch.cat(list(found.values())), starts)
+        """Lay the log-probs of draws one after the other.
 
-    def look_up(self, batch: dict[str, Any], stream: str) -> TokenOutputs:
-        """The table's entries for the answer tokens of a batch, in the order in which a pass would
-        give them."""
+        Args:
+            logprobs: of each draw that was scored.
+            same: for every draw, the scored one that equals it.
+        """
+        offsets = {}
+        length = 0
+        for draw, values in logprobs.items():
+            offsets[draw] = length
+            length += len(values)
+        num_epochs = 1 + max(epoch for _, epoch in same)
+        starts = torch.full((num_epochs, num_rows), length)
+        for (row, epoch), draw in same.items():
+            starts[epoch, row] = offsets[draw]
+        return cls(torch.cat(list(logprobs.values())), starts)
+
+    def look_up(self, batch: Batch, stream: str) -> TokenOutputs:
+        """Return the table's entries for the answer tokens of a batch, in the order in which a pass
+        would give them."""
         row, _, label = find_positions(batch, stream, "answer")
         start, stop = batch["rows"][stream]
-        number, epoch = (batch[key][start:stop] for key in ("number", "epoch"))
-        starts = self.starts.to(row.device)
-        first = starts[epoch if len(starts) > 1 else 0, number]
-        return build_token_outputs(
-            batch, stream, self.values.to(row.device)[first[row] + index_in_row(row)], label, row
-        )
+        number = batch["number"][start:stop]
+        epoch = batch["epoch"][start:stop] if len(self.starts) > 1 else 0
+        first = self.starts.to(row.device)[epoch, number]  # [B]
+        values = self.values.to(row.device)[first[row] + index_in_row(row)]  # [N]
+        return build_token_outputs(batch, stream, values, label, row)
 
     def save(self, path: Path) -> None:
-        from safetensors.torch import save_file
-
         with atomic_write(path) as temporary:
-            save_file({"values": self.values, "starts": self.starts}, temporary)
+            safetensors_torch.save_file({"values": self.values, "starts": self.starts}, temporary)
 
     @classmethod
     def load(cls, path: Path) -> "LogprobTable":
-        from safetensors.torch import load_file
-
-        kept = load_file(path)
-        return cls(kept["values"], kept["starts"])
+        tensors = safetensors_torch.load_file(path)
+        return cls(tensors["values"], tensors["starts"])
 
 
 def compute_table(
-    model: Any,
+    model: "PreTrainedModel",
     stream: Stream,
     draws: list[RowDraw],
-    collator: Any,
+    collator: Collator,
     size: int,
     rank: int = 0,
     world: int = 1,
     gather: Callable[[Any], Any] | None = None,
-    device: Any = None,
+    device: "torch.device | None" = None,
 ) -> LogprobTable:
-    """Scores each distinct draw of a stream once, in batches of `size`: no gradients, no dropout.
+    """Score each distinct draw of a stream once: no gradients, no dropout.
 
-    This process takes its share; `gather` collects the (draw, log-probs) pairs of all. device:
-    where a batch is put, if not where the weights are.
+    Args:
+        size: rows of a batch.
+        rank: this process takes its share.
+        gather: collects the (draw, log-probs) pairs of all processes.
+        device: where a batch is put, if not where the weights are.
     """
     same = stream.find_distinct(draws)
-    pairs: list[tuple[RowDraw, Tensor]] = []
-    was_training, device = model.training, device or next(model.parameters()).device
+    scored: list[tuple[RowDraw, Tensor]] = []
+    device = device or next(model.parameters()).device
+    was_training = model.training
     model.eval()
     with torch.no_grad():
         for batch in iterate_batches(
             stream, sorted(set(same.values())), size, collator, rank, world
         ):
-            scored = list(zip(batch["number"].tolist(), batch["epoch"].tolist(), strict=True))
-            moved = {
-                key: value.to(device) if hasattr(value, "to") else value
-                for key, value in batch.items()
-            }
-            found = model(batch=moved, want={stream.name: OutputSpec()})[stream.name]
-            pairs += [
-                (draw, found.value[found.row == i].float().cpu()) for i, draw in enumerate(scored)
-            ]
+            batch_draws = zip(batch["number"].tolist(), batch["epoch"].tolist(), strict=True)
+            moved = move_to_device(batch, device)
+            outputs = model(batch=moved, want={stream.name: OutputSpec()})[stream.name]
+            for i, draw in enumerate(batch_draws):
+                scored.append((draw, outputs.value[outputs.row == i].float().cpu()))
     model.train(was_training)
-    return LogprobTable.from_draws(dict(gather(pairs) if gather else pairs), same, len(stream))
+    if gather:
+        scored = gather(scored)
+    return LogprobTable.from_draws(dict(scored), same, len(stream))
 
 
-def needs_copy(needed: ReferenceSpecs) -> bool:
-    """Whether a frozen copy of the model must be held."""
-    return any(kind != "logprobs" for kind in needed.values())
+def needs_copy(specs: ReferenceSpecs) -> bool:
+    """Say whether a frozen copy of the model must be held."""
+    return any(spec != "logprobs" for spec in specs.values())
 
 
-def drop_unused_layers(frozen: "PreTrainedModel", needed: ReferenceSpecs) -> Any:
-    """The frozen copy without what none of its passes will run."""
-    ends = [kind.layer for kind in needed.values() if isinstance(kind, OutputSpec)]
-    if all(ends):
-        cut_above(unwrap_model(frozen), ends)
+def drop_unused_layers(frozen: "PreTrainedModel", specs: ReferenceSpecs) -> "PreTrainedModel":
+    """Take away from the frozen copy what none of its passes will run; return it."""
+    ends = [spec.layer for spec in specs.values() if isinstance(spec, OutputSpec)]
+    last_layers = [end for end in ends if end]
+    if len(last_layers) == len(ends):
+        drop_layers_above(unwrap_model(frozen), last_layers)
     return frozen
 
 
 class Reference:
-    """Answers, for each batch, what a method's `reference()` declares: tables and at most one
-    frozen model."""
+    """Yields, for each batch, what a method's `reference()` declares: tables and at most one frozen
+    model."""
 
     def __init__(
         self,
-        needed: ReferenceSpecs,
+        specs: ReferenceSpecs,
         tables: dict[str, LogprobTable] | None = None,
-        frozen: Any = None,
+        frozen: "PreTrainedModel | BasePolicy | None" = None,
     ):
-        self.tables, self.frozen = tables or {}, frozen
-        self.wants = {
-            stream: kind for stream, kind in needed.items() if isinstance(kind, OutputSpec)
-        }
+        self.tables = tables or {}
+        self.frozen = frozen
+        self.wants: dict[str, OutputSpec] = {}
+        for stream, spec in specs.items():
+            if isinstance(spec, OutputSpec):
+                self.wants[stream] = spec
 
-    def compute(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Give the reference's side of a batch by stream: log-probs or hidden states as
-        TokenOutputs, or ReferenceLogits."""
-        found: dict[str, Any] = {
-            stream: table.look_up(batch, stream) for stream, table in self.tables.items()
-        }
-        if self.wants:
-            with torch.no_grad():
-                answers = self.frozen(batch=batch, want=self.wants)
-            for stream, want in self.wants.items():
-                found[stream] = (
-                    answers[stream]
-                    if want.layer
-                    else ReferenceLogits(answers[stream].value, self.frozen)
-                )
-        return found
+    def compute(self, batch: Batch) -> dict[str, Any]:
+        """Return the reference's side of a batch by stream.
+
+        It is TokenOutputs of log-probs or of hidden states at a layer, or ReferenceLogits.
+        """
+        results: dict[str, Any] = {}
+        for stream, table in self.tables.items():
+            results[stream] = table.look_up(batch, stream)
+        if not self.wants:
+            return results
+        assert self.frozen is not None
+        with torch.no_grad():
+            outputs = self.frozen(batch=batch, want=self.wants)
+        for stream, spec in self.wants.items():
+            if spec.layer:
+                results[stream] = outputs[stream]
+            else:
+                results[stream] = ReferenceLogits(outputs[stream].value, self.frozen)
+        return results

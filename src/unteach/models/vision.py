@@ -1,9 +1,9 @@
-"""Vision-language models: loaded to be asked, through their own processor and its chat template."""
+"""Vision-language models, loaded to be asked through their own processor and its chat template."""
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import run_dir
 from unteach.config.schema import ModelConfig, TemplateArgs
@@ -15,14 +15,19 @@ from unteach.models import adapters
 from unteach.models.hub import PATH, from_hub
 from unteach.models.loading import LoadedModel, load_as
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 
 @dataclass
 class VisionModel(LoadedModel):
-    """A model that reads text and images. processor: makes its inputs of both; it holds the
-    tokenizer.
+    """A model that reads text and images.
 
     There is no template of ours: the processor's chat template says where the images of a question
-    stand.
+    go.
+
+    Attributes:
+        processor: makes the model's inputs of text and images; it holds the tokenizer.
     """
 
     processor: Any = None
@@ -31,35 +36,40 @@ class VisionModel(LoadedModel):
     def stops(self) -> list[int]:
         """The ids at which an answer is over: the tokenizer's, and those that the model's own
         settings name."""
+        stops = []
+        if self.tokenizer.eos_token_id is not None:
+            stops.append(self.tokenizer.eos_token_id)
         own = self.model.generation_config.eos_token_id or []
-        own = [own] if isinstance(own, int) else own
-        eos = self.tokenizer.eos_token_id
-        return list(dict.fromkeys([*([] if eos is None else [eos]), *own]))
+        stops += [own] if isinstance(own, int) else own
+        return list(dict.fromkeys(stops))
 
-    def shown(self, messages: Sequence[dict[str, Any]]) -> str:
-        """A conversation as the text that the model reads, a placeholder for each image. Raises
-        UserError.
+    def render_chat(self, messages: Sequence[dict[str, Any]]) -> str:
+        """Render a conversation as the text that the model reads, a placeholder for each image.
 
-        The processor finds images by their tokens in the text, so the text of a special token
-        cannot stay text here.
+        Raises:
+            UserError: a text holds a special token. The processor finds images by their tokens in
+                the text, so that it cannot stay text here.
         """
         for message in messages:
             self._refuse_special_text(message["content"])
 
-        def rendering() -> str:
+        def apply_template() -> str:
             text: str = self.processor.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True
             )
             return text
 
-        return render(getattr(self.processor, "chat_template", None), rendering)
+        return render(getattr(self.processor, "chat_template", None), apply_template)
 
-    def _refuse_special_text(self, content: Any) -> None:
+    def _refuse_special_text(self, content: str | list[dict[str, Any]]) -> None:
+        """Raise UserError where the content of a turn holds the text of a special token."""
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         for part in parts:
             text = part.get("text") if isinstance(part, dict) else None
-            if isinstance(text, str) and (found := self.special.find(text)):
-                _, start, end = found[0]
+            matches = self.special.find(text) if isinstance(text, str) else []
+            if matches:
+                _, start, end = matches[0]
+                assert text is not None
                 raise UserError(
                     f"the text holds the special token {text[start:end]}, which a model that reads "
                     "images would take for the token itself; write it in another way. Images are "
@@ -71,21 +81,21 @@ class VisionModel(LoadedModel):
         """The tokenizer's special tokens."""
         return SpecialText(self.tokenizer)
 
-    def adds_special(self, shown: str) -> bool:
-        """Whether the tokenizer still puts what begins a sequence: not where the chat template has
-        written it."""
+    def adds_special_tokens(self, rendered: str) -> bool:
+        """Say whether the tokenizer still puts what begins a sequence: not where the chat template
+        has written it."""
         bos = self.tokenizer.bos_token
-        return bos is None or not shown.startswith(bos)
+        return bos is None or not rendered.startswith(bos)
 
-    def text(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def load(config: ModelConfig) -> VisionModel:
-    """What a ModelConfig names, as transformers' AutoModelForImageTextToText and AutoProcessor load
-    it.
+    """Load what a ModelConfig names by AutoModelForImageTextToText and AutoProcessor.
 
-    Raises UserError where it is no such model, or is asked in a way that these models are not.
+    Raises:
+        UserError: it is no such model, or is asked in a way that these models are not.
     """
     path = run_dir.find_model_folder(str(config.model_args[PATH]))
     if adapters.is_adapter(path):
@@ -98,14 +108,16 @@ def load(config: ModelConfig) -> VisionModel:
             "processor"
         )
 
-    def refuse(settings: Any) -> None:
+    def refuse_other_models(settings: "PretrainedConfig") -> None:
         known = transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         if type(settings) not in known and not hasattr(settings, "auto_map"):
             raise UserError(
                 f"{path}: a {settings.model_type} model reads no images; modality=lm asks it"
             )
 
-    model, compute, source = load_as(transformers.AutoModelForImageTextToText, config, path, refuse)
+    model, compute, source = load_as(
+        transformers.AutoModelForImageTextToText, config, path, refuse_other_models
+    )
     processor = from_hub(transformers.AutoProcessor, path, **{**source, **config.tokenizer_args})
     if not getattr(processor, "chat_template", None):
         raise UserError(
@@ -119,6 +131,6 @@ def load(config: ModelConfig) -> VisionModel:
 
 
 def load_empty(config: ModelConfig) -> VisionModel:
-    """The same with no weights."""
+    """Load the same with no weights."""
     with torch.device("meta"):
         return load(config)

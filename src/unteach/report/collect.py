@@ -8,34 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from unteach.errors import UserError
+from unteach.evals.merge_results import ABSENT, METRICS, NOTES, SUMMARY
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.json_files import read_json
 from unteach.report import origin
-from unteach.report.columns import Column, read_descriptions
+from unteach.report.columns import Column, find_column, read_descriptions
 from unteach.run_dir import EVALS, EVALS_BEFORE
 
 KINDS = ("base", "start", "full", "retain", "forget", "eval", "")
 REFERENCES = ("base", "start", "full", "retain")
 """Kinds that unlearned models are compared with; `start` is what a run's weights were before it
 began."""
-"""Where a run keeps what was measured of the weights that it started from."""
-P_VALUES = ("forget_quality", "forget_quality_1", "forget_quality_2")
-"""Of these older results have intervals that say nothing: a p-value's bootstrap lies below it,
-whatever the rows."""
-COUNTED = re.compile(r"(rows skipped|answers cut|boundaries moved|continuations cut) in ")
+TOKENS = "_TOKENS.json"
+COUNT_OF_ROWS = re.compile(r"(rows skipped|answers cut|boundaries moved|continuations cut) in ")
 """How older results name counts of rows among the metrics that are absent."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One evaluated model: `kind` is its part in a study, "" where it has none.
+    """One evaluated model.
 
-    `summary` holds the finite aggregates, `results` the whole `<SUITE>_EVAL.json` with its
-    per-example values, `absent` says of each metric that is not there why it is not, `tokens` are
-    the rows of `<SUITE>_TOKENS.json`, `rows` says what each column that was measured is made of,
-    and `forgets` which rows the run is to forget or is judged by, "" where its configuration does
-    not say. `described` are the columns that the suite itself describes, `notes` what was left out
-    or cut, and `before` is the same of the weights that the run started from.
+    Attributes:
+        kind: its part in a study, "" where it has none.
+        summary: the finite aggregates.
+        results: the whole `<SUITE>_EVAL.json` with its per-example values.
+        absent: of each metric that is not there, why it is not.
+        tokens: the rows of `<SUITE>_TOKENS.json`.
+        rows: what each column that was measured is made of.
+        forgets: which rows the run is to forget or is judged by, "" where its configuration does
+            not say.
+        described: the columns that its results describe.
+        notes: what was left out or cut.
+        before: the same of the weights that the run started from.
     """
 
     name: str
@@ -52,207 +56,205 @@ class RunResult:
     before: "RunResult | None" = None
 
     def metrics(self) -> list[str]:
-        """Every metric that has a value, by name."""
-        return sorted(
-            metric for metric in {*self.summary, *self.results} if self.value(metric) is not None
-        )
+        """List every metric that has a value, by name."""
+        names = {*self.summary, *self.results}
+        return sorted(metric for metric in names if self.value(metric) is not None)
 
     def value(self, metric: str) -> float | None:
-        """The metric's aggregate, or None where the run has none: never a number that was not
-        measured."""
-        found = self.summary.get(metric)
-        return found if found is not None else finite(_entry(self.results, metric).get("agg_value"))
+        """Get a metric's aggregate, or None: never a number that was not measured."""
+        value = self.summary.get(metric)
+        if value is not None:
+            return value
+        return to_finite(_get_entry(self.results, metric).get("agg_value"))
 
     def interval(self, metric: str) -> tuple[float, float] | None:
-        """The metric's confidence interval, where the log that was read has one.
+        """Get a metric's confidence interval, where the log has one that says something.
 
-        Older logs have some that do not hold the value: those say nothing, and are not given.
+        Older logs have some that do not hold the value: those say nothing.
         """
         value = self.value(metric)
-        if value is None:
+        bounds = _get_entry(self.results, metric).get("ci")
+        if value is None or not isinstance(bounds, list | tuple) or len(bounds) != 2:
             return None
-        given = _entry(self.results, metric).get("ci")
-        if not isinstance(given, list | tuple) or len(given) != 2:
-            return None
-        low, high = (finite(bound) for bound in given)
+        low, high = to_finite(bounds[0]), to_finite(bounds[1])
         if low is None or high is None or not low <= value <= high:
             return None
         return low, high
 
     def size(self, metric: str) -> int | None:
-        """How many examples the aggregate stands on, where the log says so or holds them."""
-        entry = _entry(self.results, metric)
-        counted = entry.get("n")
-        if isinstance(counted, int):
-            return counted
+        """Count the examples that an aggregate stands on, where the log says so or holds them."""
+        entry = _get_entry(self.results, metric)
+        count = entry.get("n")
+        if isinstance(count, int):
+            return count
         rows = entry.get("value_by_index")
         return len(rows) if isinstance(rows, dict) else None
 
 
 def collect(folders: list[tuple[str, str, Path]], suite: str = "TOFU") -> list[RunResult]:
-    """Reads the results of (name, kind, folder) runs: training runs keep them under `evals/`,
-    evaluation runs on top.
+    """Read the results of (name, kind, folder) runs.
 
-    All but `<SUITE>_EVAL.json` may be missing, as it is in foreign logs: the summary repeats what
-    that file holds, the others are there to explain gaps and to look at tokens. Raises UserError
-    where a run has no results or a file cannot be read.
+    Training runs keep them under `evals/`, evaluation runs on top. All but `<SUITE>_EVAL.json` may
+    be missing, as it is in foreign logs: the summary repeats what that file holds, the others are
+    there to explain gaps and to look at tokens.
+
+    Raises:
+        UserError: a run has no results, or a file cannot be read.
     """
-    return [_read(name, kind, Path(folder), suite) for name, kind, folder in folders]
+    return [_read_run(name, kind, Path(folder), suite) for name, kind, folder in folders]
 
 
-def results_of(folder: Path) -> tuple[str, ...]:
-    """The suites that a run's folder has results of."""
-    files = [file for place in (folder / EVALS, folder) for file in place.glob(f"*{EVAL}")]
+def list_suites(folder: Path) -> tuple[str, ...]:
+    """List the suites that a run's folder has results of."""
+    files = [*(folder / EVALS).glob(f"*{EVAL}"), *folder.glob(f"*{EVAL}")]
     return tuple(sorted({file.name.removesuffix(EVAL) for file in files}))
 
 
-def with_starts(runs: list[RunResult]) -> list[RunResult]:
-    """Put what each run started from before it, as a row of its own; one row for all that started
-    from the same."""
-    shown: list[RunResult] = []
-    starts: list[dict[str, Any]] = []
+def insert_starts(runs: list[RunResult]) -> list[RunResult]:
+    """Put what each run started from before it, as a row of its own.
+
+    All that started from the same share one row.
+    """
+    rows: list[RunResult] = []
+    seen: list[dict[str, Any]] = []
     for run in runs:
-        if run.before is not None and run.before.results not in starts:
-            starts.append(run.before.results)
-            sharing = sum(
-                other.before is not None and other.before.results == run.before.results
-                for other in runs
-            )
-            shown.append(replace(run.before, name="before") if sharing > 1 else run.before)
-        shown.append(run)
-    return shown
+        if run.before is not None and run.before.results not in seen:
+            seen.append(run.before.results)
+            num_sharing = sum(_started_from(other, run.before) for other in runs)
+            rows.append(replace(run.before, name="before") if num_sharing > 1 else run.before)
+        rows.append(run)
+    return rows
 
 
-def _read(name: str, kind: str, folder: Path, suite: str) -> RunResult:
+def _started_from(run: RunResult, start: RunResult) -> bool:
+    return run.before is not None and run.before.results == start.results
+
+
+def _read_run(name: str, kind: str, folder: Path, suite: str) -> RunResult:
     assert kind in KINDS, f"a run's kind is one of {KINDS}, not {kind!r}"
-    forgets = origin.what_goes(origin.read_config(folder))
-    run = _read_results(name, kind, folder, _results_folder(name, folder, suite), suite, forgets)
-    start = folder / EVALS_BEFORE
-    if not (start / f"{suite}{EVAL}").exists():
+    forgets = origin.describe_forget_set(origin.read_config(folder))
+    home = _find_results_folder(name, folder, suite)
+    run = replace(_read_results(name, folder, home, suite), kind=kind, forgets=forgets)
+    start_dir = folder / EVALS_BEFORE
+    if not (start_dir / f"{suite}{EVAL}").exists():
         return run
-    return replace(
-        run, before=_read_results(f"{name}, before", "start", start, start, suite, forgets)
-    )
+    start = _read_results(f"{name}, before", start_dir, start_dir, suite)
+    return replace(run, before=replace(start, kind="start", forgets=forgets))
 
 
-def _read_results(
-    name: str, kind: str, folder: Path, where: Path, suite: str, forgets: str
-) -> RunResult:
-    results = _mapping(name, where / f"{suite}{EVAL}")
-    for metric in P_VALUES:
-        if _entry(results, metric):
+def _read_results(name: str, folder: Path, home: Path, suite: str) -> RunResult:
+    """Read the files that one evaluation wrote into `home`."""
+    results = _read_mapping(name, home / f"{suite}{EVAL}")
+    metrics_file = home / f"{suite}{METRICS}"
+    descriptions = _read_optional_mapping(name, metrics_file)
+    described = read_descriptions(descriptions, f"run {name!r}", metrics_file)
+    for metric in results:
+        # Older results have intervals of p-values: they lie below the value, whatever the rows.
+        if _get_entry(results, metric) and not find_column(metric, described).has_interval:
             results[metric] = {**results[metric], "ci": None}
-    summary_file, metrics_file = where / f"{suite}_SUMMARY.json", where / f"{suite}_METRICS.json"
-    summary = _mapping(name, summary_file) if summary_file.exists() else _aggregates(results)
-    absent = _optional_mapping(name, where / f"{suite}_ABSENT.json")
-    notes = {
-        **{key: value for key, value in absent.items() if COUNTED.match(key)},
-        **_optional_mapping(name, where / f"{suite}_NOTES.json"),
-    }
+
+    summary = {metric: _get_entry(results, metric).get("agg_value") for metric in results}
+    if (home / f"{suite}{SUMMARY}").exists():
+        summary = _read_mapping(name, home / f"{suite}{SUMMARY}")
+    numbers = {metric: to_finite(value) for metric, value in summary.items()}
+
+    absent = _read_optional_mapping(name, home / f"{suite}{ABSENT}")
+    notes = {key: value for key, value in absent.items() if COUNT_OF_ROWS.match(key)}
+    notes |= _read_optional_mapping(name, home / f"{suite}{NOTES}")
     return RunResult(
         name=name,
-        kind=kind,
+        kind="",
         folder=folder,
-        summary={
-            key: number for key, value in summary.items() if (number := finite(value)) is not None
-        },
+        summary={metric: number for metric, number in numbers.items() if number is not None},
         results=results,
         absent={key: str(reason) for key, reason in absent.items() if key not in notes},
-        tokens=_tokens(name, where / f"{suite}_TOKENS.json"),
-        rows=_optional_mapping(name, where / f"{suite}{ROWS}"),
-        forgets=forgets,
-        described=read_descriptions(
-            _optional_mapping(name, metrics_file), f"run {name!r}", metrics_file
-        ),
+        tokens=_read_tokens(name, home / f"{suite}{TOKENS}"),
+        rows=_read_optional_mapping(name, home / f"{suite}{ROWS}"),
+        described=described,
         notes={sentence: str(detail) for sentence, detail in notes.items()},
     )
 
 
-def _tokens(name: str, file: Path) -> list[dict[str, Any]]:
-    rows = _mapping(name, file).get("rows") if file.exists() else []
-    whole = {"tokens": list, "logprob": list, "length": int}
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in whole.items())
-        for row in rows
-    ):
+def _read_tokens(name: str, file: Path) -> list[dict[str, Any]]:
+    rows = _read_mapping(name, file).get("rows") if file.exists() else []
+    if not isinstance(rows, list) or not all(map(_is_token_row, rows)):
         raise UserError(
             f"run {name!r}: {file} does not list answers token by token; evaluate the run again"
         )
     return rows
 
 
-def _results_folder(name: str, folder: Path, suite: str) -> Path:
+def _is_token_row(row: object) -> bool:
+    types = {"tokens": list, "logprob": list, "length": int}
+    return isinstance(row, dict) and all(
+        isinstance(row.get(key), expected) for key, expected in types.items()
+    )
+
+
+def _find_results_folder(name: str, folder: Path, suite: str) -> Path:
     if not folder.is_dir():
         raise UserError(
             f"run {name!r}: there is no folder {folder}; give the folder of a run that has been "
             f"evaluated"
         )
-    places = [folder / EVALS, folder]
-    for place in places:
-        if (place / f"{suite}{EVAL}").exists():
-            return place
-    if others := results_of(folder):
-        mend = (
+    file = f"{suite}{EVAL}"
+    homes = [folder / EVALS, folder]
+    for home in homes:
+        if (home / file).exists():
+            return home
+    advice = f"Evaluate the run on {suite} first"
+    if others := list_suites(folder):
+        advice = (
             f"It has results of {', '.join(others)}: name that suite, or evaluate the run on "
             f"{suite}"
         )
-    else:
-        mend = f"Evaluate the run on {suite} first"
     raise UserError(
-        f"run {name!r} has no {suite} results: neither {places[0] / f'{suite}{EVAL}'} nor "
-        f"{places[1] / f'{suite}{EVAL}'} is there. {mend}: "
-        f"{origin.command_to_evaluate(folder, suite)}"
+        f"run {name!r} has no {suite} results: neither {homes[0] / file} nor {homes[1] / file} is "
+        f"there. {advice}: {origin.build_eval_command(folder, suite)}"
     )
 
 
-def _optional_mapping(name: str, file: Path) -> dict[str, Any]:
-    return _mapping(name, file) if file.exists() else {}
+def _read_optional_mapping(name: str, file: Path) -> dict[str, Any]:
+    return _read_mapping(name, file) if file.exists() else {}
 
 
-def _mapping(name: str, file: Path) -> dict[str, Any]:
+def _read_mapping(name: str, file: Path) -> dict[str, Any]:
     what = f"run {name!r}"
     try:
-        found = read_json(file, what)
+        content = read_json(file, what)
     except OSError as error:
         raise UserError(
             f"{what}: {file} cannot be read ({error.strerror}); check its permissions or evaluate "
             f"the run again"
         ) from None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(
-            f"{what}: {file} holds {type(found).__name__} where a mapping of metrics is needed; "
+            f"{what}: {file} holds {type(content).__name__} where a mapping of metrics is needed; "
             "it is not a results file: evaluate the run again or name another folder"
         )
-    return found
+    return content
 
 
-def _aggregates(results: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        metric: entry.get("agg_value")
-        for metric, entry in results.items()
-        if isinstance(entry, dict)
-    }
-
-
-def _entry(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+def _get_entry(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
     entry = results.get(metric)
     return entry if isinstance(entry, dict) else {}
 
 
-def scores_of(entry: object, key: str = "score") -> dict[str, float]:
-    """A metric's per-example numbers by row, those that are numbers; none where the log has
-    none."""
+def read_scores(entry: object, key: str = "score") -> dict[str, float]:
+    """Read a metric's per-example numbers by row, those that are numbers.
+
+    Args:
+        entry: the metric's entry in a log; any other thing holds no numbers.
+    """
     rows = entry.get("value_by_index") if isinstance(entry, dict) else None
-    numbers = (
-        {i: finite(row.get(key)) for i, row in rows.items() if isinstance(row, dict)}
-        if isinstance(rows, dict)
-        else {}
-    )
+    if not isinstance(rows, dict):
+        return {}
+    numbers = {i: to_finite(row.get(key)) for i, row in rows.items() if isinstance(row, dict)}
     return {index: number for index, number in numbers.items() if number is not None}
 
 
-def finite(value: object) -> float | None:
-    """The number, or None for what a log may hold where nothing could be measured: null, NaN,
+def to_finite(value: object) -> float | None:
+    """Give a number, or None for what a log may hold where nothing could be measured: null, NaN,
     infinity."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None

@@ -1,208 +1,135 @@
-"""What metrics are called, whose rows they are about, and which way is good: as a suite describes
-them, or as we know.
+"""What metrics are called, whose rows they are about, which way is good: as their results say.
 
-An evaluation writes its suite's descriptions into <SUITE>_METRICS.json; they win over what is built
-in here.
+An evaluation writes what its suite and the classes of its metrics say of them beside the values,
+into <SUITE>_METRICS.json. What logs without that file hold is known by its name, from
+configs/logs/openunlearning.yaml.
 """
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from unteach.errors import UserError
+from unteach import registry
+from unteach.config.hydra_groups import CONFIGS
+from unteach.config.metric_descriptions import (
+    DECIMALS,
+    AxisDescription,
+    Better,
+    ExamplesDescription,
+    MetricDescription,
+)
+from unteach.config.reader import Mistakes, Reader
+from unteach.strict_yaml import read_yaml
 
-HIGHER, LOWER, NEAR_ZERO = "higher", "lower", "near 0"
-NEAR_RETAIN, NEAR_BEFORE = "near retain", "near before"
-DIRECTIONS = (HIGHER, LOWER, NEAR_RETAIN, NEAR_BEFORE, NEAR_ZERO)
+HIGHER, LOWER, NEAR_RETAIN, NEAR_BEFORE, NEAR_ZERO = get_args(Better)
 FORGET, RETAIN = "forget", "retain"
-ROLES = ("train", FORGET, RETAIN, "holdout")
+PLAIN_AXIS = AxisDescription()
+KNOWN_LOGS = CONFIGS / "logs" / "openunlearning.yaml"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One metric.
+    """One metric, as a report shows it.
 
     Attributes:
         better: which way is good, in a word or two; "" where nobody has said.
         meaning: what it measures, in a sentence.
-        role: what its rows are to a run: one of ROLES, "" where nobody has said.
+        role: what its rows are to a run; "" where nobody has said.
+        in_headline: whether it stands in the table of a report.
+        has_interval: whether a bootstrap over its examples says anything of it.
+        axis: the metric as an axis of a picture.
+        examples: what is shown of its values for single examples, if anything.
     """
 
     metric: str
     label: str
     better: str = ""
     meaning: str = ""
-    decimals: int = 3
+    decimals: int = DECIMALS
     role: str = ""
+    in_headline: bool = True
+    has_interval: bool = True
+    axis: AxisDescription = PLAIN_AXIS
+    examples: ExamplesDescription | None = None
+
+    @property
+    def is_explained(self) -> bool:
+        return bool(self.meaning or self.better)
+
+    @property
+    def has_p_value_scale(self) -> bool:
+        return self.axis.scale == "p_value"
 
 
-def _forget(metric: str, label: str, better: str, meaning: str, decimals: int = 3) -> Column:
-    return Column(metric, label, better, meaning, decimals, FORGET)
+def build_column(metric: str, description: MetricDescription) -> Column:
+    """Fill in what a description leaves open; a metric without a label is not in the headline."""
+    headline = description.headline
+    return Column(
+        metric=metric,
+        label=description.label or metric,
+        better=description.better or "",
+        meaning=description.meaning or "",
+        decimals=DECIMALS if description.decimals is None else description.decimals,
+        role=description.role or "",
+        in_headline=bool(description.label) if headline is None else headline,
+        has_interval=description.interval is not False,
+        axis=description.axis or PLAIN_AXIS,
+        examples=description.examples,
+    )
 
 
-def _retain(metric: str, label: str, meaning: str) -> Column:
-    return Column(metric, label, HIGHER, meaning, role=RETAIN)
-
-
-BUILT_IN = (
-    _forget(
-        "forget_Q_A_Prob",
-        "forget prob",
-        NEAR_RETAIN,
-        "Probability of the true answers of the forget set, by token",
-    ),
-    _forget(
-        "forget_Q_A_ROUGE",
-        "forget ROUGE",
-        NEAR_RETAIN,
-        "Share of the true forget answers that the model says again",
-    ),
-    _forget(
-        "forget_verbmem_ROUGE",
-        "forget verbmem",
-        NEAR_RETAIN,
-        "How far a forget text is continued word by word",
-    ),
-    _forget(
-        "forget_knowmem_ROUGE",
-        "forget knowmem",
-        NEAR_RETAIN,
-        "How well questions about the forget texts are answered",
-    ),
-    _forget(
-        "forget_truth_ratio",
-        "truth ratio",
-        NEAR_RETAIN,
-        "How alike true and false forget answers look to the model",
-    ),
-    _forget(
-        "forget_quality",
-        "forget quality",
-        HIGHER,
-        "p-value: can the model be told from one that never saw the set? A p-value has no interval",
-    ),
-    _retain(
-        "model_utility",
-        "utility",
-        "What is kept: probability, ROUGE and truth ratio outside the forget set",
-    ),
-    _retain(
-        "retain_Q_A_Prob",
-        "retain prob",
-        "Probability of the true answers of the retain set, by token",
-    ),
-    _retain(
-        "retain_knowmem_ROUGE",
-        "retain knowmem",
-        "How well questions about the retain texts are answered",
-    ),
-    _forget(
-        "extraction_strength",
-        "extraction strength",
-        NEAR_RETAIN,
-        "Share of an answer that its opening brings back whole",
-    ),
-    _forget(
-        "forget_quality_2",
-        "KS ln p",
-        NEAR_ZERO,
-        "ln p of the KS test of the truth ratios against the retain model's",
-        2,
-    ),
-    _forget("forget_quality_1", "one-sided ln p", NEAR_ZERO, "The same of the one-sided test", 2),
-    _forget(
-        "forget_mean_tr",
-        "forget TR",
-        NEAR_RETAIN,
-        "Mean truth ratio of the forget rows, phrased anew",
-    ),
-    _forget(
-        "forget_mean_probability_gt",
-        "forget prob",
-        NEAR_RETAIN,
-        "Probability of the true forget answers, phrased anew",
-    ),
-    _forget(
-        "forget_rougeL_recall",
-        "forget ROUGE",
-        NEAR_RETAIN,
-        "Share of the forget answers that the model says again",
-    ),
-    _forget(
-        "train_set_forget_mean_probability_gt",
-        "taught forget prob",
-        NEAR_RETAIN,
-        "Of the forget answers, as they were taught",
-    ),
-    _forget(
-        "train_set_forget_rougeL_recall",
-        "taught forget ROUGE",
-        NEAR_RETAIN,
-        "Share of these that the model says again",
-    ),
-    _retain(
-        "train_set_retain_mean_probability_gt",
-        "taught retain prob",
-        "Of the retain answers, as they were taught",
-    ),
-    _retain(
-        "retain_model_utility_3",
-        "retain utility",
-        "Truth ratio, ROUGE and probability of the retain rows",
-    ),
-    _retain(
-        "entity_retain_model_utility_3",
-        "kin utility",
-        "The same of rows about an entity of a forgotten row",
-    ),
-    _retain(
-        "non_entity_retain_model_utility_3", "others' utility", "The same of all other retain rows"
-    ),
-    _forget(
-        "privleak",
-        "privleak",
-        NEAR_ZERO,
-        "Membership inference against the retain model's, in percent",
-        1,
-    ),
-)
-
-
-def read_descriptions(found: dict[str, Any], what: str, file: Path) -> dict[str, Column]:
+def read_descriptions(descriptions: Mapping[str, Any], what: str, file: Path) -> dict[str, Column]:
     """Read the columns that a <SUITE>_METRICS.json describes, by metric, in its order.
 
     Args:
-        found: the file's content.
+        descriptions: the file's content.
         what: whose file it is, for the error.
         file: where it is, for the error.
 
     Raises:
         UserError: an entry is no description.
     """
-    return {
-        metric: _read_description(metric, entry, f"{what}: {file}: {metric}")
-        for metric, entry in found.items()
-    }
+    reader = Reader()
+    allowed = {field.name for field in fields(MetricDescription)}
+    columns = {}
+    for metric, entry in descriptions.items():
+        # Later versions may say more of a metric than this one knows.
+        known = entry
+        if isinstance(entry, dict):
+            known = {key: value for key, value in entry.items() if key in allowed}
+        description = reader.record(MetricDescription, known, f"{what}: {file}: {metric}")
+        if description is not None:
+            columns[metric] = build_column(metric, description)
+    if reader.problems:
+        raise Mistakes(reader.problems)
+    return columns
 
 
-def _read_description(metric: str, entry: object, where: str) -> Column:
-    if not isinstance(entry, dict):
-        raise UserError(
-            f"{where}: holds {type(entry).__name__} where a description is needed; evaluate the "
-            f"run again"
-        )
-    better, role = entry.get("better") or "", entry.get("role") or ""
-    for key, value, allowed in (("better", better, DIRECTIONS), ("role", role, ROLES)):
-        if value and value not in allowed:
-            raise UserError(
-                f"{where}: {key} is {value!r}; it must be one of {', '.join(allowed)}, or null"
-            )
-    decimals = entry.get("decimals")
-    return Column(
-        metric,
-        str(entry.get("label") or metric),
-        better,
-        str(entry.get("meaning") or ""),
-        decimals if isinstance(decimals, int) else 3,
-        role,
-    )
+@functools.cache
+def load_known_columns() -> dict[str, Column]:
+    """Load the columns of metrics whose logs do not describe them, in the table's order."""
+    logs = read_yaml(KNOWN_LOGS)
+    by_suites: dict[str, Any] = {}
+    by_classes: dict[str, Any] = {}
+    for name in logs["suites"]:
+        suite = read_yaml(CONFIGS / "eval" / f"{name}.yaml")
+        for metric, entry in suite["describe"].items():
+            by_suites.setdefault(metric, entry)
+        for metric, definition in suite["define"].items():
+            by_classes[metric] = registry.metric.find_entry(definition["metric"]).facts
+    described: dict[str, Any] = dict(logs["describe"])
+    for metric, entry in by_suites.items():
+        # A suite is stronger than a class.
+        described[metric] = {**by_classes.get(metric, {}), **entry}
+    for metric, facts in by_classes.items():
+        if facts:
+            described.setdefault(metric, facts)
+    return read_descriptions(described, "unteach", KNOWN_LOGS)
+
+
+def find_column(metric: str, described: Mapping[str, Column]) -> Column:
+    """Find a metric's column: as described, as it is known by its name, or its bare name."""
+    column = described.get(metric) or load_known_columns().get(metric)
+    return column or Column(metric, metric, in_headline=False)

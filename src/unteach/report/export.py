@@ -2,104 +2,111 @@
 
 import csv
 import io
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from unteach.report import crossed, table, tradeoff
+from unteach.report import cross_tables, table
 from unteach.report.collect import RunResult
-from unteach.report.judging import column_of
-from unteach.report.sets import apart
+from unteach.report.judging import get_column
+from unteach.report.sets import split_by_forget_set
+from unteach.report.tradeoff import list_views
 
-FIELDS = (
-    "suite",
-    "run",
-    "kind",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "n",
-    "folder",
-    "label",
-    "role",
-    "better",
-)
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet computes a text by that begins so."""
 
+Suites = dict[str, list[RunResult]]
 
-def as_rows(suites: dict[str, list[RunResult]]) -> list[dict[str, Any]]:
-    """One row a value; low and high are the ends of its interval, None where the log has none."""
+
+@dataclass(frozen=True)
+class ValueRow:
+    """One value; low and high are the ends of its interval, None where the log has none."""
+
+    suite: str
+    run: str
+    kind: str
+    metric: str
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+    folder: str
+    label: str
+    role: str
+    better: str
+
+
+def list_value_rows(suites: Suites) -> list[ValueRow]:
+    """List every value of every run."""
     rows = []
     for suite, runs in suites.items():
         for run in runs:
             for metric in run.metrics():
-                column = column_of(runs, metric)
-                numbers = _numbers(run, metric)
-                told = (column.label, column.role, column.better)
-                values = (suite, run.name, run.kind, metric, *numbers, str(run.folder), *told)
-                rows.append(dict(zip(FIELDS, values, strict=True)))
+                column = get_column(runs, metric)
+                low, high = run.interval(metric) or (None, None)
+                rows.append(
+                    ValueRow(
+                        suite=suite,
+                        run=run.name,
+                        kind=run.kind,
+                        metric=metric,
+                        value=run.value(metric),
+                        low=low,
+                        high=high,
+                        n=run.size(metric),
+                        folder=str(run.folder),
+                        label=column.label,
+                        role=column.role,
+                        better=column.better,
+                    )
+                )
     return rows
 
 
-def _numbers(
-    run: RunResult, metric: str
-) -> tuple[float | None, float | None, float | None, int | None]:
-    low, high = run.interval(metric) or (None, None)
-    return run.value(metric), low, high, run.size(metric)
-
-
-def as_csv(suites: dict[str, list[RunResult]]) -> str:
-    """The rows as CSV, numbers to their last digit, an empty field where there is no number."""
+def format_csv(suites: Suites) -> str:
+    """Write the rows as CSV, numbers to their last digit, an empty field where there is no
+    number."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+    names = [field.name for field in fields(ValueRow)]
+    writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
-    for row in as_rows(suites):
-        writer.writerow({name: neutralize_cell(value) for name, value in row.items()})
+    for row in list_value_rows(suites):
+        writer.writerow({name: neutralize_cell(value) for name, value in asdict(row).items()})
     return out.getvalue()
 
 
-def neutralize_cell(value: object) -> Any:
+def neutralize_cell(value: object) -> object:
     """Give a text that no spreadsheet takes for a formula; numbers stay."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    if isinstance(value, str) and value.startswith(FORMULA_STARTS):
+        return f"'{value}"
+    return value
 
 
-def as_json(suites: dict[str, list[RunResult]]) -> dict[str, Any]:
-    """The rows, why metrics are absent, what was left out, and each picture's Pareto front by the
+def to_json(suites: Suites) -> dict[str, Any]:
+    """Give the rows, why metrics are absent, what was left out, and each view's Pareto front by the
     names of its runs."""
-    return {
-        "values": as_rows(suites),
-        "absent": [
-            {"suite": suite, "run": run.name, "metric": metric, "reason": reason}
-            for suite, runs in suites.items()
-            for run in runs
-            for metric, reason in run.absent.items()
-        ],
-        "notes": [
-            {"suite": suite, "run": run.name, "note": sentence, "detail": detail}
-            for suite, runs in suites.items()
-            for run in runs
-            for sentence, detail in run.notes.items()
-        ],
-        "fronts": [
-            {
-                "suite": suite,
-                "x": view.x.metric,
-                "y": view.y.metric,
-                "runs": [point.name for point in view.front],
-            }
-            for suite, runs in apart(suites).items()
-            for view in tradeoff.views(runs)
-            if view.comparable
-        ],
-    }
-
-
-def as_markdown(suites: dict[str, list[RunResult]], title: str) -> str:
-    """The tables with their headings."""
-    parts = [f"# {table.plain(title)}\n"]
+    absent, notes, fronts = [], [], []
     for suite, runs in suites.items():
-        parts += [f"## {table.plain(suite)}\n"] if len(suites) > 1 else []
-        parts.append(table.markdown(runs))
-        parts += [crossed.markdown(tables)] if (tables := crossed.crossed(runs)) else []
+        for run in runs:
+            for metric, reason in run.absent.items():
+                absent.append({"suite": suite, "run": run.name, "metric": metric, "reason": reason})
+            for sentence, detail in run.notes.items():
+                notes.append({"suite": suite, "run": run.name, "note": sentence, "detail": detail})
+    for tab, runs in split_by_forget_set(suites).items():
+        for view in list_views(runs):
+            if view.comparable:
+                names = [point.name for point in view.front]
+                fronts.append({"suite": tab, "x": view.x.metric, "y": view.y.metric, "runs": names})
+    values = [asdict(row) for row in list_value_rows(suites)]
+    return {"values": values, "absent": absent, "notes": notes, "fronts": fronts}
+
+
+def format_markdown(suites: Suites, title: str) -> str:
+    """Write the tables with their headings."""
+    parts = [f"# {table.escape_markdown(title)}\n"]
+    for suite, runs in suites.items():
+        if len(suites) > 1:
+            parts.append(f"## {table.escape_markdown(suite)}\n")
+        parts.append(table.format_markdown(runs))
+        if tables := cross_tables.build_cross_tables(runs):
+            parts.append(cross_tables.format_markdown(tables))
     return "\n".join(parts)

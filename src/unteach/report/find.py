@@ -2,126 +2,153 @@
 
 import glob
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from unteach import run_dir
 from unteach.errors import UserError
-from unteach.report.collect import EVAL, KINDS, results_of
-from unteach.report.origin import command_to_evaluate, kind_of, read_config
+from unteach.report.collect import EVAL, KINDS, list_suites
+from unteach.report.origin import build_eval_command, infer_kind, read_config
+
+HIDDEN = (".", run_dir.EVALS_BEFORE)
+"""How folders begin that hold no run of their own: what a run started from is none."""
+
+Suites = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class EvaluatedRun:
     """One evaluated run: `suites` are those that it has results of (of a log named alone, the
     log's)."""
 
     name: str
     kind: str
     folder: Path
-    suites: tuple[str, ...]
+    suites: Suites
 
 
-def runs_in(words: Iterable[str]) -> tuple[list[Found], list[str]]:
-    """The runs that the words mean, each once, references first; and one sentence on what has no
+@dataclass
+class _Search:
+    """What was found so far: each run's suites, and the runs that have no results."""
+
+    suites: dict[Path, Suites] = field(default_factory=dict)
+    unevaluated: list[Path] = field(default_factory=list)
+
+    def add(self, folder: Path, suites: Suites) -> None:
+        known = self.suites.get(folder, ())
+        self.suites[folder] = tuple(dict.fromkeys((*known, *suites)))
+
+
+def find_runs(words: Iterable[str]) -> tuple[list[EvaluatedRun], list[str]]:
+    """Find the runs that words mean, each once, references first; and say in a sentence what has no
     results.
 
-    A folder without results of its own stands for the runs below it. Raises UserError for a word
-    that means no run.
+    A folder without results of its own stands for the runs below it.
+
+    Raises:
+        UserError: a word means no run.
     """
-    there: dict[Path, tuple[str, ...]] = {}
-    empty: list[Path] = []
+    search = _Search()
     for word in words:
-        for path in _paths(word):
-            for folder, suites in _results_at(path, empty, pattern=not Path(word).exists()):
-                there[folder] = tuple(dict.fromkeys((*there.get(folder, ()), *suites)))
-    if not there:
+        for path in _expand(word):
+            _search_at(path, search, is_pattern=not Path(word).exists())
+    if not search.suites:
         raise UserError("none of these has been evaluated; `unteach eval` does that")
-    names = short_names(list(there))
-    found = [
-        Found(names[folder], kind_of(folder), folder, suites) for folder, suites in there.items()
+    names = shorten_names(list(search.suites))
+    runs = [
+        EvaluatedRun(names[folder], infer_kind(folder), folder, suites)
+        for folder, suites in search.suites.items()
     ]
-    passed = sorted({str(path) for path in empty})
+    passed = sorted({str(path) for path in search.unevaluated})
     notes = [f"not evaluated, so not shown: {', '.join(passed)}"] if passed else []
-    return sorted(found, key=lambda one: KINDS.index(one.kind)), notes
+    return sorted(runs, key=lambda run: KINDS.index(run.kind)), notes
 
 
-def retain_models_of(found: list[Found]) -> list[Found]:
-    """The retain models that these runs are compared with (retain_logs_path), where none is among
-    them."""
-    if any(one.kind == "retain" for one in found):
+def find_retain_models(runs: list[EvaluatedRun]) -> list[EvaluatedRun]:
+    """Find the retain models that these runs are compared with (retain_logs_path), where none is
+    among them."""
+    if any(run.kind == "retain" for run in runs):
         return []
-    named = [read_config(one.folder).get("retain_logs_path") for one in found]
-    logs = dict.fromkeys(str(path) for path in named if path and Path(str(path)).exists())
-    there = dict(one for path in logs for one in _results_at(Path(path), [], pattern=True))
-    names = short_names(list(there))
-    return [Found(names[folder], "retain", folder, suites) for folder, suites in there.items()]
+    search = _Search()
+    for run in runs:
+        log = read_config(run.folder).get("retain_logs_path")
+        if log and Path(str(log)).exists():
+            _search_at(Path(str(log)), search, is_pattern=True)
+    names = shorten_names(list(search.suites))
+    return [
+        EvaluatedRun(names[folder], "retain", folder, suites)
+        for folder, suites in search.suites.items()
+    ]
 
 
-def _paths(word: str) -> list[Path]:
+def _expand(word: str) -> list[Path]:
     if Path(word).exists() or not glob.has_magic(word):
         return [Path(word)]
-    matching = sorted(map(Path, glob.glob(word)))
-    if not matching:
+    matches = sorted(map(Path, glob.glob(word)))
+    if not matches:
         raise UserError(
             f"{word}: nothing matches this pattern; name run folders, or a pattern that some match"
         )
-    return matching
+    return matches
 
 
-def _results_at(path: Path, empty: list[Path], pattern: bool) -> list[tuple[Path, tuple[str, ...]]]:
-    """(run's folder, suites) at a path or below it; what matched a pattern may have none and is
-    noted in `empty`."""
+def _search_at(path: Path, search: _Search, is_pattern: bool) -> None:
+    """Add the runs at a path or below it; what matched a pattern may have none."""
     if path.is_file() and path.name.endswith(EVAL):
-        suite, folder = path.name.removesuffix(EVAL), path.parent
-        return [(folder.parent if folder.name == run_dir.EVALS else folder, (suite,))]
+        search.add(_get_run_folder(path.parent), (path.name.removesuffix(EVAL),))
+        return
     if path.is_dir():
-        if found := _below(path, empty, set()):
-            return found
+        if _search_below(path, search, set()):
+            return
     elif not path.exists():
         raise UserError(
             f"{path}: there is no such run; give run folders, folders of runs, or <SUITE>{EVAL} "
             f"files"
         )
-    if not pattern:
+    if not is_pattern:
         what = "in it or below it" if path.is_dir() else "as its name says"
         raise UserError(
             f"{path}: there are no results {what} (<SUITE>{EVAL}). Evaluate the run first: "
-            f"{command_to_evaluate(path)}"
+            f"{build_eval_command(path)}"
         )
     if path.is_dir():
-        empty.append(path)
-    return []
+        search.unevaluated.append(path)
 
 
-def _below(folder: Path, empty: list[Path], seen: set[Path]) -> list[tuple[Path, tuple[str, ...]]]:
+def _search_below(folder: Path, search: _Search, seen: set[Path]) -> bool:
+    """Add the runs in a folder, and say whether there were any."""
     if folder.resolve() in seen:  # a link that leads back up
-        return []
+        return False
     seen.add(folder.resolve())
-    if suites := results_of(folder):
-        return [(folder.parent if folder.name == run_dir.EVALS else folder, suites)]
-    hidden = (".", run_dir.EVALS_BEFORE)  # what a run started from is no run of its own
-    children = sorted(
-        child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(hidden)
-    )
-    found = [one for child in children for one in _below(child, empty, seen)]
-    if not found and (folder / run_dir.CONFIG).exists():
-        empty.append(folder)
-    return found
+    if suites := list_suites(folder):
+        search.add(_get_run_folder(folder), suites)
+        return True
+    has_runs = False
+    for child in sorted(folder.iterdir()):
+        if child.is_dir() and not child.name.startswith(HIDDEN):
+            has_runs = _search_below(child, search, seen) or has_runs
+    if not has_runs and (folder / run_dir.CONFIG).exists():
+        search.unevaluated.append(folder)
+    return has_runs
 
 
-def short_names(folders: list[Path]) -> dict[Path, str]:
-    """The shortest ends of the paths that tell them apart; a checkpoint also says whose it is."""
-    whole = {folder: folder.absolute().parts for folder in folders}
+def _get_run_folder(folder: Path) -> Path:
+    return folder.parent if folder.name == run_dir.EVALS else folder
+
+
+def shorten_names(folders: list[Path]) -> dict[Path, str]:
+    """Give the shortest ends of paths that tell them apart; a checkpoint also says whose it is."""
+    parts = {folder: folder.absolute().parts for folder in folders}
     length = {folder: 2 if folder.name.startswith("checkpoint-") else 1 for folder in folders}
     while True:
-        names = {folder: "/".join(parts[-length[folder] :]) for folder, parts in whole.items()}
+        names = {folder: "/".join(parts[folder][-length[folder] :]) for folder in folders}
         taken = list(names.values())
-        grown = [
+        clashing = [
             folder
             for folder in folders
-            if taken.count(names[folder]) > 1 and length[folder] < len(whole[folder])
+            if taken.count(names[folder]) > 1 and length[folder] < len(parts[folder])
         ]
-        if not grown:
+        if not clashing:
             return names
-        length.update({folder: length[folder] + 1 for folder in grown})
+        for folder in clashing:
+            length[folder] += 1

@@ -3,7 +3,6 @@ judging."""
 
 from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.columns import (
-    BUILT_IN,
     HIGHER,
     LOWER,
     NEAR_BEFORE,
@@ -11,8 +10,10 @@ from unteach.report.columns import (
     NEAR_ZERO,
     RETAIN,
     Column,
+    find_column,
+    load_known_columns,
 )
-from unteach.report.sets import comparable
+from unteach.report.sets import are_comparable
 
 KEPT_SHARE = 0.5
 UTILITY_GONE = "utility gone"
@@ -24,55 +25,63 @@ UTILITY_GONE_MEANS = (
 )
 
 
-def known_columns(runs: list[RunResult]) -> list[Column]:
-    """List the columns that some run has a value of; every metric of the summaries where none of
-    them is known.
+def list_headline_columns(runs: list[RunResult]) -> list[Column]:
+    """List the columns of the table: described metrics of which some run has a value.
 
-    Built-in columns come in their own order, those that a suite adds after them; a suite that
-    describes all of its columns also orders them.
+    Results that describe all of these also order them; what they do not describe and is known by
+    its name stands before. Where no metric is described, every one of the summaries is a column.
     """
     described: dict[str, Column] = {}
     for run in runs:
         for metric, column in run.described.items():
             described.setdefault(metric, column)
-    built_in = {column.metric: column for column in BUILT_IN if _any_has(runs, column.metric)}
-    asked = {
+    known = {
         metric: column
-        for metric, column in described.items()
-        if any(metric in run.summary for run in runs)
+        for metric, column in load_known_columns().items()
+        if column.in_headline and _is_measured(metric, runs)
     }
-    ordered = asked if built_in.keys() <= described.keys() else {**built_in, **asked}
-    return list(ordered.values()) or [Column(metric, metric) for metric in all_metrics(runs)]
+    if known.keys() <= described.keys():
+        known = {}
+    columns = [
+        column
+        for metric, column in {**known, **described}.items()
+        if column.in_headline and _is_measured(metric, runs)
+    ]
+    return columns or [Column(metric, metric) for metric in list_metrics(runs)]
 
 
-def column_of(runs: list[RunResult], metric: str) -> Column:
-    """Give a metric's column: as the runs' suite describes it, as it is built in, or its bare
+def get_column(runs: list[RunResult], metric: str) -> Column:
+    """Get a metric's column: as some run's results describe it, as it is known, or its bare
     name."""
-    described = next((run.described[metric] for run in runs if metric in run.described), None)
-    built_in = next((column for column in BUILT_IN if column.metric == metric), None)
-    return described or built_in or Column(metric, metric)
+    for run in runs:
+        if metric in run.described:
+            return run.described[metric]
+    return find_column(metric, {})
 
 
-def all_metrics(runs: list[RunResult]) -> list[str]:
+def list_metrics(runs: list[RunResult]) -> list[str]:
     """List every metric that a summary names or whose absence a run explains, by name."""
-    return sorted({metric for run in runs for metric in (*run.summary, *run.absent)})
+    names: set[str] = set()
+    for run in runs:
+        names.update(run.summary, run.absent)
+    return sorted(names)
 
 
-def _any_has(runs: list[RunResult], metric: str) -> bool:
+def _is_measured(metric: str, runs: list[RunResult]) -> bool:
     return any(run.value(metric) is not None for run in runs)
 
 
-def values_of(runs: list[RunResult], metric: str, kind: str) -> list[float]:
+def list_values(runs: list[RunResult], metric: str, kind: str) -> list[float]:
     """List the values that runs of one kind have of a metric."""
-    return [value for run in runs if run.kind == kind and (value := run.value(metric)) is not None]
+    values = [run.value(metric) for run in runs if run.kind == kind]
+    return [value for value in values if value is not None]
 
 
-def shortfall(run: RunResult, column: Column, runs: list[RunResult]) -> float | None:
-    """Measure how far a run is from what is good in a column, in the metric's own units: less is
-    better.
+def measure_shortfall(run: RunResult, column: Column, runs: list[RunResult]) -> float | None:
+    """Measure how far a run is from what is good in a column, in the metric's own units.
 
-    None where it has no value, where nobody has said which way is good, or where what it is to be
-    near is missing.
+    Less is better. None where it has no value, where nobody has said which way is good, or where
+    what it is to be near is missing.
     """
     value = run.value(column.metric)
     if value is None:
@@ -85,7 +94,7 @@ def shortfall(run: RunResult, column: Column, runs: list[RunResult]) -> float | 
     if column.better == NEAR_ZERO:
         aims = [0.0]
     elif column.better == NEAR_RETAIN:
-        aims = values_of(runs, column.metric, "retain")
+        aims = list_values(runs, column.metric, "retain")
     elif column.better == NEAR_BEFORE and run.before is not None:
         before = run.before.value(column.metric)
         aims = [] if before is None else [before]
@@ -98,49 +107,50 @@ def find_best(runs: list[RunResult], column: Column, gone: set[int]) -> set[int]
     None where there are no two to compare. Those in `gone`, which have lost what they were to keep,
     are the best of nothing but that.
     """
-    if not comparable(runs):
+    if not are_comparable(runs):
         return set()
-    judged = {}
-    for place, run in enumerate(runs):
-        distance = shortfall(run, column, runs)
-        if run.kind not in REFERENCES and distance is not None:
-            judged[place] = distance
-    allowed = {
-        place: distance
-        for place, distance in judged.items()
-        if column.role == RETAIN or place not in gone
-    }
-    if len(judged) < 2 or not allowed:
+    shortfalls = {}
+    for run_index, run in enumerate(runs):
+        shortfall = measure_shortfall(run, column, runs)
+        if run.kind not in REFERENCES and shortfall is not None:
+            shortfalls[run_index] = shortfall
+    allowed = dict(shortfalls)
+    if column.role != RETAIN:
+        allowed = {index: value for index, value in shortfalls.items() if index not in gone}
+    if len(shortfalls) < 2 or not allowed:
         return set()
     least = min(allowed.values())
-    return {place for place, distance in allowed.items() if distance == least}
+    return {index for index, shortfall in allowed.items() if shortfall == least}
 
 
 def find_gone(runs: list[RunResult]) -> set[int]:
-    """Find the runs, by their places in the list, of whose utility less than half is left;
-    references never are."""
+    """Find the runs, by their places in the list, of whose utility less than half is left.
+
+    Utility is the first metric of the retain rows that a run has. References are never gone.
+    """
     kept = [
-        column
-        for column in known_columns(runs)
+        column.metric
+        for column in list_headline_columns(runs)
         if column.role == RETAIN and column.better in (HIGHER, NEAR_BEFORE, NEAR_RETAIN)
     ]
     gone = set()
-    for place, run in enumerate(runs):
-        measured = [column.metric for column in kept if run.value(column.metric) is not None]
-        if run.kind in REFERENCES or not measured:
+    for run_index, run in enumerate(runs):
+        utility = next((metric for metric in kept if run.value(metric) is not None), None)
+        if run.kind in REFERENCES or utility is None:
             continue
-        value, had = run.value(measured[0]), _had_before(run, measured[0], runs)
-        if value is not None and had is not None and value < KEPT_SHARE * had:
-            gone.add(place)
+        value, before = run.value(utility), _find_value_before(run, utility, runs)
+        if value is not None and before is not None and value < KEPT_SHARE * before:
+            gone.add(run_index)
     return gone
 
 
-def _had_before(run: RunResult, metric: str, runs: list[RunResult]) -> float | None:
-    """Give what there was to keep of a metric, as far as these runs can tell."""
-    if run.before is not None and (own := run.before.value(metric)) is not None:
+def _find_value_before(run: RunResult, metric: str, runs: list[RunResult]) -> float | None:
+    """Find what there was to keep of a metric, as far as these runs can tell."""
+    own = run.before.value(metric) if run.before is not None else None
+    if own is not None:
         return own
     for kind in ("full", "retain"):
-        if values := values_of(runs, metric, kind):
+        if values := list_values(runs, metric, kind):
             return max(values)
     values = [value for other in runs if (value := other.value(metric)) is not None]
     return max(values, default=None)

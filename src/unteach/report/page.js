@@ -1,20 +1,12 @@
 "use strict";
 const suites = JSON.parse(document.getElementById("data").textContent);
-const FONT = 13, LONG = 480, FIRST = 10;
-// the suite that is shown, and which of its runs stand beside each other; many at once are a wall of text
-let here = suites[0], shownRuns = new Set();
-const KINDS = {
-  base: { word: "base", symbol: "circle-open" }, start: { word: "before", symbol: "circle-open" }, full: { word: "full", symbol: "circle" },
-  retain: { word: "retain", symbol: "diamond" }, forget: { word: "unlearned", symbol: "circle" },
-  eval: { word: "evaluated", symbol: "square" }, "": { word: "other", symbol: "square" },
-};
+const LONG = 480, FIRST = 10;
+// the tab that is shown, its runs, and which of them stand beside each other; many at once are a wall of text
+let tab = 0, here = suites[0], shownRuns = new Set();
 const at = (id) => document.getElementById(id);
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue("--" + (name || "other")).trim();
 // A run has one colour wherever it is shown; references have that of their kind.
-const TINTS = 8, DASHES = ["solid", "dash", "dot", "dashdot"], AS_KIND = ["base", "start", "full", "retain"];
+const TINTS = 8;
 const isReference = (run) => run.tint === null;
-const tintOf = (run) => colour(isReference(run) ? run.kind : "line" + (run.tint % TINTS));
-const dashOf = (run) => (isReference(run) ? "solid" : DASHES[Math.floor(run.tint / TINTS) % DASHES.length]);
 
 // Every text of the user's becomes a text node here; nothing is ever parsed as HTML.
 function make(tag, className, ...children) {
@@ -24,13 +16,15 @@ function make(tag, className, ...children) {
   return made;
 }
 
+const press = (row, chosen) => [...row.children].forEach((button, number) => button.setAttribute("aria-pressed", number === chosen));
+
 function choices(place, labels, chosen, act) {
   const buttons = labels.map((label, number) => {
     const button = make("button", "", ...[].concat(label));
     button.type = "button";
     button.setAttribute("aria-pressed", number === chosen);
     button.addEventListener("click", () => {
-      buttons.forEach((other) => other.setAttribute("aria-pressed", other === button));
+      press(place, number);
       act(number);
     });
     return button;
@@ -71,14 +65,10 @@ for (const place of document.querySelectorAll(".wide")) {
 
 /* what the sections share */
 const dot = (run) => make("span", `dot ${run.kind}${isReference(run) ? "" : " line" + (run.tint % TINTS)}`);
-// Plotly reads a little HTML in its texts
-const plain = (text) => text.replace(/[&<>]/g, (sign) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[sign]);
 const short = (text) => (text.length > 30 ? text.slice(0, 29) + "…" : text);
 const exponent = (value) => value.toExponential(1).replace(/([+-])(\d)$/, "$10$2"); // 1.0e-04, as in the table
 const number = (value) => (value !== 0 && Math.abs(value) < 0.001 ? exponent(value) : value.toFixed(3));
 
-const family = () => getComputedStyle(document.body).fontFamily;
-const hover = () => ({ bgcolor: colour("raised"), bordercolor: colour("faint"), font: { color: colour("ink"), family: family(), size: FONT }, align: "left" });
 const who = (run) => make("div", "who", dot(here.runs[run]), here.runs[run].name);
 
 function clamp(element, length) {

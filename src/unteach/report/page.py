@@ -1,234 +1,247 @@
-"""One HTML file that shows many runs, suite by suite, and needs nothing but itself."""
+"""One HTML file that shows many runs, tab by tab, and needs nothing but itself."""
 
-import html
 import json
-import re
+from dataclasses import dataclass, fields
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
 from unteach.atomic import write_text
 from unteach.errors import UserError
-from unteach.report import answers, crossed, distributions, heat, making, tradeoff, trajectories
-from unteach.report.collect import RunResult
-from unteach.report.colours import assign_tints
-from unteach.report.columns import Column
+from unteach.report import answers, token_heat
+from unteach.report.collect import REFERENCES, RunResult
+from unteach.report.colours import Tints, assign_tints, get_colour
+from unteach.report.drawing import HALF_PAGE, LINES_PAGE, WIDE_PAGE, draw_svg
 from unteach.report.families import OVER_SEEDS
-from unteach.report.judging import UTILITY_GONE, UTILITY_GONE_MEANS, all_metrics, column_of
-from unteach.report.sets import comparable, suite_of
+from unteach.report.judging import (
+    UTILITY_GONE,
+    UTILITY_GONE_MEANS,
+    get_column,
+    list_metrics,
+)
+from unteach.report.pictures import Picture
+from unteach.report.recipes import Recipe, read_recipe
+from unteach.report.sections import Sections, build_sections
+from unteach.report.sets import are_comparable
 from unteach.report.table import MISSING, Cell, Table, make_cell, make_table
 
-KIND_WORDS = {
+KIND_MEANINGS = {
     "retain": "gold standard",
     "base": "before training",
     "start": "where it started",
     "full": "knows everything",
     "forget": "unlearned",
 }
-SCRIPTS = ("page.js", "picture.js", "curves.js", "beside.js", "tokens.js", "answers.js", "start.js")
+SCRIPTS = ("page.js", "pictures.js", "tokens.js", "answers.js", "start.js")
+FORMATS = {
+    "trade": WIDE_PAGE,
+    "by_set": LINES_PAGE,
+    "moved": LINES_PAGE,
+    "losses": LINES_PAGE,
+    "ratios": HALF_PAGE,
+    "attacks": HALF_PAGE,
+}
+"""How large the pictures of each section are."""
+
+Tabs = dict[str, list[RunResult]]
 
 
-def write_page(suites: dict[str, list[RunResult]], path: Path, title: str) -> Path:
-    """Writes the report of each suite's runs to `path`, whole or not at all, and gives `path` back.
+@dataclass(frozen=True)
+class DrawnPicture:
+    """A picture as the page shows it."""
+
+    choices: tuple[str, ...]
+    svg: Markup
+    note: str
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric's values in every run, with the reason where one has none."""
+
+    metric: str
+    cells: list[tuple[Cell, str]]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something said of some runs: of a metric that is absent, or of rows that were left out."""
+
+    what: str
+    why: str
+    names: str
+
+
+@dataclass(frozen=True)
+class TabPage:
+    """What the page shows of the runs of one tab, beside what its script draws."""
+
+    name: str
+    table: Table
+    metrics: list[MetricRow]
+    absences: list[Remark]
+    notes: list[Remark]
+    pictures: dict[str, list[DrawnPicture]]
+
+
+def write_page(
+    tabs: Tabs, path: Path, title: str, sections: dict[str, Sections] | None = None
+) -> Path:
+    """Write the report of each tab's runs to `path`, whole or not at all, and give `path` back.
 
     The page loads nothing: scripts, styles and data are inside it, and its own policy forbids it to
-    ask the network. Raises UserError where there is nothing to show.
-    """
-    if not any(suites.values()):
-        raise UserError("there are no runs to report; name at least one evaluated run")
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped,unused-ignore]
+    ask the network.
 
-    alone = (shown for name, shown in suites.items() if OVER_SEEDS not in name)
-    runs = {run.folder: run for shown in alone for run in shown}
-    tints = assign_tints(suites)
-    parts = {
-        "title": html.escape(title),
-        "lead": html.escape(lead(list(runs.values()))),
-        "style": _shipped("page.css"),
-        "numbers": "".join(
-            _suite_numbers(shown, tints, first=not n) for n, shown in enumerate(suites.values())
-        ),
-        "made": making.as_html(
-            [run for run in runs.values() if run.kind != "start"], tints, Path(path).parent
-        ),
-        "data": _data(suites, tints),
-        "script": "\n".join(_shipped(name) for name in SCRIPTS),
-        "plotly": get_plotlyjs(),
-    }
-    # in one pass, so that a title or an answer that looks like a slot is never filled in
-    page = re.sub(r"\{\{(\w+)\}\}", lambda slot: parts[slot.group(1)], _shipped("page.html"))
-    # half a character, as a model cut off inside one may leave it, is not UTF-8
+    Args:
+        sections: the pictures of each tab, where they are described already.
+
+    Raises:
+        UserError: there is nothing to show.
+    """
+    if not any(tabs.values()):
+        raise UserError("there are no runs to report; name at least one evaluated run")
+    tints = assign_tints(tabs)
+    if sections is None:
+        sections = {tab: build_sections(tab, runs, tints) for tab, runs in tabs.items()}
+    runs = _list_runs(tabs)
+    tab_pages = []
+    for tab_index, (tab, tab_runs) in enumerate(tabs.items()):
+        tab_pages.append(_build_tab(tab, tab_runs, sections[tab], tab_index))
+    page = _load_template().render(
+        title=title,
+        lead=write_lead(runs),
+        tabs=[
+            _build_tab(tab, runs, sections[tab], n) for n, (tab, runs) in enumerate(tabs.items())
+        ],
+        recipes=_read_recipes(runs, Path(path).parent),
+        mark=partial(mark_run, tints=tints),
+        kind_meanings=KIND_MEANINGS,
+        utility_gone=UTILITY_GONE,
+        utility_gone_means=UTILITY_GONE_MEANS,
+        missing=MISSING,
+        style=Markup(_read_shipped("page.css")),
+        script=Markup("\n".join(_read_shipped(name) for name in SCRIPTS)),
+        data=_encode_data(tabs, tints),
+    )
+    # Half a character, as a model cut off inside one may leave it, is not UTF-8.
     write_text(Path(path), page.encode("utf-8", "replace").decode("utf-8"))
     return Path(path)
 
 
-def lead(runs: list[RunResult]) -> str:
-    """One sentence: what the page shows."""
-    one = len(runs) == 1
-    many = "One model: what it" if one else f"{len(runs)} models beside each other: what each"
+def _list_runs(tabs: Tabs) -> list[RunResult]:
+    """List the runs of all tabs, each once; means over seeds are no runs."""
+    by_folder: dict[Path, RunResult] = {}
+    for tab, runs in tabs.items():
+        if OVER_SEEDS not in tab:
+            by_folder.update({run.folder: run for run in runs})
+    return list(by_folder.values())
+
+
+def write_lead(runs: list[RunResult]) -> str:
+    """Say in one sentence what the page shows."""
+    is_one = len(runs) == 1
+    subject = "One model: what it" if is_one else f"{len(runs)} models beside each other: what each"
     if any(run.kind == "retain" for run in runs):
         gold = "the gold standard is the retain model, which never saw the forget set."
     else:
-        among = "beside it" if one else "among them"
+        among = "beside it" if is_one else "among them"
         gold = f"there is no retain model {among}, so no gold standard to compare with."
-    return f"{many} still knows of what it should forget, and what it kept of the rest; {gold}"
+    return f"{subject} still knows of what it should forget, and what it kept of the rest; {gold}"
 
 
-def _shipped(name: str) -> str:
+def mark_run(run: RunResult, tints: Tints) -> str:
+    """Give the classes of the mark that stands before a run's name, in the run's colour."""
+    colour = "" if run.kind in REFERENCES else get_colour(run, tints)
+    return " ".join(filter(None, ("dot", run.kind, colour)))
+
+
+def _load_template() -> Any:
+    # Whatever a model, a metric or a folder is called is text, and never markup.
+    environment = Environment(
+        loader=PackageLoader("unteach.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")
+
+
+def _read_shipped(name: str) -> str:
     return resources.files("unteach.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _data(suites: dict[str, list[RunResult]], tints: dict[str, int]) -> str:
-    data = [_suite_data(name, runs, tints) for name, runs in suites.items()]
+def _build_tab(tab: str, runs: list[RunResult], sections: Sections, number: int) -> TabPage:
+    metrics = []
+    for metric in list_metrics(runs):
+        column = get_column(runs, metric)
+        cells = [(make_cell(run, column), run.absent.get(metric, "")) for run in runs]
+        metrics.append(MetricRow(metric, cells))
+    return TabPage(
+        name=tab,
+        table=make_table(runs),
+        metrics=metrics,
+        absences=_share_remarks([(run.name, run.absent) for run in runs]),
+        notes=_share_remarks([(run.name, run.notes) for run in runs]),
+        pictures=_draw_sections(sections, number),
+    )
+
+
+def _share_remarks(by_run: list[tuple[str, dict[str, str]]]) -> list[Remark]:
+    """Say each remark once, for all the runs that share it."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for name, remarks in by_run:
+        for remark in remarks.items():
+            names.setdefault(remark, []).append(name)
+    return [Remark(what, why, ", ".join(shared)) for (what, why), shared in names.items()]
+
+
+def _draw_sections(sections: Sections, tab_number: int) -> dict[str, list[DrawnPicture]]:
+    drawn = {}
+    for section in fields(Sections):
+        pictures: list[Picture] = getattr(sections, section.name)
+        drawn[section.name] = [
+            DrawnPicture(
+                choices=picture.choices,
+                svg=Markup(
+                    draw_svg(picture, FORMATS[section.name], f"{tab_number}/{section.name}/{n}")
+                ),
+                note=picture.note,
+            )
+            for n, picture in enumerate(pictures)
+        ]
+    return drawn
+
+
+def _read_recipes(runs: list[RunResult], page_dir: Path) -> list[tuple[RunResult, Recipe]]:
+    """Read how each run's model was made, where its folder says it; paths are told from the page's
+    folder."""
+    recipes = []
+    for run in runs:
+        recipe = read_recipe(run, page_dir) if run.kind != "start" else None
+        if recipe is not None:
+            recipes.append((run, recipe))
+    return recipes
+
+
+def _encode_data(tabs: Tabs, tints: Tints) -> Markup:
+    """Encode what the page's script draws, as JSON that cannot end the element it stands in."""
+    data = [_build_data(tab, runs, tints) for tab, runs in tabs.items()]
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    # inside a script element only these could end it or begin another
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    for sign, escaped in (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e")):
+        text = text.replace(sign, escaped)
+    return Markup(text)
 
 
-def _suite_data(name: str, runs: list[RunResult], tints: dict[str, int]) -> dict[str, Any]:
-    # rows of different forget sets do not stand beside each other
-    alike = runs if comparable(runs) else []
-    ratios = distributions.truth_ratios(alike)
+def _build_data(tab: str, runs: list[RunResult], tints: Tints) -> dict[str, Any]:
+    # Rows of different forget sets do not stand beside each other.
+    alike = runs if are_comparable(runs) else []
     return {
-        "name": name,
+        "name": tab,
         "runs": [{"name": run.name, "kind": run.kind, "tint": tints.get(run.name)} for run in runs],
-        "crossed": crossed.as_data(crossed.crossed(runs)),
-        "moved": trajectories.as_data(trajectories.trajectories(runs, suite_of(name))),
-        "losses": making.losses_as_data(runs),
-        "views": [tradeoff.as_data(view) for view in tradeoff.views(runs)],
-        "ratios": distributions.as_data(ratios) if ratios else None,
-        "attacks": [distributions.as_data(shown) for shown in distributions.attacks(alike)],
-        "heat": heat.as_data(heat.heat(alike)),
-        "sets": answers.as_data(answers.question_sets(alike)),
+        "heat": token_heat.to_data(token_heat.collect_token_answers(alike)),
+        "sets": answers.to_data(answers.collect_question_sets(alike)),
     }
-
-
-def _suite_numbers(runs: list[RunResult], tints: dict[str, int], first: bool) -> str:
-    """One suite's table and what explains it; all but the first suite's wait for their tab."""
-    table = make_table(runs)
-    details = _legend(table) + _meanings(table) + _everything(runs) + _absences(runs) + _notes(runs)
-    hidden = "" if first else " hidden"
-    return f'<div class="numbers"{hidden}>{_main_table(table, tints)}\n{details}</div>\n'
-
-
-def _main_table(table: Table, tints: dict[str, int]) -> str:
-    heads = "".join(_head(column) for column in table.columns)
-    rows = ""
-    for place, (run, cells) in enumerate(table.rows):
-        numbers = "".join(map(_number, cells))
-        name = _name(run, tints, place in table.gone)
-        rows += f'<tr class="{html.escape(run.kind)}">{name}{numbers}</tr>\n'
-    return (
-        '<div class="wide"><div class="scroll" tabindex="0" role="region" aria-label="the numbers">'
-        f'<table><thead><tr><th scope="col">run</th>{heads}</tr></thead>\n'
-        f"<tbody>\n{rows}</tbody></table></div></div>"
-        '<p class="note" hidden>The table goes on to the right: scroll or swipe it sideways.</p>'
-    )
-
-
-def _head(column: Column) -> str:
-    label, better = html.escape(column.label), html.escape(column.better)
-    title = html.escape(f"{column.meaning or column.metric}. Click to sort.")
-    return (
-        f'<th scope="col"><button type="button" '
-        f'title="{title}">{label}</button><small>{better}</small></th>'
-    )
-
-
-def _name(run: RunResult, tints: dict[str, int], gone: bool) -> str:
-    words = [KIND_WORDS.get(run.kind, ""), UTILITY_GONE if gone else ""]
-    below = ", ".join(word for word in words if word)
-    below = f"<small>{below}</small>" if below else ""
-    dot = making.dot(run, tints)
-    named = f'<span class="named">{dot}<span class="name">{html.escape(run.name)}</span></span>'
-    return f'<td title="{html.escape(str(run.folder))}">{named}{below}</td>'
-
-
-def _number(cell: Cell, reason: str = "") -> str:
-    if cell.value is None:
-        title = f' title="{html.escape(reason)}"' if reason else ""
-        return f'<td class="missing"{title}>{MISSING}</td>'
-    stands_on = f' title="over {cell.size} examples"' if cell.size else ""
-    interval = f"<small>{html.escape(cell.interval)}</small>" if cell.interval else ""
-    best = ' class="best"' if cell.best else ""
-    return (
-        f'<td{best} data-value="{cell.value!r}"{stands_on}>{html.escape(cell.text)}{interval}</td>'
-    )
-
-
-def _legend(table: Table) -> str:
-    notes = []
-    if any(cell.best for _, cells in table.rows for cell in cells):
-        notes.append(
-            "In bold colour: the best of the models that are no reference, column by column."
-        )
-    if table.gone:
-        notes.append(UTILITY_GONE_MEANS)
-    return "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
-
-
-def _meanings(table: Table) -> str:
-    known = [column for column in table.columns if column.meaning or column.better]
-    if not known:
-        return ""
-    lines = "".join(
-        f"<dt>{html.escape(column.label)}</dt><dd>{html.escape(column.meaning)} "
-        f"(<code>{html.escape(column.metric)}</code>{_good(column)})</dd>\n"
-        for column in known
-    )
-    return f"<details open><summary>What the columns mean</summary><dl>{lines}</dl></details>\n"
-
-
-def _good(column: Column) -> str:
-    return f"; good: {html.escape(column.better)}" if column.better else ""
-
-
-def _everything(runs: list[RunResult]) -> str:
-    metrics = all_metrics(runs)
-    heads = "".join(f'<th scope="col">{html.escape(run.name)}</th>' for run in runs)
-    rows = "".join(
-        f"<tr><td>{html.escape(metric)}</td>"
-        + "".join(
-            _number(make_cell(run, column_of(runs, metric)), run.absent.get(metric, ""))
-            for run in runs
-        )
-        + "</tr>\n"
-        for metric in metrics
-    )
-    return (
-        f"<details><summary>Every measured value ({len(metrics)} metrics)</summary>"
-        f'<div class="scroll"><table><thead><tr><th scope="col">metric</th>{heads}</tr></thead>\n'
-        f"<tbody>\n{rows}</tbody></table></div></details>\n"
-    )
-
-
-def _absences(runs: list[RunResult]) -> str:
-    """Each metric that is not there with its reason, said once for all the runs that share it."""
-    shared: dict[tuple[str, str], list[str]] = {}
-    for run in runs:
-        for metric, reason in run.absent.items():
-            shared.setdefault((metric, reason), []).append(run.name)
-    if not shared:
-        return ""
-    lines = "".join(
-        f"<dt>{html.escape(metric)}</dt><dd>{html.escape(reason)} "
-        f"({html.escape(', '.join(names))})</dd>\n"
-        for (metric, reason), names in shared.items()
-    )
-    return f"<details><summary>What was not measured, and why</summary><dl>{lines}</dl></details>\n"
-
-
-def _notes(runs: list[RunResult]) -> str:
-    """What was left out of rows or cut, each sentence once for all the runs that share it."""
-    shared: dict[tuple[str, str], list[str]] = {}
-    for run in runs:
-        for sentence, detail in run.notes.items():
-            shared.setdefault((sentence, detail), []).append(run.name)
-    if not shared:
-        return ""
-    lines = "".join(
-        f"<dt>{html.escape(sentence)}</dt><dd>{html.escape(detail)} "
-        f"({html.escape(', '.join(names))})</dd>\n"
-        for (sentence, detail), names in shared.items()
-    )
-    return f"<details><summary>What was left out or cut</summary><dl>{lines}</dl></details>\n"

@@ -3,35 +3,35 @@ model."""
 
 from unteach.report.collect import RunResult
 
-OF = ": "
+SEPARATOR = ": "
 """Between a suite's name and the forget set whose runs alone are shown."""
 
 
-def forgotten(runs: list[RunResult]) -> list[str]:
-    """What the runs forget, or what their retain models never saw, in the runs' order."""
-    return list(
-        dict.fromkeys(
-            run.forgets for run in runs if run.forgets and run.kind in ("forget", "retain")
-        )
-    )
+def list_forget_sets(runs: list[RunResult]) -> list[str]:
+    """List what the runs forget, or what their retain models never saw, in the runs' order."""
+    judged = [run for run in runs if run.forgets and run.kind in ("forget", "retain")]
+    return list(dict.fromkeys(run.forgets for run in judged))
 
 
-def comparable(runs: list[RunResult]) -> bool:
-    """Whether all forget the same, so that one retain model is the gold standard of all."""
-    return len(forgotten(runs)) < 2
+def are_comparable(runs: list[RunResult]) -> bool:
+    """Tell whether all forget the same, so that one retain model is the gold standard of all."""
+    return len(list_forget_sets(runs)) < 2
 
 
-def apart(suites: dict[str, list[RunResult]]) -> dict[str, list[RunResult]]:
-    """The suites, and after one whose runs forget several sets, the runs of each set with what
+def split_by_forget_set(suites: dict[str, list[RunResult]]) -> dict[str, list[RunResult]]:
+    """Add to the suites, after one whose runs forget several sets, the runs of each set with what
     belongs to none."""
-    found = {}
+    tabs = {}
     for name, runs in suites.items():
-        found[name] = runs
-        for data in [] if comparable(runs) else forgotten(runs):
-            found[f"{name}{OF}{data}"] = [run for run in runs if run.forgets in (data, "")]
-    return found
+        tabs[name] = runs
+        if are_comparable(runs):
+            continue
+        for forget_set in list_forget_sets(runs):
+            members = [run for run in runs if run.forgets in (forget_set, "")]
+            tabs[f"{name}{SEPARATOR}{forget_set}"] = members
+    return tabs
 
 
-def suite_of(name: str) -> str:
-    """The suite that wrote what is shown under a name of `apart`."""
-    return name.partition(OF)[0]
+def get_suite_name(tab: str) -> str:
+    """Get the suite that wrote what is shown under a name of `split_by_forget_set`."""
+    return tab.partition(SEPARATOR)[0]

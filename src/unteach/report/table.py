@@ -19,7 +19,7 @@ from unteach.report.judging import (
     UTILITY_GONE_MEANS,
     find_best,
     find_gone,
-    known_columns,
+    list_headline_columns,
 )
 from unteach.wording import format_value
 
@@ -32,10 +32,11 @@ NARROWEST_NAME = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """One number as it is shown, with what it stands on; `text` is an en dash where the run has no
-    such value.
+    """One number as it is shown, with what it stands on.
 
-    `best`: no other unlearned model of the table is better in this column.
+    Attributes:
+        text: an en dash where the run has no such value.
+        best: whether no other unlearned model of the table is better in this column.
     """
 
     text: str
@@ -46,126 +47,137 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Columns (the run's name and kind stand before them) and one row of cells for each run.
+class Row:
+    """One run, a cell for each column; `is_gone` where its model has lost what it was to keep."""
 
-    gone: the places of the rows whose models have lost what they were to keep.
-    """
+    run: RunResult
+    cells: list[Cell]
+    is_gone: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns (the run's name and kind stand before them) and a row for each run."""
 
     columns: list[Column]
-    rows: list[tuple[RunResult, list[Cell]]]
-    gone: set[int]
+    rows: list[Row]
+
+    @property
+    def has_gone(self) -> bool:
+        return any(row.is_gone for row in self.rows)
+
+    @property
+    def has_best(self) -> bool:
+        return any(cell.best for row in self.rows for cell in row.cells)
 
 
 def make_table(runs: list[RunResult]) -> Table:
-    """Turns runs into rows. A column is there if any run has its metric; a value that is missing is
-    a dash, never 0.
-
-    Results of a suite of which no column is known show every metric of their summaries.
-    """
-    columns, gone = known_columns(runs), find_gone(runs)
+    """Turn runs into rows. A value that is missing is a dash, never 0."""
+    columns, gone = list_headline_columns(runs), find_gone(runs)
     best = [find_best(runs, column, gone) for column in columns]
     rows = []
-    for place, run in enumerate(runs):
-        cells = [make_cell(run, column) for column in columns]
-        marked = [
-            replace(cell, best=place in places) for cell, places in zip(cells, best, strict=True)
-        ]
-        rows.append((run, marked))
-    return Table(columns, rows, gone)
+    for run_index, run in enumerate(runs):
+        cells = []
+        for column, best_runs in zip(columns, best, strict=True):
+            cell = make_cell(run, column)
+            cells.append(replace(cell, best=run_index in best_runs))
+        rows.append(Row(run, cells, run_index in gone))
+    return Table(columns, rows)
 
 
 def make_cell(run: RunResult, column: Column) -> Cell:
-    """The run's value of one column, written as it is shown."""
+    """Write a run's value of one column as it is shown."""
     value = run.value(column.metric)
     if value is None:
         return Cell(MISSING)
-    bounds = run.interval(column.metric)
-    interval = (
-        " to ".join(format_value(bound, column.decimals) for bound in bounds) if bounds else ""
-    )
+    interval = ""
+    if bounds := run.interval(column.metric):
+        interval = " to ".join(format_value(bound, column.decimals) for bound in bounds)
     return Cell(format_value(value, column.decimals), value, interval, run.size(column.metric))
 
 
 def print_table(runs: list[RunResult], console: Console | None = None) -> None:
-    """Prints the table to the terminal, the retain model (the gold standard) in yellow.
+    """Print the table to the terminal, the retain model (the gold standard) in yellow.
 
     A number cut short is a wrong number: only names are folded, and where even that is not enough,
     lines run over the terminal's edge.
     """
     console, table = console or RichConsole(), make_table(runs)
-    widths = [
-        max(
-            len(word)
-            for word in [
-                *column.label.split(),
-                *column.better.split(),
-                *(cell.text for cell in cells),
-            ]
-        )
-        for column, cells in zip(
-            table.columns, zip(*(cells for _, cells in table.rows), strict=True), strict=True
-        )
-    ]
-    longest = max((len(run.name) for run in runs), default=0)
-    if table.gone:
+    widths = _find_widths(table)
+    longest = max((len(row.run.name) for row in table.rows), default=0)
+    if table.has_gone:
         longest = max(longest, len(UTILITY_GONE))
+    # Two spaces between columns where there is room, one where there is not.
     gap = 2 if longest + sum(widths) + 2 * len(widths) <= console.width else 1
-    for_name = max(NARROWEST_NAME, min(longest, console.width - sum(widths) - gap * len(widths)))
-    drawn = RichTable(
+    room = console.width - sum(widths) - gap * len(widths)
+    name_width = max(NARROWEST_NAME, min(longest, room))
+
+    printed = RichTable(
         box=SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
         padding=(0, gap - 1, 0, 0),
         header_style="bold",
         border_style="dim",
-        width=for_name + sum(widths) + gap * len(widths),
+        width=name_width + sum(widths) + gap * len(widths),
     )
-    # Text, not str: a name is no markup, though it may look like some
-    drawn.add_column("run", overflow="fold", width=for_name, vertical="bottom")
+    # Text, not str: a name is no markup, though it may look like some.
+    printed.add_column("run", overflow="fold", width=name_width, vertical="bottom")
     for column, width in zip(table.columns, widths, strict=True):
         head = Text("\n".join([*neutralize(column.label).split(), ""]))
         head.append("\n".join(column.better.split()), "not bold dim")
-        drawn.add_column(head, justify="right", width=width, no_wrap=True, vertical="bottom")
-    for place, (run, cells) in enumerate(table.rows):
-        name = Text(neutralize(run.name))
-        if place in table.gone:
+        printed.add_column(head, justify="right", width=width, no_wrap=True, vertical="bottom")
+    for row in table.rows:
+        name = Text(neutralize(row.run.name))
+        if row.is_gone:
             name.append(f"\n{UTILITY_GONE}", "dim")
-        shown = [name, *(Text(cell.text, style=_style(cell)) for cell in cells)]
-        drawn.add_row(*shown, style="yellow" if run.kind == "retain" else None)
-    console.print(drawn, crop=False, no_wrap=True, overflow="ignore")
-    if table.gone:
+        cells = [Text(cell.text, style=_choose_style(cell)) for cell in row.cells]
+        printed.add_row(name, *cells, style="yellow" if row.run.kind == "retain" else None)
+    console.print(printed, crop=False, no_wrap=True, overflow="ignore")
+    if table.has_gone:
         console.print(Text(UTILITY_GONE_MEANS, "dim"))
 
 
-def _style(cell: Cell) -> str:
-    return "dim" if cell.value is None else "bold" if cell.best else ""
+def _find_widths(table: Table) -> list[int]:
+    """Find how wide each column must be: as its longest number or word."""
+    widths = []
+    for column_index, column in enumerate(table.columns):
+        texts = [*column.label.split(), *column.better.split()]
+        texts += [row.cells[column_index].text for row in table.rows]
+        widths.append(max(map(len, texts)))
+    return widths
 
 
-def markdown(runs: list[RunResult]) -> str:
-    """The table in GitHub's markdown."""
+def _choose_style(cell: Cell) -> str:
+    if cell.value is None:
+        return "dim"
+    return "bold" if cell.best else ""
+
+
+def format_markdown(runs: list[RunResult]) -> str:
+    """Write the table in GitHub's markdown."""
     table = make_table(runs)
+    heads = [escape_markdown(column.label) for column in table.columns]
     lines = [
-        _line(["run", *(plain(column.label) for column in table.columns)]),
-        _line(["---", *("---:" for _ in table.columns)]),
+        _format_line(["run", *heads]),
+        _format_line(["---", *("---:" for _ in heads)]),
     ]
-    for place, (run, cells) in enumerate(table.rows):
-        name = plain(run.name) + (f" ({UTILITY_GONE})" if place in table.gone else "")
-        lines.append(_line([name, *(_bold(cell) for cell in cells)]))
-    if table.gone:
+    for row in table.rows:
+        name = escape_markdown(row.run.name)
+        if row.is_gone:
+            name += f" ({UTILITY_GONE})"
+        cells = [f"**{cell.text}**" if cell.best else cell.text for cell in row.cells]
+        lines.append(_format_line([name, *cells]))
+    if table.has_gone:
         lines += ["", UTILITY_GONE_MEANS]
     return "\n".join(lines) + "\n"
 
 
-def _bold(cell: Cell) -> str:
-    return f"**{cell.text}**" if cell.best else cell.text
-
-
-def _line(cells: list[str]) -> str:
+def _format_line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def plain(name: str) -> str:
-    """The name as markdown prints it letter by letter."""
+def escape_markdown(name: str) -> str:
+    """Write a name so that markdown prints it letter by letter."""
     flat = " ".join(name.split())
     return "".join(f"\\{letter}" if letter in "\\`*[]<>|" else letter for letter in flat)

@@ -1,12 +1,12 @@
-"""What a trade-off picture shows, before anyone draws it: what was forgotten against what was
-kept."""
+"""What was forgotten against what was kept: the views of it that some runs give, and their
+pictures."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from unteach.report.collect import REFERENCES, RunResult
+from unteach.report.colours import Tints, get_colour
 from unteach.report.columns import (
-    BUILT_IN,
     FORGET,
     HIGHER,
     LOWER,
@@ -16,14 +16,21 @@ from unteach.report.columns import (
     RETAIN,
     Column,
 )
-from unteach.report.judging import find_gone, known_columns, shortfall, values_of
-from unteach.report.sets import comparable
+from unteach.report.judging import (
+    find_gone,
+    list_headline_columns,
+    list_values,
+    measure_shortfall,
+)
+from unteach.report.pictures import Axis, Guide, Marker, Picture, Point, Series
+from unteach.report.sets import are_comparable
+from unteach.wording import format_value
 
-# p-values run down to 1e-300; below this they all say the same, and a longer axis would hide every
-# other point
 P_FLOOR = 1e-20
+"""Where a p-value is drawn that is lower. They run down to 1e-300; below this all say the same, and
+a longer axis would hide every other point."""
 P_LINE = 0.05
-LOGARITHMIC = ("forget_quality",)
+P_RANGE = (P_FLOOR / 3, 5.0)
 ARROWS = {
     (-1, 1): "↖",
     (0, 1): "↑",
@@ -35,39 +42,30 @@ ARROWS = {
     (1, 0): "→",
 }
 """By where good is: left or right, below or above."""
+KINDS: dict[str, tuple[str, Marker]] = {
+    "base": ("base", "ring"),
+    "start": ("before", "ring"),
+    "full": ("full", "circle"),
+    "retain": ("retain", "diamond"),
+    "forget": ("unlearned", "circle"),
+    "eval": ("evaluated", "square"),
+    "": ("other", "square"),
+}
+"""By kind: the word in the legend, and the marker."""
 
 
 @dataclass(frozen=True)
-class Axis:
-    """One metric that can be an axis: its whole name, a short one, and its column, which knows
-    which way is good."""
+class TradePoint:
+    """One run where a view has it.
 
-    column: Column
-    label: str
-    short: str
-
-    @property
-    def metric(self) -> str:
-        return self.column.metric
-
-    @property
-    def better(self) -> str:
-        return self.column.better
-
-    @property
-    def log(self) -> bool:
-        return self.metric in LOGARITHMIC
-
-
-@dataclass(frozen=True)
-class Point:
-    """One run where the picture has it.
-
-    run: its place in the list that was given; x: where it is drawn; remembered, lost: how far it is
-    from what is good along x and along y, less is better.
+    Attributes:
+        run_index: its place in the list of runs.
+        x: where it is drawn; true_x: its value.
+        remembered: how far it is from what is good along x, less is better.
+        lost: the same along y.
     """
 
-    run: int
+    run_index: int
     name: str
     kind: str
     x: float
@@ -79,37 +77,41 @@ class Point:
 
 @dataclass(frozen=True)
 class View:
-    """One picture: its axes, its points, the retain models' values, and the runs that have no place
-    on it."""
+    """One forget metric against one retain metric.
 
-    x: Axis
-    y: Axis
-    points: list[Point]
+    Attributes:
+        gold_x: the retain models' values along x, where these are what is aimed at.
+        left_out: the runs that have no place in it.
+        comparable: whether all forget the same: what forgets one set is no better or worse than
+            what forgets another.
+        gone: the runs, by their places, that have lost what they were to keep.
+    """
+
+    x: Column
+    y: Column
+    points: list[TradePoint]
     gold_x: list[float]
     gold_y: list[float]
     left_out: list[str]
     comparable: bool
-    """whether all forget the same: what forgets one set is no better or worse than what forgets
-    another"""
-    gone: frozenset[int] = frozenset()
-    """the runs, by their places, that have lost what they were to keep"""
+    gone: set[int] = field(default_factory=set)
 
     @property
     def better(self) -> str:
         """Which way is good, in words that need no legend."""
-        up, upward = self._upward()
-        along, sideways = self._sideways()
+        up, upward = self._find_good_up()
+        along, sideways = self._find_good_along()
         arrow = ARROWS.get((along, up), "")
         return f"{arrow} better: {upward}{sideways}".strip()
 
-    def _upward(self) -> tuple[int, str]:
+    def _find_good_up(self) -> tuple[int, str]:
         if self.y.better == LOWER:
             return -1, "down"
         if self.y.better == NEAR_BEFORE:
-            return 1, f"{self.y.short} near what it was before"
+            return 1, f"{get_short_name(self.y)} near what it was before"
         return 1, "up"
 
-    def _sideways(self) -> tuple[int, str]:
+    def _find_good_along(self) -> tuple[int, str]:
         if self.x.better == HIGHER:
             return 1, " and to the right"
         if self.x.better == LOWER:
@@ -117,152 +119,195 @@ class View:
         if self.x.better == NEAR_ZERO:
             return 0, ", and nearer 0"
         if self.x.better == NEAR_BEFORE:
-            return 0, f", and {self.x.short} near what it was before"
+            return 0, f", and {get_short_name(self.x)} near what it was before"
         if not self.gold_x:
             return 0, "; only a retain model shows how far to forget"
-        left = min(self.gold_x) < sum(self.x_range) / 2
-        return -1 if left else 1, ", and nearer the gold line"
+        is_left = min(self.gold_x) < sum(self.x_range) / 2
+        return -1 if is_left else 1, ", and nearer the gold line"
 
     @property
-    def front(self) -> list[Point]:
+    def front(self) -> list[TradePoint]:
         """Pareto's front of the unlearned models, from left to right: no other is as good at both
         and better at one.
 
-        A model whose utility is gone stands beside it. Empty where they forget different sets.
+        A model whose utility is gone is not on it. Empty where they forget different sets.
         """
         if not self.comparable:
             return []
         judged = [
             point
             for point in self.points
-            if point.kind not in REFERENCES and point.run not in self.gone
+            if point.kind not in REFERENCES and point.run_index not in self.gone
         ]
         best = [point for point in judged if not any(_beats(other, point) for other in judged)]
         return sorted(best, key=lambda point: (point.x, point.y))
 
     @property
     def x_range(self) -> tuple[float, float]:
-        """Where the x axis begins and ends; powers of ten on a logarithmic one."""
-        if self.x.log:
-            return P_FLOOR / 3, 5.0
-        return _range([*(point.x for point in self.points), *self.gold_x])
+        """Where the x axis begins and ends."""
+        if self.x.has_p_value_scale:
+            return P_RANGE
+        return _find_range([*(point.x for point in self.points), *self.gold_x])
 
     @property
     def y_range(self) -> tuple[float, float]:
         """Where the y axis begins and ends."""
-        return _range([*(point.y for point in self.points), *self.gold_y])
+        return _find_range([*(point.y for point in self.points), *self.gold_y])
 
 
-WORDS = {
-    "forget_Q_A_Prob": ("probability of the true forget answers", "forget probability"),
-    "forget_quality": ("forget quality (p-value, logarithmic)", "forget quality"),
-    "forget_mean_probability_gt": (
-        "probability of the true forget answers, phrased anew",
-        "forget probability",
-    ),
-    "forget_mean_tr": ("mean truth ratio of the forget rows", "forget truth ratio"),
-    "forget_quality_2": ("forget quality (ln p of the two-sided KS test)", "forget quality"),
-    "forget_Q_A_ROUGE": ("ROUGE-L recall on the forget set", "forget ROUGE"),
-    "forget_verbmem_ROUGE": ("verbatim memory of the forget texts", "forget verbmem"),
-    "forget_knowmem_ROUGE": ("knowledge of the forget texts", "forget knowmem"),
-    "extraction_strength": ("extraction strength on the forget set", "extraction strength"),
-    "model_utility": ("model utility", "utility"),
-    "retain_Q_A_Prob": ("probability of the true retain answers", "retain probability"),
-    "retain_knowmem_ROUGE": ("knowledge of the retain texts", "retain knowmem"),
-    "retain_model_utility_3": ("utility on the retain rows", "retain utility"),
-}
-"""Names of the metrics that come first as axes, in this order: whole, and short."""
+def get_short_name(column: Column) -> str:
+    """Get what a metric is called on a button and beside a point."""
+    return column.axis.short or column.label
 
 
-def views(runs: list[RunResult]) -> list[View]:
-    """Every picture that these runs can give, the default first; none where no run has both sides
-    of the trade.
+def list_views(runs: list[RunResult]) -> list[View]:
+    """List every view that these runs can give, the default first.
 
-    x is any metric of the forget rows, y any of the retain rows.
+    x is any headline metric of the forget rows, y any of the retain rows. There is none where no
+    run has both.
     """
-    gone = frozenset(find_gone(runs))
-    pairs = [(x, y) for y in _axes(runs, RETAIN) for x in _axes(runs, FORGET)]
-    return [view for x, y in pairs if (view := _view(runs, x, y, gone)).points]
+    gone = find_gone(runs)
+    views = []
+    for y in _list_axes(runs, RETAIN):
+        for x in _list_axes(runs, FORGET):
+            view = _build_view(runs, x, y, gone)
+            if view.points:
+                views.append(view)
+    return views
 
 
-def _axes(runs: list[RunResult], role: str) -> list[Axis]:
-    """The axes of one role: those that have words of their own first, then the rest as the table
-    has them."""
-    columns = {column.metric: column for column in known_columns(runs) if column.role == role}
-    ordered = [metric for metric in WORDS if metric in columns] + [
-        metric for metric in columns if metric not in WORDS
-    ]
-    axes = []
-    for metric in ordered:
-        column = columns[metric]
-        # what a suite describes itself is called as it says
-        words = WORDS.get(metric) if column in BUILT_IN else None
-        axes.append(Axis(column, *(words or (column.label, column.label))))
-    return axes
+def _list_axes(runs: list[RunResult], role: str) -> list[Column]:
+    """List the metrics of one role: those that say their rank, then the rest as the table has
+    them."""
+    columns = [column for column in list_headline_columns(runs) if column.role == role]
+    ranked = [column for column in columns if column.axis.rank is not None]
+    others = [column for column in columns if column.axis.rank is None]
+    return sorted(ranked, key=lambda column: column.axis.rank or 0) + others
 
 
-def _view(runs: list[RunResult], x: Axis, y: Axis, gone: frozenset[int]) -> View:
+def _build_view(runs: list[RunResult], x: Column, y: Column, gone: set[int]) -> View:
     points, left_out = [], []
-    for number, run in enumerate(runs):
-        at_x, at_y = run.value(x.metric), run.value(y.metric)
-        if at_x is None or at_y is None:
+    for run_index, run in enumerate(runs):
+        x_value, y_value = run.value(x.metric), run.value(y.metric)
+        if x_value is None or y_value is None:
             left_out.append(run.name)
             continue
-        remembered, lost = shortfall(run, x.column, runs), shortfall(run, y.column, runs)
+        remembered = measure_shortfall(run, x, runs)
+        lost = measure_shortfall(run, y, runs)
         points.append(
-            Point(
-                run=number,
+            TradePoint(
+                run_index=run_index,
                 name=run.name,
                 kind=run.kind,
-                x=max(at_x, P_FLOOR) if x.log else at_x,
-                y=at_y,
-                true_x=at_x,
-                # with nothing to be near to, less is more forgotten, and more is more kept
-                remembered=at_x if remembered is None else remembered,
-                lost=-at_y if lost is None else lost,
+                x=max(x_value, P_FLOOR) if x.has_p_value_scale else x_value,
+                y=y_value,
+                true_x=x_value,
+                # With nothing to be near to, less is more forgotten, and more is more kept.
+                remembered=x_value if remembered is None else remembered,
+                lost=-y_value if lost is None else lost,
             )
         )
-    gold_x = values_of(runs, x.metric, "retain") if x.better == NEAR_RETAIN else []
     return View(
-        x, y, points, gold_x, values_of(runs, y.metric, "retain"), left_out, comparable(runs), gone
+        x=x,
+        y=y,
+        points=points,
+        gold_x=list_values(runs, x.metric, "retain") if x.better == NEAR_RETAIN else [],
+        gold_y=list_values(runs, y.metric, "retain"),
+        left_out=left_out,
+        comparable=are_comparable(runs),
+        gone=gone,
     )
 
 
-def _beats(other: Point, point: Point) -> bool:
-    """Whether another point is as good on both sides, and better on one."""
-    as_good = other.remembered <= point.remembered and other.lost <= point.lost
-    return as_good and (other.remembered, other.lost) != (point.remembered, point.lost)
+def _beats(other: TradePoint, point: TradePoint) -> bool:
+    """Tell whether another point is as good on both sides, and better on one."""
+    is_as_good = other.remembered <= point.remembered and other.lost <= point.lost
+    return is_as_good and (other.remembered, other.lost) != (point.remembered, point.lost)
 
 
-def as_data(view: View) -> dict[str, Any]:
-    """The view as the page's script reads it."""
-    return {
-        "x": {
-            "metric": view.x.metric,
-            "label": view.x.label,
-            "short": view.x.short,
-            "log": view.x.log,
-            "range": view.x_range,
-        },
-        "y": {
-            "metric": view.y.metric,
-            "label": view.y.label,
-            "short": view.y.short,
-            "range": view.y_range,
-        },
-        "points": [[point.run, point.x, point.y, point.true_x] for point in view.points],
-        "front": [point.run for point in view.front],
-        "goldX": view.gold_x,
-        "goldY": view.gold_y,
-        "pLine": P_LINE if view.x.log else None,
-        "leftOut": view.left_out,
-        "better": view.better,
-        "comparable": view.comparable,
-    }
-
-
-def _range(values: list[float]) -> tuple[float, float]:
+def _find_range(values: list[float]) -> tuple[float, float]:
     """From zero, so that distances are honest, to a little beyond the largest value."""
     low, high = min(0.0, *values), max(0.0, *values)
-    room = 0.08 * ((high - low) or 1.0)
-    return low - room, high + room
+    margin = 0.08 * ((high - low) or 1.0)
+    return low - margin, high + margin
+
+
+def build_picture(view: View, runs: list[RunResult], tints: Tints) -> Picture:
+    """Describe the picture of a view."""
+    return Picture(
+        choices=(get_short_name(view.x), get_short_name(view.y)),
+        x=Axis(view.x.axis.label or view.x.label, view.x.has_p_value_scale, view.x_range),
+        y=Axis(view.y.axis.label or view.y.label, limits=view.y_range),
+        series=[*_build_front(view), *_build_points(view, runs, tints), *_build_legend(view)],
+        guides=tuple(_build_guides(view)),
+        better=view.better,
+        note=_write_note(view),
+    )
+
+
+def _build_front(view: View) -> list[Series]:
+    front = [Point(point.x, point.y) for point in view.front]
+    if len(front) < 2:
+        return []
+    return [Series("Pareto front", "accent", front, line="dashed")]
+
+
+def _build_points(view: View, runs: list[RunResult], tints: Tints) -> Iterator[Series]:
+    kinds = [point.kind for point in view.points]
+    for point in view.points:
+        x = f"{get_short_name(view.x)} {format_value(point.true_x)}"
+        y = f"{get_short_name(view.y)} {format_value(point.y)}"
+        yield Series(
+            name=point.name,
+            colour=get_colour(runs[point.run_index], tints),
+            points=[Point(point.x, point.y, hover=f"{point.name}\n{x}\n{y}")],
+            marker=KINDS[point.kind][1],
+            label=point.name,
+            must_label=point.kind in REFERENCES and kinds.count(point.kind) == 1,
+            in_legend=False,
+        )
+
+
+def _build_legend(view: View) -> list[Series]:
+    """Say what each marker means: runs have colours of their own, references that of their
+    kind."""
+    present = {point.kind for point in view.points}
+    return [
+        Series(word, kind if kind in REFERENCES else "soft", [], marker=marker)
+        for kind, (word, marker) in KINDS.items()
+        if kind in present
+    ]
+
+
+def _build_guides(view: View) -> Iterator[Guide]:
+    for x_index, x in enumerate(sorted(view.gold_x)):
+        label = "" if x_index else "gold standard: the retain model"
+        yield Guide("x", x, "gold", label=label)
+    for y in view.gold_y:
+        yield Guide("y", y, "gold", "dotted")
+    if view.x.has_p_value_scale:
+        yield Guide("x", P_LINE, "soft", "dotted", f"p = {P_LINE}")
+
+
+def _write_note(view: View) -> str:
+    """Say what a reader of the picture must know beside it."""
+    sentences = []
+    if not view.comparable:
+        sentences.append(
+            "These models forget different sets: fronts, distributions and answers are under each "
+            "set's own tab."
+        )
+    if view.gold_y:
+        name = get_short_name(view.y)
+        sentences.append(f"The dotted line is the retain model's {name}.")
+    if len(view.front) > 1:
+        sentences.append(
+            "On the dashed line are the models that no other beats on both sides, apart from "
+            "references and those whose utility is gone."
+        )
+    if view.left_out:
+        names = ", ".join(view.left_out)
+        sentences.append(f"Not in the picture, as a value is missing: {names}.")
+    if any(point.x != point.true_x for point in view.points):
+        sentences.append(f"Values below {P_FLOOR:.0e} are drawn at {P_FLOOR:.0e}.")
+    return " ".join(sentences)

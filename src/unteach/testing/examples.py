@@ -1,9 +1,9 @@
 """Turn rows into examples and streams."""
 
-from typing import Any
+from typing import Any, cast
 
 from unteach.config.schema import BESIDE
-from unteach.data.handlers.base import Example, build_example
+from unteach.data.examples import Example, build_example
 from unteach.data.streams import Stream
 from unteach.data.template import Template
 
@@ -29,7 +29,8 @@ def build_examples(
             example["labels"] = list(example["input_ids"])
         if row.get("forget"):
             example["weight"] = -1.0
-        examples.append({stream: example} if stream in BESIDE else example)
+        # A stream of schema.BESIDE is one part of its rows' examples, under its name.
+        examples.append(cast(Example, {stream: example}) if stream in BESIDE else example)
     return examples
 
 
@@ -39,7 +40,7 @@ def build_classified_examples(template: Template, rows: list[Row], num_classes: 
     examples = Examples()
     for index, row in enumerate(rows):
         ids = template.tokenizer(f"{row['question']} {row['answer']}")["input_ids"]
-        example = {
+        example: Example = {
             "input_ids": ids,
             "labels": [-100] * (len(ids) - 1) + [index % num_classes],
             "index": index,

@@ -9,8 +9,10 @@ from unteach.config import schema
 from unteach.config.environment import environment
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import BESIDE
+from unteach.data.batches import SlotDataset, collate
 from unteach.data.collators import Collator, DataCollatorForSupervisedDataset
-from unteach.data.streams import ALTERNATE, SlotDataset, Steps, Stream, collate
+from unteach.data.steps import Steps
+from unteach.data.streams import ALTERNATE, Stream
 from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.base import Method
@@ -67,8 +69,7 @@ def method_loss(
     Args:
         name: of the method.
         method_args: its fields.
-        policy: a model folder.
-        reference: a model folder.
+        policy, reference: model folders.
         forget: rows with question and answer. A method that teaches takes them as its stream
             `train`, with `chosen` and `rejected` in place of `answer` where it learns preferences.
         retain: rows with question and answer.
@@ -86,16 +87,8 @@ def method_loss(
     environment()
 
     method = build_method(name, method_args, compat)
-    if alternate is not None:
-        _refuse_alternates(name, method)
-    if control_vector is not None:
-        _set_control_vector(name, method, control_vector)
-    rows_by_source = {
-        "forget": forget,
-        "train": forget,
-        "retain": retain,
-        "alternate": alternate,
-    }
+    _apply_extras(name, method, alternate, control_vector)
+    rows_by_source = {"forget": forget, "train": forget, "retain": retain, "alternate": alternate}
     loaded = loading.load(_build_config(policy, template), training=True)
     examples = {}
     for stream in method.streams():
@@ -105,27 +98,26 @@ def method_loss(
                 f"{name} trains on the stream {stream!r}, and no rows were given for it"
             )
         examples[stream] = build_examples(loaded.template, rows, all_tokens, stream)
-    frozen = None
-    if method.reference():
-        frozen = loading.load_frozen(_build_config(reference, template))
+    frozen = loading.load_frozen(_build_config(reference, template)) if method.reference() else None
     loaded.model.train()
     setup_method(loaded.model, method, seed=0, streams=build_streams(examples))
     gradient, loss = step_gradient(loaded, method, examples, frozen, num_micro_batches=1)
     return float(loss), float(gradient.double().norm())
 
 
-def _refuse_alternates(name: str, method: Method) -> None:
-    """Raise UserError where a method trains on no alternate answers."""
-    if ALTERNATE not in method.streams():
+def _apply_extras(
+    name: str, method: Any, alternate: list[Row] | None, control_vector: "Tensor | None"
+) -> None:
+    """Give a method its control vector; raise UserError where it takes none, or no alternate
+    answers that were given."""
+    if alternate is not None and ALTERNATE not in method.streams():
         raise UserError(
             f"{name} takes no alternate answers; its streams: {', '.join(method.streams())}"
         )
-
-
-def _set_control_vector(name: str, method: Any, control_vector: "Tensor") -> None:
-    if not hasattr(method, "control_vector"):
-        raise UserError(f"{name} takes no control_vector")
-    method.control_vector = control_vector
+    if control_vector is not None:
+        if not hasattr(method, "control_vector"):
+            raise UserError(f"{name} takes no control_vector")
+        method.control_vector = control_vector
 
 
 def _build_config(path: str | Path, template: dict[str, Any]) -> schema.ModelConfig:
@@ -205,6 +197,7 @@ def _build_reference(
     tables: dict[str, LogprobTable] = {}
     for name, kind in needed.items():
         if kind == "logprobs":
+            assert frozen is not None, "a method with a reference has a frozen model"
             tables[name] = compute_table(frozen, streams[name], draws[name], collator, size=4)
     return Reference(needed, tables, frozen)
 

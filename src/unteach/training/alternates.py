@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unteach import atomic, console, fingerprints, json_files
-from unteach.data.handlers.base import Example, build_example
+from unteach.data.examples import Example, build_example
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.data.template import Template
 from unteach.distributed.process_context import DistContext

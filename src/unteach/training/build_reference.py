@@ -7,7 +7,8 @@ from pathlib import Path
 
 from unteach.config import schema
 from unteach.data.collators import Collator
-from unteach.data.streams import Steps, Stream
+from unteach.data.steps import Steps
+from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.lazy import transformers
 from unteach.methods.base import Method

@@ -27,7 +27,7 @@ def describe_stream(stream: Stream) -> str:
     """Describe the rows of a stream that are tokenised already: tokens, labels, the longest row."""
     lengths = []
     num_labels = 0
-    for row_index in stream.tokenized_rows():
+    for row_index in stream.list_tokenized_rows():
         example = stream.example(row_index)
         lengths.append(len(example["input_ids"]))
         num_labels += int(numpy.count_nonzero(numpy.asarray(example["labels"]) != -100))
@@ -119,7 +119,9 @@ def estimate_memory(
     # The longest row of each stream: a micro-batch may hold all of them at once.
     longest = 0
     for stream in streams.values():
-        longest += max(len(stream.example(row)["input_ids"]) for row in stream.tokenized_rows())
+        longest += max(
+            len(stream.example(row)["input_ids"]) for row in stream.list_tokenized_rows()
+        )
     config = loaded.model.config
     bytes_per_unit = 2 if args.gradient_checkpointing else 17 * compute_bytes
     bytes_per_token = config.num_hidden_layers * config.hidden_size * bytes_per_unit

@@ -19,7 +19,7 @@ import transformers
 
 from unteach import console
 from unteach.config.watching import Guard
-from unteach.data.handlers.base import Example
+from unteach.data.examples import Example
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Ids

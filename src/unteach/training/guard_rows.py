@@ -8,7 +8,7 @@ from unteach import console
 from unteach.config import schema
 from unteach.config.schema import ComponentConfig
 from unteach.config.watching import Guard
-from unteach.data.handlers.base import Example
+from unteach.data.examples import Example
 from unteach.data.io import sources, tokenized_paths
 from unteach.data.streams import Stream
 from unteach.errors import UserError

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from unteach import console
 from unteach.config import schema
-from unteach.data.streams import Steps, Stream
+from unteach.data.steps import Steps
+from unteach.data.streams import Stream
 from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.models.hub import PATH

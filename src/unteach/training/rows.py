@@ -45,7 +45,7 @@ def find_context_length(model: "PreTrainedModel") -> int:
 def refuse_too_long(streams: dict[str, Stream], context: int) -> None:
     """Raise UserError where a row has more tokens than the model's context."""
     for name, stream in streams.items():
-        for row in stream.tokenized_rows():
+        for row in stream.list_tokenized_rows():
             length = len(stream.example(row)["input_ids"])
             if length > context:
                 raise UserError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from unteach import json_files
 from unteach.config import watching
-from unteach.data.handlers.base import Example
+from unteach.data.examples import Example
 from unteach.data.streams import Stream
 from unteach.engines.base import Ids
 from unteach.engines.hf import HFEngine

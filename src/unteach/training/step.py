@@ -7,6 +7,7 @@ micro-batch, every process. So the gradient of a step does not depend on how its
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from unteach.data.batches import Batch
 from unteach.data.streams import Stream
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
@@ -42,15 +43,7 @@ def setup_method(
     train_only(model, method.trainable(), last_layers)
 
 
-def move_to_device(batch: dict[str, Any], device: "torch.device") -> dict[str, Any]:
-    """Move the tensors of a batch to a device, and leave its other values as they are."""
-    moved = {}
-    for name, value in batch.items():
-        moved[name] = value.to(device) if hasattr(value, "to") else value
-    return moved
-
-
-def count_step_units(method: Method, batches: Iterable[dict[str, Any]]) -> "dict[str, Tensor]":
+def count_step_units(method: Method, batches: Iterable[Batch]) -> "dict[str, Tensor]":
     """Count the units of this process's micro-batches of a step, by name."""
     totals: dict[str, Tensor] = {}
     for batch in batches:
@@ -62,7 +55,7 @@ def count_step_units(method: Method, batches: Iterable[dict[str, Any]]) -> "dict
 def prepass_step(
     model: "Module",
     method: Method,
-    batches: Iterable[dict[str, Any]],
+    batches: Iterable[Batch],
     reference: Reference,
 ) -> "dict[str, Tensor]":
     """Sum what a method must know of a whole step before any of its losses.
@@ -86,7 +79,7 @@ def prepass_step(
 def forward_policy_and_reference(
     model: "Module",
     method: Method,
-    batch: dict[str, Any],
+    batch: Batch,
     reference: Reference,
     counts: "dict[str, Tensor]",
 ) -> tuple[dict[str, TokenOutputs], dict[str, Any]]:
@@ -116,7 +109,7 @@ def normalized_sum(term: Term, counts: "dict[str, Tensor]") -> "Tensor":
 def micro_batch_loss(
     model: "Module",
     method: Method,
-    batch: dict[str, Any],
+    batch: Batch,
     reference: Reference,
     counts: "dict[str, Tensor]",
 ) -> "tuple[Tensor, dict[str, Tensor]]":

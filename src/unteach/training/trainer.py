@@ -5,14 +5,16 @@ import functools
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
 from torch.utils.data import DataLoader
 
+from unteach.data.batches import Batch, SlotDataset, collate
 from unteach.data.collators import Collator
-from unteach.data.streams import MicroBatches, SlotDataset, Steps, Stream, collate
+from unteach.data.steps import MicroBatches, Steps
+from unteach.data.streams import Stream
 from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
 from unteach.models.reference import LogprobTable, Reference
@@ -127,7 +129,7 @@ class Trainer(Resumable):
         return StepLoader(
             SlotDataset(self.streams, self.anchor),  # type: ignore[arg-type]
             batch_sampler=micro_batches,
-            collate_fn=functools.partial(collate, collator=self.data_collator),
+            collate_fn=functools.partial(collate, collator=cast(Collator, self.data_collator)),
             num_workers=args.dataloader_num_workers,
             worker_init_fn=_ignore_interrupts,
             pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
@@ -137,15 +139,15 @@ class Trainer(Resumable):
         )
 
     def get_batch_samples(
-        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: "torch.device"
-    ) -> tuple[list[dict[str, Any]], Any]:
+        self, epoch_iterator: Iterator[Batch], num_batches: int, device: "torch.device"
+    ) -> tuple[list[Batch], Any]:
         """Take the micro-batches of one step, and count the units of the whole step, over all
         processes."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
         counts: dict[str, Tensor] = {}
         for name, count in count_step_units(self.method, batches).items():
             counts[name] = count.to(device).float()
-        moved = (self._prepare_inputs(batch) for batch in batches)
+        moved = (cast(Batch, self._prepare_inputs(cast(Any, batch))) for batch in batches)
         counts.update(prepass_step(self.model_wrapped, self.method, moved, self.reference))
         if self.args.world_size > 1:
             # One reduction for all counts.
@@ -168,11 +170,12 @@ class Trainer(Resumable):
         assert not return_outputs, (
             "evaluation is done by suites and Validation, never by the Trainer's own loop"
         )
+        batch = cast(Batch, inputs)
         loss, shares = micro_batch_loss(
-            model, self.method, inputs, self.reference, num_items_in_batch
+            model, self.method, batch, self.reference, num_items_in_batch
         )
         self._step_records.append(
-            _MicroBatchRecord(inputs["number"], inputs["rows"], loss.detach(), shares)
+            _MicroBatchRecord(batch["number"], batch["rows"], loss.detach(), shares)
         )
         for name, share in shares.items():
             self._shares_since_log[name] = self._shares_since_log.get(name, 0) + share

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from unteach import atomic, console
 from unteach.config import schema
+from unteach.data.batches import Batch, collate, move_to_device
 from unteach.data.collators import Collator
-from unteach.data.streams import Slot, Stream, collate
+from unteach.data.steps import Slot
+from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.lazy import torch
 from unteach.methods.base import Method
@@ -27,7 +29,7 @@ from unteach.models.placement import reshard
 from unteach.models.reference import LogprobTable, Reference
 from unteach.training.build_reference import build_tables
 from unteach.training.build_streams import build_rows
-from unteach.training.step import forward_policy_and_reference, move_to_device
+from unteach.training.step import forward_policy_and_reference
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -185,7 +187,7 @@ class Validation:
         return self._summarize(self._gather(mine), counts)
 
     def _split_row_outputs(
-        self, batch: dict[str, Any], outputs: dict[str, Any]
+        self, batch: Batch, outputs: dict[str, Any]
     ) -> list[tuple[int, dict[str, Any]]]:
         """Pair each real row of a batch with its part of the method's outputs."""
         start, stop = next(iter(batch["rows"].values()))
@@ -258,7 +260,7 @@ class Validation:
         """Collect a value from every process; every process gets all of them."""
         return self.dist.gather([own]) if self.dist.gather else [own]
 
-    def _iterate_batches(self) -> Iterator[dict[str, Any]]:
+    def _iterate_batches(self) -> Iterator[Batch]:
         """Give this process's batches of all rows, longest rows first.
 
         Every process gets as many batches as the others. One that has no row left gets a row of

@@ -104,7 +104,7 @@ def open_model(config: InferConfig) -> Callable[[str], str]:
     def answer(question: str) -> str:
         nonlocal num_asked
         number, num_asked = num_asked, num_asked + 1
-        request = prompter.asker.ask_one(number, {COLUMN: question})
+        request = prompter.requests.build_one(number, {COLUMN: question})
         with contextlib.redirect_stdout(sys.stderr):
             [(_, found)] = session.generate([request], config.sampling, set())
         if isinstance(found, Failure):

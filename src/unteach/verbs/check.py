@@ -183,7 +183,7 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[LoadedModel, d
         num_validation_rows,
         forecast.describe_stream,
     )
-    if any(len(stream.tokenized_rows()) < len(stream) for stream in streams.values()):
+    if any(len(stream.list_tokenized_rows()) < len(stream) for stream in streams.values()):
         said.append(
             f"of each file the first {TOKENIZED_ROWS:,} rows are tokenised. Which of the others "
             "are too long, cut, or refused by the template is said when the run starts"

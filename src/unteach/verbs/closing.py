@@ -7,16 +7,7 @@ from pathlib import Path
 
 from unteach import console, json_files, run_dir
 from unteach.config import schema
-from unteach.evals import run
 from unteach.evals.retain_logs import ROWS
-from unteach.report.columns import BUILT_IN
-
-
-def tell_values(folder: Path, suite_names: list[str]) -> None:
-    """Print the values of suites, each with the way that is good, and what could not be
-    measured."""
-    wanted = {column.metric: column.better for column in BUILT_IN if column.better}
-    run.tell_values(folder, suite_names, len(suite_names) > 1, wanted)
 
 
 def close_training(config: schema.Config, folder: Path) -> None:

@@ -11,122 +11,118 @@ from rich.text import Text
 from unteach import console
 from unteach.config.schema import PATH
 from unteach.errors import UserError
-from unteach.report import changes, collect, find, origin
-from unteach.report.find import Found
+from unteach.report.changes import (
+    Change,
+    ChangedAnswer,
+    list_changed_answers,
+    list_changed_settings,
+    list_changes,
+    list_other_rows,
+)
+from unteach.report.collect import collect
+from unteach.report.find import EvaluatedRun, find_runs, shorten_names
+from unteach.report.origin import read_config
 from unteach.report.table import MISSING
-from unteach.verbs.report import split, suite_of
+from unteach.verbs.report import find_suite, split_words
 from unteach.wording import format_value
 
 EXPECTED = ("task_name", "paths", "mode", "resume", "eval")
 """Keys that differ between any two runs, or say only what was measured."""
 LONGEST = 300
+HEADINGS = ("metric", "A", "B", "B − A", "95 % interval")
+NUMBERS = HEADINGS[1:4]
 
 
 def command(words: list[str]) -> None:
-    places, options = split(words, "compare")
+    """Compare the two runs that the words of a command line name."""
+    places, options = split_words(words, "compare")
     if len(places) != 2:
         raise UserError(
             f"compare takes two runs, got {len(places)}: unteach compare A B [suite=SUITE]"
         )
-    a, b = (_one(place) for place in places)
+    a, b = _find_run(places[0]), _find_run(places[1])
     if a.folder.resolve() == b.folder.resolve():
         raise UserError(f"{places[0]} and {places[1]} are the same run; name two")
-    names = find.short_names([a.folder, b.folder])
-    a, b = (replace(one, name=names[one.folder]) for one in (a, b))
-    asked = suite_of(options.get("suite"), [a, b])
-    suites = [asked] if asked else [name for name in a.suites if name in b.suites]
+    names = shorten_names([a.folder, b.folder])
+    a, b = replace(a, name=names[a.folder]), replace(b, name=names[b.folder])
+    suite = find_suite(options.get("suite"), [a, b])
+    suites = [suite] if suite else [name for name in a.suites if name in b.suites]
     if not suites:
         raise UserError(
             f"{a.name} has results of {', '.join(a.suites)} and {b.name} of {', '.join(b.suites)}: "
             "they have no suite in common; evaluate both on one"
         )
     print(f"A: {a.folder}\nB: {b.folder}")
-    for suite in suites:
-        _compare(a, b, suite)
-    _print_settings(origin.read_config(a.folder), origin.read_config(b.folder))
+    for name in suites:
+        _compare_suite(a, b, name)
+    _print_settings(read_config(a.folder), read_config(b.folder))
 
 
-def _one(word: str) -> Found:
-    found, _ = find.runs_in([word])
-    if len(found) > 1:
-        raise UserError(
-            f"{word} holds {len(found)} runs; name one: "
-            f"{', '.join(str(one.folder) for one in found)}"
-        )
-    return found[0]
+def _find_run(word: str) -> EvaluatedRun:
+    runs, _ = find_runs([word])
+    if len(runs) > 1:
+        folders = ", ".join(str(run.folder) for run in runs)
+        raise UserError(f"{word} holds {len(runs)} runs; name one: {folders}")
+    return runs[0]
 
 
-def _compare(a: Found, b: Found, suite: str) -> None:
-    first, second = collect.collect([(one.name, one.kind, one.folder) for one in (a, b)], suite)
+def _compare_suite(a: EvaluatedRun, b: EvaluatedRun, suite: str) -> None:
+    first, second = collect([(run.name, run.kind, run.folder) for run in (a, b)], suite)
     console.say(f"\n{suite}")
-    if others := changes.other_rows(first, second):
+    if columns := list_other_rows(first, second):
         console.say(
-            f"note: not the same rows in {', '.join(others)}; differences are not taken row by row"
+            f"note: not the same rows in {', '.join(columns)}; differences are not taken row by row"
         )
-    _print_values(changes.changes(first, second))
-    for changed in changes.most_changed(first, second):
+    _print_changes(list_changes(first, second))
+    for changed in list_changed_answers(first, second):
         _print_answer(changed)
 
 
-def _print_values(found: list[Any]) -> None:
-    drawn = Table(
+def _print_changes(changes: list[Change]) -> None:
+    table = Table(
         box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim"
     )
-    for name, side in (
-        ("metric", "left"),
-        ("A", "right"),
-        ("B", "right"),
-        ("B − A", "right"),
-        ("95 % interval", "left"),
-    ):
-        drawn.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
-    for one in found:
-        numbers = [
-            MISSING if value is None else format_value(value)
-            for value in (one.a, one.b, one.difference)
-        ]
-        interval = (
-            f"{format_value(one.low)} to {format_value(one.high)}{' *' if one.beyond else ''}"
-            if one.how
-            else MISSING
-        )
-        drawn.add_row(
-            *map(Text, [console.neutralize(one.metric), *numbers, interval]),
-            style="bold" if one.beyond else None,
-        )
-    # a number cut short is a wrong number: lines run over instead
-    wide = Console(width=1000).measure(drawn).maximum
-    Console(width=max(Console().width, wide)).print(
-        drawn, crop=False, no_wrap=True, overflow="ignore"
-    )
-    ways = {one.how for one in found if one.how}
-    if ways:
-        print(
-            f"* zero lies outside the interval, which was taken "
-            f"{' or '.join(sorted(ways, reverse=True))}"
-        )
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right" if heading in NUMBERS else "left", no_wrap=True)
+    for change in changes:
+        numbers = [_format(value) for value in (change.a, change.b, change.difference)]
+        cells = [console.neutralize(change.metric), *numbers, _format_interval(change)]
+        table.add_row(*map(Text, cells), style="bold" if change.is_significant else None)
+    # A number cut short is a wrong number: lines run over instead.
+    width = max(Console().width, Console(width=1000).measure(table).maximum)
+    Console(width=width).print(table, crop=False, no_wrap=True, overflow="ignore")
+    methods = sorted({change.method for change in changes if change.method}, reverse=True)
+    if methods:
+        print(f"* zero lies outside the interval, which was taken {' or '.join(methods)}")
 
 
-def _print_answer(changed: Any) -> None:
-    first, second = changed.question.said
-    console.say(
-        f"\n{changed.title}: {_clipped(changed.question.text)}  ({first.score:.2f} -> "
-        f"{second.score:.2f})"
-    )
-    for name, text in (("true", changed.question.truth), ("A", first.text), ("B", second.text)):
-        console.say(f"  {name:<4}  {_clipped(text) or '(nothing)'}")
+def _format(value: float | None) -> str:
+    return MISSING if value is None else format_value(value)
 
 
-def _clipped(text: str) -> str:
+def _format_interval(change: Change) -> str:
+    if change.low is None or change.high is None:
+        return MISSING
+    interval = f"{format_value(change.low)} to {format_value(change.high)}"
+    return f"{interval} *" if change.is_significant else interval
+
+
+def _print_answer(changed: ChangedAnswer) -> None:
+    scores = f"{changed.a.score:.2f} -> {changed.b.score:.2f}"
+    console.say(f"\n{changed.title}: {_shorten(changed.question.text)}  ({scores})")
+    texts = {"true": changed.question.truth, "A": changed.a.text, "B": changed.b.text}
+    for name, text in texts.items():
+        console.say(f"  {name:<4}  {_shorten(text) or '(nothing)'}")
+
+
+def _shorten(text: str) -> str:
     flat = " ".join(text.split())
-    return (
-        flat
-        if len(flat) <= LONGEST
-        else f"{flat[:LONGEST]}… ({len(flat) - LONGEST} more characters)"
-    )
+    if len(flat) <= LONGEST:
+        return flat
+    return f"{flat[:LONGEST]}… ({len(flat) - LONGEST} more characters)"
 
 
-def _without_random_weights(config: dict[str, Any]) -> dict[str, Any]:
+def _drop_random_weights(config: dict[str, Any]) -> dict[str, Any]:
     """Leave out how random weights would be made where the weights of a folder were taken
     instead."""
     model = config.get("model")
@@ -141,13 +137,13 @@ def _without_random_weights(config: dict[str, Any]) -> dict[str, Any]:
 
 def _print_settings(a: dict[str, Any], b: dict[str, Any]) -> None:
     if not a or not b:
-        print(
-            f"\nsettings: {'neither run has' if not (a or b) else 'A has' if b else 'B has'} no "
-            f"configuration to read"
-        )
+        lacking = "neither run has"
+        if a or b:
+            lacking = "B has" if a else "A has"
+        print(f"\nsettings: {lacking} no configuration to read")
         return
-    a, b = _without_random_weights(a), _without_random_weights(b)
-    told = [one for one in changes.settings(a, b) if one[0].partition(".")[0] not in EXPECTED]
-    print("\nsettings that differ:" if told else "\nno setting differs")
-    for key, one, other in told:
-        console.say(f"  {key}: {_clipped(str(one))} -> {_clipped(str(other))}")
+    settings = list_changed_settings(_drop_random_weights(a), _drop_random_weights(b))
+    odd = [setting for setting in settings if setting[0].partition(".")[0] not in EXPECTED]
+    print("\nsettings that differ:" if odd else "\nno setting differs")
+    for key, first, second in odd:
+        console.say(f"  {key}: {_shorten(str(first))} -> {_shorten(str(second))}")

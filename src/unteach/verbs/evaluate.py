@@ -51,7 +51,7 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
     """Carry an evaluation out, into a folder that no other process writes."""
     from unteach.data import user_files
     from unteach.distributed import process_context
-    from unteach.evals.run import evaluate_loaded
+    from unteach.evals.run import evaluate_loaded, tell_values
     from unteach.models import loading
     from unteach.models.placement import place_model
     from unteach.training import suites
@@ -82,7 +82,7 @@ def _run_owned(config: schema.Config, folder: Path) -> Path:
     if dist.is_main:
         atomic.remove_stale_temp_files(folder)
         atomic.write_json(folder / run_dir.DONE, {})
-        closing.tell_values(folder, list(config.eval))
+        tell_values(folder, list(config.eval), named=len(config.eval) > 1)
         closing.close_evaluation(folder)
     dist.barrier()
     return folder

@@ -112,15 +112,15 @@ def _target_owned(asked: Any, source: Any) -> Iterator[Path | None]:
 
 def _record(asked: Any, source: Any) -> dict[str, Any]:
     """What an export is of, as far as it can be told without doing it."""
-    found = weights.find(source.place)
+    found = weights.find(source.location)
     files = (
         [found]
         if found and found.is_file()
-        else sorted(p for p in source.place.rglob("*") if p.is_file())
+        else sorted(p for p in source.location.rglob("*") if p.is_file())
     )
     seen = [[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
     return {
-        "from": str(source.place.resolve()),
+        "from": str(source.location.resolve()),
         "files": fingerprints.hash_value(seen),
         "as": asked.form,
         "dtype": asked.dtype,

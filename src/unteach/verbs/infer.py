@@ -70,7 +70,7 @@ def run(config: InferConfig) -> Path:
         )
         dist = process_context.init_distributed()
         if dist.is_main:
-            for sentence in (*said, *plan.said):
+            for sentence in (*said, *plan.notes):
                 console.say(f"note: {sentence}")
         return carry_out(config, plan, read, ledger, dist)
 
@@ -117,9 +117,9 @@ def carry_out(config: InferConfig, plan: Any, read: Any, ledger: Any, dist: "Dis
         ledger.writing(dist.rank) as write,
         RowProgress(len(lines), len(done), dist.world_size, dist.is_main) as pace,
     ):
-        for number, why in plan.asked.unasked.items() if dist.is_main else ():
+        for number, why in plan.prepared.unasked.items() if dist.is_main else ():
             write(lines[number], build_record(why, None, 0, config, ()))
-        if any(request.number not in done for request in plan.asked.requests):
+        if any(request.number not in done for request in plan.prepared.requests):
             for number, found in answered(config, plan, done, dist):
                 write(lines[number], found)
                 pace(count_tokens(found))
@@ -137,22 +137,26 @@ def answered(
     config: InferConfig, plan: Any, done: set[int], dist: "DistContext"
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """What the backend says of every row that is not done, as it comes."""
-    asked = plan.asked
-    requests = {request.number: request for request in asked.requests}
+    prepared = plan.prepared
+    requests = {request.number: request for request in prepared.requests}
     session = config.backend.open(
         Job(plan.model, config.kind, config.sampling, dist, config.modality, plan.longest)
     )
     try:
         given = (
-            (asked.requests, config.sampling, done)
+            (prepared.requests, config.sampling, done)
             if config.kind == "generate"
-            else (asked.requests, done)
+            else (prepared.requests, done)
         )
         for number, answer in getattr(session, config.kind)(*given):
             yield (
                 number,
                 build_record(
-                    answer, requests[number], asked.cut.get(number, 0), config, session.labels
+                    answer,
+                    requests[number],
+                    prepared.num_cut.get(number, 0),
+                    config,
+                    session.labels,
                 ),
             )
             if dist.world_size == 1:
@@ -168,7 +172,7 @@ def tell(known: dict[Any, dict[str, Any]], plan: Any, pace: Any, output: Path) -
     counts = {
         "failed": len(why),
         "skipped as too long": skipped,
-        "shortened from the left": len(plan.asked.cut),
+        "shortened from the left": len(plan.prepared.num_cut),
     }
     beside = "".join(f", {count} {what}" for what, count in counts.items() if count)
     print(

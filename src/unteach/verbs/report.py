@@ -8,49 +8,49 @@ from pathlib import Path
 from unteach import console
 from unteach.config import verb_keys
 from unteach.errors import UserError, require_extra, unknown
-from unteach.report import collect, families, files, find, table
-from unteach.report.find import Found
+from unteach.report.collect import collect, insert_starts
+from unteach.report.families import OVER_SEEDS, average_over_seeds
+from unteach.report.files import write_report
+from unteach.report.find import EvaluatedRun, find_retain_models, find_runs
+from unteach.report.table import print_table
 
 OUT = Path("saves/report")
 NEEDED_FOR = "drawing the pictures and the page of a report"
 
 
 def command(words: list[str]) -> None:
-    places, options = split(words, "report")
+    """Report the runs that the words of a command line name."""
+    places, options = split_words(words, "report")
     if not places:
         raise UserError("name the runs to report: unteach report RUN… [out=FOLDER] [suite=SUITE]")
     require_extra("report", NEEDED_FOR)
-    found, notes = find.runs_in(places)
+    runs, notes = find_runs(places)
     for note in notes:
         console.say(f"note: {note}")
-    compared = find.retain_models_of(found)
-    for one in compared:
-        console.say(f"note: shown too, as it is what the others are compared with: {one.folder}")
-    found = [*compared, *found]
-    write(
-        found,
-        Path(options.get("out", OUT)),
-        title_of(places, found),
-        suite_of(options.get("suite"), found),
-    )
+    retain_models = find_retain_models(runs)
+    for run in retain_models:
+        console.say(f"note: shown too, as it is what the others are compared with: {run.folder}")
+    runs = [*retain_models, *runs]
+    suite = find_suite(options.get("suite"), runs)
+    report_runs(runs, Path(options.get("out", OUT)), choose_title(places, runs), suite)
 
 
-def title_of(places: list[str], found: list[Found]) -> str:
+def choose_title(places: list[str], runs: list[EvaluatedRun]) -> str:
     """Name a report after what was found: one folder by its name, several runs by the folder that
     they share."""
     if len(places) == 1 and Path(places[0]).exists():
         return f"Report on {Path(places[0]).resolve().name}"
-    if len(found) == 1:
-        return f"Report on {found[0].name}"
-    shared = Path(os.path.commonpath([one.folder.absolute() for one in found]))
+    if len(runs) == 1:
+        return f"Report on {runs[0].name}"
+    shared = Path(os.path.commonpath([run.folder.absolute() for run in runs]))
     within = shared.relative_to(Path.cwd()) if shared.is_relative_to(Path.cwd()) else shared
     where = "" if within in (Path(), Path(shared.anchor)) else f" of {within}"
-    return f"Report on {len(found)} runs{where}"
+    return f"Report on {len(runs)} runs{where}"
 
 
-def split(words: list[str], verb: str) -> tuple[list[str], dict[str, str]]:
-    """The places and the key=value options among the words of report or compare; a folder's name
-    may hold a =."""
+def split_words(words: list[str], verb: str) -> tuple[list[str], dict[str, str]]:
+    """Split the words of report or compare into places and key=value options; a folder's name may
+    hold a =."""
     places, options = [], {}
     allowed = verb_keys.KEYS[verb]
     for word in words:
@@ -66,39 +66,42 @@ def split(words: list[str], verb: str) -> tuple[list[str], dict[str, str]]:
     return places, options
 
 
-def suite_of(asked: str | None, found: list[Found]) -> str | None:
-    """The suite as its files are called, however the user spelled it."""
-    there = {name.lower(): name for one in found for name in one.suites}
-    if asked is not None and asked.lower() not in there:
-        raise UserError(unknown("suite among these results", asked, there.values()))
-    return there[asked.lower()] if asked else None
+def find_suite(name: str | None, runs: list[EvaluatedRun]) -> str | None:
+    """Find the suite as its files are called, however the user spelled it; None where none was
+    named."""
+    if name is None:
+        return None
+    spellings = {suite.lower(): suite for run in runs for suite in run.suites}
+    if name.lower() not in spellings:
+        raise UserError(unknown("suite among these results", name, spellings.values()))
+    return spellings[name.lower()]
 
 
-def write(found: list[Found], folder: Path, title: str, suite: str | None = None) -> Path:
-    """Prints the table of each suite and writes the report's files; gives the page's path."""
-    having = Counter(name for one in found for name in one.suites)
-    suites = [suite] if suite else sorted(having, key=lambda name: (-having[name], name))
-    shown = {}
+def report_runs(
+    runs: list[EvaluatedRun], folder: Path, title: str, suite: str | None = None
+) -> Path:
+    """Print the table of each suite, write the report's files, and give the page's path.
+
+    Args:
+        suite: the only one that is shown; None shows all, those that most runs have first.
+    """
+    num_runs = Counter(name for run in runs for name in run.suites)
+    suites = [suite] if suite else sorted(num_runs, key=lambda name: (-num_runs[name], name))
+    tabs = {}
     for name in suites:
-        judged = [one for one in found if suite or name in one.suites]
-        measured = collect.collect([(one.name, one.kind, one.folder) for one in judged], name)
-        shown[name] = collect.with_starts(measured)
+        # A suite that was named is an error where a run lacks it.
+        measured = [run for run in runs if suite or name in run.suites]
+        results = collect([(run.name, run.kind, run.folder) for run in measured], name)
+        tabs[name] = insert_starts(results)
         if len(suites) > 1:
-            print(
-                f"\n{name}"
-                + (
-                    f" ({len(judged)} of {len(found)} runs have it)"
-                    if len(judged) < len(found)
-                    else ""
-                )
-            )
-        table.print_table(shown[name])
-        if families_found := families.over_seeds(measured):
-            means = collect.with_starts(families_found)
+            have_it = f" ({len(measured)} of {len(runs)} runs have it)"
+            print(f"\n{name}{have_it if len(measured) < len(runs) else ''}")
+        print_table(tabs[name])
+        if means := average_over_seeds(results):
+            tabs[name + OVER_SEEDS] = insert_starts(means)
             print(f"\n{name}: means over seeds")
-            shown[name + families.OVER_SEEDS] = means
-            table.print_table(means)
-    page, notes = files.write(shown, folder, title)
+            print_table(tabs[name + OVER_SEEDS])
+    page, notes = write_report(tabs, folder, title)
     for note in notes:
         console.say(f"note: {note}")
     print(f"report: {page}")

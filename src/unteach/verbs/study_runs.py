@@ -12,8 +12,7 @@ from unteach.run_dir import RunState
 from unteach.studies import compose_runs, gpu_slots, local, saved_plan, states
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
-from unteach.verbs.report import NEEDED_FOR
-from unteach.verbs.report import write as write_report
+from unteach.verbs.report import NEEDED_FOR, report_runs
 from unteach.wording import counted
 
 
@@ -105,7 +104,7 @@ def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
 
 
 def report(study: Study, done: set[str]) -> Path:
-    """The tables in the terminal and the report in the study's folder, over all runs that were
+    """Print the tables and write the report into the study's folder, over all runs that were
     evaluated."""
     from unteach.report import collect, find, origin
 
@@ -118,9 +117,9 @@ def report(study: Study, done: set[str]) -> Path:
         kind = run.kind
         # of the run that it waits for first, or of a model that this study does not make
         if kind == "eval":
-            kind = kinds[run.after[0]] if run.after else origin.kind_of(folder)
-        found.append(find.Found(run.name, kind, folder, collect.results_of(folder)))
+            kind = kinds[run.after[0]] if run.after else origin.infer_kind(folder)
+        found.append(find.EvaluatedRun(run.name, kind, folder, collect.list_suites(folder)))
     if not found:
         print("no run of it is finished and evaluated yet, so there is nothing to report")
         return study.folder
-    return write_report(found, study.folder, f"Study {study.name}")
+    return report_runs(found, study.folder, f"Study {study.name}")

@@ -346,13 +346,12 @@ def _evaluate(
     planned: the plans of the suites, where this process made them before it trained.
     """
 
-    from unteach.evals.run import evaluate_loaded
+    from unteach.evals.run import evaluate_loaded, tell_values
     from unteach.evals.start_values import tell_before_and_after
     from unteach.models import loading
     from unteach.models.hub import PATH, SOURCE
     from unteach.models.placement import place_model
     from unteach.training import suites
-    from unteach.verbs import closing
 
     args = {k: v for k, v in config.model.model_args.items() if k not in SOURCE} | {
         PATH: str(folder / run_dir.FINAL)
@@ -378,6 +377,5 @@ def _evaluate(
     )
     if dist.is_main:
         compared = tell_before_and_after(folder, config.eval)
-        closing.tell_values(
-            folder / run_dir.EVALS, [name for name in config.eval if name not in compared]
-        )
+        others = [name for name in config.eval if name not in compared]
+        tell_values(folder / run_dir.EVALS, others, named=len(others) > 1)

@@ -38,7 +38,7 @@ def test_every_turn_of_the_assistant_is_learned_with_its_end(
     found = turns("Who?", "Ann.", "Where?", "In Rome.", system="Be kind.")
     (example,) = ChatDataset(chat, rows(tmp_path, {"messages": found})).examples
     assert learned(chat, example) == "Ann.<|im_end|>In Rome.<|im_end|>"
-    shown = chat.render_chat(found, add_generation_prompt=False).removesuffix("\n")
+    shown = chat.chat.render(found, add_generation_prompt=False).removesuffix("\n")
     assert chat.tokenizer.decode(example["input_ids"]) == shown
     assert [
         i

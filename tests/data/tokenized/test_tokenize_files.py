@@ -201,7 +201,7 @@ def test_rows_are_views_of_the_mapped_file_and_small(
     write(place / "rows.jsonl", rows)
     folder = make(max_length=512)
     (shard,) = token_files.read_shards(folder)
-    assert np.shares_memory(shard.ids(3), shard.values) and shard.values.dtype == np.int32
+    assert np.shares_memory(shard.slice_ids(3), shard.values) and shard.values.dtype == np.int32
     with pytest.raises(ValueError, match="read-only"):
         shard.values[0] = 1
     size = sum(file.stat().st_size for file in folder.iterdir())
@@ -418,7 +418,7 @@ def test_a_mask_of_several_stretches(place: Path) -> None:
         token_files._build_shard(batch)
         for batch in token_files._read_batches(place / "tokens-00000.arrow")
     )
-    assert [(shard.ids(k).tolist(), shard.build_labels(k).tolist()) for k in range(3)] == told
+    assert [(shard.slice_ids(k).tolist(), shard.build_labels(k).tolist()) for k in range(3)] == told
     assert made.counts.learned == 5
 
 

@@ -7,7 +7,14 @@ from unteach.evals.base import Metric, Need, ScoredRow, Scores, Value, average_r
 from unteach.registry import metric
 
 
-@metric("answer_entropy")
+# What reports call it and which way is good. Whose rows it is measured on, a suite says.
+@metric(
+    "answer_entropy",
+    label="answer entropy",
+    better="higher",
+    meaning="how unsure the model is of each token of the true answers",
+    decimals=2,
+)
 @dataclass
 class AnswerEntropy(Metric):
     """Mean entropy, in nats, of the next-token distribution over the answer's positions."""

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from unteach.data.handlers.base import build_example
+from unteach.data.examples import build_example
 from unteach.errors import UserError
 from unteach.registry import dataset
 

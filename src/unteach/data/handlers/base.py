@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unteach.data import duplicates
+from unteach.data.examples import DEFERRED, Example, build_example, find_row_index
 from unteach.data.io import sources
 from unteach.data.row_errors import RowErrors, explain_no_row_left
 from unteach.data.template import Encoded, Template
@@ -19,25 +20,7 @@ from unteach.data.truncation import IGNORED, TooLong, truncate
 from unteach.errors import UserError
 from unteach.wording import counted
 
-Example = dict[Any, Any]
-"""{input_ids, labels, index}, and where a row has them weight, target, segment; several answers or
-several variants of a row are a dict of Examples."""
-
-DEFERRED = "deferred"
-"""A key of an example without its tokens yet."""
 NO_ROOM = "no room for an answer within max_length"
-
-
-def build_example(encoded: Encoded, row_index: int) -> Example:
-    """Build the example of a row from the tokens of its prompt and its answer."""
-    return {"input_ids": encoded.input_ids, "labels": encoded.labels, "index": row_index}
-
-
-def find_row_index(example: Example) -> int:
-    """Find the index of an example's row; of several answers or variants all have the same."""
-    while "index" not in example:
-        example = next(iter(example.values()))
-    return int(example["index"])
 
 
 def note_special_text(row_errors: RowErrors) -> str:
@@ -110,7 +93,7 @@ class RowDataset:
         dropped = [index for index in range(len(self.row_hashes)) if index not in kept]
         self.row_hashes[dropped] = 0
 
-    def check_usable(self, encoded: Encoded, row_index: int) -> Example | None:
+    def build_usable(self, encoded: Encoded, row_index: int) -> Example | None:
         """Build a row's example; None, and count it, where no answer is left to learn."""
         if not encoded.answer or len(encoded.input_ids) < 2:
             self.row_errors.drop(NO_ROOM, row_index)
@@ -137,7 +120,7 @@ class RowDataset:
             reason = f"more than {max_length} tokens" if is_dropped else NO_ROOM
             self.row_errors.drop(reason, row_index)
         self.count_cut(is_longer and bool(pieces) and too_long != "split", row_index)
-        examples = []
+        examples: list[Example] = []
         for piece_ids, piece_labels in pieces:
             examples.append({"input_ids": piece_ids, "labels": piece_labels, "index": row_index})
         return examples
@@ -187,6 +170,7 @@ class RowDataset:
         return len(self.examples)
 
     def __getitem__(self, row: int) -> Example:
+        """Give an example, and tokenise it now where that was put off."""
         example = self.examples[row]
         if DEFERRED not in example:
             return example
@@ -194,9 +178,12 @@ class RowDataset:
         pieces = self.encode_deferred(row_index)
         self.row_errors.refuse()
         # Of a row that a run would drop, nothing is learned.
-        nothing = {"input_ids": [self.template.eos], "labels": [IGNORED], "index": row_index}
-        tokenized = dict(pieces[0] if pieces else nothing)
-        # What else is known of the row stays, such as its weight.
-        tokenized.update(example)
-        del tokenized[DEFERRED]
+        nothing: Example = {
+            "input_ids": [self.template.eos],
+            "labels": [IGNORED],
+            "index": row_index,
+        }
+        tokenized = pieces[0] if pieces else nothing
+        if "weight" in example:
+            tokenized["weight"] = example["weight"]
         return tokenized

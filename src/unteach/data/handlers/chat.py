@@ -16,7 +16,8 @@ from unteach.data.conversations import (
     read_tools,
     says_nothing,
 )
-from unteach.data.handlers.base import DEFERRED, Example, RowDataset
+from unteach.data.examples import DEFERRED, Example
+from unteach.data.handlers.base import RowDataset
 from unteach.data.io.cells import is_missing
 from unteach.data.rendered_text import is_shown
 from unteach.data.rows import locate_row
@@ -57,6 +58,7 @@ class ChatDataset(RowDataset):
             conversation = self._read(row_index, cell, system, tools)
             if conversation is not None:
                 self.conversations[row_index] = conversation
+        # What is no conversation is refused before the others are tokenised.
         self.row_errors.refuse()
 
         examples: list[Example] = []
@@ -74,7 +76,8 @@ class ChatDataset(RowDataset):
 
     def text(self, row: int) -> tuple[str, str]:
         """Give the last question and answer of an example's conversation, as they were written."""
-        messages, _ = self.conversations[self.examples[row]["index"]]
+        row_index = self.examples[row]["index"]
+        messages, _ = self.conversations[row_index]
         return find_last_question(messages)
 
     def context_place(self, row: int) -> str | None:
@@ -89,7 +92,17 @@ class ChatDataset(RowDataset):
     def _read(
         self, row_index: int, cell: object, system: object, tools: object
     ) -> tuple[list[Message], Tools] | None:
-        """Read the turns of a row and its tools; None, and note it, where it has none to learn."""
+        """Read the turns of a row and its tools.
+
+        Args:
+            row_index: the row.
+            cell: its conversation.
+            system: its system prompt.
+            tools: the tools that may be called.
+
+        Returns:
+            None, with a note in `row_errors`, where it has nothing to learn or is no conversation.
+        """
         if is_missing(cell) or cell == []:
             self.row_errors.drop(f"nothing in {self.messages_key}", row_index)
             return None
@@ -117,6 +130,7 @@ class ChatDataset(RowDataset):
         return messages, callable_tools
 
     def _build(self, row_index: int, messages: list[Message], tools: Tools) -> list[Example]:
+        """Build the examples of a conversation; none, and count it, where nothing is left."""
         messages = self.template.hide_all(messages)
         tools = self.template.hide_all(tools)
         try:
@@ -139,9 +153,10 @@ class ChatDataset(RowDataset):
             keys |= set(message) - UNSHOWN
         if not keys:
             return
-        whole = self.template.render_chat(messages, add_generation_prompt=False, tools=tools)
+        whole = self.template.chat.render(messages, add_generation_prompt=False, tools=tools)
         for key in sorted(keys):
-            texts = [message[key] for message in messages if isinstance(message.get(key), str)]
+            values = [message.get(key) for message in messages]
+            texts = [value for value in values if isinstance(value, str)]
             if not all(is_shown(text, whole) for text in texts):
                 self.unshown.setdefault(key, []).append(row_index)
 
@@ -157,6 +172,11 @@ class ChatDataset(RowDataset):
 
 def find_last_question(messages: list[Message]) -> tuple[str, str]:
     """Find the last answer of a conversation that is learned, and what was said just before it."""
-    answer_index = max(index for index, message in enumerate(messages) if is_learned(message))
-    question = messages[answer_index - 1].get("content") if answer_index else ""
-    return question or "", messages[answer_index].get("content") or ""
+    question, answer = "", ""
+    previous: Message = {}
+    for message in messages:
+        if is_learned(message):
+            question = previous.get("content") or ""
+            answer = message.get("content") or ""
+        previous = message
+    return question, answer

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unteach.data.handlers.base import Example, RowDataset
+from unteach.data.examples import Example
+from unteach.data.handlers.base import RowDataset
 from unteach.data.template import Template
 from unteach.registry import dataset
 
@@ -30,9 +31,13 @@ class CompletionDataset(RowDataset):
             rows = [("", text) for (text,) in self.load(self.text_key)]
         raw_args = replace(self.template.args, kind="raw")
         self.raw = Template(self.template.tokenizer, raw_args)
-        self.keep([self.build(index, prefix, text) for index, (prefix, text) in enumerate(rows)])
+        examples = []
+        for row_index, (prefix, text) in enumerate(rows):
+            examples.append(self.build(row_index, prefix, text))
+        self.keep(examples)
 
     def build(self, row_index: int, prefix: Any, text: Any) -> Example | None:
+        """Build the example of one row; None, and count it, where it has no text or no room."""
         has_prefix = prefix == "" or self.row_errors.check_text(
             prefix, str(self.prefix_key), row_index
         )
@@ -41,4 +46,4 @@ class CompletionDataset(RowDataset):
             return None
         completion = f" {text}" if self.insert_space else text
         encoded = self.raw.encode(prefix, completion, max_length=self.max_length)
-        return self.check_usable(encoded, row_index)
+        return self.build_usable(encoded, row_index)

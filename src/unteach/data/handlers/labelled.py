@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.data.handlers.base import Example, RowDataset
+from unteach.data.examples import Example
+from unteach.data.handlers.base import RowDataset
 from unteach.data.io import sources
 from unteach.data.io.cells import is_missing
 from unteach.data.truncation import IGNORED
@@ -36,6 +37,7 @@ class _LabelDataset(RowDataset):
         return pairs
 
     def _build(self, row_index: int, text: str, label: int) -> Example:
+        """Build the example of a text, cut to max_length, with its label at the last token."""
         hidden = self.template.hide(text)
         ids = list(self.template.special.encode(hidden, add_special_tokens=True))
         self.count_cut(len(ids) > self.max_length, row_index)

@@ -16,8 +16,9 @@ from unteach.data.conversations import (
     read_tools,
     says_nothing,
 )
-from unteach.data.handlers.base import Example, RowDataset, build_example
-from unteach.data.instructions import NO_CONTEXT, Context, encode_last, join_input, read_context
+from unteach.data.examples import Example, build_example
+from unteach.data.handlers.base import RowDataset
+from unteach.data.instructions import NO_CONTEXT, Context, InstructionColumns, encode_last
 from unteach.data.template import Encoded
 from unteach.errors import UserError
 from unteach.registry import dataset
@@ -74,52 +75,71 @@ class PreferenceDataset(_PromptDataset):
     tools_key: str | None = None
 
     def __post_init__(self) -> None:
-        keys = [self.chosen_key, self.rejected_key]
-        if self.prompt_key:
-            keys.insert(0, self.prompt_key)
-        optional = (self.input_key, self.system_key, self.history_key, self.tools_key)
+        keys = self._keys
+        rows = self.load(*keys, optional=(*self._around.names, self.tools_key))
         pairs = []
-        for row_index, row in enumerate(self.load(*keys, optional=optional)):
-            cells, (added, system, history, tools) = row[: len(keys)], row[len(keys) :]
-            if self.prompt_key is None or any(isinstance(cell, list | dict) for cell in cells):
-                prompt = None if self.prompt_key is None else cells[0]
-                chosen, rejected = cells[-2:]
-                pair = self._read_turns(row_index, prompt, chosen, rejected, system, tools)
+        for row_index, row in enumerate(rows):
+            cells = row[: len(keys)]
+            *cells_around, tools = row[len(keys) :]
+            has_turns = any(isinstance(cell, list | dict) for cell in cells)
+            if has_turns or not self.prompt_key:
+                _, system, _ = cells_around
+                pair = self._read_turns(row_index, cells, system, tools)
             else:
-                pair = self._read_texts(row_index, keys, cells, added, system, history)
+                pair = self._read_texts(row_index, cells, cells_around)
             if pair is not None:
                 pairs.append(pair)
         self.row_errors.refuse()
         self.keep([self._build(pair) for pair in pairs])
 
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        """The columns of the prompt, where it has one, and of the two answers."""
+        if not self.prompt_key:
+            return self.chosen_key, self.rejected_key
+        return self.prompt_key, self.chosen_key, self.rejected_key
+
+    @property
+    def _around(self) -> InstructionColumns:
+        return InstructionColumns(self.input_key, self.system_key, self.history_key)
+
     def _read_texts(
-        self,
-        row_index: int,
-        keys: Sequence[str],
-        cells: Sequence[Any],
-        added: object,
-        system: object,
-        history: object,
+        self, row_index: int, cells: Sequence[Any], cells_around: Sequence[Any]
     ) -> _Pair | None:
-        """Read a pair of texts; None, and note it, where one of them is missing."""
+        """Read a pair of texts.
+
+        Args:
+            row_index: the row.
+            cells: the cells of prompt, chosen and rejected.
+            cells_around: the cells of the columns that may stand beside an instruction.
+
+        Returns:
+            None, with a note in `row_errors`, where one of the texts is missing.
+        """
         prompt, chosen, rejected = cells
-        question = join_input(prompt, added, str(self.input_key), row_index, self.row_errors)
-        columns = (str(self.system_key), str(self.history_key))
-        context = read_context(system, history, columns, row_index, self.row_errors)
-        if not self.row_errors.check_texts((question, chosen, rejected), keys, row_index):
+        question, context = self._around.read(prompt, cells_around, row_index, self.row_errors)
+        texts = (question, chosen, rejected)
+        if not self.row_errors.check_texts(texts, self._keys, row_index):
             return None
         return _Pair(row_index, context, question, chosen, rejected)
 
     def _read_turns(
-        self,
-        row_index: int,
-        prompt: object,
-        chosen: object,
-        rejected: object,
-        system: object,
-        tools: object,
+        self, row_index: int, cells: Sequence[object], system: object, tools: object
     ) -> _Pair | None:
-        """Read a pair of turns; None, and note it, where the row is no such pair."""
+        """Read a pair of turns.
+
+        Args:
+            row_index: the row.
+            cells: the cells of earlier turns, if they have a column of their own, and of the turns
+                that end in the chosen and in the rejected answer.
+            system: the cell of the system prompt.
+            tools: the cell of the tools that may be called.
+
+        Returns:
+            None, with a note in `row_errors`, where the row is no such pair.
+        """
+        *prompts, chosen, rejected = cells
+        prompt = prompts[0] if prompts else None
         try:
             *chosen_prompt, chosen_answer = read_messages(chosen)
             *rejected_prompt, rejected_answer = read_messages(rejected)
@@ -161,8 +181,8 @@ class PreferenceDataset(_PromptDataset):
     def _build(self, pair: _Pair) -> Example | None:
         """Build {chosen, rejected}; None, and count it, where one of them has no room."""
         try:
-            chosen = self.check_usable(self._encode(pair, pair.chosen), pair.row_index)
-            rejected = self.check_usable(self._encode(pair, pair.rejected), pair.row_index)
+            chosen = self.build_usable(self._encode(pair, pair.chosen), pair.row_index)
+            rejected = self.build_usable(self._encode(pair, pair.rejected), pair.row_index)
         except UserError as error:
             self.row_errors.add(str(error), pair.row_index)
             return None
@@ -171,6 +191,7 @@ class PreferenceDataset(_PromptDataset):
         return {"chosen": chosen, "rejected": rejected}
 
     def _encode(self, pair: _Pair, answer: Any) -> Encoded:
+        """Encode the prompt of a pair with one of its answers."""
         prompt = pair.prompt
         if not isinstance(prompt, _Conversation):
             return encode_last(self.template, pair.context, (), prompt, answer, self.max_length)
@@ -227,12 +248,15 @@ class FeedbackDataset(_PromptDataset):
         other_answers = {}
         for position, k in enumerate(order):
             other_answers[k] = judged[order[position - 1]].answer
-        self.keep([self._build(row, other_answers[k]) for k, row in enumerate(judged)])
+        examples = []
+        for k, row in enumerate(judged):
+            examples.append(self._build(row, other_answers[k]))
+        self.keep(examples)
 
     def _build(self, row: _JudgedAnswer, other_answer: str) -> Example | None:
         """Build {original, mismatched}; None, and count it, where no answer has room."""
         try:
-            original = self.check_usable(self._encode(row, row.answer), row.row_index)
+            original = self.build_usable(self._encode(row, row.answer), row.row_index)
             if original is None:
                 return None
             mismatched = self._encode(row, other_answer)
@@ -251,9 +275,9 @@ class FeedbackDataset(_PromptDataset):
         """Read rows of a prompt, an answer and a label."""
         judged = []
         keys = (self.prompt_key, self.answer_key)
-        rows = self.load(*keys, self.label_key, optional=self._optional_keys)
-        for row_index, (prompt, answer, label, *around) in enumerate(rows):
-            question, context = self._read_prompt(prompt, around, row_index)
+        rows = self.load(*keys, self.label_key, optional=self._around.names)
+        for row_index, (prompt, answer, label, *cells) in enumerate(rows):
+            question, context = self._around.read(prompt, cells, row_index, self.row_errors)
             is_liked = LIKED.get(str(label).lower().removesuffix(".0"))
             if is_liked is None:
                 self.row_errors.add(
@@ -270,24 +294,14 @@ class FeedbackDataset(_PromptDataset):
         assert self.chosen_key and self.rejected_key
         judged = []
         keys = (self.prompt_key, self.chosen_key, self.rejected_key)
-        rows = self.load(*keys, optional=self._optional_keys)
-        for row_index, (prompt, chosen, rejected, *around) in enumerate(rows):
-            question, context = self._read_prompt(prompt, around, row_index)
+        rows = self.load(*keys, optional=self._around.names)
+        for row_index, (prompt, chosen, rejected, *cells) in enumerate(rows):
+            question, context = self._around.read(prompt, cells, row_index, self.row_errors)
             if self.row_errors.check_texts((question, chosen, rejected), keys, row_index):
                 judged.append(_JudgedAnswer(row_index, context, question, chosen, True))
                 judged.append(_JudgedAnswer(row_index, context, question, rejected, False))
         return judged
 
     @property
-    def _optional_keys(self) -> tuple[str | None, ...]:
-        return self.input_key, self.system_key, self.history_key
-
-    def _read_prompt(
-        self, prompt: object, around: Sequence[object], row_index: int
-    ) -> tuple[Any, Context]:
-        """Read a prompt with its input, and what stands before it."""
-        added, system, history = around
-        columns = (str(self.system_key), str(self.history_key))
-        context = read_context(system, history, columns, row_index, self.row_errors)
-        question = join_input(prompt, added, str(self.input_key), row_index, self.row_errors)
-        return question, context
+    def _around(self) -> InstructionColumns:
+        return InstructionColumns(self.input_key, self.system_key, self.history_key)

@@ -5,14 +5,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unteach.data.handlers.base import DEFERRED, Example, RowDataset, build_example, find_row_index
+from unteach.data.examples import (
+    DEFERRED,
+    Example,
+    build_example,
+    find_row_index,
+    join_alternatives,
+)
+from unteach.data.handlers.base import RowDataset
 from unteach.data.instructions import (
     NO_CONTEXT,
     Context,
+    InstructionColumns,
     encode_all,
     encode_last,
-    join_input,
-    read_context,
 )
 from unteach.data.io import sources
 from unteach.data.row_errors import RowErrors
@@ -52,17 +58,16 @@ class QADataset(RowDataset):
         required = [self.question_key, self.answer_key]
         if self.forget_key:
             required.append(self.forget_key)
-        optional = (self.input_key, self.system_key, self.history_key)
-        rows = self.load(*required, optional=optional)
+        around = InstructionColumns(self.input_key, self.system_key, self.history_key)
+        rows = self.load(*required, optional=around.names)
 
+        # The texts of each row, and what stands before its question.
         self.shots = self._load_shots()
         self.texts: list[tuple[Any, Any]] = []
         self.contexts: dict[int, Context] = {}
-        columns = (str(self.system_key), str(self.history_key))
-        for row_index, (question, answer, *_, added, system, history) in enumerate(rows):
-            question = join_input(question, added, str(self.input_key), row_index, self.row_errors)
+        for row_index, (instruction, answer, *cells) in enumerate(rows):
+            question, context = around.read(instruction, cells[-3:], row_index, self.row_errors)
             self.texts.append((question, answer))
-            context = read_context(system, history, columns, row_index, self.row_errors)
             if context:
                 self.contexts[row_index] = context
 
@@ -82,6 +87,7 @@ class QADataset(RowDataset):
             example["weight"] = -1.0 if is_forgotten else 1.0
 
     def _load_shots(self) -> list[tuple[str, str]]:
+        """Load the pairs that stand before each question."""
         if not self.few_shot_dataset_hf_args:
             return []
         rows = sources.load_rows(self.few_shot_dataset_hf_args)
@@ -130,10 +136,13 @@ class QADataset(RowDataset):
         self, row_index: int, question: object, answers: list[Any]
     ) -> list[Example]:
         """Build one example of several answers, by their number; none if any cannot be used."""
-        alternatives = [self.build_pieces(row_index, question, answer) for answer in answers]
-        if not alternatives or not all(alternatives):
+        examples = []
+        for answer in answers:
+            pieces = self.build_pieces(row_index, question, answer)
+            examples += pieces[:1]
+        if not examples or len(examples) < len(answers):
             return []
-        return [{number: pieces[0] for number, pieces in enumerate(alternatives)}]
+        return [join_alternatives(examples)]
 
     def encode(self, context: Context, question: str, answer: str) -> tuple[list[int], list[int]]:
         """Encode a row as input_ids and labels."""

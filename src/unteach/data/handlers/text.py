@@ -2,14 +2,13 @@
 tokens."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unteach.data import duplicates
-from unteach.data.collators import SEGMENT
 from unteach.data.documents import find_bos, tokenize_documents
-from unteach.data.handlers.base import Example, note_special_text
+from unteach.data.examples import SEGMENT, Example
+from unteach.data.handlers.base import note_special_text
 from unteach.data.io import sources, tokenized_paths
 from unteach.data.packing import pack_best_fit
 from unteach.data.row_errors import explain_no_row_left
@@ -76,15 +75,20 @@ class PretrainingDataset:
         if not ends:
             raise UserError(explain_no_row_left(where, self.dropped))
 
+        # Documents are cut one by one, or as if all of them were one.
         self.pieces: list[Piece] = []
         start = 0
         for end in ends[-1:] if self.packing == "chunked" else ends:
             self.pieces += self._cut(start, end)
             start = end
-        self.rows: Sequence[Sequence[int]] = [[index] for index in range(len(self.pieces))]
+        # A row is a piece, or several that fit together.
+        self.rows: list[list[int]] = []
+        """indices of the pieces of each row"""
         if self.packing == "best_fit":
             lengths = [self._count_tokens(piece) for piece in self.pieces]
             self.rows = pack_best_fit(lengths, self.max_length)
+        else:
+            self.rows = [[index] for index in range(len(self.pieces))]
 
     def _tokenize(self, where: str) -> "tuple[token_files.Joined, list[int]]":
         """Tokenize the rows' documents; give their tokens end to end, and where each ends."""
@@ -126,13 +130,14 @@ class PretrainingDataset:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> Example:
+        """Give a row: its pieces end to end, each with what leads it in."""
         ids: list[int] = []
         labels: list[int] = []
         segments: list[int] = []
         pieces = [self.pieces[index] for index in self.rows[row]]
         for segment, piece in enumerate(pieces, 1):
-            piece_ids = list(self.bos)
-            piece_ids += self.tokens[piece.start - piece.has_lead : piece.stop].tolist()
+            first = piece.start - piece.has_lead
+            piece_ids = [*self.bos, *self.tokens[first : piece.stop].tolist()]
             num_read = len(self.bos) + piece.has_lead
             if len(pieces) > 1:
                 # The first token of a document follows on none.

@@ -84,6 +84,7 @@ def _read_tsv(file: Path) -> Generator[PlacedRow]:
 
 
 def _read_separated(file: Path, delimiter: str) -> Generator[PlacedRow]:
+    """Read rows of cells between delimiters, with a header; every cell is text."""
     csv.field_size_limit(2**31 - 1)  # a cell may hold a document
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -110,7 +111,8 @@ def _read_separated(file: Path, delimiter: str) -> Generator[PlacedRow]:
                     f"{len(header)} ({', '.join(header)}); a cell with {delimiter!r}, a quote or "
                     "a line end in it needs quotes round it"
                 )
-            yield Place(str(file), "line", start), dict(zip(header, cells, strict=True))
+            row = dict(zip(header, cells, strict=True))
+            yield Place(str(file), "line", start), row
 
 
 def _refuse_duplicates(subject: str, columns: Sequence[str]) -> None:
@@ -120,6 +122,7 @@ def _refuse_duplicates(subject: str, columns: Sequence[str]) -> None:
 
 
 def _explain_broken_quotes(file: Path, start: int, stop: int, message: str) -> str:
+    """Say between which lines a quote is broken, and how quotes are written."""
     lines = f"line {start}" if stop <= start else f"lines {start} to {stop}"
     reason = "a quote is opened and never closed" if "end of data" in message else message
     return (
@@ -129,6 +132,7 @@ def _explain_broken_quotes(file: Path, start: int, stop: int, message: str) -> s
 
 
 def _read_json_lines(file: Path) -> Generator[PlacedRow]:
+    """Read one object a line; empty lines are no rows."""
     # Not splitlines(), which also splits at U+2028 inside a text.
     with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
@@ -182,6 +186,7 @@ def _read_arrow(file: Path) -> Generator[PlacedRow]:
 
 
 def _read_batches(file: Path, batches: "Iterable[pyarrow.RecordBatch]") -> Generator[PlacedRow]:
+    """Read the rows of record batches, counted over all of them."""
     number = 0
     for batch in batches:
         names = batch.schema.names
@@ -191,7 +196,8 @@ def _read_batches(file: Path, batches: "Iterable[pyarrow.RecordBatch]") -> Gener
             columns.append(_read_cells(file, name, column))
         for cells in zip(*columns, strict=True):
             number += 1
-            yield Place(str(file), "row", number), dict(zip(names, cells, strict=True))
+            row = dict(zip(names, cells, strict=True))
+            yield Place(str(file), "row", number), row
 
 
 def _read_cells(file: Path, name: str, column: "pyarrow.Array[Any]") -> list[Any]:
@@ -207,13 +213,16 @@ def _read_cells(file: Path, name: str, column: "pyarrow.Array[Any]") -> list[Any
 
 def _read_document(file: Path) -> Generator[PlacedRow]:
     """Read a text file as one document."""
-    yield Place(str(file), "line", 0), {"text": file.read_text(encoding="utf-8-sig")}
+    text = file.read_text(encoding="utf-8-sig")
+    yield Place(str(file), "line", 0), {"text": text}
 
 
 def _read_text_lines(file: Path) -> Generator[PlacedRow]:
+    """Read a text file as one row a line."""
     with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
-            yield Place(str(file), "line", number), {"text": line.rstrip("\n")}
+            row = {"text": line.rstrip("\n")}
+            yield Place(str(file), "line", number), row
 
 
 FORMATS: dict[str, Callable[[Path], Generator[PlacedRow]]] = {

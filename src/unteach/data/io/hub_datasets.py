@@ -58,6 +58,7 @@ def load_hub_dataset(hf_args: dict[str, Any]) -> "datasets.Dataset":
 
 
 def _load_from_disk(path: str, split: str | None) -> "datasets.Dataset | datasets.DatasetDict":
+    """Load a folder that `datasets` saved, or one split of it."""
     refuse_damaged_set(Path(path))
     loaded = datasets.load_from_disk(path)
     if not split or not isinstance(loaded, dict):
@@ -68,6 +69,7 @@ def _load_from_disk(path: str, split: str | None) -> "datasets.Dataset | dataset
 
 
 def _explain_no_split(path: str, split: str, splits: Iterable[str]) -> str:
+    """Say that a set has no such split, which ones it has, and which may be meant."""
     names = list(splits)
     hint = ""
     if guess := nearest(split, names):

@@ -87,6 +87,7 @@ def _open_file(source: object, most_bytes: int, seconds: float) -> str | io.Byte
 
 
 def _download(url: str, most_bytes: int, seconds: float) -> bytes:
+    """Download a file within the limits of its size and of the time it takes."""
     # Takes long to import, and only images on servers need it.
     import httpx2
 

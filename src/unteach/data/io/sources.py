@@ -7,9 +7,11 @@ from typing import Any
 from unteach.config.reader import Reader, mistakes
 from unteach.config.schema import ForgetSet
 from unteach.data.entities import select_part
-from unteach.data.io import hub_datasets, tables, tokenized_paths
+from unteach.data.io import tokenized_paths
 from unteach.data.io.cells import explain_no_column
 from unteach.data.io.file_formats import FORMATS
+from unteach.data.io.hub_datasets import load_hub_dataset
+from unteach.data.io.tables import open_table
 from unteach.data.row_selection import RowSelection
 from unteach.data.rows import Row, Rows, locate_row
 from unteach.data.synthetic import authors
@@ -32,10 +34,8 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
         AbsentData: the set exists, and its configuration or split does not.
         UserError: there is no such set, or its rows cannot be read.
     """
-    source = {key: value for key, value in hf_args.items() if key not in ("part", "forget_set")}
     if "part" not in hf_args:
-        return _load_all_rows(source)
-
+        return _load_all_rows(hf_args)
     where = describe_source(hf_args)
     if hf_args.get("forget_set") is None:
         raise UserError(
@@ -47,31 +47,31 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     if reader.problems:
         raise UserError(mistakes(reader.problems))
 
-    rows = _load_all_rows(source)
+    rows = _load_all_rows(hf_args)
     selected = select_part(rows, hf_args["part"], forget_set, where)
     if isinstance(rows, Rows):
-        return Rows((rows.places[index], rows[index]) for index in selected)
+        return rows.take(selected)
     return [rows[index] for index in selected]
 
 
 def _load_all_rows(hf_args: dict[str, Any]) -> list[Row]:
+    """Load the rows of a source, whatever part of them is taken."""
+    hf_args = _drop_keys(hf_args, "part", "forget_set")
     if "rows" in hf_args:
         in_memory: list[Row] = hf_args["rows"]
         return in_memory
     selection: RowSelection | None = hf_args.get("choice")
     if selection is not None:
-        source = {key: value for key, value in hf_args.items() if key != "choice"}
-        table = tables.open_table(source, selection.by_line)
+        table = open_table(_drop_keys(hf_args, "choice"), selection.by_line)
         return Rows(selection.select(table, table.where))
 
     path = str(hf_args.get("path", ""))
-    name = hf_args.get("name")
     if world := authors.parse_world(path):
-        return authors.build_world_rows(world, str(name))
+        return authors.build_world_rows(world, str(hf_args.get("name")))
     if Path(path).is_file():
-        return Rows(tables.open_table(path))
+        return Rows(open_table(path))
     if Path(path).is_dir() and "data_files" not in hf_args:
-        return Rows(tables.open_table(_find_file(Path(path), name, hf_args.get("split", "train"))))
+        return Rows(open_table(_find_file(Path(path), hf_args)))
     if "/" in path and path.startswith((".", "/", "~")):
         raise UserError(
             f"{path}: there is no such folder; name one of <config name>.jsonl, .csv, .parquet… "
@@ -79,7 +79,11 @@ def _load_all_rows(hf_args: dict[str, Any]) -> list[Row]:
         )
     if _reads_json_as_text(hf_args):
         hf_args = {**hf_args, "path": "json"}
-    return list(hub_datasets.load_hub_dataset(hf_args))
+    return list(load_hub_dataset(hf_args))
+
+
+def _drop_keys(hf_args: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in hf_args.items() if key not in keys}
 
 
 def describe_source(hf_args: dict[str, Any]) -> str:
@@ -103,7 +107,9 @@ def note_source(hf_args: dict[str, Any]) -> str | None:
             f"hf_args.path is text"
         )
     world = authors.parse_world(str(hf_args.get("path", "")))
-    return authors.note_uneven_share(str(hf_args.get("name")), world) if world else None
+    if world is None:
+        return None
+    return authors.note_uneven_share(str(hf_args.get("name")), world)
 
 
 def list_files(hf_args: dict[str, Any]) -> list[Path]:
@@ -114,32 +120,40 @@ def list_files(hf_args: dict[str, Any]) -> list[Path]:
     if path.is_file():
         return [path]
     if "choice" in hf_args and path.is_dir():
-        return list(tables.open_table(str(path), hf_args["choice"].by_line).files)
+        table = open_table(path, hf_args["choice"].by_line)
+        return list(table.files)
     if path.is_dir() and "data_files" not in hf_args:
-        return [_find_file(path, hf_args.get("name"), hf_args.get("split", "train"))]
+        return [_find_file(path, hf_args)]
     return []
 
 
-def _find_file(folder: Path, name: str | None, split: str) -> Path:
+def _find_file(folder: Path, hf_args: dict[str, Any]) -> Path:
     """Find the file of a configuration and a split: <name>.jsonl or <name>/<split>.jsonl."""
-    stem = name or split
+    split = hf_args.get("split", "train")
+    stem = hf_args.get("name") or split
     for base in (folder / stem, folder / stem / split):
         for suffix in FORMATS:
             file = base.parent / f"{base.name}{suffix}"
             if file.exists():
                 return file
-    names = {file.stem for file in folder.iterdir() if file.suffix in FORMATS or file.is_dir()}
-    wanted = f"{stem}.jsonl or {stem}/{split}.jsonl (nor {', '.join(FORMATS)})"
-    raise AbsentData(f"{folder} has no {wanted}; it has {', '.join(sorted(names))}")
+    names = set()
+    for file in folder.iterdir():
+        if file.suffix in FORMATS or file.is_dir():
+            names.add(file.stem)
+    raise AbsentData(
+        f"{folder} has no {stem}.jsonl or {stem}/{split}.jsonl (nor {', '.join(FORMATS)}); it has "
+        f"{', '.join(sorted(names))}"
+    )
 
 
 def _reads_json_as_text(hf_args: dict[str, Any]) -> bool:
     """Whether the `text` builder would read JSON lines, with their braces and quotes."""
-    files = hf_args.get("data_files") or []
+    files = hf_args.get("data_files")
+    if not files or hf_args.get("path") != "text":
+        return False
     if isinstance(files, str):
         files = [files]
-    is_json = bool(files) and all(str(file).endswith(".jsonl") for file in files)
-    return is_json and hf_args.get("path") == "text"
+    return all(str(file).endswith(".jsonl") for file in files)
 
 
 def read_column(rows: list[Row], column: str, where: str) -> list[Any]:

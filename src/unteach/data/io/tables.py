@@ -154,7 +154,17 @@ def _build_table(
     read: Callable[[], Generator[PlacedRow]],
     whole: bool = False,
 ) -> Table:
-    """Build a table from its first rows, or from all; refuse one without any."""
+    """Build a table from its first rows, or from all.
+
+    Args:
+        where: what messages call it.
+        files: the files it is read from.
+        read: starts reading from the first row.
+        whole: whether its columns are those of all rows.
+
+    Raises:
+        UserError: it has no rows.
+    """
     suffixes = {file.suffix.lower() for file in files}
     is_json = bool(suffixes & {".json", ".jsonl"})
     is_text = ".txt" in suffixes  # a row may be a whole document
@@ -179,6 +189,7 @@ def _build_table(
 
 
 def _open_hub_dataset(hf_args: dict[str, Any]) -> Table:
+    """Open a set that `datasets` loads by these arguments."""
     loaded = load_hub_dataset(hf_args)
     names = [hf_args.get(key) for key in ("path", "name", "split")]
     where = "/".join(str(name) for name in names if name)

@@ -20,6 +20,7 @@ def is_tokenized(path: object) -> bool:
 
 
 def _has_input_ids(file: Path) -> bool:
+    """Whether the first record batch of an Arrow file has tokens in it."""
     try:
         with pyarrow.memory_map(str(file)) as mapped:
             first = next(iter(read_record_batches(mapped)), None)

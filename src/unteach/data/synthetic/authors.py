@@ -80,7 +80,10 @@ def build_world_rows(world: World, name: str) -> list[Row]:
 
 
 def _copy_row(row: Row) -> Row:
-    return {key: list(value) if isinstance(value, list) else value for key, value in row.items()}
+    copied = {}
+    for column, value in row.items():
+        copied[column] = list(value) if isinstance(value, list) else value
+    return copied
 
 
 def note_uneven_share(name: str, world: World) -> str | None:
@@ -116,6 +119,7 @@ def _build_world(seed: int, grown: bool = False) -> World:
 
 @lru_cache(maxsize=64)
 def _build_config(world: World, name: str) -> tuple[Row, ...]:
+    """Build the rows of one config of a world, once."""
     if name == "real_authors_perturbed":
         return tuple(_ask_about_public_authors(world))
     if name == "world_facts_perturbed":
@@ -181,6 +185,7 @@ def _ask_all(world: World, authors: tuple[Author, ...]) -> list[Row]:
 
 
 def _build_row(question: Question) -> Row:
+    """Build the row of a question, with its other wording and wrong answers."""
     wrong_answers = [question.write_answer(value, 1) for value in question.wrong_values]
     return {
         "question": question.questions[0],
@@ -203,6 +208,7 @@ def _keep_plain(row: Row) -> Row:
 
 
 def _ask_for_capitals(world: World) -> list[Row]:
+    """Ask for the capital of each country."""
     rows = []
     capitals = [country.capital for country in world.countries]
     for country in world.countries:

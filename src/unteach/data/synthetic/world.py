@@ -90,6 +90,7 @@ class World:
     banks: Banks = field(default_factory=Banks)
 
     def __post_init__(self) -> None:
+        """Refuse settings that are too small, and more names than the banks give."""
         for name, minimum in MINIMUM.items():
             value = getattr(self, name)
             if value < minimum:
@@ -189,6 +190,7 @@ class World:
 
     @cached_property
     def _groups(self) -> dict[str, tuple[Author, ...]]:
+        """The authors of each group; no author, name or title is in two of them."""
         sizes = {
             "taught": self.n_authors,
             "holdout": self.n_holdout,
@@ -199,8 +201,9 @@ class World:
         groups = {}
         start = 0
         for group, size in sizes.items():
-            groups[group] = tuple(self._build_author(k) for k in range(start, start + size))
-            start += size
+            stop = start + size
+            groups[group] = tuple(self._build_author(index) for index in range(start, stop))
+            start = stop
         return groups
 
     def _build_author(self, author_index: int) -> Author:

@@ -16,9 +16,17 @@ Result = TypeVar("Result")
 def map_in_order(
     function: Callable[[Item], Result], items: Iterable[Item], num_processes: int
 ) -> Iterator[Result]:
-    """Apply a function to items in several processes; give the results in the items' order.
+    """Apply a function to items in several processes.
 
     No more items are taken than keep all processes busy.
+
+    Args:
+        function: what is applied; it need not be picklable, as the processes are forked.
+        items: what it is applied to, taken one after the other.
+        num_processes: 1 works in this process.
+
+    Yields:
+        The results, in the order of the items.
     """
     if num_processes == 1:
         yield from map(function, items)

@@ -35,6 +35,9 @@ class RowCount:
         self.count += other.count
         self.places = (self.places + other.places)[:MAX_LISTED]
 
+    def to_json(self) -> list[Any]:
+        return [self.count, self.places]
+
 
 @dataclass
 class TokenCounts:
@@ -65,6 +68,7 @@ class TokenCounts:
     unshown: dict[str, RowCount] = field(default_factory=dict)
 
     def add_example(self, length: int, num_learned: int) -> None:
+        """Count an example of so many tokens, of which so many are learned."""
         self.examples += 1
         self.tokens += length
         self.learned += num_learned
@@ -73,6 +77,7 @@ class TokenCounts:
         self.lengths[power_of_two] = self.lengths.get(power_of_two, 0) + 1
 
     def merge(self, other: "TokenCounts") -> None:
+        """Add the counts of other rows, which come after these."""
         self.read += other.read
         self.kept += other.kept
         self.cut.add(other.cut)
@@ -90,9 +95,9 @@ class TokenCounts:
     def to_json(self) -> dict[str, Any]:
         """Write the counts as a shard's file has them."""
         values = dict(vars(self))
-        values["cut"] = _list_row_count(self.cut)
-        values["dropped"] = {key: _list_row_count(rows) for key, rows in self.dropped.items()}
-        values["unshown"] = {key: _list_row_count(rows) for key, rows in self.unshown.items()}
+        values["cut"] = self.cut.to_json()
+        values["dropped"] = {reason: rows.to_json() for reason, rows in self.dropped.items()}
+        values["unshown"] = {key: rows.to_json() for key, rows in self.unshown.items()}
         return values
 
     @classmethod
@@ -103,10 +108,6 @@ class TokenCounts:
         counts.dropped = {key: RowCount(*rows) for key, rows in values["dropped"].items()}
         counts.unshown = {key: RowCount(*rows) for key, rows in values["unshown"].items()}
         return counts
-
-
-def _list_row_count(rows: RowCount) -> list[Any]:
-    return [rows.count, rows.places]
 
 
 @dataclass
@@ -129,7 +130,8 @@ class TokenizedChunk:
         cls, rows: Rows, row_errors: RowErrors, cut_rows: Sequence[int], num_kept: int
     ) -> "TokenizedChunk":
         """Start a chunk without examples, with what became of its rows."""
-        counts = TokenCounts(read=len(rows), kept=num_kept, cut=RowCount.build(rows, cut_rows))
+        cut = RowCount.build(rows, cut_rows)
+        counts = TokenCounts(read=len(rows), kept=num_kept, cut=cut)
         for reason, row_indices in row_errors.dropped.items():
             counts.dropped[reason] = RowCount.build(rows, row_indices)
         return cls(counts)
@@ -194,6 +196,7 @@ class Recipe:
         return self._tokenize_answers(rows, where)
 
     def _tokenize_answers(self, rows: Rows, where: str) -> TokenizedChunk:
+        """Tokenize prompts with answers by the dataset that training would read them with."""
         dataset_class: Any = registry.dataset.get(self.handler)
         arguments = dict(self.columns)
         if "too_long" in dataset_class.__dataclass_fields__:
@@ -213,6 +216,7 @@ class Recipe:
         return chunk
 
     def _tokenize_text(self, rows: Rows, where: str) -> TokenizedChunk:
+        """Tokenize documents, each within max_length or, for training to cut them, whole."""
         text_key = self.columns["text_key"]
         documents, row_errors = tokenize_documents(self.template, rows, text_key, where)
         room = self.max_length - len(find_bos(self.template))
@@ -240,7 +244,10 @@ class Recipe:
 def build_facts(table: Table, recipe: Recipe, tokenizer_path: str) -> dict[str, Any]:
     """Build what tells these tokens from all others, as the manifest has it.
 
-    The rows, the columns, the tokenizer, the template, the policy.
+    Args:
+        table: the rows.
+        recipe: the columns, the tokenizer, the template and what becomes of long rows.
+        tokenizer_path: what the user calls the tokenizer.
     """
     tokenizer = recipe.template.tokenizer
     source: dict[str, Any] = {}

@@ -108,14 +108,14 @@ class Shard:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def ids(self, row: int) -> "np.ndarray":
+    def slice_ids(self, row: int) -> "np.ndarray":
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
     def build_labels(self, row: int) -> "np.ndarray":
         """Build the row's tokens where they are learned, and -100 elsewhere."""
         if self.labels is not None:
             return _slice_list(self.labels, row)
-        labels = self.ids(row).astype(np.int64)
+        labels = self.slice_ids(row).astype(np.int64)
         if self.learned_from is not None:
             labels[: self.learned_from[row]] = IGNORED
         elif self.runs is not None:
@@ -188,6 +188,7 @@ def _read_batches(file: Path) -> "list[pyarrow.RecordBatch]":
 
 
 def _build_shard(batch: "pyarrow.RecordBatch") -> Shard:
+    """Build a shard of ours from its record batch."""
     columns = {}
     for name in batch.schema.names:
         columns[name], _ = _split_lists(batch.column(name))
@@ -266,7 +267,13 @@ def is_text_file(file: Path) -> bool:
 def refuse_other_tokenizer(
     path: Path, tokenizer: "PreTrainedTokenizerBase", shards: Iterable[Shard]
 ) -> None:
-    """Refuse tokens that another tokenizer made."""
+    """Refuse tokens that another tokenizer made.
+
+    Args:
+        path: a tokenised folder, whose manifest names its tokenizer, or a file, which does not.
+        tokenizer: this model's.
+        shards: those of the path, whose tokens a file is judged by.
+    """
     if path.is_dir():
         made_by = read_manifest(path).get("tokenizer")
         if not isinstance(made_by, dict) or not {"fingerprint", "name", "vocabulary"} <= set(
@@ -304,17 +311,21 @@ def read_documents(
         raise UserError(
             f"{path}: holds prompts and answers; text to pretrain on is made with kind=text"
         )
-    arrays = [shard.values[shard.offsets[0] : shard.offsets[-1]] for shard in shards]
+    arrays = []
+    for shard in shards:
+        first, end = shard.offsets[0], shard.offsets[-1]
+        arrays.append(shard.values[first:end])
     lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
     selection: RowSelection | None = hf_args.get("choice")
-    if selection is not None and selection != selection.without_limits():
+    if selection is not None and selection != selection.drop_limits():
         joined = Joined(arrays)
         ends = np.cumsum(lengths)
         selected = selection.select_indices(len(lengths))
         arrays = []
         for index in selected:
-            end = int(ends[index])
-            arrays.append(joined[end - int(lengths[index]) : end])
+            stop = int(ends[index])
+            start = stop - int(lengths[index])
+            arrays.append(joined[start:stop])
         lengths = lengths[selected]
     return Joined(arrays), np.cumsum(lengths).tolist()
 
@@ -370,7 +381,7 @@ class TokenizedDataset:
         shard_index, shard_row = find_part(self.ends, row_index)
         shard = self.shards[shard_index]
         return {
-            "input_ids": shard.ids(shard_row),
+            "input_ids": shard.slice_ids(shard_row),
             "labels": shard.build_labels(shard_row),
             "index": row_index,
         }

@@ -111,8 +111,8 @@ def _is_made_of(partial_dir: Path, facts: dict[str, Any]) -> bool:
     facts = json.loads(json.dumps(facts))
     if (partial_dir / MANIFEST).exists():
         manifest = json_files.read_mapping(partial_dir / MANIFEST, "the unfinished files")
-        has_facts = all(manifest.get(name) == fact for name, fact in facts.items())
-        return has_facts and _has_shards(partial_dir, manifest)
+        made_of = {name: manifest.get(name) for name in facts}
+        return made_of == facts and _has_shards(partial_dir, manifest)
     head = partial_dir / HEAD
     return head.exists() and json_files.read_json(head, "the unfinished files") == facts
 
@@ -145,11 +145,20 @@ def _finish(partial_dir: Path, output_dir: Path) -> dict[str, Any]:
 
 def build_manifest_counts(total: TokenCounts) -> dict[str, Any]:
     """Build the counts as the manifest has them."""
-    rows: dict[str, Any] = {"read": total.read, "kept": total.kept, "cut": total.cut.count}
-    rows["dropped"] = {reason: dropped.count for reason, dropped in total.dropped.items()}
-    rows["first"] = {reason: dropped.places for reason, dropped in total.dropped.items()}
+    num_dropped = {}
+    first_places = {}
+    for reason, dropped in total.dropped.items():
+        num_dropped[reason] = dropped.count
+        first_places[reason] = dropped.places
     if total.cut.count:
-        rows["first"]["cut"] = total.cut.places
+        first_places["cut"] = total.cut.places
+    rows: dict[str, Any] = {
+        "read": total.read,
+        "kept": total.kept,
+        "cut": total.cut.count,
+        "dropped": num_dropped,
+        "first": first_places,
+    }
     if total.unshown:
         rows["unshown"] = total.to_json()["unshown"]
     return {
@@ -158,7 +167,7 @@ def build_manifest_counts(total: TokenCounts) -> dict[str, Any]:
         "tokens": total.tokens,
         "learned": total.learned,
         "longest": total.longest,
-        "lengths": {length: total.lengths[length] for length in sorted(total.lengths, key=int)},
+        "lengths": dict(sorted(total.lengths.items(), key=lambda item: int(item[0]))),
     }
 
 
@@ -193,9 +202,15 @@ def _join_to_shards(chunks: Iterable[TokenizedChunk]) -> Iterator[TokenizedChunk
 def _write_shard(partial_dir: Path, shard_index: int, chunk: TokenizedChunk) -> dict[str, Any]:
     """Write a shard and, after it, the file that describes it: only then does it count.
 
+    Args:
+        partial_dir: the folder of unfinished files.
+        shard_index: how many shards stand before it.
+        chunk: its examples.
+
     Returns:
         The description, with the counts of its rows.
     """
+    # Counts take the form of mask that is the smallest: none, a first learned token, or stretches.
     columns = {
         "input_ids": np.concatenate(chunk.ids) if chunk.ids else np.empty(0, np.int32),
         "lengths": _pack_counts([len(ids) for ids in chunk.ids]),
@@ -206,6 +221,7 @@ def _write_shard(partial_dir: Path, shard_index: int, chunk: TokenizedChunk) -> 
         columns["turns"] = _pack_counts([len(runs) for runs in chunk.runs])
         columns["runs"] = _pack_counts(list(itertools.chain.from_iterable(chunk.runs)))
 
+    # One record batch of one row, so that reading it gives views of the mapped file.
     batch = pyarrow.record_batch({name: _as_one_row(values) for name, values in columns.items()})
     file = partial_dir / f"tokens-{shard_index:05d}.arrow"
     with (

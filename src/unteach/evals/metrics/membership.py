@@ -87,7 +87,7 @@ class Attack(Metric):
         return build_attack_value(name, forget, holdout)
 
 
-@metric("mia_loss")
+@metric("mia_loss", examples={"show": "membership", "title": "loss"})
 @dataclass
 class LossAttack(Attack):
     """Score: avg_loss."""
@@ -96,7 +96,7 @@ class LossAttack(Attack):
         return row.scores[0].avg_loss
 
 
-@metric("mia_zlib")
+@metric("mia_zlib", examples={"show": "membership", "title": "zlib"})
 @dataclass
 class ZlibAttack(Attack):
     """Score: avg_loss / len(zlib(answer)), which sets a text's loss against how compressible it
@@ -106,7 +106,7 @@ class ZlibAttack(Attack):
         return row.scores[0].avg_loss / len(zlib.compress(row.texts[0].encode()))
 
 
-@metric("mia_reference")
+@metric("mia_reference", examples={"show": "membership", "title": "reference"})
 @dataclass
 class ReferenceAttack(Metric):
     """Score: avg_loss minus that of the suite's reference model. Source: arXiv:2012.07805."""
@@ -144,7 +144,7 @@ def _subtract_losses(rows: list[ScoredRow], reference_rows: list[ScoredRow]) -> 
     return differences
 
 
-@metric("mia_gradnorm")
+@metric("mia_gradnorm", examples={"show": "membership", "title": "gradient norm"})
 @dataclass
 class GradNormAttack(Metric):
     """Score: the mean over parameter tensors of the gradient's p-norm; members lie flat. Source:
@@ -200,7 +200,7 @@ class LowestTokens(Attack):
         return float(-np.sort(values)[:num_lowest].mean())
 
 
-@metric("mia_min_k")
+@metric("mia_min_k", examples={"show": "membership", "title": "min-k"})
 @dataclass
 class MinK(LowestTokens):
     """Score: minus the mean of the lowest share k of token log-probs."""
@@ -209,7 +209,7 @@ class MinK(LowestTokens):
         return row.scores[0].logprob
 
 
-@metric("mia_min_k_plus_plus")
+@metric("mia_min_k_plus_plus", examples={"show": "membership", "title": "min-k++"})
 @dataclass
 class MinKPlusPlus(LowestTokens):
     """As min-k, of (log p - mu) / sigma, with the vocabulary's mean and deviation at each
@@ -254,7 +254,14 @@ class AgainstRetain(Metric):
         raise NotImplementedError
 
 
-@metric("privleak")
+@metric(
+    "privleak",
+    label="privleak",
+    role="forget",
+    better="near 0",
+    meaning="Membership inference against the retain model's, in percent",
+    decimals=1,
+)
 @dataclass
 class PrivLeak(AgainstRetain):
     """((1 - AUC) - (1 - AUC_retain)) / (1 - AUC_retain) * 100: 0 is the retain model, below it

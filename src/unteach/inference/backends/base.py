@@ -6,6 +6,7 @@ and opens a Session, which answers. A row that cannot be answered has a Failure 
 answer, and the others go on.
 """
 
+import bisect
 import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
@@ -18,20 +19,25 @@ from unteach.engines.base import Ids
 
 Kind = Literal["generate", "score", "classify"]
 Modality = Literal["lm", "vlm"]
+FinishReason = Literal["eos", "stop", "length"]
+"""The model ended a text itself, a stop string did, or it was out of room."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One row.
+    """One row to be answered.
 
-    number: its place in the table, which answers are keyed by. prompt: token ids, built by the
-    template that was saved with the model; () where the backend is not local or the row has images.
-    text: the same as text, and what a classifier reads. messages: the conversation, where the
-    template is a chat or the row is one (with images, content is a list of parts, as processors
-    take it); None for a prompt in plain words. images: what the row's column holds, each a path, a
-    URL or an image. answer: what is scored, as ids that include the end of turn; answer_text: as
-    text.
-    seed: of this row alone; whatever is drawn for it must depend on nothing else.
+    Attributes:
+        number: its index in the table, which answers are keyed by.
+        prompt: token ids, built by the template that was saved with the model; () where the backend
+            is not local or the row has images.
+        text: the prompt as text, and what a classifier reads.
+        messages: the conversation, where the template is a chat or the row is one (with images,
+            content is a list of parts, as processors take it); None for a prompt in plain words.
+        images: what the row's column holds, each a path, a URL or an image.
+        answer: what is scored, as ids that include the end of turn.
+        answer_text: the same as text.
+        seed: of this row alone; whatever is drawn for it must depend on nothing else.
     """
 
     number: int
@@ -46,30 +52,32 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One continuation. text: up to a stop string and without it. tokens: of the text, without the
-    end of sequence; None where a server does not tell, and where it tells, as it counts.
+    """One continuation.
 
-    finish: the model ended it (eos), a stop string did (stop), or it was out of room (length).
-    logprobs: one a token, of the model itself, where Sampling.perplexity asks for them.
-    prompt_tokens: where the backend made them itself.
+    Attributes:
+        text: up to a stop string and without it.
+        tokens: how many the text has, without the end of sequence; None where a server does not
+            say, and where it does, as it counts.
+        logprobs: one a token, of the model itself, where Sampling.perplexity asks for them.
+        prompt_tokens: where the backend made them itself.
     """
 
     text: str
-    finish: Literal["eos", "stop", "length"]
+    finish: FinishReason
     tokens: int | None
     logprobs: tuple[float, ...] | None = None
     prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True)
-class Scored:
+class AnswerScore:
     """log p of each token of a given answer, in nats."""
 
     logprobs: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class ClassScores:
     """A classifier's logits, one a class, and the probability of each, in the order of the model's
     labels."""
 
@@ -79,12 +87,12 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a row has no answer, in a sentence. A run that is repeated asks it again."""
+    """Why a row has no answer, in a sentence. A run that is repeated tries it again."""
 
     why: str
 
 
-Answer = list[Completion] | Scored | Labelled | Failure
+Answer = list[Completion] | AnswerScore | ClassScores | Failure
 """A list of Completions has one for each of Sampling.num_return_sequences."""
 Answered = Iterator[tuple[int, Answer]]
 """(number of the row, its answer), each once it is there, in any order."""
@@ -92,8 +100,11 @@ Answered = Iterator[tuple[int, Answer]]
 
 @dataclass(frozen=True)
 class Job:
-    """What a Session is opened for. longest: tokens of the longest prompt and what may follow it; 0
-    if unknown."""
+    """What a Session is opened for.
+
+    Attributes:
+        longest: tokens of the longest prompt and what may follow it; 0 if unknown.
+    """
 
     model: ModelConfig
     kind: Kind
@@ -109,7 +120,9 @@ class Session(Protocol):
     All requests of the run are given, so that batches may be planned as if nothing were done
     before: what a row gets must not depend on where an earlier run was stopped. Where several
     processes share the work, each answers a part.
-    labels: the names of a classifier's classes.
+
+    Attributes:
+        labels: the names of a classifier's classes.
     """
 
     labels: Sequence[str]
@@ -125,10 +138,12 @@ class Session(Protocol):
 class Backend(Protocol):
     """What a backend's class says of itself.
 
-    OPTIONS: the names of Sampling's fields that it can do beside max_new_tokens. LOCAL: it runs the
-    model's files here, so that requests come as token ids; otherwise `model=` is the name that a
-    server knows. FREE: those of its own fields that change no answer (batch sizes, keys, time-outs)
-    and may differ between two calls of one run.
+    Attributes:
+        OPTIONS: the names of Sampling's fields that it can do beside max_new_tokens.
+        LOCAL: it runs the model's files here, so that requests come as token ids; otherwise
+            `model=` is the name that a server knows.
+        FREE: those of its own fields that change no answer (batch sizes, keys, time-outs) and may
+            differ between two calls of one run.
     """
 
     OPTIONS: ClassVar[frozenset[str]]
@@ -138,15 +153,20 @@ class Backend(Protocol):
     FREE: ClassVar[frozenset[str]]
 
     def check(self) -> None:
-        """Raises UserError for what cannot work (an absent package, a wrong address) before
-        anything is loaded."""
+        """Raise UserError for what cannot work (an absent package, a wrong address) before anything
+        is loaded."""
 
     def open(self, job: Job) -> Session: ...
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A continuation up to a stop string. tokens: how many of its ids begin before the cut."""
+    """A continuation up to a stop string.
+
+    Attributes:
+        tokens: how many of its ids begin before the cut.
+        stopped: whether there was a stop string.
+    """
 
     text: str
     tokens: int
@@ -156,18 +176,20 @@ class Cut:
 def cut(
     ids: Sequence[int], decode: Callable[[Sequence[int]], str], stop_strings: Sequence[str]
 ) -> Cut:
-    """The text of `ids` up to the first of the stop strings in it, for all backends alike."""
+    """Cut the text of `ids` at the first of the stop strings in it, for all backends alike."""
     text = decode(ids)
-    places = [place for stop in stop_strings if (place := text.find(stop)) >= 0]
-    if not places:
+    starts = [text.find(stop) for stop in stop_strings]
+    starts = [start for start in starts if start >= 0]
+    if not starts:
         return Cut(text, len(ids))
-    end, low, high = min(places), 0, len(ids)
-    while low < high:  # the fewest ids whose text reaches the cut
-        middle = (low + high) // 2
-        low, high = (low, middle) if len(decode(ids[:middle])) >= end else (middle + 1, high)
-    return Cut(text[:end], low, stopped=True)
+    end = min(starts)
+    # The fewest ids whose text reaches the cut.
+    num_ids = bisect.bisect_left(
+        range(len(ids)), end, key=lambda num_first: len(decode(ids[:num_first]))
+    )
+    return Cut(text[:end], num_ids, stopped=True)
 
 
 def perplexity(logprobs: Sequence[float]) -> float | None:
-    """exp of the mean of -log p; None of nothing."""
+    """Return exp of the mean of -log p; None of nothing."""
     return math.exp(-sum(logprobs) / len(logprobs)) if logprobs else None

@@ -1,15 +1,15 @@
 """A sequence classifier on the rows of a table: the label of each text, and how surely."""
 
 from collections.abc import Sequence, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unteach import run_dir
 from unteach.config.inference import Sampling
 from unteach.config.schema import ModelConfig
-from unteach.engines.batching import BatchRunner, Row
+from unteach.engines.batching import Batch, BatchRunner
 from unteach.engines.class_logits import compute_class_logits
 from unteach.errors import UserError
-from unteach.inference.backends.base import Answered, Job, Labelled, Request
+from unteach.inference.backends.base import Answered, ClassScores, Job, Request
 from unteach.inference.backends.local_batches import move_to_device, run_batches
 from unteach.lazy import torch, transformers
 from unteach.models import adapters, heads, loading
@@ -19,24 +19,25 @@ from unteach.models.layers import unwrap_model
 from unteach.models.loading import LoadedModel
 from unteach.models.model_handlers import load_tokenizer
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 
 def load(config: ModelConfig) -> LoadedModel:
-    """A sequence classifier and its tokenizer."""
+    """Load a sequence classifier and its tokenizer."""
     path = run_dir.find_model_folder(str(config.model_args[PATH]))
     head = heads.read_head(path)
     if adapters.is_adapter(path) and head:
         return loading.load(config, training=False, head=head)
 
-    def refuse(settings: Any) -> None:
-        held = settings.architectures or []
-        if not any(name.endswith(heads.CLASSIFIER) for name in held):
-            raise UserError(
-                f"{path}: holds no classifier ({', '.join(held) or 'it does not say what'}), and "
-                f"kind=classify asks one"
-            )
+    def refuse_other_models(settings: "PretrainedConfig") -> None:
+        architectures = settings.architectures or []
+        if not any(name.endswith(heads.CLASSIFIER) for name in architectures):
+            what = ", ".join(architectures) or "it does not say what"
+            raise UserError(f"{path}: holds no classifier ({what}), and kind=classify asks one")
 
     model, compute, source = loading.load_as(
-        transformers.AutoModelForSequenceClassification, config, path, refuse
+        transformers.AutoModelForSequenceClassification, config, path, refuse_other_models
     )
     tokenizer = load_tokenizer(path, config.tokenizer_args, source)
     if tokenizer.pad_token_id is None:
@@ -46,42 +47,51 @@ def load(config: ModelConfig) -> LoadedModel:
 
 
 def load_empty(config: ModelConfig) -> LoadedModel:
-    """The same with no weights."""
+    """Load the same with no weights."""
     with torch.device("meta"):
         return load(config)
 
 
 class ClassifierSession(BatchRunner):
-    """Reads a request's prompt; the classes are named by the model's head. Without any it is a
+    """Classifies a request's prompt; the classes are named by the model's head. Without any it is a
     regression."""
 
     def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
         loaded = load(job.model)
         super().__init__(loaded.model, batch_size, job.dist, None)
         move_to_device(self.model, job.dist.device)
+        self.autocast = loaded.autocast
+        self.padding_id = loaded.tokenizer.pad_token_id
         config = unwrap_model(self.model).config
-        self.autocast, self.pad = loaded.autocast, loaded.tokenizer.pad_token_id
-        config.pad_token_id = self.pad  # by which a causal model finds the last token of a row
-        if batch_size != 1 and (reason := describe_padded_batches(self.model, loaded.tokenizer)):
-            self.batch_size = 1
-            if job.dist.is_main:
-                print(f"note: {reason}")
-        named = [str(config.id2label[i]) for i in range(config.num_labels)]
-        self.labels: Sequence[str] = loaded.head.labels if loaded.head else named
+        # By which a causal model finds the last token of a row.
+        config.pad_token_id = self.padding_id
+        if batch_size != 1:
+            reason = describe_padded_batches(self.model, loaded.tokenizer)
+            if reason:
+                self.batch_size = 1
+                if job.dist.is_main:
+                    print(f"note: {reason}")
+        self.labels: Sequence[str] = [str(config.id2label[i]) for i in range(config.num_labels)]
+        if loaded.head:
+            self.labels = loaded.head.labels
         if tokens_per_batch:
             self.budgets["classify"] = tokens_per_batch
 
     def classify(self, requests: Sequence[Request], done: Set[int]) -> Answered:
-        def work(batch: list[Row]) -> list[Labelled]:
-            with self.autocast():
-                logits = compute_class_logits(
-                    self.model, [requests[i].prompt for [i] in batch], self.pad
-                )
-            both = zip(logits.tolist(), logits.softmax(-1).tolist(), strict=True)
-            return [Labelled(tuple(logit), tuple(probability)) for logit, probability in both]
+        """Classify the prompts of requests."""
 
-        batching = self.batching("classify", requests, lambda request: len(request.prompt))
-        yield from run_batches(self, "classify", requests, batching, work, done)
+        def classify_batch(batch: Batch) -> list[ClassScores]:
+            prompts = [requests[i].prompt for [i] in batch]
+            with self.autocast():
+                logits = compute_class_logits(self.model, prompts, self.padding_id)
+            probabilities = logits.softmax(-1)
+            scores = []
+            for row, row_probabilities in zip(logits.tolist(), probabilities.tolist(), strict=True):
+                scores.append(ClassScores(tuple(row), tuple(row_probabilities)))
+            return scores
+
+        planner = self.build_planner("classify", requests, lambda request: len(request.prompt))
+        yield from run_batches(self, "classify", requests, planner, classify_batch, done)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
         raise AssertionError("a classifier continues nothing")

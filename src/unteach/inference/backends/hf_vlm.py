@@ -1,20 +1,21 @@
 """A vision-language model in this process, on the rows of a table: an image that cannot be read
 fails its row alone."""
 
-import contextlib
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-from unteach.config.inference import DRAWN, Sampling
+from unteach.config.inference import Sampling
 from unteach.data.io import images
-from unteach.engines.batching import BatchRunner, Row
+from unteach.engines.batching import Batch, BatchRunner
 from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
+from unteach.engines.generation import find_stop
 from unteach.engines.hf import get_context_length
-from unteach.engines.sampling import SeededSampler, build_repetition_penalty, build_warpers
+from unteach.engines.sampling import build_repetition_penalty
 from unteach.errors import UserError
 from unteach.inference.backends.base import Answer, Answered, Completion, Failure, Job, Request, cut
 from unteach.inference.backends.local_batches import (
-    Pools,
+    PoolPlanner,
+    build_sampler,
     find_finish_reason,
     move_to_device,
     run_batches,
@@ -22,19 +23,21 @@ from unteach.inference.backends.local_batches import (
 from unteach.lazy import torch, transformers
 from unteach.models import vision
 from unteach.models.batch_probe import describe_padded_batches
-from unteach.seeds import subseed
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
+    from transformers import BatchFeature
 
-IMAGE_TOKENS, CHARACTERS_PER_TOKEN = 576, 3
+TOKENS_PER_IMAGE = 576
+CHARACTERS_PER_TOKEN = 3
 """About what an image and a text cost, for planning batches; memory says the rest."""
-MOST = 8
+MAX_ROWS = 8
 """Rows of a batch, unless batch_size says more or fewer."""
-WRONG = (ValueError, TypeError, IndexError, KeyError)
+PROCESSOR_ERRORS = (ValueError, TypeError, IndexError, KeyError)
 """What a processor raises where the placeholders of a text and its images do not go together."""
 
-Asked = tuple[str, list[Any]]
+Prompt = tuple[str, "list[Image]"]
 """A text with placeholders, and the images that go there."""
 
 
@@ -52,156 +55,191 @@ class VisionSession:
         )
         loaded.tokenizer.padding_side = "left"
         self.context = get_context_length(loaded.model)
-        if batch_size != 1 and (
-            reason := describe_padded_batches(loaded.model, loaded.tokenizer, left=True)
-        ):
-            batch_size = 1
-            if job.dist.is_main:
-                print(f"note: {reason}")
-        self.engine = BatchRunner(loaded.model, batch_size or MOST, job.dist, None)
+        if batch_size != 1:
+            reason = describe_padded_batches(loaded.model, loaded.tokenizer, left=True)
+            if reason:
+                batch_size = 1
+                if job.dist.is_main:
+                    print(f"note: {reason}")
+        self.engine = BatchRunner(loaded.model, batch_size or MAX_ROWS, job.dist, None)
         if tokens_per_batch:
             self.engine.budgets["generate"] = tokens_per_batch
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
-        if sampling.perplexity and (sampling.num_beams or 1) > 1:
+        """Continue the conversations of requests."""
+        num_beams = sampling.num_beams or 1
+        if sampling.perplexity and num_beams > 1:
             raise UserError(
                 "perplexity: of beams that read images is not to be had; leave out perplexity or "
                 "num_beams"
             )
 
-        def length(request: Request) -> int:
-            text = sum(len(str(turn["content"])) for turn in request.messages or ())
-            return (
-                text // CHARACTERS_PER_TOKEN
-                + IMAGE_TOKENS * len(request.images)
-                + sampling.max_new_tokens
-            )
+        def estimate_length(request: Request) -> int:
+            num_characters = sum(len(str(turn["content"])) for turn in request.messages or ())
+            num_text_tokens = num_characters // CHARACTERS_PER_TOKEN
+            num_image_tokens = TOKENS_PER_IMAGE * len(request.images)
+            return num_text_tokens + num_image_tokens + sampling.max_new_tokens
 
-        times = max(sampling.num_return_sequences, sampling.num_beams or 1)
-        budget = self.engine.budget("generate")
-        batching = Pools(requests, length, self.engine.batch_size, budget, times=times)
+        planner = PoolPlanner(
+            requests,
+            estimate_length,
+            self.engine.batch_size,
+            self.engine.get_budget("generate"),
+            texts_per_row=max(sampling.num_return_sequences, num_beams),
+        )
 
-        def work(batch: list[Row]) -> list[Answer]:
-            read = images.read_ahead([requests[i] for [i] in batch], lambda request: request.images)
-            return self._batch(list(read), sampling)
+        def answer_batch(batch: Batch) -> list[Answer]:
+            batch_requests = [requests[i] for [i] in batch]
+            return self._answer(batch_requests, sampling)
 
-        yield from run_batches(self.engine, "generate", requests, batching, work, done)
+        yield from run_batches(self.engine, "generate", requests, planner, answer_batch, done)
 
-    def _batch(self, read: list[tuple[Request, Any]], sampling: Sampling) -> list[Answer]:
-        """An answer for each request; those that cannot be asked are left out of the pass."""
-        answers = dict[int, Answer]()
-        rows = dict[int, Asked]()
+    def _answer(self, requests: list[Request], sampling: Sampling) -> list[Answer]:
+        """Answer each request; those that cannot be asked are left out of the pass."""
+        answers: dict[int, Answer] = {}
+        prompts: dict[int, Prompt] = {}
+        read = images.read_ahead(requests, lambda request: request.images)
         for i, (request, pictures) in enumerate(read):
             try:
                 if isinstance(pictures, images.Unreadable):
                     raise pictures
-                rows[i] = self.loaded.shown(request.messages or ()), pictures
+                text = self.loaded.render_chat(request.messages or ())
+                prompts[i] = (text, pictures)
             except (images.Unreadable, UserError) as error:
                 answers[i] = Failure(str(error))
-        tensors, unfit = self._fitting(rows, sampling.max_new_tokens)
-        answers |= unfit
+
+        tensors, failures = self._process_prompts(prompts, sampling.max_new_tokens)
+        answers.update(failures)
         if tensors is not None:
-            left = [i for i in rows if i not in unfit]
-            if sampling.drawn and sampling.num_return_sequences > 1:
-                tensors = self._inputs(
-                    [rows[i] for i in left for _ in range(sampling.num_return_sequences)]
-                )
+            asked = [i for i in prompts if i not in failures]
+            num_texts = sampling.num_return_sequences
+            if sampling.drawn and num_texts > 1:
+                # Each text that is drawn is a row of its own.
+                repeated = []
+                for i in asked:
+                    repeated += [prompts[i]] * num_texts
+                tensors = self._process(repeated)
             with self.loaded.autocast():
-                answers |= zip(
-                    left, self._told(tensors, [read[i][0] for i in left], sampling), strict=True
-                )
-        return [answers[i] for i in range(len(read))]
+                made = self._generate(tensors, [requests[i] for i in asked], sampling)
+            answers.update(zip(asked, made, strict=True))
+        return [answers[i] for i in range(len(requests))]
 
-    def _fitting(self, rows: dict[int, Asked], new: int) -> tuple[Any, dict[int, Failure]]:
-        """The inputs of all rows that the processor and the context take, and why it is not the
-        others."""
-        unfit = dict[int, Failure]()
-        if rows:
-            with contextlib.suppress(*WRONG):
-                tensors = self._inputs(list(rows.values()))
-                if self._room(tensors, new) is None:
-                    return tensors, unfit
-        for i, row in rows.items():
+    def _process_prompts(
+        self, prompts: dict[int, Prompt], max_new_tokens: int
+    ) -> "tuple[BatchFeature | None, dict[int, Failure]]":
+        """Make the inputs of all prompts that the processor and the context take, and say why it is
+        not the others."""
+        if not prompts:
+            return None, {}
+        tensors = self._try_process(list(prompts.values()))
+        if tensors is not None and self._explain_too_long(tensors, max_new_tokens) is None:
+            return tensors, {}
+
+        # Something is wrong with one of them: each is tried alone.
+        failures: dict[int, Failure] = {}
+        fitting = []
+        for i, prompt in prompts.items():
             try:
-                if why := self._room(self._inputs([row]), new):
-                    unfit[i] = Failure(why)
-            except WRONG as error:
-                unfit[i] = Failure(f"the processor does not take this row: {error}")
-        left = [row for i, row in rows.items() if i not in unfit]
-        return (self._inputs(left) if left else None), unfit
+                reason = self._explain_too_long(self._process([prompt]), max_new_tokens)
+            except PROCESSOR_ERRORS as error:
+                reason = f"the processor does not take this row: {error}"
+            if reason:
+                failures[i] = Failure(reason)
+            else:
+                fitting.append(prompt)
+        return (self._process(fitting) if fitting else None), failures
 
-    def _inputs(self, rows: list[Asked]) -> Any:
-        """What the model is given: texts padded on the left, their images as pixels."""
-        texts = [text for text, _ in rows]
-        return self.loaded.processor(
+    def _try_process(self, prompts: list[Prompt]) -> "BatchFeature | None":
+        try:
+            return self._process(prompts)
+        except PROCESSOR_ERRORS:
+            return None
+
+    def _process(self, prompts: list[Prompt]) -> "BatchFeature":
+        """Make what the model is given: texts padded on the left, their images as pixels."""
+        texts = [text for text, _ in prompts]
+        features: BatchFeature = self.loaded.processor(
             text=texts,
-            images=[pictures for _, pictures in rows],
+            images=[pictures for _, pictures in prompts],
             padding=True,
             return_tensors="pt",
-            add_special_tokens=all(map(self.loaded.adds_special, texts)),
+            add_special_tokens=all(map(self.loaded.adds_special_tokens, texts)),
         )
+        return features
 
-    def _room(self, tensors: Any, new: int) -> str | None:
-        """What is to be said where the longest row, and `new` tokens after it, are more than the
-        model reads."""
+    def _explain_too_long(self, tensors: "BatchFeature", max_new_tokens: int) -> str | None:
+        """Say why the longest row, with the tokens to come, does not fit; None where it does."""
         longest = int(tensors["attention_mask"].sum(-1).max())
-        if self.context is None or longest + new <= self.context:
+        if self.context is None or longest + max_new_tokens <= self.context:
             return None
         return (
-            f"a prompt of {longest} tokens, those of its images among them, and {new} new ones are "
-            f"more than the {self.context} that the model reads; ask for fewer max_new_tokens"
+            f"a prompt of {longest} tokens, those of its images among them, and {max_new_tokens} "
+            f"new ones are more than the {self.context} that the model reads; ask for fewer "
+            "max_new_tokens"
         )
 
-    def _told(self, tensors: Any, asked: list[Request], sampling: Sampling) -> list[Answer]:
-        """The library's generate(), in one go: what a model keeps between two steps is its own
+    def _generate(
+        self, tensors: "BatchFeature", requests: list[Request], sampling: Sampling
+    ) -> list[Answer]:
+        """Call the library's generate() in one go: what a model keeps between two steps is its own
         affair."""
-        finite = FiniteCheck()
-        times, processors = sampling.num_return_sequences, list[Any]([finite])
-        noted = Noted() if sampling.perplexity else None
-        if noted:
-            processors.append(noted)
-        if repeated := build_repetition_penalty(sampling.repetition_penalty):
-            repeated.mask = tensors["attention_mask"].to(self.loaded.model.device)
-            processors.append(repeated)
-        if sampling.drawn:
-            cuts = build_warpers(**{name: getattr(sampling, name) for name in DRAWN})
-            seeds = [subseed(request.seed, turn) for request in asked for turn in range(times)]
-            processors.append(SeededSampler(cuts, seeds))
         model = self.loaded.model
-        dtype = next(model.parameters()).dtype
-        stopping = {"stop_strings": sampling.stop_strings, "tokenizer": self.loaded.tokenizer}
-        made = model.generate(
-            **tensors.to(model.device, dtype=dtype),
+        num_texts = sampling.num_return_sequences
+        finite = FiniteCheck()
+        recorder = LogprobRecorder() if sampling.perplexity else None
+        processors: list[Any] = [finite]
+        if recorder:
+            processors.append(recorder)
+        penalty = build_repetition_penalty(sampling.repetition_penalty)
+        if penalty:
+            penalty.mask = tensors["attention_mask"].to(model.device)
+            processors.append(penalty)
+        sampler = build_sampler(requests, sampling)
+        if sampler:
+            processors.append(sampler)
+
+        library_args: dict[str, Any] = {}
+        if sampling.stop_strings:
+            library_args["stop_strings"] = sampling.stop_strings
+            library_args["tokenizer"] = self.loaded.tokenizer
+        sequences = model.generate(
+            **tensors.to(model.device, dtype=next(model.parameters()).dtype),
+            **library_args,
             logits_processor=processors,
             do_sample=False,
             max_new_tokens=sampling.max_new_tokens,
             num_beams=sampling.num_beams or 1,
-            num_return_sequences=1 if sampling.drawn else times,
-            **(stopping if sampling.stop_strings else {}),
+            num_return_sequences=1 if sampler else num_texts,
         )
-        prompts = tensors["attention_mask"].sum(-1).tolist()
-        each = len(made) // len(prompts)  # more than one only of beams
-        rows = made[:, tensors["input_ids"].shape[1] :]
-        logprobs = noted.of(rows) if noted else [None] * len(made)
-        told = [
-            self._completion(row, known, prompts[i // each], sampling)
-            for i, (row, known) in enumerate(zip(rows.tolist(), logprobs, strict=True))
-        ]
-        completions = [told[i : i + times] for i in range(0, len(told), times)]
-        broken = finite.find_broken([NEVER] * len(asked))
-        return [Failure(NOT_FINITE) if broken[i] else one for i, one in enumerate(completions)]
 
-    def _completion(
+        new_ids = sequences[:, tensors["input_ids"].shape[1] :]
+        prompt_lengths = tensors["attention_mask"].sum(-1).tolist()
+        texts_per_prompt = len(sequences) // len(prompt_lengths)  # more than one only of beams
+        logprobs: list[list[float]] | None = recorder.collect(new_ids) if recorder else None
+        completions: list[list[Completion]] = [[] for _ in requests]
+        for i, row in enumerate(new_ids.tolist()):
+            row_logprobs = logprobs[i] if logprobs else None
+            prompt_length = prompt_lengths[i // texts_per_prompt]
+            completion = self._build_completion(row, row_logprobs, prompt_length, sampling)
+            completions[i // num_texts].append(completion)
+
+        answers: list[Answer] = []
+        flags = finite.find_broken([NEVER] * len(requests))
+        for row_completions, is_broken in zip(completions, flags, strict=True):
+            answers.append(Failure(NOT_FINITE) if is_broken else row_completions)
+        return answers
+
+    def _build_completion(
         self, row: list[int], logprobs: list[float] | None, prompt_tokens: int, sampling: Sampling
     ) -> Completion:
-        ids = row[: next((i for i, token in enumerate(row) if token in self.stops), len(row))]
-        one = cut(ids, self.loaded.text, sampling.stop_strings)
-        known = None if logprobs is None else tuple(logprobs[: one.tokens])
+        """Turn the ids of one text into a completion."""
+        ids = row[: find_stop(row, self.stops)]
+        cut_text = cut(ids, self.loaded.decode, sampling.stop_strings)
         return Completion(
-            one.text,
-            find_finish_reason(one.stopped, len(ids), sampling.max_new_tokens),
-            one.tokens,
-            known,
+            cut_text.text,
+            find_finish_reason(cut_text.stopped, len(ids), sampling.max_new_tokens),
+            cut_text.tokens,
+            None if logprobs is None else tuple(logprobs[: cut_text.tokens]),
             prompt_tokens,
         )
 
@@ -214,23 +252,26 @@ class VisionSession:
         """Nothing stays open."""
 
 
-class Noted:
-    """The first of the processors of logits: keeps the log p that the model itself gave each token
-    that was taken."""
+class LogprobRecorder:
+    """Record the log p that the model itself gives each token that is taken.
+
+    It must come before the processors that change logits.
+    """
 
     def __init__(self) -> None:
-        self.before: Tensor | None = None
-        self.kept: list[Tensor] = []
+        self.last_logprobs: Tensor | None = None
+        self.recorded: list[Tensor] = []
 
     def __call__(self, input_ids: "Tensor", scores: "Tensor") -> "Tensor":
-        if self.before is not None:
-            self.kept.append(self.before.gather(-1, input_ids[:, -1:]))
-        self.before = scores.float().log_softmax(-1)
+        # The token of the step before is known now.
+        if self.last_logprobs is not None:
+            self.recorded.append(self.last_logprobs.gather(-1, input_ids[:, -1:]))
+        self.last_logprobs = scores.float().log_softmax(-1)
         return scores
 
-    def of(self, made: "Tensor") -> list[list[float]]:
-        """Of the tokens [rows, length] that were made in the end, each row's."""
-        assert self.before is not None
-        last = self.before.gather(-1, made[:, -1:])
-        found: list[list[float]] = torch.cat([*self.kept, last], dim=-1).tolist()
-        return found
+    def collect(self, new_ids: "Tensor") -> list[list[float]]:
+        """Return the log-probs of the tokens that were made in the end: [rows, T] -> lists."""
+        assert self.last_logprobs is not None
+        last = self.last_logprobs.gather(-1, new_ids[:, -1:])
+        logprobs: list[list[float]] = torch.cat([*self.recorded, last], dim=-1).tolist()
+        return logprobs

@@ -1,78 +1,125 @@
 """Requests in batches through a model of this process, whatever the model is."""
 
 from collections.abc import Callable, Sequence, Set
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from unteach.engines.batching import BatchPlanner, BatchRunner, Row
-from unteach.inference.backends.base import Answered, Failure, Request
+from unteach.config.inference import Sampling
+from unteach.engines.batching import Batch, BatchPlanner, BatchRunner, Row, Work, list_items
+from unteach.engines.sampling import SeededSampler, build_warpers
+from unteach.inference.backends.base import Answered, Failure, FinishReason, Request
+from unteach.seeds import subseed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    import torch
 
 
-class Pools(BatchPlanner):
-    """Batches of more rows than go on at once: one that is over leaves its place to one that waits.
+class PoolPlanner(BatchPlanner):
+    """Plans pools: batches of more rows than go on at once, where one that is over leaves its slot
+    to one that waits.
 
     A pool is the unit that is run whole, so it is small enough that a stop costs little, and that
-    each of the processes has one. times: texts of a row. turns: rows to a place.
+    each of the processes has one.
+
+    Args:
+        texts_per_row: texts that go on at once for each row.
+        rows_per_slot: rows of a pool to each of its slots.
     """
 
-    def __init__(self, *args: Any, times: int, turns: int = 1, world: int = 1):
-        super().__init__(*args)
-        self.times, self.turns, self.world = times, turns, world
+    def __init__(
+        self,
+        items: Sequence[Request],
+        get_length: Callable[[Request], int],
+        max_items: int | None,
+        budget: int,
+        texts_per_row: int,
+        rows_per_slot: int = 1,
+        num_processes: int = 1,
+    ):
+        super().__init__(items, get_length, max_items, budget)
+        self.texts_per_row = texts_per_row
+        self.rows_per_slot = rows_per_slot
+        self.num_processes = num_processes
 
-    def places(self, row: Row) -> int:
-        """How many rows go on at once, if none is longer than this one."""
-        return max(1, min(self.most, self.budget // (self.width(row) * self.times)))
+    def count_slots(self, row: Row) -> int:
+        """Count how many rows go on at once, if none is longer than this one."""
+        num_fitting = self.budget // (self.get_width(row) * self.texts_per_row)
+        return max(1, min(self.max_items, num_fitting))
 
-    def batches(self, numbers: Sequence[int]) -> list[list[Row]]:
-        rows, found = sorted(self.rows(numbers), key=lambda row: -self.width(row)), []
-        share = -(-len(rows) // self.world)
+    def plan_batches(self, indices: Sequence[int]) -> list[Batch]:
+        """Put rows into pools, the widest first."""
+        rows = self.sort_rows(indices)
+        share = -(-len(rows) // self.num_processes)
+        pools: list[Batch] = []
         while rows:
-            places = self.places(rows[0])
-            size = max(places, min(places * self.turns, share)) if places > 1 else 1
-            found.append(rows[:size])
+            num_slots = self.count_slots(rows[0])
+            size = 1
+            if num_slots > 1:
+                size = max(num_slots, min(num_slots * self.rows_per_slot, share))
+            pools.append(rows[:size])
             rows = rows[size:]
-        return found
+        return pools
 
-    def cost(self, batch: list[Row]) -> int:
-        return super().cost(batch[: self.places(batch[0])]) * self.times
+    def count_tokens(self, batch: Batch) -> int:
+        going_on = batch[: self.count_slots(batch[0])]
+        return super().count_tokens(going_on) * self.texts_per_row
 
 
 def run_batches(
     engine: BatchRunner,
     kind: str,
     requests: Sequence[Request],
-    batching: BatchPlanner,
-    work: Callable[[list[Row]], list[Any]],
+    planner: BatchPlanner,
+    work: Work,
     done: Set[int],
 ) -> Answered:
     """Run every batch that has a request which is not done, planned as if none were.
 
-    A row that fits nowhere fails alone.
-    A batch is run whole, for the company that a row keeps may move its numbers by a rounding.
+    A batch is run whole, for the company that a row keeps may move its numbers by a rounding. A row
+    that fits nowhere fails alone.
     """
     numbers = [request.number for request in requests]
-    plan = batching.batches(range(len(requests)))
-    waiting = [batch for batch in plan if any(numbers[i] not in done for row in batch for i in row)]
+    waiting = []
+    for batch in planner.plan_batches(range(len(requests))):
+        if any(numbers[i] not in done for i in list_items(batch)):
+            waiting.append(batch)
 
-    def alone(said: str) -> Failure:
-        return Failure(f"this row does not fit into memory, even alone ({said.splitlines()[0]})")
+    def describe_failure(message: str) -> Failure:
+        reason = message.splitlines()[0]
+        return Failure(f"this row does not fit into memory, even alone ({reason})")
 
-    for i, answer in engine.each(kind, batching, waiting, work, alone=alone):
+    for i, answer in engine.run(kind, planner, waiting, work, describe_failure=describe_failure):
         if numbers[i] not in done:
             yield numbers[i], answer
 
 
-def move_to_device(model: "PreTrainedModel", device: Any) -> None:
+def move_to_device(model: "torch.nn.Module", device: "torch.device | None") -> None:
     """Move a model to a device, unless it came with a place of its own (quantised, or spread by
     device_map)."""
-    if not getattr(model, "is_quantized", False) and getattr(model, "hf_device_map", None) is None:
+    is_placed = getattr(model, "hf_device_map", None) is not None
+    if not is_placed and not getattr(model, "is_quantized", False):
         model.to(device)
 
 
-def find_finish_reason(stopped: bool, made: int, most: int) -> Literal["eos", "stop", "length"]:
-    """Say what ended a continuation of `made` ids without the end of sequence."""
-    if stopped:
+def build_sampler(requests: Sequence[Request], sampling: Sampling) -> SeededSampler | None:
+    """Build what draws each request's texts by its own seed; None where nothing is drawn."""
+    if not sampling.drawn:
+        return None
+    warpers = build_warpers(
+        sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p
+    )
+    seeds = []
+    for request in requests:
+        for text_index in range(sampling.num_return_sequences):
+            seeds.append(subseed(request.seed, text_index))
+    return SeededSampler(warpers, seeds)
+
+
+def find_finish_reason(is_stopped: bool, num_ids: int, max_new_tokens: int) -> FinishReason:
+    """Say what ended a continuation of so many ids, the end of sequence not among them.
+
+    Args:
+        is_stopped: whether a stop string is in its text.
+    """
+    if is_stopped:
         return "stop"
-    return "length" if made >= most else "eos"
+    return "length" if num_ids >= max_new_tokens else "eos"

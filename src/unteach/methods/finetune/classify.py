@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from unteach.data.batches import Batch
 from unteach.data.streams import Stream
 from unteach.errors import UserError, unknown
 from unteach.lazy import torch
@@ -92,7 +93,7 @@ class Classify(Method):
         weights = self.weights or [1.0] * len(self.names)
         return torch.tensor(weights, device=classes.device)[classes]
 
-    def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
+    def counts(self, batch: Batch) -> "dict[str, Tensor]":
         counts = super().counts(batch)
         start, stop = batch["rows"]["train"]
         labels = batch["labels"][start:stop]

@@ -4,6 +4,7 @@ losses."""
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from unteach.data.batches import Batch
 from unteach.errors import UserError
 from unteach.methods.base import Method, Term, mean_over_rows
 from unteach.models.forward import OutputSpec, TokenOutputs
@@ -62,7 +63,7 @@ class KTO(Method):
     def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
         return {"train": OutputSpec()}
 
-    def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
+    def counts(self, batch: Batch) -> "dict[str, Tensor]":
         counts = super().counts(batch)
         start, stop = batch["rows"]["train"]
         weight = batch["weight"][start:stop]

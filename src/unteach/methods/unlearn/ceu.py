@@ -1,8 +1,9 @@
 """CE-U: learn the model's own next-token distribution with the true token taken out."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from unteach.data.batches import Batch
 from unteach.errors import UserError
 from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
@@ -43,7 +44,7 @@ class CEU(Unlearn):
         is_later = place_in_answer >= self.ignore_first_n_answer_tokens
         return Term("forget", policy.value[is_later], "forget.later_tokens")
 
-    def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
+    def counts(self, batch: Batch) -> "dict[str, Tensor]":
         counts = super().counts(batch)
         start, stop = batch["rows"]["forget"]
         is_label = batch["labels"][start:stop] != IGNORED  # [B, T]

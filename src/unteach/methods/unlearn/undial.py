@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from unteach.data.batches import Batch
 from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.methods.terms import require_logits
 from unteach.models.forward import OutputSpec, TokenOutputs
@@ -52,7 +53,7 @@ class UNDIAL(Unlearn):
         is_followed = policy.row[1:] == policy.row[:-1]
         return Term("forget", policy.value[:-1][is_followed], "forget.followed_positions")
 
-    def counts(self, batch: dict[str, Any]) -> "dict[str, Tensor]":
+    def counts(self, batch: Batch) -> "dict[str, Tensor]":
         counts = super().counts(batch)
         followed = counts["forget.positions"] - counts["forget.sequences"]
         counts["forget.followed_positions"] = followed

@@ -1,0 +1,178 @@
+"""Steps: which rows an optimiser step sees, as a pure function of (seed, epoch, step).
+
+The rows of a step are drawn first, then dealt to ranks and micro-batches; places left over are
+filled with rows of weight zero. The anchor stream sets the epoch and is visited once in it; every
+other stream runs through seeded permutations of its own, one after the other, without replacement.
+How a step is dealt changes nothing it computes.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from unteach.data.streams import Draw, Stream
+from unteach.seeds import permutation
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in a micro-batch: a row of a stream, and 0 as its weight where it only fills up."""
+
+    stream: str
+    row: int
+    epoch: int
+    weight: float
+
+
+class Steps:
+    """The optimiser steps of a run.
+
+    Args:
+        streams: the streams by name.
+        anchor: the stream whose length is an epoch.
+        size: anchor rows of a step; every other stream gives as many.
+        seed: the run's.
+        packed: whether rows go through the model end to end, without padding.
+    """
+
+    def __init__(
+        self, streams: dict[str, Stream], anchor: str, size: int, seed: int, packed: bool = False
+    ):
+        self.streams = streams
+        self.anchor = anchor
+        self.size = size
+        self.seed = seed
+        self.packed = packed
+        # A step needs one order of each stream, or two where an epoch of it ends.
+        self._order = lru_cache(maxsize=4 * len(streams))(self._permute)
+
+    def __len__(self) -> int:
+        """Steps in an epoch; the last one may be short."""
+        return -(-len(self.streams[self.anchor]) // self.size)
+
+    def _permute(self, stream: str, epoch: int) -> list[int]:
+        return permutation(len(self.streams[stream]), self.seed, "data", stream, epoch)
+
+    def draw(self, epoch: int, step: int) -> dict[str, list[Draw]]:
+        """Draw the rows of one step, by stream."""
+        num_anchor_rows = len(self.streams[self.anchor])
+        positions = range(
+            step * self.size,
+            min((step + 1) * self.size, num_anchor_rows),
+        )
+        anchor_order = self._order(self.anchor, epoch)
+        draws: dict[str, list[Draw]] = {}
+        draws[self.anchor] = [(anchor_order[position], epoch) for position in positions]
+        for name, stream in self.streams.items():
+            if stream.follows:
+                draws[name] = draws[stream.follows]
+            elif name != self.anchor:
+                # Another stream goes on through its own epochs from where the last step left it.
+                draws[name] = []
+                for position in positions:
+                    num_before = epoch * num_anchor_rows + position
+                    own_epoch, own_position = divmod(num_before, len(stream))
+                    own_order = self._order(name, own_epoch)
+                    draws[name].append((own_order[own_position], own_epoch))
+        return draws
+
+    def list_seen(self, num_steps: int) -> dict[str, list[Draw]]:
+        """List the draws of the first `num_steps` steps, each once, by stream."""
+        seen: dict[str, list[Draw]] = {name: [] for name in self.streams}
+        for step in range(num_steps):
+            epoch, step_of_epoch = divmod(step, len(self))
+            for name, draws in self.draw(epoch, step_of_epoch).items():
+                seen[name] += draws
+        return {name: list(dict.fromkeys(draws)) for name, draws in seen.items()}
+
+    def split_into_micro_batches(
+        self, epoch: int, step: int, num_micro_batches: int
+    ) -> list[list[Slot]]:
+        """Deal a step's rows to micro-batches of equal size, filled up with rows of weight zero.
+
+        Rows of near lengths come together, so that little is padded. Packed rows pad nothing: there
+        each micro-batch gets about as many tokens as the others. Streams that stand in pairs are
+        dealt as one.
+
+        Returns:
+            The slots of each micro-batch, stream by stream.
+        """
+        step_draws = self.draw(epoch, step)
+        micro_batches: list[list[Slot]] = [[] for _ in range(num_micro_batches)]
+        num_slots = self.size // num_micro_batches
+        for name, draws in step_draws.items():
+            if num_micro_batches == 1:
+                order = list(range(len(draws)))
+            else:
+                order = self._sort_longest_first(name, step_draws)
+            shares = partition(order, num_micro_batches, self.packed)
+            for micro_batch, share in zip(micro_batches, shares, strict=True):
+                # What fills up is the share's shortest row, or the step's where there is no share.
+                row, row_epoch = draws[(share or order)[-1]]
+                filler = Slot(name, row, row_epoch, 0.0)
+                micro_batch += [Slot(name, *draws[k], 1.0) for k in share]
+                micro_batch += [filler] * (num_slots - len(share))
+        return micro_batches
+
+    def _sort_longest_first(self, name: str, step_draws: dict[str, list[Draw]]) -> list[int]:
+        """Sort the indices of a stream's draws in a step by length; of pairs, by the longer row."""
+        leader = self.streams[name].follows or name
+        paired_streams = []
+        for other in step_draws:
+            if leader in (other, self.streams[other].follows):
+                paired_streams.append(self.streams[other])
+        lengths = []
+        for row, epoch in step_draws[leader]:
+            examples = [stream.example(row, epoch) for stream in paired_streams]
+            lengths.append(max(len(example["input_ids"]) for example in examples))
+        return sorted(range(len(lengths)), key=lambda k: -lengths[k])
+
+
+def partition(order: list[int], num_parts: int, even: bool) -> list[list[int]]:
+    """Split items into parts whose sizes differ by one at most.
+
+    Args:
+        order: the items.
+        num_parts: how many parts.
+        even: deal the items to and fro, so that items sorted by length make parts of about the
+            same total; otherwise each part is a stretch of its own.
+    """
+    parts: list[list[int]] = []
+    if even:
+        parts = [[] for _ in range(num_parts)]
+        to_and_fro = [*range(num_parts), *reversed(range(num_parts))]
+        for item, part_index in zip(order, itertools.cycle(to_and_fro), strict=False):
+            parts[part_index].append(item)
+        return parts
+
+    size, num_longer = divmod(len(order), num_parts)
+    start = 0
+    for part_index in range(num_parts):
+        stop = start + size + (part_index < num_longer)
+        parts.append(order[start:stop])
+        start = stop
+    return parts
+
+
+class MicroBatches:
+    """A batch sampler: this rank's micro-batches of every step of an epoch, in order."""
+
+    def __init__(self, steps: Steps, accumulation: int, rank: int = 0, world: int = 1):
+        self.steps = steps
+        self.accumulation = accumulation
+        self.rank = rank
+        self.world = world
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.accumulation
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[Slot]]:
+        num_micro_batches = self.accumulation * self.world
+        for step in range(len(self.steps)):
+            micro_batches = self.steps.split_into_micro_batches(self.epoch, step, num_micro_batches)
+            yield from micro_batches[self.rank :: self.world]

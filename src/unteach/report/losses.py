@@ -1,0 +1,71 @@
+"""What runs logged while they were trained: a picture for each loss."""
+
+from pathlib import Path
+
+from unteach import run_dir
+from unteach.json_files import read_log
+from unteach.report.collect import RunResult, to_finite
+from unteach.report.colours import Tints
+from unteach.report.origin import read_config
+from unteach.report.pictures import Axis, Picture
+from unteach.report.recipes import find_training_folder
+from unteach.report.trajectories import STEPS, Line, build_line
+
+MOST_POINTS = 200
+"""Of one curve; more would only make the page larger."""
+NOTE = "What each run logged while it was trained."
+
+
+def collect_losses(runs: list[RunResult]) -> dict[str, list[Line]]:
+    """Collect every loss that the runs logged, by its name: the whole loss first, then its
+    terms."""
+    losses: dict[str, list[Line]] = {}
+    for run_index, run in enumerate(runs):
+        if run.kind == "start":  # its folder is another run's
+            continue
+        folder = find_training_folder(run.folder, read_config(run.folder))
+        for name, line in _read_losses(run_index, folder).items():
+            losses.setdefault(name, []).append(_thin(line))
+    names = sorted(losses, key=lambda name: (name != "loss", name))
+    return {name: losses[name] for name in names}
+
+
+def _read_losses(run_index: int, folder: Path) -> dict[str, Line]:
+    """Read the losses of one run that were logged at two steps or more."""
+    try:
+        logged, _ = read_log(folder / run_dir.METRICS)
+    except OSError:
+        return {}
+    lines: dict[str, Line] = {}
+    for entry in logged:
+        step = entry.get("step")
+        for name, value in entry.items():
+            number = to_finite(value)
+            is_loss = name == "loss" or name.endswith("_loss")
+            if is_loss and number is not None and step is not None:
+                line = lines.setdefault(name, Line(run_index, [], []))
+                line.steps.append(int(step))
+                line.values.append(number)
+    return {name: line for name, line in lines.items() if len(line.steps) > 1}
+
+
+def _thin(line: Line) -> Line:
+    """Keep at most MOST_POINTS points of a line, evenly, and its last."""
+    count = len(line.steps)
+    stride = -(-count // MOST_POINTS)
+    kept = sorted({*range(0, count, stride), count - 1})
+    return Line(
+        line.run_index,
+        [line.steps[index] for index in kept],
+        [line.values[index] for index in kept],
+    )
+
+
+def build_pictures(runs: list[RunResult], tints: Tints) -> list[Picture]:
+    """Describe the picture of each loss over the steps."""
+    pictures = []
+    for name, lines in collect_losses(runs).items():
+        label = name.replace("_", " ")
+        series = [build_line(line, runs, tints, has_markers=False) for line in lines]
+        pictures.append(Picture((label,), Axis(STEPS), Axis(label), series, note=NOTE))
+    return pictures
