@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from unteach.engines.base import Score
 from unteach.errors import UserError
 from unteach.evals import bootstrap
-from unteach.evals.base import Generated, ScoredRow, Value, mean_of
+from unteach.evals.base import Generated, ScoredRow, Value, average_rows
 from unteach.evals.metrics import (
     aggregate,
     kolmogorov,
@@ -250,7 +250,7 @@ def test_every_interval_holds_its_value(data: st.DataObject) -> None:
     first, second = data.draw(numbers), data.draw(numbers)
 
     def part(name: str, values: list[float]) -> Value:
-        return mean_of(name, {i: {"score": value} for i, value in enumerate(values)}, "score")
+        return average_rows(name, {i: {"score": value} for i, value in enumerate(values)}, "score")
 
     halves = [dict(enumerate(values)) for values in (first, second)]
     area = membership.build_attack_value("mia", *halves)

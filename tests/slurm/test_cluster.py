@@ -214,7 +214,7 @@ def restored() -> Study:
 
     lab = object.__new__(Lab)
     lab.folder, lab.behave = Path("saves/lab"), {}
-    slurm.command = lab.command
+    slurm.build_command = lab.command
     assert own
     return lab.study(json.loads(Path("plan.json").read_text()))
 

@@ -268,7 +268,7 @@ class Metric:
         raise NotImplementedError
 
 
-def mean_of(name: str, by_index: dict[int, dict[str, Any]], key: str) -> Value:
+def average_rows(name: str, by_index: dict[int, dict[str, Any]], key: str) -> Value:
     """Average one per-example value over the examples that have it.
 
     A list of several values, one for each alternative answer, counts by its own mean.
@@ -295,5 +295,5 @@ def mean_of(name: str, by_index: dict[int, dict[str, Any]], key: str) -> Value:
     return Value(float(values.mean()), by_index, len(values), replicates)
 
 
-def _is_finite(number: Any) -> bool:
+def _is_finite(number: float | list[float] | None) -> bool:
     return number is not None and bool(np.isfinite(number).all())

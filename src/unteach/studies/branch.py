@@ -131,22 +131,16 @@ class Branch:
         self, base: PlannedRun | None, full: PlannedRun, retain: PlannedRun | None
     ) -> list[PlannedRun]:
         """Plan the forget runs, and the evaluations of full and base on the benchmark."""
-        suite_settings: Settings = {"experiment": f"eval/{self.benchmark}/default"}
         runs = []
         if self.splits_vary:
-            runs.append(
-                self._build_run(
-                    "eval",
-                    {"name": "full", **suite_settings},
-                    self.point.values,
-                    start=full,
-                    label=self.full_label,
-                    retain=retain,
-                )
-            )
+            runs.append(self._plan_evaluation(self._name_suite("full"), full, retain))
         if self.evaluates_base:
-            runs.append(self._plan_base_evaluation({"name": "base_eval", **suite_settings}, base))
+            runs.append(self._plan_base_evaluation(self._name_suite("base_eval"), base))
         return runs + self._plan_forget_runs(full, lambda settings: retain)
+
+    def _name_suite(self, run_name: str) -> Settings:
+        """Give the settings of a run that evaluates a model on the benchmark."""
+        return {"name": run_name, "experiment": f"eval/{self.benchmark}/default"}
 
     @property
     def benchmark(self) -> str:
@@ -201,7 +195,7 @@ class Branch:
     def _plan_evaluation(
         self, settings: Settings, model: PlannedRun, retain: PlannedRun | None = None
     ) -> PlannedRun:
-        """Plan an evaluation of a taught model on rows that settings name."""
+        """Plan an evaluation of a taught model, on what settings name."""
         return self._build_run(
             "eval",
             settings,

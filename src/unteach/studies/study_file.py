@@ -61,7 +61,7 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
     """
     overrides = tuple(words)
     file = find(name, config_dirs)
-    mapping, problems = mend_keys(of_file(file))
+    mapping, problems = mend_keys(read_file(file))
     if not _is_of_arc(mapping):
         faults = shapes.find_faults(mapping)
         if faults:
@@ -172,7 +172,7 @@ def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
     raise UserError(f"study={name}: {unknown('study', name, known)}")
 
 
-def of_file(file: Path) -> dict[str, Any]:
+def read_file(file: Path) -> dict[str, Any]:
     """Read the mapping of a study file."""
     study = read_yaml(file)
     if not isinstance(study, dict):
@@ -182,7 +182,7 @@ def of_file(file: Path) -> dict[str, Any]:
 
 def read(name: str, config_dirs: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a study's mapping, from configs/study/, a user's folder, or a path."""
-    return of_file(find(name, config_dirs))
+    return read_file(find(name, config_dirs))
 
 
 def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.evals.base import Metric, Need, ScoredRow, Scores, Value, mean_of
+from unteach.evals.base import Metric, Need, ScoredRow, Scores, Value, average_rows
 from unteach.registry import metric
 
 
@@ -26,4 +26,4 @@ class AnswerEntropy(Metric):
 
     def compute(self, name: str, rows: list[ScoredRow], **_: Any) -> Value:
         by_index = {row.index: {"entropy": float(-row.scores[0].mean.mean())} for row in rows}
-        return mean_of(name, by_index, "entropy")
+        return average_rows(name, by_index, "entropy")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from unteach.errors import UserError, nearest
-from unteach.evals.base import Classed, Classes, Metric, Need, Value, mean_of
+from unteach.evals.base import Classed, Classes, Metric, Need, Value, average_rows
 from unteach.registry import metric
 
 
@@ -28,7 +28,7 @@ class Gibberish(Metric):
         for row in classed:
             probability = self.read_probability(name, row.probabilities)
             by_index[row.index] = {"score": probability, "text": row.text}
-        value = mean_of(name, by_index, "score")
+        value = average_rows(name, by_index, "score")
         value.extra = {"empty": sum(not row.text for row in classed)}
         return value
 

@@ -25,7 +25,7 @@ from unteach.evals.base import (
     ScoredRow,
     Scores,
     Value,
-    mean_of,
+    average_rows,
 )
 from unteach.evals.metrics.memorization import select_scored_tokens
 from unteach.registry import metric
@@ -56,7 +56,7 @@ def build_attack_value(name: str, forget: dict[int, float], holdout: dict[int, f
 
 def _describe_half(name: str, scores: dict[int, float]) -> dict[str, Any]:
     by_index = {index: {"score": score} for index, score in scores.items()}
-    entry = mean_of(name, by_index, "score").to_json()
+    entry = average_rows(name, by_index, "score").to_json()
     return {"agg_value": entry["agg_value"], "value_by_index": entry["value_by_index"]}
 
 

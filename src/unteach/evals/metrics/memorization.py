@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from unteach.engines.base import Score
-from unteach.evals.base import Metric, Need, ScoredRow, Scores, Value, mean_of
+from unteach.evals.base import Metric, Need, ScoredRow, Scores, Value, average_rows
 from unteach.registry import metric
 
 
@@ -41,7 +41,7 @@ class ExactMemorization(Metric):
         for row in rows:
             hits = _select_hits(row, eos, self.drop_last_label)
             by_index[row.index] = {"score": float(hits.mean()) if len(hits) else None}
-        return mean_of(name, by_index, "score")
+        return average_rows(name, by_index, "score")
 
 
 @metric("extraction_strength")
@@ -67,7 +67,7 @@ class ExtractionStrength(Metric):
         for row in rows:
             hits = _select_hits(row, eos, self.drop_last_label)
             by_index[row.index] = {"score": self.strength(hits)}
-        return mean_of(name, by_index, "score")
+        return average_rows(name, by_index, "score")
 
     def strength(self, hits: np.ndarray) -> float | None:
         """Compute the strength of one answer: hits [L] -> 1 - k/L."""

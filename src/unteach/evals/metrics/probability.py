@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from unteach.evals.base import Metric, Need, Result, ScoredRow, Scores, Value, mean_of
+from unteach.evals.base import Metric, Need, Result, ScoredRow, Scores, Value, average_rows
 from unteach.registry import metric
 
 
@@ -31,7 +31,7 @@ class Probability(Metric):
                 by_index[row.index] = {"prob": probs.tolist(), "avg_loss": losses.tolist()}
             else:
                 by_index[row.index] = {"prob": float(probs[0]), "avg_loss": float(losses[0])}
-        return mean_of(name, by_index, self.key)
+        return average_rows(name, by_index, self.key)
 
 
 @metric("loss")
@@ -65,7 +65,7 @@ class TokenProbability(Metric):
                 "prob": probs.tolist(),
                 "loss": (-score.logprob).tolist(),
             }
-        return mean_of(name, by_index, "score")
+        return average_rows(name, by_index, "score")
 
 
 @metric("probability_w_options")
@@ -88,4 +88,4 @@ class ProbabilityWithOptions(Metric):
                 correct = row["prob"]
                 wrong = float(np.sum(wrong_rows[index]["prob"]))
                 by_index[index] = {"prob": correct / (correct + wrong + 1e-10)}
-        return mean_of(name, by_index, "prob")
+        return average_rows(name, by_index, "prob")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from unteach.evals.base import Generated, Metric, Need, Texts, Value, mean_of
+from unteach.evals.base import Generated, Metric, Need, Texts, Value, average_rows
 from unteach.lazy import rouge_scorer
 from unteach.registry import metric
 
@@ -44,7 +44,7 @@ class Rouge(Metric):
             value["question"] = row.question
             value["generation"] = row.text
             by_index[row.index] = value
-        return mean_of(name, by_index, self.rouge_type)
+        return average_rows(name, by_index, self.rouge_type)
 
 
 @metric("knowmem")

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from unteach.evals.base import Metric, Need, Result, Value, mean_of
+from unteach.evals.base import Metric, Need, Result, Value, average_rows
 from unteach.registry import metric
 
 
@@ -35,7 +35,7 @@ class TruthRatio(Metric):
             if index in wrong_rows:
                 ratios[index] = self.ratio(row["avg_loss"], wrong_rows[index]["avg_loss"])
         aggregated = {index: {"score": self._aggregate(ratio)} for index, ratio in ratios.items()}
-        value = mean_of(name, aggregated, "score")
+        value = average_rows(name, aggregated, "score")
         # The mean is that of the aggregated ratios; a row's own value is its bare ratio.
         value.by_index = {index: {"score": ratio} for index, ratio in ratios.items()}
         return value
