@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from unteach import errors, registry
-from unteach.cli import OPTIONS, VERBS
+from unteach.cli import FLAGS, OPTIONS, VERBS
 from unteach.config import groups, overrides, schema, training_args, watching
 from unteach.config.files import Files
 from unteach.config.suites import GenerationArgs, RowsConfig, SuiteConfig
@@ -103,7 +103,7 @@ def command_line() -> Iterator[str]:
         meant: " or ".join(f"`{o}`" for o, m in OPTIONS.items() if m == meant)
         for meant in OPTIONS.values()
     }
-    options |= {"printed": "`--print`"}
+    options |= {meant: f"`{flag}`" for flag, meant in FLAGS.items()}
     told = [
         (f"`{name}`", verb.what, ", ".join(options[o] for o in verb.options))
         for name, verb in VERBS.items()

@@ -95,6 +95,7 @@ def test_every_yaml_is_reached_by_a_test() -> None:
         "collator",
         "paths",
         "launch",
+        "logs",
     }
     assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} == groups
 
