@@ -43,7 +43,7 @@ from unteach.data.batches import SlotDataset, collate  # noqa: E402
 from unteach.data.collators import DataCollatorForSupervisedDataset  # noqa: E402
 from unteach.data.steps import Steps  # noqa: E402
 from unteach.data.streams import ALTERNATE, Stream  # noqa: E402
-from unteach.errors import UserError, unknown  # noqa: E402
+from unteach.errors import UserError, describe_unknown  # noqa: E402
 from unteach.methods.base import Context  # noqa: E402
 from unteach.models.forward import IGNORED, extend  # noqa: E402
 from unteach.models.layers import find_layer  # noqa: E402
@@ -259,7 +259,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in (name for name in self.methods if name not in CASES):
-            raise UserError(unknown("method to measure", name, CASES))
+            raise UserError(describe_unknown("method to measure", name, CASES))
         least = {"layers": 1, "width": 8, "vocab": 8, "batch": 1, "length": 32, "steps": 1}
         for name in (name for name, bound in least.items() if getattr(self, name) < bound):
             raise UserError(f"{name} must be at least {least[name]}, got {getattr(self, name)}")

@@ -124,16 +124,12 @@ def variables() -> Iterator[str]:
     )
     rows = [("`task_name`", "required", meaning)]
     rows += [("`mode`", "by the verb", "`train`, `unlearn` or `eval`; part of the run's folder")]
-    yield from table(
-        ("key", "default", ""), rows + commented(groups.CONFIGS / "variables.yaml")
-    )
+    yield from table(("key", "default", ""), rows + commented(groups.CONFIGS / "variables.yaml"))
 
 
 def paths() -> Iterator[str]:
     yield "## paths\n"
-    yield from table(
-        ("key", "default", ""), commented(groups.CONFIGS / "paths" / "default.yaml")
-    )
+    yield from table(("key", "default", ""), commented(groups.CONFIGS / "paths" / "default.yaml"))
 
 
 def model() -> Iterator[str]:
@@ -167,9 +163,9 @@ def trainer() -> Iterator[str]:
     yield from table(("key", ""), rows)
     yield "### trainer.args\n"
     yield "Defaults, under every experiment and method; all others are the library's:\n"
-    base = yaml.safe_load((groups.CONFIGS / "base_trainer.yaml").read_text())["layers"][
-        "base"
-    ]["args"]
+    base = yaml.safe_load((groups.CONFIGS / "base_trainer.yaml").read_text())["layers"]["base"][
+        "args"
+    ]
     yield from table(
         ("field", "default"), [(f"`{name}`", code(value)) for name, value in base.items()]
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from unteach.wording import shown
     ],
 )
 def test_a_value_is_spelled_as_in_a_configuration(value: Any, said: str) -> None:
-    assert shown(value) == said
+    assert quote_value(value) == said
 
 
 def test_long_text_is_cut() -> None:
-    assert len(shown("x" * 1000)) < 40
+    assert len(quote_value("x" * 1000)) < 40

@@ -135,13 +135,13 @@ def describe_machine_failure(error: BaseException) -> tuple[str, int] | None:
         )
     if _is_network_failure(causes):
         return (
-            f"the network or the hub failed ({first_line(error)}). Run the same command again; "
+            f"the network or the hub failed ({get_first_line(error)}). Run the same command again; "
             "what was downloaded stays. Without a network, name local folders "
             "(model.model_args.pretrained_model_name_or_path, tofu_path)",
             EXIT_MISTAKE,
         )
     if isinstance(error, ImportError | RuntimeError) and has_sign(NOT_INSTALLED):
-        return f"a package that this asks for is not here: {first_line(error)}", EXIT_MISTAKE
+        return f"a package that this asks for is not here: {get_first_line(error)}", EXIT_MISTAKE
     if isinstance(error, RuntimeError | OSError) and has_sign(PROCESS_LOST):
         return (
             "another process of this run is gone (killed, or out of memory: its own output says "
@@ -283,7 +283,7 @@ def explain_unreadable(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def first_line(error: BaseException) -> str:
+def get_first_line(error: BaseException) -> str:
     """Give the first line of an error's message, or the name of its class where it has none."""
     for line in str(error).splitlines():
         if line.strip():
@@ -291,7 +291,7 @@ def first_line(error: BaseException) -> str:
     return type(error).__name__
 
 
-def missing_extra(extra: str, needed_for: str) -> str:
+def describe_missing_extra(extra: str, needed_for: str) -> str:
     """Write the message that optional packages are missing, and how to install them.
 
     unteach is on no package index yet, so extras are installed from a clone.
@@ -327,21 +327,21 @@ def require_extra(extra: str, needed_for: str) -> None:
         needed_for: what the user asked for, as in `missing_extra`.
     """
     if not has_extra(extra):
-        raise UserError(missing_extra(extra, needed_for))
+        raise UserError(describe_missing_extra(extra, needed_for))
 
 
-def nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
+def find_nearest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Find the allowed name that `name` was most likely meant to be; None where none is near."""
     by_lower_case = {option.lower(): option for option in allowed}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=cutoff)
     return by_lower_case[matches[0]] if matches else None
 
 
-def unknown(kind: str, name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
+def describe_unknown(kind: str, name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str:
     """Write the message that refuses `name`, offers the nearest allowed one and lists all of
     them."""
     allowed = sorted(allowed)
-    guess = nearest(name, allowed, cutoff)
+    guess = find_nearest(name, allowed, cutoff)
     suggestion = f"; did you mean {guess}?" if guess else "."
     names = ", ".join(allowed) or "(none)"
     return f"there is no {kind} called {name!r}{suggestion} Allowed: {names}"

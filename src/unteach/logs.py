@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from unteach.console import neutralize
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, describe_unknown
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "quiet": logging.WARNING}
 """What `verbose` takes. quiet: results, warnings and errors alone."""
@@ -45,7 +45,7 @@ def set_verbosity(verbose: str | None = None, is_main: bool = True) -> None:
         UserError: where `verbose` is none of these.
     """
     if verbose is not None and verbose not in LEVELS:
-        raise UserError(f"verbose={verbose}: {unknown('verbosity', verbose, LEVELS)}")
+        raise UserError(f"verbose={verbose}: {describe_unknown('verbosity', verbose, LEVELS)}")
     if not any(isinstance(handler, _StderrHandler) for handler in ROOT.handlers):
         ROOT.addHandler(_StderrHandler())
         ROOT.propagate = False

@@ -18,7 +18,7 @@ from types import ModuleType
 
 from unteach import registry
 from unteach.errors import UserError
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 MODULE_PREFIX = "unteach_plugin_"
 """How the names of modules that plugin files become begin."""
@@ -56,7 +56,8 @@ def parse_paths(value: object) -> list[str]:
         return []
     if not isinstance(value, list) or not all(isinstance(path, str) and path for path in value):
         raise UserError(
-            f"plugins: must be a list of Python files, plugins=[my_method.py]; got {shown(value)}"
+            "plugins: must be a list of Python files, plugins=[my_method.py]; got "
+            f"{quote_value(value)}"
         )
     return value
 

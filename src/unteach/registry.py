@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, describe_unknown
 
 ENTRY_POINTS = "unteach.plugins"
 
@@ -132,7 +132,7 @@ class Registry:
         entry = self._look_up(name)
         if entry is None:
             known = (*self._overrides, *self._entries, *self._aliases)
-            raise UserError("\n  ".join([unknown(self.kind, name, known), *broken]))
+            raise UserError("\n  ".join([describe_unknown(self.kind, name, known), *broken]))
         return entry
 
     def _look_up(self, name: str) -> Entry | None:

@@ -8,7 +8,7 @@ MAX_ITEMS = 6
 """Items of a list or a mapping that a message shows."""
 
 
-def counted(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """Format a number with its noun, `1 row` or `1,234 rows`; the noun's plural must end in s."""
     plural = "" if number == 1 else "s"
     return f"{number:,} {noun}{plural}"
@@ -23,7 +23,7 @@ def format_value(value: float, decimals: int = 3) -> str:
     return f"{value:z.{decimals}f}"
 
 
-def shown(value: object) -> str:
+def quote_value(value: object) -> str:
     """Format a value as a configuration spells it, cut where it is long.
 
     Text is in quotes, which tell '1' from 1.
@@ -33,10 +33,10 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        items = _join_first(f"{key}: {shown(item)}" for key, item in value.items())
+        items = _join_first(f"{key}: {quote_value(item)}" for key, item in value.items())
         return f"{{{items}}}"
     if isinstance(value, Sequence | Set) and not isinstance(value, str | bytes):
-        items = _join_first(shown(item) for item in value)
+        items = _join_first(quote_value(item) for item in value)
         return f"[{items}]"
     return reprlib.repr(value)
 

@@ -20,7 +20,7 @@ import transformers
 
 from tests.architectures.checks import CHECKS, try_family
 from tests.architectures.tiny import NO_DECODERS, decoders
-from unteach.errors import first_line
+from unteach.errors import get_first_line
 
 PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
 SECONDS = 240
@@ -128,7 +128,7 @@ def main(families: list[str]) -> int:
                 with contextlib.redirect_stdout(io.StringIO()):  # its notes stand in the table
                     results[family] = try_family(family, Path(folder))
             except Exception as error:  # what a family may do is what the page is about
-                reason = f"{type(error).__name__}: {first_line(error)}"
+                reason = f"{type(error).__name__}: {get_first_line(error)}"
                 results[family] = {"built": f"no tiny model of it could be made ({reason})"}
             finally:
                 signal.alarm(0)

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from unteach.errors import missing_extra
+from unteach.errors import describe_missing_extra
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))
@@ -217,7 +217,7 @@ def test_extras_are_installed_from_a_clone() -> None:
 def test_a_missing_extra_says_how_to_install_it() -> None:
     extras = {name for name in PROJECT["optional-dependencies"] if name != "dev"}
     for name in extras:
-        assert f'pip install ".[{name}]"' in missing_extra(name, "this")
+        assert f'pip install ".[{name}]"' in describe_missing_extra(name, "this")
     calls = set()
     for file in (ROOT / "src").rglob("*.py"):
         calls |= set(

@@ -306,7 +306,7 @@ def test_an_installed_package_is_listed_and_a_broken_one_is_named(site: Path) ->
     listed = unteach(site, "list", "methods")
     assert listed.returncode == 0, listed.stderr
     assert "Unlikelihood" in listed.stdout and "unteach_example.unlikelihood" in listed.stdout
-    assert "broken-plugin" in listed.stdout and "half a plugin" in listed.stdout
+    assert "broken-plugin" in listed.stderr and "half a plugin" in listed.stderr
     assert "NPO" in listed.stdout
 
 

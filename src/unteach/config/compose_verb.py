@@ -21,7 +21,7 @@ from unteach.config.reader import ConfigErrors
 from unteach.config.references import is_place
 from unteach.config.runfile import is_run_file
 from unteach.config.verb_options import Options
-from unteach.errors import UserError, require_extra, unknown
+from unteach.errors import UserError, describe_unknown, require_extra
 from unteach.strict_yaml import read_yaml, refuse_odd_values
 
 ASK_KEYS = {
@@ -139,7 +139,7 @@ def _compose_study(overrides: list[str], options: Options) -> verb_configs.Study
     bare = [word for word in overrides if "=" not in word]
     action = bare.pop(0) if bare else "run"
     if action not in verb_configs.STUDY_ACTIONS:
-        raise UserError(unknown("study command", action, verb_configs.STUDY_ACTIONS))
+        raise UserError(describe_unknown("study command", action, verb_configs.STUDY_ACTIONS))
     names, words = bare, []
     for word in overrides:
         key, equals, value = word.partition("=")
@@ -180,7 +180,7 @@ def _compose_ask(overrides: list[str], options: Options) -> verb_configs.AskConf
     for word in words:
         key = re.split(r"[=.]", word.lstrip("+~"))[0]
         if key not in ASK_KEYS:
-            raise UserError(unknown("key of ask", key, ASK_KEYS))
+            raise UserError(describe_unknown("key of ask", key, ASK_KEYS))
     infer = compose.compose_inference([*words, "input_file=-"], options.config_dirs, starting=True)
     return verb_configs.AskConfig(infer, first)
 
@@ -198,7 +198,7 @@ def _compose_check(overrides: list[str], options: Options) -> verb_configs.Check
         is_name = "=" not in word and not word.startswith("~") and not is_run_file(word)
         (verbs if is_name else words).append(word)
     if len(verbs) > 1 or (verbs and verbs[0] not in RUN_VERBS):
-        raise UserError(unknown("verb to check", " ".join(verbs), RUN_VERBS))
+        raise UserError(describe_unknown("verb to check", " ".join(verbs), RUN_VERBS))
     name = options.config_name or (verbs[0] if verbs else "train")
     config = compose.compose(name, words, options.config_dirs, starting=True)
     origins = None

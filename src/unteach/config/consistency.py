@@ -8,7 +8,7 @@ from unteach.config.files import FILE_KEYS, Files
 from unteach.config.reader import Reader
 from unteach.config.schema import BESIDE, STREAMS, DataConfig, TheirTrainer, TrainerConfig
 from unteach.config.suites import MEASURED_KINDS, SuiteConfig
-from unteach.errors import nearest
+from unteach.errors import find_nearest
 
 
 def check_names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
@@ -188,6 +188,6 @@ def _best(reader: Reader, args: dict[str, Any], measured: list[str]) -> None:
     elif isinstance(best, str) and not any(
         fnmatch.fnmatchcase(best.removeprefix("eval_"), one) for one in measured
     ):
-        guess = nearest(best, measured)
+        guess = find_nearest(best, measured)
         hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(measured)}"
         reader.wrong("trainer.args.metric_for_best_model", f"{best!r} is not measured; {hint}")

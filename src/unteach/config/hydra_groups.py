@@ -17,7 +17,7 @@ from yaml import YAMLError
 from unteach.config import openunlearning
 from unteach.config.files import FILE_KEYS
 from unteach.config.groups import CONFIGS, list_options
-from unteach.errors import UserError, explain_unreadable, nearest, unknown
+from unteach.errors import UserError, describe_unknown, explain_unreadable, find_nearest
 
 PARTIAL = {"variables", "base_trainer"}
 """Files beside the primary configs that only complete them."""
@@ -98,7 +98,7 @@ def find_home(config_name: str, config_dirs: tuple[str, ...]) -> Path:
     found = next((home for home in homes if (home / f"{config_name}.yaml").is_file()), None)
     if found is None or config_name in PARTIAL:
         names = {file.stem for home in homes for file in home.glob("*.yaml")} - PARTIAL
-        raise UserError(unknown("config name", config_name, names))
+        raise UserError(describe_unknown("config name", config_name, names))
     return found.resolve()
 
 
@@ -181,7 +181,7 @@ def mend_choices(
         names = [name.strip(" '\"").removesuffix(".yaml") for name in value.strip("[]").split(",")]
         wrong = [name for name in names if name not in allowed] if allowed else []
         problems += [_no_such_choice(key.lstrip("+"), name, allowed) for name in wrong]
-        meant = [nearest(name, allowed) if name in wrong else name for name in names]
+        meant = [find_nearest(name, allowed) if name in wrong else name for name in names]
         if not wrong:
             kept.append(word)
         elif all(meant):
@@ -202,11 +202,11 @@ def _no_such_choice(key: str, name: str, allowed: list[str]) -> str:
     group = key.partition("@")[0]
     kind = {"data/datasets": "dataset", "eval": "suite", "trainer": "method"}.get(group, group)
     shown = key.partition("@")[2] or key
-    file = nearest(key.rpartition("data.")[2], FILE_KEYS) if kind == "dataset" else None
+    file = find_nearest(key.rpartition("data.")[2], FILE_KEYS) if kind == "dataset" else None
     also = f"; or did you mean data.{file}?" if file else ""
     if mend := openunlearning.find_choice(name):
         return f"{shown}={name}: {mend}"
-    return f"{shown}={name}: " + unknown(kind, name, allowed) + also
+    return f"{shown}={name}: " + describe_unknown(kind, name, allowed) + also
 
 
 def _without_package(name: str, config_dirs: tuple[str, ...]) -> str:

@@ -13,7 +13,7 @@ from unteach.config.groups import CONFIGS
 from unteach.config.schema import MODEL_KEY
 from unteach.config.suites import MEASURED_KINDS, OWN_ROWS
 from unteach.errors import UserError
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 FOLDERS = ("output_dir", "logging_dir")
 """As OpenUnlearning's files have them among trainer.args; ours is paths.output_dir."""
@@ -53,7 +53,7 @@ def _mapping(tree: Any, key: str, called: str | None = None) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise UserError(f"{called or key}: {str(error).splitlines()[0]}") from None
     if node is not None and not isinstance(node, DictConfig):
-        raise UserError(f"{called or key}: must be a mapping, got {shown(node)}")
+        raise UserError(f"{called or key}: must be a mapping, got {quote_value(node)}")
     return OmegaConf.to_container(node, resolve=False) if node else {}  # type: ignore[return-value]
 
 

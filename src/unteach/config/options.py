@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from unteach.config import inference, synonyms, verb_keys
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, find_nearest
 
 TOP = frozenset(
     "model data trainer experiment eval task_name forget retain seed template launch nproc "
@@ -27,7 +27,7 @@ def unknown_options(
     lines = []
     for option, value in options:
         name = option.lstrip("-").replace("-", "_")
-        near = nearest(option, known, synonyms.NEAR)
+        near = find_nearest(option, known, synonyms.NEAR)
         key = _key_of_option(name, verb)
         if near and not key:
             lines.append(f"there is no option called {option!r}; did you mean {near}?")

@@ -29,8 +29,8 @@ from unteach.config.schema import (
 )
 from unteach.config.secrets import drop_secrets
 from unteach.config.suites import SuiteConfig
-from unteach.errors import UserError, nearest
-from unteach.wording import shown
+from unteach.errors import UserError, find_nearest
+from unteach.wording import quote_value
 
 VALUES: dict[str, Any] = {
     "mode": str,
@@ -97,7 +97,7 @@ def _select_sections(reader: Reader, top: dict[str, Any]) -> dict[str, dict[str,
         if isinstance(value, dict) and value:
             sections[name] = value
         elif value not in (None, {}):
-            reader.wrong(name, f"must be a mapping, got {shown(value)}")
+            reader.wrong(name, f"must be a mapping, got {quote_value(value)}")
     return sections
 
 
@@ -135,7 +135,7 @@ def select_known(
             continue
         hint = synonyms.suggest(str(name), tree[name], str(tree.get("mode")), method)
         # a verb says the mode
-        guess = nearest(str(name), allowed - {"mode"}, synonyms.NEAR if hint else 0.6)
+        guess = find_nearest(str(name), allowed - {"mode"}, synonyms.NEAR if hint else 0.6)
         if guess:
             hint = f"did you mean {guess}?"
         elif not hint:
@@ -225,11 +225,11 @@ def _parse_stream(
         )
         return None
     if not isinstance(datasets, dict):
-        guess = nearest(str(stream), (*FILE_KEYS, *STREAMS, "anchor"))
+        guess = find_nearest(str(stream), (*FILE_KEYS, *STREAMS, "anchor"))
         hint = f"; did you mean data.{guess}?" if guess and guess != stream else ""
         reader.wrong(
             f"data.{stream}",
-            f"must be a dataset's name or a mapping of datasets, got {shown(datasets)}{hint}",
+            f"must be a dataset's name or a mapping of datasets, got {quote_value(datasets)}{hint}",
         )
         return None
     components = {}
@@ -266,7 +266,7 @@ def _check_metrics(reader: Reader, path: str, suite: SuiteConfig) -> None:
         reader.wrong(f"{path}.metrics", "asks for nothing; eval=null measures nothing")
     for metric in metrics:
         if metric not in suite.define and metric not in ("all", "default"):
-            guess = nearest(metric, suite.define)
+            guess = find_nearest(metric, suite.define)
             allowed = ", ".join(sorted(suite.define))
             hint = f"did you mean {guess}?" if guess else f"allowed: all, {allowed}"
             reader.wrong(f"{path}.metrics", f"no metric called {metric!r}; {hint}")

@@ -17,7 +17,7 @@ from unteach.config.files import TABLES, name_and_split
 from unteach.config.overrides import Overrides
 from unteach.config.references import is_local
 from unteach.config.schema import MODEL_KEY, PATH
-from unteach.errors import missing_extra, nearest
+from unteach.errors import describe_missing_extra, find_nearest
 
 NEAR = 0.75
 """How like a name must be to be offered: two of one format are alike by their endings already."""
@@ -122,7 +122,7 @@ def _beside(path: str) -> str:
     parent = Path(path).expanduser().parent
     if not os.path.isdir(parent):
         return f", and no folder {parent}"
-    guess = nearest(Path(path).name, [other.name for other in parent.iterdir()], NEAR)
+    guess = find_nearest(Path(path).name, [other.name for other in parent.iterdir()], NEAR)
     return f"; did you mean {Path(path).with_name(guess)}?" if guess else ""
 
 
@@ -140,7 +140,7 @@ def find_not_installed(plain: dict[str, Any]) -> Iterator[str]:
         else None
     )
     if key and not _asks_server(plain) and importlib.util.find_spec("bitsandbytes") is None:
-        yield f"{key}: {missing_extra('quant', 'loading a model in 4 or 8 bits')}"
+        yield f"{key}: {describe_missing_extra('quant', 'loading a model in 4 or 8 bits')}"
 
 
 def find_from_scratch(plain: dict[str, Any]) -> Iterator[str]:

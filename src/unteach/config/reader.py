@@ -13,8 +13,8 @@ import typing
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
-from unteach.errors import UserError, nearest
-from unteach.wording import shown
+from unteach.errors import UserError, find_nearest
+from unteach.wording import quote_value
 
 PROVIDED = {"template", "template_args", "tokenizer", "self"}
 """What unteach hands to a dataset or a collator itself; never a key of the configuration."""
@@ -48,7 +48,7 @@ class Reader:
             drop: fields that may not be given here.
         """
         if not isinstance(value, dict):
-            self.wrong(path, f"must be a mapping, got {shown(value)}")
+            self.wrong(path, f"must be a mapping, got {quote_value(value)}")
             return None
         num_before = len(self.problems)
         hints = typing.get_type_hints(cls)
@@ -119,13 +119,15 @@ class Reader:
         mend = ""
         if hint is str and isinstance(value, int | float):
             mend = f"; as text, it is written \"{path}='{str(value).lower()}'\""
-        self.wrong(path, f"must be {describe_type(hint)}, got {shown(value)}{mend}")
+        self.wrong(path, f"must be {describe_type(hint)}, got {quote_value(value)}{mend}")
         return None
 
     def _choice(self, allowed: tuple[object, ...], value: object, path: str) -> object:
         # 1 equals true, and is no choice where true is one
         if not any(value == choice and type(value) is type(choice) for choice in allowed):
-            self.wrong(path, f"must be one of {', '.join(map(str, allowed))}, got {shown(value)}")
+            self.wrong(
+                path, f"must be one of {', '.join(map(str, allowed))}, got {quote_value(value)}"
+            )
         return value
 
     def _mapping(
@@ -135,7 +137,7 @@ class Reader:
         items = {}
         for key, item in value.items():
             if key_hint is str and not isinstance(key, str):
-                self.wrong(path, f"its keys must be text, got {shown(key)}")
+                self.wrong(path, f"its keys must be text, got {quote_value(key)}")
             items[key] = self.value(item_hint, item, f"{path}.{key}")
         return items
 
@@ -144,7 +146,7 @@ class Reader:
         try:
             return float(value)
         except OverflowError:
-            self.wrong(path, f"must be a number below 1e308, got {shown(value)}")
+            self.wrong(path, f"must be a number below 1e308, got {quote_value(value)}")
             return None
 
     def _union(self, options: tuple[Any, ...], value: object, path: str) -> Any:
@@ -158,7 +160,9 @@ class Reader:
                 return result
         if len(real) == 1:
             return self.value(real[0], value, path)
-        self.wrong(path, f"must be {' or '.join(map(describe_type, real))}, got {shown(value)}")
+        self.wrong(
+            path, f"must be {' or '.join(map(describe_type, real))}, got {quote_value(value)}"
+        )
         return None
 
     def arguments(self, cls: type, value: dict[str, Any], path: str) -> None:
@@ -187,7 +191,7 @@ def join_key(path: str, name: str) -> str:
 
 def suggest(name: str, allowed: Collection[str]) -> str:
     """Say what a wrong name most likely means, or what is allowed."""
-    guess = nearest(name, allowed)
+    guess = find_nearest(name, allowed)
     if guess:
         return f"did you mean {guess}?"
     return f"allowed: {', '.join(sorted(allowed)) or '(nothing)'}"

@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 from unteach.config.overrides import spell_value
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, find_nearest
 from unteach.strict_yaml import read_yaml
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -60,7 +60,7 @@ def read_run_file(path: str) -> RunFile:
         beside = (
             [other.name for other in file.parent.iterdir()] if os.path.isdir(file.parent) else []
         )
-        guess = nearest(file.name, [name for name in beside if name.endswith(SUFFIXES)])
+        guess = find_nearest(file.name, [name for name in beside if name.endswith(SUFFIXES)])
         raise UserError(
             f"{path}: there is no such "
             f"file{f'; did you mean {file.with_name(guess)}?' if guess else ''}"
@@ -95,7 +95,7 @@ def _leaves(node: dict[Any, Any], path: str) -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
         key = f"{path}.{name}" if path else str(name)
         if not re.fullmatch(r"[\w.@/+-]+", key):
-            raise UserError(f"{path or key}: {shown(name)} cannot be a key here")
+            raise UserError(f"{path or key}: {quote_value(name)} cannot be a key here")
         if (
             isinstance(value, dict)
             and value

@@ -21,7 +21,7 @@ from unteach.config.reader import collect_problems
 from unteach.config.references import is_place
 from unteach.config.runfile import SUFFIXES, RunFile, is_run_file, read_run_file
 from unteach.config.schema import MODEL_KEY
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, find_nearest
 
 logger = logging.getLogger(__name__)
 FILE_WORDS = {
@@ -188,10 +188,10 @@ def _expand_model(
         command.model = command.model or name.removesuffix(".yaml")
         return [word]
     if config_name == "infer" and not is_place(name):
-        if guess := nearest(name, files):
+        if guess := find_nearest(name, files):
             logger.info(f"model={name} is taken for a hub id; `unteach list models` has {guess}")
     elif not is_place(name):
-        guess = nearest(name, files)
+        guess = find_nearest(name, files)
         hint = f"did you mean {guess}?" if guess else f"Configurations: {', '.join(files)}."
         raise UserError(
             f"model={name}: there is no model configuration and no folder of that name; {hint} "
@@ -223,7 +223,7 @@ def _expand_data(
                 f"data.forget, …)"
             )
         own = [option for option in files if "/" not in option]
-        guess = nearest(name, own)
+        guess = find_nearest(name, own)
         raise UserError(
             f"data={name}: there is no file, folder or configuration of that "
             f"name{f'; did you mean {guess}?' if guess else '.'} A file is written data=my.csv, a "

@@ -8,7 +8,7 @@ from unteach import registry
 from unteach.config import training_args
 from unteach.config.files import FILE_KEYS
 from unteach.config.overrides import spell_value
-from unteach.errors import unknown
+from unteach.errors import describe_unknown
 
 KEYS = {
     "output_dir": "paths.output_dir",
@@ -215,4 +215,4 @@ def unknown_verb(name: str, verbs: Iterable[str]) -> str:
         return f"there is no verb called {name!r}: {INSTEAD[name]}"
     if "=" in name:
         return f"a verb comes first: unteach VERB {name} …; verbs: {', '.join(verbs)}"
-    return unknown("verb", name, verbs, NEAR)
+    return describe_unknown("verb", name, verbs, NEAR)

@@ -13,8 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from unteach.errors import UserError, nearest
-from unteach.wording import shown
+from unteach.errors import UserError, find_nearest
+from unteach.wording import quote_value
 
 OWN = {
     "warmup_epochs": "float | None",
@@ -244,7 +244,7 @@ def find_fault(name: str, value: object) -> str | None:
     """What is wrong with the value of one argument; None where it may stand."""
     kind = declared_fields()[name]
     if not accepts(kind, value):
-        return f"must be {kind}, got {shown(value)}"
+        return f"must be {kind}, got {quote_value(value)}"
     allowed = (
         trackers()
         if name == "report_to"
@@ -252,7 +252,7 @@ def find_fault(name: str, value: object) -> str | None:
     )
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, str) and allowed and one not in allowed:
-            guess = nearest(one, allowed)
+            guess = find_nearest(one, allowed)
             return (
                 f"there is no {one!r}{f'; did you mean {guess}?' if guess else '.'} Allowed: "
                 f"{', '.join(allowed)}"

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from unteach.config.schema import MODEL_KEY
-from unteach.errors import UserError, nearest
-from unteach.wording import shown
+from unteach.errors import UserError, find_nearest
+from unteach.wording import quote_value
 
 MISSING_HINTS = {
     "task_name": "names the run's folder saves/<mode>/<task_name>",
@@ -34,7 +34,7 @@ def set_values(tree: Any, values: list[tuple[str, Any]], problems: list[str]) ->
                 reason = "must be a mapping"
             elif isinstance(node, ListConfig):
                 reason = "must be a list"
-            problems.append(f"{key}: {reason}, got {shown(value)}")
+            problems.append(f"{key}: {reason}, got {quote_value(value)}")
 
 
 def remove_key(tree: Any, key: str) -> None:
@@ -79,7 +79,7 @@ def _explain_interpolation(error: Exception, tree: Any) -> str:
         return message.rpartition(RESOLVER_ERROR)[2]
     key = getattr(error, "full_key", None)
     absent = re.search(r"'(.*)'", message) if isinstance(error, InterpolationKeyError) else None
-    guess = nearest(absent[1], map(str, tree)) if absent else None
+    guess = find_nearest(absent[1], map(str, tree)) if absent else None
     reason = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", message)
     return "".join([f"{key}: " if key else "", reason, f"; did you mean {guess}?" if guess else ""])
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from unteach.errors import UserError
 from unteach.run_dir import UNUSED_VARIABLES
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 TOFU_SPLITS = ("forget01", "forget05", "forget10")
 
@@ -45,7 +45,7 @@ def mend_compat(tree: Any) -> None:
         return
     tree.compat = None
     raise UserError(
-        f"compat: must be openunlearning (the published quirks) or null, got {shown(compat)}"
+        f"compat: must be openunlearning (the published quirks) or null, got {quote_value(compat)}"
     )
 
 

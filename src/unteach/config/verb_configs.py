@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from unteach.config.inference import InferConfig
 from unteach.config.schema import RunConfig
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, describe_unknown
 
 POSITIONAL = "positional"
 KEYS = "keys"
@@ -63,7 +63,7 @@ class ExportConfig:
                 f"name one thing to export, got {len(self.sources)}: unteach export RUN to=FOLDER"
             )
         if self.form not in self.FORMS:
-            raise UserError(unknown("form of export", self.form, self.FORMS))
+            raise UserError(describe_unknown("form of export", self.form, self.FORMS))
         if not (self.to or self.push):
             raise UserError("say where to: to=FOLDER, or push=REPO")
 
@@ -124,7 +124,7 @@ class FetchConfig:
 
     def __post_init__(self) -> None:
         if len(self.names) != 1 or self.names[0] not in FETCHED:
-            raise UserError(unknown("thing to fetch", " ".join(self.names), FETCHED))
+            raise UserError(describe_unknown("thing to fetch", " ".join(self.names), FETCHED))
 
 
 @dataclass(frozen=True)

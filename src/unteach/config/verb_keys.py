@@ -3,7 +3,7 @@
 from unteach.config import verb_configs
 from unteach.config.tokenize import TokenizeConfig
 from unteach.config.verb_configs import list_keys
-from unteach.errors import nearest
+from unteach.errors import find_nearest
 
 CONFIGS: dict[str, type] = {
     "report": verb_configs.ReportConfig,
@@ -43,7 +43,7 @@ def find_key(verb: str, name: str) -> str | None:
     if name in FOLDER_WORDS:
         return next((key for key in ("to", "out", "output_file") if key in allowed), None)
     meant = HABITS.get(name)
-    return meant if meant in allowed else nearest(name, allowed, NEAR)
+    return meant if meant in allowed else find_nearest(name, allowed, NEAR)
 
 
 def refuse_key(verb: str, name: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_rendering import render
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, find_nearest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +39,7 @@ class ChatTemplate:
             has = "it has one, without a name: leave this out"
             if names:
                 has = f"it has {', '.join(names)}"
-            guess = nearest(self.name, names)
+            guess = find_nearest(self.name, names)
             hint = f" (did you mean {guess}?)" if guess else ""
             raise UserError(
                 f"model.template_args.chat_template: this tokenizer has no chat template called "

@@ -9,7 +9,7 @@ from typing import Any
 
 from unteach.config.overrides import spell_value
 from unteach.data.io.tables import Table
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, find_nearest
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def explain_no_such_column(
     role: str, column: str, where: str, columns: Sequence[str], key: str = "data.columns"
 ) -> str:
     """Say that a column is named which the rows do not have."""
-    guess = nearest(column, columns) or nearest(role, columns)
+    guess = find_nearest(column, columns) or find_nearest(role, columns)
     hint = f"; did you mean {name_column(role, guess, key)}?" if guess else ""
     return (
         f"{key}.{role}: {where}: no column {column!r}; its columns: {list_columns(columns)}{hint}"
@@ -294,7 +294,7 @@ def _check_mapped(
     """Refuse a named role that the method does not read, or a column that the rows do not have."""
     for role, column in mapped.items():
         if role not in roles:
-            guess = nearest(role, roles)
+            guess = find_nearest(role, roles)
             hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(roles)}"
             raise UserError(f"{key}.{role}: this method reads no such column; {hint}")
         if column not in columns:
@@ -332,7 +332,7 @@ def _explain_no_layout(
     lacking = list_lacking(nearest_layout)
     guesses = []
     for role in lacking:
-        guess = nearest(role, columns)
+        guess = find_nearest(role, columns)
         if guess:
             guesses.append(name_column(role, guess, key))
     hint = f"say which it is: {key}.{lacking[0]}=NAME"

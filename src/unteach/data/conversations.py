@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from unteach.data.io.cells import is_missing
-from unteach.errors import nearest
-from unteach.wording import shown
+from unteach.errors import find_nearest
+from unteach.wording import quote_value
 
 Message = dict[str, Any]
 Tools = list[dict[str, Any]]
@@ -137,7 +137,7 @@ def _read_role(value: object, roles: Iterable[str], key: str) -> str:
         raise BadConversation(SHAPE)
     role = value.strip().lower()
     if role not in roles:
-        guess = nearest(role, roles)
+        guess = find_nearest(role, roles)
         hint = f"did you mean {guess}? It" if guess else "it"
         raise BadConversation(f"has a turn with {key} {value!r}; {hint} may be {', '.join(roles)}")
     return role
@@ -205,7 +205,8 @@ def _check_weight(message: Message) -> None:
     weight = message.get("weight", 0)
     if isinstance(weight, bool) or weight not in (0, 1):
         raise BadConversation(
-            f"has the weight {shown(weight)}; a turn of the assistant has 1 (learned) or 0 (only "
+            f"has the weight {quote_value(weight)}; a turn of the assistant has 1 (learned) or 0 "
+            "(only "
             "read)"
         )
     if weight == 1 and message["role"] != ASSISTANT:

@@ -16,7 +16,7 @@ from unteach.data.io.cells import is_missing
 from unteach.data.row_errors import RowErrors
 from unteach.data.rows import Row
 from unteach.lazy import np
-from unteach.wording import counted
+from unteach.wording import format_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ def note_repeats(hashes: "np.ndarray", row_errors: RowErrors) -> list[str]:
         return []
     verb = "says" if len(rows) == 1 else "say"
     places = row_errors.list_places(rows)
-    return [f"{counted(len(rows), 'row')} {verb} what an earlier one says ({places})"]
+    return [f"{format_count(len(rows), 'row')} {verb} what an earlier one says ({places})"]
 
 
 def find_shared(hashes: "np.ndarray", others: "np.ndarray") -> list[int]:

@@ -15,9 +15,9 @@ from random import Random
 from unteach import json_files
 from unteach.config.schema import ForgetSet
 from unteach.data.rows import Row
-from unteach.errors import UserError, nearest, unknown
+from unteach.errors import UserError, describe_unknown, find_nearest
 from unteach.seeds import subseed
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 QUESTION, RELATIONSHIP = "question", "relationship"
 PARTS = ("forget", "retain")
@@ -43,7 +43,7 @@ def select_part(rows: list[Row], part: str, forget_set: ForgetSet, where: str) -
         UserError: one of the parts would be empty.
     """
     if part not in PARTS:
-        raise UserError(f"{where}: " + unknown("part", part, PARTS))
+        raise UserError(f"{where}: " + describe_unknown("part", part, PARTS))
     forgotten = find_forgotten(rows, forget_set, where)
     if len(forgotten) == len(rows):
         raise UserError(
@@ -120,7 +120,8 @@ def read_entities(rows: list[Row], forget_set: ForgetSet, where: str) -> list[li
         for key in row["keys"]:
             if key not in kind_of_key:
                 raise UserError(
-                    f"{where}: row {number}: forget_set.kinds_path has no kind for {shown(key)}"
+                    f"{where}: row {number}: forget_set.kinds_path has no kind for "
+                    f"{quote_value(key)}"
                 )
             entities.append((kind_of_key[key], key))
         row_entities.append(entities)
@@ -159,11 +160,11 @@ def _find_named(forget_set: ForgetSet, units: Iterable[Unit], where: str) -> set
         if forget_set.by == RELATIONSHIP and is_pair:
             unit = _order_pair(unit)
         if unit not in known:
-            guess = nearest(str(unit), map(str, known))
+            guess = find_nearest(str(unit), map(str, known))
             hint = f"; did you mean {guess}?" if guess else ""
             raise UserError(
                 f"{where}: forget_set.named: no row is about the {forget_set.by} "
-                f"{shown(unit)}{hint}"
+                f"{quote_value(unit)}{hint}"
             )
         named_units.add(unit)
     return named_units

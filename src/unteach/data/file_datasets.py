@@ -23,7 +23,7 @@ from unteach.data.row_selection import RowSelection
 from unteach.data.streams import ALTERNATE, RETAIN_ALTERNATE
 from unteach.data.tokenized import token_files
 from unteach.errors import UserError
-from unteach.wording import counted
+from unteach.wording import format_count
 
 TRAINING_ROLES = ("forget", "alternate")
 """Columns that say what training makes of a row."""
@@ -222,7 +222,7 @@ class FileDatasets:
                 f"trained on"
             )
         num_rows = manifest.get("rows", {}).get("kept")
-        rows = "rows" if num_rows is None else counted(num_rows, "row")
+        rows = "rows" if num_rows is None else format_count(num_rows, "row")
         self.notes.append(f"data.{stream}: {path}, tokens of {rows}")
 
         if is_text:

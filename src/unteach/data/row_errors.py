@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from unteach.data.io.cells import describe_type, is_missing
 from unteach.data.rows import Place, Row, Rows
 from unteach.errors import UserError
-from unteach.wording import counted
+from unteach.wording import format_count
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_LISTED = 8
@@ -23,7 +23,7 @@ def explain_no_row_left(where: str, num_dropped: Mapping[str, int]) -> str:
         num_dropped: how many rows are dropped, by reason.
     """
     reasons = [
-        f"{counted(count, 'row')} dropped, {reason}" for reason, count in num_dropped.items()
+        f"{format_count(count, 'row')} dropped, {reason}" for reason, count in num_dropped.items()
     ]
     return f"{where}: no row can be used: {'; '.join(reasons) or 'there are none'}"
 

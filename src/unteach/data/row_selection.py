@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from unteach.data.rows import Place, PlacedRow
 from unteach.errors import UserError
 from unteach.seeds import permutation
-from unteach.wording import counted, shown
+from unteach.wording import format_count, quote_value
 
 FLAGS = {"1": True, "true": True, "0": False, "false": False}
 
@@ -59,7 +59,7 @@ class RowSelection:
         selected = [rows[index] for index in self.select_indices(len(rows))]
         if not selected:
             raise UserError(
-                f"{where}: of {counted(len(rows), 'row')} none is left to train on once "
+                f"{where}: of {format_count(len(rows), 'row')} none is left to train on once "
                 f"{self.held_out:g} of them are held out"
             )
         return selected
@@ -86,5 +86,5 @@ def parse_flag(cell: object, column: str, place: Place | str) -> bool:
     else:
         text = str(cell).strip().lower()
     if text not in FLAGS:
-        raise UserError(f"{place}: {column} must be 0 or 1 in every row, not {shown(cell)}")
+        raise UserError(f"{place}: {column} must be 0 or 1 in every row, not {quote_value(cell)}")
     return FLAGS[text]

@@ -15,7 +15,7 @@ from unteach.data.row_selection import parse_flag
 from unteach.data.rows import locate_row
 from unteach.data.tokenized import token_files
 from unteach.lazy import np
-from unteach.wording import counted
+from unteach.wording import format_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,4 +156,4 @@ def _collect_hashes(datasets: Sequence[Any]) -> "list[np.ndarray]":
 
 
 def _count_rows(num_rows: int, role: str) -> str:
-    return f"{counted(num_rows, 'row')} {'is' if num_rows == 1 else 'are'} {role}"
+    return f"{format_count(num_rows, 'row')} {'is' if num_rows == 1 else 'are'} {role}"

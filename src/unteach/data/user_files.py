@@ -14,8 +14,8 @@ from unteach.data.io import tokenized_paths
 from unteach.data.row_errors import RowErrors
 from unteach.data.row_selection import RowSelection, parse_flag
 from unteach.data.rows import Rows
-from unteach.errors import UserError, nearest
-from unteach.wording import counted
+from unteach.errors import UserError, find_nearest
+from unteach.wording import format_count
 
 Run = TypeVar("Run", bound=schema.RunConfig)
 ONLY_MEASURED = "these rows are only measured"
@@ -197,7 +197,7 @@ class StreamFinder:
             return self._select(stream)
         guess = None
         if not tokenized_paths.is_tokenized(source):
-            guess = nearest("forget", self.datasets.open_table(source).columns)
+            guess = find_nearest("forget", self.datasets.open_table(source).columns)
         hint = f"; did you mean {name_column('forget', guess)}?" if guess else ""
         raise UserError(
             f"data.{stream}: this method trains on rows to forget and on rows to retain: name "
@@ -260,7 +260,8 @@ class StreamFinder:
             places = RowErrors(table.where, Rows(table)).list_places(marked)
             flag = int(stream == "forget")
             where = (
-                f"{table.where}: {counted(len(marked), 'row')} with {flag} in the column {column} "
+                f"{table.where}: {format_count(len(marked), 'row')} with {flag} in the column "
+                f"{column} "
                 f"({places})"
             )
             if has_file:

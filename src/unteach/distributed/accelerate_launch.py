@@ -31,11 +31,11 @@ from unteach.errors import (
     Preempted,
     RowsFailed,
     UserError,
-    unknown,
+    describe_unknown,
 )
 from unteach.lazy import torch
 from unteach.strict_yaml import read_yaml
-from unteach.wording import counted
+from unteach.wording import format_count
 
 SHUTDOWN_SECONDS = 600
 """What processes that were asked to stop have for their checkpoint before they are killed; a
@@ -70,7 +70,7 @@ def find_launch_file(name: str, config_dirs: Iterable[str] = ()) -> Path:
         if not Path(name).is_file():
             raise UserError(f"launch={name}: there is no such file")
         return Path(name)
-    raise UserError(f"launch={name}: " + unknown("launch file", name, known))
+    raise UserError(f"launch={name}: " + describe_unknown("launch file", name, known))
 
 
 def run_in_processes(
@@ -132,7 +132,7 @@ def _refuse_too_many(
     if not num_gpus:
         refuse_too_many("nproc", math.ceil(num_processes / num_machines))
     elif num_processes > num_gpus * num_machines:
-        gpus = counted(num_gpus, "GPU")
+        gpus = format_count(num_gpus, "GPU")
         if num_machines > 1:
             gpus += f" on each of {num_machines} machines"
         raise UserError(

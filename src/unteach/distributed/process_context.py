@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unteach.distributed import extension_builds, launch_environment
-from unteach.errors import Preempted, UserError, missing_extra
+from unteach.errors import Preempted, UserError, describe_missing_extra
 from unteach.lazy import torch
 
 if TYPE_CHECKING:
@@ -256,4 +256,4 @@ def _join_processes(join_options: JoinOptions) -> "PartialState":
 
 def _refuse_without_deepspeed(mode: str) -> None:
     if mode.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
-        raise UserError(missing_extra("deepspeed", f"launch={mode} (DeepSpeed's ZeRO)"))
+        raise UserError(describe_missing_extra("deepspeed", f"launch={mode} (DeepSpeed's ZeRO)"))

@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING
 
 from unteach import console, logs
-from unteach.wording import counted
+from unteach.wording import format_count
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -49,7 +49,7 @@ class RowProgress:
             before = ""
             if self.num_before:
                 before = f", {self.num_before:,} of them answered before"
-            console.say(f"asking {counted(self.total, 'row')}{before}")
+            console.say(f"asking {format_count(self.total, 'row')}{before}")
         return self
 
     def __call__(self, num_tokens: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from unteach import atomic, fingerprints, json_files, run_dir
 from unteach.config.suites import SuiteConfig
 from unteach.evals.retain_logs import EVAL, ROWS
-from unteach.wording import counted
+from unteach.wording import format_count
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,6 @@ def _merge(old: Contents, new: Contents, earlier_metrics: set[str]) -> Contents:
 def _move_aside(prefix: str, folder: Path, num_values: int) -> None:
     moved = run_dir.move_aside(folder / f"{prefix}{EVAL}")
     logger.info(
-        f"{moved} keeps {counted(num_values, 'value')} that this evaluation does not "
+        f"{moved} keeps {format_count(num_values, 'value')} that this evaluation does not "
         "measure and that are of other weights, rows or settings"
     )

@@ -18,7 +18,7 @@ from unteach import json_files, run_dir
 from unteach.config.suites import SuiteConfig
 from unteach.errors import UserError
 from unteach.evals.rows import TokenizedColumn
-from unteach.wording import counted
+from unteach.wording import format_count
 
 EVAL = "_EVAL.json"
 ROWS = "_ROWS.json"
@@ -98,7 +98,7 @@ class Log:
             self._refuse(metric, f"other columns ({_list_names(self.rows)})", under)
         is_alike = (logged["of"], logged["count"]) == (under.column.source, under.column.num_rows)
         same_name = " whose words are others" if is_alike else ""
-        rows = f"{logged['of']} ({counted(logged['count'], 'row')}{same_name})"
+        rows = f"{logged['of']} ({format_count(logged['count'], 'row')}{same_name})"
         self._refuse(metric, rows, under)
 
     def _compare_row_numbers(self, metric: str, under: ColumnUnderMetric) -> None:
@@ -111,13 +111,13 @@ class Log:
         measured = set(under.column.row_indices)
         existing = set(range(under.column.num_rows))
         if not measured <= logged <= existing:
-            self._refuse(metric, counted(len(logged), "row"), under)
+            self._refuse(metric, format_count(len(logged), "row"), under)
 
     def _refuse(self, metric: str, logged_rows: str, under: ColumnUnderMetric) -> None:
         raise UserError(
             f"{self.key}={self.path}: its {metric} was measured on {logged_rows}, and this run "
             f"measures {under.name} on {under.column.source} "
-            f"({counted(under.column.num_rows, 'row')}); evaluate that model on "
+            f"({format_count(under.column.num_rows, 'row')}); evaluate that model on "
             "the same split and name that log"
         )
 

@@ -18,7 +18,7 @@ from unteach.evals.measurement_cache import Store
 from unteach.evals.other_models import OtherModels
 from unteach.evals.suite_plan import SuitePlan
 from unteach.models.loading import LoadedModel
-from unteach.wording import counted
+from unteach.wording import format_count
 
 if TYPE_CHECKING:
     import rich.progress
@@ -59,7 +59,7 @@ def evaluate_loaded(
     store = Store(cache, weights, loaded.compute, dist.rank)
     if store.damaged and dist.is_main:
         logger.info(
-            f"{counted(store.damaged, 'damaged place')} in {store.folder}; what stood there "
+            f"{format_count(store.damaged, 'damaged place')} in {store.folder}; what stood there "
             f"is measured again"
         )
     engine = HFEngine(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, run_dir
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, describe_unknown
 from unteach.export import compare_models, convert, merge_adapter, trained, training_texts, weights
 from unteach.export.compare_models import Difference
 from unteach.export.trained import Source
@@ -173,7 +173,7 @@ def _find_dtype(name: str | None, otherwise: Any) -> Any:
     if name in (None, "auto"):
         return otherwise
     if name not in DTYPES:
-        raise UserError(unknown("dtype", str(name), DTYPES))
+        raise UserError(describe_unknown("dtype", str(name), DTYPES))
     return getattr(torch, DTYPES[str(name)])
 
 

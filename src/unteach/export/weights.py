@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from unteach import json_files
-from unteach.errors import UserError, explain_unreadable, missing_extra, refuse_path
+from unteach.errors import UserError, describe_missing_extra, explain_unreadable, refuse_path
 from unteach.lazy import safetensors_torch, torch
 
 if TYPE_CHECKING:
@@ -284,7 +284,9 @@ def _read_deepspeed(folder: Path) -> "dict[str, Tensor]":
     try:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
     except ImportError:
-        raise UserError(missing_extra("deepspeed", "reading DeepSpeed's checkpoints")) from None
+        raise UserError(
+            describe_missing_extra("deepspeed", "reading DeepSpeed's checkpoints")
+        ) from None
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             weights: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(

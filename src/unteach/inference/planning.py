@@ -20,7 +20,7 @@ from unteach.inference.requests import (
 )
 from unteach.models import loading, vision
 from unteach.models.hub import PATH
-from unteach.wording import counted
+from unteach.wording import format_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -111,7 +111,8 @@ def plan(config: InferConfig, columns: Columns, table: InputTable) -> Plan:
         if len(prepared.special_text) > MAX_SHOWN:
             places += " …"
         notes.append(
-            f"{counted(len(prepared.special_text), 'row')} with the text of special tokens, which "
+            f"{format_count(len(prepared.special_text), 'row')} with the text of special tokens, "
+            "which "
             f"is read as text ({places}); model.template_args.special_tokens=tokens reads them as "
             "the tokens"
         )

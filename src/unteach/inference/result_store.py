@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 from unteach import atomic, fingerprints, json_files, owner, run_dir
 from unteach.atomic import atomic_write
 from unteach.errors import UserError, name_file
-from unteach.wording import counted
+from unteach.wording import format_count
 
 ID, ERROR = "row_id", "error"
 SYNC_EVERY = 1.0
@@ -310,11 +310,11 @@ def describe_changes(before: dict[RowID, str], after: dict[RowID, str]) -> list[
     gone = [id_ for id_ in before if id_ not in after]
     sentences = []
     if changed:
-        sentences.append(f"{counted(len(changed), 'row')} changed ({_list_few(changed)})")
+        sentences.append(f"{format_count(len(changed), 'row')} changed ({_list_few(changed)})")
     for what, ids in (("new", new), ("gone", gone)):
         if ids:
             be = "is" if len(ids) == 1 else "are"
-            sentences.append(f"{counted(len(ids), 'row')} {be} {what} ({_list_few(ids)})")
+            sentences.append(f"{format_count(len(ids), 'row')} {be} {what} ({_list_few(ids)})")
     if not sentences and list(before) != list(after):
         sentences.append("the rows are in another order")
     return sentences

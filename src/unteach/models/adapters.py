@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, json_files
-from unteach.errors import UserError, describe_machine_failure, first_line, nearest
+from unteach.errors import UserError, describe_machine_failure, find_nearest, get_first_line
 from unteach.lazy import peft, safetensors_torch, torch
 from unteach.models import added_tokens, integrity, layers
 
@@ -52,7 +52,7 @@ def attach(
     known = set(inspect.signature(peft.LoraConfig).parameters)
     for name in peft_args:
         if name not in known:
-            guess = nearest(name, known)
+            guess = find_nearest(name, known)
             meant = f"; did you mean {guess}?" if guess else ""
             raise UserError(f"model.peft_args.{name}: LoraConfig has no such field{meant}")
 
@@ -110,7 +110,7 @@ def refuse_failing(model: "PeftModel") -> None:
         wrapped = {name.rpartition(".")[2] for name in targets}
         raise UserError(
             f"model.peft_args: {type(causal).__name__} fails with an adapter on "
-            f"{', '.join(sorted(wrapped))} ({type(error).__name__}: {first_line(error)}). Name "
+            f"{', '.join(sorted(wrapped))} ({type(error).__name__}: {get_first_line(error)}). Name "
             "fewer target_modules, such as attention's alone"
         ) from error
     finally:

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 
 from unteach import run_dir
 from unteach.config.schema import PATH
-from unteach.errors import UserError, describe_machine_failure, first_line, list_causes
+from unteach.errors import UserError, describe_machine_failure, get_first_line, list_causes
 
 SOURCE = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 """What says where a repository's files come from; its config, weights and tokenizer share it."""
@@ -75,7 +75,7 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
             raise
         raise UserError(
             f"cannot load {path}: one of its files is not what {auto.__name__} expects "
-            f"({type(error).__name__}: {first_line(error)}). Compare config.json, "
+            f"({type(error).__name__}: {get_first_line(error)}). Compare config.json, "
             "generation_config.json and the tokenizer's files with those that were published, and "
             "mend them"
         ) from error

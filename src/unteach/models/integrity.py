@@ -15,7 +15,7 @@ from unteach.errors import UserError
 from unteach.lazy import peft, torch
 from unteach.models.hub import from_hub
 from unteach.models.layers import is_partitioned, num_embeddings
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -134,7 +134,8 @@ def refuse_odd_stops(model: "PreTrainedModel", path: str | None) -> None:
         if stop is not None and not isinstance(stop, int):
             raise UserError(
                 f"cannot load {path}: eos_token_id in its generation_config.json holds "
-                f"{shown(stop)}, and it takes the id of a token, or a list of ids; mend that file"
+                f"{quote_value(stop)}, and it takes the id of a token, or a list of ids; mend "
+                "that file"
             )
 
 

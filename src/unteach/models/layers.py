@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from unteach.errors import UserError, first_line, is_out_of_memory
+from unteach.errors import UserError, get_first_line, is_out_of_memory
 from unteach.lazy import torch
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,7 +183,7 @@ def train_only(model: "PreTrainedModel", patterns: Sequence[str], ends: Sequence
     if not num_trained:
         where = f" up to the layer {', '.join(ends)}" if ends else ""
         raise UserError(
-            f"trainable_params_regex={shown(patterns)} leaves no parameter to train{where}"
+            f"trainable_params_regex={quote_value(patterns)} leaves no parameter to train{where}"
         )
 
 
@@ -282,7 +282,7 @@ def refuse_no_states(causal: "PreTrainedModel", patterns: Iterable[str]) -> None
         except Exception as error:  # a forward of others may fail in any way
             if weight.is_meta or is_out_of_memory(error):
                 continue
-            reason = f"{type(error).__name__}: {first_line(error)}"
+            reason = f"{type(error).__name__}: {get_first_line(error)}"
             raise _build_refusal(causal, pattern, reason) from error
         finally:
             causal.train(was_training)

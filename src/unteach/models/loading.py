@@ -21,7 +21,7 @@ from unteach.models.forward import extend
 from unteach.models.heads import Head
 from unteach.models.hub import PATH, SOURCE, from_hub
 from unteach.models.layers import unwrap_model
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -115,7 +115,7 @@ def find_compute_dtype(dtype: str | None) -> str:
     if dtype not in DTYPES:
         raise UserError(
             f"model.model_args.dtype: must be auto or one of {', '.join(DTYPES)}, got "
-            f"{shown(dtype)}"
+            f"{quote_value(dtype)}"
         )
     return DTYPES[str(dtype)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import run_dir
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, find_nearest
 from unteach.lazy import tokenizers, torch, transformers
 from unteach.models import heads, integrity
 from unteach.models.heads import Head
@@ -142,7 +142,7 @@ def refuse_unknown(
     """
     for name in args:
         if name not in loading and not hasattr(config, name):
-            guess = nearest(name, {*loading, *config.to_dict()})
+            guess = find_nearest(name, {*loading, *config.to_dict()})
             meant = f"; did you mean {guess}?" if guess else ""
             raise UserError(
                 f"model.model_args.{name}: neither from_pretrained nor {type(config).__name__} has "

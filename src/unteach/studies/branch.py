@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unteach.config.overrides import spell_value
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, describe_unknown
 from unteach.studies import own_data, search_space
 from unteach.studies.plan import PlannedRun
 from unteach.studies.run_overrides import (
@@ -368,7 +368,7 @@ def _refuse_bad_start(
     if start_name not in entries:
         raise UserError(
             f"forget run {name}: from={start_name}: "
-            f"{unknown('forget run', str(start_name), entries)}"
+            f"{describe_unknown('forget run', str(start_name), entries)}"
         )
     if start_name in (*waiting, name):
         circle = " from ".join([*waiting, name, str(start_name)])

@@ -10,13 +10,13 @@ by evaluations of their own, on the rows of the forget runs.
 
 from typing import Any
 
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, describe_unknown
 from unteach.studies import own_data
 from unteach.studies.branch import Branch
 from unteach.studies.plan import PlannedRun, sort_by_parents
 from unteach.studies.run_overrides import Settings
 from unteach.studies.search_space import expand_entry, expand_grid
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 KEYS = {
     "name",
@@ -61,7 +61,7 @@ def _check_sections(study: dict[str, Any]) -> Settings:
     """Refuse what no study has; give the study with its forget runs as a list."""
     for key in study:
         if key not in KEYS:
-            raise UserError(unknown("study key", str(key), KEYS))
+            raise UserError(describe_unknown("study key", str(key), KEYS))
     if "name" not in study or "full" not in study:
         raise UserError("a study needs `name` and `full`")
     forget = study.get("forget")
@@ -73,12 +73,13 @@ def _check_sections(study: dict[str, Any]) -> Settings:
         sections[f"forget[{index}]"] = entry
     for key, value in sections.items():
         if not isinstance(value, dict):
-            raise UserError(f"{key}: must be a mapping of overrides, got {shown(value)}")
+            raise UserError(f"{key}: must be a mapping of overrides, got {quote_value(value)}")
     evaluate = study.get("evaluate") or []
     for name in [evaluate] if isinstance(evaluate, str) else evaluate:
         if name != "base":
             raise UserError(
-                f"evaluate: {shown(name)} is evaluated anyway, or is no run of the study; it may "
+                f"evaluate: {quote_value(name)} is evaluated anyway, or is no run of the study; "
+                "it may "
                 "be [base]"
             )
     return study

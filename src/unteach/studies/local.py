@@ -26,7 +26,7 @@ from unteach.studies import states
 from unteach.studies.gpu_slots import Slots, limit_visible_gpus
 from unteach.studies.plan import PlannedRun
 from unteach.studies.status_board import Board, get_log_path, make_board
-from unteach.wording import counted
+from unteach.wording import format_count
 
 CarryOut = Callable[[PlannedRun], object]
 EXIT_BUSY = 76
@@ -200,7 +200,8 @@ class ChildExecutor:
         num_left = len(self.plan) - len(self.outcomes)
         if requests and (num_stopped or num_left):
             raise Preempted(
-                f"asked to stop: {counted(num_stopped, 'run')} stopped, {counted(num_left, 'run')} "
+                f"asked to stop: {format_count(num_stopped, 'run')} stopped, "
+                f"{format_count(num_left, 'run')} "
                 f"not begun. The same command goes on"
             )
 

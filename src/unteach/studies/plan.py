@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from unteach.config.overrides import unquote
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, describe_unknown
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def sort_by_parents(study: str, runs: list[PlannedRun]) -> list[PlannedRun]:
         for parent in run.after:
             if parent not in by_name:
                 raise UserError(
-                    f"study {study}: {run.name} waits for {unknown('run', parent, by_name)}"
+                    f"study {study}: {run.name} waits for "
+                    f"{describe_unknown('run', parent, by_name)}"
                 )
             if parent not in in_order:
                 add(by_name[parent], (*waiting, run.name))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from unteach.config.reader import Reader, join_problems
 from unteach.errors import UserError
 from unteach.studies import own_data
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 
 @dataclass
@@ -72,7 +72,9 @@ def expand_grid(vary: object, where: str = "vary") -> list[Point]:
         where: its place in the study file, for messages.
     """
     if not isinstance(vary, dict):
-        raise UserError(f"{where}: must be a mapping of keys to lists of values, got {shown(vary)}")
+        raise UserError(
+            f"{where}: must be a mapping of keys to lists of values, got {quote_value(vary)}"
+        )
     lists = {key: values if isinstance(values, list) else [values] for key, values in vary.items()}
     for key, values in lists.items():
         if not values:
@@ -125,7 +127,8 @@ def draw_points(search: object, where: str) -> list[Point]:
             choices[key] = values
         else:
             reader.wrong(
-                key_where, f"must be a list of values or a range {{low, high}}, got {shown(values)}"
+                key_where,
+                f"must be a list of values or a range {{low, high}}, got {quote_value(values)}",
             )
     if reader.problems or settings is None:
         raise UserError(join_problems(reader.problems))

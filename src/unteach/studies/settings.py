@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from unteach.config.reader import Reader, join_problems
 from unteach.errors import UserError
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 Section = TypeVar("Section", "Local", "Slurm")
 
@@ -67,7 +67,7 @@ class Slurm:
                 raise UserError(f"{name} must be {minimum} or more, got {value}")
         for name, value in self._list_texts().items():
             if any(ord(letter) < 32 for letter in value):
-                raise UserError(f"{name}: must be one line, got {shown(value)}")
+                raise UserError(f"{name}: must be one line, got {quote_value(value)}")
         for name in self.more:
             if not re.fullmatch(r"[\w-]+", str(name)):
                 raise UserError(f"more.{name}: cannot be the name of an option of sbatch")

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from unteach.config.secrets import hide_secrets
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 NAME = re.compile(r"[\w+][\w.+-]*")
 """What names a folder, a job and a row of a report alike."""
@@ -42,7 +42,8 @@ def _check_forget(value: object) -> list[str]:
         return _check_entry(value, "forget")
     if not isinstance(value, list):
         return [
-            f"forget: must be a list of mappings, one for each way to forget, got {shown(value)}"
+            "forget: must be a list of mappings, one for each way to forget, got "
+            f"{quote_value(value)}"
         ]
     problems = []
     for index, entry in enumerate(value):
@@ -61,17 +62,17 @@ def _check_entry(value: object, where: str) -> list[str]:
         problems += _check_name(value["name"], f"{where}.name")
     for key in ("from", "experiment", "trainer"):
         if value.get(key) is not None and not isinstance(value[key], str):
-            problems.append(f"{where}.{key}: must be text, got {shown(value[key])}")
+            problems.append(f"{where}.{key}: must be text, got {quote_value(value[key])}")
     return problems
 
 
 def _check_mapping(value: object, where: str, expected: str) -> list[str]:
     if not isinstance(value, dict):
-        return [f"{where}: must be {expected}, got {shown(value)}"]
+        return [f"{where}: must be {expected}, got {quote_value(value)}"]
     problems = []
     for key in value:
         if not isinstance(key, str) or not KEY.fullmatch(key):
-            problems.append(f"{where}: {shown(key)} cannot be a key here")
+            problems.append(f"{where}: {quote_value(key)} cannot be a key here")
     return problems
 
 
@@ -82,7 +83,7 @@ def _check_name(value: object, where: str) -> list[str]:
         return []
     return [
         f"{where}: must be letters, digits and _ . + - (it names a folder and a job), got "
-        f"{shown(value)}"
+        f"{quote_value(value)}"
     ]
 
 
@@ -91,7 +92,7 @@ def _check_names(value: object, where: str) -> list[str]:
         return []
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return []
-    return [f"{where}: must be a name or a list of names, got {shown(value)}"]
+    return [f"{where}: must be a name or a list of names, got {quote_value(value)}"]
 
 
 def find_secrets(overrides: list[str], setup: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import atomic
-from unteach.errors import UserError, missing_extra
+from unteach.errors import UserError, describe_missing_extra
 from unteach.studies import slurm_queue, states
 from unteach.studies.job_arrays import JobArray, group_into_arrays
 from unteach.studies.plan import PlannedRun
@@ -256,7 +256,7 @@ def build_executor(folder: Path, settings: Slurm, name: str, dependency: str) ->
     try:
         import submitit
     except ImportError:
-        raise UserError(missing_extra("slurm", "submitting to Slurm")) from None
+        raise UserError(describe_missing_extra("slurm", "submitting to Slurm")) from None
     executor = submitit.AutoExecutor(
         folder,
         cluster="slurm",

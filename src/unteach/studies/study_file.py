@@ -12,7 +12,7 @@ from typing import Any
 
 from unteach.config import groups
 from unteach.config.reader import collect_problems
-from unteach.errors import UserError, nearest, shorten_name, unknown
+from unteach.errors import UserError, describe_unknown, find_nearest, shorten_name
 from unteach.strict_yaml import parse_yaml, read_yaml
 from unteach.studies import compose_runs, search_space, settings, shapes
 from unteach.studies.expansion import KEYS, expand
@@ -136,9 +136,9 @@ def mend_keys(study: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     mended: dict[str, Any] = {}
     problems = []
     for key, value in study.items():
-        guess = key if key in KEYS else nearest(str(key), KEYS)
+        guess = key if key in KEYS else find_nearest(str(key), KEYS)
         if guess != key:
-            problems.append(unknown("study key", str(key), KEYS))
+            problems.append(describe_unknown("study key", str(key), KEYS))
         if guess is not None:
             mended.setdefault(guess, value)
     return mended, problems
@@ -169,7 +169,7 @@ def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
     if name.endswith((".yaml", ".yml")):
         raise UserError(f"study={name}: there is no such file")
     known = groups.list_options("study", config_dirs)
-    raise UserError(f"study={name}: {unknown('study', name, known)}")
+    raise UserError(f"study={name}: {describe_unknown('study', name, known)}")
 
 
 def read_file(file: Path) -> dict[str, Any]:

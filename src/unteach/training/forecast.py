@@ -8,7 +8,7 @@ import numpy
 from unteach.config import schema
 from unteach.data.streams import Stream
 from unteach.models.forward import CHUNK_ELEMENTS
-from unteach.wording import counted
+from unteach.wording import format_count
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -31,11 +31,11 @@ def describe_stream(stream: Stream) -> str:
         example = stream.example(row_index)
         lengths.append(len(example["input_ids"]))
         num_labels += int(numpy.count_nonzero(numpy.asarray(example["labels"]) != -100))
-    rows = counted(len(stream), "row")
-    tokens = counted(sum(lengths), "token")
+    rows = format_count(len(stream), "row")
+    tokens = format_count(sum(lengths), "token")
     part = ""
     if len(lengths) < len(stream):
-        part = f"of the first {counted(len(lengths), 'row')}: "
+        part = f"of the first {format_count(len(lengths), 'row')}: "
     return f"{rows}, {part}{tokens}, {num_labels:,} of them learned, longest {max(lengths)}"
 
 
@@ -45,7 +45,7 @@ def describe_steps(args: "TrainingArguments", steps_per_epoch: int, num_processe
     epochs = total / steps_per_epoch
     batch_size = args.per_device_train_batch_size
     accumulation = args.gradient_accumulation_steps
-    rows = counted(batch_size * accumulation * num_processes, "row")
+    rows = format_count(batch_size * accumulation * num_processes, "row")
     processes = "process" if num_processes == 1 else "processes"
     split = f"{batch_size} a micro-batch x {accumulation} x {num_processes} {processes}"
     plural = "" if epochs == 1 else "s"
@@ -66,9 +66,9 @@ def describe_learning(args: "TrainingArguments", steps_per_epoch: int) -> str:
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     rate = f"rate {args.learning_rate:g}, {schedule}"
     if warmup:
-        rate += f" after {counted(warmup, 'warm-up step')}"
+        rate += f" after {format_count(warmup, 'warm-up step')}"
     if warmup >= total:
-        rate += f" (the run has {counted(total, 'step')} and never reaches the rate)"
+        rate += f" (the run has {format_count(total, 'step')} and never reaches the rate)"
     if args.learning_rate == 0:
         rate += " (at rate 0 nothing is trained)"
 

@@ -16,7 +16,7 @@ from unteach.models.loading import LoadedModel
 from unteach.registry import read_summary
 from unteach.training import checkpoint, forecast
 from unteach.training.parallelism import count_rows_per_step
-from unteach.wording import counted
+from unteach.wording import format_count
 
 Line = tuple[str, str]
 """What a line is about, and its text."""
@@ -35,7 +35,7 @@ def describe_training(
     args: "transformers.TrainingArguments",
     num_processes: int,
     num_validation_rows: int = 0,
-    describe_stream: Callable[[Stream], str] = lambda stream: counted(len(stream), "row"),
+    describe_stream: Callable[[Stream], str] = lambda stream: format_count(len(stream), "row"),
 ) -> list[Line]:
     """Describe the model, the method, each stream, the steps, and how fast the model learns.
 
@@ -60,7 +60,7 @@ def describe_training(
         role = " (sets the epoch)" if name == anchor else ""
         lines.append(("stream", f"{name}: {describe_stream(stream)}{role}"))
     if num_validation_rows:
-        lines.append(("validation", counted(num_validation_rows, "row")))
+        lines.append(("validation", format_count(num_validation_rows, "row")))
     if config.launch:
         lines.append(("launch", f"{config.launch}, {num_processes} processes"))
     # `unteach check` describes a run of several processes in one.

@@ -8,7 +8,7 @@ from unteach.config import schema
 from unteach.data.streams import Stream
 from unteach.errors import UserError
 from unteach.models.loading import LoadedModel
-from unteach.wording import counted
+from unteach.wording import format_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -24,7 +24,7 @@ def list_notes(dataset: object) -> list[str]:
         return list(dataset.notes())
     notes = []
     for reason, count in getattr(dataset, "dropped", {}).items():
-        notes.append(f"{counted(count, 'row')} dropped, {reason}")
+        notes.append(f"{format_count(count, 'row')} dropped, {reason}")
     return notes
 
 

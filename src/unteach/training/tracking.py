@@ -13,7 +13,7 @@ from typing import Any
 
 from unteach import fingerprints
 from unteach.config import schema
-from unteach.errors import UserError, missing_extra
+from unteach.errors import UserError, describe_missing_extra
 
 LOG_MODEL = "WANDB_LOG_MODEL"
 """The variable in which the library's callback reads whether to upload weights; everything else it
@@ -30,7 +30,7 @@ def refuse_missing(args: dict[str, Any]) -> None:
     for name in trackers:
         packages = PACKAGES.get(name, ())
         if packages and not any(importlib.util.find_spec(package) for package in packages):
-            raise UserError(missing_extra("track", f"trainer.args.report_to={name}"))
+            raise UserError(describe_missing_extra("track", f"trainer.args.report_to={name}"))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from unteach.config import schema
 from unteach.config.suites import SuiteConfig
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
-from unteach.errors import has_extra, missing_extra
+from unteach.errors import describe_missing_extra, has_extra
 from unteach.models.loading import LoadedModel
 from unteach.training import plot
 from unteach.training.callbacks import MetricsFile, Watcher, build_display
@@ -36,7 +36,7 @@ def build_watchers(
     if dist.is_main and has_extra("report"):
         watchers.append(LossPlot(run_folder))
     elif dist.is_main:
-        logger.info(f"{plot.FILE} is left out; {missing_extra('report', 'drawing it')}")
+        logger.info(f"{plot.FILE} is left out; {describe_missing_extra('report', 'drawing it')}")
     samples = config.trainer.samples
     if samples:
         stream = streams[samples.stream or anchor]

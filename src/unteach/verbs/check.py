@@ -33,7 +33,7 @@ from unteach.training.build_args import build_training_args
 from unteach.training.build_model import build_head, read_training_texts
 from unteach.training.build_streams import build_rows, build_streams, choose_anchor
 from unteach.training.step import setup_method
-from unteach.wording import counted
+from unteach.wording import format_count
 
 TOKENIZED_ROWS = 2000
 """Rows of each file that are tokenised. Of the others all is read and tried but their tokens, which
@@ -224,9 +224,9 @@ def check_suites(config: schema.RunConfig, loaded: LoadedModel, streams: dict[st
         for role, rows in plan.rows.own.items():
             measured, count = plan.rows.subset_sizes.get(role, (len(rows.row_numbers),) * 2)
             num_rows = (
-                f"{measured:,} of {counted(count, 'row')}"
+                f"{measured:,} of {format_count(count, 'row')}"
                 if measured < count
-                else counted(count, "row")
+                else format_count(count, "row")
             )
             console.say(f"measured    {role}: {num_rows} of {rows.where}")
         for metric, reason in plan.absent.items():

@@ -8,7 +8,7 @@ from unteach.atomic import atomic_write
 from unteach.config.verb_configs import FETCHED, FetchConfig
 from unteach.errors import UserError
 from unteach.lazy import datasets
-from unteach.wording import counted
+from unteach.wording import format_count
 
 LOGS = "open-unlearning/eval"
 CORPORA = {
@@ -86,7 +86,7 @@ def wmdp(folder: Path) -> None:
         with atomic_write(target) as temporary:
             rows.to_json(temporary, lines=True, force_ascii=False)
         landed += 1
-        print(f"fetched: {target} ({counted(len(rows), 'row')})")
+        print(f"fetched: {target} ({format_count(len(rows), 'row')})")
     if not landed:
         raise UserError("nothing could be fetched; the lines above say why")
 

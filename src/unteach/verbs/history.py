@@ -18,10 +18,10 @@ from rich.text import Text
 from unteach import console, json_files, run_dir
 from unteach.atomic import atomic_write
 from unteach.config.verb_configs import HistoryConfig
-from unteach.errors import UserError, missing_extra
+from unteach.errors import UserError, describe_missing_extra
 from unteach.report.export import neutralize_cell
 from unteach.report.table import MISSING
-from unteach.wording import counted
+from unteach.wording import format_count
 
 logger = logging.getLogger(__name__)
 WANDB = "wandb:"
@@ -60,7 +60,7 @@ def run(config: HistoryConfig) -> None:
             neutralize_cells(table).to_csv(temporary, index=False)
         else:
             table.to_json(temporary, orient="records", lines=True)
-    print(f"results: {to} ({counted(len(table), 'row')})")
+    print(f"results: {to} ({format_count(len(table), 'row')})")
 
 
 def refuse_other_file(file: Path, columns: list[str]) -> None:
@@ -112,7 +112,7 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
     if (folder / run_dir.METRICS).exists():
         lines, num_torn = json_files.read_log(folder / run_dir.METRICS)
         if num_torn:
-            torn = counted(num_torn, "torn or damaged line")
+            torn = format_count(num_torn, "torn or damaged line")
             logger.info(f"{torn} of {folder / run_dir.METRICS} left out")
         yield from lines
         return
@@ -147,7 +147,9 @@ def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
     try:
         import wandb
     except ImportError:
-        raise UserError(missing_extra("track", "reading runs of Weights & Biases")) from None
+        raise UserError(
+            describe_missing_extra("track", "reading runs of Weights & Biases")
+        ) from None
     path = run.removeprefix(WANDB)
     if len(path.split("/")) not in (2, 3):
         raise UserError(
@@ -203,7 +205,7 @@ def _show(table: Any) -> None:
         drawn.add_row(*map(Text, row))
     terminal.print(drawn, crop=False, no_wrap=True, overflow="ignore")
     if left := [name for name in cells if name not in shown]:
-        print(f"{counted(len(left), 'more column')} (to=csv has all): {', '.join(left)}")
+        print(f"{format_count(len(left), 'more column')} (to=csv has all): {', '.join(left)}")
 
 
 def _cell(value: object) -> str:

@@ -28,7 +28,7 @@ from unteach.inference.input_table import InputTable
 from unteach.inference.output_columns import ERROR, SKIPPED, build_record, count_tokens
 from unteach.inference.planning import Plan
 from unteach.inference.result_store import Answers, ResultStore
-from unteach.wording import counted
+from unteach.wording import format_count
 
 logger = logging.getLogger(__name__)
 ANSWERING = "stopping after the rows at hand; all answers are kept. Ctrl-C again ends now"
@@ -93,7 +93,8 @@ def _answer(
     num_failed = _tell(store.finish(lines), plan, pace, output) if dist.is_main else 0
     if dist.any(num_failed > 0):
         raise RowsFailed(
-            f"{num_failed} of {counted(len(lines), 'row')} have an error in place of an answer; "
+            f"{num_failed} of {format_count(len(lines), 'row')} have an error in place of an "
+            "answer; "
             "run again to ask just those"
         )
     return output
@@ -110,7 +111,7 @@ def _tell(answers: Answers, plan: Plan, pace: RowProgress, output: Path) -> int:
     }
     parts = [f", {count} {what}" for what, count in counts.items() if count]
     num_answered = len(answers) - len(errors) - num_skipped
-    rows = counted(len(answers), "row")
+    rows = format_count(len(answers), "row")
     print(f"{num_answered} of {rows} answered{''.join(parts)}; {pace.rates}")
     for error in list(dict.fromkeys(errors))[:3]:
         console.say(f"  {error}")

@@ -12,7 +12,7 @@ from unteach import plugins, registry
 from unteach.config.groups import CONFIGS
 from unteach.config.reader import PROVIDED
 from unteach.config.verb_configs import ListConfig
-from unteach.errors import UserError, nearest, unknown
+from unteach.errors import UserError, describe_unknown, find_nearest
 from unteach.verbs.component_fields import fields_of
 
 logger = logging.getLogger(__name__)
@@ -164,8 +164,8 @@ def _says_no_more(file: Path, name: str) -> bool:
 def _refuse_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> str:
     names = {line[0] for kind in kinds for line in listed(kind, dirs)}
     if len(kinds) == 1:
-        return unknown(f"name among the {kinds[0]}", name, names)
-    guess = nearest(name, {*KINDS, *names})
+        return describe_unknown(f"name among the {kinds[0]}", name, names)
+    guess = find_nearest(name, {*KINDS, *names})
     meant = f"; did you mean {guess}?" if guess else "."
     return f"there is no list and nothing in one called {name!r}{meant} Lists: {', '.join(KINDS)}"
 

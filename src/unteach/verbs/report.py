@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from unteach.config.verb_configs import ReportConfig
-from unteach.errors import UserError, require_extra, unknown
+from unteach.errors import UserError, describe_unknown, require_extra
 from unteach.report.collect import collect, insert_starts
 from unteach.report.families import OVER_SEEDS, average_over_seeds
 from unteach.report.files import write_report
@@ -51,7 +51,7 @@ def find_suite(name: str | None, runs: list[EvaluatedRun]) -> str | None:
         return None
     spellings = {suite.lower(): suite for run in runs for suite in run.suites}
     if name.lower() not in spellings:
-        raise UserError(unknown("suite among these results", name, spellings.values()))
+        raise UserError(describe_unknown("suite among these results", name, spellings.values()))
     return spellings[name.lower()]
 
 

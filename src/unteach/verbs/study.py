@@ -20,12 +20,12 @@ from pathlib import Path
 from unteach import run_dir
 from unteach.config import groups
 from unteach.config.verb_configs import StudyConfig
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, describe_unknown
 from unteach.studies import compose_runs, saved_plan, slurm_scripts
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study, study_of
 from unteach.verbs import study_jobs, study_runs
-from unteach.wording import counted
+from unteach.wording import format_count
 
 BEGUN = ("status", "cancel", "report")
 """Actions on a study that was begun: its own plan is asked before its file."""
@@ -80,7 +80,7 @@ def load(
 def _run_of(study: Study, name: str) -> PlannedRun | None:
     by_name = {run.name: run for run in study.plan}
     if name and name not in by_name:
-        raise UserError(f"study {study.name}: {unknown('run', name, by_name)}")
+        raise UserError(f"study {study.name}: {describe_unknown('run', name, by_name)}")
     return by_name.get(name)
 
 
@@ -89,7 +89,7 @@ def plan(study: Study, write: str | None) -> None:
     for run in study.plan:
         print(f"{run.name}  ({run.kind}{', after ' + ', '.join(run.after) if run.after else ''})")
     kinds = ", ".join(f"{count} {kind}" for kind, count in saved_plan.count_kinds(study).items())
-    print(f"{counted(len(study.plan), 'run')}: {kinds}")
+    print(f"{format_count(len(study.plan), 'run')}: {kinds}")
     if write is not None:
         saved_plan.open_study(study)
         print(f"scripts: {slurm_scripts.write_scripts(study, Path(write))}")

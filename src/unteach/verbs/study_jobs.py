@@ -8,7 +8,7 @@ from unteach.studies import compose_runs, saved_plan, slurm, states
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
 from unteach.verbs import study_runs
-from unteach.wording import counted
+from unteach.wording import format_count
 
 logger = logging.getLogger(__name__)
 TOLD = 200
@@ -39,7 +39,7 @@ def status(study: Study) -> None:
     summary = ", ".join(
         f"{num_by_state[state]} {state}" for state in states.STATES if num_by_state[state]
     )
-    print(f"{study.name}: {counted(len(study.plan), 'run')}: {summary}")
+    print(f"{study.name}: {format_count(len(study.plan), 'run')}: {summary}")
     for run in study.plan:
         one = found[run.name]
         if one.state in ("done", "to do"):

@@ -15,7 +15,7 @@ from unteach.studies.study_file import Study
 from unteach.training import run_state
 from unteach.verbs.report import NEEDED_FOR, report_runs
 from unteach.verbs.start_composed import start_composed
-from unteach.wording import counted
+from unteach.wording import format_count
 
 
 def carry_out(study: Study, opened: bool = False) -> Path:
@@ -29,9 +29,9 @@ def carry_out(study: Study, opened: bool = False) -> Path:
     todo = [run for run in study.plan if run.name not in finished]
     if finished:
         which = (
-            f"{len(finished)} of {counted(len(study.plan), 'run')}"
+            f"{len(finished)} of {format_count(len(study.plan), 'run')}"
             if todo
-            else counted(len(finished), "run")
+            else format_count(len(finished), "run")
         )
         print(f"finished before: {which} in {study.folder}; nothing of that is done again")
     outcomes = _execute(study, todo) if todo else []
@@ -43,7 +43,7 @@ def carry_out(study: Study, opened: bool = False) -> Path:
             console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
     if any(outcome.state != "done" for outcome in outcomes):
         lost = sum(outcome.state != "done" for outcome in outcomes)
-        raise Diverged(f"{counted(lost, 'run')} did not finish (exit code {EXIT_DIVERGED})")
+        raise Diverged(f"{format_count(lost, 'run')} did not finish (exit code {EXIT_DIVERGED})")
     return page
 
 

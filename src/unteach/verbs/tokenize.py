@@ -20,7 +20,7 @@ from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
 from unteach.models import added_tokens
 from unteach.models.model_handlers import load_tokenizer
-from unteach.wording import counted
+from unteach.wording import format_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -117,23 +117,24 @@ def refuse_other(output: Path, facts: dict[str, Any]) -> None:
 def describe(manifest: dict[str, Any]) -> list[str]:
     """Describe what became of the rows, in sentences."""
     rows = manifest["rows"]
-    lines = [f"{counted(rows['read'], 'row')} read, {rows['kept']:,} kept"]
+    lines = [f"{format_count(rows['read'], 'row')} read, {rows['kept']:,} kept"]
     for reason, count in rows["dropped"].items():
         places = _list_places(rows["first"][reason], count)
-        lines.append(f"{counted(count, 'row')} dropped, {reason} ({places})")
+        lines.append(f"{format_count(count, 'row')} dropped, {reason} ({places})")
     if rows["cut"]:
         places = ", ".join(rows["first"]["cut"])
-        lines.append(f"{counted(rows['cut'], 'row')} cut at max_length ({places})")
+        lines.append(f"{format_count(rows['cut'], 'row')} cut at max_length ({places})")
     for key, (count, first) in rows.get("unshown", {}).items():
         places = _list_places(first, count)
         lines.append(
-            f"{counted(count, 'row')} with {key} in a turn, which the chat template does not show "
+            f"{format_count(count, 'row')} with {key} in a turn, which the chat template does not "
+            "show "
             f"({places})"
         )
     num_tokens = manifest["tokens"]
     num_bytes = sum(shard["bytes"] for shard in manifest["shards"])
     lines.append(
-        f"{counted(manifest['examples'], 'example')}, {counted(num_tokens, 'token')}, "
+        f"{format_count(manifest['examples'], 'example')}, {format_count(num_tokens, 'token')}, "
         f"{manifest['learned']:,} of them learned, longest {manifest['longest']:,}; "
         f"{num_bytes / max(1, num_tokens):.2f} bytes a token"
     )

@@ -18,7 +18,7 @@ from unteach.data.row_errors import RowErrors, explain_no_row_left
 from unteach.data.template import Encoded, Template
 from unteach.data.truncation import IGNORED, TooLong, truncate
 from unteach.errors import UserError
-from unteach.wording import counted
+from unteach.wording import format_count
 
 NO_ROOM = "no room for an answer within max_length"
 
@@ -27,7 +27,7 @@ def note_special_text(row_errors: RowErrors) -> str:
     """Say in which rows special tokens are written."""
     rows = row_errors.special
     return (
-        f"{counted(len(rows), 'row')} with the text of special tokens, which is read as text "
+        f"{format_count(len(rows), 'row')} with the text of special tokens, which is read as text "
         f"({row_errors.list_places(rows)}); model.template_args.special_tokens=tokens reads them "
         "as the tokens"
     )
@@ -156,10 +156,10 @@ class RowDataset:
         """Say which rows are dropped, cut, written with special tokens, or stand twice."""
         notes = []
         for reason, count in self.dropped.items():
-            notes.append(f"{counted(count, 'row')} dropped, {reason}")
+            notes.append(f"{format_count(count, 'row')} dropped, {reason}")
         if self.cut:
             places = self.row_errors.list_places(self.cut_rows)
-            notes.append(f"{counted(self.cut, 'row')} cut at max_length ({places})")
+            notes.append(f"{format_count(self.cut, 'row')} cut at max_length ({places})")
         if self.row_errors.special:
             notes.append(note_special_text(self.row_errors))
         if "choice" in self.hf_args and self.row_hashes is not None:

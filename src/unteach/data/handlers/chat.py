@@ -24,7 +24,7 @@ from unteach.data.rows import locate_row
 from unteach.data.truncation import IGNORED, TooLong
 from unteach.errors import UserError
 from unteach.registry import dataset
-from unteach.wording import counted
+from unteach.wording import format_count
 
 
 @dataset
@@ -164,7 +164,8 @@ class ChatDataset(RowDataset):
         notes = super().notes()
         for key, row_indices in self.unshown.items():
             notes.append(
-                f"{counted(len(row_indices), 'row')} with {key} in a turn, which the chat template "
+                f"{format_count(len(row_indices), 'row')} with {key} in a turn, which the chat "
+                "template "
                 f"does not show ({self.row_errors.list_places(row_indices)})"
             )
         return notes

@@ -14,9 +14,9 @@ from unteach.data.handlers.base import RowDataset
 from unteach.data.io import sources
 from unteach.data.io.cells import is_missing
 from unteach.data.truncation import IGNORED
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, find_nearest
 from unteach.registry import dataset
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 
 @dataclass
@@ -68,7 +68,7 @@ class LabelledDataset(_LabelDataset):
             if label in label_indices:
                 examples.append(self._build(row_index, text, label_indices[label]))
                 continue
-            guess = nearest(label, labels)
+            guess = find_nearest(label, labels)
             hint = f"did you mean {guess}?" if guess else f"the labels are {', '.join(labels)}"
             self.row_errors.add(
                 f"{self.label_key} is {label!r}, which is no label; {hint}", row_index
@@ -106,7 +106,8 @@ class ScoredDataset(_LabelDataset):
             target = parse_number(cell)
             if target is None:
                 self.row_errors.add(
-                    f"{self.target_key} must be a finite number, and is {shown(cell)}", row_index
+                    f"{self.target_key} must be a finite number, and is {quote_value(cell)}",
+                    row_index,
                 )
                 continue
             example = self._build(row_index, text, 0)

@@ -23,7 +23,7 @@ from unteach.data.template import Encoded
 from unteach.errors import UserError
 from unteach.registry import dataset
 from unteach.seeds import permutation
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 LIKED = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 """What a cell may say, in any case, of an answer that was liked or not."""
@@ -281,7 +281,7 @@ class FeedbackDataset(_PromptDataset):
             is_liked = LIKED.get(str(label).lower().removesuffix(".0"))
             if is_liked is None:
                 self.row_errors.add(
-                    f"{self.label_key} must be 1 or 0 (true or false), and is {shown(label)}",
+                    f"{self.label_key} must be 1 or 0 (true or false), and is {quote_value(label)}",
                     row_index,
                 )
             has_texts = self.row_errors.check_texts((question, answer), keys, row_index)

@@ -18,7 +18,7 @@ from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
 from unteach.lazy import np
 from unteach.registry import dataset
-from unteach.wording import counted
+from unteach.wording import format_count
 
 Packing = Literal["chunked", "apart", "best_fit"]
 
@@ -109,7 +109,7 @@ class PretrainingDataset:
         """Say which documents are left out, hold special tokens, or stand twice."""
         dropped = []
         for reason, count in self.dropped.items():
-            dropped.append(f"{counted(count, 'row')} dropped, {reason}")
+            dropped.append(f"{format_count(count, 'row')} dropped, {reason}")
         return dropped + self.special_notes + self.repeated
 
     def _cut(self, start: int, stop: int) -> list[Piece]:

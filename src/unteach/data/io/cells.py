@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 
 from unteach.data.rows import Place, Row
-from unteach.errors import UserError, nearest
-from unteach.wording import shown
+from unteach.errors import UserError, find_nearest
+from unteach.wording import quote_value
 
 TYPE_NAMES = {
     bool: "true or false",
@@ -52,7 +52,8 @@ def read_text(row: Row, column: str, place: Place | str) -> str:
         return ""
     if not isinstance(cell, str):
         raise UserError(
-            f"{place}: the column {column!r} holds {describe_type(cell)} ({shown(cell)}) where "
+            f"{place}: the column {column!r} holds {describe_type(cell)} ({quote_value(cell)}) "
+            "where "
             "text is expected"
         )
     try:
@@ -67,6 +68,6 @@ def read_text(row: Row, column: str, place: Place | str) -> str:
 def explain_no_column(where: str, column: str, columns: Iterable[str]) -> str:
     """Say that rows have no such column, which ones they have, and which may be meant."""
     names = [str(name) for name in columns]
-    guess = nearest(column, names)
+    guess = find_nearest(column, names)
     hint = f"; did you mean {guess}?" if guess else ""
     return f"{where}: no column {column!r}; its columns: {', '.join(names)}{hint}"

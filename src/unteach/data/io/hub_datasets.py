@@ -7,7 +7,7 @@ from typing import Any
 
 from unteach.config.secrets import drop_secrets
 from unteach.data.io.arrow_files import refuse_damaged_set
-from unteach.errors import AbsentData, UserError, first_line, nearest
+from unteach.errors import AbsentData, UserError, find_nearest, get_first_line
 from unteach.lazy import datasets
 
 UNKNOWN_SPLIT = re.compile(r'Unknown split "(.*)"\. Should be one of \[(.*)\]')
@@ -36,7 +36,7 @@ def load_hub_dataset(hf_args: dict[str, Any]) -> "datasets.Dataset":
         raise
     except (OSError, TypeError) as error:
         raise UserError(
-            f"cannot load the rows {drop_secrets(hf_args, of_hub=True)}: {first_line(error)}\n"
+            f"cannot load the rows {drop_secrets(hf_args, of_hub=True)}: {get_first_line(error)}\n"
             "  Without the network, point to local files: data=files data.train_file=FILE; or "
             "tofu_path, muse_path, "
             "wmdp_path=FOLDER of <config name>.jsonl or <config name>/<split>.jsonl, or "
@@ -47,7 +47,7 @@ def load_hub_dataset(hf_args: dict[str, Any]) -> "datasets.Dataset":
             splits = [name.strip("'\" ") for name in match[2].split(",")]
             raise AbsentData(_explain_no_split(path, match[1], splits)) from None
         if "BuilderConfig" in str(error) or "Unknown split" in str(error):
-            raise AbsentData(f"{hf_args['path']}: {first_line(error)}") from None
+            raise AbsentData(f"{hf_args['path']}: {get_first_line(error)}") from None
         raise UserError(f"{hf_args['path']}: {_explain_failure(error)}") from None
     if isinstance(loaded, dict):
         raise UserError(
@@ -72,7 +72,7 @@ def _explain_no_split(path: str, split: str, splits: Iterable[str]) -> str:
     """Say that a set has no such split, which ones it has, and which may be meant."""
     names = list(splits)
     hint = ""
-    if guess := nearest(split, names):
+    if guess := find_nearest(split, names):
         hint = f"; did you mean {path}:{guess}?"
     elif names:
         hint = f"; name one, as in {path}:{names[0]}"
@@ -82,4 +82,4 @@ def _explain_no_split(path: str, split: str, splits: Iterable[str]) -> str:
 def _explain_failure(error: Exception) -> str:
     """Put what `datasets` says on one line, with its cause where rows could not be read."""
     message = " ".join(str(error).split())
-    return f"{message}: {first_line(error.__cause__)}" if error.__cause__ else message
+    return f"{message}: {get_first_line(error.__cause__)}" if error.__cause__ else message

@@ -15,7 +15,7 @@ from unteach.data.io.cells import explain_no_column, holds_words
 from unteach.data.io.file_formats import FORMATS, read_file
 from unteach.data.io.hub_datasets import is_saved_by_datasets, load_hub_dataset
 from unteach.data.rows import Place, PlacedRow
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, find_nearest
 
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
 """What files are called that hold one split of several."""
@@ -116,7 +116,7 @@ def _is_hub_id(source: str) -> bool:
 def _explain_no_file(path: Path) -> str:
     if not path.parent.is_dir():
         return f"{path}: there is no such file, and no folder {path.parent}"
-    guess = nearest(path.name, [file.name for file in path.parent.iterdir()])
+    guess = find_nearest(path.name, [file.name for file in path.parent.iterdir()])
     hint = f"; did you mean {path.with_name(guess)}?" if guess else ""
     return f"{path}: there is no such file{hint}"
 

@@ -4,7 +4,7 @@ few tokens."""
 from dataclasses import dataclass
 
 from unteach.errors import UserError
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 FIRST_NAMES = (
     "Ada Aldo Amara Anneke Anton Basil Bela Bruno Carla Cyrus Dalia Dario Delia Edda Elias Emil "
@@ -116,5 +116,5 @@ class Banks:
             if len(country) < 3:
                 raise UserError(
                     f"banks.countries: each is [name, capital, another city, …], got "
-                    f"{shown(country)}"
+                    f"{quote_value(country)}"
                 )

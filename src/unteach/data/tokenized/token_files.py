@@ -31,7 +31,7 @@ from unteach.data.truncation import IGNORED
 from unteach.errors import UserError, refuse_path, refuse_unreadable
 from unteach.lazy import np, pyarrow
 from unteach.registry import dataset
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -362,7 +362,7 @@ class TokenizedDataset:
         for name in sorted({*made_with, *own}):
             old, new = made_with.get(name), own.get(name)
             if old != new:
-                differences.append(f"{name} was {shown(old)} and is {shown(new)}")
+                differences.append(f"{name} was {quote_value(old)} and is {quote_value(new)}")
         if differences:
             raise UserError(
                 f"{path}: made with another template ({', '.join(differences)}); tokenise again, "

@@ -24,7 +24,7 @@ from unteach.data.tokenized.recipe import Recipe, RowCount, TokenCounts, Tokeniz
 from unteach.data.tokenized.token_files import FORMAT
 from unteach.errors import UserError
 from unteach.lazy import np, pyarrow
-from unteach.wording import counted
+from unteach.wording import format_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,8 @@ def write_tokenized_files(
         total.merge(TokenCounts.from_json(shard.pop("counts")))
         shards.append(shard)
         print(
-            f"{shard['file']}: {counted(total.read, 'row')} read, {counted(total.tokens, 'token')}",
+            f"{shard['file']}: {format_count(total.read, 'row')} read, "
+            f"{format_count(total.tokens, 'token')}",
             flush=True,
         )
 

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from unteach.config.suites import SuiteConfig
 from unteach.data.template import Template
 from unteach.engines.base import Engine
-from unteach.errors import UserError, first_line, missing_extra, nearest, unknown
+from unteach.errors import (
+    UserError,
+    describe_missing_extra,
+    describe_unknown,
+    find_nearest,
+    get_first_line,
+)
 from unteach.evals.base import Progress, TaskResult
 from unteach.lazy import np, torch
 
@@ -75,7 +81,7 @@ def _refuse_undefined(task: str, config: SuiteConfig) -> None:
     """Refuse a name that is in none of the files that define tasks, and that no mapping defines."""
     if importlib.util.find_spec("lm_eval") is None:
         purpose = f"eval.{config.suite}: {task}, a task of lm-evaluation-harness,"
-        raise UserError(missing_extra("lm-eval", purpose))
+        raise UserError(describe_missing_extra("lm-eval", purpose))
     include_path = config.simple_evaluate_args.include_path
     if include_path and not os.path.isdir(include_path):
         raise UserError(
@@ -119,7 +125,8 @@ def _refuse_unknown_fields(task: str, config: SuiteConfig) -> None:
     for name in fields:
         if name not in allowed:
             raise UserError(
-                f"eval.{config.suite}.tasks: {task}: {unknown('field of a task', name, allowed)}"
+                f"eval.{config.suite}.tasks: {task}: "
+                f"{describe_unknown('field of a task', name, allowed)}"
             )
 
 
@@ -132,7 +139,7 @@ def _refuse(task: str, config: SuiteConfig, known: Iterable[str], missing: list[
         known: the names that are there.
         missing: the fields that its mapping, where it has one, lacks to define it.
     """
-    guess = nearest(task, sorted(set(known)))
+    guess = find_nearest(task, sorted(set(known)))
     hint = f"; did you mean {guess}?" if guess else ""
     if task in config.configured_tasks():
         hint += f". To define it, its mapping also needs {', '.join(missing)}"
@@ -237,7 +244,7 @@ def _load_task(task: str, fields: dict[str, Any] | None, manager: "TaskManager")
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"tasks: lm-evaluation-harness cannot make {task} of the fields that are given: "
-            f"{first_line(error)}"
+            f"{get_first_line(error)}"
         ) from error
 
 

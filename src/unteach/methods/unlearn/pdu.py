@@ -8,7 +8,7 @@ from unteach.errors import UserError
 from unteach.methods.base import StreamReference, Term, Unlearn
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,7 +48,9 @@ class PDU(Unlearn):
                 "alpha must be above 0: it is where the multiplier of the retain constraint starts"
             )
         if len(set(self.loss_names)) != 2:
-            raise UserError(f"loss_names must be two different names, got {shown(self.loss_names)}")
+            raise UserError(
+                f"loss_names must be two different names, got {quote_value(self.loss_names)}"
+            )
         self.multiplier = self.alpha
         self._violations: list[float] = []
 

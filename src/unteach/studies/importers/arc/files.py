@@ -10,7 +10,7 @@ from typing import Any
 from unteach.errors import UserError
 from unteach.strict_yaml import read_yaml
 from unteach.studies.importers.arc import top_config
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 
 def read_layers(
@@ -65,5 +65,5 @@ def _find_config_dir(file: Path) -> Path:
 def _read_mapping(file: Path) -> dict[str, Any]:
     value = read_yaml(file)
     if not isinstance(value, dict):
-        raise UserError(f"{file}: must be a mapping, got {shown(value)}")
+        raise UserError(f"{file}: must be a mapping, got {quote_value(value)}")
     return value

@@ -8,8 +8,8 @@ import re
 from typing import Any
 
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
-from unteach.errors import UserError, nearest
-from unteach.wording import shown
+from unteach.errors import UserError, find_nearest
+from unteach.wording import quote_value
 
 TOFU_KEYS = (
     "granularity",
@@ -43,10 +43,10 @@ BEST_LOSS = "train_set_retain_mean_loss_gt"
 def _check_keys(mapping: object, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
     """Give a mapping; refuse other values, and keys that are not allowed."""
     if not isinstance(mapping, dict):
-        raise UserError(f"{where}: must be a mapping, got {shown(mapping)}")
+        raise UserError(f"{where}: must be a mapping, got {quote_value(mapping)}")
     for key in mapping:
         if key not in allowed:
-            guess = nearest(str(key), allowed)
+            guess = find_nearest(str(key), allowed)
             hint = f"did you mean {guess}?" if guess else f"allowed: {', '.join(allowed)}"
             raise UserError(f"{where}.{key}: no such key; {hint}")
     return mapping
@@ -75,7 +75,8 @@ def build_data_settings(
         return _build_own_data_settings(kwargs, where, kind, method)
     if dataset_name not in ("tofu", "gen_tofu"):
         raise UserError(
-            f"{where}.dataset_name: must be tofu, gen_tofu or unteach, got {shown(dataset_name)}"
+            f"{where}.dataset_name: must be tofu, gen_tofu or unteach, got "
+            f"{quote_value(dataset_name)}"
         )
     is_grown = dataset_name == "gen_tofu"
     kwargs = _check_keys(kwargs, GEN_TOFU_KEYS if is_grown else TOFU_KEYS, f"{where}.data_kwargs")
@@ -98,7 +99,9 @@ def _build_own_data_settings(
 ) -> dict[str, Any]:
     """Give the rows of a data layer that has this project's own overrides."""
     if not isinstance(kwargs, dict):
-        raise UserError(f"{where}.data_kwargs: must be a mapping of overrides, got {shown(kwargs)}")
+        raise UserError(
+            f"{where}.data_kwargs: must be a mapping of overrides, got {quote_value(kwargs)}"
+        )
     by_entity = any(key.partition(".")[0] == "forget_set" for key in kwargs)
     streams = _build_streams(kind, method, "arc_entities" if by_entity else "arc")
     return {**streams, **kwargs}
@@ -137,7 +140,7 @@ def _build_gen_tofu_forget_set(kwargs: dict[str, Any], where: str, seed: int) ->
     by = kwargs.get("type", "granularity")
     if by not in ("granularity", "relationship"):
         raise UserError(
-            f"{where}.data_kwargs.type: must be granularity or relationship, got {shown(by)}"
+            f"{where}.data_kwargs.type: must be granularity or relationship, got {quote_value(by)}"
         )
     if by == "granularity":
         by = kwargs.get("granularity", "question")
@@ -153,7 +156,7 @@ def _build_tofu_forget_set(kwargs: dict[str, Any], where: str, seed: int) -> dic
         return {"by": by, "fraction": share, "seed": seed, "author_block": AUTHOR_BLOCK}
     if by != "question":
         raise UserError(
-            f"{where}.data_kwargs.granularity: must be author or question, got {shown(by)}"
+            f"{where}.data_kwargs.granularity: must be author or question, got {quote_value(by)}"
         )
     is_random = kwargs.get("forget_random", True)
     if kwargs.get("stratified"):
@@ -199,7 +202,7 @@ def _read_share(kwargs: dict[str, Any], key: str, where: str, largest: float = B
     if not is_number or not 0 < value <= largest:
         raise UserError(
             f"{where}.data_kwargs.{key}: must lie between 0 and 1 so that there is something to "
-            f"forget, got {shown(value)}"
+            f"forget, got {quote_value(value)}"
         )
     return float(value)
 
@@ -220,7 +223,7 @@ def build_model_settings(model: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(layer.get("add_padding_token", False), bool):
         raise UserError(
             f"{where}.add_padding_token: must be true or false, got "
-            f"{shown(layer['add_padding_token'])}"
+            f"{quote_value(layer['add_padding_token'])}"
         )
     settings: dict[str, Any] = {MODEL_KEY: layer["model_id"], TOKENIZER_KEY: layer["model_id"]}
     for key, value in (layer.get("model_kwargs") or {}).items():

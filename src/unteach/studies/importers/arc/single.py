@@ -9,7 +9,7 @@ from typing import Any
 from unteach.config.overrides import spell_value
 from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
-from unteach.errors import UserError, unknown
+from unteach.errors import UserError, describe_unknown
 from unteach.studies import shapes
 from unteach.studies.importers.arc import files, top_config
 from unteach.studies.plan import PlannedRun
@@ -44,7 +44,7 @@ def read_experiment(mapping: dict[str, Any]) -> Experiment:
     reader = Reader()
     experiment: Experiment | None = reader.record(Experiment, mapping, "")
     if experiment is not None and experiment.train_type not in KINDS:
-        reader.wrong("train_type", unknown("ARC train type", experiment.train_type, KINDS))
+        reader.wrong("train_type", describe_unknown("ARC train type", experiment.train_type, KINDS))
     if reader.problems or experiment is None:
         raise UserError(join_problems(reader.problems))
     return experiment

@@ -27,7 +27,7 @@ from unteach.studies.shared_overrides import (
     drop_suite_overrides,
     drop_training_overrides,
 )
-from unteach.wording import shown
+from unteach.wording import quote_value
 
 METHODS = {"ascent": "arc_ascent", "difference": "arc_difference", "idk": "arc_idk", "kl": "arc_kl"}
 """ARC's ways to forget, and the methods that are the same."""
@@ -137,10 +137,13 @@ def read_top(study: dict[str, Any]) -> Top:
     for index, pair in enumerate(top.combinations.get("forget_config", ())):
         where = f"combinations.forget_config[{index}]"
         if not isinstance(pair, list) or len(pair) != 2:
-            reader.wrong(where, f"must be a pair [method, hyperparameters], got {shown(pair)}")
+            reader.wrong(
+                where, f"must be a pair [method, hyperparameters], got {quote_value(pair)}"
+            )
         elif pair[0] not in METHODS:
             reader.wrong(
-                where, f"there is no ARC method {shown(pair[0])}; allowed: {', '.join(METHODS)}"
+                where,
+                f"there is no ARC method {quote_value(pair[0])}; allowed: {', '.join(METHODS)}",
             )
     if top.bask.node_number != 1:
         reader.wrong("bask.node_number", f"a run takes one node, got {top.bask.node_number}")
