@@ -13,9 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.data.test_template import CHATML
 from unteach import owner
+from unteach.config.verb_options import Options
 from unteach.errors import UserError, describe_machine_failure
 from unteach.models import loading
 from unteach.verbs import check
+from unteach.verbs.start import start
 
 
 def words(kit: Path, folder: Path, *extra: str) -> list[str]:
@@ -35,7 +37,7 @@ def test_it_says_what_a_run_would_be_and_does_nothing(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.nn.Module, "__call__", None)  # nothing runs a model
-    check.command(words(kit, tmp_path / "run", "trainer=NPO", "trainer.args.num_train_epochs=3"))
+    start("check", words(kit, tmp_path / "run", "trainer=NPO", "trainer.args.num_train_epochs=3"))
     said = capsys.readouterr().out
     rows = len((kit / "data" / "forget10.jsonl").read_text().splitlines())
     assert "529,248 parameters, 529,248 of them trained" in said
@@ -51,7 +53,7 @@ def test_it_says_what_a_run_would_be_and_does_nothing(
 def test_what_is_learned_is_the_answer_and_its_end(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check.command(words(kit, tmp_path / "run"))
+    start("check", words(kit, tmp_path / "run"))
     said = capsys.readouterr().out
     learned = [part.partition("⟧")[0] for part in said.split("⟦")[2:]]
     answers = [
@@ -66,7 +68,7 @@ def test_each_value_is_shown_with_where_it_came_from(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     extra = ("trainer=NPO", "trainer.args.learning_rate=3e-5", "forget_split=forget05")
-    check.command(words(kit, tmp_path / "run", *extra), printed=True)
+    start("check", words(kit, tmp_path / "run", *extra), Options(prints_tree=True))
     lines = {line.partition(":")[0].strip(): line for line in capsys.readouterr().out.splitlines()}
     assert lines["learning_rate"].endswith("# command line") and "3.0e-05" in lines["learning_rate"]
     assert lines["max_grad_norm"].endswith("# base_trainer.yaml")
@@ -79,16 +81,17 @@ def test_each_value_is_shown_with_where_it_came_from(
 
 def test_it_finds_what_the_run_would_find(kit: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="forget99"):
-        check.command(
+        start(
+            "check",
             words(
                 kit,
                 tmp_path / "run",
                 "forget_split=forget99",
                 "eval.tofu.metrics=[forget_Q_A_Prob]",
-            )
+            ),
         )
     with pytest.raises(UserError, match="did you mean unlearn"):
-        check.command(["unlern", "task_name=t"])
+        start("check", ["unlern", "task_name=t"])
 
 
 @pytest.mark.parametrize("verb", ["train", "eval"])
@@ -106,8 +109,9 @@ def test_a_folder_that_cannot_be_written_is_refused(
         del places["/proc/run"]
     for folder, message in places.items():
         with pytest.raises((UserError, OSError), match=message) as raised:
-            check.command(
-                [verb, f"model={tiny_folder}", f"data={rows}", f"paths.output_dir={folder}"]
+            start(
+                "check",
+                [verb, f"model={tiny_folder}", f"data={rows}", f"paths.output_dir={folder}"],
             )
         assert describe_machine_failure(raised.value) or isinstance(raised.value, UserError), folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
@@ -133,13 +137,14 @@ def test_rows_do_not_steer_the_terminal(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "a.csv").write_text("question,answer\nwho \x1b]0;x\x07?,m\x1b[2Je\n")
-    check.command(
+    start(
+        "check",
         [
             "train",
             f"model={tiny_folder}",
             f"data={tmp_path / 'a.csv'}",
             f"paths.output_dir={tmp_path / 'r'}",
-        ]
+        ],
     )
     said = capsys.readouterr().out
     assert "\ufffd]0;x\ufffd" in said and "\ufffd[2J" in said
@@ -148,7 +153,8 @@ def test_rows_do_not_steer_the_terminal(
 
 def check_files(folder: Path, model: Path, *extra: str) -> None:
     named = f"model.model_args.pretrained_model_name_or_path={model}"
-    check.command(
+    start(
+        "check",
         [
             "train",
             "data=files",
@@ -157,7 +163,7 @@ def check_files(folder: Path, model: Path, *extra: str) -> None:
             named,
             f"paths.output_dir={folder / 'run'}",
             *extra,
-        ]
+        ],
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.data.io.test_tables import write
+from tests.doors import train
 from unteach import run_dir
 from unteach.config import compose, schema
 from unteach.config.schema import ComponentConfig
@@ -15,7 +16,6 @@ from unteach.data.streams import RETAIN_ALTERNATE, Stream
 from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
 from unteach.training.build_streams import build_streams
-from unteach.verbs.train import train
 
 FORGET = [{"question": f"Who is {i}?", "answer": f"A pilot, {i}."} for i in range(5)]
 RETAIN = [{"question": f"Where is {i}?", "answer": f"In room {i}."} for i in range(3)]
@@ -35,13 +35,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) ->
 def resolve(*words: str) -> schema.Config:
     path = "model.model_args.pretrained_model_name_or_path=MODEL"
     config = compose.compose("unlearn", [*WORDS, *FILES, path, *words])
-    return user_files.resolve_files(config)[0]
+    return user_files.resolve_files(config)
 
 
 def compose_without_retain() -> schema.Config:
     path = "model.model_args.pretrained_model_name_or_path=MODEL"
     words = [*WORDS, FILES[0], path, "trainer=LLMU", "trainer.method_args.alpha=0"]
-    return user_files.resolve_files(compose.compose("unlearn", words))[0]
+    return user_files.resolve_files(compose.compose("unlearn", words))
 
 
 def find_handlers(*words: str) -> dict[str, str]:

@@ -16,7 +16,8 @@ from packaging.utils import canonicalize_name
 from unteach import errors
 from unteach.errors import UserError
 from unteach.inference.backends.openai import OpenAI
-from unteach.verbs import infer, report, study_runs
+from unteach.verbs import study_runs
+from unteach.verbs.start import start
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -31,9 +32,9 @@ import unteach
 for module in pkgutil.walk_packages(unteach.__path__, "unteach."):
     if module.name not in not_ours:
         importlib.import_module(module.name)
-from unteach.verbs import check, train
-check.command([word for word in command if not word.startswith("task_name")])
-train.command(command)
+from unteach.verbs.start import start
+start("check", [word for word in command if not word.startswith("task_name")])
+start("train", command)
 """
 
 
@@ -106,7 +107,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("without")
 def test_a_report_is_refused_before_any_work_where_it_cannot_be_drawn(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'pip install "\.\[report\]"'):
-        report.command([str(tmp_path / "no run")])
+        start("report", [str(tmp_path / "no run")])
     with pytest.raises(UserError, match=r'pip install "\.\[report\]"'):
         study_runs.carry_out(None)  # type: ignore[arg-type]  # it looks at nothing before
 
@@ -116,7 +117,7 @@ def test_images_are_refused_before_the_table_is_read(tiny_folder: Path, tmp_path
     table = tmp_path / "seen.csv"
     table.write_text("input,image\nWhat?,no.png\n")
     with pytest.raises(UserError, match=r'modality=vlm .* pip install "\.\[vision\]"'):
-        infer.infer(f"model={tiny_folder}", f"input_file={table}", "modality=vlm")
+        start("infer", [f"model={tiny_folder}", f"input_file={table}", "modality=vlm"])
 
 
 @pytest.mark.usefixtures("without")

@@ -254,8 +254,8 @@ def test_what_a_later_version_says_of_a_metric_is_passed_over(tmp_path: Path) ->
 def test_a_report_reads_no_torch(tmp_path: Path) -> None:
     save(tmp_path / "run", {"model_utility": 0.5, "forget_Q_A_Prob": 0.1}, {})
     code = (
-        "import sys; from unteach.verbs import report; "
-        f"report.command([{str(tmp_path / 'run')!r}, {f'out={tmp_path}/out'!r}]); "
+        "import sys; from unteach.verbs.start import start; "
+        f"start('report', [{str(tmp_path / 'run')!r}, {f'out={tmp_path}/out'!r}]); "
         "print('torch' in sys.modules, 'plotly' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

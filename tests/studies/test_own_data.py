@@ -9,13 +9,14 @@ import pytest
 import yaml
 
 from unteach.config import compose
+from unteach.config.schema import EvalConfig
 from unteach.data import user_files
 from unteach.data.io import sources
 from unteach.errors import Diverged, UserError
 from unteach.studies import compose_runs
 from unteach.studies.expansion import expand
 from unteach.studies.plan import PlannedRun
-from unteach.verbs import study
+from unteach.verbs.start import start
 
 ROWS = [(f"Who wrote book {number}?", f"Author {number} did.") for number in range(6)]
 STUDY = {
@@ -104,7 +105,7 @@ def test_the_retain_model_learns_what_a_file_does_not_mark(place: Path) -> None:
     for said in ({}, {"trainer.args.num_train_epochs": 5}):
         runs = planned(retain=said, forget=[{"trainer": "GradDiff"}, {"trainer": "UNDIAL"}])
         assert next(iter(runs)) == "retain" and runs["GradDiff"].after == ("full", "retain_eval")
-        config, _ = user_files.resolve_files(
+        config = user_files.resolve_files(
             compose.compose(runs["retain"].config_name, runs["retain"].overrides)
         )
         (part,) = config.data.streams["train"].values()
@@ -179,9 +180,8 @@ def test_words_of_training_and_of_evaluation_reach_the_runs_that_have_their_keys
     for run in runs:
         config = compose.compose(run.config_name, run.overrides)
         if run.kind == "eval":
-            assert config.trainer is None
+            assert isinstance(config, EvalConfig)
         else:
-            assert config.trainer is not None
             assert config.trainer.args["logging_steps"] == 1
         assert [suite.batch_size for suite in config.eval.values()] == (
             [2] if run.kind in ("eval", "forget") else []
@@ -261,13 +261,13 @@ def test_a_study_of_own_rows_runs_fails_is_mended_and_reports(
     broken = {**study_file, "forget": [{**study_file["forget"][0], **wrong}]}
     (place / "mine.yaml").write_text(yaml.safe_dump(broken))
     with pytest.raises(Diverged):
-        study.command(["run", "mine.yaml"])
-    study.command(["status", "mine"])
+        start("study", ["run", "mine.yaml"])
+    start("study", ["status", "mine"])
     assert "4 done, 1 failed" in capsys.readouterr().out
     (place / "mine.yaml").write_text(yaml.safe_dump(study_file))
-    study.command(["retry", "mine.yaml"])
-    study.command(["report", "mine"])
-    study.command(["status", "mine"])
+    start("study", ["retry", "mine.yaml"])
+    start("study", ["report", "mine"])
+    start("study", ["status", "mine"])
     said = capsys.readouterr().out
     assert "5 done" in said
     assert "retain_eval" in (place / "saves/mine/report.csv").read_text()

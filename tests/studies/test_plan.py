@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unteach.config import compose
+from unteach.config.schema import EvalConfig, TrainConfig
 from unteach.errors import Diverged, UserError
 from unteach.studies import local, study_file
 from unteach.studies.expansion import expand
@@ -55,8 +56,8 @@ def test_words_of_training_and_of_evaluation_reach_the_runs_that_have_their_keys
     assert {run.kind for run in runs} == {"base", "full", "retain", "forget", "eval"}
     for run in runs:
         config = compose.compose(run.config_name, run.overrides)
-        assert (config.trainer is None) == (run.kind == "eval")
-        if config.trainer is not None:
+        assert isinstance(config, EvalConfig) == (run.kind == "eval")
+        if isinstance(config, TrainConfig):
             assert config.trainer.args["logging_steps"] == 1
         assert all(suite.batch_size == 2 for suite in config.eval.values())
         assert bool(config.eval) == (run.kind in ("retain", "forget", "eval"))

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from tests.doors import train
 from unteach.config import schema
 from unteach.config.compose import compose
 from unteach.errors import UserError
 from unteach.studies.expansion import expand
 from unteach.studies.study_file import read
 from unteach.training.tracking import open_trackers
-from unteach.verbs import train
 
 
 def asked(**wandb: Any) -> schema.TrainConfig:
@@ -110,7 +110,7 @@ def test_two_runs_of_one_process_are_two_runs_there(
         "wandb.dir=w",
     ]
     for name in ("one", "two"):
-        train.train(*words, f"task_name={name}", config_name="unlearn")
+        train(*words, f"task_name={name}", config_name="unlearn")
     there = sorted(
         folder.name.rpartition("-")[2]
         for folder in (tmp_path / "w" / "wandb").glob("offline-run-*")
