@@ -32,13 +32,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) ->
     return tmp_path
 
 
-def resolve(*words: str) -> schema.Config:
+def resolve(*words: str) -> schema.TrainConfig:
     path = "model.model_args.pretrained_model_name_or_path=MODEL"
     config = compose.compose("unlearn", [*WORDS, *FILES, path, *words])
     return user_files.resolve_files(config)
 
 
-def compose_without_retain() -> schema.Config:
+def compose_without_retain() -> schema.TrainConfig:
     path = "model.model_args.pretrained_model_name_or_path=MODEL"
     words = [*WORDS, FILES[0], path, "trainer=LLMU", "trainer.method_args.alpha=0"]
     return user_files.resolve_files(compose.compose("unlearn", words))
