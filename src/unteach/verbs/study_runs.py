@@ -104,7 +104,7 @@ def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
 
 
 def report(study: Study, done: set[str]) -> Path:
-    """The tables in the terminal and the report in the study's folder, over all runs that were
+    """Print the tables and write the report into the study's folder, over all runs that were
     evaluated."""
     from unteach.report import collect, find, origin
 
